@@ -1,0 +1,79 @@
+//! The arithmetic of the deadline (clause D1).
+
+use std::time::Duration;
+
+use crate::{
+    clock::Instant,
+    error::{Error, ErrorKind},
+};
+
+/// How far a client distrusts clocks.
+///
+/// `valid_until = proved_from + ttl * (1 - drift) - margin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    drift_ppm: u32,
+    margin: Duration,
+}
+
+impl Terms {
+    /// One percent of drift, and 25 ms of margin.
+    pub const DEFAULT: Self = Self {
+        drift_ppm: 10_000,
+        margin: Duration::from_millis(25),
+    };
+
+    /// Terms of one's own: by how much clock *rates* may differ, in parts per million, and a
+    /// margin for what does not grow with the TTL (the difference of the wall clocks of servers
+    /// that can succeed one another).
+    #[must_use]
+    pub const fn new(drift_ppm: u32, margin: Duration) -> Self {
+        Self { drift_ppm, margin }
+    }
+
+    /// The part of a TTL for which a proof may be believed.
+    #[must_use]
+    pub fn validity(&self, ttl: Duration) -> Duration {
+        // The loss is rounded up, so that the validity is never too long.
+        let drift = (ttl.as_nanos() * u128::from(self.drift_ppm)).div_ceil(1_000_000);
+        let drift = Duration::from_nanos(u64::try_from(drift).unwrap_or(u64::MAX));
+        ttl.saturating_sub(drift).saturating_sub(self.margin)
+    }
+
+    /// The moment until which a grant may be believed in that was proved from that moment.
+    #[must_use]
+    pub fn deadline(&self, proved_from: Instant, ttl: Duration) -> Instant {
+        proved_from + self.validity(ttl)
+    }
+
+    /// Refuses a TTL of which too little would be left to survive two lost renewals (L5).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] with the arithmetic.
+    pub fn check(&self, ttl: Duration) -> Result<(), Error> {
+        let validity = self.validity(ttl);
+        if validity >= ttl * 3 / 4 {
+            return Ok(());
+        }
+        let show = humantime::format_duration;
+        Err(
+            Error::new(ErrorKind::Config, "choosing a TTL").with_detail(format!(
+                "a TTL of {} less {} % drift and {} margin leaves {}, which is less than the three \
+             quarters ({}) that it takes to survive two lost renewals; choose a longer TTL or a \
+             smaller margin",
+                show(ttl),
+                f64::from(self.drift_ppm) / 10_000.0,
+                show(self.margin),
+                show(validity),
+                show(ttl * 3 / 4),
+            )),
+        )
+    }
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -1,0 +1,83 @@
+//! What a waiter may believe: when a grant that comes by push is its own, and from when it counts
+//! (clauses D4 and W4).
+
+use std::time::Duration;
+
+use crate::{
+    clock::Instant,
+    request::{StoreTime, Waiting},
+};
+
+/// A waiter's view of its place in the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Turn {
+    ttl: Duration,
+    reported_from: Instant,
+    as_of: StoreTime,
+    next_report: Instant,
+}
+
+impl Turn {
+    /// A waiter that was told "still waiting" in answer to its enqueue or a report.
+    #[must_use]
+    pub fn new(ttl: Duration, answer: &Waiting, poll: Option<Duration>, now: Instant) -> Self {
+        let mut turn = Self {
+            ttl,
+            reported_from: answer.proved_from,
+            as_of: answer.as_of,
+            next_report: now,
+        };
+        turn.schedule(answer, poll, now);
+        turn
+    }
+
+    /// Takes another answer "still waiting". One that was overtaken by a later one is dropped.
+    pub fn waiting(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
+        if answer.as_of < self.as_of {
+            return;
+        }
+        self.as_of = answer.as_of;
+        self.reported_from = self.reported_from.max(answer.proved_from);
+        self.schedule(answer, poll, now);
+    }
+
+    /// Whether a grant that was pushed at that time of the store is this waiter's; then it counts
+    /// from the sending of the last report that was answered "still waiting".
+    ///
+    /// A push that is not later than that answer belongs to a past that the store has taken back
+    /// (a failover to a server that never saw the grant), and is dropped.
+    #[must_use]
+    pub fn accepts(&self, pushed_at: StoreTime) -> Option<Instant> {
+        (pushed_at > self.as_of).then_some(self.reported_from)
+    }
+
+    /// A report was handed to the driver.
+    pub fn sent(&mut self, now: Instant) {
+        self.next_report = now + self.ttl / 6;
+    }
+
+    /// A report failed.
+    pub fn doubt(&mut self, now: Instant) {
+        self.next_report = self.next_report.min(now + self.ttl / 18);
+    }
+
+    /// When to report again.
+    #[must_use]
+    pub const fn next_report(&self) -> Instant {
+        self.next_report
+    }
+
+    /// Reports at least every third of the TTL; the first in line also when the holder's grant
+    /// runs out, since a holder that has died sends nobody a message (X3, W2).
+    fn schedule(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
+        let mut next = answer.proved_from + self.ttl / 3;
+        if let Some(every) = poll {
+            next = next.min(now + every);
+        }
+        let expiry = answer.holder.as_ref().and_then(|holder| holder.expires_in);
+        if let (Some(1), Some(left)) = (answer.ahead, expiry) {
+            next = next.min(now + left + Duration::from_millis(1));
+        }
+        self.next_report = next;
+    }
+}

@@ -1,0 +1,243 @@
+//! Lock names and namespaces, and the one table by which they are encoded (clauses N1 and N2).
+//!
+//! | byte | written as |
+//! |---|---|
+//! | `A-Z a-z 0-9 . _ -` | itself |
+//! | any other byte of the UTF-8 text | `%XX`, two upper-case hexadecimal digits |
+//! | a text that is `.` or `..` as a whole | every dot as `%2E` |
+//!
+//! Namespace and name are encoded each for itself, so that no choice of the one can look like a
+//! part of the other.
+
+use std::{fmt, sync::Arc};
+
+/// The most bytes that a name or a namespace may have.
+pub const MAX_NAME_BYTES: usize = 512;
+
+/// Why a text is not a name (clause N1). Found before any I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidName {
+    /// It has no bytes.
+    Empty,
+    /// It has a NUL byte.
+    Nul {
+        /// Offset of the first NUL, in bytes.
+        at: usize,
+    },
+    /// It is not UTF-8.
+    NotUtf8 {
+        /// Offset of the first byte that is not UTF-8.
+        at: usize,
+    },
+    /// It is longer than [`MAX_NAME_BYTES`].
+    TooLong {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for InvalidName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "it is empty; a name has 1 to {MAX_NAME_BYTES} bytes"),
+            Self::Nul { at } => write!(f, "it has a NUL byte at offset {at}"),
+            Self::NotUtf8 { at } => write!(f, "it is not UTF-8 at offset {at}"),
+            Self::TooLong { bytes } => {
+                write!(
+                    f,
+                    "it is {bytes} bytes long; a name has 1 to {MAX_NAME_BYTES} bytes"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidName {}
+
+fn checked(bytes: &[u8]) -> Result<&str, InvalidName> {
+    if bytes.is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if bytes.len() > MAX_NAME_BYTES {
+        return Err(InvalidName::TooLong { bytes: bytes.len() });
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| InvalidName::NotUtf8 {
+        at: error.valid_up_to(),
+    })?;
+    match text.find('\0') {
+        Some(at) => Err(InvalidName::Nul { at }),
+        None => Ok(text),
+    }
+}
+
+/// Writes a text by the table of this module.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    if text == "." || text == ".." {
+        return text.replace('.', "%2E");
+    }
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-') {
+            out.push(char::from(byte));
+        } else {
+            push_escaped(&mut out, byte);
+        }
+    }
+    out
+}
+
+fn push_escaped(out: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    out.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// Reads what [`encode`] wrote, and nothing else: a text that `encode` would not have written so
+/// is not ours, and gives `None`.
+#[must_use]
+pub fn decode(encoded: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (encode(&text) == encoded).then_some(text)
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks and takes a text.
+            ///
+            /// # Errors
+            ///
+            /// [`InvalidName`] says what is wrong and where.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+                checked(text.as_ref().as_bytes()).map(|text| Self(Arc::from(text)))
+            }
+
+            /// Checks and takes bytes, such as an argument of a command.
+            ///
+            /// # Errors
+            ///
+            /// [`InvalidName`] says what is wrong and where.
+            pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidName> {
+                checked(bytes).map(|text| Self(Arc::from(text)))
+            }
+
+            /// The text as it was given.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text by the table of the module [`name`](crate::name).
+            #[must_use]
+            pub fn encoded(&self) -> String {
+                encode(&self.0)
+            }
+
+            /// Reads back what [`encoded`](Self::encoded) wrote; `None` if it is not ours.
+            #[must_use]
+            pub fn from_encoded(encoded: &str) -> Option<Self> {
+                decode(encoded).and_then(|text| Self::new(text).ok())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:?})"), &*self.0)
+            }
+        }
+    };
+}
+
+name_type! {
+    /// What is locked: 1 to 512 bytes of UTF-8 without NUL. Cheap to clone.
+    LockName
+}
+
+name_type! {
+    /// Keeps applications apart in one store; by the same rules as a [`LockName`].
+    Namespace
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self(Arc::from("default"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn n1_says_what_is_wrong_and_where() {
+        assert_eq!(LockName::new(""), Err(InvalidName::Empty));
+        assert_eq!(LockName::new("a\0b"), Err(InvalidName::Nul { at: 1 }));
+        assert_eq!(
+            LockName::new("é".repeat(257)),
+            Err(InvalidName::TooLong { bytes: 514 })
+        );
+        assert_eq!(
+            LockName::from_bytes(b"ab\xff"),
+            Err(InvalidName::NotUtf8 { at: 2 })
+        );
+        assert!(LockName::new("x".repeat(512)).is_ok());
+    }
+
+    #[test]
+    fn n2_dots_alone_are_escaped() {
+        assert_eq!(encode("."), "%2E");
+        assert_eq!(encode(".."), "%2E%2E");
+        assert_eq!(encode("..."), "...");
+        assert_eq!(encode("a/b%2F c{}"), "a%2Fb%252F%20c%7B%7D");
+    }
+
+    #[test]
+    fn decoding_takes_only_what_encoding_writes() {
+        for foreign in [
+            "%2e", "%41", "a/b", "%", "%2", "%zz", "%FF", ".", "..", "%+1",
+        ] {
+            assert_eq!(decode(foreign), None, "{foreign}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn n2_every_name_comes_back(text in "\\PC{1,40}|[./%a-zA-Z]{1,12}") {
+            let encoded = encode(&text);
+            prop_assert!(encoded.bytes().all(
+                |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'%')));
+            prop_assert_eq!(decode(&encoded), Some(text));
+        }
+
+        #[test]
+        fn n2_different_names_stay_different(a in "[./%aA2F]{1,6}", b in "[./%aA2F]{1,6}") {
+            prop_assert_eq!(a == b, encode(&a) == encode(&b));
+        }
+    }
+}

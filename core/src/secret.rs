@@ -1,0 +1,53 @@
+//! A value that no message shows (clause S1).
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+
+/// A password or key. Neither `Debug` nor `Display` shows it; only [`expose`](Self::expose) does.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, to be handed to a store's client and to nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s1_is_not_shown() {
+        let secret = Secret::new("canary");
+        assert!(!format!("{secret:?} {secret} {:?}", Some(&secret)).contains("canary"));
+        assert_eq!(secret.expose(), "canary");
+    }
+}
