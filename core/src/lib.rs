@@ -9,6 +9,7 @@ pub mod fence;
 pub mod id;
 pub mod lease;
 pub mod loss;
+pub mod memory;
 pub mod name;
 pub mod queue;
 pub mod request;

@@ -14,6 +14,7 @@
 mod state;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::time::Duration;
 

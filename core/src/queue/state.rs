@@ -240,6 +240,14 @@ impl Queue {
         self.entries.is_empty()
     }
 
+    /// Whether a store that keeps its tokens elsewhere can forget this lock: nobody holds it or
+    /// waits, and no attempt is fenced off.
+    #[must_use]
+    pub fn is_blank(&self, now: &Now) -> bool {
+        let served = |fenced: &Fenced| fenced.since.is_older_than(fenced.ttl, now);
+        self.entries.is_empty() && self.fenced.iter().all(served)
+    }
+
     /// Checks what no sequence of events can produce, after reading the state from a store.
     ///
     /// # Errors

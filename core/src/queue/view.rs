@@ -1,0 +1,71 @@
+//! A queue as it is shown to people (clauses A5 and I1): entries that have lapsed are left out,
+//! and nothing is changed.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Entry, Now, Queue};
+use crate::{
+    name::LockName,
+    request::{Holder, Listed, LockState, Since, Waiter},
+};
+
+fn wall(us: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(us)
+}
+
+impl Entry {
+    /// This entry as the holder that others are shown.
+    #[must_use]
+    pub fn to_holder(&self, now: &Now) -> Holder {
+        let holder = Holder::new(self.attempt, self.owner.clone())
+            .with_expires_in(self.expires_in(now))
+            .with_ttl(self.ttl);
+        match self.grant {
+            Some(grant) => holder
+                .with_token(grant.token)
+                .with_since(Since::Granted(wall(grant.granted_at_us))),
+            None => holder.with_since(Since::Enqueued(wall(self.enqueued_at_us))),
+        }
+    }
+
+    fn to_waiter(&self) -> Waiter {
+        Waiter::new(
+            Some(self.attempt),
+            Some(self.owner.clone()),
+            Some(wall(self.enqueued_at_us)),
+        )
+    }
+}
+
+impl Queue {
+    fn live<'a>(&'a self, now: &'a Now) -> impl Iterator<Item = &'a Entry> {
+        self.entries().filter(|entry| !entry.has_lapsed(now))
+    }
+
+    /// Who has the lock now.
+    #[must_use]
+    pub fn holder_view(&self, now: &Now) -> Option<Holder> {
+        self.holder()
+            .filter(|entry| !entry.has_lapsed(now))
+            .map(|entry| entry.to_holder(now))
+    }
+
+    /// The lock with all who wait for it.
+    #[must_use]
+    pub fn lock_state(&self, name: LockName, now: &Now) -> LockState {
+        let queue = self
+            .live(now)
+            .filter(|entry| entry.grant.is_none())
+            .map(Entry::to_waiter);
+        LockState::new(name, self.holder_view(now), queue.collect())
+    }
+
+    /// The lock as a line of a listing; `None` if nobody holds it or waits for it.
+    #[must_use]
+    pub fn listed(&self, name: LockName, now: &Now) -> Option<Listed> {
+        let waiters = self.live(now).filter(|entry| entry.grant.is_none()).count();
+        let holder = self.holder_view(now);
+        (holder.is_some() || waiters > 0)
+            .then(|| Listed::new(name, holder, u64::try_from(waiters).unwrap_or(u64::MAX)))
+    }
+}
