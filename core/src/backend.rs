@@ -60,6 +60,12 @@ impl BackendInfo {
 /// - An error whose kind [is without effect](crate::error::ErrorKind::is_without_effect) promises
 ///   that nothing was changed. After anything was sent and not answered, the kind is
 ///   [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown).
+/// - [`StoreTime`](crate::request::StoreTime) of a pushed grant is strictly later than that of
+///   each "still waiting" that the store answered to the same attempt before it.
+/// - What is kept about an attempt is kept until `remove` was answered, or `enqueue` was answered
+///   with `Busy` or `Gone` or an error without effect; also beyond the loss of its session.
+/// - The store's client library must not resend an unanswered enqueue by itself; or else every
+///   removal must fence, since a copy may be carried out after it.
 /// - No method retries on a transport failure or waits for the lock. All may be called at the
 ///   same time.
 #[async_trait]
@@ -77,10 +83,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Renews grants and reports waiters: one answer for each entry, in their order. The core
     /// decides when, and batches; the driver sends as few requests as the store allows. A missing
     /// answer counts as [`Renewed::Unknown`].
+    ///
+    /// The answer is `Proved` only if the store holds this attempt's grant with this token. A
+    /// driver that has to split a batch reports the answers of a part as events as soon as it has
+    /// them, so that a slow part (a server that is down) holds up no other, and returns them all
+    /// the same. The core may call it again before an earlier call has returned.
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed>;
 
     /// Takes one attempt out, whether it holds or waits, and when an outcome is unknown fences it
-    /// off. Idempotent; touches nobody else's entry.
+    /// off. Idempotent; touches nobody else's entry. An error whose kind is without effect says that
+    /// the entry is still there.
     async fn remove(&self, request: Remove) -> Result<Removed, Error>;
 
     /// Shows a lock and its queue, and changes nothing.
@@ -190,6 +202,13 @@ pub enum BackendEvent {
         attempt: AttemptId,
         /// Read before the request that proves it was handed to the store's client.
         from: Instant,
+    },
+    /// Something changed in front of a waiter, or under a grant: it is worth asking now. For
+    /// stores that tell of a change and not of a grant. The core renews or reports the attempt
+    /// with a request that is sent after this.
+    Look {
+        /// Whose.
+        attempt: AttemptId,
     },
     /// The connection is back after a gap in which messages may have been lost: the core renews
     /// and reports everything at once, and reads the capabilities again.

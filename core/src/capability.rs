@@ -196,6 +196,20 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// What is known of a backend before it is connected: nothing that could be used.
+    pub(crate) const UNKNOWN: Self = Self::new(
+        Durability::Volatile,
+        WaitMode::Push,
+        LossEvidence::new(Evidence::NextRenewal, Evidence::NextRenewal),
+        TtlRange::new(
+            Duration::ZERO,
+            Duration::ZERO,
+            Duration::ZERO,
+            TtlScope::Lock,
+        ),
+        TakeoverBound::new(100, 100, Duration::ZERO),
+    );
+
     /// Declares everything that has no sensible default. `residue` starts as "for ever".
     #[must_use]
     pub const fn new(

@@ -75,7 +75,9 @@ impl ErrorKind {
             self,
             Self::Closed
                 | Self::Config
+                | Self::Corrupt
                 | Self::InvalidName
+                | Self::NewerFormat
                 | Self::PermissionDenied
                 | Self::Unauthenticated
                 | Self::Unavailable

@@ -263,6 +263,9 @@ pub struct Waiting {
     pub ahead: Option<u64>,
     /// Who has the lock, where the store tells.
     pub holder: Option<Holder>,
+    /// Ask again within this time, because nobody will send word of what happens then: a foreign
+    /// holder's end, or an entry's that has been silent for its TTL.
+    pub recheck: Option<Duration>,
 }
 
 impl Waiting {
@@ -274,6 +277,7 @@ impl Waiting {
             as_of,
             ahead: None,
             holder: None,
+            recheck: None,
         }
     }
 
@@ -281,6 +285,13 @@ impl Waiting {
     #[must_use]
     pub const fn with_ahead(mut self, ahead: u64) -> Self {
         self.ahead = Some(ahead);
+        self
+    }
+
+    /// Sets when to ask again.
+    #[must_use]
+    pub const fn with_recheck(mut self, within: Option<Duration>) -> Self {
+        self.recheck = within;
         self
     }
 
@@ -369,8 +380,9 @@ pub struct Remove {
     pub attempt: AttemptId,
     /// The attempt's TTL.
     pub ttl: Duration,
-    /// `false` if a request of this attempt was never answered: then the removal must also fence
-    /// the attempt off, so that this request has no effect should it be carried out later (A4).
+    /// `false` if an enqueue of this attempt was not answered: then the removal must also fence the
+    /// attempt off, so that this enqueue has no effect should it be carried out later (A4).
+    /// Unanswered renewals do not count: they create nothing.
     pub outcome_known: bool,
 }
 

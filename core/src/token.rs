@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 pub struct FencingToken(u64);
 
 impl FencingToken {
+    /// The highest token. Below the range of a signed 64-bit number, so that every store and
+    /// language can hold it.
+    pub const MAX: Self = Self((1 << 62) - 1);
+
     /// A token of that value.
     #[must_use]
     pub const fn new(value: u64) -> Self {

@@ -120,13 +120,11 @@ impl Lease {
             self.phase = Phase::Lost(LossReason::Expired);
         }
         match (self.phase, input) {
-            (Phase::Held | Phase::Suspect, Input::Proved { from }) => {
-                // A reply may come late and out of order; only a later proof counts (D2).
-                if from >= self.proved_from {
-                    self.proved_from = from;
-                    self.next_renewal = from + self.ttl / 3;
-                    self.phase = Phase::Held;
-                }
+            // A reply may come late and out of order; only a later proof counts (D2).
+            (Phase::Held | Phase::Suspect, Input::Proved { from }) if from >= self.proved_from => {
+                self.proved_from = from;
+                self.next_renewal = from + self.ttl / 3;
+                self.phase = Phase::Held;
             }
             (Phase::Held | Phase::Suspect, Input::Sent) => {
                 // The next one does not wait for this one's answer: two may be lost (L5).
@@ -145,6 +143,11 @@ impl Lease {
             _ => {}
         }
         before != self.phase
+    }
+
+    /// Makes the next renewal due now, as after a connection came back.
+    pub fn hurry(&mut self, now: Instant) {
+        self.next_renewal = self.next_renewal.min(now);
     }
 
     /// What it is, as far as inputs have told. [`check`](Self::check) also looks at the clock.

@@ -56,6 +56,11 @@ impl Turn {
         self.next_report = now + self.ttl / 6;
     }
 
+    /// Makes the next report due now.
+    pub fn hurry(&mut self, now: Instant) {
+        self.next_report = self.next_report.min(now);
+    }
+
     /// A report failed.
     pub fn doubt(&mut self, now: Instant) {
         self.next_report = self.next_report.min(now + self.ttl / 18);
@@ -71,8 +76,8 @@ impl Turn {
     /// runs out, since a holder that has died sends nobody a message (X3, W2).
     fn schedule(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
         let mut next = answer.proved_from + self.ttl / 3;
-        if let Some(every) = poll {
-            next = next.min(now + every);
+        for within in [poll, answer.recheck].into_iter().flatten() {
+            next = next.min(now + within);
         }
         let expiry = answer.holder.as_ref().and_then(|holder| holder.expires_in);
         if let (Some(1), Some(left)) = (answer.ahead, expiry) {

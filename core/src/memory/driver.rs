@@ -9,7 +9,7 @@ use crate::{
     error::{Error, ErrorKind},
     loss::LossReason,
     name::LockName,
-    queue::{Answer, Event, Queue},
+    queue::{Answer, Event},
     request::{
         Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Page, Remove, Removed, Renewal,
         Renewed, Waiting,
@@ -172,10 +172,10 @@ impl Backend for MemoryBackend {
         const OPERATION: &str = "inspecting";
         self.reach(OPERATION).await?;
         let state = self.store.read(&self.context.namespace, |locks, now| {
-            locks
-                .get(name)
-                .unwrap_or(&Queue::new())
-                .lock_state(name.clone(), now)
+            locks.get(name).map_or_else(
+                || LockState::new(name.clone(), None, Vec::new()),
+                |queue| queue.lock_state(name.clone(), now),
+            )
         });
         self.reply(OPERATION, state)
     }

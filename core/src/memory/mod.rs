@@ -21,7 +21,5 @@
 
 mod driver;
 mod store;
-#[cfg(test)]
-mod tests;
 
 pub use store::{Fault, MemoryStore};

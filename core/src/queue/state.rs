@@ -10,9 +10,6 @@ use crate::{
     token::FencingToken,
 };
 
-/// Tokens stay below this, so that every store and language can hold them as a signed number.
-const TOKEN_LIMIT: u64 = 1 << 62;
-
 /// Which clock made a stamp. Two stamps can be compared only if it was the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClockId(u128);
@@ -254,7 +251,7 @@ impl Queue {
     ///
     /// [`Malformed`] says what is impossible.
     pub fn validate(&self) -> Result<(), Malformed> {
-        if self.last_token >= TOKEN_LIMIT {
+        if self.last_token > FencingToken::MAX.get() {
             return Err(Malformed("its last token is out of range"));
         }
         let mut attempts = std::collections::HashSet::with_capacity(self.entries.len());

@@ -1,0 +1,204 @@
+//! Configuring and connecting a client.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use super::{Client, Inner, hub::Hub, keeper, releaser::Remover, time};
+use crate::{
+    backend::{Connect, Context, EventHandler, EventSink},
+    capability::{Requirements, TtlScope},
+    clock::{Clock, SystemClock},
+    error::{Error, ErrorKind},
+    id::ClientId,
+    lease::Terms,
+    lock::Defaults,
+    name::Namespace,
+    token::FencingToken,
+};
+
+/// Configures a [`Client`]. Everything has a default.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    connect: Arc<dyn Connect>,
+    namespace: Namespace,
+    label: String,
+    ttl: Duration,
+    clamp_ttl: bool,
+    terms: Terms,
+    request_timeout: Duration,
+    clock: Arc<dyn Clock>,
+    token_floor: FencingToken,
+    requirements: Requirements,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(connect: Arc<dyn Connect>) -> Self {
+        Self {
+            connect,
+            namespace: Namespace::default(),
+            label: String::new(),
+            ttl: Duration::from_secs(30),
+            clamp_ttl: false,
+            terms: Terms::DEFAULT,
+            request_timeout: Duration::from_secs(5),
+            clock: Arc::new(SystemClock),
+            token_floor: FencingToken::new(0),
+            requirements: Requirements::default(),
+        }
+    }
+
+    /// Keeps the client's locks apart from those of other applications. Default: `default`.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// What others are shown as the owner of this client's locks, beside host and process id.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// The TTL of locks that do not set their own. Default: 30 s.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Whether a TTL that the backend cannot give is replaced by the nearest longer one that it
+    /// can, instead of refused (clause C2). The guard says what was given. Default: refused.
+    pub const fn clamp_ttl(mut self, clamp: bool) -> Self {
+        self.clamp_ttl = clamp;
+        self
+    }
+
+    /// How far clocks are distrusted. Default: [`Terms::DEFAULT`].
+    pub const fn terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
+    }
+
+    /// How long to wait for the answer to one request. Default: 5 s.
+    pub const fn request_timeout(mut self, limit: Duration) -> Self {
+        self.request_timeout = limit;
+        self
+    }
+
+    /// The clock, for tests. Default: the [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Every token will be above this: for a lock that moves here from another store (clause T1).
+    /// All clients of a name must agree on it.
+    pub const fn token_floor(mut self, floor: FencingToken) -> Self {
+        self.token_floor = floor;
+        self
+    }
+
+    /// What the backend must be capable of (clause C3).
+    pub const fn require(mut self, requirements: Requirements) -> Self {
+        self.requirements = requirements;
+        self
+    }
+
+    /// Connects, and checks TTL and requirements against what the backend can do.
+    ///
+    /// The client's tasks run on the runtime on which this is called.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the TTL or a requirement cannot be met, or there is no runtime;
+    /// otherwise what the backend says, or [`ErrorKind::Unavailable`] after the request time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left but a connection that closes itself.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let info = self.connect.info();
+        let fail = |kind, detail: String| {
+            Error::new(kind, "connecting")
+                .with_backend(info.scheme)
+                .with_detail(detail)
+        };
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| fail(ErrorKind::Config, error.to_string()))?;
+        if self.token_floor >= FencingToken::MAX {
+            return Err(fail(
+                ErrorKind::Config,
+                format!("the token floor must be less than {}", FencingToken::MAX),
+            ));
+        }
+        if self.request_timeout.is_zero() {
+            return Err(fail(
+                ErrorKind::Config,
+                "the request time-out is zero".to_owned(),
+            ));
+        }
+        let (errands, inbox) = mpsc::unbounded_channel();
+        let hub = Arc::new(Hub::new(
+            info.scheme,
+            Arc::clone(&self.clock),
+            self.terms,
+            self.request_timeout,
+            errands,
+        ));
+        let weak: Weak<Hub> = Arc::downgrade(&hub);
+        let handler = Arc::clone(&hub) as Arc<dyn EventHandler>;
+        let handler = Arc::downgrade(&handler);
+        let context = Context::new(
+            ClientId::random()?,
+            EventSink::new(handler),
+            Arc::clone(&self.clock),
+        )
+        .with_namespace(self.namespace.clone())
+        .with_token_floor(self.token_floor)
+        .with_request_timeout(self.request_timeout);
+        let limit = hub.now() + self.request_timeout;
+        let reached = time::until(&*self.clock, limit, async {
+            let backend = self.connect.connect(context).await?;
+            let capabilities = backend.capabilities().await?;
+            Ok::<_, Error>((backend, capabilities))
+        });
+        let (backend, capabilities) = reached.await.unwrap_or_else(|| {
+            let waited = humantime::format_duration(self.request_timeout);
+            Err(fail(
+                ErrorKind::Unavailable,
+                format!("the store gave no answer within {waited}"),
+            ))
+        })?;
+        hub.set_capabilities(capabilities);
+        let remover = Remover {
+            backend: Arc::clone(&backend),
+            clock: self.clock,
+            request_timeout: self.request_timeout,
+            pooled: capabilities.ttl.scope == TtlScope::Pooled,
+        };
+        let checked = self
+            .requirements
+            .check(info.scheme, &capabilities)
+            .and_then(|()| capabilities.ttl.resolve(self.ttl, self.clamp_ttl))
+            .and_then(|ttl| self.terms.check(ttl));
+        if let Err(error) = checked {
+            backend.close().await;
+            return Err(error.with_backend(info.scheme));
+        }
+        runtime.spawn(keeper::keep(weak, Arc::clone(&backend)));
+        runtime.spawn(remover.clone().run(inbox));
+        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl);
+        let namespace = self.namespace;
+        Ok(Client(Arc::new(Inner {
+            hub,
+            remover,
+            info,
+            namespace,
+            defaults,
+        })))
+    }
+}

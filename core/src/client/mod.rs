@@ -1,0 +1,261 @@
+//! The client: one connection to a store, and all locks and waiters of this process on it.
+
+mod acquire;
+mod book;
+mod builder;
+mod hub;
+mod keeper;
+mod releaser;
+mod slot;
+mod time;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use acquire::Acquisition;
+pub use builder::ClientBuilder;
+use tokio::{sync::oneshot, task::JoinSet};
+
+pub(crate) use self::{
+    acquire::Order,
+    hub::Hub,
+    releaser::{Errand, Removal, Remover},
+    slot::Slot,
+};
+use crate::{
+    backend::{Backend, BackendInfo, Connect},
+    capability::Capabilities,
+    error::{Error, ErrorKind},
+    lock::{Defaults, Lock},
+    loss::LossReason,
+    name::{LockName, Namespace},
+    request::{Evicted, List, LockState, Page, Removed},
+    token::FencingToken,
+};
+
+/// One client of a store. Cheap to clone; clones are the same client.
+///
+/// It renews all its grants and reports all its waiters together, on the runtime on which it was
+/// connected. It ends, and its connection with it, when the last clone, lock and guard of it are
+/// gone; [`shutdown`](Self::shutdown) ends it in an orderly way.
+#[derive(Clone)]
+pub struct Client(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) remover: Remover,
+    pub(crate) info: BackendInfo,
+    pub(crate) namespace: Namespace,
+    pub(crate) defaults: Defaults,
+}
+
+/// What a shutdown came to (clause R5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// How many grants the store has acknowledged as given back.
+    pub released: usize,
+    /// What could not be given back in time. The store lets these lapse within their TTL.
+    pub unreleased: Vec<Unreleased>,
+}
+
+/// A grant that could not be given back in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unreleased {
+    /// Which lock.
+    pub name: LockName,
+    /// Its token.
+    pub token: FencingToken,
+}
+
+impl Client {
+    /// Begins to configure a client of that store.
+    pub fn builder(connect: impl Connect) -> ClientBuilder {
+        ClientBuilder::new(Arc::new(connect))
+    }
+
+    /// The lock of that name. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidName`] says what is wrong with the name and where.
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
+        Ok(self.lock_named(LockName::new(name)?))
+    }
+
+    /// The lock of a name that was checked before. Nothing is sent.
+    #[must_use]
+    pub fn lock_named(&self, name: LockName) -> Lock {
+        Lock::new(self.clone(), name)
+    }
+
+    /// Which store it is, without secrets.
+    #[must_use]
+    pub fn info(&self) -> &BackendInfo {
+        &self.0.info
+    }
+
+    /// The namespace of its locks.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.0.namespace
+    }
+
+    /// What the backend can do, as it was last read.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.hub.capabilities()
+    }
+
+    /// The driver below, for tools and test suites. What is acquired through it directly is
+    /// neither renewed nor watched.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.0.remover.backend
+    }
+
+    /// How many attempts of this client hold or wait now.
+    #[must_use]
+    pub fn live_attempts(&self) -> usize {
+        self.0.hub.len()
+    }
+
+    /// Shows who holds a lock and who waits for it, and changes nothing (clause I1).
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store answers; [`ErrorKind::Timeout`] if it does not within the request
+    /// time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling has no effect on the lock.
+    pub async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
+        self.limited(
+            "inspecting",
+            ErrorKind::Timeout,
+            self.backend().inspect(name),
+        )
+        .await
+    }
+
+    /// Lists the locks of the namespace that are held or waited for, by pages (clause I1).
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Self::inspect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling has no effect on any lock.
+    pub async fn list(&self, request: List) -> Result<Page, Error> {
+        self.limited("listing", ErrorKind::Timeout, self.backend().list(request))
+            .await
+    }
+
+    /// Takes away the grant with that token, and no other (clause I2).
+    ///
+    /// This does not stop the old holder's work: it goes on until it hears of it, and only the
+    /// fencing token protects the resource meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Self::inspect), but [`ErrorKind::OutcomeUnknown`] if there is no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Whether the grant was evicted is not known then. Asking again does no harm.
+    pub async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
+        let call = self.backend().evict(name, token);
+        self.limited("evicting", ErrorKind::OutcomeUnknown, call)
+            .await
+    }
+
+    /// Releases everything that this client holds, leaves every queue, and closes the connection
+    /// (clause R5). Guards are lost for the reason [`LossReason::Closed`]; waiting acquires fail
+    /// with [`ErrorKind::Closed`].
+    ///
+    /// Returns after `within` at the latest, and says what could not be released by then. A second
+    /// call finds nothing to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client stays closed. What was not yet removed is left to the TTL.
+    pub async fn shutdown(&self, within: Duration) -> Shutdown {
+        let Some(slots) = self.0.hub.close() else {
+            return Shutdown::default();
+        };
+        let now = self.0.hub.now();
+        let limit = now + within;
+        let mut report = Shutdown::default();
+        let mut removals = JoinSet::new();
+        for slot in slots {
+            let held = slot.grant().filter(|_| slot.phase(now).is_live());
+            let _ = slot.gone(LossReason::Closed, now);
+            slot.leave(now);
+            self.0.hub.forget(&slot);
+            if let Some((token, ..)) = held {
+                report.unreleased.push(Unreleased {
+                    name: slot.name.clone(),
+                    token,
+                });
+            }
+            let remover = self.0.remover.clone();
+            let removal = Removal {
+                name: slot.name.clone(),
+                attempt: slot.attempt,
+                ttl: slot.ttl,
+                outcome_known: held.is_some(),
+                not_before: None,
+            };
+            removals.spawn(async move { (remover.persist(removal).await, held, slot) });
+        }
+        let clock = &*self.0.hub.clock;
+        while let Some(Some(done)) = time::until(clock, limit, removals.join_next()).await {
+            let Ok((Some(Removed::AsHolder | Removed::Absent), Some((token, ..)), slot)) = done
+            else {
+                continue;
+            };
+            let before = report.unreleased.len();
+            report
+                .unreleased
+                .retain(|left| left.token != token || left.name != slot.name);
+            report.released += before - report.unreleased.len();
+        }
+        // What guards and cancelled acquires have left to the releaser is ours to wait for too.
+        let (done, drained) = oneshot::channel();
+        if self.0.hub.errand(Errand::Drain(done)) {
+            let _ = time::until(clock, limit, drained).await;
+        }
+        let _ = time::until(clock, limit, self.backend().close()).await;
+        report
+    }
+
+    async fn limited<T>(
+        &self,
+        operation: &'static str,
+        kind: ErrorKind,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let hub = &self.0.hub;
+        let limit = hub.now() + hub.request_timeout;
+        match time::until(&*hub.clock, limit, call).await {
+            Some(answer) => answer,
+            None => Err(Error::new(kind, operation)
+                .with_backend(self.0.info.scheme)
+                .with_detail(format!(
+                    "the store gave no answer within {}",
+                    humantime::format_duration(hub.request_timeout)
+                ))),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.0.info.endpoint)
+            .field("namespace", &self.0.namespace)
+            .finish_non_exhaustive()
+    }
+}

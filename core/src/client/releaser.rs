@@ -1,0 +1,140 @@
+//! The releaser: the one task per client that takes attempts out of the store for whoever cannot
+//! wait for it: dropped guards, cancelled acquires, lost grants.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use super::time;
+use crate::{
+    backend::Backend,
+    clock::{Clock, Instant},
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    name::LockName,
+    request::{Remove, Removed},
+    telemetry,
+};
+
+/// Something to do for the releaser.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// Take an attempt out.
+    Remove(Removal),
+    /// Say when all that was asked before is done.
+    Drain(oneshot::Sender<()>),
+}
+
+/// An attempt to take out.
+#[derive(Clone, Debug)]
+pub(crate) struct Removal {
+    pub(crate) name: LockName,
+    pub(crate) attempt: AttemptId,
+    pub(crate) ttl: Duration,
+    pub(crate) outcome_known: bool,
+    /// Leave it alone until then.
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// How a removal that is repeated waits between two tries: from here, doubling, to one second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many removals are under way at once.
+const AT_ONCE: usize = 64;
+
+/// What a removal needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Remover {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) request_timeout: Duration,
+    /// Whether an entry that is not removed stays for as long as this client lives, so that its
+    /// TTL is no last resort.
+    pub(crate) pooled: bool,
+}
+
+impl Remover {
+    /// Runs until the client is gone and everything is done, and closes the backend.
+    pub(super) async fn run(self, mut errands: mpsc::UnboundedReceiver<Errand>) {
+        let mut removals = JoinSet::new();
+        let mut drains = Vec::new();
+        loop {
+            if removals.is_empty() {
+                for drain in drains.drain(..) {
+                    let _: Result<(), ()> = oneshot::Sender::send(drain, ());
+                }
+            }
+            tokio::select! {
+                errand = errands.recv(), if removals.len() < AT_ONCE => match errand {
+                    Some(Errand::Remove(removal)) => {
+                        let remover = self.clone();
+                        removals.spawn(async move { remover.persist(removal).await });
+                    }
+                    Some(Errand::Drain(done)) => drains.push(done),
+                    None => break,
+                },
+                Some(_) = removals.join_next() => {}
+            }
+        }
+        // Closing the backend ends its sessions, and with them whatever could not be removed.
+        let limit = self.clock.now() + 2 * self.request_timeout;
+        let rest = async { while removals.join_next().await.is_some() {} };
+        let _ = time::until(&*self.clock, limit, rest).await;
+        self.backend.close().await;
+    }
+
+    /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
+    /// has lapsed by itself, unless it lives as long as a pooled session.
+    pub(super) async fn persist(&self, removal: Removal) -> Option<Removed> {
+        if let Some(start) = removal.not_before {
+            self.clock.sleep_until(start).await;
+        }
+        let until = if self.pooled {
+            Instant::FAR_FUTURE
+        } else {
+            self.clock.now() + removal.ttl.max(self.request_timeout)
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.once(&removal, self.request_timeout).await {
+                Ok(removed) => return Some(removed),
+                Err(error) => {
+                    let again = self.clock.now() + pause;
+                    if !error.is_retryable() || again >= until {
+                        telemetry::orphaned(self.backend.info().scheme);
+                        tracing::warn!(
+                            lock.name = %removal.name.as_str().escape_debug(),
+                            lock.attempt = %removal.attempt,
+                            %error,
+                            "could not remove an attempt; the store lets it lapse within its TTL",
+                        );
+                        return None;
+                    }
+                    self.clock.sleep_until(again).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One try, within that time.
+    pub(crate) async fn once(&self, removal: &Removal, limit: Duration) -> Result<Removed, Error> {
+        let request = Remove::new(
+            removal.name.clone(),
+            removal.attempt,
+            removal.ttl,
+            removal.outcome_known,
+        );
+        let limit = self.clock.now() + limit;
+        match time::until(&*self.clock, limit, self.backend.remove(request)).await {
+            Some(answer) => answer,
+            None => Err(Error::new(ErrorKind::OutcomeUnknown, "releasing")
+                .with_backend(self.backend.info().scheme)
+                .with_lock(removal.name.clone())
+                .with_detail("the store gave no answer in time")),
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! What a client knows of one of its attempts, from before anything is sent until it is over.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, futures::Notified};
+
+use crate::{
+    clock::Instant,
+    id::AttemptId,
+    lease::{Input, Lease, Phase, Terms, Turn},
+    loss::LossReason,
+    name::LockName,
+    request::{Grant, Renewal, Renewed, Waiting},
+    token::FencingToken,
+};
+
+/// One attempt. Shared by whoever acquires or holds, and by the keeper.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) name: LockName,
+    pub(crate) attempt: AttemptId,
+    /// The TTL that was asked for.
+    pub(crate) ttl: Duration,
+    terms: Terms,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    /// Renewals that were handed to the driver and not answered.
+    in_flight: u32,
+    /// How many renewals were handed to the driver, ever.
+    sent: u64,
+    /// Which of them was the latest that proved the grant.
+    confirmed: u64,
+    /// Rises with every change that somebody may wait for.
+    version: u64,
+    /// Whether a release is being carried out by a caller.
+    releasing: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The enqueue was not answered yet. Pushes can overtake its answer.
+    Enqueuing {
+        grant: Option<Grant>,
+        lost: Option<LossReason>,
+        look: bool,
+    },
+    /// In the queue.
+    Waiting { turn: Turn, answer: Box<Waiting> },
+    /// Granted. What became of the grant is the lease's to say.
+    Granted { lease: Lease, token: FencingToken },
+    /// The waiter's entry is gone, or nobody waits for it any more.
+    Left(LossReason),
+}
+
+/// What the hub has to do after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Then {
+    /// Look at the slot again at that time.
+    Look(Instant),
+    /// It was lost: forget it, and remove the attempt from the store all the same (L4).
+    Lost(LossReason),
+    /// Nothing more will happen to it by itself: forget it.
+    Forget,
+}
+
+/// What an acquire finds when it looks at its slot.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Granted,
+    Waiting(Box<Waiting>),
+    Left(LossReason),
+}
+
+/// A renewal or report under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// How many came before it.
+    number: u64,
+    /// Which of them it was: a push can make a holder of a waiter whose report is under way.
+    as_holder: bool,
+}
+
+/// What there is to send for a slot.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub(crate) renewal: Option<(Renewal, Sent)>,
+    pub(crate) then: Then,
+}
+
+impl Slot {
+    pub(crate) fn new(name: LockName, attempt: AttemptId, ttl: Duration, terms: Terms) -> Self {
+        Self {
+            name,
+            attempt,
+            ttl,
+            terms,
+            state: Mutex::new(State {
+                stage: Stage::Enqueuing {
+                    grant: None,
+                    lost: None,
+                    look: false,
+                },
+                in_flight: 0,
+                sent: 0,
+                confirmed: 0,
+                version: 0,
+                releasing: false,
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// To be enabled before the state is looked at.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// The enqueue was answered with a grant.
+    pub(crate) fn granted(&self, grant: &Grant, now: Instant) -> Then {
+        self.edit(now, |state, terms| {
+            let Stage::Enqueuing { lost, .. } = state.stage else {
+                return;
+            };
+            let from = grant.proved_from.unwrap_or(Instant::ORIGIN);
+            let mut lease = Lease::new(terms, grant.ttl, from);
+            if let Some(reason) = lost {
+                lease.on(Input::Gone(reason), now);
+            }
+            state.stage = Stage::Granted {
+                lease,
+                token: grant.token,
+            };
+        })
+    }
+
+    /// The enqueue was answered with a place in the queue.
+    pub(crate) fn enqueued(&self, answer: Waiting, poll: Option<Duration>, now: Instant) -> Then {
+        let ttl = self.ttl;
+        self.edit(now, |state, terms| {
+            let Stage::Enqueuing { grant, lost, look } = &mut state.stage else {
+                return;
+            };
+            let (grant, lost, look) = (grant.take(), *lost, *look);
+            let mut turn = Turn::new(ttl, &answer, poll, now);
+            if look {
+                turn.hurry(now);
+            }
+            state.stage = Stage::Waiting {
+                turn,
+                answer: Box::new(answer),
+            };
+            match (grant, lost) {
+                (_, Some(reason)) => state.stage = Stage::Left(reason),
+                (Some(grant), None) => push(state, terms, &grant, now),
+                (None, None) => {}
+            }
+        })
+    }
+
+    /// The driver reports a grant on its own account.
+    pub(crate) fn pushed(&self, grant: Grant, now: Instant) -> Then {
+        self.edit(now, |state, terms| match &mut state.stage {
+            Stage::Enqueuing { grant: early, .. } => *early = Some(grant),
+            _ => push(state, terms, &grant, now),
+        })
+    }
+
+    /// The driver reports a proof on its own account.
+    pub(crate) fn proved(&self, from: Instant, now: Instant) -> Then {
+        self.edit(now, |state, _| {
+            if let Stage::Granted { lease, .. } = &mut state.stage {
+                lease.on(Input::Proved { from }, now);
+            }
+        })
+    }
+
+    /// There is definite evidence that the entry is gone.
+    pub(crate) fn gone(&self, reason: LossReason, now: Instant) -> Then {
+        self.edit(now, |state, _| gone(state, reason, now))
+    }
+
+    /// The connection is in doubt.
+    pub(crate) fn doubt(&self, now: Instant) -> Then {
+        self.edit(now, |state, _| doubt(state, now))
+    }
+
+    /// Something may have changed: send a renewal or report at once, even if one is under way.
+    pub(crate) fn hurry(&self, now: Instant) -> Then {
+        self.edit(now, |state, _| match &mut state.stage {
+            Stage::Enqueuing { look, .. } => *look = true,
+            Stage::Granted { lease, .. } => lease.hurry(now),
+            Stage::Waiting { turn, .. } => turn.hurry(now),
+            Stage::Left(_) => {}
+        })
+    }
+
+    /// Time has come: what is there to send? What would be due until `horizon` is sent as well.
+    pub(crate) fn due(&self, now: Instant, horizon: Instant) -> Due {
+        let mut renewal = None;
+        let then = self.edit(now, |state, _| {
+            let number = state.sent + 1;
+            let entry = |token: Option<_>| {
+                let as_holder = token.is_some();
+                let renewal = Renewal::new(self.name.clone(), self.attempt, self.ttl, token);
+                (renewal, Sent { number, as_holder })
+            };
+            match &mut state.stage {
+                Stage::Granted { lease, token }
+                    if lease.phase().is_live() && lease.next_renewal() <= horizon =>
+                {
+                    lease.on(Input::Sent, now);
+                    state.in_flight += 1;
+                    state.sent = number;
+                    renewal = Some(entry(Some(*token)));
+                }
+                Stage::Waiting { turn, .. } if turn.next_report() <= horizon => {
+                    turn.sent(now);
+                    state.in_flight += 1;
+                    state.sent = number;
+                    renewal = Some(entry(None));
+                }
+                _ => {}
+            }
+        });
+        Due { renewal, then }
+    }
+
+    /// A renewal or report is answered.
+    pub(crate) fn answered(
+        &self,
+        answer: Renewed,
+        sent: Sent,
+        poll: Option<Duration>,
+        now: Instant,
+    ) -> Then {
+        self.edit(now, |state, terms| {
+            state.in_flight = state.in_flight.saturating_sub(1);
+            match answer {
+                Renewed::Gone(reason) => gone(state, reason, now),
+                Renewed::Granted(grant) => {
+                    state.confirmed = state.confirmed.max(sent.number);
+                    confirm(state, terms, &grant, now);
+                }
+                Renewed::Proved { from } => {
+                    state.confirmed = state.confirmed.max(sent.number);
+                    if let Stage::Granted { lease, .. } = &mut state.stage {
+                        lease.on(Input::Proved { from }, now);
+                    }
+                }
+                Renewed::Unknown(_) => doubt(state, now),
+                Renewed::Waiting(answer) => match &mut state.stage {
+                    Stage::Waiting { turn, answer: last } => {
+                        turn.waiting(&answer, poll, now);
+                        **last = answer;
+                    }
+                    // The store says that a holder waits. It was rolled back; what it believes
+                    // now is not what it granted.
+                    Stage::Granted { .. } if sent.as_holder => {
+                        gone(state, LossReason::Displaced, now);
+                    }
+                    _ => {}
+                },
+            }
+        })
+    }
+
+    /// What an acquire that waits for this slot wants to know.
+    pub(crate) fn progress(&self, now: Instant) -> Progress {
+        match &self.lock().stage {
+            Stage::Granted { lease, .. } => match lease.check(now) {
+                Phase::Lost(reason) => Progress::Left(reason),
+                _ => Progress::Granted,
+            },
+            Stage::Waiting { answer, .. } => Progress::Waiting(answer.clone()),
+            Stage::Enqueuing { .. } => Progress::Left(LossReason::Closed),
+            Stage::Left(reason) => Progress::Left(*reason),
+        }
+    }
+
+    /// Nobody waits for this slot any more.
+    pub(crate) fn leave(&self, now: Instant) {
+        let _ = self.edit(now, |state, _| {
+            if !matches!(state.stage, Stage::Granted { .. }) {
+                state.stage = Stage::Left(LossReason::Closed);
+            }
+        });
+    }
+
+    /// Begins a release, or goes on with one whose outcome stayed unknown. `Err` is the answer if
+    /// there is nothing to release; `Ok(false)` if another call is at it.
+    pub(crate) fn begin_release(&self, now: Instant) -> Result<bool, Phase> {
+        let mut outcome = Err(Phase::Released);
+        let _ = self.edit(now, |state, _| {
+            let Stage::Granted { lease, .. } = &mut state.stage else {
+                return;
+            };
+            lease.on(Input::Release, now);
+            outcome = match lease.phase() {
+                Phase::Releasing if state.releasing => Ok(false),
+                Phase::Releasing => {
+                    state.releasing = true;
+                    Ok(true)
+                }
+                ended => Err(ended),
+            };
+        });
+        outcome
+    }
+
+    /// Ends what [`begin_release`](Self::begin_release) began.
+    pub(crate) fn end_release(&self, released: bool, now: Instant) {
+        let _ = self.edit(now, |state, _| {
+            state.releasing = false;
+            state.version += 1;
+            if let (true, Stage::Granted { lease, .. }) = (released, &mut state.stage) {
+                lease.on(Input::Released, now);
+            }
+        });
+    }
+
+    /// Whether a renewal is under way (K3).
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.lock().in_flight > 0
+    }
+
+    /// How many renewals were handed to the driver so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.lock().sent
+    }
+
+    /// Whether the store has confirmed the grant in answer to a renewal after that many.
+    pub(crate) fn is_confirmed_after(&self, sent: u64) -> bool {
+        self.lock().confirmed > sent
+    }
+
+    /// The phase of the lease at this moment, by the clock.
+    pub(crate) fn phase(&self, now: Instant) -> Phase {
+        match &self.lock().stage {
+            Stage::Granted { lease, .. } => lease.check(now),
+            Stage::Left(reason) => Phase::Lost(*reason),
+            Stage::Enqueuing { .. } | Stage::Waiting { .. } => Phase::Lost(LossReason::Closed),
+        }
+    }
+
+    /// Token, granted TTL and deadline, once granted.
+    pub(crate) fn grant(&self) -> Option<(FencingToken, Duration, Instant)> {
+        match &self.lock().stage {
+            Stage::Granted { lease, token } => Some((*token, lease.ttl(), lease.valid_until())),
+            _ => None,
+        }
+    }
+
+    /// Rises with every change that somebody may wait for.
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn edit(&self, now: Instant, change: impl FnOnce(&mut State, Terms)) -> Then {
+        let mut state = self.lock();
+        let before = (state.digest(), state.in_flight);
+        change(&mut state, self.terms);
+        if let Stage::Granted { lease, .. } = &mut state.stage {
+            lease.on(Input::Tick, now);
+        }
+        let then = state.then();
+        let after = (state.digest(), state.in_flight);
+        let notify = before.0 != after.0 || after.1 < before.1;
+        if before.0 != after.0 {
+            state.version += 1;
+        }
+        drop(state);
+        if notify {
+            self.changed.notify_waiters();
+        }
+        then
+    }
+}
+
+impl State {
+    /// Whatever somebody may wait for.
+    fn digest(&self) -> (u8, Option<Phase>, Option<Instant>, u64, u64) {
+        let confirmed = self.confirmed;
+        match &self.stage {
+            Stage::Enqueuing { .. } => (0, None, None, self.version, confirmed),
+            Stage::Waiting { turn, answer } => (
+                1,
+                None,
+                Some(turn.next_report()),
+                answer.as_of.get(),
+                confirmed,
+            ),
+            Stage::Granted { lease, .. } => {
+                let deadline = Some(lease.valid_until());
+                (2, Some(lease.phase()), deadline, self.version, confirmed)
+            }
+            Stage::Left(reason) => (3, Some(Phase::Lost(*reason)), None, self.version, confirmed),
+        }
+    }
+
+    fn then(&self) -> Then {
+        match &self.stage {
+            Stage::Enqueuing { .. } => Then::Look(Instant::FAR_FUTURE),
+            Stage::Waiting { turn, .. } => Then::Look(turn.next_report()),
+            Stage::Granted { lease, .. } => match lease.phase() {
+                Phase::Held | Phase::Suspect => {
+                    Then::Look(lease.next_renewal().min(lease.valid_until()))
+                }
+                Phase::Lost(reason) => Then::Lost(reason),
+                Phase::Releasing | Phase::Released => Then::Forget,
+            },
+            Stage::Left(_) => Then::Forget,
+        }
+    }
+}
+
+/// A grant that was not asked for: it counts by the rule of D4.
+fn push(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
+    if grant.proved_from.is_some() {
+        return confirm(state, terms, grant, now);
+    }
+    let Stage::Waiting { turn, .. } = &mut state.stage else {
+        return;
+    };
+    let Some(from) = turn.accepts(grant.as_of) else {
+        return;
+    };
+    let lease = Lease::pushed(terms, grant.ttl, from, now);
+    if lease.check(now).is_live() {
+        state.stage = Stage::Granted {
+            lease,
+            token: grant.token,
+        };
+    } else {
+        // The own entry may have lapsed with it (W4). Only the store can tell.
+        turn.hurry(now);
+    }
+}
+
+/// A grant that an answer from the store proves.
+fn confirm(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
+    match &mut state.stage {
+        Stage::Waiting { .. } => {
+            let Some(from) = grant.proved_from else {
+                return push(state, terms, grant, now);
+            };
+            let lease = Lease::new(terms, grant.ttl, from);
+            state.stage = Stage::Granted {
+                lease,
+                token: grant.token,
+            };
+        }
+        // One attempt has one token (T3). Another one means another history of the store.
+        Stage::Granted { lease, token } if *token != grant.token => {
+            lease.on(Input::Gone(LossReason::Displaced), now);
+        }
+        Stage::Granted { lease, .. } => {
+            if let Some(from) = grant.proved_from {
+                lease.on(Input::Proved { from }, now);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn gone(state: &mut State, reason: LossReason, now: Instant) {
+    match &mut state.stage {
+        Stage::Enqueuing { lost, .. } => *lost = Some(reason),
+        Stage::Waiting { .. } => state.stage = Stage::Left(reason),
+        Stage::Granted { lease, .. } => {
+            lease.on(Input::Gone(reason), now);
+        }
+        Stage::Left(_) => {}
+    }
+}
+
+fn doubt(state: &mut State, now: Instant) {
+    match &mut state.stage {
+        Stage::Granted { lease, .. } => {
+            lease.on(Input::Doubt, now);
+        }
+        Stage::Waiting { turn, .. } => turn.doubt(now),
+        _ => {}
+    }
+}

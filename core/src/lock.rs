@@ -1,0 +1,264 @@
+//! A lock by its name: how to acquire it.
+
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use crate::{
+    client::{Acquisition, Client, Order},
+    clock::Instant,
+    error::Error,
+    guard::{Guard, NotHeld},
+    loss::LossReason,
+    name::LockName,
+    request::{Owner, Waiting},
+};
+
+/// A lock of a client. Cheap to clone. Having one is not holding it.
+///
+/// Two guards of one process exclude each other as two hosts would: there is no re-entrance
+/// (clause X2).
+#[derive(Clone, Debug)]
+pub struct Lock {
+    client: Client,
+    name: LockName,
+    ttl: Option<Duration>,
+    label: Option<String>,
+}
+
+/// What a client's locks are acquired with unless they say otherwise.
+#[derive(Debug)]
+pub(crate) struct Defaults {
+    owner: Owner,
+    ttl: Duration,
+    clamp_ttl: bool,
+}
+
+impl Defaults {
+    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool) -> Self {
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            owner: Owner::new(label, host, std::process::id()),
+            ttl,
+            clamp_ttl,
+        }
+    }
+}
+
+/// Why [`Lock::run`] did not end well.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<T> {
+    /// The lock was not acquired; the body did not run.
+    Acquire(Error),
+    /// The lock was lost, and the body stopped at its next `.await`.
+    Lost {
+        /// Why it was lost.
+        reason: LossReason,
+        /// What the body returned, if it had come to its end before the loss was seen. Part of its
+        /// work may have been done without the lock.
+        output: Option<T>,
+    },
+}
+
+impl<T> std::fmt::Display for RunError<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Acquire(error) => error.fmt(f),
+            Self::Lost { reason, .. } => write!(f, "the work was stopped: {reason}"),
+        }
+    }
+}
+
+impl<T: std::fmt::Debug> std::error::Error for RunError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Acquire(error) => std::error::Error::source(error),
+            Self::Lost { .. } => None,
+        }
+    }
+}
+
+impl Lock {
+    pub(crate) const fn new(client: Client, name: LockName) -> Self {
+        Self {
+            client,
+            name,
+            ttl: None,
+            label: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    /// Sets the TTL: the least time for which the store keeps the lock of a holder that has fallen
+    /// silent. Checked when it is acquired.
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets what others are shown as its owner, beside host and process id.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Acquires the lock, and waits for it as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// What the store says when the attempt is enqueued;
+    /// [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown) if it gives no answer then, in
+    /// which case the attempt is removed. Once in the queue, a store that is away for a while ends
+    /// nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any point. The attempt is removed in the background and its place in the
+    /// queue is lost (clause A4).
+    pub async fn acquire(&self) -> Result<Guard, Error> {
+        loop {
+            let order = self.order(true, Instant::FAR_FUTURE)?;
+            let acquired = self.instrumented(order, &mut |_| {}).await?;
+            if let Acquisition::Acquired(guard) = acquired {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Acquires the lock if nobody has it, and does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire). That somebody else has the lock is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Acquisition, Error> {
+        let order = self.order(false, Instant::FAR_FUTURE)?;
+        self.instrumented(order, &mut |_| {}).await
+    }
+
+    /// Acquires the lock, and waits for it at most that long, requests included (clause A1).
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire). That the budget is spent while somebody else has the lock is
+    /// no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_within(&self, budget: Duration) -> Result<Acquisition, Error> {
+        self.acquire_observed(Some(budget), |_| {}).await
+    }
+
+    /// As [`acquire_within`](Self::acquire_within), and tells of each answer "still waiting":
+    /// how many are ahead, and who has the lock. With no budget it waits as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_observed(
+        &self,
+        budget: Option<Duration>,
+        mut on_wait: impl FnMut(&Waiting) + Send,
+    ) -> Result<Acquisition, Error> {
+        let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
+            self.client.0.hub.now() + budget
+        });
+        let order = self.order(true, until)?;
+        self.instrumented(order, &mut on_wait).await
+    }
+
+    /// Runs `body` while holding the lock, and stops it when the lock is lost.
+    ///
+    /// The body is polled by the caller's task, renewal runs in another. When a loss and the
+    /// body's end come together, the loss wins. A future is stopped at its next `.await` only, so
+    /// writes need the token all the same. A release that fails is logged and no error: the TTL
+    /// frees the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Acquire`], or [`RunError::Lost`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops the body and releases the lock in the background.
+    pub async fn run<T>(&self, body: impl AsyncFnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+        let guard = self.acquire().await.map_err(RunError::Acquire)?;
+        let output = {
+            let work = body(&guard);
+            tokio::pin!(work);
+            tokio::select! {
+                biased;
+                reason = guard.lost() => return Err(RunError::Lost { reason, output: None }),
+                output = &mut work => output,
+            }
+        };
+        match guard.check() {
+            Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
+                reason,
+                output: Some(output),
+            }),
+            // Released by the body itself, or still held.
+            Err(NotHeld::Released) => Ok(output),
+            Ok(_) => {
+                let outcome = guard.release().await;
+                tracing::debug!(?outcome, "released after the work was done");
+                Ok(output)
+            }
+        }
+    }
+
+    async fn instrumented(
+        &self,
+        order: Order,
+        on_wait: &mut (dyn FnMut(&Waiting) + Send),
+    ) -> Result<Acquisition, Error> {
+        let span = tracing::debug_span!(
+            "tenure.acquire",
+            lock.name = %self.name.as_str().escape_debug(),
+            lock.backend = self.client.info().scheme,
+        );
+        self.client.acquire(order, on_wait).instrument(span).await
+    }
+
+    fn order(&self, wait: bool, until: Instant) -> Result<Order, Error> {
+        let inner = &self.client.0;
+        let scheme = inner.info.scheme;
+        let named = |error: Error| error.with_backend(scheme).with_lock(self.name.clone());
+        let range = self.client.capabilities().ttl;
+        let wanted = self.ttl.unwrap_or(inner.defaults.ttl);
+        let ttl = range
+            .resolve(wanted, inner.defaults.clamp_ttl)
+            .map_err(named)?;
+        inner.hub.terms.check(ttl).map_err(named)?;
+        let mut owner = inner.defaults.owner.clone();
+        if let Some(label) = &self.label {
+            owner = Owner::new(label.clone(), owner.host, owner.pid);
+        }
+        Ok(Order {
+            name: self.name.clone(),
+            owner,
+            ttl,
+            wait,
+            until,
+        })
+    }
+}
