@@ -1,5 +1,6 @@
 //! The client on the memory backend: deadlines and losses on a clock that the test moves, waiting
 //! and cancellation on the real one.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     pin::pin,

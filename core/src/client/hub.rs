@@ -256,7 +256,8 @@ impl EventHandler for Hub {
             | BackendEvent::Lost { attempt, .. }
             | BackendEvent::Proved { attempt, .. } => (attempt, event),
             BackendEvent::Suspect => {
-                for slot in self.book().all() {
+                let slots = self.book().all();
+                for slot in slots {
                     let then = slot.doubt(now);
                     self.follow(&slot, then);
                 }
@@ -264,7 +265,8 @@ impl EventHandler for Hub {
             }
             BackendEvent::Reconnected => {
                 self.reconnected.store(true, Ordering::SeqCst);
-                for slot in self.book().all() {
+                let slots = self.book().all();
+                for slot in slots {
                     let then = slot.hurry(now);
                     self.follow(&slot, then);
                 }
