@@ -120,15 +120,13 @@ impl Lease {
             self.phase = Phase::Lost(LossReason::Expired);
         }
         match (self.phase, input) {
-            (Phase::Held | Phase::Suspect, Input::Proved { from }) => {
-                // A reply may come late and out of order; only a later proof counts (D2).
-                if from >= self.proved_from {
-                    self.proved_from = from;
-                    // The proof of a session that many locks share may be old already; asking again
-                    // without a pause would not make it newer.
-                    self.next_renewal = (from + self.ttl / 3).max(now + self.ttl / 18);
-                    self.phase = Phase::Held;
-                }
+            // A reply may come late and out of order; only a later proof counts (D2).
+            (Phase::Held | Phase::Suspect, Input::Proved { from }) if from >= self.proved_from => {
+                self.proved_from = from;
+                // The proof of a session that many locks share may be old already; asking again
+                // without a pause would not make it newer.
+                self.next_renewal = (from + self.ttl / 3).max(now + self.ttl / 18);
+                self.phase = Phase::Held;
             }
             (Phase::Held | Phase::Suspect, Input::Sent) => {
                 // The next one does not wait for this one's answer: two may be lost (L5), also
