@@ -123,12 +123,16 @@ impl Lease {
             // A reply may come late and out of order; only a later proof counts (D2).
             (Phase::Held | Phase::Suspect, Input::Proved { from }) if from >= self.proved_from => {
                 self.proved_from = from;
-                self.next_renewal = from + self.ttl / 3;
+                // The proof of a session that many locks share may be old already; asking again
+                // without a pause would not make it newer.
+                self.next_renewal = (from + self.ttl / 3).max(now + self.ttl / 18);
                 self.phase = Phase::Held;
             }
             (Phase::Held | Phase::Suspect, Input::Sent) => {
-                // The next one does not wait for this one's answer: two may be lost (L5).
-                self.next_renewal = now + self.ttl / 6;
+                // The next one does not wait for this one's answer: two may be lost (L5), also
+                // when a grant was pushed on the strength of an old report.
+                let left = self.valid_until().since(now);
+                self.next_renewal = now + (left / 3).clamp(self.ttl / 60, self.ttl / 6);
             }
             (Phase::Held | Phase::Suspect, Input::Doubt) => {
                 self.phase = Phase::Suspect;
@@ -171,10 +175,14 @@ impl Lease {
         self.terms.deadline(self.proved_from, self.ttl)
     }
 
-    /// When to send the next renewal.
+    /// When to send the next renewal; never again once it is released or lost (K3).
     #[must_use]
     pub const fn next_renewal(&self) -> Instant {
-        self.next_renewal
+        if self.phase.is_live() {
+            self.next_renewal
+        } else {
+            Instant::FAR_FUTURE
+        }
     }
 
     /// The TTL that was granted.

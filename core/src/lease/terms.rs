@@ -36,8 +36,8 @@ impl Terms {
     pub fn validity(&self, ttl: Duration) -> Duration {
         // The loss is rounded up, so that the validity is never too long.
         let drift = (ttl.as_nanos() * u128::from(self.drift_ppm)).div_ceil(1_000_000);
-        let drift = Duration::from_nanos(u64::try_from(drift).unwrap_or(u64::MAX));
-        ttl.saturating_sub(drift).saturating_sub(self.margin)
+        ttl.saturating_sub(from_nanos(drift))
+            .saturating_sub(self.margin)
     }
 
     /// The moment until which a grant may be believed in that was proved from that moment.
@@ -53,7 +53,8 @@ impl Terms {
     /// [`ErrorKind::Config`] with the arithmetic.
     pub fn check(&self, ttl: Duration) -> Result<(), Error> {
         let validity = self.validity(ttl);
-        if validity >= ttl * 3 / 4 {
+        let needed = ttl.saturating_sub(ttl / 4);
+        if validity >= needed {
             return Ok(());
         }
         let show = humantime::format_duration;
@@ -66,10 +67,16 @@ impl Terms {
                 f64::from(self.drift_ppm) / 10_000.0,
                 show(self.margin),
                 show(validity),
-                show(ttl * 3 / 4),
+                show(needed),
             )),
         )
     }
+}
+
+fn from_nanos(nanos: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    let below = u32::try_from(nanos % SECOND).unwrap_or(0);
+    u64::try_from(nanos / SECOND).map_or(Duration::MAX, |seconds| Duration::new(seconds, below))
 }
 
 impl Default for Terms {

@@ -8,6 +8,9 @@ use crate::{
     request::{StoreTime, Waiting},
 };
 
+/// Between two looks at a grant that should have run out.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// A waiter's view of its place in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Turn {
@@ -75,13 +78,17 @@ impl Turn {
     /// Reports at least every third of the TTL; the first in line also when the holder's grant
     /// runs out, since a holder that has died sends nobody a message (X3, W2).
     fn schedule(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
-        let mut next = answer.proved_from + self.ttl / 3;
+        // The proof of a session that many waiters share may be old already; asking again without
+        // a pause would not make it newer.
+        let mut next = (answer.proved_from + self.ttl / 3).max(now + self.ttl / 18);
         for within in [poll, answer.recheck].into_iter().flatten() {
             next = next.min(now + within);
         }
         let expiry = answer.holder.as_ref().and_then(|holder| holder.expires_in);
         if let (Some(1), Some(left)) = (answer.ahead, expiry) {
-            next = next.min(now + left + Duration::from_millis(1));
+            // A store may take a moment to clear away what has expired.
+            let left = left.saturating_add(Duration::from_millis(1));
+            next = next.min(now + left.max(SHORTEST_PAUSE));
         }
         self.next_report = next;
     }

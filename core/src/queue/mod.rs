@@ -158,16 +158,17 @@ impl Queue {
                     ttl,
                     wait,
                 };
-                let answer = self.enqueue(arrival, now, &mut notices);
-                changed |= !matches!(answer, Answer::Busy | Answer::Gone(_));
-                answer
+                self.enqueue(arrival, now, &mut changed, &mut notices)
             }
             Event::Renew { attempt } => self.renew(attempt, now, &mut changed, &mut notices),
             Event::Remove { attempt, fence } => {
                 if let Some(ttl) = fence {
+                    // A removal may be repeated (A2): one fence is enough.
+                    self.fenced.retain(|fenced| fenced.attempt != attempt);
                     self.fenced.push(Fenced {
                         attempt,
                         since: now.stamp,
+                        wall_us: now.wall_us,
                         ttl,
                     });
                     changed = true;
@@ -195,7 +196,13 @@ impl Queue {
         }
     }
 
-    fn enqueue(&mut self, arrival: Arrival, now: &Now, notices: &mut Vec<Notice>) -> Answer {
+    fn enqueue(
+        &mut self,
+        arrival: Arrival,
+        now: &Now,
+        changed: &mut bool,
+        notices: &mut Vec<Notice>,
+    ) -> Answer {
         let Arrival {
             attempt,
             client,
@@ -207,7 +214,7 @@ impl Queue {
             return Answer::Gone(LossReason::Evicted);
         }
         if self.entry(attempt).is_some() {
-            return self.renew(attempt, now, &mut true, notices);
+            return self.renew(attempt, now, changed, notices);
         }
         self.entries.push_back(Entry {
             attempt,
@@ -225,6 +232,7 @@ impl Queue {
             self.entries.pop_back();
             return Answer::Busy;
         }
+        *changed = true;
         answer
     }
 
@@ -245,7 +253,8 @@ impl Queue {
         *changed = true;
         let entry = &mut self.entries[index];
         entry.refreshed = now.stamp;
-        entry.beat += 1;
+        // It may come from a store, and so be any number.
+        entry.beat = entry.beat.wrapping_add(1);
         self.standing(index)
     }
 
@@ -290,8 +299,7 @@ impl Queue {
     /// they report.
     fn sweep(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
         let fences = self.fenced.len();
-        self.fenced
-            .retain(|fenced| !fenced.since.is_older_than(fenced.ttl, now));
+        self.fenced.retain(|fenced| !fenced.has_served(now));
         let mut changed = fences != self.fenced.len();
         while self
             .entries

@@ -66,7 +66,8 @@ impl Stamp {
 pub struct Now {
     /// By the clock that expiry goes by.
     pub stamp: Stamp,
-    /// By the wall clock, in microseconds since 1970. For showing only.
+    /// By the wall clock, in microseconds since 1970. For showing, and for fences that another
+    /// clock stamped; no grant rests on it.
     pub wall_us: u64,
     /// A token is at least this. Where the store's state can be deleted by hand, the wall clock in
     /// microseconds keeps tokens rising (T1).
@@ -148,9 +149,25 @@ pub struct Fenced {
     pub attempt: AttemptId,
     /// Since when.
     pub since: Stamp,
+    /// Since when by the wall clock, in microseconds since 1970.
+    pub wall_us: u64,
     /// For how long.
     #[serde(with = "nanos")]
     pub ttl: Duration,
+}
+
+impl Fenced {
+    /// Whether it has stood long enough.
+    ///
+    /// Where another clock stamped it (an earlier boot, another host), the wall clock decides:
+    /// nobody else could ever take it down, and what comes too late behind it lapses anyway.
+    #[must_use]
+    pub fn has_served(&self, now: &Now) -> bool {
+        if self.since.clock == now.stamp.clock {
+            return self.since.is_older_than(self.ttl, now);
+        }
+        u128::from(now.wall_us.abs_diff(self.wall_us)) >= self.ttl.as_micros()
+    }
 }
 
 /// How a grant ended.
@@ -241,8 +258,7 @@ impl Queue {
     /// waits, and no attempt is fenced off.
     #[must_use]
     pub fn is_blank(&self, now: &Now) -> bool {
-        let served = |fenced: &Fenced| fenced.since.is_older_than(fenced.ttl, now);
-        self.entries.is_empty() && self.fenced.iter().all(served)
+        self.entries.is_empty() && self.fenced.iter().all(|fenced| fenced.has_served(now))
     }
 
     /// Checks what no sequence of events can produce, after reading the state from a store.
