@@ -1,0 +1,45 @@
+# The two commands of this project are `make demo` and `make test`.
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+SHELL := /bin/sh
+CARGO ?= cargo
+
+.PHONY: help demo test audit setup fmt lint docs unit examples
+
+help:
+	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
+	@echo 'make test    format, lints, documentation, all tests and examples'
+	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
+
+demo: setup
+	@$(CARGO) build --quiet -p tenure-cli
+	@sh demo/demo.sh "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure"
+
+# The cheap checks first; each stands for itself.
+test: setup fmt lint docs unit examples
+	@echo 'make test: all passed'
+
+setup:
+	@sh scripts/setup
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p tenure-core --all-targets --features metrics -- -D warnings
+	$(CARGO) clippy -p tenure --no-default-features -- -D warnings
+
+docs:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+# Strict: a conformance case that is ignored without having been declared so is a failure.
+unit:
+	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
+
+examples:
+	$(CARGO) run --quiet -p tenure --example quickstart
+
+audit: setup
+	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check bans licenses sources
