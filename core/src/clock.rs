@@ -76,7 +76,10 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 ///
 /// A paused virtual machine stops this clock too; there only the fencing token protects.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "it has no state, and is written as a value"
+)]
 pub struct SystemClock;
 
 /// Sleeping runs on a clock that stops with the machine, so it is cut into slices of this length,
