@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod capability;
+pub mod cas;
 pub mod clock;
 pub mod error;
 pub mod fence;
