@@ -102,11 +102,11 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
         .position(|&byte| byte == b'\n')
         .ok_or_else(|| Refused::corrupt("its first line is cut off"))?;
     let (header, body) = (&rest[..end], &rest[end + 1..]);
-    let header = std::str::from_utf8(header)
-        .map_err(|_| Refused::corrupt("its first line is not text"))?;
+    let header =
+        std::str::from_utf8(header).map_err(|_| Refused::corrupt("its first line is not text"))?;
     let (format, checksum) = header.split_once(' ').unwrap_or((header, ""));
-    let format: u64 = canonical(format)
-        .ok_or_else(|| Refused::corrupt("its first line has no format number"))?;
+    let format: u64 =
+        canonical(format).ok_or_else(|| Refused::corrupt("its first line has no format number"))?;
     if format > FORMAT {
         return Err(Refused {
             kind: ErrorKind::NewerFormat,

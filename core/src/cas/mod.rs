@@ -361,7 +361,9 @@ async fn renew_lock<S: BlobStore>(
         match answer {
             Renewed::Gone(_) => inner.forget(name, renewal.attempt),
             Renewed::Granted(_) => {
-                inner.attempts.note(name, renewal.attempt, Standing::Holding);
+                inner
+                    .attempts
+                    .note(name, renewal.attempt, Standing::Holding);
             }
             _ => {}
         }
