@@ -341,7 +341,7 @@ async fn back_off(conflicts: u32) {
         tokio::task::yield_now().await;
         return;
     }
-    let most_us = 250_u64 << conflicts.min(8);
+    let most_us = 250_u64 << conflicts.min(6);
     let random = getrandom::u64().unwrap_or(most_us);
     tokio::time::sleep(Duration::from_micros(random % most_us + 1)).await;
 }
