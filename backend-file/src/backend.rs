@@ -1,0 +1,284 @@
+//! The store: a directory of locks as the compare-and-swap adapter sees it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    backend::{Backend, BackendInfo, Connect, Context},
+    capability::{
+        Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
+        WaitMode,
+    },
+    cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned, Wake},
+    error::{Error, ErrorKind},
+    id::ClientId,
+    name::{LockName, Namespace},
+    queue::ClockId,
+};
+
+use crate::{
+    clock,
+    config::Options,
+    dir,
+    error::{errno, unpublished},
+    inbox::{self, Inbox},
+    paths::{self, Found},
+    root,
+};
+
+const LISTING: &str = "listing locks";
+
+/// A directory of locks. Cheap to clone; give it to the builder of a client.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    root: PathBuf,
+    options: Options,
+}
+
+impl FileStore {
+    /// The store in that directory, which is made at the first connect if it is absent. A path
+    /// that is not absolute counts from the process's present directory.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self::open(root, Options::default())
+    }
+
+    /// The store in that directory with those options. Does no I/O.
+    #[must_use]
+    pub fn open(root: impl Into<PathBuf>, options: Options) -> Self {
+        let root = root.into();
+        Self {
+            root: std::path::absolute(&root).unwrap_or(root),
+            options,
+        }
+    }
+
+    /// The directory that is used where none is named: `/var/tmp/tenure-<uid>`. It depends on the
+    /// user and on nothing else, so that a scheduled job and a shell of the same user meet.
+    #[must_use]
+    pub fn default_root() -> PathBuf {
+        let uid = rustix::process::geteuid().as_raw();
+        PathBuf::from(format!("/var/tmp/tenure-{uid}"))
+    }
+
+    /// Sets [`Options::shared`].
+    #[must_use]
+    pub fn shared(mut self, yes: bool) -> Self {
+        self.options = self.options.shared(yes);
+        self
+    }
+
+    /// Sets [`Options::allow_network`].
+    #[must_use]
+    pub fn allow_network(mut self, yes: bool) -> Self {
+        self.options = self.options.allow_network(yes);
+        self
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn facts(&self) -> BackendInfo {
+        BackendInfo::new("file", format!("file:{}", self.root.display()))
+    }
+}
+
+#[async_trait]
+impl Connect for FileStore {
+    fn info(&self) -> BackendInfo {
+        self.facts()
+    }
+
+    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
+        let clock = self
+            .options
+            .clock
+            .or_else(|| clock::identity(&*context.clock));
+        let mut blobs = Blobs {
+            place: Arc::new(self.clone()),
+            clock,
+            inbox: None,
+        };
+        let named = |error: Error| error.with_backend("file");
+        blobs
+            .run(move |place| {
+                root::prepare(&place.root, place.options)?;
+                inbox::clear(&place.root);
+                Ok(())
+            })
+            .await
+            .map_err(named)?;
+        match Inbox::open(&self.root, context.client, self.options) {
+            Ok(inbox) => blobs.inbox = Some(inbox),
+            Err(error) => {
+                tracing::debug!(%error, "no FIFO can be made here; waiters poll");
+            }
+        }
+        let backend = Cas::new(blobs, context).map_err(named)?;
+        Ok(Arc::new(backend))
+    }
+}
+
+/// One connected client's view of the directory.
+#[derive(Debug)]
+struct Blobs {
+    place: Arc<FileStore>,
+    clock: Option<ClockId>,
+    inbox: Option<Inbox>,
+}
+
+impl Blobs {
+    /// Makes system calls where they block nobody. If the caller is dropped they are made all the
+    /// same, which harms nobody: see the clean-up after an unknown outcome.
+    async fn run<T: Send + 'static>(
+        &self,
+        calls: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.place.options.inline {
+            return calls(&self.place);
+        }
+        let place = Arc::clone(&self.place);
+        match tokio::task::spawn_blocking(move || calls(&place)).await {
+            Ok(result) => result,
+            Err(source) => Err(Error::new(
+                ErrorKind::OutcomeUnknown,
+                "using the directory of locks",
+            )
+            .with_detail("the runtime is shutting down")
+            .with_source(source)),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Blobs {
+    fn info(&self) -> BackendInfo {
+        self.place.facts()
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let (wait, evicted) = match self.inbox {
+            Some(_) => (WaitMode::Push, Evidence::Push),
+            None => {
+                let every = Duration::from_millis(50);
+                (WaitMode::Poll { every }, Evidence::NextRenewal)
+            }
+        };
+        Ok(Capabilities::new(
+            Durability::Local,
+            wait,
+            LossEvidence::new(evicted, Evidence::NextRenewal),
+            TtlRange::new(
+                Duration::from_millis(100),
+                Duration::from_secs(24 * 60 * 60),
+                Duration::from_millis(1),
+                TtlScope::Lock,
+            ),
+            TakeoverBound::new(100, 50, Duration::from_secs(1)),
+        ))
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
+        let key = key.clone();
+        self.run(move |place| dir::read(&paths::lock_dir(&place.root, &key)))
+            .await
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        bytes: Vec<u8>,
+    ) -> Result<Swap, Error> {
+        let (key, expected) = (key.clone(), expected.cloned());
+        self.run(move |place| {
+            let dir = paths::lock_dir(&place.root, &key);
+            match expected {
+                Some(expected) => dir::replace(&dir, &expected, &bytes, place.options),
+                None => dir::create(&place.root, &dir, &bytes, place.options),
+            }
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        namespace: &Namespace,
+        prefix: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Names, Error> {
+        let namespace = namespace.clone();
+        let (prefix, cursor) = (prefix.to_owned(), cursor.map(str::to_owned));
+        self.run(move |place| {
+            let mut names = Vec::new();
+            walk(
+                &paths::namespace_dir(&place.root, &namespace),
+                "",
+                &mut names,
+            )?;
+            names.retain(|name| {
+                let after = cursor
+                    .as_deref()
+                    .is_none_or(|cursor| name.as_str() > cursor);
+                after && name.as_str().starts_with(&prefix)
+            });
+            names.sort_unstable();
+            let more = names.len() > limit;
+            names.truncate(limit);
+            let next = names.last().filter(|_| more).map(ToString::to_string);
+            Ok(Names::new(names, next))
+        })
+        .await
+    }
+
+    fn location(&self, key: &Key) -> String {
+        let dir = paths::lock_dir(&self.place.root, key);
+        dir::data_file(&dir).unwrap_or(dir).display().to_string()
+    }
+
+    fn clock_id(&self) -> Option<ClockId> {
+        self.clock
+    }
+
+    async fn wake(&self, client: ClientId, key: &Key) {
+        // Two or three calls that do not wait.
+        inbox::post(&self.place.root, client, &key.name);
+    }
+
+    async fn next_wake(&self) -> Wake {
+        match &self.inbox {
+            Some(inbox) => inbox.next().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Collects the names below a namespace's directory, or a piece's.
+fn walk(dir: &Path, so_far: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
+    let failed = |error: std::io::Error| unpublished(LISTING, dir, errno(&error));
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let file_name = entry.file_name();
+        match paths::classify(so_far, &file_name.to_string_lossy()) {
+            // Longer texts are no names: somebody else's directories, however deep.
+            Found::Piece(text) if text.len() <= 3 * tenure_core::name::MAX_NAME_BYTES => {
+                walk(&entry.path(), &text, names)?;
+            }
+            Found::Lock(name) => names.push(name),
+            Found::Piece(_) | Found::Other => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! From what the system answered to an error that says what to do.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+use tenure_core::error::{Error, ErrorKind};
+
+/// What a failed system call means, if nothing had been published before it.
+pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    let (kind, advice) = match errno {
+        Errno::ACCESS | Errno::PERM => (
+            ErrorKind::PermissionDenied,
+            "it must be readable and writable for this user",
+        ),
+        Errno::ROFS => (
+            ErrorKind::PermissionDenied,
+            "choose a directory on a file system that can be written",
+        ),
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::MFILE | Errno::NFILE => {
+            (ErrorKind::Exhausted, "make room and try again")
+        }
+        Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL => (
+            ErrorKind::Config,
+            "something else is in that place; remove it or choose another directory",
+        ),
+        _ => (ErrorKind::Unavailable, "see whether the disk is sound"),
+    };
+    let source = std::io::Error::from(errno);
+    Error::new(kind, operation)
+        .with_detail(format!("{}: {source}; {advice}", path.display()))
+        .with_source(source)
+}
+
+/// What a failed call means that may have published something.
+pub(crate) fn perhaps_published(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    let error = unpublished(operation, path, errno);
+    match error.kind() {
+        ErrorKind::Unavailable => error.with_kind(ErrorKind::OutcomeUnknown),
+        _ => error,
+    }
+}
+
+/// An error without a failed call behind it.
+pub(crate) fn found(
+    kind: ErrorKind,
+    operation: &'static str,
+    path: &Path,
+    what: impl std::fmt::Display,
+) -> Error {
+    Error::new(kind, operation).with_detail(format!("{}: {what}", path.display()))
+}
+
+/// The number of an I/O error; `EIO` if it has none.
+pub(crate) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,224 @@
+//! Waking waiters: one FIFO for each connected client, named by its id.
+//!
+//! Whoever makes a waiter the holder writes the lock's name into the FIFO of that waiter's
+//! client. That is one message of less than `PIPE_BUF` bytes, so that it arrives whole or not at
+//! all. A message that is lost costs time only: the waiter's next report finds the grant.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, CWD, FileType, Mode, OFlags},
+    io::Errno,
+};
+use tenure_core::{cas::Wake, id::ClientId, name::LockName};
+use tokio::{
+    net::unix::pipe::{OpenOptions, Receiver},
+    sync::Mutex,
+};
+
+use crate::{
+    config::Options,
+    paths::{self, INBOX},
+};
+
+/// More unread than this, and messages may have found the pipe full (64 KiB).
+const NEARLY_FULL: usize = 32 << 10;
+/// Longest message.
+const LONGEST: usize = 4096;
+
+/// This client's FIFO. Its file is removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    path: PathBuf,
+    incoming: Mutex<Incoming>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    receiver: Receiver,
+    partial: Vec<u8>,
+    ready: VecDeque<Wake>,
+}
+
+impl Inbox {
+    /// Makes the FIFO. It gets its name only when it has a reader: so a FIFO without one is
+    /// garbage, and anybody may remove it.
+    pub(crate) fn open(root: &Path, client: ClientId, options: Options) -> std::io::Result<Self> {
+        let dir = root.join(INBOX);
+        let path = dir.join(client.to_string());
+        let aside = dir.join(format!(".new.{client}"));
+        let mut last = std::io::Error::from(Errno::NOENT);
+        for _ in 0..5 {
+            match make(&aside, &path, options) {
+                Ok(receiver) => {
+                    return Ok(Self {
+                        path,
+                        incoming: Mutex::new(Incoming {
+                            receiver,
+                            partial: Vec::new(),
+                            ready: VecDeque::new(),
+                        }),
+                    });
+                }
+                // Somebody took it for garbage before it had a reader.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => last = error,
+                Err(error) => {
+                    let _ = std::fs::remove_file(&aside);
+                    return Err(error);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The next message.
+    ///
+    /// # Cancel safety
+    ///
+    /// No message is lost.
+    pub(crate) async fn next(&self) -> Wake {
+        let mut incoming = self.incoming.lock().await;
+        loop {
+            if let Some(wake) = incoming.ready.pop_front() {
+                return wake;
+            }
+            if let Err(error) = incoming.receiver.readable().await {
+                tracing::debug!(%error, "the inbox cannot be waited for; waiters report instead");
+                return std::future::pending().await;
+            }
+            incoming.take();
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // Whoever connects next removes it otherwise.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Incoming {
+    /// Reads all that is there.
+    fn take(&mut self) {
+        let mut buffer = vec![0; 2 * NEARLY_FULL];
+        // An error here is "nothing there any more"; the caller waits again.
+        let Ok(count) = self.receiver.try_read(&mut buffer) else {
+            return;
+        };
+        self.partial.extend_from_slice(&buffer[..count]);
+        if count >= NEARLY_FULL {
+            self.ready.push_back(Wake::Everything);
+        }
+        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            // Anybody who may write here may write nonsense.
+            let name = std::str::from_utf8(&line[..end])
+                .ok()
+                .and_then(paths::decode)
+                .and_then(|text| LockName::new(text).ok());
+            let wake = name.map(Wake::Lock);
+            if let Some(wake) = wake.filter(|wake| !self.ready.contains(wake)) {
+                self.ready.push_back(wake);
+            }
+        }
+        if self.partial.len() > LONGEST {
+            self.partial.clear();
+        }
+    }
+}
+
+fn make(aside: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
+    let mode = Mode::from_raw_mode(options.file_mode() as _);
+    match fs::mkfifoat(CWD, aside, mode) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    if options.shared {
+        fs::chmodat(CWD, aside, mode, fs::AtFlags::empty())?;
+    }
+    // Open for writing too, so that it does not end whenever a writer has gone.
+    let receiver = OpenOptions::new().read_write(true).open_receiver(aside)?;
+    std::fs::rename(aside, path)?;
+    Ok(receiver)
+}
+
+/// Writes a lock's name into a client's FIFO, if it has one.
+pub(crate) fn post(root: &Path, client: ClientId, name: &LockName) {
+    let path = root.join(INBOX).join(client.to_string());
+    // Also open for reading: a reader that goes away meanwhile must not raise a signal here.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(fd) = fs::open(&path, flags, Mode::empty()) else {
+        return;
+    };
+    let is_fifo =
+        fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if is_fifo {
+        let line = format!("{}\n", paths::encode(name.as_str()));
+        // A full FIFO holds word enough that its client looks at everything.
+        let _ = rustix::io::write(&fd, line.as_bytes());
+    }
+}
+
+/// Removes the FIFOs that have no reader.
+pub(crate) fn clear(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root.join(INBOX)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let reader = fs::open(entry.path(), flags, Mode::empty());
+        if reader.is_err_and(|errno| errno == Errno::NXIO) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox_root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join(INBOX)).unwrap();
+        root
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_and_nonsense_does_not() {
+        let root = inbox_root();
+        let client = ClientId::from_u128(1);
+        let inbox = Inbox::open(root.path(), client, Options::default()).unwrap();
+        let longest = LockName::new("\u{1f512}".repeat(128)).unwrap();
+        let path = root.path().join(INBOX).join(client.to_string());
+        std::fs::write(&path, b"a/b\n\xff\n\n%2\n").unwrap();
+        post(root.path(), client, &longest);
+        assert_eq!(inbox.next().await, Wake::Lock(longest.clone()));
+        for _ in 0..100 {
+            post(root.path(), client, &longest);
+        }
+        assert_eq!(inbox.next().await, Wake::Everything);
+        assert_eq!(inbox.next().await, Wake::Lock(longest));
+    }
+
+    #[tokio::test]
+    async fn only_fifos_without_a_reader_are_cleared() {
+        let root = inbox_root();
+        let dir = root.path().join(INBOX);
+        let live = Inbox::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
+        fs::mkfifoat(CWD, dir.join("dead"), Mode::RUSR | Mode::WUSR).unwrap();
+        post(
+            root.path(),
+            ClientId::from_u128(2),
+            &LockName::new("a").unwrap(),
+        );
+        clear(root.path());
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        drop(live);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,217 @@
+//! Which files there are, and how names are written in them (clause N2).
+//!
+//! ```text
+//! <root>/.inbox/<client>                           one FIFO for each connected client
+//! <root>/.tmp/<nonce>/                             a lock's directory that is being made
+//! <root>/<namespace>/<name>/head.<generation>.<nonce>    empty; its name is the version
+//! <root>/<namespace>/<name>/data.<generation>.<nonce>    the state that this version has
+//! ```
+//!
+//! Namespace and name are written each for itself, by the table of [`tenure_core::name`] with
+//! three differences, because file systems are narrower:
+//!
+//! | what | written as | because |
+//! |---|---|---|
+//! | `A-Z` | `%41` to `%5A` | some file systems take `A` and `a` for the same |
+//! | a dot at the beginning | `%2E` | what begins with a dot is ours |
+//! | more than 200 bytes, once written so | cut into pieces of 199 bytes: one directory inside of the other, each but the last ending in `~`, the last beginning with `~` | file names end at 255 bytes, on some file systems earlier |
+//!
+//! `~` stands nowhere else. Nothing is hashed: each path can be read back, and no two names can
+//! meet. A root of up to 900 bytes leaves room for every name within the 4,096 bytes of a path.
+//!
+//! Deleting a lock's directory frees the lock; its tokens go on rising, by the wall clock.
+
+use std::path::{Path, PathBuf};
+
+use tenure_core::{
+    cas::Key,
+    name::{LockName, Namespace},
+};
+
+/// Longest text that is one file name.
+const WHOLE: usize = 200;
+/// Length of a piece of a longer one.
+const PIECE: usize = 199;
+
+/// Where clients have their FIFOs.
+pub(crate) const INBOX: &str = ".inbox";
+/// Where directories are made.
+pub(crate) const TMP: &str = ".tmp";
+
+/// The directory of a lock.
+#[must_use]
+pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
+    let mut path = namespace_dir(root, &key.namespace);
+    push(&mut path, &encode(key.name.as_str()));
+    path
+}
+
+/// The directory of a namespace.
+#[must_use]
+pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
+    let mut path = root.to_path_buf();
+    push(&mut path, &encode(namespace.as_str()));
+    path
+}
+
+/// Writes a text by the table of this module, in one piece.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    use std::fmt::Write;
+
+    let mut out = String::with_capacity(text.len());
+    for (index, byte) in text.bytes().enumerate() {
+        let plain = byte.is_ascii_lowercase()
+            || byte.is_ascii_digit()
+            || matches!(byte, b'_' | b'-')
+            || (byte == b'.' && index > 0);
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// Reads back what [`encode`] wrote; `None` for anything else.
+#[must_use]
+pub fn decode(encoded: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (encode(&text) == encoded).then_some(text)
+}
+
+/// What a directory entry is, below a namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A lock's directory.
+    Lock(LockName),
+    /// A piece of longer names; the text so far.
+    Piece(String),
+    /// Not ours.
+    Other,
+}
+
+/// Reads one entry of the namespace's directory (`so_far` empty) or of a piece's.
+pub(crate) fn classify(so_far: &str, entry: &str) -> Found {
+    if let Some(piece) = entry.strip_suffix('~') {
+        return Found::Piece(format!("{so_far}{piece}"));
+    }
+    let whole = match entry.strip_prefix('~') {
+        Some(last) if !so_far.is_empty() => format!("{so_far}{last}"),
+        None if so_far.is_empty() => entry.to_owned(),
+        _ => return Found::Other,
+    };
+    let name = decode(&whole).and_then(|text| LockName::new(text).ok());
+    name.map_or(Found::Other, Found::Lock)
+}
+
+fn push(path: &mut PathBuf, encoded: &str) {
+    if encoded.len() <= WHOLE {
+        path.push(encoded);
+        return;
+    }
+    let mut rest = encoded;
+    while rest.len() > PIECE {
+        // Encoded text is ASCII, so every offset is a boundary.
+        let (piece, more) = rest.split_at(PIECE);
+        path.push(format!("{piece}~"));
+        rest = more;
+    }
+    path.push(format!("~{rest}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new(Namespace::default(), LockName::new(name).unwrap())
+    }
+
+    fn found_by_walking(name: &str) -> Found {
+        let dir = lock_dir(Path::new("/"), &key(name));
+        let mut so_far = String::new();
+        for part in dir.strip_prefix("/default").unwrap() {
+            match classify(&so_far, part.to_str().unwrap()) {
+                Found::Piece(text) => so_far = text,
+                found => return found,
+            }
+        }
+        Found::Other
+    }
+
+    #[test]
+    fn n2_hard_names_stay_apart_and_fit() {
+        let dots = format!("{}..", "a".repeat(398));
+        let longest = "\u{1f512}".repeat(128);
+        let hard = [
+            "a",
+            "A",
+            "a/b",
+            "a%2Fb",
+            "a b",
+            ".",
+            "..",
+            "...",
+            ".tmp",
+            ".inbox",
+            "a~",
+            "~a",
+            "a{}",
+            "é",
+            "e\u{301}",
+            "\u{1f512}",
+            "aux",
+            "head.1.0",
+            &longest,
+            &dots,
+            &"x".repeat(200),
+            &"x".repeat(201),
+            &"x".repeat(512),
+            &"X".repeat(512),
+            &".".repeat(512),
+        ];
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for name in hard {
+            let dir = lock_dir(Path::new("/root"), &key(name));
+            for part in &dir {
+                let part = part.to_str().unwrap();
+                assert!(part.len() <= WHOLE && part != "." && part != "..", "{part}");
+            }
+            assert!(dir.as_os_str().len() < 1700, "{name}");
+            // As a file system that folds case sees it.
+            let folded = dir.to_str().unwrap().to_lowercase();
+            assert_eq!(seen.insert(folded, name), None, "{name}");
+            assert_eq!(
+                found_by_walking(name),
+                Found::Lock(key(name).name),
+                "{name}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn n2_every_name_comes_back(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
+            prop_assume!(name.len() <= 512);
+            prop_assert_eq!(found_by_walking(&name), Found::Lock(key(&name).name));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The root directory: made if it is absent, refused if others could write to it or if several
+//! hosts might see it.
+
+use std::{
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use rustix::io::Errno;
+use tenure_core::{
+    error::{Error, ErrorKind},
+    id::ClientId,
+};
+
+use crate::{
+    config::Options,
+    error::{errno, found, unpublished},
+    paths::{INBOX, TMP},
+};
+
+const OPENING: &str = "opening the directory of locks";
+/// Directories in the making that are older were left behind.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Makes or checks the root, and clears away what dead processes left.
+pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
+    check(root, options)?;
+    refuse_network(root, options)?;
+    for inner in [TMP, INBOX] {
+        make_dir(&root.join(inner), options)
+            .map_err(|errno| unpublished(OPENING, &root.join(inner), errno))?;
+    }
+    clear_tmp(&root.join(TMP));
+    Ok(())
+}
+
+/// Makes one directory; whether it is there already does not matter.
+pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
+    let mode = options.dir_mode();
+    let made = std::fs::DirBuilder::new().mode(mode & 0o777).create(path);
+    match made {
+        Ok(()) if options.shared => {
+            // The process's mask may have taken the group's rights away.
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(path, permissions).map_err(|error| errno(&error))
+        }
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(errno(&error)),
+    }
+}
+
+fn check(root: &Path, options: Options) -> Result<(), Error> {
+    let failed = |error: std::io::Error| unpublished(OPENING, root, errno(&error));
+    let meta = match std::fs::symlink_metadata(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(parent) = root.parent() {
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(parent)
+                    .map_err(failed)?;
+            }
+            make_dir(root, options).map_err(|errno| unpublished(OPENING, root, errno))?;
+            std::fs::symlink_metadata(root).map_err(failed)?
+        }
+        other => other.map_err(failed)?,
+    };
+    if meta.is_symlink() {
+        return Err(found(
+            ErrorKind::Config,
+            OPENING,
+            root,
+            "it is a symbolic link, which somebody could point elsewhere; name the directory \
+             itself",
+        ));
+    }
+    if !meta.is_dir() {
+        return Err(found(
+            ErrorKind::Config,
+            OPENING,
+            root,
+            "it is not a directory; choose another path",
+        ));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    if !options.shared && meta.uid() != us {
+        return Err(found(
+            ErrorKind::PermissionDenied,
+            OPENING,
+            root,
+            format!(
+                "it belongs to user {}, and this is user {us}; choose a directory of your own, \
+                 or set `shared` if it was made for sharing",
+                meta.uid()
+            ),
+        ));
+    }
+    let forbidden = if options.shared { 0o002 } else { 0o022 };
+    let mode = meta.mode() & 0o7777;
+    if mode & forbidden != 0 {
+        let (who, advice) = if options.shared {
+            ("everybody", "take that right away with `chmod o-w`")
+        } else {
+            (
+                "other users",
+                "take that right away with `chmod go-w`, or set `shared` if it was made for \
+                 sharing with a group",
+            )
+        };
+        return Err(found(
+            ErrorKind::PermissionDenied,
+            OPENING,
+            root,
+            format!("{who} may write to it (mode {mode:o}); {advice}"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
+    if options.allow_network {
+        return Ok(());
+    }
+    let stat = rustix::fs::statfs(root).map_err(|errno| unpublished(OPENING, root, errno))?;
+    // The type's width differs between architectures; the numbers have 32 bits.
+    match network_kind(stat.f_type as u32) {
+        None => Ok(()),
+        Some(kind) => Err(found(
+            ErrorKind::Config,
+            OPENING,
+            root,
+            format!(
+                "it is on a file system of type {kind}, which other hosts may share; choose a \
+                 local directory, or set `allow_network` if its `rename` is atomic for all of them"
+            ),
+        )),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_network(_root: &Path, _options: Options) -> Result<(), Error> {
+    Ok(())
+}
+
+/// File systems that more than one kernel may write to.
+#[cfg(target_os = "linux")]
+const fn network_kind(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x0102_1997 => "9P",
+        0x6573_5546 => "FUSE or virtiofs",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x7375_7245 => "Coda",
+        0x564c => "NCP",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x7461_636f => "OCFS2",
+        0x0116_1970 => "GFS2",
+        0x786f_4256 => "VirtualBox shared folder",
+        0x1983_0326 => "BeeGFS",
+        _ => return None,
+    })
+}
+
+/// Removes directories in the making that nobody has finished. Each is renamed before it is
+/// emptied, so that an owner that was only slow finds it gone as a whole and makes another one;
+/// it can never publish half of one.
+fn clear_tmp(tmp: &Path) {
+    let Ok(entries) = std::fs::read_dir(tmp) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let age = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .ok()
+            .and_then(|at| SystemTime::now().duration_since(at).ok());
+        if age.is_none_or(|age| age < STALE) {
+            continue;
+        }
+        let Ok(nonce) = ClientId::random() else {
+            return;
+        };
+        let trash = tmp.join(format!("trash.{nonce}"));
+        if std::fs::rename(entry.path(), &trash).is_ok() {
+            // Somebody else may be at it too; what stays is found at the next connect.
+            let _ = std::fs::remove_dir_all(&trash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn network_file_systems_are_known() {
+        assert_eq!(network_kind(0x6969), Some("NFS"));
+        assert_eq!(network_kind(0xff53_4d42), Some("SMB"));
+        // ext, xfs, btrfs, tmpfs, overlay
+        for local in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630] {
+            assert_eq!(network_kind(local), None);
+        }
+    }
+
+    #[test]
+    fn only_what_was_left_behind_is_cleared() {
+        let tmp = tempfile::tempdir().unwrap();
+        let old = tmp.path().join("old");
+        let new = tmp.path().join("new");
+        for dir in [&old, &new] {
+            std::fs::create_dir(dir).unwrap();
+            std::fs::write(dir.join("data.1.0"), "x").unwrap();
+        }
+        let past = SystemTime::now() - 2 * STALE;
+        std::fs::File::open(&old)
+            .unwrap()
+            .set_modified(past)
+            .unwrap();
+        clear_tmp(tmp.path());
+        let left: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert!(new.join("data.1.0").exists());
+    }
+}

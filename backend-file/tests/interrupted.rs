@@ -1,0 +1,343 @@
+//! A process is stopped or killed at every system call of an update, and nothing breaks.
+//!
+//! The test starts itself as the process that is interrupted, and steps it from system call to
+//! system call.
+
+mod common;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use libtest_mimic::{Arguments, Trial};
+use nix::{
+    sys::{
+        ptrace,
+        signal::{Signal, raise},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use tenure_core::{
+    clock::{Clock, SystemClock},
+    id::AttemptId,
+    lease::{Lease, Terms},
+    name::LockName,
+    request::{Enqueued, Removed, Renewed},
+};
+use tenure_file::Options;
+
+use crate::common::{Client, connect, lock, try_connect};
+
+const SHORT: Duration = Duration::from_millis(150);
+const LONG: Duration = Duration::from_secs(600);
+const OPERATIONS: [&str; 4] = ["create", "enqueue", "renew", "remove"];
+
+fn main() {
+    if let Ok(operation) = std::env::var("TENURE_TEST_OPERATION") {
+        return interrupted(&operation);
+    }
+    let mut trials = Vec::new();
+    for operation in OPERATIONS {
+        trials.push(Trial::test(
+            format!("x3_killed_in_{operation}"),
+            move || {
+                run(killed(operation));
+                Ok(())
+            },
+        ));
+        trials.push(Trial::test(
+            format!("x1_stopped_past_its_ttl_in_{operation}"),
+            move || {
+                run(stopped(operation, SHORT));
+                Ok(())
+            },
+        ));
+        trials.push(Trial::test(
+            format!("x1_stopped_while_others_go_on_in_{operation}"),
+            move || {
+                run(stopped(operation, LONG));
+                Ok(())
+            },
+        ));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn run(test: impl Future<Output = ()>) {
+    runtime().block_on(test);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+// ---- the process that is interrupted ----
+
+fn interrupted(operation: &str) {
+    let variable = |name: &str| std::env::var(name).unwrap();
+    let root = PathBuf::from(variable("TENURE_TEST_ROOT"));
+    let name = lock(&variable("TENURE_TEST_NAME"));
+    let ttl = Duration::from_millis(variable("TENURE_TEST_TTL_MS").parse().unwrap());
+    let report = runtime().block_on(async {
+        // One thread, so that stepping it steps the whole process.
+        let client = try_connect(&root, Options::default().inline(true))
+            .await
+            .unwrap();
+        match operation {
+            "create" | "enqueue" => {
+                if operation == "enqueue" {
+                    let before = client.acquire(&name, LONG).await;
+                    client.remove(&name, before.attempt).await;
+                }
+                let attempt = AttemptId::random().unwrap();
+                let answer = between_marks(client.enqueue(&name, attempt, ttl, true)).await;
+                match answer {
+                    Ok(Enqueued::Granted(grant)) => believed(ttl, grant.proved_from.unwrap()),
+                    other => format!("no {other:?}"),
+                }
+            }
+            "renew" => {
+                let grant = client.acquire(&name, ttl).await;
+                let renewal = client.renew(&name, grant.attempt, Some(grant.token));
+                match between_marks(renewal).await {
+                    Renewed::Proved { from } => believed(ttl, from),
+                    other => format!("no {other:?}"),
+                }
+            }
+            _ => {
+                let grant = client.acquire(&name, ttl).await;
+                let removed = between_marks(client.remove(&name, grant.attempt)).await;
+                assert_ne!(removed, Removed::AsWaiter);
+                "no".to_owned()
+            }
+        }
+    });
+    println!("{report}");
+}
+
+/// Stops for the tracer before and after.
+async fn between_marks<T>(operation: impl Future<Output = T>) -> T {
+    ptrace::traceme().unwrap();
+    raise(Signal::SIGSTOP).unwrap();
+    let value = operation.await;
+    raise(Signal::SIGSTOP).unwrap();
+    value
+}
+
+/// What a client would believe now.
+fn believed(ttl: Duration, proved_from: tenure_core::clock::Instant) -> String {
+    let lease = Lease::new(Terms::default(), ttl, proved_from);
+    let live = lease.check(SystemClock::default().now()).is_live();
+    if live { "holds" } else { "no longer" }.to_owned()
+}
+
+// ---- the tracer ----
+
+struct Traced {
+    child: Child,
+    pid: Pid,
+}
+
+impl Traced {
+    fn start(operation: &str, root: &Path, name: &LockName, ttl: Duration) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .env("TENURE_TEST_OPERATION", operation)
+            .env("TENURE_TEST_ROOT", root)
+            .env("TENURE_TEST_NAME", name.as_str())
+            .env("TENURE_TEST_TTL_MS", ttl.as_millis().to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let traced = Self { child, pid };
+        let status = waitpid(pid, None).unwrap();
+        assert_eq!(status, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL;
+        ptrace::setoptions(pid, options).unwrap();
+        traced
+    }
+
+    /// Goes on to before the next system call; `false` if the update is over.
+    fn step(&self) -> bool {
+        self.to_next_stop() && self.to_next_stop()
+    }
+
+    fn to_next_stop(&self) -> bool {
+        let mut signal = None;
+        loop {
+            ptrace::syscall(self.pid, signal).unwrap();
+            match waitpid(self.pid, None).unwrap() {
+                WaitStatus::PtraceSyscall(_) => return true,
+                WaitStatus::Stopped(_, Signal::SIGSTOP) => return false,
+                WaitStatus::Stopped(_, other) => signal = Some(other),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        while !matches!(
+            waitpid(self.pid, None).unwrap(),
+            WaitStatus::Signaled(..) | WaitStatus::Exited(..)
+        ) {}
+    }
+
+    /// Lets it go on to its end, and returns what it reported.
+    fn finish(mut self) -> String {
+        loop {
+            ptrace::cont(self.pid, None).unwrap();
+            match waitpid(self.pid, None).unwrap() {
+                WaitStatus::Exited(_, code) => {
+                    assert_eq!(code, 0);
+                    break;
+                }
+                WaitStatus::Stopped(..) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut report = String::new();
+        let mut output = self.child.stdout.take().unwrap();
+        output.read_to_string(&mut report).unwrap();
+        report.trim().to_owned()
+    }
+}
+
+/// One process for each system call of the operation, stopped before it; each at its own lock.
+fn at_every_call(operation: &str, root: &Path, ttl: Duration) -> Vec<(LockName, Traced)> {
+    let mut stopped = Vec::new();
+    for calls in 0.. {
+        let name = lock(&format!("{operation}/{calls}"));
+        let traced = Traced::start(operation, root, &name, ttl);
+        let goes_on = (0..calls).all(|_| traced.step());
+        stopped.push((name, traced));
+        if !goes_on {
+            break;
+        }
+    }
+    assert!(stopped.len() > 8, "{} system calls", stopped.len());
+    stopped
+}
+
+/// Holds each lock of the killed processes within their TTL.
+async fn killed(operation: &str) {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let client = connect(root).await;
+    let mut last_kill = SystemClock::default().now();
+    let mut names = Vec::new();
+    for (name, traced) in at_every_call(operation, root, SHORT) {
+        traced.kill();
+        last_kill = SystemClock::default().now();
+        names.push(name);
+    }
+    for name in names {
+        let seen = client.backend.inspect(&name).await.unwrap();
+        let attempt = AttemptId::random().unwrap();
+        let answer = client.enqueue(&name, attempt, LONG, true).await.unwrap();
+        let grant = match answer {
+            Enqueued::Granted(grant) => Some(grant),
+            _ => {
+                client
+                    .granted(&name, attempt, Duration::from_secs(10))
+                    .await
+            }
+        };
+        let grant = grant.unwrap_or_else(|| panic!("{name} is blocked"));
+        // All died before the last kill; one TTL after it none may stand in the way.
+        let now = SystemClock::default().now();
+        assert!(
+            now.since(last_kill) < SHORT + Duration::from_secs(5),
+            "{name}"
+        );
+        if let Some(token) = seen.holder.and_then(|holder| holder.token) {
+            assert!(grant.token > token, "{name}");
+        }
+        assert_eq!(client.remove(&name, attempt).await, Removed::AsHolder);
+    }
+    no_litter(root, operation);
+}
+
+/// Overtakes each stopped process, lets it go on, and holds it to what the store says.
+async fn stopped(operation: &str, ttl: Duration) {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let client = connect(root).await;
+    let stopped = at_every_call(operation, root, ttl);
+    if ttl == SHORT {
+        tokio::time::sleep(SHORT).await;
+    }
+    let mut overtaken = 0;
+    for (name, traced) in stopped {
+        let ours = overtake(&client, &name).await;
+        let report = traced.finish();
+        let holder = client.backend.inspect(&name).await.unwrap().holder;
+        let holds = holder.and_then(|holder| holder.attempt);
+        if let Some(ours) = ours {
+            overtaken += 1;
+            assert_ne!(report, "holds", "{name}: two believe");
+            assert_eq!(
+                holds,
+                Some(ours),
+                "{name}: the grant of another was touched"
+            );
+        } else {
+            // What it had published counts, whatever we did meanwhile.
+            assert!(ttl == LONG, "{name} is blocked");
+            if operation != "remove" {
+                assert_eq!(report, "holds", "{name}");
+            }
+        }
+    }
+    if (operation, ttl) == ("renew", LONG) {
+        assert_eq!(overtaken, 0, "it held all the time");
+    } else {
+        assert!(overtaken > 3, "overtook {overtaken}");
+    }
+    no_litter(root, operation);
+}
+
+/// Takes the lock several times, and holds it in the end; `None` if the process that is stopped
+/// holds it and our waiter would wait for it.
+async fn overtake(client: &Client, name: &LockName) -> Option<AttemptId> {
+    let mut last = None;
+    for _ in 0..4 {
+        if let Some(last) = last.take() {
+            assert_eq!(client.remove(name, last).await, Removed::AsHolder);
+        }
+        let attempt = AttemptId::random().unwrap();
+        match client.enqueue(name, attempt, LONG, true).await.unwrap() {
+            Enqueued::Granted(_) => last = Some(attempt),
+            Enqueued::Waiting(_) => {
+                assert_eq!(client.remove(name, attempt).await, Removed::AsWaiter);
+                return None;
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    last
+}
+
+/// Nothing piles up: a head, its data and the data before it, and perhaps one proposal of a
+/// process that was killed.
+fn no_litter(root: &Path, operation: &str) {
+    let locks = std::fs::read_dir(root.join("default")).unwrap();
+    let mut seen = 0;
+    for dir in locks.map(|entry| entry.unwrap().path()) {
+        let count = std::fs::read_dir(&dir).unwrap().count();
+        assert!(
+            count <= 4,
+            "{operation}: {count} files in {}",
+            dir.display()
+        );
+        seen += 1;
+    }
+    assert!(seen > 8);
+}

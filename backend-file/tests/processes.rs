@@ -1,0 +1,101 @@
+//! Many processes change the state of one lock, and no change is lost.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tenure_core::{
+    backend::BackendEvent,
+    id::AttemptId,
+    request::{Enqueued, Grant, Removed},
+};
+
+use crate::common::{Client, connect, lock};
+
+const PROCESSES: usize = 8;
+const ROUNDS: u64 = 40;
+const TTL: Duration = Duration::from_secs(60);
+
+/// Each process adds one to a counter in a file so many times, under the lock; the tokens are
+/// noted beside it.
+#[test]
+fn x1_t1_w1_processes_take_turns_and_tokens_rise() {
+    let dir = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..PROCESSES)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "a_process_that_counts", "--ignored"])
+                .env("TENURE_TEST_DIR", dir.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("1 passed"), "{text}");
+    }
+    let tokens: Vec<u64> = std::fs::read_to_string(dir.path().join("counter"))
+        .unwrap()
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    assert_eq!(tokens.len() as u64, PROCESSES as u64 * ROUNDS);
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    let left = std::fs::read_dir(dir.path().join("locks/default/job"))
+        .unwrap()
+        .count();
+    assert!((3..=4).contains(&left), "{left} files");
+}
+
+#[test]
+#[ignore = "started by the test above"]
+fn a_process_that_counts() {
+    let Some(dir) = std::env::var_os("TENURE_TEST_DIR").map(PathBuf::from) else {
+        return;
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(count(&dir));
+}
+
+async fn count(dir: &Path) {
+    let mut client = connect(&dir.join("locks")).await;
+    let counter = dir.join("counter");
+    let name = lock("job");
+    for _ in 0..ROUNDS {
+        let grant = turn(&mut client).await;
+        // Read, wait, write: whoever is inside at the same time overwrites this.
+        let before = std::fs::read_to_string(&counter).unwrap_or_default();
+        tokio::time::sleep(Duration::from_micros(200)).await;
+        std::fs::write(&counter, format!("{before}{}\n", grant.token)).unwrap();
+        assert_eq!(client.remove(&name, grant.attempt).await, Removed::AsHolder);
+    }
+    client.backend.close().await;
+}
+
+/// Acquires by being woken; by a report only if a message is lost for ten seconds.
+async fn turn(client: &mut Client) -> Grant {
+    let name = lock("job");
+    let attempt = AttemptId::random().unwrap();
+    match client.enqueue(&name, attempt, TTL, true).await.unwrap() {
+        Enqueued::Granted(grant) => grant,
+        Enqueued::Waiting(_) => loop {
+            match tokio::time::timeout(Duration::from_secs(10), client.events.recv()).await {
+                Ok(Some(BackendEvent::Granted(grant))) if grant.attempt == attempt => return grant,
+                Ok(_) => {}
+                Err(_) => panic!("nobody woke this waiter"),
+            }
+        },
+        other => panic!("{other:?}"),
+    }
+}

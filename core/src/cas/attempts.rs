@@ -1,0 +1,81 @@
+//! This client's own attempts: where each is, and whether its core knows of its grant.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{id::AttemptId, name::LockName};
+
+/// What is known of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its enqueue has not been answered: that it is absent says nothing.
+    Sent,
+    /// It is in the queue.
+    Waiting,
+    /// It is the holder, and the core was told.
+    Holding,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Attempts(Mutex<HashMap<LockName, HashMap<AttemptId, Standing>>>);
+
+impl Attempts {
+    /// Registers an attempt before anything is sent; whether it is the first one at that lock.
+    pub(super) fn add(&self, name: &LockName, attempt: AttemptId) -> bool {
+        let mut locks = self.locked();
+        let first = !locks.contains_key(name);
+        locks
+            .entry(name.clone())
+            .or_default()
+            .entry(attempt)
+            .or_insert(Standing::Sent);
+        first
+    }
+
+    /// Forgets an attempt; whether it was the last one at that lock.
+    pub(super) fn forget(&self, name: &LockName, attempt: AttemptId) -> bool {
+        let mut locks = self.locked();
+        let Some(attempts) = locks.get_mut(name) else {
+            return false;
+        };
+        attempts.remove(&attempt);
+        let last = attempts.is_empty();
+        if last {
+            locks.remove(name);
+        }
+        last
+    }
+
+    /// Notes where an attempt stands, if it is still registered. Returns whether that is news. A
+    /// holder never waits again.
+    pub(super) fn note(&self, name: &LockName, attempt: AttemptId, standing: Standing) -> bool {
+        let mut locks = self.locked();
+        let known = locks.get_mut(name).and_then(|list| list.get_mut(&attempt));
+        match known {
+            Some(known) if *known != standing && *known != Standing::Holding => {
+                *known = standing;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The attempts at a lock.
+    pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, Standing)> {
+        self.locked()
+            .get(name)
+            .map(|list| list.iter().map(|(id, standing)| (*id, *standing)).collect())
+            .unwrap_or_default()
+    }
+
+    /// The locks with attempts.
+    pub(super) fn locks(&self) -> Vec<LockName> {
+        self.locked().keys().cloned().collect()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<LockName, HashMap<AttemptId, Standing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

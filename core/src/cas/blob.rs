@@ -1,0 +1,278 @@
+//! The blob: what a lock's state looks like as bytes, and what bytes are refused (clauses S2, S3).
+//!
+//! ```text
+//! tenure 1 8c7f00aa
+//! {"namespace":"billing","name":"job","generation":1754000000000000,"queue":{…}}
+//! ```
+//!
+//! The first line has the format's number and the CRC-32 of all that follows it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::store::Key;
+use crate::{error::ErrorKind, queue::Queue, request::StoreTime};
+
+/// The format that this version writes, and the newest one that it reads.
+const FORMAT: u64 = 1;
+const MAGIC: &[u8] = b"tenure ";
+/// Counters that no honest history reaches; beyond, adding to them could overflow.
+const COUNTER_LIMIT: u64 = 1 << 62;
+
+/// The state of a lock with its place in the order of swaps.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// Rises with each swap, across deletion of the blob as far as the wall clock does.
+    pub(super) generation: u64,
+    pub(super) queue: Queue,
+}
+
+impl State {
+    pub(super) const fn as_of(&self) -> StoreTime {
+        StoreTime::new(self.generation)
+    }
+}
+
+/// Why bytes are not a state.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) kind: ErrorKind,
+    why: String,
+}
+
+impl Refused {
+    fn corrupt(why: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::Corrupt,
+            why: why.into(),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    generation: u64,
+    queue: &'a Queue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    namespace: String,
+    name: String,
+    generation: u64,
+    queue: Queue,
+}
+
+/// The bytes of a state.
+pub(super) fn encode(key: &Key, state: &State) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(&Written {
+        namespace: key.namespace.as_str(),
+        name: key.name.as_str(),
+        generation: state.generation,
+        queue: &state.queue,
+    })?;
+    let mut bytes = format!("tenure {FORMAT} {:08x}\n", crc32fast::hash(&body)).into_bytes();
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// The state in those bytes, which anybody may have written.
+pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
+    if bytes.is_empty() {
+        return Err(Refused::corrupt("it is empty"));
+    }
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err(Refused::corrupt(
+            "it was not written by tenure, or was overwritten",
+        ));
+    };
+    let end = rest
+        .iter()
+        .take(64)
+        .position(|&byte| byte == b'\n')
+        .ok_or_else(|| Refused::corrupt("its first line is cut off"))?;
+    let (header, body) = (&rest[..end], &rest[end + 1..]);
+    let header =
+        std::str::from_utf8(header).map_err(|_| Refused::corrupt("its first line is not text"))?;
+    let (format, checksum) = header.split_once(' ').unwrap_or((header, ""));
+    let format: u64 =
+        canonical(format).ok_or_else(|| Refused::corrupt("its first line has no format number"))?;
+    if format > FORMAT {
+        return Err(Refused {
+            kind: ErrorKind::NewerFormat,
+            why: format!(
+                "it has format {format}, and this version of tenure understands formats up to \
+                 {FORMAT}"
+            ),
+        });
+    }
+    if format != FORMAT {
+        return Err(Refused::corrupt("its format number was never used"));
+    }
+    if checksum != format!("{:08x}", crc32fast::hash(body)) {
+        return Err(Refused::corrupt(
+            "its checksum is wrong: it was cut off or overwritten",
+        ));
+    }
+    let read: Read = serde_json::from_slice(body)
+        .map_err(|error| Refused::corrupt(format!("it is not a lock's state: {error}")))?;
+    if read.namespace != key.namespace.as_str() || read.name != key.name.as_str() {
+        return Err(Refused::corrupt(format!(
+            "it is the state of another lock: {:?} in namespace {:?}",
+            read.name, read.namespace
+        )));
+    }
+    read.queue
+        .validate()
+        .map_err(|malformed| Refused::corrupt(malformed.to_string()))?;
+    let beats_too_often = |queue: &Queue| queue.entries().any(|entry| entry.beat >= COUNTER_LIMIT);
+    if read.generation >= COUNTER_LIMIT || beats_too_often(&read.queue) {
+        return Err(Refused::corrupt("a counter in it is out of range"));
+    }
+    Ok(State {
+        generation: read.generation,
+        queue: read.queue,
+    })
+}
+
+/// A number without a sign, a leading zero or anything else that would be written otherwise.
+fn canonical(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        id::{AttemptId, ClientId},
+        name::{LockName, Namespace},
+        queue::{ClockId, Event, Now, Stamp},
+        request::Owner,
+    };
+
+    fn key() -> Key {
+        Key::new(Namespace::default(), LockName::new("job").unwrap())
+    }
+
+    fn held() -> State {
+        let mut queue = Queue::new();
+        let now = Now::new(
+            Stamp::new(ClockId::new(7), Duration::from_secs(5)),
+            1_000,
+            1_000,
+        );
+        for n in 1..=2 {
+            queue.on(
+                Event::Enqueue {
+                    attempt: AttemptId::from_u128(n),
+                    client: ClientId::from_u128(9),
+                    owner: Owner::new("label", "host", 1),
+                    ttl: Duration::from_secs(30),
+                    wait: true,
+                },
+                &now,
+            );
+        }
+        State {
+            generation: 3,
+            queue,
+        }
+    }
+
+    fn resealed(body: &str) -> Vec<u8> {
+        format!("tenure 1 {:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes()
+    }
+
+    #[test]
+    fn a_state_comes_back() {
+        let bytes = encode(&key(), &held()).unwrap();
+        let state = decode(&key(), &bytes).unwrap();
+        assert_eq!((state.generation, state.queue), (3, held().queue));
+    }
+
+    #[test]
+    fn s2_every_cut_and_every_changed_byte_is_refused() {
+        let bytes = encode(&key(), &held()).unwrap();
+        for end in 0..bytes.len() {
+            assert!(decode(&key(), &bytes[..end]).is_err(), "cut at {end}");
+        }
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                assert!(decode(&key(), &changed).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+        let mut longer = bytes;
+        longer.push(b' ');
+        assert!(decode(&key(), &longer).is_err());
+    }
+
+    #[test]
+    fn s3_a_newer_format_is_named() {
+        let refused = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::NewerFormat);
+        let text = refused.to_string();
+        assert!(
+            text.contains("format 2") && text.contains("up to 1"),
+            "{text}"
+        );
+        for odd in ["tenure 0 00000000\n", "tenure +1 0\n", "tenure 01 0\n"] {
+            let refused = decode(&key(), odd.as_bytes()).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Corrupt, "{odd}");
+        }
+    }
+
+    #[test]
+    fn n2_the_state_of_another_lock_is_refused() {
+        let other = Key::new(Namespace::default(), LockName::new("other").unwrap());
+        let bytes = encode(&other, &held()).unwrap();
+        let text = decode(&key(), &bytes).unwrap_err().to_string();
+        assert!(text.contains("\"other\""), "{text}");
+    }
+
+    #[test]
+    fn s2_an_impossible_state_under_a_right_checksum_is_refused() {
+        let bytes = encode(&key(), &held()).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let body = text.split_once('\n').unwrap().1;
+        assert!(decode(&key(), &resealed(body)).is_ok());
+        for (from, to) in [
+            ("\"generation\":3", "\"generation\":18446744073709551615"),
+            ("\"beat\":0", "\"beat\":18446744073709551615"),
+            ("\"last_token\":1000", "\"last_token\":1"),
+            ("\"last_token\":1000", "\"last_token\":18446744073709551615"),
+            ("\"queue\":", "\"more\":1,\"queue\":"),
+        ] {
+            assert!(body.contains(from), "{from} in {body}");
+            let changed = body.replacen(from, to, 1);
+            let refused = decode(&key(), &resealed(&changed)).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Corrupt, "{to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn s2_no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode(&key(), &bytes).is_err());
+            let mut sealed = format!("tenure 1 {:08x}\n", crc32fast::hash(&bytes)).into_bytes();
+            sealed.extend_from_slice(&bytes);
+            prop_assert!(decode(&key(), &sealed).is_err());
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The transaction: read, decode, let the machine decide, encode, swap, and again on a conflict.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    attempts::{Attempts, Standing},
+    blob::{self, State},
+    observed::Observed,
+    store::{BlobStore, Key, Swap, Version},
+    view::Viewer,
+};
+use crate::{
+    backend::{BackendEvent, Context},
+    clock::Instant,
+    error::{Error, ErrorKind},
+    id::{AttemptId, ClientId},
+    name::LockName,
+    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, Told},
+    request::{Grant, StoreTime},
+};
+
+/// States that are kept from the last swap, so that the next one needs no read.
+const MOST_KEPT: usize = 256;
+/// So many conflicts in a row are no longer contention but something broken.
+const MOST_CONFLICTS: u32 = 1000;
+
+/// One reading of the clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The client's clock, as `proved_from` reports it.
+    pub(super) clock: Instant,
+    /// The same moment as the machine takes it.
+    pub(super) now: Now,
+}
+
+/// What to do with a state that was read.
+#[derive(Debug)]
+pub(super) struct Turnout<'a> {
+    /// The state, to be changed.
+    pub(super) queue: &'a mut Queue,
+    /// When it was read.
+    pub(super) moment: Moment,
+    /// When it was published.
+    pub(super) as_of: StoreTime,
+    /// When it will be published, if it is.
+    pub(super) next: StoreTime,
+    notices: Vec<Notice>,
+    write: bool,
+}
+
+impl Turnout<'_> {
+    /// Lets the machine take an event.
+    pub(super) fn on(&mut self, event: Event) -> Answer {
+        let Step {
+            answer,
+            notices,
+            changed,
+        } = self.queue.on(event, &self.moment.now);
+        self.notices.extend(notices);
+        self.write |= changed;
+        answer
+    }
+
+    /// Publishes a new version even if nothing changed.
+    pub(super) const fn write(&mut self) {
+        self.write = true;
+    }
+}
+
+/// What came of a transaction.
+#[derive(Debug)]
+pub(super) struct Done<T> {
+    pub(super) value: T,
+    pub(super) state: State,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner<S> {
+    pub(super) store: S,
+    pub(super) context: Context,
+    pub(super) attempts: Attempts,
+    pub(super) observed: Observed,
+    own_clock: ClockId,
+    kept: Mutex<HashMap<LockName, (Version, State)>>,
+}
+
+impl<S: BlobStore> Inner<S> {
+    pub(super) fn new(store: S, context: Context) -> Result<Self, Error> {
+        if context.token_floor.get() >= 1 << 61 {
+            return Err(
+                Error::new(ErrorKind::Config, "connecting").with_detail(format!(
+                    "a token floor of {} leaves no room for tokens; it must be below 2^61",
+                    context.token_floor
+                )),
+            );
+        }
+        let own_clock = match store.clock_id() {
+            Some(shared) => shared,
+            None => ClockId::new(ClientId::random()?.as_u128()),
+        };
+        Ok(Self {
+            store,
+            context,
+            attempts: Attempts::default(),
+            observed: Observed::new(own_clock),
+            own_clock,
+            kept: Mutex::default(),
+        })
+    }
+
+    pub(super) fn key(&self, name: &LockName) -> Key {
+        Key::new(self.context.namespace.clone(), name.clone())
+    }
+
+    pub(super) fn viewer<'a>(&'a self, key: &'a Key, moment: &'a Moment) -> Viewer<'a> {
+        Viewer {
+            key,
+            observed: &self.observed,
+            moment,
+        }
+    }
+
+    /// Reads the clocks. Called after the state was read and before it is published: so stamps of
+    /// one clock never go back from one version to the next, and a process that is stopped in
+    /// between publishes an old stamp, by which others rightly let it expire.
+    pub(super) fn moment(&self) -> Moment {
+        let clock = self.context.clock.now();
+        let wall_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|since| u64::try_from(since.as_micros()).ok())
+            .unwrap_or(0);
+        let floor = wall_us.max(self.context.token_floor.get() + 1);
+        let stamp = Stamp::new(self.own_clock, clock.since_origin());
+        Moment {
+            clock,
+            now: Now::new(stamp, wall_us, floor),
+        }
+    }
+
+    /// The state of a lock, read from the store; `None` for its version if there is none yet.
+    pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, State), Error> {
+        let Some(blob) = self.store.read(key).await? else {
+            return Ok((None, State::default()));
+        };
+        let state = blob::decode(key, &blob.bytes).map_err(|refused| {
+            Error::new(refused.kind, "reading the state of a lock").with_detail(format!(
+                "{}: {refused}; nobody can hold this lock until that is restored, or deleted, \
+                 which frees the lock",
+                self.store.location(key)
+            ))
+        })?;
+        Ok((Some(blob.version), state))
+    }
+
+    /// Lets `decide` change the state of a lock, as often as it takes until nobody else did so at
+    /// the same time. An answer that publishes nothing always rests on a fresh read.
+    pub(super) async fn transact<T: Send>(
+        &self,
+        key: &Key,
+        mut decide: impl FnMut(&mut Turnout<'_>) -> T + Send,
+    ) -> Result<Done<T>, Error> {
+        let started = self.context.clock.now();
+        let mut kept = self.take_kept(&key.name);
+        let mut conflicts = 0;
+        loop {
+            let from_memory = kept.is_some();
+            let (version, before) = match kept.take() {
+                Some((version, state)) => (Some(version), state),
+                None => self.read(key).await?,
+            };
+            let moment = self.moment();
+            let mut state = before;
+            let as_of = state.as_of();
+            let generation = (state.generation + 1).max(moment.now.wall_us);
+            let mut turnout = Turnout {
+                queue: &mut state.queue,
+                moment,
+                as_of,
+                next: StoreTime::new(generation),
+                notices: Vec::new(),
+                write: false,
+            };
+            let dead = self.observed.look(key, turnout.queue, moment.clock);
+            for (attempt, beat) in dead {
+                turnout.on(Event::Lapsed { attempt, beat });
+            }
+            let value = decide(&mut turnout);
+            let Turnout { notices, write, .. } = turnout;
+            if !write {
+                if from_memory {
+                    continue;
+                }
+                return Ok(Done { value, state });
+            }
+            state.generation = generation;
+            let bytes = blob::encode(key, &state).map_err(|source| {
+                Error::new(ErrorKind::Unsupported, "writing the state of a lock")
+                    .with_detail("it cannot be encoded; this is a defect of tenure")
+                    .with_source(source)
+            })?;
+            let swap = self.store.compare_and_swap(key, version.as_ref(), bytes);
+            if let Swap::Swapped(version) = swap.await? {
+                self.keep(&key.name, version, &state);
+                self.tell(key, &notices, &state).await;
+                return Ok(Done { value, state });
+            }
+            if !from_memory {
+                conflicts += 1;
+                let waited = self.context.clock.now().since(started);
+                if conflicts > MOST_CONFLICTS || waited > self.context.request_timeout {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "changing the state of a lock",
+                    )
+                    .with_detail(format!(
+                        "{}: others changed it first, {conflicts} times in a row; try again",
+                        self.store.location(key)
+                    )));
+                }
+                back_off(conflicts).await;
+            }
+        }
+    }
+
+    /// Looks at a lock after the store said that it changed, and reports what became of this
+    /// client's attempts.
+    pub(super) async fn look_again(&self, name: &LockName) {
+        let attempts = self.attempts.at(name);
+        if attempts.is_empty() {
+            return;
+        }
+        let key = self.key(name);
+        let state = match self.read(&key).await {
+            Ok((_, state)) => state,
+            Err(error) => {
+                tracing::debug!(%error, "a lock that changed could not be read");
+                return;
+            }
+        };
+        let moment = self.moment();
+        for (attempt, standing) in attempts {
+            match state.queue.entry(attempt) {
+                Some(_) => self.report_grant(name, attempt, &state),
+                None if standing == Standing::Sent => {}
+                None => {
+                    let mut copy = state.queue.clone();
+                    let answer = copy.on(Event::Renew { attempt }, &moment.now).answer;
+                    if let Answer::Gone(reason) = answer {
+                        self.report_loss(name, attempt, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells those whom a swap concerns: this client's attempts by events, other clients by the
+    /// store.
+    async fn tell(&self, key: &Key, notices: &[Notice], state: &State) {
+        let mut told = Vec::new();
+        for notice in notices {
+            if notice.client != self.context.client {
+                if !told.contains(&notice.client) {
+                    told.push(notice.client);
+                }
+                continue;
+            }
+            match notice.what {
+                Told::Granted { .. } => self.report_grant(&key.name, notice.attempt, state),
+                Told::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
+            }
+        }
+        for client in told {
+            self.store.wake(client, key).await;
+        }
+    }
+
+    fn report_grant(&self, name: &LockName, attempt: AttemptId, state: &State) {
+        let Some(entry) = state.queue.entry(attempt) else {
+            return;
+        };
+        let Some(record) = entry.grant else { return };
+        if !self.attempts.note(name, attempt, Standing::Holding) {
+            return;
+        }
+        let mut grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
+        grant.proved_from = self.own_stamp(&entry.refreshed);
+        self.context.events.send(BackendEvent::Granted(grant));
+    }
+
+    fn report_loss(&self, name: &LockName, attempt: AttemptId, reason: crate::loss::LossReason) {
+        let registered = self.attempts.at(name).iter().any(|(id, _)| *id == attempt);
+        if registered {
+            self.forget(name, attempt);
+            self.context
+                .events
+                .send(BackendEvent::Lost { attempt, reason });
+        }
+    }
+
+    /// Registers an attempt before anything is sent.
+    pub(super) fn register(&self, name: &LockName, attempt: AttemptId) {
+        if self.attempts.add(name, attempt) {
+            self.store.watching(&self.key(name), true);
+        }
+    }
+
+    /// Forgets an attempt: no event about it is sent from now on.
+    pub(super) fn forget(&self, name: &LockName, attempt: AttemptId) {
+        if self.attempts.forget(name, attempt) {
+            self.store.watching(&self.key(name), false);
+        }
+    }
+
+    /// The moment of a stamp, if this client's clock made it.
+    pub(super) fn own_stamp(&self, stamp: &Stamp) -> Option<Instant> {
+        (stamp.clock == self.own_clock).then(|| Instant::from_origin(stamp.at))
+    }
+
+    fn take_kept(&self, name: &LockName) -> Option<(Version, State)> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(name)
+    }
+
+    fn keep(&self, name: &LockName, version: Version, state: &State) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MOST_KEPT {
+            kept.clear();
+        }
+        kept.insert(name.clone(), (version, state.clone()));
+    }
+}
+
+/// Steps aside after a conflict: at once for the first, then for a random time that grows.
+async fn back_off(conflicts: u32) {
+    if conflicts <= 2 {
+        tokio::task::yield_now().await;
+        return;
+    }
+    let most_us = 250_u64 << conflicts.min(6);
+    let random = getrandom::u64().unwrap_or(most_us);
+    tokio::time::sleep(Duration::from_micros(random % most_us + 1)).await;
+}

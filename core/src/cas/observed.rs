@@ -1,0 +1,104 @@
+//! Entries stamped by a clock that is not ours: since when each was seen unchanged.
+//!
+//! Such an entry is dead once it was seen unchanged for its whole TTL on our own clock, and never
+//! for another reason.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::store::Key;
+use crate::{
+    clock::Instant,
+    id::AttemptId,
+    queue::{ClockId, Entry, Queue},
+};
+
+/// Locks whose foreign entries are remembered. Beyond, the one that was looked at least recently
+/// is forgotten, which makes its takeover later and never earlier.
+const MOST_LOCKS: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Observed {
+    own: ClockId,
+    locks: Mutex<HashMap<Key, Lock>>,
+}
+
+#[derive(Debug)]
+struct Lock {
+    looked: Instant,
+    entries: HashMap<AttemptId, Sight>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sight {
+    beat: u64,
+    first: Instant,
+}
+
+impl Observed {
+    pub(super) fn new(own: ClockId) -> Self {
+        Self {
+            own,
+            locks: Mutex::default(),
+        }
+    }
+
+    /// Notes a state that was read before `now`, and returns the entries that are dead, with
+    /// their beats: the last in the queue first, so that ending them in this order grants the
+    /// lock to none of them.
+    pub(super) fn look(&self, key: &Key, queue: &Queue, now: Instant) -> Vec<(AttemptId, u64)> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = locks
+            .remove(key)
+            .map(|lock| lock.entries)
+            .unwrap_or_default();
+        let mut dead = Vec::new();
+        let mut entries = HashMap::new();
+        for entry in queue.entries().filter(|entry| self.is_foreign(entry)) {
+            let sight = before
+                .remove(&entry.attempt)
+                .filter(|sight| sight.beat == entry.beat)
+                .unwrap_or(Sight {
+                    beat: entry.beat,
+                    first: now,
+                });
+            if now.since(sight.first) >= entry.ttl {
+                dead.push((entry.attempt, entry.beat));
+            }
+            entries.insert(entry.attempt, sight);
+        }
+        if !entries.is_empty() {
+            if locks.len() >= MOST_LOCKS {
+                let oldest = locks.iter().min_by_key(|(_, lock)| lock.looked);
+                if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                    locks.remove(&oldest);
+                }
+            }
+            let looked = now;
+            locks.insert(key.clone(), Lock { looked, entries });
+        }
+        dead.reverse();
+        dead
+    }
+
+    /// An upper bound of the time until this observer takes a foreign entry for dead, if it was
+    /// seen.
+    pub(super) fn bound(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Duration> {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let sight = locks.get(key)?.entries.get(&entry.attempt)?;
+        let left = entry.ttl.saturating_sub(now.since(sight.first));
+        (sight.beat == entry.beat).then_some(left)
+    }
+
+    fn is_foreign(&self, entry: &Entry) -> bool {
+        entry.refreshed.clock != self.own
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.locks.lock().unwrap().len()
+    }
+}

@@ -1,0 +1,482 @@
+//! The adapter over a map in memory, with conflicts and lost answers on demand.
+
+mod map;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use self::map::{Client, Map, SHARED, client, client_with};
+use super::*;
+use crate::{
+    clock::{Clock, Instant, ManualClock},
+    id::AttemptId,
+    request::Owner,
+};
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn job() -> LockName {
+    LockName::new("job").unwrap()
+}
+
+const fn id(n: u128) -> AttemptId {
+    AttemptId::from_u128(n)
+}
+
+impl Client {
+    async fn enqueue(&self, attempt: u128, wait: bool) -> Result<Enqueued, Error> {
+        let owner = Owner::new(format!("owner {attempt}"), "host", 1);
+        let request = Enqueue::new(job(), id(attempt), owner, TTL, wait);
+        self.cas.enqueue(request).await
+    }
+
+    async fn acquire(&self, attempt: u128) -> Grant {
+        match self.enqueue(attempt, true).await.unwrap() {
+            Enqueued::Granted(grant) => grant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn wait(&self, attempt: u128) -> Waiting {
+        match self.enqueue(attempt, true).await.unwrap() {
+            Enqueued::Waiting(waiting) => waiting,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn renew(&self, attempt: u128, token: Option<FencingToken>) -> Renewed {
+        let renewal = Renewal::new(job(), id(attempt), TTL, token);
+        self.cas.renew(vec![renewal]).await.remove(0)
+    }
+
+    async fn remove(&self, attempt: u128, known: bool) -> Removed {
+        let request = Remove::new(job(), id(attempt), TTL, known);
+        self.cas.remove(request).await.unwrap()
+    }
+
+    async fn event(&self) -> BackendEvent {
+        for _ in 0..1000 {
+            if let Some(event) = self.log.0.lock().unwrap().pop() {
+                return event;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("no event came");
+    }
+}
+
+fn pair() -> (Arc<Map>, Client, Client) {
+    let map = Arc::new(Map::default());
+    let clock = ManualClock::new();
+    let a = client(&map, 1, &clock, SHARED);
+    let b = client(&map, 2, &clock, SHARED);
+    (map, a, b)
+}
+
+#[tokio::test]
+async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
+    let (map, a, b) = pair();
+    let first = a.acquire(1).await;
+    let waiting = b.wait(2).await;
+    assert_eq!(waiting.ahead, Some(1));
+    let holder = waiting.holder.unwrap();
+    assert_eq!(holder.token, Some(first.token));
+    assert_eq!(holder.expires_in, Some(TTL));
+    assert_eq!(a.wait(3).await.ahead, Some(2));
+    assert_eq!(a.remove(1, true).await, Removed::AsHolder);
+    let BackendEvent::Granted(grant) = b.event().await else {
+        panic!()
+    };
+    assert_eq!(grant.attempt, id(2));
+    assert!(grant.token > first.token && grant.as_of > waiting.as_of);
+    // Read from the store, it is proved as far as its entry was refreshed (D4).
+    assert_eq!(grant.proved_from, Some(waiting.proved_from));
+    assert_eq!(b.remove(2, true).await, Removed::AsHolder);
+    let BackendEvent::Granted(third) = a.event().await else {
+        panic!()
+    };
+    assert!(third.attempt == id(3) && third.token > grant.token);
+    // Deleted by hand, tokens go on rising.
+    map.blobs.lock().unwrap().clear();
+    assert!(matches!(
+        a.renew(3, Some(third.token)).await,
+        Renewed::Gone(_)
+    ));
+    assert!(b.acquire(4).await.token > third.token);
+}
+
+#[tokio::test]
+async fn t3_asking_again_gives_the_same_grant_from_later_on() {
+    let (_, a, _) = pair();
+    let first = a.acquire(1).await;
+    a.clock.advance(TTL / 2);
+    let again = a.acquire(1).await;
+    assert_eq!(first.token, again.token);
+    assert_eq!(again.proved_from, Some(a.clock.now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_conflicts_are_tried_again_and_cost_nobody_his_place() {
+    let (map, a, b) = pair();
+    map.conflicts.store(5, Ordering::SeqCst);
+    let grant = a.acquire(1).await;
+    map.conflicts.store(5, Ordering::SeqCst);
+    assert_eq!(b.wait(2).await.ahead, Some(1));
+    map.conflicts.store(5, Ordering::SeqCst);
+    assert!(matches!(
+        a.renew(1, Some(grant.token)).await,
+        Renewed::Proved { .. }
+    ));
+    map.conflicts.store(u32::MAX, Ordering::SeqCst);
+    let error = b.enqueue(5, true).await.unwrap_err();
+    assert!(error.kind().is_without_effect(), "{error}");
+    assert!(error.to_string().contains("default/job"), "{error}");
+}
+
+#[tokio::test]
+async fn a3_a_lost_answer_is_an_unknown_outcome_and_repeating_is_harmless() {
+    let (map, a, _) = pair();
+    map.lose_answer.store(1, Ordering::SeqCst);
+    let error = a.enqueue(1, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(error.lock(), Some(&job()));
+    let grant = a.acquire(1).await;
+    map.lose_answer.store(1, Ordering::SeqCst);
+    assert!(matches!(
+        a.renew(1, Some(grant.token)).await,
+        Renewed::Unknown(_)
+    ));
+    assert_eq!(a.remove(1, false).await, Removed::AsHolder);
+    assert_eq!(a.remove(1, false).await, Removed::Absent);
+}
+
+#[tokio::test]
+async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
+    for known_before in [false, true] {
+        let (map, a, b) = pair();
+        if known_before {
+            b.acquire(9).await;
+            b.remove(9, true).await;
+        }
+        map.lose_request.store(1, Ordering::SeqCst);
+        assert!(a.enqueue(1, true).await.is_err());
+        assert_eq!(a.remove(1, false).await, Removed::Absent);
+        let (path, expected, bytes) = map.late.lock().unwrap().take().unwrap();
+        assert_eq!(map.swap(&path, expected, bytes), Swap::Conflict);
+        assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_removal_of_what_is_known_to_be_absent_writes_nothing() {
+    let (map, a, _) = pair();
+    assert_eq!(a.remove(1, true).await, Removed::Absent);
+    assert_eq!(map.swaps.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a5_busy_says_who_and_leaves_nothing() {
+    let (map, a, b) = pair();
+    let grant = a.acquire(1).await;
+    let before = map.swaps.load(Ordering::SeqCst);
+    let Enqueued::Busy(holder) = b.enqueue(2, false).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(holder.token, Some(grant.token));
+    assert_eq!(holder.owner.unwrap().label, "owner 1");
+    assert!(matches!(
+        holder.since,
+        Some(crate::request::Since::Granted(_))
+    ));
+    assert_eq!(map.swaps.load(Ordering::SeqCst), before);
+    assert_eq!(
+        *b.cas.store().watched.lock().unwrap(),
+        [(job(), true), (job(), false)]
+    );
+}
+
+#[tokio::test]
+async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
+    let (_, a, b) = pair();
+    let grant = a.acquire(1).await;
+    b.clock.advance(TTL - Duration::from_millis(1));
+    assert!(matches!(
+        b.enqueue(2, false).await.unwrap(),
+        Enqueued::Busy(_)
+    ));
+    b.clock.advance(Duration::from_millis(1));
+    assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
+    assert!(b.acquire(3).await.token > grant.token);
+    // K2: the one that lapsed is not revived, and hears so.
+    assert!(matches!(
+        a.renew(1, Some(grant.token)).await,
+        Renewed::Gone(LossReason::Expired)
+    ));
+}
+
+#[tokio::test]
+async fn k1_a_waiter_that_reports_early_costs_no_write() {
+    let (map, a, b) = pair();
+    a.acquire(1).await;
+    let waiting = b.wait(2).await;
+    let swaps = map.swaps.load(Ordering::SeqCst);
+    b.clock.advance(TTL / 6 - Duration::from_millis(1));
+    let Renewed::Waiting(early) = b.renew(2, None).await else {
+        panic!()
+    };
+    assert_eq!(map.swaps.load(Ordering::SeqCst), swaps);
+    assert_eq!(early.proved_from, waiting.proved_from);
+    b.clock.advance(Duration::from_millis(1));
+    let Renewed::Waiting(later) = b.renew(2, None).await else {
+        panic!()
+    };
+    assert_eq!(map.swaps.load(Ordering::SeqCst), swaps + 1);
+    assert_eq!(later.proved_from, b.clock.now());
+    assert!(later.as_of > early.as_of);
+    // A dead holder is noticed by a report all the same.
+    b.clock.advance(TTL * 5 / 6);
+    assert!(matches!(b.renew(2, None).await, Renewed::Granted(_)));
+}
+
+#[tokio::test]
+async fn k1_a_batch_at_one_lock_is_one_swap() {
+    let (map, a, _) = pair();
+    let grant = a.acquire(1).await;
+    for waiter in 2..6 {
+        a.wait(waiter).await;
+    }
+    a.clock.advance(TTL / 3);
+    let swaps = map.swaps.load(Ordering::SeqCst);
+    let mut batch = vec![Renewal::new(job(), id(1), TTL, Some(grant.token))];
+    batch.extend((2..6).map(|waiter| Renewal::new(job(), id(waiter), TTL, None)));
+    batch.push(Renewal::new(job(), id(99), TTL, None));
+    let answers = a.cas.renew(batch).await;
+    assert_eq!(map.swaps.load(Ordering::SeqCst), swaps + 1);
+    assert!(matches!(answers[0], Renewed::Proved { .. }));
+    assert!(matches!(&answers[4], Renewed::Waiting(waiting) if waiting.ahead == Some(4)));
+    assert!(matches!(answers[5], Renewed::Gone(_)));
+}
+
+#[tokio::test]
+async fn i2_an_eviction_is_heard_of_at_once() {
+    let (_, a, b) = pair();
+    let grant = a.acquire(1).await;
+    b.wait(2).await;
+    let wrong = FencingToken::new(grant.token.get() - 1);
+    assert!(matches!(
+        b.cas.evict(&job(), wrong).await.unwrap(),
+        Evicted::NotHeld(Some(_))
+    ));
+    let evicted = b.cas.evict(&job(), grant.token).await.unwrap();
+    assert_eq!(evicted, Evicted::Evicted);
+    assert_eq!(
+        a.event().await,
+        BackendEvent::Lost {
+            attempt: id(1),
+            reason: LossReason::Evicted
+        }
+    );
+    assert!(matches!(b.event().await, BackendEvent::Granted(_)));
+}
+
+#[tokio::test]
+async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
+    let map = Arc::new(Map::default());
+    let (ours, theirs) = (ManualClock::new(), ManualClock::new());
+    // Far ahead: compared directly, the entry would be dead at once.
+    ours.advance(100 * TTL);
+    let a = client(&map, 1, &theirs, None);
+    let b = client(&map, 2, &ours, None);
+    let grant = a.acquire(1).await;
+    let first = b.wait(2).await;
+    assert_eq!(first.holder.unwrap().expires_in, Some(TTL));
+    ours.advance(TTL - Duration::from_millis(1));
+    let Renewed::Waiting(still) = b.renew(2, None).await else {
+        panic!()
+    };
+    assert_eq!(
+        still.holder.unwrap().expires_in,
+        Some(Duration::from_millis(1))
+    );
+    // It renews: the observation begins anew.
+    assert!(matches!(
+        a.renew(1, Some(grant.token)).await,
+        Renewed::Proved { .. }
+    ));
+    ours.advance(Duration::from_millis(1));
+    assert!(matches!(b.renew(2, None).await, Renewed::Waiting(_)));
+    for _ in 0..3 {
+        ours.advance(TTL / 3);
+        let _ = b.renew(2, None).await;
+    }
+    let state = b.cas.inspect(&job()).await.unwrap();
+    assert_eq!(state.holder.unwrap().attempt, Some(id(2)));
+    assert!(matches!(
+        a.renew(1, Some(grant.token)).await,
+        Renewed::Gone(LossReason::Expired)
+    ));
+    // What is no longer there is no longer remembered.
+    let _ = b.renew(2, None).await;
+    assert_eq!(b.cas.inner.observed.len(), 0);
+}
+
+#[tokio::test]
+async fn x3_dead_waiters_of_another_clock_get_no_turn() {
+    let map = Arc::new(Map::default());
+    let (ours, theirs) = (ManualClock::new(), ManualClock::new());
+    let a = client(&map, 1, &theirs, None);
+    let b = client(&map, 2, &ours, None);
+    a.acquire(1).await;
+    a.wait(2).await;
+    a.wait(3).await;
+    b.wait(4).await;
+    for _ in 0..3 {
+        ours.advance(TTL / 3);
+        let _ = b.renew(4, None).await;
+    }
+    let state = b.cas.inspect(&job()).await.unwrap();
+    assert_eq!(state.holder.unwrap().attempt, Some(id(4)));
+    assert!(state.queue.is_empty());
+}
+
+#[tokio::test]
+async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
+    // A renewal that was overtaken must not put an older stamp into the store than the one that
+    // the overtaking renewal has proved.
+    #[derive(Debug)]
+    struct Advancing(ManualClock);
+    #[async_trait]
+    impl Clock for Advancing {
+        fn now(&self) -> Instant {
+            self.0.advance(Duration::from_millis(1));
+            self.0.now()
+        }
+        async fn sleep_until(&self, deadline: Instant) {
+            self.0.sleep_until(deadline).await;
+        }
+    }
+    let map = Arc::new(Map::default());
+    let clock = ManualClock::new();
+    let advancing = Arc::new(Advancing(clock.clone()));
+    let a = client_with(&map, 1, &clock, advancing, SHARED, |context| context).unwrap();
+    let grant = a.acquire(1).await;
+    map.conflicts.store(3, Ordering::SeqCst);
+    let Renewed::Proved { from } = a.renew(1, Some(grant.token)).await else {
+        panic!()
+    };
+    let (_, state) = a.cas.inner.read(&a.cas.inner.key(&job())).await.unwrap();
+    let stamp = state.queue.entry(id(1)).unwrap().refreshed;
+    // What was reported is what was published, and it was read anew after the conflicts.
+    assert_eq!(a.cas.inner.own_stamp(&stamp), Some(from));
+    assert!(from.since(grant.proved_from.unwrap()) >= Duration::from_millis(3));
+}
+
+#[tokio::test]
+async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
+    let (map, a, b) = pair();
+    a.acquire(1).await;
+    map.overwrite("default/job", |bytes| bytes.truncate(40));
+    let fresh = client(&map, 3, &b.clock, SHARED);
+    let error = fresh.enqueue(2, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("default/job"), "{error}");
+    let error = fresh.cas.inspect(&job()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let page = fresh.cas.list(List::new("", 10)).await.unwrap();
+    assert_eq!(page.locks[0].holder, Some(Holder::foreign()));
+    // Even for the client that knows what was there before.
+    assert!(a.renew(1, None).await.is_unknown());
+    map.overwrite("default/job", |bytes| *bytes = b"tenure 7 x\n".to_vec());
+    let error = fresh.enqueue(2, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NewerFormat);
+}
+
+#[tokio::test]
+async fn l4_a_grant_that_a_rollback_brought_back_is_not_renewed() {
+    let (map, a, b) = pair();
+    let old = a.acquire(1).await;
+    let rolled_back = map.blobs.lock().unwrap().clone();
+    a.remove(1, true).await;
+    let now = b.acquire(2).await;
+    assert!(now.token > old.token);
+    *map.blobs.lock().unwrap() = rolled_back;
+    let wrong = FencingToken::new(old.token.get() + 1);
+    assert!(matches!(
+        a.renew(1, Some(wrong)).await,
+        Renewed::Gone(LossReason::Displaced)
+    ));
+    assert!(matches!(
+        b.renew(2, Some(now.token)).await,
+        Renewed::Gone(_)
+    ));
+}
+
+#[tokio::test]
+async fn i1_inspecting_and_listing_change_nothing_and_page() {
+    let (map, a, b) = pair();
+    for n in 0..7_u32 {
+        let name = LockName::new(format!("p/{n}")).unwrap();
+        let owner = Owner::new("x", "h", n);
+        let attempt = id(u128::from(n) + 10);
+        let request = Enqueue::new(name, attempt, owner, TTL, true);
+        a.cas.enqueue(request).await.unwrap();
+    }
+    a.acquire(1).await;
+    a.remove(1, true).await;
+    let before = map.blobs.lock().unwrap().clone();
+    let mut found = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = b.cas.list(List::new("p/", 3).at(cursor)).await.unwrap();
+        found.extend(page.locks.into_iter().map(|lock| lock.name.to_string()));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ["p/0", "p/1", "p/2", "p/3", "p/4", "p/5", "p/6"]);
+    // A free lock is not listed.
+    assert_eq!(b.cas.list(List::new("job", 3)).await.unwrap().locks, []);
+    assert_eq!(*map.blobs.lock().unwrap(), before);
+}
+
+#[tokio::test]
+async fn release_and_renewal_of_one_s_own_need_no_read() {
+    let (map, a, _) = pair();
+    let grant = a.acquire(1).await;
+    let reads = map.reads.load(Ordering::SeqCst);
+    let _ = a.renew(1, Some(grant.token)).await;
+    a.remove(1, true).await;
+    assert_eq!(map.reads.load(Ordering::SeqCst), reads);
+}
+
+#[tokio::test]
+async fn a_token_floor_lifts_tokens_and_has_a_limit() {
+    let map = Arc::new(Map::default());
+    let clock = ManualClock::new();
+    let with_floor = |floor: u64| {
+        let floor = FencingToken::new(floor);
+        let reads = Arc::new(clock.clone());
+        client_with(&map, 1, &clock, reads, None, |context| {
+            context.with_token_floor(floor)
+        })
+    };
+    let grant = with_floor(1 << 60).unwrap().acquire(1).await;
+    assert!(grant.token.get() > 1 << 60);
+    let refused = with_floor(u64::MAX).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+}
+
+trait IsUnknown {
+    fn is_unknown(&self) -> bool;
+}
+
+impl IsUnknown for Renewed {
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(error) if error.kind() == ErrorKind::Corrupt)
+    }
+}

@@ -1,0 +1,69 @@
+//! How the entries of a queue are shown (clauses A5 and I1).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{inner::Moment, observed::Observed, store::Key};
+use crate::{
+    queue::{Entry, Queue},
+    request::{Holder, Owner, Since, Waiter},
+};
+
+/// Shows entries of one lock at one moment.
+#[derive(Debug)]
+pub(super) struct Viewer<'a> {
+    pub(super) key: &'a Key,
+    pub(super) observed: &'a Observed,
+    pub(super) moment: &'a Moment,
+}
+
+impl Viewer<'_> {
+    /// Whoever holds the lock, unless that grant has lapsed already.
+    pub(super) fn holder(&self, queue: &Queue) -> Option<Holder> {
+        let entry = queue.holder().filter(|entry| self.is_live(entry))?;
+        let grant = entry.grant?;
+        let mut holder = Holder::new(entry.attempt, owner(entry))
+            .with_token(grant.token)
+            .with_ttl(entry.ttl)
+            .with_expires_in(self.expires_in(entry));
+        if let Some(at) = wall(grant.granted_at_us) {
+            holder = holder.with_since(Since::Granted(at));
+        }
+        Some(holder)
+    }
+
+    /// Those who wait and have not lapsed, in order.
+    pub(super) fn waiters(&self, queue: &Queue) -> Vec<Waiter> {
+        queue
+            .entries()
+            .filter(|entry| entry.grant.is_none() && self.is_live(entry))
+            .map(|entry| {
+                Waiter::new(
+                    Some(entry.attempt),
+                    Some(owner(entry)),
+                    wall(entry.enqueued_at_us),
+                )
+            })
+            .collect()
+    }
+
+    fn is_live(&self, entry: &Entry) -> bool {
+        !entry.has_lapsed(&self.moment.now)
+    }
+
+    /// By its stamp where that can be compared, else by how long it was seen unchanged.
+    fn expires_in(&self, entry: &Entry) -> Option<Duration> {
+        entry
+            .expires_in(&self.moment.now)
+            .or_else(|| self.observed.bound(self.key, entry, self.moment.clock))
+    }
+}
+
+/// The owner as it was stored, cut to size again: anybody may have written it.
+fn owner(entry: &Entry) -> Owner {
+    let owner = &entry.owner;
+    Owner::new(owner.label.clone(), owner.host.clone(), owner.pid)
+}
+
+fn wall(micros: u64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_micros(micros))
+}
