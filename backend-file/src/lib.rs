@@ -25,6 +25,7 @@
 mod backend;
 mod clock;
 mod config;
+mod data;
 mod dir;
 mod error;
 mod inbox;

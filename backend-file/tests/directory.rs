@@ -47,6 +47,18 @@ fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Puts bytes in the place of a state.
+fn put(data: &Path, bytes: &[u8], as_file: bool) {
+    use std::os::unix::ffi::OsStrExt;
+
+    let _ = std::fs::remove_file(data);
+    if as_file {
+        std::fs::write(data, bytes).unwrap();
+    } else {
+        symlink(std::ffi::OsStr::from_bytes(bytes), data).unwrap();
+    }
+}
+
 async fn refused(root: &Path, options: Options) -> Error {
     let error = try_connect(root, options)
         .await
@@ -155,34 +167,38 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     let head = files(&dir, "head.").remove(0);
     let version = head.to_str().unwrap().rsplit_once("head.").unwrap().1;
     let data = dir.join(format!("data.{version}"));
-    let whole = std::fs::read(&data).unwrap();
-    let mut bad: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
-    for at in 0..whole.len() {
-        let mut scribbled = whole.clone();
-        scribbled[at] ^= 0x15;
-        bad.push(scribbled);
-    }
-    bad.push(vec![0; whole.len()]);
-    for bytes in bad {
-        std::fs::write(&data, &bytes).unwrap();
-        let error = other
-            .enqueue(&name, attempt(), TTL, true)
-            .await
-            .unwrap_err();
-        let kind = error.kind();
-        assert!(
-            matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat),
-            "{error}"
-        );
-        assert!(
-            error.to_string().contains(data.to_str().unwrap()),
-            "{error}"
-        );
+    let target = std::fs::read_link(&data).unwrap().into_os_string();
+    let target = target.into_encoded_bytes();
+    // As a link, and as a file that was put in its place.
+    for as_file in [false, true] {
+        let whole = &target[usize::from(as_file)..];
+        let first = usize::from(!as_file);
+        let mut bad: Vec<Vec<u8>> = (first..whole.len())
+            .map(|end| whole[..end].to_vec())
+            .collect();
+        for at in 0..whole.len() {
+            let mut scribbled = whole.to_vec();
+            scribbled[at] ^= 0x15;
+            bad.push(scribbled);
+        }
+        bad.push(vec![b'0'; whole.len()]);
+        for bytes in bad {
+            put(&data, &bytes, as_file);
+            let enqueued = other.enqueue(&name, attempt(), TTL, true).await;
+            let error = enqueued.unwrap_err();
+            let kind = error.kind();
+            assert!(
+                matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat),
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains(data.to_str().unwrap()), "{error}");
+        }
     }
     let error = other.backend.inspect(&name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     // Restored, nothing was lost. The head's content never mattered.
-    std::fs::write(&data, &whole).unwrap();
+    put(&data, &target, false);
     std::fs::write(&head, "scribble").unwrap();
     let state = other.backend.inspect(&name).await.unwrap();
     assert_eq!(state.holder.unwrap().token, Some(held.token));
@@ -256,7 +272,7 @@ async fn r4_a_thousand_cycles_leave_three_files() {
     assert_eq!(files(&dir, "").len(), 3);
     let bytes: u64 = files(&dir, "data.")
         .iter()
-        .map(|path| path.metadata().unwrap().len())
+        .map(|path| path.symlink_metadata().unwrap().len())
         .sum();
     assert!(bytes < 1000, "{bytes}");
     assert_eq!(files(&root.join(".tmp"), ""), [] as [PathBuf; 0]);
@@ -328,7 +344,7 @@ async fn what_is_shared_is_shared_with_the_group_alone() {
         if meta.is_dir() {
             assert_eq!(mode, 0o2770, "{}", path.display());
             pending.extend(files(&path, ""));
-        } else {
+        } else if !meta.is_symlink() {
             assert_eq!(mode, 0o660, "{}", path.display());
         }
         seen += 1;
