@@ -1,4 +1,10 @@
 //! The file backend at the level of the driver trait: its directory, good and bad.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
 
 mod common;
 
@@ -84,12 +90,12 @@ async fn w2_a_waiter_is_woken_by_a_message() {
         let held = a.acquire(&name, TTL).await;
         let waiter = attempt();
         let waiting = b.wait(&name, waiter, TTL).await;
-        let started = SystemClock::default().now();
+        let started = SystemClock.now();
         assert_eq!(a.remove(&name, held.attempt).await, Removed::AsHolder);
         let BackendEvent::Granted(grant) = b.event().await else {
             panic!()
         };
-        took.push(SystemClock::default().now().since(started));
+        took.push(SystemClock.now().since(started));
         assert_eq!(grant.attempt, waiter);
         assert!(grant.token > held.token && grant.as_of > waiting.as_of);
         assert_eq!(grant.proved_from, Some(waiting.proved_from));
@@ -232,7 +238,7 @@ async fn t1_deleted_by_hand_the_lock_is_free_and_tokens_rise() {
 async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
     let (_dir, root) = root();
     let ttl = Duration::from_millis(400);
-    let clock = SystemClock::default();
+    let clock = SystemClock;
     let options = Options::default().clock_identity(ClockId::new(5));
     let before = try_connect(&root, options).await.unwrap();
     let name = lock("job");
