@@ -1,13 +1,14 @@
 //! What a case works with: its environment, the TTLs that suit the backend, and helpers.
 
 use std::{
+    fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tenure_core::{
-    Client, ClientBuilder,
+    Client, ClientBuilder, Guard, Release,
     backend::Connect,
     capability::{Capabilities, TtlScope, WaitMode},
     clock::{Clock, Instant, SystemClock},
@@ -16,7 +17,7 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Need, Stop},
+    case::{Failure, Need, Outcome, Stop},
     driver::Driver,
     harness::Env,
     wrap::{Plan, Tap},
@@ -36,6 +37,12 @@ pub struct Ctx {
     capabilities: Capabilities,
     launcher: Option<Launcher>,
     clients: Mutex<Vec<Client>>,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ctx")
+    }
 }
 
 impl Ctx {
@@ -113,11 +120,11 @@ impl Ctx {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        SystemClock.now()
+        SystemClock::default().now()
     }
 
     pub(crate) async fn sleep_until(&self, moment: Instant) {
-        SystemClock.sleep_until(moment).await;
+        SystemClock::default().sleep_until(moment).await;
     }
 
     /// The case applies only where the store sends messages.
@@ -280,5 +287,16 @@ impl Ctx {
         }
         while closing.join_next().await.is_some() {}
         self.env.finish().await;
+    }
+}
+
+/// Releases a guard that must still hold.
+pub(crate) async fn release(guard: &Guard) -> Outcome {
+    match guard.release().await {
+        Release::Released => Ok(()),
+        outcome => {
+            let text = format!("releasing {:?}, which is held, gave {outcome:?}", guard.name());
+            Err(Failure::new(Some("R1"), text).into())
+        }
     }
 }

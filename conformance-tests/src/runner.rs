@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     case::{Case, Failure, Need, Stop},
     ctx::Ctx,
-    harness::{Env, Harness},
+    harness::Harness,
     worker::Launcher,
 };
 

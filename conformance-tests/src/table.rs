@@ -225,11 +225,11 @@ const CLAUSES: &[(&str, u32)] = &[
 /// The names of all clauses of the contract.
 #[must_use]
 pub fn clauses() -> Vec<String> {
-    let group = |&(letter, count): &(&str, u32)| (1..=count).map(move |n| format!("{letter}{n}"));
-    CLAUSES
-        .iter()
-        .flat_map(|entry| group(entry).collect::<Vec<_>>())
-        .collect()
+    let mut all = Vec::new();
+    for (letter, count) in CLAUSES {
+        all.extend((1..=*count).map(|number| format!("{letter}{number}")));
+    }
+    all
 }
 
 /// Clauses that no case proves, and why not. Empty: the parts of a clause that need a broken

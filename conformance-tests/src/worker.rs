@@ -203,7 +203,7 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
             }
             Err(text) => eprintln!("conformance worker: {text}, after the lock was lost"),
         }
-        guard.release().await;
+        let _ = guard.release().await;
     }
     client.shutdown(Duration::from_secs(1)).await;
     tell(&Report::Done);

@@ -14,7 +14,7 @@ pub(crate) use super::cancelling::{
 };
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
 
@@ -26,7 +26,7 @@ pub(crate) async fn try_does_not_wait(ctx: Arc<Ctx>) -> Outcome {
     let took = ctx.now().since(start);
     ensure!(matches!(tried, Acquisition::Busy(_)), "A1", "a taken lock was granted");
     ensure!(took < ctx.slack(), "A1", "a try of a taken lock took {took:?}");
-    guard.release().await;
+    release(&guard).await?;
     let tried = other.lock("taken")?.try_acquire().await?;
     ensure!(
         matches!(tried, Acquisition::Acquired(_)),
@@ -78,7 +78,7 @@ pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
     let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
     let driver = ctx.driver().await?;
     ctx.until_waiting(&driver, guard.name(), 1).await?;
-    guard.release().await;
+    release(&guard).await?;
     let outcome = waiting.await??;
     ensure!(
         matches!(outcome, Acquisition::Acquired(_)),
@@ -229,7 +229,7 @@ pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
             "a grant of {ttl:?} that was just given is shown with {left:?} left"
         );
     }
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 

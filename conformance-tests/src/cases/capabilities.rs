@@ -9,7 +9,7 @@ use tenure_core::{
 
 use crate::{
     case::{Need, Outcome, Stop, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
 };
 
 pub(crate) async fn make_sense(ctx: Arc<Ctx>) -> Outcome {
@@ -82,7 +82,7 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
         guard.ttl(),
         range.max
     );
-    let _ = guard.release().await;
+    release(&guard).await?;
     for ttl in [ctx.short(), ctx.steady(), ctx.long()] {
         let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
         let guard = client.lock("given")?.acquire().await?;
@@ -92,7 +92,7 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
             "a TTL of {ttl:?} was asked for and {:?} given",
             guard.ttl()
         );
-        let _ = guard.release().await;
+        release(&guard).await?;
     }
     Ok(())
 }

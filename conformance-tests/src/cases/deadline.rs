@@ -19,7 +19,7 @@ use tenure_core::{
 
 use crate::{
     case::{Failure, Outcome, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
 
@@ -67,7 +67,7 @@ pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
         "D1",
         "after a renewal the deadline counts from its answer"
     );
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -113,7 +113,7 @@ pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
         "D2",
         "once the store answers again a renewal should move the deadline: {proved:?}"
     );
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -131,7 +131,7 @@ impl JumpingClock {
 #[async_trait]
 impl Clock for JumpingClock {
     fn now(&self) -> Instant {
-        SystemClock.now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+        SystemClock::default().now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
     }
 
     async fn sleep_until(&self, deadline: Instant) {
@@ -215,7 +215,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
         .await?;
     ensure!(renewed.is_some(), "D4", "a grant by message is not renewed at once");
     plan.set(Op::Renew, Fate::Pass);
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -286,6 +286,6 @@ pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
         "D4",
         "the waiter took over the token of an overtaken message"
     );
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use tenure_core::{
 
 use crate::{
     case::{Failure, Outcome, Stop, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     driver::Driver,
 };
 
@@ -69,7 +69,7 @@ pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
     ensure!(seen == labels, "I1", "the queue should be {labels:?}, it is shown as {seen:?}");
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
-    let _ = guard.release().await;
+    release(&guard).await?;
     let free = driver.inspect(&ctx.name("never-used")?).await?;
     ensure!(
         free.holder.is_none() && free.queue.is_empty(),

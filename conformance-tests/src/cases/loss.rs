@@ -12,7 +12,7 @@ use tenure_core::{
 
 use crate::{
     case::{Outcome, Stop, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
 
@@ -206,6 +206,6 @@ pub(crate) async fn two_lost_renewals_are_none(ctx: Arc<Ctx>) -> Outcome {
         );
         ensure!(proved.is_some(), "K4", "a failed renewal is not tried again before the deadline");
     }
-    guard.release().await;
+    release(&guard).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use tenure_core::{clock::Instant, request::Renewed};
 
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
 
@@ -32,7 +32,7 @@ pub(crate) async fn keeps_the_lock_beyond_its_ttl(ctx: Arc<Ctx>) -> Outcome {
         );
         tokio::time::sleep(ttl / 10).await;
     }
-    let _ = guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
         "in two TTLs {} renewals were sent where six are needed",
         calls.len()
     );
-    let _ = guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -200,7 +200,7 @@ pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
         if round % 5 == 4 {
             let _ = tokio::time::timeout(ttl / 30, guard.renew()).await;
         }
-        let _ = guard.release().await;
+        release(&guard).await?;
     }
     tokio::time::sleep(ttl).await;
     let renewals = plan.calls(Op::Renew);

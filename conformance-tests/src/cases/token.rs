@@ -10,7 +10,7 @@ use tenure_core::{
 pub(crate) use super::handover::rises_over_a_thousand_hand_overs;
 use crate::{
     case::{Failure, Outcome, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Op, Plan},
 };
 
@@ -124,7 +124,7 @@ pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
             guard.token()
         );
     }
-    guard.release().await;
+    release(&guard).await?;
 
     let driver = ctx.driver().await?;
     let name = ctx.name("by-driver")?;

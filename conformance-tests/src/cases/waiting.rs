@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     case::{Outcome, Stop, broken, ensure},
-    ctx::Ctx,
+    ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
 
@@ -35,13 +35,13 @@ pub(crate) async fn grants_follow_the_queue(ctx: Arc<Ctx>) -> Outcome {
         tasks.spawn(async move {
             let guard = lock.acquire().await?;
             let _ = told.send((place, guard.token()));
-            let _ = guard.release().await;
+            release(&guard).await?;
             Ok::<_, Stop>(())
         });
         ctx.until_waiting(&driver, guard.name(), place + 1).await?;
     }
     drop(told);
-    let _ = guard.release().await;
+    release(&guard).await?;
     while let Some(done) = tasks.join_next().await {
         done??;
     }
@@ -218,7 +218,7 @@ pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
         "W2",
         "a waiter whose message was lost reports every {report:?}, and took {took:?}"
     );
-    let _ = guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -269,7 +269,7 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
         "W4",
         "the attempt that had lapsed was granted the lock"
     );
-    let _ = guard.release().await;
+    release(&guard).await?;
     Ok(())
 }
 
@@ -327,7 +327,7 @@ pub(crate) async fn forgotten_waiter_goes_on(ctx: Arc<Ctx>) -> Outcome {
     holder.remove(&name, grant.attempt, ctx.long()).await?;
     match waiting.await?? {
         Acquisition::Acquired(guard) => {
-            let _ = guard.release().await;
+            release(&guard).await?;
             Ok(())
         }
         other => broken!("W5", "an acquire whose entry vanished ended as {other:?}"),

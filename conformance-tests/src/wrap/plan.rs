@@ -147,7 +147,7 @@ impl Plan {
         state.calls.push(Call {
             op,
             attempts,
-            at: SystemClock.now(),
+            at: SystemClock::default().now(),
             done: None,
         });
         let number = state.calls.len() - 1;
@@ -164,7 +164,7 @@ impl Plan {
 
     pub(super) fn answered(&self, number: usize) {
         if let Some(call) = self.state().calls.get_mut(number) {
-            call.done = Some(SystemClock.now());
+            call.done = Some(SystemClock::default().now());
         }
     }
 
