@@ -20,8 +20,8 @@ use crate::{
     case::{Failure, Need, Outcome, Stop},
     driver::Driver,
     harness::Env,
-    wrap::{Plan, Tap},
     worker::Launcher,
+    wrap::{Plan, Tap},
 };
 
 /// A TTL that runs out within a case. Not shorter, so that a busy machine keeps what it holds.
@@ -46,16 +46,9 @@ impl fmt::Debug for Ctx {
 }
 
 impl Ctx {
-    pub(crate) async fn new(
-        env: Arc<dyn Env>,
-        launcher: Option<Launcher>,
-    ) -> Result<Self, Stop> {
-        let probe = Driver::connect(
-            &*env.connector(),
-            env.namespace(),
-            FencingToken::new(0),
-        )
-        .await?;
+    pub(crate) async fn new(env: Arc<dyn Env>, launcher: Option<Launcher>) -> Result<Self, Stop> {
+        let probe =
+            Driver::connect(&*env.connector(), env.namespace(), FencingToken::new(0)).await?;
         let capabilities = probe.backend().capabilities().await?;
         probe.backend().close().await;
         Ok(Self {
@@ -295,7 +288,10 @@ pub(crate) async fn release(guard: &Guard) -> Outcome {
     match guard.release().await {
         Release::Released => Ok(()),
         outcome => {
-            let text = format!("releasing {:?}, which is held, gave {outcome:?}", guard.name());
+            let text = format!(
+                "releasing {:?}, which is held, gave {outcome:?}",
+                guard.name()
+            );
             Err(Failure::new(Some("R1"), text).into())
         }
     }

@@ -90,10 +90,7 @@ impl Driver {
 
     /// Takes a lock that is free.
     pub(crate) async fn hold(&self, name: &LockName, ttl: Duration) -> Result<Grant, Stop> {
-        match self
-            .enqueue(name, AttemptId::random()?, ttl, false)
-            .await?
-        {
+        match self.enqueue(name, AttemptId::random()?, ttl, false).await? {
             Enqueued::Granted(grant) => Ok(grant),
             other => Err(Failure::new(
                 None,
@@ -104,11 +101,7 @@ impl Driver {
     }
 
     /// Joins the queue of a lock that is taken.
-    pub(crate) async fn wait_for(
-        &self,
-        name: &LockName,
-        ttl: Duration,
-    ) -> Result<AttemptId, Stop> {
+    pub(crate) async fn wait_for(&self, name: &LockName, ttl: Duration) -> Result<AttemptId, Stop> {
         let attempt = AttemptId::random()?;
         match self.enqueue(name, attempt, ttl, true).await? {
             Enqueued::Waiting(_) => Ok(attempt),
@@ -126,10 +119,7 @@ impl Driver {
         name: &LockName,
         ttl: Duration,
     ) -> Result<Option<Grant>, Stop> {
-        match self
-            .enqueue(name, AttemptId::random()?, ttl, false)
-            .await?
-        {
+        match self.enqueue(name, AttemptId::random()?, ttl, false).await? {
             Enqueued::Granted(grant) => Ok(Some(grant)),
             Enqueued::Busy(_) => Ok(None),
             other => Err(Failure::new(

@@ -30,8 +30,10 @@ pub trait Harness: Send + Sync + 'static {
     ///
     /// Whatever keeps the store from being used; the case fails with it.
     async fn join(&self, _ticket: &str) -> Result<Arc<dyn Env>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "joining a conformance run")
-            .with_detail("this harness gives out tickets but does not implement `join`"))
+        Err(
+            Error::new(ErrorKind::Unsupported, "joining a conformance run")
+                .with_detail("this harness gives out tickets but does not implement `join`"),
+        )
     }
 
     /// The cases that are known not to apply here, and why: pairs of a case's id and a reason.

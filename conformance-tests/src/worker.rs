@@ -132,7 +132,11 @@ impl Worker {
             };
             return Ok(serde_json::from_str(text).map_err(std::io::Error::from)?);
         }
-        Err(Failure::new(None, "a worker ended before its work did; see its standard error").into())
+        Err(Failure::new(
+            None,
+            "a worker ended before its work did; see its standard error",
+        )
+        .into())
     }
 
     /// Kills the worker, as `kill -9` does, and waits until it is gone.
@@ -186,7 +190,9 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
             let token = guard.token().get();
             tell(&Report::Held { token, count: 0 });
             guard.lost().await;
-            tell(&Report::Broken("the holder lost the lock while it lived".to_owned()));
+            tell(&Report::Broken(
+                "the holder lost the lock while it lived".to_owned(),
+            ));
             return Ok(());
         }
     };
@@ -221,6 +227,8 @@ fn count(arena: &std::path::Path) -> Result<u64, String> {
         .unwrap_or(0_u64);
     let written = std::fs::write(&counter, (count + 1).to_string());
     let left = std::fs::remove_file(&inside);
-    written.and(left).map_err(|error| format!("the arena failed: {error}"))?;
+    written
+        .and(left)
+        .map_err(|error| format!("the arena failed: {error}"))?;
     Ok(count)
 }

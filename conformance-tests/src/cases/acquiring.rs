@@ -24,8 +24,16 @@ pub(crate) async fn try_does_not_wait(ctx: Arc<Ctx>) -> Outcome {
     let start = ctx.now();
     let tried = other.lock("taken")?.try_acquire().await?;
     let took = ctx.now().since(start);
-    ensure!(matches!(tried, Acquisition::Busy(_)), "A1", "a taken lock was granted");
-    ensure!(took < ctx.slack(), "A1", "a try of a taken lock took {took:?}");
+    ensure!(
+        matches!(tried, Acquisition::Busy(_)),
+        "A1",
+        "a taken lock was granted"
+    );
+    ensure!(
+        took < ctx.slack(),
+        "A1",
+        "a try of a taken lock took {took:?}"
+    );
     release(&guard).await?;
     let tried = other.lock("taken")?.try_acquire().await?;
     ensure!(
@@ -44,8 +52,8 @@ pub(crate) async fn try_has_a_time_limit(ctx: Arc<Ctx>) -> Outcome {
         .await?;
     plan.set(Op::Enqueue, Fate::Hang);
     let start = ctx.now();
-    let Ok(tried) = tokio::time::timeout(LIMIT + ctx.slack(), client.lock("mute")?.try_acquire())
-        .await
+    let Ok(tried) =
+        tokio::time::timeout(LIMIT + ctx.slack(), client.lock("mute")?.try_acquire()).await
     else {
         broken!("A1", "a try of a store that does not answer has no end");
     };
@@ -54,7 +62,11 @@ pub(crate) async fn try_has_a_time_limit(ctx: Arc<Ctx>) -> Outcome {
         Err(error) if error.is_retryable() => {}
         other => broken!("A3", "a store that does not answer gave {other:?}"),
     }
-    ensure!(took >= LIMIT, "A1", "the try gave up after {took:?}, before its {LIMIT:?}");
+    ensure!(
+        took >= LIMIT,
+        "A1",
+        "the try gave up after {took:?}, before its {LIMIT:?}"
+    );
     Ok(())
 }
 
@@ -65,8 +77,16 @@ pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
     let start = ctx.now();
     let outcome = other.lock("budget")?.acquire_within(BUDGET).await?;
     let took = ctx.now().since(start);
-    ensure!(matches!(outcome, Acquisition::Busy(_)), "A1", "a taken lock was granted");
-    ensure!(took >= BUDGET, "A1", "waiting gave up after {took:?}, before its budget {BUDGET:?}");
+    ensure!(
+        matches!(outcome, Acquisition::Busy(_)),
+        "A1",
+        "a taken lock was granted"
+    );
+    ensure!(
+        took >= BUDGET,
+        "A1",
+        "waiting gave up after {took:?}, before its budget {BUDGET:?}"
+    );
     ensure!(
         took < BUDGET + ctx.slack(),
         "A1",
@@ -99,10 +119,17 @@ pub(crate) async fn budget_counts_the_network(ctx: Arc<Ctx>) -> Outcome {
         let Ok(outcome) =
             tokio::time::timeout(BUDGET + ctx.slack(), lock.acquire_within(BUDGET)).await
         else {
-            broken!("A1", "the budget does not cover a store that does not answer ({fate:?})");
+            broken!(
+                "A1",
+                "the budget does not cover a store that does not answer ({fate:?})"
+            );
         };
         let took = ctx.now().since(start);
-        ensure!(took >= BUDGET, "A1", "it gave up after {took:?}, before its budget {BUDGET:?}");
+        ensure!(
+            took >= BUDGET,
+            "A1",
+            "it gave up after {took:?}, before its budget {BUDGET:?}"
+        );
         ensure!(
             outcome.is_err(),
             "A3",
@@ -110,7 +137,8 @@ pub(crate) async fn budget_counts_the_network(ctx: Arc<Ctx>) -> Outcome {
         );
     }
     let driver = ctx.driver().await?;
-    ctx.until_idle(&driver, &ctx.name("network")?, ctx.slack(), "A3").await
+    ctx.until_idle(&driver, &ctx.name("network")?, ctx.slack(), "A3")
+        .await
 }
 
 pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
@@ -144,7 +172,10 @@ pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
         "three removals of the holder gave {answers:?}"
     );
     let Some(next) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
-        broken!("A2", "the first waiter does not hold the lock after the release");
+        broken!(
+            "A2",
+            "the first waiter does not hold the lock after the release"
+        );
     };
     // Repeated once more, though late: it must not take a second place, nor the lock.
     match other.enqueue(&name, waiter, ttl, true).await? {
@@ -152,7 +183,11 @@ pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
         answer => broken!("A2", "the holder's repeated enqueue gave {answer:?}"),
     }
     let state = driver.inspect(&name).await?;
-    ensure!(state.queue.len() == 1, "A2", "an entry was made twice: {state:?}");
+    ensure!(
+        state.queue.len() == 1,
+        "A2",
+        "an entry was made twice: {state:?}"
+    );
     Ok(())
 }
 
@@ -203,7 +238,11 @@ pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
         broken!("A5", "a taken lock was granted");
     };
     let label = seen.owner.as_ref().map(|owner| owner.label.as_str());
-    ensure!(label == Some("the-holder"), "A5", "the holder is shown as {seen:?}");
+    ensure!(
+        label == Some("the-holder"),
+        "A5",
+        "the holder is shown as {seen:?}"
+    );
     ensure!(
         seen.token.is_none_or(|token| token == guard.token()),
         "A5",
@@ -264,7 +303,10 @@ pub(crate) async fn busy_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
     for attempt in attempts {
         match other.renew(&name, attempt, ttl, None).await? {
             Renewed::Gone(_) => {}
-            answer => broken!("A5", "an attempt that was told \"busy\" is known: {answer:?}"),
+            answer => broken!(
+                "A5",
+                "an attempt that was told \"busy\" is known: {answer:?}"
+            ),
         }
     }
     Ok(())

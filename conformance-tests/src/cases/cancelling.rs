@@ -58,7 +58,11 @@ pub(crate) async fn cancelled_try_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
         }
         ctx.until_idle(&driver, &name, ctx.slack(), "A4").await?;
     }
-    ensure!(dropped >= 3, "A4", "only {dropped} tries were cancelled; this case shows nothing");
+    ensure!(
+        dropped >= 3,
+        "A4",
+        "only {dropped} tries were cancelled; this case shows nothing"
+    );
     // Nothing can come into being later, either.
     tokio::time::sleep(Duration::from_millis(100)).await;
     ctx.until_idle(&driver, &name, Duration::ZERO, "A4").await
@@ -97,7 +101,10 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
             holder.remove(&name, grant.attempt, ttl).await?;
             let turn = third.await_turn(&name, attempt, ttl, ctx.slack());
             if turn.await?.is_none() {
-                broken!("A4", "after a cancelled acquire the next contender does not get the lock");
+                broken!(
+                    "A4",
+                    "after a cancelled acquire the next contender does not get the lock"
+                );
             }
             third.remove(&name, attempt, ttl).await?;
         }

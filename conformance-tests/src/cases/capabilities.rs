@@ -16,14 +16,18 @@ pub(crate) async fn make_sense(ctx: Arc<Ctx>) -> Outcome {
     let driver = ctx.driver().await?;
     let declared = driver.backend().capabilities().await?;
     let again = driver.backend().capabilities().await?;
-    ensure!(declared == again, "C1", "asked twice, it declared {declared:?} and {again:?}");
+    ensure!(
+        declared == again,
+        "C1",
+        "asked twice, it declared {declared:?} and {again:?}"
+    );
     let ttl = declared.ttl;
     ensure!(
         !ttl.min.is_zero() && ttl.min <= ttl.max && !ttl.granularity.is_zero(),
         "C1",
         "the TTL range makes no sense: {ttl:?}"
     );
-    let steps = |span: Duration| span.as_nanos() % ttl.granularity.as_nanos() == 0;
+    let steps = |span: Duration| span.as_nanos().is_multiple_of(ttl.granularity.as_nanos());
     ensure!(
         steps(ttl.min) && steps(ttl.max),
         "C1",
@@ -62,7 +66,10 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
         match ctx.client_with(|builder| builder.ttl(ttl)).await {
             Err(Stop::Failed(failure)) if failure.to_string().contains("TTL") => {}
             Err(stop) => return Err(stop),
-            Ok(_) => broken!("C2", "a client with a TTL of {ttl:?} was made; the range is {range:?}"),
+            Ok(_) => broken!(
+                "C2",
+                "a client with a TTL of {ttl:?} was made; the range is {range:?}"
+            ),
         }
         let client = ctx.client().await?;
         match client.lock("range")?.ttl(ttl).try_acquire().await {

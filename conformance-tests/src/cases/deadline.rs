@@ -27,7 +27,9 @@ pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
     const LATE: Duration = Duration::from_millis(400);
     let plan = Plan::new();
     let ttl = ctx.long();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let fate = Fate::Delay {
         before: Duration::ZERO,
         after: LATE,
@@ -85,9 +87,18 @@ pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
         broken!("K4", "a renewal of a held lock says {not_held:?}");
     }
     let second = guard.valid_until();
-    ensure!(second > first, "D2", "a renewal did not move the deadline on");
+    ensure!(
+        second > first,
+        "D2",
+        "a renewal did not move the deadline on"
+    );
 
-    for fate in [Fate::LoseRequest, Fate::LoseReply, Fate::Hang, Fate::HangReply] {
+    for fate in [
+        Fate::LoseRequest,
+        Fate::LoseReply,
+        Fate::Hang,
+        Fate::HangReply,
+    ] {
         let before = guard.valid_until();
         let asked = plan.count(Op::Renew);
         plan.set(Op::Renew, fate);
@@ -104,7 +115,11 @@ pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
             "D2",
             "a renewal without an answer ({fate:?}) moved the deadline"
         );
-        ensure!(guard.check().is_ok(), "L5", "a renewal without an answer ended the grant");
+        ensure!(
+            guard.check().is_ok(),
+            "L5",
+            "a renewal without an answer ended the grant"
+        );
     }
     plan.set(Op::Renew, Fate::Pass);
     let proved = tokio::time::timeout(ctx.slack(), guard.renew()).await;
@@ -155,7 +170,11 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
     let guard = Arc::new(client.lock("suspended")?.acquire().await?);
     let watcher = Arc::clone(&guard);
     let lost = tokio::spawn(async move { watcher.lost().await });
-    ensure!(guard.check().is_ok(), "D3", "the guard is not held to begin with");
+    ensure!(
+        guard.check().is_ok(),
+        "D3",
+        "the guard is not held to begin with"
+    );
     clock.jump(ttl);
     ensure!(
         guard.check().is_err(),
@@ -213,7 +232,11 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
             Ok((plan.count(Op::Renew) > asked).then_some(()))
         })
         .await?;
-    ensure!(renewed.is_some(), "D4", "a grant by message is not renewed at once");
+    ensure!(
+        renewed.is_some(),
+        "D4",
+        "a grant by message is not renewed at once"
+    );
     plan.set(Op::Renew, Fate::Pass);
     release(&guard).await?;
     Ok(())
@@ -237,7 +260,10 @@ pub(crate) async fn pushed_grant_expires_with_the_entry(ctx: Arc<Ctx>) -> Outcom
     holder.remove(&name, grant.attempt, ctx.long()).await?;
     let within = ctx.takeover(ttl, ttl);
     let Some(_) = next.await_turn(&name, attempt, ttl, within).await? else {
-        broken!("D4", "{within:?} after it was granted to a dead waiter the lock is still taken");
+        broken!(
+            "D4",
+            "{within:?} after it was granted to a dead waiter the lock is still taken"
+        );
     };
     let passed = next.now().since(before);
     ensure!(
@@ -262,7 +288,9 @@ pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
     let holder = ctx.driver().await?;
     let name = ctx.name("overtaken")?;
     let grant = holder.hold(&name, ttl).await?;
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let lock = client.lock("overtaken")?;
     let mut waiting = tokio::spawn(async move { lock.acquire().await });
     ctx.until_waiting(&holder, &name, 1).await?;

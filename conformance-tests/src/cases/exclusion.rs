@@ -40,7 +40,11 @@ pub(crate) async fn tasks_never_overlap(ctx: Arc<Ctx>) -> Outcome {
                         "a guard that was just acquired does not say that it is held"
                     );
                     let met = inside.swap(true, Ordering::SeqCst);
-                    ensure!(!met || guard.check().is_err(), "X1", "two tasks were inside together");
+                    ensure!(
+                        !met || guard.check().is_err(),
+                        "X1",
+                        "two tasks were inside together"
+                    );
                     tokio::task::yield_now().await;
                     inside.store(false, Ordering::SeqCst);
                     release(&guard).await?;
@@ -98,7 +102,10 @@ pub(crate) async fn one_client_is_not_reentrant(ctx: Arc<Ctx>) -> Outcome {
     let client = ctx.client().await?;
     let lock = client.lock("once")?;
     let guard = lock.acquire().await?;
-    for attempt in [lock.try_acquire().await?, client.lock("once")?.try_acquire().await?] {
+    for attempt in [
+        lock.try_acquire().await?,
+        client.lock("once")?.try_acquire().await?,
+    ] {
         ensure!(
             matches!(attempt, Acquisition::Busy(_)),
             "X2",
@@ -166,8 +173,17 @@ pub(crate) async fn silent_holder_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
         "X3",
         "the lock was granted again before the abandoned guard's deadline"
     );
-    ensure!(guard.token() > token, "T1", "the token did not rise over an expiry");
-    ensure!(now.since(start) <= bound, "X3", "it took {:?}", now.since(start));
+    ensure!(
+        guard.token() > token,
+        "T1",
+        "the token did not rise over an expiry"
+    );
+    ensure!(
+        now.since(start) <= bound,
+        "X3",
+        "it took {:?}",
+        now.since(start)
+    );
     release(&guard).await?;
     Ok(())
 }
@@ -191,7 +207,10 @@ pub(crate) async fn killed_process_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
     let start = ctx.now();
     let bound = ctx.takeover(ttl, ttl);
     let Some(guard) = lock.acquire_within(bound).await?.acquired() else {
-        broken!("X3", "{bound:?} after its holder was killed the lock is not granted");
+        broken!(
+            "X3",
+            "{bound:?} after its holder was killed the lock is not granted"
+        );
     };
     ensure!(guard.token().get() > token, "T1", "the token did not rise");
     // The worker renewed every third of its TTL, so that its last proof was no older than that.

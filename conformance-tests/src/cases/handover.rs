@@ -128,7 +128,10 @@ impl Series<'_> {
             let within = ctx.takeover(grant.ttl, ttl);
             let turn = next.await_turn(&self.name, waiter, ttl, within);
             let Some(grant) = turn.await? else {
-                broken!("W1", "after {way:?} the first waiter does not hold the lock");
+                broken!(
+                    "W1",
+                    "after {way:?} the first waiter does not hold the lock"
+                );
             };
             self.see(way, &grant)?;
             next.remove(&self.name, waiter, ttl).await?;

@@ -42,7 +42,11 @@ pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
         ctx.until_waiting(&driver, guard.name(), place + 1).await?;
     }
     let state = holder.inspect(guard.name()).await?;
-    ensure!(&state.name == guard.name(), "I1", "another lock is shown: {state:?}");
+    ensure!(
+        &state.name == guard.name(),
+        "I1",
+        "another lock is shown: {state:?}"
+    );
     let Some(shown) = state.holder else {
         broken!("I1", "no holder is shown");
     };
@@ -59,14 +63,22 @@ pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
         "I1",
         "the holder is shown as {owner:?}"
     );
-    ensure!(shown.since.is_some(), "I1", "since when the lock is held is not shown");
+    ensure!(
+        shown.since.is_some(),
+        "I1",
+        "since when the lock is held is not shown"
+    );
     let seen: Vec<_> = state
         .queue
         .iter()
         .filter_map(|waiter| waiter.owner.as_ref())
         .map(|owner| owner.label.as_str())
         .collect();
-    ensure!(seen == labels, "I1", "the queue should be {labels:?}, it is shown as {seen:?}");
+    ensure!(
+        seen == labels,
+        "I1",
+        "the queue should be {labels:?}, it is shown as {seen:?}"
+    );
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     release(&guard).await?;
@@ -103,7 +115,11 @@ pub(crate) async fn changes_nothing(ctx: Arc<Ctx>) -> Outcome {
             Ok(state.holder.is_none().then_some(()))
         })
         .await?;
-    ensure!(free.is_some(), "I1", "a grant that is looked at does not expire");
+    ensure!(
+        free.is_some(),
+        "I1",
+        "a grant that is looked at does not expire"
+    );
     let passed = other.now().since(proved);
     ensure!(
         passed >= ttl * 99 / 100,
@@ -147,7 +163,14 @@ pub(crate) async fn lists_by_pages(ctx: Arc<Ctx>) -> Outcome {
     let grant = driver.hold(&freed, ttl).await?;
     driver.remove(&freed, grant.attempt, ttl).await?;
 
-    for (prefix, limit) in [("", 1), ("", 5), ("", 1000), ("page", 4), ("page/", 3), ("q", 3)] {
+    for (prefix, limit) in [
+        ("", 1),
+        ("", 5),
+        ("", 1000),
+        ("page", 4),
+        ("page/", 3),
+        ("q", 3),
+    ] {
         let listed = list_all(&driver, List::new(prefix, limit)).await?;
         let mut names: Vec<_> = listed.iter().map(|lock| lock.name.as_str()).collect();
         names.sort_unstable();
@@ -195,7 +218,11 @@ pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
         if wrong == token {
             continue;
         }
-        match operator.backend().evict(&name, FencingToken::new(wrong)).await? {
+        match operator
+            .backend()
+            .evict(&name, FencingToken::new(wrong))
+            .await?
+        {
             Evicted::NotHeld(Some(shown)) => {
                 ensure!(
                     shown.token == Some(grant.token),
@@ -203,7 +230,10 @@ pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
                     "the present holder has token {token}, it is shown as {shown:?}"
                 );
             }
-            answer => broken!("I2", "evicting token {wrong} of a lock held as {token}: {answer:?}"),
+            answer => broken!(
+                "I2",
+                "evicting token {wrong} of a lock held as {token}: {answer:?}"
+            ),
         }
         let seen = operator.inspect(&name).await?;
         ensure!(
@@ -214,12 +244,23 @@ pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
         );
     }
     let evicted = operator.backend().evict(&name, grant.token).await?;
-    ensure!(evicted == Evicted::Evicted, "I2", "evicting the holder gave {evicted:?}");
+    ensure!(
+        evicted == Evicted::Evicted,
+        "I2",
+        "evicting the holder gave {evicted:?}"
+    );
     let turn = operator.await_turn(&name, waiter, ttl, ctx.slack());
     let Some(next) = turn.await? else {
-        broken!("I2", "after the eviction the first waiter does not hold the lock");
+        broken!(
+            "I2",
+            "after the eviction the first waiter does not hold the lock"
+        );
     };
-    ensure!(next.token > grant.token, "T1", "the token did not rise over an eviction");
+    ensure!(
+        next.token > grant.token,
+        "T1",
+        "the token did not rise over an eviction"
+    );
     // The token that was seen is stale by now.
     let again = operator.backend().evict(&name, grant.token).await?;
     ensure!(

@@ -3,11 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tenure_core::{
-    Guard, Release,
-    capability::Evidence,
-    lease::Phase,
-    loss::LossReason,
-    request::Evicted,
+    Guard, Release, capability::Evidence, lease::Phase, loss::LossReason, request::Evicted,
 };
 
 use crate::{
@@ -19,14 +15,20 @@ use crate::{
 pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.short();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     plan.set(Op::Renew, Fate::Hang);
     let guard = client.lock("hangs")?.acquire().await?;
     let deadline = guard.valid_until();
     let told = tokio::time::timeout(ttl + ctx.slack(), guard.lost()).await;
     let now = ctx.now();
     let Ok(reason) = told else {
-        broken!("L1", "`lost` did not fire, {:?} after the deadline", now.since(deadline));
+        broken!(
+            "L1",
+            "`lost` did not fire, {:?} after the deadline",
+            now.since(deadline)
+        );
     };
     ensure!(
         now >= deadline,
@@ -35,7 +37,11 @@ pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(ctx: Arc<Ctx>) -> 
         deadline.since(now)
     );
     let late = now.since(deadline);
-    ensure!(late < Duration::from_secs(1), "L1", "`lost` fired {late:?} after the deadline");
+    ensure!(
+        late < Duration::from_secs(1),
+        "L1",
+        "`lost` fired {late:?} after the deadline"
+    );
     ensure!(
         reason == LossReason::Expired,
         "L3",
@@ -61,14 +67,21 @@ async fn lost(ctx: &Ctx, guard: &Guard, evidence: Evidence) -> Result<LossReason
     let within = bound(ctx, evidence, guard.ttl());
     let deadline = guard.valid_until();
     let Ok(reason) = tokio::time::timeout(within, guard.lost()).await else {
-        broken!("L2", "evidence is declared as {evidence:?}, and did not come within {within:?}");
+        broken!(
+            "L2",
+            "evidence is declared as {evidence:?}, and did not come within {within:?}"
+        );
     };
     ensure!(
         ctx.now() < deadline,
         "L2",
         "the guard was lost by its deadline alone, not by evidence"
     );
-    ensure!(guard.check().is_err(), "L1", "`lost` has fired and `check` passes");
+    ensure!(
+        guard.check().is_err(),
+        "L1",
+        "`lost` has fired and `check` passes"
+    );
     Ok(reason)
 }
 
@@ -79,7 +92,11 @@ pub(crate) async fn eviction_is_noticed_as_declared(ctx: Arc<Ctx>) -> Outcome {
     let guard = client.lock("evicted")?.acquire().await?;
     let other = ctx.client().await?;
     let evicted = other.evict(guard.name(), guard.token()).await?;
-    ensure!(evicted == Evicted::Evicted, "I2", "evicting the holder gave {evicted:?}");
+    ensure!(
+        evicted == Evicted::Evicted,
+        "I2",
+        "evicting the holder gave {evicted:?}"
+    );
     let reason = lost(&ctx, &guard, evidence).await?;
     ensure!(
         reason == LossReason::Evicted,
@@ -133,16 +150,26 @@ pub(crate) async fn own_release_is_no_loss(ctx: Arc<Ctx>) -> Outcome {
         guard.phase()
     );
     let fired = tokio::time::timeout(Duration::from_millis(300), guard.lost()).await;
-    ensure!(fired.is_err(), "L2", "after its own release the guard was lost: {fired:?}");
+    ensure!(
+        fired.is_err(),
+        "L2",
+        "after its own release the guard was lost: {fired:?}"
+    );
     let turn = other.await_turn(guard.name(), waiter, ctx.long(), ctx.slack());
-    ensure!(turn.await?.is_some(), "R2", "the waiter does not hold the lock after the release");
+    ensure!(
+        turn.await?.is_some(),
+        "R2",
+        "the waiter does not hold the lock after the release"
+    );
     Ok(())
 }
 
 pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.short();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let guard = client.lock("final")?.acquire().await?;
     plan.set(Op::Renew, Fate::Hang);
     let Ok(reason) = tokio::time::timeout(ttl + ctx.slack(), guard.lost()).await else {
@@ -156,7 +183,11 @@ pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
         "L4",
         "renewing a lost guard gave {late:?}"
     );
-    ensure!(guard.check().is_err(), "L4", "a lost guard became held again");
+    ensure!(
+        guard.check().is_err(),
+        "L4",
+        "a lost guard became held again"
+    );
     ensure!(
         guard.phase() == Phase::Lost(reason) && guard.lost().await == reason,
         "L4",
@@ -167,7 +198,9 @@ pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
     let removed = ctx
         .eventually(ctx.slack(), || async {
             let mut calls = plan.calls(Op::Remove).into_iter();
-            Ok(calls.any(|call| call.attempts.contains(&attempt)).then_some(()))
+            Ok(calls
+                .any(|call| call.attempts.contains(&attempt))
+                .then_some(()))
         })
         .await?;
     ensure!(
@@ -187,7 +220,9 @@ pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn two_lost_renewals_are_none(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.steady();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let guard = client.lock("two")?.acquire().await?;
     for fate in [Fate::LoseRequest, Fate::LoseReply] {
         plan.set_times(Op::Renew, fate, 2);
@@ -204,7 +239,11 @@ pub(crate) async fn two_lost_renewals_are_none(ctx: Arc<Ctx>) -> Outcome {
             "two renewals in a row failed ({fate:?}), and the guard is {:?}",
             guard.phase()
         );
-        ensure!(proved.is_some(), "K4", "a failed renewal is not tried again before the deadline");
+        ensure!(
+            proved.is_some(),
+            "K4",
+            "a failed renewal is not tried again before the deadline"
+        );
     }
     release(&guard).await?;
     Ok(())

@@ -117,10 +117,17 @@ pub(crate) async fn hanging_one_is_unknown(ctx: Arc<Ctx>) -> Outcome {
             "R1",
             "nothing was heard of the release; the error is: {error}"
         ),
-        Ok(outcome) => broken!("R1", "nothing was heard of the release; it says {outcome:?}"),
+        Ok(outcome) => broken!(
+            "R1",
+            "nothing was heard of the release; it says {outcome:?}"
+        ),
         Err(_) => broken!("R1", "a release of which nothing is heard has no end"),
     }
-    ensure!(guard.check().is_err(), "R1", "a guard whose release is unknown says that it is held");
+    ensure!(
+        guard.check().is_err(),
+        "R1",
+        "a guard whose release is unknown says that it is held"
+    );
     plan.set(Op::Remove, Fate::Pass);
     let again = guard.release().await;
     ensure!(
@@ -128,7 +135,8 @@ pub(crate) async fn hanging_one_is_unknown(ctx: Arc<Ctx>) -> Outcome {
         "R1",
         "asked for again, with the store answering, the release says {again:?}"
     );
-    ctx.until_idle(&driver, guard.name(), ctx.slack(), "R2").await
+    ctx.until_idle(&driver, guard.name(), ctx.slack(), "R2")
+        .await
 }
 
 pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
@@ -138,7 +146,11 @@ pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
     let ttl = ctx.long();
     let guard = client.lock("at-once")?.acquire().await?;
     let outcome = guard.release().await;
-    ensure!(matches!(outcome, Release::Released), "R1", "a release gave {outcome:?}");
+    ensure!(
+        matches!(outcome, Release::Released),
+        "R1",
+        "a release gave {outcome:?}"
+    );
     let Some(grant) = other.try_hold(guard.name(), ttl).await? else {
         broken!("R2", "a lock whose release was acknowledged is taken");
     };
@@ -148,7 +160,11 @@ pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
     let waiter = other.wait_for(guard.name(), ttl).await?;
     let outcome = guard.release().await;
     plan.silence();
-    ensure!(matches!(outcome, Release::Released), "R1", "a release gave {outcome:?}");
+    ensure!(
+        matches!(outcome, Release::Released),
+        "R1",
+        "a release gave {outcome:?}"
+    );
     let turn = other.await_turn(guard.name(), waiter, ttl, ctx.slack());
     ensure!(
         turn.await?.is_some(),
@@ -163,7 +179,10 @@ async fn until_taken(ctx: &Ctx, other: &Driver, name: &LockName, how: &str) -> O
         .eventually(ctx.slack(), || other.try_hold(name, ctx.long()))
         .await?;
     let Some(grant) = taken else {
-        broken!("R3", "a guard dropped {how} was not released in the background");
+        broken!(
+            "R3",
+            "a guard dropped {how} was not released in the background"
+        );
     };
     other.remove(name, grant.attempt, ctx.long()).await?;
     Ok(())
@@ -181,7 +200,11 @@ pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
     let guard = lock.acquire().await?;
     let outside = std::thread::spawn(move || drop(guard));
     let ended = tokio::task::spawn_blocking(move || outside.join()).await?;
-    ensure!(ended.is_ok(), "R3", "dropping a guard outside of a runtime panicked");
+    ensure!(
+        ended.is_ok(),
+        "R3",
+        "dropping a guard outside of a runtime panicked"
+    );
     until_taken(&ctx, &other, &name, "outside of a runtime").await?;
 
     let guard = lock.acquire().await?;
@@ -201,7 +224,11 @@ pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
     let start = ctx.now();
     drop(guard);
     let took = ctx.now().since(start);
-    ensure!(took < Duration::from_millis(500), "R3", "dropping a guard blocked for {took:?}");
+    ensure!(
+        took < Duration::from_millis(500),
+        "R3",
+        "dropping a guard blocked for {took:?}"
+    );
     until_taken(&ctx, &other, &name, "at last").await
 }
 
@@ -225,7 +252,11 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
             drop(guard);
         } else {
             let outcome = guard.release().await;
-            ensure!(matches!(outcome, Release::Released), "R1", "a release gave {outcome:?}");
+            ensure!(
+                matches!(outcome, Release::Released),
+                "R1",
+                "a release gave {outcome:?}"
+            );
         }
         cycles += 1;
     }
@@ -255,13 +286,12 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
         "after {cycles} cycles the client still keeps {} attempts",
         client.live_attempts()
     );
-    match ctx.env().residue().await? {
-        Some(entries) => ensure!(
+    if let Some(entries) = ctx.env().residue().await? {
+        ensure!(
             entries == 0 || ctx.capabilities().residue != Some(Duration::ZERO),
             "R4",
             "the backend declares that nothing stays, and {entries} locks have state"
-        ),
-        None => {}
+        );
     }
     Ok(())
 }
@@ -282,8 +312,13 @@ pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
         names.len()
     );
     for guard in &guards {
-        ensure!(guard.check().is_err(), "R5", "after the shutdown a guard says that it is held");
-        ctx.until_idle(&driver, guard.name(), ctx.slack(), "R5").await?;
+        ensure!(
+            guard.check().is_err(),
+            "R5",
+            "after the shutdown a guard says that it is held"
+        );
+        ctx.until_idle(&driver, guard.name(), ctx.slack(), "R5")
+            .await?;
     }
     match client.lock("down-1")?.try_acquire().await {
         Err(error) if error.kind() == ErrorKind::Closed => {}
@@ -298,7 +333,11 @@ pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
     let start = ctx.now();
     let closing = tokio::time::timeout(within + ctx.slack(), client.shutdown(within));
     let Ok(report) = closing.await else {
-        broken!("R5", "a shutdown within {within:?} is not over {:?} later", ctx.slack());
+        broken!(
+            "R5",
+            "a shutdown within {within:?} is not over {:?} later",
+            ctx.slack()
+        );
     };
     let took = ctx.now().since(start);
     let Some(left) = report.unreleased.first() else {

@@ -39,7 +39,9 @@ pub(crate) async fn keeps_the_lock_beyond_its_ttl(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.steady();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let guard = client.lock("thirds")?.acquire().await?;
     let start = ctx.now();
     ctx.sleep_until(start + ttl * 2).await;
@@ -47,7 +49,10 @@ pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
     let mut times = vec![start];
     times.extend(calls.iter().map(|call| call.at));
     times.push(ctx.now());
-    let gaps: Vec<Duration> = times.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    let gaps: Vec<Duration> = times
+        .windows(2)
+        .map(|pair| pair[1].since(pair[0]))
+        .collect();
     let longest = gaps.iter().max().copied().unwrap_or_default();
     // A machine that stands still for a moment delays one of them.
     ensure!(
@@ -69,7 +74,9 @@ pub(crate) async fn many_locks_share_it(ctx: Arc<Ctx>) -> Outcome {
     const LOCKS: usize = 100;
     let plan = Plan::new();
     let ttl = ctx.possible_ttl(Duration::from_secs(6));
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let mut guards = Vec::new();
     for number in 0..LOCKS {
         guards.push(client.lock(format!("shared-{number}"))?.acquire().await?);
@@ -128,14 +135,21 @@ pub(crate) async fn never_revives_the_expired(ctx: Arc<Ctx>) -> Outcome {
         "I1",
         "a grant that expired {bound:?} ago is still shown as the holder"
     );
-    match holder.renew(&name, grant.attempt, ttl, Some(grant.token)).await? {
+    match holder
+        .renew(&name, grant.attempt, ttl, Some(grant.token))
+        .await?
+    {
         Renewed::Gone(_) => {}
         answer => broken!("K2", "the renewal of an expired grant gave {answer:?}"),
     }
     let Some(next) = other.try_hold(&name, ttl).await? else {
         broken!("K2", "the renewal of an expired grant has revived it");
     };
-    ensure!(next.token > grant.token, "T1", "the token did not rise over an expiry");
+    ensure!(
+        next.token > grant.token,
+        "T1",
+        "the token did not rise over an expiry"
+    );
     Ok(())
 }
 
@@ -160,9 +174,15 @@ pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
     // wakes up.
     let until = granted + ctx.takeover(grant.ttl, ctx.short());
     let succeeded: Option<Instant> = loop {
-        match stale.renew(&name, first.attempt, ttl, Some(first.token)).await? {
+        match stale
+            .renew(&name, first.attempt, ttl, Some(first.token))
+            .await?
+        {
             Renewed::Gone(_) => {}
-            answer => broken!("K2", "the renewal of a grant that was given on gave {answer:?}"),
+            answer => broken!(
+                "K2",
+                "the renewal of a grant that was given on gave {answer:?}"
+            ),
         }
         if let Renewed::Granted(_) = third.renew(&name, waiter, ctx.long(), None).await? {
             break Some(third.now());
@@ -183,7 +203,9 @@ pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.short();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     // A store that takes its time gives renewals and removals a chance to cross.
     let slow = Fate::Delay {
         before: ttl / 20,
@@ -223,6 +245,10 @@ pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
             );
         }
     }
-    ensure!(renewed, "K1", "nothing was renewed, so that this case shows nothing");
+    ensure!(
+        renewed,
+        "K1",
+        "nothing was renewed, so that this case shows nothing"
+    );
     Ok(())
 }

@@ -130,14 +130,20 @@ pub(crate) async fn malformed_state_is_an_error(ctx: Arc<Ctx>) -> Outcome {
     }
     refuses(&driver, &name, &ctx, ErrorKind::Corrupt, "S2").await?;
     // What the holder is told is no proof.
-    match holder.renew(&name, grant.attempt, ctx.long(), Some(grant.token)).await {
-        Ok(Renewed::Proved { .. } | Renewed::Granted(_)) => {
-            broken!("S2", "a renewal of scribbled state counts as proved");
-        }
-        Ok(_) | Err(_) => {}
-    }
+    let renewed = holder
+        .renew(&name, grant.attempt, ctx.long(), Some(grant.token))
+        .await;
+    ensure!(
+        !matches!(renewed, Ok(Renewed::Proved { .. } | Renewed::Granted(_))),
+        "S2",
+        "a renewal of scribbled state counts as proved: {renewed:?}"
+    );
     let other = driver.try_hold(&sound, ctx.long()).await?;
-    ensure!(other.is_some(), "S2", "scribbled state of one lock keeps another from being taken");
+    ensure!(
+        other.is_some(),
+        "S2",
+        "scribbled state of one lock keeps another from being taken"
+    );
     Ok(())
 }
 

@@ -68,7 +68,10 @@ pub(crate) async fn rises_over_eviction(ctx: Arc<Ctx>) -> Outcome {
         "evicting the holder's token gave {evicted:?}"
     );
     let Some(second) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
-        broken!("I2", "after an eviction the first waiter does not hold the lock");
+        broken!(
+            "I2",
+            "after an eviction the first waiter does not hold the lock"
+        );
     };
     other.backend().evict(&name, second.token).await?;
     let third = holder.hold(&name, ttl).await?;
@@ -104,7 +107,9 @@ pub(crate) async fn rises_over_deletion(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.steady();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let guard = client.lock("one-request")?.acquire().await?;
     let asked = (plan.count(Op::Enqueue), plan.count(Op::Look));
     ensure!(
@@ -129,7 +134,10 @@ pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
     let driver = ctx.driver().await?;
     let name = ctx.name("by-driver")?;
     let grant = driver.hold(&name, ttl).await?;
-    match driver.renew(&name, grant.attempt, ttl, Some(grant.token)).await? {
+    match driver
+        .renew(&name, grant.attempt, ttl, Some(grant.token))
+        .await?
+    {
         Renewed::Proved { .. } => {}
         Renewed::Granted(again) if again.token == grant.token => {}
         other => broken!("T2", "renewing token {} gave {other:?}", grant.token),

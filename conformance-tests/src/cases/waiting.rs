@@ -76,7 +76,10 @@ pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
     let within = ctx.takeover(ttl, ctx.long());
     let turn = next.await_turn(&name, attempt, ctx.long(), within);
     let Some(_) = turn.await? else {
-        broken!("W1", "a dead waiter with a TTL of {ttl:?} stands in the way for {within:?}");
+        broken!(
+            "W1",
+            "a dead waiter with a TTL of {ttl:?} stands in the way for {within:?}"
+        );
     };
     let took = next.now().since(died);
     let bound = ctx.takeover(ttl, ttl);
@@ -123,7 +126,10 @@ pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
     for (driver, attempt) in waiters {
         let turn = driver.await_turn(&name, attempt, ttl, ctx.slack());
         let Some(grant) = turn.await? else {
-            broken!("W3", "after others have left, a waiter does not get its turn");
+            broken!(
+                "W3",
+                "after others have left, a waiter does not get its turn"
+            );
         };
         ensure!(grant.token > last, "W1", "the turns came in another order");
         last = grant.token;
@@ -150,7 +156,11 @@ pub(crate) async fn release_wakes_the_next_alone(ctx: Arc<Ctx>) -> Outcome {
     ];
     holder.remove(&name, grant.attempt, ttl).await?;
     let turn = first.await_turn(&name, next, ttl, ctx.slack());
-    ensure!(turn.await?.is_some(), "W1", "the first waiter does not hold the lock");
+    ensure!(
+        turn.await?.is_some(),
+        "W1",
+        "the first waiter does not hold the lock"
+    );
     // Long enough for a message to the wrong one to come.
     tokio::time::sleep(Duration::from_millis(200)).await;
     for (driver, attempt) in others {
@@ -179,8 +189,15 @@ pub(crate) async fn message_wakes_the_waiter(ctx: Arc<Ctx>) -> Outcome {
         let Some(pushed) = waiter.await_push(attempt, ctx.slack()).await else {
             broken!("W2", "no message told the waiter that it holds the lock");
         };
-        ensure!(pushed.token > grant.token, "T1", "the pushed token did not rise");
-        match waiter.renew(&name, attempt, ttl, Some(pushed.token)).await? {
+        ensure!(
+            pushed.token > grant.token,
+            "T1",
+            "the pushed token did not rise"
+        );
+        match waiter
+            .renew(&name, attempt, ttl, Some(pushed.token))
+            .await?
+        {
             Renewed::Proved { .. } => {}
             Renewed::Granted(again) if again.token == pushed.token => {}
             answer => broken!("T2", "renewing the pushed grant gave {answer:?}"),
@@ -196,7 +213,9 @@ pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
     let holder = ctx.driver().await?;
     let name = ctx.name("lost-message")?;
     let grant = holder.hold(&name, ctx.long()).await?;
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     plan.mute(true);
     let lock = client.lock("lost-message")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
@@ -205,7 +224,10 @@ pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
     let released = ctx.now();
     let bound = ctx.takeover(ttl, ttl);
     let Ok(acquired) = tokio::time::timeout(bound, waiting).await else {
-        broken!("W2", "a waiter whose message was lost still sleeps after {bound:?}");
+        broken!(
+            "W2",
+            "a waiter whose message was lost still sleeps after {bound:?}"
+        );
     };
     let guard = acquired??;
     let took = ctx.now().since(released);
@@ -228,7 +250,9 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
     let ttl = ctx.short();
     let grant = holder.hold(&name, ctx.long()).await?;
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder.ttl(ttl)).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
     let silent = driver.wait_for(&name, ttl).await?;
     let lock = client.lock("lapsed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
@@ -249,13 +273,19 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
     );
     holder.remove(&name, grant.attempt, ctx.long()).await?;
     ensure!(
-        driver.await_push(silent, Duration::from_millis(300)).await.is_none(),
+        driver
+            .await_push(silent, Duration::from_millis(300))
+            .await
+            .is_none(),
         "W4",
         "a waiter whose entry had lapsed was told that it holds the lock"
     );
     match driver.renew(&name, silent, ttl, None).await? {
         Renewed::Gone(_) => {}
-        answer => broken!("W4", "the report of a waiter whose entry had lapsed gave {answer:?}"),
+        answer => broken!(
+            "W4",
+            "the report of a waiter whose entry had lapsed gave {answer:?}"
+        ),
     }
     plan.set(Op::Renew, Fate::Pass);
     let Ok(acquired) = tokio::time::timeout(bound + ctx.slack(), waiting).await else {

@@ -124,7 +124,11 @@ impl Plan {
     /// How many requests of that kind came so far.
     #[must_use]
     pub fn count(&self, op: Op) -> usize {
-        self.state().calls.iter().filter(|call| call.op == op).count()
+        self.state()
+            .calls
+            .iter()
+            .filter(|call| call.op == op)
+            .count()
     }
 
     /// How many requests of that kind are lost or delayed yet to come.
