@@ -11,7 +11,7 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Need, Outcome, Stop, broken, ensure},
+    case::{Need, Outcome, Stop, ensure},
     ctx::Ctx,
     driver::Driver,
     wrap::{Fate, Op, Plan},
