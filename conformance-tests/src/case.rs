@@ -1,0 +1,162 @@
+//! What a case is, and what can come of it.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use tenure_core::error::Error;
+
+use crate::ctx::Ctx;
+
+/// One case of the suite.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Case {
+    /// What it is called, such as `exclusion::tasks_never_overlap`.
+    pub id: &'static str,
+    /// The clauses of the contract that it proves.
+    pub clauses: &'static [&'static str],
+    /// What it needs of the environment; a case without a need always applies.
+    pub needs: Option<Need>,
+    /// What it shows, in one sentence.
+    pub about: &'static str,
+    /// The case itself.
+    pub(crate) run: fn(Arc<Ctx>) -> Run,
+}
+
+/// A case under way.
+pub(crate) type Run = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case")
+            .field("id", &self.id)
+            .field("clauses", &self.clauses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an environment or a backend must offer for a case to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Need {
+    /// Other processes can reach the store ([`Env::ticket`](crate::Env::ticket)).
+    Processes,
+    /// The store sends messages to waiters.
+    Push,
+    /// Each lock has its own TTL, so that one can fall silent while its client lives.
+    OwnTtl,
+    /// The lock's state can be deleted by hand.
+    DeleteState,
+    /// The lock's state can be scribbled over.
+    Corrupt,
+    /// The lock's state can be made to look newer.
+    NewerFormat,
+    /// There is a capability that the backend lacks.
+    Lack,
+    /// A secret is configured.
+    Secrets,
+}
+
+impl Need {
+    /// Why a case does not apply where this is missing.
+    #[must_use]
+    pub const fn missing(self) -> &'static str {
+        match self {
+            Self::Processes => "no other process can reach this store",
+            Self::Push => "this store cannot send messages to waiters",
+            Self::OwnTtl => "locks share a session here; one alone cannot fall silent",
+            Self::DeleteState => "the harness cannot delete a lock's state by hand",
+            Self::Corrupt => "the harness cannot scribble over a lock's state",
+            Self::NewerFormat => "the harness cannot write state of a newer format",
+            Self::Lack => "this backend has every capability that can be required",
+            Self::Secrets => "no secret is configured",
+        }
+    }
+}
+
+/// What came of a case.
+pub type Outcome = Result<(), Stop>;
+
+/// Why a case did not pass.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The backend broke the contract, or could not be used.
+    Failed(Failure),
+    /// The case does not apply here.
+    Ignored(Need),
+}
+
+/// What was seen instead of what the contract says.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    clause: Option<&'static str>,
+    text: String,
+}
+
+impl Failure {
+    /// A breach of that clause, or with `None` something that kept the case from being run.
+    #[must_use]
+    pub fn new(clause: Option<&'static str>, text: impl Into<String>) -> Self {
+        Self {
+            clause,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.clause {
+            Some(clause) => write!(f, "clause {clause} is broken: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        let mut text = format!("the backend failed where it should not: {error}");
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Failure::new(None, text).into()
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Failure::new(None, format!("this machine failed the case: {error}")).into()
+    }
+}
+
+impl From<tokio::task::JoinError> for Stop {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Failure::new(None, format!("a task of the case ended badly: {error}")).into()
+    }
+}
+
+/// Fails the case unless the condition holds.
+macro_rules! ensure {
+    ($holds:expr, $clause:literal, $($text:tt)+) => {
+        if !$holds {
+            return Err($crate::case::Failure::new(Some($clause), format!($($text)+)).into());
+        }
+    };
+}
+
+/// Fails the case.
+macro_rules! broken {
+    ($clause:literal, $($text:tt)+) => {
+        return Err($crate::case::Failure::new(Some($clause), format!($($text)+)).into())
+    };
+}
+
+pub(crate) use {broken, ensure};

@@ -1,0 +1,313 @@
+//! Acquiring: clauses A1 to A5; cancelling is in [`super::cancelling`].
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    Acquisition,
+    error::ErrorKind,
+    id::AttemptId,
+    request::{Enqueued, Removed, Renewed, Since},
+};
+
+pub(crate) use super::cancelling::{
+    cancelled_try_leaves_nothing, cancelled_waiting_leaves_nothing, fenced_attempt_never_enters,
+};
+use crate::{
+    case::{Outcome, broken, ensure},
+    ctx::{Ctx, release},
+    wrap::{Fate, Op, Plan},
+};
+
+pub(crate) async fn try_does_not_wait(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.client().await?, ctx.client().await?);
+    let guard = holder.lock("taken")?.acquire().await?;
+    let start = ctx.now();
+    let tried = other.lock("taken")?.try_acquire().await?;
+    let took = ctx.now().since(start);
+    ensure!(
+        matches!(tried, Acquisition::Busy(_)),
+        "A1",
+        "a taken lock was granted"
+    );
+    ensure!(
+        took < ctx.slack(),
+        "A1",
+        "a try of a taken lock took {took:?}"
+    );
+    release(&guard).await?;
+    let tried = other.lock("taken")?.try_acquire().await?;
+    ensure!(
+        matches!(tried, Acquisition::Acquired(_)),
+        "A1",
+        "a try of a free lock did not get it"
+    );
+    Ok(())
+}
+
+pub(crate) async fn try_has_a_time_limit(ctx: Arc<Ctx>) -> Outcome {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let plan = Plan::new();
+    let client = ctx
+        .client_through(&plan, |builder| builder.request_timeout(LIMIT))
+        .await?;
+    plan.set(Op::Enqueue, Fate::Hang);
+    let start = ctx.now();
+    let Ok(tried) =
+        tokio::time::timeout(LIMIT + ctx.slack(), client.lock("mute")?.try_acquire()).await
+    else {
+        broken!("A1", "a try of a store that does not answer has no end");
+    };
+    let took = ctx.now().since(start);
+    match tried {
+        Err(error) if error.is_retryable() => {}
+        other => broken!("A3", "a store that does not answer gave {other:?}"),
+    }
+    ensure!(
+        took >= LIMIT,
+        "A1",
+        "the try gave up after {took:?}, before its {LIMIT:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
+    const BUDGET: Duration = Duration::from_millis(700);
+    let (holder, other) = (ctx.client().await?, ctx.client().await?);
+    let guard = holder.lock("budget")?.acquire().await?;
+    let start = ctx.now();
+    let outcome = other.lock("budget")?.acquire_within(BUDGET).await?;
+    let took = ctx.now().since(start);
+    ensure!(
+        matches!(outcome, Acquisition::Busy(_)),
+        "A1",
+        "a taken lock was granted"
+    );
+    ensure!(
+        took >= BUDGET,
+        "A1",
+        "waiting gave up after {took:?}, before its budget {BUDGET:?}"
+    );
+    ensure!(
+        took < BUDGET + ctx.slack(),
+        "A1",
+        "waiting took {took:?}, with a budget of {BUDGET:?}"
+    );
+    // Within a budget that is long enough the lock is got.
+    let lock = other.lock("budget")?;
+    let within = ctx.slack() * 2;
+    let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
+    let driver = ctx.driver().await?;
+    ctx.until_waiting(&driver, guard.name(), 1).await?;
+    release(&guard).await?;
+    let outcome = waiting.await??;
+    ensure!(
+        matches!(outcome, Acquisition::Acquired(_)),
+        "A1",
+        "a lock that was released within the budget was not granted"
+    );
+    Ok(())
+}
+
+pub(crate) async fn budget_counts_the_network(ctx: Arc<Ctx>) -> Outcome {
+    const BUDGET: Duration = Duration::from_millis(400);
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    for fate in [Fate::Hang, Fate::HangReply] {
+        plan.set(Op::Enqueue, fate);
+        let start = ctx.now();
+        let lock = client.lock("network")?;
+        let Ok(outcome) =
+            tokio::time::timeout(BUDGET + ctx.slack(), lock.acquire_within(BUDGET)).await
+        else {
+            broken!(
+                "A1",
+                "the budget does not cover a store that does not answer ({fate:?})"
+            );
+        };
+        let took = ctx.now().since(start);
+        ensure!(
+            took >= BUDGET,
+            "A1",
+            "it gave up after {took:?}, before its budget {BUDGET:?}"
+        );
+        ensure!(
+            outcome.is_err(),
+            "A3",
+            "a store that did not answer ({fate:?}) gave {outcome:?}"
+        );
+    }
+    let driver = ctx.driver().await?;
+    ctx.until_idle(&driver, &ctx.name("network")?, ctx.slack(), "A3")
+        .await
+}
+
+pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.long();
+    let name = ctx.name("repeated")?;
+    let grant = driver.hold(&name, ttl).await?;
+    let waiter = other.wait_for(&name, ttl).await?;
+    let behind = driver.wait_for(&name, ttl).await?;
+    for _ in 0..3 {
+        match other.enqueue(&name, waiter, ttl, true).await? {
+            Enqueued::Waiting(_) => {}
+            answer => broken!("A2", "a repeated enqueue of a waiter gave {answer:?}"),
+        }
+        other.renew(&name, waiter, ttl, None).await?;
+    }
+    let queue = driver.inspect(&name).await?.queue;
+    let queue: Vec<_> = queue.iter().filter_map(|waiter| waiter.attempt).collect();
+    ensure!(
+        queue == [waiter, behind],
+        "A2",
+        "repeated enqueues should leave one entry in its place; the queue is {queue:?}"
+    );
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(driver.remove(&name, grant.attempt, ttl).await?);
+    }
+    ensure!(
+        answers == [Removed::AsHolder, Removed::Absent, Removed::Absent],
+        "A2",
+        "three removals of the holder gave {answers:?}"
+    );
+    let Some(next) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
+        broken!(
+            "A2",
+            "the first waiter does not hold the lock after the release"
+        );
+    };
+    // Repeated once more, though late: it must not take a second place, nor the lock.
+    match other.enqueue(&name, waiter, ttl, true).await? {
+        Enqueued::Granted(again) if again.token == next.token => {}
+        answer => broken!("A2", "the holder's repeated enqueue gave {answer:?}"),
+    }
+    let state = driver.inspect(&name).await?;
+    ensure!(
+        state.queue.len() == 1,
+        "A2",
+        "an entry was made twice: {state:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn unknown_outcome_is_an_error(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let driver = ctx.driver().await?;
+    for (name, holder) in [("unknown-free", false), ("unknown-taken", true)] {
+        let held = ctx.name(name)?;
+        let grant = match holder {
+            true => Some(driver.hold(&held, ctx.long()).await?),
+            false => None,
+        };
+        plan.set_times(Op::Enqueue, Fate::LoseReply, 1);
+        match client.lock(name)?.acquire_within(ctx.slack()).await {
+            Err(error) => ensure!(
+                error.kind() == ErrorKind::OutcomeUnknown && error.to_string().contains("unknown"),
+                "A3",
+                "a lost answer should be an unknown outcome, it is: {error}"
+            ),
+            Ok(outcome) => broken!("A3", "a lost answer was taken for {outcome:?}"),
+        }
+        let cleared = ctx
+            .eventually(ctx.slack(), || async {
+                let state = driver.inspect(&held).await?;
+                let ours = state.holder.as_ref().and_then(|holder| holder.attempt);
+                let left = grant.as_ref().map(|grant| grant.attempt) == ours;
+                Ok((left && state.queue.is_empty()).then_some(()))
+            })
+            .await?;
+        ensure!(
+            cleared.is_some(),
+            "A3",
+            "the attempt of unknown outcome stays behind: {:?}",
+            driver.inspect(&held).await?
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
+    let holder = ctx
+        .client_with(|builder| builder.label("the-holder"))
+        .await?;
+    let other = ctx.client().await?;
+    let guard = holder.lock("who")?.acquire().await?;
+    let Acquisition::Busy(seen) = other.lock("who")?.try_acquire().await? else {
+        broken!("A5", "a taken lock was granted");
+    };
+    let label = seen.owner.as_ref().map(|owner| owner.label.as_str());
+    ensure!(
+        label == Some("the-holder"),
+        "A5",
+        "the holder is shown as {seen:?}"
+    );
+    ensure!(
+        seen.token.is_none_or(|token| token == guard.token()),
+        "A5",
+        "the holder's token is {}, it is shown as {seen:?}",
+        guard.token()
+    );
+    let hour = Duration::from_secs(3600);
+    let since = match seen.since {
+        Some(Since::Granted(at) | Since::Enqueued(at)) => at,
+        other => broken!("A5", "since when the lock is held is not shown: {other:?}"),
+    };
+    let now = std::time::SystemTime::now();
+    ensure!(
+        since <= now + hour && since + hour >= now,
+        "A5",
+        "the lock was taken just now, and is shown as taken at {since:?}"
+    );
+    if let Some(left) = seen.expires_in {
+        let ttl = guard.ttl();
+        ensure!(
+            left <= ttl && left + ctx.slack() >= ttl,
+            "A5",
+            "a grant of {ttl:?} that was just given is shown with {left:?} left"
+        );
+    }
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn busy_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("no-trace")?;
+    let ttl = ctx.long();
+    let grant = holder.hold(&name, ttl).await?;
+    let mut attempts = Vec::new();
+    for _ in 0..5 {
+        let attempt = AttemptId::random()?;
+        match other.enqueue(&name, attempt, ttl, false).await? {
+            Enqueued::Busy(_) => attempts.push(attempt),
+            answer => broken!("A5", "a try of a taken lock gave {answer:?}"),
+        }
+    }
+    let state = holder.inspect(&name).await?;
+    ensure!(
+        state.queue.is_empty(),
+        "A5",
+        "attempts that did not want to wait are in the queue: {:?}",
+        state.queue
+    );
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let state = holder.inspect(&name).await?;
+    ensure!(
+        state.holder.is_none(),
+        "A5",
+        "an attempt that was told \"busy\" holds the lock: {:?}",
+        state.holder
+    );
+    for attempt in attempts {
+        match other.renew(&name, attempt, ttl, None).await? {
+            Renewed::Gone(_) => {}
+            answer => broken!(
+                "A5",
+                "an attempt that was told \"busy\" is known: {answer:?}"
+            ),
+        }
+    }
+    Ok(())
+}

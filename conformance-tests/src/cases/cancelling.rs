@@ -1,0 +1,152 @@
+//! Cancelling an acquire at every point (clause A4).
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tenure_core::{
+    id::AttemptId,
+    request::{Enqueued, Remove, Removed},
+};
+
+use crate::{
+    case::{Outcome, broken, ensure},
+    ctx::Ctx,
+    wrap::{Fate, Op, Plan},
+};
+
+/// At how many points an acquire is dropped.
+const POINTS: u32 = 24;
+
+/// Polls a future so many times, a little apart, and drops it. Returns whether it ended before.
+async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    None
+}
+
+/// A store that takes its time, so that there are points between sending and answer.
+fn slow() -> Fate {
+    Fate::Delay {
+        before: Duration::from_millis(8),
+        after: Duration::from_millis(8),
+    }
+}
+
+pub(crate) async fn cancelled_try_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let driver = ctx.driver().await?;
+    let name = ctx.name("cancelled-try")?;
+    plan.set(Op::Enqueue, slow());
+    let mut dropped = 0;
+    for polls in 0..POINTS {
+        match drop_after(polls, client.lock_named(name.clone()).try_acquire()).await {
+            // The guard, if any, is dropped and released in the background.
+            Some(done) => drop(done?),
+            None => dropped += 1,
+        }
+        ctx.until_idle(&driver, &name, ctx.slack(), "A4").await?;
+    }
+    ensure!(
+        dropped >= 3,
+        "A4",
+        "only {dropped} tries were cancelled; this case shows nothing"
+    );
+    // Nothing can come into being later, either.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ctx.until_idle(&driver, &name, Duration::ZERO, "A4").await
+}
+
+pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let (holder, third) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("cancelled-wait")?;
+    let ttl = ctx.long();
+    plan.set(Op::Enqueue, slow());
+    for polls in 0..POINTS {
+        let grant = holder.hold(&name, ttl).await?;
+        let lock = client.lock_named(name.clone());
+        // At some points the holder leaves first, so that the grant meets the cancellation.
+        let releases = polls % 3 == 2;
+        let waiting = drop_after(polls, lock.acquire());
+        let done = if releases {
+            let release = async {
+                tokio::time::sleep(Duration::from_millis(u64::from(polls) * 2)).await;
+                holder.remove(&name, grant.attempt, ttl).await
+            };
+            let (done, removed) = tokio::join!(waiting, release);
+            removed?;
+            done
+        } else {
+            let done = waiting.await;
+            ensure!(done.is_none(), "X1", "a taken lock was granted");
+            done
+        };
+        drop(done.transpose()?);
+        if !releases {
+            ctx.until_waiting(&holder, &name, 0).await?;
+            let attempt = third.wait_for(&name, ttl).await?;
+            holder.remove(&name, grant.attempt, ttl).await?;
+            let turn = third.await_turn(&name, attempt, ttl, ctx.slack());
+            if turn.await?.is_none() {
+                broken!(
+                    "A4",
+                    "after a cancelled acquire the next contender does not get the lock"
+                );
+            }
+            third.remove(&name, attempt, ttl).await?;
+        }
+        ctx.until_idle(&holder, &name, ctx.slack(), "A4").await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.long();
+    let name = ctx.name("fenced")?;
+    for (taken, wait) in [(false, true), (false, false), (true, true)] {
+        let grant = match taken {
+            true => Some(other.hold(&name, ttl).await?),
+            false => None,
+        };
+        let attempt = AttemptId::random()?;
+        // The removal overtakes the enqueue.
+        let remove = Remove::new(name.clone(), attempt, ttl, false);
+        for _ in 0..2 {
+            let removed = driver.backend().remove(remove.clone()).await?;
+            ensure!(
+                removed == Removed::Absent,
+                "R1",
+                "removing an attempt that was never there gave {removed:?}"
+            );
+        }
+        match driver.enqueue(&name, attempt, ttl, wait).await {
+            Ok(Enqueued::Gone) | Err(_) => {}
+            Ok(answer) => broken!("A4", "an attempt that was fenced off was told {answer:?}"),
+        }
+        let state = other.inspect(&name).await?;
+        let held = state.holder.as_ref().and_then(|holder| holder.attempt);
+        ensure!(
+            held == grant.as_ref().map(|grant| grant.attempt) && state.queue.is_empty(),
+            "A4",
+            "an attempt that was fenced off has an entry: {state:?}"
+        );
+        if let Some(grant) = grant {
+            other.remove(&name, grant.attempt, ttl).await?;
+        }
+    }
+    Ok(())
+}

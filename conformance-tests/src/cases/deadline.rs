@@ -1,0 +1,319 @@
+//! The deadline: clauses D1 to D4.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    backend::BackendEvent,
+    clock::{Clock, Instant, SystemClock},
+    lease::{Phase, Terms},
+    request::{Grant, StoreTime},
+    token::FencingToken,
+};
+
+use crate::{
+    case::{Failure, Outcome, broken, ensure},
+    ctx::{Ctx, release},
+    wrap::{Fate, Op, Plan},
+};
+
+pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
+    const LATE: Duration = Duration::from_millis(400);
+    let plan = Plan::new();
+    let ttl = ctx.long();
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let fate = Fate::Delay {
+        before: Duration::ZERO,
+        after: LATE,
+    };
+    plan.set_times(Op::Enqueue, fate, 1);
+    let guard = client.lock("late-answer")?.acquire().await?;
+    let calls = plan.calls(Op::Enqueue);
+    let Some((at, done)) = calls.first().and_then(|call| Some((call.at, call.done?))) else {
+        return Err(Failure::new(None, "the enqueue was not seen").into());
+    };
+    let validity = Terms::DEFAULT.validity(guard.ttl());
+    let (earliest, latest) = (at + validity, done + validity);
+    let deadline = guard.valid_until();
+    ensure!(
+        deadline <= latest,
+        "D1",
+        "the deadline lies {:?} behind what a proof from before the request allows",
+        deadline.since(latest)
+    );
+    ensure!(
+        deadline >= earliest,
+        "D1",
+        "the deadline lies {:?} before what the grant allows",
+        earliest.since(deadline)
+    );
+    // Queueing in the client counts against us, too.
+    plan.set_times(Op::Renew, fate, 1);
+    if let Err(not_held) = guard.renew().await {
+        broken!("K4", "a renewal of a held lock says {not_held:?}");
+    }
+    let calls = plan.calls(Op::Renew);
+    let Some(done) = calls.last().and_then(|call| call.done) else {
+        return Err(Failure::new(None, "the renewal was not seen").into());
+    };
+    ensure!(
+        guard.valid_until() <= done + validity,
+        "D1",
+        "after a renewal the deadline counts from its answer"
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.long();
+    let client = ctx
+        .client_through(&plan, |builder| {
+            builder.ttl(ttl).request_timeout(Duration::from_millis(300))
+        })
+        .await?;
+    let guard = client.lock("moves")?.acquire().await?;
+    let first = guard.valid_until();
+    if let Err(not_held) = guard.renew().await {
+        broken!("K4", "a renewal of a held lock says {not_held:?}");
+    }
+    let second = guard.valid_until();
+    ensure!(
+        second > first,
+        "D2",
+        "a renewal did not move the deadline on"
+    );
+
+    for fate in [
+        Fate::LoseRequest,
+        Fate::LoseReply,
+        Fate::Hang,
+        Fate::HangReply,
+    ] {
+        let before = guard.valid_until();
+        let asked = plan.count(Op::Renew);
+        plan.set(Op::Renew, fate);
+        // It does not come back while nothing proves the grant.
+        let renewal = tokio::time::timeout(Duration::from_millis(700), guard.renew()).await;
+        ensure!(
+            !matches!(renewal, Ok(Ok(()))),
+            "D2",
+            "a renewal without an answer ({fate:?}) counts as proved"
+        );
+        ensure!(plan.count(Op::Renew) > asked, "K4", "no renewal was sent");
+        ensure!(
+            guard.valid_until() == before,
+            "D2",
+            "a renewal without an answer ({fate:?}) moved the deadline"
+        );
+        ensure!(
+            guard.check().is_ok(),
+            "L5",
+            "a renewal without an answer ended the grant"
+        );
+    }
+    plan.set(Op::Renew, Fate::Pass);
+    let proved = tokio::time::timeout(ctx.slack(), guard.renew()).await;
+    ensure!(
+        matches!(proved, Ok(Ok(()))) && guard.valid_until() > second,
+        "D2",
+        "once the store answers again a renewal should move the deadline: {proved:?}"
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+/// The system's clock, plus what a case lets it jump by.
+#[derive(Debug, Default)]
+struct JumpingClock(AtomicU64);
+
+impl JumpingClock {
+    fn jump(&self, span: Duration) {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Clock for JumpingClock {
+    fn now(&self) -> Instant {
+        SystemClock::default().now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    async fn sleep_until(&self, deadline: Instant) {
+        loop {
+            let left = deadline.since(self.now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+        }
+    }
+}
+
+pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
+    let clock = Arc::new(JumpingClock::default());
+    let ttl = ctx.long();
+    let injected: Arc<dyn Clock> = Arc::<JumpingClock>::clone(&clock);
+    let client = ctx
+        .client_with(|builder| builder.ttl(ttl).clock(injected))
+        .await?;
+    let guard = Arc::new(client.lock("suspended")?.acquire().await?);
+    let watcher = Arc::clone(&guard);
+    let lost = tokio::spawn(async move { watcher.lost().await });
+    ensure!(
+        guard.check().is_ok(),
+        "D3",
+        "the guard is not held to begin with"
+    );
+    clock.jump(ttl);
+    ensure!(
+        guard.check().is_err(),
+        "D3",
+        "the clock has jumped past the deadline, and `check` still says that the lock is held"
+    );
+    let told = tokio::time::timeout(ctx.slack() + Duration::from_secs(1), lost).await;
+    ensure!(
+        matches!(told, Ok(Ok(_))),
+        "D3",
+        "the clock has jumped past the deadline, and `lost` does not fire"
+    );
+    Ok(())
+}
+
+pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_push()?;
+    let plan = Plan::new();
+    let ttl = ctx.long();
+    let holder = ctx.driver().await?;
+    let name = ctx.name("pushed")?;
+    let grant = holder.hold(&name, ttl).await?;
+    let client = ctx
+        .client_through(&plan, |builder| {
+            builder.ttl(ttl).request_timeout(Duration::from_millis(500))
+        })
+        .await?;
+    let lock = client.lock("pushed")?;
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    ctx.until_waiting(&holder, &name, 1).await?;
+    // From here on nothing but the message tells the waiter of its turn.
+    plan.set(Op::Renew, Fate::Hang);
+    let reports = plan.calls(Op::Renew);
+    let enqueues = plan.calls(Op::Enqueue);
+    let answered = reports.iter().chain(&enqueues).filter_map(|call| call.done);
+    let Some(answered) = answered.max() else {
+        return Err(Failure::new(None, "the enqueue was not answered").into());
+    };
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let asked = plan.count(Op::Renew);
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let guard = match tokio::time::timeout(ctx.slack(), waiting).await {
+        Ok(acquired) => acquired??,
+        Err(_) => broken!("W2", "the message of the grant did not come"),
+    };
+    let latest = answered + Terms::DEFAULT.validity(guard.ttl());
+    ensure!(
+        guard.valid_until() <= latest,
+        "D4",
+        "the deadline of a grant by message lies {:?} behind what the last answered report allows",
+        guard.valid_until().since(latest)
+    );
+    let renewed = ctx
+        .eventually(ctx.slack(), || async {
+            Ok((plan.count(Op::Renew) > asked).then_some(()))
+        })
+        .await?;
+    ensure!(
+        renewed.is_some(),
+        "D4",
+        "a grant by message is not renewed at once"
+    );
+    plan.set(Op::Renew, Fate::Pass);
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn pushed_grant_expires_with_the_entry(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, dead, next) = (
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    );
+    let name = ctx.name("inherited")?;
+    let ttl = ctx.steady();
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let before = dead.now();
+    dead.wait_for(&name, ttl).await?;
+    let enqueued = dead.now();
+    let attempt = next.wait_for(&name, ttl).await?;
+    // The waiter has died; half of its TTL later it becomes the holder.
+    ctx.sleep_until(enqueued + ttl / 2).await;
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    let within = ctx.takeover(ttl, ttl);
+    let Some(_) = next.await_turn(&name, attempt, ttl, within).await? else {
+        broken!(
+            "D4",
+            "{within:?} after it was granted to a dead waiter the lock is still taken"
+        );
+    };
+    let passed = next.now().since(before);
+    ensure!(
+        passed >= ttl * 99 / 100,
+        "D4",
+        "the dead waiter's grant ended {passed:?} after its report, before its TTL of {ttl:?}"
+    );
+    // Would the grant have a TTL of its own, it would last for half a TTL longer.
+    let bound = ctx.capabilities().takeover.of(ttl, ttl);
+    let latest = bound + ctx.slack();
+    ensure!(
+        passed <= latest,
+        "D4",
+        "the dead waiter's grant lasted {passed:?} from its last report, with a bound of {bound:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.long();
+    let holder = ctx.driver().await?;
+    let name = ctx.name("overtaken")?;
+    let grant = holder.hold(&name, ttl).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let lock = client.lock("overtaken")?;
+    let mut waiting = tokio::spawn(async move { lock.acquire().await });
+    ctx.until_waiting(&holder, &name, 1).await?;
+    let calls = plan.calls(Op::Enqueue);
+    let attempts = calls.first().map(|call| call.attempts.as_slice());
+    let Some([attempt]) = attempts else {
+        return Err(Failure::new(None, "the enqueue was not seen").into());
+    };
+    let old = Grant::pushed(*attempt, FencingToken::new(1), ttl, StoreTime::new(0));
+    plan.forge(&BackendEvent::Granted(old));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+    ensure!(
+        early.is_err(),
+        "D4",
+        "a message from before the last answer made the waiter believe that it holds the lock"
+    );
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let guard = waiting.await??;
+    ensure!(
+        guard.token() > grant.token && guard.phase() == Phase::Held,
+        "D4",
+        "the waiter took over the token of an overtaken message"
+    );
+    release(&guard).await?;
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Exclusion: clauses X1 to X3.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::Acquisition;
+use tokio::task::JoinSet;
+
+use crate::{
+    case::{Failure, Outcome, Stop, broken, ensure},
+    ctx::{Ctx, release},
+    worker::{Job, Report, Worker},
+};
+
+/// Rounds of each task, at most; fewer where a round takes long.
+const ROUNDS: usize = 40;
+const ENOUGH: Duration = Duration::from_secs(10);
+
+pub(crate) async fn tasks_never_overlap(ctx: Arc<Ctx>) -> Outcome {
+    let inside = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    let until = ctx.now() + ENOUGH;
+    for _ in 0..3 {
+        let client = ctx.client().await?;
+        for _ in 0..3 {
+            let (ctx, inside) = (Arc::clone(&ctx), Arc::clone(&inside));
+            let lock = client.lock("turns")?;
+            tasks.spawn(async move {
+                let mut rounds = 0;
+                while rounds < ROUNDS && (rounds < 3 || ctx.now() < until) {
+                    let guard = lock.acquire().await?;
+                    ensure!(
+                        guard.check().is_ok(),
+                        "X1",
+                        "a guard that was just acquired does not say that it is held"
+                    );
+                    let met = inside.swap(true, Ordering::SeqCst);
+                    ensure!(
+                        !met || guard.check().is_err(),
+                        "X1",
+                        "two tasks were inside together"
+                    );
+                    tokio::task::yield_now().await;
+                    inside.store(false, Ordering::SeqCst);
+                    release(&guard).await?;
+                    rounds += 1;
+                }
+                Ok::<_, Stop>(rounds)
+            });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        let rounds = done??;
+        ensure!(rounds >= 3, "X1", "a task had only {rounds} turns");
+    }
+    Ok(())
+}
+
+pub(crate) async fn processes_never_overlap(ctx: Arc<Ctx>) -> Outcome {
+    const WORKERS: u64 = 4;
+    const ROUNDS: u32 = 25;
+    let arena = tempfile::tempdir()?;
+    let mut tasks = JoinSet::new();
+    for _ in 0..WORKERS {
+        let job = Job::Count { rounds: ROUNDS };
+        let mut worker = Worker::start(&ctx, job, "count", ctx.long(), arena.path())?;
+        tasks.spawn(async move {
+            let mut turns = Vec::new();
+            loop {
+                match worker.report().await? {
+                    Report::Held { token, count } => turns.push((token, count)),
+                    Report::Done => return Ok::<_, Stop>(turns),
+                    Report::Broken(text) => broken!("X1", "a process reports: {text}"),
+                }
+            }
+        });
+    }
+    let mut turns = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        turns.extend(done??);
+    }
+    turns.sort_unstable();
+    let expected = WORKERS * u64::from(ROUNDS);
+    let counts: Vec<u64> = turns.iter().map(|(_, count)| *count).collect();
+    ensure!(
+        counts == (0..expected).collect::<Vec<_>>(),
+        "X1",
+        "in the order of the tokens the counter should read 0 to {}, it read {counts:?}",
+        expected - 1
+    );
+    let rises = turns.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    ensure!(rises, "T1", "two processes held the lock under one token");
+    Ok(())
+}
+
+pub(crate) async fn one_client_is_not_reentrant(ctx: Arc<Ctx>) -> Outcome {
+    let client = ctx.client().await?;
+    let lock = client.lock("once")?;
+    let guard = lock.acquire().await?;
+    for attempt in [
+        lock.try_acquire().await?,
+        client.lock("once")?.try_acquire().await?,
+    ] {
+        ensure!(
+            matches!(attempt, Acquisition::Busy(_)),
+            "X2",
+            "a client that holds the lock got it a second time"
+        );
+    }
+    ensure!(guard.check().is_ok(), "X2", "trying again ended the grant");
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn silent_holder_keeps_its_ttl(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.short();
+    let name = ctx.name("silent")?;
+    // By the driver alone: what the core adds on top is not looked at here.
+    let before = holder.now();
+    let grant = holder.hold(&name, ttl).await?;
+    let proved = grant.proved_from.unwrap_or(before);
+    ensure!(
+        proved >= before && proved <= holder.now(),
+        "D1",
+        "the proof should count from within the request, it counts from {proved:?}"
+    );
+    let attempt = other.wait_for(&name, ttl).await?;
+    let within = ctx.takeover(grant.ttl, ttl);
+    let Some(_) = other.await_turn(&name, attempt, ttl, within).await? else {
+        broken!("X3", "the lock was not granted again within {within:?}");
+    };
+    let passed = other.now().since(proved);
+    // Clock rates may differ by one percent.
+    let least = grant.ttl * 99 / 100;
+    ensure!(
+        passed >= least,
+        "X3",
+        "the lock was granted again {passed:?} after the last proof, before the TTL of {:?}",
+        grant.ttl
+    );
+    Ok(())
+}
+
+pub(crate) async fn silent_holder_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_own_ttl()?;
+    let ttl = ctx.short();
+    let first = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let second = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let guard = first.lock("taken-over")?.acquire().await?;
+    let token = guard.token();
+    let deadline = guard.valid_until();
+    guard.abandon();
+    // The deadline that the guard stated last lies before the end of the TTL; the bound counts
+    // from a proof that is no later than this moment.
+    let bound = ctx.takeover(ttl, ttl);
+    let start = ctx.now();
+    let guard = match second.lock("taken-over")?.acquire_within(bound).await? {
+        Acquisition::Acquired(guard) => guard,
+        Acquisition::Busy(holder) => {
+            broken!("X3", "after {bound:?} the lock is still held by {holder:?}")
+        }
+        other => broken!("X3", "unexpected: {other:?}"),
+    };
+    let now = ctx.now();
+    ensure!(
+        now >= deadline,
+        "X3",
+        "the lock was granted again before the abandoned guard's deadline"
+    );
+    ensure!(
+        guard.token() > token,
+        "T1",
+        "the token did not rise over an expiry"
+    );
+    ensure!(
+        now.since(start) <= bound,
+        "X3",
+        "it took {:?}",
+        now.since(start)
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn killed_process_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
+    let arena = tempfile::tempdir()?;
+    // Longer than a worker takes to come up, so that the lower bound means something.
+    let ttl = ctx.steady();
+    let mut worker = Worker::start(&ctx, Job::Hold, "killed", ttl, arena.path())?;
+    let Report::Held { token, .. } = worker.report().await? else {
+        return Err(Failure::new(None, "the worker did not take the lock").into());
+    };
+    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let lock = client.lock("killed")?;
+    ensure!(
+        matches!(lock.try_acquire().await?, Acquisition::Busy(_)),
+        "X1",
+        "a lock that another process holds was granted"
+    );
+    worker.kill().await?;
+    let start = ctx.now();
+    let bound = ctx.takeover(ttl, ttl);
+    let Some(guard) = lock.acquire_within(bound).await?.acquired() else {
+        broken!(
+            "X3",
+            "{bound:?} after its holder was killed the lock is not granted"
+        );
+    };
+    ensure!(guard.token().get() > token, "T1", "the token did not rise");
+    // The worker renewed every third of its TTL, so that its last proof was no older than that.
+    let passed = ctx.now().since(start);
+    ensure!(
+        passed >= ttl / 2,
+        "X3",
+        "the lock was granted {passed:?} after its holder was killed, well before its TTL of {ttl:?}"
+    );
+    release(&guard).await?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The token over a thousand hand-overs (clause T1).
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    name::LockName,
+    request::{Evicted, Grant, Removed},
+    token::FencingToken,
+};
+
+use crate::{
+    case::{Need, Outcome, Stop, broken, ensure},
+    ctx::Ctx,
+    driver::Driver,
+};
+
+const HAND_OVERS: u32 = 1_000;
+/// A store on which that takes longer has fewer, but not fewer than [`LEAST`].
+const ENOUGH: Duration = Duration::from_secs(60);
+const LEAST: u32 = 200;
+/// Each of these takes a TTL.
+const EXPIRIES: u32 = 5;
+
+/// How a grant ends.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Release,
+    ReleaseToWaiter,
+    Evict,
+    EvictToWaiter,
+    Delete,
+    Expire,
+}
+
+const WAYS: [Way; 5] = [
+    Way::Release,
+    Way::ReleaseToWaiter,
+    Way::Evict,
+    Way::EvictToWaiter,
+    Way::Delete,
+];
+
+pub(crate) async fn rises_over_a_thousand_hand_overs(ctx: Arc<Ctx>) -> Outcome {
+    let clients = [
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    ];
+    let name = ctx.name("thousand")?;
+    let mut series = Series {
+        ctx: &ctx,
+        name,
+        last: FencingToken::new(0),
+        deletes: true,
+    };
+    let start = ctx.now();
+    let mut ways = WAYS.iter().cycle();
+    for round in 0..HAND_OVERS {
+        if round >= LEAST && ctx.now().since(start) > ENOUGH {
+            break;
+        }
+        let index = round as usize;
+        let (holder, next) = (&clients[index % 3], &clients[(index + 1) % 3]);
+        let way = match ways.next() {
+            _ if round % (LEAST / EXPIRIES) == 0 && round < LEAST => Way::Expire,
+            Some(way) => *way,
+            None => Way::Release,
+        };
+        series.hand_over(way, holder, next).await?;
+    }
+    Ok(())
+}
+
+struct Series<'a> {
+    ctx: &'a Ctx,
+    name: LockName,
+    last: FencingToken,
+    deletes: bool,
+}
+
+impl Series<'_> {
+    async fn hand_over(&mut self, way: Way, holder: &Driver, next: &Driver) -> Outcome {
+        let ctx = self.ctx;
+        let ttl = match way {
+            Way::Expire => ctx.short(),
+            _ => ctx.long(),
+        };
+        let grant = holder.hold(&self.name, ttl).await?;
+        self.see(way, &grant)?;
+        let waiter = match way {
+            Way::ReleaseToWaiter | Way::EvictToWaiter | Way::Expire => {
+                Some(next.wait_for(&self.name, ttl).await?)
+            }
+            _ => None,
+        };
+        match way {
+            Way::Release | Way::ReleaseToWaiter => {
+                let removed = holder.remove(&self.name, grant.attempt, ttl).await?;
+                ensure!(
+                    removed == Removed::AsHolder,
+                    "R1",
+                    "releasing a held lock gave {removed:?}"
+                );
+            }
+            Way::Evict | Way::EvictToWaiter => {
+                let evicted = next.backend().evict(&self.name, grant.token).await?;
+                ensure!(
+                    evicted == Evicted::Evicted,
+                    "I2",
+                    "evicting the holder gave {evicted:?}"
+                );
+            }
+            Way::Delete if self.deletes => match ctx.delete_state(&self.name).await {
+                Ok(()) => {}
+                // This case does not need deletion; it is one way of ending more.
+                Err(Stop::Ignored(Need::DeleteState)) => {
+                    self.deletes = false;
+                    holder.remove(&self.name, grant.attempt, ttl).await?;
+                }
+                Err(stop) => return Err(stop),
+            },
+            Way::Delete => {
+                holder.remove(&self.name, grant.attempt, ttl).await?;
+            }
+            Way::Expire => {}
+        }
+        if let Some(waiter) = waiter {
+            let within = ctx.takeover(grant.ttl, ttl);
+            let turn = next.await_turn(&self.name, waiter, ttl, within);
+            let Some(grant) = turn.await? else {
+                broken!(
+                    "W1",
+                    "after {way:?} the first waiter does not hold the lock"
+                );
+            };
+            self.see(way, &grant)?;
+            next.remove(&self.name, waiter, ttl).await?;
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, way: Way, grant: &Grant) -> Outcome {
+        ensure!(
+            grant.token > self.last,
+            "T1",
+            "token {} was granted after {} ({way:?})",
+            grant.token,
+            self.last
+        );
+        self.last = grant.token;
+        Ok(())
+    }
+}

@@ -1,0 +1,288 @@
+//! Looking and breaking: clauses I1 and I2.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tenure_core::{
+    request::{Evicted, List, Listed},
+    token::FencingToken,
+};
+
+use crate::{
+    case::{Failure, Outcome, Stop, broken, ensure},
+    ctx::{Ctx, release},
+    driver::Driver,
+};
+
+/// All pages of a listing.
+pub(super) async fn list_all(driver: &Driver, mut request: List) -> Result<Vec<Listed>, Stop> {
+    let mut all = Vec::new();
+    // Every page but the last has an entry or leads on; a cursor that stands still leads nowhere.
+    for _ in 0..10_000 {
+        let page = driver.backend().list(request.clone()).await?;
+        all.extend(page.locks);
+        match page.next {
+            None => return Ok(all),
+            next if next == request.cursor => break,
+            next => request.cursor = next,
+        }
+    }
+    Err(Failure::new(Some("I1"), "the pages of a listing have no end").into())
+}
+
+pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
+    let driver = ctx.driver().await?;
+    let holder = ctx.client_with(|builder| builder.label("first")).await?;
+    let guard = holder.lock("shown")?.acquire().await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    let labels = ["second", "third", "fourth"];
+    for (place, label) in labels.into_iter().enumerate() {
+        let client = ctx.client_with(|builder| builder.label(label)).await?;
+        let lock = client.lock("shown")?;
+        tasks.spawn(async move { lock.acquire().await });
+        ctx.until_waiting(&driver, guard.name(), place + 1).await?;
+    }
+    let state = holder.inspect(guard.name()).await?;
+    ensure!(
+        &state.name == guard.name(),
+        "I1",
+        "another lock is shown: {state:?}"
+    );
+    let Some(shown) = state.holder else {
+        broken!("I1", "no holder is shown");
+    };
+    ensure!(
+        shown.attempt == Some(guard.attempt()) && shown.token == Some(guard.token()),
+        "I1",
+        "attempt {} holds under token {}, and is shown as {shown:?}",
+        guard.attempt(),
+        guard.token()
+    );
+    let owner = shown.owner.unwrap_or_default();
+    ensure!(
+        owner.label == "first" && owner.pid == std::process::id() && !owner.host.is_empty(),
+        "I1",
+        "the holder is shown as {owner:?}"
+    );
+    ensure!(
+        shown.since.is_some(),
+        "I1",
+        "since when the lock is held is not shown"
+    );
+    let seen: Vec<_> = state
+        .queue
+        .iter()
+        .filter_map(|waiter| waiter.owner.as_ref())
+        .map(|owner| owner.label.as_str())
+        .collect();
+    ensure!(
+        seen == labels,
+        "I1",
+        "the queue should be {labels:?}, it is shown as {seen:?}"
+    );
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    release(&guard).await?;
+    let free = driver.inspect(&ctx.name("never-used")?).await?;
+    ensure!(
+        free.holder.is_none() && free.queue.is_empty(),
+        "I1",
+        "a lock that was never used is shown as {free:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn changes_nothing(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.short();
+    let name = ctx.name("looked-at")?;
+    let grant = driver.hold(&name, ttl).await?;
+    let proved = grant.proved_from.unwrap_or_else(|| driver.now());
+    // Looked at all the time, the grant neither ends early nor lasts longer.
+    let bound = ctx.takeover(grant.ttl, ttl);
+    let free = ctx
+        .eventually(bound, || async {
+            let before = other.now();
+            let listed = list_all(&other, List::new("", 10)).await?;
+            let state = other.inspect(&name).await?;
+            if before.since(proved) < ttl / 2 && other.now().since(proved) < ttl / 2 {
+                let seen = state.holder.as_ref().and_then(|holder| holder.attempt);
+                ensure!(
+                    seen == Some(grant.attempt) && listed.len() == 1,
+                    "I1",
+                    "a grant that was given just now is shown as {state:?}, {listed:?}"
+                );
+            }
+            Ok(state.holder.is_none().then_some(()))
+        })
+        .await?;
+    ensure!(
+        free.is_some(),
+        "I1",
+        "a grant that is looked at does not expire"
+    );
+    let passed = other.now().since(proved);
+    ensure!(
+        passed >= ttl * 99 / 100,
+        "I1",
+        "a grant that was looked at was shown as ended after {passed:?}"
+    );
+    let Some(next) = other.try_hold(&name, ctx.long()).await? else {
+        broken!("I1", "a lock that is shown as free is taken");
+    };
+    let waiter = driver.wait_for(&name, ctx.long()).await?;
+    for _ in 0..20 {
+        let state = other.inspect(&name).await?;
+        let queue: Vec<_> = state.queue.iter().filter_map(|one| one.attempt).collect();
+        let holder = state.holder.as_ref().and_then(|holder| holder.attempt);
+        ensure!(
+            holder == Some(next.attempt) && queue == [waiter],
+            "I1",
+            "looking has changed the lock: {state:?}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn lists_by_pages(ctx: Arc<Ctx>) -> Outcome {
+    let driver = ctx.driver().await?;
+    let ttl = ctx.long();
+    let mut given = BTreeMap::new();
+    for number in 0..23 {
+        let text = match number % 3 {
+            0 => format!("page-{number}"),
+            1 => format!("page/{number}"),
+            _ => format!("other {number}"),
+        };
+        let name = ctx.name(&text)?;
+        let grant = driver.hold(&name, ttl).await?;
+        given.insert(text, grant);
+    }
+    let waiting = ctx.name("page-0")?;
+    driver.wait_for(&waiting, ttl).await?;
+    let freed = ctx.name("page-freed")?;
+    let grant = driver.hold(&freed, ttl).await?;
+    driver.remove(&freed, grant.attempt, ttl).await?;
+
+    for (prefix, limit) in [
+        ("", 1),
+        ("", 5),
+        ("", 1000),
+        ("page", 4),
+        ("page/", 3),
+        ("q", 3),
+    ] {
+        let listed = list_all(&driver, List::new(prefix, limit)).await?;
+        let mut names: Vec<_> = listed.iter().map(|lock| lock.name.as_str()).collect();
+        names.sort_unstable();
+        let expected: Vec<_> = given
+            .keys()
+            .map(String::as_str)
+            .filter(|name| name.starts_with(prefix))
+            .collect();
+        ensure!(
+            names == expected,
+            "I1",
+            "with prefix {prefix:?} and pages of {limit} the listing gave {names:?}, and should \
+             give {expected:?}"
+        );
+        for lock in &listed {
+            let held = given.get(lock.name.as_str()).map(|grant| grant.attempt);
+            let shown = lock.holder.as_ref().and_then(|holder| holder.attempt);
+            let waiters = u64::from(lock.name == waiting);
+            ensure!(
+                held == shown && lock.waiters == waiters,
+                "I1",
+                "the listing shows {lock:?}; its holder is {held:?}, and {waiters} wait"
+            );
+        }
+    }
+    let page = driver.backend().list(List::new("", 5)).await?;
+    ensure!(
+        page.locks.len() <= 10 && page.next.is_some(),
+        "I1",
+        "a page of about 5 of 23 locks has {}, and leads on to {:?}",
+        page.locks.len(),
+        page.next
+    );
+    Ok(())
+}
+
+pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, operator) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.long();
+    let name = ctx.name("evicted")?;
+    let grant = holder.hold(&name, ttl).await?;
+    let waiter = operator.wait_for(&name, ttl).await?;
+    let token = grant.token.get();
+    for wrong in [0, 1, token.saturating_sub(1), token + 1, u64::MAX] {
+        if wrong == token {
+            continue;
+        }
+        match operator
+            .backend()
+            .evict(&name, FencingToken::new(wrong))
+            .await?
+        {
+            Evicted::NotHeld(Some(shown)) => {
+                ensure!(
+                    shown.token == Some(grant.token),
+                    "I2",
+                    "the present holder has token {token}, it is shown as {shown:?}"
+                );
+            }
+            answer => broken!(
+                "I2",
+                "evicting token {wrong} of a lock held as {token}: {answer:?}"
+            ),
+        }
+        let seen = operator.inspect(&name).await?;
+        ensure!(
+            seen.holder.as_ref().and_then(|holder| holder.token) == Some(grant.token)
+                && seen.queue.len() == 1,
+            "I2",
+            "evicting another token has changed the lock: {seen:?}"
+        );
+    }
+    let evicted = operator.backend().evict(&name, grant.token).await?;
+    ensure!(
+        evicted == Evicted::Evicted,
+        "I2",
+        "evicting the holder gave {evicted:?}"
+    );
+    let turn = operator.await_turn(&name, waiter, ttl, ctx.slack());
+    let Some(next) = turn.await? else {
+        broken!(
+            "I2",
+            "after the eviction the first waiter does not hold the lock"
+        );
+    };
+    ensure!(
+        next.token > grant.token,
+        "T1",
+        "the token did not rise over an eviction"
+    );
+    // The token that was seen is stale by now.
+    let again = operator.backend().evict(&name, grant.token).await?;
+    ensure!(
+        matches!(again, Evicted::NotHeld(_)),
+        "I2",
+        "evicting the same token again gave {again:?}"
+    );
+    let free = operator
+        .backend()
+        .evict(&ctx.name("free")?, FencingToken::new(1))
+        .await?;
+    ensure!(
+        free == Evicted::NotHeld(None),
+        "I2",
+        "evicting from a free lock gave {free:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let seen = operator.inspect(&name).await?.holder;
+    ensure!(
+        seen.as_ref().and_then(|holder| holder.token) == Some(next.token),
+        "I2",
+        "evicting a stale token has ended the next grant: {seen:?}"
+    );
+    Ok(())
+}

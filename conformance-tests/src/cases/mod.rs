@@ -1,0 +1,17 @@
+//! The cases, in the groups and the order of the contract.
+
+pub(crate) mod acquiring;
+pub(crate) mod capabilities;
+pub(crate) mod deadline;
+pub(crate) mod exclusion;
+pub(crate) mod looking;
+pub(crate) mod loss;
+pub(crate) mod names;
+pub(crate) mod releasing;
+pub(crate) mod renewing;
+pub(crate) mod secrets;
+pub(crate) mod token;
+pub(crate) mod waiting;
+
+mod cancelling;
+mod handover;

@@ -1,0 +1,356 @@
+//! Releasing: clauses R1 to R5.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    Client, Release,
+    error::ErrorKind,
+    id::AttemptId,
+    name::LockName,
+    request::{List, Removed},
+};
+
+use crate::{
+    case::{Failure, Outcome, broken, ensure},
+    ctx::Ctx,
+    driver::Driver,
+    wrap::{Fate, Op, Plan},
+};
+
+pub(crate) async fn says_what_it_did(ctx: Arc<Ctx>) -> Outcome {
+    let driver = ctx.driver().await?;
+    let ttl = ctx.long();
+    let name = ctx.name("says")?;
+    let grant = driver.hold(&name, ttl).await?;
+    let waiter = driver.wait_for(&name, ttl).await?;
+    let answers = [
+        driver.remove(&name, AttemptId::random()?, ttl).await?,
+        driver.remove(&name, waiter, ttl).await?,
+        driver.remove(&name, waiter, ttl).await?,
+        driver.remove(&name, grant.attempt, ttl).await?,
+        driver.remove(&name, grant.attempt, ttl).await?,
+    ];
+    let expected = [
+        Removed::Absent,
+        Removed::AsWaiter,
+        Removed::Absent,
+        Removed::AsHolder,
+        Removed::Absent,
+    ];
+    ensure!(
+        answers == expected,
+        "R1",
+        "removing a stranger, a waiter twice and a holder twice gave {answers:?}"
+    );
+    let client = ctx.client().await?;
+    let guard = client.lock("says")?.acquire().await?;
+    for _ in 0..2 {
+        let outcome = guard.release().await;
+        ensure!(
+            matches!(outcome, Release::Released),
+            "R1",
+            "releasing a held lock, or asking again, gave {outcome:?}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn stale_one_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
+    let (stale, holder) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("stale")?;
+    let ttl = ctx.short();
+    let first = stale.hold(&name, ttl).await?;
+    let second = holder.wait_for(&name, ctx.long()).await?;
+    let bound = ctx.takeover(first.ttl, ctx.long());
+    let turn = holder.await_turn(&name, second, ctx.long(), bound);
+    let Some(grant) = turn.await? else {
+        broken!("X3", "the expired lock was not granted again");
+    };
+    for _ in 0..2 {
+        let removed = stale.remove(&name, first.attempt, ttl).await?;
+        ensure!(
+            removed == Removed::Absent,
+            "R1",
+            "a release after the lock was granted again gave {removed:?}"
+        );
+    }
+    let state = holder.inspect(&name).await?;
+    let seen = state.holder.as_ref().and_then(|holder| holder.attempt);
+    ensure!(
+        seen == Some(grant.attempt),
+        "R1",
+        "a stale release has freed somebody else's lock; it is now {state:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn unanswered_one_is_found_out(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let driver = ctx.driver().await?;
+    let guard = client.lock("unanswered")?.acquire().await?;
+    plan.set_times(Op::Remove, Fate::LoseReply, 1);
+    let outcome = guard.release().await;
+    ensure!(
+        matches!(outcome, Release::Released),
+        "R1",
+        "the answer to the removal was lost and the entry is absent; the release says {outcome:?}"
+    );
+    let tried = driver.try_hold(guard.name(), ctx.long()).await?;
+    ensure!(tried.is_some(), "R2", "a released lock is taken");
+    Ok(())
+}
+
+pub(crate) async fn hanging_one_is_unknown(ctx: Arc<Ctx>) -> Outcome {
+    const LIMIT: Duration = Duration::from_millis(400);
+    let plan = Plan::new();
+    let client = ctx
+        .client_through(&plan, |builder| builder.request_timeout(LIMIT))
+        .await?;
+    let driver = ctx.driver().await?;
+    let guard = client.lock("hanging")?.acquire().await?;
+    plan.set(Op::Remove, Fate::Hang);
+    let within = LIMIT * 2 + ctx.slack();
+    match tokio::time::timeout(within, guard.release()).await {
+        Ok(Release::Unknown(error)) => ensure!(
+            error.kind() == ErrorKind::OutcomeUnknown,
+            "R1",
+            "nothing was heard of the release; the error is: {error}"
+        ),
+        Ok(outcome) => broken!(
+            "R1",
+            "nothing was heard of the release; it says {outcome:?}"
+        ),
+        Err(_) => broken!("R1", "a release of which nothing is heard has no end"),
+    }
+    ensure!(
+        guard.check().is_err(),
+        "R1",
+        "a guard whose release is unknown says that it is held"
+    );
+    plan.set(Op::Remove, Fate::Pass);
+    let again = guard.release().await;
+    ensure!(
+        matches!(again, Release::Released),
+        "R1",
+        "asked for again, with the store answering, the release says {again:?}"
+    );
+    ctx.until_idle(&driver, guard.name(), ctx.slack(), "R2")
+        .await
+}
+
+pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let other = ctx.driver().await?;
+    let ttl = ctx.long();
+    let guard = client.lock("at-once")?.acquire().await?;
+    let outcome = guard.release().await;
+    ensure!(
+        matches!(outcome, Release::Released),
+        "R1",
+        "a release gave {outcome:?}"
+    );
+    let Some(grant) = other.try_hold(guard.name(), ttl).await? else {
+        broken!("R2", "a lock whose release was acknowledged is taken");
+    };
+    other.remove(guard.name(), grant.attempt, ttl).await?;
+
+    let guard = client.lock("at-once")?.acquire().await?;
+    let waiter = other.wait_for(guard.name(), ttl).await?;
+    let outcome = guard.release().await;
+    plan.silence();
+    ensure!(
+        matches!(outcome, Release::Released),
+        "R1",
+        "a release gave {outcome:?}"
+    );
+    let turn = other.await_turn(guard.name(), waiter, ttl, ctx.slack());
+    ensure!(
+        turn.await?.is_some(),
+        "R2",
+        "the release was acknowledged and its client cut off; the next waiter does not get the lock"
+    );
+    Ok(())
+}
+
+async fn until_taken(ctx: &Ctx, other: &Driver, name: &LockName, how: &str) -> Outcome {
+    let taken = ctx
+        .eventually(ctx.slack(), || other.try_hold(name, ctx.long()))
+        .await?;
+    let Some(grant) = taken else {
+        broken!(
+            "R3",
+            "a guard dropped {how} was not released in the background"
+        );
+    };
+    other.remove(name, grant.attempt, ctx.long()).await?;
+    Ok(())
+}
+
+pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
+    let client: Client = ctx.client().await?;
+    let other = ctx.driver().await?;
+    let name = ctx.name("dropped")?;
+    let lock = client.lock_named(name.clone());
+
+    drop(lock.acquire().await?);
+    until_taken(&ctx, &other, &name, "inside of a runtime").await?;
+
+    let guard = lock.acquire().await?;
+    let outside = std::thread::spawn(move || drop(guard));
+    let ended = tokio::task::spawn_blocking(move || outside.join()).await?;
+    ensure!(
+        ended.is_ok(),
+        "R3",
+        "dropping a guard outside of a runtime panicked"
+    );
+    until_taken(&ctx, &other, &name, "outside of a runtime").await?;
+
+    let guard = lock.acquire().await?;
+    let panicking = tokio::spawn(async move {
+        let _guard = guard;
+        // Without the message of an ordinary panic on standard error.
+        std::panic::resume_unwind(Box::new("on purpose"));
+    });
+    ensure!(
+        panicking.await.is_err(),
+        "R3",
+        "the panic of the case was swallowed"
+    );
+    until_taken(&ctx, &other, &name, "in a panic").await?;
+
+    let guard = lock.acquire().await?;
+    let start = ctx.now();
+    drop(guard);
+    let took = ctx.now().since(start);
+    ensure!(
+        took < Duration::from_millis(500),
+        "R3",
+        "dropping a guard blocked for {took:?}"
+    );
+    until_taken(&ctx, &other, &name, "at last").await
+}
+
+pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
+    const CYCLES: u32 = 10_000;
+    /// A store on which that takes longer has fewer cycles, but not fewer than [`LEAST`].
+    const ENOUGH: Duration = Duration::from_secs(20);
+    const LEAST: u32 = 500;
+    let client = ctx.client().await?;
+    let driver = ctx.driver().await?;
+    let start = ctx.now();
+    let mut cycles = 0;
+    while cycles < CYCLES && (cycles < LEAST || ctx.now().since(start) < ENOUGH) {
+        // One name for half of them, and a hundred for the other half.
+        let name = match cycles % 2 {
+            0 => "cycle".to_owned(),
+            _ => format!("cycle-{}", cycles / 2 % 100),
+        };
+        let guard = client.lock(name)?.acquire().await?;
+        if cycles % 10 == 9 {
+            drop(guard);
+        } else {
+            let outcome = guard.release().await;
+            ensure!(
+                matches!(outcome, Release::Released),
+                "R1",
+                "a release gave {outcome:?}"
+            );
+        }
+        cycles += 1;
+    }
+    let listed = ctx
+        .eventually(ctx.slack(), || async {
+            let listed = super::looking::list_all(&driver, List::new("", 64)).await?;
+            Ok(listed.is_empty().then_some(()))
+        })
+        .await?;
+    ensure!(
+        listed.is_some(),
+        "R4",
+        "after {cycles} cycles the listing still shows locks"
+    );
+    for number in 0..100 {
+        let name = ctx.name(&format!("cycle-{number}"))?;
+        let state = driver.inspect(&name).await?;
+        ensure!(
+            state.holder.is_none() && state.queue.is_empty(),
+            "R4",
+            "after {cycles} cycles something stays: {state:?}"
+        );
+    }
+    ensure!(
+        client.live_attempts() == 0,
+        "R4",
+        "after {cycles} cycles the client still keeps {} attempts",
+        client.live_attempts()
+    );
+    if let Some(entries) = ctx.env().residue().await? {
+        ensure!(
+            entries == 0 || ctx.capabilities().residue != Some(Duration::ZERO),
+            "R4",
+            "the backend declares that nothing stays, and {entries} locks have state"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
+    let driver = ctx.driver().await?;
+    let names = ["down-1", "down-2", "down-3"];
+    let client = ctx.client().await?;
+    let mut guards = Vec::new();
+    for name in names {
+        guards.push(client.lock(name)?.acquire().await?);
+    }
+    let report = client.shutdown(ctx.slack()).await;
+    ensure!(
+        report.released == names.len() && report.unreleased.is_empty(),
+        "R5",
+        "shutting down a client with {} locks gave {report:?}",
+        names.len()
+    );
+    for guard in &guards {
+        ensure!(
+            guard.check().is_err(),
+            "R5",
+            "after the shutdown a guard says that it is held"
+        );
+        ctx.until_idle(&driver, guard.name(), ctx.slack(), "R5")
+            .await?;
+    }
+    match client.lock("down-1")?.try_acquire().await {
+        Err(error) if error.kind() == ErrorKind::Closed => {}
+        other => broken!("R5", "after the shutdown an acquire gave {other:?}"),
+    }
+
+    let plan = Plan::new();
+    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let guard = client.lock("stuck")?.acquire().await?;
+    plan.set(Op::Remove, Fate::Hang);
+    let within = Duration::from_millis(400);
+    let start = ctx.now();
+    let closing = tokio::time::timeout(within + ctx.slack(), client.shutdown(within));
+    let Ok(report) = closing.await else {
+        broken!(
+            "R5",
+            "a shutdown within {within:?} is not over {:?} later",
+            ctx.slack()
+        );
+    };
+    let took = ctx.now().since(start);
+    let Some(left) = report.unreleased.first() else {
+        return Err(Failure::new(
+            Some("R5"),
+            format!("a lock that could not be released is not named: {report:?} after {took:?}"),
+        )
+        .into());
+    };
+    ensure!(
+        &left.name == guard.name() && left.token == guard.token() && report.released == 0,
+        "R5",
+        "the lock that could not be released is named as {left:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Renewing: clauses K1 to K4.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{clock::Instant, request::Renewed};
+
+use crate::{
+    case::{Outcome, broken, ensure},
+    ctx::{Ctx, release},
+    wrap::{Fate, Op, Plan},
+};
+
+pub(crate) async fn keeps_the_lock_beyond_its_ttl(ctx: Arc<Ctx>) -> Outcome {
+    let ttl = ctx.steady();
+    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let other = ctx.driver().await?;
+    let guard = client.lock("kept")?.acquire().await?;
+    let token = guard.token();
+    let until = ctx.now() + ttl * 3;
+    while ctx.now() < until {
+        ensure!(
+            guard.check() == Ok(token),
+            "K1",
+            "the guard is {:?} although nothing hindered its renewal",
+            guard.phase()
+        );
+        let tried = other.try_hold(guard.name(), ttl).await?;
+        ensure!(
+            tried.is_none() || guard.check().is_err(),
+            "X1",
+            "a lock that is held was granted to somebody else"
+        );
+        tokio::time::sleep(ttl / 10).await;
+    }
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.steady();
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let guard = client.lock("thirds")?.acquire().await?;
+    let start = ctx.now();
+    ctx.sleep_until(start + ttl * 2).await;
+    let calls = plan.calls(Op::Renew);
+    let mut times = vec![start];
+    times.extend(calls.iter().map(|call| call.at));
+    times.push(ctx.now());
+    let gaps: Vec<Duration> = times
+        .windows(2)
+        .map(|pair| pair[1].since(pair[0]))
+        .collect();
+    let longest = gaps.iter().max().copied().unwrap_or_default();
+    // A machine that stands still for a moment delays one of them.
+    ensure!(
+        longest <= ttl / 3 + ttl / 6,
+        "K1",
+        "between renewals of a TTL of {ttl:?} there were {gaps:?}"
+    );
+    ensure!(
+        calls.len() <= 24,
+        "K1",
+        "in two TTLs {} renewals were sent where six are needed",
+        calls.len()
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn many_locks_share_it(ctx: Arc<Ctx>) -> Outcome {
+    const LOCKS: usize = 100;
+    let plan = Plan::new();
+    let ttl = ctx.possible_ttl(Duration::from_secs(6));
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let mut guards = Vec::new();
+    for number in 0..LOCKS {
+        guards.push(client.lock(format!("shared-{number}"))?.acquire().await?);
+    }
+    let before = plan.count(Op::Renew);
+    let start = ctx.now();
+    ctx.sleep_until(start + ttl).await;
+    let calls = plan.calls(Op::Renew).split_off(before);
+    let entries: usize = calls.iter().map(|call| call.attempts.len()).sum();
+    for guard in &guards {
+        ensure!(
+            guard.check().is_ok(),
+            "K1",
+            "of {LOCKS} locks {:?} is {:?}",
+            guard.name(),
+            guard.phase()
+        );
+    }
+    ensure!(
+        entries >= LOCKS * 2,
+        "K1",
+        "in one TTL {entries} renewals were sent for {LOCKS} locks, where each needs three"
+    );
+    ensure!(
+        calls.len() * 4 <= entries,
+        "K1",
+        "{entries} renewals of {LOCKS} locks took {} requests",
+        calls.len()
+    );
+    let report = client.shutdown(Duration::from_secs(20)).await;
+    ensure!(
+        report.unreleased.is_empty(),
+        "R5",
+        "the shutdown left {} of {LOCKS} locks",
+        report.unreleased.len()
+    );
+    Ok(())
+}
+
+pub(crate) async fn never_revives_the_expired(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("revived")?;
+    let ttl = ctx.short();
+    let grant = holder.hold(&name, ttl).await?;
+    let bound = ctx.takeover(grant.ttl, ttl);
+    // Nobody wants the lock. Inspecting changes nothing, so that it is the renewal that would
+    // have to find out that the grant has expired.
+    let free = ctx
+        .eventually(bound, || async {
+            let state = other.inspect(&name).await?;
+            Ok(state.holder.is_none().then_some(()))
+        })
+        .await?;
+    ensure!(
+        free.is_some(),
+        "I1",
+        "a grant that expired {bound:?} ago is still shown as the holder"
+    );
+    match holder
+        .renew(&name, grant.attempt, ttl, Some(grant.token))
+        .await?
+    {
+        Renewed::Gone(_) => {}
+        answer => broken!("K2", "the renewal of an expired grant gave {answer:?}"),
+    }
+    let Some(next) = other.try_hold(&name, ttl).await? else {
+        broken!("K2", "the renewal of an expired grant has revived it");
+    };
+    ensure!(
+        next.token > grant.token,
+        "T1",
+        "the token did not rise over an expiry"
+    );
+    Ok(())
+}
+
+pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
+    let (stale, holder, third) = (
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    );
+    let name = ctx.name("anothers")?;
+    let ttl = ctx.short();
+    let first = stale.hold(&name, ttl).await?;
+    let second = holder.wait_for(&name, ttl).await?;
+    let bound = ctx.takeover(first.ttl, ttl);
+    let turn = holder.await_turn(&name, second, ttl, bound);
+    let Some(grant) = turn.await? else {
+        broken!("X3", "the expired lock was not granted again");
+    };
+    let granted = holder.now();
+    let waiter = third.wait_for(&name, ctx.long()).await?;
+    // The new holder falls silent. The old one goes on renewing, as a paused process does when it
+    // wakes up.
+    let until = granted + ctx.takeover(grant.ttl, ctx.short());
+    let succeeded: Option<Instant> = loop {
+        match stale
+            .renew(&name, first.attempt, ttl, Some(first.token))
+            .await?
+        {
+            Renewed::Gone(_) => {}
+            answer => broken!(
+                "K2",
+                "the renewal of a grant that was given on gave {answer:?}"
+            ),
+        }
+        if let Renewed::Granted(_) = third.renew(&name, waiter, ctx.long(), None).await? {
+            break Some(third.now());
+        }
+        if third.now() > until {
+            break None;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    ensure!(
+        succeeded.is_some(),
+        "K2",
+        "the renewals of somebody else have kept a silent holder's grant alive"
+    );
+    Ok(())
+}
+
+pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.short();
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    // A store that takes its time gives renewals and removals a chance to cross.
+    let slow = Fate::Delay {
+        before: ttl / 20,
+        after: ttl / 20,
+    };
+    plan.set(Op::Renew, slow);
+    plan.set(Op::Remove, slow);
+    let name = ctx.name("stopped")?;
+    let mut renewed = false;
+    for round in 0..20_u32 {
+        let guard = client.lock_named(name.clone()).acquire().await?;
+        // Released at another point of the renewal's way each time.
+        ctx.sleep_until(ctx.now() + ttl / 3 * (round % 5) / 4).await;
+        if round % 5 == 4 {
+            let _ = tokio::time::timeout(ttl / 30, guard.renew()).await;
+        }
+        release(&guard).await?;
+    }
+    tokio::time::sleep(ttl).await;
+    let renewals = plan.calls(Op::Renew);
+    for removal in plan.calls(Op::Remove) {
+        for call in renewals
+            .iter()
+            .filter(|call| call.attempts.iter().any(|id| removal.attempts.contains(id)))
+        {
+            renewed = true;
+            ensure!(
+                call.at <= removal.at,
+                "K3",
+                "a renewal was sent {:?} after the removal of its attempt",
+                call.at.since(removal.at)
+            );
+            ensure!(
+                call.done.is_some_and(|done| done <= removal.at),
+                "K3",
+                "a renewal was under way when the removal of its attempt was sent"
+            );
+        }
+    }
+    ensure!(
+        renewed,
+        "K1",
+        "nothing was renewed, so that this case shows nothing"
+    );
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! Fencing tokens: clauses T1 to T3.
+
+use std::sync::Arc;
+
+use tenure_core::{
+    id::AttemptId,
+    request::{Enqueued, Evicted, Renewed},
+};
+
+pub(crate) use super::handover::rises_over_a_thousand_hand_overs;
+use crate::{
+    case::{Failure, Outcome, broken, ensure},
+    ctx::{Ctx, release},
+    wrap::{Op, Plan},
+};
+
+pub(crate) async fn rises_over_release(ctx: Arc<Ctx>) -> Outcome {
+    let drivers = [ctx.driver().await?, ctx.driver().await?];
+    let name = ctx.name("release")?;
+    let mut last = None;
+    for driver in drivers.iter().cycle().take(50) {
+        let grant = driver.hold(&name, ctx.long()).await?;
+        ensure!(
+            Some(grant.token) > last,
+            "T1",
+            "token {} was granted after {last:?}",
+            grant.token
+        );
+        last = Some(grant.token);
+        driver.remove(&name, grant.attempt, ctx.long()).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn rises_over_expiry(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("expiry")?;
+    let ttl = ctx.short();
+    let mut last = holder.hold(&name, ttl).await?;
+    for _ in 0..2 {
+        let attempt = other.wait_for(&name, ttl).await?;
+        let within = ctx.takeover(last.ttl, ttl);
+        let Some(grant) = other.await_turn(&name, attempt, ttl, within).await? else {
+            broken!("X3", "a lock was not granted again after its expiry");
+        };
+        ensure!(
+            grant.token > last.token,
+            "T1",
+            "token {} was granted after {}, which had expired",
+            grant.token,
+            last.token
+        );
+        last = grant;
+    }
+    Ok(())
+}
+
+pub(crate) async fn rises_over_eviction(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("eviction")?;
+    let ttl = ctx.long();
+    let first = holder.hold(&name, ttl).await?;
+    let waiter = other.wait_for(&name, ttl).await?;
+    let evicted = other.backend().evict(&name, first.token).await?;
+    ensure!(
+        evicted == Evicted::Evicted,
+        "I2",
+        "evicting the holder's token gave {evicted:?}"
+    );
+    let Some(second) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
+        broken!(
+            "I2",
+            "after an eviction the first waiter does not hold the lock"
+        );
+    };
+    other.backend().evict(&name, second.token).await?;
+    let third = holder.hold(&name, ttl).await?;
+    ensure!(
+        first.token < second.token && second.token < third.token,
+        "T1",
+        "over two evictions the tokens were {}, {}, {}",
+        first.token,
+        second.token,
+        third.token
+    );
+    Ok(())
+}
+
+pub(crate) async fn rises_over_deletion(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("deletion")?;
+    let mut last = None;
+    for driver in [&holder, &other, &holder] {
+        let grant = driver.hold(&name, ctx.long()).await?;
+        ensure!(
+            Some(grant.token) > last,
+            "T1",
+            "after the state was deleted by hand token {} was granted after {last:?}",
+            grant.token
+        );
+        last = Some(grant.token);
+        ctx.delete_state(&name).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.steady();
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let guard = client.lock("one-request")?.acquire().await?;
+    let asked = (plan.count(Op::Enqueue), plan.count(Op::Look));
+    ensure!(
+        asked == (1, 0),
+        "T2",
+        "taking a free lock should be one request; enqueues and looks were {asked:?}"
+    );
+    let token = guard.token();
+    for _ in 0..3 {
+        if let Err(not_held) = guard.renew().await {
+            broken!("T2", "a renewal of a held lock says {not_held:?}");
+        }
+        ensure!(
+            guard.token() == token,
+            "T2",
+            "a renewal changed the token from {token} to {}",
+            guard.token()
+        );
+    }
+    release(&guard).await?;
+
+    let driver = ctx.driver().await?;
+    let name = ctx.name("by-driver")?;
+    let grant = driver.hold(&name, ttl).await?;
+    match driver
+        .renew(&name, grant.attempt, ttl, Some(grant.token))
+        .await?
+    {
+        Renewed::Proved { .. } => {}
+        Renewed::Granted(again) if again.token == grant.token => {}
+        other => broken!("T2", "renewing token {} gave {other:?}", grant.token),
+    }
+    Ok(())
+}
+
+pub(crate) async fn same_attempt_same_grant(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("again")?;
+    let ttl = ctx.steady();
+    let attempt = AttemptId::random()?;
+    let mut tokens = Vec::new();
+    let mut asked = driver.now();
+    // Asked again four times, half a TTL apart: twice the TTL in all.
+    for round in 0..5 {
+        let before = driver.now();
+        match driver.enqueue(&name, attempt, ttl, true).await? {
+            Enqueued::Granted(grant) => {
+                let from = grant.proved_from.ok_or_else(|| {
+                    Failure::new(Some("D1"), "a grant in answer to an enqueue proves nothing")
+                })?;
+                ensure!(
+                    from >= before,
+                    "T3",
+                    "asked again, the grant should be proved anew; it counts from {from:?}"
+                );
+                tokens.push(grant.token);
+            }
+            // On a machine that stood still for half a second.
+            other if before.since(asked) >= ttl * 9 / 10 => {
+                return Err(Failure::new(
+                    None,
+                    format!("this machine is too slow for this case: {other:?}"),
+                )
+                .into());
+            }
+            other => broken!("T3", "asked again, the holder was told {other:?}"),
+        }
+        asked = before;
+        if round < 4 {
+            ctx.sleep_until(before + ttl / 2).await;
+        }
+        if driver.now().since(asked) < ttl * 9 / 10 {
+            let tried = other.try_hold(&name, ttl).await?;
+            ensure!(
+                tried.is_none() || driver.now().since(asked) >= ttl,
+                "T3",
+                "asked again {:?} ago, the grant should have its full TTL of {ttl:?} anew, and \
+                 somebody else was granted {tried:?}",
+                driver.now().since(asked)
+            );
+        }
+    }
+    tokens.dedup();
+    ensure!(
+        tokens.len() == 1,
+        "T3",
+        "one attempt was given the tokens {tokens:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn floor_lifts_tokens(ctx: Arc<Ctx>) -> Outcome {
+    // Above what the wall clock in microseconds gives for centuries.
+    const FLOOR: u64 = 1 << 60;
+    let name = ctx.name("floor")?;
+    let plain = ctx.driver().await?;
+    let first = plain.hold(&name, ctx.long()).await?;
+    let lifted = ctx.driver_in(ctx.namespace(), FLOOR).await?;
+    let waiter = lifted.wait_for(&name, ctx.long()).await?;
+    plain.remove(&name, first.attempt, ctx.long()).await?;
+    let turn = lifted.await_turn(&name, waiter, ctx.long(), ctx.slack());
+    let Some(second) = turn.await? else {
+        broken!("R2", "the waiter does not hold the lock after the release");
+    };
+    lifted.remove(&name, second.attempt, ctx.long()).await?;
+    let third = lifted.hold(&name, ctx.long()).await?;
+    ensure!(
+        third.token.get() > FLOOR && third.token > second.token,
+        "T1",
+        "with a floor of {FLOOR} the token {} was granted",
+        third.token
+    );
+    Ok(())
+}

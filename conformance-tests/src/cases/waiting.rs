@@ -1,0 +1,365 @@
+//! Waiting: clauses W1 to W5.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    Acquisition,
+    capability::WaitMode,
+    id::AttemptId,
+    request::{Removed, Renewed},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    case::{Outcome, Stop, broken, ensure},
+    ctx::{Ctx, release},
+    wrap::{Fate, Op, Plan},
+};
+
+pub(crate) async fn grants_follow_the_queue(ctx: Arc<Ctx>) -> Outcome {
+    const WAITERS: usize = 8;
+    let driver = ctx.driver().await?;
+    let holder = ctx.client().await?;
+    let guard = holder.lock("fifo")?.acquire().await?;
+    let clients = [
+        ctx.client().await?,
+        ctx.client().await?,
+        ctx.client().await?,
+        ctx.client().await?,
+    ];
+    let (told, mut turns) = mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    for place in 0..WAITERS {
+        let lock = clients[place % clients.len()].lock("fifo")?;
+        let told = told.clone();
+        tasks.spawn(async move {
+            let guard = lock.acquire().await?;
+            let _ = told.send((place, guard.token()));
+            release(&guard).await?;
+            Ok::<_, Stop>(())
+        });
+        ctx.until_waiting(&driver, guard.name(), place + 1).await?;
+    }
+    drop(told);
+    release(&guard).await?;
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let mut seen = Vec::new();
+    while let Some(turn) = turns.recv().await {
+        seen.push(turn);
+    }
+    // The order of the tokens is the order of the grants.
+    seen.sort_by_key(|(_, token)| *token);
+    let places: Vec<_> = seen.iter().map(|(place, _)| *place).collect();
+    ensure!(
+        places == (0..WAITERS).collect::<Vec<_>>(),
+        "W1",
+        "grants should follow the order of enqueueing, they came as {places:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, dead, next) = (
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    );
+    let name = ctx.name("dead-waiter")?;
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let ttl = ctx.short();
+    dead.wait_for(&name, ttl).await?;
+    let died = dead.now();
+    let attempt = next.wait_for(&name, ctx.long()).await?;
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    let within = ctx.takeover(ttl, ctx.long());
+    let turn = next.await_turn(&name, attempt, ctx.long(), within);
+    let Some(_) = turn.await? else {
+        broken!(
+            "W1",
+            "a dead waiter with a TTL of {ttl:?} stands in the way for {within:?}"
+        );
+    };
+    let took = next.now().since(died);
+    let bound = ctx.takeover(ttl, ttl);
+    ensure!(
+        took <= bound,
+        "W1",
+        "a dead waiter with a TTL of {ttl:?} delayed the queue by {took:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
+    let drivers = [
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    ];
+    let name = ctx.name("leaving")?;
+    let ttl = ctx.long();
+    let grant = drivers[0].hold(&name, ttl).await?;
+    let mut waiters = Vec::new();
+    for driver in drivers.iter().cycle().take(6) {
+        waiters.push((driver, driver.wait_for(&name, ttl).await?));
+    }
+    for index in [3, 1, 0] {
+        let (driver, attempt) = waiters.remove(index);
+        let removed = driver.remove(&name, attempt, ttl).await?;
+        ensure!(
+            removed == Removed::AsWaiter,
+            "R1",
+            "a waiter that leaves was {removed:?}"
+        );
+        let queue = drivers[0].inspect(&name).await?.queue;
+        let seen: Vec<_> = queue.iter().filter_map(|waiter| waiter.attempt).collect();
+        let expected: Vec<_> = waiters.iter().map(|(_, attempt)| *attempt).collect();
+        ensure!(
+            seen == expected,
+            "W3",
+            "after a waiter left, the queue should be {expected:?}, it is {seen:?}"
+        );
+    }
+    drivers[0].remove(&name, grant.attempt, ttl).await?;
+    let mut last = grant.token;
+    for (driver, attempt) in waiters {
+        let turn = driver.await_turn(&name, attempt, ttl, ctx.slack());
+        let Some(grant) = turn.await? else {
+            broken!(
+                "W3",
+                "after others have left, a waiter does not get its turn"
+            );
+        };
+        ensure!(grant.token > last, "W1", "the turns came in another order");
+        last = grant.token;
+        driver.remove(&name, attempt, ttl).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn release_wakes_the_next_alone(ctx: Arc<Ctx>) -> Outcome {
+    let drivers = [
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    ];
+    let [holder, first, second, third] = &drivers;
+    let name = ctx.name("alone")?;
+    let ttl = ctx.long();
+    let grant = holder.hold(&name, ttl).await?;
+    let next = first.wait_for(&name, ttl).await?;
+    let others = [
+        (second, second.wait_for(&name, ttl).await?),
+        (third, third.wait_for(&name, ttl).await?),
+    ];
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let turn = first.await_turn(&name, next, ttl, ctx.slack());
+    ensure!(
+        turn.await?.is_some(),
+        "W1",
+        "the first waiter does not hold the lock"
+    );
+    // Long enough for a message to the wrong one to come.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for (driver, attempt) in others {
+        ensure!(
+            driver.pushed(attempt).is_none(),
+            "W3",
+            "a waiter behind the first was told that it holds the lock"
+        );
+        match driver.renew(&name, attempt, ttl, None).await? {
+            Renewed::Waiting(_) => {}
+            answer => broken!("W3", "a waiter behind the first was told {answer:?}"),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn message_wakes_the_waiter(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_push()?;
+    let (holder, waiter) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("message")?;
+    let ttl = ctx.long();
+    for _ in 0..10 {
+        let grant = holder.hold(&name, ttl).await?;
+        let attempt = waiter.wait_for(&name, ttl).await?;
+        holder.remove(&name, grant.attempt, ttl).await?;
+        let Some(pushed) = waiter.await_push(attempt, ctx.slack()).await else {
+            broken!("W2", "no message told the waiter that it holds the lock");
+        };
+        ensure!(
+            pushed.token > grant.token,
+            "T1",
+            "the pushed token did not rise"
+        );
+        match waiter
+            .renew(&name, attempt, ttl, Some(pushed.token))
+            .await?
+        {
+            Renewed::Proved { .. } => {}
+            Renewed::Granted(again) if again.token == pushed.token => {}
+            answer => broken!("T2", "renewing the pushed grant gave {answer:?}"),
+        }
+        waiter.remove(&name, attempt, ttl).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
+    let plan = Plan::new();
+    let ttl = ctx.steady();
+    let holder = ctx.driver().await?;
+    let name = ctx.name("lost-message")?;
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    plan.mute(true);
+    let lock = client.lock("lost-message")?;
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    ctx.until_waiting(&holder, &name, 1).await?;
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    let released = ctx.now();
+    let bound = ctx.takeover(ttl, ttl);
+    let Ok(acquired) = tokio::time::timeout(bound, waiting).await else {
+        broken!(
+            "W2",
+            "a waiter whose message was lost still sleeps after {bound:?}"
+        );
+    };
+    let guard = acquired??;
+    let took = ctx.now().since(released);
+    let report = match ctx.capabilities().wait {
+        WaitMode::Poll { every } => every.min(ttl / 3),
+        _ => ttl / 3,
+    };
+    ensure!(
+        took <= report + ctx.slack(),
+        "W2",
+        "a waiter whose message was lost reports every {report:?}, and took {took:?}"
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
+    let (holder, driver) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("lapsed")?;
+    let ttl = ctx.short();
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let plan = Plan::new();
+    let client = ctx
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let silent = driver.wait_for(&name, ttl).await?;
+    let lock = client.lock("lapsed")?;
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    ctx.until_waiting(&driver, &name, 2).await?;
+    plan.set(Op::Renew, Fate::Hang);
+    // Both entries lapse while the lock is held by somebody who lives.
+    let bound = ctx.takeover(ttl, ttl);
+    let lapsed = ctx
+        .eventually(bound, || async {
+            let queue = driver.inspect(&name).await?.queue;
+            Ok(queue.is_empty().then_some(()))
+        })
+        .await?;
+    ensure!(
+        lapsed.is_some(),
+        "W1",
+        "waiters that are silent are still in the queue after {bound:?}"
+    );
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    ensure!(
+        driver
+            .await_push(silent, Duration::from_millis(300))
+            .await
+            .is_none(),
+        "W4",
+        "a waiter whose entry had lapsed was told that it holds the lock"
+    );
+    match driver.renew(&name, silent, ttl, None).await? {
+        Renewed::Gone(_) => {}
+        answer => broken!(
+            "W4",
+            "the report of a waiter whose entry had lapsed gave {answer:?}"
+        ),
+    }
+    plan.set(Op::Renew, Fate::Pass);
+    let Ok(acquired) = tokio::time::timeout(bound + ctx.slack(), waiting).await else {
+        broken!("W5", "an acquire whose entry had lapsed does not go on");
+    };
+    let guard = acquired??;
+    let enqueues = plan.calls(Op::Enqueue);
+    let attempts: Vec<_> = enqueues.iter().flat_map(|call| &call.attempts).collect();
+    ensure!(
+        attempts.len() >= 2 && attempts.first() != Some(&&guard.attempt()),
+        "W4",
+        "the attempt that had lapsed was granted the lock"
+    );
+    release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn report_never_creates(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, holder) = (ctx.driver().await?, ctx.driver().await?);
+    let ttl = ctx.long();
+    for taken in [false, true] {
+        let name = ctx.name(if taken { "taken" } else { "free" })?;
+        if taken {
+            holder.hold(&name, ttl).await?;
+        }
+        for _ in 0..3 {
+            match driver.renew(&name, AttemptId::random()?, ttl, None).await? {
+                Renewed::Gone(_) => {}
+                answer => broken!("W5", "the report of an unknown entry gave {answer:?}"),
+            }
+        }
+        let state = driver.inspect(&name).await?;
+        ensure!(
+            state.queue.is_empty() && state.holder.is_some() == taken,
+            "W5",
+            "the report of an unknown entry made one: {state:?}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn forgotten_waiter_goes_on(ctx: Arc<Ctx>) -> Outcome {
+    let ttl = ctx.steady();
+    let holder = ctx.driver().await?;
+    let name = ctx.name("forgotten")?;
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let lock = client.lock("forgotten")?;
+    let within = ttl * 2 + ctx.slack() * 2;
+    let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
+    ctx.until_waiting(&holder, &name, 1).await?;
+    let queue = holder.inspect(&name).await?.queue;
+    let Some(attempt) = queue.first().and_then(|waiter| waiter.attempt) else {
+        broken!("I1", "the waiter is shown without its attempt: {queue:?}");
+    };
+    holder.remove(&name, attempt, ttl).await?;
+    let anew = ctx
+        .eventually(ttl + ctx.slack(), || async {
+            let queue = holder.inspect(&name).await?.queue;
+            let next = queue.first().and_then(|waiter| waiter.attempt);
+            Ok(next.filter(|next| *next != attempt))
+        })
+        .await?;
+    ensure!(
+        anew.is_some(),
+        "W5",
+        "an acquire whose entry vanished does not go on with a new attempt"
+    );
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    match waiting.await?? {
+        Acquisition::Acquired(guard) => {
+            release(&guard).await?;
+            Ok(())
+        }
+        other => broken!("W5", "an acquire whose entry vanished ended as {other:?}"),
+    }
+}

@@ -1,0 +1,298 @@
+//! What a case works with: its environment, the TTLs that suit the backend, and helpers.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tenure_core::{
+    Client, ClientBuilder, Guard, Release,
+    backend::Connect,
+    capability::{Capabilities, TtlScope, WaitMode},
+    clock::{Clock, Instant, SystemClock},
+    name::{LockName, Namespace},
+    token::FencingToken,
+};
+
+use crate::{
+    case::{Failure, Need, Outcome, Stop},
+    driver::Driver,
+    harness::Env,
+    worker::Launcher,
+    wrap::{Plan, Tap},
+};
+
+/// A TTL that runs out within a case. Not shorter, so that a busy machine keeps what it holds.
+const SHORT: Duration = Duration::from_millis(500);
+/// A TTL that a held lock survives on a busy machine, with its renewals.
+const STEADY: Duration = Duration::from_secs(2);
+/// A TTL that does not run out within a case.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a case works with.
+pub struct Ctx {
+    env: Arc<dyn Env>,
+    capabilities: Capabilities,
+    launcher: Option<Launcher>,
+    clients: Mutex<Vec<Client>>,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ctx")
+    }
+}
+
+impl Ctx {
+    pub(crate) async fn new(env: Arc<dyn Env>, launcher: Option<Launcher>) -> Result<Self, Stop> {
+        let probe =
+            Driver::connect(&*env.connector(), env.namespace(), FencingToken::new(0)).await?;
+        let capabilities = probe.backend().capabilities().await?;
+        probe.backend().close().await;
+        Ok(Self {
+            env,
+            capabilities,
+            launcher,
+            clients: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn env(&self) -> &Arc<dyn Env> {
+        &self.env
+    }
+
+    pub(crate) const fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    pub(crate) fn launcher(&self) -> Option<&Launcher> {
+        self.launcher.as_ref()
+    }
+
+    pub(crate) fn namespace(&self) -> Namespace {
+        self.env.namespace()
+    }
+
+    /// A name for this case; its environment keeps it apart from other cases' names.
+    pub(crate) fn name(&self, text: &str) -> Result<LockName, Stop> {
+        LockName::new(text)
+            .map_err(|invalid| Failure::new(Some("N1"), format!("{text:?}: {invalid}")).into())
+    }
+
+    /// The TTL nearest to that one which the backend can give.
+    pub(crate) fn possible_ttl(&self, wanted: Duration) -> Duration {
+        let range = &self.capabilities.ttl;
+        range.resolve(wanted, true).unwrap_or(range.max)
+    }
+
+    /// A TTL that runs out within a case.
+    pub(crate) fn short(&self) -> Duration {
+        self.possible_ttl(SHORT)
+    }
+
+    /// A TTL for locks that are held through renewals.
+    pub(crate) fn steady(&self) -> Duration {
+        self.possible_ttl(STEADY)
+    }
+
+    /// A TTL that does not run out within a case.
+    pub(crate) fn long(&self) -> Duration {
+        self.possible_ttl(LONG)
+    }
+
+    /// What a busy machine may add to anything that has an upper bound.
+    pub(crate) const fn slack(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
+    /// When a silent holder's lock must have been granted again, counted from its last proof.
+    pub(crate) fn takeover(&self, holder: Duration, waiter: Duration) -> Duration {
+        self.capabilities.takeover.of(holder, waiter) + self.slack()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        SystemClock::default().now()
+    }
+
+    pub(crate) async fn sleep_until(&self, moment: Instant) {
+        SystemClock::default().sleep_until(moment).await;
+    }
+
+    /// The case applies only where the store sends messages.
+    pub(crate) fn need_push(&self) -> Result<(), Stop> {
+        match self.capabilities.wait {
+            WaitMode::Push => Ok(()),
+            _ => Err(Stop::Ignored(Need::Push)),
+        }
+    }
+
+    /// The case applies only where a lock can fall silent while its client lives.
+    pub(crate) fn need_own_ttl(&self) -> Result<(), Stop> {
+        match self.capabilities.ttl.scope {
+            TtlScope::Lock => Ok(()),
+            _ => Err(Stop::Ignored(Need::OwnTtl)),
+        }
+    }
+
+    /// Deletes a lock's state by hand.
+    pub(crate) async fn delete_state(&self, name: &LockName) -> Result<(), Stop> {
+        if self.env.delete_state(name).await? {
+            Ok(())
+        } else {
+            Err(Stop::Ignored(Need::DeleteState))
+        }
+    }
+
+    pub(crate) async fn driver(&self) -> Result<Driver, Stop> {
+        self.driver_in(self.namespace(), 0).await
+    }
+
+    pub(crate) async fn driver_in(
+        &self,
+        namespace: Namespace,
+        token_floor: u64,
+    ) -> Result<Driver, Stop> {
+        let floor = FencingToken::new(token_floor);
+        Ok(Driver::connect(&*self.env.connector(), namespace, floor).await?)
+    }
+
+    /// A client with a long TTL.
+    pub(crate) async fn client(&self) -> Result<Client, Stop> {
+        let ttl = self.long();
+        self.client_with(|builder| builder.ttl(ttl)).await
+    }
+
+    pub(crate) async fn client_with(
+        &self,
+        set: impl FnOnce(ClientBuilder) -> ClientBuilder + Send,
+    ) -> Result<Client, Stop> {
+        self.client_on(self.env.connector(), set).await
+    }
+
+    /// A client whose requests and messages pass through a plan.
+    pub(crate) async fn client_through(
+        &self,
+        plan: &Plan,
+        set: impl FnOnce(ClientBuilder) -> ClientBuilder + Send,
+    ) -> Result<Client, Stop> {
+        self.client_on(Arc::new(Tap::new(self.env.connector(), plan)), set)
+            .await
+    }
+
+    async fn client_on(
+        &self,
+        connect: Arc<dyn Connect>,
+        set: impl FnOnce(ClientBuilder) -> ClientBuilder + Send,
+    ) -> Result<Client, Stop> {
+        let builder = Client::builder(connect).namespace(self.namespace());
+        let client = set(builder).connect().await?;
+        self.clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(client.clone());
+        Ok(client)
+    }
+
+    /// Looks until it sees what it waits for, or the time is up.
+    pub(crate) async fn eventually<F, T>(
+        &self,
+        within: Duration,
+        mut look: impl FnMut() -> F + Send,
+    ) -> Result<Option<T>, Stop>
+    where
+        F: Future<Output = Result<Option<T>, Stop>> + Send,
+        T: Send,
+    {
+        let deadline = self.now() + within;
+        loop {
+            if let Some(seen) = look().await? {
+                return Ok(Some(seen));
+            }
+            if self.now() >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until so many wait for a lock.
+    pub(crate) async fn until_waiting(
+        &self,
+        driver: &Driver,
+        name: &LockName,
+        waiters: usize,
+    ) -> Result<(), Stop> {
+        let seen = self
+            .eventually(self.slack(), || async {
+                let state = driver.inspect(name).await?;
+                Ok((state.queue.len() == waiters).then_some(()))
+            })
+            .await?;
+        seen.ok_or_else(|| {
+            let text = format!("{waiters} should wait for {:?}, and do not", name.as_str());
+            Failure::new(Some("I1"), text).into()
+        })
+    }
+
+    /// Fails unless the store soon shows neither holder nor waiter.
+    pub(crate) async fn until_idle(
+        &self,
+        driver: &Driver,
+        name: &LockName,
+        within: Duration,
+        clause: &'static str,
+    ) -> Result<(), Stop> {
+        let mut last = None;
+        let seen = self
+            .eventually(within, || async {
+                let state = driver.inspect(name).await?;
+                Ok((state.holder.is_none() && state.queue.is_empty())
+                    .then_some(())
+                    .ok_or(state)
+                    .ok())
+            })
+            .await?;
+        if seen.is_none() {
+            last = Some(driver.inspect(name).await?);
+        }
+        match last {
+            None => Ok(()),
+            Some(state) => {
+                let text = format!("something stays behind: {state:?}");
+                Err(Failure::new(Some(clause), text).into())
+            }
+        }
+    }
+
+    /// Ends what the case left open.
+    pub(crate) async fn finish(&self) {
+        let clients = {
+            let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *clients)
+        };
+        let mut closing = tokio::task::JoinSet::new();
+        for client in clients {
+            closing.spawn(async move {
+                client.shutdown(Duration::from_millis(200)).await;
+            });
+        }
+        while closing.join_next().await.is_some() {}
+        self.env.finish().await;
+    }
+}
+
+/// Releases a guard that must still hold.
+pub(crate) async fn release(guard: &Guard) -> Outcome {
+    match guard.release().await {
+        Release::Released => Ok(()),
+        outcome => {
+            let text = format!(
+                "releasing {:?}, which is held, gave {outcome:?}",
+                guard.name()
+            );
+            Err(Failure::new(Some("R1"), text).into())
+        }
+    }
+}

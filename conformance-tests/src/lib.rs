@@ -1,0 +1,68 @@
+//! The conformance suite of `tenure`: what every backend must pass.
+//!
+//! The author of a backend implements [`Harness`] and [`Env`], some twenty lines, and runs the
+//! suite in one of two ways: [`main`] for a test target with `harness = false`, or
+//! [`conformance_tests!`] for one `#[test]` per case. Both run the one table of [`cases`], each of
+//! which names the clauses of the contract (`docs/contract.md`) that it proves.
+//!
+//! ```no_run
+//! // tests/conformance.rs, with `harness = false` in Cargo.toml
+//! use std::{process::ExitCode, sync::Arc};
+//!
+//! use tenure_conformance::{Env, Harness};
+//! use tenure_core::{backend::Connect, error::Error, memory::MemoryStore};
+//!
+//! struct Mine;
+//!
+//! struct Fresh(MemoryStore);
+//!
+//! #[async_trait::async_trait]
+//! impl Harness for Mine {
+//!     fn name(&self) -> &str {
+//!         "mine"
+//!     }
+//!
+//!     async fn start(&self) -> Result<Arc<dyn Env>, Error> {
+//!         Ok(Arc::new(Fresh(MemoryStore::new())))
+//!     }
+//! }
+//!
+//! impl Env for Fresh {
+//!     fn connector(&self) -> Arc<dyn Connect> {
+//!         Arc::new(self.0.clone())
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     tenure_conformance::main(Mine)
+//! }
+//! ```
+
+mod case;
+mod cases;
+mod ctx;
+mod driver;
+mod harness;
+mod macros;
+mod mimic;
+mod runner;
+mod table;
+mod worker;
+pub mod wrap;
+
+pub use case::{Case, Failure, Need, Outcome, Stop};
+pub use ctx::Ctx;
+pub use harness::{Env, Harness};
+pub use mimic::main;
+pub use runner::{Verdict, run_case};
+pub use table::{EXEMPT, cases, clauses};
+
+/// The version of the suite. It rises when a case is added that a sound backend might not pass
+/// without work.
+pub const SUITE_VERSION: u32 = 1;
+
+/// What the output of macros calls. No part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::macros::{serve, test};
+}

@@ -1,0 +1,245 @@
+//! Runs one case: in a runtime and an environment of its own, within a time, panics caught.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    case::{Case, Failure, Need, Stop},
+    ctx::Ctx,
+    harness::Harness,
+    worker::Launcher,
+};
+
+/// No case takes longer than this plus [`LIMIT_TTLS`] of the backend's short TTL.
+const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT_TTLS: u32 = 40;
+
+/// How a case ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It passed.
+    Passed,
+    /// It failed, and why.
+    Failed(String),
+    /// It does not apply here, and why.
+    Ignored(String),
+}
+
+/// Runs one case on a harness, from outside of any runtime.
+#[must_use]
+pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
+    run_launching(case, harness, None)
+}
+
+pub(crate) fn run_launching(
+    case: &Case,
+    harness: &Arc<dyn Harness>,
+    launcher: Option<Launcher>,
+) -> Verdict {
+    run_within(case, harness, launcher, None)
+}
+
+fn run_within(
+    case: &Case,
+    harness: &Arc<dyn Harness>,
+    launcher: Option<Launcher>,
+    limit: Option<Duration>,
+) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Verdict::Failed(format!("no runtime: {error}")),
+    };
+    let verdict = runtime.block_on(run(*case, Arc::clone(harness), launcher, limit));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    judge(case, &**harness, verdict)
+}
+
+/// Whether unexpected ignores are failures.
+pub(crate) fn strict() -> bool {
+    std::env::var_os("CONFORMANCE_STRICT").is_some_and(|value| value != "0" && !value.is_empty())
+}
+
+/// The reason that a harness gives beforehand for a case that does not apply.
+pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
+    let mut known = harness.expected_ignores().iter();
+    known.find_map(|(id, reason)| (*id == case.id).then_some(*reason))
+}
+
+fn judge(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>) -> Verdict {
+    match stop {
+        Ok(()) => Verdict::Passed,
+        Err(Stop::Failed(failure)) => Verdict::Failed(failure.to_string()),
+        // A case cannot excuse itself with what it never said that it needs.
+        Err(Stop::Ignored(need)) if case.needs != Some(need) => Verdict::Failed(format!(
+            "the case does not apply ({}), though it declares no such need",
+            need.missing()
+        )),
+        Err(Stop::Ignored(need)) => ignored(case, harness, need, strict()),
+    }
+}
+
+fn ignored(case: &Case, harness: &dyn Harness, need: Need, strict: bool) -> Verdict {
+    match expected(case, harness) {
+        Some(reason) => Verdict::Ignored(reason.to_owned()),
+        None if strict => Verdict::Failed(format!(
+            "the case does not apply ({}), which the harness does not expect; with \
+             CONFORMANCE_STRICT=1 that is a failure: offer what it needs, or name the case in \
+             `expected_ignores`",
+            need.missing()
+        )),
+        None => Verdict::Ignored(need.missing().to_owned()),
+    }
+}
+
+async fn run(
+    case: Case,
+    harness: Arc<dyn Harness>,
+    launcher: Option<Launcher>,
+    limit: Option<Duration>,
+) -> Result<(), Stop> {
+    let env = harness.start().await.map_err(|error| {
+        Failure::new(
+            None,
+            format!("{} could not be used: {error}", harness.name()),
+        )
+    })?;
+    let ctx = match Ctx::new(Arc::clone(&env), launcher).await {
+        Ok(ctx) => Arc::new(ctx),
+        Err(stop) => {
+            env.finish().await;
+            return Err(stop);
+        }
+    };
+    let limit = limit.unwrap_or_else(|| LIMIT + ctx.short() * LIMIT_TTLS);
+    let mut task = tokio::spawn((case.run)(Arc::clone(&ctx)));
+    let outcome = tokio::time::timeout(limit, &mut task).await;
+    let outcome = match outcome {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) if error.is_panic() => Err(panicked(&*error.into_panic()).into()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => {
+            task.abort();
+            let text = format!("it did not end within {limit:?}");
+            Err(Failure::new(None, text).into())
+        }
+    };
+    // A store that hangs must not keep the verdict back.
+    let _ = tokio::time::timeout(Duration::from_secs(10), ctx.finish()).await;
+    outcome
+}
+
+fn panicked(payload: &(dyn std::any::Any + Send)) -> Failure {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    Failure::new(None, format!("it panicked: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tenure_core::{backend::Connect, error::Error, memory::MemoryStore};
+
+    use super::*;
+    use crate::{Env, case::Outcome};
+
+    struct Plain;
+
+    #[async_trait]
+    impl Harness for Plain {
+        fn name(&self) -> &str {
+            "plain"
+        }
+
+        async fn start(&self) -> Result<Arc<dyn Env>, Error> {
+            Ok(Arc::new(Fresh(MemoryStore::new())))
+        }
+
+        fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
+            &[("tests::expected", "known beforehand")]
+        }
+    }
+
+    struct Fresh(MemoryStore);
+
+    impl Env for Fresh {
+        fn connector(&self) -> Arc<dyn Connect> {
+            Arc::new(self.0.clone())
+        }
+    }
+
+    async fn ignores() -> Outcome {
+        Err(Stop::Ignored(Need::Secrets))
+    }
+
+    async fn panics() -> Outcome {
+        std::panic::resume_unwind(Box::new("on purpose"))
+    }
+
+    async fn hangs() -> Outcome {
+        std::future::pending().await
+    }
+
+    fn case(id: &'static str, run: fn(Arc<Ctx>) -> crate::case::Run) -> Case {
+        Case {
+            id,
+            clauses: &["S1"],
+            needs: Some(Need::Secrets),
+            about: "",
+            run,
+        }
+    }
+
+    #[test]
+    fn a_case_that_does_not_apply_never_passes() {
+        let harness: Arc<dyn Harness> = Arc::new(Plain);
+        let unexpected = case("tests::unexpected", |_| Box::pin(ignores()));
+        let expected = case("tests::expected", |_| Box::pin(ignores()));
+        let undeclared = Case {
+            needs: Some(Need::Push),
+            ..unexpected
+        };
+        let verdict = run_case(&expected, &harness);
+        assert!(
+            matches!(&verdict, Verdict::Ignored(why) if why == "known beforehand"),
+            "{verdict:?}"
+        );
+        let verdict = run_case(&undeclared, &harness);
+        assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("no such need")));
+        // Not through the environment: other tests of this process run at the same time.
+        let verdict = ignored(&unexpected, &*harness, Need::Secrets, false);
+        assert!(matches!(&verdict, Verdict::Ignored(why) if why == "no secret is configured"));
+        let verdict = ignored(&unexpected, &*harness, Need::Secrets, true);
+        assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("expected_ignores")));
+        let verdict = ignored(&expected, &*harness, Need::Secrets, true);
+        assert!(matches!(verdict, Verdict::Ignored(_)));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_message() {
+        let harness: Arc<dyn Harness> = Arc::new(Plain);
+        let verdict = run_case(&case("tests::panics", |_| Box::pin(panics())), &harness);
+        assert!(
+            matches!(&verdict, Verdict::Failed(why) if why.contains("on purpose")),
+            "{verdict:?}"
+        );
+    }
+
+    #[test]
+    fn a_case_that_hangs_is_a_failure() {
+        let harness: Arc<dyn Harness> = Arc::new(Plain);
+        let limit = Some(Duration::from_millis(50));
+        let hanging = case("tests::hangs", |_| Box::pin(hangs()));
+        let verdict = run_within(&hanging, &harness, None, limit);
+        assert!(
+            matches!(&verdict, Verdict::Failed(why) if why.contains("did not end")),
+            "{verdict:?}"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Cases with several processes: the test binary starts itself again as a worker.
+//!
+//! A worker speaks lines on its standard output that begin with a mark, so that whatever else a
+//! test binary prints there does no harm.
+
+use std::{
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tenure_core::{Client, error::Error, lease::Phase, name::Namespace};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::{
+    case::{Failure, Need, Stop},
+    ctx::Ctx,
+    harness::Harness,
+};
+
+const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
+const MARK: &str = "@tenure ";
+
+/// How to start this binary again so that it becomes a worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Launcher {
+    arguments: Vec<String>,
+}
+
+impl Launcher {
+    /// A binary whose `main` looks for the order first.
+    pub(crate) const fn bare() -> Self {
+        Self {
+            arguments: Vec::new(),
+        }
+    }
+
+    /// A binary of Rust's own harness, with a test that looks for the order.
+    pub(crate) fn test(name: &str) -> Self {
+        let arguments = ["--exact", name, "--ignored", "--nocapture"];
+        Self {
+            arguments: arguments.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// What a worker is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// Take the lock so many times; each time, check that nobody else is inside, and count.
+    Count { rounds: u32 },
+    /// Take the lock and keep it until the process is killed.
+    Hold,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Order {
+    job: Job,
+    ticket: String,
+    namespace: String,
+    name: String,
+    ttl_ms: u64,
+    arena: PathBuf,
+}
+
+/// What a worker reports.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// It held the lock under this token, and the counter stood here before it counted.
+    Held { token: u64, count: u64 },
+    /// It did what it was to do.
+    Done,
+    /// It saw what must not be.
+    Broken(String),
+}
+
+/// A worker under way. It is killed when this is dropped.
+pub(crate) struct Worker {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    /// Starts a worker on the case's environment.
+    pub(crate) fn start(
+        ctx: &Ctx,
+        job: Job,
+        name: &str,
+        ttl: Duration,
+        arena: &std::path::Path,
+    ) -> Result<Self, Stop> {
+        let (Some(launcher), Some(ticket)) = (ctx.launcher(), ctx.env().ticket()) else {
+            return Err(Stop::Ignored(Need::Processes));
+        };
+        let order = Order {
+            job,
+            ticket,
+            namespace: ctx.namespace().as_str().to_owned(),
+            name: name.to_owned(),
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+            arena: arena.to_owned(),
+        };
+        let order = serde_json::to_string(&order).map_err(std::io::Error::from)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(&launcher.arguments)
+            .env(VARIABLE, order)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| std::io::Error::other("the worker has no output"))?;
+        Ok(Self {
+            child,
+            lines: BufReader::new(stdout).lines(),
+        })
+    }
+
+    /// The next report; fails if the worker ended without one.
+    pub(crate) async fn report(&mut self) -> Result<Report, Stop> {
+        while let Some(line) = self.lines.next_line().await? {
+            // The harness of Rust's own tests may leave a line begun.
+            let Some((_, text)) = line.split_once(MARK) else {
+                continue;
+            };
+            return Ok(serde_json::from_str(text).map_err(std::io::Error::from)?);
+        }
+        Err(Failure::new(
+            None,
+            "a worker ended before its work did; see its standard error",
+        )
+        .into())
+    }
+
+    /// Kills the worker, as `kill -9` does, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<(), Stop> {
+        self.child.kill().await?;
+        Ok(())
+    }
+}
+
+/// Does a worker's work if this process was started as one.
+pub(crate) fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
+    let order = std::env::var(VARIABLE).ok()?;
+    let outcome = serde_json::from_str(&order)
+        .map_err(std::io::Error::from)
+        .and_then(|order: Order| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
+            runtime
+                .block_on(work(order, &**harness))
+                .map_err(std::io::Error::other)
+        });
+    match outcome {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("conformance worker: {error}");
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn tell(report: &Report) {
+    if let Ok(text) = serde_json::to_string(report) {
+        println!("{MARK}{text}");
+    }
+}
+
+async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
+    let env = harness.join(&order.ticket).await?;
+    let client = Client::builder(env.connector())
+        .namespace(Namespace::new(&order.namespace)?)
+        .ttl(Duration::from_millis(order.ttl_ms))
+        .connect()
+        .await?;
+    let lock = client.lock(&order.name)?;
+    let rounds = match order.job {
+        Job::Count { rounds } => rounds,
+        Job::Hold => {
+            let guard = lock.acquire().await?;
+            let token = guard.token().get();
+            tell(&Report::Held { token, count: 0 });
+            guard.lost().await;
+            tell(&Report::Broken(
+                "the holder lost the lock while it lived".to_owned(),
+            ));
+            return Ok(());
+        }
+    };
+    for _ in 0..rounds {
+        let guard = lock.acquire().await?;
+        match count(&order.arena) {
+            Ok(count) => tell(&Report::Held {
+                token: guard.token().get(),
+                count,
+            }),
+            // After a loss an overlap is no breach.
+            Err(text) if matches!(guard.phase(), Phase::Held | Phase::Suspect) => {
+                tell(&Report::Broken(text));
+            }
+            Err(text) => eprintln!("conformance worker: {text}, after the lock was lost"),
+        }
+        let _ = guard.release().await;
+    }
+    client.shutdown(Duration::from_secs(1)).await;
+    tell(&Report::Done);
+    Ok(())
+}
+
+/// Adds one to the counter of the arena, in steps that show whether anybody else is inside.
+fn count(arena: &std::path::Path) -> Result<u64, String> {
+    let inside = arena.join("inside");
+    std::fs::File::create_new(&inside).map_err(|error| format!("two are inside: {error}"))?;
+    let counter = arena.join("counter");
+    let count = std::fs::read_to_string(&counter)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0_u64);
+    let written = std::fs::write(&counter, (count + 1).to_string());
+    let left = std::fs::remove_file(&inside);
+    written
+        .and(left)
+        .map_err(|error| format!("the arena failed: {error}"))?;
+    Ok(count)
+}

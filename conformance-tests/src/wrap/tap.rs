@@ -1,0 +1,151 @@
+//! The decorator that carries out a plan.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use async_trait::async_trait;
+use tenure_core::{
+    backend::{Backend, BackendInfo, Connect, Context, EventHandler, EventSink},
+    capability::Capabilities,
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    name::LockName,
+    request::{
+        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
+    },
+    token::FencingToken,
+};
+
+use super::{Fate, Op, Plan};
+
+/// A way to a store that passes through a plan.
+#[derive(Clone, Debug)]
+pub struct Tap {
+    inner: Arc<dyn Connect>,
+    plan: Plan,
+}
+
+impl Tap {
+    /// Puts a plan before that store.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Connect>, plan: &Plan) -> Self {
+        Self {
+            inner,
+            plan: plan.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Connect for Tap {
+    fn info(&self) -> BackendInfo {
+        self.inner.info()
+    }
+
+    async fn connect(&self, mut context: Context) -> Result<Arc<dyn Backend>, Error> {
+        let relay = self.plan.relay(context.events.clone());
+        context.events = EventSink::new(Arc::downgrade(&relay));
+        Ok(Arc::new(Tapped {
+            inner: self.inner.connect(context).await?,
+            plan: self.plan.clone(),
+            _relay: relay,
+        }))
+    }
+}
+
+struct Tapped {
+    inner: Arc<dyn Backend>,
+    plan: Plan,
+    _relay: Arc<dyn EventHandler>,
+}
+
+impl fmt::Debug for Tapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Tapped {
+    async fn pass<T>(
+        &self,
+        op: Op,
+        attempts: Vec<AttemptId>,
+        request: impl Future<Output = T> + Send,
+    ) -> Result<T, Error> {
+        let (number, fate) = self.plan.admit(op, attempts);
+        match fate {
+            Fate::Hang => std::future::pending().await,
+            Fate::LoseRequest => return Err(unknown("the request was lost")),
+            Fate::Delay { before, .. } => tokio::time::sleep(before).await,
+            _ => {}
+        }
+        let answer = request.await;
+        self.plan.answered(number);
+        match fate {
+            Fate::HangReply => std::future::pending().await,
+            Fate::LoseReply => Err(unknown("the answer was lost")),
+            Fate::Delay { after, .. } => {
+                tokio::time::sleep(after).await;
+                Ok(answer)
+            }
+            _ => Ok(answer),
+        }
+    }
+}
+
+fn unknown(detail: &str) -> Error {
+    Error::new(ErrorKind::OutcomeUnknown, "asking the store").with_detail(detail)
+}
+
+#[async_trait]
+impl Backend for Tapped {
+    fn info(&self) -> BackendInfo {
+        self.inner.info()
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        self.inner.capabilities().await
+    }
+
+    async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
+        let attempts = vec![request.attempt];
+        self.pass(Op::Enqueue, attempts, self.inner.enqueue(request))
+            .await?
+    }
+
+    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+        let attempts: Vec<_> = entries.iter().map(|entry| entry.attempt).collect();
+        let count = attempts.len();
+        match self
+            .pass(Op::Renew, attempts, self.inner.renew(entries))
+            .await
+        {
+            Ok(answers) => answers,
+            Err(error) => vec![Renewed::Unknown(error); count],
+        }
+    }
+
+    async fn remove(&self, request: Remove) -> Result<Removed, Error> {
+        let attempts = vec![request.attempt];
+        self.pass(Op::Remove, attempts, self.inner.remove(request))
+            .await?
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
+        self.pass(Op::Look, Vec::new(), self.inner.inspect(name))
+            .await?
+    }
+
+    async fn list(&self, request: List) -> Result<Page, Error> {
+        self.pass(Op::Look, Vec::new(), self.inner.list(request))
+            .await?
+    }
+
+    async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
+        self.pass(Op::Look, Vec::new(), self.inner.evict(name, token))
+            .await?
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
