@@ -27,9 +27,11 @@ mod clock;
 mod config;
 mod dir;
 mod error;
+mod factory;
 mod inbox;
 pub mod paths;
 mod root;
 
 pub use backend::FileStore;
 pub use config::Options;
+pub use factory::FileFactory;
