@@ -8,7 +8,7 @@ mod supervise;
 mod wait;
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     path::Path,
     time::Duration,
 };
