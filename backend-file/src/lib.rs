@@ -29,9 +29,11 @@ mod config;
 mod data;
 mod dir;
 mod error;
+mod factory;
 mod inbox;
 pub mod paths;
 mod root;
 
 pub use backend::FileStore;
 pub use config::Options;
+pub use factory::FileFactory;

@@ -73,8 +73,10 @@ pub mod loss;
 pub mod memory;
 pub mod name;
 pub mod queue;
+pub mod registry;
 pub mod request;
 pub mod secret;
+pub mod settings;
 pub mod telemetry;
 pub mod token;
 

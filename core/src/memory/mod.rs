@@ -20,6 +20,8 @@
 //! ```
 
 mod driver;
+mod factory;
 mod store;
 
+pub use factory::MemoryFactory;
 pub use store::{Fault, MemoryStore};

@@ -1,0 +1,82 @@
+//! `tenure config show` and `tenure config check`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tenure::{Config, Registry};
+
+use super::{load, sources};
+use crate::{
+    args::{ConfigCommand, Format, Global},
+    escape::escape,
+    exit::Failure,
+    output,
+};
+
+#[derive(Serialize)]
+struct View {
+    schema: &'static str,
+    values: BTreeMap<String, Value>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Value {
+    /// As TOML would have it.
+    value: String,
+    origin: String,
+    default: bool,
+}
+
+/// Shows or checks the configuration. The store is not contacted.
+pub(super) fn run(
+    command: &ConfigCommand,
+    global: &Global,
+    registry: &Registry,
+) -> Result<(), Failure> {
+    let config = load(&sources(global))?;
+    match command {
+        ConfigCommand::Show => show(&config, global, registry),
+        ConfigCommand::Check => {
+            let store = config.open(registry)?.info().endpoint;
+            config.terms.check(config.ttl)?;
+            match global.output {
+                Format::Text => output::write(format!(
+                    "the configuration is sound; store: {}\n",
+                    escape(&store)
+                )),
+                Format::Json => output::write_json(&serde_json::json!({
+                    "schema": "tenure.config-check/1",
+                    "ok": true,
+                    "store": store,
+                    "warnings": config.warnings(),
+                })),
+            }
+        }
+    }
+}
+
+fn show(config: &Config, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    let entries = config.entries(registry);
+    if global.output == Format::Json {
+        let value = |entry: tenure::config::Entry| {
+            let value = Value {
+                value: entry.value,
+                origin: entry.origin,
+                default: entry.is_default,
+            };
+            (entry.key, value)
+        };
+        return output::write_json(&View {
+            schema: "tenure.config/1",
+            values: entries.into_iter().map(value).collect(),
+            warnings: config.warnings().to_vec(),
+        });
+    }
+    let mut text = String::new();
+    for entry in entries {
+        let line = format!("{} = {}", escape(&entry.key), escape(&entry.value));
+        text += &format!("{line:<44}  # {}\n", escape(&entry.origin));
+    }
+    output::write(text)
+}

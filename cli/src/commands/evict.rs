@@ -1,0 +1,69 @@
+//! `tenure break`: takes one grant away.
+
+use serde::Serialize;
+use tenure::{Registry, request::Evicted, token::FencingToken};
+
+use super::{lock_name, with_client};
+use crate::{
+    args::{Break, Format, Global},
+    escape::quote,
+    exit::{Failure, say},
+    output,
+    view::{HolderView, held_by},
+};
+
+/// Exit code if no grant has that token.
+const NOT_HELD: u8 = 75;
+
+#[derive(Serialize)]
+struct View<'a> {
+    schema: &'static str,
+    name: &'a str,
+    namespace: &'a str,
+    token: u64,
+    reason: &'a str,
+    broken: bool,
+    holder: Option<HolderView>,
+}
+
+/// Takes the grant with that token away, and no other.
+pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    let name = lock_name(&options.name)?;
+    let shown = quote(name.as_str());
+    with_client(global, registry, async |config, client| {
+        let outcome = client
+            .evict(&name, FencingToken::new(options.token))
+            .await?;
+        let (broken, holder) = match &outcome {
+            Evicted::NotHeld(holder) => (false, holder.as_ref()),
+            _ => (true, None),
+        };
+        if global.output == Format::Json {
+            output::write_json(&View {
+                schema: "tenure.break/1",
+                name: name.as_str(),
+                namespace: config.namespace.as_str(),
+                token: options.token,
+                reason: &options.reason,
+                broken,
+                holder: holder.map(HolderView::new),
+            })?;
+        }
+        if !broken {
+            let now = holder.map_or_else(|| "free".to_owned(), held_by);
+            return Err(Failure::new(
+                NOT_HELD,
+                format!(
+                    "no grant of {shown} has the token {}; the lock is {now}",
+                    options.token
+                ),
+            ));
+        }
+        say(&format!(
+            "took the grant with token {} of {shown} away, because: {}; its holder's work goes on \
+             until it hears of it, and until then its token alone protects",
+            options.token, options.reason
+        ));
+        Ok(())
+    })
+}

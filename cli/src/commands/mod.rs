@@ -1,0 +1,101 @@
+//! The commands but `run`: each reads the configuration, asks the store, and shows the answer.
+
+mod backends;
+mod config;
+mod evict;
+mod show;
+mod watch;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::CommandFactory;
+use tenure::{Client, Config, Registry, Sources, name::LockName};
+
+use crate::{
+    args::{Cli, Command, Global},
+    exit::{Failure, UNAVAILABLE, USAGE, say},
+    output,
+};
+
+/// Runs what the command line says.
+pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(options) => crate::run::run(options, global, registry),
+        Command::Status(name) => show::status(&name.name, global, registry),
+        Command::Ls(options) => show::ls(options.prefix, global, registry),
+        Command::Watch(options) => watch::watch(&options, global, registry),
+        Command::Break(options) => evict::evict(&options, global, registry),
+        Command::Backends => backends::list(global, registry),
+        Command::Config(command) => config::run(&command, global, registry),
+        Command::Completions(options) => {
+            let mut script = Vec::new();
+            clap_complete::generate(options.shell, &mut Cli::command(), "tenure", &mut script);
+            output::write(script)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut page)
+                .map_err(|error| {
+                    Failure::new(USAGE, format!("writing the manual page: {error}"))
+                })?;
+            output::write(page)
+        }
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// The sources of the configuration that every command has.
+pub(crate) fn sources(global: &Global) -> Sources {
+    let mut sources = Sources::new().environment();
+    if let Some(path) = &global.config {
+        sources = sources.file(path);
+    }
+    if let Some(url) = &global.url {
+        sources = sources.set("backend.url", url, "flag --url");
+    }
+    if let Some(namespace) = &global.namespace {
+        sources = sources.set("backend.namespace", namespace, "flag --namespace");
+    }
+    sources
+}
+
+/// Reads the configuration, and says what is odd about it.
+pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
+    let config = Config::load(sources)?;
+    for warning in config.warnings() {
+        say(&format!("warning: {warning}"));
+    }
+    Ok(config)
+}
+
+/// The lock's name as it was given.
+pub(crate) fn lock_name(text: &std::ffi::OsStr) -> Result<LockName, Failure> {
+    LockName::from_bytes(text.as_encoded_bytes())
+        .map_err(|error| Failure::new(USAGE, format!("the lock's name is invalid: {error}")))
+}
+
+/// The runtime of the supervisor and of the other commands.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("starting the runtime: {error}")))
+}
+
+/// Asks the configured store, and closes the connection.
+pub(crate) fn with_client<T>(
+    global: &Global,
+    registry: &Registry,
+    ask: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let config = load(&sources(global))?;
+    runtime()?.block_on(async {
+        let client = config.connect(registry).await?;
+        let answer = ask(&config, &client).await;
+        client.shutdown(Duration::from_secs(1)).await;
+        answer
+    })
+}

@@ -1,0 +1,60 @@
+//! `tenure status` and `tenure ls`.
+
+use std::ffi::OsStr;
+
+use tenure::{Registry, request::List};
+
+use super::{lock_name, with_client};
+use crate::{
+    args::{Format, Global},
+    escape::quote,
+    exit::Failure,
+    output,
+    view::{self, ListedView, LockView},
+};
+
+/// How many locks are asked for at a time.
+const PAGE: usize = 500;
+
+/// Shows one lock.
+pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    let name = lock_name(name)?;
+    with_client(global, registry, async |config, client| {
+        let state = client.inspect(&name).await?;
+        match global.output {
+            Format::Text => output::write(view::describe(&state)),
+            Format::Json => output::write_json(&LockView::new(
+                "tenure.status/1",
+                config.namespace.as_str(),
+                &state,
+            )),
+        }
+    })
+}
+
+/// Lists the locks that are held or waited for.
+pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    with_client(global, registry, async |config, client| {
+        let mut request = List::new(prefix, PAGE);
+        loop {
+            let page = client.list(request.clone()).await?;
+            for listed in &page.locks {
+                match global.output {
+                    Format::Text => {
+                        let holder = listed.holder.as_ref();
+                        let held = holder.map_or_else(|| "free".to_owned(), view::held_by);
+                        let name = quote(listed.name.as_str());
+                        output::write(format!("{name}  {held}, waiting: {}\n", listed.waiters))?;
+                    }
+                    Format::Json => {
+                        output::write_json(&ListedView::new(config.namespace.as_str(), listed))?;
+                    }
+                }
+            }
+            if page.next.is_none() {
+                return Ok(());
+            }
+            request = request.at(page.next);
+        }
+    })
+}

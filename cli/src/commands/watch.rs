@@ -1,0 +1,60 @@
+//! `tenure watch`: a line for each change of a lock.
+
+use std::time::Duration;
+
+use tenure::{Registry, request::LockState};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{lock_name, with_client};
+use crate::{
+    args::{Format, Global, Watch},
+    exit::{Failure, UNAVAILABLE},
+    output,
+    view::{self, LockView},
+};
+
+/// The store is not asked more often than this.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// Shows the lock, and again whenever its holder or queue has changed, until INT or TERM.
+pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    let name = lock_name(&options.name)?;
+    with_client(global, registry, async |config, client| {
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut seen = None;
+        loop {
+            let state = client.inspect(&name).await?;
+            let mark = mark(&state);
+            if seen.as_ref() != Some(&mark) {
+                match global.output {
+                    Format::Text => output::write(view::describe(&state))?,
+                    Format::Json => output::write_json(&LockView::new(
+                        "tenure.watch/1",
+                        config.namespace.as_str(),
+                        &state,
+                    ))?,
+                }
+                seen = Some(mark);
+            }
+            tokio::select! {
+                _ = interrupt.recv() => return Err(Failure::silent(130)),
+                _ = terminate.recv() => return Err(Failure::silent(143)),
+                () = tokio::time::sleep(options.every.max(SHORTEST)) => {}
+            }
+        }
+    })
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(UNAVAILABLE, format!("catching signals: {error}")))
+}
+
+/// The state without what changes with every renewal.
+fn mark(state: &LockState) -> LockState {
+    let mut mark = state.clone();
+    if let Some(holder) = &mut mark.holder {
+        holder.expires_in = None;
+    }
+    mark
+}

@@ -1,0 +1,415 @@
+//! The guardian: the small process that runs the command and can stop it when nobody else can.
+//!
+//! The process that talks to the store can be stopped, killed, or hang. So a second process, with
+//! neither network nor runtime, is the command's parent. It is told each new deadline, reads the
+//! clock itself, and stops the command before the store can give the lock to somebody else; and
+//! it kills the command at once when the first process is gone.
+
+mod group;
+pub(crate) mod protocol;
+mod terminal;
+
+use std::{
+    ffi::OsString,
+    io::{self, IoSliceMut, IsTerminal, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    process::{Pid, Signal},
+};
+use tenure::clock::Instant;
+
+use self::{
+    group::{Change, Group},
+    protocol::{End, Lines, OnLost, Order, Report, line, moment},
+    terminal::Terminal,
+};
+use crate::time;
+
+/// `poll` sleeps on a clock that stops with the machine; the deadline's clock does not. So it
+/// sleeps no longer than this before the clock is read again.
+const SLICE: Duration = Duration::from_millis(500);
+/// The command is killed so long before the deadline, so that it is dead by then.
+const KILL_LEAD: Duration = Duration::from_millis(10);
+/// For how long killed processes may take to vanish.
+const DYING: Duration = Duration::from_secs(1);
+/// How often it is looked whether the rest of a group has ended whose leader has.
+const REST: Duration = Duration::from_millis(20);
+
+/// Runs as a guardian if the arguments say so; the first of them is the program's name.
+///
+/// The control channel is the standard input.
+pub(crate) fn run_if_asked(arguments: &[OsString]) -> Option<ExitCode> {
+    let [_, first, supervisor, kill_after, _, command @ ..] = arguments else {
+        return None;
+    };
+    if first != protocol::ARGUMENT {
+        return None;
+    }
+    let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
+    let supervisor = number(supervisor)
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
+    let (Some(supervisor), Some(kill_after)) = (supervisor, number(kill_after)) else {
+        return Some(ExitCode::from(64));
+    };
+    let kill_after = Duration::from_nanos(kill_after);
+    match guard(supervisor, kill_after, command) {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            say(&format!("tenure: the guardian failed: {error}\n"));
+            Some(ExitCode::from(70))
+        }
+    }
+}
+
+fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Caught by a handler that does nothing, not ignored: the command would inherit that. They
+    // are meant for the command, and come to it through the supervisor.
+    for signal in crate::signals::PASSED_ON
+        .iter()
+        .chain(&crate::signals::JOB_CONTROL)
+    {
+        if !crate::signals::is_ignored(*signal) {
+            signal_hook::flag::register(signal.as_raw(), Arc::new(AtomicBool::new(false)))?;
+        }
+    }
+    let (children, wake) = UnixStream::pair()?;
+    children.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), wake)?;
+
+    let mut lines = Lines::default();
+    let Some((deadline, stdin)) = receive_start(&control, &mut lines)? else {
+        // The supervisor is gone before anything was begun.
+        return Ok(());
+    };
+    control.set_nonblocking(true)?;
+
+    let wants_terminal =
+        stdin.as_ref().is_some_and(IsTerminal::is_terminal) && io::stdout().is_terminal();
+    let terminal = Terminal::open(supervisor);
+    let group = match Group::start(command, stdin) {
+        Ok(group) => group,
+        Err(refused) => return (&control).write_all(&line(&refused)),
+    };
+    if let Some(terminal) = terminal.as_ref().filter(|_| wants_terminal)
+        && terminal.is_with_supervisor()
+    {
+        terminal.give_to(group.id());
+    }
+    let mut guardian = Guardian {
+        control,
+        children,
+        lines,
+        terminal,
+        kill_after,
+        deadline: Some(deadline),
+        ending: None,
+        leader: None,
+        stopped: false,
+        had_terminal: wants_terminal,
+        orphaned: false,
+        group,
+    };
+    guardian.report(&Report::Started(guardian.group.id().as_raw_nonzero().get()));
+    guardian.watch()
+}
+
+/// The first message, and the command's standard input with it. `None` if the supervisor is gone.
+fn receive_start(
+    control: &UnixStream,
+    lines: &mut Lines,
+) -> io::Result<Option<(Instant, Option<OwnedFd>)>> {
+    let mut stdin = None;
+    loop {
+        let mut bytes = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            control,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let count = match received {
+            Ok(message) => message.bytes,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                stdin = descriptors.last().or(stdin);
+            }
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        lines.feed(&bytes[..count]);
+        if let Some(Order::Start(deadline)) = lines.next() {
+            return Ok(Some((moment(deadline), stdin)));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Guardian {
+    control: UnixStream,
+    children: UnixStream,
+    lines: Lines,
+    terminal: Option<Terminal>,
+    kill_after: Duration,
+    /// When the lock can no longer be believed in; `None` once that is to be ignored.
+    deadline: Option<Instant>,
+    ending: Option<Ending>,
+    leader: Option<Change>,
+    stopped: bool,
+    /// Whether the command has had the terminal, and gets it again when it goes on.
+    had_terminal: bool,
+    orphaned: bool,
+    group: Group,
+}
+
+/// The command is being stopped.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    kill_at: Instant,
+    killed: bool,
+}
+
+impl Guardian {
+    fn watch(&mut self) -> io::Result<()> {
+        loop {
+            // Orders first: after a pause, a newer deadline may lie in the channel.
+            self.take_orders();
+            let now = time::now();
+            self.enforce(now);
+            self.look_at_leader();
+            if let Some(end) = self.finished(now) {
+                if let Some(terminal) = &self.terminal {
+                    terminal.take_from(self.group.id());
+                }
+                if self.orphaned {
+                    say("tenure: stopped the command: the process that kept its lock is gone\n");
+                } else {
+                    self.report(&Report::Finished(end));
+                }
+                return Ok(());
+            }
+            self.sleep(now)?;
+        }
+    }
+
+    fn take_orders(&mut self) {
+        let mut bytes = [0; 4096];
+        while !self.orphaned {
+            match (&self.control).read(&mut bytes) {
+                Ok(0) => self.orphan(),
+                Ok(count) => self.lines.feed(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.orphan(),
+            }
+        }
+        while let Some(order) = self.lines.next() {
+            self.obey(order);
+        }
+    }
+
+    fn orphan(&mut self) {
+        self.orphaned = true;
+        self.kill(time::now());
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Start(at) | Order::Deadline(at) => {
+                // Ending is final, and after evidence of a loss no deadline counts.
+                if self.ending.is_none() {
+                    self.deadline = self.deadline.map(|_| moment(at));
+                }
+            }
+            Order::Signal(number) => {
+                if self.leader.is_none()
+                    && let Some(signal) = Signal::from_named_raw(number)
+                {
+                    self.group.signal(signal);
+                }
+            }
+            Order::Lost(OnLost::Kill) => self.kill(time::now()),
+            Order::Lost(OnLost::Term) => {
+                let kill_at = time::now() + self.kill_after;
+                self.terminate(kill_at);
+            }
+            Order::Lost(OnLost::Ignore) => self.deadline = None,
+            Order::Resume => self.resume(),
+        }
+    }
+
+    /// Stops the command when its time has come.
+    fn enforce(&mut self, now: Instant) {
+        if let (Some(deadline), None) = (self.deadline, self.ending) {
+            let kill_at = deadline.before(KILL_LEAD);
+            if now >= kill_at {
+                self.kill(now);
+            } else if now >= deadline.before(self.kill_after) {
+                self.terminate(kill_at);
+            }
+        }
+        if self
+            .ending
+            .is_some_and(|ending| !ending.killed && now >= ending.kill_at)
+        {
+            self.kill(now);
+        }
+    }
+
+    fn terminate(&mut self, kill_at: Instant) {
+        if self.ending.is_some() || self.leader.is_some() {
+            return;
+        }
+        self.ending = Some(Ending {
+            kill_at,
+            killed: false,
+        });
+        self.group.signal(Signal::TERM);
+        // A stopped process does not see TERM.
+        self.group.signal(Signal::CONT);
+    }
+
+    fn kill(&mut self, now: Instant) {
+        if self.leader.is_some() && self.ending.is_none() && !self.orphaned {
+            return;
+        }
+        self.ending = Some(Ending {
+            kill_at: now,
+            killed: true,
+        });
+        self.group.signal(Signal::KILL);
+    }
+
+    fn look_at_leader(&mut self) {
+        while self.leader.is_none() {
+            match self.group.poll() {
+                None => return,
+                Some(Change::Stopped(signal)) => self.on_stop(signal),
+                Some(end) => self.leader = Some(end),
+            }
+        }
+    }
+
+    fn on_stop(&mut self, signal: i32) {
+        let is = |wanted: Signal| signal == wanted.as_raw();
+        let wants_terminal = is(Signal::TTIN) || is(Signal::TTOU);
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| wants_terminal) {
+            // It reached for the terminal before it had it, or for the first time.
+            let ours = terminal.is_with(self.group.id());
+            if ours || terminal.is_with_supervisor() {
+                if !ours {
+                    terminal.give_to(self.group.id());
+                }
+                self.had_terminal = true;
+                self.group.signal(Signal::CONT);
+                return;
+            }
+        }
+        self.stopped = true;
+        let mut had_it = false;
+        if let Some(terminal) = &self.terminal {
+            had_it = terminal.is_with(self.group.id());
+            self.had_terminal |= had_it;
+            terminal.take_from(self.group.id());
+        }
+        let job_control = wants_terminal || is(Signal::TSTP);
+        let suspend = self.terminal.is_some() && (had_it || job_control);
+        self.report(&Report::Stopped { suspend });
+    }
+
+    fn resume(&mut self) {
+        if !self.stopped || self.leader.is_some() {
+            return;
+        }
+        self.stopped = false;
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.had_terminal)
+            && terminal.is_with_supervisor()
+        {
+            terminal.give_to(self.group.id());
+        }
+        self.group.signal(Signal::CONT);
+    }
+
+    /// How it ended, once there is nothing left to do.
+    fn finished(&self, now: Instant) -> Option<End> {
+        let leader = self.leader?;
+        if let Some(ending) = self.ending {
+            // What the command had started gets the same time to end as the command. Of those
+            // that were killed some may be dying still; one that nobody reaps is not waited for.
+            let patience = !ending.killed || now < ending.kill_at + DYING;
+            if patience && !self.group.is_empty() {
+                return None;
+            }
+        }
+        let (code, signal) = match leader {
+            Change::Exited(code) => (Some(code), None),
+            Change::Died(signal) | Change::Stopped(signal) => (None, Some(signal)),
+        };
+        let ended = self.ending.is_some();
+        Some(End {
+            code,
+            signal,
+            ended,
+        })
+    }
+
+    fn report(&self, report: &Report) {
+        // If nobody listens any more, the next read says so.
+        let _ = (&self.control).write_all(&line(report));
+    }
+
+    fn sleep(&self, now: Instant) -> io::Result<()> {
+        let mut wait = SLICE;
+        match (self.ending, self.deadline) {
+            (Some(ending), _) if !ending.killed => wait = wait.min(ending.kill_at.since(now)),
+            (None, Some(deadline)) => {
+                wait = wait.min(deadline.before(self.kill_after.max(KILL_LEAD)).since(now));
+            }
+            _ => {}
+        }
+        if self.leader.is_some() {
+            wait = wait.min(REST);
+        }
+        // Rounded up, or the last stretch would be a busy loop.
+        let wait = wait.max(Duration::from_millis(1));
+        let timeout = Timespec::try_from(wait).ok();
+        let mut sources = [
+            PollFd::new(&self.children, PollFlags::IN),
+            PollFd::new(&self.control, PollFlags::IN),
+        ];
+        // A channel that has ended is readable for ever.
+        let count = if self.orphaned { 1 } else { 2 };
+        match poll(&mut sources[..count], timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut drain = [0; 64];
+        while matches!((&self.children).read(&mut drain), Ok(count) if count > 0) {}
+        Ok(())
+    }
+}
+
+/// Writes to the terminal or wherever the errors go, if that is possible.
+fn say(text: &str) {
+    terminal::in_background(|| {
+        let _ = io::stderr().write_all(text.as_bytes());
+    });
+}

@@ -1,0 +1,49 @@
+//! The command `tenure` as a library function that takes a registry.
+//!
+//! A plugin's author ships a command that knows their store in five lines:
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     let mut registry = tenure::default_registry();
+//!     // registry.register(std::sync::Arc::new(MyFactory))?;
+//!     tenure_cli::run(std::env::args_os(), &registry)
+//! }
+//! ```
+
+mod args;
+mod commands;
+mod escape;
+mod exit;
+mod guardian;
+mod output;
+mod run;
+mod signals;
+mod time;
+mod usage;
+mod view;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+use tenure::Registry;
+
+/// Runs the command. The first argument is the program's name.
+///
+/// To be called before anything else is done, and with no thread running: `tenure run` starts the
+/// same program a second time as the guardian of its command, and there this function returns
+/// only when that command has ended.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    if let Some(code) = guardian::run_if_asked(&arguments) {
+        return code;
+    }
+    let outcome = match args::Cli::try_parse_from(&arguments) {
+        Ok(cli) => commands::run(cli, registry),
+        Err(error) => usage::report(&error),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

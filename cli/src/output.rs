@@ -1,0 +1,23 @@
+//! Writing results: text or JSON to stdout, which may be closed.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::exit::{Failure, IO};
+
+/// Writes all of it, or says that it could not.
+pub(crate) fn write(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_ref())
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(IO, format!("writing to standard output: {error}")))
+}
+
+/// Writes one JSON object on a line of its own.
+pub(crate) fn write_json(value: &impl Serialize) -> Result<(), Failure> {
+    let mut line = serde_json::to_vec(value)
+        .map_err(|error| Failure::new(IO, format!("writing JSON: {error}")))?;
+    line.push(b'\n');
+    write(line)
+}

@@ -1,0 +1,73 @@
+//! Which locks the processes above this one hold, so that a run does not wait for itself.
+
+use std::ffi::OsString;
+
+use tenure::{Client, Guard, id::AttemptId, name::LockName};
+
+use crate::{
+    escape::quote,
+    exit::{Failure, USAGE},
+};
+
+/// Names and attempts of the grants under which this process runs, the outermost first:
+/// `name=attempt` by the encoding of lock names, separated by commas.
+pub(super) const VARIABLE: &str = "TENURE_HELD";
+
+/// The variable for the command that runs under this grant.
+pub(super) fn with(guard: &Guard) -> OsString {
+    let own = format!("{}={}", guard.name().encoded(), guard.attempt());
+    let above = std::env::var(VARIABLE).unwrap_or_default();
+    let mut chain: Vec<_> = parse(&above)
+        .map(|(name, attempt)| format!("{}={attempt}", name.encoded()))
+        .collect();
+    chain.push(own);
+    chain.join(",").into()
+}
+
+/// Refuses a lock whose present holder is a run above this one.
+///
+/// The attempt's id is random and unique, so that a variable that outlived its run, or was copied
+/// to elsewhere, refuses nothing.
+pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<(), Failure> {
+    let above = std::env::var(VARIABLE).unwrap_or_default();
+    let attempts: Vec<_> = parse(&above)
+        .filter(|(held, _)| held == name)
+        .map(|(_, attempt)| attempt)
+        .collect();
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let state = client.inspect(name).await?;
+    let holder = state.holder.and_then(|holder| holder.attempt);
+    if holder.is_some_and(|holder| attempts.contains(&holder)) {
+        return Err(Failure::new(
+            USAGE,
+            format!(
+                "this command runs under the lock {} already, and would wait for itself for ever; \
+                 use another name inside of it",
+                quote(name.as_str())
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn parse(chain: &str) -> impl Iterator<Item = (LockName, AttemptId)> {
+    chain.split(',').filter_map(|link| {
+        let (name, attempt) = link.split_once('=')?;
+        Some((LockName::from_encoded(name)?, AttemptId::parse(attempt)?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_only_what_it_writes() {
+        let attempt = AttemptId::from_u128(7);
+        let chain = format!("a%2Fb={attempt},,nonsense,=,x=1,c={attempt}");
+        let names: Vec<_> = parse(&chain).map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["a/b", "c"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The status file: what became of a run, as one JSON object.
+
+use std::{io, path::Path};
+
+use serde::Serialize;
+use tenure::name::{LockName, Namespace};
+
+use crate::exit::{Failure, USAGE};
+
+/// What became of a run. The fields are documented in `docs/cli.md`.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    schema: &'static str,
+    name: String,
+    namespace: String,
+    pub(super) acquired: bool,
+    pub(super) waited_ms: u64,
+    pub(super) token: Option<u64>,
+    pub(super) held_ms: u64,
+    pub(super) outcome: Outcome,
+    pub(super) child_code: Option<u8>,
+    pub(super) child_signal: Option<i32>,
+    pub(super) release: Option<&'static str>,
+    pub(super) exit_code: u8,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// The lock was taken, or the wait timed out.
+    Busy,
+    /// The store could not be used.
+    Error,
+    /// The command exited.
+    Exited,
+    /// A signal came while it waited.
+    Interrupted,
+    /// The lock was lost.
+    Lost,
+    /// The command could not be started.
+    NotStarted,
+    /// The command died of a signal.
+    Signaled,
+}
+
+impl Record {
+    /// Of a run that has just begun.
+    pub(super) fn new(name: &LockName, namespace: &Namespace) -> Self {
+        Self {
+            schema: "tenure.run/1",
+            name: name.as_str().to_owned(),
+            namespace: namespace.as_str().to_owned(),
+            acquired: false,
+            waited_ms: 0,
+            token: None,
+            held_ms: 0,
+            outcome: Outcome::Error,
+            child_code: None,
+            child_signal: None,
+            release: None,
+            exit_code: 0,
+        }
+    }
+
+    /// Writes the file in one step: whoever reads it finds all of it or what was there before.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder(path))?;
+        serde_json::to_writer(&mut file, self)?;
+        io::Write::write_all(&mut file, b"\n")?;
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(readable)?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// Refuses at the start what could not be written at the end.
+pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
+    let refuse = |why: String| {
+        let path = path.display().to_string();
+        Failure::new(
+            USAGE,
+            format!("the status file {path:?} cannot be written: {why}"),
+        )
+    };
+    if path.is_dir() {
+        return Err(refuse("it is a directory".to_owned()));
+    }
+    tempfile::NamedTempFile::new_in(folder(path)).map_err(|error| {
+        // The name of the temporary file helps nobody.
+        refuse(std::io::Error::from(error.kind()).to_string())
+    })?;
+    Ok(())
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,71 @@
+//! Bad usage in one line; help and version to stdout.
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::{
+    exit::{Failure, USAGE},
+    output,
+};
+
+/// Shows what was asked for, or says what is wrong with the arguments.
+pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
+    let text = error.render().to_string();
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return output::write(text).map(|()| ExitCode::SUCCESS);
+    }
+    Err(Failure::new(USAGE, one_line(&text)))
+}
+
+/// The message and its tips, without the usage, which `--help` shows.
+fn one_line(text: &str) -> String {
+    let mut parts = Vec::new();
+    for paragraph in text.split("\n\n") {
+        let words = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !words.is_empty() && !words.starts_with("Usage:") && !words.starts_with("For more") {
+            parts.push(words);
+        }
+    }
+    let message = parts.join("; ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    format!("{message}; see `tenure --help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_mistake_is_one_line_that_says_what_is_wrong() {
+        for (arguments, wanted) in [
+            (
+                &["tenure", "run", "x", "--ttl", "5 parsecs", "--", "true"][..],
+                "--ttl",
+            ),
+            (&["tenure", "run", "x"], "COMMAND"),
+            (&["tenure", "run", "--foo", "x"], "--foo"),
+            (&["tenure", "run", "-E", "256", "x", "--", "true"], "256"),
+            (&["tenure"], "subcommand"),
+            (&["tenure", "stat", "x"], "status"),
+        ] {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            let line = one_line(&error.render().to_string());
+            assert!(line.contains(wanted) && !line.contains('\n'), "{line}");
+        }
+        let error = Cli::try_parse_from(["tenure", "run", "x", "--ttl", "5 parsecs", "--", "true"]);
+        let line = one_line(&error.unwrap_err().render().to_string());
+        assert!(line.contains("5 parsecs") && line.contains("30s"), "{line}");
+    }
+}

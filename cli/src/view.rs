@@ -1,0 +1,182 @@
+//! How a lock, its holder and its waiters look: in JSON, and to people.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tenure::request::{Holder, Listed, LockState, Owner, Since, Waiter};
+
+use crate::escape::quote;
+
+/// A lock as `status` and `watch` show it.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct LockView {
+    schema: &'static str,
+    name: String,
+    namespace: String,
+    holder: Option<HolderView>,
+    queue: Vec<WaiterView>,
+}
+
+/// Whoever holds a lock.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct HolderView {
+    foreign: bool,
+    label: Option<String>,
+    host: Option<String>,
+    pid: Option<u32>,
+    token: Option<u64>,
+    granted_at: Option<String>,
+    enqueued_at: Option<String>,
+    expires_in_ms: Option<u64>,
+    ttl_ms: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct WaiterView {
+    foreign: bool,
+    label: Option<String>,
+    host: Option<String>,
+    pid: Option<u32>,
+    enqueued_at: Option<String>,
+}
+
+/// A line of `ls`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListedView {
+    schema: &'static str,
+    name: String,
+    namespace: String,
+    holder: Option<HolderView>,
+    waiters: u64,
+}
+
+impl LockView {
+    /// That lock, under that name of the form of the output.
+    pub(crate) fn new(schema: &'static str, namespace: &str, state: &LockState) -> Self {
+        Self {
+            schema,
+            name: state.name.as_str().to_owned(),
+            namespace: namespace.to_owned(),
+            holder: state.holder.as_ref().map(HolderView::new),
+            queue: state.queue.iter().map(WaiterView::new).collect(),
+        }
+    }
+}
+
+impl ListedView {
+    /// That line.
+    pub(crate) fn new(namespace: &str, listed: &Listed) -> Self {
+        Self {
+            schema: "tenure.ls/1",
+            name: listed.name.as_str().to_owned(),
+            namespace: namespace.to_owned(),
+            holder: listed.holder.as_ref().map(HolderView::new),
+            waiters: listed.waiters,
+        }
+    }
+}
+
+impl HolderView {
+    /// That holder.
+    pub(crate) fn new(holder: &Holder) -> Self {
+        let owner = holder.owner.as_ref();
+        let (granted_at, enqueued_at) = match holder.since {
+            Some(Since::Granted(at)) => (Some(timestamp(at)), None),
+            Some(Since::Enqueued(at)) => (None, Some(timestamp(at))),
+            _ => (None, None),
+        };
+        Self {
+            foreign: owner.is_none(),
+            label: owner.map(|owner| owner.label.clone()),
+            host: owner.map(|owner| owner.host.clone()),
+            pid: owner.map(|owner| owner.pid),
+            token: holder.token.map(tenure::token::FencingToken::get),
+            granted_at,
+            enqueued_at,
+            expires_in_ms: holder.expires_in.map(millis),
+            ttl_ms: holder.ttl.map(millis),
+        }
+    }
+}
+
+impl WaiterView {
+    fn new(waiter: &Waiter) -> Self {
+        let owner = waiter.owner.as_ref();
+        Self {
+            foreign: owner.is_none(),
+            label: owner.map(|owner| owner.label.clone()),
+            host: owner.map(|owner| owner.host.clone()),
+            pid: owner.map(|owner| owner.pid),
+            enqueued_at: waiter.since.map(timestamp),
+        }
+    }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn timestamp(at: SystemTime) -> String {
+    // A time before 1970 comes from a store whose bytes are not to be trusted.
+    if at.duration_since(SystemTime::UNIX_EPOCH).is_err() {
+        return "1970-01-01T00:00:00.000Z".to_owned();
+    }
+    // Beyond the year 9999 there is no such text.
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_millis(at.min(end)).to_string()
+}
+
+/// Who it is: `"label" (pid 12 on host)`.
+pub(crate) fn who(owner: Option<&Owner>) -> String {
+    match owner {
+        Some(owner) => format!(
+            "{} (pid {} on {})",
+            quote(&owner.label),
+            owner.pid,
+            quote(&owner.host)
+        ),
+        None => "a program that does not use tenure".to_owned(),
+    }
+}
+
+/// Who holds it, and since when, in half a sentence.
+pub(crate) fn held_by(holder: &Holder) -> String {
+    let mut text = format!("held by {}", who(holder.owner.as_ref()));
+    match holder.since {
+        Some(Since::Granted(at)) => text += &format!(" since {}", timestamp(at)),
+        Some(Since::Enqueued(at)) => text += &format!(", which asked for it at {}", timestamp(at)),
+        _ => {}
+    }
+    if let Some(token) = holder.token {
+        text += &format!(", token {token}");
+    }
+    text
+}
+
+/// A lock, for people, ending in a line break.
+pub(crate) fn describe(state: &LockState) -> String {
+    let mut text = format!("{}  ", quote(state.name.as_str()));
+    match &state.holder {
+        None => text += "free\n",
+        Some(holder) => {
+            text += &held_by(holder);
+            if let Some(left) = holder.expires_in {
+                let left = Duration::from_millis(millis(left));
+                text += &format!(
+                    ", expires in {} unless renewed",
+                    humantime::format_duration(left)
+                );
+            }
+            text.push('\n');
+        }
+    }
+    for (at, waiter) in state.queue.iter().enumerate() {
+        text += &format!("  {}. waiting: {}", at + 1, who(waiter.owner.as_ref()));
+        if let Some(since) = waiter.since {
+            text += &format!(" since {}", timestamp(since));
+        }
+        text.push('\n');
+    }
+    text
+}

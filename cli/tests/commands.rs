@@ -1,0 +1,215 @@
+//! The commands that look and break, their JSON, and a stdout that is gone.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may"
+)]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use common::{Place, bare, done, until};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn i1_status_shows_holder_and_queue_and_changes_nothing() {
+    let place = Place::new();
+    let free = place.run(&["status", "x"]);
+    assert_eq!(free.succeeded().stdout, "\"x\"  free\n");
+    assert_eq!(place.status("x")["holder"], Value::Null);
+
+    let holder = place.hold(
+        &["--label", "first"],
+        "x",
+        "echo $TENURE_TOKEN > up; exec sleep 1000",
+    );
+    let token = place.line("up");
+    let waiter = place.hold(&["-q", "--label", "second\u{1b}[31m"], "x", "true");
+    until("a waiter", || place.waiting("x") == 1);
+    let state = place.status("x");
+    assert_eq!(state["schema"], "tenure.status/1");
+    assert_eq!(state["name"], "x");
+    assert_eq!(state["namespace"], "default");
+    assert_eq!(state["holder"]["label"], "first");
+    assert_eq!(state["holder"]["pid"], holder.pid().as_raw());
+    assert_eq!(
+        state["holder"]["token"].as_u64().unwrap().to_string(),
+        token
+    );
+    assert_eq!(state["holder"]["ttl_ms"], 30_000);
+    assert_eq!(state["queue"][0]["label"], "second\u{1b}[31m");
+    assert_eq!(state["queue"][0]["pid"], waiter.pid().as_raw());
+    let shown = place.run(&["status", "x"]).stdout;
+    assert!(
+        shown.contains("held by \"first\"") && shown.contains("1. waiting: \"second\\u{1b}[31m\""),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}'));
+    assert_eq!(place.waiting("x"), 1);
+    drop((holder, waiter));
+}
+
+#[test]
+fn n2_ls_returns_names_as_they_were_given() {
+    let place = Place::new();
+    let names = ["a/b", "a b%", "größe 🔒", "a\nb"];
+    let held: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let held = place.hold(&[], name, &format!("echo up > up{at}; exec sleep 1000"));
+            place.line(&format!("up{at}"));
+            held
+        })
+        .collect();
+    let listed = lines(&place.run(&["--output", "json", "ls"]).succeeded().stdout);
+    let mut found: Vec<_> = listed
+        .iter()
+        .map(|line| line["name"].as_str().unwrap())
+        .collect();
+    found.sort_unstable();
+    let mut wanted = names;
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    assert!(listed.iter().all(|line| line["schema"] == "tenure.ls/1"));
+    let text = place.run(&["ls"]).stdout;
+    assert_eq!(text.lines().count(), 4, "{text}");
+    assert!(text.contains("\"a\\nb\""), "{text}");
+    assert_eq!(place.run(&["ls", "a/"]).stdout.lines().count(), 1);
+    assert_eq!(place.run(&["--namespace", "other", "ls"]).stdout, "");
+    drop(held);
+}
+
+#[test]
+fn i2_break_takes_that_grant_alone() {
+    let place = Place::new();
+    let holder = place.hold(&[], "x", "echo up > up; exec sleep 1000");
+    place.line("up");
+    let token = place.token("x").unwrap();
+    let wrong = (token + 1).to_string();
+    place
+        .run(&["break", "x", "--token", &wrong, "--reason", "r"])
+        .failed(75, &["no grant", &wrong, "held by"]);
+    place
+        .run(&["break", "free", "--token", "1", "--reason", "r"])
+        .failed(75, &["free"]);
+    let token = token.to_string();
+    let shown = place.run(&[
+        "--output", "json", "break", "x", "--token", &token, "--reason", "r",
+    ]);
+    let value: Value = serde_json::from_str(&shown.succeeded().stdout).unwrap();
+    assert_eq!(
+        (&value["schema"], &value["broken"]),
+        (&"tenure.break/1".into(), &true.into())
+    );
+    assert_eq!(holder.finish().code, Some(79));
+    place
+        .run(&["break", "x", "--token", &token])
+        .failed(64, &["--reason"]);
+}
+
+#[test]
+fn watch_shows_each_change_until_it_is_interrupted() {
+    let place = Place::new();
+    let mut command = place.tenure(&["--output", "json", "watch", "x", "--every", "50ms"]);
+    let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&output.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["holder"], Value::Null);
+    let holder = place.hold(
+        &["--label", "me"],
+        "x",
+        "while [ ! -e go ]; do sleep 0.02; done",
+    );
+    let held = next();
+    assert_eq!(
+        (&held["schema"], &held["holder"]["label"]),
+        (&"tenure.watch/1".into(), &"me".into())
+    );
+    common::write(&place.path("go"), "");
+    assert_eq!(next()["holder"], Value::Null);
+    holder.finish().succeeded();
+    kill(
+        nix::unistd::Pid::from_raw(watch.id().cast_signed()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    assert_eq!(watch.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn backends_completions_man_and_help() {
+    let shown = done(bare().arg("backends").output().unwrap());
+    assert!(
+        shown.succeeded().stdout.contains("file") && shown.stdout.contains("memory"),
+        "{shown:?}"
+    );
+    let json = done(
+        bare()
+            .args(["--output", "json", "backends"])
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        lines(&json.stdout)
+            .iter()
+            .all(|line| line["schema"] == "tenure.backends/1")
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let script = done(bare().args(["completions", shell]).output().unwrap());
+        assert!(script.succeeded().stdout.contains("tenure"), "{shell}");
+    }
+    let page = done(bare().arg("man").output().unwrap());
+    assert!(page.succeeded().stdout.contains(".TH tenure"), "{page:?}");
+    for arguments in [&["--help"][..], &["run", "--help"]] {
+        let help = done(bare().args(arguments).output().unwrap());
+        assert!(help.succeeded().stdout.contains("Examples:"), "{help:?}");
+        assert!(help.stdout.contains("79"), "{help:?}");
+    }
+    done(bare().args(["run", "x", "--fooo"]).output().unwrap()).failed(64, &["--fooo"]);
+    done(bare().output().unwrap()).failed(64, &["subcommand"]);
+}
+
+#[test]
+fn a_closed_stdout_is_one_line_and_no_panic() {
+    let place = Place::new();
+    for arguments in [
+        &["status", "x"][..],
+        &["config", "show"],
+        &["--help"],
+        &["man"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = place.tenure(arguments);
+        command.stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        done(output).failed(74, &["standard output", "Broken pipe"]);
+    }
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = place.tenure(&["status", "x"]);
+    command.stdout(full).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    done(output).failed(74, &["No space"]);
+    // A run whose stderr is gone still runs, and keeps the exit code.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = place.tenure(&["run", "x", "--", "no-such-command"]);
+    assert_eq!(command.stderr(writer).status().unwrap().code(), Some(127));
+}

@@ -1,0 +1,314 @@
+//! What the tests of the command share: a store of their own, real processes, patience.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test target uses a part of it"
+)]
+
+use std::{
+    io::Read,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tenure::clock::{Clock, Instant, SystemClock};
+
+/// How long a condition may take to come about on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn now() -> Instant {
+    SystemClock.now()
+}
+
+/// Returns once the condition holds.
+#[track_caller]
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, condition);
+}
+
+#[track_caller]
+pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = now() + patience;
+    while !condition() {
+        assert!(now() < limit, "never came about: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A directory with a store of its own.
+#[derive(Debug)]
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn url(&self) -> String {
+        format!("file:{}", self.path("locks").display())
+    }
+
+    /// The command with this store.
+    pub fn tenure(&self, arguments: &[&str]) -> Command {
+        let mut command = bare();
+        command
+            .env("TENURE__BACKEND__URL", self.url())
+            .args(arguments);
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        done(self.tenure(arguments).output().unwrap())
+    }
+
+    /// `tenure run` in the background; `script` runs under `sh`, with the place as its directory.
+    pub fn hold(&self, options: &[&str], name: &str, script: &str) -> Running {
+        let mut command = self.tenure(&["run"]);
+        command
+            .args(options)
+            .arg(name)
+            .args(["--", "sh", "-c", script]);
+        Running::start(command)
+    }
+
+    pub fn read(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(name)).ok()
+    }
+
+    /// The text of a file, once it has a whole line.
+    #[track_caller]
+    pub fn line(&self, name: &str) -> String {
+        let mut text = String::new();
+        until(&format!("a line in {name}"), || {
+            text = self.read(name).unwrap_or_default();
+            text.ends_with('\n')
+        });
+        text.trim().to_owned()
+    }
+
+    /// A process id that a script wrote.
+    #[track_caller]
+    pub fn pid(&self, name: &str) -> Pid {
+        Pid::from_raw(self.line(name).parse().unwrap())
+    }
+
+    pub fn status(&self, name: &str) -> serde_json::Value {
+        let shown = self.run(&["--output", "json", "status", name]);
+        assert_eq!(shown.code, Some(0), "{shown:?}");
+        serde_json::from_str(&shown.stdout).unwrap()
+    }
+
+    /// How many wait for a lock.
+    pub fn waiting(&self, name: &str) -> usize {
+        self.status(name)["queue"].as_array().unwrap().len()
+    }
+
+    /// The token of the holder.
+    pub fn token(&self, name: &str) -> Option<u64> {
+        self.status(name)["holder"]["token"].as_u64()
+    }
+}
+
+/// The command without any configuration.
+pub fn bare() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"TENURE") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a process has left.
+#[derive(Debug)]
+pub struct Done {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub fn done(output: Output) -> Done {
+    Done {
+        code: output.status.code(),
+        signal: output.status.signal(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Done {
+    /// Asserts an exit code, and one line on stderr that begins as it should and has these words.
+    #[track_caller]
+    pub fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
+        assert!(self.stderr.starts_with("tenure: "), "{self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is missing: {self:?}");
+        }
+    }
+
+    #[track_caller]
+    pub fn succeeded(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+}
+
+/// A process in the background. Killed at the end of the test, if it is still there.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = Some(command.spawn().unwrap());
+        Self { child }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.as_ref().unwrap().id() as i32)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub fn is_over(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// What it leaves, once it has ended.
+    #[track_caller]
+    pub fn finish(self) -> Done {
+        self.finish_within(PATIENCE)
+    }
+
+    #[track_caller]
+    pub fn finish_within(mut self, patience: Duration) -> Done {
+        until_within(patience, "the end of a process", || self.is_over());
+        let mut child = self.child.take().unwrap();
+        let status = child.wait().unwrap();
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        // What the process has started may keep the pipes open; such a test would hang here.
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut stdout)
+            .unwrap();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_end(&mut stderr)
+            .unwrap();
+        done(Output {
+            status,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// The guardian: its one child process.
+    #[track_caller]
+    pub fn guardian(&self) -> Pid {
+        let mut found = None;
+        until("the guardian", || {
+            found = children(self.pid()).first().copied();
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The processes whose parent this is.
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let pid = Pid::from_raw(pid);
+        if stat(pid).is_some_and(|(_, above)| above == parent) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// State and parent of a process.
+pub fn stat(pid: Pid) -> Option<(char, Pid)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    Some((state, Pid::from_raw(parent)))
+}
+
+/// Whether a process still runs or could run; a zombie does not.
+pub fn is_alive(pid: Pid) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+pub fn is_stopped(pid: Pid) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'T')
+}
+
+/// Writes a file.
+pub fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+/// The command as a program that every user may execute: the build directory may be closed to
+/// them.
+pub fn copied(place: &Place, arguments: &[&str]) -> Command {
+    use std::os::unix::fs::PermissionsExt;
+    let program = place.path("tenure-copy");
+    std::fs::copy(env!("CARGO_BIN_EXE_tenure"), &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    command
+        .env("TENURE__BACKEND__URL", place.url())
+        .args(arguments);
+    command.current_dir(place.path(".")).stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,255 @@
+//! The address of a store: `scheme:path` or `scheme://host:port,host:port/path`.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind};
+
+/// Where a store is. Never holds a secret: user information in an address is refused (clause S1).
+///
+/// The path is taken as it stands, without any decoding.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoreUrl {
+    scheme: String,
+    hosts: Option<Vec<Host>>,
+    path: String,
+}
+
+/// One server of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Host {
+    /// Its name or address; an IPv6 address without its brackets.
+    pub name: String,
+    /// Its port, where one was given.
+    pub port: Option<u16>,
+}
+
+impl StoreUrl {
+    /// Reads an address.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] says what is wrong. What could be a secret is not repeated in it.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return Err(refuse(
+                "a store's address begins with its scheme and a colon, such as `file:/var/lib/locks`",
+            ));
+        };
+        let mut letters = scheme.bytes();
+        let sound = letters.next().is_some_and(|b| b.is_ascii_lowercase())
+            && letters.all(|b| {
+                b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.')
+            });
+        if !sound {
+            // It may be a password that stands before a colon: it is not repeated.
+            return Err(refuse(
+                "a scheme is lower-case letters, digits, `+`, `-` and `.`, such as `file` or `memory`",
+            ));
+        }
+        let server = rest.strip_prefix("//");
+        let before_path = rest.split('/').next().unwrap_or_default();
+        if before_path.contains('@') || server.is_some_and(|server| server.contains('@')) {
+            return Err(refuse(&format!(
+                "the `{scheme}:` address holds user information before an `@`; put it into \
+                 `backend.username` and `backend.password_file` instead"
+            )));
+        }
+        if rest.contains('?') {
+            return Err(refuse(&format!(
+                "the `{scheme}:` address holds a query after a `?`; put its settings under \
+                 `[backend.options]` instead"
+            )));
+        }
+        if rest.contains('#') || rest.chars().any(char::is_control) {
+            return Err(refuse(&format!(
+                "the `{scheme}:` address holds a `#` or a control character"
+            )));
+        }
+        let Some(server) = server else {
+            return Ok(Self {
+                scheme: scheme.to_owned(),
+                hosts: None,
+                path: rest.to_owned(),
+            });
+        };
+        let (authority, path) = match server.find('/') {
+            Some(at) => server.split_at(at),
+            None => (server, ""),
+        };
+        let hosts = if authority.is_empty() {
+            Vec::new()
+        } else {
+            authority
+                .split(',')
+                .map(|host| Host::parse(scheme, host))
+                .collect::<Result<_, _>>()?
+        };
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            hosts: Some(hosts),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The part before the colon.
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The servers after `//`; empty if there are none.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        self.hosts.as_deref().unwrap_or_default()
+    }
+
+    /// What follows the servers, with its leading slash; or all that follows the colon, if it
+    /// does not begin with `//`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.scheme)?;
+        if let Some(hosts) = &self.hosts {
+            f.write_str("//")?;
+            for (at, host) in hosts.iter().enumerate() {
+                if at > 0 {
+                    f.write_str(",")?;
+                }
+                host.fmt(f)?;
+            }
+        }
+        f.write_str(&self.path)
+    }
+}
+
+impl Host {
+    fn parse(scheme: &str, text: &str) -> Result<Self, Error> {
+        let bad = |what: &str| refuse(&format!("the `{scheme}:` address {what}"));
+        let (name, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (name, after) = rest
+                    .split_once(']')
+                    .ok_or_else(|| bad("has a `[` without its `]`"))?;
+                match after.strip_prefix(':') {
+                    Some(port) => (name, Some(port)),
+                    None if after.is_empty() => (name, None),
+                    None => return Err(bad("has something other than a port after a `]`")),
+                }
+            }
+            None => match text.split_once(':') {
+                Some((name, port)) => (name, Some(port)),
+                None => (text, None),
+            },
+        };
+        if name.is_empty() {
+            return Err(bad("has an empty host name"));
+        }
+        let port = port
+            .map(|port| match port.parse::<u16>() {
+                Ok(number) if number > 0 && !port.starts_with('+') => Ok(number),
+                // What stands there may be half of a password: it is not repeated.
+                _ => Err(bad("has a port that is not a number from 1 to 65535")),
+            })
+            .transpose()?;
+        Ok(Self {
+            name: name.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]", self.name)?;
+        } else {
+            f.write_str(&self.name)?;
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+fn refuse(detail: &str) -> Error {
+    Error::new(ErrorKind::Config, "reading the store's address").with_detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_form() {
+        let url = StoreUrl::parse("etcd://h1:2379,[::1]:2380,h3/locks").unwrap();
+        assert_eq!(url.scheme(), "etcd");
+        let hosts: Vec<_> = url.hosts().iter().map(|h| (&*h.name, h.port)).collect();
+        assert_eq!(
+            hosts,
+            [("h1", Some(2379)), ("::1", Some(2380)), ("h3", None)]
+        );
+        assert_eq!(url.path(), "/locks");
+        assert_eq!(url.to_string(), "etcd://h1:2379,[::1]:2380,h3/locks");
+
+        for (text, scheme, path) in [
+            ("file:/home/me@work/x", "file", "/home/me@work/x"),
+            ("file:///srv/locks", "file", "/srv/locks"),
+            ("file:", "file", ""),
+            ("memory:a", "memory", "a"),
+            (
+                "redis+sentinel://a:1,b:2/master/0",
+                "redis+sentinel",
+                "/master/0",
+            ),
+        ] {
+            let url = StoreUrl::parse(text).unwrap();
+            assert_eq!((url.scheme(), url.path()), (scheme, path));
+            assert_eq!(url.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn s1_what_may_be_a_secret_is_refused_and_not_repeated() {
+        for text in [
+            "redis://me:canary@host/",
+            "redis://canary@host",
+            "redis://me:can/canary@host",
+            "redis:canary@host",
+            "redis://me:canary",
+            "redis://host?password=canary",
+            "canary",
+            "CANARY:x",
+            "file:/x#canary",
+            "redis://[canary",
+            "redis://[h]canary",
+        ] {
+            let error = StoreUrl::parse(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.to_lowercase().contains("canary"), "{shown}");
+                assert!(!shown.contains('\n'), "{shown}");
+            }
+        }
+        let hint = StoreUrl::parse("redis://h?x=1").unwrap_err().to_string();
+        assert!(hint.contains("[backend.options]"), "{hint}");
+        let hint = StoreUrl::parse("redis://u@h").unwrap_err().to_string();
+        assert!(hint.contains("backend.username"), "{hint}");
+    }
+
+    #[test]
+    fn bad_hosts_are_refused() {
+        for text in [
+            "etcd://a,,b",
+            "etcd://:1",
+            "etcd://a:0",
+            "etcd://a:+1",
+            "etcd://a:70000",
+        ] {
+            assert!(StoreUrl::parse(text).is_err(), "{text}");
+        }
+    }
+}

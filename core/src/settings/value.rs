@@ -1,0 +1,228 @@
+//! One value of an option, and how it becomes what a backend wants.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserializer,
+    de::{
+        self, Visitor,
+        value::{MapDeserializer, SeqDeserializer, StringDeserializer},
+    },
+    forward_to_deserialize_any,
+};
+
+/// A value as a configuration file or the environment gives it.
+///
+/// The environment gives nothing but text, so a text becomes a number, a truth value or a list
+/// (at its commas) where one is wanted. Nothing becomes a text but a text: a password `007` is
+/// not 7.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number with a fraction.
+    Float(f64),
+    /// A whole number.
+    Int(i64),
+    /// Several values.
+    List(Vec<Self>),
+    /// A text.
+    Text(String),
+    /// Named values.
+    Table(BTreeMap<String, Self>),
+}
+
+impl Value {
+    const fn what(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "a truth value",
+            Self::Float(_) => "a number with a fraction",
+            Self::Int(_) => "a whole number",
+            Self::List(_) => "a list",
+            Self::Text(_) => "a text",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Float(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::List(list) => {
+                f.write_str("[")?;
+                for (at, value) in list.iter().enumerate() {
+                    write!(f, "{}{value}", if at > 0 { ", " } else { "" })?;
+                }
+                f.write_str("]")
+            }
+            Self::Table(table) => {
+                f.write_str("{")?;
+                for (at, (key, value)) in table.iter().enumerate() {
+                    write!(f, "{}{key} = {value}", if at > 0 { ", " } else { "" })?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+/// Why a value is not what was wanted. Does not repeat the value, which may be secret.
+#[derive(Debug)]
+pub(super) struct Mismatch(String);
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+impl de::Error for Mismatch {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+
+    fn invalid_type(found: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        let found = match found {
+            de::Unexpected::Str(_) => "a text",
+            de::Unexpected::Bool(_) => "a truth value",
+            de::Unexpected::Signed(_) | de::Unexpected::Unsigned(_) => "a whole number",
+            de::Unexpected::Float(_) => "a number with a fraction",
+            de::Unexpected::Seq => "a list",
+            de::Unexpected::Map => "a table",
+            _ => "something else",
+        };
+        Self(format!("it is {found}, wanted is {wanted}"))
+    }
+
+    fn invalid_value(_: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        Self(format!("wanted is {wanted}"))
+    }
+}
+
+/// Reads a value as whatever is wanted.
+pub(super) struct Reader(pub(super) Value);
+
+impl<'de> de::IntoDeserializer<'de, Mismatch> for Reader {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $type:ty),*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+            match &self.0 {
+                Value::Text(text) => match text.trim().parse::<$type>() {
+                    Ok(number) => visitor.$visit(number),
+                    Err(error) => {
+                        Err(Mismatch(format!("wanted is {}: {error}", &visitor as &dyn de::Expected)))
+                    }
+                },
+                _ => self.deserialize_any(visitor),
+            }
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Reader {
+    type Error = Mismatch;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        match self.0 {
+            Value::Bool(value) => visitor.visit_bool(value),
+            Value::Float(value) => visitor.visit_f64(value),
+            Value::Int(value) => visitor.visit_i64(value),
+            Value::List(list) => {
+                visitor.visit_seq(SeqDeserializer::new(list.into_iter().map(Self)))
+            }
+            Value::Text(text) => visitor.visit_string(text),
+            Value::Table(table) => visitor.visit_map(MapDeserializer::new(
+                table.into_iter().map(|(key, value)| (key, Self(value))),
+            )),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        match &self.0 {
+            Value::Text(text) => match text.trim() {
+                "true" => visitor.visit_bool(true),
+                "false" => visitor.visit_bool(false),
+                _ => Err(Mismatch("wanted is `true` or `false`".to_owned())),
+            },
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    numbers! {
+        deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16, deserialize_i32 visit_i32 i32,
+        deserialize_i64 visit_i64 i64, deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64,
+        deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Mismatch> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        match self.0 {
+            Value::Text(text) => {
+                let parts: Vec<Self> = if text.trim().is_empty() {
+                    Vec::new()
+                } else {
+                    text.split(',')
+                        .map(|part| Self(Value::from(part.trim())))
+                        .collect()
+                };
+                visitor.visit_seq(SeqDeserializer::new(parts.into_iter()))
+            }
+            other => Self(other).deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Mismatch> {
+        match self.0 {
+            Value::Text(text) => {
+                StringDeserializer::<Mismatch>::new(text).deserialize_enum(name, variants, visitor)
+            }
+            other => Err(Mismatch(format!(
+                "it is {}, wanted is one of {}",
+                other.what(),
+                variants.join(", ")
+            ))),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        i128 u128 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct
+        identifier ignored_any
+    }
+}

@@ -1,0 +1,338 @@
+//! What the configuration promises, without a process of its own.
+
+use std::ffi::OsString;
+
+use tenure_core::{capability::Durability, error::ErrorKind, settings::Value};
+
+use super::*;
+
+fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect()
+}
+
+fn from_variables(pairs: &[(&str, &str)]) -> Result<Config, Error> {
+    Config::load(&Sources::new().environment_from(variables(pairs)))
+}
+
+fn from_file(text: &str) -> Result<Config, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(&Sources::new().file(path))
+}
+
+#[track_caller]
+fn refused(outcome: Result<Config, Error>, words: &[&str]) -> String {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing: {text}");
+    }
+    text
+}
+
+#[test]
+fn defaults_are_enough() {
+    let config = Config::load(&Sources::new()).unwrap();
+    assert_eq!(config.settings.url.to_string(), "file:");
+    assert_eq!(config.namespace.as_str(), "default");
+    assert_eq!(config.ttl, Duration::from_secs(30));
+    assert_eq!(config.request_timeout, Duration::from_millis(4500));
+    assert_eq!((config.wait, &config.label), (None, &None));
+    assert_eq!(config.terms, Terms::DEFAULT);
+    assert!(config.warnings().is_empty());
+}
+
+#[test]
+fn the_example_of_the_design_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("pw");
+    std::fs::write(&password, "007\n").unwrap();
+    let config = from_file(&format!(
+        r#"
+        [backend]
+        url = "etcd://10.0.0.1:2379,10.0.0.2:2379"
+        namespace = "billing"
+        username = "billing"
+        password_file = {:?}
+        [backend.tls]
+        ca_file = "ca.pem"
+        [backend.options]
+        tick = "2s"
+        shared = true
+        [lock]
+        ttl = "1m"
+        wait = "1m"
+        [require]
+        durability = "consensus"
+        push = true
+        "#,
+        password.display().to_string()
+    ))
+    .unwrap();
+    let settings = &config.settings;
+    assert_eq!(settings.url.hosts().len(), 2);
+    assert_eq!(settings.password.as_ref().unwrap().expose(), "007");
+    assert_eq!(
+        settings.tls.ca_file.as_deref().unwrap().to_str(),
+        Some("ca.pem")
+    );
+    assert_eq!(settings.options.get::<bool>("shared").unwrap(), Some(true));
+    assert_eq!(
+        settings.options.duration("tick").unwrap(),
+        Some(Duration::from_secs(2))
+    );
+    assert_eq!(config.wait, Some(Duration::from_secs(60)));
+    assert_eq!(config.require.durability, Some(Durability::Consensus));
+    assert!(config.require.push && !config.require.push_evidence);
+    assert_eq!(config.request_timeout, Duration::from_secs(5));
+}
+
+#[test]
+fn strings_stay_strings() {
+    let config = from_variables(&[
+        ("TENURE__BACKEND__PASSWORD", "007"),
+        ("TENURE__BACKEND__NAMESPACE", "true"),
+        ("TENURE__LOCK__LABEL", "1e3"),
+        ("TENURE__REQUIRE__PUSH", "true"),
+        ("TENURE__BACKEND__OPTIONS__MIN_REPLICAS", "2"),
+    ])
+    .unwrap();
+    assert_eq!(config.settings.password.as_ref().unwrap().expose(), "007");
+    assert_eq!(config.namespace.as_str(), "true");
+    assert_eq!(config.label.as_deref(), Some("1e3"));
+    assert!(config.require.push);
+    assert_eq!(
+        config.settings.options.get::<u8>("min_replicas").unwrap(),
+        Some(2)
+    );
+    refused(
+        from_file("[backend]\npassword = 7"),
+        &["`backend.password`", "quotes"],
+    );
+}
+
+#[test]
+fn later_sources_win_and_each_value_knows_its_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.toml");
+    std::fs::write(
+        &path,
+        "[lock]\nttl = \"11s\"\nlabel = \"file\"\nwait = \"1s\"",
+    )
+    .unwrap();
+    let config = Config::load(
+        &Sources::new()
+            .set("lock.wait", "3s", "flag --wait")
+            .environment_from(variables(&[
+                ("TENURE__LOCK__LABEL", "variable"),
+                ("TENURE__LOCK__WAIT", "2s"),
+                ("OTHER", "x"),
+            ]))
+            .file(&path),
+    )
+    .unwrap();
+    assert_eq!(config.ttl, Duration::from_secs(11));
+    assert_eq!(config.label.as_deref(), Some("variable"));
+    assert_eq!(config.wait, Some(Duration::from_secs(3)));
+    assert_eq!(config.origin("lock.ttl"), path.to_str());
+    assert_eq!(
+        config.origin("lock.label"),
+        Some("variable TENURE__LOCK__LABEL")
+    );
+    assert_eq!(config.origin("lock.wait"), Some("flag --wait"));
+    assert_eq!(config.origin("backend.url"), Some("default"));
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    refused(
+        from_file("[lock]\nttll = \"1s\""),
+        &["\"lock.ttll\"", "`lock.ttl`"],
+    );
+    refused(from_file("url = \"file:\""), &["\"url\"", "`backend.url`"]);
+    refused(
+        from_file("[backend.tls]\nca_fil = \"x\""),
+        &["`backend.tls.ca_file`"],
+    );
+    refused(from_file("lock = \"x\""), &["`lock` is a table"]);
+    refused(
+        from_file("[quite.other]\nthing = 1"),
+        &["quite.other.thing"],
+    );
+    refused(from_file("[quite]"), &["quite"]);
+    refused(from_file("[lock.ttl]\nx = 1"), &["lock.ttl.x"]);
+    from_file("[lock]\n[backend.options]").unwrap();
+}
+
+#[test]
+fn variables_that_match_nothing_are_warnings() {
+    let config = from_variables(&[
+        ("TENURE__LOCK__TLL", "1s"),
+        ("TENURE__LOCK", "1s"),
+        ("TENURE__", "1s"),
+        ("TENURE_TOKEN", "5"),
+    ])
+    .unwrap();
+    assert_eq!(config.warnings().len(), 3, "{:?}", config.warnings());
+    let all = config.warnings().join("\n");
+    assert!(all.contains("`TENURE__LOCK__TTL`"), "{all}");
+    refused(
+        from_variables(&[("TENURE__BACKEND__URL", "")]),
+        &["TENURE__BACKEND__URL", "empty"],
+    );
+}
+
+#[test]
+fn bad_values_name_key_origin_and_what_to_write() {
+    refused(
+        from_variables(&[("TENURE__LOCK__TTL", "5 parsecs")]),
+        &[
+            "`lock.ttl`",
+            "variable TENURE__LOCK__TTL",
+            "\"5 parsecs\"",
+            "\"30s\"",
+        ],
+    );
+    refused(
+        from_file("[lock]\nttl = 30"),
+        &["30 without a unit", "\"30s\""],
+    );
+    refused(from_file("[lock]\nttl = \"0s\""), &["`lock.ttl`"]);
+    refused(
+        from_file("[require]\npush = \"yes\""),
+        &["`require.push`", "`true`"],
+    );
+    refused(
+        from_file("[require]\ndurability = \"consensu\""),
+        &["did you mean `consensus`?"],
+    );
+    refused(
+        from_file("[backend]\nnamespace = \"a\\u0000b\""),
+        &["`backend.namespace`", "NUL"],
+    );
+    refused(
+        from_variables(&[("TENURE__BACKEND__NAMESPACE", &"x".repeat(513))]),
+        &["513"],
+    );
+}
+
+#[test]
+fn a_password_comes_from_one_place() {
+    refused(
+        from_file("[backend]\npassword = \"canary\"\npassword_file = \"/x\""),
+        &["backend.password_file", "keep one"],
+    );
+    refused(
+        from_file("[backend]\npassword_file = \"/no/such\""),
+        &["/no/such", "does not exist"],
+    );
+    refused(
+        from_file("[backend]\npassword_file = \"/\""),
+        &["is a directory"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pw");
+    for (text, wanted) in [
+        ("a b\n", "a b"),
+        ("a\r\n", "a"),
+        ("a\n\n", "a\n"),
+        (" a", " a"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let shown = path.to_str().unwrap();
+        let config = from_variables(&[("TENURE__BACKEND__PASSWORD_FILE", shown)]).unwrap();
+        assert_eq!(config.settings.password.unwrap().expose(), wanted);
+    }
+    std::fs::write(&path, "\n").unwrap();
+    let shown = path.to_str().unwrap();
+    refused(
+        from_variables(&[("TENURE__BACKEND__PASSWORD_FILE", shown)]),
+        &["empty"],
+    );
+}
+
+#[test]
+fn s1_no_secret_is_shown() {
+    let registry = crate::default_registry();
+    let config = from_variables(&[
+        ("TENURE__BACKEND__PASSWORD", "canary"),
+        ("TENURE__BACKEND__OPTIONS__SASL_PASSWORD", "canary"),
+        ("TENURE__BACKEND__OPTIONS__TICK", "2s"),
+    ])
+    .unwrap();
+    let shown = format!("{:?} {:?}", config.entries(&registry), config);
+    assert!(!shown.contains("canary"), "{shown}");
+    assert!(shown.contains("2s") && shown.contains(REDACTED), "{shown}");
+    let sources = Sources::new().environment_from(variables(&[("TENURE__X", "canary")]));
+    assert!(!format!("{sources:?}").contains("canary"));
+
+    for text in [
+        "[backend]\nurl = \"redis://u:canary@h\"",
+        "[backend]\nurl = \"redis://h?p=canary\"",
+    ] {
+        let text = refused(from_file(text), &["`backend.url`"]);
+        assert!(!text.contains("canary"), "{text}");
+    }
+    // A file that breaks off in the middle of a secret.
+    for text in [
+        "[backend]\npassword = \"canary",
+        "[backend]\npassword = canary",
+        "canary",
+    ] {
+        let text = refused(from_file(text), &["not TOML", "line "]);
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn options_keep_their_types() {
+    refused(
+        from_file("[backend.options]\nf = 18446744073709551615"),
+        &[],
+    );
+    let config = from_file("[backend.options]\na = 1\nb = [1, \"x\"]\ne = 1.5").unwrap();
+    {
+        let options = &config.settings.options;
+        assert_eq!(options.get::<u8>("a").unwrap(), Some(1));
+        let (_, list) = options.iter().find(|(key, _)| *key == "b").unwrap();
+        assert_eq!(
+            list.value,
+            Value::List(vec![Value::Int(1), Value::from("x")])
+        );
+        assert_eq!(options.get::<f64>("e").unwrap(), Some(1.5));
+    }
+    let config = from_file("[backend.options]\nc = { d = true }").unwrap();
+    let table: std::collections::BTreeMap<String, bool> =
+        config.settings.options.get("c").unwrap().unwrap();
+    assert_eq!(table.get("d"), Some(&true));
+}
+
+#[tokio::test]
+async fn connects_to_what_is_configured() {
+    let registry = crate::default_registry();
+    let config = from_variables(&[("TENURE__BACKEND__URL", "memory:a")]).unwrap();
+    let first = config.connect(&registry).await.unwrap();
+    let second = config.connect(&registry).await.unwrap();
+    let guard = first.lock("x").unwrap().acquire().await.unwrap();
+    let busy = second.lock("x").unwrap().try_acquire().await.unwrap();
+    assert!(busy.acquired().is_none(), "the same name is the same store");
+    let other = from_variables(&[("TENURE__BACKEND__URL", "memory:b")]).unwrap();
+    let other = other.connect(&registry).await.unwrap();
+    let free = other.lock("x").unwrap().try_acquire().await.unwrap();
+    assert!(free.acquired().is_some());
+    drop(guard);
+
+    let demanding = from_variables(&[
+        ("TENURE__BACKEND__URL", "memory:"),
+        ("TENURE__REQUIRE__DURABILITY", "consensus"),
+    ])
+    .unwrap();
+    let error = demanding.connect(&registry).await.unwrap_err();
+    assert!(error.to_string().contains("consensus"), "{error}");
+}

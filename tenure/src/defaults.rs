@@ -1,0 +1,26 @@
+//! The backends of this build.
+
+use std::sync::Arc;
+
+use tenure_core::{
+    memory::MemoryFactory,
+    registry::{Factory, Registry},
+};
+
+/// A registry with every backend that the features of this build include. Add your own to it with
+/// [`Registry::register`].
+#[must_use]
+pub fn default_registry() -> Registry {
+    let mut registry = Registry::new();
+    add(&mut registry, Arc::new(MemoryFactory::new()));
+    #[cfg(feature = "file")]
+    add(&mut registry, Arc::new(tenure_file::FileFactory::new()));
+    #[cfg(not(feature = "file"))]
+    registry.absent("file", "file");
+    registry
+}
+
+fn add(registry: &mut Registry, factory: Arc<dyn Factory>) {
+    let added = registry.register(factory);
+    debug_assert!(added.is_ok(), "the schemes of this crate are all different");
+}

@@ -1,0 +1,29 @@
+//! The facade of `tenure`: the core, the backends that the features choose, and configuration.
+//!
+//! A program that chooses its store by configuration needs this crate alone:
+//!
+//! ```no_run
+//! use tenure::{Config, Sources, default_registry};
+//!
+//! # async fn example() -> Result<(), tenure::Error> {
+//! let config = Config::load(&Sources::new().file("app.toml").environment())?;
+//! let client = config.connect(&default_registry()).await?;
+//! let lock = client.lock("nightly-report")?;
+//! let guard = lock.acquire().await?;
+//! println!("token {}", guard.token());
+//! guard.release().await;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod config;
+mod defaults;
+
+pub use tenure_core::*;
+
+pub use crate::{
+    config::{Config, Sources},
+    defaults::default_registry,
+    error::{Error, ErrorKind},
+    registry::{Factory, Registry},
+};
