@@ -14,6 +14,13 @@
 //! - **Pause**: nobody has to do anything while time passes. **Crash**: a client forgets all.
 //! - Renewals are sent at any time, which includes every schedule that a lease would choose.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that measures"
+)]
+
 mod world;
 
 use std::{
