@@ -287,8 +287,8 @@ impl<S: BlobStore> Inner<S> {
         if !self.attempts.note(name, attempt, Standing::Holding) {
             return;
         }
-        let mut grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
-        grant.proved_from = self.own_stamp(&entry.refreshed);
+        // Counting from the last report that was answered is the core's part (D4).
+        let grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
         self.context.events.send(BackendEvent::Granted(grant));
     }
 
