@@ -149,9 +149,10 @@ impl<S: BlobStore> Inner<S> {
         };
         let state = blob::decode(key, &blob.bytes).map_err(|refused| {
             Error::new(refused.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {refused}; nobody can hold this lock until that is restored, or deleted, \
-                 which frees the lock",
-                self.store.location(key)
+                "{}: {refused}; nobody can hold this lock until that is restored; to free the \
+                 lock, delete {}",
+                self.store.location(key),
+                self.store.to_delete(key)
             ))
         })?;
         Ok((Some(blob.version), state))
