@@ -199,7 +199,7 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
             );
             let text = error.to_string();
             assert!(text.contains(data.to_str().unwrap()), "{error}");
-            assert!(text.contains(dir.to_str().unwrap()), "{error}");
+            assert!(text.contains("directory"), "{error}");
         }
     }
     let error = other.backend.inspect(&name).await.unwrap_err();
