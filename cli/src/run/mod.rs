@@ -7,11 +7,7 @@ mod record;
 mod supervise;
 mod wait;
 
-use std::{
-    ffi::OsString,
-    path::Path,
-    time::Duration,
-};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use tenure::{Client, Guard, NotHeld, Registry, Release, name::LockName, request::Holder};
 
