@@ -1,17 +1,13 @@
 //! One lock's directory: reading its head, and compare-and-swap by renaming the head (ADR 0003).
 //!
 //! The head is an empty file whose name, `head.<generation>.<nonce>`, is the version; the state
-//! is in `data.<generation>.<nonce>`, which never changes once the head names it. To publish the
-//! next version a process writes the next data file whole, syncs it, and renames the head. A nonce
-//! is never used again, so the name that is renamed exists until one process has renamed it and
-//! never after: whoever comes later, by a microsecond or after having been stopped for a day, is
-//! told that it is not there.
+//! is in `data.<generation>.<nonce>` (see [`data`](crate::data)), which never changes once the
+//! head names it. To publish the next version a process writes the next data whole and renames the
+//! head. A nonce is never used again, so the name that is renamed exists until one process has
+//! renamed it and never after: whoever comes later, by a microsecond or after having been stopped
+//! for a day, is told that it is not there.
 
 use std::{
-    fmt,
-    fs::File,
-    io::Read,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,20 +19,18 @@ use rustix::{
 use tenure_core::{
     cas::{Swap, Version, Versioned},
     error::{Error, ErrorKind},
-    id::ClientId,
 };
 
 use crate::{
     config::Options,
-    error::{errno, found, perhaps_published, unpublished},
+    data::{self, Id, Piece},
+    error::{found, perhaps_published, unpublished},
     paths::TMP,
     root,
 };
 
 const READING: &str = "reading the state of a lock";
 const WRITING: &str = "writing the state of a lock";
-/// A state beyond this size was not written by us.
-const MOST_BYTES: u64 = 64 << 20;
 /// How often to look again when what was seen does not fit together, because the head was renamed
 /// while it was looked for.
 const LOOKS: u32 = 200;
@@ -45,69 +39,36 @@ const QUICK_LOOKS: u32 = 50;
 /// Files to clear away that one version remembers.
 const MOST_LITTER: usize = 64;
 
-/// One version: the generation and the nonce that nobody else draws.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Id {
-    generation: u64,
-    nonce: ClientId,
-}
-
-impl Id {
-    fn after(generation: u64) -> Result<Self, Error> {
-        Ok(Self {
-            generation: generation.saturating_add(1),
-            nonce: ClientId::random()?,
-        })
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (number, nonce) = text.split_once('.')?;
-        let generation: u64 = number.parse().ok()?;
-        (generation.to_string() == number).then_some(Self {
-            generation,
-            nonce: ClientId::parse(nonce)?,
-        })
-    }
-
-    fn head(self) -> String {
-        format!("head.{self}")
-    }
-
-    fn data(self) -> String {
-        format!("data.{self}")
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.generation, self.nonce)
-    }
-}
-
-/// The head, and the data files that nobody needs once it is replaced.
+/// The head, of how many pieces its data is, and the pieces that nobody needs once it is replaced.
 #[derive(Clone, Debug)]
 struct Head {
     id: Id,
-    litter: Vec<Id>,
+    pieces: u32,
+    litter: Vec<Piece>,
 }
 
 impl Head {
-    /// As a version: the ids, with commas between them, the head's first.
+    /// As a version: the id and the number of pieces, then the litter, with commas between them.
     fn version(&self) -> Version {
-        let mut text = self.id.to_string();
-        for id in self.litter.iter().take(MOST_LITTER) {
+        let mut text = format!("{}+{}", self.id, self.pieces);
+        for piece in self.litter.iter().take(MOST_LITTER) {
             text.push(',');
-            text.push_str(&id.to_string());
+            text.push_str(&piece.to_string());
         }
         Version::new(text)
     }
 
     fn parse(version: &Version) -> Option<Self> {
-        let mut ids = version.as_str().split(',').map(Id::parse);
-        let id = ids.next()??;
+        let (head, litter) = match version.as_str().split_once(',') {
+            Some((head, litter)) => (head, Some(litter)),
+            None => (version.as_str(), None),
+        };
+        let (id, pieces) = head.split_once('+')?;
+        let litter = litter.into_iter().flat_map(|text| text.split(','));
         Some(Self {
-            id,
-            litter: ids.collect::<Option<_>>()?,
+            id: Id::parse(id)?,
+            pieces: pieces.parse().ok()?,
+            litter: litter.map(Piece::parse).collect::<Option<_>>()?,
         })
     }
 }
@@ -125,27 +86,23 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             Err(Errno::NOENT) => return Ok(None),
             other => other.map_err(failed)?,
         };
-        let listing = fs::Dir::new(fd).map_err(failed)?;
-        seen = look_through(listing).map_err(failed)?;
+        let mut listing = fs::Dir::new(fd).map_err(failed)?;
+        seen = look_through(&mut listing).map_err(failed)?;
         if seen.entries == 0 {
             return Ok(None);
         }
-        let Some(head) = seen.head.clone() else {
+        let Some(mut head) = seen.head.clone() else {
             continue;
         };
-        let path = dir.join(head.id.data());
-        match open_data(&path) {
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(unpublished(READING, &path, errno)),
-            Ok(file) => {
-                let bytes = read_whole(file, &path)?;
-                return Ok(Some(Versioned::new(head.version(), bytes)));
-            }
+        let fd = listing.fd().map_err(failed)?;
+        if let Some((bytes, pieces)) = data::read(fd, dir, head.id)? {
+            head.pieces = pieces;
+            return Ok(Some(Versioned::new(head.version(), bytes)));
         }
     }
     let what = match seen.head {
         None => "it has no file `head.*`".to_owned(),
-        Some(head) => format!("its file `{}` is missing", head.id.data()),
+        Some(head) => format!("its `{}` is missing or incomplete", head.id.data()),
     };
     Err(found(
         ErrorKind::Corrupt,
@@ -162,7 +119,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
 pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(dir, flags, Mode::empty()).ok()?;
-    let seen = look_through(fs::Dir::new(fd).ok()?).ok()?;
+    let seen = look_through(&mut fs::Dir::new(fd).ok()?).ok()?;
     Some(dir.join(seen.head?.id.data()))
 }
 
@@ -188,34 +145,33 @@ pub(crate) fn replace(
         other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
     };
     let next = Id::after(head.id.generation)?;
-    let data = next.data();
-    let discard = || {
-        // A failure leaves a file that is cleared away with a later version.
-        let _ = fs::unlinkat(&fd, &data, AtFlags::empty());
+    let pieces = match data::write(&fd, next, bytes, options) {
+        Ok(pieces) => pieces,
+        Err(errno) => {
+            data::remove(&fd, next, data::MOST_PIECES);
+            return match errno {
+                // The directory was deleted under our feet.
+                Errno::NOENT => Ok(Swap::Conflict),
+                errno => Err(unpublished(WRITING, &dir.join(next.data()), errno)),
+            };
+        }
     };
-    if let Err(errno) = write_data(&fd, &data, bytes, options) {
-        discard();
-        return match errno {
-            // The directory was deleted under our feet.
-            Errno::NOENT => Ok(Swap::Conflict),
-            errno => Err(unpublished(WRITING, &dir.join(&data), errno)),
-        };
-    }
     match fs::renameat(&fd, &old_name, &fd, next.head()) {
         Ok(()) => {}
         Err(Errno::NOENT) => {
-            discard();
+            data::remove(&fd, next, pieces);
             return Ok(Swap::Conflict);
         }
         Err(errno) => return Err(perhaps_published(WRITING, dir, errno)),
     }
     // The data of the version before stays: after a loss of power its head may be back.
-    for id in &head.litter {
-        let _ = fs::unlinkat(&fd, id.data(), AtFlags::empty());
+    for piece in &head.litter {
+        let _ = fs::unlinkat(&fd, piece.file(), AtFlags::empty());
     }
     let head = Head {
         id: next,
-        litter: vec![head.id],
+        pieces,
+        litter: head.id.pieces(head.pieces).collect(),
     };
     Ok(Swap::Swapped(head.version()))
 }
@@ -231,15 +187,19 @@ pub(crate) fn create(
     let first = Id::after(0)?;
     let mut last = Errno::NOENT;
     for _ in 0..5 {
-        let made = root.join(TMP).join(first.nonce.to_string());
+        let made = root.join(TMP).join(first.aside());
         let prepared = match prepare(&made, first, bytes, options) {
-            Ok(()) => fs::renameat(CWD, &made, CWD, dir),
+            Ok(pieces) => fs::renameat(CWD, &made, CWD, dir).map(|()| pieces),
             Err(errno) => Err(errno),
         };
         match prepared {
-            Ok(()) => {
-                let litter = Vec::new();
-                return Ok(Swap::Swapped(Head { id: first, litter }.version()));
+            Ok(pieces) => {
+                let head = Head {
+                    id: first,
+                    pieces,
+                    litter: Vec::new(),
+                };
+                return Ok(Swap::Swapped(head.version()));
             }
             Err(Errno::NOENT | Errno::EXIST) if !dir.exists() => {
                 // The parents are missing, or somebody took ours for left behind.
@@ -259,12 +219,13 @@ pub(crate) fn create(
     Err(unpublished(WRITING, dir, last))
 }
 
-fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<(), Errno> {
+fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
     root::make_dir(made, options)?;
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(made, flags, Mode::empty())?;
-    write_data(&fd, &first.data(), bytes, options)?;
-    create_file(&fd, &first.head(), options).map(drop)
+    let pieces = data::write(&fd, first, bytes, options)?;
+    data::create_file(&fd, &first.head(), options)?;
+    Ok(pieces)
 }
 
 fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> {
@@ -288,7 +249,7 @@ struct Seen {
     head: Option<Head>,
 }
 
-fn look_through(mut listing: fs::Dir) -> Result<Seen, Errno> {
+fn look_through(listing: &mut fs::Dir) -> Result<Seen, Errno> {
     let mut seen = Seen::default();
     let mut highest: Option<Id> = None;
     let mut data = Vec::new();
@@ -305,67 +266,20 @@ fn look_through(mut listing: fs::Dir) -> Result<Seen, Errno> {
         if let Some(id) = name.strip_prefix("head.").and_then(Id::parse) {
             // Both names of a head that is being renamed may be seen.
             highest = highest.max(Some(id));
-        } else if let Some(id) = name.strip_prefix("data.").and_then(Id::parse) {
-            data.push(id);
+        } else if let Some(piece) = name.strip_prefix("data.").and_then(Piece::parse) {
+            data.push(piece);
         }
     }
     seen.head = highest.map(|id| Head {
         id,
+        pieces: 0,
         // What is not newer than the head and not its own can never be published any more.
         litter: data
             .into_iter()
-            .filter(|other| other.generation <= id.generation && *other != id)
+            .filter(|other| other.id.generation <= id.generation && other.id != id)
             .collect(),
     });
     Ok(seen)
-}
-
-fn open_data(path: &Path) -> Result<File, Errno> {
-    // Not blocking: something else than a file could have been put in its place.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    fs::open(path, flags, Mode::empty()).map(File::from)
-}
-
-fn read_whole(file: File, path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(1024);
-    file.take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unpublished(READING, path, errno(&error)))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(found(
-            ErrorKind::Corrupt,
-            READING,
-            path,
-            "it is too large for the state of a lock; delete its directory, which frees the lock",
-        ));
-    }
-    Ok(bytes)
-}
-
-fn create_file(dir: &OwnedFd, name: &str, options: Options) -> Result<OwnedFd, Errno> {
-    let mode = Mode::from_raw_mode(options.file_mode() as _);
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let fd = fs::openat(dir, name, flags, mode)?;
-    if options.shared {
-        // The process's mask may have taken the group's rights away.
-        fs::fchmod(&fd, mode)?;
-    }
-    Ok(fd)
-}
-
-fn write_data(dir: &OwnedFd, name: &str, bytes: &[u8], options: Options) -> Result<(), Errno> {
-    let fd = create_file(dir, name, options)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match rustix::io::write(&fd, rest) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(written) => rest = &rest[written..],
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    // Without this a loss of power could leave a head that names an empty file.
-    fs::fdatasync(&fd)
 }
 
 #[cfg(test)]
@@ -456,6 +370,36 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         assert!(read(&dir).unwrap().is_none());
         swapped(create(root, &dir, b"again", options).unwrap());
+        // It has the same generation as the one that was deleted, and is not the same.
+        assert_eq!(
+            replace(&dir, &first, b"x", options).unwrap(),
+            Swap::Conflict
+        );
+        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"again");
+    }
+
+    #[test]
+    fn data_of_every_size_comes_back_and_is_cleared_away() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, options) = (root.path(), Options::default());
+        let dir = some(root);
+        let mut version = swapped(create(root, &dir, b"1", options).unwrap());
+        for length in [1, 999, 1000, 1001, 5000, 31_999, 32_000, 32_001, 200_000, 1] {
+            let bytes = vec![b'x'; length];
+            // Both from what was read and from what the last swap returned.
+            for from_read in [false, true] {
+                if from_read {
+                    version = read(&dir).unwrap().unwrap().version;
+                }
+                version = swapped(replace(&dir, &version, &bytes, options).unwrap());
+                assert!(read(&dir).unwrap().unwrap().bytes == bytes, "{length}");
+            }
+            let most = 1 + 2 * length.div_ceil(1000).min(32);
+            assert!(std::fs::read_dir(&dir).unwrap().count() <= most, "{length}");
+        }
+        // No text that a link could not hold is lost either.
+        swapped(replace(&dir, &version, b"a\0b", options).unwrap());
+        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"a\0b");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Locks for the processes of one host, kept in a directory: no server, nothing to install.
 //!
-//! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let store = tenure_file::FileStore::new(tenure_file::FileStore::default_root());
-//! # let _ = store; Ok(()) }
+//! ```
+//! use tenure_file::FileStore;
+//!
+//! let store = FileStore::new(FileStore::default_root());
+//! # let _ = store;
 //! ```
 //!
 //! [`FileStore`] is given to the builder of a client like any other backend. The queue, tokens
@@ -25,6 +26,7 @@
 mod backend;
 mod clock;
 mod config;
+mod data;
 mod dir;
 mod error;
 mod factory;

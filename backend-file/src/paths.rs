@@ -4,7 +4,8 @@
 //! <root>/.inbox/<client>                           one FIFO for each connected client
 //! <root>/.tmp/<nonce>/                             a lock's directory that is being made
 //! <root>/<namespace>/<name>/head.<generation>.<nonce>    empty; its name is the version
-//! <root>/<namespace>/<name>/data.<generation>.<nonce>    the state that this version has
+//! <root>/<namespace>/<name>/data.<generation>.<nonce>    the state of that version: a symbolic
+//!                                                  link to nowhere, with the state as target
 //! ```
 //!
 //! Namespace and name are written each for itself, by the table of [`tenure_core::name`] with

@@ -1,4 +1,10 @@
 //! The file backend at the level of the driver trait: its directory, good and bad.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
 
 mod common;
 
@@ -47,6 +53,18 @@ fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Puts bytes in the place of a state.
+fn put(data: &Path, bytes: &[u8], as_file: bool) {
+    use std::os::unix::ffi::OsStrExt;
+
+    let _ = std::fs::remove_file(data);
+    if as_file {
+        std::fs::write(data, bytes).unwrap();
+    } else {
+        symlink(std::ffi::OsStr::from_bytes(bytes), data).unwrap();
+    }
+}
+
 async fn refused(root: &Path, options: Options) -> Error {
     let error = try_connect(root, options)
         .await
@@ -72,12 +90,12 @@ async fn w2_a_waiter_is_woken_by_a_message() {
         let held = a.acquire(&name, TTL).await;
         let waiter = attempt();
         let waiting = b.wait(&name, waiter, TTL).await;
-        let started = SystemClock::default().now();
+        let started = SystemClock.now();
         assert_eq!(a.remove(&name, held.attempt).await, Removed::AsHolder);
         let BackendEvent::Granted(grant) = b.event().await else {
             panic!()
         };
-        took.push(SystemClock::default().now().since(started));
+        took.push(SystemClock.now().since(started));
         assert_eq!(grant.attempt, waiter);
         assert!(grant.token > held.token && grant.as_of > waiting.as_of);
         assert_eq!(grant.proved_from, Some(waiting.proved_from));
@@ -155,34 +173,38 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     let head = files(&dir, "head.").remove(0);
     let version = head.to_str().unwrap().rsplit_once("head.").unwrap().1;
     let data = dir.join(format!("data.{version}"));
-    let whole = std::fs::read(&data).unwrap();
-    let mut bad: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
-    for at in 0..whole.len() {
-        let mut scribbled = whole.clone();
-        scribbled[at] ^= 0x15;
-        bad.push(scribbled);
-    }
-    bad.push(vec![0; whole.len()]);
-    for bytes in bad {
-        std::fs::write(&data, &bytes).unwrap();
-        let error = other
-            .enqueue(&name, attempt(), TTL, true)
-            .await
-            .unwrap_err();
-        let kind = error.kind();
-        assert!(
-            matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat),
-            "{error}"
-        );
-        assert!(
-            error.to_string().contains(data.to_str().unwrap()),
-            "{error}"
-        );
+    let target = std::fs::read_link(&data).unwrap().into_os_string();
+    let target = target.into_encoded_bytes();
+    // As a link, and as a file that was put in its place.
+    for as_file in [false, true] {
+        let whole = &target[usize::from(as_file)..];
+        let first = usize::from(!as_file);
+        let mut bad: Vec<Vec<u8>> = (first..whole.len())
+            .map(|end| whole[..end].to_vec())
+            .collect();
+        for at in 0..whole.len() {
+            let mut scribbled = whole.to_vec();
+            scribbled[at] ^= 0x15;
+            bad.push(scribbled);
+        }
+        bad.push(vec![b'0'; whole.len()]);
+        for bytes in bad {
+            put(&data, &bytes, as_file);
+            let enqueued = other.enqueue(&name, attempt(), TTL, true).await;
+            let error = enqueued.unwrap_err();
+            let kind = error.kind();
+            assert!(
+                matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat),
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains(data.to_str().unwrap()), "{error}");
+        }
     }
     let error = other.backend.inspect(&name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     // Restored, nothing was lost. The head's content never mattered.
-    std::fs::write(&data, &whole).unwrap();
+    put(&data, &target, false);
     std::fs::write(&head, "scribble").unwrap();
     let state = other.backend.inspect(&name).await.unwrap();
     assert_eq!(state.holder.unwrap().token, Some(held.token));
@@ -216,7 +238,7 @@ async fn t1_deleted_by_hand_the_lock_is_free_and_tokens_rise() {
 async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
     let (_dir, root) = root();
     let ttl = Duration::from_millis(400);
-    let clock = SystemClock::default();
+    let clock = SystemClock;
     let options = Options::default().clock_identity(ClockId::new(5));
     let before = try_connect(&root, options).await.unwrap();
     let name = lock("job");
@@ -256,7 +278,7 @@ async fn r4_a_thousand_cycles_leave_three_files() {
     assert_eq!(files(&dir, "").len(), 3);
     let bytes: u64 = files(&dir, "data.")
         .iter()
-        .map(|path| path.metadata().unwrap().len())
+        .map(|path| path.symlink_metadata().unwrap().len())
         .sum();
     assert!(bytes < 1000, "{bytes}");
     assert_eq!(files(&root.join(".tmp"), ""), [] as [PathBuf; 0]);
@@ -328,7 +350,7 @@ async fn what_is_shared_is_shared_with_the_group_alone() {
         if meta.is_dir() {
             assert_eq!(mode, 0o2770, "{}", path.display());
             pending.extend(files(&path, ""));
-        } else {
+        } else if !meta.is_symlink() {
             assert_eq!(mode, 0o660, "{}", path.display());
         }
         seen += 1;

@@ -2,6 +2,12 @@
 //!
 //! The test starts itself as the process that is interrupted, and steps it from system call to
 //! system call.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
 
 mod common;
 
@@ -134,7 +140,7 @@ async fn between_marks<T>(operation: impl Future<Output = T>) -> T {
 /// What a client would believe now.
 fn believed(ttl: Duration, proved_from: tenure_core::clock::Instant) -> String {
     let lease = Lease::new(Terms::default(), ttl, proved_from);
-    let live = lease.check(SystemClock::default().now()).is_live();
+    let live = lease.check(SystemClock.now()).is_live();
     if live { "holds" } else { "no longer" }.to_owned()
 }
 
@@ -231,11 +237,11 @@ async fn killed(operation: &str) {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     let client = connect(root).await;
-    let mut last_kill = SystemClock::default().now();
+    let mut last_kill = SystemClock.now();
     let mut names = Vec::new();
     for (name, traced) in at_every_call(operation, root, SHORT) {
         traced.kill();
-        last_kill = SystemClock::default().now();
+        last_kill = SystemClock.now();
         names.push(name);
     }
     for name in names {
@@ -252,7 +258,7 @@ async fn killed(operation: &str) {
         };
         let grant = grant.unwrap_or_else(|| panic!("{name} is blocked"));
         // All died before the last kill; one TTL after it none may stand in the way.
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         assert!(
             now.since(last_kill) < SHORT + Duration::from_secs(5),
             "{name}"

@@ -1,4 +1,10 @@
 //! Many processes change the state of one lock, and no change is lost.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
 
 mod common;
 

@@ -113,11 +113,11 @@ impl Ctx {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        SystemClock::default().now()
+        SystemClock.now()
     }
 
     pub(crate) async fn sleep_until(&self, moment: Instant) {
-        SystemClock::default().sleep_until(moment).await;
+        SystemClock.sleep_until(moment).await;
     }
 
     /// The case applies only where the store sends messages.

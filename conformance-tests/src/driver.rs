@@ -51,7 +51,7 @@ impl Driver {
         token_floor: FencingToken,
     ) -> Result<Self, Error> {
         let inbox: Arc<Inbox> = Arc::default();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let handler: Arc<dyn EventHandler> = Arc::<Inbox>::clone(&inbox);
         let context = Context::new(
             ClientId::random()?,

@@ -94,7 +94,7 @@ macro_rules! __each_case {
                 cancelled_waiting_leaves_nothing [A4 W3]
                     "A waiting acquire that is dropped at any point leaves no entry behind, and the next contender gets the lock.";
                 fenced_attempt_never_enters [A4]
-                    "An enqueue that arrives after the removal that fenced it off has no effect.";
+                    "An enqueue that is cut off anywhere and removed leaves nothing; one that comes after its removal has no effect, or none beyond its TTL.";
                 busy_says_who [A5]
                     "A taken lock is a value with the holder, since when, and an upper bound of the time left.";
                 busy_leaves_nothing [A5]

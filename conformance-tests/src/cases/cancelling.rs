@@ -116,14 +116,37 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
     let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
     let ttl = ctx.long();
-    let name = ctx.name("fenced")?;
-    for (taken, wait) in [(false, true), (false, false), (true, true)] {
-        let grant = match taken {
-            true => Some(other.hold(&name, ttl).await?),
-            false => None,
-        };
+    // An enqueue that is cut off anywhere on its way, and removed at once.
+    for taken in [false, true] {
+        let name = ctx.name(if taken { "cut-taken" } else { "cut-free" })?;
+        if taken {
+            other.hold(&name, ttl).await?;
+        }
+        for polls in 0..POINTS {
+            let attempt = AttemptId::random()?;
+            let _ = drop_after(polls, driver.enqueue(&name, attempt, ttl, true)).await;
+            let remove = Remove::new(name.clone(), attempt, ttl, false);
+            driver.backend().remove(remove).await?;
+            let state = other.inspect(&name).await?;
+            ensure!(
+                state.holder.is_some() == taken && state.queue.is_empty(),
+                "A4",
+                "an enqueue that was cut off and removed has an entry: {state:?}"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let state = other.inspect(&name).await?;
+        ensure!(
+            state.holder.is_some() == taken && state.queue.is_empty(),
+            "A4",
+            "an enqueue that was cut off and removed has an entry after all: {state:?}"
+        );
+    }
+    // One that comes after its removal altogether.
+    let ttl = ctx.short();
+    for wait in [false, true] {
+        let name = ctx.name(if wait { "late-wait" } else { "late-try" })?;
         let attempt = AttemptId::random()?;
-        // The removal overtakes the enqueue.
         let remove = Remove::new(name.clone(), attempt, ttl, false);
         for _ in 0..2 {
             let removed = driver.backend().remove(remove.clone()).await?;
@@ -133,20 +156,20 @@ pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
                 "removing an attempt that was never there gave {removed:?}"
             );
         }
-        match driver.enqueue(&name, attempt, ttl, wait).await {
-            Ok(Enqueued::Gone) | Err(_) => {}
-            Ok(answer) => broken!("A4", "an attempt that was fenced off was told {answer:?}"),
-        }
-        let state = other.inspect(&name).await?;
-        let held = state.holder.as_ref().and_then(|holder| holder.attempt);
+        let answer = driver.enqueue(&name, attempt, ttl, wait).await;
+        let gone = matches!(answer, Ok(Enqueued::Gone) | Err(_));
+        // Where the entry lives no longer than its TTL, that is what bounds it.
         ensure!(
-            held == grant.as_ref().map(|grant| grant.attempt) && state.queue.is_empty(),
+            gone || ctx.need_own_ttl().is_ok(),
             "A4",
-            "an attempt that was fenced off has an entry: {state:?}"
+            "an attempt that was fenced off was told {answer:?}"
         );
-        if let Some(grant) = grant {
-            other.remove(&name, grant.attempt, ttl).await?;
-        }
+        let within = if gone {
+            Duration::ZERO
+        } else {
+            ctx.takeover(ttl, ttl)
+        };
+        ctx.until_idle(&other, &name, within, "A4").await?;
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ impl JumpingClock {
 #[async_trait]
 impl Clock for JumpingClock {
     fn now(&self) -> Instant {
-        SystemClock::default().now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+        SystemClock.now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
     }
 
     async fn sleep_until(&self, deadline: Instant) {
@@ -193,7 +193,8 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
 pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outcome {
     ctx.need_push()?;
     let plan = Plan::new();
-    let ttl = ctx.long();
+    // Half of a third passes before the grant, and a third is less than the slack.
+    let ttl = ctx.possible_ttl(Duration::from_secs(6));
     let holder = ctx.driver().await?;
     let name = ctx.name("pushed")?;
     let grant = holder.hold(&name, ttl).await?;
@@ -227,15 +228,21 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
         "the deadline of a grant by message lies {:?} behind what the last answered report allows",
         guard.valid_until().since(latest)
     );
+    // One that carries no proof is renewed at once; one that does, by a third of its TTL.
+    let unproved = plan.events().iter().any(|event| match event {
+        BackendEvent::Granted(grant) => grant.proved_from.is_none(),
+        _ => false,
+    });
+    let within = if unproved { ttl / 6 } else { ctx.slack() };
     let renewed = ctx
-        .eventually(ctx.slack(), || async {
+        .eventually(within, || async {
             Ok((plan.count(Op::Renew) > asked).then_some(()))
         })
         .await?;
     ensure!(
         renewed.is_some(),
         "D4",
-        "a grant by message is not renewed at once"
+        "a grant by message is not renewed within {within:?}"
     );
     plan.set(Op::Renew, Fate::Pass);
     release(&guard).await?;

@@ -74,6 +74,7 @@ struct State {
     fates: HashMap<Op, (Fate, Option<u32>)>,
     muted: bool,
     calls: Vec<Call>,
+    events: Vec<BackendEvent>,
     sinks: Vec<EventSink>,
 }
 
@@ -131,6 +132,12 @@ impl Plan {
             .count()
     }
 
+    /// All messages of the store so far, in order, the muted ones included.
+    #[must_use]
+    pub fn events(&self) -> Vec<BackendEvent> {
+        self.state().events.clone()
+    }
+
     /// How many requests of that kind are lost or delayed yet to come.
     #[must_use]
     pub fn left(&self, op: Op) -> Option<u32> {
@@ -151,7 +158,7 @@ impl Plan {
         state.calls.push(Call {
             op,
             attempts,
-            at: SystemClock::default().now(),
+            at: SystemClock.now(),
             done: None,
         });
         let number = state.calls.len() - 1;
@@ -168,7 +175,7 @@ impl Plan {
 
     pub(super) fn answered(&self, number: usize) {
         if let Some(call) = self.state().calls.get_mut(number) {
-            call.done = Some(SystemClock::default().now());
+            call.done = Some(SystemClock.now());
         }
     }
 
@@ -199,7 +206,12 @@ struct Relay {
 
 impl EventHandler for Relay {
     fn handle(&self, event: BackendEvent) {
-        if !self.plan.state().muted {
+        let muted = {
+            let mut state = self.plan.state();
+            state.events.push(event.clone());
+            state.muted
+        };
+        if !muted {
             self.to.send(event);
         }
     }

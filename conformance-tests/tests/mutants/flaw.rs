@@ -31,7 +31,8 @@ pub(crate) enum Flaw {
     NamesFoldCase,
     /// Inspecting renews the holder.
     InspectRenews,
-    /// A removal after an unknown outcome fences nothing off.
+    /// A removal after an unknown outcome fences nothing off, although entries outlive their
+    /// attempt.
     NoFencing,
     /// The store keeps grants for half of the TTL that it states.
     HalfTheTtl,

@@ -1,4 +1,5 @@
 //! The memory backend with a flaw, and its harness.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use tenure_conformance::{Env, Harness};
 use tenure_core::{
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventHandler, EventSink},
-    capability::Capabilities,
+    capability::{Capabilities, TtlScope},
     error::Error,
     id::AttemptId,
     memory::MemoryStore,
@@ -198,8 +199,8 @@ impl Driver {
             let mut shared = self.store.shared.lock().unwrap();
             let waiting = shared.waiting.iter();
             let last = waiting
-                .filter(|(other, ..)| other.name == request.name)
-                .next_back()
+                .rev()
+                .find(|(other, ..)| other.name == request.name)
                 .cloned();
             let own = (
                 request.clone(),
@@ -270,7 +271,11 @@ impl Backend for Driver {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.inner.capabilities().await
+        let mut declared = self.inner.capabilities().await?;
+        if self.has(Flaw::NoFencing) {
+            declared.ttl.scope = TtlScope::Pooled;
+        }
+        Ok(declared)
     }
 
     async fn enqueue(&self, mut request: Enqueue) -> Result<Enqueued, Error> {

@@ -309,3 +309,11 @@ fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
     lease.on(Input::Proved { from: at(550) }, at(700));
     assert_eq!(lease.phase(), Phase::Held);
 }
+
+#[test]
+fn l1_the_deadline_itself_is_too_late() {
+    let mut lease = Lease::new(Terms::DEFAULT, Duration::from_secs(9), at(100));
+    let deadline = lease.valid_until();
+    lease.on(Input::Proved { from: at(200) }, deadline);
+    assert_eq!(lease.phase(), Phase::Lost(LossReason::Expired));
+}

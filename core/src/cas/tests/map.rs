@@ -22,6 +22,9 @@ use crate::{
     queue::ClockId,
 };
 
+/// A swap that is still under way: the path, the expected version, the bytes.
+type Late = (String, Option<u64>, Vec<u8>);
+
 /// The store that all clients of a test share.
 #[derive(Debug, Default)]
 pub(super) struct Map {
@@ -35,7 +38,7 @@ pub(super) struct Map {
     pub(super) lose_answer: AtomicU32,
     /// Do not carry out the next swap, and lose its answer.
     pub(super) lose_request: AtomicU32,
-    pub(super) late: Mutex<Option<(String, Option<u64>, Vec<u8>)>>,
+    pub(super) late: Mutex<Option<Late>>,
     pub(super) wakes: Mutex<Vec<(ClientId, Key)>>,
     pub(super) woken: Notify,
 }

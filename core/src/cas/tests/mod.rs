@@ -60,7 +60,8 @@ impl Client {
 
     async fn event(&self) -> BackendEvent {
         for _ in 0..1000 {
-            if let Some(event) = self.log.0.lock().unwrap().pop() {
+            let event = self.log.0.lock().unwrap().pop();
+            if let Some(event) = event {
                 return event;
             }
             tokio::task::yield_now().await;

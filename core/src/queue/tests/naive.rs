@@ -143,10 +143,13 @@ impl Naive {
                     .first()
                     .filter(|row| row.token == token.get())
                     .cloned();
-                hit.map_or("nothing".to_owned(), |row| {
-                    self.drop_row(row.who, "evicted", &mut told);
-                    "evicted".to_owned()
-                })
+                hit.map_or_else(
+                    || "nothing".to_owned(),
+                    |row| {
+                        self.drop_row(row.who, "evicted", &mut told);
+                        "evicted".to_owned()
+                    },
+                )
             }
             Event::Lapsed { attempt, beat } => {
                 let who = attempt.as_u128();

@@ -1,0 +1,216 @@
+//! The clients' side: what each believes, by the lease and turn machines.
+
+use tenure_core::{
+    clock::Instant,
+    lease::{Input, Lease, Phase, Turn},
+    loss::LossReason,
+    request::{StoreTime, Waiting},
+};
+
+use super::{Attempt, Bounds, Message, Push, Reply, Request, Rule, World, client_of};
+
+/// What a client is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Idle,
+    /// The enqueue is not answered. A grant that overtakes the answer is kept.
+    Asking {
+        early: Option<(u64, u64)>,
+    },
+    Waiting {
+        turn: Turn,
+    },
+    /// There is a guard; it may be lost.
+    Holding {
+        lease: Lease,
+        token: u64,
+        pushed: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    pub(crate) attempt: Attempt,
+    pub(crate) role: Role,
+    pub(crate) attempts: u8,
+    pub(crate) renewals: u8,
+}
+
+impl Client {
+    pub(crate) fn new(index: usize, bounds: &Bounds) -> Self {
+        Self {
+            attempt: Attempt::try_from(index << 4).expect("few clients"),
+            role: Role::Idle,
+            attempts: if index == 0 { bounds.attempts } else { 1 },
+            renewals: bounds.renewals,
+        }
+    }
+
+    /// Whether the guard, if there is one, says that it is held.
+    pub(crate) fn holds(&self, now: Instant) -> Option<bool> {
+        match &self.role {
+            Role::Holding { lease, .. } => Some(lease.check(now).is_live()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self.role {
+            Role::Holding { token, .. } => Some(token),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn can_renew(&self, now: Instant) -> bool {
+        let due = matches!(self.role, Role::Waiting { .. }) || self.holds(now) == Some(true);
+        self.renewals > 0 && due
+    }
+}
+
+impl World {
+    pub(super) fn start(&mut self, index: usize) {
+        let now = self.now(index);
+        let client = &mut self.clients[index];
+        client.attempts -= 1;
+        client.attempt += 1;
+        client.role = Role::Asking { early: None };
+        let request = Message::Request(client.attempt, now, Request::Enqueue);
+        self.send(request);
+    }
+
+    pub(super) fn renew(&mut self, index: usize) {
+        let now = self.now(index);
+        let client = &mut self.clients[index];
+        client.renewals -= 1;
+        let request = Message::Request(client.attempt, now, Request::Renew);
+        self.send(request);
+    }
+
+    /// Release, cancellation and clean-up are one request.
+    pub(super) fn leave(&mut self, index: usize) {
+        let now = self.now(index);
+        let client = &mut self.clients[index];
+        // Only an enqueue that was not answered can still create something.
+        let fence = matches!(client.role, Role::Asking { .. });
+        if let Role::Holding { lease, .. } = &mut client.role {
+            lease.on(Input::Release, now);
+            if lease.check(now).is_live() {
+                self.broken = Some("L4");
+            }
+        }
+        client.role = Role::Idle;
+        let request = Message::Request(client.attempt, now, Request::Remove { fence });
+        self.send(request);
+    }
+
+    /// A guard on a grant, or its removal where the deadline has come already (W4).
+    fn hold(&mut self, bounds: &Bounds, index: usize, from: Instant, token: u64, pushed: bool) {
+        let now = self.now(index);
+        let lease = if pushed {
+            Lease::pushed(bounds.terms(), bounds.ttl(), from, now)
+        } else {
+            Lease::new(bounds.terms(), bounds.ttl(), from)
+        };
+        let lapsed = !lease.check(now).is_live();
+        let lease = same(bounds, &lease);
+        self.clients[index].role = Role::Holding {
+            lease,
+            token,
+            pushed,
+        };
+        if lapsed {
+            self.leave(index);
+        }
+    }
+
+    /// Takes an answer. `sent` is when the request was sent, by the client's own clock.
+    pub(super) fn hear(&mut self, bounds: &Bounds, attempt: Attempt, sent: Instant, reply: Reply) {
+        let index = client_of(attempt);
+        let now = self.now(index);
+        let was_lost = self.clients[index].holds(now) == Some(false);
+        let late = bounds.rule == Rule::DeadlineFromReply;
+        let from = if late { now } else { sent };
+        let answer = |as_of| Waiting::new(from, StoreTime::new(as_of));
+        let client = &mut self.clients[index];
+        match (&mut client.role, reply) {
+            (Role::Asking { early }, Reply::Waiting { as_of }) => {
+                let early = *early;
+                // The schedule of reports is no matter here: they are sent at any time.
+                let turn = Turn::new(bounds.ttl(), &answer(as_of), None, from);
+                client.role = Role::Waiting { turn };
+                if let Some((token, as_of)) = early {
+                    self.notice(bounds, attempt, Push::Granted { token, as_of });
+                }
+            }
+            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Granted { token }) => {
+                self.hold(bounds, index, from, token, false);
+            }
+            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Gone) => client.role = Role::Idle,
+            (Role::Waiting { turn }, Reply::Waiting { as_of }) => {
+                turn.waiting(&answer(as_of), None, from);
+            }
+            (
+                Role::Holding {
+                    lease, token: held, ..
+                },
+                Reply::Granted { token },
+            ) => {
+                // Another token is another grant: this attempt's enqueue arrived twice, and what
+                // the guard stands for had ended in between.
+                lease.on(
+                    if token == *held {
+                        Input::Proved { from }
+                    } else {
+                        Input::Gone(LossReason::Displaced)
+                    },
+                    now,
+                );
+                *lease = same(bounds, lease);
+            }
+            (Role::Holding { lease, .. }, Reply::Gone) => {
+                lease.on(Input::Gone(LossReason::Evicted), now);
+                *lease = same(bounds, lease);
+            }
+            // The answer to a report that was sent before the grant was pushed.
+            (Role::Holding { .. }, Reply::Waiting { .. }) | (Role::Idle, _) => {}
+        }
+        if was_lost && self.clients[index].holds(now) == Some(true) {
+            self.broken = Some("L4");
+        }
+    }
+
+    /// Takes a message that the store sent on its own account.
+    pub(super) fn notice(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
+        let index = client_of(attempt);
+        let now = self.now(index);
+        match (&mut self.clients[index].role, push) {
+            (Role::Asking { early }, Push::Granted { token, as_of }) => {
+                *early = Some((token, as_of));
+            }
+            (Role::Waiting { turn }, Push::Granted { token, as_of }) => {
+                let accepted = turn.accepts(StoreTime::new(as_of));
+                let wrong = bounds.rule == Rule::PushFromArrival;
+                if let Some(from) = accepted.map(|from| if wrong { now } else { from }) {
+                    self.hold(bounds, index, from, token, true);
+                }
+            }
+            (Role::Holding { lease, .. }, Push::Lost) => {
+                lease.on(Input::Gone(LossReason::Evicted), now);
+                *lease = same(bounds, lease);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The same lease with a schedule that does not tell when it came about, so that states that
+/// differ in nothing else are one.
+fn same(bounds: &Bounds, lease: &Lease) -> Lease {
+    let from = lease.proved_from();
+    let mut same = Lease::new(bounds.terms(), bounds.ttl(), from);
+    if let Phase::Lost(reason) = lease.phase() {
+        same.on(Input::Gone(reason), from);
+    }
+    assert_eq!(same.phase(), lease.phase());
+    same
+}

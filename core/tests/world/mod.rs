@@ -1,0 +1,374 @@
+//! What the model checker explores: a store, its clients, and the messages between them.
+
+mod client;
+mod store;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use client::{Client, Role};
+use stateright::{Model, Property};
+use tenure_core::{
+    clock::Instant,
+    lease::{Phase, Terms},
+    loss::LossReason,
+    queue::Queue,
+};
+
+/// Units by which the store's clock moves in a step.
+const STEP: u64 = 10;
+/// Units by which clients' clocks move in a step.
+const RATES: [u64; 3] = [9, 11, 10];
+/// Parts per million by which those may differ.
+const DRIFT_PPM: u32 = 100_000;
+
+/// By which rules clients reckon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// As the contract says.
+    Sound,
+    /// Wrong: a proof counts from the arrival of the answer.
+    DeadlineFromReply,
+    /// Wrong: all clocks are taken to run at one rate.
+    NoDrift,
+    /// Wrong: a pushed grant counts from its arrival.
+    PushFromArrival,
+}
+
+/// How far the exploration goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) clients: usize,
+    /// The TTL, in steps.
+    pub(crate) ttl: u64,
+    pub(crate) steps: u64,
+    /// Of the first client; the others have one.
+    pub(crate) attempts: u8,
+    /// Renewals and reports of each client.
+    pub(crate) renewals: u8,
+    /// Messages under way at once.
+    pub(crate) in_flight: usize,
+    /// Duplicates, evictions and crashes, all together.
+    pub(crate) disturbances: u8,
+    pub(crate) rule: Rule,
+}
+
+impl Bounds {
+    pub(crate) const TWO: Self = Self {
+        clients: 2,
+        ttl: 2,
+        steps: 4,
+        attempts: 2,
+        renewals: 1,
+        in_flight: 2,
+        disturbances: 1,
+        rule: Rule::Sound,
+    };
+
+    pub(crate) const THREE: Self = Self {
+        clients: 3,
+        attempts: 1,
+        renewals: 0,
+        steps: 3,
+        ..Self::TWO
+    };
+
+    /// The least in which every wrong rule shows.
+    pub(crate) const SMALL: Self = Self {
+        steps: 2,
+        renewals: 0,
+        disturbances: 0,
+        ..Self::TWO
+    };
+
+    fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl * STEP)
+    }
+
+    fn terms(&self) -> Terms {
+        let trusting = self.rule == Rule::NoDrift;
+        Terms::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
+    }
+}
+
+/// One entry in the queue, ever.
+pub(crate) type Attempt = u8;
+
+fn client_of(attempt: Attempt) -> usize {
+    usize::from(attempt >> 4)
+}
+
+/// What is under way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Message {
+    Request(Attempt, Instant, Request),
+    /// With the moment at which the request was sent.
+    Reply(Attempt, Instant, Reply),
+    Push(Attempt, Push),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Request {
+    Enqueue,
+    Remove { fence: bool },
+    Renew,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Reply {
+    Gone,
+    Granted { token: u64 },
+    Waiting { as_of: u64 },
+}
+
+/// What the store sends on its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Push {
+    Granted { token: u64, as_of: u64 },
+    Lost,
+}
+
+/// What may happen next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Crash(usize),
+    Deliver(Message),
+    /// It arrives, and will arrive again.
+    DeliverCopy(Message),
+    /// An operator evicts the present holder.
+    Evict,
+    /// Cancels an acquire.
+    GiveUp(usize),
+    /// Gives a guard up, whether it is lost or not.
+    Release(usize),
+    Renew(usize),
+    Start(usize),
+    Tick,
+}
+
+/// Everything at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    step: u64,
+    queue: Queue,
+    clients: Vec<Client>,
+    net: BTreeSet<Message>,
+    disturbances: u8,
+    /// Attempts whose grant was evicted: X1 makes an exception of their guards.
+    evicted: BTreeSet<Attempt>,
+    /// An enqueue came after its attempt had been fenced off.
+    met_fence: bool,
+    /// The clause that the last action broke.
+    broken: Option<&'static str>,
+}
+
+impl World {
+    /// The moment on a client's clock.
+    fn now(&self, client: usize) -> Instant {
+        Instant::from_origin(Duration::from_nanos(1_000 + self.step * RATES[client]))
+    }
+
+    /// Attempts whose guard says at this moment that it is held.
+    pub(crate) fn believers(&self) -> impl Iterator<Item = Attempt> {
+        let held = |(index, client): (usize, &Client)| {
+            let live = client.holds(self.now(index))?;
+            live.then_some(client.attempt)
+        };
+        self.clients.iter().enumerate().filter_map(held)
+    }
+
+    /// Those of them whose grant nobody has evicted.
+    fn rightful(&self) -> impl Iterator<Item = Attempt> {
+        self.believers().filter(|it| !self.evicted.contains(it))
+    }
+
+    fn send(&mut self, message: Message) {
+        self.net.insert(message);
+    }
+
+    /// Forgets what can have no effect any more, so that states that differ in nothing else are
+    /// one.
+    fn clean(&mut self) {
+        let clients = &self.clients;
+        let current = |attempt: &Attempt| {
+            let client = &clients[client_of(*attempt)];
+            client.attempt == *attempt && !matches!(client.role, Role::Idle)
+        };
+        let asked = |message: &Message| match message {
+            Message::Request(attempt, _, Request::Enqueue) => Some(*attempt),
+            _ => None,
+        };
+        let asking: BTreeSet<_> = self.net.iter().filter_map(asked).collect();
+        let queue = &self.queue;
+        self.net.retain(|message| match message {
+            Message::Reply(attempt, ..) | Message::Push(attempt, _) => current(attempt),
+            // What takes out or renews an entry that is not there and will not be.
+            Message::Request(attempt, _, Request::Remove { .. }) => {
+                asking.contains(attempt) || queue.entry(store::id(*attempt)).is_some()
+            }
+            Message::Request(attempt, _, Request::Renew) => {
+                current(attempt)
+                    || asking.contains(attempt)
+                    || queue.entry(store::id(*attempt)).is_some()
+            }
+            Message::Request(..) => true,
+        });
+        self.evicted.retain(current);
+    }
+}
+
+impl Model for Bounds {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World {
+            step: 0,
+            queue: Queue::new(),
+            clients: (0..self.clients)
+                .map(|index| Client::new(index, self))
+                .collect(),
+            net: BTreeSet::new(),
+            disturbances: self.disturbances,
+            evicted: BTreeSet::new(),
+            met_fence: false,
+            broken: None,
+        }]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        if world.step < self.steps {
+            actions.push(Action::Tick);
+        }
+        if world.disturbances > 0 && world.queue.holder().is_some() {
+            actions.push(Action::Evict);
+        }
+        for message in &world.net {
+            actions.push(Action::Deliver(message.clone()));
+            if world.disturbances > 0 {
+                actions.push(Action::DeliverCopy(message.clone()));
+            }
+        }
+        for (index, client) in world.clients.iter().enumerate() {
+            match client.role {
+                Role::Idle if client.attempts > 0 => actions.push(Action::Start(index)),
+                Role::Idle => continue,
+                Role::Asking { .. } => actions.push(Action::GiveUp(index)),
+                Role::Waiting { .. } => actions.push(Action::GiveUp(index)),
+                Role::Holding { .. } => actions.push(Action::Release(index)),
+            }
+            if client.can_renew(world.now(index)) {
+                actions.push(Action::Renew(index));
+            }
+            if world.disturbances > 0 && !matches!(client.role, Role::Idle) {
+                actions.push(Action::Crash(index));
+            }
+        }
+    }
+
+    fn next_state(&self, before: &World, action: Action) -> Option<World> {
+        let mut world = before.clone();
+        match action {
+            Action::Tick => world.step += 1,
+            Action::Evict => {
+                world.disturbances -= 1;
+                world.evict();
+            }
+            Action::Deliver(message) => {
+                world.net.remove(&message);
+                world.deliver(self, message);
+            }
+            Action::DeliverCopy(message) => {
+                world.disturbances -= 1;
+                world.deliver(self, message);
+            }
+            Action::Crash(client) => {
+                world.disturbances -= 1;
+                world.clients[client].role = Role::Idle;
+            }
+            Action::Start(client) => world.start(client),
+            Action::Renew(client) => world.renew(client),
+            Action::Release(client) | Action::GiveUp(client) => world.leave(client),
+        }
+        world.clean();
+        (world != *before).then_some(world)
+    }
+
+    fn within_boundary(&self, world: &World) -> bool {
+        world.net.len() <= self.in_flight
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("X1", |_, world: &World| world.rightful().count() <= 1),
+            Property::always("X1, in the store", |_, world: &World| {
+                // Who rightfully believes is who the store keeps the lock for.
+                let holder = world.queue.holder();
+                world.rightful().all(|attempt| {
+                    holder.is_some_and(|entry| {
+                        entry.attempt == store::id(attempt) && !entry.has_lapsed(&world.store_now())
+                    })
+                })
+            }),
+            Property::always("T1", |_, world: &World| world.broken != Some("T1")),
+            Property::always("T2", |_, world: &World| {
+                world.rightful().all(|attempt| {
+                    let token = world.clients[client_of(attempt)].token();
+                    world
+                        .queue
+                        .holder()
+                        .and_then(|entry| entry.grant)
+                        .map(|grant| grant.token.get())
+                        == token
+                })
+            }),
+            Property::always("K2", |_, world: &World| world.broken != Some("K2")),
+            Property::always("L4", |_, world: &World| world.broken != Some("L4")),
+            Property::always("A4", |_, world: &World| world.broken != Some("A4")),
+            Property::always("S2", |_, world: &World| world.queue.validate().is_ok()),
+            Property::sometimes("a hand-over by push", |_, world: &World| {
+                world.clients.iter().enumerate().any(|(index, client)| {
+                    matches!(client.role, Role::Holding { pushed: true, .. })
+                        && client.holds(world.now(index)) == Some(true)
+                })
+            }),
+            Property::sometimes("a push overtakes the answer", |_, world: &World| {
+                let early =
+                    |client: &Client| matches!(client.role, Role::Asking { early: Some(_) });
+                world.clients.iter().any(early)
+            }),
+            Property::sometimes("a loss by the deadline", |_, world: &World| {
+                world.any_lost(LossReason::Expired)
+            }),
+            Property::sometimes("a loss by eviction", |_, world: &World| {
+                world.any_lost(LossReason::Evicted)
+            }),
+            Property::sometimes(
+                "a renewed grant outlives its TTL",
+                |bounds, world: &World| {
+                    let early = world.step * STEP > bounds.ttl * STEP + STEP;
+                    let shown = early
+                        && world.queue.last_token().get() == 1
+                        && world.rightful().count() == 1;
+                    bounds.renewals == 0 || shown
+                },
+            ),
+            Property::sometimes(
+                "an evicted guard believes beside the next one",
+                |_, world: &World| world.believers().count() > 1,
+            ),
+            Property::sometimes("a late enqueue meets its fence", |_, world: &World| {
+                world.met_fence
+            }),
+        ]
+    }
+}
+
+impl World {
+    fn any_lost(&self, reason: LossReason) -> bool {
+        let lost = |client: &Client| match &client.role {
+            Role::Holding { lease, .. } => lease.phase() == Phase::Lost(reason),
+            _ => false,
+        };
+        self.clients.iter().any(lost)
+    }
+}

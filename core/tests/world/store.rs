@@ -1,0 +1,144 @@
+//! The store's side: the queue machine takes what arrives, and what it must keep is checked.
+
+use std::time::Duration;
+
+use tenure_core::{
+    id::{AttemptId, ClientId},
+    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step, Told},
+    request::Owner,
+};
+
+use super::{Attempt, Bounds, Message, Push, Reply, Request, STEP, World, client_of};
+
+pub(super) fn id(attempt: Attempt) -> AttemptId {
+    AttemptId::from_u128(u128::from(attempt))
+}
+
+fn attempt(id: AttemptId) -> Attempt {
+    Attempt::try_from(id.as_u128()).expect("an attempt of ours")
+}
+
+impl World {
+    pub(super) fn store_now(&self) -> Now {
+        let at = Duration::from_nanos(self.step * STEP);
+        Now::new(Stamp::new(ClockId::new(0), at), 0, 0)
+    }
+
+    /// The store's reckoning: it moves with every grant, which is as coarse as it may be.
+    fn as_of(&self) -> u64 {
+        self.queue.last_token().get()
+    }
+
+    fn take(&mut self, event: Event) -> Step {
+        let before = self.queue.clone();
+        let step = self.queue.on(event.clone(), &self.store_now());
+        self.check(&before, &event, &step);
+        for notice in &step.notices {
+            let what = match notice.what {
+                Told::Granted { token, .. } => Push::Granted {
+                    token: token.get(),
+                    as_of: token.get(),
+                },
+                _ => Push::Lost,
+            };
+            self.send(Message::Push(attempt(notice.attempt), what));
+        }
+        step
+    }
+
+    fn check(&mut self, before: &Queue, event: &Event, step: &Step) {
+        // T1: every grant that begins is above all before it.
+        let mut highest = before.last_token().get();
+        let pushed = step.notices.iter().filter_map(|notice| match notice.what {
+            Told::Granted { token, .. } => Some(token.get()),
+            _ => None,
+        });
+        let held = |queue: &Queue| queue.holder().and_then(|entry| entry.grant);
+        let new = held(&self.queue).filter(|grant| Some(*grant) != held(before));
+        let mut tokens: Vec<u64> = pushed.collect();
+        tokens.extend(new.map(|grant| grant.token.get()));
+        tokens.dedup();
+        for token in tokens {
+            if token <= highest {
+                self.broken = Some("T1");
+            }
+            highest = token;
+        }
+        // K2: what was not there, or had lapsed, is not there after a renewal.
+        if let Event::Renew { attempt } = *event {
+            let now = self.store_now();
+            let live = before
+                .entry(attempt)
+                .is_some_and(|entry| !entry.has_lapsed(&now));
+            let gone = matches!(step.answer, Answer::Gone(_));
+            if live == gone || live != self.queue.entry(attempt).is_some() {
+                self.broken = Some("K2");
+            }
+        }
+    }
+
+    pub(super) fn evict(&mut self) {
+        let Some((who, grant)) = self
+            .queue
+            .holder()
+            .and_then(|entry| Some((entry.attempt, entry.grant?)))
+        else {
+            return;
+        };
+        let step = self.take(Event::Evict { token: grant.token });
+        if step.answer == Answer::Evicted {
+            self.evicted.insert(attempt(who));
+        }
+    }
+
+    pub(super) fn deliver(&mut self, bounds: &Bounds, message: Message) {
+        match message {
+            Message::Request(attempt, sent, request) => {
+                let answer = match request {
+                    Request::Enqueue => self.take_enqueue(bounds, attempt),
+                    Request::Renew => {
+                        self.take(Event::Renew {
+                            attempt: id(attempt),
+                        })
+                        .answer
+                    }
+                    Request::Remove { fence } => {
+                        let fence = fence.then(|| bounds.ttl());
+                        self.take(Event::Remove {
+                            attempt: id(attempt),
+                            fence,
+                        });
+                        if self.queue.entry(id(attempt)).is_some() {
+                            self.broken = Some("A4");
+                        }
+                        return;
+                    }
+                };
+                let as_of = self.as_of();
+                let reply = match answer {
+                    Answer::Granted(token) => Reply::Granted { token: token.get() },
+                    Answer::Waiting { .. } => Reply::Waiting { as_of },
+                    _ => Reply::Gone,
+                };
+                self.send(Message::Reply(attempt, sent, reply));
+            }
+            Message::Reply(attempt, sent, reply) => self.hear(bounds, attempt, sent, reply),
+            Message::Push(attempt, push) => self.notice(bounds, attempt, push),
+        }
+    }
+
+    fn take_enqueue(&mut self, bounds: &Bounds, attempt: Attempt) -> Answer {
+        let fresh = self.queue.entry(id(attempt)).is_none();
+        let client = u128::try_from(client_of(attempt)).expect("a small number");
+        let enqueue = Event::Enqueue {
+            attempt: id(attempt),
+            client: ClientId::from_u128(client),
+            owner: Owner::default(),
+            ttl: bounds.ttl(),
+            wait: true,
+        };
+        let answer = self.take(enqueue).answer;
+        self.met_fence |= fresh && matches!(answer, Answer::Gone(_));
+        answer
+    }
+}
