@@ -66,9 +66,9 @@ pub(crate) struct Global {
     /// How to show results
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, help_heading = "Global options")]
     pub(crate) output: Format,
-    /// Say more on stderr
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub(crate) verbose: bool,
+    /// Log to stderr what is done; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
 }
 
 /// How results are shown.
@@ -100,8 +100,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Write a completion script for a shell
     Completions(Completions),
-    /// Write the manual page
-    Man,
+    /// Write a manual page
+    Man(Man),
 }
 
 const RUN_HELP: &str = "\
@@ -204,6 +204,12 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct Completions {
     /// Which shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Of this command [default: of all of them, in short]
+    pub(crate) command: Option<String>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 
 use crate::{
     exit::{Failure, USAGE},
@@ -18,7 +18,14 @@ pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
     ) {
         return output::write(text).map(|()| ExitCode::SUCCESS);
     }
-    Err(Failure::new(USAGE, one_line(&text)))
+    let mut line = one_line(&text);
+    let unknown = error.get(ContextKind::InvalidArg);
+    if error.kind() == ErrorKind::UnknownArgument
+        && unknown.is_some_and(|argument| !argument.to_string().starts_with('-'))
+    {
+        line += "; a command to run stands after `--`";
+    }
+    Err(Failure::new(USAGE, line))
 }
 
 /// The message and its tips, without the usage, which `--help` shows.

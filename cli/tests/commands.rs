@@ -174,6 +174,12 @@ fn backends_completions_man_and_help() {
     }
     let page = done(bare().arg("man").output().unwrap());
     assert!(page.succeeded().stdout.contains(".TH tenure"), "{page:?}");
+    let page = done(bare().args(["man", "run"]).output().unwrap());
+    assert!(
+        page.succeeded().stdout.contains("status\\-file"),
+        "{page:?}"
+    );
+    done(bare().args(["man", "rum"]).output().unwrap()).failed(64, &["rum", "run"]);
     for arguments in [&["--help"][..], &["run", "--help"]] {
         let help = done(bare().args(arguments).output().unwrap());
         assert!(help.succeeded().stdout.contains("Examples:"), "{help:?}");

@@ -20,7 +20,9 @@ const ROUNDS: u64 = 200;
 #[test]
 #[ignore = "a part of the test below, which starts it"]
 fn a_process_that_counts() {
-    let place = std::path::PathBuf::from(std::env::var_os("COUNTER_PLACE").unwrap());
+    let Some(place) = std::env::var_os("COUNTER_PLACE").map(std::path::PathBuf::from) else {
+        return;
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

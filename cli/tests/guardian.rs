@@ -124,6 +124,21 @@ fn the_command_gets_term_first_and_then_kill() {
 }
 
 #[test]
+fn a_stopped_command_is_woken_for_term() {
+    let place = Place::new();
+    let script = "trap 'echo asked > asked; exit 0' TERM; echo $$ > leader; \
+        while :; do sleep 0.05; done";
+    let holder = place.hold(&["--ttl", "6s", "--kill-after", "900ms"], "x", script);
+    let leader = place.pid("leader");
+    killpg(leader, Signal::SIGSTOP).unwrap();
+    until("the command stopped", || is_stopped(leader));
+    holder.signal(Signal::SIGSTOP);
+    until("TERM", || place.read("asked").is_some());
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.finish().code, Some(79));
+}
+
+#[test]
 fn everything_stopped_past_the_ttl_and_continued_is_a_loss() {
     // As a paused machine does. Only the token protects what is done in between.
     let place = Place::new();

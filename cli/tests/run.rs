@@ -266,6 +266,9 @@ fn times_that_do_not_fit_are_refused_with_the_arithmetic() {
         .failed(64, &["-1"]);
     place.run(&["run", "x"]).failed(64, &["COMMAND"]);
     place
+        .run(&["run", "x", "true"])
+        .failed(64, &["true", "after `--`"]);
+    place
         .run(&["run", "-n", "-w", "1s", "x", "--", "true"])
         .failed(64, &["cannot be used with"]);
     write(&place.path("a.toml"), "[lock]\nttl = \"10s\"\n");

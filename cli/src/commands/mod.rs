@@ -3,23 +3,23 @@
 mod backends;
 mod config;
 mod evict;
+mod manual;
 mod show;
 mod watch;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::CommandFactory;
 use tenure::{Client, Config, Registry, Sources, name::LockName};
 
 use crate::{
     args::{Cli, Command, Global},
     exit::{Failure, UNAVAILABLE, USAGE, say},
-    output,
 };
 
 /// Runs what the command line says.
 pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
     let global = &cli.global;
+    log(global.verbose);
     match cli.command {
         Command::Run(options) => crate::run::run(options, global, registry),
         Command::Status(name) => show::status(&name.name, global, registry),
@@ -28,22 +28,28 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
         Command::Break(options) => evict::evict(&options, global, registry),
         Command::Backends => backends::list(global, registry),
         Command::Config(command) => config::run(&command, global, registry),
-        Command::Completions(options) => {
-            let mut script = Vec::new();
-            clap_complete::generate(options.shell, &mut Cli::command(), "tenure", &mut script);
-            output::write(script)
-        }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command())
-                .render(&mut page)
-                .map_err(|error| {
-                    Failure::new(USAGE, format!("writing the manual page: {error}"))
-                })?;
-            output::write(page)
-        }
+        Command::Completions(options) => manual::completions(options.shell),
+        Command::Man(options) => manual::page(options.command.as_deref()),
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+/// Logs to stderr, if that was asked for.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => tracing_subscriber::filter::LevelFilter::DEBUG,
+        _ => tracing_subscriber::filter::LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(level)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        // Its way to report that stderr is closed is to write to stderr, and to panic.
+        .log_internal_errors(false);
+    // A program that embeds this one may have its own.
+    let _ = subscriber.try_init();
 }
 
 /// The sources of the configuration that every command has.

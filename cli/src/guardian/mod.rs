@@ -46,6 +46,12 @@ const DYING: Duration = Duration::from_secs(1);
 /// How often it is looked whether the rest of a group has ended whose leader has.
 const REST: Duration = Duration::from_millis(20);
 
+/// What is received must not be open in the command beside its standard input.
+#[cfg(target_os = "linux")]
+const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const RECEIVE: RecvFlags = RecvFlags::empty();
+
 /// Runs as a guardian if the arguments say so; the first of them is the program's name.
 ///
 /// The control channel is the standard input.
@@ -99,6 +105,16 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
     let wants_terminal =
         stdin.as_ref().is_some_and(IsTerminal::is_terminal) && io::stdout().is_terminal();
     let terminal = Terminal::open(supervisor);
+    if time::now() >= deadline.before(KILL_LEAD) {
+        // The machine was paused since the grant: what must not run is not started.
+        let (code, signal, ended) = (None, None, true);
+        let end = End {
+            code,
+            signal,
+            ended,
+        };
+        return (&control).write_all(&line(&Report::Finished(end)));
+    }
     let group = match Group::start(command, stdin) {
         Ok(group) => group,
         Err(refused) => return (&control).write_all(&line(&refused)),
@@ -140,7 +156,7 @@ fn receive_start(
             control,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
+            RECEIVE,
         );
         let count = match received {
             Ok(message) => message.bytes,
