@@ -13,7 +13,7 @@ help:
 
 demo: setup
 	@$(CARGO) build --quiet -p tenure-cli
-	@sh demo/demo.sh "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure"
+	@TENURE="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure" sh demo/demo.sh
 
 # The cheap checks first; each stands for itself.
 test: setup fmt lint docs unit examples

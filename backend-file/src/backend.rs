@@ -244,6 +244,11 @@ impl BlobStore for Blobs {
         dir::data_file(&dir).unwrap_or(dir).display().to_string()
     }
 
+    fn to_delete(&self, key: &Key) -> String {
+        let dir = paths::lock_dir(&self.place.root, key);
+        format!("the directory {}", dir.display())
+    }
+
     fn clock_id(&self) -> Option<ClockId> {
         self.clock
     }

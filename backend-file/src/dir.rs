@@ -8,6 +8,7 @@
 //! for a day, is told that it is not there.
 
 use std::{
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -39,18 +40,20 @@ const QUICK_LOOKS: u32 = 50;
 /// Files to clear away that one version remembers.
 const MOST_LITTER: usize = 64;
 
-/// The head, of how many pieces its data is, and the pieces that nobody needs once it is replaced.
+/// The head, of how many pieces its data is and with what checksum, and the pieces that nobody
+/// needs once it is replaced.
 #[derive(Clone, Debug)]
 struct Head {
     id: Id,
     pieces: u32,
+    checksum: u32,
     litter: Vec<Piece>,
 }
 
 impl Head {
-    /// As a version: the id and the number of pieces, then the litter, with commas between them.
+    /// As a version: the id, the number of pieces and the checksum, then the litter, with commas between them.
     fn version(&self) -> Version {
-        let mut text = format!("{}+{}", self.id, self.pieces);
+        let mut text = format!("{}+{}+{}", self.id, self.pieces, self.checksum);
         for piece in self.litter.iter().take(MOST_LITTER) {
             text.push(',');
             text.push_str(&piece.to_string());
@@ -63,11 +66,13 @@ impl Head {
             Some((head, litter)) => (head, Some(litter)),
             None => (version.as_str(), None),
         };
-        let (id, pieces) = head.split_once('+')?;
+        let (id, counts) = head.split_once('+')?;
+        let (pieces, checksum) = counts.split_once('+')?;
         let litter = litter.into_iter().flat_map(|text| text.split(','));
         Some(Self {
             id: Id::parse(id)?,
             pieces: pieces.parse().ok()?,
+            checksum: checksum.parse().ok()?,
             litter: litter.map(Piece::parse).collect::<Option<_>>()?,
         })
     }
@@ -97,6 +102,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
         let fd = listing.fd().map_err(failed)?;
         if let Some((bytes, pieces)) = data::read(fd, dir, head.id)? {
             head.pieces = pieces;
+            head.checksum = crc32fast::hash(&bytes);
             return Ok(Some(Versioned::new(head.version(), bytes)));
         }
     }
@@ -144,6 +150,11 @@ pub(crate) fn replace(
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
         other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
     };
+    // Whoever read that version some time ago must not paper over what happened to its bytes.
+    match data::read(fd.as_fd(), dir, head.id)? {
+        Some((bytes, _)) if crc32fast::hash(&bytes) == head.checksum => {}
+        _ => return Ok(Swap::Conflict),
+    }
     let next = Id::after(head.id.generation)?;
     let pieces = match data::write(&fd, next, bytes, options) {
         Ok(pieces) => pieces,
@@ -171,6 +182,7 @@ pub(crate) fn replace(
     let head = Head {
         id: next,
         pieces,
+        checksum: crc32fast::hash(bytes),
         litter: head.id.pieces(head.pieces).collect(),
     };
     Ok(Swap::Swapped(head.version()))
@@ -197,6 +209,7 @@ pub(crate) fn create(
                 let head = Head {
                     id: first,
                     pieces,
+                    checksum: crc32fast::hash(bytes),
                     litter: Vec::new(),
                 };
                 return Ok(Swap::Swapped(head.version()));
@@ -273,6 +286,7 @@ fn look_through(listing: &mut fs::Dir) -> Result<Seen, Errno> {
     seen.head = highest.map(|id| Head {
         id,
         pieces: 0,
+        checksum: 0,
         // What is not newer than the head and not its own can never be published any more.
         litter: data
             .into_iter()

@@ -242,21 +242,21 @@ fn s2_a_corrupted_state_file_is_named_and_is_no_free_lock() {
     assert!(place.read("ran").is_none());
 }
 
-/// Cuts every state below off in the middle, whether it is a file or the target of a link.
+/// Cuts off in the middle whatever holds a state below: the targets of links, or plain files.
 fn scribble(dir: &std::path::Path, broken: &mut usize) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        let kind = entry.file_type().unwrap();
         if kind.is_dir() {
-            scribble(&path, broken);
+            scribble(&entry.path(), broken);
         } else if kind.is_symlink() {
-            let target = std::fs::read_link(&path).unwrap();
+            let target = std::fs::read_link(entry.path()).unwrap();
             let target = target.to_str().unwrap();
-            std::fs::remove_file(&path).unwrap();
-            std::os::unix::fs::symlink(&target[..target.len() / 2], &path).unwrap();
+            std::fs::remove_file(entry.path()).unwrap();
+            std::os::unix::fs::symlink(&target[..target.len() / 2], entry.path()).unwrap();
             *broken += 1;
         } else if kind.is_file() && entry.metadata().unwrap().len() > 1 {
-            let text = std::fs::read(&path).unwrap();
-            std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+            let text = std::fs::read(entry.path()).unwrap();
+            std::fs::write(entry.path(), &text[..text.len() / 2]).unwrap();
             *broken += 1;
         }
     }

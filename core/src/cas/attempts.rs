@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{id::AttemptId, name::LockName};
+use crate::{clock::Instant, id::AttemptId, name::LockName};
 
 /// What is known of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,15 @@ pub(super) enum Standing {
     Holding,
 }
 
+type Locks = HashMap<LockName, HashMap<AttemptId, Standing>>;
+
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<LockName, HashMap<AttemptId, Standing>>>);
+pub(super) struct Attempts {
+    locks: Mutex<Locks>,
+    /// Attempts that were removed while a request of theirs might still come, and until when
+    /// they are remembered.
+    fenced: Mutex<HashMap<AttemptId, Instant>>,
+}
 
 impl Attempts {
     /// Registers an attempt before anything is sent; whether it is the first one at that lock.
@@ -75,7 +82,21 @@ impl Attempts {
         self.locked().keys().cloned().collect()
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<LockName, HashMap<AttemptId, Standing>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Refuses an attempt's enqueue from now on. Only this client can send one, so that nobody
+    /// else needs to know; what it has handed to the store already fails on the version.
+    pub(super) fn fence(&self, attempt: AttemptId, now: Instant, until: Instant) {
+        let mut fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
+        fenced.retain(|_, until| *until > now);
+        fenced.insert(attempt, until);
+    }
+
+    /// Whether an attempt's enqueue is refused.
+    pub(super) fn is_fenced(&self, attempt: AttemptId) -> bool {
+        let fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
+        fenced.contains_key(&attempt)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Locks> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -149,9 +149,10 @@ impl<S: BlobStore> Inner<S> {
         };
         let state = blob::decode(key, &blob.bytes).map_err(|refused| {
             Error::new(refused.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {refused}; nobody can hold this lock until that is restored, or deleted, \
-                 which frees the lock",
-                self.store.location(key)
+                "{}: {refused}; nobody can hold this lock until that is restored; to free the \
+                 lock, delete {}",
+                self.store.location(key),
+                self.store.to_delete(key)
             ))
         })?;
         Ok((Some(blob.version), state))
@@ -287,8 +288,8 @@ impl<S: BlobStore> Inner<S> {
         if !self.attempts.note(name, attempt, Standing::Holding) {
             return;
         }
-        let mut grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
-        grant.proved_from = self.own_stamp(&entry.refreshed);
+        // Counting from the last report that was answered is the core's part (D4).
+        let grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
         self.context.events.send(BackendEvent::Granted(grant));
     }
 

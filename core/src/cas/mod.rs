@@ -15,8 +15,8 @@
 //! lock's state is deleted (T1). If the wall clock is set back and the state deleted as well,
 //! they do not; a [token floor](crate::backend::Context::token_floor) helps.
 //!
-//! **Fencing off a request whose outcome is unknown** (A4) needs no record: its removal publishes
-//! a new version, and the late swap fails on that.
+//! **Fencing off a request whose outcome is unknown** (A4) needs no record in the store: its removal
+//! publishes a new version, and the late swap fails on that.
 
 mod attempts;
 mod blob;
@@ -134,6 +134,9 @@ impl<S: BlobStore> Backend for Cas<S> {
         let key = inner.key(&name);
         let done = inner
             .transact(&key, |turnout| {
+                if inner.attempts.is_fenced(attempt) {
+                    return Enqueued::Gone;
+                }
                 let answer = turnout.on(Event::Enqueue {
                     attempt,
                     client: inner.context.client,
@@ -226,10 +229,14 @@ impl<S: BlobStore> Backend for Cas<S> {
         let Remove {
             name,
             attempt,
+            ttl,
             outcome_known,
-            ..
         } = request;
         inner.forget(&name, attempt);
+        if !outcome_known {
+            let now = inner.context.clock.now();
+            inner.attempts.fence(attempt, now, now + ttl);
+        }
         let key = inner.key(&name);
         let done = inner
             .transact(&key, |turnout| {

@@ -175,6 +175,11 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         key.path()
     }
 
+    /// What a person deletes to free a lock whose state is broken, for messages.
+    fn to_delete(&self, key: &Key) -> String {
+        self.location(key)
+    }
+
     /// The identity of the client's clock, if clients other than this one read the same clock and
     /// give it the same identity. `None`, the default: nobody else's stamps can be compared.
     fn clock_id(&self) -> Option<ClockId> {

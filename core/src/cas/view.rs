@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{inner::Moment, observed::Observed, store::Key};
 use crate::{
     queue::{Entry, Queue},
-    request::{Holder, Owner, Since, Waiter},
+    request::{Holder, Owner, Waiter},
 };
 
 /// Shows entries of one lock at one moment.
@@ -20,15 +20,9 @@ impl Viewer<'_> {
     /// Whoever holds the lock, unless that grant has lapsed already.
     pub(super) fn holder(&self, queue: &Queue) -> Option<Holder> {
         let entry = queue.holder().filter(|entry| self.is_live(entry))?;
-        let grant = entry.grant?;
-        let mut holder = Holder::new(entry.attempt, owner(entry))
-            .with_token(grant.token)
-            .with_ttl(entry.ttl)
-            .with_expires_in(self.expires_in(entry));
-        if let Some(at) = wall(grant.granted_at_us) {
-            holder = holder.with_since(Since::Granted(at));
-        }
-        Some(holder)
+        let mut holder = entry.to_holder(&self.moment.now);
+        holder.owner = Some(owner(entry));
+        Some(holder.with_expires_in(self.expires_in(entry)))
     }
 
     /// Those who wait and have not lapsed, in order.

@@ -94,8 +94,8 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
     };
     assert_eq!(grant.attempt, id(2));
     assert!(grant.token > first.token && grant.as_of > waiting.as_of);
-    // Read from the store, it is proved as far as its entry was refreshed (D4).
-    assert_eq!(grant.proved_from, Some(waiting.proved_from));
+    // From when it counts is for the core to say (D4).
+    assert_eq!(grant.proved_from, None);
     assert_eq!(b.remove(2, true).await, Removed::AsHolder);
     let BackendEvent::Granted(third) = a.event().await else {
         panic!()
@@ -169,6 +169,8 @@ async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
         let (path, expected, bytes) = map.late.lock().unwrap().take().unwrap();
         assert_eq!(map.swap(&path, expected, bytes), Swap::Conflict);
         assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
+        // Nor does one that had not even reached the store.
+        assert_eq!(a.enqueue(1, true).await.unwrap(), Enqueued::Gone);
     }
 }
 
