@@ -36,10 +36,26 @@ export TENURE__BACKEND__URL="file:$place/locks"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 # Runs a command, shown as a person would type it, and shows its exit code.
 try() {
-    printf '$ tenure %s\n' "$*"
+    printf '$ tenure'
+    for word in "$@"; do
+        case $word in
+            *' '*) printf " '%s'" "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
+    printf '\n'
     code=0
     "$tenure" "$@" || code=$?
     printf '  exit code %s\n' "$code"
+}
+# Waits until the lock has a holder with that label.
+held_by() {
+    tries=0
+    until "$tenure" --output json status demo | grep -q "\"label\":\"$1\""; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 200 ] || { echo "demo: $1 never got the lock"; exit 1; }
+        sleep 0.05
+    done
 }
 
 say '1. Two processes take turns: each works three times, under the lock "demo".'
@@ -70,7 +86,7 @@ say '2. While the lock is held, others can wait, give up, or look.'
 "$tenure" run --label 'nightly backup' demo -- sleep 3 &
 holder=$!
 running=$holder
-until "$tenure" --output json status demo | grep -q nightly; do sleep 0.05; done
+held_by 'nightly backup'
 try status demo
 try run --no-wait demo -- echo 'never printed'
 try run --wait 500ms demo -- echo 'never printed'
@@ -82,11 +98,11 @@ wait "$holder" 2>/dev/null || true
 "$tenure" run --ttl 2s --kill-after 200ms demo -- sleep 60 &
 holder=$!
 running=$holder
-until "$tenure" --output json status demo | grep -q '"label":"sleep"'; do sleep 0.05; done
+held_by sleep
 kill -KILL "$holder"
 wait "$holder" 2>/dev/null || true
 running=
-try run --ttl 2s --kill-after 200ms demo -- echo '    it is my turn now'
+try run --ttl 2s --kill-after 200ms demo -- echo 'it is my turn now'
 
 say '4. The exit code is that of the command, and tells what went wrong otherwise.'
 try run demo -- sh -c 'exit 3'

@@ -124,6 +124,29 @@ fn the_command_gets_term_first_and_then_kill() {
 }
 
 #[test]
+fn what_the_guardian_ended_is_a_loss_even_if_the_lock_is_still_held() {
+    let place = Place::new();
+    let script = "trap 'exit 0' TERM; echo $$ > leader; while :; do sleep 0.02; done";
+    let options = [
+        "--ttl",
+        "6s",
+        "--kill-after",
+        "1s",
+        "--status-file",
+        "s.json",
+    ];
+    let holder = place.hold(&options, "x", script);
+    let leader = place.pid("leader");
+    holder.signal(Signal::SIGSTOP);
+    until("the end of the command", || !is_alive(leader));
+    // There is about a second left in which it can be renewed.
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.finish().code, Some(79));
+    let record: serde_json::Value = serde_json::from_str(&place.read("s.json").unwrap()).unwrap();
+    assert_eq!(record["outcome"], "lost");
+}
+
+#[test]
 fn a_stopped_command_is_woken_for_term() {
     let place = Place::new();
     let script = "trap 'echo asked > asked; exit 0' TERM; echo $$ > leader; \

@@ -15,6 +15,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::Receiver,
     time::Duration,
 };
 
@@ -180,18 +181,35 @@ impl Done {
 /// A process in the background. Killed at the end of the test, if it is still there.
 #[derive(Debug)]
 pub struct Running {
-    child: Option<Child>,
+    child: Child,
+    /// What it writes, read as it comes; a pipe that stays open must not hang the test.
+    stdout: Receiver<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 impl Running {
     pub fn start(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = Some(command.spawn().unwrap());
-        Self { child }
+        let mut child = command.spawn().unwrap();
+        Self {
+            stdout: collect(child.stdout.take().unwrap()),
+            stderr: collect(child.stderr.take().unwrap()),
+            child,
+        }
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.as_ref().unwrap().id() as i32)
+        Pid::from_raw(self.child.id().cast_signed())
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -199,7 +217,7 @@ impl Running {
     }
 
     pub fn is_over(&mut self) -> bool {
-        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// What it leaves, once it has ended.
@@ -211,27 +229,15 @@ impl Running {
     #[track_caller]
     pub fn finish_within(mut self, patience: Duration) -> Done {
         until_within(patience, "the end of a process", || self.is_over());
-        let mut child = self.child.take().unwrap();
-        let status = child.wait().unwrap();
-        let mut stdout = Vec::new();
-        let mut stderr = Vec::new();
-        // What the process has started may keep the pipes open; such a test would hang here.
-        child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_end(&mut stdout)
-            .unwrap();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_end(&mut stderr)
-            .unwrap();
+        let status = self.child.wait().unwrap();
+        let whole = |pipe: &Receiver<Vec<u8>>| {
+            pipe.recv_timeout(PATIENCE)
+                .expect("something that it has started still runs and keeps its pipes open")
+        };
         done(Output {
             status,
-            stdout,
-            stderr,
+            stdout: whole(&self.stdout),
+            stderr: whole(&self.stderr),
         })
     }
 
@@ -249,10 +255,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
