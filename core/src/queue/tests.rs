@@ -367,13 +367,15 @@ proptest! {
             for (who, _) in moment.told_granted() {
                 let asked_itself = matches!(
                     moment.event,
-                    Event::Renew { attempt }
-                    | Event::Enqueue { attempt, .. }
-                    | Event::Adopt { attempt, .. } if attempt == who
+                    Event::Renew { attempt } | Event::Enqueue { attempt, .. } if attempt == who
                 );
                 let waited = moment.before.entry(who).unwrap();
                 let Some(holds) = moment.after.entry(who) else { continue };
-                let expected = if asked_itself { moment.now.stamp } else { waited.refreshed };
+                let foreign = waited.refreshed.clock != moment.now.stamp.clock;
+                let adopted = foreign
+                    && matches!(moment.event, Event::Adopt { attempt, .. } if attempt == who);
+                let anew = asked_itself || adopted;
+                let expected = if anew { moment.now.stamp } else { waited.refreshed };
                 prop_assert_eq!(holds.refreshed, expected);
                 prop_assert_eq!(holds.ttl, waited.ttl);
             }
