@@ -20,7 +20,6 @@ use tenure::{
     },
     cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned},
     name::{LockName, Namespace},
-    queue::ClockId,
 };
 
 /// How often a waiter looks: this table cannot tell anybody of a change.
@@ -93,11 +92,6 @@ impl BlobStore for Table {
         let last = page.last().filter(|_| page.len() == limit);
         let next = last.map(|name| name.as_str().to_owned());
         Ok(Names::new(page, next))
-    }
-
-    fn clock_id(&self) -> Option<ClockId> {
-        // All clients are in this process, and so read one clock.
-        Some(ClockId::new(1))
     }
 }
 
