@@ -38,7 +38,8 @@ unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
 
 examples:
-	$(CARGO) run --quiet -p tenure --example quickstart
+	$(CARGO) run --quiet -p tenure --example fencing
+	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 
 audit: setup
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

@@ -19,7 +19,14 @@
 pub mod config;
 mod defaults;
 
+/// The code of the README is a test.
+#[cfg(all(doctest, feature = "file"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub use tenure_core::*;
+#[cfg(feature = "file")]
+pub use tenure_file as file;
 
 pub use crate::{
     config::{Config, Sources},
