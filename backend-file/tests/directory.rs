@@ -265,6 +265,30 @@ async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
 }
 
 #[tokio::test]
+async fn x3_tries_that_do_not_wait_get_the_lock_of_another_boot_too() {
+    let (_dir, root) = root();
+    let ttl = Duration::from_millis(600);
+    let clock = SystemClock;
+    let options = Options::default().clock_identity(ClockId::new(5));
+    let before = try_connect(&root, options).await.unwrap();
+    let name = lock("job");
+    let old = before.acquire(&name, ttl).await;
+    let begun = clock.now();
+    // As from a timer: each try is a client of its own, and none stays.
+    let token = loop {
+        let client = connect(&root).await;
+        match client.enqueue(&name, attempt(), ttl, false).await.unwrap() {
+            Enqueued::Granted(grant) => break grant.token,
+            Enqueued::Busy(_) => tokio::time::sleep(ttl / 10).await,
+            other => panic!("{other:?}"),
+        }
+        assert!(clock.now().since(begun) < ttl * 10, "it is busy for ever");
+    };
+    assert!(clock.now().since(begun) >= ttl);
+    assert!(token > old.token);
+}
+
+#[tokio::test]
 async fn r4_a_thousand_cycles_leave_three_files() {
     let (_dir, root) = root();
     let client = try_connect(&root, Options::default().inline(true))

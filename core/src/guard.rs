@@ -316,7 +316,7 @@ impl Guard {
         }
         let removal = self.removal();
         let limit = hub.now() + budget;
-        let mut unanswered = false;
+        let mut unanswered = self.slot.has_unanswered_removal();
         loop {
             // Half of it, so that one lost answer leaves time for a second try.
             let patience = limit.since(hub.now()).min(budget / 2);

@@ -288,6 +288,23 @@ async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
     assert!(matches!(outcome, Release::Released), "{outcome:?}");
 }
 
+#[tokio::test]
+async fn r1_a_release_that_is_asked_for_again_knows_of_the_first_one() {
+    let bench = Bench::new();
+    let client = bench.client().await;
+    let guard = client.lock("a").unwrap().acquire().await.unwrap();
+    bench.store.set_fault(Fault::LoseReplies);
+    {
+        // Dropped while its answer is awaited; the releaser goes on with it.
+        let mut release = pin!(guard.release());
+        assert!(poll(&mut release).is_pending());
+    }
+    bench.store.set_fault(Fault::None);
+    bench.pass(Duration::from_secs(2)).await;
+    let outcome = guard.release().await;
+    assert!(matches!(outcome, Release::Released), "{outcome:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r3_drop_outside_of_the_runtime_releases() {
     let store = MemoryStore::new();

@@ -18,7 +18,7 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Outcome, broken, ensure},
+    case::{Failure, Outcome, Stop, broken, ensure},
     ctx::{Ctx, release},
     wrap::{Fate, Op, Plan},
 };
@@ -206,13 +206,22 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
     let lock = client.lock("pushed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
     ctx.until_waiting(&holder, &name, 1).await?;
+    // The store may show the entry before its client has the answer.
+    let answered = || async {
+        let mut calls = plan.calls(Op::Enqueue);
+        calls.extend(plan.calls(Op::Renew));
+        Ok::<_, Stop>(calls.iter().filter_map(|call| call.done).max())
+    };
+    let seen = ctx.eventually(ctx.slack(), answered).await?;
+    ensure!(
+        seen.is_some(),
+        "A1",
+        "the enqueue of a waiter was not answered"
+    );
     // From here on nothing but the message tells the waiter of its turn.
     plan.set(Op::Renew, Fate::Hang);
-    let reports = plan.calls(Op::Renew);
-    let enqueues = plan.calls(Op::Enqueue);
-    let answered = reports.iter().chain(&enqueues).filter_map(|call| call.done);
-    let Some(answered) = answered.max() else {
-        return Err(Failure::new(None, "the enqueue was not answered").into());
+    let Some(answered) = answered().await?.max(seen) else {
+        return Err(Failure::new(None, "the enqueue was not seen").into());
     };
     tokio::time::sleep(Duration::from_millis(400)).await;
     let asked = plan.count(Op::Renew);

@@ -85,6 +85,10 @@ pub(super) struct Inner<S> {
     pub(super) attempts: Attempts,
     pub(super) observed: Observed,
     own_clock: ClockId,
+    /// Whether other clients compare their clocks with ours. Then whoever meets the entry of an
+    /// earlier boot starts its clock, and whoever comes one TTL later finds it dead: nobody has to
+    /// stay and watch it.
+    shares_clock: bool,
     kept: Mutex<HashMap<LockName, (Version, State)>>,
 }
 
@@ -98,6 +102,7 @@ impl<S: BlobStore> Inner<S> {
                 )),
             );
         }
+        let shares_clock = store.clock_id().is_some();
         let own_clock = match store.clock_id() {
             Some(shared) => shared,
             None => ClockId::new(ClientId::random()?.as_u128()),
@@ -108,6 +113,7 @@ impl<S: BlobStore> Inner<S> {
             attempts: Attempts::default(),
             observed: Observed::new(own_clock),
             own_clock,
+            shares_clock,
             kept: Mutex::default(),
         })
     }
@@ -189,6 +195,11 @@ impl<S: BlobStore> Inner<S> {
             let dead = self.observed.look(key, turnout.queue, moment.clock);
             for (attempt, beat) in dead {
                 turnout.on(Event::Lapsed { attempt, beat });
+            }
+            if self.shares_clock {
+                for (attempt, beat) in self.observed.foreign(turnout.queue) {
+                    turnout.on(Event::Adopt { attempt, beat });
+                }
             }
             let value = decide(&mut turnout);
             let Turnout { notices, write, .. } = turnout;

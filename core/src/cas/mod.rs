@@ -273,6 +273,9 @@ impl<S: BlobStore> Backend for Cas<S> {
             .await
             .map_err(|error| self.explain(error, name))?;
         let moment = inner.moment();
+        // Notes what is seen here, and changes nothing in the store: without it an entry that
+        // another clock stamped would be shown for as long as nobody comes to take its place.
+        inner.observed.look(&key, &state.queue, moment.clock);
         let viewer = inner.viewer(&key, &moment);
         Ok(LockState::new(
             name.clone(),

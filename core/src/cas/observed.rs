@@ -46,6 +46,12 @@ impl Observed {
         }
     }
 
+    /// The entries that another clock has stamped, with their beats.
+    pub(super) fn foreign(&self, queue: &Queue) -> Vec<(AttemptId, u64)> {
+        let foreign = queue.entries().filter(|entry| self.is_foreign(entry));
+        foreign.map(|entry| (entry.attempt, entry.beat)).collect()
+    }
+
     /// Notes a state that was read before `now`, and returns the entries that are dead, with
     /// their beats: the last in the queue first, so that ending them in this order grants the
     /// lock to none of them.

@@ -41,7 +41,7 @@ impl Viewer<'_> {
     }
 
     fn is_live(&self, entry: &Entry) -> bool {
-        !entry.has_lapsed(&self.moment.now)
+        self.expires_in(entry).is_none_or(|left| !left.is_zero())
     }
 
     /// By its stamp where that can be compared, else by how long it was seen unchanged.

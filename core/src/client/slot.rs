@@ -42,6 +42,8 @@ struct State {
     version: u64,
     /// Whether a release is being carried out by a caller.
     releasing: bool,
+    /// Whether a removal of our own may have been carried out without our knowing.
+    unanswered: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Slot {
                 confirmed: 0,
                 version: 0,
                 releasing: false,
+                unanswered: false,
             }),
             changed: Notify::new(),
         }
@@ -320,11 +323,18 @@ impl Slot {
     pub(crate) fn end_release(&self, released: bool, now: Instant) {
         let _ = self.edit(now, |state, _| {
             state.releasing = false;
+            state.unanswered |= !released;
             state.version += 1;
             if let (true, Stage::Granted { lease, .. }) = (released, &mut state.stage) {
                 lease.on(Input::Released, now);
             }
         });
+    }
+
+    /// Whether an earlier removal was not answered, so that finding the entry absent means that
+    /// this one did it (R1).
+    pub(crate) fn has_unanswered_removal(&self) -> bool {
+        self.lock().unanswered
     }
 
     /// Whether a renewal is under way (K3).

@@ -62,6 +62,15 @@ pub enum Event {
         /// The token that was seen.
         token: FencingToken,
     },
+    /// Another clock stamped this entry: from now on it lives for one TTL on ours, unless its owner
+    /// renews it. For clocks that others share, so that observers who do not stay for a whole TTL
+    /// can finish what another one has begun.
+    Adopt {
+        /// Whose entry.
+        attempt: AttemptId,
+        /// How often the entry had been renewed when it was seen.
+        beat: u64,
+    },
     /// An observer saw this entry unchanged for its whole TTL.
     Lapsed {
         /// Whose entry.
@@ -182,6 +191,10 @@ impl Queue {
                 }
                 None => Answer::Nothing,
             },
+            Event::Adopt { attempt, beat } => {
+                changed |= self.adopt(attempt, beat, now);
+                Answer::Nothing
+            }
             Event::Lapsed { attempt, beat } => match self.entry(attempt) {
                 Some(entry) if entry.beat == beat => {
                     self.end(attempt, Ending::Expired, now, &mut changed, &mut notices)
@@ -256,6 +269,18 @@ impl Queue {
         // It may come from a store, and so be any number.
         entry.beat = entry.beat.wrapping_add(1);
         self.standing(index)
+    }
+
+    fn adopt(&mut self, attempt: AttemptId, beat: u64, now: &Now) -> bool {
+        let Some(index) = self.index(attempt) else {
+            return false;
+        };
+        let entry = &mut self.entries[index];
+        let foreign = entry.refreshed.clock != now.stamp.clock && entry.beat == beat;
+        if foreign {
+            entry.refreshed = now.stamp;
+        }
+        foreign
     }
 
     fn end(

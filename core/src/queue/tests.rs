@@ -22,6 +22,7 @@ enum Op {
     Evict(bool),
     /// An observer's word, about what it saw now or some time ago.
     Lapse(u128, bool),
+    Adopt(u128),
 }
 
 /// An operation, after a pause, as the host with that clock carries it out.
@@ -65,7 +66,8 @@ fn acts(clocks: u128) -> impl Strategy<Value = Vec<Act>> {
         4 => who.clone().prop_map(Op::Renew),
         2 => (who.clone(), any::<bool>()).prop_map(|(who, fence)| Op::Remove(who, fence)),
         1 => any::<bool>().prop_map(Op::Evict),
-        1 => (who, any::<bool>()).prop_map(|(who, fresh)| Op::Lapse(who, fresh)),
+        1 => (who.clone(), any::<bool>()).prop_map(|(who, fresh)| Op::Lapse(who, fresh)),
+        1 => who.prop_map(Op::Adopt),
     ];
     let floor = prop_oneof![3 => Just(0), 1 => 0_u64..200];
     let act = (op, 0_u64..25, 0..clocks, floor).prop_map(|(op, pause, clock, floor)| Act {
@@ -100,6 +102,10 @@ fn event(op: &Op, queue: &Queue) -> Event {
             let token = held.filter(|_| present).map_or(stale, |grant| grant.token);
             Event::Evict { token }
         }
+        Op::Adopt(who) => Event::Adopt {
+            attempt: attempt(who),
+            beat: queue.entry(attempt(who)).map_or(0, |entry| entry.beat),
+        },
         Op::Lapse(who, fresh) => {
             let beat = queue.entry(attempt(who)).map_or(0, |entry| entry.beat);
             Event::Lapsed {
@@ -117,7 +123,11 @@ fn history(acts: &[Act]) -> Vec<Moment> {
     run(acts, |op, queue, now| {
         let enqueues = matches!(op, Op::Enqueue(..));
         let who = match op {
-            Op::Enqueue(who, _) | Op::Renew(who) | Op::Remove(who, _) | Op::Lapse(who, _) => who,
+            Op::Enqueue(who, _)
+            | Op::Renew(who)
+            | Op::Remove(who, _)
+            | Op::Lapse(who, _)
+            | Op::Adopt(who) => who,
             Op::Evict(_) => return,
         };
         let life = &mut lives[usize::try_from(*who).unwrap()];
@@ -166,6 +176,7 @@ impl Event {
             Self::Enqueue { attempt, .. }
             | Self::Renew { attempt }
             | Self::Remove { attempt, .. }
+            | Self::Adopt { attempt, .. }
             | Self::Lapsed { attempt, .. } => Some(attempt),
             Self::Evict { token } => before
                 .holder()
@@ -360,7 +371,11 @@ proptest! {
                 );
                 let waited = moment.before.entry(who).unwrap();
                 let Some(holds) = moment.after.entry(who) else { continue };
-                let expected = if asked_itself { moment.now.stamp } else { waited.refreshed };
+                let foreign = waited.refreshed.clock != moment.now.stamp.clock;
+                let adopted = foreign
+                    && matches!(moment.event, Event::Adopt { attempt, .. } if attempt == who);
+                let anew = asked_itself || adopted;
+                let expected = if anew { moment.now.stamp } else { waited.refreshed };
                 prop_assert_eq!(holds.refreshed, expected);
                 prop_assert_eq!(holds.ttl, waited.ttl);
             }

@@ -151,6 +151,15 @@ impl Naive {
                     },
                 )
             }
+            Event::Adopt { attempt, beat } => {
+                let who = attempt.as_u128();
+                let adopted =
+                    |row: &&mut Row| row.who == who && row.beat == *beat && row.seen.0 != clock;
+                if let Some(row) = self.rows.iter_mut().find(adopted) {
+                    row.seen = (clock, at);
+                }
+                "nothing".to_owned()
+            }
             Event::Lapsed { attempt, beat } => {
                 let who = attempt.as_u128();
                 let unchanged = self

@@ -1,0 +1,48 @@
+//! The conformance suite on the table, one `#[test]` per case.
+
+use std::sync::Arc;
+
+use tenure::{
+    Error, Factory,
+    backend::Connect,
+    settings::{Settings, StoreUrl},
+};
+use tenure_conformance::{Env, Harness};
+use tenure_table::TableFactory;
+
+struct Tables;
+
+struct Fresh(Arc<dyn Connect>);
+
+#[async_trait::async_trait]
+impl Harness for Tables {
+    fn name(&self) -> &str {
+        "table"
+    }
+
+    async fn start(&self) -> Result<Arc<dyn Env>, Error> {
+        let settings = Settings::new(StoreUrl::parse("table:fresh")?);
+        Ok(Arc::new(Fresh(TableFactory::default().open(&settings)?)))
+    }
+}
+
+impl Env for Fresh {
+    fn connector(&self) -> Arc<dyn Connect> {
+        Arc::clone(&self.0)
+    }
+}
+
+tenure_conformance::conformance_tests! {
+    Tables,
+    ignored: {
+        exclusion::processes_never_overlap: "the table lives inside of one process",
+        exclusion::killed_process_is_succeeded: "the table lives inside of one process",
+        token::rises_over_deletion: "the harness cannot delete rows by hand",
+        deadline::pushed_grant_counts_from_last_report: "the table cannot send messages",
+        loss::deletion_is_noticed_as_declared: "the harness cannot delete rows by hand",
+        waiting::message_wakes_the_waiter: "the table cannot send messages",
+        secrets::show_nowhere: "the table knows no secret",
+        secrets::malformed_state_is_an_error: "the harness cannot scribble over rows",
+        secrets::newer_state_is_refused: "the harness cannot rewrite rows",
+    }
+}
