@@ -67,7 +67,8 @@ fn x1_t1_sixteen_processes_count_to_3200_with_tokens_in_order() {
         })
         .collect();
     for process in processes {
-        process.finish_within(PATIENCE * 6).succeeded();
+        // Half a minute on a quiet machine; a busy one must not look like a lock that is stuck.
+        process.finish_within(PATIENCE * 15).succeeded();
     }
     eprintln!("took {:?}", now().since(begin));
     check(&place, PROCESSES * ROUNDS);
