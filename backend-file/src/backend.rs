@@ -106,15 +106,22 @@ impl Connect for FileStore {
             clock,
             inbox: None,
         };
+        let observer = context.observer;
         let named = |error: Error| error.with_backend("file");
         blobs
             .run(move |place| {
+                if observer {
+                    return root::look(&place.root, place.options);
+                }
                 root::prepare(&place.root, place.options)?;
                 inbox::clear(&place.root);
                 Ok(())
             })
             .await
             .map_err(named)?;
+        if observer {
+            return Ok(Arc::new(Cas::new(blobs, context).map_err(named)?));
+        }
         match Inbox::open(&self.root, context.client, self.options) {
             Ok(inbox) => blobs.inbox = Some(inbox),
             Err(error) => {

@@ -2,6 +2,7 @@
 //! hosts might see it.
 
 use std::{
+    fs::Metadata,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
     time::{Duration, SystemTime},
@@ -33,6 +34,19 @@ pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
     }
     clear_tmp(&root.join(TMP));
     Ok(())
+}
+
+/// Checks the root for somebody who only looks: nothing is made, a root that is absent is a store
+/// without locks, and the superuser may look at anybody's.
+pub(crate) fn look(root: &Path, options: Options) -> Result<(), Error> {
+    match std::fs::symlink_metadata(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(unpublished(OPENING, root, errno(&error))),
+        Ok(meta) => {
+            judge(root, &meta, options, rustix::process::geteuid().is_root())?;
+            refuse_network(root, options)
+        }
+    }
 }
 
 /// Makes one directory; whether it is there already does not matter.
@@ -67,6 +81,11 @@ fn check(root: &Path, options: Options) -> Result<(), Error> {
         }
         other => other.map_err(failed)?,
     };
+    judge(root, &meta, options, false)
+}
+
+/// Whether a root can be trusted. `anybodys` is for whoever may use another user's.
+fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Result<(), Error> {
     if meta.is_symlink() {
         return Err(found(
             ErrorKind::Config,
@@ -85,14 +104,14 @@ fn check(root: &Path, options: Options) -> Result<(), Error> {
         ));
     }
     let us = rustix::process::geteuid().as_raw();
-    if !options.shared && meta.uid() != us {
+    if !options.shared && !anybodys && meta.uid() != us {
         return Err(found(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
             format!(
-                "it belongs to user {}, and this is user {us}; choose a directory of your own, \
-                 or set `shared` if it was made for sharing",
+                "it belongs to user {}, and this is user {us}; run this as that user, choose a \
+                 directory of your own, or set `shared` if it was made for sharing",
                 meta.uid()
             ),
         ));

@@ -28,7 +28,13 @@ fn lines(text: &str) -> Vec<Value> {
 fn i1_status_shows_holder_and_queue_and_changes_nothing() {
     let place = Place::new();
     let free = place.run(&["status", "x"]);
-    assert_eq!(free.succeeded().stdout, "\"x\"  free\n");
+    let shown = free.succeeded().stdout.clone();
+    assert!(
+        shown.starts_with("\"x\"  free\nin namespace \"default\" of file:"),
+        "{shown}"
+    );
+    // Looking makes nothing (I1).
+    assert!(!place.path("locks").exists());
     assert_eq!(place.status("x")["holder"], Value::Null);
 
     let holder = place.hold(

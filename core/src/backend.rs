@@ -145,6 +145,9 @@ pub struct Context {
     pub token_floor: FencingToken,
     /// The core gives up on a request after this long; a driver may use it for its own time-outs.
     pub request_timeout: Duration,
+    /// This client acquires nothing: it inspects, lists and evicts. Connecting it must make nothing
+    /// in the store, and needs no way to be told of anything.
+    pub observer: bool,
 }
 
 impl Context {
@@ -158,6 +161,7 @@ impl Context {
             clock,
             token_floor: FencingToken::new(0),
             request_timeout: Duration::from_secs(5),
+            observer: false,
         }
     }
 
@@ -172,6 +176,13 @@ impl Context {
     #[must_use]
     pub const fn with_token_floor(mut self, floor: FencingToken) -> Self {
         self.token_floor = floor;
+        self
+    }
+
+    /// Says whether this client acquires nothing.
+    #[must_use]
+    pub const fn with_observer(mut self, observer: bool) -> Self {
+        self.observer = observer;
         self
     }
 

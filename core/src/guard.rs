@@ -273,16 +273,25 @@ impl Guard {
                     hub.look(&self.slot);
                     return Release::NotHeld(reason);
                 }
-                Err(_) => return Release::Released,
+                Err(_) => {
+                    return self
+                        .slot
+                        .release_found()
+                        .map_or(Release::Released, Release::NotHeld);
+                }
             }
         }
         hub.forget(&self.slot);
         let mut handover = Handover {
             guard: self,
-            answered: false,
+            answer: None,
         };
         let outcome = self.remove().await;
-        handover.answered = !matches!(outcome, Release::Unknown(_));
+        handover.answer = match &outcome {
+            Release::Released => Some(Ok(())),
+            Release::NotHeld(reason) => Some(Err(*reason)),
+            Release::Unknown(_) => None,
+        };
         drop(handover);
         telemetry::released(
             self.client.info().scheme,
@@ -382,14 +391,14 @@ impl Guard {
 /// Ends a release that was begun, also when its future is dropped.
 struct Handover<'a> {
     guard: &'a Guard,
-    answered: bool,
+    answer: Option<Result<(), LossReason>>,
 }
 
 impl Drop for Handover<'_> {
     fn drop(&mut self) {
         let hub = &self.guard.client.0.hub;
-        self.guard.slot.end_release(self.answered, hub.now());
-        if !self.answered {
+        self.guard.slot.end_release(self.answer, hub.now());
+        if self.answer.is_none() {
             hub.remove_later(&self.guard.slot, true);
         }
     }

@@ -7,7 +7,7 @@ use tracing::Instrument;
 use crate::{
     client::{Acquisition, Client, Order},
     clock::Instant,
-    error::Error,
+    error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
     loss::LossReason,
     name::LockName,
@@ -32,10 +32,11 @@ pub(crate) struct Defaults {
     owner: Owner,
     ttl: Duration,
     clamp_ttl: bool,
+    observer: bool,
 }
 
 impl Defaults {
-    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool) -> Self {
+    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, observer: bool) -> Self {
         let host = rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -44,6 +45,7 @@ impl Defaults {
             owner: Owner::new(label, host, std::process::id()),
             ttl,
             clamp_ttl,
+            observer,
         }
     }
 }
@@ -146,7 +148,9 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquisition, Error> {
-        let order = self.order(false, Instant::FAR_FUTURE)?;
+        // One request's time, whatever the number of attempts.
+        let hub = &self.client.0.hub;
+        let order = self.order(false, hub.now() + hub.request_timeout)?;
         self.instrumented(order, &mut |_| {}).await
     }
 
@@ -243,6 +247,13 @@ impl Lock {
         let inner = &self.client.0;
         let scheme = inner.info.scheme;
         let named = |error: Error| error.with_backend(scheme).with_lock(self.name.clone());
+        if inner.defaults.observer {
+            return Err(named(
+                Error::new(ErrorKind::Unsupported, "acquiring").with_detail(
+                    "this client was connected as an observer, which acquires nothing",
+                ),
+            ));
+        }
         let range = self.client.capabilities().ttl;
         let wanted = self.ttl.unwrap_or(inner.defaults.ttl);
         let ttl = range

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tenure::{Config, Registry};
+use tenure::{Config, Registry, config::KEYS};
 
 use super::{load, sources};
 use crate::{
@@ -77,6 +77,9 @@ fn show(config: &Config, global: &Global, registry: &Registry) -> Result<(), Fai
     for entry in entries {
         let line = format!("{} = {}", escape(&entry.key), escape(&entry.value));
         text += &format!("{line:<44}  # {}\n", escape(&entry.origin));
+    }
+    for key in KEYS.iter().filter(|key| config.origin(key).is_none()) {
+        text += &format!("{:<44}  # not set\n", format!("# {key}"));
     }
     output::write(text)
 }

@@ -99,7 +99,7 @@ pub(crate) fn with_client<T>(
 ) -> Result<T, Failure> {
     let config = load(&sources(global))?;
     runtime()?.block_on(async {
-        let client = config.connect(registry).await?;
+        let client = config.observe(registry).await?;
         let answer = ask(&config, &client).await;
         client.shutdown(Duration::from_secs(1)).await;
         answer

@@ -7,7 +7,7 @@ use tenure::{Registry, request::List};
 use super::{lock_name, with_client};
 use crate::{
     args::{Format, Global},
-    escape::quote,
+    escape::{escape, quote},
     exit::Failure,
     output,
     view::{self, ListedView, LockView},
@@ -22,7 +22,13 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
     with_client(global, registry, async |config, client| {
         let state = client.inspect(&name).await?;
         match global.output {
-            Format::Text => output::write(view::describe(&state)),
+            Format::Text => {
+                // Whoever looks into another store or namespace than the holder's has to see that.
+                let store = escape(&client.info().endpoint);
+                let namespace = quote(config.namespace.as_str());
+                let place = format!("in namespace {namespace} of {store}\n");
+                output::write(view::describe(&state) + &place)
+            }
             Format::Json => output::write_json(&LockView::new(
                 "tenure.status/1",
                 config.namespace.as_str(),

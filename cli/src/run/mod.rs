@@ -22,7 +22,7 @@ use crate::{
     args::{Global, Run},
     commands,
     escape::quote,
-    exit::{Failure, UNAVAILABLE, describe, say},
+    exit::{CONFIG, Failure, UNAVAILABLE, describe, say},
     signals::Listener,
     time, view,
 };
@@ -40,6 +40,13 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     }
     let config = commands::load(&sources)?;
     let plan = Plan::new(&options, &config)?;
+    if config.open(registry)?.info().scheme == "memory" {
+        return Err(Failure::new(
+            CONFIG,
+            "the store memory: lives inside of one process, so that it can keep no other \
+             `tenure run` out; choose another one, such as file:DIRECTORY",
+        ));
+    }
     if let Some(path) = &options.status_file {
         record::check_place(path)?;
     }

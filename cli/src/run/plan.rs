@@ -36,7 +36,10 @@ impl Plan {
         // may be lost, the third is sent at two thirds of the TTL and may take its time; if that
         // fails too, the command needs its time to end.
         let validity = config.terms.validity(plan.ttl);
-        let needed = plan.ttl * 2 / 3 + config.request_timeout + plan.kill_after;
+        let renewals = plan.ttl / 3 * 2;
+        let needed = renewals
+            .saturating_add(config.request_timeout)
+            .saturating_add(plan.kill_after);
         if needed <= validity {
             return Ok(plan);
         }
@@ -54,7 +57,7 @@ impl Plan {
                  use a longer --ttl or a shorter --kill-after",
                 show(plan.ttl),
                 show(validity),
-                show(plan.ttl * 2 / 3),
+                show(renewals),
                 show(config.request_timeout),
                 show(plan.kill_after),
                 show(needed),

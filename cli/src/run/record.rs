@@ -65,9 +65,17 @@ impl Record {
 
     /// Writes the file in one step: whoever reads it finds all of it or what was there before.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_vec(self)?;
+        text.push(b'\n');
+        // The target of a link, not the link; and what is no file (a device, a FIFO) stays what it
+        // is.
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if path.exists() && !path.is_file() {
+            let mut device = std::fs::OpenOptions::new().write(true).open(path)?;
+            return io::Write::write_all(&mut device, &text);
+        }
         let mut file = tempfile::NamedTempFile::new_in(folder(path))?;
-        serde_json::to_writer(&mut file, self)?;
-        io::Write::write_all(&mut file, b"\n")?;
+        io::Write::write_all(&mut file, &text)?;
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(readable)?;
         file.persist(path).map_err(|error| error.error)?;
@@ -86,6 +94,10 @@ pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
     };
     if path.is_dir() {
         return Err(refuse("it is a directory".to_owned()));
+    }
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if path.exists() && !path.is_file() {
+        return Ok(());
     }
     tempfile::NamedTempFile::new_in(folder(path)).map_err(|error| {
         // The name of the temporary file helps nobody.

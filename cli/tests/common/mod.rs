@@ -307,7 +307,13 @@ pub fn write(path: &Path, text: &str) {
 pub fn copied(place: &Place, arguments: &[&str]) -> Command {
     use std::os::unix::fs::PermissionsExt;
     let program = place.path("tenure-copy");
-    std::fs::copy(env!("CARGO_BIN_EXE_tenure"), &program).unwrap();
+    // By a process of its own: a file that this one has open for writing would be inherited by
+    // what other tests start at the same moment, and could not be executed.
+    let copy = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_tenure"))
+        .arg(&program)
+        .status();
+    assert!(copy.unwrap().success());
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
     command

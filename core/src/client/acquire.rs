@@ -87,6 +87,14 @@ impl Client {
             match self.attempt(&order, on_wait).await {
                 Ok(Attempted::Acquired(guard)) => break Ok(Acquisition::Acquired(guard)),
                 Ok(Attempted::Busy(holder)) => break Ok(Acquisition::Busy(holder)),
+                Ok(Attempted::Gone) if hub.now() >= order.until && !order.wait => {
+                    break Err(Error::new(ErrorKind::Timeout, "acquiring")
+                        .with_backend(self.0.info.scheme)
+                        .with_lock(order.name.clone())
+                        .with_detail(
+                            "the store's answers take longer than the lease lasts; use a longer TTL",
+                        ));
+                }
                 Ok(Attempted::Gone) if hub.now() >= order.until => {
                     break Ok(Acquisition::Busy(Holder::default()));
                 }
@@ -145,6 +153,11 @@ impl Client {
                 pending.over = true;
                 hub.forget(&slot);
                 return Ok(Attempted::Busy(holder));
+            }
+            Enqueued::Gone => {
+                pending.over = true;
+                hub.forget(&slot);
+                return Ok(Attempted::Gone);
             }
             answer => hub.enqueued(&slot, answer),
         }

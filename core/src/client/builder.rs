@@ -34,6 +34,7 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     token_floor: FencingToken,
     requirements: Requirements,
+    observer: bool,
 }
 
 impl ClientBuilder {
@@ -49,6 +50,7 @@ impl ClientBuilder {
             clock: Arc::new(SystemClock),
             token_floor: FencingToken::new(0),
             requirements: Requirements::default(),
+            observer: false,
         }
     }
 
@@ -108,6 +110,14 @@ impl ClientBuilder {
         self
     }
 
+    /// A client that acquires nothing: it inspects, lists and evicts, and an acquire fails with
+    /// [`ErrorKind::Unsupported`]. Connecting it makes nothing in the store, and its TTL does not
+    /// matter. Default: no.
+    pub const fn observer(mut self, observer: bool) -> Self {
+        self.observer = observer;
+        self
+    }
+
     /// Connects, and checks TTL and requirements against what the backend can do.
     ///
     /// The client's tasks run on the runtime on which this is called.
@@ -159,7 +169,8 @@ impl ClientBuilder {
         )
         .with_namespace(self.namespace.clone())
         .with_token_floor(self.token_floor)
-        .with_request_timeout(self.request_timeout);
+        .with_request_timeout(self.request_timeout)
+        .with_observer(self.observer);
         let limit = hub.now() + self.request_timeout;
         let reached = time::until(&*self.clock, limit, async {
             let backend = self.connect.connect(context).await?;
@@ -183,15 +194,20 @@ impl ClientBuilder {
         let checked = self
             .requirements
             .check(info.scheme, &capabilities)
-            .and_then(|()| capabilities.ttl.resolve(self.ttl, self.clamp_ttl))
-            .and_then(|ttl| self.terms.check(ttl));
+            .and_then(|()| match self.observer {
+                true => Ok(()),
+                false => {
+                    let ttl = capabilities.ttl.resolve(self.ttl, self.clamp_ttl)?;
+                    self.terms.check(ttl)
+                }
+            });
         if let Err(error) = checked {
             backend.close().await;
             return Err(error.with_backend(info.scheme));
         }
         runtime.spawn(keeper::keep(weak, Arc::clone(&backend)));
         runtime.spawn(remover.clone().run(inbox));
-        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl);
+        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.observer);
         let namespace = self.namespace;
         Ok(Client(Arc::new(Inner {
             hub,

@@ -60,6 +60,8 @@ impl Remover {
     /// Runs until the client is gone and everything is done, and closes the backend.
     pub(super) async fn run(self, mut errands: mpsc::UnboundedReceiver<Errand>) {
         let mut removals = JoinSet::new();
+        // Those that are not to begin yet take nobody's place, and nobody waits for them.
+        let mut later = JoinSet::new();
         let mut drains = Vec::new();
         loop {
             if removals.is_empty() {
@@ -69,6 +71,13 @@ impl Remover {
             }
             tokio::select! {
                 errand = errands.recv(), if removals.len() < AT_ONCE => match errand {
+                    Some(Errand::Remove(removal)) if removal.not_before.is_some() => {
+                        let clock = Arc::clone(&self.clock);
+                        later.spawn(async move {
+                            clock.sleep_until(removal.not_before.unwrap_or(Instant::ORIGIN)).await;
+                            removal
+                        });
+                    }
                     Some(Errand::Remove(removal)) => {
                         let remover = self.clone();
                         removals.spawn(async move { remover.persist(removal).await });
@@ -77,6 +86,12 @@ impl Remover {
                     None => break,
                 },
                 Some(_) = removals.join_next() => {}
+                Some(due) = later.join_next() => {
+                    if let Ok(removal) = due {
+                        let remover = self.clone();
+                        removals.spawn(async move { remover.persist(removal).await });
+                    }
+                }
             }
         }
         // Closing the backend ends its sessions, and with them whatever could not be removed.
@@ -89,9 +104,6 @@ impl Remover {
     /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
     /// has lapsed by itself, unless it lives as long as a pooled session.
     pub(super) async fn persist(&self, removal: Removal) -> Option<Removed> {
-        if let Some(start) = removal.not_before {
-            self.clock.sleep_until(start).await;
-        }
         let until = if self.pooled {
             Instant::FAR_FUTURE
         } else {

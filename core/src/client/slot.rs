@@ -44,6 +44,8 @@ struct State {
     releasing: bool,
     /// Whether a removal of our own may have been carried out without our knowing.
     unanswered: bool,
+    /// What a release found in place of the grant, to be said again when asked again.
+    not_held: Option<LossReason>,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl Slot {
                 version: 0,
                 releasing: false,
                 unanswered: false,
+                not_held: None,
             }),
             changed: Notify::new(),
         }
@@ -319,16 +322,26 @@ impl Slot {
         outcome
     }
 
-    /// Ends what [`begin_release`](Self::begin_release) began.
-    pub(crate) fn end_release(&self, released: bool, now: Instant) {
+    /// Ends what [`begin_release`](Self::begin_release) began: with an answer of the store, `Err` if
+    /// the grant was gone already, or without one.
+    pub(crate) fn end_release(&self, answer: Option<Result<(), LossReason>>, now: Instant) {
         let _ = self.edit(now, |state, _| {
             state.releasing = false;
-            state.unanswered |= !released;
             state.version += 1;
-            if let (true, Stage::Granted { lease, .. }) = (released, &mut state.stage) {
-                lease.on(Input::Released, now);
+            match (answer, &mut state.stage) {
+                (None, _) => state.unanswered = true,
+                (Some(outcome), Stage::Granted { lease, .. }) => {
+                    state.not_held = outcome.err();
+                    lease.on(Input::Released, now);
+                }
+                _ => {}
             }
         });
+    }
+
+    /// What an earlier release found in place of the grant.
+    pub(crate) fn release_found(&self) -> Option<LossReason> {
+        self.lock().not_held
     }
 
     /// Whether an earlier removal was not answered, so that finding the entry absent means that

@@ -195,6 +195,20 @@ impl Config {
     pub async fn connect(&self, registry: &Registry) -> Result<Client, Error> {
         self.client(registry)?.connect().await
     }
+
+    /// Connects a client that acquires nothing: it inspects, lists and evicts. It makes nothing in
+    /// the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling leaves nothing behind.
+    pub async fn observe(&self, registry: &Registry) -> Result<Client, Error> {
+        self.client(registry)?.observer(true).connect().await
+    }
 }
 
 /// What is shown in place of a secret.

@@ -183,7 +183,7 @@ fn check_key(key: &str) -> Result<(), String> {
     Err(
         match nearest(key, KEYS.iter().copied()).or_else(|| misplaced(key)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "the known keys are those that `tenure config show` lists".to_owned(),
+            None => format!("the known keys are {}", KEYS.join(", ")),
         },
     )
 }
