@@ -18,6 +18,7 @@ use tenure_core::{
     loss::LossReason,
     memory::{Fault, MemoryStore},
     name::{LockName, Namespace},
+    request::{Enqueue, Owner},
 };
 
 const TTL: Duration = Duration::from_secs(30);
@@ -234,6 +235,39 @@ async fn w2_a_waiter_gets_a_silent_holders_lock_within_the_bound() {
     bench.pass(TTL - Duration::from_secs(1)).await;
     assert!(!waiter.is_finished(), "not before one TTL");
     bench.pass(Duration::from_secs(3)).await;
+    assert!(waiter.is_finished());
+}
+
+#[tokio::test]
+async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those_behind() {
+    let bench = Bench::new();
+    let (holder, dead, live) = (
+        bench.client().await,
+        bench.client().await,
+        bench.client().await,
+    );
+    let guard = holder.lock("a").unwrap().acquire().await.unwrap();
+    let owner = || Owner::new("dead", "host", 1);
+    for ttl in [3, 6] {
+        // Enqueued below the client, which therefore reports nothing for it.
+        let request = Enqueue::new(
+            name(),
+            AttemptId::random().unwrap(),
+            owner(),
+            Duration::from_secs(ttl),
+            true,
+        );
+        dead.backend().enqueue(request).await.unwrap();
+    }
+    let waiter = tokio::spawn({
+        let lock = live.lock("a").unwrap().ttl(Duration::from_secs(3000));
+        async move { lock.acquire().await.unwrap() }
+    });
+    settle().await;
+    let _ = guard.release().await;
+    bench.pass(Duration::from_secs(5)).await;
+    assert!(!waiter.is_finished());
+    bench.pass(Duration::from_secs(2)).await;
     assert!(waiter.is_finished());
 }
 

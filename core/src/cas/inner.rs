@@ -328,9 +328,11 @@ impl<S: BlobStore> Inner<S> {
         }
     }
 
-    /// The moment of a stamp, if this client's clock made it.
-    pub(super) fn own_stamp(&self, stamp: &Stamp) -> Option<Instant> {
-        (stamp.clock == self.own_clock).then(|| Instant::from_origin(stamp.at))
+    /// The moment of a stamp, if this client's clock made it. One that lies ahead was made by
+    /// nobody who may be believed.
+    pub(super) fn own_stamp(&self, stamp: &Stamp, now: Instant) -> Option<Instant> {
+        let at = Instant::from_origin(stamp.at);
+        (stamp.clock == self.own_clock && at <= now).then_some(at)
     }
 
     fn take_kept(&self, name: &LockName) -> Option<(Version, State)> {

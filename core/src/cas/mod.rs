@@ -146,6 +146,9 @@ impl<S: BlobStore> Backend for Cas<S> {
                 });
                 let ttl = granted_ttl(turnout, &request);
                 let holder = inner.viewer(&key, &turnout.moment).holder(turnout.queue);
+                let recheck = inner
+                    .viewer(&key, &turnout.moment)
+                    .recheck(turnout.queue, attempt);
                 let from = turnout.moment.clock;
                 match answer {
                     Answer::Granted(token) => {
@@ -156,7 +159,8 @@ impl<S: BlobStore> Backend for Cas<S> {
                     Answer::Waiting { ahead } => Enqueued::Waiting(
                         Waiting::new(from, turnout.next)
                             .with_ahead(ahead as u64)
-                            .with_holder(holder),
+                            .with_holder(holder)
+                            .with_recheck(recheck),
                     ),
                     Answer::Busy => Enqueued::Busy(holder.unwrap_or_default()),
                     _ => Enqueued::Gone,
@@ -255,11 +259,12 @@ impl<S: BlobStore> Backend for Cas<S> {
             })
             .await
             .map_err(|error| self.explain(error, &name))?;
-        if !outcome_known && done.value == Removed::Absent {
+        if done.value == Removed::Absent {
             // An earlier try may have done it and never come to waking whoever was next.
-            let next = done.state.queue.holder().map(|entry| entry.client);
-            if let Some(client) = next.filter(|client| *client != inner.context.client) {
-                inner.store.wake(client, &key).await;
+            match done.state.queue.holder().map(|entry| entry.client) {
+                Some(client) if client == inner.context.client => inner.look_again(&name).await,
+                Some(client) => inner.store.wake(client, &key).await,
+                None => {}
             }
         }
         Ok(done.value)
@@ -407,11 +412,12 @@ fn renew_one<S: BlobStore>(
             Renewed::Granted(grant)
         }
         Answer::Waiting { ahead } => {
-            let holder = inner.viewer(key, &turnout.moment).holder(turnout.queue);
+            let viewer = inner.viewer(key, &turnout.moment);
             Renewed::Waiting(
                 Waiting::new(from, turnout.next)
                     .with_ahead(ahead as u64)
-                    .with_holder(holder),
+                    .with_holder(viewer.holder(turnout.queue))
+                    .with_recheck(viewer.recheck(turnout.queue, attempt)),
             )
         }
         Answer::Gone(reason) => Renewed::Gone(reason),
@@ -437,14 +443,15 @@ fn still_fresh<S: BlobStore>(
     if entry.grant.is_some() {
         return None;
     }
-    let refreshed = inner.own_stamp(&entry.refreshed)?;
+    let refreshed = inner.own_stamp(&entry.refreshed, turnout.moment.clock)?;
     if turnout.moment.clock.since(refreshed) >= entry.ttl / 6 {
         return None;
     }
-    let holder = inner.viewer(key, &turnout.moment).holder(turnout.queue);
+    let viewer = inner.viewer(key, &turnout.moment);
     Some(Renewed::Waiting(
         Waiting::new(refreshed, turnout.as_of)
             .with_ahead(ahead as u64)
-            .with_holder(holder),
+            .with_holder(viewer.holder(turnout.queue))
+            .with_recheck(viewer.recheck(turnout.queue, renewal.attempt)),
     ))
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{inner::Moment, observed::Observed, store::Key};
 use crate::{
+    id::AttemptId,
     queue::{Entry, Queue},
     request::{Holder, Owner, Waiter},
 };
@@ -38,6 +39,12 @@ impl Viewer<'_> {
                 )
             })
             .collect()
+    }
+
+    /// When an attempt should ask again, because the one ahead of it lapses unless it renews.
+    pub(super) fn recheck(&self, queue: &Queue, attempt: AttemptId) -> Option<Duration> {
+        let ahead = queue.predecessor(attempt, |entry| self.is_live(entry))?;
+        self.expires_in(ahead)
     }
 
     fn is_live(&self, entry: &Entry) -> bool {

@@ -81,8 +81,11 @@ impl Turn {
         // The proof of a session that many waiters share may be old already; asking again without
         // a pause would not make it newer.
         let mut next = (answer.proved_from + self.ttl / 3).max(now + self.ttl / 18);
-        for within in [poll, answer.recheck].into_iter().flatten() {
-            next = next.min(now + within);
+        if let Some(every) = poll {
+            next = next.min(now + every);
+        }
+        if let Some(within) = answer.recheck {
+            next = next.min(now + within.max(SHORTEST_PAUSE));
         }
         let expiry = answer.holder.as_ref().and_then(|holder| holder.expires_in);
         if let (Some(1), Some(left)) = (answer.ahead, expiry) {

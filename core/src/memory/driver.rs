@@ -6,7 +6,9 @@ use super::store::{Fault, MemoryStore, Taken};
 use crate::{
     backend::{Backend, BackendInfo, Context},
     capability::Capabilities,
+    clock::Instant,
     error::{Error, ErrorKind},
+    id::AttemptId,
     loss::LossReason,
     name::LockName,
     queue::{Answer, Event},
@@ -58,6 +60,29 @@ impl MemoryBackend {
         self.store.take(&self.context.namespace, name, floor, event)
     }
 
+    fn waiting(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        from: Instant,
+        taken: &Taken,
+    ) -> Waiting {
+        let recheck = self.store.read(&self.context.namespace, |locks, now| {
+            locks
+                .get(name)
+                .and_then(|queue| queue.recheck(attempt, now))
+        });
+        let waiting = Waiting::new(from, taken.as_of)
+            .with_holder(self.holder(name))
+            .with_recheck(recheck);
+        match taken.step.answer {
+            Answer::Waiting { ahead } => {
+                waiting.with_ahead(u64::try_from(ahead).unwrap_or(u64::MAX))
+            }
+            _ => waiting,
+        }
+    }
+
     fn holder(&self, name: &LockName) -> Option<Holder> {
         self.store.read(&self.context.namespace, |locks, now| {
             locks.get(name).and_then(|queue| queue.holder_view(now))
@@ -81,11 +106,9 @@ impl MemoryBackend {
             Answer::Granted(token) => {
                 Renewed::Granted(Grant::proved(entry.attempt, token, entry.ttl, from))
             }
-            Answer::Waiting { ahead } => Renewed::Waiting(
-                Waiting::new(from, taken.as_of)
-                    .with_ahead(u64::try_from(ahead).unwrap_or(u64::MAX))
-                    .with_holder(self.holder(&entry.name)),
-            ),
+            Answer::Waiting { .. } => {
+                Renewed::Waiting(self.waiting(&entry.name, entry.attempt, from, &taken))
+            }
             Answer::Gone(reason) => Renewed::Gone(reason),
             _ => Renewed::Unknown(impossible(OPERATION)),
         };
@@ -129,11 +152,7 @@ impl Backend for MemoryBackend {
             .ok_or_else(|| impossible(OPERATION))?;
         let answer = match taken.step.answer {
             Answer::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
-            Answer::Waiting { ahead } => Enqueued::Waiting(
-                Waiting::new(from, taken.as_of)
-                    .with_ahead(u64::try_from(ahead).unwrap_or(u64::MAX))
-                    .with_holder(self.holder(&name)),
-            ),
+            Answer::Waiting { .. } => Enqueued::Waiting(self.waiting(&name, attempt, from, &taken)),
             Answer::Busy => Enqueued::Busy(self.holder(&name).unwrap_or_default()),
             Answer::Gone(_) => Enqueued::Gone,
             _ => return Err(impossible(OPERATION)),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Entry, Now, Queue};
 use crate::{
+    id::AttemptId,
     name::LockName,
     request::{Holder, Listed, LockState, Since, Waiter},
 };
@@ -40,6 +41,26 @@ impl Entry {
 impl Queue {
     fn live<'a>(&'a self, now: &'a Now) -> impl Iterator<Item = &'a Entry> {
         self.entries().filter(|entry| !entry.has_lapsed(now))
+    }
+
+    /// The nearest entry ahead of an attempt for which `is_live` holds: the one whose end nobody
+    /// would tell this attempt of. If each waiter asks again when that entry would lapse, a dead
+    /// one delays the queue by its own TTL at most (W1), whatever the TTLs of those behind it.
+    pub fn predecessor(
+        &self,
+        attempt: AttemptId,
+        is_live: impl Fn(&Entry) -> bool,
+    ) -> Option<&Entry> {
+        let at = self.index(attempt)?;
+        self.entries().take(at).rev().find(|entry| is_live(entry))
+    }
+
+    /// When an attempt should ask again because [the one ahead of it](Self::predecessor) lapses
+    /// unless it is renewed.
+    #[must_use]
+    pub fn recheck(&self, attempt: AttemptId, now: &Now) -> Option<Duration> {
+        self.predecessor(attempt, |entry| !entry.has_lapsed(now))?
+            .expires_in(now)
     }
 
     /// Who has the lock now.

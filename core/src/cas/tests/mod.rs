@@ -374,7 +374,7 @@ async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
     let (_, state) = a.cas.inner.read(&a.cas.inner.key(&job())).await.unwrap();
     let stamp = state.queue.entry(id(1)).unwrap().refreshed;
     // What was reported is what was published, and it was read anew after the conflicts.
-    assert_eq!(a.cas.inner.own_stamp(&stamp), Some(from));
+    assert_eq!(a.cas.inner.own_stamp(&stamp, from), Some(from));
     assert!(from.since(grant.proved_from.unwrap()) >= Duration::from_millis(3));
 }
 
