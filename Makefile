@@ -12,6 +12,7 @@ help:
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
+	@echo 'building the command; the first time this takes a minute or two'
 	@$(CARGO) build --quiet -p tenure-cli
 	@TENURE="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure" sh demo/demo.sh
 

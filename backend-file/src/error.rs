@@ -16,9 +16,13 @@ pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) ->
             ErrorKind::PermissionDenied,
             "choose a directory on a file system that can be written",
         ),
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::MFILE | Errno::NFILE => {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
             (ErrorKind::Exhausted, "make room and try again")
         }
+        Errno::MFILE | Errno::NFILE => (
+            ErrorKind::Unavailable,
+            "raise the limit of open files (`ulimit -n`) and try again",
+        ),
         Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL => (
             ErrorKind::Config,
             "something else is in that place; remove it or choose another directory",

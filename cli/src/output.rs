@@ -14,6 +14,11 @@ pub(crate) fn write(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         .map_err(|error| Failure::new(IO, format!("writing to standard output: {error}")))
 }
 
+/// Writes to stderr what is no error line, such as a help text; it may be closed.
+pub(crate) fn write_error(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Writes one JSON object on a line of its own.
 pub(crate) fn write_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_vec(value)

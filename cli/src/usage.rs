@@ -18,6 +18,10 @@ pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
     ) {
         return output::write(text).map(|()| ExitCode::SUCCESS);
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        output::write_error(&text);
+        return Err(Failure::silent(USAGE));
+    }
     let mut line = one_line(&text);
     let unknown = error.get(ContextKind::InvalidArg);
     if error.kind() == ErrorKind::UnknownArgument

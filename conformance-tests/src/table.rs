@@ -105,6 +105,8 @@ macro_rules! __each_case {
                     "Eight waiters of four clients get the lock in the order in which they came.";
                 dead_waiter_delays_by_its_ttl [W1]
                     "A waiter that has died is passed over once its TTL has run out.";
+                dead_waiter_delays_patient_ones_no_more [W1] needs OwnTtl
+                    "However long the TTL of those behind it, a dead waiter delays by its own.";
                 leaving_disturbs_nobody [W3]
                     "When a waiter in the middle leaves, the others keep their order.";
                 release_wakes_the_next_alone [W3]

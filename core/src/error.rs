@@ -123,6 +123,12 @@ impl Error {
         self
     }
 
+    /// Says in which operation, as when a check was made on behalf of another one.
+    #[must_use]
+    pub fn with_operation(self, operation: &'static str) -> Self {
+        self.edit(|inner| inner.operation = operation)
+    }
+
     /// Names the backend, by its scheme.
     #[must_use]
     pub fn with_backend(self, backend: &'static str) -> Self {

@@ -159,7 +159,8 @@ impl Lock {
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire). That the budget is spent while somebody else has the lock is
-    /// no error.
+    /// no error; the attempt is then taken out of the queue in the background, so a program that
+    /// ends at once should [shut its client down](Client::shutdown) first.
     ///
     /// # Cancel safety
     ///
@@ -246,7 +247,12 @@ impl Lock {
     fn order(&self, wait: bool, until: Instant) -> Result<Order, Error> {
         let inner = &self.client.0;
         let scheme = inner.info.scheme;
-        let named = |error: Error| error.with_backend(scheme).with_lock(self.name.clone());
+        let named = |error: Error| {
+            error
+                .with_operation("acquiring")
+                .with_backend(scheme)
+                .with_lock(self.name.clone())
+        };
         if inner.defaults.observer {
             return Err(named(
                 Error::new(ErrorKind::Unsupported, "acquiring").with_detail(

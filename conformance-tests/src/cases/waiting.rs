@@ -91,6 +91,42 @@ pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn dead_waiter_delays_patient_ones_no_more(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_own_ttl()?;
+    let (holder, dead) = (ctx.driver().await?, ctx.driver().await?);
+    let client = ctx.client().await?;
+    let name = ctx.name("patient")?;
+    let grant = holder.hold(&name, ctx.long()).await?;
+    let ttl = ctx.short();
+    dead.wait_for(&name, ttl).await?;
+    let died = dead.now();
+    // A third of this TTL, after which it reports in any case, is far beyond the bound.
+    let patient = ctx.possible_ttl((ctx.takeover(ttl, ttl) + ctx.slack()) * 10);
+    let lock = client.lock_named(name.clone()).ttl(patient);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let waiter = tokio::spawn(async move {
+        let told = |_: &_| {
+            let _ = tell.send(());
+        };
+        lock.acquire_observed(None, told).await
+    });
+    let _ = tokio::time::timeout(ctx.slack(), told.recv()).await;
+    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    let within = ctx.takeover(ttl, ttl) + ctx.slack();
+    let took = tokio::time::timeout(within, waiter).await;
+    let after = ctx.now().since(died);
+    let Ok(Ok(acquired)) = took else {
+        broken!(
+            "W1",
+            "a dead waiter with a TTL of {ttl:?} still delays one of {patient:?} after {after:?}"
+        );
+    };
+    match acquired? {
+        Acquisition::Acquired(guard) => release(&guard).await,
+        other => broken!("W1", "a wait without an end came to {other:?}"),
+    }
+}
+
 pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
     let drivers = [
         ctx.driver().await?,

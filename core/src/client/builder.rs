@@ -42,7 +42,7 @@ impl ClientBuilder {
         Self {
             connect,
             namespace: Namespace::default(),
-            label: String::new(),
+            label: program(),
             ttl: Duration::from_secs(30),
             clamp_ttl: false,
             terms: Terms::DEFAULT,
@@ -61,6 +61,7 @@ impl ClientBuilder {
     }
 
     /// What others are shown as the owner of this client's locks, beside host and process id.
+    /// Default: the program's name.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
@@ -217,4 +218,10 @@ impl ClientBuilder {
             defaults,
         })))
     }
+}
+
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&path).file_name();
+    name.unwrap_or_default().to_string_lossy().into_owned()
 }
