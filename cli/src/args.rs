@@ -10,7 +10,7 @@ const AFTER_HELP: &str = "\
 Examples:
   tenure run nightly -- ./report.sh          one at a time; wait for the lock if need be
   tenure run -n nightly -- ./report.sh       give up at once if it is taken (exit code 75)
-  tenure run -w 10m --ttl 1m nightly -- make give up after ten minutes
+  tenure run -w 10m nightly -- make          give up after ten minutes
   tenure status nightly                      who holds it, who waits
 
 Exit codes:
@@ -24,6 +24,10 @@ Exit codes:
 
 Without --url, --config and TENURE__BACKEND__URL the store is a directory of the present user on
 this host. See docs/cli.md for the configuration, the environment and the JSON output.";
+
+/// The default of `--kill-after`.
+pub(crate) const KILL_AFTER: Duration = Duration::from_secs(5);
+const KILL_AFTER_TEXT: &str = "5s";
 
 /// Run a command while holding a lock, on whichever store the configuration names.
 #[derive(Debug, Parser)]
@@ -131,7 +135,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
     /// Time between TERM and KILL when the deadline comes near
-    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "5s")]
+    #[arg(long, value_name = "DUR", value_parser = duration, default_value = KILL_AFTER_TEXT)]
     pub(crate) kill_after: Duration,
     /// What becomes of the command on evidence that the lock is gone already
     #[arg(long, value_enum, default_value_t = OnLost::Kill)]

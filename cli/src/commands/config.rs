@@ -7,10 +7,11 @@ use tenure::{Config, Registry, config::KEYS};
 
 use super::{load, sources};
 use crate::{
-    args::{ConfigCommand, Format, Global},
+    args::{ConfigCommand, Format, Global, KILL_AFTER},
     escape::escape,
     exit::Failure,
     output,
+    run::fit,
 };
 
 #[derive(Serialize)]
@@ -40,15 +41,22 @@ pub(super) fn run(
         ConfigCommand::Check => {
             let store = config.open(registry)?.info().endpoint;
             config.terms.check(config.ttl)?;
+            let run = fit(KILL_AFTER, &config).err();
             match global.output {
-                Format::Text => output::write(format!(
-                    "the configuration is sound; store: {}\n",
-                    escape(&store)
-                )),
+                Format::Text => {
+                    let store = escape(&store);
+                    let mut text = format!("the configuration is sound; store: {store}\n");
+                    if let Some(arithmetic) = &run {
+                        text += &format!("but `tenure run` refuses it as it is: {arithmetic}\n");
+                    }
+                    text += "the store was not asked; what is required of it is checked then\n";
+                    output::write(text)
+                }
                 Format::Json => output::write_json(&serde_json::json!({
                     "schema": "tenure.config-check/1",
                     "ok": true,
                     "store": store,
+                    "run_refuses": run,
                     "warnings": config.warnings(),
                 })),
             }

@@ -9,6 +9,7 @@ mod wait;
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
+pub(crate) use plan::fit;
 use tenure::{Client, Guard, NotHeld, Registry, Release, name::LockName, request::Holder};
 
 use self::{

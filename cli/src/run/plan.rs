@@ -32,36 +32,40 @@ impl Plan {
                 options.wait.or(config.wait)
             },
         };
-        // The part of the TTL that the client believes in, and what has to go into it: two renewals
-        // may be lost, the third is sent at two thirds of the TTL and may take its time; if that
-        // fails too, the command needs its time to end.
-        let validity = config.terms.validity(plan.ttl);
-        let renewals = plan.ttl / 3 * 2;
-        let needed = renewals
-            .saturating_add(config.request_timeout)
-            .saturating_add(plan.kill_after);
-        if needed <= validity {
-            return Ok(plan);
-        }
         let by_flag = options.ttl.is_some() || config.origin("lock.ttl") == Some("default");
         let code = if by_flag { USAGE } else { CONFIG };
-        let show = |duration: Duration| {
-            let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            humantime::format_duration(Duration::from_millis(millis)).to_string()
-        };
-        Err(Failure::new(
-            code,
-            format!(
-                "a TTL of {} cannot hold --kill-after: of its {} after clock drift and margin, two \
-                 thirds of the TTL ({}), a request's time-out ({}) and --kill-after ({}) take {}; \
-                 use a longer --ttl or a shorter --kill-after",
-                show(plan.ttl),
-                show(validity),
-                show(renewals),
-                show(config.request_timeout),
-                show(plan.kill_after),
-                show(needed),
-            ),
-        ))
+        fit(plan.kill_after, config).map_err(|arithmetic| Failure::new(code, arithmetic))?;
+        Ok(plan)
     }
+}
+
+/// Whether the configured TTL holds what has to go into it, with the arithmetic if not.
+///
+/// That is the part of the TTL that the client believes in, and in it: two renewals may be lost,
+/// the third is sent at two thirds of the TTL and may take its time; if that fails too, the command
+/// needs its time to end.
+pub(crate) fn fit(kill_after: Duration, config: &Config) -> Result<(), String> {
+    let validity = config.terms.validity(config.ttl);
+    let renewals = config.ttl / 3 * 2;
+    let needed = renewals
+        .saturating_add(config.request_timeout)
+        .saturating_add(kill_after);
+    if needed <= validity {
+        return Ok(());
+    }
+    let show = |duration: Duration| {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        humantime::format_duration(Duration::from_millis(millis)).to_string()
+    };
+    Err(format!(
+        "a TTL of {} cannot hold --kill-after: of its {} after clock drift and margin, two thirds \
+         of the TTL ({}), a request's time-out ({}) and --kill-after ({}) take {}; use a longer \
+         --ttl or a shorter --kill-after",
+        show(config.ttl),
+        show(validity),
+        show(renewals),
+        show(config.request_timeout),
+        show(kill_after),
+        show(needed),
+    ))
 }
