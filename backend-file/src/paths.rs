@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use tenure_core::{
     cas::Key,
-    name::{LockName, Namespace},
+    name::{LockName, Namespace, decode_where, encode_where},
 };
 
 /// Longest text that is one file name.
@@ -58,40 +58,18 @@ pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
 /// Writes a text by the table of this module, in one piece.
 #[must_use]
 pub fn encode(text: &str) -> String {
-    use std::fmt::Write;
-
-    let mut out = String::with_capacity(text.len());
-    for (index, byte) in text.bytes().enumerate() {
-        let plain = byte.is_ascii_lowercase()
+    encode_where(text, |offset, byte| {
+        byte.is_ascii_lowercase()
             || byte.is_ascii_digit()
             || matches!(byte, b'_' | b'-')
-            || (byte == b'.' && index > 0);
-        if plain {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+            || (byte == b'.' && offset > 0)
+    })
 }
 
 /// Reads back what [`encode`] wrote; `None` for anything else.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    let text = String::from_utf8(bytes).ok()?;
-    (encode(&text) == encoded).then_some(text)
+    decode_where(encoded, encode)
 }
 
 /// What a directory entry is, below a namespace.

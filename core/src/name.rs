@@ -74,31 +74,39 @@ fn checked(bytes: &[u8]) -> Result<&str, InvalidName> {
 /// Writes a text by the table of this module.
 #[must_use]
 pub fn encode(text: &str) -> String {
-    if text == "." || text == ".." {
-        return text.replace('.', "%2E");
-    }
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-') {
-            out.push(char::from(byte));
-        } else {
-            push_escaped(&mut out, byte);
-        }
-    }
-    out
-}
-
-fn push_escaped(out: &mut String, byte: u8) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    out.push('%');
-    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-    out.push(char::from(DIGITS[usize::from(byte & 15)]));
+    let dots = text == "." || text == "..";
+    encode_where(text, |_, byte| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && !dots)
+    })
 }
 
 /// Reads what [`encode`] wrote, and nothing else: a text that `encode` would not have written so
 /// is not ours, and gives `None`.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
+    decode_where(encoded, encode)
+}
+
+/// Writes a text for a store that is narrower than the table: bytes for which `plain` (given their
+/// offset and value) holds as they are, all others as `%XX`. `plain` must not hold for `%` or for a
+/// byte that is not ASCII.
+pub fn encode_where(text: &str, plain: impl Fn(usize, u8) -> bool) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(text.len());
+    for (offset, byte) in text.bytes().enumerate() {
+        if plain(offset, byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            out.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+    out
+}
+
+/// Reads what `encode` wrote by way of [`encode_where`], and nothing else.
+pub fn decode_where(encoded: &str, encode: impl Fn(&str) -> String) -> Option<String> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.bytes();
     while let Some(byte) = rest.next() {
