@@ -1,10 +1,10 @@
 //! Exit codes, and the one line on stderr that goes with each.
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use tenure::{Error, ErrorKind};
 
-use crate::escape::escape;
+use crate::{escape::escape, speech};
 
 /// Bad usage.
 pub(crate) const USAGE: u8 = 64;
@@ -75,10 +75,10 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Writes one line to stderr. That it cannot be written is no reason to stop.
+/// Writes one line to stderr. That it cannot be written is no reason to stop, or to wait.
 pub(crate) fn say(message: &str) {
     let line = format!("tenure: {}\n", escape(message));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    speech::write(line.into_bytes());
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod guardian;
 mod output;
 mod run;
 mod signals;
+mod speech;
 mod time;
 mod usage;
 mod view;
@@ -42,8 +43,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -
         Ok(cli) => commands::run(cli, registry),
         Err(error) => usage::report(&error),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
+    let code = outcome.unwrap_or_else(exit::Failure::report);
+    speech::flush();
+    code
 }

@@ -351,3 +351,61 @@ fn the_release_wakes_the_next_at_once_even_with_a_long_ttl() {
     assert!(now().since(begin) < Duration::from_secs(10));
     first.finish().succeeded();
 }
+
+#[test]
+fn a_reader_of_stderr_that_has_stopped_reading_holds_nothing_up() {
+    let place = Place::new();
+    let holder = place.hold(&[], "x", "touch up; exec sleep 1000");
+    until("the holder", || place.path("up").exists());
+    // A pipe that is full, as that of a reader that was stopped.
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&vec![0; 65_536]).unwrap();
+    let mut command = place.tenure(&["-vv", "run", "x", "--", "touch", "ran"]);
+    command.stderr(Stdio::from(writer));
+    let mut waiter = command.spawn().unwrap();
+    until("a waiter", || place.waiting("x") == 1);
+    holder.signal(nix::sys::signal::Signal::SIGTERM);
+    until("the command", || place.path("ran").exists());
+    until("the end", || waiter.try_wait().unwrap().is_some());
+    assert_eq!(waiter.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn durations_without_end_are_refused_with_the_arithmetic() {
+    let place = Place::new();
+    let ages = "18446744073709551615s";
+    place
+        .run(&["run", "--kill-after", ages, "x", "--", "true"])
+        .failed(64, &["cannot hold --kill-after"]);
+    let done = place.run(&["run", "--ttl", ages, "x", "--", "true"]);
+    assert!(matches!(done.code, Some(64 | 78)), "{done:?}");
+}
+
+#[test]
+fn the_status_file_leaves_devices_and_links_in_place() {
+    let place = Place::new();
+    write(&place.path("target"), "");
+    std::os::unix::fs::symlink("target", place.path("link")).unwrap();
+    let link = place.path("link");
+    let link = link.to_str().unwrap();
+    place
+        .run(&["run", "--status-file", link, "x", "--", "true"])
+        .succeeded();
+    assert!(place.path("link").is_symlink());
+    assert!(place.read("target").unwrap().contains("tenure.run/1"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = place.tenure(&["run", "--status-file", "/dev/stdout", "x", "--", "true"]);
+    command.stdout(Stdio::from(writer));
+    assert!(command.status().unwrap().success());
+    drop(command);
+    let text = std::io::read_to_string(reader).unwrap();
+    assert!(text.contains("tenure.run/1"), "{text}");
+}
+
+#[test]
+fn a_store_that_no_other_process_can_reach_is_refused() {
+    let place = Place::new();
+    place
+        .run(&["--url", "memory:", "run", "x", "--", "true"])
+        .failed(78, &["memory:", "file:DIRECTORY"]);
+}

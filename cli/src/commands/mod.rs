@@ -42,7 +42,7 @@ fn log(verbose: u8) {
         _ => tracing_subscriber::filter::LevelFilter::TRACE,
     };
     let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| crate::speech::Log)
         .with_ansi(false)
         .with_max_level(level)
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)

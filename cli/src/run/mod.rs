@@ -153,10 +153,13 @@ impl Job<'_> {
         record.token = Some(guard.token().get());
         record.acquired = true;
         let granted = time::now();
-        let code = self.hold(&guard, queued, &mut signals, record).await;
+        let held = self.hold(&guard, queued, &mut signals, record).await;
         record.held_ms = view::millis(time::now().since(granted));
+        if let Ok(Finish::CommandUnknown) = held {
+            return Err(self.leave(guard, record));
+        }
         self.release(&guard, record).await;
-        code
+        held.map(|finish| self.conclude(finish, record))
     }
 
     fn busy(&self, holder: &Holder, record: &mut Record) -> Failure {
@@ -186,7 +189,7 @@ impl Job<'_> {
         queued: bool,
         signals: &mut Listener,
         record: &mut Record,
-    ) -> Result<u8, Failure> {
+    ) -> Result<Finish, Failure> {
         // A grant that came by push counts from an old report: the command would start with little
         // time before its deadline.
         let proved = if queued {
@@ -212,8 +215,7 @@ impl Job<'_> {
                 format!("starting the guardian of the command: {error}"),
             )
         })?;
-        let finish = supervise::supervise(guard, link, signals, self.options.on_lost).await;
-        Ok(self.conclude(finish, record))
+        Ok(supervise::supervise(guard, link, signals, self.options.on_lost).await)
     }
 
     fn conclude(&self, finish: Finish, record: &mut Record) -> u8 {
@@ -263,13 +265,29 @@ impl Job<'_> {
                 ));
                 code
             }
-            Finish::GuardianGone => {
+            Finish::GuardianGone | Finish::CommandUnknown => {
                 record.outcome = Outcome::Signaled;
                 record.child_signal = Some(rustix::process::Signal::KILL.as_raw());
                 say("the guardian of the command is gone, so the command was killed");
                 137
             }
         }
+    }
+
+    /// Leaves the lock to its TTL: the guardian died before it said whether it had started the
+    /// command, and nobody can find a command that it may have started.
+    fn leave(&self, guard: Guard, record: &mut Record) -> Failure {
+        record.outcome = Outcome::Error;
+        let name = quote(self.name.as_str());
+        let ttl = humantime::format_duration(guard.ttl());
+        guard.abandon();
+        Failure::new(
+            UNAVAILABLE,
+            format!(
+                "the guardian of the command is gone, and it is not known whether the command runs; \
+                 {name} is not given back, and the store frees it {ttl} after the last renewal"
+            ),
+        )
     }
 
     fn lost_before_start(&self, reason: NotHeld) -> Failure {

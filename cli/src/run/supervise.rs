@@ -26,6 +26,9 @@ pub(super) enum Finish {
     Ended(End),
     /// The guardian is gone; the command was killed.
     GuardianGone,
+    /// The guardian is gone before it said whether there is a command. There may be one that nobody
+    /// can find, so the lock must not be given back.
+    CommandUnknown,
     /// The lock was lost while the command ran.
     Lost {
         /// Why.
@@ -72,6 +75,7 @@ pub(super) async fn supervise(
                     watch.kill().await;
                     return match watch.lost {
                         Some(reason) => Finish::Lost { reason, end: None, stopped: true },
+                        None if watch.group.is_none() => Finish::CommandUnknown,
                         None => Finish::GuardianGone,
                     };
                 }

@@ -199,7 +199,15 @@ impl<S: BlobStore> Backend for Cas<S> {
                 };
                 let batch: Vec<_> = indices.iter().map(|&at| entries[at].clone()).collect();
                 let inner = Arc::clone(&self.inner);
-                running.spawn(async move { (indices, renew_lock(&inner, &name, &batch).await) });
+                running.spawn(async move {
+                    let renewed = renew_lock(&inner, &name, &batch).await;
+                    // At once: a lock whose blob does not answer must not hold up the others'
+                    // proofs until the whole call is given up.
+                    for (renewal, renewed) in batch.iter().zip(&renewed) {
+                        tell_part(&inner, renewal, renewed);
+                    }
+                    (indices, renewed)
+                });
             }
             match running.join_next().await {
                 Some(Ok((indices, renewed))) => {
@@ -384,6 +392,23 @@ async fn renew_lock<S: BlobStore>(
         }
     }
     answers
+}
+
+fn tell_part<S: BlobStore>(inner: &Inner<S>, renewal: &Renewal, renewed: &Renewed) {
+    let attempt = renewal.attempt;
+    let event = match renewed {
+        Renewed::Proved { from } => BackendEvent::Proved {
+            attempt,
+            from: *from,
+        },
+        Renewed::Granted(grant) => BackendEvent::Granted(grant.clone()),
+        Renewed::Gone(reason) => BackendEvent::Lost {
+            attempt,
+            reason: *reason,
+        },
+        _ => return,
+    };
+    inner.context.events.send(event);
 }
 
 fn renew_one<S: BlobStore>(

@@ -145,8 +145,8 @@ impl Hub {
     /// Looks at a slot whose deadline may have come.
     pub(crate) fn look(&self, slot: &Slot) {
         let now = self.now();
-        let due = slot.due(now, Instant::ORIGIN);
-        self.follow(slot, due.then);
+        let then = slot.tick(now);
+        self.follow(slot, then);
     }
 
     /// Forgets a slot: from now on nothing is renewed or reported for it.
@@ -212,8 +212,13 @@ impl Hub {
 
     fn follow(&self, slot: &Slot, then: Then) {
         match then {
-            Then::Look(at) => {
-                if self.book().schedule(slot.attempt, at) {
+            Then::Look(_) => {
+                // Read again under the book's mutex: of two who change a slot at the same time,
+                // the one who comes here last must not note what it has seen first.
+                let mut book = self.book();
+                let wakes = book.schedule(slot.attempt, slot.date());
+                drop(book);
+                if wakes {
                     self.keeper.notify_one();
                 }
             }

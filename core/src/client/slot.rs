@@ -68,7 +68,7 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Then {
-    /// Look at the slot again at that time.
+    /// Look at the slot again at that time, or at the [date](Slot::date) that it has by then.
     Look(Instant),
     /// It was lost: forget it, and remove the attempt from the store all the same (L4).
     Lost(LossReason),
@@ -89,6 +89,8 @@ pub(crate) enum Progress {
 pub(crate) struct Sent {
     /// How many came before it.
     number: u64,
+    /// When it was handed to the driver.
+    at: Instant,
     /// Which of them it was: a push can make a holder of a waiter whose report is under way.
     as_holder: bool,
 }
@@ -158,7 +160,7 @@ impl Slot {
             let (grant, lost, look) = (grant.take(), *lost, *look);
             let mut turn = Turn::new(ttl, &answer, poll, now);
             if look {
-                turn.hurry(now);
+                turn.hurry();
             }
             state.stage = Stage::Waiting {
                 turn,
@@ -203,10 +205,15 @@ impl Slot {
     pub(crate) fn hurry(&self, now: Instant) -> Then {
         self.edit(now, |state, _| match &mut state.stage {
             Stage::Enqueuing { look, .. } => *look = true,
-            Stage::Granted { lease, .. } => lease.hurry(now),
-            Stage::Waiting { turn, .. } => turn.hurry(now),
+            Stage::Granted { lease, .. } => lease.hurry(),
+            Stage::Waiting { turn, .. } => turn.hurry(),
             Stage::Left(_) => {}
         })
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&self, now: Instant) -> Then {
+        self.edit(now, |_, _| {})
     }
 
     /// Time has come: what is there to send? What would be due until `horizon` is sent as well.
@@ -217,7 +224,12 @@ impl Slot {
             let entry = |token: Option<_>| {
                 let as_holder = token.is_some();
                 let renewal = Renewal::new(self.name.clone(), self.attempt, self.ttl, token);
-                (renewal, Sent { number, as_holder })
+                let sent = Sent {
+                    number,
+                    at: now,
+                    as_holder,
+                };
+                (renewal, sent)
             };
             match &mut state.stage {
                 Stage::Granted { lease, token }
@@ -262,6 +274,8 @@ impl Slot {
                         lease.on(Input::Proved { from }, now);
                     }
                 }
+                // Its proof may have come as an event, before the call as a whole was given up.
+                Renewed::Unknown(_) if state.is_proved_since(sent.at) => {}
                 Renewed::Unknown(_) => doubt(state, now),
                 Renewed::Waiting(answer) => match &mut state.stage {
                     Stage::Waiting { turn, answer: last } => {
@@ -277,6 +291,15 @@ impl Slot {
                 },
             }
         })
+    }
+
+    /// When to look at it again, by what is known now.
+    pub(crate) fn date(&self) -> Instant {
+        let then = self.lock().then();
+        match then {
+            Then::Look(at) => at,
+            Then::Lost(_) | Then::Forget => Instant::FAR_FUTURE,
+        }
     }
 
     /// What an acquire that waits for this slot wants to know.
@@ -413,6 +436,13 @@ impl Slot {
 }
 
 impl State {
+    fn is_proved_since(&self, sent: Instant) -> bool {
+        match &self.stage {
+            Stage::Granted { lease, .. } => lease.proved_from() >= sent,
+            _ => false,
+        }
+    }
+
     /// Whatever somebody may wait for.
     fn digest(&self) -> (u8, Option<Phase>, Option<Instant>, u64, u64) {
         let confirmed = self.confirmed;
@@ -468,7 +498,7 @@ fn push(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
         };
     } else {
         // The own entry may have lapsed with it (W4). Only the store can tell.
-        turn.hurry(now);
+        turn.hurry();
     }
 }
 

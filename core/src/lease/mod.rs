@@ -85,6 +85,8 @@ pub struct Lease {
     ttl: Duration,
     proved_from: Instant,
     next_renewal: Instant,
+    /// Something happened that only a renewal sent from now on can tell of.
+    hurried: bool,
 }
 
 impl Lease {
@@ -98,6 +100,7 @@ impl Lease {
             ttl,
             proved_from,
             next_renewal,
+            hurried: false,
         }
     }
 
@@ -131,6 +134,7 @@ impl Lease {
             (Phase::Held | Phase::Suspect, Input::Sent) => {
                 // The next one does not wait for this one's answer: two may be lost (L5), also
                 // when a grant was pushed on the strength of an old report.
+                self.hurried = false;
                 let left = self.valid_until().since(now);
                 self.next_renewal = now + (left / 3).clamp(self.ttl / 60, self.ttl / 6);
             }
@@ -149,9 +153,10 @@ impl Lease {
         before != self.phase
     }
 
-    /// Makes the next renewal due now, as after a connection came back.
-    pub fn hurry(&mut self, now: Instant) {
-        self.next_renewal = self.next_renewal.min(now);
+    /// Makes the next renewal due at once, whatever is answered to those under way, as after a
+    /// connection came back.
+    pub const fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// What it is, as far as inputs have told. [`check`](Self::check) also looks at the clock.
@@ -178,10 +183,10 @@ impl Lease {
     /// When to send the next renewal; never again once it is released or lost (K3).
     #[must_use]
     pub const fn next_renewal(&self) -> Instant {
-        if self.phase.is_live() {
-            self.next_renewal
-        } else {
-            Instant::FAR_FUTURE
+        match (self.phase.is_live(), self.hurried) {
+            (false, _) => Instant::FAR_FUTURE,
+            (true, true) => Instant::ORIGIN,
+            (true, false) => self.next_renewal,
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Turn {
     reported_from: Instant,
     as_of: StoreTime,
     next_report: Instant,
+    /// Something happened that only a report sent from now on can tell of.
+    hurried: bool,
 }
 
 impl Turn {
@@ -29,6 +31,7 @@ impl Turn {
             reported_from: answer.proved_from,
             as_of: answer.as_of,
             next_report: now,
+            hurried: false,
         };
         turn.schedule(answer, poll, now);
         turn
@@ -56,12 +59,13 @@ impl Turn {
 
     /// A report was handed to the driver.
     pub fn sent(&mut self, now: Instant) {
+        self.hurried = false;
         self.next_report = now + self.ttl / 6;
     }
 
-    /// Makes the next report due now.
-    pub fn hurry(&mut self, now: Instant) {
-        self.next_report = self.next_report.min(now);
+    /// Makes the next report due at once, whatever is answered to those under way.
+    pub const fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// A report failed.
@@ -72,6 +76,9 @@ impl Turn {
     /// When to report again.
     #[must_use]
     pub const fn next_report(&self) -> Instant {
+        if self.hurried {
+            return Instant::ORIGIN;
+        }
         self.next_report
     }
 

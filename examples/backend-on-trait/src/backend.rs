@@ -101,7 +101,7 @@ impl LineBackend {
             Done::Granted(token) => {
                 Renewed::Granted(Grant::proved(attempt, token, entry.ttl, from))
             }
-            Done::Waiting(ahead) => Renewed::Waiting(waiting(&told, from, ahead)),
+            Done::Waiting(ahead) => Renewed::Waiting(waiting(&told, from, ahead, attempt)),
             Done::Gone(reason) => Renewed::Gone(reason),
             _ => return Err(unexpected()),
         })
@@ -138,7 +138,7 @@ impl Backend for LineBackend {
         let told = self.call(request.name.as_str(), verb).await?;
         Ok(match told.done {
             Done::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
-            Done::Waiting(ahead) => Enqueued::Waiting(waiting(&told, from, ahead)),
+            Done::Waiting(ahead) => Enqueued::Waiting(waiting(&told, from, ahead, attempt)),
             Done::Busy => Enqueued::Busy(told.holder().unwrap_or_default()),
             Done::Gone(_) => Enqueued::Gone,
             _ => return Err(unexpected()),
@@ -200,9 +200,11 @@ impl Backend for LineBackend {
     async fn close(&self) {}
 }
 
-fn waiting(told: &Told, from: Instant, ahead: u64) -> Waiting {
+fn waiting(told: &Told, from: Instant, ahead: u64, attempt: tenure::id::AttemptId) -> Waiting {
     let waiting = Waiting::new(from, told.as_of).with_ahead(ahead);
-    waiting.with_holder(told.holder())
+    waiting
+        .with_holder(told.holder())
+        .with_recheck(told.recheck(attempt))
 }
 
 fn unexpected() -> Error {

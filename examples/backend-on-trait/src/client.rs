@@ -48,6 +48,12 @@ impl Told {
         let (_, queue) = self.locks.first()?;
         queue.holder_view(&self.now)
     }
+
+    /// When an attempt that waits for it should ask again, should no word come before.
+    pub(crate) fn recheck(&self, attempt: tenure::id::AttemptId) -> Option<std::time::Duration> {
+        let (_, queue) = self.locks.first()?;
+        queue.recheck(attempt, &self.now)
+    }
 }
 
 /// One connection to a line server.

@@ -1,0 +1,84 @@
+//! Writing to stderr without ever waiting for it.
+//!
+//! Whoever reads stderr may stop reading (a full pipe, a terminal stopped by Ctrl-S). Then a line is
+//! late or lost, but renewals go on, and the lock and the command are not held up. So a thread of
+//! its own does the writing.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        OnceLock,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// For how long the end of the program waits for what was not written yet.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+enum Word {
+    Text(Vec<u8>),
+    /// Everything before this is written.
+    Flushed(Sender<()>),
+}
+
+/// Hands text to the writer. It is started with the first text, and if it cannot be, the text is
+/// written here.
+pub(crate) fn write(text: Vec<u8>) {
+    let _ = send(WRITER.get_or_init(start), Word::Text(text));
+}
+
+static WRITER: OnceLock<Option<Sender<Word>>> = OnceLock::new();
+
+fn send(writer: &Option<Sender<Word>>, word: Word) -> Option<()> {
+    match (writer, word) {
+        (Some(writer), word) => writer.send(word).ok(),
+        (None, Word::Text(text)) => io::stderr().write_all(&text).ok(),
+        (None, Word::Flushed(_)) => None,
+    }
+}
+
+fn start() -> Option<Sender<Word>> {
+    let (sender, words) = channel();
+    let writer = thread::Builder::new().name("stderr".to_owned());
+    writer.spawn(move || speak(&words)).ok()?;
+    Some(sender)
+}
+
+fn speak(words: &Receiver<Word>) {
+    for word in words {
+        match word {
+            Word::Text(text) => {
+                let _ = io::stderr().write_all(&text);
+            }
+            Word::Flushed(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+/// Waits until all of it is written, but not for long.
+pub(crate) fn flush() {
+    let Some(writer) = WRITER.get() else { return };
+    let (done, flushed) = channel();
+    if send(writer, Word::Flushed(done)).is_some() {
+        let _ = flushed.recv_timeout(LAST_WORDS);
+    }
+}
+
+/// A writer for the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! The compare-and-swap adapter when one blob does not answer.
+#![allow(
+    clippy::panic,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    Client,
+    backend::{Backend, BackendInfo, Connect, Context},
+    capability::{
+        Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
+        WaitMode,
+    },
+    cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned},
+    error::Error,
+    name::Namespace,
+};
+
+#[derive(Debug, Clone, Default)]
+struct Map {
+    blobs: Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>,
+    next: Arc<AtomicU64>,
+    /// Every request for this lock hangs.
+    hanging: Arc<Mutex<Option<String>>>,
+}
+
+impl Map {
+    async fn reach(&self, key: &Key) {
+        let hangs = self.hanging.lock().unwrap().as_deref() == Some(key.name.as_str());
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Connect for Map {
+    fn info(&self) -> BackendInfo {
+        BackendInfo::new("map", "map:")
+    }
+    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
+        Ok(Arc::new(Cas::new(self.clone(), context)?))
+    }
+}
+
+#[async_trait]
+impl BlobStore for Map {
+    fn info(&self) -> BackendInfo {
+        Connect::info(self)
+    }
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        Ok(Capabilities::new(
+            Durability::Volatile,
+            WaitMode::Poll {
+                every: Duration::from_millis(50),
+            },
+            LossEvidence::new(Evidence::NextRenewal, Evidence::NextRenewal),
+            TtlRange::new(
+                Duration::from_millis(100),
+                Duration::from_secs(3600),
+                Duration::from_millis(1),
+                TtlScope::Lock,
+            ),
+            TakeoverBound::new(100, 50, Duration::from_secs(1)),
+        ))
+    }
+    async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
+        self.reach(key).await;
+        let blobs = self.blobs.lock().unwrap();
+        Ok(blobs.get(&key.path()).map(|(version, bytes)| {
+            Versioned::new(Version::new(version.to_string()), bytes.clone())
+        }))
+    }
+    async fn compare_and_swap(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        bytes: Vec<u8>,
+    ) -> Result<Swap, Error> {
+        self.reach(key).await;
+        let mut blobs = self.blobs.lock().unwrap();
+        let present = blobs
+            .get(&key.path())
+            .map(|(version, _)| version.to_string());
+        if present.as_deref() != expected.map(Version::as_str) {
+            return Ok(Swap::Conflict);
+        }
+        let version = self.next.fetch_add(1, Ordering::SeqCst);
+        blobs.insert(key.path(), (version, bytes));
+        Ok(Swap::Swapped(Version::new(version.to_string())))
+    }
+    async fn list(
+        &self,
+        _: &Namespace,
+        _: &str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Names, Error> {
+        Ok(Names::default())
+    }
+}
+
+/// ADR 0001: "a driver that splits a batch sends each part's proofs as events at once: one dead
+/// node must not hold up the others' proofs until the time limit" (file, Kubernetes: this
+/// adapter). K1, L5: one lock whose blob does not answer takes all others with it.
+#[tokio::test]
+async fn l5_one_hanging_blob_loses_no_other_lock() {
+    let map = Map::default();
+    let client = Client::builder(map.clone())
+        .ttl(Duration::from_secs(1))
+        .connect()
+        .await
+        .unwrap();
+    let good = client.lock("good").unwrap().acquire().await.unwrap();
+    let bad = client.lock("bad").unwrap().acquire().await.unwrap();
+    *map.hanging.lock().unwrap() = Some("bad".to_owned());
+    tokio::select! {
+        why = good.lost() => panic!("`good` is lost: {why}; its blob answers at once"),
+        () = tokio::time::sleep(Duration::from_secs(4)) => {}
+    }
+    assert!(bad.check().is_err());
+}

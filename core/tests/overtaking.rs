@@ -1,0 +1,190 @@
+//! Messages of a store that overtake its answers.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may panic, and measures"
+)]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    Client,
+    backend::{Backend, BackendEvent, BackendInfo, Connect, Context},
+    capability::Capabilities,
+    error::Error,
+    memory::MemoryStore,
+    name::LockName,
+    request::{
+        Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
+        Renewed, StoreTime, Waiting,
+    },
+    token::FencingToken,
+};
+
+/// A store of one lock: the first waiter's report is answered only when the test says so, and by
+/// what it says; everything else at once.
+#[derive(Debug, Clone, Default)]
+struct Gate {
+    /// Whether to grant on enqueue.
+    grant: bool,
+    context: Arc<Mutex<Option<Context>>>,
+    first: Arc<tokio::sync::Notify>,
+    renews: Arc<AtomicU32>,
+    /// Send `Look` right before the first answer.
+    look: bool,
+}
+
+#[async_trait]
+impl Connect for Gate {
+    fn info(&self) -> BackendInfo {
+        BackendInfo::new("gate", "gate:")
+    }
+    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
+        *self.context.lock().unwrap() = Some(context);
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl Gate {
+    fn now(&self) -> tenure_core::clock::Instant {
+        self.context.lock().unwrap().as_ref().unwrap().clock.now()
+    }
+}
+
+#[async_trait]
+impl Backend for Gate {
+    fn info(&self) -> BackendInfo {
+        Connect::info(self)
+    }
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let memory = MemoryStore::new();
+        let context = self.context.lock().unwrap().clone().unwrap();
+        memory.connect(context).await?.capabilities().await
+    }
+    async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
+        let now = self.now();
+        Ok(if self.grant {
+            Enqueued::Granted(Grant::proved(
+                request.attempt,
+                FencingToken::new(1),
+                request.ttl,
+                now,
+            ))
+        } else {
+            Enqueued::Waiting(Waiting::new(now, StoreTime::new(1)).with_ahead(1))
+        })
+    }
+    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+        let from = self.now();
+        let number = self.renews.fetch_add(1, Ordering::SeqCst);
+        if number == 0 {
+            self.first.notified().await;
+            if self.look {
+                // The read that this answer rests on came first, then the message: its turn.
+                let events = self
+                    .context
+                    .lock()
+                    .unwrap()
+                    .as_ref()
+                    .unwrap()
+                    .events
+                    .clone();
+                events.send(BackendEvent::Look {
+                    attempt: entries[0].attempt,
+                });
+            }
+        }
+        entries
+            .iter()
+            .map(|entry| match entry.token {
+                Some(_) => Renewed::Proved { from },
+                None if number == 0 => {
+                    Renewed::Waiting(Waiting::new(from, StoreTime::new(2)).with_ahead(1))
+                }
+                None => Renewed::Granted(Grant::proved(
+                    entry.attempt,
+                    FencingToken::new(1),
+                    entry.ttl,
+                    from,
+                )),
+            })
+            .collect()
+    }
+    async fn remove(&self, _: Remove) -> Result<Removed, Error> {
+        Ok(Removed::AsHolder)
+    }
+    async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
+        Ok(LockState::new(name.clone(), None, Vec::new()))
+    }
+    async fn list(&self, _: List) -> Result<Page, Error> {
+        Ok(Page::new(Vec::new(), None))
+    }
+    async fn evict(&self, _: &LockName, _: FencingToken) -> Result<Evicted, Error> {
+        Ok(Evicted::NotHeld(None))
+    }
+    async fn close(&self) {}
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// W2 and ADR 0001: "`Look`: the core reports this waiter, with a report sent after the event".
+/// The event comes while a report is under way whose answer follows at once.
+#[tokio::test]
+async fn w2_a_look_during_a_report_is_followed_by_another_report() {
+    let gate = Gate {
+        look: true,
+        ..Gate::default()
+    };
+    let client = Client::builder(gate.clone())
+        .ttl(Duration::from_secs(6))
+        .connect()
+        .await
+        .unwrap();
+    let lock = client.lock("a").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    // Its first report, a third of the TTL later.
+    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
+    gate.first.notify_one();
+    let begin = std::time::Instant::now();
+    let _guard = waiter.await.unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "looked after {:?}",
+        begin.elapsed()
+    );
+}
+
+/// `Guard::renew`: "Renews now". An earlier renewal that is under way is answered right after.
+#[tokio::test]
+async fn k1_renew_renews_now() {
+    let gate = Gate {
+        grant: true,
+        ..Gate::default()
+    };
+    let client = Client::builder(gate.clone())
+        .ttl(Duration::from_secs(6))
+        .connect()
+        .await
+        .unwrap();
+    let guard = client.lock("a").unwrap().acquire().await.unwrap();
+    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
+    gate.first.notify_one();
+    let begin = std::time::Instant::now();
+    guard.renew().await.unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "renewed after {:?}",
+        begin.elapsed()
+    );
+}
