@@ -158,8 +158,9 @@ impl Job<'_> {
         if let Ok(Finish::CommandUnknown) = held {
             return Err(self.leave(guard, record));
         }
+        let code = held.map(|finish| self.conclude(finish, record));
         self.release(&guard, record).await;
-        held.map(|finish| self.conclude(finish, record))
+        code
     }
 
     fn busy(&self, holder: &Holder, record: &mut Record) -> Failure {
