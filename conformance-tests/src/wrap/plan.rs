@@ -73,6 +73,8 @@ pub struct Plan(Arc<Mutex<State>>);
 struct State {
     fates: HashMap<Op, (Fate, Option<u32>)>,
     muted: bool,
+    /// Renewals under way whose answers are not to arrive, or not yet.
+    withheld: u32,
     calls: Vec<Call>,
     events: Vec<BackendEvent>,
     sinks: Vec<EventSink>,
@@ -179,6 +181,13 @@ impl Plan {
         }
     }
 
+    /// Withholds, until the value is dropped, the messages by which a driver tells parts of a
+    /// renewal's answer ahead: they come over the same wire as the answer.
+    pub(super) fn withhold(&self) -> Withheld {
+        self.state().withheld += 1;
+        Withheld(self.clone())
+    }
+
     /// A relay between the driver and that sink. Whoever holds it keeps messages flowing.
     pub(super) fn relay(&self, to: EventSink) -> Arc<dyn EventHandler> {
         self.state().sinks.push(to.clone());
@@ -199,6 +208,24 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// See [`Plan::withhold`].
+pub(super) struct Withheld(Plan);
+
+impl Drop for Withheld {
+    fn drop(&mut self) {
+        self.0.state().withheld -= 1;
+    }
+}
+
+/// Whether a message proves a grant, as the answer to a renewal does.
+fn is_proof(event: &BackendEvent) -> bool {
+    match event {
+        BackendEvent::Proved { .. } => true,
+        BackendEvent::Granted(grant) => grant.proved_from.is_some(),
+        _ => false,
+    }
+}
+
 struct Relay {
     plan: Plan,
     to: EventSink,
@@ -206,12 +233,12 @@ struct Relay {
 
 impl EventHandler for Relay {
     fn handle(&self, event: BackendEvent) {
-        let muted = {
+        let held_back = {
             let mut state = self.plan.state();
             state.events.push(event.clone());
-            state.muted
+            state.muted || (state.withheld > 0 && is_proof(&event))
         };
-        if !muted {
+        if !held_back {
             self.to.send(event);
         }
     }

@@ -78,7 +78,10 @@ impl Tapped {
             Fate::Delay { before, .. } => tokio::time::sleep(before).await,
             _ => {}
         }
+        let loses = matches!(fate, Fate::HangReply | Fate::LoseReply | Fate::Delay { .. });
+        let withheld = (op == Op::Renew && loses).then(|| self.plan.withhold());
         let answer = request.await;
+        drop(withheld);
         self.plan.answered(number);
         match fate {
             Fate::HangReply => std::future::pending().await,
