@@ -206,6 +206,16 @@ fn a_directory_of_somebody_else_or_that_cannot_be_written() {
     if !is_root() {
         return;
     }
+    // The superuser may look at anybody's store, and not lock in it.
+    std::fs::create_dir(place.path("theirs")).unwrap();
+    std::fs::set_permissions(place.path("theirs"), PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(place.path("theirs"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let url = format!("file:{}", place.path("theirs").display());
+    place
+        .run(&["--url", &url, "run", "x", "--", "true"])
+        .failed(77, &["theirs", "run this as that user"]);
+    place.run(&["--url", &url, "status", "x"]).succeeded();
+    assert_eq!(std::fs::read_dir(place.path("theirs")).unwrap().count(), 0);
     std::fs::set_permissions(place.path("."), PermissionsExt::from_mode(0o755)).unwrap();
     place.run(&["run", "x", "--", "true"]).succeeded();
     let mut command = common::copied(&place, &["run", "x", "--", "true"]);

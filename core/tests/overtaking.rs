@@ -19,6 +19,7 @@ use tenure_core::{
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context},
     capability::Capabilities,
     error::Error,
+    lease::Phase,
     memory::MemoryStore,
     name::LockName,
     request::{
@@ -39,6 +40,8 @@ struct Gate {
     renews: Arc<AtomicU32>,
     /// Send `Look` right before the first answer.
     look: bool,
+    /// Tell each renewal's proof as an event, and never return from the call.
+    parts: bool,
 }
 
 #[async_trait]
@@ -84,6 +87,21 @@ impl Backend for Gate {
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
         let from = self.now();
         let number = self.renews.fetch_add(1, Ordering::SeqCst);
+        if self.parts {
+            let events = self
+                .context
+                .lock()
+                .unwrap()
+                .as_ref()
+                .unwrap()
+                .events
+                .clone();
+            for entry in &entries {
+                let attempt = entry.attempt;
+                events.send(BackendEvent::Proved { attempt, from });
+            }
+            std::future::pending::<()>().await;
+        }
         if number == 0 {
             self.first.notified().await;
             if self.look {
@@ -187,4 +205,29 @@ async fn k1_renew_renews_now() {
         "renewed after {:?}",
         begin.elapsed()
     );
+}
+
+/// K4, L5: a proof that was told ahead stands, although the call that it is a part of is given up.
+#[tokio::test]
+async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
+    let gate = Gate {
+        grant: true,
+        parts: true,
+        ..Gate::default()
+    };
+    let client = Client::builder(gate.clone())
+        .ttl(Duration::from_secs(3))
+        .request_timeout(Duration::from_millis(200))
+        .connect()
+        .await
+        .unwrap();
+    let guard = client.lock("a").unwrap().acquire().await.unwrap();
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(4) {
+        assert_eq!(guard.phase(), Phase::Held);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // At each third of the TTL, and not at each eighteenth.
+    let renewals = gate.renews.load(Ordering::SeqCst);
+    assert!((3..=6).contains(&renewals), "{renewals} renewals in 4 s");
 }

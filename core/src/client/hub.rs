@@ -212,7 +212,7 @@ impl Hub {
 
     fn follow(&self, slot: &Slot, then: Then) {
         match then {
-            Then::Look(_) => {
+            Then::Look => {
                 // Read again under the book's mutex: of two who change a slot at the same time,
                 // the one who comes here last must not note what it has seen first.
                 let mut book = self.book();

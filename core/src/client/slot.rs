@@ -68,8 +68,8 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Then {
-    /// Look at the slot again at that time, or at the [date](Slot::date) that it has by then.
-    Look(Instant),
+    /// Look at the slot again at its [date](Slot::date).
+    Look,
     /// It was lost: forget it, and remove the attempt from the store all the same (L4).
     Lost(LossReason),
     /// Nothing more will happen to it by itself: forget it.
@@ -295,11 +295,7 @@ impl Slot {
 
     /// When to look at it again, by what is known now.
     pub(crate) fn date(&self) -> Instant {
-        let then = self.lock().then();
-        match then {
-            Then::Look(at) => at,
-            Then::Lost(_) | Then::Forget => Instant::FAR_FUTURE,
-        }
+        self.lock().date()
     }
 
     /// What an acquire that waits for this slot wants to know.
@@ -465,16 +461,23 @@ impl State {
 
     fn then(&self) -> Then {
         match &self.stage {
-            Stage::Enqueuing { .. } => Then::Look(Instant::FAR_FUTURE),
-            Stage::Waiting { turn, .. } => Then::Look(turn.next_report()),
+            Stage::Enqueuing { .. } | Stage::Waiting { .. } => Then::Look,
             Stage::Granted { lease, .. } => match lease.phase() {
-                Phase::Held | Phase::Suspect => {
-                    Then::Look(lease.next_renewal().min(lease.valid_until()))
-                }
+                Phase::Held | Phase::Suspect => Then::Look,
                 Phase::Lost(reason) => Then::Lost(reason),
                 Phase::Releasing | Phase::Released => Then::Forget,
             },
             Stage::Left(_) => Then::Forget,
+        }
+    }
+
+    fn date(&self) -> Instant {
+        match &self.stage {
+            Stage::Waiting { turn, .. } => turn.next_report(),
+            Stage::Granted { lease, .. } if lease.phase().is_live() => {
+                lease.next_renewal().min(lease.valid_until())
+            }
+            _ => Instant::FAR_FUTURE,
         }
     }
 }
