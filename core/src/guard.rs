@@ -308,21 +308,7 @@ impl Guard {
         const PAUSE: Duration = Duration::from_millis(20);
         let hub = &self.client.0.hub;
         let budget = hub.request_timeout;
-        let limit = hub.now() + budget;
-        // A renewal that is under way is waited for, so that none can reach the store after the
-        // removal.
-        loop {
-            let changed = self.slot.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if !self.slot.is_renewing() || hub.now() >= limit {
-                break;
-            }
-            tokio::select! {
-                () = changed => {}
-                () = hub.clock.sleep_until(limit) => {}
-            }
-        }
+        self.slot.settled(&*hub.clock, hub.now() + budget).await;
         let removal = self.removal();
         let limit = hub.now() + budget;
         let mut unanswered = self.slot.has_unanswered_removal();
@@ -368,6 +354,7 @@ impl Guard {
             ttl: self.ttl,
             outcome_known: true,
             not_before: None,
+            slot: Arc::clone(&self.slot),
         }
     }
 

@@ -18,6 +18,7 @@ use tenure_core::{
     Client,
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context},
     capability::Capabilities,
+    clock::ManualClock,
     error::Error,
     lease::Phase,
     memory::MemoryStore,
@@ -230,4 +231,34 @@ async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
     // At each third of the TTL, and not at each eighteenth.
     let renewals = gate.renews.load(Ordering::SeqCst);
     assert!((3..=6).contains(&renewals), "{renewals} renewals in 4 s");
+}
+
+/// K1: locks taken a little apart come to share their renewals.
+#[tokio::test]
+async fn k1_locks_taken_a_little_apart_share_their_renewals() {
+    let clock = ManualClock::new();
+    let gate = Gate {
+        grant: true,
+        ..Gate::default()
+    };
+    let client = Client::builder(gate.clone())
+        .clock(Arc::new(clock.clone()))
+        .connect()
+        .await
+        .unwrap();
+    gate.first.notify_one();
+    let mut guards = Vec::new();
+    for name in ["a", "b", "c"] {
+        guards.push(client.lock(name).unwrap().acquire().await.unwrap());
+        clock.advance(Duration::from_secs(1));
+    }
+    for _ in 0..40 {
+        clock.advance(Duration::from_millis(500));
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // 23 s after the first: at 10 and at 20 s, for all three.
+    assert_eq!(gate.renews.load(Ordering::SeqCst), 2);
+    assert!(guards.iter().all(|guard| guard.check().is_ok()));
 }

@@ -155,7 +155,7 @@ impl Hub {
     }
 
     /// Hands the removal of an attempt to the releaser. Never blocks; works on any thread.
-    pub(crate) fn remove_later(&self, slot: &Slot, outcome_known: bool) {
+    pub(crate) fn remove_later(&self, slot: &Arc<Slot>, outcome_known: bool) {
         self.forget(slot);
         let removal = Removal {
             name: slot.name.clone(),
@@ -163,6 +163,7 @@ impl Hub {
             ttl: slot.ttl,
             outcome_known,
             not_before: None,
+            slot: Arc::clone(slot),
         };
         if self.errands.send(Errand::Remove(removal)).is_err() {
             // The runtime is gone. The TTL is the last resort (R3).
@@ -227,18 +228,18 @@ impl Hub {
                 // Several may find out at once; the first one takes it out of the book.
                 let first = {
                     let mut book = self.book();
-                    let listed = book.get(slot.attempt).is_some();
+                    let listed = book.get(slot.attempt).map(Arc::clone);
                     book.remove(slot.attempt);
                     listed
                 };
-                if first {
-                    self.lost(slot, reason);
+                if let Some(slot) = first {
+                    self.lost(&slot, reason);
                 }
             }
         }
     }
 
-    fn lost(&self, slot: &Slot, reason: LossReason) {
+    fn lost(&self, slot: &Arc<Slot>, reason: LossReason) {
         telemetry::lost(self.scheme, &slot.name, reason);
         self.remove_later(slot, true);
     }

@@ -207,6 +207,7 @@ impl Client {
                 ttl: slot.ttl,
                 outcome_known: held.is_some(),
                 not_before: None,
+                slot: Arc::clone(&slot),
             };
             removals.spawn(async move { (remover.persist(removal).await, held, slot) });
         }

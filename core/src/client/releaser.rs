@@ -8,7 +8,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::time;
+use super::{slot::Slot, time};
 use crate::{
     backend::Backend,
     clock::{Clock, Instant},
@@ -37,6 +37,8 @@ pub(crate) struct Removal {
     pub(crate) outcome_known: bool,
     /// Leave it alone until then.
     pub(crate) not_before: Option<Instant>,
+    /// Whose renewals must have stopped first.
+    pub(crate) slot: Arc<Slot>,
 }
 
 /// How a removal that is repeated waits between two tries: from here, doubling, to one second.
@@ -104,6 +106,8 @@ impl Remover {
     /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
     /// has lapsed by itself, unless it lives as long as a pooled session.
     pub(super) async fn persist(&self, removal: Removal) -> Option<Removed> {
+        let limit = self.clock.now() + self.request_timeout;
+        removal.slot.settled(&*self.clock, limit).await;
         let until = if self.pooled {
             Instant::FAR_FUTURE
         } else {

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
-    clock::Instant,
+    clock::{Clock, Instant},
     id::AttemptId,
     lease::{Input, Lease, Phase, Terms, Turn},
     loss::LossReason,
@@ -369,9 +369,21 @@ impl Slot {
         self.lock().unanswered
     }
 
-    /// Whether a renewal is under way (K3).
-    pub(crate) fn is_renewing(&self) -> bool {
-        self.lock().in_flight > 0
+    /// Returns when no renewal is under way, so that none can reach the store after a removal that
+    /// is sent then (K3); at that moment at the latest.
+    pub(crate) async fn settled(&self, clock: &dyn Clock, limit: Instant) {
+        loop {
+            let changed = self.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().in_flight == 0 || clock.now() >= limit {
+                return;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = clock.sleep_until(limit) => {}
+            }
+        }
     }
 
     /// How many renewals were handed to the driver so far.
