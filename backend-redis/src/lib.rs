@@ -1,0 +1,6 @@
+//! Locks on Redis: first come first served, with fencing tokens, handed over by push.
+//!
+//! A driver and nothing more: the queue is kept by one Lua script per operation, and everything
+//! that is policy (when to renew, what may be believed) is the core's.
+
+mod link;
