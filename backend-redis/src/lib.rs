@@ -3,4 +3,7 @@
 //! A driver and nothing more: the queue is kept by one Lua script per operation, and everything
 //! that is policy (when to renew, what may be believed) is the core's.
 
+mod config;
 mod link;
+
+pub use config::{Durability, Eviction, Options};
