@@ -1,0 +1,252 @@
+//! Finds the commands in what a client sends: RESP arrays of bulk strings, and inline commands.
+
+/// The longest line that Redis accepts, for a header or an inline command.
+const LONGEST_LINE: usize = 64 * 1024;
+/// The most arguments, and the longest one, that Redis accepts.
+const MOST_ARGUMENTS: usize = 1024 * 1024;
+const LONGEST_ARGUMENT: usize = 512 * 1024 * 1024;
+
+/// A parser of one direction of one connection. It takes bytes in pieces of any size, and is fed
+/// each byte once.
+#[derive(Debug, Default)]
+pub(super) struct Parser {
+    state: State,
+    line: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
+    /// Arguments of the present command that are still to come.
+    missing: usize,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// Reading the line that begins a command.
+    #[default]
+    Command,
+    /// Reading the line that announces an argument.
+    Length,
+    /// Reading an argument; so many of its bytes are missing, its line end included.
+    Argument(usize),
+    /// What came is no command; nothing more is understood.
+    Lost,
+}
+
+impl Parser {
+    /// Takes the next bytes, and gives each command that they complete to `found`. Returns where
+    /// in them the last of these commands ends; zero if there is none.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut found: impl FnMut(Vec<Vec<u8>>)) -> usize {
+        let mut rest = bytes;
+        let mut end = 0;
+        while !rest.is_empty() && !self.is_lost() {
+            let (now, later) = rest.split_at(self.piece(rest));
+            rest = later;
+            if let Some(command) = self.take(now) {
+                found(command);
+                end = bytes.len() - rest.len();
+            }
+        }
+        end
+    }
+
+    /// How many of these bytes belong to the line or the argument that is being read.
+    fn piece(&self, bytes: &[u8]) -> usize {
+        match self.state {
+            State::Argument(missing) => missing.min(bytes.len()),
+            _ => bytes
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .map_or(bytes.len(), |end| end + 1),
+        }
+    }
+
+    /// Takes a piece; the command, if it was the last one of it.
+    fn take(&mut self, piece: &[u8]) -> Option<Vec<Vec<u8>>> {
+        self.line.extend_from_slice(piece);
+        match self.state {
+            State::Lost => None,
+            State::Argument(missing) => {
+                self.state = State::Argument(missing - piece.len());
+                (missing == piece.len()).then(|| self.end_argument())?
+            }
+            State::Command | State::Length if piece.ends_with(b"\n") => self.end_line(),
+            State::Command | State::Length => {
+                if self.line.len() > LONGEST_LINE {
+                    self.state = State::Lost;
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether something came that is no command, so that nothing after it was understood.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.state, State::Lost)
+    }
+
+    /// Whether a command has begun and is not complete.
+    pub(super) fn is_within_command(&self) -> bool {
+        !self.line.is_empty() || !matches!(self.state, State::Command)
+    }
+
+    fn end_line(&mut self) -> Option<Vec<Vec<u8>>> {
+        let mut line = std::mem::take(&mut self.line);
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        let mut command = None;
+        let next = match (&self.state, line.split_first()) {
+            (State::Command, Some((b'*', count))) => self.begin(count),
+            (State::Command, _) => inline(&line).map(|words| {
+                command = Some(words).filter(|words| !words.is_empty());
+                State::Command
+            }),
+            (_, Some((b'$', length))) => number(length)
+                .filter(|length| *length <= LONGEST_ARGUMENT)
+                .map(|length| State::Argument(length + 2)),
+            _ => None,
+        };
+        self.state = next.unwrap_or(State::Lost);
+        command
+    }
+
+    fn begin(&mut self, count: &[u8]) -> Option<State> {
+        // Redis skips an empty command, and one of a negative number of arguments.
+        if count.first() == Some(&b'-') {
+            return number(&count[1..]).map(|_| State::Command);
+        }
+        self.missing = number(count).filter(|count| *count <= MOST_ARGUMENTS)?;
+        Some(if self.missing == 0 {
+            State::Command
+        } else {
+            State::Length
+        })
+    }
+
+    fn end_argument(&mut self) -> Option<Vec<Vec<u8>>> {
+        let mut argument = std::mem::take(&mut self.line);
+        if !argument.ends_with(b"\r\n") {
+            self.state = State::Lost;
+            return None;
+        }
+        argument.truncate(argument.len() - 2);
+        self.arguments.push(argument);
+        self.missing -= 1;
+        if self.missing > 0 {
+            self.state = State::Length;
+            return None;
+        }
+        self.state = State::Command;
+        Some(std::mem::take(&mut self.arguments))
+    }
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The words of an inline command; none if it is no text, such as the begin of a TLS session.
+fn inline(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let line = std::str::from_utf8(line).ok()?;
+    if line.chars().any(|c| c.is_control() && c != '\t') {
+        return None;
+    }
+    let words = line.split_whitespace();
+    Some(words.map(|word| word.as_bytes().to_vec()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands_of(pieces: &[&[u8]]) -> (Vec<Vec<String>>, Parser) {
+        let mut parser = Parser::default();
+        let mut commands = Vec::new();
+        for piece in pieces {
+            parser.feed(piece, |command| {
+                let words = command.iter().map(|word| String::from_utf8_lossy(word));
+                commands.push(words.map(String::from).collect());
+            });
+        }
+        (commands, parser)
+    }
+
+    /// A pipeline of all shapes: an array, an inline command, empty lines and arrays, an empty
+    /// argument, one with line ends and what looks like headers in it.
+    const PIPELINE: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING  hello\r\n\r\n*0\r\n*-1\r\n\
+        *3\r\n$3\r\nSET\r\n$0\r\n\r\n$12\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQUIT\r\n";
+
+    fn expected() -> Vec<Vec<String>> {
+        [
+            vec!["GET", "a"],
+            vec!["PING", "hello"],
+            vec!["SET", "", "*1\r\n$4\r\nPING"],
+            vec!["QUIT"],
+        ]
+        .map(|words| words.into_iter().map(String::from).collect())
+        .to_vec()
+    }
+
+    #[test]
+    fn a_pipeline_is_understood_in_one_piece_and_in_any_two() {
+        assert_eq!(commands_of(&[PIPELINE]).0, expected());
+        for cut in 0..PIPELINE.len() {
+            let (one, two) = PIPELINE.split_at(cut);
+            assert_eq!(commands_of(&[one, two]).0, expected(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_understood_byte_by_byte() {
+        let pieces: Vec<&[u8]> = PIPELINE.chunks(1).collect();
+        let (commands, parser) = commands_of(&pieces);
+        assert_eq!(commands, expected());
+        assert!(!parser.is_lost() && !parser.is_within_command());
+    }
+
+    #[test]
+    fn a_large_argument_arrives_whole() {
+        let value = vec![b'\n'; 3 << 20];
+        let mut bytes = format!("*2\r\n$4\r\nECHO\r\n${}\r\n", value.len()).into_bytes();
+        bytes.extend_from_slice(&value);
+        bytes.extend_from_slice(b"\r\n");
+        let mut parser = Parser::default();
+        let mut found = Vec::new();
+        for piece in bytes.chunks(16 * 1024) {
+            assert!(found.is_empty());
+            parser.feed(piece, |command| found.push(command));
+        }
+        assert_eq!(found, [vec![b"ECHO".to_vec(), value]]);
+    }
+
+    #[test]
+    fn what_is_no_command_ends_the_reading_and_is_said() {
+        for noise in [
+            b"\x16\x03\x01\x02\x00\x01\n".as_slice(),
+            b"*x\r\n",
+            b"*1\r\nPING\r\n",
+            b"*1\r\n$x\r\n",
+            b"*1\r\n$4\r\nPINGxx",
+            b"*99999999\r\n",
+        ] {
+            let (commands, parser) = commands_of(&[noise, b"PING\r\n"]);
+            assert!(commands.is_empty() && parser.is_lost(), "{noise:?}");
+        }
+        let (_, parser) = commands_of(&[&vec![b'a'; LONGEST_LINE + 1]]);
+        assert!(parser.is_lost());
+    }
+
+    #[test]
+    fn the_end_of_the_last_complete_command_is_known() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.feed(b"PING\r\nPING\r\n*1\r\n", |_| ()), 12);
+        assert_eq!(parser.feed(b"$4\r\n", |_| ()), 0);
+        assert_eq!(parser.feed(b"PING\r\nP", |_| ()), 6);
+    }
+
+    #[test]
+    fn the_begin_of_a_command_is_known_as_such() {
+        for begin in [b"*".as_slice(), b"*1\r\n", b"*1\r\n$4\r\nPI", b"PI"] {
+            assert!(commands_of(&[begin]).1.is_within_command(), "{begin:?}");
+        }
+    }
+}
