@@ -1,6 +1,9 @@
 //! One connection to one server: made, checked, and watched for life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind as RedisKind, Pipeline, ProtocolVersion, PushInfo,
@@ -13,7 +16,7 @@ use super::{
     call::Listener,
     check::{Hello, Info},
     settings::Settings,
-    stream::{self, Life, Tracked},
+    stream::{self, Life, Tracked, Wire},
     target::Place,
     trouble::Trouble,
 };
@@ -80,14 +83,17 @@ impl Conn {
             Purpose::Replicas => settings.limit + options.replica_timeout,
             Purpose::Commands | Purpose::Question => settings.limit,
         };
+        let in_tls = AtomicBool::new(false);
         let opening = async {
-            let mut conn = Self::log_in(place, &login, patience, listener, settings).await?;
+            let wire = Self::wire(place, settings, &in_tls).await?;
+            let conn = Self::log_in(wire, place, &login, patience, listener, settings);
+            let mut conn = conn.await?;
             conn.check(purpose, settings).await?;
             Ok(conn)
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(Trouble::late(place, limit)),
+            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
         }
     }
 
@@ -101,12 +107,30 @@ impl Conn {
             // Nothing is pushed, so the protocol that every sentinel knows will do.
             resp3: false,
         };
-        timeout(limit, Self::log_in(place, &login, limit, None, settings))
-            .await
-            .unwrap_or_else(|_| Err(Trouble::late(place, limit)))
+        let in_tls = AtomicBool::new(false);
+        let opening = async {
+            let wire = Self::wire(place, settings, &in_tls).await?;
+            Self::log_in(wire, place, &login, limit, None, settings).await
+        };
+        match timeout(limit, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
+        }
+    }
+
+    async fn wire(
+        place: &Place,
+        settings: &Settings,
+        in_tls: &AtomicBool,
+    ) -> Result<Wire, Trouble> {
+        let Settings {
+            target, options, ..
+        } = settings;
+        stream::open(place, target.secure, &options.tls, settings.limit, in_tls).await
     }
 
     async fn log_in(
+        wire: Wire,
         place: &Place,
         login: &Login<'_>,
         patience: Duration,
@@ -114,7 +138,6 @@ impl Conn {
         settings: &Settings,
     ) -> Result<Self, Trouble> {
         let files = &settings.options.tls;
-        let wire = stream::open(place, settings.target.secure, files, settings.limit).await?;
         let life = Life::new();
         let tracked = Tracked::new(wire, Arc::clone(&life));
         let mut config = AsyncConnectionConfig::new()

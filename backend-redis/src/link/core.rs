@@ -140,6 +140,19 @@ impl Core {
         Ok(conn)
     }
 
+    /// Returns when a connection has ended; ends it when its server was replaced.
+    pub(super) async fn until_ended(&self, conn: &Conn) {
+        let Layout::Sentinel(sentinels, _) = &self.layout else {
+            return conn.ended().await;
+        };
+        tokio::select! {
+            () = conn.ended() => {}
+            () = sentinels.replaced(&conn.place, &self.settings) => {
+                conn.give_up("the sentinels name another master");
+            }
+        }
+    }
+
     /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches
     /// every node.
     async fn subscribe(&self, conn: &Arc<Conn>) -> Result<(), Trouble> {

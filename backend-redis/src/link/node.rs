@@ -140,7 +140,7 @@ async fn keep(core: &Core, node: &Arc<Node>) {
         let conn = connect(core, node, &mut backoff, was_up).await;
         was_up = true;
         let since = Instant::now();
-        conn.ended().await;
+        core.until_ended(&conn).await;
         backoff.lasted(since.elapsed());
         let why = conn.ending(&core.settings);
         drop(conn);

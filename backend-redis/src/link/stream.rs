@@ -4,8 +4,8 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -13,7 +13,6 @@ use std::{
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use std::sync::Arc;
 use tenure_core::{error::ErrorKind, settings::Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -31,12 +30,13 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 /// ... and so many without an answer end the connection.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Opens a connection. The caller limits the time.
+/// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
 pub(super) async fn open(
     place: &Place,
     secure: bool,
     files: &Tls,
     limit: Duration,
+    in_tls: &AtomicBool,
 ) -> Result<Wire, Trouble> {
     let wrong = |error: io::Error| Trouble::of_io(place, &error, files);
     let (host, port) = match place {
@@ -59,10 +59,12 @@ pub(super) async fn open(
     let config = tokio::task::spawn_blocking(move || tls::configure(&files_read))
         .await
         .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))??;
+    in_tls.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(config)
         .connect(name, tcp)
         .await
         .map_err(wrong)?;
+    in_tls.store(false, Ordering::Relaxed);
     Ok(Wire::Tls(Box::new(stream)))
 }
 

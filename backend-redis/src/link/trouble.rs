@@ -24,10 +24,16 @@ impl Trouble {
     }
 
     /// The server did not answer in that time.
-    pub(super) fn late(place: &Place, limit: Duration) -> Self {
+    pub(super) fn late(place: &Place, limit: Duration, in_tls: bool) -> Self {
+        // A server without TLS waits for the end of what it takes for a command.
+        let hint = if in_tls {
+            " to the beginning of TLS; does it speak TLS there?"
+        } else {
+            ""
+        };
         Self::new(
             ErrorKind::Unavailable,
-            format!("{place}: no answer within {limit:?}"),
+            format!("{place}: no answer within {limit:?}{hint}"),
         )
     }
 

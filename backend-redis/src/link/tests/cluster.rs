@@ -131,6 +131,7 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
     let cluster = Cluster::builder()
         .replicas(1)
         .node_timeout(Duration::from_secs(1))
+        .nodes(Server::builder().config("cluster-require-full-coverage", "no"))
         .start()
         .unwrap();
     let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
