@@ -62,7 +62,7 @@ impl Sentinels {
         let worst = troubles
             .iter()
             .find(|trouble| !trouble.kind.is_retryable())
-            .or(troubles.last())
+            .or_else(|| troubles.last())
             .cloned();
         Err(worst.unwrap_or_else(|| Trouble::new(ErrorKind::Unavailable, "no sentinel answered")))
     }
