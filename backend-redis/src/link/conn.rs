@@ -16,8 +16,8 @@ use super::{
     call::Listener,
     check::{Hello, Info},
     settings::Settings,
-    stream::{self, Life, Tracked, Wire},
-    target::Place,
+    stream::{self, Life, Limits, Tracked, Wire},
+    target::{Deployment, Place},
     trouble::Trouble,
 };
 
@@ -70,7 +70,7 @@ impl Conn {
         purpose: Purpose,
         settings: &Settings,
     ) -> Result<Self, Trouble> {
-        let limit = settings.options.connect_timeout.min(settings.limit);
+        let limit = settings.connect_limit();
         let options = &settings.options;
         let login = Login {
             database: settings.target.database,
@@ -99,7 +99,7 @@ impl Conn {
 
     /// Connects to a sentinel.
     pub(super) async fn open_sentinel(place: &Place, settings: &Settings) -> Result<Self, Trouble> {
-        let limit = settings.options.connect_timeout.min(settings.limit);
+        let limit = settings.connect_limit();
         let login = Login {
             database: 0,
             username: settings.options.sentinel_username.as_deref(),
@@ -126,7 +126,11 @@ impl Conn {
         let Settings {
             target, options, ..
         } = settings;
-        stream::open(place, target.secure, &options.tls, settings.limit, in_tls).await
+        let limits = Limits {
+            connect: settings.connect_limit(),
+            answer: settings.limit,
+        };
+        stream::open(place, target.secure, &options.tls, limits, in_tls).await
     }
 
     async fn log_in(
@@ -213,11 +217,16 @@ impl Conn {
             ..Learnt::default()
         };
         if purpose != Purpose::Question && !hello.is_master() {
-            return Err(put(Trouble::new(
-                ErrorKind::Unavailable,
-                "it is a replica, and locks need the master; name that, or let sentinels find it \
-                 (`redis+sentinel://`)",
-            )));
+            let what = match settings.target.deployment {
+                Deployment::Single(_) => {
+                    "it is a replica, and locks need the master; name that, or let sentinels find \
+                     it (`redis+sentinel://`)"
+                }
+                Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
+                    "it is named as the master and is a replica; perhaps a failover is under way"
+                }
+            };
+            return Err(put(Trouble::new(ErrorKind::Unavailable, what)));
         }
         if purpose == Purpose::Commands {
             match next("INFO") {

@@ -17,7 +17,7 @@ use tenure_core::{error::ErrorKind, settings::Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, lookup_host},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -30,12 +30,21 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 /// ... and so many without an answer end the connection.
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// To connect. The name's addresses share it.
+    pub(super) connect: Duration,
+    /// To answer.
+    pub(super) answer: Duration,
+}
+
 /// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
 pub(super) async fn open(
     place: &Place,
     secure: bool,
     files: &Tls,
-    limit: Duration,
+    limits: Limits,
     in_tls: &AtomicBool,
 ) -> Result<Wire, Trouble> {
     let wrong = |error: io::Error| Trouble::of_io(place, &error, files);
@@ -46,8 +55,8 @@ pub(super) async fn open(
         }
         Place::Tcp { host, port } => (host.as_str(), *port),
     };
-    let tcp = connect(host, port).await.map_err(wrong)?;
-    settle(&tcp, limit).map_err(wrong)?;
+    let tcp = connect(host, port, limits.connect).await.map_err(wrong)?;
+    settle(&tcp, limits.answer).map_err(wrong)?;
     if !secure {
         return Ok(Wire::Tcp(tcp));
     }
@@ -68,18 +77,22 @@ pub(super) async fn open(
     Ok(Wire::Tls(Box::new(stream)))
 }
 
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let addresses = lookup_host((host, port)).await.map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("the name cannot be resolved: {error}"),
         )
     })?;
+    let addresses: Vec<_> = addresses.collect();
+    // One address that swallows everything must not hide the next one.
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = None;
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))

@@ -49,6 +49,7 @@ impl Trouble {
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
             io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::TimedOut => "it does not answer".to_owned(),
             io::ErrorKind::PermissionDenied => "we may not open that socket".to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset

@@ -11,6 +11,15 @@ fn keys(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{k{n}}}")).collect()
 }
 
+/// The node on which the inbox is subscribed.
+fn inbox_home(cluster: &Cluster) -> &Server {
+    let home = cluster.masters().iter().find(|master| {
+        let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
+        line.lines().any(|line| line == "1")
+    });
+    home.unwrap()
+}
+
 async fn run_all(link: &Link, keys: &[String]) -> Vec<Answer> {
     let calls = keys.iter().map(|key| count(key)).collect();
     let mut answers: Vec<Answer> = keys.iter().map(|_| Ok(Value::Nil)).collect();
@@ -139,11 +148,7 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
     for answer in run_all(&link, &keys).await {
         assert_eq!(number(answer), 1);
     }
-    let home = cluster.masters().iter().find(|master| {
-        let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
-        line.lines().any(|line| line == "1")
-    });
-    let home = home.unwrap();
+    let home = inbox_home(&cluster);
     home.kill();
     heard.until("down").await;
     heard.until("up").await;
@@ -175,4 +180,45 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
     .await;
     let heard = heard.all();
     assert_eq!(heard.last().map(String::as_str), Some("up"), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
+    let cluster = Cluster::builder().start().unwrap();
+    let limit = Duration::from_secs(1);
+    let opened = open_within(&cluster.url(), Options::default(), limit).await;
+    let Opened { heard, .. } = &opened.unwrap();
+    let home = inbox_home(&cluster);
+    home.pause().unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all()[..2], ["down", "up"]);
+    let another = cluster
+        .masters()
+        .iter()
+        .find(|node| node.port() != home.port());
+    another
+        .unwrap()
+        .command(&["PUBLISH", INBOX, "hello"])
+        .unwrap();
+    heard.until("hello").await;
+    home.resume().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_rights_are_enough() {
+    let rules = "~* &* -@all +evalsha +eval +incr +subscribe +scan +cluster|slots +asking";
+    let nodes = Server::builder().acl_user("app", "secret", rules);
+    let cluster = Cluster::builder().nodes(nodes).start().unwrap();
+    let Opened { link, .. } = open(&cluster.url(), user("app", "secret")).await.unwrap();
+    let key = "{moves}1";
+    assert_eq!(number(link.call(count(key)).await), 1);
+    let slot = cluster.slot_of(key).unwrap();
+    let owner = cluster.owner_of_slot(slot).unwrap().port();
+    let target = cluster.masters().iter().find(|node| node.port() != owner);
+    let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
+    moving.begin().unwrap();
+    assert_eq!(moving.migrate_keys(9).unwrap(), 1);
+    assert_eq!(number(link.call(count(key)).await), 2);
+    moving.finish().unwrap();
+    assert_eq!(number(link.call(count(key)).await), 3);
 }

@@ -164,6 +164,22 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { heard, .. } = &open(&proxy.url(), Options::default()).await.unwrap();
+    server.kill();
+    heard.until("down").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let made = proxy.connections_made();
+    // Twelve on average; without the waits, thousands.
+    assert!((3..=60).contains(&made), "{made} connections");
+    server.restart().unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_is_not_given_up() {
     let server = Server::builder().start().unwrap();
     let limit = Duration::from_millis(50);
@@ -282,4 +298,12 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
     let late = late.await.unwrap();
     assert_eq!((number(late[0].0.clone()), late[0].1), (2, 0));
     replica.resume().unwrap();
+    let (before, now) = (clients(&master), || clients(&master));
+    link.close().await;
+    until("both connections are closed", || now() + 2 <= before).await;
+}
+
+fn clients(server: &Server) -> usize {
+    let list = server.text(&["CLIENT", "LIST"]).unwrap();
+    list.lines().count()
 }
