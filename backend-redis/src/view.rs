@@ -1,6 +1,6 @@
 //! Looking at locks, which changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use redis::Value;
 use tenure_core::{
@@ -13,7 +13,6 @@ use tenure_core::{
 use crate::{
     backend::{Core, grouped},
     error::{answered, from_fault},
-    keys::LockKeys,
     link::Call,
     record::{decode_owner, read_holder, wall},
     reply::Reply,
@@ -70,25 +69,27 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
         .scan(request.cursor.as_deref(), &pattern, request.limit)
         .await
         .map_err(|fault| from_fault(OPERATION, fault))?;
-    let names: BTreeSet<_> = found
-        .iter()
-        .filter_map(|key| core.keys.name_of(key))
-        .filter(|name| name.as_str().starts_with(&request.prefix))
-        .collect();
-    let locks: Vec<(LockName, LockKeys)> = names
-        .into_iter()
-        .filter_map(|name| core.lock(&name).ok().map(|keys| (name, keys)))
-        .collect();
+    let mut names = BTreeMap::new();
+    for found in found {
+        let name = core.keys.name_of(&found);
+        if let Some(name) = name.filter(|name| name.as_str().starts_with(&request.prefix)) {
+            let keys = core.lock(&name)?;
+            let by_holder = found == keys.holder.as_bytes();
+            let known = names.entry(name).or_insert((keys, false));
+            known.1 |= by_holder;
+        }
+    }
+    let locks: Vec<_> = names.into_iter().collect();
     let slots = locks
         .iter()
         .enumerate()
-        .map(|(index, (_, keys))| (index, core.link.slot(&keys.holder)));
+        .map(|(index, (_, (keys, _)))| (index, core.link.slot(&keys.holder)));
     let groups = grouped(slots, LOCKS);
     let calls = groups
         .iter()
         .map(|group| {
             let keys = group.iter().flat_map(|&index| {
-                let keys = &locks[index].1;
+                let (keys, _) = &locks[index].1;
                 [keys.holder.clone(), keys.queue(), keys.entries()]
             });
             Call {
@@ -107,7 +108,11 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
         let Some(answer) = answer else { continue };
         let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
         for (&index, shown) in group.iter().zip(Reply::new(OPERATION, value)?.rest()) {
-            page.locks.extend(listed(OPERATION, &locks[index].0, shown)?);
+            let (name, (_, by_holder)) = &locks[index];
+            let listed = listed(OPERATION, name, shown)?;
+            // One that has a holder is listed where that key is found, not where its queue is.
+            page.locks
+                .extend(listed.filter(|listed| *by_holder || listed.holder.is_none()));
         }
     }
     Ok(page)

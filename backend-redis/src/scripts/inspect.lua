@@ -15,5 +15,6 @@ return guarded(function()
     end
     last = attempts[index + 1]
   end
+  if #attempts < 2 * ARGV[2] then last = '' end
   return {text(now), holder and holder.raw or '', ms, last, waiters}
 end)

@@ -90,3 +90,6 @@ fn constants() -> String {
     );
     text
 }
+
+#[cfg(test)]
+mod differential;
