@@ -1,0 +1,168 @@
+//! One server process and its watchdog.
+//!
+//! The server is the leader of a process group of its own; the only other member is a watchdog
+//! shell that reads from a pipe. Its writing end is held by this process alone (pipes of the
+//! standard library are closed in every child), so that the pipe ends when this process does, by
+//! whatever cause; then the watchdog kills the server and removes its directory. While the
+//! watchdog lives, the group's number cannot be given to anybody else, so nothing else is hit.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+
+use crate::Error;
+
+/// `$1` is the directory to remove, the rest the server's command line. The subshell is the
+/// watchdog; `$$` within it is still the number of the outer shell, which becomes the server.
+const WATCHED: &str = r#"
+exec 3<&0 </dev/null
+directory=$1
+shift
+(
+    trap '' HUP INT TERM
+    read -r _ <&3
+    kill -9 $$
+    rm -rf -- "$directory"
+    kill -9 0
+) &
+exec 3<&-
+exec "$@"
+"#;
+
+/// The end of a log that is worth showing.
+const LOG_LINES: usize = 15;
+
+/// A running server, killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// `Child` knows whether it was reaped: a number that was given back is never signalled. Its
+    /// standard input is the watchdog's pipe.
+    child: Mutex<Child>,
+    id: u32,
+}
+
+impl Process {
+    /// Starts `program`; what it prints goes to the end of `log`. `directory` is removed when this
+    /// process ends without having ended the server.
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[&str],
+        directory: &Path,
+        log: &Path,
+    ) -> Result<Self, Error> {
+        let failed = |error: io::Error| {
+            Error::new(format!(
+                "cannot start {} in {}: {error}",
+                program.display(),
+                directory.display()
+            ))
+        };
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(failed)?;
+        let child = Command::new("/bin/sh")
+            .args(["-c", WATCHED, "sh"])
+            .arg(directory)
+            .arg(program)
+            .args(arguments)
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self {
+            id: child.id(),
+            child: Mutex::new(child),
+        })
+    }
+
+    /// The server's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// How the server ended, if it did.
+    pub(crate) fn ended(&self) -> Option<ExitStatus> {
+        self.with_child(|child| child.try_wait().ok().flatten())
+    }
+
+    /// Kills the server and its watchdog, and waits for the server's end.
+    pub(crate) fn kill(&self) {
+        self.with_child(|child| {
+            if let Ok(group) = i32::try_from(self.id)
+                // Closing the pipe is the last thing that is done with the watchdog; as long as
+                // it is open, the watchdog lives and the group is ours.
+                && child.stdin.is_some()
+            {
+                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            }
+            let _ = child.wait();
+            child.stdin = None;
+        });
+    }
+
+    /// Sends a signal to the server alone.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let failed = |why: String| {
+            Error::new(format!(
+                "cannot send {signal} to the server with process id {}: {why}",
+                self.id
+            ))
+        };
+        self.with_child(|child| {
+            let gone = child
+                .try_wait()
+                .map_err(|error| failed(error.to_string()))?;
+            if let Some(status) = gone {
+                return Err(failed(format!("it has ended ({status})")));
+            }
+            let id = i32::try_from(self.id).map_err(|error| failed(error.to_string()))?;
+            kill(Pid::from_raw(id), signal).map_err(|error| failed(error.to_string()))
+        })
+    }
+
+    fn with_child<T>(&self, act: impl FnOnce(&mut Child) -> T) -> T {
+        act(&mut self.child.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where `program` is: itself if it has a slash in it, else on the `PATH`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+    }
+    // Servers of a distribution may lie where only root looks.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The last lines of a log.
+pub(crate) fn end_of_log(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}

@@ -1,0 +1,342 @@
+//! A master, its replicas and the sentinels that watch them.
+
+use std::{fmt::Write as _, time::Duration};
+
+use redis::Value;
+
+use super::{
+    Server, ServerBuilder,
+    admin::{self, paired},
+};
+use crate::{
+    Error,
+    poll::{self, Look},
+};
+
+/// How long the group may take to know each other.
+const SETTLE: Duration = Duration::from_secs(30);
+/// How long a failover may take on a busy machine.
+const FAILOVER: Duration = Duration::from_secs(30);
+
+/// What makes sentinels act within a second or two: how often they ask servers and tell each
+/// other, in milliseconds.
+const EAGERNESS: [&str; 7] = [
+    "DEBUG",
+    "info-period",
+    "500",
+    "publish-period",
+    "500",
+    "ask-period",
+    "300",
+];
+
+/// Settings of a group that is not started yet: one replica, one sentinel, the name `mymaster`.
+#[derive(Clone, Debug)]
+#[must_use = "nothing runs before `start`"]
+pub struct SentinelBuilder {
+    name: String,
+    replicas: usize,
+    sentinels: usize,
+    down_after: Duration,
+    failover_timeout: Duration,
+    servers: ServerBuilder,
+}
+
+impl SentinelBuilder {
+    /// The name under which the sentinels know the group.
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// The number of replicas, at least one.
+    pub fn replicas(mut self, count: usize) -> Self {
+        self.replicas = count.max(1);
+        self
+    }
+
+    /// The number of sentinels, at least one; a majority of them has to agree on a failover.
+    pub fn sentinels(mut self, count: usize) -> Self {
+        self.sentinels = count.max(1);
+        self
+    }
+
+    /// How long a master stays silent before it counts as down; 1 s unless told otherwise.
+    pub fn down_after(mut self, silence: Duration) -> Self {
+        self.down_after = silence;
+        self
+    }
+
+    /// `failover-timeout` of the sentinels; after twice this time a failed attempt is made again.
+    /// 3 s unless told otherwise.
+    pub fn failover_timeout(mut self, timeout: Duration) -> Self {
+        self.failover_timeout = timeout;
+        self
+    }
+
+    /// How the master and the replicas are to be: their configuration and users, but not TLS.
+    pub fn servers(mut self, settings: ServerBuilder) -> Self {
+        self.servers = settings;
+        self
+    }
+
+    /// Starts all of them, and returns when every sentinel knows the master, all its replicas and
+    /// all other sentinels.
+    ///
+    /// # Errors
+    ///
+    /// When a server does not start, or when they do not find each other within 30 s.
+    pub fn start(self) -> Result<Sentinel, Error> {
+        if self.servers.tls {
+            return Err(Error::new(
+                "cannot start a group with sentinels and TLS: not supported by these tests; leave \
+                 `tls` out",
+            ));
+        }
+        let mut servers = vec![self.servers.clone().start()?];
+        for _ in 0..self.replicas {
+            let replica = self.servers.clone().replica_of(&servers[0]).start()?;
+            servers.push(replica);
+        }
+        let mut group = Sentinel {
+            sentinels: Vec::new(),
+            name: self.name.clone(),
+            servers,
+        };
+        let watch = self.watch(group.servers[0].port());
+        for _ in 0..self.sentinels {
+            group.sentinels.push(watch.clone().start()?);
+        }
+        for sentinel in &group.sentinels {
+            let command: Vec<&str> = ["SENTINEL"].into_iter().chain(EAGERNESS).collect();
+            sentinel.command(&command)?;
+        }
+        group.wait_until_settled()?;
+        Ok(group)
+    }
+
+    /// The settings of each sentinel.
+    fn watch(&self, master: u16) -> ServerBuilder {
+        let name = &self.name;
+        let majority = self.sentinels / 2 + 1;
+        let mut lines = vec![
+            ("monitor", format!("{name} 127.0.0.1 {master} {majority}")),
+            (
+                "down-after-milliseconds",
+                format!("{name} {}", self.down_after.as_millis()),
+            ),
+            (
+                "failover-timeout",
+                format!("{name} {}", self.failover_timeout.as_millis()),
+            ),
+        ];
+        if self.servers.with_users() {
+            lines.push(("auth-user", format!("{name} {}", admin::USER)));
+            lines.push(("auth-pass", format!("{name} {}", admin::PASSWORD)));
+        }
+        let mut settings = Server::builder().program(&self.servers.program);
+        settings.arguments.push("--sentinel");
+        for (key, value) in lines {
+            settings = settings.config("sentinel", &format!("{key} {value}"));
+        }
+        settings
+    }
+}
+
+/// A master with replicas, watched by sentinels; all stopped when dropped.
+#[derive(Debug)]
+pub struct Sentinel {
+    /// First, so that no failover begins while the servers end.
+    sentinels: Vec<Server>,
+    name: String,
+    servers: Vec<Server>,
+}
+
+impl Sentinel {
+    /// The settings of a new group.
+    pub fn builder() -> SentinelBuilder {
+        SentinelBuilder {
+            name: "mymaster".to_owned(),
+            replicas: 1,
+            sentinels: 1,
+            down_after: Duration::from_secs(1),
+            failover_timeout: Duration::from_secs(3),
+            servers: Server::builder(),
+        }
+    }
+
+    /// The name under which the sentinels know the group.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `redis+sentinel://127.0.0.1:PORT,127.0.0.1:PORT/NAME`, with all sentinels.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let mut url = String::from("redis+sentinel://");
+        for (index, sentinel) in self.sentinels.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let _ = write!(url, "{comma}{}", sentinel.address());
+        }
+        let _ = write!(url, "/{}", self.name);
+        url
+    }
+
+    /// The sentinels.
+    #[must_use]
+    pub fn sentinels(&self) -> &[Server] {
+        &self.sentinels
+    }
+
+    /// The servers that they watch; the first one was the master at the start.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The master of this moment, by the word of the first sentinel.
+    ///
+    /// # Errors
+    ///
+    /// When the sentinel does not answer, or names a server that is none of this group's.
+    pub fn master(&self) -> Result<&Server, Error> {
+        let port = self.master_port(&self.sentinels[0])?;
+        self.server_on(port)
+    }
+
+    /// Every server but the master of this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`master`](Self::master).
+    pub fn replicas(&self) -> Result<Vec<&Server>, Error> {
+        let master = self.master()?.port();
+        let others = self.servers.iter().filter(|server| server.port() != master);
+        Ok(others.collect())
+    }
+
+    /// Hands the role of the master to a replica while the old master lives (`SENTINEL FAILOVER`),
+    /// and returns the new master.
+    ///
+    /// # Errors
+    ///
+    /// When no replica is fit for it, or when there is no new master within 30 s.
+    pub fn failover(&self) -> Result<&Server, Error> {
+        let old = self.master()?.port();
+        self.sentinels[0].command(&["SENTINEL", "FAILOVER", &self.name])?;
+        self.wait_for_new_master(old)
+    }
+
+    /// Kills the master, waits until the sentinels have made another one, and returns that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no new master within 30 s.
+    pub fn kill_master(&self) -> Result<&Server, Error> {
+        let master = self.master()?;
+        master.kill();
+        self.wait_for_new_master(master.port())
+    }
+
+    /// Waits until every sentinel names the same master, not the one on `old_port`, and that one
+    /// says of itself that it is the master.
+    ///
+    /// # Errors
+    ///
+    /// When that is not so within 30 s.
+    pub fn wait_for_new_master(&self, old_port: u16) -> Result<&Server, Error> {
+        let what = format!("the group has another master than the one on port {old_port}");
+        poll::until(&what, FAILOVER, || {
+            Look::from_answer(self.agreed_master(old_port))
+        })
+    }
+
+    fn agreed_master(&self, old_port: u16) -> Result<&Server, Error> {
+        let port = self.master_port(&self.sentinels[0])?;
+        for sentinel in &self.sentinels {
+            let other = self.master_port(sentinel)?;
+            if other == old_port || other != port {
+                return Err(Error::new(format!(
+                    "the sentinel on port {} names the one on port {other}",
+                    sentinel.port()
+                )));
+            }
+        }
+        let master = self.server_on(port)?;
+        let role = master.glance(&["ROLE"])?;
+        let role = admin::text(&role);
+        if role.lines().next() != Some("master") {
+            return Err(Error::new(format!(
+                "the server on port {port} is not yet the master"
+            )));
+        }
+        Ok(master)
+    }
+
+    fn master_port(&self, sentinel: &Server) -> Result<u16, Error> {
+        let answer = sentinel.glance(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name])?;
+        let answer = admin::text(&answer);
+        answer
+            .lines()
+            .nth(1)
+            .and_then(|port| port.parse().ok())
+            .ok_or_else(|| {
+                Error::new(format!(
+                    "the sentinel on port {} does not know a master of {}",
+                    sentinel.port(),
+                    self.name
+                ))
+            })
+    }
+
+    fn server_on(&self, port: u16) -> Result<&Server, Error> {
+        self.servers
+            .iter()
+            .find(|server| server.port() == port)
+            .ok_or_else(|| Error::new(format!("no server of this group is on port {port}")))
+    }
+
+    /// Waits until every sentinel knows the master, a usable replica for each that runs, and all
+    /// other sentinels: from then on a failover can succeed.
+    ///
+    /// # Errors
+    ///
+    /// When that is not so within 30 s.
+    pub fn wait_until_settled(&self) -> Result<(), Error> {
+        let replicas = self.servers.iter().filter(|s| s.is_running()).count() - 1;
+        for sentinel in &self.sentinels {
+            let what = format!("the sentinel on port {} knows its group", sentinel.port());
+            poll::until(&what, SETTLE, || {
+                Look::from_answer(self.knows_group(sentinel, replicas))
+            })
+            .map_err(|error| error.with_log(sentinel.end_of_log()))?;
+        }
+        Ok(())
+    }
+
+    fn knows_group(&self, sentinel: &Server, replicas: usize) -> Result<(), Error> {
+        let master = sentinel.glance(&["SENTINEL", "MASTER", &self.name])?;
+        let flags = paired(&master, "flags").unwrap_or_default();
+        let others = paired(&master, "num-other-sentinels").unwrap_or_default();
+        if flags != "master" || others != (self.sentinels.len() - 1).to_string() {
+            return Err(Error::new(format!(
+                "the master's flags are {flags}, and {others} other sentinels are known"
+            )));
+        }
+        let Value::Array(known) = sentinel.glance(&["SENTINEL", "REPLICAS", &self.name])? else {
+            return Err(Error::new("no list of replicas"));
+        };
+        let usable = |replica: &&Value| {
+            paired(replica, "flags").as_deref() == Some("slave")
+                && paired(replica, "master-link-status").as_deref() == Some("ok")
+        };
+        let usable = known.iter().filter(usable).count();
+        if usable < replicas {
+            return Err(Error::new(format!(
+                "{usable} of {replicas} replicas are usable"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! Moving one slot of a cluster from node to node, in steps that a test can act between.
+
+use super::{
+    Cluster, Server,
+    admin::{self, items},
+    cluster::node_id,
+};
+use crate::Error;
+
+/// How long one transfer of keys may take, in milliseconds.
+const MIGRATE_MS: &str = "5000";
+
+/// A move of one slot, made by [`Cluster::slot_move`]: [`begin`](Self::begin), any number of
+/// [`migrate_keys`](Self::migrate_keys), [`finish`](Self::finish).
+///
+/// Dropping it half-way leaves the slot as it is then.
+#[derive(Debug)]
+pub struct SlotMove<'a> {
+    cluster: &'a Cluster,
+    slot: String,
+    source: &'a Server,
+    target: &'a Server,
+    source_id: String,
+    target_id: String,
+}
+
+impl<'a> SlotMove<'a> {
+    pub(super) fn new(
+        cluster: &'a Cluster,
+        slot: u16,
+        source: &'a Server,
+        target: &'a Server,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            cluster,
+            slot: slot.to_string(),
+            source,
+            target,
+            source_id: node_id(source)?,
+            target_id: node_id(target)?,
+        })
+    }
+
+    /// The node that the slot leaves.
+    #[must_use]
+    pub fn source(&self) -> &'a Server {
+        self.source
+    }
+
+    /// The node that the slot goes to.
+    #[must_use]
+    pub fn target(&self) -> &'a Server {
+        self.target
+    }
+
+    /// Marks the slot: from now on the source answers ASK for keys that it does not have.
+    ///
+    /// # Errors
+    ///
+    /// When one of the two nodes refuses.
+    pub fn begin(&self) -> Result<(), Error> {
+        let slot = &self.slot;
+        self.target
+            .command(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &self.source_id])?;
+        self.source
+            .command(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &self.target_id])?;
+        Ok(())
+    }
+
+    /// Moves up to `count` keys of the slot, and says how many were moved: zero when none is left.
+    ///
+    /// # Errors
+    ///
+    /// When a transfer fails, or the slot's move was not begun.
+    pub fn migrate_keys(&self, count: usize) -> Result<usize, Error> {
+        let count = count.to_string();
+        let found = self
+            .source
+            .command(&["CLUSTER", "GETKEYSINSLOT", &self.slot, &count])?;
+        let keys = items(found);
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let port = self.target.port().to_string();
+        let mut command: Vec<&[u8]> = vec![b"MIGRATE", b"127.0.0.1", port.as_bytes(), b"", b"0"];
+        command.push(MIGRATE_MS.as_bytes());
+        if self.target.with_users() {
+            let user = [admin::USER, admin::PASSWORD].map(str::as_bytes);
+            command.extend([b"AUTH2".as_slice(), user[0], user[1]]);
+        }
+        command.push(b"KEYS");
+        command.extend(keys.iter().map(Vec::as_slice));
+        self.source.command_of_bytes(&command)?;
+        Ok(keys.len())
+    }
+
+    /// Gives the slot to the target, on all nodes.
+    ///
+    /// # Errors
+    ///
+    /// When a node refuses: the source does as long as it has keys of the slot.
+    pub fn finish(&self) -> Result<(), Error> {
+        let set = |node: &Server| {
+            node.command(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.target_id])
+        };
+        // The new owner first: nobody may be sent to a node that does not serve the slot yet.
+        set(self.target)?;
+        set(self.source)?;
+        let parties = [self.source.port(), self.target.port()];
+        for node in self.cluster.masters() {
+            if node.is_running() && !parties.contains(&node.port()) {
+                set(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All steps at once.
+    ///
+    /// # Errors
+    ///
+    /// As each of the steps.
+    pub fn complete(&self) -> Result<(), Error> {
+        self.begin()?;
+        while self.migrate_keys(100)? > 0 {}
+        self.finish()
+    }
+}
