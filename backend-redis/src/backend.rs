@@ -16,19 +16,20 @@ use tenure_core::{
     },
     clock::Instant,
     error::{Error, ErrorKind},
-    name::LockName,
+    name::{LockName, Namespace},
     request::{
         Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
         Renewed, StoreTime, Waiting,
     },
+    settings::StoreUrl,
     token::FencingToken,
 };
 
 use crate::{
-    config::{Options, Target},
+    config::{Durability as Kept, Options},
     error::{error, from_fault},
     keys::{KeySpace, LockKeys, inbox},
-    link::{Answer, Call, Link, Listener},
+    link::{Answer, Call, Link, Listener, Opening, Target},
     record::{encode_owner, read_holder, read_message, reason},
     renewal,
     reply::Reply,
@@ -39,7 +40,7 @@ use crate::{
 /// Tokens are kept by scripts, in whose numbers greater ones than this are not exact.
 const GREATEST_TOKEN: u64 = (1 << 53) - 1;
 
-/// A store of locks on Redis. Made from settings by [`RedisFactory`](crate::RedisFactory).
+/// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
     target: Target,
@@ -47,15 +48,25 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    pub(crate) const fn new(target: Target, options: Options) -> Self {
-        Self { target, options }
+    /// The store at this address, by the schemes that [`RedisFactory`](crate::RedisFactory) lists.
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] says what is wrong with the address, or with an option for it.
+    pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
+        let target = Target::new(url, &options)?;
+        if let Some(template) = &options.plain_key {
+            KeySpace::plain(&Namespace::default(), template)?;
+        }
+        Ok(Self { target, options })
     }
 }
 
 #[async_trait]
 impl Connect for RedisStore {
     fn info(&self) -> BackendInfo {
-        BackendInfo::new("redis", self.target.endpoint())
+        BackendInfo::new("redis", self.target.to_string())
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
@@ -75,8 +86,14 @@ impl Connect for RedisStore {
             events: context.events.clone(),
             replicated: self.options.min_replicas > 0,
         });
-        let channel = (!context.observer).then(|| inbox(context.client));
-        let link = Link::open(&self.target, &self.options, channel, &context, listener).await?;
+        let opening = Opening {
+            inbox: (!context.observer).then(|| inbox(context.client)),
+            scripts: Scripts::get().all().to_vec(),
+            limit: context.request_timeout,
+            clock: Arc::clone(&context.clock),
+            listener,
+        };
+        let link = Link::open(self.target.clone(), self.options.clone(), opening).await?;
         Ok(Arc::new(RedisBackend {
             info: self.info(),
             core: Arc::new(Core {
@@ -417,10 +434,10 @@ pub(crate) fn reported(
 }
 
 fn capabilities(options: &Options) -> Capabilities {
-    let durability = match (options.min_replicas, options.local) {
+    let durability = match (options.min_replicas, options.durability) {
         (1.., _) => Durability::Replicated,
-        (0, true) => Durability::Local,
-        (0, false) => Durability::Volatile,
+        (0, Kept::Local) => Durability::Local,
+        (0, Kept::Volatile) => Durability::Volatile,
     };
     Capabilities::new(
         durability,

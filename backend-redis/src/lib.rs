@@ -16,4 +16,5 @@ mod scripts;
 mod view;
 
 pub use backend::RedisStore;
+pub use config::{Durability, Eviction, Options};
 pub use factory::RedisFactory;

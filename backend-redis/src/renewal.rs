@@ -127,7 +127,7 @@ impl Batch<'_> {
             };
             keys.push(lock.holder.clone());
             args.push(entry.attempt.to_string());
-            args.push(entry.token.unwrap_or_default().to_string());
+            args.push(entry.token.map_or_else(String::new, |token| token.to_string()));
         }
         let script = &Scripts::get().renew;
         Call { script, keys, args }

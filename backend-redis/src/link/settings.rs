@@ -1,0 +1,55 @@
+//! What all connections of one client have in common.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::clock::Clock;
+
+use super::{
+    call::{Listener, Script},
+    target::{Deployment, Target},
+};
+use crate::config::Options;
+
+pub(super) struct Settings {
+    pub(super) target: Target,
+    pub(super) options: Options,
+    /// The channel to subscribe to; an observer has none.
+    pub(super) inbox: Option<String>,
+    pub(super) scripts: Vec<&'static Script>,
+    /// The longest time for which a request may go unanswered.
+    pub(super) limit: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) listener: Arc<dyn Listener>,
+    pub(super) warned: AtomicBool,
+}
+
+impl Settings {
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.target.deployment, Deployment::Cluster { .. })
+    }
+
+    /// Writes a warning about how the server is set up, once for a client: it is the same after
+    /// every reconnection.
+    pub(super) fn warn_once(&self, what: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(backend = "redis", "{what}");
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("target", &self.target)
+            .field("options", &self.options)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
