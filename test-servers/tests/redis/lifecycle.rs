@@ -93,7 +93,9 @@ fn a_replica_has_its_masters_data_when_it_is_started() {
     let replica = Server::builder().replica_of(&master).start().unwrap();
     assert_eq!(replica.text(&["GET", "key"]).unwrap(), "value");
     assert_eq!(replica.info("role").unwrap().as_deref(), Some("slave"));
-    assert_eq!(master.text(&["WAIT", "1", "30000"]).unwrap(), "1");
+    master.command(&["SET", "key", "later"]).unwrap();
+    replica.wait_until_in_step(&master).unwrap();
+    assert_eq!(replica.text(&["GET", "key"]).unwrap(), "later");
     let refused = replica.command(&["SET", "key", "other"]).unwrap_err();
     assert!(refused.to_string().contains("read only"), "{refused}");
 }
