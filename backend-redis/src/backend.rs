@@ -1,0 +1,479 @@
+//! The driver: each request of the core is one run of a script.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::Value;
+use tenure_core::{
+    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink},
+    capability::{
+        Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
+        WaitMode,
+    },
+    clock::Instant,
+    error::{Error, ErrorKind},
+    name::{LockName, Namespace},
+    request::{
+        Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
+        Renewed, StoreTime, Waiting,
+    },
+    settings::StoreUrl,
+    token::FencingToken,
+};
+
+use crate::{
+    config::{Durability as Kept, Options},
+    confirm::Confirming,
+    error::{error, from_fault},
+    keys::{KeySpace, LockKeys, inbox},
+    link::{Answer, Call, Link, Listener, Opening, Target},
+    record::{encode_owner, read_holder, read_message, reason},
+    renewal,
+    reply::Reply,
+    scripts::{FENCE_LIFE, Scripts},
+    view,
+};
+
+/// A store of locks on Redis, not yet connected.
+#[derive(Clone, Debug)]
+pub struct RedisStore {
+    target: Target,
+    options: Options,
+}
+
+impl RedisStore {
+    /// The store at this address, by the schemes that [`RedisFactory`](crate::RedisFactory) lists.
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] says what is wrong with the address, or with an option for it.
+    pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
+        let target = Target::new(url, &options)?;
+        if let Some(template) = &options.plain_key {
+            KeySpace::plain(&Namespace::default(), template)?;
+        }
+        Ok(Self { target, options })
+    }
+}
+
+#[async_trait]
+impl Connect for RedisStore {
+    fn info(&self) -> BackendInfo {
+        BackendInfo::new("redis", self.target.to_string())
+    }
+
+    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
+        let keys = match &self.options.plain_key {
+            Some(template) => KeySpace::plain(&context.namespace, template)?,
+            None => KeySpace::new(&context.namespace),
+        };
+        let confirming = (self.options.min_replicas > 0).then(Arc::<Confirming>::default);
+        let listener = Arc::new(Inbox {
+            events: context.events.clone(),
+            confirming: confirming.clone(),
+        });
+        let opening = Opening {
+            inbox: (!context.observer).then(|| inbox(context.client)),
+            scripts: Scripts::get().all().to_vec(),
+            limit: context.request_timeout,
+            clock: Arc::clone(&context.clock),
+            listener,
+        };
+        let link = Link::open(self.target.clone(), self.options.clone(), opening).await?;
+        tracing::debug!(facts = ?link.facts(), "connected");
+        let core = Arc::new(Core {
+            link,
+            keys,
+            options: self.options.clone(),
+            context,
+            confirming,
+        });
+        if let Some(confirming) = &core.confirming {
+            confirming.begin(Arc::downgrade(&core));
+        }
+        Ok(Arc::new(RedisBackend {
+            info: self.info(),
+            core,
+        }))
+    }
+}
+
+/// Takes what the connection reports to the core.
+#[derive(Debug)]
+struct Inbox {
+    events: EventSink,
+    confirming: Option<Arc<Confirming>>,
+}
+
+impl Listener for Inbox {
+    fn message(&self, payload: &[u8]) {
+        match (read_message(payload), &self.confirming) {
+            (Some(BackendEvent::Granted(grant)), Some(confirming)) => {
+                confirming.confirm(grant, self.events.clone());
+            }
+            (Some(event), _) => self.events.send(event),
+            (None, _) => {
+                tracing::debug!("a message that is none of ours came on the inbox channel")
+            }
+        }
+    }
+
+    fn down(&self) {
+        self.events.send(BackendEvent::Suspect);
+    }
+
+    fn up(&self) {
+        self.events.send(BackendEvent::Reconnected);
+    }
+}
+
+/// One client's way to the locks of a namespace.
+#[derive(Debug)]
+pub(crate) struct RedisBackend {
+    info: BackendInfo,
+    core: Arc<Core>,
+}
+
+/// What every operation works with.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) link: Link,
+    pub(crate) keys: KeySpace,
+    pub(crate) options: Options,
+    pub(crate) context: Context,
+    /// Present if replicas have to acknowledge what is granted.
+    pub(crate) confirming: Option<Arc<Confirming>>,
+}
+
+impl Core {
+    pub(crate) fn now(&self) -> Instant {
+        self.context.clock.now()
+    }
+
+    pub(crate) fn lock(&self, name: &LockName) -> Result<LockKeys, Error> {
+        self.keys.lock(name, self.link.is_cluster())
+    }
+
+    /// The least that a new token may be, as the scripts are given it.
+    pub(crate) fn floor(&self) -> String {
+        (self.context.token_floor.get() + 1).to_string()
+    }
+
+    /// Runs calls that give or prolong grants, and calls a grant given only once enough replicas
+    /// have it.
+    ///
+    /// `each` hears of every answer with the number of replicas that are missing.
+    pub(crate) async fn grant_all(
+        &self,
+        calls: Vec<Call>,
+        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+    ) {
+        let wanted = self.options.min_replicas;
+        if wanted == 0 {
+            self.link
+                .call_all(calls, &mut |index, answer| each(index, answer, 0))
+                .await;
+            return;
+        }
+        let patience = self.options.replica_timeout;
+        let answers = self.link.call_replicated(calls, wanted, patience).await;
+        for (index, (answer, reached)) in answers.into_iter().enumerate() {
+            each(index, answer, wanted.saturating_sub(reached));
+        }
+    }
+
+    pub(crate) fn too_few_replicas(&self, operation: &'static str, missing: u32) -> Error {
+        let wanted = self.options.min_replicas;
+        error(
+            ErrorKind::Unavailable,
+            operation,
+            format!(
+                "{} of {wanted} replicas have acknowledged it within {}; `min_replicas` asks for \
+                 all of them",
+                wanted - missing,
+                humantime(self.options.replica_timeout),
+            ),
+        )
+    }
+
+    fn still_closed(&self, keys: &LockKeys) -> Result<(), Error> {
+        let Some(left) = self
+            .link
+            .closed_until(&keys.holder)
+            .map(|until| until.since(self.now()))
+            .filter(|left| !left.is_zero())
+        else {
+            return Ok(());
+        };
+        Err(error(
+            ErrorKind::Unavailable,
+            "acquiring",
+            format!(
+                "the server was started a short while ago and may have forgotten locks; \
+                 `restart_delay` keeps this client from taking any for another {}",
+                humantime(Duration::from_secs(left.as_secs() + 1)),
+            ),
+        ))
+    }
+
+    pub(crate) async fn remove(&self, request: &Remove) -> Result<Removed, Error> {
+        const OPERATION: &str = "releasing";
+        let keys = self.lock(&request.name)?;
+        if let Some(confirming) = &self.confirming {
+            confirming.forget(request.attempt);
+        }
+        let fence = if request.outcome_known {
+            Duration::ZERO
+        } else {
+            request.ttl
+        };
+        let call = Call {
+            script: &Scripts::get().remove,
+            keys: vec![
+                keys.holder.clone(),
+                keys.fence(),
+                keys.queue(),
+                keys.entries(),
+                keys.fenced(request.attempt),
+            ],
+            args: vec![
+                request.attempt.to_string(),
+                fence.as_micros().to_string(),
+                self.floor(),
+            ],
+        };
+        let value = self.run(OPERATION, call).await?;
+        match Reply::new(OPERATION, value)?.text()?.as_str() {
+            "holder" => Ok(Removed::AsHolder),
+            "waiter" => Ok(Removed::AsWaiter),
+            _ => Ok(Removed::Absent),
+        }
+    }
+
+    pub(crate) async fn run(&self, operation: &'static str, call: Call) -> Result<Value, Error> {
+        self.link
+            .call(call)
+            .await
+            .map_err(|fault| from_fault(operation, fault))
+    }
+}
+
+fn humantime(span: Duration) -> String {
+    format!("{span:?}")
+}
+
+#[async_trait]
+impl Backend for RedisBackend {
+    fn info(&self) -> BackendInfo {
+        self.info.clone()
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        Ok(capabilities(&self.core.options))
+    }
+
+    async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
+        const OPERATION: &str = "acquiring";
+        let core = &*self.core;
+        let keys = core.lock(&request.name)?;
+        core.still_closed(&keys)?;
+        let from = core.now();
+        let call = Call {
+            script: &Scripts::get().enqueue,
+            keys: vec![
+                keys.holder.clone(),
+                keys.fence(),
+                keys.queue(),
+                keys.entries(),
+                keys.fenced(request.attempt),
+            ],
+            args: vec![
+                request.attempt.to_string(),
+                request.ttl.as_micros().to_string(),
+                core.context.client.to_string(),
+                encode_owner(&request.owner),
+                u8::from(request.wait).to_string(),
+                core.floor(),
+            ],
+        };
+        let Some(confirming) = &core.confirming else {
+            let value = core.run(OPERATION, call).await?;
+            return standing(OPERATION, &request, from, value);
+        };
+        let mut outcome = None;
+        core.grant_all(vec![call], &mut |_, answer, missing| {
+            outcome = Some((answer, missing));
+        })
+        .await;
+        let (answer, missing) =
+            outcome.ok_or_else(|| error(ErrorKind::OutcomeUnknown, OPERATION, "no answer"))?;
+        let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
+        let answer = standing(OPERATION, &request, from, value)?;
+        if matches!(answer, Enqueued::Waiting(_)) {
+            confirming.add(request.attempt, request.name.clone(), request.ttl);
+        }
+        if missing == 0 || !matches!(answer, Enqueued::Granted(_)) {
+            return Ok(answer);
+        }
+        // Undone: a failover could give it to somebody else.
+        let removal = Remove::new(request.name, request.attempt, request.ttl, true);
+        let short = core.too_few_replicas(OPERATION, missing);
+        match core.remove(&removal).await {
+            Ok(_) => Err(short),
+            Err(_) => Err(short.with_kind(ErrorKind::OutcomeUnknown)),
+        }
+    }
+
+    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+        renewal::renew(&self.core, &entries).await
+    }
+
+    async fn remove(&self, request: Remove) -> Result<Removed, Error> {
+        self.core.remove(&request).await
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
+        view::inspect(&self.core, name).await
+    }
+
+    async fn list(&self, request: List) -> Result<Page, Error> {
+        view::list(&self.core, &request).await
+    }
+
+    async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
+        const OPERATION: &str = "evicting";
+        let core = &*self.core;
+        let keys = core.lock(name)?;
+        let call = Call {
+            script: &Scripts::get().evict,
+            keys: vec![
+                keys.holder.clone(),
+                keys.fence(),
+                keys.queue(),
+                keys.entries(),
+            ],
+            args: vec![token.to_string(), core.floor()],
+        };
+        let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
+        if reply.text()? == "evicted" {
+            return Ok(Evicted::Evicted);
+        }
+        let now = reply.count()?;
+        let raw = reply.text()?;
+        Ok(Evicted::NotHeld(read_holder(&raw, now, reply.number()?)?))
+    }
+
+    async fn close(&self) {
+        self.core.link.close().await;
+    }
+}
+
+/// What an answer says of an attempt that asked to be enqueued.
+fn standing(
+    operation: &'static str,
+    request: &Enqueue,
+    from: Instant,
+    value: Value,
+) -> Result<Enqueued, Error> {
+    let mut reply = Reply::new(operation, value)?;
+    match reply.text()?.as_str() {
+        "granted" => Ok(Enqueued::Granted(granted(
+            &mut reply,
+            request.attempt,
+            from,
+        )?)),
+        "waiting" => Ok(Enqueued::Waiting(waiting(&mut reply, from)?)),
+        "busy" => {
+            let now = reply.count()?;
+            let raw = reply.text()?;
+            let holder = read_holder(&raw, now, reply.number()?)?;
+            Ok(Enqueued::Busy(holder.unwrap_or_default()))
+        }
+        "gone" => Ok(Enqueued::Gone),
+        _ => Err(crate::error::unexpected(operation, &Value::Nil)),
+    }
+}
+
+/// Reads the rest of "granted".
+pub(crate) fn granted(
+    reply: &mut Reply,
+    attempt: tenure_core::id::AttemptId,
+    from: Instant,
+) -> Result<Grant, Error> {
+    let token = FencingToken::new(reply.count()?);
+    let ttl = Duration::from_micros(reply.count()?);
+    Ok(Grant::proved(attempt, token, ttl, from))
+}
+
+/// Reads the rest of "waiting".
+pub(crate) fn waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error> {
+    let as_of = StoreTime::new(reply.count()?);
+    let now = reply.count()?;
+    let ahead = reply.count()?;
+    let within = Duration::from_micros(reply.count()?);
+    let raw = reply.text()?;
+    let holder = read_holder(&raw, now, reply.number()?)?;
+    Ok(Waiting::new(from, as_of)
+        .with_ahead(ahead)
+        .with_holder(holder)
+        .with_recheck(Some(within)))
+}
+
+/// Reads the answer to one report.
+pub(crate) fn reported(
+    operation: &'static str,
+    attempt: tenure_core::id::AttemptId,
+    from: Instant,
+    value: Value,
+) -> Result<Renewed, Error> {
+    let mut reply = Reply::new(operation, value)?;
+    match reply.text()?.as_str() {
+        "granted" => Ok(Renewed::Granted(granted(&mut reply, attempt, from)?)),
+        "waiting" => Ok(Renewed::Waiting(waiting(&mut reply, from)?)),
+        "gone" => Ok(Renewed::Gone(reason(&reply.text()?))),
+        _ => Err(crate::error::unexpected(operation, &Value::Nil)),
+    }
+}
+
+fn capabilities(options: &Options) -> Capabilities {
+    let durability = match (options.min_replicas, options.durability) {
+        (1.., _) => Durability::Replicated,
+        (0, Kept::Local) => Durability::Local,
+        (0, Kept::Volatile) => Durability::Volatile,
+    };
+    Capabilities::new(
+        durability,
+        WaitMode::Push,
+        LossEvidence::new(Evidence::Push, Evidence::NextRenewal),
+        TtlRange::new(
+            Duration::from_millis(100),
+            // Beyond it, the server's clock would be all that keeps tokens rising.
+            FENCE_LIFE,
+            Duration::from_millis(1),
+            TtlScope::Lock,
+        ),
+        // A report when the holder's grant runs out; half of the waiter's TTL and the constant are
+        // for one that has to be repeated.
+        TakeoverBound::new(100, 50, Duration::from_millis(500)),
+    )
+    .with_residue(Some(FENCE_LIFE))
+}
+
+/// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more
+/// than so many.
+pub(crate) fn grouped(slots: impl Iterator<Item = (usize, u16)>, most: usize) -> Vec<Vec<usize>> {
+    let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (index, slot) in slots {
+        by_slot.entry(slot).or_default().push(index);
+    }
+    by_slot
+        .into_values()
+        .flat_map(|indices| {
+            indices
+                .chunks(most)
+                .map(<[usize]>::to_vec)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}

@@ -1,0 +1,110 @@
+//! What went wrong on the way to the server or on it, in the words of the core.
+
+use redis::Value;
+use tenure_core::error::{Error, ErrorKind};
+
+use crate::link::Fault;
+
+/// An error of this backend.
+pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<String>) -> Error {
+    Error::new(kind, operation)
+        .with_backend("redis")
+        .with_detail(detail)
+}
+
+/// The server answered what none of our scripts answers.
+pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
+    let what = match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::ServerError(_) => "an error",
+        _ => "something else",
+    };
+    error(
+        ErrorKind::Protocol,
+        operation,
+        format!("the server's answer holds {what} where a script of ours gives another part"),
+    )
+}
+
+/// A fault, as the error of an operation.
+pub(crate) fn from_fault(operation: &'static str, fault: Fault) -> Error {
+    match fault {
+        Fault::Refused { code: None, detail } => error(ErrorKind::Unavailable, operation, detail),
+        Fault::Refused {
+            code: Some(code),
+            detail,
+        } => answered(operation, &code, &detail),
+        Fault::Unanswered(source) => error(
+            ErrorKind::OutcomeUnknown,
+            operation,
+            "the server did not answer; whether it has carried the request out is not known",
+        )
+        .with_source(source),
+        Fault::Failed { code, detail } => answered(operation, &code, &detail),
+    }
+}
+
+/// An error that the server or a script answered. None of the scripts changes anything before the
+/// point where one of these can come up.
+pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Error {
+    let (kind, text) = match code {
+        "TENURE_CORRUPT" => (
+            ErrorKind::Corrupt,
+            format!(
+                "key {} does not hold what this backend writes; delete it if nothing else uses it",
+                shown(detail)
+            ),
+        ),
+        "TENURE_NEWER" => {
+            let (version, key) = detail.split_once(' ').unwrap_or((detail, ""));
+            (
+                ErrorKind::NewerFormat,
+                format!(
+                    "key {} was written in format {version}, this version understands format 1; \
+                     update this program",
+                    shown(key)
+                ),
+            )
+        }
+        "WRONGTYPE" => (
+            ErrorKind::Corrupt,
+            "a key of the lock is of another type than this backend makes it; see which one with \
+             `redis-cli --scan --pattern 'tenure:*'`"
+                .to_owned(),
+        ),
+        "OOM" => (
+            ErrorKind::Exhausted,
+            "the server has used up its `maxmemory`".to_owned(),
+        ),
+        "NOAUTH" | "WRONGPASS" => (
+            ErrorKind::Unauthenticated,
+            format!("the server says {code}: {detail}"),
+        ),
+        "NOPERM" => (
+            ErrorKind::PermissionDenied,
+            format!("{detail}; docs/operations.md has the rights that this backend needs"),
+        ),
+        "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
+        | "NOREPLICAS" | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => (
+            ErrorKind::Unavailable,
+            format!("the server says {code}: {detail}"),
+        ),
+        _ if detail.contains("ACL failure") || detail.contains("can't run this command") => (
+            ErrorKind::PermissionDenied,
+            format!("{detail}; docs/operations.md has the rights that this backend needs"),
+        ),
+        _ => (
+            ErrorKind::Protocol,
+            format!("the server says {code}: {detail}"),
+        ),
+    };
+    error(kind, operation, text)
+}
+
+/// A key as it can be shown in one line.
+fn shown(key: &str) -> String {
+    format!("{key:?}")
+}

@@ -1,0 +1,277 @@
+//! Which keys a lock has on the server, and which channel a client.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `tenure:{NS:NAME}:holder` | string, expires | who has the lock |
+//! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was given |
+//! | `tenure:{NS:NAME}:queue` | sorted set, expires | who waits, in order |
+//! | `tenure:{NS:NAME}:entries` | hash, expires | what is known of each waiter |
+//! | `tenure:{NS:NAME}:fenced:ATTEMPT` | string, expires | an attempt that is fenced off |
+//! | `tenure:inbox:CLIENT` | channel | word for one client |
+//!
+//! Namespace and name are encoded by the table of [`tenure_core::name`], so that neither holds a
+//! brace or a colon: what stands between the braces is the hash tag, and keeps all keys of a lock in
+//! one slot of a cluster.
+//!
+//! With a template for [plain keys](KeySpace::plain) the holder's key is the one that other programs
+//! use; the other keys then carry its hash tag.
+
+use tenure_core::{
+    error::{Error, ErrorKind},
+    id::{AttemptId, ClientId},
+    name::{LockName, Namespace},
+};
+
+/// What the channels of all clients begin with.
+pub(crate) const INBOX: &str = "tenure:inbox:";
+
+/// The channel on which a client is told of its attempts.
+pub(crate) fn inbox(client: ClientId) -> String {
+    format!("{INBOX}{client}")
+}
+
+/// How the locks of one namespace are named on the server.
+#[derive(Clone, Debug)]
+pub(crate) struct KeySpace {
+    namespace: String,
+    plain: Option<Plain>,
+}
+
+/// A template such as `lock:{name}`.
+#[derive(Clone, Debug)]
+struct Plain {
+    before: String,
+    after: String,
+}
+
+/// The keys of one lock.
+#[derive(Clone, Debug)]
+pub(crate) struct LockKeys {
+    pub(crate) holder: String,
+    stem: String,
+}
+
+impl KeySpace {
+    /// The keys of this namespace.
+    pub(crate) fn new(namespace: &Namespace) -> Self {
+        Self {
+            namespace: namespace.encoded(),
+            plain: None,
+        }
+    }
+
+    /// The same with a template for the holder's key: `{name}` stands for the lock's name as it was
+    /// given, `{namespace}` for the namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if `{name}` does not occur in it exactly once.
+    pub(crate) fn plain(namespace: &Namespace, template: &str) -> Result<Self, Error> {
+        let template = template.replace("{namespace}", namespace.as_str());
+        match template.split("{name}").collect::<Vec<_>>().as_slice() {
+            [before, after] => Ok(Self {
+                namespace: namespace.encoded(),
+                plain: Some(Plain {
+                    before: (*before).to_owned(),
+                    after: (*after).to_owned(),
+                }),
+            }),
+            _ => Err(
+                Error::new(ErrorKind::Config, "reading the backend's options")
+                    .with_backend("redis")
+                    .with_detail(
+                        "`plain_key` must hold `{name}` exactly once, such as \"lock:{name}\"",
+                    ),
+            ),
+        }
+    }
+
+    /// The keys of this lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if `clustered`, and the plain key is one whose slot no hash tag
+    /// can name.
+    pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
+        let encoded = name.encoded();
+        let Some(plain) = &self.plain else {
+            let stem = format!("tenure:{{{}:{encoded}}}:", self.namespace);
+            return Ok(LockKeys {
+                holder: format!("{stem}holder"),
+                stem,
+            });
+        };
+        let holder = format!("{}{}{}", plain.before, name.as_str(), plain.after);
+        let tag = hash_tag(&holder);
+        if tag.contains('}') && clustered {
+            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+                .with_backend("redis")
+                .with_lock(name.clone())
+                .with_detail(
+                    "in a cluster, a plain key with a `}` that closes no hash tag cannot be \
+                     followed by other keys; use another name, or `plain_key` with a hash tag",
+                ));
+        }
+        // The tag may hold anything; what follows it keeps locks apart.
+        let stem = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
+        Ok(LockKeys { holder, stem })
+    }
+
+    /// A pattern of `SCAN` that finds at least the holders' keys and the queues' of all locks whose
+    /// names begin so.
+    pub(crate) fn pattern(&self, prefix: &str) -> String {
+        match &self.plain {
+            None => format!(
+                "tenure:{{{}:{}*",
+                glob(&self.namespace),
+                glob(&encoded_prefix(prefix))
+            ),
+            Some(plain) => format!(
+                "{}{}*{}",
+                glob(&plain.before),
+                glob(prefix),
+                glob(&plain.after)
+            ),
+        }
+    }
+
+    /// The lock that a key found by [`pattern`](Self::pattern) belongs to; `None` for a key of
+    /// another kind, or somebody else's.
+    pub(crate) fn name_of(&self, key: &[u8]) -> Option<LockName> {
+        let key = std::str::from_utf8(key).ok()?;
+        match &self.plain {
+            None => {
+                let rest = key
+                    .strip_prefix("tenure:{")?
+                    .strip_prefix(&*self.namespace)?;
+                let rest = rest.strip_prefix(':')?;
+                let encoded = rest
+                    .strip_suffix("}:holder")
+                    .or_else(|| rest.strip_suffix("}:queue"))?;
+                LockName::from_encoded(encoded)
+            }
+            Some(plain) => {
+                let name = key
+                    .strip_prefix(&*plain.before)?
+                    .strip_suffix(&*plain.after)?;
+                LockName::new(name).ok()
+            }
+        }
+    }
+}
+
+impl LockKeys {
+    pub(crate) fn fence(&self) -> String {
+        format!("{}fence", self.stem)
+    }
+
+    pub(crate) fn queue(&self) -> String {
+        format!("{}queue", self.stem)
+    }
+
+    pub(crate) fn entries(&self) -> String {
+        format!("{}entries", self.stem)
+    }
+
+    pub(crate) fn fenced(&self, attempt: AttemptId) -> String {
+        format!("{}fenced:{attempt}", self.stem)
+    }
+}
+
+/// What a cluster hashes of a key: what stands between the first brace and the next closing one, if
+/// anything; else all of it.
+pub(crate) fn hash_tag(key: &str) -> &str {
+    let Some((_, after)) = key.split_once('{') else {
+        return key;
+    };
+    match after.split_once('}') {
+        Some((tag, _)) if !tag.is_empty() => tag,
+        _ => key,
+    }
+}
+
+/// Encodes the beginning of a name. The table writes each byte for itself, so the beginning of a
+/// text is written as the beginning of what is written for it; but for a name that is `.` or `..`.
+fn encoded_prefix(prefix: &str) -> String {
+    match prefix {
+        "." | ".." => String::new(),
+        _ => tenure_core::name::encode(prefix),
+    }
+}
+
+fn glob(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            out.push('\\');
+        }
+        out.push(character);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> LockName {
+        LockName::new(text).unwrap()
+    }
+
+    fn namespace(text: &str) -> Namespace {
+        Namespace::new(text).unwrap()
+    }
+
+    #[test]
+    fn n2_keys_of_different_locks_are_different_and_share_a_slot_each() {
+        let texts = [
+            "a",
+            "a}",
+            "{a}",
+            "a:b",
+            "a b",
+            "A",
+            "é",
+            ".",
+            "..",
+            "a}:holder",
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for space in ["ns", "ns:a", "n}s", "."] {
+            let keys = KeySpace::new(&namespace(space));
+            for text in texts {
+                let lock = keys.lock(&name(text), true).unwrap();
+                assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.queue()));
+                assert_eq!(keys.name_of(lock.holder.as_bytes()), Some(name(text)));
+                assert_eq!(keys.name_of(lock.queue().as_bytes()), Some(name(text)));
+                assert_eq!(keys.name_of(lock.fence().as_bytes()), None);
+                assert!(seen.insert(lock.holder), "{space} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_keys_are_those_of_other_programs() {
+        let keys = KeySpace::plain(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
+        let lock = keys.lock(&name("a{b}c"), true).unwrap();
+        assert_eq!(lock.holder, "app/lock:a{b}c!");
+        assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.fence()));
+        assert_eq!(keys.name_of(b"app/lock:x!"), Some(name("x")));
+        assert_eq!(keys.name_of(b"app/lock:\xff!"), None);
+        assert_eq!(keys.pattern("a*"), "app/lock:a\\**!");
+        assert!(keys.lock(&name("a}"), true).is_err());
+        assert!(keys.lock(&name("a}"), false).is_ok());
+        for wrong in ["lock", "{name}{name}"] {
+            assert!(KeySpace::plain(&namespace("app"), wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn two_plain_keys_of_one_slot_keep_apart() {
+        let keys = KeySpace::plain(&namespace("app"), "{name}").unwrap();
+        let fences: Vec<_> = ["{a}b", "{a}c"]
+            .map(|text| keys.lock(&name(text), true).unwrap().fence())
+            .into();
+        assert_ne!(fences[0], fences[1]);
+    }
+}

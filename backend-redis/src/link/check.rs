@@ -1,0 +1,243 @@
+//! What a server says of itself, and whether it may keep locks.
+
+use std::time::Duration;
+
+use redis::Value;
+use tenure_core::error::ErrorKind;
+
+use super::trouble::Trouble;
+use crate::config::{Durability, Eviction, Options};
+
+/// The oldest server that will do.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// What `HELLO` says. Every user may ask it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) version: String,
+    pub(super) mode: String,
+    pub(super) role: String,
+}
+
+impl Hello {
+    /// Reads the answer. What is missing stays empty, and fails where it is needed.
+    pub(super) fn read(reply: &Value) -> Self {
+        let mut hello = Self::default();
+        let mut take = |key: &Value, value: &Value| {
+            let text = text(value).unwrap_or_default().to_owned();
+            match text_of_key(key) {
+                "version" => hello.version = text,
+                "mode" => hello.mode = text,
+                "role" => hello.role = text,
+                _ => {}
+            }
+        };
+        match reply {
+            Value::Map(pairs) => pairs.iter().for_each(|(key, value)| take(key, value)),
+            Value::Array(flat) => flat
+                .chunks_exact(2)
+                .for_each(|pair| take(&pair[0], &pair[1])),
+            _ => {}
+        }
+        hello
+    }
+
+    /// Refuses a server that is too old, or that stands otherwise than the address says.
+    pub(super) fn check(&self, cluster: bool) -> Result<(), Trouble> {
+        let mut parts = self
+            .version
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0));
+        let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        if version < OLDEST {
+            let version = super::trouble::one_line(&self.version);
+            return Err(Trouble::new(
+                ErrorKind::Unsupported,
+                format!("it is version {version:?}, and Redis 6.2 or newer is needed"),
+            ));
+        }
+        match (self.mode.as_str(), cluster) {
+            ("sentinel", _) => Err(Trouble::new(
+                ErrorKind::Config,
+                "it is a sentinel; write `redis+sentinel://host/name`",
+            )),
+            ("cluster", false) => Err(Trouble::new(
+                ErrorKind::Config,
+                "it is a node of a cluster; write `redis+cluster://` (`rediss+cluster://` with TLS)",
+            )),
+            ("cluster", true) | (_, false) => Ok(()),
+            (_, true) => Err(Trouble::new(
+                ErrorKind::Config,
+                "it is not in cluster mode; write `redis://` (`rediss://` with TLS)",
+            )),
+        }
+    }
+
+    pub(super) fn is_master(&self) -> bool {
+        self.role == "master"
+    }
+}
+
+/// What `INFO` says of what matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Info {
+    pub(super) maxmemory: u64,
+    pub(super) policy: Option<String>,
+    pub(super) aof_enabled: Option<bool>,
+    pub(super) uptime: Option<Duration>,
+    pub(super) loading: bool,
+}
+
+impl Info {
+    pub(super) fn read(reply: &Value) -> Self {
+        let mut info = Self::default();
+        for (key, value) in text(reply)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+        {
+            match key {
+                "maxmemory" => info.maxmemory = value.parse().unwrap_or(0),
+                "maxmemory_policy" => info.policy = Some(value.to_owned()),
+                "aof_enabled" => info.aof_enabled = Some(value == "1"),
+                "uptime_in_seconds" => info.uptime = value.parse().ok().map(Duration::from_secs),
+                "loading" => info.loading = value == "1",
+                _ => {}
+            }
+        }
+        info
+    }
+
+    /// Refuses a server that is not ready, or does not keep what the options say. The warning, if
+    /// any, is about what the options let pass.
+    pub(super) fn check(&self, options: &Options) -> Result<Option<String>, Trouble> {
+        if self.loading {
+            return Err(Trouble::new(
+                ErrorKind::Unavailable,
+                "it is still loading its data",
+            ));
+        }
+        if options.durability == Durability::Local && self.aof_enabled != Some(true) {
+            return Err(Trouble::new(
+                ErrorKind::Config,
+                "`durability = \"local\"` is set, but its `appendonly` is off; set `appendonly yes` \
+                 and `appendfsync always` on the server, or `durability = \"volatile\"`",
+            ));
+        }
+        let policy = self.policy.as_deref().unwrap_or("noeviction");
+        if self.maxmemory == 0 || policy == "noeviction" {
+            return Ok(None);
+        }
+        let what = format!(
+            "its `maxmemory-policy` is `{policy}`: short of memory it evicts {}; set it to \
+             `noeviction`",
+            if policy.starts_with("volatile") {
+                "the locks"
+            } else {
+                "locks and queues"
+            }
+        );
+        match options.eviction {
+            Eviction::Warn => Ok(Some(what)),
+            Eviction::Refuse => Err(Trouble::new(
+                ErrorKind::Config,
+                format!("{what}, or set `backend.options.eviction = \"warn\"`"),
+            )),
+        }
+    }
+
+    /// How much longer nothing may be granted.
+    pub(super) fn closed_for(&self, options: &Options) -> Duration {
+        // A server that does not tell might have started just now.
+        let up = self.uptime.unwrap_or(Duration::ZERO);
+        options.restart_delay.saturating_sub(up)
+    }
+}
+
+/// The text of a reply that is one.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn text_of_key(value: &Value) -> &str {
+    text(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(version: &str, mode: &str) -> Hello {
+        Hello {
+            version: version.to_owned(),
+            mode: mode.to_owned(),
+            role: "master".to_owned(),
+        }
+    }
+
+    #[test]
+    fn old_servers_and_wrong_modes_are_refused_with_a_hint() {
+        assert_eq!(hello("6.2.0", "standalone").check(false), Ok(()));
+        assert_eq!(hello("8.0.1", "cluster").check(true), Ok(()));
+        assert_eq!(hello("10.0", "standalone").check(false), Ok(()));
+        for (old, mode, cluster, hint) in [
+            ("6.0.16", "standalone", false, "6.2"),
+            ("", "standalone", false, "6.2"),
+            ("7.0.15", "cluster", false, "redis+cluster://"),
+            ("7.0.15", "standalone", true, "`redis://`"),
+            ("7.0.15", "sentinel", false, "redis+sentinel://"),
+            ("7.0.15", "sentinel", true, "redis+sentinel://"),
+        ] {
+            let trouble = hello(old, mode).check(cluster).unwrap_err();
+            assert!(trouble.detail.contains(hint), "{trouble:?}");
+        }
+    }
+
+    fn info(text: &str) -> Info {
+        Info::read(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()))
+    }
+
+    #[test]
+    fn a_server_that_may_evict_is_refused_or_warned_of() {
+        let text = |policy: &str, max: u64| {
+            info(&format!(
+                "# Memory\nmaxmemory:{max}\nmaxmemory_policy:{policy}\n"
+            ))
+        };
+        let refuse = Options::default();
+        let warn = Options::default().eviction(Eviction::Warn);
+        for policy in ["allkeys-lru", "volatile-ttl"] {
+            let trouble = text(policy, 1).check(&refuse).unwrap_err();
+            assert_eq!(trouble.kind, ErrorKind::Config);
+            assert!(trouble.detail.contains(policy), "{trouble:?}");
+            let warning = text(policy, 1).check(&warn).unwrap();
+            assert!(warning.unwrap().contains("noeviction"));
+            assert_eq!(text(policy, 0).check(&refuse), Ok(None));
+        }
+        assert_eq!(text("noeviction", 1).check(&refuse), Ok(None));
+    }
+
+    #[test]
+    fn durability_local_needs_the_log() {
+        let local = Options::default().durability(Durability::Local);
+        assert!(info("aof_enabled:0\n").check(&local).is_err());
+        assert!(info("").check(&local).is_err());
+        assert_eq!(info("aof_enabled:1\n").check(&local), Ok(None));
+        assert_eq!(info("aof_enabled:0\n").check(&Options::default()), Ok(None));
+        assert!(info("loading:1\n").check(&Options::default()).is_err());
+    }
+
+    #[test]
+    fn a_server_stays_closed_for_what_is_left_of_the_delay() {
+        let options = Options::default().restart_delay(Duration::from_secs(30));
+        let left = |text| info(text).closed_for(&options).as_secs();
+        assert_eq!(left("uptime_in_seconds:10\n"), 20);
+        assert_eq!(left("uptime_in_seconds:30\n"), 0);
+        assert_eq!(left("uptime_in_seconds:99\n"), 0);
+        assert_eq!(left(""), 30);
+    }
+}

@@ -1,0 +1,240 @@
+//! What the tasks of one client share: its nodes, and where its inbox is subscribed.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::{Mutex, watch};
+
+use super::{
+    call::Fault,
+    cluster::Cluster,
+    conn::{Conn, Purpose},
+    node::{Node, State, supervise, unsent},
+    sentinel::Sentinels,
+    settings::Settings,
+    target::{Deployment, Place},
+    trouble::Trouble,
+};
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) settings: Arc<Settings>,
+    pub(super) layout: Layout,
+    /// The connection on which the inbox is subscribed. Locked while that changes.
+    inbox: Mutex<Weak<Conn>>,
+    /// Whether opening has succeeded: before that nobody is told of anything.
+    opened: AtomicBool,
+    closing: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+pub(super) enum Layout {
+    Single(Place, Arc<Node>),
+    Sentinel(Sentinels, Arc<Node>),
+    Cluster(Cluster),
+}
+
+impl Core {
+    pub(super) fn new(settings: Settings) -> Arc<Self> {
+        let layout = match settings.target.deployment.clone() {
+            Deployment::Single(place) => Layout::Single(place, Node::new(None)),
+            Deployment::Sentinel { sentinels, name } => {
+                Layout::Sentinel(Sentinels::new(sentinels, name), Node::new(None))
+            }
+            Deployment::Cluster { seeds } => Layout::Cluster(Cluster::new(seeds)),
+        };
+        Arc::new(Self {
+            settings: Arc::new(settings),
+            layout,
+            inbox: Mutex::new(Weak::new()),
+            opened: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        })
+    }
+
+    /// Starts the tasks, and waits for the first connections.
+    pub(super) async fn start(self: &Arc<Self>) -> Result<(), Trouble> {
+        match &self.layout {
+            Layout::Single(_, node) | Layout::Sentinel(_, node) => {
+                self.spawn(node);
+                match node.settled(&self.settings).await {
+                    State::Up(_) => {}
+                    State::Down(trouble) => return Err(trouble),
+                    State::Fresh | State::Gone => return Err(self.late()),
+                }
+            }
+            Layout::Cluster(cluster) => cluster.start(self).await?,
+        }
+        self.opened.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The first connection took all the time there was.
+    pub(super) fn late(&self) -> Trouble {
+        let target = &self.settings.target;
+        let limit = self.settings.limit;
+        let what = format!("{target}: no connection within {limit:?}");
+        Trouble::new(tenure_core::error::ErrorKind::Unavailable, what)
+    }
+
+    /// Keeps that node connected from now on.
+    pub(super) fn spawn(self: &Arc<Self>, node: &Arc<Node>) {
+        tokio::spawn(supervise(Arc::clone(self), Arc::clone(node)));
+    }
+
+    /// Ends everything. What is under way is unanswered.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+        for node in self.nodes() {
+            if let Some(conn) = node.up() {
+                conn.give_up("the client is closed");
+            }
+            node.part();
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Returns when the client is closed.
+    pub(super) async fn closed(&self) {
+        let mut closing = self.closing.subscribe();
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire) && !self.is_closing()
+    }
+
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+        match &self.layout {
+            Layout::Single(_, node) | Layout::Sentinel(_, node) => vec![Arc::clone(node)],
+            Layout::Cluster(cluster) => cluster.nodes(),
+        }
+    }
+
+    /// Whoever serves a slot.
+    pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>, Fault> {
+        match &self.layout {
+            Layout::Single(_, node) | Layout::Sentinel(_, node) => Ok(Arc::clone(node)),
+            Layout::Cluster(cluster) => cluster
+                .owner(slot)
+                .ok_or_else(|| unsent(format!("no node of the cluster serves slot {slot}"))),
+        }
+    }
+
+    /// One try to connect a node, find out whether it will do, and subscribe.
+    pub(super) async fn connect(&self, node: &Node) -> Result<Arc<Conn>, Trouble> {
+        let conn = match (&self.layout, &node.place) {
+            (Layout::Sentinel(sentinels, _), _) => sentinels.connect(&self.settings).await?,
+            (Layout::Cluster(_), Some(place)) | (Layout::Single(place, _), _) => {
+                Conn::open(place, Purpose::Commands, &self.settings).await?
+            }
+            (Layout::Cluster(_), None) => return Err(self.late()),
+        };
+        let conn = Arc::new(conn);
+        self.subscribe(&conn).await?;
+        Ok(conn)
+    }
+
+    /// Returns when a connection has ended; ends it when its server was replaced.
+    pub(super) async fn until_ended(&self, conn: &Conn) {
+        match &self.layout {
+            Layout::Single(..) => conn.ended().await,
+            Layout::Sentinel(sentinels, _) => tokio::select! {
+                () = conn.ended() => {}
+                () = sentinels.replaced(&conn.place, &self.settings) => {
+                    conn.give_up("the sentinels name another master");
+                }
+            },
+            Layout::Cluster(_) => tokio::select! {
+                () = conn.ended() => {}
+                () = self.keep_asking(conn) => {}
+            },
+        }
+    }
+
+    /// Never returns. In a cluster the node that has our inbox may serve none of our locks, so that
+    /// nothing would be missing if it were stopped: so something is asked. `HELLO` needs no right.
+    async fn keep_asking(&self, conn: &Conn) {
+        loop {
+            tokio::time::sleep(self.settings.limit).await;
+            if std::ptr::eq(self.inbox.lock().await.as_ptr(), conn) {
+                let _ = conn.command(&redis::cmd("HELLO")).await;
+            }
+        }
+    }
+
+    /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches
+    /// every node.
+    async fn subscribe(&self, conn: &Arc<Conn>) -> Result<(), Trouble> {
+        let Some(channel) = &self.settings.inbox else {
+            return Ok(());
+        };
+        let mut home = self.inbox.lock().await;
+        if home.upgrade().is_some_and(|home| !home.has_ended()) {
+            return Ok(());
+        }
+        conn.subscribe(channel).await?;
+        *home = Arc::downgrade(conn);
+        Ok(())
+    }
+
+    /// The inbox must not stay on that connection.
+    pub(super) async fn unsubscribe(&self, conn: &Arc<Conn>) {
+        let mut home = self.inbox.lock().await;
+        if std::ptr::eq(home.as_ptr(), Arc::as_ptr(conn)) {
+            *home = Weak::new();
+        }
+    }
+
+    /// Subscribes on another node, if that is needed and one is connected. Says whether it was
+    /// needed.
+    pub(super) async fn move_inbox(&self) -> bool {
+        if self.settings.inbox.is_none() {
+            return false;
+        }
+        let home = self.inbox.lock().await.upgrade();
+        if home.is_some_and(|home| !home.has_ended()) {
+            return false;
+        }
+        for conn in self.nodes().iter().filter_map(|node| node.up()) {
+            if !conn.has_ended() && self.subscribe(&conn).await.is_ok() {
+                break;
+            }
+        }
+        true
+    }
+
+    pub(super) fn tell_down(&self) {
+        if self.is_open() {
+            self.settings.listener.down();
+        }
+    }
+
+    pub(super) fn tell_up(&self) {
+        if self.is_open() {
+            self.settings.listener.up();
+        }
+    }
+
+    /// A node's connection was lost.
+    pub(super) async fn lost(&self) {
+        if let Layout::Cluster(cluster) = &self.layout {
+            cluster.want_map();
+            if self.move_inbox().await {
+                self.tell_up();
+            }
+        }
+    }
+
+    /// A node could not be connected.
+    pub(super) fn failed(&self) {
+        if let Layout::Cluster(cluster) = &self.layout {
+            cluster.want_map();
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Sends scripts, and follows where the servers send them.
+//!
+//! Nothing is sent twice, except what a server has said that it did not carry out: a script that it
+//! does not know (then its text is sent), a slot that is elsewhere, keys that are on the move.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use tokio::time::Instant;
+
+use super::{
+    call::{Answer, Call, Fault},
+    conn::Conn,
+    core::{Core, Layout},
+    fault::{Verdict, judge},
+    node::{Node, unsent},
+};
+
+/// More hops than a slot can have made.
+const HOPS: u32 = 8;
+/// For so long a request whose keys are on the move is tried again.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// ... at this interval.
+const PAUSE: Duration = Duration::from_millis(15);
+
+/// One script on its way.
+#[derive(Debug)]
+pub(super) struct Item {
+    index: usize,
+    call: Call,
+    slot: u16,
+    /// Whether its text is sent.
+    whole: bool,
+    /// Where it goes, if not to the owner of its slot; and whether only for this once.
+    via: Option<(Arc<Node>, bool)>,
+    hops: u32,
+}
+
+impl Item {
+    pub(super) const fn new(index: usize, call: Call, slot: u16) -> Self {
+        Self {
+            index,
+            call,
+            slot,
+            whole: false,
+            via: None,
+            hops: 0,
+        }
+    }
+
+    fn command(&self) -> Cmd {
+        let script = self.call.script;
+        let (name, what) = if self.whole {
+            ("EVAL", &script.text)
+        } else {
+            ("EVALSHA", &script.sha)
+        };
+        let mut command = cmd(name);
+        command
+            .arg(what)
+            .arg(self.call.keys.len())
+            .arg(&self.call.keys)
+            .arg(&self.call.args);
+        command
+    }
+
+    fn asking(&self) -> bool {
+        matches!(&self.via, Some((_, true)))
+    }
+
+    fn node(&self, core: &Core) -> Result<Arc<Node>, Fault> {
+        match &self.via {
+            Some((node, _)) => Ok(Arc::clone(node)),
+            None => core.owner(self.slot),
+        }
+    }
+}
+
+/// What is asked of the replicas.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replicas {
+    pub(super) count: u32,
+    pub(super) patience: Duration,
+}
+
+/// Runs them all, with one write to each node; `each` hears every answer, with the number of
+/// replicas that have acknowledged it (0 if none were asked).
+pub(super) async fn run(
+    core: &Arc<Core>,
+    items: Vec<Item>,
+    replicas: Option<Replicas>,
+    each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+) {
+    let until = Instant::now() + PATIENCE;
+    let mut items = items;
+    loop {
+        let mut again = Vec::new();
+        let mut pause = false;
+        for (node, group) in by_node(core, items, each) {
+            let (conn, replies, acknowledged) = match send(core, &node, &group, replicas).await {
+                Ok(sent) => sent,
+                Err(fault) => {
+                    for item in group {
+                        each(item.index, Err(fault.clone()), 0);
+                    }
+                    continue;
+                }
+            };
+            for (mut item, reply) in group.into_iter().zip(replies) {
+                item.hops += 1;
+                item.via = None;
+                match judge(reply, &conn.place) {
+                    Verdict::Done(answer) => each(item.index, answer, acknowledged),
+                    Verdict::Demoted(fault) => {
+                        conn.give_up("it is a replica now");
+                        if let Some(conn) = node.up() {
+                            conn.give_up("it is a replica now");
+                        }
+                        each(item.index, Err(fault), 0);
+                    }
+                    _ if item.hops >= HOPS => {
+                        let what = "the servers of the cluster send it in a circle";
+                        each(item.index, Err(unsent(what)), 0);
+                    }
+                    Verdict::Unknown if item.whole => {
+                        each(item.index, Err(unsent("the server forgets its scripts")), 0);
+                    }
+                    Verdict::Unknown => {
+                        item.whole = true;
+                        item.via = Some((Arc::clone(&node), false));
+                        again.push(item);
+                    }
+                    Verdict::TryAgain(fault) if Instant::now() + PAUSE > until => {
+                        each(item.index, Err(fault), 0);
+                    }
+                    Verdict::TryAgain(_) => {
+                        // From the start: by then the slot may be served elsewhere.
+                        item.hops -= 1;
+                        pause = true;
+                        again.push(item);
+                    }
+                    Verdict::Moved(place) | Verdict::Ask(place)
+                        if !matches!(core.layout, Layout::Cluster(_)) =>
+                    {
+                        let what = format!("{} sends it to {place}", conn.place);
+                        each(item.index, Err(unsent(what)), 0);
+                    }
+                    Verdict::Moved(place) => {
+                        if let Layout::Cluster(cluster) = &core.layout {
+                            let node = cluster.moved(core, item.slot, &place);
+                            item.via = Some((node, false));
+                        }
+                        again.push(item);
+                    }
+                    Verdict::Ask(place) => {
+                        if let Layout::Cluster(cluster) = &core.layout {
+                            item.via = Some((cluster.node_at(core, &place), true));
+                        }
+                        again.push(item);
+                    }
+                }
+            }
+        }
+        if again.is_empty() {
+            return;
+        }
+        if pause {
+            tokio::time::sleep(PAUSE).await;
+        }
+        items = again;
+    }
+}
+
+/// Runs one script.
+pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
+    let mut answer = None;
+    run(core, vec![item], None, &mut |_, heard, _| {
+        answer = Some(heard);
+    })
+    .await;
+    answer.unwrap_or_else(|| Err(unsent("it was not sent")))
+}
+
+fn by_node(
+    core: &Core,
+    items: Vec<Item>,
+    each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+) -> Vec<(Arc<Node>, Vec<Item>)> {
+    let mut groups: Vec<(Arc<Node>, Vec<Item>)> = Vec::new();
+    for item in items {
+        match item.node(core) {
+            Ok(node) => match groups
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &node))
+            {
+                Some((_, group)) => group.push(item),
+                None => groups.push((node, vec![item])),
+            },
+            Err(fault) => each(item.index, Err(fault), 0),
+        }
+    }
+    groups
+}
+
+/// One write: a reply for each item, and how many replicas have acknowledged.
+async fn send(
+    core: &Core,
+    node: &Arc<Node>,
+    items: &[Item],
+    replicas: Option<Replicas>,
+) -> Result<(Arc<Conn>, Vec<RedisResult<Value>>, u32), Fault> {
+    let settings = &core.settings;
+    let conn = node.conn(settings).await?;
+    if let (None, [item]) = (replicas, items)
+        && !item.asking()
+    {
+        let reply = conn.command(&item.command()).await;
+        return Ok((conn, vec![reply], 0));
+    }
+    let mut commands = Vec::with_capacity(items.len());
+    for item in items {
+        if item.asking() {
+            commands.push(cmd("ASKING"));
+        }
+        commands.push(item.command());
+    }
+    let (replies, acknowledged) = match replicas {
+        Some(Replicas { count, patience }) => {
+            let place = conn.place.clone();
+            let way = node.replicas(settings);
+            way.send(place, commands, count, patience).await?
+        }
+        None => {
+            let mut pipe = Pipeline::with_capacity(commands.len());
+            for command in commands {
+                pipe.add_command(command);
+            }
+            (conn.pipeline(&pipe).await, 0)
+        }
+    };
+    let replies = match replies {
+        Ok(replies) => {
+            let mut replies = replies.into_iter();
+            items
+                .iter()
+                .map(|item| {
+                    if item.asking() {
+                        replies.next();
+                    }
+                    Ok(replies.next().unwrap_or(Value::Nil))
+                })
+                .collect()
+        }
+        Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+    };
+    Ok((conn, replies, acknowledged))
+}

@@ -1,0 +1,321 @@
+//! The way to the server or servers: one client's connections, and what becomes of a request that
+//! is sent over them. It knows nothing of locks.
+//!
+//! It connects again by itself, and sends nothing twice (see ADR 0005).
+
+mod backoff;
+mod call;
+mod check;
+mod cluster;
+mod conn;
+mod core;
+mod exec;
+mod fault;
+mod node;
+mod replicas;
+mod scan;
+mod sentinel;
+mod settings;
+mod slots;
+mod stream;
+mod target;
+mod tls;
+mod trouble;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tenure_core::{
+    clock::{Clock, Instant},
+    error::Error,
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+pub(crate) use call::{Answer, Call, Fault, Listener, Script};
+pub(crate) use target::{SCHEMES, Target};
+
+use self::{
+    core::Core,
+    exec::{Item, Replicas},
+    node::unsent,
+    settings::Settings,
+};
+use crate::config::Options;
+
+/// So many scripts go in one write.
+const PART: usize = 100;
+/// So many such writes to one node are under way at a time: enough to keep a distant server busy,
+/// and few enough that a request that comes meanwhile does not wait for all of them.
+const PARTS_AT_ONCE: usize = 4;
+
+/// What a link is opened with, besides where to.
+pub(crate) struct Opening {
+    /// The channel to subscribe to; an observer has none.
+    pub(crate) inbox: Option<String>,
+    /// Handed to each server when it is connected.
+    pub(crate) scripts: Vec<&'static Script>,
+    /// The longest time for which a request may go unanswered, and for opening.
+    pub(crate) limit: Duration,
+    /// The clock of [`Link::closed_until`].
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Who hears of messages and of the connection, once it is open.
+    pub(crate) listener: Arc<dyn Listener>,
+}
+
+/// What is known of the servers, as of their last connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// The version of one of them.
+    pub(crate) version: String,
+    /// Its `maxmemory-policy`, if it may be asked.
+    pub(crate) eviction_policy: Option<String>,
+    /// Whether all of them write an append-only file, if they may be asked.
+    pub(crate) aof_enabled: Option<bool>,
+    /// How many masters there are.
+    pub(crate) masters: usize,
+}
+
+/// One client's connections. Clones share them; they end with the last clone.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Handle>);
+
+struct Handle(Arc<Core>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("target", &self.core().settings.target.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Connects once. From then on keeps the connections by itself.
+    ///
+    /// # Errors
+    ///
+    /// Says what was tried, what came of it and what to do: `Unavailable`, `Unauthenticated`,
+    /// `PermissionDenied`, `Config`, `Unsupported`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends what it began.
+    pub(crate) async fn open(
+        target: Target,
+        options: Options,
+        opening: Opening,
+    ) -> Result<Self, Error> {
+        let settings = Settings {
+            target,
+            options,
+            inbox: opening.inbox,
+            scripts: opening.scripts,
+            limit: opening.limit.max(Duration::from_millis(1)),
+            clock: opening.clock,
+            listener: opening.listener,
+            warned: AtomicBool::new(false),
+        };
+        let limit = settings.limit;
+        let link = Self(Arc::new(Handle(Core::new(settings))));
+        let started = tokio::time::timeout(limit, link.core().start()).await;
+        started
+            .unwrap_or_else(|_| Err(link.core().late()))
+            .map_err(trouble::Trouble::into_error)?;
+        Ok(link)
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.0
+    }
+
+    fn item(&self, index: usize, call: Call) -> Item {
+        let slot = call.keys.first().map_or(0, |key| self.slot(key));
+        Item::new(index, call, slot)
+    }
+
+    /// Runs a script.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once sent, it runs whether or not anybody waits for its answer.
+    pub(crate) async fn call(&self, call: Call) -> Answer {
+        exec::run_one(self.core(), self.item(0, call)).await
+    }
+
+    /// Runs them all, by one write for each node and 100 scripts. `each` hears every answer once,
+    /// as soon as its part is there, in any order.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once sent, they run whether or not anybody waits for their answers.
+    pub(crate) async fn call_all(
+        &self,
+        calls: Vec<Call>,
+        each: &mut (dyn FnMut(usize, Answer) + Send),
+    ) {
+        let mut parts = self.parts(calls, each);
+        if parts.len() == 1
+            && let Some(part) = parts.pop()
+        {
+            let mut each = |index, answer, _| each(index, answer);
+            return exec::run(self.core(), part.1, None, &mut each).await;
+        }
+        // The lanes of one node take its parts in turn.
+        let mut lanes: HashMap<(usize, usize), Vec<Vec<Item>>> = HashMap::new();
+        let mut seen: HashMap<usize, usize> = HashMap::new();
+        for (node, part) in parts {
+            let count = seen.entry(node).or_default();
+            let lane = (node, *count % PARTS_AT_ONCE);
+            *count += 1;
+            lanes.entry(lane).or_default().push(part);
+        }
+        let (heard, mut answers) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        for lane in lanes.into_values() {
+            let core = Arc::clone(self.core());
+            let heard = heard.clone();
+            tasks.spawn(async move {
+                for part in lane {
+                    let mut each = |index, answer, _| {
+                        let _ = heard.send((index, answer));
+                    };
+                    exec::run(&core, part, None, &mut each).await;
+                }
+            });
+        }
+        drop(heard);
+        while let Some((index, answer)) = answers.recv().await {
+            each(index, answer);
+        }
+    }
+
+    /// Calls by node, at most [`PART`] together.
+    fn parts(
+        &self,
+        calls: Vec<Call>,
+        each: &mut (dyn FnMut(usize, Answer) + Send),
+    ) -> Vec<(usize, Vec<Item>)> {
+        let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
+        let mut open: HashMap<usize, usize> = HashMap::new();
+        for (index, call) in calls.into_iter().enumerate() {
+            let slot = call.keys.first().map_or(0, |key| self.slot(key));
+            let node = match self.core().owner(slot) {
+                Ok(node) => Arc::as_ptr(&node) as usize,
+                Err(fault) => {
+                    each(index, Err(fault));
+                    continue;
+                }
+            };
+            let item = Item::new(index, call, slot);
+            match open.get(&node).and_then(|at| parts.get_mut(*at)) {
+                Some((_, part)) if part.len() < PART => part.push(item),
+                _ => {
+                    open.insert(node, parts.len());
+                    parts.push((node, vec![item]));
+                }
+            }
+        }
+        parts
+    }
+
+    /// Runs scripts of one node, and then waits for so many replicas, or for so long. Answers with
+    /// how many have acknowledged. On a connection of its own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once sent, they run whether or not anybody waits for their answers.
+    pub(crate) async fn call_replicated(
+        &self,
+        calls: Vec<Call>,
+        replicas: u32,
+        patience: Duration,
+    ) -> Vec<(Answer, u32)> {
+        let unheard = || (Err(unsent("it was not sent")), 0);
+        let mut answers: Vec<_> = calls.iter().map(|_| unheard()).collect();
+        let items = calls.into_iter().enumerate();
+        let items = items.map(|(index, call)| self.item(index, call)).collect();
+        let wanted = Replicas {
+            count: replicas,
+            patience,
+        };
+        exec::run(
+            self.core(),
+            items,
+            Some(wanted),
+            &mut |index, answer, count| {
+                if let Some(place) = answers.get_mut(index) {
+                    *place = (answer, count);
+                }
+            },
+        )
+        .await;
+        answers
+    }
+
+    /// Which keys may be used together: those with the same number.
+    pub(crate) fn slot(&self, key: &str) -> u16 {
+        if self.is_cluster() {
+            slots::slot(key)
+        } else {
+            0
+        }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.core().settings.is_cluster()
+    }
+
+    /// One page of the keys that match the pattern, about `count` of them, and where to go on.
+    /// As `SCAN` has it, a key may come twice.
+    pub(crate) async fn scan(
+        &self,
+        cursor: Option<&str>,
+        pattern: &str,
+        count: usize,
+    ) -> Result<(Vec<Vec<u8>>, Option<String>), Fault> {
+        scan::scan(self.core(), cursor, pattern, count).await
+    }
+
+    /// Until when nothing may be granted by the server of that key, because it was started only
+    /// just now.
+    pub(crate) fn closed_until(&self, key: &str) -> Option<Instant> {
+        let node = self.core().owner(self.slot(key)).ok()?;
+        node.up()?.learnt.closed_until
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let nodes = self.core().nodes();
+        let mut facts = Facts {
+            masters: nodes.len(),
+            ..Facts::default()
+        };
+        for conn in nodes.iter().filter_map(|node| node.up()) {
+            let learnt = &conn.learnt;
+            facts.version.clone_from(&learnt.version);
+            facts.eviction_policy.clone_from(&learnt.policy);
+            facts.aof_enabled = match (facts.aof_enabled, learnt.aof_enabled) {
+                (Some(one), Some(other)) => Some(one && other),
+                (one, other) => one.or(other),
+            };
+        }
+        facts
+    }
+
+    /// Ends the connections. Requests that are under way are unanswered, later ones refused.
+    pub(crate) async fn close(&self) {
+        self.core().close();
+    }
+}

@@ -1,0 +1,190 @@
+//! Which server the sentinels say is the master.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{Value, cmd};
+use tenure_core::error::ErrorKind;
+
+use super::{
+    check::text,
+    conn::{Conn, Purpose},
+    settings::Settings,
+    target::Place,
+    trouble::{Trouble, one_line},
+};
+
+/// So often the sentinels are asked whether the master is still the master.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// The sentinels, in the order in which they are asked: the one that knew it last time first.
+#[derive(Debug)]
+pub(super) struct Sentinels {
+    order: Mutex<Vec<Place>>,
+    name: String,
+}
+
+impl Sentinels {
+    pub(super) fn new(places: Vec<Place>, name: String) -> Self {
+        let order = Mutex::new(places);
+        Self { order, name }
+    }
+
+    /// Asks one after the other, until one names a server that says itself that it is the master.
+    pub(super) async fn connect(&self, settings: &Settings) -> Result<Conn, Trouble> {
+        let mut troubles = Vec::new();
+        let mut unknown = 0;
+        let order = self.order().clone();
+        for sentinel in &order {
+            match self.ask(sentinel, settings).await {
+                Ok(Some(master)) => match Conn::open(&master, Purpose::Commands, settings).await {
+                    Ok(conn) => {
+                        self.prefer(sentinel);
+                        return Ok(conn);
+                    }
+                    Err(trouble) => troubles.push(trouble),
+                },
+                Ok(None) => unknown += 1,
+                Err(trouble) => troubles.push(trouble),
+            }
+        }
+        if unknown == order.len() || (unknown > 0 && troubles.is_empty()) {
+            let name = one_line(&self.name);
+            let what = format!(
+                "the sentinels know no master {name:?}; compare with `sentinel monitor` in their \
+                 configuration"
+            );
+            return Err(Trouble::new(ErrorKind::Config, what));
+        }
+        // What waiting cannot mend comes first; then whatever the last one said.
+        let worst = troubles
+            .iter()
+            .find(|trouble| !trouble.kind.is_retryable())
+            .or_else(|| troubles.last())
+            .cloned();
+        Err(worst.unwrap_or_else(|| Trouble::new(ErrorKind::Unavailable, "no sentinel answered")))
+    }
+
+    /// Returns when a sentinel names another server than this one, and that says itself that it is
+    /// the master.
+    ///
+    /// A master that was only cut off from the others takes requests until it hears that it is none
+    /// any more, and loses them then. So the sentinels are asked all the while.
+    pub(super) async fn replaced(&self, master: &Place, settings: &Settings) {
+        let mut asked: Option<Conn> = None;
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let first = self.order().first().cloned();
+            let Some(sentinel) = first else { return };
+            let conn = match asked.take() {
+                Some(conn) if conn.place == sentinel && !conn.has_ended() => Ok(conn),
+                _ => Self::reach(&sentinel, settings).await,
+            };
+            let answer = match conn {
+                Ok(conn) => {
+                    let answer = self.question(&conn).await;
+                    asked = Some(conn);
+                    answer
+                }
+                Err(trouble) => Err(trouble),
+            };
+            match answer {
+                Ok(Some(place)) if place != *master => {
+                    let named = Conn::open(&place, Purpose::Replicas, settings).await;
+                    if named.is_ok() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) => {}
+                // The next one knows more, perhaps.
+                Ok(None) | Err(_) => {
+                    asked = None;
+                    self.order().rotate_left(1);
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Place>, Trouble> {
+        let conn = Self::reach(sentinel, settings).await?;
+        self.question(&conn).await
+    }
+
+    async fn reach(sentinel: &Place, settings: &Settings) -> Result<Conn, Trouble> {
+        let conn = Conn::open_sentinel(sentinel, settings).await;
+        conn.map_err(|trouble| Trouble {
+            detail: format!("sentinel {}", trouble.detail),
+            ..trouble
+        })
+    }
+
+    async fn question(&self, conn: &Conn) -> Result<Option<Place>, Trouble> {
+        let sentinel = &conn.place;
+        let mut question = cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.name);
+        let wrong = |what: &str| {
+            let what = format!("sentinel {sentinel}: {what}");
+            Trouble::new(ErrorKind::Unavailable, what)
+        };
+        match conn.command(&question).await {
+            Ok(Value::Nil) => Ok(None),
+            Ok(Value::Array(parts)) => {
+                let (host, port) = match &*parts {
+                    [host, port] => (text(host), text(port).and_then(|port| port.parse().ok())),
+                    _ => (None, None),
+                };
+                host.zip(port)
+                    .and_then(|(host, port)| Place::named(host, port, sentinel))
+                    .map(Some)
+                    .ok_or_else(|| wrong("its answer is no address"))
+            }
+            Ok(Value::ServerError(error)) => match error.code() {
+                "NOAUTH" => Err(Trouble::new(
+                    ErrorKind::Unauthenticated,
+                    format!(
+                        "sentinel {sentinel}: it wants a password; set \
+                         `backend.options.sentinel_password`"
+                    ),
+                )),
+                "NOPERM" => Err(Trouble::new(
+                    ErrorKind::PermissionDenied,
+                    format!(
+                        "sentinel {sentinel}: `sentinel_username` may not ask \
+                         `sentinel|get-master-addr-by-name`"
+                    ),
+                )),
+                "ERR"
+                    if error
+                        .details()
+                        .is_some_and(|d| d.contains("unknown command")) =>
+                {
+                    Err(Trouble::new(
+                        ErrorKind::Config,
+                        format!(
+                            "{sentinel} is no sentinel; sentinels listen on port 26379 usually"
+                        ),
+                    ))
+                }
+                code => Err(wrong(&one_line(&format!(
+                    "{code} {}",
+                    error.details().unwrap_or_default()
+                )))),
+            },
+            Ok(_) => Err(wrong("its answer is no address")),
+            Err(error) => Err(wrong(&one_line(&error.to_string()))),
+        }
+    }
+
+    fn prefer(&self, sentinel: &Place) {
+        let mut order = self.order();
+        if let Some(at) = order.iter().position(|place| place == sentinel) {
+            order[..=at].rotate_right(1);
+        }
+    }
+
+    fn order(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,68 @@
+//! What all connections of one client have in common.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::clock::Clock;
+
+use super::{
+    call::{Listener, Script},
+    target::{Deployment, Target},
+};
+use crate::config::Options;
+
+pub(super) struct Settings {
+    pub(super) target: Target,
+    pub(super) options: Options,
+    /// The channel to subscribe to; an observer has none.
+    pub(super) inbox: Option<String>,
+    pub(super) scripts: Vec<&'static Script>,
+    /// The longest time for which a request may go unanswered.
+    pub(super) limit: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) listener: Arc<dyn Listener>,
+    pub(super) warned: AtomicBool,
+}
+
+impl Settings {
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.target.deployment, Deployment::Cluster { .. })
+    }
+
+    /// The time to reach one server. Where there are several to be asked, one that swallows
+    /// everything leaves time for the next.
+    pub(super) fn connect_limit(&self) -> Duration {
+        let others = match &self.target.deployment {
+            Deployment::Single(_) => 0,
+            Deployment::Sentinel { sentinels, .. } => sentinels.len(),
+            Deployment::Cluster { seeds } => seeds.len(),
+        };
+        let shares = u32::try_from(others + 1).unwrap_or(u32::MAX);
+        let limit = self.options.connect_timeout.min(self.limit / shares);
+        limit.max(Duration::from_millis(1))
+    }
+
+    /// Writes a warning about how the server is set up, once for a client: it is the same after
+    /// every reconnection.
+    pub(super) fn warn_once(&self, what: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(backend = "redis", "{what}");
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("target", &self.target)
+            .field("options", &self.options)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}

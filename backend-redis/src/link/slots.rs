@@ -1,0 +1,61 @@
+//! Which of the 16,384 slots of a cluster a key is in.
+
+/// How many slots there are.
+pub(super) const SLOTS: u16 = 16384;
+
+/// The slot of a key: that of its hash tag, the text between its first `{` and the next `}`, if
+/// there is one and it is not empty; else of the whole key.
+pub(super) fn slot(key: &str) -> u16 {
+    let key = key.as_bytes();
+    let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let length = rest.iter().position(|b| *b == b'}')?;
+        (length > 0).then(|| &rest[..length])
+    });
+    crc16(tag.unwrap_or(key)) % SLOTS
+}
+
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            let shifted = crc << 1;
+            if crc & 0x8000 == 0 {
+                shifted
+            } else {
+                shifted ^ 0x1021
+            }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_published_one() {
+        // The check value of the cluster's specification.
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(crc16(b""), 0);
+    }
+
+    #[test]
+    fn slots_are_those_that_the_server_computes() {
+        // As `CLUSTER KEYSLOT` answers.
+        for (key, expected) in [("", 0), ("a", 15495), ("foo", 12182), ("bar", 5061)] {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_whole_tag_counts() {
+        assert_eq!(slot("x{foo}y"), slot("foo"));
+        assert_eq!(slot("{foo}{bar}"), slot("foo"));
+        assert_eq!(slot("{{bar}}zap"), slot("{bar"));
+        // An empty tag is none, and so is one that does not end.
+        assert_ne!(slot("{}foo"), slot(""));
+        assert_eq!(slot("{}foo"), crc16(b"{}foo") % SLOTS);
+        assert_eq!(slot("{foo"), crc16(b"{foo") % SLOTS);
+    }
+}

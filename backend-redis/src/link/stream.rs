@@ -1,0 +1,264 @@
+//! The bytes of one connection: how it is opened, and whether the other side shows life.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tenure_core::{error::ErrorKind, settings::Tls};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream, lookup_host},
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{target::Place, tls, trouble::Trouble};
+
+/// Probes begin after so long without a byte, ...
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+/// ... go on at this interval, ...
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
+/// ... and so many without an answer end the connection.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// To connect. The name's addresses share it.
+    pub(super) connect: Duration,
+    /// To answer.
+    pub(super) answer: Duration,
+}
+
+/// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
+pub(super) async fn open(
+    place: &Place,
+    secure: bool,
+    files: &Tls,
+    limits: Limits,
+    in_tls: &AtomicBool,
+) -> Result<Wire, Trouble> {
+    let wrong = |error: io::Error| Trouble::of_io(place, &error, files);
+    let (host, port) = match place {
+        Place::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(wrong)?;
+            return Ok(Wire::Unix(stream));
+        }
+        Place::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let tcp = connect(host, port, limits.connect).await.map_err(wrong)?;
+    settle(&tcp, limits.answer).map_err(wrong)?;
+    if !secure {
+        return Ok(Wire::Tcp(tcp));
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        let what = format!("{place}: no certificate can be made out for that host name");
+        Trouble::new(ErrorKind::Config, what)
+    })?;
+    let files_read = files.clone();
+    let config = tokio::task::spawn_blocking(move || tls::configure(&files_read))
+        .await
+        .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))??;
+    in_tls.store(true, Ordering::Relaxed);
+    let stream = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(wrong)?;
+    in_tls.store(false, Ordering::Relaxed);
+    Ok(Wire::Tls(Box::new(stream)))
+}
+
+async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let addresses = lookup_host((host, port)).await.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("the name cannot be resolved: {error}"),
+        )
+    })?;
+    let addresses: Vec<_> = addresses.collect();
+    // One address that swallows everything must not hide the next one.
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = None;
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))
+}
+
+/// Sets what the system's defaults get wrong for small urgent requests and for peers that vanish.
+fn settle(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY);
+    #[cfg(not(windows))]
+    let probes = probes.with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    // Bytes that the peer's machine does not acknowledge for so long end the connection. Our own
+    // watch (`Life`) is sooner, where a request waits.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(limit.saturating_mul(2)))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = limit;
+    Ok(())
+}
+
+/// What the bytes go through.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// Whether the other side shows life: since when something of ours waits there without a single
+/// byte having come back.
+///
+/// Every request is answered, so silence that lasts longer than a request may take is a peer that
+/// is gone or stopped, whoever asked and whether or not they still wait for the answer.
+#[derive(Debug)]
+pub(super) struct Life {
+    begun: Instant,
+    /// Milliseconds since `begun`, plus 1; 0 while nothing waits.
+    waiting_since: AtomicU64,
+    failure: Mutex<Option<io::Error>>,
+}
+
+impl Life {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begun: Instant::now(),
+            waiting_since: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
+    }
+
+    fn wrote(&self) {
+        let now = self.now();
+        let _ = self
+            .waiting_since
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn read(&self) {
+        self.waiting_since.store(0, Ordering::Relaxed);
+    }
+
+    /// For how long something has waited without a byte of an answer.
+    pub(super) fn silence(&self) -> Duration {
+        match self.waiting_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(self.now().saturating_sub(since)),
+        }
+    }
+
+    /// The failure that ended the connection, if it has been noticed and not taken yet.
+    pub(super) fn take_failure(&self) -> Option<io::Error> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.take()
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            let copy = match error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            {
+                Some(tls) => io::Error::new(error.kind(), tls.clone()),
+                None => io::Error::new(error.kind(), error.to_string()),
+            };
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(copy);
+        })
+    }
+}
+
+/// A wire that keeps its [`Life`] up to date.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    wire: Wire,
+    life: Arc<Life>,
+}
+
+impl Tracked {
+    pub(super) const fn new(wire: Wire, life: Arc<Life>) -> Self {
+        Self { wire, life }
+    }
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        });
+        if buffer.filled().len() > before {
+            self.life.read();
+        } else if result.is_ok() {
+            let _ = self
+                .life
+                .note::<()>(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(self.life.note(result))
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // Noted before: the answer may be read by the time that a slow write returns.
+        self.life.wrote();
+        let result = ready!(match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        });
+        Poll::Ready(self.life.note(result))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = ready!(match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        });
+        Poll::Ready(self.life.note(result))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

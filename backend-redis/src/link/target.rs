@@ -1,0 +1,326 @@
+//! Where the servers are: an address, read and checked.
+
+use std::{fmt, path::PathBuf};
+
+use tenure_core::{
+    error::Error,
+    settings::{Host, StoreUrl},
+};
+
+use crate::config::{Options, refuse};
+
+/// The schemes, each with what it is.
+pub(crate) const SCHEMES: &[&str] = &[
+    "redis",
+    "redis+cluster",
+    "redis+sentinel",
+    "redis+unix",
+    "rediss",
+    "rediss+cluster",
+    "rediss+sentinel",
+];
+
+const SERVER_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// One server's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// Over TCP.
+    Tcp {
+        /// Name or address; an IPv6 address without brackets.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// A socket of this machine.
+    Unix(PathBuf),
+}
+
+impl Place {
+    pub(crate) fn tcp(host: impl Into<String>, port: u16) -> Self {
+        let host = host.into();
+        Self::Tcp { host, port }
+    }
+
+    fn of(host: &Host, port: u16) -> Self {
+        Self::tcp(&*host.name, host.port.unwrap_or(port))
+    }
+
+    /// Reads the `host:port` of a server's answer. A server that does not know its own name gives
+    /// an empty one, or `?`: then it is where `asked` is.
+    pub(crate) fn parse(text: &str, asked: &Self) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        Self::named(host, port, asked)
+    }
+
+    /// The same of a name and a port.
+    pub(crate) fn named(host: &str, port: u16, asked: &Self) -> Option<Self> {
+        let host = match (host, asked) {
+            ("" | "?", Self::Tcp { host, .. }) => host,
+            ("" | "?", Self::Unix(_)) => return None,
+            (host, _) => host,
+        };
+        (port > 0).then(|| Self::tcp(host, port))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// How the servers stand together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Deployment {
+    /// One server.
+    Single(Place),
+    /// The server that the sentinels say is the master of this name.
+    Sentinel {
+        /// Whom to ask.
+        sentinels: Vec<Place>,
+        /// What they call it.
+        name: String,
+    },
+    /// The masters of a cluster.
+    Cluster {
+        /// Whom to ask for them.
+        seeds: Vec<Place>,
+    },
+}
+
+/// Which servers are meant, and how they are reached. Holds nothing secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) deployment: Deployment,
+    /// Whether over TLS.
+    pub(crate) secure: bool,
+    /// The number of the database.
+    pub(crate) database: u32,
+}
+
+impl Target {
+    /// Reads an address, together with the options that belong to it.
+    ///
+    /// # Errors
+    ///
+    /// `Config` says what is wrong.
+    pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
+        options.check()?;
+        let scheme = url.scheme();
+        let (base, form) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let secure = base == "rediss";
+        if (base != "redis" && !secure) || !SCHEMES.contains(&scheme) {
+            return Err(refuse(format!(
+                "`{scheme}` is no scheme of Redis; known are {}",
+                SCHEMES.join(", ")
+            )));
+        }
+        if !secure && !options.tls.is_empty() {
+            return Err(refuse(format!(
+                "certificates are set, but `{scheme}` is without TLS; use a scheme that begins \
+                 with `rediss`"
+            )));
+        }
+        let hosts = url.hosts();
+        let path = url.path();
+        let (deployment, number) = match form {
+            "unix" => {
+                if !hosts.is_empty() || !path.starts_with('/') {
+                    return Err(refuse(
+                        "the socket's path is absolute: `redis+unix:/run/redis/redis.sock`",
+                    ));
+                }
+                (Deployment::Single(Place::Unix(path.into())), None)
+            }
+            "sentinel" => {
+                let wanted = "name the sentinels and the master: `redis+sentinel://h1,h2/name`";
+                let mut parts = path.trim_start_matches('/').split('/');
+                let name = parts.next().unwrap_or_default().to_owned();
+                let number = parts.next().filter(|number| !number.is_empty());
+                if hosts.is_empty() || name.is_empty() || parts.next().is_some() {
+                    return Err(refuse(wanted));
+                }
+                let sentinels = hosts.iter().map(|h| Place::of(h, SENTINEL_PORT)).collect();
+                let number = number.map(database).transpose()?;
+                (Deployment::Sentinel { sentinels, name }, number)
+            }
+            "cluster" => {
+                if hosts.is_empty() {
+                    return Err(refuse(
+                        "name one node of the cluster or several: `redis+cluster://h1,h2`",
+                    ));
+                }
+                let seeds = hosts.iter().map(|h| Place::of(h, SERVER_PORT)).collect();
+                (Deployment::Cluster { seeds }, path_database(path)?)
+            }
+            _ => {
+                let [host] = hosts else {
+                    return Err(refuse(format!(
+                        "`{scheme}` takes one server, such as `{scheme}://localhost`; several are \
+                         `{base}+sentinel` or `{base}+cluster`"
+                    )));
+                };
+                let place = Place::of(host, SERVER_PORT);
+                (Deployment::Single(place), path_database(path)?)
+            }
+        };
+        let database = match (number, options.database) {
+            (Some(one), Some(other)) if one != other => {
+                return Err(refuse(format!(
+                    "the address says database {one}, `backend.options.database` says {other}"
+                )));
+            }
+            (one, other) => one.or(other).unwrap_or(0),
+        };
+        if database != 0 && matches!(deployment, Deployment::Cluster { .. }) {
+            return Err(refuse("a cluster has no databases but number 0"));
+        }
+        if !matches!(deployment, Deployment::Sentinel { .. })
+            && (options.sentinel_username.is_some() || options.sentinel_password.is_some())
+        {
+            return Err(refuse(format!(
+                "the options `sentinel_username` and `sentinel_password` mean nothing for \
+                 `{scheme}`"
+            )));
+        }
+        Ok(Self {
+            deployment,
+            secure,
+            database,
+        })
+    }
+}
+
+fn path_database(path: &str) -> Result<Option<u32>, Error> {
+    match path.strip_prefix('/').unwrap_or(path) {
+        "" => Ok(None),
+        number => database(number).map(Some),
+    }
+}
+
+fn database(number: &str) -> Result<u32, Error> {
+    // The text may be anything that somebody put there by mistake: it is not repeated.
+    number
+        .parse()
+        .map_err(|_| refuse("the path of the address is the number of a database, such as `/3`"))
+}
+
+// The same text for the same store, with what the address left out.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.secure { "s" } else { "" };
+        let list = |places: &[Place]| {
+            let places: Vec<_> = places.iter().map(Place::to_string).collect();
+            places.join(",")
+        };
+        match &self.deployment {
+            Deployment::Single(Place::Unix(path)) => {
+                write!(f, "redis+unix:{}", path.display())?;
+                if self.database != 0 {
+                    write!(f, " database {}", self.database)?;
+                }
+                Ok(())
+            }
+            Deployment::Single(place) => write!(f, "redis{s}://{place}/{}", self.database),
+            Deployment::Sentinel { sentinels, name } => {
+                let sentinels = list(sentinels);
+                write!(
+                    f,
+                    "redis{s}+sentinel://{sentinels}/{name}/{}",
+                    self.database
+                )
+            }
+            Deployment::Cluster { seeds } => write!(f, "redis{s}+cluster://{}", list(seeds)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::{error::ErrorKind, secret::Secret, settings::Tls};
+
+    use super::*;
+
+    fn target(url: &str) -> Result<Target, Error> {
+        Target::new(&StoreUrl::parse(url).unwrap(), &Options::default())
+    }
+
+    #[test]
+    fn every_form_is_read_and_shown_in_full() {
+        for (url, shown) in [
+            ("redis://h", "redis://h:6379/0"),
+            ("redis://h/", "redis://h:6379/0"),
+            ("rediss://[::1]:1/3", "rediss://[::1]:1/3"),
+            ("redis+unix:/run/r.sock", "redis+unix:/run/r.sock"),
+            ("redis+unix:///run/r.sock", "redis+unix:/run/r.sock"),
+            (
+                "redis+sentinel://a,b:1/main",
+                "redis+sentinel://a:26379,b:1/main/0",
+            ),
+            (
+                "rediss+sentinel://a/main/2",
+                "rediss+sentinel://a:26379/main/2",
+            ),
+            ("redis+cluster://a,b:1", "redis+cluster://a:6379,b:1"),
+            ("rediss+cluster://a/0", "rediss+cluster://a:6379"),
+        ] {
+            assert_eq!(target(url).unwrap().to_string(), shown);
+        }
+        let options = Options::default().database(3);
+        let url = StoreUrl::parse("redis+unix:/s").unwrap();
+        assert_eq!(Target::new(&url, &options).unwrap().database, 3);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (url, hint) in [
+            ("redis:", "one server"),
+            ("redis://a,b", "redis+cluster"),
+            ("redis://a/x", "number of a database"),
+            ("redis+unix:r.sock", "absolute"),
+            ("redis+sentinel://a", "name"),
+            ("redis+sentinel:///main", "name"),
+            ("redis+sentinel://a/main/1/2", "name"),
+            ("redis+cluster:", "name one node"),
+            ("redis+cluster://a/1", "no databases"),
+            ("redis+cluter://a", "known are"),
+            ("rediss+unix:/s", "known are"),
+        ] {
+            let error = target(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+        let url = StoreUrl::parse("redis://h/1").unwrap();
+        for options in [
+            Options::default().database(2),
+            Options::default().tls(Tls::new(Some("ca.pem".into()), None, None)),
+            Options::default().sentinel_credentials(None, Some(Secret::new("x"))),
+        ] {
+            let error = Target::new(&url, &options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
+        let asked = Place::tcp("h", 1);
+        for (text, place) in [
+            ("10.0.0.1:7000", Place::tcp("10.0.0.1", 7000)),
+            (":7000", Place::tcp("h", 7000)),
+            ("?:7000", Place::tcp("h", 7000)),
+            ("::1:7000", Place::tcp("::1", 7000)),
+        ] {
+            assert_eq!(Place::parse(text, &asked), Some(place));
+        }
+        for text in ["", "h", "h:", "h:0", "h:70000"] {
+            assert_eq!(Place::parse(text, &asked), None, "{text}");
+        }
+    }
+}

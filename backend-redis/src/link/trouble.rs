@@ -1,0 +1,157 @@
+//! Why a connection could not be made, in words for whoever must mend it.
+
+use std::{io, time::Duration};
+
+use redis::RedisError;
+use tenure_core::{
+    error::{Error, ErrorKind},
+    settings::Tls,
+};
+
+use super::{target::Place, tls};
+
+/// A failure to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) kind: ErrorKind,
+    pub(crate) detail: String,
+}
+
+impl Trouble {
+    pub(super) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { kind, detail }
+    }
+
+    /// The server did not answer in that time.
+    pub(super) fn late(place: &Place, limit: Duration, in_tls: bool) -> Self {
+        // A server without TLS waits for the end of what it takes for a command.
+        let hint = if in_tls {
+            " to the beginning of TLS; does it speak TLS there?"
+        } else {
+            ""
+        };
+        Self::new(
+            ErrorKind::Unavailable,
+            format!("{place}: no answer within {limit:?}{hint}"),
+        )
+    }
+
+    /// What the network or TLS said.
+    pub(super) fn of_io(place: &Place, error: &io::Error, files: &Tls) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(tls) = tls {
+            let (kind, what) = tls::explain(tls, files);
+            return Self::new(kind, format!("{place}: {what}"));
+        }
+        let what = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+            io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::TimedOut => "it does not answer".to_owned(),
+            io::ErrorKind::PermissionDenied => "we may not open that socket".to_owned(),
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => {
+                "it closed the connection at once; does it want TLS (a scheme with `rediss`), or \
+                 has it no room for more clients?"
+                    .to_owned()
+            }
+            _ => one_line(&error.to_string()),
+        };
+        Self::new(ErrorKind::Unavailable, format!("{place}: {what}"))
+    }
+
+    /// What the server said to our log-in, or to one of the first commands. `wire` is the last
+    /// failure of the network under it.
+    pub(super) fn of_reply(
+        place: &Place,
+        doing: &str,
+        error: &RedisError,
+        wire: Option<Self>,
+    ) -> Self {
+        let code = error.code().unwrap_or_default();
+        let text = one_line(&error.to_string());
+        let code = if text.contains("no permissions") {
+            "NOPERM"
+        } else {
+            code
+        };
+        let (kind, what) = match code {
+            "NOAUTH" => (
+                ErrorKind::Unauthenticated,
+                "it wants a password; set `backend.password_file`".to_owned(),
+            ),
+            "WRONGPASS" => (
+                ErrorKind::Unauthenticated,
+                "user name or password are wrong, or that user is switched off".to_owned(),
+            ),
+            "NOPERM" => (
+                ErrorKind::PermissionDenied,
+                format!(
+                    "this user may not do that ({doing}); compare its rights with the ACL line in \
+                     docs/operations.md"
+                ),
+            ),
+            "DENIED" => (
+                ErrorKind::PermissionDenied,
+                "it is in protected mode and takes no clients from other hosts".to_owned(),
+            ),
+            "LOADING" => (
+                ErrorKind::Unavailable,
+                "it is still loading its data".to_owned(),
+            ),
+            "ERR" if text.contains("switch database") => (
+                ErrorKind::Config,
+                "it has no database of that number; see `databases` in its configuration"
+                    .to_owned(),
+            ),
+            "" => return Self::of_failure(place, error, wire),
+            _ => (ErrorKind::Unavailable, format!("{doing}: {text}")),
+        };
+        Self::new(kind, format!("{place}: {what}"))
+    }
+
+    fn of_failure(place: &Place, error: &RedisError, wire: Option<Self>) -> Self {
+        let text = one_line(&error.to_string());
+        let (kind, what) = match error.kind() {
+            redis::ErrorKind::RESP3NotSupported => (
+                ErrorKind::Unsupported,
+                "it is older than Redis 6.2".to_owned(),
+            ),
+            // RESP2, which only sentinels are spoken to in.
+            redis::ErrorKind::AuthenticationFailed => (
+                ErrorKind::Unauthenticated,
+                "user name or password are wrong".to_owned(),
+            ),
+            redis::ErrorKind::Parse => (
+                ErrorKind::Unavailable,
+                "what answers there does not speak the protocol of Redis".to_owned(),
+            ),
+            _ => match wire {
+                Some(wire) => return wire,
+                None => (ErrorKind::Unavailable, text),
+            },
+        };
+        Self::new(kind, format!("{place}: {what}"))
+    }
+
+    /// As the error of the whole store.
+    pub(crate) fn into_error(self) -> Error {
+        Error::new(self.kind, "connecting")
+            .with_backend("redis")
+            .with_detail(self.detail)
+    }
+}
+
+/// A text that somebody else wrote, fit for one line of a message.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(300)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.truncate(line.trim_end().len());
+    line
+}

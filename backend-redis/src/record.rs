@@ -1,0 +1,167 @@
+//! What the scripts keep of an attempt, as it is shown to people; and the messages that they send.
+
+use std::time::{Duration, SystemTime};
+
+use tenure_core::{
+    backend::BackendEvent,
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    loss::LossReason,
+    name::{decode, encode},
+    request::{Grant, Holder, Owner, Since, StoreTime},
+    token::FencingToken,
+};
+
+/// What every record and message of this version begins with.
+const VERSION: &str = "tenure/1 ";
+
+/// An owner as one word without blanks.
+pub(crate) fn encode_owner(owner: &Owner) -> String {
+    format!(
+        "{}/{}/{}",
+        encode(&owner.label),
+        encode(&owner.host),
+        owner.pid
+    )
+}
+
+/// Reads what [`encode_owner`] wrote. It may have been written by anybody.
+pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
+    let mut parts = text.split('/');
+    let label = decode(parts.next()?)?;
+    let host = decode(parts.next()?)?;
+    let pid = parts.next()?.parse().ok()?;
+    parts.next().is_none().then(|| Owner::new(label, host, pid))
+}
+
+/// A moment of the server's clock.
+pub(crate) fn wall(micros: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+}
+
+/// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
+/// for a foreign one how many milliseconds it has left, negative if it does not expire.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`] if the record is one of ours and malformed.
+pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option<Holder>, Error> {
+    if raw.is_empty() {
+        return Ok(None);
+    }
+    if !raw.starts_with("tenure/") {
+        let left = u64::try_from(foreign_ms).ok().map(Duration::from_millis);
+        return Ok(Some(Holder::foreign().with_expires_in(left)));
+    }
+    parse_holder(raw, now).map(Some).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "reading a holder")
+            .with_backend("redis")
+            .with_detail("its holder's record is malformed; delete the key if nobody uses it")
+    })
+}
+
+fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
+    let mut words = raw.strip_prefix(VERSION)?.split(' ');
+    let attempt = AttemptId::parse(words.next()?)?;
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (token, refreshed, ttl) = (number()?, number()?, number()?);
+    let _client = words.next()?;
+    let _enqueued = words.next()?;
+    let granted = words.next()?.parse().ok()?;
+    let owner = decode_owner(words.next()?)?;
+    let left = refreshed.saturating_add(ttl).saturating_sub(now);
+    Some(
+        Holder::new(attempt, owner)
+            .with_token(FencingToken::new(token))
+            .with_since(Since::Granted(wall(granted)))
+            .with_expires_in(Some(Duration::from_micros(left)))
+            .with_ttl(Duration::from_micros(ttl)),
+    )
+}
+
+/// Reads why an entry is gone.
+pub(crate) fn reason(word: &str) -> LossReason {
+    match word {
+        "expired" => LossReason::Expired,
+        "displaced" => LossReason::Displaced,
+        _ => LossReason::Evicted,
+    }
+}
+
+/// Reads a message of the inbox; `None` for one that is not of this version.
+pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
+    let text = std::str::from_utf8(payload).ok()?;
+    let mut words = text.strip_prefix(VERSION)?.split(' ');
+    let kind = words.next()?;
+    let attempt = AttemptId::parse(words.next()?)?;
+    match kind {
+        "granted" => {
+            let mut number = || words.next()?.parse::<u64>().ok();
+            let (token, ttl, as_of) = (number()?, number()?, number()?);
+            Some(BackendEvent::Granted(Grant::pushed(
+                attempt,
+                FencingToken::new(token),
+                Duration::from_micros(ttl),
+                StoreTime::new(as_of),
+            )))
+        }
+        "lost" => Some(BackendEvent::Lost {
+            attempt,
+            reason: reason(words.next()?),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_survive_any_text() {
+        for label in ["", "a b", "a/b", "é%", "..", "\n"] {
+            let owner = Owner::new(label, "host", 7);
+            let word = encode_owner(&owner);
+            assert!(!word.contains(' '), "{word}");
+            assert_eq!(decode_owner(&word), Some(owner));
+        }
+        for wrong in ["", "a", "a/b", "a/b/c", "a/b/1/2", "%/b/1"] {
+            assert_eq!(decode_owner(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn s2_holders_are_ours_foreign_or_malformed() {
+        let id = AttemptId::from_u128(1);
+        let client = "2".repeat(32);
+        let raw = format!("tenure/1 {id} 9 1000 500 {client} 3 4 a/b/5");
+        let holder = read_holder(&raw, 1200, -1).unwrap().unwrap();
+        assert_eq!(holder.attempt, Some(id));
+        assert_eq!(holder.token, Some(FencingToken::new(9)));
+        assert_eq!(holder.expires_in, Some(Duration::from_micros(300)));
+        assert_eq!(read_holder("", 0, -1).unwrap(), None);
+        let foreign = read_holder("1234", 0, 70).unwrap().unwrap();
+        assert_eq!(foreign.attempt, None);
+        assert_eq!(foreign.expires_in, Some(Duration::from_millis(70)));
+        let kind = read_holder("tenure/1 x", 0, -1).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn s2_messages_of_others_are_no_messages() {
+        for wrong in [
+            &b"\xff"[..],
+            b"",
+            b"tenure/2 granted",
+            b"tenure/1 granted x",
+            b"hello",
+        ] {
+            assert_eq!(read_message(wrong), None);
+        }
+        let text = format!("tenure/1 lost {} evicted", AttemptId::from_u128(1));
+        assert!(matches!(
+            read_message(text.as_bytes()),
+            Some(BackendEvent::Lost { .. })
+        ));
+    }
+}

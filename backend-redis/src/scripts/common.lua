@@ -1,0 +1,320 @@
+-- The queue machine of the core (`tenure_core::queue`), over these keys of one lock:
+--
+--   HOLDER   string  tenure/1 ATTEMPT TOKEN REFRESHED TTL CLIENT ENQUEUED GRANTED OWNER
+--   FENCE    string  tenure/1 LAST-TOKEN [ATTEMPT evicted|expired]
+--   QUEUE    sorted set of waiting attempts, by their places
+--   ENTRIES  hash    ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
+--   FENCED   string  tenure/1 SINCE TTL, one key for each attempt that is fenced off
+--
+-- All times are microseconds. A key expires by itself no sooner than what it says has lapsed; what
+-- decides is what it says.
+
+-- How many entries one run looks at or takes out: a script holds up the whole server.
+local CHUNK, CHUNKS = 64, 8
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Ends the script with an error that Rust knows by its first word, and that names the key.
+local function malformed(key, value)
+  local version = type(value) == 'string' and string.match(value, '^tenure/(%d+) ')
+  if version and tonumber(version) > 1 then
+    error({err = 'TENURE_NEWER ' .. version .. ' ' .. key})
+  end
+  error({err = 'TENURE_CORRUPT ' .. key})
+end
+
+local function wrong_type(reply)
+  return type(reply) == 'table' and reply.err
+end
+
+-- `redis.call`, but an error names the key.
+local function ask(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if wrong_type(reply) then
+    if string.find(reply.err, 'WRONGTYPE', 1, true) then
+      error({err = 'TENURE_CORRUPT ' .. key})
+    end
+    error({err = reply.err})
+  end
+  return reply
+end
+
+local function number(digits)
+  local value = tonumber(digits)
+  -- Beyond that, a double skips numbers.
+  if value and value < 9007199254740992 then return value end
+end
+
+-- Tokens are decimal texts: a floor may lift them above what a double holds exactly.
+local function is_token(digits)
+  return digits and #digits <= 19
+end
+
+local function read_holder(key)
+  local raw = ask('GET', key)
+  if not raw then return nil end
+  if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
+  local attempt, token, refreshed, ttl, client, rest =
+    string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%d+ %d+ %S+)$')
+  refreshed, ttl = number(refreshed), number(ttl)
+  if not (is_token(token) and refreshed and ttl) then malformed(key, raw) end
+  return {raw = raw, attempt = attempt, token = token, refreshed = refreshed, ttl = ttl, client = client, rest = rest}
+end
+
+local function read_entry(key, raw)
+  local refreshed, ttl, client, enqueued, as_of, owner =
+    string.match(raw, '^tenure/1 (%d+) (%d+) (%x+) (%d+) (%d+) (%S+)$')
+  refreshed, ttl, as_of = number(refreshed), number(ttl), number(as_of)
+  if not (refreshed and ttl and as_of) then malformed(key, raw) end
+  return {refreshed = refreshed, ttl = ttl, client = client, enqueued = enqueued, as_of = as_of, owner = owner}
+end
+
+local function lapsed(entry)
+  return now >= entry.refreshed + entry.ttl
+end
+
+local function left(entry)
+  return math.max(entry.refreshed + entry.ttl - now, 0)
+end
+
+-- What the core calls by one name, for the keys of one lock.
+local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
+  local self = {}
+
+  local function read_fence()
+    local raw = ask('GET', FENCE)
+    if not raw then return {last = '0', ended = ''} end
+    local last, ended = string.match(raw, '^tenure/1 (%d+)(.*)$')
+    if not is_token(last) then malformed(FENCE, raw) end
+    return {last = last, ended = ended}
+  end
+
+  local function write_fence(last, ended)
+    redis.call('SET', FENCE, 'tenure/1 ' .. last .. ended, 'PX', FENCE_LIFE)
+  end
+
+  local function write_holder(attempt, token, entry, enqueued_granted_owner)
+    redis.call('SET', HOLDER,
+      table.concat({'tenure/1', attempt, token, text(entry.refreshed), text(entry.ttl), entry.client,
+        enqueued_granted_owner}, ' '),
+      'PX', math.max(math.ceil(left(entry) / 1000), 1))
+  end
+
+  local function write_entry(attempt, entry)
+    redis.call('HSET', ENTRIES, attempt,
+      table.concat({'tenure/1', text(entry.refreshed), text(entry.ttl), entry.client, entry.enqueued,
+        text(entry.as_of), entry.owner}, ' '))
+  end
+
+  local function tell(client, ...)
+    redis.call('PUBLISH', INBOX .. client, table.concat({'tenure/1', ...}, ' '))
+  end
+
+  -- The queue's keys live for as long as the longest of their entries might. This is also the first
+  -- write of a report, one that a full server allows; after it, it allows the others.
+  local function keep(ttl)
+    local wanted = math.ceil(ttl / 1000)
+    local had = redis.call('PTTL', ENTRIES)
+    if had < wanted then
+      had = 2 * wanted
+      redis.call('PEXPIRE', QUEUE, had)
+    end
+    redis.call('PEXPIRE', ENTRIES, had)
+  end
+
+  -- The entries at these places, nearest to `from` first; raises before anything is changed.
+  local function at(from, to)
+    local attempts = ask('ZRANGE', QUEUE, from, to)
+    if #attempts == 0 then return attempts, {} end
+    local raws = ask('HMGET', ENTRIES, unpack(attempts))
+    local entries = {}
+    for index, raw in ipairs(raws) do
+      -- A waiter without its entry, or the reverse: somebody deleted a key by hand.
+      entries[index] = raw and read_entry(ENTRIES, raw) or false
+    end
+    return attempts, entries
+  end
+
+  local function take_out(attempts)
+    if #attempts > 0 then
+      redis.call('ZREM', QUEUE, unpack(attempts))
+      redis.call('HDEL', ENTRIES, unpack(attempts))
+    end
+  end
+
+  -- The first waiter that is alive, and those before it that are not. Changes nothing.
+  local function first_alive()
+    local dead = {}
+    for chunk = 0, CHUNKS - 1 do
+      local attempts, entries = at(chunk * CHUNK, chunk * CHUNK + (chunk == 0 and 0 or CHUNK - 1))
+      if chunk == 0 and #attempts == 1 and (not entries[1] or lapsed(entries[1])) then
+        attempts, entries = at(0, CHUNK - 1)
+      end
+      for index, attempt in ipairs(attempts) do
+        local entry = entries[index]
+        if entry and not lapsed(entry) then return attempt, entry, dead end
+        dead[#dead + 1] = attempt
+      end
+      if #attempts < CHUNK then break end
+    end
+    return nil, nil, dead
+  end
+
+  -- Ends the grant that there is, if any, and gives the lock to whoever is next. `ended` is how it
+  -- ended, for the one who asks later.
+  function self.pass_on(holder, ended, floor)
+    local attempt, entry, dead = first_alive()
+    local fence = (attempt or ended) and read_fence()
+    if attempt then dead[#dead + 1] = attempt end
+    -- Deleting comes first: a full server allows it, and after it what follows.
+    take_out(dead)
+    if holder and not attempt then redis.call('DEL', HOLDER) end
+    if ended then
+      fence.ended = ' ' .. holder.attempt .. ' ' .. ended
+      tell(holder.client, 'lost', holder.attempt, ended)
+    end
+    if not attempt then
+      if ended then write_fence(later(fence.last, holder.token), fence.ended) end
+      return
+    end
+    local last = holder and later(fence.last, holder.token) or fence.last
+    local token = next_token(last, floor)
+    -- Until its entry as a waiter would have lapsed, and no longer (D4).
+    write_holder(attempt, token, entry, entry.enqueued .. ' ' .. text(now) .. ' ' .. entry.owner)
+    write_fence(token, fence.ended)
+    -- Strictly later than every "still waiting" that this attempt was answered.
+    local as_of = math.max(now, entry.as_of + 1)
+    tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
+  end
+
+  -- The holder, once what has lapsed is out of the way.
+  function self.settle(floor)
+    local holder = read_holder(HOLDER)
+    if holder and (holder.foreign or not lapsed(holder)) then return holder end
+    if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
+    self.pass_on(holder, holder and 'expired', floor)
+    return read_holder(HOLDER)
+  end
+
+  function self.grant(attempt, ttl, client, owner, floor)
+    local fence = read_fence()
+    local token = next_token(fence.last, floor)
+    write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client},
+      text(now) .. ' ' .. text(now) .. ' ' .. owner)
+    write_fence(token, fence.ended)
+    return {'granted', token, text(ttl)}
+  end
+
+  -- The whole TTL anew, for the one who holds.
+  function self.refresh(holder)
+    -- A full server allows this one, and then the other.
+    redis.call('PEXPIRE', HOLDER, math.ceil(holder.ttl / 1000))
+    holder.refreshed = now
+    write_holder(holder.attempt, holder.token, holder, holder.rest)
+    return {'granted', holder.token, text(holder.ttl)}
+  end
+
+  -- How a holder is shown: as it stands, and for a foreign one the time that it has left.
+  local function show(holder)
+    if not holder then return '', -1 end
+    return holder.raw, holder.foreign and redis.call('PTTL', HOLDER) or -1
+  end
+
+  function self.busy(kind, holder)
+    local raw, ms = show(holder)
+    return {kind, text(now), raw, ms}
+  end
+
+  -- When to ask again because the nearest entry ahead that is alive lapses unless it is renewed.
+  local function recheck(rank, holder)
+    local to = rank - 1
+    local size = 1
+    for _ = 1, CHUNKS do
+      if to < 0 then break end
+      local from = math.max(to - size + 1, 0)
+      local attempts, entries = at(from, to)
+      local dead = {}
+      for index = #attempts, 1, -1 do
+        local entry = entries[index]
+        if entry and not lapsed(entry) then return left(entry) end
+        dead[#dead + 1] = attempts[index]
+      end
+      to, size = from - 1, CHUNK
+      if to >= 0 and _ == CHUNKS then
+        -- More of them than one run may look at: fewer the next time, which is soon.
+        take_out(dead)
+        return 0
+      end
+    end
+    if not holder then return 0 end
+    if holder.foreign then return FOREIGN_RECHECK end
+    return left(holder)
+  end
+
+  function self.waiting(attempt, entry, holder)
+    local rank = redis.call('ZRANK', QUEUE, attempt)
+    if not rank then
+      -- Its place was deleted by hand.
+      redis.call('HDEL', ENTRIES, attempt)
+      return {'gone', 'evicted'}
+    end
+    local within = recheck(rank, holder)
+    local raw, ms = show(holder)
+    return {'waiting', text(entry.as_of), text(now), rank + (holder and 1 or 0), text(within), raw, ms}
+  end
+
+  function self.find(attempt)
+    local raw = ask('HGET', ENTRIES, attempt)
+    return raw and read_entry(ENTRIES, raw)
+  end
+
+  function self.append(attempt, ttl, client, owner, holder)
+    local last = ask('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local entry =
+      {refreshed = now, ttl = ttl, client = client, enqueued = text(now), as_of = now, owner = owner}
+    redis.call('ZADD', QUEUE, (last[2] or 0) + 1, attempt)
+    write_entry(attempt, entry)
+    keep(ttl)
+    return self.waiting(attempt, entry, holder)
+  end
+
+  function self.drop(attempt)
+    redis.call('ZREM', QUEUE, attempt)
+    return redis.call('HDEL', ENTRIES, attempt) == 1
+  end
+
+  local function why_gone(attempt, holder)
+    local ended, how = string.match(read_fence().ended, '^ (%x+) (%l+)$')
+    if ended == attempt then return how end
+    return holder and 'displaced' or 'evicted'
+  end
+
+  -- A holder's renewal or a waiter's report, once settled.
+  function self.report(attempt, holder)
+    if holder and holder.attempt == attempt then return self.refresh(holder) end
+    local entry = self.find(attempt)
+    if not entry then return {'gone', why_gone(attempt, holder)} end
+    if lapsed(entry) then
+      self.drop(attempt)
+      return {'gone', 'expired'}
+    end
+    keep(entry.ttl)
+    entry.refreshed = now
+    entry.as_of = math.max(now, entry.as_of + 1)
+    write_entry(attempt, entry)
+    return self.waiting(attempt, entry, holder)
+  end
+
+  return self
+end
+
+-- Runs a function; what it raised becomes the script's error. A server from 7.0 on makes a text of
+-- an error before `pcall` gives it back.
+local function guarded(run)
+  local ok, result = pcall(run)
+  if ok or type(result) == 'table' then return result end
+  if string.find(result, '^%u[%u_]+ ') then return {err = result} end
+  return {err = 'ERR ' .. result}
+end

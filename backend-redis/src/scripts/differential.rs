@@ -1,0 +1,585 @@
+//! The scripts on a real server, held to the queue machine of the core: the same random operations
+//! at the same times, and after each the same answer, the same messages, and the same state.
+//!
+//! The clock is the test's own: it takes the place of `clock.lua`. Its spans are hours, so that no
+//! key of the server's expires by itself; that a key does so, and no sooner than it may, is shown
+//! by the conformance suite, on the real clock.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
+use redis::{Connection, PubSub, Value};
+use tenure_core::{
+    backend::BackendEvent,
+    id::{AttemptId, ClientId},
+    name::{LockName, Namespace},
+    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Told},
+    request::Owner,
+    token::FencingToken,
+};
+use tenure_test_servers::redis::Server;
+
+use super::Scripts;
+use crate::{
+    keys::{KeySpace, LockKeys, inbox},
+    link::Script,
+    record::{decode_owner, encode_owner, read_message},
+};
+
+const WHO: usize = 6;
+const HOUR: u64 = 3_600_000_000;
+/// A time at which the server's clock might be.
+const START: u64 = 1_800_000_000_000_000;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Enqueue(usize, bool),
+    Renew(usize),
+    Report(usize),
+    Remove(usize, bool),
+    Evict(bool),
+    Inspect,
+}
+
+#[derive(Clone, Debug)]
+struct Act {
+    op: Op,
+    /// By how much the clock goes on first, or back, in tenths of an hour.
+    tenths: i64,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let op = prop_oneof![
+        5 => (0..WHO, any::<bool>()).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
+        3 => (0..WHO).prop_map(Op::Renew),
+        3 => (0..WHO).prop_map(Op::Report),
+        4 => (0..WHO, any::<bool>()).prop_map(|(who, fence)| Op::Remove(who, fence)),
+        1 => any::<bool>().prop_map(Op::Evict),
+        1 => Just(Op::Inspect),
+    ];
+    // Back only now and then: a server's clock that is set back.
+    let tenths = prop_oneof![8 => 0_i64..8, 2 => Just(10), 1 => -3_i64..0, 1 => 20_i64..40];
+    vec(
+        (op, tenths).prop_map(|(op, tenths)| Act { op, tenths }),
+        1..60,
+    )
+}
+
+fn attempt(who: usize) -> AttemptId {
+    AttemptId::from_u128(who as u128 + 1)
+}
+
+fn client(who: usize) -> ClientId {
+    ClientId::from_u128(who as u128 % 2 + 100)
+}
+
+fn owner(who: usize) -> Owner {
+    Owner::new(format!("label {who}"), "host", 7)
+}
+
+fn ttl(who: usize) -> Duration {
+    Duration::from_micros(HOUR * (1 + who as u64 % 3))
+}
+
+/// What the server holds, in the same words as what the machine holds.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    last_token: u64,
+    entries: Vec<Shown>,
+    fenced: BTreeMap<AttemptId, (u64, u64)>,
+    ended: Option<(AttemptId, String)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    attempt: AttemptId,
+    client: String,
+    owner: Owner,
+    ttl: u64,
+    refreshed: u64,
+    enqueued: u64,
+    /// Token, and when it was given.
+    grant: Option<(u64, u64)>,
+}
+
+struct Store {
+    connection: Connection,
+    scripts: Scripts,
+    keys: LockKeys,
+    now: u64,
+    floor: String,
+}
+
+impl Store {
+    fn run(
+        &mut self,
+        script: impl Fn(&Scripts) -> &Script,
+        keys: &[String],
+        args: &[String],
+    ) -> Value {
+        let script = script(&self.scripts);
+        let mut command = redis::cmd("EVAL");
+        command.arg(&script.text).arg(keys.len()).arg(keys);
+        command.arg(args).arg(self.now);
+        command.query(&mut self.connection).unwrap()
+    }
+
+    fn four(&self) -> Vec<String> {
+        let keys = &self.keys;
+        vec![
+            keys.holder.clone(),
+            keys.fence(),
+            keys.queue(),
+            keys.entries(),
+        ]
+    }
+
+    fn five(&self, who: usize) -> Vec<String> {
+        let mut keys = self.four();
+        keys.push(self.keys.fenced(attempt(who)));
+        keys
+    }
+
+    fn report(&mut self, who: usize) -> Value {
+        let answers = self.run(
+            |all| &all.report,
+            &self.four(),
+            &[self.floor.clone(), attempt(who).to_string()],
+        );
+        let Value::Array(mut answers) = answers else {
+            panic!("{answers:?}")
+        };
+        answers.remove(0)
+    }
+
+    /// Asks the server the same as the machine.
+    fn ask(&mut self, op: &Op, token: u64) -> Value {
+        match *op {
+            Op::Enqueue(who, wait) => {
+                let args = [
+                    attempt(who).to_string(),
+                    ttl(who).as_micros().to_string(),
+                    client(who).to_string(),
+                    encode_owner(&owner(who)),
+                    u8::from(wait).to_string(),
+                    self.floor.clone(),
+                ];
+                self.run(|all| &all.enqueue, &self.five(who), &args)
+            }
+            Op::Renew(who) => {
+                let keys = [self.keys.holder.clone()];
+                let args = [attempt(who).to_string(), token.to_string()];
+                match self.run(|all| &all.renew, &keys, &args) {
+                    Value::Array(answers) if answers == [Value::Int(1)] => {
+                        Value::Array(vec![text("granted"), text(&token.to_string())])
+                    }
+                    _ => self.report(who),
+                }
+            }
+            Op::Report(who) => self.report(who),
+            Op::Remove(who, fence) => {
+                let fence = if fence { ttl(who).as_micros() } else { 0 };
+                let args = [
+                    attempt(who).to_string(),
+                    fence.to_string(),
+                    self.floor.clone(),
+                ];
+                self.run(|all| &all.remove, &self.five(who), &args)
+            }
+            Op::Evict(_) => {
+                let args = [token.to_string(), self.floor.clone()];
+                self.run(|all| &all.evict, &self.four(), &args)
+            }
+            Op::Inspect => {
+                let keys = [
+                    self.keys.holder.clone(),
+                    self.keys.queue(),
+                    self.keys.entries(),
+                ];
+                self.run(|all| &all.inspect, &keys, &["-inf".into(), "500".into()])
+            }
+        }
+    }
+
+    fn query<T: redis::FromRedisValue>(&mut self, command: &str, args: &[&str]) -> T {
+        redis::cmd(command)
+            .arg(args)
+            .query(&mut self.connection)
+            .unwrap()
+    }
+
+    fn state(&mut self) -> State {
+        let number = |word: &str| word.parse::<u64>().unwrap();
+        let mut state = State {
+            last_token: 0,
+            entries: Vec::new(),
+            fenced: BTreeMap::new(),
+            ended: None,
+        };
+        let keys = self.keys.clone();
+        if let Some(holder) = self.query::<Option<String>>("GET", &[&keys.holder]) {
+            let words: Vec<_> = holder.split(' ').collect();
+            let [
+                _,
+                id,
+                token,
+                refreshed,
+                ttl,
+                client,
+                enqueued,
+                granted,
+                owner,
+            ] = words[..]
+            else {
+                panic!("{holder}");
+            };
+            state.entries.push(Shown {
+                attempt: AttemptId::parse(id).unwrap(),
+                client: client.to_owned(),
+                owner: decode_owner(owner).unwrap(),
+                ttl: number(ttl),
+                refreshed: number(refreshed),
+                enqueued: number(enqueued),
+                grant: Some((number(token), number(granted))),
+            });
+        }
+        if let Some(fence) = self.query::<Option<String>>("GET", &[&keys.fence()]) {
+            let words: Vec<_> = fence.split(' ').collect();
+            state.last_token = number(words[1]);
+            state.ended = words
+                .get(2)
+                .map(|id| (AttemptId::parse(id).unwrap(), words[3].to_owned()));
+        }
+        for id in self.query::<Vec<String>>("ZRANGE", &[&keys.queue(), "0", "-1"]) {
+            let entry: String = self.query("HGET", &[&keys.entries(), &id]);
+            let words: Vec<_> = entry.split(' ').collect();
+            let [_, refreshed, ttl, client, enqueued, _as_of, owner] = words[..] else {
+                panic!("{entry}");
+            };
+            state.entries.push(Shown {
+                attempt: AttemptId::parse(&id).unwrap(),
+                client: client.to_owned(),
+                owner: decode_owner(owner).unwrap(),
+                ttl: number(ttl),
+                refreshed: number(refreshed),
+                enqueued: number(enqueued),
+                grant: None,
+            });
+        }
+        for who in 0..WHO {
+            let fenced: Option<String> = self.query("GET", &[&keys.fenced(attempt(who))]);
+            if let Some(fenced) = fenced {
+                let words: Vec<_> = fenced.split(' ').collect();
+                let (since, life) = (number(words[1]), number(words[2]));
+                if self.now < since + life {
+                    state.fenced.insert(attempt(who), (since, life));
+                } else {
+                    // As the server does by itself, on its own clock.
+                    let _: i64 = self.query("DEL", &[&keys.fenced(attempt(who))]);
+                }
+            }
+        }
+        let waiting = state
+            .entries
+            .iter()
+            .filter(|entry| entry.grant.is_none())
+            .count();
+        let kept: usize = self.query("HLEN", &[&keys.entries()]);
+        assert_eq!(waiting, kept, "places and entries differ");
+        state
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::BulkString(text.as_bytes().to_vec())
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap()
+}
+
+fn modelled(queue: &Queue, now: u64) -> State {
+    let stored = serde_json::to_value(queue).unwrap();
+    let nanos = |value: &serde_json::Value| value.as_u64().unwrap() / 1000;
+    let id = |value: &serde_json::Value| AttemptId::parse(value.as_str().unwrap()).unwrap();
+    let fenced = stored["fenced"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|fenced| {
+            let since = nanos(&fenced["since"]["at"]);
+            (id(&fenced["attempt"]), (since, nanos(&fenced["ttl"])))
+        });
+    State {
+        last_token: queue.last_token().get(),
+        entries: queue
+            .entries()
+            .map(|entry| Shown {
+                attempt: entry.attempt,
+                client: entry.client.to_string(),
+                owner: entry.owner.clone(),
+                ttl: micros(entry.ttl),
+                refreshed: micros(entry.refreshed.at),
+                enqueued: entry.enqueued_at_us,
+                grant: entry
+                    .grant
+                    .map(|grant| (grant.token.get(), grant.granted_at_us)),
+            })
+            .collect(),
+        fenced: fenced
+            .filter(|(_, (since, life))| now < since + life)
+            .collect(),
+        ended: stored
+            .get("ended")
+            .filter(|ended| !ended.is_null())
+            .map(|ended| {
+                (
+                    id(&ended["attempt"]),
+                    ended["ending"].as_str().unwrap().to_owned(),
+                )
+            }),
+    }
+}
+
+/// The scripts do not note that a grant was released: the one who released it knows.
+fn forget_release(queue: &mut Queue, before: &Queue) {
+    let mut stored = serde_json::to_value(&*queue).unwrap();
+    if stored["ended"]["ending"] == "released" {
+        let before = serde_json::to_value(before).unwrap();
+        stored["ended"] = before.get("ended").cloned().unwrap_or_default();
+        *queue = serde_json::from_value(stored).unwrap();
+    }
+}
+
+fn event(op: &Op, token: u64) -> Option<Event> {
+    Some(match *op {
+        Op::Enqueue(who, wait) => Event::Enqueue {
+            attempt: attempt(who),
+            client: client(who),
+            owner: owner(who),
+            ttl: ttl(who),
+            wait,
+        },
+        Op::Renew(who) | Op::Report(who) => Event::Renew {
+            attempt: attempt(who),
+        },
+        Op::Remove(who, fence) => Event::Remove {
+            attempt: attempt(who),
+            fence: fence.then(|| ttl(who)),
+        },
+        Op::Evict(_) => Event::Evict {
+            token: FencingToken::new(token),
+        },
+        Op::Inspect => return None,
+    })
+}
+
+/// The answer of a script in the words of the machine's: its kind, and what the machine says more.
+fn answered(value: &Value) -> (String, Vec<String>) {
+    let Value::Array(parts) = value else {
+        panic!("{value:?}")
+    };
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|part| match part {
+            Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+            Value::Int(number) => number.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let more = match parts[0].as_str() {
+        "granted" | "gone" => vec![parts[1].clone()],
+        // How many are ahead, and when to ask again.
+        "waiting" => vec![parts[3].clone(), parts[4].clone()],
+        _ => Vec::new(),
+    };
+    (parts[0].clone(), more)
+}
+
+fn expected(op: &Op, answer: Answer, recheck: Option<Duration>) -> (String, Vec<String>) {
+    let (kind, more) = match answer {
+        Answer::Busy => ("busy", vec![]),
+        Answer::Evicted => ("evicted", vec![]),
+        Answer::Gone(_) if matches!(op, Op::Remove(..)) => ("absent", vec![]),
+        Answer::Gone(reason) => ("gone", vec![reason.as_str().to_owned()]),
+        Answer::Granted(token) => ("granted", vec![token.to_string()]),
+        Answer::Nothing => ("not held", vec![]),
+        Answer::RemovedHolder => ("holder", vec![]),
+        Answer::RemovedWaiter => ("waiter", vec![]),
+        Answer::Waiting { ahead } => {
+            let within = micros(recheck.expect("somebody is ahead"));
+            ("waiting", vec![ahead.to_string(), within.to_string()])
+        }
+        other => panic!("{other:?}"),
+    };
+    (kind.to_owned(), more)
+}
+
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::builder().start().unwrap())
+}
+
+/// All messages until one that the test itself sends.
+fn messages(store: &mut Store, inboxes: &mut PubSub<'_>) -> Vec<BackendEvent> {
+    let _: i64 = store.query("PUBLISH", &[&inbox(client(0)), "end"]);
+    let mut events = Vec::new();
+    loop {
+        let message = inboxes.get_message().unwrap();
+        match message.get_payload_bytes() {
+            b"end" => return events,
+            payload => events.push(read_message(payload).unwrap()),
+        }
+    }
+}
+
+fn matches(told: &[BackendEvent], notices: &[Notice]) -> bool {
+    told.len() == notices.len()
+        && told
+            .iter()
+            .zip(notices)
+            .all(|(told, notice)| match (told, notice.what) {
+                (BackendEvent::Granted(grant), Told::Granted { token, ttl }) => {
+                    (grant.attempt, grant.token, grant.ttl) == (notice.attempt, token, ttl)
+                }
+                (BackendEvent::Lost { attempt, reason }, Told::Lost(why)) => {
+                    (*attempt, *reason) == (notice.attempt, why)
+                }
+                _ => false,
+            })
+}
+
+fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
+    static TURN: Mutex<u64> = Mutex::new(0);
+    let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    *turn += 1;
+    let redis = redis::Client::open(server().url()).unwrap();
+    let mut listening = redis.get_connection().unwrap();
+    let mut inboxes = listening.as_pubsub();
+    inboxes
+        .subscribe(&[inbox(client(0)), inbox(client(1))])
+        .unwrap();
+    let name = LockName::new(format!("lock {turn}")).unwrap();
+    let mut store = Store {
+        connection: redis.get_connection().unwrap(),
+        scripts: Scripts::with_clock("local now = tonumber(table.remove(ARGV))\n"),
+        keys: KeySpace::new(&Namespace::default())
+            .lock(&name, false)
+            .unwrap(),
+        now: START,
+        floor: floor.to_string(),
+    };
+    let mut queue = Queue::new();
+    let mut as_of: BTreeMap<AttemptId, u64> = BTreeMap::new();
+    for act in acts {
+        // Looking is no event of the machine's: no time passes with it, so that whatever ends with
+        // time ends for both at the same event.
+        if !matches!(act.op, Op::Inspect) {
+            store.now = store
+                .now
+                .saturating_add_signed(act.tenths * (HOUR as i64) / 10);
+        }
+        let now = Now::new(
+            Stamp::new(ClockId::new(1), Duration::from_micros(store.now)),
+            store.now,
+            store.now.max(floor),
+        );
+        let held = queue
+            .holder()
+            .and_then(|entry| entry.grant)
+            .map_or(7, |grant| grant.token.get());
+        let token = match act.op {
+            Op::Evict(false) => held.saturating_sub(1),
+            _ => held,
+        };
+        let answer = store.ask(&act.op, token);
+        let told = messages(&mut store, &mut inboxes);
+        let Some(event) = event(&act.op, token) else {
+            prop_assert!(told.is_empty());
+            prop_assert_eq!(store.state(), modelled(&queue, store.now));
+            continue;
+        };
+        // What has lapsed first, by an event that does nothing else.
+        let mut notices = queue
+            .on(
+                Event::Evict {
+                    token: FencingToken::new(0),
+                },
+                &now,
+            )
+            .notices;
+        let swept = queue.clone();
+        let step = queue.on(event, &now);
+        notices.extend(step.notices);
+        forget_release(&mut queue, &swept);
+        let recheck = match act.op {
+            Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who) => {
+                queue.recheck(attempt(who), &now)
+            }
+            _ => None,
+        };
+        prop_assert_eq!(
+            answered(&answer),
+            expected(&act.op, step.answer, recheck),
+            "{:?}",
+            act
+        );
+        prop_assert!(
+            matches(&told, &notices),
+            "told {:?}, not {:?}",
+            told,
+            notices
+        );
+        prop_assert_eq!(
+            store.state(),
+            modelled(&queue, store.now),
+            "after {:?}",
+            act
+        );
+        // What is told to one attempt has rising times of the store, whatever its clock does (D4).
+        let mut rises = |who, at| as_of.insert(who, at).is_none_or(|before| before < at);
+        if let (
+            Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who),
+            ("waiting", Value::Array(parts)),
+        ) = (&act.op, (answered(&answer).0.as_str(), &answer))
+            && let Value::BulkString(at) = &parts[1]
+            && queue.entry(attempt(*who)).is_some()
+        {
+            let at = String::from_utf8_lossy(at).parse().unwrap();
+            prop_assert!(
+                rises(attempt(*who), at),
+                "a report's answer is not later than the last"
+            );
+        }
+        for event in &told {
+            if let BackendEvent::Granted(grant) = event {
+                prop_assert!(
+                    rises(grant.attempt, grant.as_of.get()),
+                    "a push is not later"
+                );
+            }
+        }
+        as_of.retain(|who, _| queue.entry(*who).is_some_and(|entry| entry.grant.is_none()));
+    }
+    for key in store.query::<Vec<String>>("KEYS", &["tenure:*"]) {
+        let _: i64 = store.query("DEL", &[&key]);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_scripts_are_the_queue_machine(
+        acts in acts(),
+        // Numbers in which a carry runs far, and that a double does not hold.
+        floor in prop_oneof![3 => Just(1), 1 => Just(999_999_999_999_999_998), 1 => Just(1 << 61)],
+    ) {
+        history(&acts, floor)?;
+    }
+}

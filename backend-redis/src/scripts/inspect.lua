@@ -1,0 +1,20 @@
+-- Shows a lock and a part of its queue, from a place on, and changes nothing.
+-- KEYS: holder, queue, entries; ARGV: the first place, how many.
+return guarded(function()
+  local holder = read_holder(KEYS[1])
+  local ms = holder and holder.foreign and redis.call('PTTL', KEYS[1]) or -1
+  local attempts = ask('ZRANGE', KEYS[2], '(' .. ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
+  local waiters, last = {}, ''
+  for index = 1, #attempts, 2 do
+    local raw = ask('HGET', KEYS[3], attempts[index])
+    if raw then
+      local entry = read_entry(KEYS[3], raw)
+      if not lapsed(entry) then
+        waiters[#waiters + 1] = {attempts[index], entry.enqueued, entry.owner}
+      end
+    end
+    last = attempts[index + 1]
+  end
+  if #attempts < 2 * ARGV[2] then last = '' end
+  return {text(now), holder and holder.raw or '', ms, last, waiters}
+end)

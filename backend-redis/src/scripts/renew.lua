@@ -1,0 +1,19 @@
+-- Renews grants: KEYS are holders' keys, ARGV an attempt and a token for each. Touches nothing else,
+-- so that it works while the lock's slot moves to another server of a cluster. Answers for each with
+-- 1, or with 0 if this grant is not there or has lapsed: then the queue is asked (`report`).
+local answers = {}
+for index, key in ipairs(KEYS) do
+  answers[index] = 0
+  local held = redis.pcall('GET', key)
+  if type(held) == 'string' then
+    local grant, refreshed, ttl, rest = string.match(held, '^(tenure/1 %x+ %d+) (%d+) (%d+)( .+)$')
+    if grant == 'tenure/1 ' .. ARGV[2 * index - 1] .. ' ' .. ARGV[2 * index] and now < refreshed + ttl then
+      local life = math.ceil(ttl / 1000)
+      -- A full server allows this one, and then the other.
+      redis.call('PEXPIRE', key, life)
+      redis.call('SET', key, table.concat({grant, string.format('%.0f', now), ttl}, ' ') .. rest, 'PX', life)
+      answers[index] = 1
+    end
+  end
+end
+return answers

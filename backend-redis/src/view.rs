@@ -1,0 +1,135 @@
+//! Looking at locks, which changes nothing.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
+use tenure_core::{
+    error::Error,
+    id::AttemptId,
+    name::LockName,
+    request::{Holder, List, Listed, LockState, Page, Waiter},
+};
+
+use crate::{
+    backend::{Core, grouped},
+    error::{answered, from_fault},
+    link::Call,
+    record::{decode_owner, read_holder, wall},
+    reply::Reply,
+    scripts::Scripts,
+};
+
+/// How many waiters one request shows: a script holds up the whole server.
+const WAITERS: usize = 500;
+
+/// How many locks one request shows.
+const LOCKS: usize = 50;
+
+/// A lock and its queue. A queue of more than 500 is read in parts, between which it may change.
+pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, Error> {
+    const OPERATION: &str = "inspecting";
+    let keys = core.lock(name)?;
+    let mut state = LockState::new(name.clone(), None, Vec::new());
+    let mut place = "-inf".to_owned();
+    loop {
+        let call = Call {
+            script: &Scripts::get().inspect,
+            keys: vec![keys.holder.clone(), keys.queue(), keys.entries()],
+            args: vec![place, WAITERS.to_string()],
+        };
+        let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
+        let now = reply.count()?;
+        let raw = reply.text()?;
+        let holder = read_holder(&raw, now, reply.number()?)?;
+        place = reply.text()?;
+        let shown = reply.list()?;
+        if state.queue.is_empty() {
+            state.holder = holder;
+        }
+        for waiter in shown.rest() {
+            let mut waiter = Reply::new(OPERATION, waiter)?;
+            let attempt = AttemptId::parse(&waiter.text()?);
+            let since = wall(waiter.count()?);
+            let owner = decode_owner(&waiter.text()?);
+            state.queue.push(Waiter::new(attempt, owner, Some(since)));
+        }
+        if place.is_empty() {
+            return Ok(state);
+        }
+    }
+}
+
+/// A page of the locks of the namespace, by `SCAN`: a lock that is there all the time is listed, and
+/// may be listed twice while the server makes room.
+pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
+    const OPERATION: &str = "listing";
+    let pattern = core.keys.pattern(&request.prefix);
+    let (found, next) = core
+        .link
+        .scan(request.cursor.as_deref(), &pattern, request.limit)
+        .await
+        .map_err(|fault| from_fault(OPERATION, fault))?;
+    let mut names = BTreeMap::new();
+    for found in found {
+        let name = core.keys.name_of(&found);
+        if let Some(name) = name.filter(|name| name.as_str().starts_with(&request.prefix)) {
+            let keys = core.lock(&name)?;
+            let by_holder = found == keys.holder.as_bytes();
+            let known = names.entry(name).or_insert((keys, false));
+            known.1 |= by_holder;
+        }
+    }
+    let locks: Vec<_> = names.into_iter().collect();
+    let slots = locks
+        .iter()
+        .enumerate()
+        .map(|(index, (_, (keys, _)))| (index, core.link.slot(&keys.holder)));
+    let groups = grouped(slots, LOCKS);
+    let calls = groups
+        .iter()
+        .map(|group| {
+            let keys = group.iter().flat_map(|&index| {
+                let (keys, _) = &locks[index].1;
+                [keys.holder.clone(), keys.queue(), keys.entries()]
+            });
+            Call {
+                script: &Scripts::get().peek,
+                keys: keys.collect(),
+                args: Vec::new(),
+            }
+        })
+        .collect();
+    let mut answers: Vec<Option<_>> = groups.iter().map(|_| None).collect();
+    core.link
+        .call_all(calls, &mut |index, answer| answers[index] = Some(answer))
+        .await;
+    let mut page = Page::new(Vec::new(), next);
+    for (group, answer) in groups.iter().zip(answers) {
+        let Some(answer) = answer else { continue };
+        let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
+        for (&index, shown) in group.iter().zip(Reply::new(OPERATION, value)?.rest()) {
+            let (name, (_, by_holder)) = &locks[index];
+            let listed = listed(OPERATION, name, shown)?;
+            // One that has a holder is listed where that key is found, not where its queue is.
+            page.locks
+                .extend(listed.filter(|listed| *by_holder || listed.holder.is_none()));
+        }
+    }
+    Ok(page)
+}
+
+fn listed(operation: &'static str, name: &LockName, shown: Value) -> Result<Option<Listed>, Error> {
+    if let Value::ServerError(error) = &shown {
+        let error = answered(operation, error.code(), error.details().unwrap_or_default());
+        tracing::debug!(%error, "a lock cannot be read");
+        return Ok(Some(Listed::new(name.clone(), Some(Holder::foreign()), 0)));
+    }
+    let mut reply = Reply::new(operation, shown)?;
+    let now = reply.count()?;
+    let raw = reply.text()?;
+    let holder =
+        read_holder(&raw, now, reply.number()?).unwrap_or_else(|_| Some(Holder::foreign()));
+    let waiters = reply.count()?;
+    let idle = holder.is_none() && waiters == 0;
+    Ok((!idle).then(|| Listed::new(name.clone(), holder, waiters)))
+}

@@ -1,0 +1,26 @@
+//! The suite on three masters of a cluster.
+
+mod site;
+
+use std::process::ExitCode;
+
+use site::{Access, Deployment, Redis};
+use tenure_test_servers::redis::{Cluster, Server};
+
+struct Sharded(Cluster);
+
+impl Deployment for Sharded {
+    fn access(&self) -> Access {
+        Access::url(self.0.url())
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.0.nodes().iter().collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let start = || Sharded(Cluster::builder().start().expect("a cluster"));
+    let ignored = &[("secrets::show_nowhere", "these servers ask for no password")];
+    tenure_conformance::main(Redis::new("redis cluster", start, ignored))
+}

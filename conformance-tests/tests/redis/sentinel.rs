@@ -1,0 +1,31 @@
+//! The suite on a master and its replica under a sentinel, with every grant acknowledged by the
+//! replica.
+
+mod site;
+
+use std::process::ExitCode;
+
+use site::{Access, Deployment, Redis};
+use tenure_test_servers::redis::{Sentinel, Server};
+
+struct Watched(Sentinel);
+
+impl Deployment for Watched {
+    fn access(&self) -> Access {
+        let mut access = Access::url(self.0.url());
+        access
+            .options
+            .push(("min_replicas".to_owned(), "1".to_owned()));
+        access
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.0.servers().iter().collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let start = || Watched(Sentinel::builder().start().expect("servers and a sentinel"));
+    let ignored = &[("secrets::show_nowhere", "these servers ask for no password")];
+    tenure_conformance::main(Redis::new("redis under a sentinel", start, ignored))
+}

@@ -1,0 +1,26 @@
+//! The suite on one Redis server.
+
+mod site;
+
+use std::process::ExitCode;
+
+use site::{Access, Deployment, Redis};
+use tenure_test_servers::redis::Server;
+
+struct Single(Server);
+
+impl Deployment for Single {
+    fn access(&self) -> Access {
+        Access::url(self.0.url())
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        vec![&self.0]
+    }
+}
+
+fn main() -> ExitCode {
+    let start = || Single(Server::builder().start().expect("a Redis server"));
+    let ignored = &[("secrets::show_nowhere", "this server asks for no password")];
+    tenure_conformance::main(Redis::new("redis", start, ignored))
+}
