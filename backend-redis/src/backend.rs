@@ -12,6 +12,7 @@ use tenure_core::{
     },
     clock::Instant,
     error::{Error, ErrorKind},
+    id::AttemptId,
     name::{LockName, Namespace},
     request::{
         Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
@@ -24,10 +25,10 @@ use tenure_core::{
 use crate::{
     config::{Durability as Kept, Options},
     confirm::Confirming,
-    error::{error, from_fault},
+    error::{error, from_fault, unexpected},
     keys::{KeySpace, LockKeys, inbox},
     link::{Answer, Call, Link, Listener, Opening, Target},
-    record::{encode_owner, read_holder, read_message, reason},
+    record::{encode_entry, read_holder, read_message, reason},
     renewal,
     reply::Reply,
     scripts::{FENCE_LIFE, Scripts},
@@ -244,10 +245,11 @@ impl Core {
             ],
         };
         let value = self.run(OPERATION, call).await?;
-        match Reply::new(OPERATION, value)?.text()?.as_str() {
-            "holder" => Ok(Removed::AsHolder),
-            "waiter" => Ok(Removed::AsWaiter),
-            _ => Ok(Removed::Absent),
+        match &value {
+            Value::BulkString(word) if word == b"holder" => Ok(Removed::AsHolder),
+            Value::BulkString(word) if word == b"waiter" => Ok(Removed::AsWaiter),
+            Value::BulkString(word) if word == b"absent" => Ok(Removed::Absent),
+            other => Err(unexpected(OPERATION, other)),
         }
     }
 
@@ -289,10 +291,8 @@ impl Backend for RedisBackend {
                 keys.fenced(request.attempt),
             ],
             args: vec![
-                request.attempt.to_string(),
-                request.ttl.as_micros().to_string(),
-                core.context.client.to_string(),
-                encode_owner(&request.owner),
+                encode_entry(&request, core.context.client),
+                request.ttl.as_millis().to_string(),
                 u8::from(request.wait).to_string(),
                 core.floor(),
             ],
@@ -391,14 +391,14 @@ fn standing(
             Ok(Enqueued::Busy(holder.unwrap_or_default()))
         }
         "gone" => Ok(Enqueued::Gone),
-        _ => Err(crate::error::unexpected(operation, &Value::Nil)),
+        _ => Err(unexpected(operation, &Value::Nil)),
     }
 }
 
 /// Reads the rest of "granted".
 pub(crate) fn granted(
     reply: &mut Reply,
-    attempt: tenure_core::id::AttemptId,
+    attempt: AttemptId,
     from: Instant,
 ) -> Result<Grant, Error> {
     let token = FencingToken::new(reply.count()?);
@@ -423,7 +423,7 @@ pub(crate) fn waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error
 /// Reads the answer to one report.
 pub(crate) fn reported(
     operation: &'static str,
-    attempt: tenure_core::id::AttemptId,
+    attempt: AttemptId,
     from: Instant,
     value: Value,
 ) -> Result<Renewed, Error> {
@@ -432,7 +432,7 @@ pub(crate) fn reported(
         "granted" => Ok(Renewed::Granted(granted(&mut reply, attempt, from)?)),
         "waiting" => Ok(Renewed::Waiting(waiting(&mut reply, from)?)),
         "gone" => Ok(Renewed::Gone(reason(&reply.text()?))),
-        _ => Err(crate::error::unexpected(operation, &Value::Nil)),
+        _ => Err(unexpected(operation, &Value::Nil)),
     }
 }
 

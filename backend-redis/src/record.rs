@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use tenure_core::{
     backend::BackendEvent,
     error::{Error, ErrorKind},
-    id::AttemptId,
+    id::{AttemptId, ClientId},
     loss::LossReason,
     name::{decode, encode},
-    request::{Grant, Holder, Owner, Since, StoreTime},
+    request::{Enqueue, Grant, Holder, Owner, Since, StoreTime},
     token::FencingToken,
 };
 
@@ -16,7 +16,7 @@ use tenure_core::{
 const VERSION: &str = "tenure/1 ";
 
 /// An owner as one word without blanks.
-pub(crate) fn encode_owner(owner: &Owner) -> String {
+fn encode_owner(owner: &Owner) -> String {
     format!(
         "{}/{}/{}",
         encode(&owner.label),
@@ -37,6 +37,17 @@ pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
 /// A moment of the server's clock.
 pub(crate) fn wall(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+}
+
+/// An entry as the script that makes it is given it: a holder's record without what only the server
+/// can say.
+pub(crate) fn encode_entry(request: &Enqueue, client: ClientId) -> String {
+    format!(
+        "{VERSION}{} {client} {} {}",
+        request.attempt,
+        encode_owner(&request.owner),
+        request.ttl.as_micros(),
+    )
 }
 
 /// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
@@ -63,12 +74,11 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
 fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     let mut words = raw.strip_prefix(VERSION)?.split(' ');
     let attempt = AttemptId::parse(words.next()?)?;
-    let mut number = || words.next()?.parse::<u64>().ok();
-    let (token, refreshed, ttl) = (number()?, number()?, number()?);
     let _client = words.next()?;
-    let _enqueued = words.next()?;
-    let granted = words.next()?.parse().ok()?;
     let owner = decode_owner(words.next()?)?;
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (ttl, token, refreshed) = (number()?, number()?, number()?);
+    let (_enqueued, granted) = (number()?, number()?);
     let left = refreshed.saturating_add(ttl).saturating_sub(now);
     Some(
         Holder::new(attempt, owner)
@@ -134,7 +144,7 @@ mod tests {
     fn s2_holders_are_ours_foreign_or_malformed() {
         let id = AttemptId::from_u128(1);
         let client = "2".repeat(32);
-        let raw = format!("tenure/1 {id} 9 1000 500 {client} 3 4 a/b/5");
+        let raw = format!("tenure/1 {id} {client} a/b/5 500 9 1000 3 4");
         let holder = read_holder(&raw, 1200, -1).unwrap().unwrap();
         assert_eq!(holder.attempt, Some(id));
         assert_eq!(holder.token, Some(FencingToken::new(9)));

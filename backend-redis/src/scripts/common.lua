@@ -1,6 +1,6 @@
 -- The queue machine of the core (`tenure_core::queue`), over these keys of one lock:
 --
---   HOLDER   string  tenure/1 ATTEMPT TOKEN REFRESHED TTL CLIENT ENQUEUED GRANTED OWNER
+--   HOLDER   string  tenure/1 ATTEMPT CLIENT OWNER TTL TOKEN REFRESHED ENQUEUED GRANTED
 --   FENCE    string  tenure/1 LAST-TOKEN [ATTEMPT evicted|expired]
 --   QUEUE    sorted set of waiting attempts, by their places
 --   ENTRIES  hash    ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
@@ -56,11 +56,14 @@ local function read_holder(key)
   local raw = ask('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
-  local attempt, token, refreshed, ttl, client, rest =
-    string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%d+ %d+ %S+)$')
+  local attempt, client, owner, ttl, token, refreshed, rest =
+    string.match(raw, '^tenure/1 (%x+) (%x+) (%S+) (%d+) (%d+) (%d+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
   if not (is_token(token) and refreshed and ttl) then malformed(key, raw) end
-  return {raw = raw, attempt = attempt, token = token, refreshed = refreshed, ttl = ttl, client = client, rest = rest}
+  return {
+    raw = raw, attempt = attempt, client = client, owner = owner, ttl = ttl, token = token,
+    refreshed = refreshed, rest = rest,
+  }
 end
 
 local function read_entry(key, raw)
@@ -95,10 +98,11 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     redis.call('SET', FENCE, 'tenure/1 ' .. last .. ended, 'PX', FENCE_LIFE)
   end
 
-  local function write_holder(attempt, token, entry, enqueued_granted_owner)
+  -- `rest`: when it was enqueued and when it was granted.
+  local function write_holder(attempt, token, entry, rest)
     redis.call('SET', HOLDER,
-      table.concat({'tenure/1', attempt, token, text(entry.refreshed), text(entry.ttl), entry.client,
-        enqueued_granted_owner}, ' '),
+      table.concat({'tenure/1', attempt, entry.client, entry.owner, text(entry.ttl), token,
+        text(entry.refreshed), rest}, ' '),
       'PX', math.max(math.ceil(left(entry) / 1000), 1))
   end
 
@@ -182,7 +186,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     local last = holder and later(fence.last, holder.token) or fence.last
     local token = next_token(last, floor)
     -- Until its entry as a waiter would have lapsed, and no longer (D4).
-    write_holder(attempt, token, entry, entry.enqueued .. ' ' .. text(now) .. ' ' .. entry.owner)
+    write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
     write_fence(token, fence.ended)
     -- Strictly later than every "still waiting" that this attempt was answered.
     local as_of = math.max(now, entry.as_of + 1)
@@ -201,10 +205,10 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   function self.grant(attempt, ttl, client, owner, floor)
     local fence = read_fence()
     local token = next_token(fence.last, floor)
-    write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client},
-      text(now) .. ' ' .. text(now) .. ' ' .. owner)
+    write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
+      stamp .. ' ' .. stamp)
     write_fence(token, fence.ended)
-    return {'granted', token, text(ttl)}
+    return token
   end
 
   -- The whole TTL anew, for the one who holds.
@@ -224,7 +228,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   function self.busy(kind, holder)
     local raw, ms = show(holder)
-    return {kind, text(now), raw, ms}
+    return {kind, stamp, raw, ms}
   end
 
   -- When to ask again because the nearest entry ahead that is alive lapses unless it is renewed.
@@ -262,7 +266,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     end
     local within = recheck(rank, holder)
     local raw, ms = show(holder)
-    return {'waiting', text(entry.as_of), text(now), rank + (holder and 1 or 0), text(within), raw, ms}
+    return {'waiting', text(entry.as_of), stamp, rank + (holder and 1 or 0), text(within), raw, ms}
   end
 
   function self.find(attempt)
@@ -273,7 +277,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   function self.append(attempt, ttl, client, owner, holder)
     local last = ask('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
     local entry =
-      {refreshed = now, ttl = ttl, client = client, enqueued = text(now), as_of = now, owner = owner}
+      {refreshed = now, ttl = ttl, client = client, enqueued = stamp, as_of = now, owner = owner}
     redis.call('ZADD', QUEUE, (last[2] or 0) + 1, attempt)
     write_entry(attempt, entry)
     keep(ttl)

@@ -18,7 +18,7 @@ use tenure_core::{
     id::{AttemptId, ClientId},
     name::{LockName, Namespace},
     queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Told},
-    request::Owner,
+    request::{Enqueue, Owner},
     token::FencingToken,
 };
 use tenure_test_servers::redis::Server;
@@ -27,7 +27,7 @@ use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
     link::Script,
-    record::{decode_owner, encode_owner, read_message},
+    record::{decode_owner, encode_entry, read_message},
 };
 
 const WHO: usize = 6;
@@ -160,11 +160,11 @@ impl Store {
     fn ask(&mut self, op: &Op, token: u64) -> Value {
         match *op {
             Op::Enqueue(who, wait) => {
+                let name = LockName::new("any").unwrap();
+                let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
                 let args = [
-                    attempt(who).to_string(),
-                    ttl(who).as_micros().to_string(),
-                    client(who).to_string(),
-                    encode_owner(&owner(who)),
+                    encode_entry(&request, client(who)),
+                    ttl(who).as_millis().to_string(),
                     u8::from(wait).to_string(),
                     self.floor.clone(),
                 ];
@@ -226,13 +226,13 @@ impl Store {
             let [
                 _,
                 id,
+                client,
+                owner,
+                ttl,
                 token,
                 refreshed,
-                ttl,
-                client,
                 enqueued,
                 granted,
-                owner,
             ] = words[..]
             else {
                 panic!("{holder}");
@@ -380,8 +380,16 @@ fn event(op: &Op, token: u64) -> Option<Event> {
 
 /// The answer of a script in the words of the machine's: its kind, and what the machine says more.
 fn answered(value: &Value) -> (String, Vec<String>) {
-    let Value::Array(parts) = value else {
-        panic!("{value:?}")
+    let parts = match value {
+        Value::BulkString(word) => {
+            let word = String::from_utf8(word.clone()).unwrap();
+            return match word.parse::<u64>() {
+                Ok(_) => ("granted".to_owned(), vec![word]),
+                Err(_) => (word, Vec::new()),
+            };
+        }
+        Value::Array(parts) => parts,
+        other => panic!("{other:?}"),
     };
     let parts: Vec<_> = parts
         .iter()
@@ -466,7 +474,9 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
     let name = LockName::new(format!("lock {turn}")).unwrap();
     let mut store = Store {
         connection: redis.get_connection().unwrap(),
-        scripts: Scripts::with_clock("local now = tonumber(table.remove(ARGV))\n"),
+        scripts: Scripts::with_clock(
+            "local stamp = table.remove(ARGV) local now = tonumber(stamp)\n",
+        ),
         keys: KeySpace::new(&Namespace::default())
             .lock(&name, false)
             .unwrap(),

@@ -16,5 +16,5 @@ return guarded(function()
     last = attempts[index + 1]
   end
   if #attempts < 2 * ARGV[2] then last = '' end
-  return {text(now), holder and holder.raw or '', ms, last, waiters}
+  return {stamp, holder and holder.raw or '', ms, last, waiters}
 end)

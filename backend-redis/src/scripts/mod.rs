@@ -52,7 +52,12 @@ impl Scripts {
             evict: script(&[TOKEN, COMMON, include_str!("evict.lua")]),
             inspect: script(&[TOKEN, COMMON, include_str!("inspect.lua")]),
             peek: script(&[TOKEN, COMMON, include_str!("peek.lua")]),
-            remove: script(&[TOKEN, COMMON, include_str!("remove.lua")]),
+            remove: script(&[
+                include_str!("remove_held.lua"),
+                TOKEN,
+                COMMON,
+                include_str!("remove.lua"),
+            ]),
             renew: script(&[include_str!("renew.lua")]),
             report: script(&[TOKEN, COMMON, include_str!("report.lua")]),
         }
@@ -81,7 +86,7 @@ impl Scripts {
 fn constants() -> String {
     let mut text = String::new();
     let _ = writeln!(text, "local INBOX = '{INBOX}'");
-    let _ = writeln!(text, "local FENCE_LIFE = {}", FENCE_LIFE.as_millis());
+    let _ = writeln!(text, "local FENCE_LIFE = '{}'", FENCE_LIFE.as_millis());
     let _ = writeln!(
         text,
         "local FOREIGN_RECHECK = {}",

@@ -12,7 +12,7 @@ for index = 1, #KEYS, 3 do
         if not lapsed(read_entry(KEYS[index + 2], raw)) then waiters = waiters + 1 end
       end
     end
-    return {text(now), holder and holder.raw or '', ms, waiters}
+    return {stamp, holder and holder.raw or '', ms, waiters}
   end)
 end
 return answers

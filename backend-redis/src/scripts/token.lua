@@ -16,5 +16,5 @@ local function next_token(last, floor)
   else
     after = string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
   end
-  return later(later(after, string.format('%.0f', now)), floor)
+  return later(later(after, stamp), floor)
 end
