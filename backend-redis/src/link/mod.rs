@@ -290,10 +290,18 @@ impl Link {
     }
 
     /// Until when nothing may be granted by the server of that key, because it was started only
-    /// just now.
+    /// just now. One that is not connected may be about to come back, started this moment.
     pub(crate) fn closed_until(&self, key: &str) -> Option<Instant> {
-        let node = self.core().owner(self.slot(key)).ok()?;
-        node.up()?.learnt.closed_until
+        let settings = &self.core().settings;
+        let delay = settings.options.restart_delay;
+        if delay.is_zero() {
+            return None;
+        }
+        let conn = self.core().owner(self.slot(key)).ok();
+        match conn.and_then(|node| node.up()) {
+            Some(conn) => conn.learnt.closed_until,
+            None => Some(settings.clock.now() + delay),
+        }
     }
 
     pub(crate) fn facts(&self) -> Facts {
