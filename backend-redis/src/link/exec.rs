@@ -143,7 +143,12 @@ pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
         answer = Some(heard);
     })
     .await;
-    answer.unwrap_or_else(|| Err(unsent("it was not sent")))
+    answer.unwrap_or_else(|| Err(unheard()))
+}
+
+/// The answer of whoever did not come to answer: nothing is known.
+pub(super) fn unheard() -> Fault {
+    Fault::Unanswered((redis::ErrorKind::Client, "no answer was heard").into())
 }
 
 /// What becomes of an item after a reply.
