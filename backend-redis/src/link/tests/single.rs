@@ -225,7 +225,7 @@ async fn a_restarted_server_stays_closed_for_its_delay() {
     let left = left.since(tenure_core::clock::Clock::now(&SystemClock));
     assert!(left > Duration::from_secs(3500) && left <= Duration::from_secs(3600));
     let options = Options::default().restart_delay(Duration::from_millis(1));
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     let Opened { link, .. } = open(&server.url(), options).await.unwrap();
     assert_eq!(link.closed_until("k"), None);
 }
@@ -233,8 +233,8 @@ async fn a_restarted_server_stays_closed_for_its_delay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_away_counts_as_started_this_moment() {
     let server = Server::builder().start().unwrap();
-    let options = Options::default().restart_delay(Duration::from_secs(1));
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let options = Options::default().restart_delay(Duration::from_secs(2));
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     let Opened { link, heard } = open(&server.url(), options).await.unwrap();
     assert_eq!(link.closed_until("k"), None);
     server.kill();
