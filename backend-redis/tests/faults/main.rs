@@ -1,0 +1,7 @@
+//! What happens to locks on real Redis servers when servers, connections and clients fail.
+//!
+//! One program, so that tests that mostly wait run beside each other.
+
+mod common;
+mod crowd;
+mod wire;
