@@ -4,4 +4,5 @@
 
 mod common;
 mod crowd;
+mod moving;
 mod wire;
