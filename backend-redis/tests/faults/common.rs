@@ -17,7 +17,7 @@ use tenure_core::{
     token::FencingToken,
 };
 use tenure_redis::{Options, RedisStore};
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -186,4 +186,77 @@ impl Raw {
 
 pub(crate) fn tokens(guards: &[Guard]) -> Vec<FencingToken> {
     guards.iter().map(Guard::token).collect()
+}
+
+/// Returns when the client's connection carries requests.
+pub(crate) async fn connected(client: &Client) {
+    let free = name("nobody has this one");
+    let begun = Instant::now();
+    while let Err(error) = client.inspect(&free).await {
+        assert!(begun.elapsed() < SOON, "not connected again: {error}");
+        sleep(millis(2)).await;
+    }
+}
+
+/// Whether a lock has neither a holder nor a queue on the server.
+pub(crate) fn is_idle(server: &Server, lock: &str) -> bool {
+    let parts = ["holder", "queue", "entries"].map(|part| key(lock, part));
+    let exists = server
+        .text(&["EXISTS", &parts[0], &parts[1], &parts[2]])
+        .unwrap();
+    exists == "0"
+}
+
+/// A way to the server on which bytes can stay behind: those of connections made before
+/// [`bypass`](Self::bypass) wait on a slow part of the way, while new connections go past it. What
+/// waits reaches the server when it is [let go](Self::let_go), although its client has long given it
+/// up.
+pub(crate) struct Detour {
+    front: Proxy,
+    slow: Proxy,
+    direct: String,
+}
+
+impl Detour {
+    pub(crate) fn start(server: &Server) -> Self {
+        let slow = Proxy::start(server.address()).unwrap();
+        Self {
+            front: Proxy::start(slow.address()).unwrap(),
+            slow,
+            direct: server.address(),
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.front.url()
+    }
+
+    /// From now on nothing gets through on the connections that there are.
+    pub(crate) fn bypass(&self) {
+        self.slow.reset();
+        self.slow.hold_requests();
+        self.front.set_target(self.direct.as_str()).unwrap();
+    }
+
+    /// How many scripts wait on the slow part.
+    pub(crate) fn stuck(&self) -> usize {
+        self.slow.count("EVALSHA")
+    }
+
+    /// How many connections were made so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.front.connections_made()
+    }
+
+    /// Lets what waits reach the server, and returns when that has carried it out.
+    pub(crate) async fn let_go(&self, server: &Server) {
+        let before = scripts_run(server);
+        let stuck = self.stuck() as u64;
+        assert!(stuck > 0, "nothing is late");
+        self.slow.release_requests();
+        until("what was late is carried out", SOON, || {
+            scripts_run(server) >= before + stuck
+        })
+        .await;
+    }
 }

@@ -4,5 +4,7 @@
 
 mod common;
 mod crowd;
+mod late;
+mod lost;
 mod moving;
 mod wire;
