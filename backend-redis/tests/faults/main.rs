@@ -2,9 +2,12 @@
 //!
 //! One program, so that tests that mostly wait run beside each other.
 
+mod blocked;
 mod common;
 mod crowd;
 mod late;
 mod lost;
 mod moving;
+mod outage;
+mod subscription;
 mod wire;
