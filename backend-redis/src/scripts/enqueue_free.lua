@@ -1,9 +1,10 @@
 -- A lock that nobody holds, waits for or has fenced off: the common case, in few calls.
 local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local attempt, ttl, client, owner, wait, floor = unpack(ARGV)
-local held = redis.call('GET', HOLDER)
-local fence = redis.call('GET', FENCE)
-if not held and redis.call('EXISTS', QUEUE, FENCED) == 0 then
+-- What is of another type is an error that below names the key.
+local held = redis.pcall('GET', HOLDER)
+local fence = redis.pcall('GET', FENCE)
+if not held and type(fence) ~= 'table' and redis.call('EXISTS', QUEUE, FENCED) == 0 then
   local last, ended = '0', ''
   if fence then last, ended = string.match(fence, '^tenure/1 (%d+)(.*)$') end
   -- Anything else is looked at below.
