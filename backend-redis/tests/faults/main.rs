@@ -5,9 +5,13 @@
 mod blocked;
 mod common;
 mod crowd;
+mod full;
+mod interop;
 mod late;
 mod lost;
 mod moving;
 mod outage;
+mod residue;
+mod start;
 mod subscription;
 mod wire;
