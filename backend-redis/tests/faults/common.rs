@@ -14,7 +14,6 @@ use tenure_core::{
     name::LockName,
     request::{Enqueue, Owner},
     settings::StoreUrl,
-    token::FencingToken,
 };
 use tenure_redis::{Options, RedisStore};
 use tenure_test_servers::{redis::Server, wire::Proxy};
@@ -182,10 +181,6 @@ impl Raw {
     pub(crate) fn enqueue(lock: &str, attempt: AttemptId, ttl: Duration) -> Enqueue {
         Enqueue::new(name(lock), attempt, Owner::default(), ttl, true)
     }
-}
-
-pub(crate) fn tokens(guards: &[Guard]) -> Vec<FencingToken> {
-    guards.iter().map(Guard::token).collect()
 }
 
 /// Returns when the client's connection carries requests.
