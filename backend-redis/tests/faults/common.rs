@@ -233,20 +233,19 @@ impl Detour {
         self.front.set_target(self.direct.as_str()).unwrap();
     }
 
-    /// How many scripts wait on the slow part.
-    pub(crate) fn stuck(&self) -> usize {
-        self.slow.count("EVALSHA")
-    }
-
-    /// How many connections were made so far.
-    pub(crate) fn connections(&self) -> u64 {
-        self.front.connections_made()
+    /// Returns when a script waits on the slow part, and cuts its client off from it.
+    pub(crate) async fn cut_off(&self) {
+        until("a script is under way", SOON, || {
+            self.slow.count("EVALSHA") > 0
+        })
+        .await;
+        self.front.cut().unwrap();
     }
 
     /// Lets what waits reach the server, and returns when that has carried it out.
     pub(crate) async fn let_go(&self, server: &Server) {
         let before = scripts_run(server);
-        let stuck = self.stuck() as u64;
+        let stuck = self.slow.count("EVALSHA") as u64;
         assert!(stuck > 0, "nothing is late");
         self.slow.release_requests();
         until("what was late is carried out", SOON, || {

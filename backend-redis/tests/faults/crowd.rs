@@ -95,6 +95,11 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
     assert_eq!(subscribers.lines().nth(1), Some("1"));
 
     let queue = client.inspect(&name("a")).await.unwrap().queue;
+    let since = queue.iter().map(|waiter| waiter.since.unwrap());
+    assert!(
+        since.is_sorted(),
+        "w1: the queue is in the order of enqueueing"
+    );
     let places: HashMap<_, _> = queue
         .iter()
         .map(|waiter| waiter.attempt.unwrap())

@@ -8,13 +8,21 @@ use std::{
     time::Duration,
 };
 
-use tenure_core::{Acquisition, Client, Guard, clock::Clock, clock::SystemClock};
+use tenure_core::{
+    Acquisition, Client, Guard, Release,
+    clock::{Clock, SystemClock},
+    error::ErrorKind,
+};
 use tenure_redis::Options;
-use tenure_test_servers::redis::Sentinel;
-use tokio::{task::spawn_blocking, time::sleep};
+use tenure_test_servers::redis::{Sentinel, Server};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::common::{
-    SOON, acquire, connected, granted, hold_all, millis, name, seconds, store, until, within,
+    SOON, acquire, connected, granted, hold, hold_all, is_idle, millis, name, seconds, store,
+    until, wait_in_line, within,
 };
 
 /// Longer than a failover takes, and the return of the old master as a replica.
@@ -176,10 +184,7 @@ async fn failover(fault: Fault, min_replicas: u32) {
     }
     for (guard, waiter) in held.iter().zip(waiters) {
         let released = guard.release().await;
-        assert!(
-            matches!(released, tenure_core::Release::Released),
-            "{released:?}"
-        );
+        assert!(matches!(released, Release::Released), "{released:?}");
         let next = granted("a waiter's turn", SOON, waiter).await;
         assert!(next.token() > guard.token(), "t1");
     }
@@ -206,4 +211,47 @@ async fn x1_a_killed_master_with_replicas_that_acknowledge() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_a_killed_master_with_nobody_who_acknowledges() {
     failover(Fault::Kill, 0).await;
+}
+
+/// What no replica has, a failover would lose: so it is not given, and not believed to be renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_what_no_replica_acknowledges_is_given_back() {
+    let master = Server::builder().start().unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    let first = client(&master.url(), 1).await;
+    let second = client(&master.url(), 1).await;
+    let held = hold(&first, "held").await;
+    let passed = hold(&first, "passed").await;
+    let waiter = wait_in_line(&master, &second, "passed", 1).await;
+
+    replica.pause().unwrap();
+    let error = first.lock("new").unwrap().try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(
+        error.is_retryable() && error.to_string().contains("min_replicas"),
+        "{error}"
+    );
+    assert!(is_idle(&master, "new"), "it is given back");
+    let proved = held.valid_until();
+    assert!(
+        timeout(seconds(3), held.renew()).await.is_err(),
+        "k4: nothing is proved"
+    );
+    assert_eq!(held.valid_until(), proved, "d2");
+    assert!(held.check().is_ok(), "l5");
+    let _ = passed.release().await;
+    sleep(seconds(3)).await;
+    assert!(!waiter.is_finished(), "it holds what no replica has");
+
+    replica.resume().unwrap();
+    let next = granted("the waiter's turn", SOON, waiter).await;
+    assert!(next.token() > passed.token(), "t1");
+    within("a renewal", SOON, held.renew()).await.unwrap();
+    let Acquisition::Acquired(new) = attempt(&first, "new").await else {
+        panic!("somebody has it");
+    };
+    for guard in [held, next, new] {
+        let released = guard.release().await;
+        assert!(matches!(released, Release::Released), "{released:?}");
+    }
 }

@@ -8,8 +8,8 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::time::sleep;
 
 use crate::common::{
-    Detour, SOON, builder, client, granted, hold, is_idle, key, millis, queue_length, seconds,
-    until, wait_in_line,
+    Detour, SOON, client, granted, hold, is_idle, key, millis, queue_length, seconds, until,
+    wait_in_line,
 };
 
 /// Much longer than any of these tests may wait for what must not wait for it.
@@ -87,15 +87,10 @@ async fn w5_a_report_that_arrives_after_its_cancellation_creates_nothing() {
     for is_held in [true, false] {
         let holder = hold(&first, "a").await;
         let detour = Detour::start(&server);
-        let late = builder(&detour.url()).request_timeout(millis(500));
-        let late = late.ttl(seconds(3)).connect().await.unwrap();
+        let late = client(&detour.url(), seconds(3)).await;
         let waiter = wait_in_line(&server, &late, "a", 1).await;
         detour.bypass();
-        until("a report is under way", SOON, || detour.stuck() > 0).await;
-        until("the client goes another way", SOON, || {
-            detour.connections() == 2
-        })
-        .await;
+        detour.cut_off().await;
         waiter.abort();
         until("its place is given up", SOON, || {
             queue_length(&server, "a") == 0
@@ -120,15 +115,10 @@ async fn k2_a_renewal_that_arrives_after_its_release_revives_nothing() {
     let other = client(&server.url(), TTL).await;
     for is_taken in [false, true] {
         let detour = Detour::start(&server);
-        let late = builder(&detour.url()).request_timeout(millis(500));
-        let late = late.ttl(seconds(3)).connect().await.unwrap();
+        let late = client(&detour.url(), seconds(3)).await;
         let guard = hold(&late, "a").await;
         detour.bypass();
-        until("a renewal is under way", SOON, || detour.stuck() > 0).await;
-        until("the client goes another way", SOON, || {
-            detour.connections() == 2
-        })
-        .await;
+        detour.cut_off().await;
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
         if !is_taken {

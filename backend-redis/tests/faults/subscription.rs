@@ -8,9 +8,10 @@ use tokio::task::JoinHandle;
 
 use crate::common::{SOON, client, connected, granted, hold, millis, seconds, until, wait_in_line};
 
-/// A waiter reports by itself after a third of this, and takes over after all of it.
-const TTL: Duration = seconds(60);
-/// Well before the one and the other.
+/// A waiter whose connection is in doubt reports by itself after an eighteenth of this, any waiter
+/// after a third; and takes over after all of it.
+const TTL: Duration = seconds(600);
+/// Well before all of these.
 const SOON_AFTER: Duration = seconds(10);
 
 struct Gap {
