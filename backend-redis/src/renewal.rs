@@ -15,7 +15,7 @@ use crate::{
     backend::{Core, grouped, reported},
     error::{answered, from_fault, unexpected},
     keys::LockKeys,
-    link::{Answer, Call},
+    link::{Answer, Call, Fault},
     reply::Reply,
     scripts::Scripts,
 };
@@ -35,6 +35,9 @@ struct Batch<'a> {
     keys: Vec<Option<LockKeys>>,
     from: Instant,
     outcomes: Vec<Option<Renewed>>,
+    /// Groups whose keys are in two places, as when a slot of a cluster moves. The keys of a single
+    /// entry may be in one.
+    parted: Vec<Vec<usize>>,
     /// Grants that the short way did not find.
     doubtful: Vec<usize>,
     /// Grants that too few replicas have, to be undone.
@@ -51,6 +54,7 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
         keys: Vec::with_capacity(entries.len()),
         from: core.now(),
         outcomes: Vec::with_capacity(entries.len()),
+        parted: Vec::new(),
         doubtful: Vec::new(),
         short: Vec::new(),
         split: false,
@@ -66,33 +70,14 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
     let holders = batch.groups(GRANTS, |entry| entry.token.is_some());
     let waiters = batch.groups(REPORTS, |entry| entry.token.is_none());
     batch.split = holders.len() + waiters.len() > 1;
-    let mut calls: Vec<_> = holders.iter().map(|group| batch.renewing(group)).collect();
-    calls.extend(waiters.iter().map(|group| batch.reporting(group)));
-    core.grant_all(
-        calls,
-        &mut |index, answer, missing| match holders.get(index) {
-            Some(group) => batch.renewed(group, answer, missing),
-            None => {
-                if let Some(group) = waiters.get(index - holders.len()) {
-                    batch.reported(group, answer, missing);
-                }
-            }
-        },
-    )
-    .await;
+    batch.send(&holders, &waiters).await;
+    batch.one_by_one().await;
     if !batch.doubtful.is_empty() {
-        batch.split = true;
-        // Sent only now, and so counts only from now.
-        batch.from = core.now();
         let doubtful = std::mem::take(&mut batch.doubtful);
         let groups = batch.grouped(doubtful.into_iter(), REPORTS);
-        let calls = groups.iter().map(|group| batch.reporting(group)).collect();
-        core.grant_all(calls, &mut |index, answer, missing| {
-            if let Some(group) = groups.get(index) {
-                batch.reported(group, answer, missing);
-            }
-        })
-        .await;
+        batch.again();
+        batch.send(&[], &groups).await;
+        batch.one_by_one().await;
     }
     batch.undo().await;
     let outcomes = std::mem::take(&mut batch.outcomes);
@@ -105,6 +90,53 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
 }
 
 impl Batch<'_> {
+    /// What is sent now counts only from now, and others have waited for long enough.
+    fn again(&mut self) {
+        self.split = true;
+        self.from = self.core.now();
+    }
+
+    /// Renews the grants of some groups, and reports the entries of others.
+    async fn send(&mut self, holders: &[Vec<usize>], waiters: &[Vec<usize>]) {
+        let mut calls: Vec<_> = holders.iter().map(|group| self.renewing(group)).collect();
+        calls.extend(waiters.iter().map(|group| self.reporting(group)));
+        let core = self.core;
+        core.grant_all(calls, &mut |index, answer, missing| {
+            if let Some(group) = holders.get(index) {
+                self.renewed(group, answer, missing);
+            } else if let Some(group) = waiters.get(index - holders.len()) {
+                self.reported(group, answer, missing);
+            }
+        })
+        .await;
+    }
+
+    /// Asks of each entry by itself whose group is parted.
+    async fn one_by_one(&mut self) {
+        let parted = std::mem::take(&mut self.parted);
+        if parted.is_empty() {
+            return;
+        }
+        let is_holder = |group: &Vec<usize>| self.entries[group[0]].token.is_some();
+        let single = parted.into_iter().flatten().map(|index| vec![index]);
+        let (holders, waiters): (Vec<_>, Vec<_>) = single.partition(is_holder);
+        self.again();
+        self.send(&holders, &waiters).await;
+    }
+
+    /// Whether the group's keys are in two places; then it is asked of each entry by itself.
+    fn is_parted(&mut self, group: &[usize], answer: &Answer) -> bool {
+        let refused = matches!(
+            answer,
+            Err(Fault::Refused { code: Some(code), .. }) if code == "TRYAGAIN"
+        );
+        let parted = refused && group.len() > 1;
+        if parted {
+            self.parted.push(group.to_vec());
+        }
+        parted
+    }
+
     fn groups(&self, most: usize, which: impl Fn(&Renewal) -> bool) -> Vec<Vec<usize>> {
         let chosen = (0..self.entries.len())
             .filter(|&index| self.keys[index].is_some() && which(&self.entries[index]));
@@ -159,6 +191,9 @@ impl Batch<'_> {
     }
 
     fn renewed(&mut self, group: &[usize], answer: Answer, missing: u32) {
+        if self.is_parted(group, &answer) {
+            return;
+        }
         let reply = answer
             .map_err(|fault| from_fault(OPERATION, fault))
             .and_then(|value| Reply::new(OPERATION, value));
@@ -180,6 +215,9 @@ impl Batch<'_> {
     }
 
     fn reported(&mut self, group: &[usize], answer: Answer, missing: u32) {
+        if self.is_parted(group, &answer) {
+            return;
+        }
         let reply = answer
             .map_err(|fault| from_fault(OPERATION, fault))
             .and_then(|value| Reply::new(OPERATION, value));

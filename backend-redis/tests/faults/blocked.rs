@@ -1,0 +1,89 @@
+//! A server that answers nothing for ten seconds.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::loss::LossReason;
+use tenure_test_servers::{redis::Server, wire::Proxy};
+use tokio::time::{Instant, sleep_until};
+
+use crate::common::{SOON, acquire, client, granted, hold, name, queue_length, seconds, until};
+
+const BLOCK: Duration = seconds(10);
+const LOCKS: usize = 5;
+/// Each of the two clients gives up the silent connection and a few that come to nothing.
+const CONNECTIONS: u64 = 2 * 8;
+
+/// Long leases survive it; short ones are told in time that they are lost; and afterwards all goes
+/// on with the same clients.
+async fn blocked(block: impl FnOnce(Arc<Server>)) {
+    let server = Arc::new(Server::builder().start().unwrap());
+    let proxy = Proxy::start(server.address()).unwrap();
+    let holding = client(&proxy.url(), seconds(30)).await;
+    let waiting = client(&proxy.url(), seconds(30)).await;
+    let (mut long, mut short, mut waiters) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..LOCKS {
+        long.push(hold(&holding, &format!("long {index}")).await);
+        let lock = holding
+            .lock(format!("short {index}"))
+            .unwrap()
+            .ttl(seconds(2));
+        short.push(lock.acquire().await.unwrap());
+        waiters.push(acquire(&waiting, &format!("short {index}")));
+    }
+    until("all wait", SOON, || {
+        (0..LOCKS).all(|index| queue_length(&server, &format!("short {index}")) == 1)
+    })
+    .await;
+
+    let begun = Instant::now();
+    block(Arc::clone(&server));
+    for guard in &short {
+        let reason = tokio::time::timeout(seconds(4), guard.lost()).await;
+        assert_eq!(
+            reason,
+            Ok(LossReason::Expired),
+            "l1: by the deadline, while it is blocked"
+        );
+    }
+    assert!(begun.elapsed() < BLOCK / 2, "l1");
+    let tokens: Vec<_> = short.iter().map(|guard| guard.token()).collect();
+    assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+    sleep_until(begun + BLOCK).await;
+    for guard in &long {
+        assert!(guard.check().is_ok(), "l5");
+        guard.renew().await.unwrap();
+    }
+    for (waiter, token) in waiters.into_iter().zip(tokens) {
+        let guard = granted("a waiter's turn", SOON, waiter).await;
+        assert!(guard.token() > token, "t1");
+        let _ = guard.release().await;
+    }
+    for guard in short {
+        assert!(guard.check().is_err(), "l4");
+    }
+    let again = hold(&holding, "another").await;
+    let _ = again.release().await;
+    for guard in long {
+        assert!(guard.check().is_ok());
+        let state = holding.inspect(&name(guard.name().as_str())).await.unwrap();
+        assert_eq!(state.holder.unwrap().token, Some(guard.token()));
+    }
+    let made = proxy.connections_made();
+    assert!(made <= CONNECTIONS, "a storm of {made} connections");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_seconds_of_a_server_that_sleeps() {
+    blocked(|server| {
+        tokio::task::spawn_blocking(move || server.command(&["DEBUG", "SLEEP", "10"]).unwrap());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_seconds_of_paused_clients() {
+    blocked(|server| {
+        server.command(&["CLIENT", "PAUSE", "10000"]).unwrap();
+    })
+    .await;
+}

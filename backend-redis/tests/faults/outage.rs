@@ -1,0 +1,138 @@
+//! A server that dies, and one that forgets everything.
+
+use std::time::Duration;
+
+use tenure_core::{Guard, clock::Instant, loss::LossReason};
+use tenure_test_servers::redis::Server;
+use tokio::time::sleep;
+
+use crate::common::{
+    SOON, client, granted, hold, hold_all, millis, queue_length, seconds, until, wait_in_line,
+    within,
+};
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("lock {index}")).collect()
+}
+
+fn deadlines(guards: &[Guard]) -> Vec<Instant> {
+    guards.iter().map(Guard::valid_until).collect()
+}
+
+/// Durability `volatile` admits that a holder from before the end of the server and one from after
+/// it believe in the same lock, until the older one's deadline of before. It admits nothing else:
+/// no proof for the older one, no two new ones, no token that falls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_and_comes_back_empty() {
+    const TTL: Duration = seconds(5);
+    let server = Server::builder().start().unwrap();
+    let [holding, waiting, idle] = [
+        client(&server.url(), TTL).await,
+        client(&server.url(), TTL).await,
+        client(&server.url(), TTL).await,
+    ];
+    let names = names(5);
+    let old = hold_all(&holding, &names).await;
+    let (mut firsts, mut seconds_in_line) = (Vec::new(), Vec::new());
+    for name in &names {
+        firsts.push(wait_in_line(&server, &waiting, name, 1).await);
+        seconds_in_line.push(wait_in_line(&server, &waiting, name, 2).await);
+    }
+    server.kill();
+    let ends = deadlines(&old);
+    sleep(millis(300)).await;
+    for guard in &old {
+        assert!(
+            guard.check().is_ok(),
+            "l5: no more than the connection is lost"
+        );
+    }
+    server.restart().unwrap();
+
+    let bound = TTL / 3 + SOON;
+    let mut new = Vec::new();
+    for (first, second) in firsts.into_iter().zip(seconds_in_line) {
+        // Which of the two is the first to ask again is not said: the queue is forgotten as well.
+        let (mut first, mut second) = (first, second);
+        let (guard, other) = within("a waiter has the lock", bound, async {
+            tokio::select! {
+                guard = &mut first => (guard.unwrap(), second),
+                guard = &mut second => (guard.unwrap(), first),
+            }
+        })
+        .await;
+        new.push((guard, other));
+    }
+    for (guard, end) in old.iter().zip(&ends) {
+        let reason = within("the old holder learns of it", TTL, guard.lost()).await;
+        assert!(
+            matches!(
+                reason,
+                LossReason::Evicted | LossReason::Displaced | LossReason::Expired
+            ),
+            "{reason:?}"
+        );
+        assert_eq!(
+            guard.valid_until(),
+            *end,
+            "k2: proved by a server that knows nothing of it"
+        );
+    }
+    for ((guard, other), old) in new.iter().zip(&old) {
+        assert!(guard.token() > old.token(), "t1");
+        assert!(guard.check().is_ok());
+        assert!(!other.is_finished(), "x1: two new holders");
+    }
+    for (guard, other) in new {
+        let _ = guard.release().await;
+        let last = granted("the other waiter's turn", SOON, other).await;
+        assert!(last.token() > guard.token(), "t1");
+        let _ = last.release().await;
+    }
+    for client in [&holding, &waiting, &idle] {
+        let guard = hold(client, &names[0]).await;
+        guard.renew().await.unwrap();
+        let _ = guard.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgets_everything_and_its_scripts() {
+    const TTL: Duration = seconds(12);
+    let server = Server::builder().start().unwrap();
+    let holding = client(&server.url(), TTL).await;
+    let waiting = client(&server.url(), TTL).await;
+    let names = names(20);
+    let old = hold_all(&holding, &names).await;
+    let mut waiters = Vec::new();
+    for name in &names {
+        waiters.push(wait_in_line(&server, &waiting, name, 1).await);
+    }
+    server.command(&["FLUSHALL"]).unwrap();
+    server.command(&["SCRIPT", "FLUSH"]).unwrap();
+    // Both sides by their next word to the server, which is due within a third of a TTL; with some
+    // slack, and still before any deadline.
+    let bound = TTL / 2;
+    let flushed = tokio::time::Instant::now();
+    for (old, waiter) in old.iter().zip(waiters) {
+        let left = || bound.saturating_sub(flushed.elapsed());
+        let new = granted("a waiter asks again", left(), waiter).await;
+        assert!(new.token() > old.token(), "t1");
+        let reason = within("the old holder learns of it", left(), old.lost()).await;
+        assert!(
+            matches!(reason, LossReason::Evicted | LossReason::Displaced),
+            "l2: {reason:?}"
+        );
+        assert!(new.check().is_ok());
+        let _ = new.release().await;
+    }
+    until("nobody is left in a queue", SOON, || {
+        names.iter().all(|name| queue_length(&server, name) == 0)
+    })
+    .await;
+    assert_eq!((holding.live_attempts(), waiting.live_attempts()), (0, 0));
+    for name in &names {
+        let guard = hold(&holding, name).await;
+        let _ = guard.release().await;
+    }
+}

@@ -1,0 +1,87 @@
+//! What is left in the store when everybody has gone (R4).
+
+use std::time::Duration;
+
+use tenure_core::{Release, id::AttemptId, request::Enqueued};
+use tenure_redis::Options;
+use tenure_test_servers::redis::Server;
+
+use crate::common::{Raw, SOON, client, granted, hold, keys, millis, seconds, until, wait_in_line};
+
+const TTL: Duration = seconds(2);
+const NAMES: u64 = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_time() {
+    let server = Server::builder().start().unwrap();
+    let first = client(&server.url(), TTL).await;
+    let second = client(&server.url(), TTL).await;
+    let dead = Raw::connect(&server.url(), Options::default()).await;
+    for round in 0..40 {
+        let name = &format!("lock {}", round % NAMES);
+        let holder = first.lock(name).unwrap().acquire().await.unwrap();
+        match round % 5 {
+            0 => {
+                let released = holder.release().await;
+                assert!(matches!(released, Release::Released), "{released:?}");
+            }
+            1 => {
+                let waiter = wait_in_line(&server, &second, name, 1).await;
+                waiter.abort();
+                drop(holder);
+            }
+            2 => {
+                let waiter = wait_in_line(&server, &second, name, 1).await;
+                drop(holder);
+                let guard = granted("the waiter's turn", SOON, waiter).await;
+                let _ = guard.release().await;
+            }
+            3 => {
+                // One that waits and is never heard of again.
+                let attempt = AttemptId::random().unwrap();
+                let request = Raw::enqueue(name, attempt, TTL);
+                let answer = dead.backend.enqueue(request).await.unwrap();
+                assert!(matches!(answer, Enqueued::Waiting(_)), "{answer:?}");
+                let _ = holder.release().await;
+            }
+            // One that holds and is never heard of again.
+            _ => holder.abandon(),
+        }
+    }
+    assert!(
+        !dead.events().is_empty(),
+        "a dead waiter was granted a lock"
+    );
+    let gone = first.shutdown(SOON).await;
+    assert!(gone.unreleased.is_empty(), "{gone:?}");
+    let _ = second.shutdown(SOON).await;
+
+    let residue = dead.backend.capabilities().await.unwrap().residue.unwrap();
+    // The longest that a key of a queue lives is twice its TTL.
+    until("only fencing state is left", TTL * 2 + SOON, || {
+        let keys = keys(&server, "*");
+        keys.iter()
+            .all(|key| key.ends_with("}:fence") || key.contains("}:fenced:"))
+    })
+    .await;
+    let left = keys(&server, "*");
+    assert_eq!(
+        left.iter().filter(|key| key.ends_with("}:fence")).count() as u64,
+        NAMES
+    );
+    for key in left {
+        let ms: i64 = server.text(&["PTTL", &key]).unwrap().parse().unwrap();
+        let ms = u64::try_from(ms).unwrap_or_else(|_| panic!("{key} stays for ever ({ms})"));
+        let most = if key.contains(":fenced:") {
+            TTL
+        } else {
+            residue
+        };
+        assert!(millis(ms) <= most, "{key}: {ms}");
+    }
+    // The same when it is used again.
+    let third = client(&server.url(), TTL).await;
+    let guard = hold(&third, "lock 0").await;
+    let _ = guard.release().await;
+    assert_eq!(keys(&server, "*lock%200*").len(), 1);
+}

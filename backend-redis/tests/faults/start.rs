@@ -1,0 +1,120 @@
+//! What a client finds out about its server when it connects, and does about it.
+
+use std::time::Duration;
+
+use tenure_core::{
+    Client,
+    error::{Error, ErrorKind},
+};
+use tenure_redis::{Eviction, Options};
+use tenure_test_servers::redis::{Cluster, Server};
+use tokio::time::{Instant, sleep};
+
+use crate::common::{SOON, builder, client, connected, hold, millis, seconds, store};
+
+async fn connect(url: &str, options: Options) -> Result<Client, Error> {
+    Client::builder(store(url, options)).connect().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_may_evict_locks_is_refused_unless_told_otherwise() {
+    let server = Server::builder()
+        .config("maxmemory", "100mb")
+        .config("maxmemory-policy", "allkeys-lru")
+        .start()
+        .unwrap();
+    let error = connect(&server.url(), Options::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    for word in ["allkeys-lru", "noeviction", "eviction"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let warned = connect(&server.url(), Options::default().eviction(Eviction::Warn)).await;
+    let guard = hold(&warned.unwrap(), "a").await;
+    let _ = guard.release().await;
+    server
+        .command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+        .unwrap();
+    connect(&server.url(), Options::default()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_and_a_node_of_a_cluster_are_no_single_server() {
+    let master = Server::builder().start().unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    let error = builder(&replica.url()).connect().await.unwrap_err();
+    assert!(error.to_string().contains("replica"), "{error}");
+    assert!(error.to_string().contains("redis+sentinel://"), "{error}");
+    builder(&master.url()).connect().await.unwrap();
+
+    let cluster = Cluster::builder().start().unwrap();
+    let error = builder(&cluster.masters()[0].url())
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("redis+cluster://"), "{error}");
+    let right = client(&cluster.url(), seconds(10)).await;
+    let guard = hold(&right, "a").await;
+    let _ = guard.release().await;
+    let address = master.url().replace("redis://", "redis+cluster://");
+    let error = builder(&address).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("`redis://`"), "{error}");
+}
+
+/// With it there are no two holders, however a server forgets: whoever held before has lost it by
+/// then.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_delay() {
+    const TTL: Duration = seconds(4);
+    let server = Server::builder().start().unwrap();
+    let options = || Options::default().restart_delay(TTL);
+    let connect = async || {
+        let store = store(&server.url(), options());
+        Client::builder(store).ttl(TTL).connect().await.unwrap()
+    };
+    let careful = connect().await;
+    let take = async |client: &Client| {
+        let lock = client.lock("a").unwrap();
+        let begun = Instant::now();
+        let mut refused = 0;
+        loop {
+            match lock.try_acquire().await {
+                Ok(got) => return (got.acquired().unwrap(), refused),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                    assert!(error.is_retryable());
+                    assert!(begun.elapsed() < TTL + SOON, "{error}");
+                    refused += u64::from(error.to_string().contains("restart_delay"));
+                }
+            }
+            sleep(millis(20)).await;
+        }
+    };
+    let (old, refused) = take(&careful).await;
+    assert!(refused > 0, "the server was new");
+    let before = old.valid_until();
+    old.renew().await.unwrap();
+    assert!(old.valid_until() > before);
+
+    let fresh = connect().await;
+    server.restart().unwrap();
+    let restarted = Instant::now();
+    connected(&fresh).await;
+    let (new, refused) = take(&fresh).await;
+    assert!(refused > 0, "the server is new again");
+    assert!(old.check().is_err(), "two holders");
+    assert!(new.token() > old.token(), "t1");
+    // The server tells whole seconds.
+    assert!(restarted.elapsed() > TTL - seconds(2));
+    let (again, _) = {
+        let _ = new.release().await;
+        take(&careful).await
+    };
+    assert!(
+        again.token() > new.token(),
+        "t1: the old client goes on, too"
+    );
+}

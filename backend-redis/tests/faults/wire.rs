@@ -1,0 +1,70 @@
+//! How many round trips each step takes, counted on the wire.
+
+use tenure_core::{Acquisition, Release};
+use tenure_test_servers::{redis::Server, wire::Proxy};
+
+use crate::common::{SOON, client, granted, hold, seconds, until, wait_in_line};
+
+const TTL: std::time::Duration = seconds(60);
+
+fn names(proxy: &Proxy) -> Vec<String> {
+    proxy.commands().into_iter().map(|c| c.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let client = client(&proxy.url(), TTL).await;
+    for round in 0..3 {
+        proxy.reset();
+        let guard = hold(&client, "a").await;
+        assert_eq!(names(&proxy), ["EVALSHA"], "round {round}");
+        assert_eq!(proxy.requests(), 1);
+        guard.check().unwrap();
+        proxy.reset();
+        let released = guard.release().await;
+        assert!(matches!(released, Release::Released));
+        assert_eq!(names(&proxy), ["EVALSHA"], "round {round}");
+        assert_eq!(proxy.requests(), 1);
+    }
+    assert_eq!(proxy.connections_made(), 1);
+    assert_eq!(proxy.connections_unreadable(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_the_next_holder_needs_no_round_trip_after_the_push() {
+    let server = Server::builder().start().unwrap();
+    let first = client(&server.url(), TTL).await;
+    let proxy = Proxy::start(server.address()).unwrap();
+    let second = client(&proxy.url(), TTL).await;
+
+    let guard = hold(&first, "a").await;
+    proxy.reset();
+    let busy = second.lock("a").unwrap().try_acquire().await.unwrap();
+    assert!(matches!(busy, Acquisition::Busy(_)));
+    assert_eq!(names(&proxy), ["EVALSHA"], "a try");
+
+    proxy.reset();
+    let waiter = wait_in_line(&server, &second, "a", 1).await;
+    assert_eq!(names(&proxy), ["EVALSHA"], "a contended acquire");
+
+    // Nothing that it sends from now on can be what gives it the lock.
+    proxy.hold_requests();
+    proxy.reset();
+    let _ = guard.release().await;
+    let guard = granted("the push makes it the holder", SOON, waiter).await;
+    guard.check().unwrap();
+    // Its immediate renewal (D4), which is under way and not yet at the server.
+    until("it renews at once", SOON, || proxy.count("EVALSHA") == 1).await;
+    assert_eq!(proxy.requests(), 1);
+    let pushed_until = guard.valid_until();
+    proxy.release_requests();
+    until("the renewal is a proof", SOON, || {
+        guard.valid_until() > pushed_until
+    })
+    .await;
+    proxy.reset();
+    let _ = guard.release().await;
+    assert_eq!(names(&proxy), ["EVALSHA"], "a release");
+}
