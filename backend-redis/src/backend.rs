@@ -1,10 +1,6 @@
 //! The driver: each request of the core is one run of a script.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -37,9 +33,6 @@ use crate::{
     view,
 };
 
-/// Tokens are kept by scripts, in whose numbers greater ones than this are not exact.
-const GREATEST_TOKEN: u64 = (1 << 53) - 1;
-
 /// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
@@ -70,14 +63,6 @@ impl Connect for RedisStore {
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        const OPERATION: &str = "connecting";
-        if context.token_floor.get() >= GREATEST_TOKEN {
-            return Err(error(
-                ErrorKind::Config,
-                OPERATION,
-                format!("`token_floor` must be below {GREATEST_TOKEN} on this backend"),
-            ));
-        }
         let keys = match &self.options.plain_key {
             Some(template) => KeySpace::plain(&context.namespace, template)?,
             None => KeySpace::new(&context.namespace),
@@ -94,6 +79,7 @@ impl Connect for RedisStore {
             listener,
         };
         let link = Link::open(self.target.clone(), self.options.clone(), opening).await?;
+        tracing::debug!(facts = ?link.facts(), "connected");
         Ok(Arc::new(RedisBackend {
             info: self.info(),
             core: Arc::new(Core {
@@ -379,7 +365,11 @@ fn standing(
 ) -> Result<Enqueued, Error> {
     let mut reply = Reply::new(operation, value)?;
     match reply.text()?.as_str() {
-        "granted" => Ok(Enqueued::Granted(granted(&mut reply, request.attempt, from)?)),
+        "granted" => Ok(Enqueued::Granted(granted(
+            &mut reply,
+            request.attempt,
+            from,
+        )?)),
         "waiting" => Ok(Enqueued::Waiting(waiting(&mut reply, from)?)),
         "busy" => {
             let now = reply.count()?;

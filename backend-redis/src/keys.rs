@@ -76,11 +76,13 @@ impl KeySpace {
                     after: (*after).to_owned(),
                 }),
             }),
-            _ => Err(Error::new(ErrorKind::Config, "reading the backend's options")
-                .with_backend("redis")
-                .with_detail(
-                    "`plain_key` must hold `{name}` exactly once, such as \"lock:{name}\"",
-                )),
+            _ => Err(
+                Error::new(ErrorKind::Config, "reading the backend's options")
+                    .with_backend("redis")
+                    .with_detail(
+                        "`plain_key` must hold `{name}` exactly once, such as \"lock:{name}\"",
+                    ),
+            ),
         }
     }
 
@@ -139,7 +141,9 @@ impl KeySpace {
         let key = std::str::from_utf8(key).ok()?;
         match &self.plain {
             None => {
-                let rest = key.strip_prefix("tenure:{")?.strip_prefix(&*self.namespace)?;
+                let rest = key
+                    .strip_prefix("tenure:{")?
+                    .strip_prefix(&*self.namespace)?;
                 let rest = rest.strip_prefix(':')?;
                 let encoded = rest
                     .strip_suffix("}:holder")
@@ -220,7 +224,18 @@ mod tests {
 
     #[test]
     fn n2_keys_of_different_locks_are_different_and_share_a_slot_each() {
-        let texts = ["a", "a}", "{a}", "a:b", "a b", "A", "é", ".", "..", "a}:holder"];
+        let texts = [
+            "a",
+            "a}",
+            "{a}",
+            "a:b",
+            "a b",
+            "A",
+            "é",
+            ".",
+            "..",
+            "a}:holder",
+        ];
         let mut seen = std::collections::BTreeSet::new();
         for space in ["ns", "ns:a", "n}s", "."] {
             let keys = KeySpace::new(&namespace(space));

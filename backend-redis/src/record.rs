@@ -17,7 +17,12 @@ const VERSION: &str = "tenure/1 ";
 
 /// An owner as one word without blanks.
 pub(crate) fn encode_owner(owner: &Owner) -> String {
-    format!("{}/{}/{}", encode(&owner.label), encode(&owner.host), owner.pid)
+    format!(
+        "{}/{}/{}",
+        encode(&owner.label),
+        encode(&owner.host),
+        owner.pid
+    )
 }
 
 /// Reads what [`encode_owner`] wrote. It may have been written by anybody.
@@ -144,10 +149,19 @@ mod tests {
 
     #[test]
     fn s2_messages_of_others_are_no_messages() {
-        for wrong in [&b"\xff"[..], b"", b"tenure/2 granted", b"tenure/1 granted x", b"hello"] {
+        for wrong in [
+            &b"\xff"[..],
+            b"",
+            b"tenure/2 granted",
+            b"tenure/1 granted x",
+            b"hello",
+        ] {
             assert_eq!(read_message(wrong), None);
         }
         let text = format!("tenure/1 lost {} evicted", AttemptId::from_u128(1));
-        assert!(matches!(read_message(text.as_bytes()), Some(BackendEvent::Lost { .. })));
+        assert!(matches!(
+            read_message(text.as_bytes()),
+            Some(BackendEvent::Lost { .. })
+        ));
     }
 }

@@ -6,9 +6,9 @@
 use redis::Value;
 use tenure_core::{
     backend::BackendEvent,
+    clock::Instant,
     error::Error,
     request::{Remove, Renewal, Renewed},
-    clock::Instant,
 };
 
 use crate::{
@@ -68,16 +68,17 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
     batch.split = holders.len() + waiters.len() > 1;
     let mut calls: Vec<_> = holders.iter().map(|group| batch.renewing(group)).collect();
     calls.extend(waiters.iter().map(|group| batch.reporting(group)));
-    core.grant_all(calls, &mut |index, answer, missing| {
-        match holders.get(index) {
+    core.grant_all(
+        calls,
+        &mut |index, answer, missing| match holders.get(index) {
             Some(group) => batch.renewed(group, answer, missing),
             None => {
                 if let Some(group) = waiters.get(index - holders.len()) {
                     batch.reported(group, answer, missing);
                 }
             }
-        }
-    })
+        },
+    )
     .await;
     if !batch.doubtful.is_empty() {
         batch.split = true;
@@ -127,7 +128,11 @@ impl Batch<'_> {
             };
             keys.push(lock.holder.clone());
             args.push(entry.attempt.to_string());
-            args.push(entry.token.map_or_else(String::new, |token| token.to_string()));
+            args.push(
+                entry
+                    .token
+                    .map_or_else(String::new, |token| token.to_string()),
+            );
         }
         let script = &Scripts::get().renew;
         Call { script, keys, args }

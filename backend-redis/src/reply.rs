@@ -56,8 +56,7 @@ impl Reply {
     /// The next part, as a count or a moment: not negative.
     pub(crate) fn count(&mut self) -> Result<u64, Error> {
         let number = self.number()?;
-        u64::try_from(number)
-            .map_err(|_| error::unexpected(self.operation, &Value::Int(number)))
+        u64::try_from(number).map_err(|_| error::unexpected(self.operation, &Value::Int(number)))
     }
 
     /// The next part, as a list of its own.

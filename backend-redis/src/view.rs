@@ -118,11 +118,7 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     Ok(page)
 }
 
-fn listed(
-    operation: &'static str,
-    name: &LockName,
-    shown: Value,
-) -> Result<Option<Listed>, Error> {
+fn listed(operation: &'static str, name: &LockName, shown: Value) -> Result<Option<Listed>, Error> {
     if let Value::ServerError(error) = &shown {
         let error = answered(operation, error.code(), error.details().unwrap_or_default());
         tracing::debug!(%error, "a lock cannot be read");
@@ -131,8 +127,8 @@ fn listed(
     let mut reply = Reply::new(operation, shown)?;
     let now = reply.count()?;
     let raw = reply.text()?;
-    let holder = read_holder(&raw, now, reply.number()?)
-        .unwrap_or_else(|_| Some(Holder::foreign()));
+    let holder =
+        read_holder(&raw, now, reply.number()?).unwrap_or_else(|_| Some(Holder::foreign()));
     let waiters = reply.count()?;
     let idle = holder.is_none() && waiters == 0;
     Ok((!idle).then(|| Listed::new(name.clone(), holder, waiters)))

@@ -15,6 +15,6 @@ mod poll;
 mod ports;
 mod process;
 pub mod redis;
-//pub mod wire;
+pub mod wire;
 
 pub use error::Error;

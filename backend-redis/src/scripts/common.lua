@@ -47,14 +47,19 @@ local function number(digits)
   if value and value < 9007199254740992 then return value end
 end
 
+-- Tokens are decimal texts: a floor may lift them above what a double holds exactly.
+local function is_token(digits)
+  return digits and #digits <= 19
+end
+
 local function read_holder(key)
   local raw = ask('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
   local attempt, token, refreshed, ttl, client, rest =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%d+ %d+ %S+)$')
-  token, refreshed, ttl = number(token), number(refreshed), number(ttl)
-  if not (token and refreshed and ttl) then malformed(key, raw) end
+  refreshed, ttl = number(refreshed), number(ttl)
+  if not (is_token(token) and refreshed and ttl) then malformed(key, raw) end
   return {raw = raw, attempt = attempt, token = token, refreshed = refreshed, ttl = ttl, client = client, rest = rest}
 end
 
@@ -80,20 +85,19 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   local function read_fence()
     local raw = ask('GET', FENCE)
-    if not raw then return {last = 0, ended = ''} end
+    if not raw then return {last = '0', ended = ''} end
     local last, ended = string.match(raw, '^tenure/1 (%d+)(.*)$')
-    last = number(last)
-    if not last then malformed(FENCE, raw) end
+    if not is_token(last) then malformed(FENCE, raw) end
     return {last = last, ended = ended}
   end
 
   local function write_fence(last, ended)
-    redis.call('SET', FENCE, 'tenure/1 ' .. text(last) .. ended, 'PX', FENCE_LIFE)
+    redis.call('SET', FENCE, 'tenure/1 ' .. last .. ended, 'PX', FENCE_LIFE)
   end
 
   local function write_holder(attempt, token, entry, enqueued_granted_owner)
     redis.call('SET', HOLDER,
-      table.concat({'tenure/1', attempt, text(token), text(entry.refreshed), text(entry.ttl), entry.client,
+      table.concat({'tenure/1', attempt, token, text(entry.refreshed), text(entry.ttl), entry.client,
         enqueued_granted_owner}, ' '),
       'PX', math.max(math.ceil(left(entry) / 1000), 1))
   end
@@ -172,17 +176,17 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
       tell(holder.client, 'lost', holder.attempt, ended)
     end
     if not attempt then
-      if ended then write_fence(math.max(fence.last, holder.token), fence.ended) end
+      if ended then write_fence(later(fence.last, holder.token), fence.ended) end
       return
     end
-    local last = math.max(fence.last, holder and holder.token or 0)
-    local token = math.max(last + 1, now, floor)
+    local last = holder and later(fence.last, holder.token) or fence.last
+    local token = next_token(last, floor)
     -- Until its entry as a waiter would have lapsed, and no longer (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. text(now) .. ' ' .. entry.owner)
     write_fence(token, fence.ended)
     -- Strictly later than every "still waiting" that this attempt was answered.
     local as_of = math.max(now, entry.as_of + 1)
-    tell(entry.client, 'granted', attempt, text(token), text(entry.ttl), text(as_of))
+    tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
   end
 
   -- The holder, once what has lapsed is out of the way.
@@ -196,11 +200,11 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   function self.grant(attempt, ttl, client, owner, floor)
     local fence = read_fence()
-    local token = math.max(fence.last + 1, now, floor)
+    local token = next_token(fence.last, floor)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client},
       text(now) .. ' ' .. text(now) .. ' ' .. owner)
     write_fence(token, fence.ended)
-    return {'granted', text(token), text(ttl)}
+    return {'granted', token, text(ttl)}
   end
 
   -- The whole TTL anew, for the one who holds.
@@ -209,7 +213,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     redis.call('PEXPIRE', HOLDER, math.ceil(holder.ttl / 1000))
     holder.refreshed = now
     write_holder(holder.attempt, holder.token, holder, holder.rest)
-    return {'granted', text(holder.token), text(holder.ttl)}
+    return {'granted', holder.token, text(holder.ttl)}
   end
 
   -- How a holder is shown: as it stands, and for a foreign one the time that it has left.
@@ -306,9 +310,11 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   return self
 end
 
--- Runs a function; what it raised becomes the script's error.
+-- Runs a function; what it raised becomes the script's error. A server from 7.0 on makes a text of
+-- an error before `pcall` gives it back.
 local function guarded(run)
   local ok, result = pcall(run)
   if ok or type(result) == 'table' then return result end
-  return {err = 'ERR ' .. tostring(result)}
+  if string.find(result, '^%u[%u_]+ ') then return {err = result} end
+  return {err = 'ERR ' .. result}
 end

@@ -7,10 +7,7 @@
 
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
-use crate::{
-    keys::INBOX,
-    link::Script,
-};
+use crate::{keys::INBOX, link::Script};
 
 /// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
 /// all by itself; this keeps them rising when that clock is set back by less.
@@ -20,6 +17,7 @@ pub(crate) const FENCE_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const FOREIGN_RECHECK: Duration = Duration::from_millis(200);
 
 const CLOCK: &str = include_str!("clock.lua");
+const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
 
 /// All scripts of the driver.
@@ -46,16 +44,17 @@ impl Scripts {
         };
         Self {
             enqueue: script(&[
+                TOKEN,
                 include_str!("enqueue_free.lua"),
                 COMMON,
                 include_str!("enqueue.lua"),
             ]),
-            evict: script(&[COMMON, include_str!("evict.lua")]),
-            inspect: script(&[COMMON, include_str!("inspect.lua")]),
-            peek: script(&[COMMON, include_str!("peek.lua")]),
-            remove: script(&[COMMON, include_str!("remove.lua")]),
+            evict: script(&[TOKEN, COMMON, include_str!("evict.lua")]),
+            inspect: script(&[TOKEN, COMMON, include_str!("inspect.lua")]),
+            peek: script(&[TOKEN, COMMON, include_str!("peek.lua")]),
+            remove: script(&[TOKEN, COMMON, include_str!("remove.lua")]),
             renew: script(&[include_str!("renew.lua")]),
-            report: script(&[COMMON, include_str!("report.lua")]),
+            report: script(&[TOKEN, COMMON, include_str!("report.lua")]),
         }
     }
 

@@ -1,6 +1,6 @@
 -- Takes an attempt out, whether it holds or waits; fences it off for so many microseconds, if any.
 local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local attempt, fence, floor = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local attempt, fence, floor = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 return guarded(function()
   local lock = lock(HOLDER, FENCE, QUEUE, ENTRIES)
   local holder = lock.settle(floor)

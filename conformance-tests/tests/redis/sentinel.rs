@@ -13,7 +13,9 @@ struct Watched(Sentinel);
 impl Deployment for Watched {
     fn access(&self) -> Access {
         let mut access = Access::url(self.0.url());
-        access.options.push(("min_replicas".to_owned(), "1".to_owned()));
+        access
+            .options
+            .push(("min_replicas".to_owned(), "1".to_owned()));
         access
     }
 

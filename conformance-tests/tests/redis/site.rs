@@ -145,7 +145,11 @@ impl<D: Deployment> Harness for Redis<D> {
 
 impl Site {
     fn stem(&self, name: &LockName) -> String {
-        format!("tenure:{{{}:{}}}:", self.namespace.encoded(), name.encoded())
+        format!(
+            "tenure:{{{}:{}}}:",
+            self.namespace.encoded(),
+            name.encoded()
+        )
     }
 
     /// Asks every server that may be a master, and ignores what the others refuse.
@@ -228,7 +232,10 @@ impl Env for Site {
         let mut tags = std::collections::BTreeSet::new();
         for keys in self.on_masters(&["KEYS", &pattern])? {
             let keys: Vec<String> = redis::from_redis_value(keys).unwrap_or_default();
-            tags.extend(keys.iter().filter_map(|key| key.split('}').next().map(str::to_owned)));
+            tags.extend(
+                keys.iter()
+                    .filter_map(|key| key.split('}').next().map(str::to_owned)),
+            );
         }
         Ok(Some(tags.len()))
     }

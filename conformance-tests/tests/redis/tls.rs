@@ -19,7 +19,9 @@ fn documented_rights() -> String {
         .find_map(|line| line.trim().strip_prefix("ACL SETUSER tenure "))
         .expect("docs/operations.md has a line that begins with `ACL SETUSER tenure`");
     // Who may log in is the test's own business.
-    let words = line.split(' ').filter(|word| !word.starts_with('>') && *word != "on");
+    let words = line
+        .split(' ')
+        .filter(|word| !word.starts_with('>') && *word != "on");
     words.collect::<Vec<_>>().join(" ")
 }
 

@@ -72,7 +72,7 @@ pub(super) fn text(value: &Value) -> String {
 /// A list of bulk strings, as bytes.
 pub(super) fn items(value: Value) -> Vec<Vec<u8>> {
     match value {
-        Value::Array(items) => items.iter().map(|item| text_bytes(item)).collect(),
+        Value::Array(items) => items.iter().map(text_bytes).collect(),
         _ => Vec::new(),
     }
 }

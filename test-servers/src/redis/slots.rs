@@ -98,8 +98,19 @@ impl<'a> SlotMove<'a> {
     ///
     /// # Errors
     ///
-    /// When a node refuses: the source does as long as it has keys of the slot.
+    /// When the source still has keys of the slot (then nothing has changed), or a node refuses.
     pub fn finish(&self) -> Result<(), Error> {
+        let left = self
+            .source
+            .text(&["CLUSTER", "COUNTKEYSINSLOT", &self.slot])?;
+        if left != "0" {
+            return Err(Error::new(format!(
+                "cannot finish the move of slot {}: {left} keys of it are still on the node on \
+                 port {}",
+                self.slot,
+                self.source.port()
+            )));
+        }
         let set = |node: &Server| {
             node.command(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.target_id])
         };

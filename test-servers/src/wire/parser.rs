@@ -31,32 +31,48 @@ enum State {
 }
 
 impl Parser {
-    /// Takes the next bytes, and gives each command that they complete to `found`.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Vec<Vec<u8>>)) {
-        while !bytes.is_empty() {
-            match self.state {
-                State::Lost => return,
-                State::Argument(missing) => {
-                    let taken = missing.min(bytes.len());
-                    let (now, later) = bytes.split_at(taken);
-                    self.line.extend_from_slice(now);
-                    bytes = later;
-                    self.state = State::Argument(missing - taken);
-                    if missing == taken {
-                        self.end_argument(&mut found);
-                    }
+    /// Takes the next bytes, and gives each command that they complete to `found`. Returns where
+    /// in them the last of these commands ends; zero if there is none.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut found: impl FnMut(Vec<Vec<u8>>)) -> usize {
+        let mut rest = bytes;
+        let mut end = 0;
+        while !rest.is_empty() && !self.is_lost() {
+            let (now, later) = rest.split_at(self.piece(rest));
+            rest = later;
+            if let Some(command) = self.take(now) {
+                found(command);
+                end = bytes.len() - rest.len();
+            }
+        }
+        end
+    }
+
+    /// How many of these bytes belong to the line or the argument that is being read.
+    fn piece(&self, bytes: &[u8]) -> usize {
+        match self.state {
+            State::Argument(missing) => missing.min(bytes.len()),
+            _ => bytes
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .map_or(bytes.len(), |end| end + 1),
+        }
+    }
+
+    /// Takes a piece; the command, if it was the last one of it.
+    fn take(&mut self, piece: &[u8]) -> Option<Vec<Vec<u8>>> {
+        self.line.extend_from_slice(piece);
+        match self.state {
+            State::Lost => None,
+            State::Argument(missing) => {
+                self.state = State::Argument(missing - piece.len());
+                (missing == piece.len()).then(|| self.end_argument())?
+            }
+            State::Command | State::Length if piece.ends_with(b"\n") => self.end_line(),
+            State::Command | State::Length => {
+                if self.line.len() > LONGEST_LINE {
+                    self.state = State::Lost;
                 }
-                State::Command | State::Length => {
-                    let end = bytes.iter().position(|byte| *byte == b'\n');
-                    let (now, later) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
-                    self.line.extend_from_slice(now);
-                    bytes = later;
-                    if end.is_some() {
-                        self.end_line(&mut found);
-                    } else if self.line.len() > LONGEST_LINE {
-                        self.state = State::Lost;
-                    }
-                }
+                None
             }
         }
     }
@@ -71,18 +87,17 @@ impl Parser {
         !self.line.is_empty() || !matches!(self.state, State::Command)
     }
 
-    fn end_line(&mut self, found: &mut impl FnMut(Vec<Vec<u8>>)) {
+    fn end_line(&mut self) -> Option<Vec<Vec<u8>>> {
         let mut line = std::mem::take(&mut self.line);
         line.pop();
         if line.last() == Some(&b'\r') {
             line.pop();
         }
+        let mut command = None;
         let next = match (&self.state, line.split_first()) {
             (State::Command, Some((b'*', count))) => self.begin(count),
             (State::Command, _) => inline(&line).map(|words| {
-                if !words.is_empty() {
-                    found(words);
-                }
+                command = Some(words).filter(|words| !words.is_empty());
                 State::Command
             }),
             (_, Some((b'$', length))) => number(length)
@@ -91,6 +106,7 @@ impl Parser {
             _ => None,
         };
         self.state = next.unwrap_or(State::Lost);
+        command
     }
 
     fn begin(&mut self, count: &[u8]) -> Option<State> {
@@ -106,20 +122,21 @@ impl Parser {
         })
     }
 
-    fn end_argument(&mut self, found: &mut impl FnMut(Vec<Vec<u8>>)) {
+    fn end_argument(&mut self) -> Option<Vec<Vec<u8>>> {
         let mut argument = std::mem::take(&mut self.line);
         if !argument.ends_with(b"\r\n") {
             self.state = State::Lost;
-            return;
+            return None;
         }
         argument.truncate(argument.len() - 2);
         self.arguments.push(argument);
         self.missing -= 1;
-        self.state = State::Length;
-        if self.missing == 0 {
-            self.state = State::Command;
-            found(std::mem::take(&mut self.arguments));
+        if self.missing > 0 {
+            self.state = State::Length;
+            return None;
         }
+        self.state = State::Command;
+        Some(std::mem::take(&mut self.arguments))
     }
 }
 
@@ -216,6 +233,14 @@ mod tests {
         }
         let (_, parser) = commands_of(&[&vec![b'a'; LONGEST_LINE + 1]]);
         assert!(parser.is_lost());
+    }
+
+    #[test]
+    fn the_end_of_the_last_complete_command_is_known() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.feed(b"PING\r\nPING\r\n*1\r\n", |_| ()), 12);
+        assert_eq!(parser.feed(b"$4\r\n", |_| ()), 0);
+        assert_eq!(parser.feed(b"PING\r\nP", |_| ()), 6);
     }
 
     #[test]

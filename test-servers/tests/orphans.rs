@@ -1,0 +1,137 @@
+//! No server outlives the process that started it, however that one ends: this program starts
+//! itself as a child that starts servers, kills the child, and looks for what is left.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test without the usual harness"
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tenure_test_servers::redis::Server;
+
+/// Set in the child to say what it is to do.
+const ROLE: &str = "TENURE_TEST_SERVERS_ROLE";
+const BOUND_STEPS: u32 = 1_500;
+const STEP: Duration = Duration::from_millis(20);
+
+fn main() -> ExitCode {
+    if let Ok(role) = std::env::var(ROLE) {
+        child(&role);
+    }
+    let cases = ["running", "paused", "beside_other_children", "panicking"];
+    let trials = cases.map(|role| {
+        let name = format!("a_server_is_gone_when_its_process_was_{role}");
+        Trial::test(name, move || server_is_gone(role))
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// What the child does: starts a server, says so, and never ends by itself but to panic.
+fn child(role: &str) -> ! {
+    let sleeper = || {
+        let mut sleep = Command::new("sleep");
+        let sleep = sleep.arg("600").stdin(Stdio::null()).stdout(Stdio::null());
+        sleep.stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut others: Vec<Child> = Vec::new();
+    let server = if role == "beside_other_children" {
+        // Children that are started while the server is, and that live on: if one of them had
+        // the watchdog's pipe, the server would live on as well.
+        let starting = thread::spawn(|| Server::builder().start());
+        while !starting.is_finished() {
+            others.push(sleeper());
+            thread::sleep(Duration::from_millis(1));
+        }
+        others.push(sleeper());
+        starting.join().unwrap().unwrap()
+    } else {
+        Server::builder().start().unwrap()
+    };
+    if role == "paused" {
+        server.pause().unwrap();
+    }
+    let others: Vec<String> = others.iter().map(|other| other.id().to_string()).collect();
+    println!(
+        "{} {} {}",
+        server.process_id().unwrap(),
+        server.directory().display(),
+        others.join(",")
+    );
+    if role == "panicking" {
+        // As a failing test does; nobody kills this child.
+        panic!("the child of this test panics on purpose");
+    }
+    loop {
+        thread::park();
+    }
+}
+
+fn server_is_gone(role: &str) -> Result<(), Failed> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .env(ROLE, role)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut line = String::new();
+    let output = child.stdout.take().ok_or("no output")?;
+    BufReader::new(output).read_line(&mut line)?;
+    let words: Vec<&str> = line.trim_end_matches('\n').split(' ').collect();
+    let [server, directory, others] = words[..] else {
+        return Err(format!("the child said {line:?}").into());
+    };
+    let directory = PathBuf::from(directory);
+    let existed = role == "panicking" || (is_alive(server) && directory.exists());
+
+    if role != "panicking" {
+        child.kill()?;
+    }
+    child.wait()?;
+    let outcome = wait_until_gone(server, &directory);
+    for other in others.split(',').filter(|other| !other.is_empty()) {
+        let lived = is_alive(other);
+        Command::new("kill").args(["-9", other]).status()?;
+        if !lived {
+            return Err(format!("process {other} was to live on beside the server").into());
+        }
+    }
+    if !existed {
+        return Err("the server was not there before its process was killed".into());
+    }
+    outcome
+}
+
+fn wait_until_gone(server: &str, directory: &Path) -> Result<(), Failed> {
+    for _ in 0..BOUND_STEPS {
+        if !is_alive(server) && !directory.exists() {
+            return Ok(());
+        }
+        thread::sleep(STEP);
+    }
+    let left = format!(
+        "left behind: process {server}: {}, directory: {}",
+        is_alive(server),
+        directory.exists()
+    );
+    // Not for ever: a failing test cleans up too.
+    Command::new("kill").args(["-9", server]).status()?;
+    Err(left.into())
+}
+
+/// Whether the process runs; one that has ended and that nobody has waited for does not.
+fn is_alive(process: &str) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit(')').next().unwrap_or_default();
+        !state.trim_start().starts_with(['Z', 'X'])
+    })
+}

@@ -1,0 +1,117 @@
+//! A server comes up, answers, and is gone afterwards.
+
+use std::{net::TcpStream, path::Path, thread};
+
+use tenure_test_servers::redis::Server;
+
+use crate::RawClient;
+
+#[test]
+fn a_server_answers_on_its_port_and_its_socket_and_is_gone_when_dropped() {
+    let server = Server::builder().start().unwrap();
+    let (address, directory) = (server.address(), server.directory().to_owned());
+    let process = format!("/proc/{}", server.process_id().unwrap());
+    let mut client = RawClient::connect(&address);
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    assert_eq!(server.text(&["PING"]).unwrap(), "PONG");
+    assert_eq!(server.url(), format!("redis://127.0.0.1:{}", server.port()));
+    assert!(Path::new(&process).exists() && server.is_running());
+
+    drop(server);
+    assert!(!Path::new(&process).exists());
+    assert!(!directory.exists());
+    TcpStream::connect(&address).unwrap_err();
+    client.expect_end();
+}
+
+#[test]
+fn servers_started_at_the_same_time_do_not_disturb_each_other() {
+    let starts: Vec<_> = (0..8)
+        .map(|_| thread::spawn(|| Server::builder().start().unwrap()))
+        .collect();
+    let mut servers: Vec<Server> = starts.into_iter().map(|s| s.join().unwrap()).collect();
+    for server in &servers {
+        let own = server.port().to_string();
+        server.command(&["SET", "port", &own]).unwrap();
+    }
+    servers.drain(..4);
+    for server in &servers {
+        let own = server.port().to_string();
+        assert_eq!(server.text(&["GET", "port"]).unwrap(), own);
+    }
+}
+
+#[test]
+fn a_killed_server_refuses_and_restarts_empty_on_the_same_port() {
+    let server = Server::builder().start().unwrap();
+    server.command(&["SET", "key", "value"]).unwrap();
+    let (port, process) = (server.port(), server.process_id());
+    server.kill();
+    assert!(!server.is_running());
+    assert_eq!(server.process_id(), None);
+    TcpStream::connect(server.address()).unwrap_err();
+    server.command(&["PING"]).unwrap_err();
+    server.pause().unwrap_err();
+
+    server.restart().unwrap();
+    assert_eq!(server.port(), port);
+    assert_ne!(server.process_id(), process);
+    assert_eq!(server.text(&["DBSIZE"]).unwrap(), "0");
+}
+
+#[test]
+fn what_persistence_was_configured_for_survives_a_kill() {
+    let server = Server::builder()
+        .config("appendonly", "yes")
+        .config("appendfsync", "always")
+        .start()
+        .unwrap();
+    server.command(&["SET", "key", "value"]).unwrap();
+    server.restart().unwrap();
+    assert_eq!(server.text(&["GET", "key"]).unwrap(), "value");
+}
+
+#[test]
+fn a_paused_server_is_silent_until_it_is_resumed() {
+    let server = Server::builder().start().unwrap();
+    server.pause().unwrap();
+    // The system still accepts for it.
+    let mut client = RawClient::connect(&server.address());
+    client.send(b"PING\r\n");
+    client.expect_silence();
+    server.resume().unwrap();
+    client.expect(b"+PONG\r\n");
+    server.pause().unwrap();
+    // Dropping it ends a paused one as well.
+}
+
+#[test]
+fn a_replica_has_its_masters_data_when_it_is_started() {
+    let master = Server::builder().start().unwrap();
+    master.command(&["SET", "key", "value"]).unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    assert_eq!(replica.text(&["GET", "key"]).unwrap(), "value");
+    assert_eq!(replica.info("role").unwrap().as_deref(), Some("slave"));
+    assert_eq!(master.text(&["WAIT", "1", "30000"]).unwrap(), "1");
+    let refused = replica.command(&["SET", "key", "other"]).unwrap_err();
+    assert!(refused.to_string().contains("read only"), "{refused}");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_an_error_that_says_what_to_install() {
+    let missing = Server::builder().program("no-such-redis").start();
+    assert_eq!(
+        missing.unwrap_err().to_string(),
+        "cannot start a Redis server: no `no-such-redis` found; install Redis 7.0 or later \
+         (Debian: apt-get install redis-server)"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_start_shows_why() {
+    let broken = Server::builder().config("no-such-directive", "1").start();
+    let error = broken.unwrap_err().to_string();
+    assert!(error.contains("ended at its start"), "{error}");
+    assert!(error.contains("no-such-directive"), "{error}");
+}

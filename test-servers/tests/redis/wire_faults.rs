@@ -1,0 +1,247 @@
+//! Each fault of the proxy does to a real server and its client what it says.
+
+use std::{io::ErrorKind, net::TcpStream, time::Duration};
+
+use tenure_core::clock::{Clock, SystemClock};
+use tenure_test_servers::{redis::Server, wire::Proxy};
+
+use crate::{BOUND, RawClient};
+
+struct Setting {
+    server: Server,
+    proxy: Proxy,
+    client: RawClient,
+}
+
+/// A server, a proxy in front of it, and a client whose connection is known to work.
+fn setting() -> Setting {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let mut client = RawClient::connect(&proxy.address());
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    Setting {
+        server,
+        proxy,
+        client,
+    }
+}
+
+fn get(server: &Server, key: &str) -> String {
+    server.text(&["GET", key]).unwrap()
+}
+
+#[track_caller]
+fn wait_for_value(server: &Server, key: &str, value: &str) {
+    let begun = SystemClock.now();
+    while get(server, key) != value {
+        assert!(SystemClock.now().since(begun) < BOUND, "{key}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn cut_closes_every_connection_and_accepts_new_ones() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    let mut idle = RawClient::connect(&proxy.address());
+    idle.send(b"PING\r\n");
+    idle.expect(b"+PONG\r\n");
+    proxy.cut().unwrap();
+    assert_eq!(proxy.connections_open(), 0);
+    client.expect_end();
+    idle.expect_end();
+    let mut again = RawClient::connect(&proxy.address());
+    again.send(b"SET a 1\r\n");
+    again.expect(b"+OK\r\n");
+    assert_eq!(get(&server, "a"), "1");
+    assert_eq!(proxy.connections_made(), 3);
+}
+
+#[test]
+fn refuse_lets_nobody_in_and_nobody_out() {
+    let Setting {
+        server: _server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.refuse(true).unwrap();
+    let refused = TcpStream::connect(proxy.address()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    proxy.refuse(true).unwrap();
+    proxy.refuse(false).unwrap();
+    proxy.refuse(false).unwrap();
+    let mut again = RawClient::connect(&proxy.address());
+    again.send(b"PING\r\n");
+    again.expect(b"+PONG\r\n");
+}
+
+#[test]
+fn held_replies_come_when_released_and_their_requests_were_carried_out_before() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.hold_replies();
+    client.send(b"SET a 1\r\nSET b 2\r\n");
+    wait_for_value(&server, "b", "2");
+    client.expect_silence();
+    proxy.release_replies();
+    client.expect(b"+OK\r\n+OK\r\n");
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
+#[test]
+fn held_replies_are_lost_when_the_connection_is_cut() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.hold_replies();
+    client.send(b"SET a 1\r\n");
+    wait_for_value(&server, "a", "1");
+    proxy.cut().unwrap();
+    client.expect_end();
+    proxy.release_replies();
+}
+
+#[test]
+fn held_requests_are_carried_out_when_released() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.hold_requests();
+    client.send(b"SET a 1\r\n");
+    client.expect_silence();
+    assert_eq!((get(&server, "a"), proxy.count("SET")), (String::new(), 1));
+    proxy.release_requests();
+    client.expect(b"+OK\r\n");
+    assert_eq!(get(&server, "a"), "1");
+}
+
+#[test]
+fn held_requests_are_lost_when_the_connection_is_cut() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.hold_requests();
+    client.send(b"SET a 1\r\n");
+    client.expect_silence();
+    proxy.cut().unwrap();
+    client.expect_end();
+    proxy.release_requests();
+    let mut again = RawClient::connect(&proxy.address());
+    again.send(b"SET b 1\r\n");
+    again.expect(b"+OK\r\n");
+    assert_eq!(get(&server, "a"), "");
+}
+
+#[test]
+fn a_dropped_reply_means_a_request_that_was_carried_out_and_a_connection_that_ended() {
+    for round in 0..50 {
+        let Setting {
+            server,
+            proxy,
+            mut client,
+        } = setting();
+        proxy.drop_replies_and_cut();
+        client.send(b"INCR a\r\n");
+        client.expect_end();
+        // No waiting: whoever sees the end may rely on it.
+        assert_eq!(get(&server, "a"), "1", "round {round}");
+        assert_eq!(proxy.replies_dropped(), 1);
+        // Once only, and the proxy's own command is not recorded.
+        let mut again = RawClient::connect(&proxy.address());
+        again.send(b"INCR a\r\n");
+        again.expect(b":2\r\n");
+        assert_eq!(proxy.commands().len(), 3);
+    }
+}
+
+#[test]
+fn a_reply_is_dropped_no_sooner_than_its_slow_command_is_done() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.drop_replies_and_cut();
+    // An earlier reply on the way must not be taken for the end of the slow command.
+    client.send(b"SET a 0\r\nDEBUG SLEEP 0.5\r\nSET a 1\r\n");
+    client.expect_end();
+    assert_eq!(get(&server, "a"), "1");
+}
+
+#[test]
+fn the_reply_of_a_named_command_is_dropped_and_no_other() {
+    let Setting {
+        server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.drop_reply_of_and_cut("incr");
+    client.send(b"SET a 1\r\n");
+    client.expect(b"+OK\r\n");
+    // What came together reaches the server together; what is incomplete does not.
+    client.send(b"SET b 1\r\nINCR a\r\nSET c 1\r\nSET d");
+    client.expect_end();
+    let values = ["a", "b", "c", "d"].map(|key| get(&server, key));
+    assert_eq!(values, ["2", "1", "1", ""]);
+}
+
+#[test]
+fn replies_are_dropped_for_subscribers_and_for_users_with_few_rights() {
+    let server = Server::builder()
+        .acl_user("app", "secret", "~* &* +set +subscribe +hello")
+        .start()
+        .unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    for hello in [
+        b"AUTH app secret\r\n".as_slice(),
+        b"HELLO 3 AUTH app secret\r\n",
+    ] {
+        let mut client = RawClient::connect(&proxy.address());
+        client.send(hello);
+        client.send(b"SUBSCRIBE news\r\n");
+        let mut greeting = Vec::new();
+        while !greeting.ends_with(b"news\r\n:1\r\n") {
+            greeting.extend(client.byte());
+        }
+        proxy.drop_reply_of_and_cut("SUBSCRIBE");
+        client.send(b"SUBSCRIBE more\r\n");
+        client.expect_end();
+    }
+    let mut client = RawClient::connect(&proxy.address());
+    client.send(b"AUTH app secret\r\n");
+    client.expect(b"+OK\r\n");
+    proxy.drop_reply_of_and_cut("SET");
+    client.send(b"SET a 1\r\n");
+    client.expect_end();
+    assert_eq!(get(&server, "a"), "1");
+    assert_eq!(proxy.replies_dropped(), 3);
+}
+
+#[test]
+fn a_dropped_proxy_closes_its_connections() {
+    let Setting {
+        server: _server,
+        proxy,
+        mut client,
+    } = setting();
+    let address = proxy.address();
+    drop(proxy);
+    client.expect_end();
+    TcpStream::connect(address).unwrap_err();
+}
