@@ -102,22 +102,20 @@ async fn refill(
 ) -> Result<ExitCode, Failure> {
     let node = args.node.clone();
     let lock = client.lock(format!("cache/{}", args.key))?;
-    let guard = match lock.try_acquire().await? {
-        Acquisition::Acquired(guard) => guard,
-        _ => {
-            if args.stale
-                && let Some(old) = cache.get(&args.key)?
-            {
-                println!("{node}: the old value: {}", old.value);
-                return Ok(ExitCode::SUCCESS);
-            }
-            println!("{node}: waits for the refill");
-            let Acquisition::Acquired(guard) = lock.acquire_observed(wait, |_| {}).await? else {
-                println!("{node}: the refill takes too long");
-                return Ok(ExitCode::from(75));
-            };
-            guard
+    let mut acquired = lock.try_acquire().await?;
+    if let Acquisition::Busy(_) = acquired {
+        if args.stale
+            && let Some(old) = cache.get(&args.key)?
+        {
+            println!("{node}: the old value: {}", old.value);
+            return Ok(ExitCode::SUCCESS);
         }
+        println!("{node}: waits for the refill");
+        acquired = lock.acquire_observed(wait, |_| {}).await?;
+    }
+    let Acquisition::Acquired(guard) = acquired else {
+        println!("{node}: the refill takes too long");
+        return Ok(ExitCode::from(75));
     };
     // Whoever had the lock before us has probably done it.
     if let Some(code) = serve(&cache, &args)? {

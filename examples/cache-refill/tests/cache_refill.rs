@@ -1,5 +1,6 @@
 //! Processes that want the same entry of a cache: one refills it, the others wait or are served the
 //! old value; one that was paused past its TTL comes back with a value that is no longer the newest.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use example_support::Program;
 use tempfile::TempDir;
@@ -34,8 +35,7 @@ impl Nodes {
     fn run_out(&self, value: &str) {
         let mut node = self.node("before", &["--fresh", "0"]);
         node.reads(value);
-        let (code, said) = node.ends();
-        assert_eq!(code, 0, "{said}");
+        node.ends(0, "from the origin");
     }
 
     /// All that is in the cache.
@@ -45,12 +45,6 @@ impl Nodes {
         let rows = rows.query_map([], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
     }
-}
-
-fn ends_with(node: Program, code: i32, words: &str) {
-    let (ended, said) = node.ends();
-    assert_eq!(ended, code, "{said}");
-    assert!(said.contains(words), "wanted: {words:?}; it said:\n{said}");
 }
 
 #[test]
@@ -64,15 +58,17 @@ fn one_refills_and_the_others_wait_or_are_served_the_old_value() {
     for node in &mut waiting {
         node.says("waits for the refill");
     }
-    ends_with(nodes.node("hasty", &["--stale"]), 0, "the old value: old");
+    nodes
+        .node("hasty", &["--stale"])
+        .ends(0, "the old value: old");
 
     first.reads("new");
-    ends_with(first, 0, "from the origin: new");
+    first.ends(0, "from the origin: new");
     for node in waiting {
         // Nobody feeds them: had they asked the origin, they would have failed.
-        ends_with(node, 0, "from the cache: new");
+        node.ends(0, "from the cache: new");
     }
-    ends_with(nodes.node("later", &[]), 0, "from the cache: new");
+    nodes.node("later", &[]).ends(0, "from the cache: new");
     assert_eq!(nodes.values(), ["new"]);
 }
 
@@ -81,15 +77,15 @@ fn one_refills_and_the_others_wait_or_are_served_the_old_value() {
 fn paused_at_the_origin(nodes: &Nodes, more: &[&str]) -> Program {
     nodes.run_out("old");
     let mut a = nodes.node("a", more);
-    let first = token(&a.says("asks the origin"));
+    let first = a.says_number("asks the origin");
     let mut b = nodes.node("b", more);
     b.says("waits for the refill");
 
     a.pause();
-    let second = token(&b.says("asks the origin"));
+    let second = b.says_number("asks the origin");
     assert!(second > first, "{second} after {first}");
     b.reads("newest");
-    ends_with(b, 0, "from the origin: newest");
+    b.ends(0, "from the origin: newest");
     assert_eq!(nodes.values(), ["newest"]);
 
     a.resume();
@@ -97,15 +93,11 @@ fn paused_at_the_origin(nodes: &Nodes, more: &[&str]) -> Program {
     a
 }
 
-fn token(line: &str) -> u64 {
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn t1_a_late_refill_is_refused() {
     let nodes = Nodes::new();
     let a = paused_at_the_origin(&nodes, &[]);
-    ends_with(a, 79, "the cache has a newer value: newest");
+    a.ends(79, "the cache has a newer value: newest");
     assert_eq!(nodes.values(), ["newest"]);
 }
 
@@ -114,6 +106,6 @@ fn t1_a_late_refill_is_refused() {
 fn without_the_token_a_late_refill_brings_back_what_was_replaced() {
     let nodes = Nodes::new();
     let a = paused_at_the_origin(&nodes, &["--no-fencing"]);
-    ends_with(a, 0, "from the origin: late");
+    a.ends(0, "from the origin: late");
     assert_eq!(nodes.values(), ["late"]);
 }

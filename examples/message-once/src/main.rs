@@ -116,7 +116,7 @@ async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<E
     };
     let code = match handled?? {
         Handled::Now => {
-            println!("{worker}: handled");
+            println!("{worker}: handled it");
             ExitCode::SUCCESS
         }
         Handled::Before { by } => {

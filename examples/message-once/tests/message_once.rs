@@ -1,5 +1,6 @@
 //! Two workers that got the same message, as two processes: one is paused past its TTL while it
 //! handles it, the other takes over, and the first one comes late.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use example_support::Program;
 use tempfile::TempDir;
@@ -47,33 +48,23 @@ impl Workers {
     }
 }
 
-fn ends_with(worker: Program, code: i32, words: &str) {
-    let (ended, said) = worker.ends();
-    assert_eq!(ended, code, "{said}");
-    assert!(said.contains(words), "wanted: {words:?}; it said:\n{said}");
-}
-
 /// Worker a is paused while it handles the message, worker b takes over and is at it too. Then a
 /// goes on. Returns both: a comes to its write, b waits for its receipt.
 fn paused_at_the_bank(workers: &Workers, more: &[&str]) -> (Program, Program) {
     let mut a = workers.worker("a", more);
-    let first = token(&a.says("has the message"));
+    let first = a.says_number("has the message");
     a.says("asks the bank");
     let mut b = workers.worker("b", more);
     b.says("waits");
 
     a.pause();
-    let second = token(&b.says("has the message"));
+    let second = b.says_number("has the message");
     assert!(second > first, "{second} after {first}");
     b.says("asks the bank");
     a.resume();
     a.says("lost the message");
     a.reads("receipt-a");
     (a, b)
-}
-
-fn token(line: &str) -> u64 {
-    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 fn payment(worker: &str) -> (i64, String, String) {
@@ -88,9 +79,9 @@ fn a_message_that_is_delivered_twice_is_handled_once() {
     let mut b = workers.worker("b", &[]);
     b.says("waits");
     a.reads("receipt-a");
-    ends_with(a, 0, "a: handled");
-    ends_with(b, 0, "b: handled before, by a");
-    ends_with(workers.worker("c", &[]), 0, "c: handled before, by a");
+    a.ends(0, "a: handled it");
+    b.ends(0, "b: handled before, by a");
+    workers.worker("c", &[]).ends(0, "c: handled before, by a");
     assert_eq!(workers.payments(), [payment("a")]);
 }
 
@@ -98,10 +89,10 @@ fn a_message_that_is_delivered_twice_is_handled_once() {
 fn t1_a_late_worker_is_refused_while_its_successor_is_still_at_it() {
     let workers = Workers::new();
     let (a, mut b) = paused_at_the_bank(&workers, &[]);
-    ends_with(a, 79, "a: refused: token");
+    a.ends(79, "a: refused: token");
     assert_eq!(workers.payments(), []);
     b.reads("receipt-b");
-    ends_with(b, 0, "b: handled");
+    b.ends(0, "b: handled it");
     assert_eq!(workers.payments(), [payment("b")]);
 }
 
@@ -115,10 +106,10 @@ fn a_late_worker_finds_what_its_successor_has_done() {
     a.pause();
     b.says("asks the bank");
     b.reads("receipt-b");
-    ends_with(b, 0, "b: handled");
+    b.ends(0, "b: handled it");
     a.resume();
     a.reads("receipt-a");
-    ends_with(a, 0, "a: handled before, by b");
+    a.ends(0, "a: handled before, by b");
     assert_eq!(workers.payments(), [payment("b")]);
 }
 
@@ -128,9 +119,9 @@ fn a_late_worker_finds_what_its_successor_has_done() {
 fn without_the_token_the_late_worker_wins() {
     let workers = Workers::new();
     let (a, mut b) = paused_at_the_bank(&workers, &["--no-fencing"]);
-    ends_with(a, 0, "a: handled");
+    a.ends(0, "a: handled it");
     assert_eq!(workers.payments(), [payment("a")]);
     b.reads("receipt-b");
-    ends_with(b, 0, "b: handled before, by a");
+    b.ends(0, "b: handled before, by a");
     assert_eq!(workers.payments(), [payment("a")]);
 }

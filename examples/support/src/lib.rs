@@ -91,8 +91,8 @@ impl Program {
         program
     }
 
-    /// Waits until it says a line with these words in it, and returns the line. Each line is found
-    /// once.
+    /// Waits until it says a line with these words in it, and returns that line. What was said
+    /// before it is not looked at again.
     ///
     /// # Panics
     ///
@@ -110,6 +110,17 @@ impl Program {
                 Err(RecvTimeoutError::Disconnected) => self.fail("has ended", words),
             }
         }
+    }
+
+    /// As [`says`](Self::says), and returns the number that the line ends with.
+    ///
+    /// # Panics
+    ///
+    /// As [`says`](Self::says), and when the line does not end with a number.
+    pub fn says_number(&mut self, words: &str) -> u64 {
+        let line = self.says(words);
+        let number = line.rsplit(' ').next().and_then(|word| word.parse().ok());
+        number.unwrap_or_else(|| self.fail("named no number", words))
     }
 
     /// Gives it a line of input.
@@ -150,24 +161,32 @@ impl Program {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Waits for its end, and returns its exit code and all that it said.
+    /// Ends its input and waits for its end: with that exit code, and with these words among the
+    /// lines that it said after the last one that was waited for.
     ///
     /// # Panics
     ///
-    /// When it goes on for a minute without saying anything, or was killed.
-    pub fn ends(mut self) -> (i32, String) {
+    /// When it ends in another way, or goes on for a minute without saying anything.
+    pub fn ends(mut self, code: i32, words: &str) {
         self.end_input();
+        let mut found = false;
         loop {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Timeout) => self.fail("does not end", ""),
+                Ok(line) => {
+                    found |= line.contains(words);
+                    self.said.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) => self.fail("does not end", words),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        let Some(code) = self.reap() else {
-            self.fail("was killed", "")
-        };
-        (code, self.said.join("\n"))
+        let ended = self.reap();
+        if ended != Some(code) {
+            self.fail(&format!("ended with {ended:?}, not {code}"), words);
+        }
+        if !found {
+            self.fail("did not say so", words);
+        }
     }
 
     fn signal(&mut self, signal: Signal) {
