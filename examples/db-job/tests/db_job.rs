@@ -119,6 +119,7 @@ fn of_many_nodes_one_books() {
     let mut nodes = ["a", "b", "c", "d"].map(|name| night.node(name, &[]));
     for node in &mut nodes {
         node.reads("100");
+        node.end_input();
     }
     // They end in any order: one has booked, the others found it booked.
     for node in nodes {
