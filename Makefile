@@ -4,11 +4,11 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SHELL := /bin/sh
 CARGO ?= cargo
 
-.PHONY: help demo test audit setup fmt lint docs unit examples
+.PHONY: help demo test audit setup servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
-	@echo 'make test    format, lints, documentation, all tests and examples'
+	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis servers; installs them on Debian as root)'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
@@ -17,11 +17,15 @@ demo: setup
 	@TENURE="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure" sh demo/demo.sh
 
 # The cheap checks first; each stands for itself.
-test: setup fmt lint docs unit examples
+test: servers fmt lint docs unit examples
 	@echo 'make test: all passed'
 
 setup:
 	@sh scripts/setup
+
+# The toolchain, and the servers that the tests start for themselves.
+servers:
+	@sh scripts/setup servers
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -37,6 +41,7 @@ docs:
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
+	TENURE_TEST_STORE=redis $(CARGO) test -p tenure-cli --test commands --test counter --test guardian --test run
 
 examples:
 	$(CARGO) run --quiet -p tenure --example fencing

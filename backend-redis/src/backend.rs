@@ -23,6 +23,7 @@ use tenure_core::{
 
 use crate::{
     config::{Durability as Kept, Options},
+    confirm::Confirming,
     error::{error, from_fault},
     keys::{KeySpace, LockKeys, inbox},
     link::{Answer, Call, Link, Listener, Opening, Target},
@@ -67,9 +68,10 @@ impl Connect for RedisStore {
             Some(template) => KeySpace::plain(&context.namespace, template)?,
             None => KeySpace::new(&context.namespace),
         };
+        let confirming = (self.options.min_replicas > 0).then(Arc::<Confirming>::default);
         let listener = Arc::new(Inbox {
             events: context.events.clone(),
-            replicated: self.options.min_replicas > 0,
+            confirming: confirming.clone(),
         });
         let opening = Opening {
             inbox: (!context.observer).then(|| inbox(context.client)),
@@ -80,14 +82,19 @@ impl Connect for RedisStore {
         };
         let link = Link::open(self.target.clone(), self.options.clone(), opening).await?;
         tracing::debug!(facts = ?link.facts(), "connected");
+        let core = Arc::new(Core {
+            link,
+            keys,
+            options: self.options.clone(),
+            context,
+            confirming,
+        });
+        if let Some(confirming) = &core.confirming {
+            confirming.begin(Arc::downgrade(&core));
+        }
         Ok(Arc::new(RedisBackend {
             info: self.info(),
-            core: Arc::new(Core {
-                link,
-                keys,
-                options: self.options.clone(),
-                context,
-            }),
+            core,
         }))
     }
 }
@@ -96,21 +103,19 @@ impl Connect for RedisStore {
 #[derive(Debug)]
 struct Inbox {
     events: EventSink,
-    replicated: bool,
+    confirming: Option<Arc<Confirming>>,
 }
 
 impl Listener for Inbox {
     fn message(&self, payload: &[u8]) {
-        match read_message(payload) {
-            // Somebody else's write made it. Only one of our own says whether replicas have it, and
-            // a report is one.
-            Some(BackendEvent::Granted(grant)) if self.replicated => {
-                self.events.send(BackendEvent::Look {
-                    attempt: grant.attempt,
-                });
+        match (read_message(payload), &self.confirming) {
+            (Some(BackendEvent::Granted(grant)), Some(confirming)) => {
+                confirming.confirm(grant, self.events.clone());
             }
-            Some(event) => self.events.send(event),
-            None => tracing::debug!("a message that is none of ours came on the inbox channel"),
+            (Some(event), _) => self.events.send(event),
+            (None, _) => {
+                tracing::debug!("a message that is none of ours came on the inbox channel")
+            }
         }
     }
 
@@ -137,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
+    /// Present if replicas have to acknowledge what is granted.
+    pub(crate) confirming: Option<Arc<Confirming>>,
 }
 
 impl Core {
@@ -213,6 +220,9 @@ impl Core {
     pub(crate) async fn remove(&self, request: &Remove) -> Result<Removed, Error> {
         const OPERATION: &str = "releasing";
         let keys = self.lock(&request.name)?;
+        if let Some(confirming) = &self.confirming {
+            confirming.forget(request.attempt);
+        }
         let fence = if request.outcome_known {
             Duration::ZERO
         } else {
@@ -287,10 +297,10 @@ impl Backend for RedisBackend {
                 core.floor(),
             ],
         };
-        if core.options.min_replicas == 0 {
+        let Some(confirming) = &core.confirming else {
             let value = core.run(OPERATION, call).await?;
             return standing(OPERATION, &request, from, value);
-        }
+        };
         let mut outcome = None;
         core.grant_all(vec![call], &mut |_, answer, missing| {
             outcome = Some((answer, missing));
@@ -300,6 +310,9 @@ impl Backend for RedisBackend {
             outcome.ok_or_else(|| error(ErrorKind::OutcomeUnknown, OPERATION, "no answer"))?;
         let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
         let answer = standing(OPERATION, &request, from, value)?;
+        if matches!(answer, Enqueued::Waiting(_)) {
+            confirming.add(request.attempt, request.name.clone(), request.ttl);
+        }
         if missing == 0 || !matches!(answer, Enqueued::Granted(_)) {
             return Ok(answer);
         }

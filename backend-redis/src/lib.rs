@@ -5,6 +5,7 @@
 
 mod backend;
 mod config;
+mod confirm;
 mod error;
 mod factory;
 mod keys;

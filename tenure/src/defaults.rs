@@ -17,6 +17,12 @@ pub fn default_registry() -> Registry {
     add(&mut registry, Arc::new(tenure_file::FileFactory::new()));
     #[cfg(not(feature = "file"))]
     registry.absent("file", "file");
+    #[cfg(feature = "redis")]
+    add(&mut registry, Arc::new(tenure_redis::RedisFactory::new()));
+    #[cfg(not(feature = "redis"))]
+    for scheme in ["redis", "rediss"] {
+        registry.absent(scheme, "redis");
+    }
     registry
 }
 

@@ -27,6 +27,8 @@ struct Readme;
 pub use tenure_core::*;
 #[cfg(feature = "file")]
 pub use tenure_file as file;
+#[cfg(feature = "redis")]
+pub use tenure_redis as redis;
 
 pub use crate::{
     config::{Config, Sources},

@@ -9,6 +9,21 @@
 //!
 //! Everything here blocks its thread, for as long as a server takes to answer; nothing needs a
 //! runtime. A server that cannot be started is an error, never a reason to skip a test.
+//!
+//! ```no_run
+//! use tenure_test_servers::{redis::Server, wire::Proxy};
+//!
+//! # fn main() -> Result<(), tenure_test_servers::Error> {
+//! let server = Server::builder().config("maxmemory-policy", "allkeys-lru").start()?;
+//! let proxy = Proxy::start(server.address())?;
+//! // A client is given `proxy.url()`, and then:
+//! proxy.drop_reply_of_and_cut("EVALSHA");
+//! server.kill();
+//! server.restart()?;
+//! assert_eq!(proxy.count("EVALSHA"), 1);
+//! # Ok(())
+//! # }
+//! ```
 
 mod error;
 mod poll;

@@ -7,7 +7,7 @@ use std::{
 
 use redis::{Value, cmd};
 use tenure_core::error::ErrorKind;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::{
     backoff::Backoff,
@@ -123,7 +123,7 @@ impl Cluster {
         };
         drop(map);
         if core.is_closing() {
-            node.set(State::Gone);
+            node.part();
         }
         node.touch();
         node
@@ -153,9 +153,11 @@ impl Cluster {
         let mut trouble = None;
         let nodes = self.nodes();
         for conn in nodes.iter().filter_map(|node| node.up()) {
-            match ask(&conn).await {
-                Ok(ranges) => return Ok(ranges),
-                Err(error) => trouble = Some(error),
+            let limit = core.settings.connect_limit();
+            match timeout(limit, ask(&conn)).await {
+                Ok(Ok(ranges)) => return Ok(ranges),
+                Ok(Err(error)) => trouble = Some(error),
+                Err(_) => trouble = Some(Trouble::late(&conn.place, limit, false)),
             }
         }
         let known = nodes.iter().filter_map(|node| node.place.as_ref());
@@ -190,7 +192,7 @@ impl Cluster {
                 // Somebody was told that it is down, and nothing is left that could come up.
                 None => gap = true,
             }
-            node.set(State::Gone);
+            node.part();
         }
         if !core.is_closing() && core.move_inbox().await {
             core.tell_down();

@@ -1,6 +1,9 @@
 //! One connection to one server: made, checked, and watched for life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind as RedisKind, Pipeline, ProtocolVersion, PushInfo,
@@ -13,8 +16,8 @@ use super::{
     call::Listener,
     check::{Hello, Info},
     settings::Settings,
-    stream::{self, Life, Tracked},
-    target::Place,
+    stream::{self, Life, Limits, Tracked, Wire},
+    target::{Deployment, Place},
     trouble::Trouble,
 };
 
@@ -67,7 +70,7 @@ impl Conn {
         purpose: Purpose,
         settings: &Settings,
     ) -> Result<Self, Trouble> {
-        let limit = settings.options.connect_timeout.min(settings.limit);
+        let limit = settings.connect_limit();
         let options = &settings.options;
         let login = Login {
             database: settings.target.database,
@@ -80,20 +83,23 @@ impl Conn {
             Purpose::Replicas => settings.limit + options.replica_timeout,
             Purpose::Commands | Purpose::Question => settings.limit,
         };
+        let in_tls = AtomicBool::new(false);
         let opening = async {
-            let mut conn = Self::log_in(place, &login, patience, listener, settings).await?;
+            let wire = Self::wire(place, settings, &in_tls).await?;
+            let conn = Self::log_in(wire, place, &login, patience, listener, settings);
+            let mut conn = conn.await?;
             conn.check(purpose, settings).await?;
             Ok(conn)
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(Trouble::late(place, limit)),
+            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
         }
     }
 
     /// Connects to a sentinel.
     pub(super) async fn open_sentinel(place: &Place, settings: &Settings) -> Result<Self, Trouble> {
-        let limit = settings.options.connect_timeout.min(settings.limit);
+        let limit = settings.connect_limit();
         let login = Login {
             database: 0,
             username: settings.options.sentinel_username.as_deref(),
@@ -101,12 +107,34 @@ impl Conn {
             // Nothing is pushed, so the protocol that every sentinel knows will do.
             resp3: false,
         };
-        timeout(limit, Self::log_in(place, &login, limit, None, settings))
-            .await
-            .unwrap_or_else(|_| Err(Trouble::late(place, limit)))
+        let in_tls = AtomicBool::new(false);
+        let opening = async {
+            let wire = Self::wire(place, settings, &in_tls).await?;
+            Self::log_in(wire, place, &login, limit, None, settings).await
+        };
+        match timeout(limit, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
+        }
+    }
+
+    async fn wire(
+        place: &Place,
+        settings: &Settings,
+        in_tls: &AtomicBool,
+    ) -> Result<Wire, Trouble> {
+        let Settings {
+            target, options, ..
+        } = settings;
+        let limits = Limits {
+            connect: settings.connect_limit(),
+            answer: settings.limit,
+        };
+        stream::open(place, target.secure, &options.tls, limits, in_tls).await
     }
 
     async fn log_in(
+        wire: Wire,
         place: &Place,
         login: &Login<'_>,
         patience: Duration,
@@ -114,7 +142,6 @@ impl Conn {
         settings: &Settings,
     ) -> Result<Self, Trouble> {
         let files = &settings.options.tls;
-        let wire = stream::open(place, settings.target.secure, files, settings.limit).await?;
         let life = Life::new();
         let tracked = Tracked::new(wire, Arc::clone(&life));
         let mut config = AsyncConnectionConfig::new()
@@ -190,11 +217,16 @@ impl Conn {
             ..Learnt::default()
         };
         if purpose != Purpose::Question && !hello.is_master() {
-            return Err(put(Trouble::new(
-                ErrorKind::Unavailable,
-                "it is a replica, and locks need the master; name that, or let sentinels find it \
-                 (`redis+sentinel://`)",
-            )));
+            let what = match settings.target.deployment {
+                Deployment::Single(_) => {
+                    "it is a replica, and locks need the master; name that, or let sentinels find \
+                     it (`redis+sentinel://`)"
+                }
+                Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
+                    "it is named as the master and is a replica; perhaps a failover is under way"
+                }
+            };
+            return Err(put(Trouble::new(ErrorKind::Unavailable, what)));
         }
         if purpose == Purpose::Commands {
             match next("INFO") {

@@ -91,7 +91,7 @@ impl Core {
             if let Some(conn) = node.up() {
                 conn.give_up("the client is closed");
             }
-            node.set(State::Gone);
+            node.part();
         }
     }
 
@@ -138,6 +138,34 @@ impl Core {
         let conn = Arc::new(conn);
         self.subscribe(&conn).await?;
         Ok(conn)
+    }
+
+    /// Returns when a connection has ended; ends it when its server was replaced.
+    pub(super) async fn until_ended(&self, conn: &Conn) {
+        match &self.layout {
+            Layout::Single(..) => conn.ended().await,
+            Layout::Sentinel(sentinels, _) => tokio::select! {
+                () = conn.ended() => {}
+                () = sentinels.replaced(&conn.place, &self.settings) => {
+                    conn.give_up("the sentinels name another master");
+                }
+            },
+            Layout::Cluster(_) => tokio::select! {
+                () = conn.ended() => {}
+                () = self.keep_asking(conn) => {}
+            },
+        }
+    }
+
+    /// Never returns. In a cluster the node that has our inbox may serve none of our locks, so that
+    /// nothing would be missing if it were stopped: so something is asked. `HELLO` needs no right.
+    async fn keep_asking(&self, conn: &Conn) {
+        loop {
+            tokio::time::sleep(self.settings.limit).await;
+            if std::ptr::eq(self.inbox.lock().await.as_ptr(), conn) {
+                let _ = conn.command(&redis::cmd("HELLO")).await;
+            }
+        }
     }
 
     /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches

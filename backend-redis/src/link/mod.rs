@@ -22,6 +22,9 @@ mod target;
 mod tls;
 mod trouble;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fmt,

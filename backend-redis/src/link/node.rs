@@ -1,7 +1,7 @@
 //! One server that is kept connected: what its connection is now, and who watches it.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Node {
     /// In a cluster, where it is. Else it is looked up each time.
     pub(super) place: Option<Place>,
     state: watch::Sender<State>,
-    replicas: OnceLock<Replicator>,
+    replicas: Mutex<Option<Replicator>>,
     /// When a request was last sent there because another server said so.
     touched: Mutex<Option<Instant>>,
 }
@@ -45,7 +45,7 @@ impl Node {
         Arc::new(Self {
             place,
             state: watch::Sender::new(State::Fresh),
-            replicas: OnceLock::new(),
+            replicas: Mutex::new(None),
             touched: Mutex::new(None),
         })
     }
@@ -84,12 +84,20 @@ impl Node {
     }
 
     /// The way for requests that wait for replicas.
-    pub(super) fn replicas(&self, settings: &Arc<Settings>) -> &Replicator {
-        self.replicas
-            .get_or_init(|| Replicator::start(Arc::clone(settings)))
+    pub(super) fn replicas(&self, settings: &Arc<Settings>) -> Replicator {
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let way = replicas.get_or_insert_with(|| Replicator::start(Arc::clone(settings)));
+        way.clone()
     }
 
-    pub(super) fn set(&self, state: State) {
+    /// It is no longer wanted.
+    pub(super) fn part(&self) {
+        self.set(State::Gone);
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        *replicas = None;
+    }
+
+    fn set(&self, state: State) {
         self.state.send_if_modified(|now| {
             // What is gone stays so.
             let change = !matches!(now, State::Gone);
@@ -140,7 +148,7 @@ async fn keep(core: &Core, node: &Arc<Node>) {
         let conn = connect(core, node, &mut backoff, was_up).await;
         was_up = true;
         let since = Instant::now();
-        conn.ended().await;
+        core.until_ended(&conn).await;
         backoff.lasted(since.elapsed());
         let why = conn.ending(&core.settings);
         drop(conn);

@@ -32,11 +32,11 @@ struct Job {
 }
 
 /// Sends them, one bundle after the other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Replicator(mpsc::UnboundedSender<Job>);
 
 impl Replicator {
-    /// Its task ends when this is dropped.
+    /// Its task ends with the last clone.
     pub(super) fn start(settings: Arc<Settings>) -> Self {
         let (jobs, incoming) = mpsc::unbounded_channel();
         tokio::spawn(work(settings, incoming));

@@ -1,6 +1,9 @@
 //! Which server the sentinels say is the master.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use redis::{Value, cmd};
 use tenure_core::error::ErrorKind;
@@ -12,6 +15,9 @@ use super::{
     target::Place,
     trouble::{Trouble, one_line},
 };
+
+/// So often the sentinels are asked whether the master is still the master.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// The sentinels, in the order in which they are asked: the one that knew it last time first.
 #[derive(Debug)]
@@ -56,18 +62,66 @@ impl Sentinels {
         let worst = troubles
             .iter()
             .find(|trouble| !trouble.kind.is_retryable())
-            .or(troubles.last())
+            .or_else(|| troubles.last())
             .cloned();
         Err(worst.unwrap_or_else(|| Trouble::new(ErrorKind::Unavailable, "no sentinel answered")))
     }
 
+    /// Returns when a sentinel names another server than this one, and that says itself that it is
+    /// the master.
+    ///
+    /// A master that was only cut off from the others takes requests until it hears that it is none
+    /// any more, and loses them then. So the sentinels are asked all the while.
+    pub(super) async fn replaced(&self, master: &Place, settings: &Settings) {
+        let mut asked: Option<Conn> = None;
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let first = self.order().first().cloned();
+            let Some(sentinel) = first else { return };
+            let conn = match asked.take() {
+                Some(conn) if conn.place == sentinel && !conn.has_ended() => Ok(conn),
+                _ => Self::reach(&sentinel, settings).await,
+            };
+            let answer = match conn {
+                Ok(conn) => {
+                    let answer = self.question(&conn).await;
+                    asked = Some(conn);
+                    answer
+                }
+                Err(trouble) => Err(trouble),
+            };
+            match answer {
+                Ok(Some(place)) if place != *master => {
+                    let named = Conn::open(&place, Purpose::Replicas, settings).await;
+                    if named.is_ok() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) => {}
+                // The next one knows more, perhaps.
+                Ok(None) | Err(_) => {
+                    asked = None;
+                    self.order().rotate_left(1);
+                }
+            }
+        }
+    }
+
     async fn ask(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Place>, Trouble> {
-        let conn = Conn::open_sentinel(sentinel, settings)
-            .await
-            .map_err(|trouble| Trouble {
-                detail: format!("sentinel {}", trouble.detail),
-                ..trouble
-            })?;
+        let conn = Self::reach(sentinel, settings).await?;
+        self.question(&conn).await
+    }
+
+    async fn reach(sentinel: &Place, settings: &Settings) -> Result<Conn, Trouble> {
+        let conn = Conn::open_sentinel(sentinel, settings).await;
+        conn.map_err(|trouble| Trouble {
+            detail: format!("sentinel {}", trouble.detail),
+            ..trouble
+        })
+    }
+
+    async fn question(&self, conn: &Conn) -> Result<Option<Place>, Trouble> {
+        let sentinel = &conn.place;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(&self.name);
         let wrong = |what: &str| {

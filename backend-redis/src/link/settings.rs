@@ -35,6 +35,19 @@ impl Settings {
         matches!(self.target.deployment, Deployment::Cluster { .. })
     }
 
+    /// The time to reach one server. Where there are several to be asked, one that swallows
+    /// everything leaves time for the next.
+    pub(super) fn connect_limit(&self) -> Duration {
+        let others = match &self.target.deployment {
+            Deployment::Single(_) => 0,
+            Deployment::Sentinel { sentinels, .. } => sentinels.len(),
+            Deployment::Cluster { seeds } => seeds.len(),
+        };
+        let shares = u32::try_from(others + 1).unwrap_or(u32::MAX);
+        let limit = self.options.connect_timeout.min(self.limit / shares);
+        limit.max(Duration::from_millis(1))
+    }
+
     /// Writes a warning about how the server is set up, once for a client: it is the same after
     /// every reconnection.
     pub(super) fn warn_once(&self, what: &str) {

@@ -4,8 +4,8 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -13,12 +13,11 @@ use std::{
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use std::sync::Arc;
 use tenure_core::{error::ErrorKind, settings::Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, lookup_host},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -31,12 +30,22 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 /// ... and so many without an answer end the connection.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Opens a connection. The caller limits the time.
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// To connect. The name's addresses share it.
+    pub(super) connect: Duration,
+    /// To answer.
+    pub(super) answer: Duration,
+}
+
+/// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
 pub(super) async fn open(
     place: &Place,
     secure: bool,
     files: &Tls,
-    limit: Duration,
+    limits: Limits,
+    in_tls: &AtomicBool,
 ) -> Result<Wire, Trouble> {
     let wrong = |error: io::Error| Trouble::of_io(place, &error, files);
     let (host, port) = match place {
@@ -46,8 +55,8 @@ pub(super) async fn open(
         }
         Place::Tcp { host, port } => (host.as_str(), *port),
     };
-    let tcp = connect(host, port).await.map_err(wrong)?;
-    settle(&tcp, limit).map_err(wrong)?;
+    let tcp = connect(host, port, limits.connect).await.map_err(wrong)?;
+    settle(&tcp, limits.answer).map_err(wrong)?;
     if !secure {
         return Ok(Wire::Tcp(tcp));
     }
@@ -59,25 +68,31 @@ pub(super) async fn open(
     let config = tokio::task::spawn_blocking(move || tls::configure(&files_read))
         .await
         .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))??;
+    in_tls.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(config)
         .connect(name, tcp)
         .await
         .map_err(wrong)?;
+    in_tls.store(false, Ordering::Relaxed);
     Ok(Wire::Tls(Box::new(stream)))
 }
 
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let addresses = lookup_host((host, port)).await.map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("the name cannot be resolved: {error}"),
         )
     })?;
+    let addresses: Vec<_> = addresses.collect();
+    // One address that swallows everything must not hide the next one.
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = None;
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))

@@ -81,7 +81,10 @@ pub(super) fn explain(error: &rustls::Error, files: &Tls) -> (ErrorKind, String)
         None => "this system (name its authority in `ca_file`)".to_owned(),
     };
     match error {
-        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => (
+        // A bad signature: of another authority that goes by the same name.
+        Tls::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => (
             ErrorKind::Config,
             format!(
                 "its certificate is signed by nobody that is trusted by {}",

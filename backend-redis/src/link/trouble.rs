@@ -24,10 +24,16 @@ impl Trouble {
     }
 
     /// The server did not answer in that time.
-    pub(super) fn late(place: &Place, limit: Duration) -> Self {
+    pub(super) fn late(place: &Place, limit: Duration, in_tls: bool) -> Self {
+        // A server without TLS waits for the end of what it takes for a command.
+        let hint = if in_tls {
+            " to the beginning of TLS; does it speak TLS there?"
+        } else {
+            ""
+        };
         Self::new(
             ErrorKind::Unavailable,
-            format!("{place}: no answer within {limit:?}"),
+            format!("{place}: no answer within {limit:?}{hint}"),
         )
     }
 
@@ -43,6 +49,7 @@ impl Trouble {
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
             io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::TimedOut => "it does not answer".to_owned(),
             io::ErrorKind::PermissionDenied => "we may not open that socket".to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset

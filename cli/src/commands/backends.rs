@@ -48,7 +48,10 @@ fn show(format: Format, view: &View<'_>) -> Result<(), Failure> {
     if format == Format::Json {
         return output::write_json(view);
     }
-    let schemes = view.schemes.join(", ");
+    let mut schemes = view.schemes.join(", ");
+    if schemes.len() > 12 {
+        schemes = format!("{schemes}\n{:<12}", "");
+    }
     let mut text = match (view.summary, view.missing_feature) {
         (Some(summary), _) => format!("{schemes:<12} {summary}\n"),
         (None, feature) => {

@@ -15,7 +15,11 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::Receiver,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+        mpsc::Receiver,
+    },
     time::Duration,
 };
 
@@ -24,6 +28,7 @@ use nix::{
     unistd::Pid,
 };
 use tenure::clock::{Clock, Instant, SystemClock};
+use tenure_test_servers::redis::Server;
 
 /// How long a condition may take to come about on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,16 +52,37 @@ pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() 
     }
 }
 
-/// A directory with a store of its own.
+/// The kind of store that the tests of this run use: `file`, or what `TENURE_TEST_STORE` names.
+fn store(dir: &Path) -> String {
+    match std::env::var("TENURE_TEST_STORE").as_deref() {
+        Err(_) | Ok("file") => format!("file:{}", dir.join("locks").display()),
+        Ok("redis") => {
+            // One server for all tests of a process, and a database of it for each.
+            static SERVER: OnceLock<Server> = OnceLock::new();
+            static DATABASES: AtomicU32 = AtomicU32::new(0);
+            let server = SERVER.get_or_init(|| {
+                let server = Server::builder().config("databases", "10000");
+                server.start().unwrap()
+            });
+            let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+            format!("{}/{number}", server.url())
+        }
+        Ok(other) => panic!("TENURE_TEST_STORE is file or redis, not {other}"),
+    }
+}
+
+/// A directory, and a store of its own.
 #[derive(Debug)]
 pub struct Place {
     dir: tempfile::TempDir,
+    url: String,
 }
 
 impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir }
+        let url = store(dir.path());
+        Self { dir, url }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +90,7 @@ impl Place {
     }
 
     pub fn url(&self) -> String {
-        format!("file:{}", self.path("locks").display())
+        self.url.clone()
     }
 
     /// The command with this store.

@@ -230,7 +230,13 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
         Ok(acquired) => acquired??,
         Err(_) => broken!("W2", "the message of the grant did not come"),
     };
-    let latest = answered + Terms::DEFAULT.validity(guard.ttl());
+    let pushed = plan.events().into_iter().find_map(|event| match event {
+        BackendEvent::Granted(grant) => Some(grant),
+        _ => None,
+    });
+    // A driver may have asked the store itself before it tells of a grant: then it counts from that.
+    let proved = pushed.and_then(|grant| grant.proved_from);
+    let latest = proved.unwrap_or(answered) + Terms::DEFAULT.validity(guard.ttl());
     ensure!(
         guard.valid_until() <= latest,
         "D4",
@@ -238,10 +244,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
         guard.valid_until().since(latest)
     );
     // One that carries no proof is renewed at once; one that does, by a third of its TTL.
-    let unproved = plan.events().iter().any(|event| match event {
-        BackendEvent::Granted(grant) => grant.proved_from.is_none(),
-        _ => false,
-    });
+    let unproved = proved.is_none();
     let within = if unproved { ttl / 6 } else { ctx.slack() };
     let renewed = ctx
         .eventually(within, || async {

@@ -20,18 +20,18 @@ use tenure_test_servers::redis::Server;
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Access {
-    pub url: String,
-    pub username: Option<String>,
-    pub password: Option<String>,
-    pub ca_file: Option<std::path::PathBuf>,
-    pub cert_file: Option<std::path::PathBuf>,
-    pub key_file: Option<std::path::PathBuf>,
-    pub options: Vec<(String, String)>,
+pub(crate) struct Access {
+    pub(crate) url: String,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) ca_file: Option<std::path::PathBuf>,
+    pub(crate) cert_file: Option<std::path::PathBuf>,
+    pub(crate) key_file: Option<std::path::PathBuf>,
+    pub(crate) options: Vec<(String, String)>,
 }
 
 impl Access {
-    pub fn url(url: impl Into<String>) -> Self {
+    pub(crate) fn url(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             ..Self::default()
@@ -60,14 +60,14 @@ impl Access {
 }
 
 /// Servers that are started when the first case needs them, and stop with this process.
-pub trait Deployment: Send + Sync + 'static {
+pub(crate) trait Deployment: Send + Sync + 'static {
     fn access(&self) -> Access;
 
     /// The servers that may hold keys, whoever is the master at the time.
     fn servers(&self) -> Vec<&Server>;
 }
 
-pub struct Redis<D> {
+pub(crate) struct Redis<D> {
     name: &'static str,
     start: fn() -> D,
     deployment: OnceLock<Arc<D>>,
@@ -75,7 +75,7 @@ pub struct Redis<D> {
 }
 
 impl<D: Deployment> Redis<D> {
-    pub const fn new(
+    pub(crate) const fn new(
         name: &'static str,
         start: fn() -> D,
         ignored: &'static [(&'static str, &'static str)],

@@ -216,6 +216,22 @@ impl Sentinel {
         Ok(others.collect())
     }
 
+    /// Waits until every replica that runs has all that the master has at the moment of the call:
+    /// a failover loses nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// When that is not so within 30 s.
+    pub fn wait_until_in_step(&self) -> Result<(), Error> {
+        let master = self.master()?;
+        for replica in self.replicas()? {
+            if replica.is_running() {
+                replica.wait_until_in_step(master)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Hands the role of the master to a replica while the old master lives (`SENTINEL FAILOVER`),
     /// and returns the new master.
     ///

@@ -52,6 +52,13 @@ impl Server {
     }
 
     pub(super) fn start(settings: ServerBuilder) -> Result<Self, Error> {
+        Self::start_on(settings, &mut ports::free)
+    }
+
+    fn start_on(
+        settings: ServerBuilder,
+        free_port: &mut dyn FnMut() -> Result<u16, Error>,
+    ) -> Result<Self, Error> {
         let program = process::find(&settings.program).ok_or_else(|| {
             Error::new(format!(
                 "cannot start a Redis server: no `{}` found; install Redis 7.0 or later (Debian: \
@@ -77,22 +84,25 @@ impl Server {
             settings,
         };
         for _ in 1..PORTS {
-            match server.start_on_new_ports() {
+            match server.start_on_new_ports(free_port) {
                 Err(_) if server.port_was_taken() => {}
                 outcome => return outcome.map(|()| server),
             }
         }
-        server.start_on_new_ports().map(|()| server)
+        server.start_on_new_ports(free_port).map(|()| server)
     }
 
-    fn start_on_new_ports(&mut self) -> Result<(), Error> {
+    fn start_on_new_ports(
+        &mut self,
+        free_port: &mut dyn FnMut() -> Result<u16, Error>,
+    ) -> Result<(), Error> {
         let bus = if self.settings.cluster {
-            Some(ports::free()?)
+            Some(free_port()?)
         } else {
             None
         };
         self.ports = Ports {
-            service: ports::free()?,
+            service: free_port()?,
             bus,
         };
         let file = self
@@ -248,6 +258,32 @@ impl Server {
         Ok(admin::field(&info, field).map(str::to_owned))
     }
 
+    /// Waits until this replica has all that `master` has at the moment of the call. (`WAIT` would
+    /// not do: it asks only about writes of its own connection.)
+    ///
+    /// # Errors
+    ///
+    /// When that is not so within 30 s, or one of the two does not answer.
+    pub fn wait_until_in_step(&self, master: &Self) -> Result<(), Error> {
+        let offset = |server: &Self, field: &str| {
+            let offset = server.info(field)?;
+            let offset = offset.and_then(|offset| offset.parse::<u64>().ok());
+            offset.ok_or_else(|| {
+                Error::new(format!(
+                    "the server on port {} has no {field}",
+                    server.port()
+                ))
+            })
+        };
+        let wanted = offset(master, "master_repl_offset")?;
+        let what = format!("the replica on port {} is in step", self.port());
+        poll::until(&what, START, || match offset(self, "slave_repl_offset") {
+            Ok(reached) if reached >= wanted => Look::Ready(()),
+            Ok(reached) => Look::NotYet(format!("it has {reached} of {wanted} bytes")),
+            Err(error) => Look::NotYet(error.to_string()),
+        })
+    }
+
     /// Kills the server (SIGKILL) and waits for its end. What was not on disk is lost.
     pub fn kill(&self) {
         // Dropping a process kills it.
@@ -354,4 +390,33 @@ impl fmt::Debug for Server {
 
 pub(super) fn log_of(directory: &Path) -> PathBuf {
     directory.join("server.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_was_taken_meanwhile_is_left_to_who_has_it() {
+        // Once by somebody who does not speak, once by another Redis, which would even answer.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let speaking = Server::builder().start().unwrap();
+        let mut taken = vec![speaking.port(), silent.local_addr().unwrap().port()];
+        let mut port = || taken.pop().map_or_else(ports::free, Ok);
+        let server = Server::start_on(Server::builder(), &mut port).unwrap();
+        assert_ne!(server.port(), speaking.port());
+        assert!(server.is_running());
+        assert_eq!(server.text(&["PING"]).unwrap(), "PONG");
+    }
+
+    #[test]
+    fn a_server_that_never_finds_a_free_port_says_so() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let server = Server::start_on(Server::builder(), &mut || Ok(port));
+        let error = server.unwrap_err().to_string();
+        assert!(error.contains("Address already in use"), "{error}");
+    }
 }

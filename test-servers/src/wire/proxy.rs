@@ -170,7 +170,8 @@ impl Proxy {
     }
 
     /// Closes all connections of this moment, with all that is on its way or held back, and
-    /// returns when they are closed. New ones are accepted.
+    /// returns when they are closed. New ones are accepted, as is one on which nothing was said
+    /// yet and which waits to be accepted.
     ///
     /// # Errors
     ///

@@ -133,7 +133,7 @@ impl Connection {
     ) -> io::Result<()> {
         let mut held = self.held.clone();
         let mut losing = loss.subscribe();
-        let mut lost = Vec::new();
+        let mut end = Mark::new(mark);
         let mut piece = vec![0; PIECE];
         loop {
             let length = server.read(&mut piece).await?;
@@ -150,14 +150,39 @@ impl Connection {
                     continue;
                 }
             }
-            lost.extend_from_slice(piece);
-            if lost.windows(mark.len()).any(|window| window == mark) {
+            if end.is_found_with(piece) {
                 loss.send_replace(Loss::Complete);
                 return std::future::pending().await;
             }
-            // The mark may be cut in two.
-            lost.drain(..lost.len().saturating_sub(mark.len()));
         }
+    }
+}
+
+/// Looks for a word in bytes that come in pieces.
+struct Mark<'a> {
+    word: &'a [u8],
+    /// The end of what came before, in which the word may have begun.
+    before: Vec<u8>,
+}
+
+impl<'a> Mark<'a> {
+    fn new(word: &'a [u8]) -> Self {
+        Self {
+            word,
+            before: Vec::new(),
+        }
+    }
+
+    fn is_found_with(&mut self, piece: &[u8]) -> bool {
+        self.before.extend_from_slice(piece);
+        let length = self.word.len();
+        let found = self
+            .before
+            .windows(length)
+            .any(|window| window == self.word);
+        let done = self.before.len().saturating_sub(length);
+        self.before.drain(..done);
+        found
     }
 }
 
@@ -184,4 +209,26 @@ async fn released(
 fn mark() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("MARK-{:016x}{:016x}", random(), random())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_however_it_is_cut() {
+        let text = b"+OK\r\n-ERR unknown command 'MARK-17', with args\r\n";
+        for cut in 0..text.len() {
+            let mut mark = Mark::new(b"MARK-17");
+            let (one, two) = text.split_at(cut);
+            assert!(
+                mark.is_found_with(one) ^ mark.is_found_with(two),
+                "cut at {cut}"
+            );
+        }
+        let mut mark = Mark::new(b"MARK-17");
+        let found = text.chunks(1).filter(|byte| mark.is_found_with(byte));
+        assert_eq!(found.count(), 1);
+        assert!(!Mark::new(b"MARK-18").is_found_with(text));
+    }
 }

@@ -6,11 +6,6 @@ use tenure_test_servers::redis::{Cluster, Sentinel, Server, Value};
 
 use crate::QUIET;
 
-/// Until the replica has what the master has.
-fn wait_for_replica(master: &Server) {
-    assert_eq!(master.text(&["WAIT", "1", "30000"]).unwrap(), "1");
-}
-
 #[test]
 fn a_failover_by_command_makes_the_replica_the_master() {
     let group = Sentinel::builder().name("locks").start().unwrap();
@@ -20,7 +15,7 @@ fn a_failover_by_command_makes_the_replica_the_master() {
     );
     let old = group.master().unwrap();
     old.command(&["SET", "key", "value"]).unwrap();
-    wait_for_replica(old);
+    group.wait_until_in_step().unwrap();
     let new = group.failover().unwrap();
     assert_ne!(new.port(), old.port());
     assert_eq!(group.master().unwrap().port(), new.port());

@@ -2,9 +2,9 @@
 
 use std::{net::TcpStream, path::Path, thread};
 
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::RawClient;
+use crate::{QUIET, RawClient};
 
 #[test]
 fn a_server_answers_on_its_port_and_its_socket_and_is_gone_when_dropped() {
@@ -93,9 +93,35 @@ fn a_replica_has_its_masters_data_when_it_is_started() {
     let replica = Server::builder().replica_of(&master).start().unwrap();
     assert_eq!(replica.text(&["GET", "key"]).unwrap(), "value");
     assert_eq!(replica.info("role").unwrap().as_deref(), Some("slave"));
-    assert_eq!(master.text(&["WAIT", "1", "30000"]).unwrap(), "1");
+    master.command(&["SET", "key", "later"]).unwrap();
+    replica.wait_until_in_step(&master).unwrap();
+    assert_eq!(replica.text(&["GET", "key"]).unwrap(), "later");
     let refused = replica.command(&["SET", "key", "other"]).unwrap_err();
     assert!(refused.to_string().contains("read only"), "{refused}");
+}
+
+#[test]
+fn a_replica_that_lags_is_waited_for() {
+    let master = Server::builder().start().unwrap();
+    let link = Proxy::start(master.address()).unwrap();
+    let behind = format!("127.0.0.1 {}", link.port());
+    let replica = Server::builder()
+        .config("replicaof", &behind)
+        .start()
+        .unwrap();
+    replica.wait_until_in_step(&master).unwrap();
+
+    link.hold_replies();
+    master.command(&["SET", "key", "value"]).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| replica.wait_until_in_step(&master));
+        thread::sleep(QUIET);
+        let early = waiting.is_finished();
+        link.release_replies();
+        waiting.join().unwrap().unwrap();
+        assert!(!early);
+    });
+    assert_eq!(replica.text(&["GET", "key"]).unwrap(), "value");
 }
 
 #[test]

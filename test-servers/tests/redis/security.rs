@@ -125,7 +125,7 @@ fn tls_and_users_go_together_and_with_replicas() {
     let master = settings().start().unwrap();
     let replica = settings().replica_of(&master).start().unwrap();
     master.command(&["SET", "key", "value"]).unwrap();
-    assert_eq!(master.text(&["WAIT", "1", "30000"]).unwrap(), "1");
+    replica.wait_until_in_step(&master).unwrap();
     assert_eq!(replica.text(&["GET", "key"]).unwrap(), "value");
 
     let both = settings().require_client_certificate().start().unwrap();

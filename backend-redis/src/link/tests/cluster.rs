@@ -1,0 +1,224 @@
+//! A cluster: slots that move, nodes that go.
+
+use std::collections::BTreeSet;
+
+use tenure_test_servers::redis::Cluster;
+
+use super::*;
+
+/// Keys that every master has some of.
+fn keys(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{{k{n}}}")).collect()
+}
+
+/// The node on which the inbox is subscribed.
+fn inbox_home(cluster: &Cluster) -> &Server {
+    let home = cluster.masters().iter().find(|master| {
+        let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
+        line.lines().any(|line| line == "1")
+    });
+    home.unwrap()
+}
+
+async fn run_all(link: &Link, keys: &[String]) -> Vec<Answer> {
+    let calls = keys.iter().map(|key| count(key)).collect();
+    let mut answers: Vec<Answer> = keys.iter().map(|_| Ok(Value::Nil)).collect();
+    link.call_all(calls, &mut |index, answer| answers[index] = answer)
+        .await;
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
+    let cluster = Cluster::builder().start().unwrap();
+    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
+    assert!(link.is_cluster());
+    assert_eq!(link.facts().masters, 3);
+    let keys = keys(300);
+    for answer in run_all(&link, &keys).await {
+        assert_eq!(number(answer), 1);
+    }
+    for (n, key) in keys.iter().enumerate().take(10) {
+        assert_eq!(link.slot(key), cluster.slot_of(key).unwrap());
+        assert_eq!(number(link.call(count(key)).await), 2, "{n}");
+    }
+    let mut found = BTreeSet::new();
+    let mut cursor = None;
+    loop {
+        let (page, next) = link.scan(cursor.as_deref(), "{k*", 40).await.unwrap();
+        found.extend(page);
+        match next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found.len(), 300);
+    let mut subscribed = 0;
+    for master in cluster.masters() {
+        let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
+        subscribed += line.lines().filter(|line| *line == "1").count();
+        master
+            .command(&["PUBLISH", INBOX, &master.address()])
+            .unwrap();
+    }
+    assert_eq!(subscribed, 1);
+    for master in cluster.masters() {
+        heard.until(&master.address()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_seed_is_enough_and_a_single_address_is_refused_with_a_hint() {
+    let cluster = Cluster::builder().start().unwrap();
+    let first = &cluster.masters()[0];
+    let dead = Server::builder().start().unwrap();
+    dead.kill();
+    let url = format!("redis+cluster://{},{}", dead.address(), first.address());
+    let Opened { link, .. } = open(&url, Options::default()).await.unwrap();
+    assert_eq!(link.facts().masters, 3);
+    let error = open(&first.url(), Options::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("redis+cluster://"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
+    let cluster = Cluster::builder().start().unwrap();
+    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
+    let here: Vec<_> = (0..20).map(|n| format!("{{moves}}{n}")).collect();
+    for answer in run_all(&link, &here).await {
+        assert_eq!(number(answer), 1);
+    }
+    let slot = cluster.slot_of("{moves}").unwrap();
+    let owner = cluster.owner_of_slot(slot).unwrap().port();
+    let target = cluster.masters().iter().find(|node| node.port() != owner);
+    let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
+    moving.begin().unwrap();
+    assert_eq!(moving.migrate_keys(7).unwrap(), 7);
+    // Half of them are there, half of them here.
+    for answer in run_all(&link, &here).await {
+        assert_eq!(number(answer), 2);
+    }
+    for key in &here {
+        assert_eq!(number(link.call(count(key)).await), 3);
+    }
+    // Two keys in two places: refused after some tries, and not done.
+    let (gone, left): (Vec<_>, Vec<_>) = here.iter().partition(|key| {
+        let there = moving
+            .target()
+            .text(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "99"]);
+        there.unwrap().lines().any(|line| line == &***key)
+    });
+    let mut both = count(gone[0]);
+    both.keys.push(left[0].clone());
+    assert_eq!(refused(link.call(both).await), "TRYAGAIN");
+    while moving.migrate_keys(100).unwrap() > 0 {}
+    moving.finish().unwrap();
+    for answer in run_all(&link, &here).await {
+        assert_eq!(number(answer), 4);
+    }
+    for key in &here {
+        assert_eq!(ran(moving.target(), key), "4");
+    }
+    // The map is taken over: no more detours.
+    let before = moving.source().info("total_error_replies").unwrap();
+    let known = async || {
+        number(link.call(count(&here[0])).await);
+        let now = moving.source().info("total_error_replies").unwrap();
+        if now == before {
+            Ok(())
+        } else {
+            Err((now, before.clone()))
+        }
+    };
+    until_ok("it goes straight to the new owner", known).await;
+    assert_eq!(heard.count("down"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
+    let cluster = Cluster::builder()
+        .replicas(1)
+        .node_timeout(Duration::from_secs(1))
+        .nodes(Server::builder().config("cluster-require-full-coverage", "no"))
+        .start()
+        .unwrap();
+    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
+    let keys = keys(100);
+    for answer in run_all(&link, &keys).await {
+        assert_eq!(number(answer), 1);
+    }
+    let home = inbox_home(&cluster);
+    home.kill();
+    heard.until("down").await;
+    heard.until("up").await;
+    let another = cluster
+        .masters()
+        .iter()
+        .find(|node| node.is_running())
+        .unwrap();
+    another.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+    heard.until("hello").await;
+    // What lives elsewhere is served all the while; the rest is again, once a replica is a master.
+    let mut refusals = 0;
+    let begun = Instant::now();
+    loop {
+        let answers = run_all(&link, &keys).await;
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        refusals += failed;
+        assert!(failed < 70, "more than one node is gone");
+        if failed == 0 {
+            break;
+        }
+        assert!(begun.elapsed() < BOUND);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(refusals > 0);
+    until("the map has three masters that are connected", || {
+        link.facts().masters == 3
+    })
+    .await;
+    let heard = heard.all();
+    assert_eq!(heard.last().map(String::as_str), Some("up"), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
+    let cluster = Cluster::builder().start().unwrap();
+    let limit = Duration::from_secs(1);
+    let opened = open_within(&cluster.url(), Options::default(), limit).await;
+    let Opened { heard, .. } = &opened.unwrap();
+    let home = inbox_home(&cluster);
+    home.pause().unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all()[..2], ["down", "up"]);
+    let another = cluster
+        .masters()
+        .iter()
+        .find(|node| node.port() != home.port());
+    another
+        .unwrap()
+        .command(&["PUBLISH", INBOX, "hello"])
+        .unwrap();
+    heard.until("hello").await;
+    home.resume().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_rights_are_enough() {
+    let rules = "~* &* -@all +evalsha +eval +incr +subscribe +scan +cluster|slots +asking";
+    let nodes = Server::builder().acl_user("app", "secret", rules);
+    let cluster = Cluster::builder().nodes(nodes).start().unwrap();
+    let Opened { link, .. } = open(&cluster.url(), user("app", "secret")).await.unwrap();
+    let key = "{moves}1";
+    assert_eq!(number(link.call(count(key)).await), 1);
+    let slot = cluster.slot_of(key).unwrap();
+    let owner = cluster.owner_of_slot(slot).unwrap().port();
+    let target = cluster.masters().iter().find(|node| node.port() != owner);
+    let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
+    moving.begin().unwrap();
+    assert_eq!(moving.migrate_keys(9).unwrap(), 1);
+    assert_eq!(number(link.call(count(key)).await), 2);
+    moving.finish().unwrap();
+    assert_eq!(number(link.call(count(key)).await), 3);
+}

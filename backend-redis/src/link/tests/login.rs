@@ -1,0 +1,197 @@
+//! What is said about servers that cannot be used.
+
+use tenure_core::error::ErrorKind;
+
+use super::*;
+use crate::config::{Durability, Eviction};
+
+async fn error(url: &str, options: Options) -> Error {
+    match open(url, options).await {
+        Err(error) => {
+            let shown = error.to_string();
+            assert!(!shown.contains('\n'), "{shown}");
+            assert!(!format!("{shown}{error:?}").contains("canary"), "{error:?}");
+            error
+        }
+        Ok(_) => panic!("{url} was opened"),
+    }
+}
+
+#[track_caller]
+fn says(error: &Error, kind: ErrorKind, hints: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error}");
+    for hint in hints {
+        assert!(error.to_string().contains(hint), "{hint}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_there_is_unavailable_and_named() {
+    let server = Server::builder().start().unwrap();
+    server.kill();
+    let address = server.address();
+    let shown = error(&server.url(), Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Unavailable,
+        &[&address, "nothing listens there"],
+    );
+    let shown = error("redis://no-such-host.invalid", Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Unavailable,
+        &["no-such-host.invalid:6379"],
+    );
+    let shown = error("redis+unix:/nowhere/redis.sock", Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Unavailable,
+        &["/nowhere/redis.sock", "no such socket"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_is_unavailable_in_time() {
+    let server = Server::builder().start().unwrap();
+    server.pause().unwrap();
+    let begun = Instant::now();
+    let options = Options::default().connect_timeout(Duration::from_millis(200));
+    let shown = error(&server.url(), options).await;
+    says(&shown, ErrorKind::Unavailable, &["no answer within 200ms"]);
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    server.resume().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_wrong_credentials_are_said_and_not_shown() {
+    let server = Server::builder()
+        .acl_user("app", "secret", "~* &* +@all")
+        .start()
+        .unwrap();
+    let shown = error(&server.url(), Options::default()).await;
+    says(&shown, ErrorKind::Unauthenticated, &["password_file"]);
+    let shown = error(&server.url(), user("app", "canary")).await;
+    says(&shown, ErrorKind::Unauthenticated, &["wrong"]);
+    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    let shown = format!("{link:?}");
+    assert!(
+        shown.contains("redis://") && !shown.contains("secret"),
+        "{shown}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_rights_name_the_command() {
+    let rules = "&* ~* -@all +eval +evalsha +incr";
+    let builder = Server::builder()
+        .acl_user("none", "secret", "-@all")
+        .acl_user(
+            "deaf",
+            "secret",
+            &format!("resetchannels {rules} +subscribe").replace("&* ", ""),
+        )
+        .acl_user("mute", "secret", rules)
+        .acl_user("least", "secret", &format!("{rules} +subscribe"));
+    let server = builder.start().unwrap();
+    let url = server.url();
+    for name in ["none", "deaf", "mute"] {
+        let shown = error(&url, user(name, "secret")).await;
+        says(
+            &shown,
+            ErrorKind::PermissionDenied,
+            &["SUBSCRIBE", "docs/operations.md"],
+        );
+    }
+    let least = || user("least", "secret");
+    // Without INFO and SCRIPT LOAD it goes on ...
+    let Opened { link, .. } = open(&url, least()).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    assert_eq!(link.facts().aof_enabled, None);
+    // ... unless something rests on them.
+    let shown = error(&url, least().durability(Durability::Local)).await;
+    says(
+        &shown,
+        ErrorKind::PermissionDenied,
+        &["durability", "+info"],
+    );
+    let shown = error(&url, least().restart_delay(Duration::from_secs(1))).await;
+    says(
+        &shown,
+        ErrorKind::PermissionDenied,
+        &["restart_delay", "+info"],
+    );
+    let shown = error(&url, least().replicas(1, Duration::from_secs(1))).await;
+    says(&shown, ErrorKind::PermissionDenied, &["WAIT"]);
+    let shown = error(&url, least().database(1)).await;
+    says(&shown, ErrorKind::PermissionDenied, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_may_evict_is_refused_unless_told_otherwise() {
+    let builder = Server::builder()
+        .config("maxmemory", "100mb")
+        .config("maxmemory-policy", "allkeys-lru");
+    let server = builder.start().unwrap();
+    let shown = error(&server.url(), Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Config,
+        &["allkeys-lru", "noeviction", "eviction"],
+    );
+    let options = Options::default().eviction(Eviction::Warn);
+    assert!(open(&server.url(), options).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durability_local_needs_the_log() {
+    let local = || Options::default().durability(Durability::Local);
+    let server = Server::builder().start().unwrap();
+    let shown = error(&server.url(), local()).await;
+    says(&shown, ErrorKind::Config, &["appendonly"]);
+    server
+        .command(&["CONFIG", "SET", "appendonly", "yes"])
+        .unwrap();
+    let Opened { link, .. } = open(&server.url(), local()).await.unwrap();
+    assert_eq!(link.facts().aof_enabled, Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_the_master_is_said() {
+    let master = Server::builder().start().unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    let shown = error(&replica.url(), Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Unavailable,
+        &["replica", "redis+sentinel://"],
+    );
+    let cluster = master.url().replace("redis:", "redis+cluster:");
+    let shown = error(&cluster, Options::default()).await;
+    says(
+        &shown,
+        ErrorKind::Config,
+        &["not in cluster mode", "redis://"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_not_there_is_said() {
+    let server = Server::builder().start().unwrap();
+    let shown = error(&server.url(), Options::default().database(16)).await;
+    says(&shown, ErrorKind::Config, &["database"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_speaks_something_else_is_said() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let shown = error(&format!("redis://{address}"), Options::default()).await;
+    says(&shown, ErrorKind::Unavailable, &["does not speak"]);
+}

@@ -1,0 +1,163 @@
+//! The link against real servers.
+
+mod cluster;
+mod login;
+mod replies;
+mod sentinel;
+mod single;
+mod tls;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use redis::Value;
+use tenure_core::{
+    clock::SystemClock,
+    error::{Error, ErrorKind},
+    secret::Secret,
+    settings::StoreUrl,
+};
+use tenure_test_servers::redis::Server;
+use tokio::time::Instant;
+
+use super::{Answer, Call, Fault, Link, Listener, Opening, Script, Target};
+use crate::config::Options;
+
+/// No test waits for longer than this for anything.
+const BOUND: Duration = Duration::from_secs(30);
+/// The channel of every test.
+const INBOX: &str = "tenure-test:inbox";
+
+static COUNT: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return redis.call('INCR', KEYS[1])".to_owned()));
+static ECHO: LazyLock<Script> = LazyLock::new(|| Script::new("return ARGV[1]".to_owned()));
+
+/// What a listener has heard, in order.
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Listener for Heard {
+    fn message(&self, payload: &[u8]) {
+        let text = String::from_utf8_lossy(payload).into_owned();
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn down(&self) {
+        self.0.lock().unwrap().push("down".to_owned());
+    }
+
+    fn up(&self) {
+        self.0.lock().unwrap().push("up".to_owned());
+    }
+}
+
+impl Heard {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.all().iter().filter(|heard| *heard == what).count()
+    }
+
+    async fn until(&self, what: &str) {
+        until(what, || self.count(what) > 0).await;
+    }
+}
+
+/// Looks until it holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let what = what.to_owned();
+    async move {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// As [`until`], for what has to be awaited.
+async fn until_ok<T, E: std::fmt::Debug>(
+    what: &str,
+    mut try_it: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        match try_it().await {
+            Ok(value) => return value,
+            Err(error) => assert!(begun.elapsed() < BOUND, "{what}: {error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+struct Opened {
+    link: Link,
+    heard: Arc<Heard>,
+}
+
+/// Opens a link whose requests may take a second.
+async fn open(url: &str, options: Options) -> Result<Opened, Error> {
+    open_within(url, options, Duration::from_secs(5)).await
+}
+
+async fn open_within(url: &str, options: Options, limit: Duration) -> Result<Opened, Error> {
+    let heard = Arc::new(Heard::default());
+    let opening = Opening {
+        inbox: Some(INBOX.to_owned()),
+        scripts: vec![&COUNT],
+        limit,
+        clock: Arc::new(SystemClock),
+        listener: Arc::clone(&heard) as Arc<dyn Listener>,
+    };
+    let target = Target::new(&StoreUrl::parse(url)?, &options)?;
+    let link = Link::open(target, options, opening).await?;
+    Ok(Opened { link, heard })
+}
+
+fn user(name: &str, password: &str) -> Options {
+    Options::default().credentials(Some(name.to_owned()), Some(Secret::new(password)))
+}
+
+fn call(script: &'static Script, key: &str, args: &[&str]) -> Call {
+    Call {
+        script,
+        keys: vec![key.to_owned()],
+        args: args.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A script that counts how often it ran.
+fn count(key: &str) -> Call {
+    call(&COUNT, key, &[])
+}
+
+fn ran(server: &Server, key: &str) -> String {
+    server.text(&["GET", key]).unwrap()
+}
+
+#[track_caller]
+fn number(answer: Answer) -> i64 {
+    match answer {
+        Ok(Value::Int(number)) => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The code of a refusal; `-` for one without.
+#[track_caller]
+fn refused(answer: Answer) -> String {
+    match answer {
+        Err(Fault::Refused { code, .. }) => code.unwrap_or_else(|| "-".to_owned()),
+        other => panic!("{other:?}"),
+    }
+}

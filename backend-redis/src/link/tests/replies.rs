@@ -1,0 +1,125 @@
+//! What servers refuse, and how that is told.
+
+use super::*;
+
+static WRITE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], ARGV[1])".to_owned()));
+static ENDLESS: LazyLock<Script> = LazyLock::new(|| Script::new("while true do end".to_owned()));
+static OURS: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return redis.error_reply('NEWER 7 of us')".to_owned()));
+
+#[track_caller]
+fn failed(answer: Answer) -> (String, String) {
+    match answer {
+        Err(Fault::Failed { code, detail }) => (code, detail),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_script_is_sent_whole_once() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    server.command(&["SCRIPT", "FLUSH"]).unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    server.command(&["SCRIPT", "FLUSH"]).unwrap();
+    let mut answers = Vec::new();
+    let calls = vec![count("k"), count("k"), call(&ECHO, "k", &["x"])];
+    link.call_all(calls, &mut |index, answer| {
+        answers.push((index, answer.is_ok()))
+    })
+    .await;
+    answers.sort_unstable();
+    assert_eq!(answers, [(0, true), (1, true), (2, true)]);
+    assert_eq!(ran(&server, "k"), "3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_a_script_are_failures_with_their_code() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    server.command(&["LPUSH", "list", "1"]).unwrap();
+    assert_eq!(failed(link.call(count("list")).await).0, "WRONGTYPE");
+    let (code, detail) = failed(link.call(call(&OURS, "k", &[])).await);
+    assert_eq!((&*code, &*detail), ("NEWER", "7 of us"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_refuses_and_changes_nothing() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    server
+        .command(&["CONFIG", "SET", "maxmemory", "1"])
+        .unwrap();
+    assert_eq!(refused(link.call(call(&WRITE, "k", &["1"])).await), "OOM");
+    server
+        .command(&["CONFIG", "SET", "maxmemory", "0"])
+        .unwrap();
+    assert_eq!(ran(&server, "k"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_refuses() {
+    let server = Server::builder()
+        .config("busy-reply-threshold", "50")
+        .start();
+    let server = server.unwrap();
+    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let endless = tokio::spawn({
+        let link = link.clone();
+        async move { link.call(call(&ENDLESS, "k", &[])).await }
+    });
+    // It comes to the server behind the endless one, on the same connection; a second link does
+    // not share that.
+    let begun = Instant::now();
+    let other = loop {
+        match open(&server.url(), Options::default()).await {
+            Ok(_) => assert!(begun.elapsed() < BOUND, "it is not busy"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(other.kind(), ErrorKind::Unavailable, "{other}");
+    assert!(other.to_string().contains("BUSY"), "{other}");
+    server.command(&["SCRIPT", "KILL"]).unwrap();
+    let (code, _) = failed(endless.await.unwrap());
+    assert_eq!(code, "ERR");
+    assert_eq!(number(link.call(count("k")).await), 1);
+    assert_eq!(heard.count("down"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_are_taken_away_are_refusals() {
+    let server = Server::builder()
+        .acl_user("app", "secret", "~* &* +@all")
+        .start()
+        .unwrap();
+    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    let set = |rule| server.command(&["ACL", "SETUSER", "app", rule]).unwrap();
+    set("-evalsha");
+    assert_eq!(refused(link.call(count("k")).await), "NOPERM");
+    set("+evalsha");
+    // Inside of a script something may have been done before.
+    set("-incr");
+    let (code, _) = failed(link.call(count("k")).await);
+    assert!(matches!(&*code, "ERR" | "NOPERM"), "{code}");
+    set("+incr");
+    assert_eq!(number(link.call(count("k")).await), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_became_a_replica_is_left_and_nothing_is_repeated() {
+    let server = Server::builder().start().unwrap();
+    let other = Server::builder().start().unwrap();
+    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let port = other.port().to_string();
+    server.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
+    assert_eq!(refused(link.call(count("k")).await), "READONLY");
+    heard.until("down").await;
+    // By its address there is no other master to be found.
+    assert_eq!(refused(link.call(count("k")).await), "-");
+    assert_eq!(heard.count("up"), 0);
+    server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    heard.until("up").await;
+    assert_eq!(number(link.call(count("k")).await), 1);
+}

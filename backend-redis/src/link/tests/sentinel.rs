@@ -1,0 +1,97 @@
+//! A master that the sentinels name, and that changes.
+
+use tenure_test_servers::redis::Sentinel;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_new_master_is_found_after_the_old_one_was_killed() {
+    let group = Sentinel::builder().start().unwrap();
+    group.wait_until_settled().unwrap();
+    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    let master = tokio::task::block_in_place(|| group.kill_master()).unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all()[0], "down");
+    until_ok("it answers", async || link.call(count("n")).await).await;
+    assert_ne!(ran(master, "n"), "");
+    master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+    heard.until("hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_left_for_the_new_one() {
+    let group = Sentinel::builder().start().unwrap();
+    group.wait_until_settled().unwrap();
+    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
+    let old = group.master().unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    let master = tokio::task::block_in_place(|| group.failover()).unwrap();
+    assert_ne!(old.port(), master.port());
+    // Until the old one is told, it takes what it will lose.
+    heard.until("up").await;
+    until_ok("it answers", async || link.call(count("n")).await).await;
+    assert_eq!(ran(master, "n"), "1", "nothing was repeated");
+    master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+    heard.until("hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
+    let group = Sentinel::builder().sentinels(2).start().unwrap();
+    let dead = Server::builder().start().unwrap();
+    dead.kill();
+    let [first, second] = group.sentinels() else {
+        panic!("two sentinels");
+    };
+    let url = format!(
+        "redis+sentinel://{},{},{}/{}",
+        dead.address(),
+        first.address(),
+        second.address(),
+        group.name()
+    );
+    let Opened { link, .. } = open(&url, Options::default()).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+
+    let unknown = format!("redis+sentinel://{}/nobody", first.address());
+    let error = open(&unknown, Options::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("\"nobody\""), "{error}");
+
+    let none = format!("redis+sentinel://{}/{}", dead.address(), group.name());
+    let error = open(&none, Options::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains(&dead.address()), "{error}");
+
+    let master = group.master().unwrap();
+    let server = format!("redis+sentinel://{}/x", master.address());
+    let error = open(&server, Options::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("no sentinel"), "{error}");
+    let sentinel = format!("redis://{}", first.address());
+    let error = open(&sentinel, Options::default()).await.err().unwrap();
+    assert!(error.to_string().contains("redis+sentinel://"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
+    let group = Sentinel::builder().start().unwrap();
+    group.wait_until_settled().unwrap();
+    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    // Nobody but us reaches it: the sentinels are told that it is another one, and it is not.
+    let [sentinel] = group.sentinels() else {
+        panic!("one sentinel");
+    };
+    let other = Server::builder().start().unwrap();
+    let (name, port) = (group.name(), other.port().to_string());
+    sentinel.command(&["SENTINEL", "REMOVE", name]).unwrap();
+    sentinel
+        .command(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "1"])
+        .unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+    assert_eq!(number(link.call(count("n")).await), 1);
+    assert_eq!(ran(&other, "n"), "1");
+}

@@ -1,0 +1,309 @@
+//! One server: that is killed, stopped, out of reach.
+
+use tenure_test_servers::wire::Proxy;
+
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_answered_and_messages_heard_over_one_connection() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { link, heard } = open(&proxy.url(), Options::default()).await.unwrap();
+    proxy.reset();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    assert_eq!(number(link.call(count("k")).await), 2);
+    server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+    heard.until("hello").await;
+    assert_eq!(proxy.requests(), 2);
+    assert_eq!(proxy.count("EVALSHA"), 2);
+    assert_eq!(proxy.connections_made(), 1);
+    assert_eq!(heard.all(), ["hello"]);
+
+    let facts = link.facts();
+    assert_eq!((facts.masters, facts.aof_enabled), (1, Some(false)));
+    assert_eq!(facts.eviction_policy.as_deref(), Some("noeviction"));
+    assert!(facts.version.starts_with(char::is_numeric), "{facts:?}");
+    assert_eq!(link.closed_until("k"), None);
+
+    link.close().await;
+    assert_eq!(refused(link.call(count("k")).await), "-");
+    until("the connection is closed", || proxy.connections_open() == 0).await;
+    assert_eq!(heard.all(), ["hello"], "closing is no failure");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_and_a_database_are_reached() {
+    let server = Server::builder().start().unwrap();
+    let url = format!("redis+unix:{}", server.unix_socket().display());
+    let options = Options::default().database(3);
+    let Opened { link, .. } = open(&url, options).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    assert!(server.info("db3").unwrap().is_some());
+    assert!(server.info("db0").unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_ends_with_the_last_clone() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    let clone = link.clone();
+    drop(link);
+    assert_eq!(number(clone.call(count("k")).await), 1);
+    drop(clone);
+    until("the connection is closed", || proxy.connections_open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    assert_eq!(number(link.call(count("k")).await), 1);
+    server.kill();
+    heard.until("down").await;
+    // At once, and without being sent later.
+    let begun = Instant::now();
+    assert_eq!(refused(link.call(count("k")).await), "-");
+    assert!(begun.elapsed() < SHORT);
+    server.restart().unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+    assert_eq!(
+        number(link.call(count("k")).await),
+        1,
+        "the server is empty"
+    );
+    server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+    heard.until("hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { link, heard } = open(&proxy.url(), Options::default()).await.unwrap();
+    proxy.drop_reply_of_and_cut("EVALSHA");
+    let answer = link.call(count("k")).await;
+    assert!(matches!(answer, Err(Fault::Unanswered(_))), "{answer:?}");
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+    assert_eq!(ran(&server, "k"), "1");
+    proxy.reset();
+    assert_eq!(number(link.call(count("k")).await), 2);
+    assert_eq!(proxy.count("EVALSHA"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    proxy.drop_reply_of_and_cut("EVALSHA");
+    let calls: Vec<_> = (0..3).map(|n| count(&format!("k{n}"))).collect();
+    let mut unanswered = 0;
+    link.call_all(calls, &mut |_, answer| {
+        assert!(matches!(answer, Err(Fault::Unanswered(_))), "{answer:?}");
+        unanswered += 1;
+    })
+    .await;
+    assert_eq!(unanswered, 3);
+    until("it is connected again", || {
+        link.facts().aof_enabled.is_some()
+    })
+    .await;
+    for n in 0..3 {
+        assert_eq!(ran(&server, &format!("k{n}")), "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_connection_is_told_and_subscribed_again() {
+    let server = Server::builder().start().unwrap();
+    let Opened { heard, .. } = &open(&server.url(), Options::default()).await.unwrap();
+    for round in 0..3 {
+        heard.clear();
+        server
+            .command(&["CLIENT", "KILL", "TYPE", "pubsub"])
+            .unwrap();
+        heard.until("up").await;
+        let message = format!("hello {round}");
+        server.command(&["PUBLISH", INBOX, &message]).unwrap();
+        heard.until(&message).await;
+        assert_eq!(heard.all(), ["down", "up", &*message]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let options = Options::default().connect_timeout(SHORT);
+    let opened = open_within(&proxy.url(), options, SHORT).await.unwrap();
+    let Opened { link, heard } = opened;
+    server.pause().unwrap();
+    let begun = Instant::now();
+    // Nobody waits for its answer: that it is missing is noticed all the same.
+    let waited = tokio::time::timeout(Duration::from_millis(20), link.call(count("k"))).await;
+    assert!(waited.is_err());
+    heard.until("down").await;
+    assert!(begun.elapsed() >= SHORT, "given up too early");
+    assert_eq!(refused(link.call(count("k")).await), "-");
+    tokio::time::sleep(SHORT * 6).await;
+    let made = proxy.connections_made();
+    assert!((2..=20).contains(&made), "{made} connections");
+    server.resume().unwrap();
+    heard.until("up").await;
+    until_ok("it answers", async || {
+        link.call(call(&ECHO, "k", &["x"])).await
+    })
+    .await;
+    // What was under way was carried out once, at most.
+    assert_eq!(ran(&server, "k"), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { heard, .. } = &open(&proxy.url(), Options::default()).await.unwrap();
+    server.kill();
+    heard.until("down").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let made = proxy.connections_made();
+    // Twelve on average; without the waits, thousands.
+    assert!((3..=60).contains(&made), "{made} connections");
+    server.restart().unwrap();
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_is_not_given_up() {
+    let server = Server::builder().start().unwrap();
+    let limit = Duration::from_millis(50);
+    let opened = open_within(&server.url(), Options::default(), Duration::from_secs(1)).await;
+    drop(opened.unwrap());
+    let opened = until_ok("it opens", async || {
+        open_within(&server.url(), Options::default(), limit).await
+    });
+    let Opened { link, heard } = opened.await;
+    until_ok("it answers", async || link.call(count("k")).await).await;
+    heard.clear();
+    server.pause().unwrap();
+    tokio::time::sleep(limit * 10).await;
+    assert_eq!(
+        heard.all(),
+        [""; 0],
+        "nothing was asked, so nothing is missing"
+    );
+    server.resume().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_answer_is_waited_for_while_others_come() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let opened = open_within(&proxy.url(), Options::default(), SHORT).await;
+    let Opened { link, heard } = opened.unwrap();
+    // The answer is late; a push is life.
+    let until = Instant::now() + SHORT * 4;
+    while Instant::now() < until {
+        server.command(&["PUBLISH", INBOX, "tick"]).unwrap();
+        assert!(link.call(count("k")).await.is_ok());
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    assert_eq!(heard.count("down"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_server_stays_closed_for_its_delay() {
+    let server = Server::builder().start().unwrap();
+    let options = Options::default().restart_delay(Duration::from_secs(3600));
+    let Opened { link, .. } = open(&server.url(), options).await.unwrap();
+    let left = link.closed_until("k").unwrap();
+    let left = left.since(tenure_core::clock::Clock::now(&SystemClock));
+    assert!(left > Duration::from_secs(3500) && left <= Duration::from_secs(3600));
+    let options = Options::default().restart_delay(Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let Opened { link, .. } = open(&server.url(), options).await.unwrap();
+    assert_eq!(link.closed_until("k"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_go_in_one_write_for_each_hundred() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    proxy.reset();
+    let calls: Vec<_> = (0..1000).map(|n| count(&format!("k{n}"))).collect();
+    let mut answers = BTreeMap::new();
+    link.call_all(calls, &mut |index, answer| {
+        assert!(answers.insert(index, number(answer)).is_none());
+    })
+    .await;
+    assert_eq!(answers.len(), 1000);
+    assert!(answers.values().all(|ran| *ran == 1));
+    assert_eq!(proxy.count("EVALSHA"), 1000);
+    assert!(proxy.requests() <= 10, "{} writes", proxy.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scan_finds_every_key_page_by_page() {
+    let server = Server::builder().start().unwrap();
+    for n in 0..300 {
+        server.command(&["SET", &format!("a:{n}"), "1"]).unwrap();
+    }
+    server.command(&["SET", "b:1", "1"]).unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    let mut cursor = None;
+    loop {
+        let (keys, next) = link.scan(cursor.as_deref(), "a:*", 50).await.unwrap();
+        found.extend(keys);
+        match next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found.len(), 300);
+    assert!(link.scan(Some("rubbish"), "*", 1).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_waited_for_on_a_connection_of_its_own() {
+    let master = Server::builder().start().unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    let options = Options::default().replicas(1, Duration::from_millis(300));
+    let Opened { link, .. } = open(&master.url(), options).await.unwrap();
+    let patience = Duration::from_secs(5);
+    let answers = link
+        .call_replicated(vec![count("a"), count("b")], 1, patience)
+        .await;
+    let answers: Vec<_> = answers.into_iter().map(|(a, n)| (number(a), n)).collect();
+    assert_eq!(answers, [(1, 1), (1, 1)]);
+    assert_eq!(ran(&replica, "a"), "1");
+    // One that does not answer holds up nobody else.
+    replica.pause().unwrap();
+    let late = tokio::spawn({
+        let link = link.clone();
+        let patience = Duration::from_millis(600);
+        async move { link.call_replicated(vec![count("a")], 1, patience).await }
+    });
+    let server = &master;
+    until("it has been carried out", || ran(server, "a") == "2").await;
+    assert_eq!(number(link.call(count("c")).await), 1);
+    assert!(!late.is_finished());
+    let late = late.await.unwrap();
+    assert_eq!((number(late[0].0.clone()), late[0].1), (2, 0));
+    replica.resume().unwrap();
+    let (before, now) = (clients(&master), || clients(&master));
+    link.close().await;
+    until("both connections are closed", || now() + 2 <= before).await;
+}
+
+fn clients(server: &Server) -> usize {
+    let list = server.text(&["CLIENT", "LIST"]).unwrap();
+    list.lines().count()
+}

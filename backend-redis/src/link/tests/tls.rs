@@ -1,0 +1,123 @@
+//! TLS, and what is said when it fails.
+
+use std::path::PathBuf;
+
+use tenure_core::settings::Tls;
+use tenure_test_servers::redis::Certificates;
+
+use super::*;
+
+fn url(server: &Server, host: &str) -> String {
+    format!("rediss://{host}:{}", server.port())
+}
+
+fn with_ca(ca: PathBuf) -> Options {
+    Options::default().tls(Tls::new(Some(ca), None, None))
+}
+
+async fn error(url: &str, options: Options) -> (ErrorKind, String) {
+    match open(url, options).await {
+        Err(error) => (error.kind(), error.to_string()),
+        Ok(_) => panic!("{url} was opened"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_of_ones_own_is_trusted_and_no_other() {
+    let server = Server::builder().tls().start().unwrap();
+    let own = server.certificates().unwrap();
+    for host in ["127.0.0.1", "localhost"] {
+        let opened = open(&url(&server, host), with_ca(own.ca_file())).await;
+        let Opened { link, heard } = opened.unwrap();
+        assert!(link.call(count("k")).await.is_ok());
+        server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
+        heard.until("hello").await;
+    }
+    let (kind, shown) = error(&url(&server, "127.0.0.1"), Options::default()).await;
+    assert_eq!(kind, ErrorKind::Config, "{shown}");
+    assert!(shown.contains("ca_file"), "{shown}");
+
+    let directory = server.directory().join("other");
+    std::fs::create_dir(&directory).unwrap();
+    let other = Certificates::generate(&directory).unwrap();
+    let (kind, shown) = error(&url(&server, "127.0.0.1"), with_ca(other.ca_file())).await;
+    assert_eq!(kind, ErrorKind::Config, "{shown}");
+    assert!(
+        shown.contains("trusted by") && shown.contains("other/ca.pem"),
+        "{shown}"
+    );
+
+    // 127.0.0.2 is this machine too, and does not stand in the certificate.
+    server
+        .command(&["CONFIG", "SET", "bind", "127.0.0.1 127.0.0.2"])
+        .unwrap();
+    let (kind, shown) = error(&url(&server, "127.0.0.2"), with_ca(own.ca_file())).await;
+    assert_eq!(kind, ErrorKind::Config, "{shown}");
+    assert!(shown.contains("another host name"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_is_shown_where_it_is_wanted() {
+    let server = Server::builder()
+        .require_client_certificate()
+        .start()
+        .unwrap();
+    let own = server.certificates().unwrap();
+    let full = Tls::new(
+        Some(own.ca_file()),
+        Some(own.client_certificate_file()),
+        Some(own.client_key_file()),
+    );
+    let url = url(&server, "127.0.0.1");
+    let Opened { link, .. } = open(&url, Options::default().tls(full)).await.unwrap();
+    assert!(link.call(count("k")).await.is_ok());
+    let (kind, shown) = error(&url, with_ca(own.ca_file())).await;
+    assert_eq!(kind, ErrorKind::Unauthenticated, "{shown}");
+    assert!(shown.contains("cert_file"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_no_use_are_named() {
+    let server = Server::builder().tls().start().unwrap();
+    let own = server.certificates().unwrap();
+    let url = url(&server, "127.0.0.1");
+    let empty = server.directory().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    for wrong in [
+        Tls::new(Some("/nowhere/ca.pem".into()), None, None),
+        Tls::new(Some(empty.clone()), None, None),
+        Tls::new(
+            Some(own.ca_file()),
+            Some(own.client_certificate_file()),
+            Some(empty.clone()),
+        ),
+        Tls::new(
+            Some(own.ca_file()),
+            Some(empty.clone()),
+            Some(own.client_key_file()),
+        ),
+        Tls::new(
+            Some(own.ca_file()),
+            Some(own.client_certificate_file()),
+            Some(own.server_key_file()),
+        ),
+    ] {
+        let named = format!("{wrong:?}");
+        let (kind, shown) = error(&url, Options::default().tls(wrong)).await;
+        assert_eq!(kind, ErrorKind::Config, "{shown}");
+        assert!(shown.contains(".pem`"), "{shown}");
+        assert!(!shown.contains("BEGIN"), "{named}: {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_and_plain_that_meet_are_told_apart() {
+    let plain = Server::builder().start().unwrap();
+    let secure = Server::builder().tls().start().unwrap();
+    let ca = secure.certificates().unwrap().ca_file();
+    let (_, shown) = error(&url(&plain, "127.0.0.1"), with_ca(ca)).await;
+    assert!(shown.contains("does it speak TLS there?"), "{shown}");
+    let plain_url = format!("redis://{}", secure.address());
+    let (_, shown) = error(&plain_url, Options::default()).await;
+    assert!(shown.contains("rediss"), "{shown}");
+}
