@@ -62,6 +62,8 @@ impl Cache {
         token: FencingToken,
         fencing: bool,
     ) -> Result<Stored, Failure> {
+        // Without fencing: a token that is never stale, to see what goes wrong then.
+        let token = if fencing { token } else { FencingToken::MAX };
         let write = self
             .0
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -70,8 +72,8 @@ impl Cache {
              VALUES (?1, ?2, unixepoch() + ?3, ?4)
              ON CONFLICT (key) DO UPDATE
              SET value = excluded.value, fresh_until = excluded.fresh_until, token = excluded.token
-             WHERE excluded.token > cache.token OR ?5",
-            (key, value, fresh, i64::try_from(token.get())?, !fencing),
+             WHERE excluded.token >= cache.token",
+            (key, value, fresh, i64::try_from(token.get())?),
         )?;
         let stored = if stored == 1 {
             Stored::Yes

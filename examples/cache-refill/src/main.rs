@@ -16,7 +16,7 @@ mod cache;
 use std::{error::Error, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tenure::{Acquisition, Client, Config, Sources, default_registry};
+use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::cache::{Cache, Entry, Stored};
 
@@ -142,7 +142,9 @@ async fn refill(
             ExitCode::from(79)
         }
     };
-    println!("{node}: gives the lock back: {:?}", guard.release().await);
+    if let Release::Unknown(error) = guard.release().await {
+        println!("{node}: {error}; the lock is free again when its TTL is over");
+    }
     Ok(code)
 }
 

@@ -42,7 +42,9 @@ pub(crate) fn book_sales(
     println!("{node}: reads the sales");
     let mut sales: Vec<i64> = Vec::new();
     for line in io::stdin().lines() {
-        sales.push(line?.trim().parse()?);
+        let line = line?;
+        let cents = line.trim().parse();
+        sales.push(cents.map_err(|_| format!("{line:?} is no amount in cents"))?);
     }
 
     // However long that took, and whatever happened meanwhile: the token is shown again, in the

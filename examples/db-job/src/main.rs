@@ -16,7 +16,7 @@ mod ledger;
 use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tenure::{Acquisition, Client, Config, Sources, default_registry};
+use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::ledger::Booking;
 
@@ -115,6 +115,8 @@ async fn run_job(client: &Client, wait: Option<Duration>, args: Args) -> Result<
             ExitCode::from(79)
         }
     };
-    println!("{node}: gives the lock back: {:?}", guard.release().await);
+    if let Release::Unknown(error) = guard.release().await {
+        println!("{node}: {error}; the lock is free again when its TTL is over");
+    }
     Ok(code)
 }

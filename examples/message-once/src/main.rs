@@ -18,7 +18,7 @@ mod ledger;
 use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tenure::{Acquisition, Client, Config, Sources, default_registry};
+use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::ledger::Handled;
 
@@ -128,6 +128,8 @@ async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<E
             ExitCode::from(79)
         }
     };
-    println!("{worker}: gives the lock back: {:?}", guard.release().await);
+    if let Release::Unknown(error) = guard.release().await {
+        println!("{worker}: {error}; the lock is free again when its TTL is over");
+    }
     Ok(code)
 }
