@@ -215,10 +215,11 @@ impl Cluster {
         for node in &self.nodes[self.masters..] {
             let what = format!("the node on port {} follows its master", node.port());
             poll::until(&what, SETTLE, || {
-                let up = node.info("master_link_status");
-                Look::from_answer(up.and_then(|up| match up.as_deref() {
-                    Some("up") => Ok(()),
-                    _ => Err(Error::new("it is not in step with its master")),
+                Look::from_answer(node.link_status().and_then(|link| {
+                    if link == "up" {
+                        return Ok(());
+                    }
+                    Err(Error::new(format!("its link to its master is {link}")))
                 }))
             })
             .map_err(|error| error.with_log(node.end_of_log()))?;

@@ -4,6 +4,7 @@ mod admin;
 mod builder;
 mod certificates;
 mod cluster;
+mod replication;
 mod sentinel;
 mod server;
 mod slots;

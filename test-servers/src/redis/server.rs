@@ -258,32 +258,6 @@ impl Server {
         Ok(admin::field(&info, field).map(str::to_owned))
     }
 
-    /// Waits until this replica has all that `master` has at the moment of the call. (`WAIT` would
-    /// not do: it asks only about writes of its own connection.)
-    ///
-    /// # Errors
-    ///
-    /// When that is not so within 30 s, or one of the two does not answer.
-    pub fn wait_until_in_step(&self, master: &Self) -> Result<(), Error> {
-        let offset = |server: &Self, field: &str| {
-            let offset = server.info(field)?;
-            let offset = offset.and_then(|offset| offset.parse::<u64>().ok());
-            offset.ok_or_else(|| {
-                Error::new(format!(
-                    "the server on port {} has no {field}",
-                    server.port()
-                ))
-            })
-        };
-        let wanted = offset(master, "master_repl_offset")?;
-        let what = format!("the replica on port {} is in step", self.port());
-        poll::until(&what, START, || match offset(self, "slave_repl_offset") {
-            Ok(reached) if reached >= wanted => Look::Ready(()),
-            Ok(reached) => Look::NotYet(format!("it has {reached} of {wanted} bytes")),
-            Err(error) => Look::NotYet(error.to_string()),
-        })
-    }
-
     /// Kills the server (SIGKILL) and waits for its end. What was not on disk is lost.
     pub fn kill(&self) {
         // Dropping a process kills it.

@@ -180,7 +180,7 @@ impl<'a> Mark<'a> {
             .before
             .windows(length)
             .any(|window| window == self.word);
-        let done = self.before.len().saturating_sub(length);
+        let done = self.before.len().saturating_sub(length - 1);
         self.before.drain(..done);
         found
     }

@@ -1,5 +1,6 @@
 //! The link against real servers.
 
+mod cancel;
 mod cluster;
 mod login;
 mod replies;
