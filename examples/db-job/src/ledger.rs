@@ -1,0 +1,91 @@
+//! The job and its database. It knows nothing of locks but the token.
+
+use std::{io, path::Path, time::Duration};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tenure::token::FencingToken;
+
+use crate::Failure;
+
+/// What the job came to.
+pub(crate) enum Booking {
+    Booked(usize),
+    BookedBefore,
+    /// A later holder of the lock was here before us.
+    Refused {
+        seen: i64,
+    },
+}
+
+/// Reads the sales and books them, unless the night is booked already.
+pub(crate) fn book_sales(
+    path: &Path,
+    node: &str,
+    night: &str,
+    token: FencingToken,
+    fencing: bool,
+) -> Result<Booking, Failure> {
+    let mut db = open(path)?;
+
+    // Shown before the work and not only with its result: from here on no earlier holder can write,
+    // and what we read stays as it is.
+    let start = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if let Some(seen) = show_token(&start, token)? {
+        return Ok(Booking::Refused { seen });
+    }
+    let booked = "SELECT EXISTS (SELECT 1 FROM ledger WHERE night = ?1)";
+    if start.query_row(booked, [night], |row| row.get(0))? {
+        return Ok(Booking::BookedBefore);
+    }
+    start.commit()?;
+
+    println!("{node}: reads the sales");
+    let mut sales: Vec<i64> = Vec::new();
+    for line in io::stdin().lines() {
+        let line = line?;
+        let cents = line.trim().parse();
+        sales.push(cents.map_err(|_| format!("{line:?} is no amount in cents"))?);
+    }
+
+    // However long that took, and whatever happened meanwhile: the token is shown again, in the
+    // transaction that writes.
+    let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if fencing && let Some(seen) = show_token(&write, token)? {
+        return Ok(Booking::Refused { seen });
+    }
+    for cents in &sales {
+        let insert = "INSERT INTO ledger (night, node, cents) VALUES (?1, ?2, ?3)";
+        write.execute(insert, (night, node, cents))?;
+    }
+    write.commit()?;
+    Ok(Booking::Booked(sales.len()))
+}
+
+/// Shows the token to the database. A stale one changes nothing; then this returns the highest
+/// token that the database has seen.
+pub(crate) fn show_token(
+    transaction: &Transaction<'_>,
+    token: FencingToken,
+) -> Result<Option<i64>, Failure> {
+    let shown = transaction.execute(
+        "INSERT INTO fence (job, token) VALUES ('nightly-booking', ?1)
+         ON CONFLICT (job) DO UPDATE SET token = excluded.token
+         WHERE excluded.token >= fence.token",
+        [i64::try_from(token.get())?],
+    )?;
+    if shown == 1 {
+        return Ok(None);
+    }
+    let seen = "SELECT token FROM fence WHERE job = 'nightly-booking'";
+    Ok(Some(transaction.query_row(seen, [], |row| row.get(0))?))
+}
+
+fn open(path: &Path) -> Result<Connection, Failure> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(Duration::from_secs(10))?;
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS fence (job TEXT PRIMARY KEY, token INTEGER NOT NULL);
+         CREATE TABLE IF NOT EXISTS ledger (night TEXT, node TEXT, cents INTEGER);",
+    )?;
+    Ok(db)
+}
