@@ -376,6 +376,14 @@ fn standing(
     from: Instant,
     value: Value,
 ) -> Result<Enqueued, Error> {
+    // The common case: the token alone.
+    if let Value::BulkString(token) = &value {
+        let token = std::str::from_utf8(token).ok();
+        let token = token.and_then(|token| token.parse().ok());
+        let token = FencingToken::new(token.ok_or_else(|| unexpected(operation, &value))?);
+        let grant = Grant::proved(request.attempt, token, request.ttl, from);
+        return Ok(Enqueued::Granted(grant));
+    }
     let mut reply = Reply::new(operation, value)?;
     match reply.text()?.as_str() {
         "granted" => Ok(Enqueued::Granted(granted(
