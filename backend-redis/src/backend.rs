@@ -28,7 +28,7 @@ use crate::{
     error::{error, from_fault, unexpected},
     keys::{KeySpace, LockKeys, inbox},
     link::{Answer, Call, Link, Listener, Opening, Target},
-    record::{encode_entry, read_holder, read_message, reason},
+    record::{encode_whose, read_holder, read_message, reason},
     renewal,
     reply::Reply,
     scripts::{FENCE_LIFE, Scripts},
@@ -291,7 +291,8 @@ impl Backend for RedisBackend {
                 keys.fenced(request.attempt),
             ],
             args: vec![
-                encode_entry(&request, core.context.client),
+                request.attempt.to_string(),
+                encode_whose(&request, core.context.client),
                 request.ttl.as_millis().to_string(),
                 u8::from(request.wait).to_string(),
                 core.floor(),

@@ -42,3 +42,64 @@ impl Factory for RedisFactory {
         Ok(Arc::new(RedisStore::open(&settings.url, options)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::{
+        error::ErrorKind,
+        registry::Registry,
+        secret::Secret,
+        settings::{Options as Given, StoreUrl, Value},
+    };
+
+    use super::*;
+
+    fn open(url: &str, key: &str, value: &str) -> Result<String, Error> {
+        let mut registry = Registry::new();
+        registry.register(Arc::new(RedisFactory::new()))?;
+        let settings = Settings::new(StoreUrl::parse(url).unwrap())
+            .with_credentials(Some("me".to_owned()), Some(Secret::new("canary")))
+            .with_options(Given::new().with(key, Value::from(value), "variable X"));
+        let store = registry.open(&settings)?;
+        assert!(!format!("{store:?}").contains("canary"));
+        assert_eq!(store.info().scheme, "redis");
+        Ok(store.info().endpoint)
+    }
+
+    #[test]
+    fn every_scheme_is_opened_and_shown_the_same_way_each_time() {
+        for (url, shown) in [
+            ("redis://h", "redis://h:6379/0"),
+            ("rediss://h:1/2", "rediss://h:1/2"),
+            ("redis+unix:/s", "redis+unix:/s"),
+            ("redis+sentinel://h/m", "redis+sentinel://h:26379/m/0"),
+            ("rediss+sentinel://h/m", "rediss+sentinel://h:26379/m/0"),
+            ("redis+cluster://h", "redis+cluster://h:6379"),
+            ("rediss+cluster://h", "rediss+cluster://h:6379"),
+        ] {
+            assert_eq!(open(url, "eviction", "warn").unwrap(), shown);
+        }
+    }
+
+    #[test]
+    fn s1_what_is_refused_names_the_option_and_shows_no_secret() {
+        for (key, value) in [
+            ("sentinel_pasword", "canary"),
+            ("sentinel_password", "canary"),
+            ("database", "canary"),
+            ("eviction", "canary"),
+        ] {
+            let error = open("redis://h", key, value).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(
+                error.to_string().contains("sentinel_password") || error.to_string().contains(key)
+            );
+            assert!(
+                !format!("{error} {error:?}").contains("canary"),
+                "{error:?}"
+            );
+        }
+        let factory = RedisFactory::new();
+        assert_eq!(factory.secret_option_keys(), ["sentinel_password"]);
+    }
+}

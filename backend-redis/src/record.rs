@@ -39,15 +39,10 @@ pub(crate) fn wall(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
-/// An entry as the script that makes it is given it: a holder's record without what only the server
-/// can say.
-pub(crate) fn encode_entry(request: &Enqueue, client: ClientId) -> String {
-    format!(
-        "{VERSION}{} {client} {} {}",
-        request.attempt,
-        encode_owner(&request.owner),
-        request.ttl.as_micros(),
-    )
+/// Whose an entry is, as the script that makes it is given it: TTL, client and owner.
+pub(crate) fn encode_whose(request: &Enqueue, client: ClientId) -> String {
+    let owner = encode_owner(&request.owner);
+    format!("{} {client} {owner}", request.ttl.as_micros())
 }
 
 /// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
@@ -74,11 +69,12 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
 fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     let mut words = raw.strip_prefix(VERSION)?.split(' ');
     let attempt = AttemptId::parse(words.next()?)?;
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (refreshed, token, ttl) = (number()?, number()?, number()?);
     let _client = words.next()?;
     let owner = decode_owner(words.next()?)?;
-    let mut number = || words.next()?.parse::<u64>().ok();
-    let (ttl, token, refreshed) = (number()?, number()?, number()?);
-    let (_enqueued, granted) = (number()?, number()?);
+    let _enqueued = words.next()?;
+    let granted = words.next()?.parse().ok()?;
     let left = refreshed.saturating_add(ttl).saturating_sub(now);
     Some(
         Holder::new(attempt, owner)
@@ -144,7 +140,7 @@ mod tests {
     fn s2_holders_are_ours_foreign_or_malformed() {
         let id = AttemptId::from_u128(1);
         let client = "2".repeat(32);
-        let raw = format!("tenure/1 {id} {client} a/b/5 500 9 1000 3 4");
+        let raw = format!("tenure/1 {id} 1000 9 500 {client} a/b/5 3 4");
         let holder = read_holder(&raw, 1200, -1).unwrap().unwrap();
         assert_eq!(holder.attempt, Some(id));
         assert_eq!(holder.token, Some(FencingToken::new(9)));

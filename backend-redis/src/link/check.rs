@@ -148,8 +148,10 @@ impl Info {
 
     /// How much longer nothing may be granted.
     pub(super) fn closed_for(&self, options: &Options) -> Duration {
-        // A server that does not tell might have started just now.
+        // A server that does not tell might have started just now. One that does takes the
+        // difference of two whole seconds, and may say 1 when it is a moment old.
         let up = self.uptime.unwrap_or(Duration::ZERO);
+        let up = up.saturating_sub(Duration::from_secs(1));
         options.restart_delay.saturating_sub(up)
     }
 }
@@ -235,8 +237,10 @@ mod tests {
     fn a_server_stays_closed_for_what_is_left_of_the_delay() {
         let options = Options::default().restart_delay(Duration::from_secs(30));
         let left = |text| info(text).closed_for(&options).as_secs();
-        assert_eq!(left("uptime_in_seconds:10\n"), 20);
-        assert_eq!(left("uptime_in_seconds:30\n"), 0);
+        assert_eq!(left("uptime_in_seconds:10\n"), 21);
+        assert_eq!(left("uptime_in_seconds:30\n"), 1);
+        assert_eq!(left("uptime_in_seconds:31\n"), 0);
+        assert_eq!(left("uptime_in_seconds:1\n"), 30);
         assert_eq!(left("uptime_in_seconds:99\n"), 0);
         assert_eq!(left(""), 30);
     }

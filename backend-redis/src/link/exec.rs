@@ -106,56 +106,13 @@ pub(super) async fn run(
                     continue;
                 }
             };
-            for (mut item, reply) in group.into_iter().zip(replies) {
-                item.hops += 1;
-                item.via = None;
-                match judge(reply, &conn.place) {
-                    Verdict::Done(answer) => each(item.index, answer, acknowledged),
-                    Verdict::Demoted(fault) => {
-                        conn.give_up("it is a replica now");
-                        if let Some(conn) = node.up() {
-                            conn.give_up("it is a replica now");
-                        }
-                        each(item.index, Err(fault), 0);
-                    }
-                    _ if item.hops >= HOPS => {
-                        let what = "the servers of the cluster send it in a circle";
-                        each(item.index, Err(unsent(what)), 0);
-                    }
-                    Verdict::Unknown if item.whole => {
-                        each(item.index, Err(unsent("the server forgets its scripts")), 0);
-                    }
-                    Verdict::Unknown => {
-                        item.whole = true;
-                        item.via = Some((Arc::clone(&node), false));
-                        again.push(item);
-                    }
-                    Verdict::TryAgain(fault) if Instant::now() + PAUSE > until => {
-                        each(item.index, Err(fault), 0);
-                    }
-                    Verdict::TryAgain(_) => {
-                        // From the start: by then the slot may be served elsewhere.
-                        item.hops -= 1;
+            for (item, reply) in group.into_iter().zip(replies) {
+                let index = item.index;
+                match follow(core, &node, &conn, item, reply, until) {
+                    Next::Done(answer) => each(index, answer, acknowledged),
+                    Next::Again(item) => again.push(item),
+                    Next::Later(item) => {
                         pause = true;
-                        again.push(item);
-                    }
-                    Verdict::Moved(place) | Verdict::Ask(place)
-                        if !matches!(core.layout, Layout::Cluster(_)) =>
-                    {
-                        let what = format!("{} sends it to {place}", conn.place);
-                        each(item.index, Err(unsent(what)), 0);
-                    }
-                    Verdict::Moved(place) => {
-                        if let Layout::Cluster(cluster) = &core.layout {
-                            let node = cluster.moved(core, item.slot, &place);
-                            item.via = Some((node, false));
-                        }
-                        again.push(item);
-                    }
-                    Verdict::Ask(place) => {
-                        if let Layout::Cluster(cluster) = &core.layout {
-                            item.via = Some((cluster.node_at(core, &place), true));
-                        }
                         again.push(item);
                     }
                 }
@@ -171,14 +128,91 @@ pub(super) async fn run(
     }
 }
 
-/// Runs one script.
+/// Runs one script. The usual case costs no more than the request itself.
 pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
+    let node = item.node(core)?;
+    let conn = node.conn(&core.settings).await?;
+    let reply = conn.command(&item.command()).await;
+    let until = Instant::now() + PATIENCE;
+    let item = match follow(core, &node, &conn, item, reply, until) {
+        Next::Done(answer) => return answer,
+        Next::Again(item) | Next::Later(item) => item,
+    };
     let mut answer = None;
     run(core, vec![item], None, &mut |_, heard, _| {
         answer = Some(heard);
     })
     .await;
-    answer.unwrap_or_else(|| Err(unsent("it was not sent")))
+    answer.unwrap_or_else(|| Err(unheard()))
+}
+
+/// The answer of whoever did not come to answer: nothing is known.
+pub(super) fn unheard() -> Fault {
+    Fault::Unanswered((redis::ErrorKind::Client, "no answer was heard").into())
+}
+
+/// What becomes of an item after a reply.
+enum Next {
+    Done(Answer),
+    /// It is sent again, as it is now.
+    Again(Item),
+    /// The same after a pause.
+    Later(Item),
+}
+
+fn follow(
+    core: &Arc<Core>,
+    node: &Arc<Node>,
+    conn: &Conn,
+    mut item: Item,
+    reply: RedisResult<Value>,
+    until: Instant,
+) -> Next {
+    let verdict = match judge(reply, &conn.place) {
+        Verdict::Done(answer) => return Next::Done(answer),
+        verdict => verdict,
+    };
+    let refuse = |what: String| Next::Done(Err(unsent(what)));
+    let asking = item.asking();
+    item.hops += 1;
+    item.via = None;
+    if item.hops >= HOPS {
+        return refuse("the servers of the cluster send it in a circle".to_owned());
+    }
+    match (verdict, &core.layout) {
+        (Verdict::Done(answer), _) => Next::Done(answer),
+        (Verdict::Demoted(fault), _) => {
+            conn.give_up("it is a replica now");
+            // The reply may have come over the connection that waits for replicas.
+            if let Some(conn) = node.up() {
+                conn.give_up("it is a replica now");
+            }
+            Next::Done(Err(fault))
+        }
+        (Verdict::Unknown, _) if item.whole => refuse("the server forgets its scripts".to_owned()),
+        (Verdict::Unknown, _) => {
+            item.whole = true;
+            item.via = Some((Arc::clone(node), asking));
+            Next::Again(item)
+        }
+        (Verdict::TryAgain(fault), _) if Instant::now() + PAUSE > until => Next::Done(Err(fault)),
+        (Verdict::TryAgain(_), _) => {
+            // From the start: by then the slot may be served elsewhere.
+            item.hops -= 1;
+            Next::Later(item)
+        }
+        (Verdict::Moved(place), Layout::Cluster(cluster)) => {
+            item.via = Some((cluster.moved(core, item.slot, &place), false));
+            Next::Again(item)
+        }
+        (Verdict::Ask(place), Layout::Cluster(cluster)) => {
+            item.via = Some((cluster.node_at(core, &place), true));
+            Next::Again(item)
+        }
+        (Verdict::Moved(place) | Verdict::Ask(place), _) => {
+            refuse(format!("{} sends it to {place}", conn.place))
+        }
+    }
 }
 
 fn by_node(

@@ -43,8 +43,7 @@ pub(crate) use target::{SCHEMES, Target};
 
 use self::{
     core::Core,
-    exec::{Item, Replicas},
-    node::unsent,
+    exec::{Item, Replicas, unheard},
     settings::Settings,
 };
 use crate::config::Options;
@@ -166,19 +165,30 @@ impl Link {
         calls: Vec<Call>,
         each: &mut (dyn FnMut(usize, Answer) + Send),
     ) {
-        let mut parts = self.parts(calls, each);
+        let each = &mut |index, answer, _| each(index, answer);
+        let parts = self.parts(calls, each);
+        self.spread(parts, PARTS_AT_ONCE, None, each).await;
+    }
+
+    /// Runs parts of several nodes, so many of each node at once.
+    async fn spread(
+        &self,
+        mut parts: Vec<(usize, Vec<Item>)>,
+        at_once: usize,
+        replicas: Option<Replicas>,
+        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+    ) {
         if parts.len() == 1
-            && let Some(part) = parts.pop()
+            && let Some((_, part)) = parts.pop()
         {
-            let mut each = |index, answer, _| each(index, answer);
-            return exec::run(self.core(), part.1, None, &mut each).await;
+            return exec::run(self.core(), part, replicas, each).await;
         }
         // The lanes of one node take its parts in turn.
         let mut lanes: HashMap<(usize, usize), Vec<Vec<Item>>> = HashMap::new();
         let mut seen: HashMap<usize, usize> = HashMap::new();
         for (node, part) in parts {
             let count = seen.entry(node).or_default();
-            let lane = (node, *count % PARTS_AT_ONCE);
+            let lane = (node, *count % at_once);
             *count += 1;
             lanes.entry(lane).or_default().push(part);
         }
@@ -189,16 +199,16 @@ impl Link {
             let heard = heard.clone();
             tasks.spawn(async move {
                 for part in lane {
-                    let mut each = |index, answer, _| {
-                        let _ = heard.send((index, answer));
+                    let mut each = |index, answer, count| {
+                        let _ = heard.send((index, answer, count));
                     };
-                    exec::run(&core, part, None, &mut each).await;
+                    exec::run(&core, part, replicas, &mut each).await;
                 }
             });
         }
         drop(heard);
-        while let Some((index, answer)) = answers.recv().await {
-            each(index, answer);
+        while let Some((index, answer, count)) = answers.recv().await {
+            each(index, answer, count);
         }
     }
 
@@ -206,7 +216,7 @@ impl Link {
     fn parts(
         &self,
         calls: Vec<Call>,
-        each: &mut (dyn FnMut(usize, Answer) + Send),
+        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
     ) -> Vec<(usize, Vec<Item>)> {
         let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
         let mut open: HashMap<usize, usize> = HashMap::new();
@@ -215,7 +225,7 @@ impl Link {
             let node = match self.core().owner(slot) {
                 Ok(node) => Arc::as_ptr(&node) as usize,
                 Err(fault) => {
-                    each(index, Err(fault));
+                    each(index, Err(fault), 0);
                     continue;
                 }
             };
@@ -231,8 +241,8 @@ impl Link {
         parts
     }
 
-    /// Runs scripts of one node, and then waits for so many replicas, or for so long. Answers with
-    /// how many have acknowledged. On a connection of its own.
+    /// Runs scripts, and after those of each node waits there for so many replicas, or for so long.
+    /// Answers with how many have acknowledged. On connections of their own.
     ///
     /// # Cancel safety
     ///
@@ -243,25 +253,19 @@ impl Link {
         replicas: u32,
         patience: Duration,
     ) -> Vec<(Answer, u32)> {
-        let unheard = || (Err(unsent("it was not sent")), 0);
-        let mut answers: Vec<_> = calls.iter().map(|_| unheard()).collect();
-        let items = calls.into_iter().enumerate();
-        let items = items.map(|(index, call)| self.item(index, call)).collect();
+        let mut answers: Vec<_> = calls.iter().map(|_| (Err(unheard()), 0)).collect();
+        let each = &mut |index: usize, answer, count| {
+            if let Some(place) = answers.get_mut(index) {
+                *place = (answer, count);
+            }
+        };
         let wanted = Replicas {
             count: replicas,
             patience,
         };
-        exec::run(
-            self.core(),
-            items,
-            Some(wanted),
-            &mut |index, answer, count| {
-                if let Some(place) = answers.get_mut(index) {
-                    *place = (answer, count);
-                }
-            },
-        )
-        .await;
+        let parts = self.parts(calls, each);
+        // All at once: those of one node share one wait, else each of them would wait for itself.
+        self.spread(parts, usize::MAX, Some(wanted), each).await;
         answers
     }
 
@@ -290,10 +294,18 @@ impl Link {
     }
 
     /// Until when nothing may be granted by the server of that key, because it was started only
-    /// just now.
+    /// just now. One that is not connected may be about to come back, started this moment.
     pub(crate) fn closed_until(&self, key: &str) -> Option<Instant> {
-        let node = self.core().owner(self.slot(key)).ok()?;
-        node.up()?.learnt.closed_until
+        let settings = &self.core().settings;
+        let delay = settings.options.restart_delay;
+        if delay.is_zero() {
+            return None;
+        }
+        let conn = self.core().owner(self.slot(key)).ok();
+        match conn.and_then(|node| node.up()) {
+            Some(conn) => conn.learnt.closed_until,
+            None => Some(settings.clock.now() + delay),
+        }
     }
 
     pub(crate) fn facts(&self) -> Facts {

@@ -17,8 +17,10 @@ use super::{
     target::Place,
 };
 
-/// So many commands share one `WAIT` at most.
-const SHARED: usize = 200;
+/// So many commands share one `WAIT` at most: few enough that a small one that comes meanwhile does
+/// not wait for long, and so many that ten thousand locks wait five times for a replica that is
+/// down.
+const SHARED: usize = 2000;
 
 /// Commands, a reply for each, and how many replicas have acknowledged them all.
 type Outcome = Result<(RedisResult<Vec<Value>>, u32), Fault>;

@@ -1,6 +1,6 @@
 -- The queue machine of the core (`tenure_core::queue`), over these keys of one lock:
 --
---   HOLDER   string  tenure/1 ATTEMPT CLIENT OWNER TTL TOKEN REFRESHED ENQUEUED GRANTED
+--   HOLDER   string  tenure/1 ATTEMPT REFRESHED TOKEN TTL CLIENT OWNER ENQUEUED GRANTED
 --   FENCE    string  tenure/1 LAST-TOKEN [ATTEMPT evicted|expired]
 --   QUEUE    sorted set of waiting attempts, by their places
 --   ENTRIES  hash    ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
@@ -56,8 +56,8 @@ local function read_holder(key)
   local raw = ask('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
-  local attempt, client, owner, ttl, token, refreshed, rest =
-    string.match(raw, '^tenure/1 (%x+) (%x+) (%S+) (%d+) (%d+) (%d+) (%d+ %d+)$')
+  local attempt, refreshed, token, ttl, client, owner, rest =
+    string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
   if not (is_token(token) and refreshed and ttl) then malformed(key, raw) end
   return {
@@ -101,8 +101,8 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   -- `rest`: when it was enqueued and when it was granted.
   local function write_holder(attempt, token, entry, rest)
     redis.call('SET', HOLDER,
-      table.concat({'tenure/1', attempt, entry.client, entry.owner, text(entry.ttl), token,
-        text(entry.refreshed), rest}, ' '),
+      table.concat({'tenure/1', attempt, text(entry.refreshed), token, text(entry.ttl), entry.client,
+        entry.owner, rest}, ' '),
       'PX', math.max(math.ceil(left(entry) / 1000), 1))
   end
 

@@ -27,7 +27,7 @@ use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
     link::Script,
-    record::{decode_owner, encode_entry, read_message},
+    record::{decode_owner, encode_whose, read_message},
 };
 
 const WHO: usize = 6;
@@ -163,7 +163,8 @@ impl Store {
                 let name = LockName::new("any").unwrap();
                 let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
                 let args = [
-                    encode_entry(&request, client(who)),
+                    attempt(who).to_string(),
+                    encode_whose(&request, client(who)),
                     ttl(who).as_millis().to_string(),
                     u8::from(wait).to_string(),
                     self.floor.clone(),
@@ -226,11 +227,11 @@ impl Store {
             let [
                 _,
                 id,
+                refreshed,
+                token,
+                ttl,
                 client,
                 owner,
-                ttl,
-                token,
-                refreshed,
                 enqueued,
                 granted,
             ] = words[..]

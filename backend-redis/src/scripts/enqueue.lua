@@ -1,6 +1,6 @@
 return guarded(function()
   local lock = lock(HOLDER, FENCE, QUEUE, ENTRIES)
-  local attempt, client, owner, ttl = string.match(entry, '^tenure/1 (%x+) (%x+) (%S+) (%d+)$')
+  local ttl, client, owner = string.match(whose, '^(%d+) (%x+) (%S+)$')
   ttl = tonumber(ttl)
   local holder = lock.settle(floor)
   local fenced = ask('GET', FENCED)

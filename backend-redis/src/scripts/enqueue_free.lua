@@ -1,6 +1,6 @@
 -- A lock that nobody holds, waits for or has fenced off: the common case, in few calls.
 local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local entry, life, wait, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local attempt, whose, life, wait, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if not redis.pcall('GET', HOLDER) and redis.call('EXISTS', QUEUE, FENCED) == 0 then
   local fence = redis.pcall('GET', FENCE)
   local last, ended = '0', ''
@@ -8,7 +8,8 @@ if not redis.pcall('GET', HOLDER) and redis.call('EXISTS', QUEUE, FENCED) == 0 t
   -- Anything else is looked at below.
   if last and #last <= 19 then
     local token = next_token(last, floor)
-    redis.call('SET', HOLDER, table.concat({entry, token, stamp, stamp, stamp}, ' '), 'PX', life)
+    redis.call('SET', HOLDER, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. whose .. ' ' .. stamp
+      .. ' ' .. stamp, 'PX', life)
     redis.call('SET', FENCE, 'tenure/1 ' .. token .. ended, 'PX', FENCE_LIFE)
     return token
   end

@@ -6,13 +6,12 @@ for index, key in ipairs(KEYS) do
   answers[index] = 0
   local held = redis.pcall('GET', key)
   if type(held) == 'string' then
-    local grant, attempt, ttl, token, refreshed, rest =
-      string.match(held, '^(tenure/1 (%x+) %x+ %S+ (%d+) (%d+)) (%d+)( .+)$')
+    local attempt, refreshed, token, ttl, rest = string.match(held, '^tenure/1 (%x+) (%d+) (%d+) (%d+)( .+)$')
     if attempt == ARGV[2 * index - 1] and token == ARGV[2 * index] and now < refreshed + ttl then
       local life = math.ceil(ttl / 1000)
       -- A full server allows this one, and then the other.
       redis.call('PEXPIRE', key, life)
-      redis.call('SET', key, grant .. ' ' .. stamp .. rest, 'PX', life)
+      redis.call('SET', key, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. ttl .. rest, 'PX', life)
       answers[index] = 1
     end
   end

@@ -222,3 +222,48 @@ async fn few_rights_are_enough() {
     moving.finish().unwrap();
     assert_eq!(number(link.call(count(key)).await), 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
+    let builder = Cluster::builder().replicas(1);
+    let cluster = builder.start().unwrap();
+    let options = Options::default().replicas(1, Duration::from_secs(1));
+    let Opened { link, .. } = open(&cluster.url(), options).await.unwrap();
+    let patience = Duration::from_secs(5);
+    let mut keys = keys(1000);
+    keys.extend((0..10).map(|n| format!("{{moves}}{n}")));
+    let run = async |ran: i64| {
+        let calls = keys.iter().map(|key| count(key)).collect();
+        for (answer, acknowledged) in link.call_replicated(calls, 1, patience).await {
+            assert_eq!((number(answer), acknowledged), (ran, 1));
+        }
+    };
+    run(1).await;
+    let slot = cluster.slot_of("{moves}").unwrap();
+    let owner = cluster.owner_of_slot(slot).unwrap().port();
+    let target = cluster.masters().iter().find(|node| node.port() != owner);
+    let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
+    moving.begin().unwrap();
+    assert_eq!(moving.migrate_keys(5).unwrap(), 5);
+    run(2).await;
+    while moving.migrate_keys(100).unwrap() > 0 {}
+    moving.finish().unwrap();
+    run(3).await;
+    // Nobody acknowledges, and all of them wait together.
+    for replica in &cluster.nodes()[cluster.masters().len()..] {
+        replica.pause().unwrap();
+    }
+    let begun = Instant::now();
+    let calls = keys.iter().map(|key| count(key)).collect();
+    for (answer, acknowledged) in link.call_replicated(calls, 1, patience / 10).await {
+        assert_eq!((number(answer), acknowledged), (4, 0));
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+    for replica in &cluster.nodes()[cluster.masters().len()..] {
+        replica.resume().unwrap();
+    }
+}

@@ -225,9 +225,62 @@ async fn a_restarted_server_stays_closed_for_its_delay() {
     let left = left.since(tenure_core::clock::Clock::now(&SystemClock));
     assert!(left > Duration::from_secs(3500) && left <= Duration::from_secs(3600));
     let options = Options::default().restart_delay(Duration::from_millis(1));
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     let Opened { link, .. } = open(&server.url(), options).await.unwrap();
     assert_eq!(link.closed_until("k"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_counts_as_started_this_moment() {
+    let server = Server::builder().start().unwrap();
+    let options = Options::default().restart_delay(Duration::from_secs(2));
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    let Opened { link, heard } = open(&server.url(), options).await.unwrap();
+    assert_eq!(link.closed_until("k"), None);
+    server.kill();
+    heard.until("down").await;
+    assert!(link.closed_until("k").is_some());
+    server.restart().unwrap();
+    heard.until("up").await;
+    assert!(link.closed_until("k").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_loads_its_data_is_waited_for() {
+    let builder = Server::builder()
+        .config("appendonly", "yes")
+        .config("appendfsync", "always")
+        .config("loading-process-events-interval-bytes", "1024")
+        .config("key-load-delay", "500");
+    let server = builder.start().unwrap();
+    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let fill = "for i = 1, 2000 do redis.call('SET', 'k' .. i, i) end";
+    server.command(&["EVAL", fill, "0"]).unwrap();
+    server.command(&["BGREWRITEAOF"]).unwrap();
+    let rewritten = || server.info("aof_rewrite_in_progress").unwrap().as_deref() == Some("0");
+    until("the log is rewritten", rewritten).await;
+    heard.clear();
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.restart().unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::block_in_place(|| {
+            runtime.block_on(async {
+                let begun = Instant::now();
+                loop {
+                    match open(&server.url(), Options::default()).await {
+                        Err(error) if error.to_string().contains("loading") => {
+                            assert_eq!(error.kind(), ErrorKind::Unavailable);
+                            break;
+                        }
+                        _ => assert!(begun.elapsed() < BOUND, "it was never seen to load"),
+                    }
+                }
+            });
+        });
+    });
+    heard.until("up").await;
+    assert_eq!(heard.all(), ["down", "up"]);
+    assert_eq!(number(link.call(count("k7")).await), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,9 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         "{shown}"
     );
 
+    // Neither is a provider for the whole program needed, nor is one set behind its back.
+    assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+
     // 127.0.0.2 is this machine too, and does not stand in the certificate.
     server
         .command(&["CONFIG", "SET", "bind", "127.0.0.1 127.0.0.2"])
@@ -54,6 +57,20 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     let (kind, shown) = error(&url(&server, "127.0.0.2"), with_ca(own.ca_file())).await;
     assert_eq!(kind, ErrorKind::Config, "{shown}");
     assert!(shown.contains("another host name"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewed_certificates_need_no_restart_of_ours() {
+    let server = Server::builder().tls().start().unwrap();
+    let ca = server.certificates().unwrap().ca_file();
+    let opened = open(&url(&server, "localhost"), with_ca(ca)).await;
+    let Opened { link, heard } = opened.unwrap();
+    server.kill();
+    heard.until("down").await;
+    Certificates::generate(server.directory()).unwrap();
+    server.restart().unwrap();
+    heard.until("up").await;
+    assert_eq!(number(link.call(count("k")).await), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
