@@ -8,7 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
 };
 use tenure_core::settings::StoreUrl;
 use tenure_redis::{Options, RedisStore};
@@ -44,7 +45,9 @@ impl Floor {
         let info = url.into_connection_info()?.set_tcp_settings(settings);
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(TTL));
         let client = Client::open(info)?;
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         let script = redis::Script::new(
             "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end \
              return 0",
@@ -77,8 +80,17 @@ impl Contender for Floor {
         if answer.is_none() {
             return Err("the lock is taken".into());
         }
-        let gone: i64 = self.script.key(lock).arg(&id).invoke_async(&mut connection).await?;
-        if gone == 1 { Ok(()) } else { Err("the lock was lost".into()) }
+        let gone: i64 = self
+            .script
+            .key(lock)
+            .arg(&id)
+            .invoke_async(&mut connection)
+            .await?;
+        if gone == 1 {
+            Ok(())
+        } else {
+            Err("the lock was lost".into())
+        }
     }
 }
 
@@ -88,7 +100,10 @@ pub(crate) struct Tenure(tenure_core::Client);
 impl Tenure {
     pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
         let store = RedisStore::open(&StoreUrl::parse(url)?, Options::default())?;
-        let client = tenure_core::Client::builder(store).ttl(TTL).connect().await?;
+        let client = tenure_core::Client::builder(store)
+            .ttl(TTL)
+            .connect()
+            .await?;
         Ok(Self(client))
     }
 }
@@ -118,7 +133,10 @@ pub(crate) struct Memory(tenure_core::Client);
 impl Memory {
     pub(crate) async fn connect() -> Result<Self, Failure> {
         let store = tenure_core::memory::MemoryStore::new();
-        let client = tenure_core::Client::builder(store).ttl(TTL).connect().await?;
+        let client = tenure_core::Client::builder(store)
+            .ttl(TTL)
+            .connect()
+            .await?;
         Ok(Self(client))
     }
 }

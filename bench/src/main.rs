@@ -37,11 +37,17 @@ impl Table {
 
     /// Each row's median over the rounds, and its ratio to every other row's, round by round.
     fn show(&self) {
-        println!("\n{} ({}; median of {ROUNDS} rounds)", self.title, self.unit);
+        println!(
+            "\n{} ({}; median of {ROUNDS} rounds)",
+            self.title, self.unit
+        );
         for (who, values) in &self.rows {
             print!("  {who:<8} {:>10.1}", median(values.clone()));
             for (other, theirs) in self.rows.iter().filter(|(other, _)| other != who) {
-                let ratios = values.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+                let ratios = values
+                    .iter()
+                    .zip(theirs)
+                    .map(|(ours, theirs)| ours / theirs);
                 print!("   {:.2} x {other}", median(ratios.collect()));
             }
             println!();

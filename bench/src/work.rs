@@ -36,7 +36,9 @@ pub(crate) async fn many(
     span: Duration,
 ) -> Result<f64, Failure> {
     let locks = (0..tasks).map(|number| format!("own-{number}"));
-    all(contender, locks, span, false).await.map(|(rate, _)| rate)
+    all(contender, locks, span, false)
+        .await
+        .map(|(rate, _)| rate)
 }
 
 /// How often in a second the lock passed from one to another of so many tasks that all want it, and

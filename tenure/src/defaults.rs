@@ -20,7 +20,15 @@ pub fn default_registry() -> Registry {
     #[cfg(feature = "redis")]
     add(&mut registry, Arc::new(tenure_redis::RedisFactory::new()));
     #[cfg(not(feature = "redis"))]
-    for scheme in ["redis", "rediss"] {
+    for scheme in [
+        "redis",
+        "redis+cluster",
+        "redis+sentinel",
+        "redis+unix",
+        "rediss",
+        "rediss+cluster",
+        "rediss+sentinel",
+    ] {
         registry.absent(scheme, "redis");
     }
     registry
