@@ -15,7 +15,10 @@ struct Sharded(Cluster);
 
 impl Deployment for Sharded {
     fn access(&self) -> Access {
-        Access::url(self.0.url())
+        Access {
+            url: self.0.url(),
+            ..Access::default()
+        }
     }
 
     fn servers(&self) -> Vec<&Server> {

@@ -16,11 +16,11 @@ struct Watched(Sentinel);
 
 impl Deployment for Watched {
     fn access(&self) -> Access {
-        let mut access = Access::url(self.0.url());
-        access
-            .options
-            .push(("min_replicas".to_owned(), "1".to_owned()));
-        access
+        Access {
+            url: self.0.url(),
+            options: vec![("min_replicas".to_owned(), "1".to_owned())],
+            ..Access::default()
+        }
     }
 
     fn servers(&self) -> Vec<&Server> {

@@ -15,7 +15,10 @@ struct Single(Server);
 
 impl Deployment for Single {
     fn access(&self) -> Access {
-        Access::url(self.0.url())
+        Access {
+            url: self.0.url(),
+            ..Access::default()
+        }
     }
 
     fn servers(&self) -> Vec<&Server> {

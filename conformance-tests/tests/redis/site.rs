@@ -31,13 +31,6 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn url(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            ..Self::default()
-        }
-    }
-
     fn connector(&self) -> Result<Arc<dyn Connect>, Error> {
         let tls = Tls::new(
             self.ca_file.clone(),
