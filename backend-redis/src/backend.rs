@@ -272,7 +272,7 @@ impl Backend for RedisBackend {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        Ok(capabilities(&self.core.options))
+        Ok(capabilities(&self.core))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
@@ -445,7 +445,10 @@ pub(crate) fn reported(
     }
 }
 
-fn capabilities(options: &Options) -> Capabilities {
+fn capabilities(core: &Core) -> Capabilities {
+    let options = &core.options;
+    // Tokens that are ahead of the clock rise only as long as the last one is known.
+    let lifted = core.context.token_floor > FencingToken::new(0);
     let durability = match (options.min_replicas, options.durability) {
         (1.., _) => Durability::Replicated,
         (0, Kept::Local) => Durability::Local,
@@ -466,7 +469,7 @@ fn capabilities(options: &Options) -> Capabilities {
         // for one that has to be repeated.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
-    .with_residue(Some(FENCE_LIFE))
+    .with_residue((!lifted).then_some(FENCE_LIFE))
 }
 
 /// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more

@@ -94,10 +94,6 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     return {last = last, ended = ended}
   end
 
-  local function write_fence(last, ended)
-    redis.call('SET', FENCE, 'tenure/1 ' .. last .. ended, 'PX', FENCE_LIFE)
-  end
-
   -- `rest`: when it was enqueued and when it was granted.
   local function write_holder(attempt, token, entry, rest)
     redis.call('SET', HOLDER,
@@ -180,14 +176,16 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
       tell(holder.client, 'lost', holder.attempt, ended)
     end
     if not attempt then
-      if ended then write_fence(later(fence.last, holder.token), fence.ended) end
+      if ended then
+        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last)
+      end
       return
     end
     local last = holder and later(fence.last, holder.token) or fence.last
     local token = next_token(last, floor)
     -- Until its entry as a waiter would have lapsed, and no longer (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_fence(token, fence.ended)
+    write_fence(FENCE, token, fence.ended, fence.last)
     -- Strictly later than every "still waiting" that this attempt was answered.
     local as_of = math.max(now, entry.as_of + 1)
     tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
@@ -207,7 +205,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     local token = next_token(fence.last, floor)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_fence(token, fence.ended)
+    write_fence(FENCE, token, fence.ended, fence.last)
     return token
   end
 

@@ -10,7 +10,7 @@ if not redis.pcall('GET', HOLDER) and redis.call('EXISTS', QUEUE, FENCED) == 0 t
     local token = next_token(last, floor)
     redis.call('SET', HOLDER, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. whose .. ' ' .. stamp
       .. ' ' .. stamp, 'PX', life)
-    redis.call('SET', FENCE, 'tenure/1 ' .. token .. ended, 'PX', FENCE_LIFE)
+    write_fence(FENCE, token, ended, last)
     return token
   end
 end

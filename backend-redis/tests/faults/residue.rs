@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tenure_core::{Release, id::AttemptId, request::Enqueued};
-use tenure_redis::Options;
+use tenure_core::{
+    Client, Release, id::AttemptId, request::Enqueued, settings::StoreUrl, token::FencingToken,
+};
+use tenure_redis::{Options, RedisStore};
 use tenure_test_servers::redis::Server;
 
 use crate::common::{Raw, SOON, client, granted, hold, keys, millis, seconds, until, wait_in_line};
@@ -84,4 +86,40 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
     let guard = hold(&third, "lock 0").await;
     let _ = guard.release().await;
     assert_eq!(keys(&server, "*lock%200*").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t1_the_last_token_is_kept_for_ever_while_it_is_ahead_of_the_clock() {
+    const FLOOR: u64 = 1 << 60;
+    let server = Server::builder().start().unwrap();
+    let life = || {
+        let left = server.text(&["PTTL", "tenure:{default:x}:fence"]).unwrap();
+        left.parse::<i64>().unwrap()
+    };
+    let plain = client(&server.url(), TTL).await;
+    let _ = hold(&plain, "x").await.release().await;
+    assert!(life() > 0, "by the clock: {}", life());
+    let store = RedisStore::open(&StoreUrl::parse(&server.url()).unwrap(), Options::default());
+    let builder = Client::builder(store.unwrap()).token_floor(FencingToken::new(FLOOR));
+    let lifted = builder.connect().await.unwrap();
+    let guard = hold(&lifted, "x").await;
+    let first = guard.token();
+    let _ = guard.release().await;
+    assert_eq!(life(), -1);
+    // Also when somebody without that floor takes it.
+    let guard = hold(&plain, "x").await;
+    assert!(guard.token() > first);
+    let _ = guard.release().await;
+    assert_eq!(life(), -1);
+    // And when it is deleted under a holder.
+    let guard = hold(&plain, "x").await;
+    server
+        .command(&["DEL", "tenure:{default:x}:fence"])
+        .unwrap();
+    let second = guard.token();
+    let waiter = wait_in_line(&server, &lifted, "x", 1).await;
+    let _ = guard.release().await;
+    let guard = granted("the waiter's turn", SOON, waiter).await;
+    assert!(guard.token() > second);
+    assert_eq!(life(), -1);
 }
