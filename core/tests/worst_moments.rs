@@ -29,6 +29,8 @@ struct Twist {
     enqueue_delay: Duration,
     /// So many enqueues are answered "gone" first.
     gone: Arc<AtomicU32>,
+    /// So many enqueues cannot be sent.
+    unreachable: Arc<AtomicU32>,
     pooled: bool,
     enqueues: Arc<AtomicU32>,
     removes: Arc<Mutex<Vec<String>>>,
@@ -65,6 +67,14 @@ impl Backend for Twisted {
         Ok(capabilities)
     }
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
+        let left = &self.1.unreachable;
+        let less = |left: u32| left.checked_sub(1);
+        if left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            .is_ok()
+        {
+            return Err(Error::new(ErrorKind::Unavailable, "acquiring"));
+        }
         self.1.enqueues.fetch_add(1, Ordering::SeqCst);
         if self
             .1
@@ -237,4 +247,40 @@ async fn r3_abandoned_guards_do_not_hold_up_the_releases_of_others() {
     tokio::time::timeout(Duration::from_secs(5), released)
         .await
         .unwrap();
+}
+
+/// W2, W5: who has waited goes on waiting when its place is gone and the store is away for a while;
+/// who has not been in the queue yet is told at once.
+#[tokio::test]
+async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
+    let twist = Twist::default();
+    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let client = Client::builder(store.clone())
+        .ttl(Duration::from_millis(400))
+        .connect()
+        .await
+        .unwrap();
+    let name = LockName::new("a").unwrap();
+    twist.unreachable.store(1, Ordering::SeqCst);
+    let refused = client.lock_named(name.clone()).acquire().await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+
+    let first = client.lock_named(name.clone()).acquire().await.unwrap();
+    let (told, waits) = tokio::sync::oneshot::channel();
+    let mut told = Some(told);
+    let waiting = tokio::spawn({
+        let lock = client.lock_named(name.clone());
+        async move {
+            let tell = |_: &_| drop(told.take().map(|told| told.send(())));
+            lock.acquire_observed(None, tell).await
+        }
+    });
+    waits.await.unwrap();
+    twist.unreachable.store(3, Ordering::SeqCst);
+    assert!(store.0.delete_state(&Namespace::default(), &name));
+    let turn = tokio::time::timeout(Duration::from_secs(10), waiting);
+    let outcome = turn.await.unwrap().unwrap().unwrap();
+    assert!(outcome.acquired().is_some());
+    assert_eq!(twist.unreachable.load(Ordering::SeqCst), 0);
+    drop(first);
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Client, Hub, Slot, slot::Progress, time};
 use crate::{
-    clock::Instant,
+    clock::{Clock, Instant},
     error::{Error, ErrorKind},
     guard::Guard,
     loss::LossReason,
@@ -12,6 +12,11 @@ use crate::{
     request::{Enqueue, Enqueued, Holder, Owner, Waiting},
     telemetry,
 };
+
+/// How a waiter whose place is gone pauses between two tries at another: from here, doubling, to one
+/// second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of an acquire that does not wait for ever.
 #[derive(Debug)]
@@ -83,8 +88,11 @@ impl Client {
     ) -> Result<Acquisition, Error> {
         let hub = &self.0.hub;
         let started = hub.now();
+        // Whether it has had a place in the queue, and how long the next pause is.
+        let mut queued = false;
+        let mut pause = FIRST_PAUSE;
         let outcome = loop {
-            match self.attempt(&order, on_wait).await {
+            match self.attempt(&order, &mut queued, on_wait).await {
                 Ok(Attempted::Acquired(guard)) => break Ok(Acquisition::Acquired(guard)),
                 Ok(Attempted::Busy(holder)) => break Ok(Acquisition::Busy(holder)),
                 Ok(Attempted::Gone) if hub.now() >= order.until && !order.wait => {
@@ -101,6 +109,13 @@ impl Client {
                 Ok(Attempted::Gone) => {
                     tracing::debug!("the entry is gone from the queue; enqueueing anew");
                 }
+                // Who has waited has time: a store that is away for a while, or has forgotten the
+                // queue in a restart, does not end that. A first answer that does not come does.
+                Err(error) if queued && error.is_retryable() && hub.now() + pause < order.until => {
+                    tracing::debug!(%error, "could not enqueue anew; trying again");
+                    hub.clock.sleep_until(hub.now() + pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
                 Err(error) => break Err(error),
             }
         };
@@ -116,6 +131,7 @@ impl Client {
     async fn attempt(
         &self,
         order: &Order,
+        queued: &mut bool,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Attempted, Error> {
         let hub = &self.0.hub;
@@ -182,6 +198,7 @@ impl Client {
                 }
                 Progress::Left(_) => return Ok(Attempted::Gone),
                 Progress::Waiting(waiting) => {
+                    *queued = true;
                     if told.as_ref() != Some(&waiting) {
                         on_wait(&waiting);
                     }
