@@ -4,11 +4,12 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SHELL := /bin/sh
 CARGO ?= cargo
 
-.PHONY: help demo test audit setup servers fmt lint docs unit examples
+.PHONY: help demo test audit bench setup servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis servers; installs them on Debian as root)'
+	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
@@ -50,3 +51,7 @@ examples:
 audit: setup
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
+
+# In one run with what the store allows at best and with other libraries; a minute, once built.
+bench: servers
+	$(CARGO) run --release -p tenure-bench

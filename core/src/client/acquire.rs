@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Client, Hub, Slot, slot::Progress, time};
 use crate::{
-    clock::{Clock, Instant},
+    clock::Instant,
     error::{Error, ErrorKind},
     guard::Guard,
     loss::LossReason,
