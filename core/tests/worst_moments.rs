@@ -271,7 +271,9 @@ async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
     let waiting = tokio::spawn({
         let lock = client.lock_named(name.clone());
         async move {
-            let tell = |_: &_| drop(told.take().map(|told| told.send(())));
+            let tell = |_: &_| {
+                let _ = told.take().map(|told| told.send(()));
+            };
             lock.acquire_observed(None, tell).await
         }
     });
