@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,8 @@ struct Twist {
     enqueue_delay: Duration,
     /// So many enqueues are answered "gone" first.
     gone: Arc<AtomicU32>,
+    /// Reports are refused for want of a right.
+    forbidden: Arc<AtomicBool>,
     /// So many enqueues cannot be sent.
     unreachable: Arc<AtomicU32>,
     pooled: bool,
@@ -91,6 +93,13 @@ impl Backend for Twisted {
         answer
     }
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+        if self.1.forbidden.load(Ordering::SeqCst) {
+            let error = Error::new(ErrorKind::PermissionDenied, "renewing");
+            return entries
+                .iter()
+                .map(|_| Renewed::Unknown(error.clone()))
+                .collect();
+        }
         self.0.renew(entries).await
     }
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
@@ -284,5 +293,25 @@ async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
     let outcome = turn.await.unwrap().unwrap().unwrap();
     assert!(outcome.acquired().is_some());
     assert_eq!(twist.unreachable.load(Ordering::SeqCst), 0);
+    drop(first);
+}
+
+/// A waiter that nothing can be told of any more says so, instead of waiting for ever.
+#[tokio::test]
+async fn w2_a_waiter_whose_reports_are_forbidden_ends_with_that() {
+    let twist = Twist::default();
+    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let client = Client::builder(store.clone())
+        .ttl(Duration::from_millis(400))
+        .connect()
+        .await
+        .unwrap();
+    let first = client.lock("a").unwrap().acquire().await.unwrap();
+    twist.forbidden.store(true, Ordering::SeqCst);
+    let second = client.lock("a").unwrap();
+    let waiting = tokio::time::timeout(Duration::from_secs(10), second.acquire());
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(error.operation(), "waiting for");
     drop(first);
 }

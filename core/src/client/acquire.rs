@@ -197,6 +197,12 @@ impl Client {
                         .with_detail("it was shut down while the lock was waited for"));
                 }
                 Progress::Left(_) => return Ok(Attempted::Gone),
+                Progress::Failed(error) => {
+                    return Err(error
+                        .with_operation("waiting for")
+                        .with_backend(self.0.info.scheme)
+                        .with_lock(order.name.clone()));
+                }
                 Progress::Waiting(waiting) => {
                     *queued = true;
                     if told.as_ref() != Some(&waiting) {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     clock::{Clock, Instant},
+    error::Error,
     id::AttemptId,
     lease::{Input, Lease, Phase, Terms, Turn},
     loss::LossReason,
@@ -46,6 +47,8 @@ struct State {
     unanswered: bool,
     /// What a release found in place of the grant, to be said again when asked again.
     not_held: Option<LossReason>,
+    /// The last error of a report that no repetition helps against.
+    failure: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,9 @@ pub(crate) enum Then {
 pub(crate) enum Progress {
     Granted,
     Waiting(Box<Waiting>),
+    /// A report met an error that no repetition helps against: a right that was taken away, a state
+    /// that cannot be read.
+    Failed(Error),
     Left(LossReason),
 }
 
@@ -118,6 +124,7 @@ impl Slot {
                 in_flight: 0,
                 sent: 0,
                 confirmed: 0,
+                failure: None,
                 version: 0,
                 releasing: false,
                 unanswered: false,
@@ -276,9 +283,16 @@ impl Slot {
                 }
                 // Its proof may have come as an event, before the call as a whole was given up.
                 Renewed::Unknown(_) if state.is_proved_since(sent.at) => {}
-                Renewed::Unknown(_) => doubt(state, now),
+                Renewed::Unknown(error) => {
+                    if matches!(state.stage, Stage::Waiting { .. }) && !error.is_retryable() {
+                        state.failure = Some(error);
+                        state.version += 1;
+                    }
+                    doubt(state, now);
+                }
                 Renewed::Waiting(answer) => match &mut state.stage {
                     Stage::Waiting { turn, answer: last } => {
+                        state.failure = None;
                         turn.waiting(&answer, poll, now);
                         **last = answer;
                     }
@@ -300,14 +314,16 @@ impl Slot {
 
     /// What an acquire that waits for this slot wants to know.
     pub(crate) fn progress(&self, now: Instant) -> Progress {
-        match &self.lock().stage {
-            Stage::Granted { lease, .. } => match lease.check(now) {
+        let state = self.lock();
+        match (&state.stage, &state.failure) {
+            (Stage::Granted { lease, .. }, _) => match lease.check(now) {
                 Phase::Lost(reason) => Progress::Left(reason),
                 _ => Progress::Granted,
             },
-            Stage::Waiting { answer, .. } => Progress::Waiting(answer.clone()),
-            Stage::Enqueuing { .. } => Progress::Left(LossReason::Closed),
-            Stage::Left(reason) => Progress::Left(*reason),
+            (Stage::Waiting { .. }, Some(error)) => Progress::Failed(error.clone()),
+            (Stage::Waiting { answer, .. }, None) => Progress::Waiting(answer.clone()),
+            (Stage::Enqueuing { .. }, _) => Progress::Left(LossReason::Closed),
+            (Stage::Left(reason), _) => Progress::Left(*reason),
         }
     }
 
