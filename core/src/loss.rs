@@ -40,7 +40,9 @@ impl fmt::Display for LossReason {
         f.write_str(match self {
             Self::Closed => "the client was closed",
             Self::Displaced => "somebody else holds the lock",
-            Self::Evicted => "the grant was evicted or deleted from the store",
+            Self::Evicted => {
+                "the grant was evicted, or the store has lost it (deleted, or restarted without it)"
+            }
             Self::Expired => "the lease expired without a renewal",
             Self::SessionLost => "the session with the store is gone",
         })

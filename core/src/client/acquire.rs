@@ -197,25 +197,45 @@ impl Client {
                         .with_detail("it was shut down while the lock was waited for"));
                 }
                 Progress::Left(_) => return Ok(Attempted::Gone),
-                Progress::Failed(error) => {
-                    return Err(error
-                        .with_operation("waiting for")
-                        .with_backend(self.0.info.scheme)
-                        .with_lock(order.name.clone()));
-                }
+                Progress::Failed(error) => return Err(self.waiting_failed(error, order)),
                 Progress::Waiting(waiting) => {
                     *queued = true;
                     if told.as_ref() != Some(&waiting) {
                         on_wait(&waiting);
                     }
                     if hub.now() >= order.until {
-                        return Ok(Attempted::Busy(waiting.holder.unwrap_or_default()));
+                        // What was known of the holder may be long past.
+                        return match slot.trouble() {
+                            Some(error) => Err(self.waiting_failed(error, order)),
+                            None => Ok(Attempted::Busy(waiting.holder.unwrap_or_default())),
+                        };
                     }
                     told = Some(waiting);
                 }
             }
             let _ = time::until(&*hub.clock, order.until, changed).await;
         }
+    }
+}
+
+impl Client {
+    /// A report's error, as that of the acquire that has waited. The attempt is in the queue, if
+    /// anything, and never was granted: nothing is unknown of it.
+    fn waiting_failed(&self, error: Error, order: &Order) -> Error {
+        let kind = match error.kind() {
+            ErrorKind::OutcomeUnknown | ErrorKind::Timeout => ErrorKind::Unavailable,
+            kind => kind,
+        };
+        let error = if error.detail().is_some() {
+            error
+        } else {
+            error.with_detail("it could not be asked whose turn it is")
+        };
+        error
+            .with_kind(kind)
+            .with_operation("waiting for")
+            .with_backend(self.0.info.scheme)
+            .with_lock(order.name.clone())
     }
 }
 

@@ -33,9 +33,10 @@ pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
             let (hub, backend) = (Arc::clone(&strong), Arc::clone(&backend));
             calls.spawn(async move {
                 telemetry::renewing(hub.scheme, renewals.len());
-                // An answer that comes later than that proves nothing useful any more.
-                let shortest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).min();
-                let patience = shortest.unwrap_or_default().min(hub.request_timeout);
+                // An answer that comes later than that proves nothing useful any more, for any of
+                // them: a short TTL among them must not cut off the answers of the others.
+                let longest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).max();
+                let patience = longest.unwrap_or_default().min(hub.request_timeout);
                 let limit = hub.now() + patience;
                 let call = time::until(&*hub.clock, limit, backend.renew(renewals));
                 if let Some(answers) = call.await {

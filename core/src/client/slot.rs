@@ -47,8 +47,8 @@ struct State {
     unanswered: bool,
     /// What a release found in place of the grant, to be said again when asked again.
     not_held: Option<LossReason>,
-    /// The last error of a report that no repetition helps against.
-    failure: Option<Error>,
+    /// Why the last report of a waiter came to nothing.
+    trouble: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Slot {
                 in_flight: 0,
                 sent: 0,
                 confirmed: 0,
-                failure: None,
+                trouble: None,
                 version: 0,
                 releasing: false,
                 unanswered: false,
@@ -182,7 +182,11 @@ impl Slot {
     }
 
     /// The driver reports a grant on its own account.
-    pub(crate) fn pushed(&self, grant: Grant, now: Instant) -> Then {
+    pub(crate) fn pushed(&self, mut grant: Grant, now: Instant) -> Then {
+        if grant.proved_from.is_none() {
+            // A message may say anything; believed is no more than what was asked for.
+            grant.ttl = grant.ttl.min(self.ttl);
+        }
         self.edit(now, |state, terms| match &mut state.stage {
             Stage::Enqueuing { grant: early, .. } => *early = Some(grant),
             _ => push(state, terms, &grant, now),
@@ -284,15 +288,15 @@ impl Slot {
                 // Its proof may have come as an event, before the call as a whole was given up.
                 Renewed::Unknown(_) if state.is_proved_since(sent.at) => {}
                 Renewed::Unknown(error) => {
-                    if matches!(state.stage, Stage::Waiting { .. }) && !error.is_retryable() {
-                        state.failure = Some(error);
-                        state.version += 1;
+                    if matches!(state.stage, Stage::Waiting { .. }) {
+                        state.version += u64::from(!error.is_retryable());
+                        state.trouble = Some(error);
                     }
                     doubt(state, now);
                 }
                 Renewed::Waiting(answer) => match &mut state.stage {
                     Stage::Waiting { turn, answer: last } => {
-                        state.failure = None;
+                        state.trouble = None;
                         turn.waiting(&answer, poll, now);
                         **last = answer;
                     }
@@ -315,16 +319,23 @@ impl Slot {
     /// What an acquire that waits for this slot wants to know.
     pub(crate) fn progress(&self, now: Instant) -> Progress {
         let state = self.lock();
-        match (&state.stage, &state.failure) {
+        match (&state.stage, &state.trouble) {
             (Stage::Granted { lease, .. }, _) => match lease.check(now) {
                 Phase::Lost(reason) => Progress::Left(reason),
                 _ => Progress::Granted,
             },
-            (Stage::Waiting { .. }, Some(error)) => Progress::Failed(error.clone()),
-            (Stage::Waiting { answer, .. }, None) => Progress::Waiting(answer.clone()),
+            (Stage::Waiting { .. }, Some(error)) if !error.is_retryable() => {
+                Progress::Failed(error.clone())
+            }
+            (Stage::Waiting { answer, .. }, _) => Progress::Waiting(answer.clone()),
             (Stage::Enqueuing { .. }, _) => Progress::Left(LossReason::Closed),
             (Stage::Left(reason), _) => Progress::Left(*reason),
         }
+    }
+
+    /// Why the last report of this waiter came to nothing; `None` if it did not.
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        self.lock().trouble.clone()
     }
 
     /// Nobody waits for this slot any more.
