@@ -15,6 +15,7 @@ mod commands;
 mod escape;
 mod exit;
 mod guardian;
+mod log;
 mod output;
 mod run;
 mod signals;

@@ -19,7 +19,7 @@ use crate::{
 /// Runs what the command line says.
 pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
     let global = &cli.global;
-    log(global.verbose);
+    crate::log::start(global.verbose);
     match cli.command {
         Command::Run(options) => crate::run::run(options, global, registry),
         Command::Status(name) => show::status(&name.name, global, registry),
@@ -32,24 +32,6 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
         Command::Man(options) => manual::page(options.command.as_deref()),
     }
     .map(|()| ExitCode::SUCCESS)
-}
-
-/// Logs to stderr, if that was asked for.
-fn log(verbose: u8) {
-    let level = match verbose {
-        0 => return,
-        1 => tracing_subscriber::filter::LevelFilter::DEBUG,
-        _ => tracing_subscriber::filter::LevelFilter::TRACE,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(|| crate::speech::Log)
-        .with_ansi(false)
-        .with_max_level(level)
-        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
-        // Its way to report that stderr is closed is to write to stderr, and to panic.
-        .log_internal_errors(false);
-    // A program that embeds this one may have its own.
-    let _ = subscriber.try_init();
 }
 
 /// The sources of the configuration that every command has.

@@ -1,0 +1,88 @@
+//! What is logged to stderr: warnings of the backends as lines like any other, or with `-v` all that
+//! there is.
+
+use std::fmt;
+
+use tracing::{Event, Subscriber, field::Field};
+use tracing_subscriber::{
+    EnvFilter,
+    field::Visit,
+    filter::LevelFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{FmtSpan, Writer},
+    },
+    registry::LookupSpan,
+};
+
+use crate::speech::Log;
+
+/// Begins to log. With `verbose` 0 only what an operator has to know while it happens: that the
+/// store is away, or that a start-up check failed. What becomes of the lock the commands say
+/// themselves.
+pub(crate) fn start(verbose: u8) {
+    let level = match verbose {
+        0 => return quiet(),
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(|| Log)
+        .with_ansi(false)
+        .with_max_level(level)
+        .with_span_events(FmtSpan::CLOSE)
+        // Its way to report that stderr is closed is to write to stderr, and to panic.
+        .log_internal_errors(false);
+    // A program that embeds this one may have its own.
+    let _ = subscriber.try_init();
+}
+
+fn quiet() {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(|| Log)
+        .log_internal_errors(false)
+        .with_env_filter(EnvFilter::new("warn,tenure_core=off"))
+        .event_format(Line);
+    let _ = subscriber.try_init();
+}
+
+/// A warning as one line in the voice of the command.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut words = Words::default();
+        event.record(&mut words);
+        let Words { backend, message } = words;
+        writeln!(writer, "tenure: warning: {backend}{message}")
+    }
+}
+
+#[derive(Default)]
+struct Words {
+    backend: String,
+    message: String,
+}
+
+impl Visit for Words {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "backend" {
+            self.backend = format!("{value}: ");
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}").replace(char::is_control, " ");
+        }
+    }
+}
