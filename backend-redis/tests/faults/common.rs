@@ -88,7 +88,8 @@ pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     tokio::spawn(async move { lock.acquire().await.unwrap() })
 }
 
-/// As [`acquire`], and returns when it is in the queue, as the one of that place behind the holder.
+/// As [`acquire`], and returns when it is in the queue, as the one of that place behind the holder,
+/// and knows it.
 pub(crate) async fn wait_in_line(
     server: &Server,
     client: &Client,
@@ -100,6 +101,8 @@ pub(crate) async fn wait_in_line(
         queue_length(server, lock) == place
     })
     .await;
+    // Its own answer comes before this one's, on one connection.
+    connected(client).await;
     task
 }
 

@@ -14,7 +14,7 @@ use crate::common::{
 
 /// Much longer than any of these tests may wait for what must not wait for it.
 const TTL: Duration = seconds(60);
-const ROUNDS: u64 = 80;
+const ROUNDS: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() {
@@ -25,13 +25,13 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
     for round in 0..ROUNDS {
         let holder = hold(&first, "a").await;
         let cancelled = wait_in_line(&server, &fickle, "a", 1).await;
-        let next = match round / 4 % 2 {
+        let next = match round / 5 % 2 {
             0 => None,
             _ => Some(wait_in_line(&server, &first, "a", 2).await),
         };
         // From zero to some round trips later.
-        let moment = Duration::from_micros(round / 8 * 100);
-        match round % 4 {
+        let moment = Duration::from_micros(round / 10 * 100);
+        match round % 5 {
             // The server has granted it, and the word of it is on its way.
             0 => {
                 proxy.hold_replies();
@@ -54,6 +54,12 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
                 sleep(moment).await;
                 cancelled.abort();
                 let _ = release.await.unwrap();
+            }
+            // It has gone before the release.
+            3 => {
+                cancelled.abort();
+                sleep(moment).await;
+                let _ = holder.release().await;
             }
             // The cancellation is late.
             _ => {

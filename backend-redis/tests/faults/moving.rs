@@ -46,16 +46,15 @@ fn crowded(count: usize) -> (u16, Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     const TTL: Duration = seconds(6);
-    const PLACE: Duration = seconds(15);
     let cluster = Cluster::builder().start().unwrap();
     let (slot, mut names) = crowded(LOCKS + 1);
     let spare = names.pop().unwrap();
     assert_eq!(cluster.slot_of(&key(&names[0], "holder")).unwrap(), slot);
     let holder = client(&cluster.url(), TTL).await;
     let guards = hold_all(&holder, &names).await;
-    // A waiter reports all four keys of its lock, for which they have to be on one node. Its place
-    // lasts for longer than that takes.
-    let waiting = client(&cluster.url(), PLACE).await;
+    // A waiter's report needs all four keys of its lock in one place; a place in the queue may lapse
+    // by the time that they are.
+    let waiting = client(&cluster.url(), TTL).await;
     let waiters: Vec<_> = names.iter().map(|name| acquire(&waiting, name)).collect();
     let source = cluster.owner_of_slot(slot).unwrap();
     until("all are in their queues", SOON, || {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tenure_core::{Guard, clock::Instant, loss::LossReason};
+use tenure_core::{Guard, clock::Instant, error::ErrorKind, loss::LossReason};
 use tenure_test_servers::redis::Server;
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, client, granted, hold, hold_all, millis, queue_length, seconds, until, wait_in_line,
-    within,
+    SOON, client, connected, granted, hold, hold_all, millis, queue_length, seconds, until,
+    wait_in_line, within,
 };
 
 fn names(count: usize) -> Vec<String> {
@@ -90,6 +90,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
         let _ = last.release().await;
     }
     for client in [&holding, &waiting, &idle] {
+        connected(client).await;
         let guard = hold(client, &names[0]).await;
         guard.renew().await.unwrap();
         let _ = guard.release().await;
@@ -135,4 +136,43 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
         let guard = hold(&holding, name).await;
         let _ = guard.release().await;
     }
+}
+
+/// Nobody is told anything by a server that is not there: the deadline is what ends a grant (L1), and
+/// whoever waits goes on waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stays_away_for_longer_than_a_ttl() {
+    const TTL: Duration = seconds(2);
+    let server = Server::builder().start().unwrap();
+    let holding = client(&server.url(), TTL).await;
+    let waiting = client(&server.url(), TTL).await;
+    let names = names(5);
+    let old = hold_all(&holding, &names).await;
+    let mut waiters = Vec::new();
+    for name in &names {
+        waiters.push(wait_in_line(&server, &waiting, name, 1).await);
+    }
+    server.kill();
+    for guard in &old {
+        let reason = within("the deadline", TTL + seconds(1), guard.lost()).await;
+        assert_eq!(reason, LossReason::Expired, "l1");
+    }
+    sleep(TTL).await;
+    let error = holding
+        .lock("new")
+        .unwrap()
+        .try_acquire()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+    server.restart().unwrap();
+    for (old, waiter) in old.iter().zip(waiters) {
+        let new = granted("a waiter has the lock", SOON, waiter).await;
+        assert!(new.token() > old.token(), "t1");
+        let _ = new.release().await;
+    }
+    connected(&holding).await;
+    let guard = hold(&holding, "new").await;
+    let _ = guard.release().await;
 }

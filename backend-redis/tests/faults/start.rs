@@ -10,7 +10,9 @@ use tenure_redis::{Eviction, Options};
 use tenure_test_servers::redis::{Cluster, Server};
 use tokio::time::{Instant, sleep};
 
-use crate::common::{SOON, builder, client, connected, hold, millis, seconds, store};
+use crate::common::{
+    SOON, builder, client, connected, granted, hold, millis, seconds, store, wait_in_line,
+};
 
 async fn connect(url: &str, options: Options) -> Result<Client, Error> {
     Client::builder(store(url, options)).connect().await
@@ -76,8 +78,8 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
         Client::builder(store).ttl(TTL).connect().await.unwrap()
     };
     let careful = connect().await;
-    let take = async |client: &Client| {
-        let lock = client.lock("a").unwrap();
+    let take = async |client: &Client, lock: &str| {
+        let lock = client.lock(lock).unwrap();
         let begun = Instant::now();
         let mut refused = 0;
         loop {
@@ -93,26 +95,29 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
             sleep(millis(20)).await;
         }
     };
-    let (old, refused) = take(&careful).await;
+    let (old, refused) = take(&careful, "a").await;
     assert!(refused > 0, "the server was new");
     let before = old.valid_until();
     old.renew().await.unwrap();
     assert!(old.valid_until() > before);
 
     let fresh = connect().await;
+    let waiting = connect().await;
+    let _ = take(&waiting, "b").await.0.release().await;
+    let waiter = wait_in_line(&server, &waiting, "a", 1).await;
     server.restart().unwrap();
     let restarted = Instant::now();
     connected(&fresh).await;
-    let (new, refused) = take(&fresh).await;
-    assert!(refused > 0, "the server is new again");
+    let error = fresh.lock("b").unwrap().try_acquire().await.unwrap_err();
+    assert!(error.to_string().contains("restart_delay"), "{error}");
+    // One that waits goes on waiting.
+    let new = granted("the waiter's turn", TTL + SOON, waiter).await;
     assert!(old.check().is_err(), "two holders");
     assert!(new.token() > old.token(), "t1");
     // The server tells whole seconds.
     assert!(restarted.elapsed() > TTL - seconds(2));
-    let (again, _) = {
-        let _ = new.release().await;
-        take(&careful).await
-    };
+    let _ = new.release().await;
+    let (again, _) = take(&careful, "a").await;
     assert!(
         again.token() > new.token(),
         "t1: the old client goes on, too"

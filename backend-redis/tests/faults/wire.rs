@@ -3,7 +3,7 @@
 use tenure_core::{Acquisition, Release};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::common::{SOON, client, granted, hold, seconds, until, wait_in_line};
+use crate::common::{SOON, acquire, client, granted, hold, queue_length, seconds, until};
 
 const TTL: std::time::Duration = seconds(60);
 
@@ -46,7 +46,8 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_push() {
     assert_eq!(names(&proxy), ["EVALSHA"], "a try");
 
     proxy.reset();
-    let waiter = wait_in_line(&server, &second, "a", 1).await;
+    let waiter = acquire(&second, "a");
+    until("it waits", SOON, || queue_length(&server, "a") == 1).await;
     assert_eq!(names(&proxy), ["EVALSHA"], "a contended acquire");
 
     // Nothing that it sends from now on can be what gives it the lock.
