@@ -15,7 +15,7 @@ use tenure_core::{
     id::AttemptId,
     name::{LockName, Namespace},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
+        Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Page, Remove, Removed, Renewal,
         Renewed, StoreTime, Waiting,
     },
     settings::StoreUrl,
@@ -34,6 +34,10 @@ use crate::{
     scripts::{FENCE_LIFE, Scripts},
     view,
 };
+
+/// For how long an attempt is fenced off at least: a request may lie about for longer than a short
+/// TTL, on a connection that hangs.
+const FENCED_LIFE: Duration = Duration::from_secs(600);
 
 /// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
@@ -92,6 +96,10 @@ impl Connect for RedisStore {
         });
         if let Some(confirming) = &core.confirming {
             confirming.begin(Arc::downgrade(&core));
+        }
+        if let Err(lacking) = core.check_rights().await {
+            core.link.close().await;
+            return Err(lacking);
         }
         Ok(Arc::new(RedisBackend {
             info: self.info(),
@@ -156,9 +164,9 @@ impl Core {
         self.keys.lock(name, self.link.is_cluster())
     }
 
-    /// The least that a new token may be, as the scripts are given it.
+    /// What every new token is above, as the scripts are given it.
     pub(crate) fn floor(&self) -> String {
-        (self.context.token_floor.get() + 1).to_string()
+        self.context.token_floor.to_string()
     }
 
     /// Runs calls that give or prolong grants, and calls a grant given only once enough replicas
@@ -198,24 +206,60 @@ impl Core {
         )
     }
 
-    fn still_closed(&self, keys: &LockKeys) -> Result<(), Error> {
-        let Some(left) = self
-            .link
-            .closed_until(&keys.holder)
-            .map(|until| until.since(self.now()))
-            .filter(|left| !left.is_zero())
-        else {
-            return Ok(());
+    /// Tries every right that the scripts need, on keys that nobody uses: a right that is missing would
+    /// else be noticed when two want the same lock for the first time, or in the middle of a hand-over.
+    async fn check_rights(&self) -> Result<(), Error> {
+        const OPERATION: &str = "connecting";
+        let client = self.context.client;
+        let keys = self.lock(&LockName::new(format!("rights of {client}"))?)?;
+        let call = Call {
+            script: &Scripts::get().rights,
+            keys: vec![keys.holder.clone(), keys.queue(), keys.entries()],
+            args: vec![inbox(client), u8::from(self.context.observer).to_string()],
         };
+        let value = match self.link.call(call).await {
+            Ok(value) => value,
+            Err(fault) => {
+                let error = from_fault(OPERATION, fault);
+                // A server that is busy or away is no matter of rights, and is told with what is
+                // asked of it.
+                return match error.kind() {
+                    ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => Err(error),
+                    _ => Ok(()),
+                };
+            }
+        };
+        let lacking: Vec<String> = redis::from_redis_value(value).unwrap_or_default();
+        if lacking.is_empty() {
+            return Ok(());
+        }
         Err(error(
-            ErrorKind::Unavailable,
-            "acquiring",
+            ErrorKind::PermissionDenied,
+            OPERATION,
             format!(
-                "the server was started a short while ago and may have forgotten locks; \
-                 `restart_delay` keeps this client from taking any for another {}",
-                humantime(Duration::from_secs(left.as_secs() + 1)),
+                "this user lacks rights that locks need: {}; compare its rights with the ACL line in \
+                 docs/operations.md",
+                lacking.join(" ")
             ),
         ))
+    }
+
+    /// Whether the server of these keys was started so short a while ago that nothing may be granted
+    /// there yet, as an error.
+    pub(crate) fn closed(&self, operation: &'static str, keys: &LockKeys) -> Option<Error> {
+        let until = self.link.closed_until(&keys.holder)?;
+        let left = until.since(self.now());
+        (!left.is_zero()).then(|| {
+            error(
+                ErrorKind::Unavailable,
+                operation,
+                format!(
+                    "the server was started a short while ago and may have forgotten locks; \
+                     `restart_delay` keeps this client from taking any for another {}",
+                    humantime(Duration::from_secs(left.as_secs() + 1)),
+                ),
+            )
+        })
     }
 
     pub(crate) async fn remove(&self, request: &Remove) -> Result<Removed, Error> {
@@ -227,7 +271,7 @@ impl Core {
         let fence = if request.outcome_known {
             Duration::ZERO
         } else {
-            request.ttl
+            request.ttl.max(FENCED_LIFE)
         };
         let call = Call {
             script: &Scripts::get().remove,
@@ -242,6 +286,7 @@ impl Core {
                 request.attempt.to_string(),
                 fence.as_micros().to_string(),
                 self.floor(),
+                u8::from(self.closed(OPERATION, &keys).is_some()).to_string(),
             ],
         };
         let value = self.run(OPERATION, call).await?;
@@ -272,14 +317,16 @@ impl Backend for RedisBackend {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        Ok(capabilities(&self.core))
+        Ok(capabilities(&self.core.options))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
         const OPERATION: &str = "acquiring";
         let core = &*self.core;
         let keys = core.lock(&request.name)?;
-        core.still_closed(&keys)?;
+        if let Some(closed) = core.closed(OPERATION, &keys) {
+            return Err(closed);
+        }
         let from = core.now();
         let call = Call {
             script: &Scripts::get().enqueue,
@@ -396,12 +443,18 @@ fn standing(
         "busy" => {
             let now = reply.count()?;
             let raw = reply.text()?;
-            let holder = read_holder(&raw, now, reply.number()?)?;
+            let holder = shown_holder(&raw, now, reply.number()?);
             Ok(Enqueued::Busy(holder.unwrap_or_default()))
         }
         "gone" => Ok(Enqueued::Gone),
         _ => Err(unexpected(operation, &Value::Nil)),
     }
+}
+
+/// A holder that is only to be shown. The script has done its work by now: that somebody scribbled
+/// over what is shown of another must not look like a failure without effect.
+fn shown_holder(raw: &str, now: u64, foreign_ms: i64) -> Option<Holder> {
+    read_holder(raw, now, foreign_ms).unwrap_or_else(|_| Some(Holder::default()))
 }
 
 /// Reads the rest of "granted".
@@ -422,7 +475,7 @@ pub(crate) fn waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error
     let ahead = reply.count()?;
     let within = Duration::from_micros(reply.count()?);
     let raw = reply.text()?;
-    let holder = read_holder(&raw, now, reply.number()?)?;
+    let holder = shown_holder(&raw, now, reply.number()?);
     Ok(Waiting::new(from, as_of)
         .with_ahead(ahead)
         .with_holder(holder)
@@ -445,10 +498,7 @@ pub(crate) fn reported(
     }
 }
 
-fn capabilities(core: &Core) -> Capabilities {
-    let options = &core.options;
-    // Tokens that are ahead of the clock rise only as long as the last one is known.
-    let lifted = core.context.token_floor > FencingToken::new(0);
+fn capabilities(options: &Options) -> Capabilities {
     let durability = match (options.min_replicas, options.durability) {
         (1.., _) => Durability::Replicated,
         (0, Kept::Local) => Durability::Local,
@@ -469,7 +519,7 @@ fn capabilities(core: &Core) -> Capabilities {
         // for one that has to be repeated.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
-    .with_residue((!lifted).then_some(FENCE_LIFE))
+    .with_residue(Some(FENCE_LIFE))
 }
 
 /// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more

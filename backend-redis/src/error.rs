@@ -83,25 +83,27 @@ pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Err
             ErrorKind::Unauthenticated,
             format!("the server says {code}: {detail}"),
         ),
-        "NOPERM" => (
-            ErrorKind::PermissionDenied,
-            format!("{detail}; docs/operations.md has the rights that this backend needs"),
-        ),
+        "NOPERM" => (ErrorKind::PermissionDenied, lacking(detail)),
         "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
         | "NOREPLICAS" | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => (
             ErrorKind::Unavailable,
             format!("the server says {code}: {detail}"),
         ),
-        _ if detail.contains("ACL failure") || detail.contains("can't run this command") => (
-            ErrorKind::PermissionDenied,
-            format!("{detail}; docs/operations.md has the rights that this backend needs"),
-        ),
+        _ if detail.contains("ACL failure") || detail.contains("can't run this command") => {
+            (ErrorKind::PermissionDenied, lacking(detail))
+        }
         _ => (
             ErrorKind::Protocol,
             format!("the server says {code}: {detail}"),
         ),
     };
     error(kind, operation, text)
+}
+
+/// What a refusal for want of a right says, without the place in the script, which helps nobody.
+fn lacking(detail: &str) -> String {
+    let said = detail.split(" script: ").next().unwrap_or(detail);
+    format!("{said}; compare its rights with the ACL line in docs/operations.md")
 }
 
 /// A key as it can be shown in one line.

@@ -102,6 +102,15 @@ impl KeySpace {
             });
         };
         let holder = format!("{}{}{}", plain.before, name.as_str(), plain.after);
+        if holder.starts_with("tenure:") {
+            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+                .with_backend("redis")
+                .with_lock(name.clone())
+                .with_detail(
+                    "its plain key would begin with `tenure:`, as all keys of this backend do; use \
+                     another name, or a `plain_key` that begins otherwise",
+                ));
+        }
         let tag = hash_tag(&holder);
         if tag.contains('}') && clustered {
             return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
@@ -261,6 +270,8 @@ mod tests {
         assert_eq!(keys.pattern("a*"), "app/lock:a\\**!");
         assert!(keys.lock(&name("a}"), true).is_err());
         assert!(keys.lock(&name("a}"), false).is_ok());
+        let bare = KeySpace::plain(&namespace("app"), "{name}").unwrap();
+        assert!(bare.lock(&name("tenure:{x}:a:x:fence"), false).is_err());
         for wrong in ["lock", "{name}{name}"] {
             assert!(KeySpace::plain(&namespace("app"), wrong).is_err());
         }

@@ -60,7 +60,12 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
         split: false,
     };
     for entry in entries {
-        let (keys, outcome) = match core.lock(&entry.name) {
+        let keys = core.lock(&entry.name).and_then(|keys| {
+            // A report may grant; a grant that is there may be renewed.
+            let closed = entry.token.is_none().then(|| core.closed(OPERATION, &keys));
+            closed.flatten().map_or(Ok(keys), Err)
+        });
+        let (keys, outcome) = match keys {
             Ok(keys) => (Some(keys), None),
             Err(error) => (None, Some(Renewed::Unknown(error))),
         };
@@ -73,7 +78,8 @@ pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
     batch.send(&holders, &waiters).await;
     batch.one_by_one().await;
     if !batch.doubtful.is_empty() {
-        let doubtful = std::mem::take(&mut batch.doubtful);
+        let mut doubtful = std::mem::take(&mut batch.doubtful);
+        doubtful.retain(|&index| !batch.is_closed(index));
         let groups = batch.grouped(doubtful.into_iter(), REPORTS);
         batch.again();
         batch.send(&[], &groups).await;
@@ -94,6 +100,17 @@ impl Batch<'_> {
     fn again(&mut self) {
         self.split = true;
         self.from = self.core.now();
+    }
+
+    /// Whether the queue may not be asked of this one, because asking may grant; then so is said.
+    fn is_closed(&mut self, index: usize) -> bool {
+        let keys = self.keys[index].as_ref();
+        let closed = keys.and_then(|keys| self.core.closed(OPERATION, keys));
+        let is_closed = closed.is_some();
+        if let Some(error) = closed {
+            self.outcomes[index] = Some(Renewed::Unknown(error));
+        }
+        is_closed
     }
 
     /// Renews the grants of some groups, and reports the entries of others.

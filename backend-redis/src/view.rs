@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 use tenure_core::{
-    error::Error,
+    error::{Error, ErrorKind},
     id::AttemptId,
     name::LockName,
     request::{Holder, List, Listed, LockState, Page, Waiter},
@@ -121,8 +121,13 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
 fn listed(operation: &'static str, name: &LockName, shown: Value) -> Result<Option<Listed>, Error> {
     if let Value::ServerError(error) = &shown {
         let error = answered(operation, error.code(), error.details().unwrap_or_default());
-        tracing::debug!(%error, "a lock cannot be read");
-        return Ok(Some(Listed::new(name.clone(), Some(Holder::foreign()), 0)));
+        // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
+        return match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::NewerFormat => {
+                Ok(Some(Listed::new(name.clone(), Some(Holder::foreign()), 0)))
+            }
+            _ => Err(error),
+        };
     }
     let mut reply = Reply::new(operation, shown)?;
     let now = reply.count()?;

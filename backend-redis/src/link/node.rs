@@ -152,6 +152,9 @@ async fn keep(core: &Core, node: &Arc<Node>) {
         backoff.lasted(since.elapsed());
         let why = conn.ending(&core.settings);
         drop(conn);
+        if !core.is_open() {
+            return;
+        }
         tracing::warn!(backend = "redis", "{why}; connecting again");
         node.set(State::Down(Trouble::new(ErrorKind::Unavailable, why)));
         core.tell_down();

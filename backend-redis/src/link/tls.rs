@@ -47,7 +47,15 @@ pub(super) fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
                 .map_err(|_| bad(key, "holds no PEM key without a passphrase", "no key"))?;
             builder
                 .with_client_auth_cert(chain, secret)
-                .map_err(|error| bad(cert, "does not go with its key", error))?
+                .map_err(|error| match error {
+                    // What `openssl x509 -req` makes without extensions.
+                    rustls::Error::InvalidCertificate(_) => bad(
+                        cert,
+                        "cannot be used; it must be an X.509 certificate of version 3",
+                        error,
+                    ),
+                    error => bad(cert, "does not go with its key", error),
+                })?
         }
         _ => builder.with_no_client_auth(),
     };

@@ -72,7 +72,10 @@ impl Trouble {
         wire: Option<Self>,
     ) -> Self {
         let code = error.code().unwrap_or_default();
-        let text = one_line(&error.to_string());
+        // A server that does not know a command repeats its arguments, which may be a password.
+        let said = error.to_string();
+        let said = said.split(", with args").next().unwrap_or_default();
+        let text = one_line(said);
         let code = if text.contains("no permissions") {
             "NOPERM"
         } else {
@@ -90,8 +93,8 @@ impl Trouble {
             "NOPERM" => (
                 ErrorKind::PermissionDenied,
                 format!(
-                    "this user may not do that ({doing}); compare its rights with the ACL line in \
-                     docs/operations.md"
+                    "this user may not do that ({doing}: {text}); compare its rights with the ACL \
+                     line in docs/operations.md"
                 ),
             ),
             "DENIED" => (

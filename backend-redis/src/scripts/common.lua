@@ -47,11 +47,6 @@ local function number(digits)
   if value and value < 9007199254740992 then return value end
 end
 
--- Tokens are decimal texts: a floor may lift them above what a double holds exactly.
-local function is_token(digits)
-  return digits and #digits <= 19
-end
-
 local function read_holder(key)
   local raw = ask('GET', key)
   if not raw then return nil end
@@ -59,7 +54,10 @@ local function read_holder(key)
   local attempt, refreshed, token, ttl, client, owner, rest =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
-  if not (is_token(token) and refreshed and ttl) then malformed(key, raw) end
+  -- Ours are shorter. Whatever is shown goes out with every answer.
+  if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32 and #raw <= 4096) then
+    malformed(key, raw)
+  end
   return {
     raw = raw, attempt = attempt, client = client, owner = owner, ttl = ttl, token = token,
     refreshed = refreshed, rest = rest,
@@ -80,6 +78,14 @@ end
 
 local function left(entry)
   return math.max(entry.refreshed + entry.ttl - now, 0)
+end
+
+-- How a holder is shown: its record, and of a foreign one, whose value may be of any size, no more
+-- than the time that it has left.
+local function show(key, holder)
+  if not holder then return '', -1 end
+  if holder.foreign then return 'foreign', redis.call('PTTL', key) end
+  return holder.raw, -1
 end
 
 -- What the core calls by one name, for the keys of one lock.
@@ -109,7 +115,8 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   end
 
   local function tell(client, ...)
-    redis.call('PUBLISH', INBOX .. client, table.concat({'tenure/1', ...}, ' '))
+    -- A message that cannot be sent must not undo what it tells of. Whoever it is for asks in time.
+    redis.pcall('PUBLISH', INBOX .. client, table.concat({'tenure/1', ...}, ' '))
   end
 
   -- The queue's keys live for as long as the longest of their entries might. This is also the first
@@ -117,10 +124,8 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   local function keep(ttl)
     local wanted = math.ceil(ttl / 1000)
     local had = redis.call('PTTL', ENTRIES)
-    if had < wanted then
-      had = 2 * wanted
-      redis.call('PEXPIRE', QUEUE, had)
-    end
+    if had < wanted then had = 2 * wanted end
+    redis.call('PEXPIRE', QUEUE, had)
     redis.call('PEXPIRE', ENTRIES, had)
   end
 
@@ -177,24 +182,27 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     end
     if not attempt then
       if ended then
-        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last)
+        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last, least(floor))
       end
       return
     end
     local last = holder and later(fence.last, holder.token) or fence.last
-    local token = next_token(last, floor)
+    local least = least(floor)
+    local token = next_token(last, least)
     -- Until its entry as a waiter would have lapsed, and no longer (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last)
+    write_fence(FENCE, token, fence.ended, fence.last, least)
     -- Strictly later than every "still waiting" that this attempt was answered.
     local as_of = math.max(now, entry.as_of + 1)
     tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
   end
 
-  -- The holder, once what has lapsed is out of the way.
-  function self.settle(floor)
+  -- The holder, once what has lapsed is out of the way. While the store is `closed` nobody is granted
+  -- what may still be held by one whom it has forgotten.
+  function self.settle(floor, closed)
     local holder = read_holder(HOLDER)
     if holder and (holder.foreign or not lapsed(holder)) then return holder end
+    if closed then return nil end
     if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
     self.pass_on(holder, holder and 'expired', floor)
     return read_holder(HOLDER)
@@ -202,10 +210,11 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   function self.grant(attempt, ttl, client, owner, floor)
     local fence = read_fence()
-    local token = next_token(fence.last, floor)
+    local least = least(floor)
+    local token = next_token(fence.last, least)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last)
+    write_fence(FENCE, token, fence.ended, fence.last, least)
     return token
   end
 
@@ -218,14 +227,8 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     return {'granted', holder.token, text(holder.ttl)}
   end
 
-  -- How a holder is shown: as it stands, and for a foreign one the time that it has left.
-  local function show(holder)
-    if not holder then return '', -1 end
-    return holder.raw, holder.foreign and redis.call('PTTL', HOLDER) or -1
-  end
-
   function self.busy(kind, holder)
-    local raw, ms = show(holder)
+    local raw, ms = show(HOLDER, holder)
     return {kind, stamp, raw, ms}
   end
 
@@ -255,15 +258,9 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     return left(holder)
   end
 
-  function self.waiting(attempt, entry, holder)
-    local rank = redis.call('ZRANK', QUEUE, attempt)
-    if not rank then
-      -- Its place was deleted by hand.
-      redis.call('HDEL', ENTRIES, attempt)
-      return {'gone', 'evicted'}
-    end
+  local function standing(rank, entry, holder)
     local within = recheck(rank, holder)
-    local raw, ms = show(holder)
+    local raw, ms = show(HOLDER, holder)
     return {'waiting', text(entry.as_of), stamp, rank + (holder and 1 or 0), text(within), raw, ms}
   end
 
@@ -274,12 +271,16 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   function self.append(attempt, ttl, client, owner, holder)
     local last = ask('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local place = last[2] and number(last[2]) or (last[2] and malformed(QUEUE)) or 0
     local entry =
       {refreshed = now, ttl = ttl, client = client, enqueued = stamp, as_of = now, owner = owner}
-    redis.call('ZADD', QUEUE, (last[2] or 0) + 1, attempt)
+    -- Before anything is written: what cannot be read is an error that leaves nothing behind.
+    local rank = redis.call('ZCARD', QUEUE)
+    local answer = standing(rank, entry, holder)
+    redis.call('ZADD', QUEUE, place + 1, attempt)
     write_entry(attempt, entry)
     keep(ttl)
-    return self.waiting(attempt, entry, holder)
+    return answer
   end
 
   function self.drop(attempt)
@@ -302,11 +303,17 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
       self.drop(attempt)
       return {'gone', 'expired'}
     end
+    local rank = redis.call('ZRANK', QUEUE, attempt)
+    if not rank then
+      -- Its place was deleted by hand.
+      redis.call('HDEL', ENTRIES, attempt)
+      return {'gone', 'evicted'}
+    end
     keep(entry.ttl)
     entry.refreshed = now
     entry.as_of = math.max(now, entry.as_of + 1)
     write_entry(attempt, entry)
-    return self.waiting(attempt, entry, holder)
+    return standing(rank, entry, holder)
   end
 
   return self

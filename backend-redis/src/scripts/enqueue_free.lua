@@ -6,11 +6,12 @@ if not redis.pcall('GET', HOLDER) and redis.call('EXISTS', QUEUE, FENCED) == 0 t
   local fence = redis.pcall('GET', FENCE)
   local last, ended = '0', ''
   if fence then last, ended = string.match(type(fence) == 'string' and fence or '', '^tenure/1 (%d+)(.*)$') end
-  if last and #last <= 19 then
-    local token = next_token(last, floor)
+  if is_token(last) then
+    local least = least(floor)
+    local token = next_token(last, least)
     redis.call('SET', HOLDER, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. whose .. ' ' .. stamp
       .. ' ' .. stamp, 'PX', life)
-    write_fence(FENCE, token, ended, last)
+    write_fence(FENCE, token, ended, last, least)
     return token
   end
 end

@@ -2,7 +2,7 @@
 -- KEYS: holder, queue, entries; ARGV: the first place, how many.
 return guarded(function()
   local holder = read_holder(KEYS[1])
-  local ms = holder and holder.foreign and redis.call('PTTL', KEYS[1]) or -1
+  local shown, ms = show(KEYS[1], holder)
   local attempts = ask('ZRANGE', KEYS[2], '(' .. ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
   local waiters, last = {}, ''
   for index = 1, #attempts, 2 do
@@ -16,5 +16,5 @@ return guarded(function()
     last = attempts[index + 1]
   end
   if #attempts < 2 * ARGV[2] then last = '' end
-  return {stamp, holder and holder.raw or '', ms, last, waiters}
+  return {stamp, shown, ms, last, waiters}
 end)

@@ -30,6 +30,7 @@ pub(crate) struct Scripts {
     pub(crate) remove: Script,
     pub(crate) renew: Script,
     pub(crate) report: Script,
+    pub(crate) rights: Script,
 }
 
 impl Scripts {
@@ -60,6 +61,7 @@ impl Scripts {
             ]),
             renew: script(&[include_str!("renew.lua")]),
             report: script(&[TOKEN, COMMON, include_str!("report.lua")]),
+            rights: Script::new(include_str!("rights.lua").to_owned()),
         }
     }
 

@@ -3,7 +3,7 @@ local answers = {}
 for index = 1, #KEYS, 3 do
   answers[#answers + 1] = guarded(function()
     local holder = read_holder(KEYS[index])
-    local ms = holder and holder.foreign and redis.call('PTTL', KEYS[index]) or -1
+    local shown, ms = show(KEYS[index], holder)
     local waiters = ask('ZCARD', KEYS[index + 1])
     -- Of a long queue, those that have lapsed are counted too.
     if waiters > 0 and waiters <= CHUNK then
@@ -12,7 +12,7 @@ for index = 1, #KEYS, 3 do
         if not lapsed(read_entry(KEYS[index + 2], raw)) then waiters = waiters + 1 end
       end
     end
-    return {stamp, holder and holder.raw or '', ms, waiters}
+    return {stamp, shown, ms, waiters}
   end)
 end
 return answers

@@ -1,7 +1,7 @@
 -- Takes an attempt out, whether it holds or waits; fences it off for so many microseconds, if any.
 return guarded(function()
   local lock = lock(HOLDER, FENCE, QUEUE, ENTRIES)
-  local holder = lock.settle(floor)
+  local holder = lock.settle(floor, ARGV[4] == '1')
   local was = 'absent'
   if holder and holder.attempt == attempt then
     was = 'holder'

@@ -7,12 +7,14 @@ for index, key in ipairs(KEYS) do
   local held = redis.pcall('GET', key)
   if type(held) == 'string' then
     local attempt, refreshed, token, ttl, rest = string.match(held, '^tenure/1 (%x+) (%d+) (%d+) (%d+)( .+)$')
-    if attempt == ARGV[2 * index - 1] and token == ARGV[2 * index] and now < refreshed + ttl then
+    if attempt == ARGV[2 * index - 1] and token == ARGV[2 * index] and #refreshed <= 16 and #ttl <= 16
+      and now < refreshed + ttl then
       local life = math.ceil(ttl / 1000)
       -- A full server allows this one, and then the other.
-      redis.call('PEXPIRE', key, life)
-      redis.call('SET', key, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. ttl .. rest, 'PX', life)
-      answers[index] = 1
+      redis.pcall('PEXPIRE', key, life)
+      local done = redis.pcall('SET', key, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. ttl .. rest, 'PX', life)
+      -- One record that cannot be written must not fail the others.
+      answers[index] = done.ok and 1 or 0
     end
   end
 end

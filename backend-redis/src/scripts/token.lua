@@ -1,28 +1,46 @@
--- The greater of two tokens. They are decimal texts, since a floor may lift them above what a double
--- holds exactly.
+-- Tokens are decimal texts: a floor may lift them above what a double holds exactly.
+
+local function is_token(digits)
+  return digits and (#digits < 19 or #digits == 19 and digits <= '4611686018427387903')
+    and (digits == '0' or string.find(digits, '^[1-9]'))
+end
+
+-- The greater of two tokens.
 local function later(one, other)
   if #one ~= #other then return #one > #other and one or other end
   return one > other and one or other
 end
 
--- One more than the last token, but no less than the floor, nor than the server's clock: it keeps
--- tokens rising when everything else is forgotten.
-local function next_token(last, floor)
-  if later(stamp, last) ~= last then return later(stamp, floor) end
+-- The sum of two tokens: the last nine digits of each, and what is before them.
+local function sum(one, other)
+  local low = tonumber(string.sub(one, -9)) + tonumber(string.sub(other, -9))
+  local high = (tonumber(string.sub(one, 1, -10)) or 0) + (tonumber(string.sub(other, 1, -10)) or 0)
+  if low >= 1000000000 then low, high = low - 1000000000, high + 1 end
+  return high > 0 and string.format('%.0f%09.0f', high, low) or string.format('%.0f', low)
+end
+
+-- The least that a token may be now: what the server's clock says, above the floor. It rises by
+-- itself, and so keeps tokens rising when everything else is forgotten.
+local function least(floor)
+  return floor == '0' and stamp or sum(floor, stamp)
+end
+
+-- One more than the last token, but no less than the least.
+local function next_token(last, least)
+  if later(least, last) ~= last then return least end
   local head, nines = string.match(last, '^(%d-)(9*)$')
   local zeros = string.rep('0', #nines)
-  if head == '' then return later('1' .. zeros, floor) end
-  local after = string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
-  return later(after, floor)
+  if head == '' then return '1' .. zeros end
+  return string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
 end
 
 -- Notes the last token. The note expires a day after the last grant, or up to 1,000 s sooner, since
 -- setting an expiry anew costs; by then the clock alone keeps tokens rising. It never expires while
--- tokens are ahead of the clock: a floor has lifted them, or the clock was set back.
+-- tokens are ahead of that: the clock was set back, or a floor was taken away.
 -- `noted` is the token that the note has had so far, '0' if there was none.
-local function write_fence(key, token, ended, noted)
+local function write_fence(key, token, ended, noted, least)
   local note = 'tenure/1 ' .. token .. ended
-  if token ~= stamp and later(token, stamp) == token then
+  if token ~= least and later(token, least) == token then
     redis.call('SET', key, note)
   elseif string.sub(noted, 1, -10) == string.sub(token, 1, -10) then
     redis.call('SET', key, note, 'KEEPTTL')

@@ -1,0 +1,374 @@
+//! What others have put into the keys.
+
+use tenure_core::clock::{Clock as _, SystemClock};
+use tenure_core::{
+    Acquisition, Client,
+    id::AttemptId,
+    request::{Enqueued, List, Remove},
+};
+use tenure_redis::Options;
+use tenure_test_servers::redis::Server;
+
+use crate::common::{
+    Raw, SOON, acquire, builder, client, hold, hold_all, key, millis, name, queue_length, seconds,
+    store,
+};
+
+fn server() -> Server {
+    Server::builder().start().unwrap()
+}
+
+fn micros(server: &Server) -> u128 {
+    let time = server.text(&["TIME"]).unwrap();
+    let mut parts = time
+        .split_whitespace()
+        .map(|part| part.parse::<u128>().unwrap());
+    parts.next().unwrap() * 1_000_000 + parts.next().unwrap()
+}
+
+fn a_holder(server: &Server, owner: &str, ttl_ms: u128) -> String {
+    let now = micros(server);
+    format!(
+        "tenure/1 {} {now} {now} {} {} {owner} {now} {now}",
+        "a".repeat(32),
+        ttl_ms * 1000,
+        "b".repeat(32)
+    )
+}
+
+/// A4, S2: the script takes for sound what the client cannot show. That must not look like a failure
+/// without effect: the attempt is in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_a_holder_that_cannot_be_shown_is_waited_for_all_the_same() {
+    let server = server();
+    let client = client(&server.url(), seconds(30)).await;
+    for bad in ["owner-without-slashes", "%zz/h/1", "a/b/99999999999"] {
+        server.command(&["FLUSHALL"]).unwrap();
+        let record = a_holder(&server, bad, 1500);
+        server
+            .command(&["SET", &key("a", "holder"), &record, "PX", "1500"])
+            .unwrap();
+        let lock = client.lock("a").unwrap();
+        let acquired = lock.acquire_within(seconds(10)).await;
+        assert!(
+            matches!(acquired, Ok(Acquisition::Acquired(_))),
+            "a4: {bad}: {acquired:?}"
+        );
+        assert_eq!(queue_length(&server, "a"), 0);
+    }
+}
+
+/// T1, S2: a number with leading zeros is longer and so "later" than the clock, whatever it is worth.
+#[tokio::test(flavor = "multi_thread")]
+async fn t1_a_fence_with_leading_zeros_lowers_no_token() {
+    let server = server();
+    let client = client(&server.url(), seconds(30)).await;
+    let guard = hold(&client, "a").await;
+    let before = guard.token();
+    let _ = guard.release().await;
+    server
+        .command(&["SET", &key("a", "fence"), "tenure/1 0000000000000000001"])
+        .unwrap();
+    if let Ok(Acquisition::Acquired(guard)) = client.lock("a").unwrap().try_acquire().await {
+        assert!(guard.token() > before, "{before}, then {}", guard.token());
+    }
+}
+
+/// I1, S2: a foreign lock whose value is empty (`SET lock:x "" NX PX`) is shown as foreign.
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_a_foreign_holder_with_an_empty_value_is_shown() {
+    let server = server();
+    let options = Options::default().plain_key("lock:{name}");
+    let client = Client::builder(store(&server.url(), options))
+        .connect()
+        .await
+        .unwrap();
+    server
+        .command(&["SET", "lock:x", "", "PX", "30000"])
+        .unwrap();
+    let busy = client.lock("x").unwrap().try_acquire().await.unwrap();
+    assert!(matches!(busy, Acquisition::Busy(_)), "x1");
+    let state = client.inspect(&name("x")).await.unwrap();
+    let page = client.list(List::new("", 100)).await.unwrap();
+    eprintln!("{state:?} {page:?}");
+    assert!(
+        state.holder.is_some(),
+        "i1: it is shown as free; listed: {}",
+        page.locks.len()
+    );
+    assert_eq!(page.locks.len(), 1);
+}
+
+/// L5, S2: the value of a foreign holder comes along with every answer of a waiter, over the
+/// connection that the server counts as a subscriber's: 32 MB, and it is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_huge_foreign_value_costs_nobody_else_his_grant() {
+    let server = server();
+    let options = Options::default().plain_key("lock:{name}");
+    let client = Client::builder(store(&server.url(), options))
+        .ttl(seconds(3))
+        .connect()
+        .await
+        .unwrap();
+    let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
+    let guards = hold_all(&client, &names).await;
+    let huge = vec![b'x'; 40 << 20];
+    server
+        .command_of_bytes(&[b"SET", b"lock:x", &huge, b"PX", b"60000"])
+        .unwrap();
+    let waiter = {
+        let lock = client.lock("x").unwrap();
+        tokio::spawn(async move { lock.acquire_within(seconds(30)).await })
+    };
+    tokio::time::sleep(seconds(10)).await;
+    let lost: Vec<_> = guards
+        .iter()
+        .filter(|guard| guard.check().is_err())
+        .collect();
+    eprintln!(
+        "connections: {:?}",
+        server.info("total_connections_received")
+    );
+    let waits = !waiter.is_finished();
+    if !waits {
+        eprintln!("waiter: {:?}", waiter.await.unwrap().map(|_| ()));
+    }
+    assert!(lost.is_empty(), "l5: {} of 20 guards are lost", lost.len());
+    assert!(waits, "the waiter gave up");
+}
+
+/// The same with a value of ordinary size and many who wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_many_waiters_behind_a_foreign_value_cost_nobody_else_his_grant() {
+    let server = server();
+    let options = Options::default().plain_key("lock:{name}");
+    let client = Client::builder(store(&server.url(), options))
+        .ttl(seconds(3))
+        .connect()
+        .await
+        .unwrap();
+    let guard = hold(&client, "other").await;
+    let value = vec![b'x'; 64 << 10];
+    server
+        .command_of_bytes(&[b"SET", b"lock:x", &value, b"PX", b"60000"])
+        .unwrap();
+    let waiters: Vec<_> = (0..1000)
+        .map(|_| {
+            let lock = client.lock("x").unwrap();
+            tokio::spawn(async move { lock.acquire_within(seconds(30)).await.map(|_| ()) })
+        })
+        .collect();
+    tokio::time::sleep(seconds(10)).await;
+    let ended = waiters.iter().filter(|waiter| waiter.is_finished()).count();
+    let connections = server.info("total_connections_received").unwrap();
+    eprintln!(
+        "connections {connections:?}, {ended} waiters ended, guard {:?}",
+        guard.check()
+    );
+    assert!(guard.check().is_ok(), "l5: connections {connections:?}");
+    assert_eq!(ended, 0, "waiters gave up");
+}
+
+/// L5, S2: one record with a number that is none fails the renewal of all that go with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_one_malformed_record_fails_no_other_renewal() {
+    let server = server();
+    let client = client(&server.url(), seconds(2)).await;
+    let names: Vec<_> = (0..20).map(|n| format!("n{n}")).collect();
+    let guards = hold_all(&client, &names).await;
+    let holder = key("n7", "holder");
+    let record = server.text(&["GET", &holder]).unwrap();
+    let mut words: Vec<_> = record.trim().split(' ').collect();
+    words[4] = "99999999999999999999999";
+    server.command(&["SET", &holder, &words.join(" ")]).unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
+    assert!(
+        lost <= 1,
+        "l5: one record is malformed, {lost} guards are lost"
+    );
+}
+
+/// R4: the queue's key gets its time to live together with the entries' key, so one that is made anew
+/// beside old entries has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_a_queue_that_was_deleted_by_hand_does_not_stay_for_ever() {
+    let server = server();
+    let holder = client(&server.url(), seconds(60)).await;
+    let _guard = hold(&holder, "a").await;
+    let raw = Raw::connect(&server.url(), Options::default()).await;
+    let join = async |id| {
+        let request = Raw::enqueue("a", AttemptId::from_u128(id), seconds(5));
+        raw.backend.enqueue(request).await.unwrap()
+    };
+    let _ = join(1).await;
+    server.command(&["DEL", &key("a", "queue")]).unwrap();
+    let _ = join(2).await;
+    let ttl = server.text(&["PTTL", &key("a", "queue")]).unwrap();
+    assert_ne!(ttl.trim(), "-1", "r4: the queue never expires");
+}
+
+/// W1, S2: a place of a size that is none makes all later ones equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn w1_the_order_is_kept_behind_a_place_that_is_no_number() {
+    let server = server();
+    let raw = Raw::connect(&server.url(), Options::default()).await;
+    let join = async |id| {
+        let request = Raw::enqueue("a", AttemptId::from_u128(id), seconds(60));
+        raw.backend.enqueue(request).await
+    };
+    let _ = join(9).await.unwrap();
+    let _ = join(8).await.unwrap();
+    let member = AttemptId::from_u128(8).to_string();
+    server
+        .command(&["ZADD", &key("a", "queue"), "XX", "inf", &member])
+        .unwrap();
+    let second = join(7).await;
+    let third = join(6).await;
+    eprintln!("{second:?} {third:?}");
+    if let (Ok(Enqueued::Waiting(second)), Ok(Enqueued::Waiting(third))) = (second, third) {
+        assert!(
+            second.ahead < third.ahead,
+            "w1: {:?} {:?}",
+            second.ahead,
+            third.ahead
+        );
+    }
+    let leave = Remove::new(name("a"), AttemptId::from_u128(8), seconds(60), true);
+    let _ = raw.backend.remove(leave).await;
+}
+
+/// W2, X3: 1,000 and 10,000 dead waiters, and one who lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn x3_a_crowd_of_the_dead_delays_nobody_beyond_the_takeover_bound() {
+    let server = server();
+    for count in ["1000", "10000"] {
+        server.command(&["FLUSHALL"]).unwrap();
+        let script = "local t = redis.call('TIME')[1] - 10\n\
+            for i = 1, ARGV[1] do\n\
+              local id = string.format('%032x', i)\n\
+              redis.call('ZADD', KEYS[1], i, id)\n\
+              redis.call('HSET', KEYS[2], id, 'tenure/1 ' .. t .. '000000 1000000 ' .. id .. ' 1 1 a/b/1')\n\
+            end";
+        let (queue, entries) = (key("a", "queue"), key("a", "entries"));
+        server
+            .command(&["EVAL", script, "2", &queue, &entries, count])
+            .unwrap();
+        let ttl = millis(300);
+        let client = builder(&server.url()).ttl(ttl).connect().await.unwrap();
+        let begun = now();
+        let guard = tokio::time::timeout(SOON, acquire(&client, "a")).await;
+        let took = now().since(begun);
+        let bound = ttl / 2 + millis(500);
+        eprintln!("{count}: {took:?}, bound {bound:?}, {:?}", guard.is_ok());
+        let slow = server.text(&["SLOWLOG", "GET", "3"]).unwrap_or_default();
+        eprintln!("{slow}");
+        assert!(took < bound, "x3: {count} dead: {took:?}");
+    }
+}
+
+/// L5, S2: the same, but the value comes while somebody waits, so that it is asked for again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_foreign_value_that_becomes_huge_costs_nobody_else_his_grant() {
+    let server = server();
+    let options = Options::default().plain_key("lock:{name}");
+    let client = Client::builder(store(&server.url(), options))
+        .ttl(seconds(3))
+        .connect()
+        .await
+        .unwrap();
+    let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
+    let guards = hold_all(&client, &names).await;
+    server
+        .command(&["SET", "lock:x", "small", "PX", "60000"])
+        .unwrap();
+    let waiter = acquire(&client, "x");
+    tokio::time::sleep(seconds(1)).await;
+    let huge = vec![b'x'; 40 << 20];
+    server
+        .command_of_bytes(&[b"SET", b"lock:x", &huge, b"PX", b"60000"])
+        .unwrap();
+    tokio::time::sleep(seconds(20)).await;
+    let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
+    let connections = server.info("total_connections_received").unwrap();
+    eprintln!(
+        "connections {connections:?}, waiter ended {}",
+        waiter.is_finished()
+    );
+    assert_eq!(
+        lost, 0,
+        "l5: {lost} of 20 guards are lost; connections {connections:?}"
+    );
+}
+
+/// S2, T1: a last token beyond what tokens may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn s2_a_fence_beyond_the_highest_token_is_corrupt_and_gives_no_grant() {
+    let server = server();
+    let client = client(&server.url(), seconds(30)).await;
+    server
+        .command(&["SET", &key("a", "fence"), "tenure/1 9999999999999999999"])
+        .unwrap();
+    let lock = client.lock("a").unwrap();
+    if let Ok(Acquisition::Acquired(guard)) = lock.try_acquire().await {
+        let token = guard.token();
+        let _ = guard.release().await;
+        let next = lock.try_acquire().await;
+        panic!("s2: granted with token {token}; and then {next:?}");
+    }
+}
+
+/// S2, S3: whoever waits already is told of malformed state as well as whoever comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
+    let server = server();
+    for bad in ["tenure/1 garbage", "tenure/2 newer"] {
+        server.command(&["FLUSHALL"]).unwrap();
+        let client = client(&server.url(), seconds(1)).await;
+        let guard = hold(&client, "a").await;
+        let waiter = {
+            let lock = client.lock("a").unwrap();
+            tokio::spawn(async move { lock.acquire().await.map(|_| ()) })
+        };
+        crate::common::until("it waits", SOON, || queue_length(&server, "a") == 1).await;
+        server.command(&["SET", &key("a", "holder"), bad]).unwrap();
+        let fresh = client.lock("a").unwrap().try_acquire().await;
+        let ended = tokio::time::timeout(seconds(10), waiter).await;
+        eprintln!(
+            "{bad}: guard {:?}, fresh {fresh:?}, waiter {ended:?}",
+            guard.check()
+        );
+        assert!(
+            matches!(ended, Ok(Ok(Err(_)))),
+            "s2: {bad}: ten TTLs later the waiter still waits, and knows nothing; a new one: {fresh:?}"
+        );
+    }
+}
+
+/// L5: the same, where the huge value stands in a record that looks like ours; no option is set.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
+    let server = server();
+    let client = client(&server.url(), seconds(3)).await;
+    let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
+    let guards = hold_all(&client, &names).await;
+    let record = a_holder(&server, "a/b/1", 60_000);
+    let holder = key("x", "holder");
+    server
+        .command(&["SET", &holder, &record, "PX", "60000"])
+        .unwrap();
+    let _waiter = acquire(&client, "x");
+    tokio::time::sleep(seconds(1)).await;
+    let huge = format!("{}/b/1", "a".repeat(40 << 20));
+    let record = a_holder(&server, &huge, 60_000);
+    server
+        .command(&["SET", &holder, &record, "PX", "60000"])
+        .unwrap();
+    tokio::time::sleep(seconds(15)).await;
+    let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
+    assert_eq!(lost, 0, "l5: {lost} of 20 guards are lost");
+}
+
+fn now() -> tenure_core::clock::Instant {
+    SystemClock.now()
+}
