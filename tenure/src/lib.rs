@@ -35,4 +35,5 @@ pub use crate::{
     defaults::default_registry,
     error::{Error, ErrorKind},
     registry::{Factory, Registry},
+    settings::StoreUrl,
 };
