@@ -236,7 +236,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
   local function recheck(rank, holder)
     local to = rank - 1
     local size = 1
-    for _ = 1, CHUNKS do
+    for chunk = 1, CHUNKS do
       if to < 0 then break end
       local from = math.max(to - size + 1, 0)
       local attempts, entries = at(from, to)
@@ -247,7 +247,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
         dead[#dead + 1] = attempts[index]
       end
       to, size = from - 1, CHUNK
-      if to >= 0 and _ == CHUNKS then
+      if to >= 0 and chunk == CHUNKS then
         -- More of them than one run may look at: fewer the next time, which is soon.
         take_out(dead)
         return 0
