@@ -98,10 +98,19 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
     let observer = client(&server.url(), TTL).await;
     connected(&observer).await;
 
-    until("nothing of those that failed is left", SOON, || {
-        keys(&server, "*}:fenced:*").is_empty() && keys(&server, "*:new}:*").is_empty()
-    })
+    until(
+        "nothing but a fence is left of those that failed",
+        SOON,
+        || {
+            let left = keys(&server, "*:new}:*");
+            left.iter().all(|key| key.contains("}:fenced:"))
+        },
+    )
     .await;
+    for fence in keys(&server, "*}:fenced:*") {
+        let left: i64 = server.text(&["PTTL", &fence]).unwrap().parse().unwrap();
+        assert!(left > 0, "{fence} stays for ever");
+    }
 
     limit(0);
     let guard = hold(&waiting, "new").await;
