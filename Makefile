@@ -42,7 +42,7 @@ docs:
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
-	TENURE_TEST_STORE=redis $(CARGO) test -p tenure-cli --test commands --test counter --test guardian --test run
+	TENURE_TEST_STORE=redis $(CARGO) test --workspace --test commands --test counter --test guardian --test run
 
 examples:
 	$(CARGO) run --quiet -p tenure --example fencing
