@@ -8,11 +8,10 @@ use crate::common::{
     SOON, builder, client, hold, key, millis, queue_length, seconds, store, until, wait_in_line,
 };
 
-/// T1, R4: the last token is written when the lock is granted, for a day. Renewals do not touch it,
-/// and the short way of a release does not write it: a lock that was held for longer than a day
-/// leaves none behind. (The day is made short by hand.)
+/// T1: the note of the last token lives for a day after the grant, and renewals do not touch it. When a
+/// lock was held for longer, the clock keeps tokens rising. (The day is made short by hand.)
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_a_lock_held_for_longer_than_a_day_leaves_its_token_behind() {
+async fn t1_tokens_rise_after_a_lock_was_held_for_longer_than_a_day() {
     let server = Server::builder().start().unwrap();
     let client = builder(&server.url())
         .token_floor(FencingToken::new(1 << 60))
