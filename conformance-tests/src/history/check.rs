@@ -242,7 +242,10 @@ impl Spans {
 
     fn last_before(&self, moment: u64) -> Option<u64> {
         let count = self.edges.partition_point(|edge| *edge < moment);
-        count.checked_sub(1).and_then(|at| self.edges.get(at)).copied()
+        count
+            .checked_sub(1)
+            .and_then(|at| self.edges.get(at))
+            .copied()
     }
 }
 

@@ -240,7 +240,8 @@ impl Worker {
             let before = self.recorder.now();
             if guard.check().is_err() {
                 let ending = self.lost(&guard).await;
-                self.recorder.granted(record((held_from, held_until), ending));
+                self.recorder
+                    .granted(record((held_from, held_until), ending));
                 return;
             }
             held_until = before;
@@ -265,7 +266,8 @@ impl Worker {
             _ => None,
         };
         let ending = Ending::Released { asked, held };
-        self.recorder.granted(record((held_from, held_until), ending));
+        self.recorder
+            .granted(record((held_from, held_until), ending));
     }
 
     /// The guard has said that it is lost.
