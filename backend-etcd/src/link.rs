@@ -7,7 +7,6 @@
 use std::{
     fmt,
     future::Future,
-    pin::pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -124,6 +123,11 @@ impl Link {
         if let Some(member) = self.current()? {
             return Ok(member);
         }
+        // Rare, and large.
+        Box::pin(self.reach()).await
+    }
+
+    async fn reach(&self) -> Result<Member, Fault> {
         let _one_at_a_time = self.opening.lock().await;
         let mut last = Fault::silence();
         for _ in 0..self.target.len() {
@@ -216,7 +220,8 @@ impl Link {
         let mut tries = self.target.len();
         loop {
             let member = self.member().await?;
-            let asking = ask(member.clone(), request.clone());
+            // The library's futures are large, and this one becomes a part of many others.
+            let asking = Box::pin(ask(member.clone(), request.clone()));
             match self.patiently(&member, asking).await {
                 Err(fault) if fault.may_go_elsewhere() && tries > 0 => tries -= 1,
                 answer => return answer,
@@ -228,9 +233,8 @@ impl Link {
     pub(crate) async fn patiently<T>(
         &self,
         member: &Member,
-        asking: impl Future<Output = Result<T, etcd_client::Error>>,
+        mut asking: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
     ) -> Result<T, Fault> {
-        let mut asking = pin!(asking);
         let patience = self.patience();
         let answer = match time::timeout(patience, &mut asking).await {
             Ok(answer) => Some(answer),

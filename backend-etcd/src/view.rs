@@ -12,7 +12,7 @@ use tenure_core::{
 
 use crate::{
     backend::Core,
-    error::{Fault, unexpected},
+    error::{Fault, error, unexpected},
     keys::{below, range_end},
     record::{self, Entry},
     txn,
@@ -80,13 +80,14 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
     let start = core.keys.listing(&request.prefix);
     let mut key = match &request.cursor {
-        Some(cursor) => decode_cursor(cursor).ok_or_else(|| {
-            crate::error::error(
+        Some(cursor) if cursor.starts_with(&core.keys.all()) => cursor.clone().into_bytes(),
+        Some(_) => {
+            return Err(error(
                 ErrorKind::Config,
                 OPERATION,
-                "that is not a place where a page of this listing ends",
-            )
-        })?,
+                "that is no place where a page of this listing ends; use one that a page has given",
+            ));
+        }
         None => start.clone().into_bytes(),
     };
     let end = range_end(&start);
@@ -123,7 +124,8 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let more = found.len() > request.limit || next.is_some();
     found.truncate(request.limit);
     let cursor = found.last().filter(|_| more).map(|last| {
-        encode_cursor(&range_end(&core.keys.prefix(&last.name)))
+        let end = range_end(&core.keys.prefix(&last.name));
+        String::from_utf8_lossy(&end).into_owned()
     });
     let mut locks = Vec::with_capacity(found.len());
     for part in found.chunks(txn::MOST_COMPARED) {
@@ -168,14 +170,6 @@ impl Lines {
             self.first = kv.clone();
         }
     }
-}
-
-fn encode_cursor(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).into_owned()
-}
-
-fn decode_cursor(cursor: &str) -> Option<Vec<u8>> {
-    (!cursor.is_empty()).then(|| cursor.as_bytes().to_vec())
 }
 
 /// Takes away the grant with that token.

@@ -276,7 +276,7 @@ impl Watching {
         let number = self.number();
         let options = options(number, 0);
         let mut client = member.client.watch_client();
-        let opening = client.watch(self.nowhere.as_str(), Some(options));
+        let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
         let stream: WatchStream = self.link.patiently(&member, opening).await?;
         let (mut writer, answers) = stream.split();
         let (lines, mut written) = mpsc::unbounded_channel();
@@ -415,7 +415,8 @@ impl Watching {
 
     fn begin_later(&mut self, open: &Open) {
         let now = Instant::now();
-        while let Some((_, number)) = self.later.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((_, number)) = self.later.front().copied().filter(|(at, _)| *at <= now) {
+            self.later.pop_front();
             if let Some(watch) = self.watches.get(&number) {
                 begin(open, number, watch);
             }
@@ -455,8 +456,9 @@ impl Watching {
 
     fn created(&mut self, open: &Open, number: u64, stream: u64) {
         if self.pulses.iter().any(|beat| beat.number == number) {
-            while let Some(beat) = self.pulses.pop_front_if(|beat| beat.number <= number) {
-                for tell in beat.tell {
+            while self.pulses.front().is_some_and(|beat| beat.number <= number) {
+                let tell = self.pulses.pop_front().map(|beat| beat.tell);
+                for tell in tell.into_iter().flatten() {
                     let _: Result<(), ()> = oneshot::Sender::send(tell, ());
                 }
             }

@@ -103,10 +103,6 @@ impl Lease {
         self.lock().gone = true;
     }
 
-    pub(crate) fn is_gone(&self) -> bool {
-        self.lock().gone
-    }
-
     /// Whether as far as is known the store may have let it expire.
     pub(crate) fn has_lapsed(&self, now: Instant) -> bool {
         let state = self.lock();
@@ -160,10 +156,10 @@ impl Lease {
         };
         let from = clock.now();
         let member = stream.member.clone();
-        let asking = async {
+        let asking = Box::pin(async {
             stream.keeper.keep_alive().await?;
             stream.answers.message().await
-        };
+        });
         let Some(answer) = link.patiently(&member, asking).await? else {
             link.suspect(member.generation);
             return Err(Fault::silence());
