@@ -1,9 +1,6 @@
 //! The driver: each request of the core is a transaction.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client::{GetOptions, GetResponse, Txn};
@@ -94,7 +91,9 @@ impl Connect for EtcdStore {
             shortest: Duration::from_secs(1),
             context,
         };
-        core.check_rights().await.map_err(|fault| fault.into_read_error(OPERATION))?;
+        core.check_rights()
+            .await
+            .map_err(|fault| fault.into_read_error(OPERATION))?;
         let mut tasks = Vec::new();
         if !core.context.observer {
             // Servers grant no less than one and a half times their election time. Nothing but a grant
@@ -148,7 +147,10 @@ impl Core {
     pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
         let response = self.link.call(txn, |member, txn| async move {
             let client = member.client.kv_client();
-            client.max_decoding_message_size(LARGEST_ANSWER).txn(txn).await
+            client
+                .max_decoding_message_size(LARGEST_ANSWER)
+                .txn(txn)
+                .await
         });
         Answer::new(&response.await?)
     }
@@ -236,7 +238,11 @@ impl Backend for EtcdBackend {
         for task in &self.tasks {
             task.abort();
         }
-        let patience = self.core.context.request_timeout.min(Duration::from_secs(2));
+        let patience = self
+            .core
+            .context
+            .request_timeout
+            .min(Duration::from_secs(2));
         self.core.pool.close(patience).await;
         self.core.link.close();
     }

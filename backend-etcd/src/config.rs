@@ -177,7 +177,8 @@ fn tls(files: &Tls) -> Result<TlsOptions, Error> {
 
 fn pem(path: &Path) -> Result<Vec<u8>, Error> {
     let shown = path.display();
-    let bytes = fs::read(path).map_err(|error| refuse(format!("`{shown}` cannot be read: {error}")))?;
+    let bytes =
+        fs::read(path).map_err(|error| refuse(format!("`{shown}` cannot be read: {error}")))?;
     let marker = b"-----BEGIN ";
     if !bytes.windows(marker.len()).any(|window| window == marker) {
         return Err(refuse(format!("`{shown}` is no PEM file")));
@@ -223,7 +224,9 @@ impl Target {
             })
             .collect();
         if hosts.is_empty() {
-            return Err(refuse("the address names no server; write etcd://host:2379"));
+            return Err(refuse(
+                "the address names no server; write etcd://host:2379",
+            ));
         }
         let target = Self { hosts, tls };
         options.check(&target)?;
@@ -271,8 +274,11 @@ mod tests {
 
     fn read(key: &str, value: &str) -> Result<Options, Error> {
         let url = StoreUrl::parse("etcd://h").unwrap();
-        let settings = Settings::new(url.clone())
-            .with_options(Given::new().with(key, Value::from(value), "variable X"));
+        let settings = Settings::new(url.clone()).with_options(Given::new().with(
+            key,
+            Value::from(value),
+            "variable X",
+        ));
         let options = Options::read(&settings)?;
         Target::new(&url, &options).map(|_| options)
     }
@@ -280,7 +286,10 @@ mod tests {
     #[test]
     fn every_option_is_read_and_what_cannot_be_meant_is_refused() {
         let seven = Duration::from_secs(7);
-        assert_eq!(read("connect_timeout", "7s").unwrap().connect_timeout, seven);
+        assert_eq!(
+            read("connect_timeout", "7s").unwrap().connect_timeout,
+            seven
+        );
         let never = read("keepalive_trusted", "never").unwrap();
         assert_eq!(never.keepalive_trusted, KeepaliveTrust::Never);
         for (key, value) in [("connect_timeout", "0s"), ("keepalive_trusted", "always")] {

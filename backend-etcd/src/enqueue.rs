@@ -68,7 +68,9 @@ impl Entering<'_> {
             let seat = core.pool.seat(request.ttl).await;
             let seat = seat.map_err(|fault| fault.into_error(OPERATION))?;
             let lease = Arc::clone(seat.lease());
-            let key = core.keys.contender(&request.name, lease.id, request.attempt);
+            let key = core
+                .keys
+                .contender(&request.name, lease.id, request.attempt);
             // From here on it can be found again, whatever becomes of this future.
             let seated = core.book.edit(request.attempt, |entry| {
                 entry.key = Arc::from(key.as_str());
@@ -87,12 +89,7 @@ impl Entering<'_> {
     }
 
     /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
-    async fn again(
-        &self,
-        lease: &Arc<Lease>,
-        key: &str,
-        revision: i64,
-    ) -> Result<Enqueued, Error> {
+    async fn again(&self, lease: &Arc<Lease>, key: &str, revision: i64) -> Result<Enqueued, Error> {
         match self.core.pool.refresh(lease).await {
             Ok(()) => {}
             Err(Fault::LeaseGone) => {

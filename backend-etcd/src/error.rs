@@ -147,9 +147,9 @@ impl Fault {
     pub(crate) fn into_read_error(self, operation: &'static str) -> Error {
         let error = self.into_error(operation);
         if error.kind() == ErrorKind::OutcomeUnknown {
-            return error
-                .with_kind(ErrorKind::Unavailable)
-                .with_detail("no server has answered in time; see whether the cluster has a leader");
+            return error.with_kind(ErrorKind::Unavailable).with_detail(
+                "no server has answered in time; see whether the cluster has a leader",
+            );
         }
         error
     }
@@ -322,7 +322,9 @@ fn explain(cause: &str) -> (ErrorKind, String) {
         return config("the server's certificate has expired; renew it");
     }
     if lower.contains("invalidcontenttype") || lower.contains("corrupt message") {
-        return config("the server does not speak TLS there; use the scheme `etcd`, or its TLS port");
+        return config(
+            "the server does not speak TLS there; use the scheme `etcd`, or its TLS port",
+        );
     }
     if lower.contains("certificaterequired")
         || lower.contains("badcertificate")
@@ -331,7 +333,9 @@ fn explain(cause: &str) -> (ErrorKind, String) {
     {
         return (
             ErrorKind::Unauthenticated,
-            format!("the server does not accept our certificate; see `cert_file` and `key_file` ({cause})"),
+            format!(
+                "the server does not accept our certificate; see `cert_file` and `key_file` ({cause})"
+            ),
         );
     }
     (
@@ -370,14 +374,23 @@ mod tests {
     #[test]
     fn a3_only_what_a_server_refuses_is_without_effect() {
         let timed_out = "etcdserver: request timed out";
-        assert_eq!(kind(Code::Unavailable, timed_out), ErrorKind::OutcomeUnknown);
+        assert_eq!(
+            kind(Code::Unavailable, timed_out),
+            ErrorKind::OutcomeUnknown
+        );
         let changed = "etcdserver: leader changed";
         assert_eq!(kind(Code::Unavailable, changed), ErrorKind::OutcomeUnknown);
-        assert_eq!(kind(Code::Unknown, "transport error"), ErrorKind::OutcomeUnknown);
+        assert_eq!(
+            kind(Code::Unknown, "transport error"),
+            ErrorKind::OutcomeUnknown
+        );
         let none = "etcdserver: no leader";
         assert_eq!(kind(Code::Unavailable, none), ErrorKind::Unavailable);
         let denied = "etcdserver: permission denied";
-        assert_eq!(kind(Code::PermissionDenied, denied), ErrorKind::PermissionDenied);
+        assert_eq!(
+            kind(Code::PermissionDenied, denied),
+            ErrorKind::PermissionDenied
+        );
         let full = "etcdserver: mvcc: database space exceeded";
         assert_eq!(kind(Code::ResourceExhausted, full), ErrorKind::Exhausted);
         let lease = tonic::Status::new(Code::NotFound, "etcdserver: requested lease not found");

@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn n2_keys_of_different_locks_have_different_prefixes() {
-        let names = ["a", "a/b", "a-b", "A", "é", ".", "..", "%fenced", "a%2Fb", "x"];
+        let names = [
+            "a", "a/b", "a-b", "A", "é", ".", "..", "%fenced", "a%2Fb", "x",
+        ];
         let attempt = AttemptId::from_u128(7);
         let mut prefixes = Vec::new();
         for namespace in ["ns", "ns/a", "n", "."] {
@@ -170,7 +172,10 @@ mod tests {
         }
         for (index, one) in prefixes.iter().enumerate() {
             for other in &prefixes[index + 1..] {
-                assert!(!one.starts_with(other) && !other.starts_with(one), "{one} {other}");
+                assert!(
+                    !one.starts_with(other) && !other.starts_with(one),
+                    "{one} {other}"
+                );
             }
         }
     }

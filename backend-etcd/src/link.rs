@@ -65,7 +65,12 @@ pub(crate) struct Member {
 }
 
 impl Link {
-    pub(crate) fn new(target: Target, options: Options, events: EventSink, limit: Duration) -> Self {
+    pub(crate) fn new(
+        target: Target,
+        options: Options,
+        events: EventSink,
+        limit: Duration,
+    ) -> Self {
         let link = Self {
             target,
             options,
@@ -153,7 +158,11 @@ impl Link {
                     }
                 }
                 Err(fault) => {
-                    tracing::debug!(endpoint = self.target.endpoint(index), ?fault, "no connection");
+                    tracing::debug!(
+                        endpoint = self.target.endpoint(index),
+                        ?fault,
+                        "no connection"
+                    );
                     self.suspect(generation);
                     last = fault;
                 }

@@ -54,7 +54,11 @@ mod tests {
 
     #[test]
     fn versions_are_read_and_trusted() {
-        let trusted = |text: &str| Version::parse(text).unwrap().is_trusted(KeepaliveTrust::Auto);
+        let trusted = |text: &str| {
+            Version::parse(text)
+                .unwrap()
+                .is_trusted(KeepaliveTrust::Auto)
+        };
         for text in ["3.4.31", "3.5.13", "3.5.13-rc.1", "3.6.0", "4.0.0"] {
             assert!(trusted(text), "{text}");
         }

@@ -160,7 +160,11 @@ pub(crate) fn wait(
 /// The one in front of an attempt has gone: is it its turn?
 pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
     let Some(core) = core.upgrade() else { return };
-    if core.book.sight(attempt).is_none_or(|sight| sight.stage != Stage::Waiting) {
+    if core
+        .book
+        .sight(attempt)
+        .is_none_or(|sight| sight.stage != Stage::Waiting)
+    {
         return;
     }
     let event = match turn(&core, attempt).await {
@@ -170,7 +174,11 @@ pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
         // The core asks again, by its own rules.
         Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
     };
-    if core.book.sight(attempt).is_some_and(|sight| sight.stage != Stage::Leaving) {
+    if core
+        .book
+        .sight(attempt)
+        .is_some_and(|sight| sight.stage != Stage::Leaving)
+    {
         core.context.events.send(event);
     }
 }

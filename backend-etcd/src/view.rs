@@ -37,8 +37,14 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
             .with_min_create_revision(from)
             .with_revision(as_of)
             .with_limit(ENTRIES);
-        let mut found = core.get(prefix.as_str(), options).await.map_err(read_error(OPERATION))?;
-        as_of = found.header().ok_or_else(|| unexpected(OPERATION))?.revision();
+        let mut found = core
+            .get(prefix.as_str(), options)
+            .await
+            .map_err(read_error(OPERATION))?;
+        as_of = found
+            .header()
+            .ok_or_else(|| unexpected(OPERATION))?
+            .revision();
         let kvs = found.take_kvs();
         for kv in &kvs {
             let Some(contender) = below(&prefix, kv.key()) else {
@@ -61,14 +67,14 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
 /// The holder, and how long its lease has left unless it is renewed. The answer is in whole seconds.
 async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
     let holder = entry.holder();
-    let left = core.link.call(entry.contender.lease(), |member, id| async move {
-        member.client.lease_client().time_to_live(id, None).await
-    });
+    let left = core
+        .link
+        .call(entry.contender.lease(), |member, id| async move {
+            member.client.lease_client().time_to_live(id, None).await
+        });
     let Ok(left) = left.await else { return holder };
-    let (Ok(seconds), Ok(granted)) = (
-        u64::try_from(left.ttl()),
-        u64::try_from(left.granted_ttl()),
-    ) else {
+    let (Ok(seconds), Ok(granted)) = (u64::try_from(left.ttl()), u64::try_from(left.granted_ttl()))
+    else {
         return holder;
     };
     let left = Duration::from_secs(seconds.saturating_add(1).min(granted));
@@ -97,7 +103,10 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
             .with_range(end.clone())
             .with_keys_only()
             .with_limit(KEYS);
-        let mut page = core.get(key.clone(), options).await.map_err(read_error(OPERATION))?;
+        let mut page = core
+            .get(key.clone(), options)
+            .await
+            .map_err(read_error(OPERATION))?;
         let kvs = page.take_kvs();
         for kv in &kvs {
             let Some((name, _)) = core.keys.parse(kv.key()) else {
@@ -185,7 +194,10 @@ pub(crate) async fn evict(
     let Some(first) = found.first() else {
         return Ok(Evicted::NotHeld(None));
     };
-    let entry = core.read(OPERATION, first).await.map_err(read_error(OPERATION))??;
+    let entry = core
+        .read(OPERATION, first)
+        .await
+        .map_err(read_error(OPERATION))??;
     let Some(entry) = entry else {
         return Ok(Evicted::NotHeld(None));
     };

@@ -456,7 +456,11 @@ impl Watching {
 
     fn created(&mut self, open: &Open, number: u64, stream: u64) {
         if self.pulses.iter().any(|beat| beat.number == number) {
-            while self.pulses.front().is_some_and(|beat| beat.number <= number) {
+            while self
+                .pulses
+                .front()
+                .is_some_and(|beat| beat.number <= number)
+            {
                 let tell = self.pulses.pop_front().map(|beat| beat.tell);
                 for tell in tell.into_iter().flatten() {
                     let _: Result<(), ()> = oneshot::Sender::send(tell, ());
@@ -465,11 +469,16 @@ impl Watching {
             let _ = open.lines.send(Line::Cancel(number));
             return;
         }
-        let Some(watch) = self.watches.get(&number).filter(|watch| watch.what == What::Own) else {
+        let Some(watch) = self
+            .watches
+            .get(&number)
+            .filter(|watch| watch.what == What::Own)
+        else {
             return;
         };
         if let Some(core) = self.core.upgrade() {
-            core.book.edit(watch.attempt, |entry| entry.watched_in = stream);
+            core.book
+                .edit(watch.attempt, |entry| entry.watched_in = stream);
         }
     }
 
@@ -499,8 +508,13 @@ impl Watching {
             (What::Ahead, false) => {}
             (What::Own, true) => {
                 self.end(open, number);
-                let Some(core) = self.core.upgrade() else { return };
-                let event = core.book.edit(attempt, |_| ()).map(|()| turn::lost(&core, attempt));
+                let Some(core) = self.core.upgrade() else {
+                    return;
+                };
+                let event = core
+                    .book
+                    .edit(attempt, |_| ())
+                    .map(|()| turn::lost(&core, attempt));
                 if let Some(event) = event {
                     core.context.events.send(event);
                 }
@@ -514,8 +528,14 @@ impl Watching {
 
     /// Has the store asked what has become of an attempt.
     fn doubt(&self, attempt: AttemptId) {
-        let Some(core) = self.core.upgrade() else { return };
-        if core.book.edit(attempt, |entry| entry.doubtful = true).is_some() {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        if core
+            .book
+            .edit(attempt, |entry| entry.doubtful = true)
+            .is_some()
+        {
             core.context.events.send(BackendEvent::Look { attempt });
         }
     }

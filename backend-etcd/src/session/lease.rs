@@ -149,7 +149,10 @@ impl Lease {
         }
         // Taken out while it is in use: if this future is dropped the stream goes with it, since
         // answers are matched by their order.
-        let stream = beating.stream.take().filter(|stream| link.is_current(&stream.member));
+        let stream = beating
+            .stream
+            .take()
+            .filter(|stream| link.is_current(&stream.member));
         let mut stream = match stream {
             Some(stream) => stream,
             None => self.open(link).await?,

@@ -128,10 +128,12 @@ impl Pool {
 
     /// Who answers, and in which term: a linearizable read of nothing.
     async fn term(&self) -> Result<Option<Term>, Fault> {
-        let read = self.link.call(self.nowhere.clone(), |member, key| async move {
-            let options = GetOptions::new().with_keys_only();
-            member.client.kv_client().get(key, Some(options)).await
-        });
+        let read = self
+            .link
+            .call(self.nowhere.clone(), |member, key| async move {
+                let options = GetOptions::new().with_keys_only();
+                member.client.kv_client().get(key, Some(options)).await
+            });
         Ok(read.await?.header().map(Term::of))
     }
 
@@ -187,9 +189,9 @@ impl Pool {
             let mut state = self.lock();
             let State { current, all } = &mut *state;
             all.retain(|lease| {
-                let idle = lease.idle_since().is_some_and(|since| {
-                    now.since(since) >= IDLE || lease.is_spent()
-                });
+                let idle = lease
+                    .idle_since()
+                    .is_some_and(|since| now.since(since) >= IDLE || lease.is_spent());
                 if idle {
                     lease.bury();
                     current.retain(|_, one| !Arc::ptr_eq(one, lease));

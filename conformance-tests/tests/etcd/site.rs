@@ -177,7 +177,8 @@ impl Site {
     /// Writes over every record of a lock; what hangs on a lease stays there.
     async fn rewrite(&self, name: &LockName, record: &str) -> Result<(), Error> {
         for key in self.keys(&self.prefix(name)).await? {
-            self.etcdctl(&["put", "--ignore-lease", &key, record]).await?;
+            self.etcdctl(&["put", "--ignore-lease", &key, record])
+                .await?;
         }
         Ok(())
     }
@@ -206,7 +207,9 @@ impl Env for Site {
     }
 
     async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {
-        let deleted = self.etcdctl(&["del", "--prefix", &self.prefix(name)]).await?;
+        let deleted = self
+            .etcdctl(&["del", "--prefix", &self.prefix(name)])
+            .await?;
         match deleted.trim() {
             "0" => Err(failed("the lock has no state to delete")),
             _ => Ok(true),
@@ -219,7 +222,8 @@ impl Env for Site {
     }
 
     async fn write_newer_format(&self, name: &LockName) -> Result<bool, Error> {
-        self.rewrite(name, "{\"tenure\":2,\"whatever\":\"comes\"}").await?;
+        self.rewrite(name, "{\"tenure\":2,\"whatever\":\"comes\"}")
+            .await?;
         Ok(true)
     }
 
@@ -262,8 +266,5 @@ pub(crate) const POOLED_AND_OPEN: [(&str, &str); 4] = [
     POOLED[0],
     POOLED[1],
     POOLED[2],
-    (
-        "secrets::show_nowhere",
-        "these servers ask for no password",
-    ),
+    ("secrets::show_nowhere", "these servers ask for no password"),
 ];
