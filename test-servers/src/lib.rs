@@ -2,6 +2,7 @@
 //! their own, broken on demand, and gone with the process that started them.
 //!
 //! - [`redis`]: a single server, a group watched by sentinels, a cluster.
+//! - [`etcd`], [`zookeeper`]: a single server, a cluster of three.
 //! - [`wire`]: a proxy that records what a client sends and injects faults of the network.
 //!
 //! A server ends when its value is dropped, and also when the process that started it is killed:
@@ -25,11 +26,17 @@
 //! # }
 //! ```
 
+mod certificates;
+mod daemon;
 mod error;
+pub mod etcd;
+mod http;
 mod poll;
 mod ports;
 mod process;
 pub mod redis;
 pub mod wire;
+pub mod zookeeper;
 
+pub use certificates::Certificates;
 pub use error::Error;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsString,
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     net::{Ipv4Addr, TcpListener},
@@ -40,6 +41,36 @@ pub(crate) fn free() -> Result<u16, Error> {
     )))
 }
 
+/// Whether `process` listens on `port`: somebody else's server may have been faster to take it, and
+/// would answer as well. True where the system does not tell.
+pub(crate) fn is_listened_on(port: u16, process: u32) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
+        return !fs::exists("/proc/self/fd").unwrap_or(false);
+    };
+    let listening = listening_sockets(port);
+    files.flatten().any(|file| {
+        fs::read_link(file.path()).is_ok_and(|target| listening.contains(target.as_os_str()))
+    })
+}
+
+/// The sockets that listen on `port`, by the names that they have among a process's files.
+fn listening_sockets(port: u16) -> HashSet<OsString> {
+    const LISTENING: &str = "0A";
+    let port = format!(":{port:04X}");
+    let mut sockets = HashSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines() {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            if let [_, local, _, LISTENING, _, _, _, _, _, inode, ..] = columns[..]
+                && local.ends_with(&port)
+            {
+                sockets.insert(format!("socket:[{inode}]").into());
+            }
+        }
+    }
+    sockets
+}
+
 fn end_of_range() -> u16 {
     fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()
@@ -70,5 +101,22 @@ mod tests {
             .collect();
         // Another process may have taken one or two meanwhile.
         assert!(listeners.iter().filter(|l| l.is_ok()).count() > 45);
+    }
+
+    #[test]
+    fn it_is_known_who_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(is_listened_on(port, std::process::id()));
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let others = is_listened_on(port, other.id());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!others);
+        drop(listener);
+        assert!(!is_listened_on(port, std::process::id()));
     }
 }

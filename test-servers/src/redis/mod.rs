@@ -2,15 +2,14 @@
 
 mod admin;
 mod builder;
-mod certificates;
 mod cluster;
 mod replication;
 mod sentinel;
 mod server;
 mod slots;
 
+pub use crate::Certificates;
 pub use builder::ServerBuilder;
-pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use redis::Value;
 pub use sentinel::{Sentinel, SentinelBuilder};

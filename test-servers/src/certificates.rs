@@ -38,7 +38,7 @@ impl Certificates {
     }
 
     /// The certificates that were made in `directory`.
-    pub(super) fn of(directory: &Path) -> Self {
+    pub(crate) fn of(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
         }

@@ -1,0 +1,10 @@
+//! ZooKeeper: single servers, clusters of three.
+
+mod builder;
+mod cluster;
+mod program;
+mod server;
+
+pub use builder::ServerBuilder;
+pub use cluster::{Cluster, ClusterBuilder};
+pub use server::Server;
