@@ -65,6 +65,10 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
         return Ok(Removed::Absent);
     }
     let limit = core.settings.limit();
+    if session.up().is_none() {
+        // One that lapses is taken up again, to be told that it is gone.
+        session.want();
+    }
     let link = match session.link(OPERATION, limit).await {
         Ok(link) => link,
         Err(_) if session.is_over() => {

@@ -1,10 +1,13 @@
 //! A proxy between a client and its server, which records what is sent and injects faults of the
 //! network.
 
-mod parser;
+mod grpc;
+mod protocol;
 mod proxy;
 mod pump;
 mod record;
+mod resp;
+mod zookeeper;
 
 pub use proxy::Proxy;
 pub use record::Command;

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    protocol::Protocol,
     pump::{Connection, Held},
     record::{Command, Record},
 };
@@ -32,11 +33,23 @@ const PORTS: u32 = 5;
 /// A TCP proxy on a free port of 127.0.0.1, in front of one server; it runs in a thread of its own
 /// and ends when dropped, its connections with it.
 ///
-/// It passes bytes on as they come, records the commands among them (of the Redis protocol; not of
-/// a TLS session), and injects faults. A fault holds for all connections, from the moment that its
-/// method returns.
+/// It passes bytes on as they come, records the commands among them (not those of a TLS session),
+/// and injects faults. A fault holds for all connections, from the moment that its method returns.
+///
+/// What a command is depends on the protocol:
+///
+/// - Redis ([`start`](Self::start)): its name is in capitals, its arguments are as they came.
+/// - etcd ([`for_etcd`](Self::for_etcd)): a call, by the last part of its path: `Txn`, `Range`,
+///   `LeaseGrant`, `Watch`. It has one argument, the message. A later message of the same call is
+///   a command of its own: `LeaseKeepAlive.message`, `Watch.message`.
+/// - ZooKeeper ([`for_zookeeper`](Self::for_zookeeper)): a request, by the name that clients give
+///   it: `create2`, `getChildren2`, `multi`, `ping`. Where it has a path, that is its first
+///   argument; its whole body is the last one. The arguments of `connect` are the session that is
+///   taken up (`0` for a new one) and its timeout in milliseconds, those of `multi` its parts
+///   (`create /a`), that of `auth` the scheme. Four letters such as `ruok` are a command too.
 pub struct Proxy {
     port: u16,
+    protocol: Protocol,
     shared: Shared,
     orders: Option<UnboundedSender<Order>>,
     thread: Option<JoinHandle<()>>,
@@ -44,6 +57,7 @@ pub struct Proxy {
 
 #[derive(Clone)]
 struct Shared {
+    protocol: Protocol,
     record: Arc<Record>,
     target: Arc<Mutex<SocketAddr>>,
     held: watch::Sender<Held>,
@@ -57,12 +71,34 @@ enum Order {
 }
 
 impl Proxy {
-    /// A proxy in front of `target`, for example `server.address()`.
+    /// A proxy in front of the Redis server at `target`, for example `server.address()`.
     ///
     /// # Errors
     ///
     /// When the target is no address, or when no port can be had.
     pub fn start(target: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::start_for(Protocol::Redis, target)
+    }
+
+    /// A proxy in front of the etcd server at `target`.
+    ///
+    /// # Errors
+    ///
+    /// When the target is no address, or when no port can be had.
+    pub fn for_etcd(target: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::start_for(Protocol::Etcd, target)
+    }
+
+    /// A proxy in front of the ZooKeeper server at `target`.
+    ///
+    /// # Errors
+    ///
+    /// When the target is no address, or when no port can be had.
+    pub fn for_zookeeper(target: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::start_for(Protocol::ZooKeeper, target)
+    }
+
+    fn start_for(protocol: Protocol, target: impl ToSocketAddrs) -> Result<Self, Error> {
         let target = resolve(target)?;
         let mut listener = Err(Error::new("no port was tried"));
         for _ in 0..PORTS {
@@ -76,6 +112,7 @@ impl Proxy {
         }
         let (port, listener) = listener?;
         let shared = Shared {
+            protocol,
             record: Arc::default(),
             target: Arc::new(Mutex::new(target)),
             held: watch::Sender::default(),
@@ -89,6 +126,7 @@ impl Proxy {
             .map_err(|error| Error::new(format!("no thread for the proxy: {error}")))?;
         Ok(Self {
             port,
+            protocol,
             shared,
             orders: Some(orders),
             thread: Some(thread),
@@ -107,10 +145,15 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// `redis://127.0.0.1:PORT`.
+    /// `redis://127.0.0.1:PORT`, or `etcd` or `zookeeper` before the colon.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address())
+        let scheme = match self.protocol {
+            Protocol::Redis => "redis",
+            Protocol::Etcd => "etcd",
+            Protocol::ZooKeeper => "zookeeper",
+        };
+        format!("{scheme}://{}", self.address())
     }
 
     /// Sends connections that are made from now on to another server.
@@ -131,7 +174,7 @@ impl Proxy {
         self.shared.record.commands()
     }
 
-    /// How many commands had this name, in capitals or not.
+    /// How many commands had this name, whatever letters of it are capitals.
     #[must_use]
     pub fn count(&self, name: &str) -> usize {
         self.shared.record.count(name)
@@ -231,12 +274,27 @@ impl Proxy {
         self.shared.held.send_modify(|held| held.requests = false);
     }
 
+    /// From now on each piece of what clients send waits so long before it is passed on; pieces
+    /// that come meanwhile wait their turn. Zero ends it.
+    pub fn delay_requests(&self, delay: Duration) {
+        let set = |held: &mut Held| held.delay_of_requests = delay;
+        self.shared.held.send_modify(set);
+    }
+
+    /// As [`delay_requests`](Self::delay_requests), for what the server sends.
+    pub fn delay_replies(&self, delay: Duration) {
+        let set = |held: &mut Held| held.delay_of_replies = delay;
+        self.shared.held.send_modify(set);
+    }
+
     /// The next command of any connection reaches the server and is carried out, with what arrives
     /// together with it; its reply is lost, and then the connection is closed. Returns at once; a
     /// client that sees its connection end knows that the server is done. Happens once.
     ///
     /// Nothing that this connection's server sends reaches the client any more from the moment
-    /// that the command arrives. The server is sent one more command, which it does not know.
+    /// that the command arrives. A Redis server is sent one more command, which it does not know.
+    /// A `ping` of ZooKeeper is not meant by "any". On a call of etcd that stays open, the first
+    /// thing that the server sends from then on counts as the reply.
     pub fn drop_replies_and_cut(&self) {
         self.shared.record.lose_reply_of(None);
     }
@@ -285,7 +343,7 @@ impl fmt::Debug for Proxy {
 impl Shared {
     /// The proxy's thread. When it ends, its runtime ends, and with that all connections.
     fn run(self, listener: std::net::TcpListener, port: u16, orders: UnboundedReceiver<Order>) {
-        if let Ok(runtime) = runtime::Builder::new_current_thread().enable_io().build() {
+        if let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(self.accept(listener, port, orders));
         }
     }
@@ -336,6 +394,7 @@ impl Shared {
         let number = self.record.opened();
         let connection = Connection {
             number,
+            protocol: self.protocol,
             record: Arc::clone(&self.record),
             held: self.held.subscribe(),
         };

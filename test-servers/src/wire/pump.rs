@@ -4,6 +4,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -15,7 +16,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::{parser::Parser, record::Record};
+use super::{
+    protocol::{Answers, Parser, Protocol},
+    record::Record,
+};
 
 /// As much as is read at once.
 const PIECE: usize = 64 * 1024;
@@ -25,11 +29,15 @@ const PIECE: usize = 64 * 1024;
 pub(super) struct Held {
     pub(super) requests: bool,
     pub(super) replies: bool,
+    /// How long everything waits that may pass.
+    pub(super) delay_of_requests: Duration,
+    pub(super) delay_of_replies: Duration,
 }
 
 /// What both pumps of a connection know.
 pub(super) struct Connection {
     pub(super) number: u64,
+    pub(super) protocol: Protocol,
     pub(super) record: Arc<Record>,
     pub(super) held: watch::Receiver<Held>,
 }
@@ -38,8 +46,8 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
     None,
-    /// Nothing of what the server sends is passed on any more.
-    Begun,
+    /// Nothing of what the server sends is passed on any more, until this is answered.
+    Begun(i64),
     /// The server has answered all that it was sent: the connection can be closed.
     Complete,
 }
@@ -75,7 +83,7 @@ impl Connection {
         mark: &str,
     ) -> io::Result<()> {
         let mut held = self.held.clone();
-        let mut parser = Parser::default();
+        let mut parser = Parser::of(self.protocol);
         let mut piece = vec![0; PIECE];
         loop {
             let length = client.read(&mut piece).await?;
@@ -83,19 +91,22 @@ impl Connection {
                 return server.shutdown().await;
             }
             let (end, lose) = self.look_at(&mut parser, &piece[..length]);
-            if lose {
-                loss.send_replace(Loss::Begun);
+            if let Some(answer) = lose {
+                loss.send_replace(Loss::Begun(answer));
             }
+            delay(&held, |held| held.delay_of_requests).await;
             released(&mut held, |held| held.requests).await?;
-            if !lose {
+            if lose.is_none() {
                 server.write_all(&piece[..length]).await?;
                 continue;
             }
-            // After the command goes another that no server knows: its answer repeats the mark,
-            // and shows that everything before it was carried out.
             server.write_all(&piece[..end]).await?;
-            let marker = format!("*1\r\n${}\r\n{mark}\r\n", mark.len());
-            server.write_all(marker.as_bytes()).await?;
+            if self.protocol == Protocol::Redis {
+                // After the command goes another that no server knows: its answer repeats the
+                // mark, and shows that everything before it was carried out.
+                let marker = format!("*1\r\n${}\r\n{mark}\r\n", mark.len());
+                server.write_all(marker.as_bytes()).await?;
+            }
             let _ = loss
                 .subscribe()
                 .wait_for(|loss| *loss == Loss::Complete)
@@ -107,21 +118,18 @@ impl Connection {
 
     /// Records what a piece brings; where its last complete command ends, and whether the reply of
     /// one of its commands is to be lost.
-    fn look_at(&self, parser: &mut Parser, piece: &[u8]) -> (usize, bool) {
+    fn look_at(&self, parser: &mut Parser, piece: &[u8]) -> (usize, Option<i64>) {
         if parser.is_lost() {
-            return (0, false);
+            return (0, None);
         }
-        let was_within = parser.is_within_command();
-        let mut commands = Vec::new();
-        let end = parser.feed(piece, |command| commands.push(command));
+        let fed = parser.feed(piece);
         if parser.is_lost() {
             self.record.unreadable();
         }
-        let begun = commands.len() + usize::from(parser.is_within_command());
-        if begun > usize::from(was_within) {
+        if fed.began {
             self.record.request_began();
         }
-        (end, self.record.arrived(self.number, commands))
+        (fed.end, self.record.arrived(self.number, fed.commands))
     }
 
     async fn replies(
@@ -133,7 +141,7 @@ impl Connection {
     ) -> io::Result<()> {
         let mut held = self.held.clone();
         let mut losing = loss.subscribe();
-        let mut end = Mark::new(mark);
+        let mut answers = Answers::of(self.protocol, mark);
         let mut piece = vec![0; PIECE];
         loop {
             let length = server.read(&mut piece).await?;
@@ -141,16 +149,21 @@ impl Connection {
                 return Ok(());
             }
             let piece = &piece[..length];
-            tokio::select! {
+            let pass = async {
+                delay(&held.clone(), |held| held.delay_of_replies).await;
+                released(&mut held, |held| held.replies).await
+            };
+            let awaited = tokio::select! {
                 biased;
-                () = begun(&mut losing) => {}
-                outcome = released(&mut held, |held| held.replies) => {
+                awaited = begun(&mut losing) => awaited,
+                outcome = pass => {
                     outcome?;
                     client.write_all(piece).await?;
+                    answers.feed(piece, None);
                     continue;
                 }
-            }
-            if end.is_found_with(piece) {
+            };
+            if answers.feed(piece, Some(awaited)) {
                 loss.send_replace(Loss::Complete);
                 return std::future::pending().await;
             }
@@ -158,39 +171,25 @@ impl Connection {
     }
 }
 
-/// Looks for a word in bytes that come in pieces.
-struct Mark<'a> {
-    word: &'a [u8],
-    /// The end of what came before, in which the word may have begun.
-    before: Vec<u8>,
-}
-
-impl<'a> Mark<'a> {
-    fn new(word: &'a [u8]) -> Self {
-        Self {
-            word,
-            before: Vec::new(),
-        }
-    }
-
-    fn is_found_with(&mut self, piece: &[u8]) -> bool {
-        self.before.extend_from_slice(piece);
-        let length = self.word.len();
-        let found = self
-            .before
-            .windows(length)
-            .any(|window| window == self.word);
-        let done = self.before.len().saturating_sub(length - 1);
-        self.before.drain(..done);
-        found
-    }
-}
-
-/// Returns when the loss of a reply has begun on this connection.
-async fn begun(loss: &mut watch::Receiver<Loss>) {
-    if loss.wait_for(|loss| *loss != Loss::None).await.is_err() {
+/// Returns when the loss of a reply has begun on this connection, with what is to be answered.
+async fn begun(loss: &mut watch::Receiver<Loss>) -> i64 {
+    let begun = loss.wait_for(|loss| matches!(loss, Loss::Begun(_))).await;
+    let answer = begun.ok().and_then(|loss| match *loss {
+        Loss::Begun(answer) => Some(answer),
+        _ => None,
+    });
+    match answer {
+        Some(answer) => answer,
         // Nobody is left who could begin one.
-        std::future::pending().await
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for as long as everything is delayed in this direction.
+async fn delay(held: &watch::Receiver<Held>, direction: impl Fn(&Held) -> Duration) {
+    let delay = direction(&held.borrow());
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
 }
 
@@ -209,26 +208,4 @@ async fn released(
 fn mark() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("MARK-{:016x}{:016x}", random(), random())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_found_however_it_is_cut() {
-        let text = b"+OK\r\n-ERR unknown command 'MARK-17', with args\r\n";
-        for cut in 0..text.len() {
-            let mut mark = Mark::new(b"MARK-17");
-            let (one, two) = text.split_at(cut);
-            assert!(
-                mark.is_found_with(one) ^ mark.is_found_with(two),
-                "cut at {cut}"
-            );
-        }
-        let mut mark = Mark::new(b"MARK-17");
-        let found = text.chunks(1).filter(|byte| mark.is_found_with(byte));
-        assert_eq!(found.count(), 1);
-        assert!(!Mark::new(b"MARK-18").is_found_with(text));
-    }
 }

@@ -8,28 +8,28 @@ use std::{
 
 use tenure_core::clock::{Clock, Instant, SystemClock};
 
+use super::protocol::Found;
+
 /// One command as it came from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Command {
     /// The number of its connection, counted from 1 in the order of their arrival.
     pub connection: u64,
-    /// Its name, in capitals.
+    /// Its name; see [`Proxy`](super::Proxy) for what the names of a protocol are.
     pub name: String,
-    /// What follows the name.
+    /// What follows the name; see [`Proxy`](super::Proxy).
     pub arguments: Vec<Vec<u8>>,
     /// When its last byte reached the proxy.
     pub at: Instant,
 }
 
 impl Command {
-    fn new(connection: u64, words: Vec<Vec<u8>>) -> Self {
-        let mut words = words.into_iter();
-        let name = words.next().unwrap_or_default();
+    fn new(connection: u64, found: Found) -> Self {
         Self {
             connection,
-            name: String::from_utf8_lossy(&name).to_ascii_uppercase(),
-            arguments: words.collect(),
+            name: found.name,
+            arguments: found.arguments,
             at: SystemClock.now(),
         }
     }
@@ -89,21 +89,23 @@ impl Record {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Commands that arrived together; whether the reply of one of them is to be lost, which is
-    /// said once.
-    pub(super) fn arrived(&self, connection: u64, commands: Vec<Vec<Vec<u8>>>) -> bool {
+    /// Commands that arrived together. If the reply of one of them is to be lost, which is said
+    /// once, by what the answer to the last of them is known that has to be awaited.
+    pub(super) fn arrived(&self, connection: u64, commands: Vec<Found>) -> Option<i64> {
         let mut seen = self.lock();
-        let mut lose = false;
-        for words in commands {
-            let command = Command::new(connection, words);
-            lose |= match &seen.lose_reply_of {
+        let mut lose = None;
+        for found in commands {
+            let is_meant = match &seen.lose_reply_of {
                 None => false,
-                Some(None) => true,
-                Some(Some(name)) => *name == command.name,
+                Some(None) => !found.idle,
+                Some(Some(name)) => name.eq_ignore_ascii_case(&found.name),
             };
-            seen.commands.push(command);
+            if is_meant {
+                lose = Some(found.answer);
+            }
+            seen.commands.push(Command::new(connection, found));
         }
-        if lose {
+        if lose.is_some() {
             seen.lose_reply_of = None;
         }
         lose
@@ -118,7 +120,7 @@ impl Record {
     }
 
     pub(super) fn lose_reply_of(&self, name: Option<&str>) {
-        self.lock().lose_reply_of = Some(name.map(str::to_ascii_uppercase));
+        self.lock().lose_reply_of = Some(name.map(str::to_owned));
     }
 
     pub(super) fn reply_lost(&self) {
