@@ -1,0 +1,204 @@
+//! What is kept of each attempt, from before anything of it is sent until it is removed.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tenure_core::{id::AttemptId, name::LockName};
+
+use crate::session::{Lease, Seat};
+
+/// So many attempts are remembered that were removed before they could be sent.
+const REMEMBERED: usize = 4_096;
+
+/// One attempt.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: LockName,
+    /// Empty as long as it has no lease.
+    pub(crate) key: Arc<str>,
+    pub(crate) seat: Option<Seat>,
+    /// Its key's create revision; 0 as long as that is not known.
+    pub(crate) revision: i64,
+    pub(crate) stage: Stage,
+    /// The contender that it waits for.
+    pub(crate) ahead: Option<Box<Ahead>>,
+    /// The number of the watch on its own key; 0 if there is none.
+    pub(crate) watch: u64,
+    /// In which stream that watch was confirmed last.
+    pub(crate) watched_in: u64,
+    /// Its key was as it should be at this revision.
+    pub(crate) verified: i64,
+    /// Something has happened to its key, or may have.
+    pub(crate) doubtful: bool,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is being enqueued, or was without an answer.
+    Entering,
+    Waiting,
+    Holding,
+    /// Its removal has begun.
+    Leaving,
+}
+
+/// A contender that somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) key: String,
+    pub(crate) revision: i64,
+    pub(crate) watch: u64,
+    /// Whether it is the holder.
+    pub(crate) is_holder: bool,
+    /// Who was the holder, as last read.
+    pub(crate) holder: Option<tenure_core::request::Holder>,
+}
+
+/// What a request needs of an attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    pub(crate) name: LockName,
+    pub(crate) key: Arc<str>,
+    pub(crate) lease: Option<Arc<Lease>>,
+    pub(crate) revision: i64,
+    pub(crate) stage: Stage,
+    pub(crate) watched_in: u64,
+    pub(crate) doubtful: bool,
+}
+
+impl Entry {
+    fn sight(&self) -> Sight {
+        Sight {
+            name: self.name.clone(),
+            key: Arc::clone(&self.key),
+            lease: self.seat.as_ref().map(|seat| Arc::clone(seat.lease())),
+            revision: self.revision,
+            stage: self.stage,
+            watched_in: self.watched_in,
+            doubtful: self.doubtful,
+        }
+    }
+}
+
+/// How an enqueue begins.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// With an attempt that nothing was known of.
+    Anew,
+    /// With one that was enqueued before, under this lease.
+    Again(Sight),
+    /// Not at all: it was removed.
+    Fenced,
+}
+
+/// All attempts of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Book(Mutex<Pages>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    entries: HashMap<AttemptId, Entry>,
+    fenced: HashSet<AttemptId>,
+    order: VecDeque<AttemptId>,
+}
+
+impl Book {
+    pub(crate) fn begin(&self, attempt: AttemptId, name: &LockName) -> Begun {
+        let mut pages = self.lock();
+        if pages.fenced.contains(&attempt) {
+            return Begun::Fenced;
+        }
+        if let Some(entry) = pages.entries.get(&attempt) {
+            return match entry.stage {
+                Stage::Leaving => Begun::Fenced,
+                _ => Begun::Again(entry.sight()),
+            };
+        }
+        let entry = Entry {
+            name: name.clone(),
+            key: Arc::from(""),
+            seat: None,
+            revision: 0,
+            stage: Stage::Entering,
+            ahead: None,
+            watch: 0,
+            watched_in: 0,
+            verified: 0,
+            doubtful: false,
+        };
+        pages.entries.insert(attempt, entry);
+        Begun::Anew
+    }
+
+    pub(crate) fn sight(&self, attempt: AttemptId) -> Option<Sight> {
+        self.lock().entries.get(&attempt).map(Entry::sight)
+    }
+
+    /// Changes an attempt that is not being removed. `None` if there is none.
+    pub(crate) fn edit<T>(
+        &self,
+        attempt: AttemptId,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let mut pages = self.lock();
+        let entry = pages.entries.get_mut(&attempt)?;
+        (entry.stage != Stage::Leaving).then(|| change(entry))
+    }
+
+    /// Begins the removal of an attempt: from now on nothing else concerns it. Returns what was known,
+    /// and the watches that end.
+    pub(crate) fn leave(&self, attempt: AttemptId) -> Option<(Sight, Vec<u64>)> {
+        let mut pages = self.lock();
+        let entry = pages.entries.get_mut(&attempt)?;
+        let mut watches = Vec::new();
+        watches.extend((entry.watch != 0).then_some(entry.watch));
+        watches.extend(entry.ahead.take().map(|ahead| ahead.watch));
+        entry.watch = 0;
+        // What it was tells how it may be removed, also when that has to be repeated.
+        let sight = entry.sight();
+        entry.stage = Stage::Leaving;
+        Some((sight, watches))
+    }
+
+    /// Whether an attempt was removed for good.
+    pub(crate) fn is_fenced(&self, attempt: AttemptId) -> bool {
+        self.lock().fenced.contains(&attempt)
+    }
+
+    /// Never lets this attempt in again.
+    pub(crate) fn fence(&self, attempt: AttemptId) {
+        let mut pages = self.lock();
+        if pages.fenced.insert(attempt) {
+            pages.order.push_back(attempt);
+        }
+        if pages.order.len() > REMEMBERED
+            && let Some(oldest) = pages.order.pop_front()
+        {
+            pages.fenced.remove(&oldest);
+        }
+    }
+
+    /// It is over. Returns the watches that end.
+    pub(crate) fn forget(&self, attempt: AttemptId) -> Vec<u64> {
+        let Some(entry) = self.lock().entries.remove(&attempt) else {
+            return Vec::new();
+        };
+        let mut watches = Vec::new();
+        watches.extend((entry.watch != 0).then_some(entry.watch));
+        watches.extend(entry.ahead.map(|ahead| ahead.watch));
+        watches
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pages {
+    pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Entry> {
+        self.entries.get(&attempt)
+    }
+}

@@ -1,0 +1,332 @@
+//! Entering a queue.
+
+use std::sync::Arc;
+
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget, Txn};
+use tenure_core::{
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    request::{Enqueue, Enqueued, Grant, StoreTime, Waiting},
+};
+
+use crate::{
+    backend::Core,
+    book::{Ahead, Begun},
+    error::{Fault, error, unexpected},
+    keys::{below, range_end},
+    record::{self, Entry},
+    removal,
+    session::Lease,
+    turn::{self, Turn},
+    txn::{self, Answer, Place},
+};
+
+const OPERATION: &str = "acquiring";
+
+/// How often an attempt is repeated that has met nothing but noise below its prefix.
+const TRIES: usize = 5;
+
+/// An enqueue under way.
+struct Entering<'a> {
+    core: &'a Core,
+    request: &'a Enqueue,
+    prefix: String,
+    fence: String,
+}
+
+pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, Error> {
+    let attempt = request.attempt;
+    let entering = Entering {
+        core,
+        request,
+        prefix: core.keys.prefix(&request.name),
+        fence: core.keys.fence(attempt),
+    };
+    let answer = match core.book.begin(attempt, &request.name) {
+        Begun::Fenced => return Ok(Enqueued::Gone),
+        Begun::Anew => entering.anew().await,
+        Begun::Again(sight) => match sight.lease {
+            Some(lease) => entering.again(&lease, &sight.key, sight.revision).await,
+            None => entering.anew().await,
+        },
+    };
+    let over = match &answer {
+        Ok(Enqueued::Busy(_) | Enqueued::Gone) => true,
+        Ok(_) => false,
+        Err(error) => error.kind().is_without_effect(),
+    };
+    if over {
+        core.watcher.end(core.book.forget(attempt));
+    }
+    answer
+}
+
+impl Entering<'_> {
+    async fn anew(&self) -> Result<Enqueued, Error> {
+        let Self { core, request, .. } = self;
+        loop {
+            let seat = core.pool.seat(request.ttl).await;
+            let seat = seat.map_err(|fault| fault.into_error(OPERATION))?;
+            let lease = Arc::clone(seat.lease());
+            let key = core
+                .keys
+                .contender(&request.name, lease.id, request.attempt);
+            // From here on it can be found again, whatever becomes of this future.
+            let seated = core.book.edit(request.attempt, |entry| {
+                entry.key = Arc::from(key.as_str());
+                entry.seat = Some(seat);
+            });
+            if seated.is_none() {
+                return Ok(Enqueued::Gone);
+            }
+            match self.send(&lease, &key).await {
+                Ok(answer) => return answer,
+                // The store has let the lease expire, and has done nothing.
+                Err(Fault::LeaseGone) => core.pool.bury(&lease),
+                Err(fault) => return Err(fault.into_error(OPERATION)),
+            }
+        }
+    }
+
+    /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
+    async fn again(&self, lease: &Arc<Lease>, key: &str, revision: i64) -> Result<Enqueued, Error> {
+        match self.core.pool.refresh(lease).await {
+            Ok(()) => {}
+            Err(Fault::LeaseGone) => {
+                self.core.pool.bury(lease);
+                return Ok(Enqueued::Gone);
+            }
+            Err(fault) => return Err(unanswered(fault)),
+        }
+        if revision > 0 {
+            return self.turn().await;
+        }
+        match self.send(lease, key).await {
+            Ok(answer) => answer,
+            Err(Fault::LeaseGone) => Ok(Enqueued::Gone),
+            Err(fault) => Err(fault.into_error(OPERATION)),
+        }
+    }
+
+    async fn send(&self, lease: &Arc<Lease>, key: &str) -> Result<Result<Enqueued, Error>, Fault> {
+        let value = record::encode(self.request, self.core.context.token_floor);
+        let place = Place {
+            prefix: &self.prefix,
+            me: key,
+            fence: &self.fence,
+        };
+        if !self.request.wait {
+            let free = txn::enter_free(place, value.clone(), lease.id);
+            return self.send_free(place, value, lease, free).await;
+        }
+        let mut answer = self.core.txn(txn::enter(place, value, lease.id)).await?;
+        if !answer.succeeded {
+            return self.refused(&mut answer).await;
+        }
+        let (first, last) = (answer.one()?, answer.one()?);
+        let Some(last) = last else {
+            return Ok(Ok(self.granted(lease, answer.revision)));
+        };
+        let queued = self.queued(answer.revision, first, last).await;
+        match queued {
+            Ok(Some(ahead)) => Ok(Ok(self.waiting(lease, answer.revision, ahead))),
+            Ok(None) => Ok(Ok(self.granted(lease, answer.revision))),
+            // What is in front cannot be read: nothing may be left behind.
+            Err(unreadable) => Ok(Err(self.undo(answer.revision, unreadable).await)),
+        }
+    }
+
+    async fn send_free(
+        &self,
+        place: Place<'_>,
+        value: Vec<u8>,
+        lease: &Arc<Lease>,
+        mut free: Txn,
+    ) -> Result<Result<Enqueued, Error>, Fault> {
+        for _ in 0..TRIES {
+            let mut answer = self.core.txn(free).await?;
+            if answer.succeeded {
+                return Ok(Ok(self.granted(lease, answer.revision)));
+            }
+            let (me, fence, first) = (answer.one()?, answer.one()?, answer.one()?);
+            if fence.is_some() {
+                return Ok(Ok(Enqueued::Gone));
+            }
+            if let Some(me) = me {
+                self.entered(me.create_revision());
+                return Ok(self.turn().await);
+            }
+            let first = first.ok_or_else(Fault::garbled)?;
+            if let Some(contender) = below(&self.prefix, first.key()) {
+                let holder = record::read(OPERATION, contender, &first);
+                return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
+            }
+            // Something lies below the prefix that is no contender.
+            let (found, revision) = self.core.contenders(&self.prefix, None).await?;
+            if let Some(first) = found.first() {
+                let entry = self.core.read(OPERATION, first).await?;
+                return Ok(entry.map(|entry| {
+                    Enqueued::Busy(entry.map(|entry| entry.holder()).unwrap_or_default())
+                }));
+            }
+            free = txn::enter_unchanged(place, value.clone(), lease.id, revision);
+        }
+        Ok(Err(error(
+            ErrorKind::Unavailable,
+            OPERATION,
+            "keys below the lock's prefix change all the time; see who else writes there",
+        )))
+    }
+
+    /// The entry is there already, or the attempt was fenced off.
+    async fn refused(&self, answer: &mut Answer) -> Result<Result<Enqueued, Error>, Fault> {
+        let (me, fence) = (answer.one()?, answer.one()?);
+        match (me, fence) {
+            (_, Some(_)) => Ok(Ok(Enqueued::Gone)),
+            (Some(me), None) => {
+                self.entered(me.create_revision());
+                Ok(self.turn().await)
+            }
+            (None, None) => Err(Fault::garbled()),
+        }
+    }
+
+    /// Who is in front: `None` if it is nothing but noise.
+    async fn queued(
+        &self,
+        revision: i64,
+        first: Option<KeyValue>,
+        last: KeyValue,
+    ) -> Result<Option<Ahead>, Error> {
+        let first = first.ok_or_else(|| unexpected(OPERATION))?;
+        let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
+        let Some((holder, predecessor)) = known else {
+            return turn::behind_noise(self.core, &self.prefix, revision)
+                .await
+                .map(|found| found.map(|(ahead, _)| ahead))
+                .map_err(unanswered);
+        };
+        let holder = record::read(OPERATION, holder, &first)?;
+        record::read(OPERATION, predecessor, &last)?;
+        Ok(Some(ahead(&last, &holder)))
+    }
+
+    fn entered(&self, revision: i64) {
+        self.core.book.edit(self.request.attempt, |entry| {
+            entry.revision = revision;
+            entry.verified = revision;
+        });
+    }
+
+    fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
+        let attempt = self.request.attempt;
+        self.entered(revision);
+        turn::hold(self.core, attempt);
+        Enqueued::Granted(grant(self.core, attempt, lease, revision))
+    }
+
+    fn waiting(&self, lease: &Lease, revision: i64, ahead: Ahead) -> Enqueued {
+        self.entered(revision);
+        Enqueued::Waiting(turn::wait(
+            self.core,
+            self.request.attempt,
+            lease,
+            revision,
+            ahead,
+        ))
+    }
+
+    async fn turn(&self) -> Result<Enqueued, Error> {
+        match turn::turn(self.core, self.request.attempt).await {
+            Ok(Ok(Turn::Granted(grant))) => Ok(Enqueued::Granted(grant)),
+            Ok(Ok(Turn::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
+            Ok(Ok(Turn::Gone)) => Ok(Enqueued::Gone),
+            // The entry is there: to forget it would be wrong.
+            Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
+            Err(fault) => Err(unanswered(fault)),
+        }
+    }
+
+    /// Takes back what was entered.
+    async fn undo(&self, revision: i64, reason: Error) -> Error {
+        self.entered(revision);
+        match removal::take_out(self.core, self.request.attempt, &self.request.name).await {
+            Ok(_) => reason,
+            Err(_) => reason.with_kind(ErrorKind::OutcomeUnknown),
+        }
+    }
+}
+
+/// Nothing was said about an entry that may be there.
+fn unanswered(fault: Fault) -> Error {
+    fault
+        .into_error(OPERATION)
+        .with_kind(ErrorKind::OutcomeUnknown)
+}
+
+/// What a grant under this lease is worth.
+pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
+    let token = record::token(core.context.token_floor.get(), revision);
+    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved());
+    grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    grant
+}
+
+/// Waiting for that one.
+pub(crate) fn waiting(lease: &Lease, revision: i64, ahead: &Ahead) -> Waiting {
+    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    let waiting = Waiting::new(lease.proved(), as_of).with_holder(ahead.holder.clone());
+    match &ahead.holder {
+        Some(_) if ahead.is_holder => waiting.with_ahead(1),
+        _ => waiting,
+    }
+}
+
+/// The one in front, of which it is known who the holder is.
+pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
+    Ahead {
+        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
+        revision: predecessor.create_revision(),
+        watch: 0,
+        is_holder: predecessor.create_revision() == holder.revision,
+        holder: Some(holder.holder()),
+    }
+}
+
+impl Core {
+    /// The keys of all contenders of a lock, the holder's first; those that entered before `before`,
+    /// where given. And the revision at which they were read.
+    pub(crate) async fn contenders(
+        &self,
+        prefix: &str,
+        before: Option<i64>,
+    ) -> Result<(Vec<KeyValue>, i64), Fault> {
+        let options = GetOptions::new()
+            .with_range(range_end(prefix))
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_max_create_revision(before.map_or(0, |before| before - 1))
+            .with_keys_only();
+        let mut found = self.get(prefix, options).await?;
+        let revision = found.header().ok_or_else(Fault::garbled)?.revision();
+        let mut keys = found.take_kvs();
+        keys.retain(|kv| below(prefix, kv.key()).is_some());
+        Ok((keys, revision))
+    }
+
+    /// Reads one contender by its key; `None` if it is gone.
+    pub(crate) async fn read(
+        &self,
+        operation: &'static str,
+        key: &KeyValue,
+    ) -> Result<Result<Option<Entry>, Error>, Fault> {
+        let mut found = self.get(key.key(), GetOptions::new()).await?;
+        let Some(kv) = found.take_kvs().into_iter().next() else {
+            return Ok(Ok(None));
+        };
+        let contender = self.keys.parse(kv.key()).map(|(_, contender)| contender);
+        let Some(contender) = contender else {
+            return Ok(Ok(None));
+        };
+        Ok(record::read(operation, contender, &kv).map(Some))
+    }
+}

@@ -1,0 +1,226 @@
+//! What a contender's key holds: who it is, to be shown to people.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tenure_core::{
+    error::{Error, ErrorKind},
+    request::{Enqueue, Holder, Owner, Since, Waiter},
+    token::FencingToken,
+};
+
+use crate::{
+    error::error,
+    keys::{Contender, shown},
+};
+
+/// The format that this version writes.
+const FORMAT: u64 = 1;
+
+/// One line of JSON.
+#[derive(Debug, Deserialize, Serialize)]
+struct Record {
+    tenure: u64,
+    label: String,
+    host: String,
+    pid: u32,
+    /// Milliseconds.
+    ttl: u64,
+    /// When it was enqueued, by its client's clock: microseconds since 1970.
+    at: u64,
+    /// What is added to the revision to make the token.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    floor: u64,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    tenure: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A contender as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) contender: Contender,
+    pub(crate) revision: i64,
+    /// `None` for somebody else's.
+    details: Option<Details>,
+}
+
+#[derive(Clone, Debug)]
+struct Details {
+    owner: Owner,
+    ttl: Duration,
+    since: SystemTime,
+    floor: u64,
+}
+
+/// The token of a contender that was created at this revision.
+pub(crate) fn token(floor: u64, revision: i64) -> FencingToken {
+    FencingToken::new(floor.saturating_add(u64::try_from(revision).unwrap_or(0)))
+}
+
+/// What the key of this attempt is to hold.
+pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let record = Record {
+        tenure: FORMAT,
+        label: request.owner.label.clone(),
+        host: request.owner.host.clone(),
+        pid: request.owner.pid,
+        ttl: u64::try_from(request.ttl.as_millis()).unwrap_or(u64::MAX),
+        at: at.map_or(0, |at| u64::try_from(at.as_micros()).unwrap_or(u64::MAX)),
+        floor: floor.get(),
+    };
+    serde_json::to_vec(&record).unwrap_or_default()
+}
+
+/// Reads a contender. The value of one that is not ours may be anything.
+///
+/// # Errors
+///
+/// [`ErrorKind::NewerFormat`] or [`ErrorKind::Corrupt`], with the key, if it is one of ours that this
+/// version cannot read.
+pub(crate) fn read(
+    operation: &'static str,
+    contender: Contender,
+    kv: &etcd_client::KeyValue,
+) -> Result<Entry, Error> {
+    let revision = kv.create_revision();
+    let details = match contender {
+        Contender::Foreign { .. } => None,
+        Contender::Ours { .. } => Some(decode(kv.value()).map_err(|flaw| match flaw {
+            Flaw::Newer(version) => error(
+                ErrorKind::NewerFormat,
+                operation,
+                format!(
+                    "key {} was written in format {version}, this version understands format \
+                     {FORMAT}; update this program",
+                    shown(kv.key())
+                ),
+            ),
+            Flaw::Malformed => error(
+                ErrorKind::Corrupt,
+                operation,
+                format!(
+                    "key {} does not hold what this backend writes; delete it if nothing else uses \
+                     it",
+                    shown(kv.key())
+                ),
+            ),
+        })?),
+    };
+    Ok(Entry {
+        contender,
+        revision,
+        details,
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Flaw {
+    Newer(u64),
+    Malformed,
+}
+
+fn decode(value: &[u8]) -> Result<Details, Flaw> {
+    let version: Version = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
+    if version.tenure > FORMAT {
+        return Err(Flaw::Newer(version.tenure));
+    }
+    let record: Record = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(record.at));
+    if record.tenure != FORMAT || record.floor > FencingToken::MAX.get() {
+        return Err(Flaw::Malformed);
+    }
+    Ok(Details {
+        owner: Owner::new(record.label, record.host, record.pid),
+        ttl: Duration::from_millis(record.ttl),
+        since: since.ok_or(Flaw::Malformed)?,
+        floor: record.floor,
+    })
+}
+
+impl Entry {
+    pub(crate) fn token(&self) -> FencingToken {
+        let floor = self.details.as_ref().map_or(0, |details| details.floor);
+        token(floor, self.revision)
+    }
+
+    pub(crate) fn holder(&self) -> Holder {
+        match (&self.details, self.contender) {
+            (Some(details), Contender::Ours { attempt, .. }) => {
+                Holder::new(attempt, details.owner.clone())
+                    .with_token(self.token())
+                    .with_since(Since::Enqueued(details.since))
+                    .with_ttl(details.ttl)
+            }
+            _ => Holder::foreign().with_token(self.token()),
+        }
+    }
+
+    pub(crate) fn waiter(&self) -> Waiter {
+        let owner = self.details.as_ref().map(|details| details.owner.clone());
+        let since = self.details.as_ref().map(|details| details.since);
+        Waiter::new(self.contender.attempt(), owner, since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::{id::AttemptId, name::LockName};
+
+    use super::*;
+
+    fn written(label: &str, floor: u64) -> Vec<u8> {
+        let request = Enqueue::new(
+            LockName::new("a").unwrap(),
+            AttemptId::from_u128(1),
+            Owner::new(label, "host", 7),
+            Duration::from_millis(2500),
+            true,
+        );
+        encode(&request, FencingToken::new(floor))
+    }
+
+    #[test]
+    fn owners_survive_any_text_in_one_line() {
+        for label in ["", "a b", "\"", "é%", "\n\u{1}"] {
+            let value = written(label, 5);
+            assert!(!value.contains(&b'\n'), "{label:?}");
+            let details = decode(&value).unwrap();
+            assert_eq!(details.owner, Owner::new(label, "host", 7));
+            assert_eq!(details.ttl, Duration::from_millis(2500));
+            assert_eq!(details.floor, 5);
+            assert!(details.since.elapsed().unwrap() < Duration::from_secs(60));
+        }
+    }
+
+    #[test]
+    fn s2_s3_what_cannot_be_read_says_why() {
+        for wrong in [
+            &b""[..],
+            b"\xff",
+            b"{}",
+            b"7",
+            b"{\"tenure\":1}",
+            b"{\"tenure\":0,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
+            b"{\"tenure\":1,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1,\"floor\":9223372036854775807}",
+        ] {
+            assert_eq!(decode(wrong).unwrap_err(), Flaw::Malformed, "{wrong:?}");
+        }
+        let newer = decode(b"{\"tenure\":2,\"what\":\"ever\"}").unwrap_err();
+        assert_eq!(newer, Flaw::Newer(2));
+        let latest = format!(
+            "{{\"tenure\":1,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
+            u64::MAX
+        );
+        // Some systems cannot tell that far a date; none may panic.
+        let _ = decode(latest.as_bytes());
+    }
+}

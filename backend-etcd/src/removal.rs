@@ -1,0 +1,148 @@
+//! Leaving a queue or a lock, and fencing off what may still be on its way.
+
+use tenure_core::{
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    name::LockName,
+    request::{Remove, Removed},
+};
+
+use crate::{
+    backend::Core,
+    book::{Sight, Stage},
+    error::Fault,
+    keys::below,
+    txn::{self, Place},
+};
+
+const OPERATION: &str = "releasing";
+
+pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Error> {
+    let attempt = request.attempt;
+    if core.book.is_fenced(attempt) {
+        return Ok(Removed::Absent);
+    }
+    if !request.outcome_known {
+        // Whatever of it is still under way in this client ends here.
+        let known = core.book.leave(attempt);
+        if known.is_none() {
+            core.book.fence(attempt);
+        }
+        return match known {
+            Some((sight, watches)) => {
+                core.watcher.end(watches);
+                fence_off(core, attempt, sight).await
+            }
+            None => search(core, attempt, &request.name).await,
+        };
+    }
+    take_out(core, attempt, &request.name).await
+}
+
+/// Takes out an attempt every request of which was answered.
+pub(crate) async fn take_out(
+    core: &Core,
+    attempt: AttemptId,
+    name: &LockName,
+) -> Result<Removed, Error> {
+    let Some((sight, watches)) = core.book.leave(attempt) else {
+        return search(core, attempt, name).await;
+    };
+    core.watcher.end(watches);
+    if sight.revision == 0 {
+        return fence_off(core, attempt, sight).await;
+    }
+    let removed = delete(core, &sight).await.map_err(into_error)?;
+    core.book.forget(attempt);
+    Ok(removed)
+}
+
+async fn delete(core: &Core, sight: &Sight) -> Result<Removed, Fault> {
+    let revision = sight.revision;
+    if sight.stage == Stage::Holding {
+        let answer = core.txn(txn::leave_held(&sight.key, revision)).await?;
+        return Ok(if answer.succeeded {
+            Removed::AsHolder
+        } else {
+            Removed::Absent
+        });
+    }
+    let prefix = core.keys.prefix(&sight.name);
+    let mut answer = core.txn(txn::leave(&prefix, &sight.key, revision)).await?;
+    if !answer.succeeded {
+        return Ok(Removed::Absent);
+    }
+    Ok(match answer.one()? {
+        // What was in front may have been noise; then it held, and says that it waited.
+        Some(_) => Removed::AsWaiter,
+        None => Removed::AsHolder,
+    })
+}
+
+/// Takes out an attempt of which an enqueue was not answered: it may be carried out later.
+async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Removed, Error> {
+    let Some(lease) = sight.lease else {
+        // It never came to have a lease, so that nothing of it was sent.
+        core.book.fence(attempt);
+        core.book.forget(attempt);
+        return Ok(Removed::Absent);
+    };
+    let (prefix, fence) = (core.keys.prefix(&sight.name), core.keys.fence(attempt));
+    let place = Place {
+        prefix: &prefix,
+        me: &sight.key,
+        fence: &fence,
+    };
+    let removed = match core.txn(txn::fence_off(place, lease.id)).await {
+        Ok(mut answer) => {
+            lease.add_fence();
+            if answer.succeeded {
+                let first = answer.one().map_err(into_error)?;
+                match first {
+                    Some(first) if first.key() == sight.key.as_bytes() => Removed::AsHolder,
+                    _ => Removed::AsWaiter,
+                }
+            } else {
+                Removed::Absent
+            }
+        }
+        // The store has deleted all that hung on the lease, and never gives out its number again:
+        // an enqueue under it is refused, whenever it comes.
+        Err(Fault::LeaseGone) => {
+            core.pool.bury(&lease);
+            Removed::Absent
+        }
+        Err(fault) => return Err(into_error(fault)),
+    };
+    core.book.fence(attempt);
+    core.book.forget(attempt);
+    Ok(removed)
+}
+
+/// Takes out an attempt of which nothing is known here: another client's, or none at all.
+async fn search(core: &Core, attempt: AttemptId, name: &LockName) -> Result<Removed, Error> {
+    let prefix = core.keys.prefix(name);
+    let found = core.contenders(&prefix, None).await;
+    let (found, _) = found.map_err(|fault| fault.into_read_error(OPERATION))?;
+    let is_it = |key: &[u8]| below(&prefix, key).is_some_and(|one| one.attempt() == Some(attempt));
+    let Some(place) = found.iter().position(|kv| is_it(kv.key())) else {
+        return Ok(Removed::Absent);
+    };
+    let key = String::from_utf8_lossy(found[place].key()).into_owned();
+    let leave = txn::leave_held(&key, found[place].create_revision());
+    let answer = core.txn(leave).await.map_err(into_error)?;
+    Ok(match place {
+        _ if !answer.succeeded => Removed::Absent,
+        0 => Removed::AsHolder,
+        _ => Removed::AsWaiter,
+    })
+}
+
+fn into_error(fault: Fault) -> Error {
+    let error = fault.into_error(OPERATION);
+    // The entry is still there, and the core is to try again.
+    if error.kind() == ErrorKind::Protocol {
+        return error.with_kind(ErrorKind::OutcomeUnknown);
+    }
+    error
+}

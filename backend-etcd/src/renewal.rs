@@ -1,0 +1,360 @@
+//! Renewals and reports, in batches: one keep-alive for each lease, and one transaction that sees
+//! whether the entries are still there.
+//!
+//! A keep-alive proves the lease and not the entry: an operator may have deleted it. A batch that is too
+//! large for one transaction trusts the watches on the keys of those that hold, once their stream has
+//! shown that it lives.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tenure_core::{
+    backend::BackendEvent,
+    clock::Instant,
+    error::Error,
+    id::AttemptId,
+    loss::LossReason,
+    request::{Renewal, Renewed, StoreTime, Waiting},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    backend::Core,
+    book::{Sight, Stage},
+    enqueue::grant,
+    error::Fault,
+    record,
+    session::{Beat, Lease},
+    turn::{self, Turn, altered},
+    txn::{self, Answer, Check, MOST_COMPARED},
+};
+
+const OPERATION: &str = "renewing";
+
+/// How often a keep-alive is repeated whose answer a change of the leader has made worthless.
+const TRIES: usize = 3;
+
+/// One entry of a batch.
+struct Item {
+    index: usize,
+    renewal: Renewal,
+    sight: Sight,
+    check: Check,
+}
+
+/// Entries under one lease.
+struct Group {
+    core: Arc<Core>,
+    lease: Arc<Lease>,
+    items: Vec<Item>,
+    /// Whether others may take longer, so that answers are told as they come.
+    split: bool,
+    outcomes: Vec<(usize, Renewed)>,
+}
+
+/// Renews grants and reports waiters: an answer for each, in their order.
+pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewed> {
+    let count = entries.len();
+    let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
+    outcomes.resize_with(count, || None);
+    let mut groups: HashMap<i64, Group> = HashMap::new();
+    for (index, renewal) in entries.into_iter().enumerate() {
+        match place(core, &renewal) {
+            Ok((sight, check, lease)) => groups
+                .entry(lease.id)
+                .or_insert_with(|| Group::new(core, lease))
+                .items
+                .push(Item {
+                    index,
+                    renewal,
+                    sight,
+                    check,
+                }),
+            Err(reason) => outcomes[index] = Some(Renewed::Gone(reason)),
+        }
+    }
+    let split = groups.len() > 1;
+    let mut parts = JoinSet::new();
+    let mut only = None;
+    for (_, mut group) in groups {
+        group.split = split;
+        if split {
+            parts.spawn(group.run());
+        } else {
+            only = Some(group);
+        }
+    }
+    if let Some(group) = only {
+        for (index, outcome) in group.run().await {
+            outcomes[index] = Some(outcome);
+        }
+    }
+    while let Some(part) = parts.join_next().await {
+        for (index, outcome) in part.unwrap_or_default() {
+            outcomes[index] = Some(outcome);
+        }
+    }
+    let unknown = || Renewed::Unknown(Fault::silence().into_error(OPERATION));
+    let answers = outcomes.into_iter();
+    answers.map(|one| one.unwrap_or_else(unknown)).collect()
+}
+
+/// What there is to ask of an entry; or that there is none, and why.
+fn place(core: &Core, renewal: &Renewal) -> Result<(Sight, Check, Arc<Lease>), LossReason> {
+    let pages = core.book.lock();
+    let entry = pages.get(renewal.attempt).ok_or(LossReason::Evicted)?;
+    let lease = entry.seat.as_ref().map(|seat| Arc::clone(seat.lease()));
+    let lease = lease.ok_or(LossReason::Evicted)?;
+    let floor = core.context.token_floor.get();
+    let token = record::token(floor, entry.revision);
+    if entry.revision == 0 || renewal.token.is_some_and(|given| given != token) {
+        return Err(LossReason::Displaced);
+    }
+    let ahead = entry.ahead.as_ref().filter(|_| renewal.token.is_none());
+    let check = Check {
+        me: entry.key.to_string(),
+        revision: entry.revision,
+        ahead: ahead.map(|ahead| (ahead.key.clone(), ahead.revision)),
+    };
+    let sight = Sight {
+        name: entry.name.clone(),
+        key: Arc::clone(&entry.key),
+        lease: None,
+        revision: entry.revision,
+        stage: entry.stage,
+        watched_in: entry.watched_in,
+        doubtful: entry.doubtful,
+    };
+    drop(pages);
+    Ok((sight, check, lease))
+}
+
+impl Group {
+    fn new(core: &Arc<Core>, lease: Arc<Lease>) -> Self {
+        Self {
+            core: Arc::clone(core),
+            lease,
+            items: Vec::new(),
+            split: false,
+            outcomes: Vec::new(),
+        }
+    }
+
+    async fn run(mut self) -> Vec<(usize, Renewed)> {
+        if let Err(fault) = self.prove().await {
+            let error = fault.into_error(OPERATION);
+            for item in std::mem::take(&mut self.items) {
+                self.settle(&item, Renewed::Unknown(error.clone()));
+            }
+        }
+        self.outcomes
+    }
+
+    /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
+    async fn prove(&mut self) -> Result<(), Fault> {
+        let mut pulse = self.core.watcher.pulse(self.core.link.patience());
+        let mut beat = self.beat().await?;
+        // Those first of which the watches would tell nothing.
+        let stream = self.core.watcher.stream();
+        let watched = |item: &Item| {
+            item.sight.watched_in == stream && item.check.ahead.is_none() && !item.sight.doubtful
+        };
+        self.items.sort_by_key(watched);
+        let mut first = true;
+        while !self.items.is_empty() {
+            if !first && self.items.iter().all(watched) && pulse.alive().await {
+                break;
+            }
+            let part = self.cut();
+            let checks: Vec<Check> = part.iter().map(|item| item.check.clone()).collect();
+            let check = txn::check(&checks, &self.core.nowhere);
+            let answer = match self.core.txn(check).await {
+                Ok(answer) => answer,
+                Err(fault) => {
+                    self.items.extend(part);
+                    return Err(fault);
+                }
+            };
+            if first && let Some(proof) = beat {
+                beat = self.count(proof, &answer).await;
+                if let Some(proof) = beat {
+                    self.lease.prove(proof.from);
+                }
+            }
+            first = false;
+            self.read(part, answer, beat.is_some()).await;
+        }
+        for item in std::mem::take(&mut self.items) {
+            let outcome = match beat {
+                Some(_) => Renewed::Proved {
+                    from: self.lease.proved(),
+                },
+                None => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
+            };
+            self.settle(&item, outcome);
+        }
+        Ok(())
+    }
+
+    /// One keep-alive. `None` if the store says that there is no such lease: then the entries tell.
+    async fn beat(&self) -> Result<Option<Beat>, Fault> {
+        let clock = &*self.core.context.clock;
+        match self.lease.keep_alive(&self.core.link, clock).await {
+            Ok(beat) => Ok(Some(beat)),
+            Err(Fault::LeaseGone) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A keep-alive that counts by that answer, or a later one.
+    async fn count(&self, mut beat: Beat, answer: &Answer) -> Option<Beat> {
+        let mut term = Some(answer.term);
+        for _ in 0..TRIES {
+            if beat.counts(term) {
+                return Some(beat);
+            }
+            beat = self.beat().await.ok()??;
+            let look = self.core.txn(txn::check(&[], &self.core.nowhere));
+            term = Some(look.await.ok()?.term);
+        }
+        None
+    }
+
+    /// As many as one transaction can look at.
+    fn cut(&mut self) -> Vec<Item> {
+        let mut compares = 0;
+        let fits = |item: &&Item| {
+            compares += item.check.compares();
+            compares <= MOST_COMPARED
+        };
+        let count = self.items.iter().take_while(fits).count().max(1);
+        let rest = self.items.split_off(count);
+        std::mem::replace(&mut self.items, rest)
+    }
+
+    async fn read(&mut self, part: Vec<Item>, mut answer: Answer, proved: bool) {
+        if answer.succeeded {
+            for item in part {
+                self.sound(&item, answer.revision, proved);
+            }
+            return;
+        }
+        for item in part {
+            let me = answer.one();
+            let ahead = item.check.ahead.as_ref().map(|_| answer.one());
+            let me = match me {
+                Ok(me) => me,
+                Err(fault) => {
+                    self.settle(&item, Renewed::Unknown(fault.into_error(OPERATION)));
+                    continue;
+                }
+            };
+            let Some(me) = me else {
+                self.gone(&item, proved);
+                continue;
+            };
+            if me.mod_revision() != item.check.revision {
+                let error = altered(OPERATION, &item.check.me);
+                self.settle(&item, Renewed::Unknown(error));
+                continue;
+            }
+            let revision = item.check.ahead.as_ref().map(|(_, revision)| *revision);
+            let ahead = ahead.and_then(Result::ok).flatten();
+            if ahead.map(|ahead| ahead.create_revision()) == revision && item.check.ahead.is_some()
+                || item.renewal.token.is_some()
+            {
+                self.sound(&item, answer.revision, proved);
+            } else {
+                self.ask(&item, proved).await;
+            }
+        }
+    }
+
+    /// The entry is as it was made, and so is the one in front of it.
+    fn sound(&mut self, item: &Item, revision: i64, proved: bool) {
+        let attempt = item.renewal.attempt;
+        let now = self.core.book.edit(attempt, |entry| {
+            entry.verified = entry.verified.max(revision);
+            entry.doubtful = false;
+            (entry.stage, entry.ahead.clone())
+        });
+        if !proved {
+            // The keep-alive was for a lease that the store does not know, and the entry is there: one
+            // of the two answers is out of date.
+            let error = Fault::silence().into_error(OPERATION);
+            self.settle(item, Renewed::Unknown(error));
+            return;
+        }
+        let from = self.lease.proved();
+        let outcome = match now {
+            Some(_) if item.renewal.token.is_some() => Renewed::Proved { from },
+            // Its turn may have come meanwhile.
+            Some((Stage::Holding, _)) => {
+                let revision = item.check.revision;
+                Renewed::Granted(grant(&self.core, attempt, &self.lease, revision))
+            }
+            Some((_, Some(ahead))) => Renewed::Waiting(waiting(from, revision, &ahead)),
+            _ => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
+        };
+        self.settle(item, outcome);
+    }
+
+    fn gone(&mut self, item: &Item, proved: bool) {
+        let reason = if proved {
+            LossReason::Evicted
+        } else {
+            self.core.pool.bury(&self.lease);
+            LossReason::SessionLost
+        };
+        self.settle(item, Renewed::Gone(reason));
+    }
+
+    /// The one in front has gone.
+    async fn ask(&mut self, item: &Item, proved: bool) {
+        let unknown = |error: Error| Renewed::Unknown(error);
+        let outcome = match turn::turn(&self.core, item.renewal.attempt).await {
+            _ if !proved => unknown(Fault::silence().into_error(OPERATION)),
+            Ok(Ok(Turn::Granted(grant))) => Renewed::Granted(grant),
+            Ok(Ok(Turn::Waiting(waiting))) => Renewed::Waiting(waiting),
+            Ok(Ok(Turn::Gone)) => Renewed::Gone(LossReason::Evicted),
+            Ok(Err(unreadable)) => unknown(unreadable),
+            Err(fault) => unknown(fault.into_error(OPERATION)),
+        };
+        self.settle(item, outcome);
+    }
+
+    fn settle(&mut self, item: &Item, outcome: Renewed) {
+        if self.split {
+            let event = event(item.renewal.attempt, &outcome);
+            if let Some(event) = event {
+                self.core.context.events.send(event);
+            }
+        }
+        self.outcomes.push((item.index, outcome));
+    }
+}
+
+fn waiting(from: Instant, revision: i64, ahead: &crate::book::Ahead) -> Waiting {
+    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    let answer = Waiting::new(from, as_of);
+    if ahead.is_holder {
+        answer.with_holder(ahead.holder.clone()).with_ahead(1)
+    } else {
+        // Who holds may have changed since it was read.
+        answer
+    }
+}
+
+fn event(attempt: AttemptId, outcome: &Renewed) -> Option<BackendEvent> {
+    match outcome {
+        Renewed::Proved { from } => Some(BackendEvent::Proved {
+            attempt,
+            from: *from,
+        }),
+        Renewed::Granted(grant) => Some(BackendEvent::Granted(grant.clone())),
+        Renewed::Gone(reason) => Some(BackendEvent::Lost {
+            attempt,
+            reason: *reason,
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,229 @@
+//! The transactions: how they are built, and what their answers hold. No I/O.
+//!
+//! A transaction of which no operation reads or writes in full agreement is answered by the server
+//! alone, from what it happens to know. So each branch here has a read that is linearizable.
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
+};
+
+use crate::{error::Fault, keys::range_end, trust::Term};
+
+/// The keys of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// What all keys of the lock begin with.
+    pub(crate) prefix: &'a str,
+    pub(crate) me: &'a str,
+    pub(crate) fence: &'a str,
+}
+
+/// How many keys one transaction may compare: servers refuse more than 128 operations.
+pub(crate) const MOST_COMPARED: usize = 100;
+
+fn absent(key: &str) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+fn unchanged(key: &str, revision: i64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, revision)
+}
+
+fn first(prefix: &str) -> GetOptions {
+    GetOptions::new()
+        .with_range(range_end(prefix))
+        .with_sort(SortTarget::Create, SortOrder::Ascend)
+        .with_limit(1)
+}
+
+fn last(prefix: &str) -> GetOptions {
+    GetOptions::new()
+        .with_range(range_end(prefix))
+        .with_sort(SortTarget::Create, SortOrder::Descend)
+        .with_limit(1)
+}
+
+fn put(place: Place<'_>, value: Vec<u8>, lease: i64) -> TxnOp {
+    let options = etcd_client::PutOptions::new().with_lease(lease);
+    TxnOp::put(place.me, value, Some(options))
+}
+
+fn key_only(key: &str) -> TxnOp {
+    TxnOp::get(key, Some(GetOptions::new().with_keys_only()))
+}
+
+/// Enters the queue. If it did: first, last before. Otherwise: me, fence.
+pub(crate) fn enter(place: Place<'_>, value: Vec<u8>, lease: i64) -> Txn {
+    Txn::new()
+        .when([absent(place.me), absent(place.fence)])
+        .and_then([
+            TxnOp::get(place.prefix, Some(first(place.prefix))),
+            TxnOp::get(place.prefix, Some(last(place.prefix))),
+            put(place, value, lease),
+        ])
+        .or_else([key_only(place.me), key_only(place.fence)])
+}
+
+/// Enters the queue if nobody is in it. Otherwise: me, fence, first.
+pub(crate) fn enter_free(place: Place<'_>, value: Vec<u8>, lease: i64) -> Txn {
+    enter_if(place, value, lease, absent(place.prefix))
+}
+
+/// Enters the queue if nothing was put into it after that revision. Otherwise: me, fence, first.
+pub(crate) fn enter_unchanged(place: Place<'_>, value: Vec<u8>, lease: i64, revision: i64) -> Txn {
+    let older = Compare::create_revision(place.prefix, CompareOp::Less, revision + 1);
+    enter_if(place, value, lease, older)
+}
+
+fn enter_if(place: Place<'_>, value: Vec<u8>, lease: i64, condition: Compare) -> Txn {
+    let all = condition.with_range(range_end(place.prefix));
+    Txn::new()
+        .when([all, absent(place.me), absent(place.fence)])
+        .and_then([put(place, value, lease)])
+        .or_else([
+            key_only(place.me),
+            key_only(place.fence),
+            TxnOp::get(place.prefix, Some(first(place.prefix))),
+        ])
+}
+
+/// Asks whose turn it is. If the entry is as it was made: last before it, first. Otherwise: me.
+pub(crate) fn turn(prefix: &str, me: &str, revision: i64) -> Txn {
+    let before = last(prefix).with_max_create_revision(revision - 1);
+    Txn::new()
+        .when([unchanged(me, revision)])
+        .and_then([
+            TxnOp::get(prefix, Some(before.with_keys_only())),
+            TxnOp::get(prefix, Some(first(prefix))),
+        ])
+        .or_else([key_only(me)])
+}
+
+/// One entry of a batch, and the one that it waits for.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    pub(crate) me: String,
+    pub(crate) revision: i64,
+    pub(crate) ahead: Option<(String, i64)>,
+}
+
+impl Check {
+    pub(crate) fn compares(&self) -> usize {
+        1 + usize::from(self.ahead.is_some())
+    }
+}
+
+/// Asks whether all these entries are as they were made, and those that they wait for still there. If
+/// not: each of them, in order, and of each that one as well.
+pub(crate) fn check(all: &[Check], nowhere: &str) -> Txn {
+    let mut compares = Vec::with_capacity(2 * all.len());
+    let mut reads = Vec::with_capacity(2 * all.len() + 1);
+    for check in all {
+        compares.push(unchanged(&check.me, check.revision));
+        reads.push(key_only(&check.me));
+        if let Some((key, revision)) = &check.ahead {
+            let there = Compare::create_revision(key.as_str(), CompareOp::Equal, *revision);
+            compares.push(there);
+            reads.push(key_only(key));
+        }
+    }
+    if reads.is_empty() {
+        reads.push(key_only(nowhere));
+    }
+    Txn::new()
+        .when(compares)
+        .and_then([key_only(nowhere)])
+        .or_else(reads)
+}
+
+/// Leaves the lock of which nobody but this attempt can be the holder.
+pub(crate) fn leave_held(me: &str, revision: i64) -> Txn {
+    Txn::new()
+        .when([Compare::create_revision(me, CompareOp::Equal, revision)])
+        .and_then([TxnOp::delete(me, None)])
+        .or_else([key_only(me)])
+}
+
+/// Leaves the queue. If it was there: first before it.
+pub(crate) fn leave(prefix: &str, me: &str, revision: i64) -> Txn {
+    let before = first(prefix)
+        .with_max_create_revision(revision - 1)
+        .with_keys_only();
+    Txn::new()
+        .when([Compare::create_revision(me, CompareOp::Equal, revision)])
+        .and_then([TxnOp::get(prefix, Some(before)), TxnOp::delete(me, None)])
+        .or_else([key_only(me)])
+}
+
+/// Leaves the queue, if it is there, and keeps the attempt out of it for as long as the lease lives.
+/// If it was there: first.
+pub(crate) fn fence_off(place: Place<'_>, lease: i64) -> Txn {
+    let options = || Some(etcd_client::PutOptions::new().with_lease(lease));
+    let fence = || TxnOp::put(place.fence, "", options());
+    Txn::new()
+        .when([Compare::create_revision(place.me, CompareOp::Greater, 0)])
+        .and_then([
+            TxnOp::get(place.prefix, Some(first(place.prefix).with_keys_only())),
+            TxnOp::delete(place.me, None),
+            fence(),
+        ])
+        .or_else([fence()])
+}
+
+/// Reads these keys.
+pub(crate) fn read_all(keys: &[&[u8]]) -> Txn {
+    let reads: Vec<_> = keys.iter().map(|key| TxnOp::get(*key, None)).collect();
+    Txn::new().and_then(reads)
+}
+
+/// Changes nothing, and is refused to whoever may not read and write below this prefix.
+pub(crate) fn rights(all: &str, nowhere: &str) -> Txn {
+    let read = GetOptions::new()
+        .with_range(range_end(all))
+        .with_count_only()
+        .with_limit(1);
+    Txn::new()
+        .when([Compare::create_revision(nowhere, CompareOp::Less, 0)])
+        .and_then([
+            TxnOp::put(nowhere, "", None),
+            TxnOp::get(all, Some(read.clone())),
+        ])
+        .or_else([TxnOp::get(all, Some(read))])
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) succeeded: bool,
+    /// The store's revision at which it was carried out.
+    pub(crate) revision: i64,
+    pub(crate) term: Term,
+    reads: std::vec::IntoIter<Vec<KeyValue>>,
+}
+
+impl Answer {
+    pub(crate) fn new(response: &TxnResponse) -> Result<Self, Fault> {
+        let header = response.header().ok_or_else(Fault::garbled)?;
+        let reads: Vec<_> = response
+            .op_responses()
+            .into_iter()
+            .filter_map(|operation| match operation {
+                TxnOpResponse::Get(mut read) => Some(read.take_kvs()),
+                _ => None,
+            })
+            .collect();
+        Ok(Self {
+            succeeded: response.succeeded(),
+            revision: header.revision(),
+            term: Term::of(header),
+            reads: reads.into_iter(),
+        })
+    }
+
+    /// What the next read has found: at most one key.
+    pub(crate) fn one(&mut self) -> Result<Option<KeyValue>, Fault> {
+        let found = self.reads.next().ok_or_else(Fault::garbled)?;
+        Ok(found.into_iter().next())
+    }
+}

@@ -1,0 +1,219 @@
+//! Looking at locks, which changes nothing.
+
+use std::time::Duration;
+
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
+use tenure_core::{
+    error::{Error, ErrorKind},
+    name::LockName,
+    request::{Evicted, Holder, List, Listed, LockState, Page},
+    token::FencingToken,
+};
+
+use crate::{
+    backend::Core,
+    error::{Fault, error, unexpected},
+    keys::{below, range_end},
+    record::{self, Entry},
+    txn,
+};
+
+/// How many entries of a queue one request shows.
+const ENTRIES: i64 = 1_000;
+
+/// How many keys one request of a listing reads.
+const KEYS: i64 = 1_000;
+
+/// A lock and its queue. A queue of more than a thousand is read in parts, all as of one moment.
+pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, Error> {
+    const OPERATION: &str = "inspecting";
+    let prefix = core.keys.prefix(name);
+    let mut state = LockState::new(name.clone(), None, Vec::new());
+    let (mut from, mut as_of) = (0, 0);
+    loop {
+        let options = GetOptions::new()
+            .with_range(range_end(&prefix))
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_min_create_revision(from)
+            .with_revision(as_of)
+            .with_limit(ENTRIES);
+        let mut found = core
+            .get(prefix.as_str(), options)
+            .await
+            .map_err(read_error(OPERATION))?;
+        as_of = found
+            .header()
+            .ok_or_else(|| unexpected(OPERATION))?
+            .revision();
+        let kvs = found.take_kvs();
+        for kv in &kvs {
+            let Some(contender) = below(&prefix, kv.key()) else {
+                continue;
+            };
+            let entry = record::read(OPERATION, contender, kv)?;
+            if state.holder.is_none() {
+                state.holder = Some(with_time_left(core, &entry).await);
+            } else {
+                state.queue.push(entry.waiter());
+            }
+        }
+        match kvs.last() {
+            Some(last) if found.more() => from = last.create_revision() + 1,
+            _ => return Ok(state),
+        }
+    }
+}
+
+/// The holder, and how long its lease has left unless it is renewed. The answer is in whole seconds.
+async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
+    let holder = entry.holder();
+    let left = core
+        .link
+        .call(entry.contender.lease(), |member, id| async move {
+            member.client.lease_client().time_to_live(id, None).await
+        });
+    let Ok(left) = left.await else { return holder };
+    let (Ok(seconds), Ok(granted)) = (u64::try_from(left.ttl()), u64::try_from(left.granted_ttl()))
+    else {
+        return holder;
+    };
+    let left = Duration::from_secs(seconds.saturating_add(1).min(granted));
+    holder.with_expires_in(Some(left))
+}
+
+/// A page of the locks of the namespace, in the order of their keys.
+pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
+    const OPERATION: &str = "listing";
+    let start = core.keys.listing(&request.prefix);
+    let mut key = match &request.cursor {
+        Some(cursor) if cursor.starts_with(&core.keys.all()) => cursor.clone().into_bytes(),
+        Some(_) => {
+            return Err(error(
+                ErrorKind::Config,
+                OPERATION,
+                "that is no place where a page of this listing ends; use one that a page has given",
+            ));
+        }
+        None => start.clone().into_bytes(),
+    };
+    let end = range_end(&start);
+    let mut found: Vec<Lines> = Vec::new();
+    let next = loop {
+        let options = GetOptions::new()
+            .with_range(end.clone())
+            .with_keys_only()
+            .with_limit(KEYS);
+        let mut page = core
+            .get(key.clone(), options)
+            .await
+            .map_err(read_error(OPERATION))?;
+        let kvs = page.take_kvs();
+        for kv in &kvs {
+            let Some((name, _)) = core.keys.parse(kv.key()) else {
+                continue;
+            };
+            if !name.as_str().starts_with(&request.prefix) {
+                continue;
+            }
+            match found.last_mut().filter(|lines| lines.name == name) {
+                Some(lines) => lines.add(kv),
+                None => found.push(Lines::new(name, kv)),
+            }
+        }
+        let Some(last) = kvs.last().filter(|_| page.more()) else {
+            break None;
+        };
+        key = last.key().to_vec();
+        key.push(0);
+        // The last one may go on; it is shown on the page on which it ends.
+        if found.len() > request.limit {
+            break Some(());
+        }
+    };
+    let more = found.len() > request.limit || next.is_some();
+    found.truncate(request.limit);
+    let cursor = found.last().filter(|_| more).map(|last| {
+        let end = range_end(&core.keys.prefix(&last.name));
+        String::from_utf8_lossy(&end).into_owned()
+    });
+    let mut locks = Vec::with_capacity(found.len());
+    for part in found.chunks(txn::MOST_COMPARED) {
+        let keys: Vec<&[u8]> = part.iter().map(|lines| lines.first.key()).collect();
+        let read = core.txn(txn::read_all(&keys));
+        let mut answer = read.await.map_err(read_error(OPERATION))?;
+        for lines in part {
+            let kv = answer.one().map_err(read_error(OPERATION))?;
+            // One that was given back meanwhile is left out.
+            let Some(kv) = kv else { continue };
+            let Some((_, contender)) = core.keys.parse(kv.key()) else {
+                continue;
+            };
+            // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
+            let holder = record::read(OPERATION, contender, &kv)
+                .map_or_else(|_| Holder::foreign(), |entry| entry.holder());
+            locks.push(Listed::new(lines.name.clone(), Some(holder), lines.waiters));
+        }
+    }
+    Ok(Page::new(locks, cursor))
+}
+
+/// What the keys of one lock come to.
+struct Lines {
+    name: LockName,
+    first: KeyValue,
+    waiters: u64,
+}
+
+impl Lines {
+    fn new(name: LockName, kv: &KeyValue) -> Self {
+        Self {
+            name,
+            first: kv.clone(),
+            waiters: 0,
+        }
+    }
+
+    fn add(&mut self, kv: &KeyValue) {
+        self.waiters += 1;
+        if kv.create_revision() < self.first.create_revision() {
+            self.first = kv.clone();
+        }
+    }
+}
+
+/// Takes away the grant with that token.
+pub(crate) async fn evict(
+    core: &Core,
+    name: &LockName,
+    token: FencingToken,
+) -> Result<Evicted, Error> {
+    const OPERATION: &str = "evicting";
+    let prefix = core.keys.prefix(name);
+    let found = core.contenders(&prefix, None).await;
+    let (found, _) = found.map_err(read_error(OPERATION))?;
+    let Some(first) = found.first() else {
+        return Ok(Evicted::NotHeld(None));
+    };
+    let entry = core
+        .read(OPERATION, first)
+        .await
+        .map_err(read_error(OPERATION))??;
+    let Some(entry) = entry else {
+        return Ok(Evicted::NotHeld(None));
+    };
+    if entry.token() != token {
+        return Ok(Evicted::NotHeld(Some(entry.holder())));
+    }
+    let key = String::from_utf8_lossy(first.key()).into_owned();
+    let evicted = core.txn(txn::leave_held(&key, entry.revision)).await;
+    let evicted = evicted.map_err(|fault| fault.into_error(OPERATION))?;
+    Ok(if evicted.succeeded {
+        Evicted::Evicted
+    } else {
+        Evicted::NotHeld(None)
+    })
+}
+
+fn read_error(operation: &'static str) -> impl Fn(Fault) -> Error {
+    move |fault| fault.into_read_error(operation)
+}
