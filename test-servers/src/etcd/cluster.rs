@@ -116,8 +116,7 @@ impl Cluster {
     /// When there is none within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         poll::until("the etcd cluster has one leader", SETTLE, || {
-            let leads =
-                |server: &Server| server.is_running() && server.is_leader().unwrap_or(false);
+            let leads = |server: &Server| server.is_running() && server.leads_now();
             let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
             match leaders[..] {
                 [leader] => Look::Ready(leader),

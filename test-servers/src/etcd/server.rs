@@ -18,6 +18,7 @@ use crate::{
 
 /// How long one question may take while it is asked again and again.
 const GLANCE: Duration = Duration::from_secs(2);
+const BLINK: Duration = Duration::from_millis(300);
 /// How many ports are tried when others take them first.
 const PORTS: u32 = 5;
 const DATA: &str = "data";
@@ -218,6 +219,12 @@ impl Server {
     /// When the server does not answer within 2 s.
     pub fn is_leader(&self) -> Result<bool, Error> {
         Ok(self.metric("etcd_server_is_leader")? == Some(1.0))
+    }
+
+    /// Whether it says so at once: who is asked again and again may be paused.
+    pub(super) fn leads_now(&self) -> bool {
+        let metrics = http::get(self.member.ports.metrics, "/metrics", BLINK);
+        metrics.is_ok_and(|metrics| metric(&metrics, "etcd_server_is_leader") == Some(1.0))
     }
 
     fn metrics(&self) -> Result<String, Error> {

@@ -19,6 +19,7 @@ use crate::{
 
 /// How long one question may take while it is asked again and again.
 const GLANCE: Duration = Duration::from_secs(2);
+const BLINK: Duration = Duration::from_millis(300);
 /// How long a question of the test may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many ports are tried when others take them first.
@@ -161,6 +162,12 @@ impl Server {
     /// When the server does not answer within 2 s.
     pub fn is_leader(&self) -> Result<bool, Error> {
         Ok(self.mode()?.as_deref() == Some("leader"))
+    }
+
+    /// Whether it says so at once: who is asked again and again may be paused.
+    pub(super) fn leads_now(&self) -> bool {
+        self.ask("srvr", BLINK)
+            .is_ok_and(|answer| field(&answer, "Mode: ") == Some("leader"))
     }
 
     /// The server's version, for example `3.8.0`.

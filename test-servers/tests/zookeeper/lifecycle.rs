@@ -73,7 +73,7 @@ async fn a_paused_server_is_silent_until_it_is_resumed() {
 
 #[tokio::test]
 async fn the_tick_bounds_the_timeouts_of_sessions() {
-    let tick = Duration::from_millis(150);
+    let tick = Duration::from_secs(1);
     let server = Server::builder()
         .tick(tick)
         .force_sync(false)

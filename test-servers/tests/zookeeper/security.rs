@@ -12,7 +12,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, TlsOptions};
 use crate::{BOUND, connect, create, exists};
 
 /// How long a client tries that is not let in.
-const TRIES: Duration = Duration::from_secs(2);
+const TRIES: Duration = Duration::from_secs(10);
 
 fn tls(trusted: &Certificates, own: Option<&Certificates>) -> TlsOptions {
     // The client takes the one that the process has.
