@@ -10,8 +10,9 @@ use crate::{
     worker::{self, Launcher},
 };
 
-/// How many cases run at the same time, unless the command line says otherwise.
-const THREADS: usize = 2;
+/// How many cases run at the same time, unless the command line says otherwise. Most of what they do
+/// is to wait.
+const THREADS: usize = 4;
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.

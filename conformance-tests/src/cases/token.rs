@@ -37,8 +37,10 @@ pub(crate) async fn rises_over_expiry(ctx: Arc<Ctx>) -> Outcome {
     let name = ctx.name("expiry")?;
     let ttl = ctx.short();
     let mut last = holder.hold(&name, ttl).await?;
-    // Where the locks of a client share a lease, its waiting keeps alive what it holds itself.
-    for other in [ctx.driver().await?, ctx.driver().await?] {
+    // Where the locks of a client share a lease, its waiting keeps alive what it holds itself. Both
+    // live to the end: one that is dropped may give back what it holds.
+    let others = [ctx.driver().await?, ctx.driver().await?];
+    for other in &others {
         let attempt = other.wait_for(&name, ttl).await?;
         let within = ctx.takeover(last.ttl, ttl);
         let Some(grant) = other.await_turn(&name, attempt, ttl, within).await? else {
