@@ -4,6 +4,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SHELL := /bin/sh
 CARGO ?= cargo
 
+# Where scripts/setup puts the second version of etcd.
+etcd35 = $(abspath $(or $(CARGO_TARGET_DIR),target))/test-servers/etcd-3.5/etcd
+
 # One test binary of the command after the other, on the store that is named.
 cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test counter --test guardian --test run
 
@@ -49,6 +52,7 @@ docs:
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
+	TENURE_ETCD=$(etcd35) CONFORMANCE_STRICT=1 $(CARGO) test --workspace --test etcd_single --test stress_etcd
 	$(call cli_on,redis)
 	$(call cli_on,etcd)
 	$(call cli_on,zookeeper)
