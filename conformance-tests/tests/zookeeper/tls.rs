@@ -7,11 +7,10 @@
 
 mod site;
 
-use std::{fs, net::TcpListener, process::ExitCode};
+use std::process::ExitCode;
 
 use site::{Access, Deployment, ZooKeeper};
-use tempfile::TempDir;
-use tenure_test_servers::{Certificates, zookeeper::Server};
+use tenure_test_servers::zookeeper::Server;
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 const USER: &str = "locker";
@@ -21,59 +20,17 @@ const OPERATOR: (&str, &str) = ("super", "canary-super-11");
 const OPERATOR_DIGEST: &str = "super:4gPCatsF03pavPprbxKvo5lV8Zw=";
 const ROOT: &str = "/locks";
 
-struct Secured {
-    server: Server,
-    secure_port: u16,
-    certificates: Certificates,
-    _directory: TempDir,
-}
+struct Secured(Server);
 
 impl Secured {
     fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let certificates = Certificates::generate(directory.path()).expect("certificates");
-        let key_store = directory.path().join("server-both.pem");
-        let key = fs::read_to_string(certificates.server_key_file()).expect("a key");
-        let own =
-            fs::read_to_string(certificates.server_certificate_file()).expect("a certificate");
-        fs::write(&key_store, format!("{key}{own}")).expect("a key store");
-        let trust_store = directory.path().join("trust.pem");
-        fs::copy(certificates.ca_file(), &trust_store).expect("a trust store");
-        let secure_port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
         let server = Server::builder()
             .config("maxSessionTimeout", "60000")
-            .config("secureClientPort", &secure_port.to_string())
-            .config("secureClientPortAddress", "127.0.0.1")
-            .property(
-                "zookeeper.serverCnxnFactory",
-                "org.apache.zookeeper.server.NettyServerCnxnFactory",
-            )
-            .property(
-                "zookeeper.ssl.keyStore.location",
-                &key_store.display().to_string(),
-            )
-            .property(
-                "zookeeper.ssl.trustStore.location",
-                &trust_store.display().to_string(),
-            )
-            .property("zookeeper.ssl.hostnameVerification", "false")
-            .property("zookeeper.ssl.clientAuth", "need")
-            .property(
-                "zookeeper.DigestAuthenticationProvider.superDigest",
-                OPERATOR_DIGEST,
-            )
+            .require_client_certificate()
+            .super_user(OPERATOR_DIGEST)
             .start()
             .expect("a ZooKeeper server");
-        let secured = Self {
-            server,
-            secure_port,
-            certificates,
-            _directory: directory,
-        };
-        let address = secured.server.address();
+        let address = server.plain_address();
         // The runtime of the suite may not be blocked upon.
         std::thread::spawn(move || {
             tokio::runtime::Runtime::new()
@@ -82,7 +39,7 @@ impl Secured {
         })
         .join()
         .expect("the rights are given");
-        secured
+        Self(server)
     }
 }
 
@@ -116,18 +73,19 @@ async fn give_rights(address: &str) {
 
 impl Deployment for Secured {
     fn access(&self) -> Access {
+        let files = self.0.certificates().expect("it speaks TLS");
         Access {
-            url: format!("zookeepers://127.0.0.1:{}{ROOT}", self.secure_port),
+            url: format!("{}{ROOT}", self.0.url()),
             username: Some(USER.to_owned()),
             password: Some(PASSWORD.to_owned()),
-            ca_file: Some(self.certificates.ca_file()),
-            cert_file: Some(self.certificates.client_certificate_file()),
-            key_file: Some(self.certificates.client_key_file()),
+            ca_file: Some(files.ca_file()),
+            cert_file: Some(files.client_certificate_file()),
+            key_file: Some(files.client_key_file()),
         }
     }
 
     fn plain(&self) -> String {
-        self.server.address()
+        self.0.plain_address()
     }
 
     fn root(&self) -> &'static str {

@@ -1,0 +1,176 @@
+//! Clients that take turns at one lock while something fails, and what must hold all the same.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::{Client, Guard};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::common::{SOON, client, millis};
+
+const LOCK: &str = "arena";
+
+/// Clients at one lock.
+pub(crate) struct Arena {
+    shared: Arc<Shared>,
+    clients: Vec<Client>,
+    workers: Vec<JoinHandle<()>>,
+    monitor: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// How often each worker has held the lock.
+    turns: Vec<AtomicU64>,
+    tokens: Mutex<Vec<u64>>,
+    guards: Mutex<Vec<Option<Arc<Guard>>>>,
+    overlaps: AtomicU64,
+}
+
+impl Arena {
+    /// So many clients, each with two workers.
+    pub(crate) async fn open(url: &str, clients: usize, ttl: Duration) -> Self {
+        let count = clients * 2;
+        let shared = Arc::new(Shared {
+            turns: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            guards: Mutex::new((0..count).map(|_| None).collect()),
+            ..Shared::default()
+        });
+        let mut all = Vec::new();
+        let mut workers = Vec::new();
+        for index in 0..clients {
+            let client = client(url, ttl).await;
+            for half in 0..2 {
+                let worker = work(client.clone(), Arc::clone(&shared), 2 * index + half);
+                workers.push(tokio::spawn(worker));
+            }
+            all.push(client);
+        }
+        let monitor = tokio::spawn(monitor(Arc::clone(&shared)));
+        let arena = Self {
+            shared,
+            clients: all,
+            workers,
+            monitor,
+        };
+        arena.until_all_had_turns("at first", 2, SOON).await;
+        arena
+    }
+
+    /// Waits until every worker has held the lock so many times more.
+    pub(crate) async fn until_all_had_turns(&self, when: &str, more: u64, within: Duration) {
+        let now = || -> Vec<u64> {
+            let turns = self.shared.turns.iter();
+            turns.map(|turns| turns.load(Ordering::SeqCst)).collect()
+        };
+        let (before, deadline) = (now(), Instant::now() + within);
+        loop {
+            let after = now();
+            if before
+                .iter()
+                .zip(&after)
+                .all(|(before, after)| after - before >= more)
+            {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{when}: not every worker has had {more} turns within {within:?}: {before:?} \
+                 became {after:?}"
+            );
+            sleep(millis(10)).await;
+        }
+    }
+
+    /// How often the lock was held.
+    pub(crate) fn turns(&self) -> u64 {
+        let turns = self.shared.turns.iter();
+        turns.map(|turns| turns.load(Ordering::SeqCst)).sum()
+    }
+
+    /// The declared bound, and what a busy machine adds.
+    pub(crate) fn bound(&self, ttl: Duration) -> Duration {
+        self.clients[0].capabilities().takeover.of(ttl, ttl) + SOON
+    }
+
+    /// Ends it, and holds what has happened against the contract.
+    pub(crate) async fn close(self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for worker in self.workers {
+            worker.await.unwrap();
+        }
+        self.monitor.await.unwrap();
+        assert_eq!(
+            self.shared.overlaps.load(Ordering::SeqCst),
+            0,
+            "X1: two guards said that they are held"
+        );
+        let tokens = self.shared.tokens.lock().unwrap();
+        for pair in tokens.windows(2) {
+            assert!(pair[0] < pair[1], "T1: token {} after {}", pair[1], pair[0]);
+        }
+    }
+}
+
+async fn work(client: Client, shared: Arc<Shared>, index: usize) {
+    let lock = client.lock(LOCK).unwrap();
+    while !shared.stop.load(Ordering::SeqCst) {
+        let guard = match lock.acquire_within(millis(500)).await {
+            Ok(acquisition) => acquisition.acquired(),
+            Err(_) => {
+                sleep(millis(20)).await;
+                continue;
+            }
+        };
+        let Some(guard) = guard else { continue };
+        let guard = Arc::new(guard);
+        if let Ok(token) = guard.check() {
+            let mut tokens = shared.tokens.lock().unwrap();
+            // Asked again under the mutex: between grant and note the lock may have been lost.
+            if guard.check().is_ok() {
+                tokens.push(token.get());
+            }
+        }
+        shared.guards.lock().unwrap()[index] = Some(Arc::clone(&guard));
+        sleep(millis(10)).await;
+        if guard.check().is_ok() {
+            shared.turns[index].fetch_add(1, Ordering::SeqCst);
+        }
+        let _ = guard.release().await;
+        shared.guards.lock().unwrap()[index] = None;
+    }
+}
+
+async fn monitor(shared: Arc<Shared>) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        let held = {
+            let guards = shared.guards.lock().unwrap();
+            let held = |guard: &&Arc<Guard>| guard.check().is_ok();
+            let first: Vec<_> = guards
+                .iter()
+                .flatten()
+                .filter(held)
+                .map(Arc::clone)
+                .collect();
+            // One that was given back while the others were asked is no overlap.
+            first.iter().filter(held_still).count()
+        };
+        if held > 1 {
+            shared.overlaps.fetch_add(1, Ordering::SeqCst);
+        }
+        sleep(millis(1)).await;
+    }
+}
+
+fn held_still(guard: &&Arc<Guard>) -> bool {
+    guard.check().is_ok()
+}

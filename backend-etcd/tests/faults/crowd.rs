@@ -1,0 +1,156 @@
+//! Many locks and many waiters of one client.
+
+use std::time::Duration;
+
+use tenure_core::{Client, Guard};
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+use tokio::time::sleep;
+
+use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until, until_waiting};
+
+/// Takes many locks at once, a hundred at a time.
+async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
+    let mut guards = Vec::with_capacity(count);
+    for start in (0..count).step_by(100) {
+        let tasks: Vec<_> = (start..(start + 100).min(count))
+            .map(|index| {
+                let client = client.clone();
+                tokio::spawn(async move { hold(&client, &format!("lock-{index}")).await })
+            })
+            .collect();
+        for task in tasks {
+            guards.push(task.await.unwrap());
+        }
+    }
+    guards
+}
+
+/// The memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_ten_thousand_locks_cost_one_keep_alive() {
+    const LOCKS: usize = 10_000;
+    let ttl = seconds(15);
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), ttl).await;
+    let _ = hold(&client, "lease").await.release().await;
+    let before = resident();
+    let guards = hold_all(&client, LOCKS).await;
+    // Their watches begin a little later.
+    until("all are watched", SOON, || {
+        proxy.count("Watch.message") >= LOCKS
+    })
+    .await;
+    sleep(millis(500)).await;
+    let after = resident();
+    proxy.reset();
+    sleep(ttl).await;
+    let counts: Vec<_> = [
+        "LeaseKeepAlive",
+        "LeaseKeepAlive.message",
+        "Txn",
+        "LeaseGrant",
+        "Watch.message",
+    ]
+    .map(|name| (name, proxy.count(name)))
+    .into();
+    eprintln!(
+        "{LOCKS} locks: {} bytes each, in one TTL {counts:?}",
+        (after.saturating_sub(before)) / LOCKS
+    );
+    assert!(guards.iter().all(|guard| guard.check().is_ok()));
+    let keep_alives = counts[0].1 + counts[1].1;
+    // Three thirds of a TTL, of each of the moments at which the locks were taken.
+    assert!(keep_alives <= 12, "K1: {counts:?}");
+    assert!(counts[2].1 <= 24, "K1: {counts:?}");
+    let report = client.shutdown(seconds(60)).await;
+    assert_eq!(report.released, LOCKS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_w1_waiters_share_a_stream_and_their_reports() {
+    const WAITERS: usize = 200;
+    let ttl = seconds(12);
+    let server = Server::builder().start().unwrap();
+    let other = client(&server.url(), ttl).await;
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), ttl).await;
+    let guard = hold(&other, "a").await;
+    let mut waiters = Vec::new();
+    for count in 1..=WAITERS {
+        waiters.push(acquire(&client, "a"));
+        if count % 20 == 0 {
+            until_waiting(&other, "a", count).await;
+        }
+    }
+    proxy.reset();
+    sleep(ttl).await;
+    assert_eq!(proxy.count("Watch"), 0, "they share one stream");
+    let txns = proxy.count("Txn");
+    assert!(
+        txns <= WAITERS / 2,
+        "K1: {txns} transactions of {WAITERS} waiters in one TTL"
+    );
+    let _ = guard.release().await;
+    let mut tokens = Vec::new();
+    for _ in 0..WAITERS {
+        let (guard, index, _) = select_all(&mut waiters).await;
+        tokens.push(guard.token());
+        drop(waiters.swap_remove(index));
+        let _ = guard.release().await;
+    }
+    assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "W1");
+}
+
+/// The first of the waiters that is done.
+async fn select_all(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard, usize, Duration) {
+    let began = tokio::time::Instant::now();
+    loop {
+        let done = waiters
+            .iter()
+            .position(tokio::task::JoinHandle::is_finished);
+        if let Some(index) = done {
+            let guard = (&mut waiters[index]).await.unwrap();
+            return (guard, index, began.elapsed());
+        }
+        assert!(began.elapsed() < SOON, "W2: nobody's turn has come");
+        sleep(millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
+    const LOCKS: usize = 300;
+    let ttl = seconds(30);
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let (client, other) = (
+        client(&proxy.url(), ttl).await,
+        client(&server.url(), ttl).await,
+    );
+    let guards = hold_all(&client, LOCKS).await;
+    for index in [0, 150, 299] {
+        other
+            .evict(guards[index].name(), guards[index].token())
+            .await
+            .unwrap();
+        let lost = tokio::time::timeout(seconds(8), guards[index].lost()).await;
+        assert!(lost.is_ok(), "L2: lock {index} of {LOCKS}");
+    }
+    assert_eq!(
+        guards.iter().filter(|guard| guard.check().is_ok()).count(),
+        LOCKS - 3
+    );
+    let again = granted("the evicted one is free", SOON, acquire(&other, "lock-150")).await;
+    assert!(again.check().is_ok());
+}

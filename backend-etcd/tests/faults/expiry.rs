@@ -1,0 +1,146 @@
+//! A lease that expires while its owner is cut off, evicted or asleep.
+
+use tenure_core::{Release, loss::LossReason, request::Evicted};
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+
+use crate::common::{
+    SOON, acquire, client, etcdctl, granted, hold, millis, name, seconds, until, until_free,
+    until_waiting,
+};
+
+const TTL: std::time::Duration = seconds(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let (owner, other) = (
+        client(&proxy.url(), TTL).await,
+        client(&server.url(), TTL).await,
+    );
+    for round in 0..3 {
+        let guard = hold(&owner, "a").await;
+        let beside = hold(&owner, "b").await;
+        let waiter = acquire(&other, "a");
+        until_waiting(&other, "a", 1).await;
+        proxy.hold_requests();
+        proxy.hold_replies();
+        let bound = other.capabilities().takeover.of(TTL, TTL) + SOON;
+        let next = granted("the lease has expired", bound, waiter).await;
+        assert!(guard.check().is_err(), "X1, round {round}");
+        assert!(beside.check().is_err());
+        assert!(next.token() > guard.token());
+        proxy.release_requests();
+        proxy.release_replies();
+        let stale = guard.release().await;
+        assert!(matches!(stale, Release::NotHeld(_)), "{stale:?}");
+        assert!(
+            next.check().is_ok(),
+            "R1: a stale release has freed another's lock"
+        );
+        assert_eq!(
+            other
+                .inspect(&name("a"))
+                .await
+                .unwrap()
+                .holder
+                .unwrap()
+                .attempt,
+            Some(next.attempt())
+        );
+        let _ = next.release().await;
+        // The same client, with a new lease.
+        let again = granted("it recovers", SOON, acquire(&owner, "a")).await;
+        assert!(again.check().is_ok());
+        let _ = again.release().await;
+        until_free(&other, "b", SOON).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_l3_a_revoked_lease_loses_all_its_locks_at_once() {
+    let server = Server::builder().start().unwrap();
+    let client = client(&server.url(), seconds(60)).await;
+    let (first, second) = (hold(&client, "a").await, hold(&client, "b").await);
+    let waited = acquire(&client, "a");
+    until_waiting(&client, "a", 1).await;
+    let listed = etcdctl(&server.address(), &["lease", "list"]);
+    for id in listed
+        .lines()
+        .filter(|line| line.len() == 16 && !line.contains(' '))
+    {
+        etcdctl(&server.address(), &["lease", "revoke", id]);
+    }
+    for guard in [&first, &second] {
+        let reason = tokio::time::timeout(seconds(10), guard.lost())
+            .await
+            .unwrap();
+        assert!(
+            matches!(reason, LossReason::Evicted | LossReason::SessionLost),
+            "{reason:?}"
+        );
+    }
+    // The waiter goes on with a new attempt under a new lease.
+    let guard = granted("it goes on", SOON, waited).await;
+    assert!(guard.check().is_ok());
+    let _ = guard.release().await;
+    let _ = hold(&client, "b").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
+    let server = Server::builder().start().unwrap();
+    let (client, other) = (
+        client(&server.url(), seconds(60)).await,
+        client(&server.url(), seconds(60)).await,
+    );
+    for by_hand in [true, false] {
+        let guard = hold(&client, "a").await;
+        let kept = hold(&client, "kept").await;
+        if by_hand {
+            etcdctl(&server.address(), &["del", "--prefix", "default/a/"]);
+        } else {
+            let evicted = other.evict(guard.name(), guard.token()).await.unwrap();
+            assert_eq!(evicted, Evicted::Evicted);
+        }
+        let reason = tokio::time::timeout(seconds(5), guard.lost())
+            .await
+            .unwrap();
+        assert_eq!(reason, LossReason::Evicted);
+        assert!(kept.check().is_ok());
+        let _ = kept.release().await;
+        until("it is forgotten", SOON, || client.live_attempts() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_l2_history_that_is_compacted_costs_no_word() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let (away, here) = (
+        client(&proxy.url(), seconds(30)).await,
+        client(&server.url(), seconds(30)).await,
+    );
+    let (first, lost) = (hold(&here, "a").await, hold(&away, "lost").await);
+    let kept = hold(&away, "kept").await;
+    let waiter = acquire(&away, "a");
+    until_waiting(&here, "a", 1).await;
+    tokio::time::sleep(millis(100)).await;
+    // While it is away its turn comes, one of its locks is taken away, and nobody can tell it later.
+    proxy.refuse(true).unwrap();
+    proxy.cut().unwrap();
+    let _ = first.release().await;
+    etcdctl(&server.address(), &["del", "--prefix", "default/lost/"]);
+    let status = etcdctl(&server.address(), &["put", "x", "y", "-w", "json"]);
+    let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
+    let revision: String = status[at..]
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    etcdctl(&server.address(), &["compact", &revision]);
+    proxy.refuse(false).unwrap();
+    let guard = granted("it finds out about its turn", seconds(9), waiter).await;
+    let reason = tokio::time::timeout(seconds(9), lost.lost()).await.unwrap();
+    assert_eq!(reason, LossReason::Evicted);
+    assert!(guard.check().is_ok() && kept.check().is_ok());
+}

@@ -1,0 +1,135 @@
+//! An enqueue that a stopped server carries out long after its attempt was removed (A4).
+
+use std::sync::{Arc, Mutex};
+
+use tenure_core::{
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    clock::SystemClock,
+    id::{AttemptId, ClientId},
+    request::{Enqueue, Enqueued, Owner, Remove, Removed},
+};
+use tenure_etcd::Options;
+use tenure_test_servers::etcd::Cluster;
+use tokio::time::sleep;
+
+use crate::common::{
+    SOON, client, etcdctl, in_use, millis, name, proxies, seconds, store, until, until_free,
+};
+
+#[derive(Default)]
+struct Events(Mutex<Vec<BackendEvent>>);
+
+impl EventHandler for Events {
+    fn handle(&self, event: BackendEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+const ROUNDS: usize = 20;
+const ATTEMPTS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
+    let cluster = Cluster::builder().start().unwrap();
+    let (proxies, url) = proxies(&cluster);
+    let events: Arc<dyn EventHandler> = Arc::new(Events::default());
+    let sink = EventSink::new(Arc::downgrade(&events));
+    let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
+        .with_request_timeout(seconds(10));
+    let backend: Arc<dyn Backend> = store(&url, Options::default())
+        .connect(context)
+        .await
+        .unwrap();
+    let other = client(&cluster.url(), seconds(5)).await;
+    let ttl = seconds(60);
+    let mut late = 0;
+    for round in 0..ROUNDS {
+        // Shows where it is, and that it has a lease.
+        for proxy in &proxies {
+            proxy.reset();
+        }
+        let warm = AttemptId::random().unwrap();
+        let enqueue = |lock: &str, attempt| {
+            let owner = Owner::new("", "host", 1);
+            Enqueue::new(name(lock), attempt, owner, ttl, round % 2 == 0)
+        };
+        backend.enqueue(enqueue("warm", warm)).await.unwrap();
+        backend
+            .remove(Remove::new(name("warm"), warm, ttl, true))
+            .await
+            .unwrap();
+        let index = in_use(&proxies);
+        let before = proxies[index].count("Txn");
+        cluster.server(index).pause().unwrap();
+        let mut sent = Vec::new();
+        for number in 0..ATTEMPTS {
+            let attempt = AttemptId::random().unwrap();
+            let request = enqueue(&format!("ghost-{number}"), attempt);
+            let backend = Arc::clone(&backend);
+            let task = tokio::spawn(async move { backend.enqueue(request).await });
+            sent.push((number, attempt, task));
+        }
+        until("all were sent to the server that is stopped", SOON, || {
+            proxies[index].count("Txn") >= before + ATTEMPTS
+        })
+        .await;
+        let mut kept = Vec::new();
+        for (number, attempt, task) in sent {
+            // The core drops what it gives up; what it does not has to find out.
+            if number % 2 == 0 {
+                task.abort();
+            } else {
+                kept.push(task);
+            }
+            let remove = Remove::new(name(&format!("ghost-{number}")), attempt, ttl, false);
+            let deadline = tokio::time::Instant::now() + SOON;
+            loop {
+                match backend.remove(remove.clone()).await {
+                    Ok(removed) => {
+                        assert_eq!(removed, Removed::Absent, "round {round}");
+                        break;
+                    }
+                    Err(error) => {
+                        assert!(tokio::time::Instant::now() < deadline, "{error}");
+                        sleep(millis(20)).await;
+                    }
+                }
+            }
+        }
+        cluster.server(index).resume().unwrap();
+        for task in kept {
+            let answer = tokio::time::timeout(SOON, task).await.unwrap().unwrap();
+            assert!(
+                !matches!(answer, Ok(Enqueued::Granted(_) | Enqueued::Waiting(_))),
+                "round {round}: a removed attempt was told {answer:?}"
+            );
+            late += usize::from(matches!(answer, Ok(Enqueued::Gone)));
+        }
+        cluster.wait_healthy(SOON).unwrap();
+        sleep(millis(100)).await;
+        let found = etcdctl(
+            &cluster.server(index).address(),
+            &["get", "--prefix", "--keys-only", "default/ghost"],
+        );
+        assert_eq!(found.trim(), "", "round {round}: ghosts");
+    }
+    eprintln!(
+        "of {} enqueues {late} were seen to be carried out after their removal",
+        ROUNDS * ATTEMPTS
+    );
+    assert!(
+        late > 0,
+        "no enqueue was carried out late; this shows nothing"
+    );
+    until_free(&other, "ghost-0", SOON).await;
+    // What fences them off ends with the lease.
+    let fences = || {
+        etcdctl(
+            &cluster.server(0).address(),
+            &["get", "--prefix", "--keys-only", "default/%fenced/"],
+        )
+    };
+    assert!(!fences().trim().is_empty());
+    backend.close().await;
+    assert_eq!(fences().trim(), "", "R4: fences stay");
+}

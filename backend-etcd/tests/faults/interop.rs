@@ -1,0 +1,160 @@
+//! `etcdctl lock` at the same locks, in both orders of arrival.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+};
+
+use tenure_core::Acquisition;
+use tenure_test_servers::etcd::Server;
+use tokio::time::timeout;
+
+use crate::common::{
+    SOON, acquire, client, etcdctl, etcdctl_command, granted, hold, millis, name, seconds, until,
+    until_waiting,
+};
+
+/// A running `etcdctl lock`, which says so when it holds, and gives back when its input ends.
+struct Peer {
+    child: Child,
+    held: tokio::sync::oneshot::Receiver<String>,
+}
+
+impl Peer {
+    fn start(server: &Server, lock: &str) -> Self {
+        let mut child = etcdctl_command(&server.address())
+            .args([
+                "lock",
+                "--ttl=5",
+                lock,
+                "sh",
+                "-c",
+                "echo $ETCD_LOCK_KEY; cat",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (tell, held) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut lines = output.lines();
+            if let Some(Ok(key)) = lines.next() {
+                let _ = tell.send(key);
+            }
+            for _ in lines {}
+        });
+        Self { child, held }
+    }
+
+    async fn holds(&mut self) -> String {
+        timeout(SOON, &mut self.held).await.unwrap().unwrap()
+    }
+
+    fn give_back(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
+    let server = Server::builder().start().unwrap();
+    let client = client(&server.url(), seconds(10)).await;
+
+    // It comes first.
+    let mut peer = Peer::start(&server, "default/a");
+    let key = peer.holds().await;
+    assert!(key.starts_with("default/a/"), "{key}");
+    let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
+    let Acquisition::Busy(holder) = tried else {
+        panic!("X1: what etcdctl holds was granted");
+    };
+    assert_eq!((holder.attempt, holder.owner), (None, None));
+    let waiter = acquire(&client, "a");
+    until_waiting(&client, "a", 1).await;
+    // And again behind us.
+    let mut second = Peer::start(&server, "default/a");
+    until_waiting(&client, "a", 2).await;
+    let shown = client.inspect(&name("a")).await.unwrap();
+    assert!(shown.queue[0].attempt.is_some() && shown.queue[1].attempt.is_none());
+    peer.give_back();
+    let guard = granted("it is our turn", SOON, waiter).await;
+    tokio::time::sleep(millis(300)).await;
+    assert!(
+        second.held.try_recv().is_err(),
+        "X1: etcdctl holds what we hold"
+    );
+    assert!(guard.check().is_ok());
+    let _ = guard.release().await;
+    second.holds().await;
+    let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
+    assert!(matches!(tried, Acquisition::Busy(_)));
+    second.give_back();
+    let guard = hold(&client, "a").await;
+
+    // We come first.
+    let mut third = Peer::start(&server, "default/a");
+    until_waiting(&client, "a", 1).await;
+    tokio::time::sleep(millis(300)).await;
+    assert!(
+        third.held.try_recv().is_err(),
+        "X1: etcdctl holds what we hold"
+    );
+    let _ = guard.release().await;
+    third.holds().await;
+    third.give_back();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x3_an_etcdctl_that_dies_is_succeeded() {
+    let server = Server::builder().start().unwrap();
+    let client = client(&server.url(), seconds(10)).await;
+    let mut peer = Peer::start(&server, "default/a");
+    peer.holds().await;
+    let waiter = acquire(&client, "a");
+    until_waiting(&client, "a", 1).await;
+    peer.child.kill().unwrap();
+    let guard = granted("its lease expires", SOON, waiter).await;
+    assert!(guard.check().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n2_noise_below_a_prefix_is_no_contender() {
+    let server = Server::builder().start().unwrap();
+    let client = client(&server.url(), seconds(10)).await;
+    // Another lock of etcdctl, whose name begins with ours; and anything.
+    let mut peer = Peer::start(&server, "default/a/b");
+    peer.holds().await;
+    etcdctl(&server.address(), &["put", "default/a/hello", "x"]);
+    let guard = hold(&client, "a").await;
+    let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
+    let Acquisition::Busy(holder) = tried else {
+        panic!("X1: granted twice");
+    };
+    assert_eq!(holder.attempt, Some(guard.attempt()));
+    let first = acquire(&client, "a");
+    until_waiting(&client, "a", 1).await;
+    etcdctl(&server.address(), &["put", "default/a/later", "x"]);
+    let second = acquire(&client, "a");
+    until_waiting(&client, "a", 2).await;
+    let _ = guard.release().await;
+    let guard = granted("the first", SOON, first).await;
+    tokio::time::sleep(millis(200)).await;
+    assert!(!second.is_finished(), "X1: granted twice");
+    let _ = guard.release().await;
+    let guard = granted("the second", SOON, second).await;
+    let _ = guard.release().await;
+    let waiting = acquire(&client, "a");
+    let guard = granted("nothing but noise is there", SOON, waiting).await;
+    drop(guard);
+    until("it is given back", SOON, || client.live_attempts() == 0).await;
+    peer.give_back();
+}

@@ -1,0 +1,126 @@
+//! Answers that are lost.
+
+use tenure_core::{Release, error::ErrorKind};
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+
+use crate::common::{
+    SOON, acquire, client, granted, hold, millis, seconds, until, until_free, until_waiting,
+};
+
+const TTL: std::time::Duration = seconds(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let (client, other) = (
+        client(&proxy.url(), TTL).await,
+        client(&server.url(), TTL).await,
+    );
+    let kept = hold(&client, "kept").await;
+    for taken in [false, true] {
+        for round in 0..5 {
+            let holder = if taken {
+                Some(hold(&other, "a").await)
+            } else {
+                None
+            };
+            // Its answer is the next one of a transaction: renewals have a third of the TTL.
+            proxy.drop_reply_of_and_cut("Txn");
+            let lock = client.lock("a").unwrap();
+            let error = lock.acquire_within(SOON).await.unwrap_err();
+            assert_eq!(
+                error.kind(),
+                ErrorKind::OutcomeUnknown,
+                "A3, round {round}: {error}"
+            );
+            until_waiting(&other, "a", 0).await;
+            if let Some(holder) = holder {
+                assert!(holder.check().is_ok());
+                let _ = holder.release().await;
+            }
+            until_free(&other, "a", SOON).await;
+            assert!(
+                kept.check().is_ok(),
+                "L5: a broken connection has ended a grant"
+            );
+        }
+    }
+    assert!(proxy.replies_dropped() >= 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let (client, other) = (
+        client(&proxy.url(), TTL).await,
+        client(&server.url(), TTL).await,
+    );
+    for _ in 0..5 {
+        let guard = hold(&client, "a").await;
+        let waiter = acquire(&other, "a");
+        until_waiting(&other, "a", 1).await;
+        proxy.drop_reply_of_and_cut("Txn");
+        let mut released = guard.release().await;
+        let dropped = proxy.replies_dropped();
+        until("its answer is lost", SOON, || dropped > 0).await;
+        if matches!(released, Release::Unknown(_)) {
+            released = guard.release().await;
+        }
+        assert!(matches!(released, Release::Released), "{released:?}");
+        let next = granted("R2", SOON, waiter).await;
+        let _ = next.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_waiter_whose_question_is_not_answered_asks_again() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    // It asks again by itself, not with its next report.
+    let ttl = seconds(60);
+    let (client, other) = (
+        client(&proxy.url(), ttl).await,
+        client(&server.url(), ttl).await,
+    );
+    for _ in 0..5 {
+        let guard = hold(&other, "a").await;
+        let waiter = acquire(&client, "a");
+        until_waiting(&other, "a", 1).await;
+        // Its enqueue may be answered after the other client sees it.
+        tokio::time::sleep(millis(100)).await;
+        proxy.drop_reply_of_and_cut("Txn");
+        let _ = guard.release().await;
+        let next = granted("it asks again", seconds(15), waiter).await;
+        assert!(next.check().is_ok());
+        let _ = next.release().await;
+    }
+    assert!(proxy.replies_dropped() >= 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_d2_lost_keep_alives_lose_nothing() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), TTL).await;
+    let guard = hold(&client, "a").await;
+    for name in [
+        "LeaseKeepAlive",
+        "LeaseKeepAlive.message",
+        "LeaseKeepAlive",
+        "Txn",
+    ] {
+        let (before, until_now) = (proxy.replies_dropped(), guard.valid_until());
+        proxy.drop_reply_of_and_cut(name);
+        until("its answer is lost", SOON, || {
+            proxy.replies_dropped() > before
+        })
+        .await;
+        until("it is renewed all the same", SOON, || {
+            assert!(guard.check().is_ok(), "L5: {name}");
+            guard.valid_until() > until_now
+        })
+        .await;
+    }
+}

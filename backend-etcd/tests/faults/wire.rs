@@ -1,0 +1,83 @@
+//! How many round trips each step takes, counted on the wire.
+
+use tenure_core::{Acquisition, Release};
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+
+use crate::common::{SOON, acquire, client, granted, hold, seconds, until_waiting};
+
+const TTL: std::time::Duration = seconds(60);
+
+/// What was asked for; the stream of watches aside, for whose messages nobody waits.
+fn calls(proxy: &Proxy) -> Vec<String> {
+    let commands = proxy.commands().into_iter();
+    let names = commands.map(|command| command.name);
+    names.filter(|name| !name.starts_with("Watch")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), TTL).await;
+    for round in 0..4 {
+        for waits in [false, true] {
+            proxy.reset();
+            let guard = if waits {
+                client.lock("a").unwrap().acquire().await.unwrap()
+            } else {
+                hold(&client, "a").await
+            };
+            let mut expected = vec!["Txn"];
+            if round == 0 && !waits {
+                // The first lock of a TTL needs a lease.
+                expected.insert(0, "LeaseGrant");
+            }
+            assert_eq!(calls(&proxy), expected, "round {round}");
+            guard.check().unwrap();
+            proxy.reset();
+            let released = guard.release().await;
+            assert!(matches!(released, Release::Released));
+            assert_eq!(calls(&proxy), ["Txn"], "round {round}");
+            assert_eq!(
+                proxy.count("Watch.message"),
+                0,
+                "it was given back too soon to be watched"
+            );
+        }
+    }
+    assert_eq!(proxy.connections_unreadable(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
+    let server = Server::builder().start().unwrap();
+    let first = client(&server.url(), TTL).await;
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let second = client(&proxy.url(), TTL).await;
+    let _ = hold(&second, "lease").await.release().await;
+
+    let guard = hold(&first, "a").await;
+    proxy.reset();
+    let busy = second.lock("a").unwrap().try_acquire().await.unwrap();
+    assert!(matches!(busy, Acquisition::Busy(_)));
+    assert_eq!(calls(&proxy), ["Txn"], "a try");
+
+    for _ in 0..3 {
+        proxy.reset();
+        let waiter = acquire(&second, "a");
+        until_waiting(&first, "a", 1).await;
+        let _ = guard.release().await;
+        let next = granted("it is its turn", SOON, waiter).await;
+        assert_eq!(
+            calls(&proxy),
+            ["Txn", "Txn"],
+            "to enter, and to ask whose turn it is"
+        );
+        next.check().unwrap();
+        proxy.reset();
+        let _ = next.release().await;
+        assert_eq!(calls(&proxy), ["Txn"], "a release");
+        break;
+    }
+    assert_eq!(proxy.count("Watch"), 0, "one stream for all watches");
+}
