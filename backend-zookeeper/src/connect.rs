@@ -49,7 +49,7 @@ impl Limits {
         let least = Session::begin(settings, Duration::from_millis(1), Use::Looking);
         least.link(OPERATION, settings.limit()).await?;
         let min = least.granted();
-        least.abandon();
+        least.leave();
         let limits = Self { min, max };
         limits.check(settings)?;
         Ok(limits)

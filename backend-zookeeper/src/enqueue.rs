@@ -64,6 +64,7 @@ pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, 
             .pool
             .locks(request.ttl)
             .ok_or_else(|| closed(OPERATION))?;
+        session.want();
         match session.link(OPERATION, limit).await {
             Ok(_) => break session,
             // It ended before it was used: another one is tried, with its own reasons.

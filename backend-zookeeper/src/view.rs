@@ -9,7 +9,7 @@ use tenure_core::{
 
 use crate::{
     core::Core,
-    enqueue::listing,
+    enqueue::{listing, two},
     error::{of_read, of_write},
     queue::in_order,
     record,
@@ -30,12 +30,26 @@ async fn contenders(
     lock: &str,
 ) -> Result<Vec<String>, Error> {
     let failed = |fault| of_read(operation, lock, fault);
-    let answer = link.conn.send(&Request::children(lock)).map_err(failed)?;
-    match listing(answer).await {
+    match fresh(link, operation, lock).await? {
         Ok((_, names)) => Ok(paths_in_order(lock, &names)),
         Err(Fault::Refused(Code::NoNode)) => Ok(Vec::new()),
         Err(fault) => Err(failed(fault)),
     }
+}
+
+/// Lists children, after this server has caught up with what others have answered.
+async fn fresh(
+    link: &Link,
+    operation: &'static str,
+    path: &str,
+) -> Result<Result<(i64, Vec<String>), Fault>, Error> {
+    let failed = |fault| of_read(operation, path, fault);
+    let sent = link
+        .conn
+        .send_all([Request::sync(path), Request::children(path)]);
+    let [synced, listed] = two(sent.map_err(failed)?)?;
+    synced.get().await.map_err(failed)?;
+    Ok(listing(listed).await)
 }
 
 fn paths_in_order(lock: &str, names: &[String]) -> Vec<String> {
@@ -99,11 +113,7 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let link = core.looking(OPERATION).await?;
     let namespace = core.paths.namespace();
     let failed = |fault| of_read(OPERATION, namespace, fault);
-    let answer = link
-        .conn
-        .send(&Request::children(namespace))
-        .map_err(failed)?;
-    let mut encoded = match listing(answer).await {
+    let mut encoded = match fresh(&link, OPERATION, namespace).await? {
         Ok((_, encoded)) => encoded,
         Err(Fault::Refused(Code::NoNode)) => return Ok(Page::default()),
         Err(fault) => return Err(failed(fault)),

@@ -108,7 +108,7 @@ pub(crate) struct Session {
     book: Mutex<Book>,
     /// Rung when there are nodes to be watched.
     bell: Notify,
-    closing: watch::Sender<bool>,
+    closing: watch::Sender<Closing>,
     /// When the core last asked for anything that this session is to live for.
     wanted: watch::Sender<Instant>,
 }
@@ -135,7 +135,7 @@ impl Session {
             granted: watch::Sender::new(Duration::ZERO),
             book: Mutex::default(),
             bell: Notify::new(),
-            closing: watch::Sender::new(false),
+            closing: watch::Sender::new(Closing::No),
             wanted: watch::Sender::new(settings.now()),
         });
         tokio::spawn(run::run(Arc::clone(&session)));
@@ -332,7 +332,7 @@ impl Session {
     /// Ends it, and with it whatever it has; returns once the servers have said so, or after a
     /// while.
     pub(crate) async fn close(&self) {
-        self.closing.send_replace(true);
+        self.leave();
         let mut state = self.state.subscribe();
         let over = async {
             let _ = state
@@ -343,10 +343,30 @@ impl Session {
         let _ = until(&*self.settings.context.clock, limit, over).await;
     }
 
-    /// Ends it without waiting.
-    pub(crate) fn abandon(&self) {
-        self.closing.send_replace(true);
+    /// Begins to end it.
+    pub(crate) fn leave(&self) {
+        self.closing.send_replace(Closing::Politely);
     }
+
+    /// Stops without a word to the servers, as a process that dies: what it has lapses.
+    pub(crate) fn abandon(&self) {
+        self.closing.send_if_modified(|closing| {
+            let open = *closing == Closing::No;
+            if open {
+                *closing = Closing::Silently;
+            }
+            open
+        });
+    }
+}
+
+/// How a session is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// The servers are told, and delete what it has.
+    Politely,
+    Silently,
 }
 
 /// Takes what a server sends of itself.

@@ -75,7 +75,7 @@ impl Pool {
     pub(crate) async fn close(&self) {
         let sessions = self.take();
         for session in &sessions {
-            session.abandon();
+            session.leave();
         }
         for session in sessions {
             session.close().await;

@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tenure_core::{backend::BackendEvent, error::ErrorKind, loss::LossReason};
 
 use super::{
-    Ear, Link, Session, State, Use,
+    Closing, Ear, Link, Session, State, Use,
     beat::End,
     time::{silence, until},
 };
+use tokio::sync::watch;
+
 use crate::wire::{
     open::{Greeting, Opened, Trouble, open},
     proto::{Pass, Request},
@@ -52,7 +54,7 @@ pub(super) async fn run(session: Arc<Session>) {
         };
         let round = tokio::select! {
             round = again => round,
-            _ = closing.wait_for(|closing| *closing) => return session.lost(LossReason::Closed),
+            () = asked_to_end(&mut closing) => return session.lost(LossReason::Closed),
         };
         let (opened, asked) = match round {
             Round::Connected(opened, asked) => (opened, asked),
@@ -106,12 +108,13 @@ pub(super) async fn run(session: Arc<Session>) {
         };
         tracing::debug!(number, "connected");
         session.state.send_replace(State::Up(link.clone()));
+        let mut ending = session.closing.subscribe();
         let end = tokio::select! {
             () = link.conn.over() => End::Broken,
             end = session.beats(&link) => end,
             end = session.watch(&link) => end,
             end = session.check_once(&link) => end,
-            _ = closing.wait_for(|closing| *closing) => End::Idle,
+            () = asked_to_end(&mut ending) => End::Idle,
         };
         seen = link.conn.zxid();
         last_up = clock.now();
@@ -122,8 +125,10 @@ pub(super) async fn run(session: Arc<Session>) {
                 return session.lost(LossReason::SessionLost);
             }
             End::Idle => {
-                let bye = link.conn.call(Request::close());
-                let _ = until(&*clock, session.settings.limit(), bye).await;
+                if *session.closing.borrow() != Closing::Silently {
+                    let bye = link.conn.call(Request::close());
+                    let _ = until(&*clock, session.settings.limit(), bye).await;
+                }
                 link.conn.close();
                 return session.lost(LossReason::Closed);
             }
@@ -138,6 +143,10 @@ pub(super) async fn run(session: Arc<Session>) {
             session.tell([BackendEvent::Suspect]);
         }
     }
+}
+
+async fn asked_to_end(closing: &mut watch::Receiver<Closing>) {
+    let _ = closing.wait_for(|closing| *closing != Closing::No).await;
 }
 
 async fn round(session: &Arc<Session>, pass: Pass, seen: i64) -> Round {

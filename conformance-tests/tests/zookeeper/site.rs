@@ -60,8 +60,10 @@ pub(crate) trait Deployment: Send + Sync + 'static {
         ""
     }
 
-    /// What has to be there before a client of that namespace comes, below the root.
-    fn prepare(&self, _namespace: &Namespace) {}
+    /// Who looks at the nodes and scribbles over them: name and password.
+    fn operator(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
 }
 
 pub(crate) struct ZooKeeper<D> {
@@ -120,7 +122,6 @@ impl<D: Deployment> Harness for ZooKeeper<D> {
         let access = deployment.access();
         let connector = access.connector()?;
         let namespace = Namespace::new(format!("case {}", ClientId::random()?))?;
-        deployment.prepare(&namespace);
         let deployment: Arc<dyn Deployment> = Arc::<D>::clone(deployment);
         Ok(Arc::new(Site {
             access,
@@ -157,7 +158,7 @@ impl Site {
             .ok_or_else(|| failed("a process that joined has no servers of its own"))?;
         let connect = async {
             let mut connector = Client::connector();
-            if let (Some(user), Some(password)) = (&self.access.username, &self.access.password) {
+            if let Some((user, password)) = deployment.operator() {
                 let secret = format!("{user}:{password}");
                 connector = connector.with_auth("digest", secret.as_bytes());
             }

@@ -1,0 +1,176 @@
+//! What the tests share: clients of real servers, holders and waiters, and looking until something
+//! is so.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    Acquisition, Client, Guard,
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    clock::SystemClock,
+    id::{AttemptId, ClientId},
+    name::LockName,
+    request::{Enqueue, Owner},
+    settings::StoreUrl,
+};
+use tenure_test_servers::{
+    wire::Proxy,
+    zookeeper::{Cluster, Server},
+};
+use tenure_zookeeper::{Options, ZooKeeperStore};
+use tokio::{
+    sync::{Mutex as AsyncMutex, MutexGuard},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+/// For what takes moments, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// As the servers of the tests have it.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// The longest TTL that they give.
+pub(crate) const TTL: Duration = Duration::from_secs(2);
+
+static ALONE: AsyncMutex<()> = AsyncMutex::const_new(());
+
+/// Tests that start three servers run one after the other: they are about time.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
+pub(crate) const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+pub(crate) fn server() -> Server {
+    Server::builder().start().unwrap()
+}
+
+pub(crate) fn cluster() -> Cluster {
+    Cluster::builder().start().unwrap()
+}
+
+/// A proxy in front of each member, and the address of all of them.
+pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
+    let proxies: Vec<Proxy> = cluster
+        .servers()
+        .iter()
+        .map(|server| Proxy::for_zookeeper(server.address()).unwrap())
+        .collect();
+    let addresses: Vec<String> = proxies.iter().map(Proxy::address).collect();
+    let url = format!("zookeeper://{}", addresses.join(","));
+    (proxies, url)
+}
+
+pub(crate) fn store(url: &str) -> ZooKeeperStore {
+    let options = Options::default().tick(TICK);
+    ZooKeeperStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap()
+}
+
+/// A client of that address.
+pub(crate) async fn client(url: &str) -> Client {
+    Client::builder(store(url))
+        .ttl(TTL)
+        .connect()
+        .await
+        .unwrap()
+}
+
+pub(crate) fn name(text: &str) -> LockName {
+    LockName::new(text).unwrap()
+}
+
+/// Takes a lock that is free.
+pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
+    match client.lock(lock).unwrap().try_acquire().await.unwrap() {
+        Acquisition::Acquired(guard) => guard,
+        busy => panic!("{lock} is not free: {busy:?}"),
+    }
+}
+
+/// Waits for a lock in a task of its own. Aborting it is a cancelled acquire.
+pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
+    let lock = client.lock(lock).unwrap();
+    tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+/// Returns once so many wait.
+pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
+    let begun = Instant::now();
+    loop {
+        if let Ok(state) = looker.inspect(&name(lock)).await
+            && state.queue.len() == count
+        {
+            return;
+        }
+        assert!(begun.elapsed() < SOON, "there are not {count} who wait");
+        sleep(millis(5)).await;
+    }
+}
+
+/// Returns once nobody holds the lock or waits for it.
+pub(crate) async fn idle(looker: &Client, lock: &str, bound: Duration) {
+    let begun = Instant::now();
+    loop {
+        let state = looker.inspect(&name(lock)).await;
+        if let Ok(state) = &state
+            && state.holder.is_none()
+            && state.queue.is_empty()
+        {
+            return;
+        }
+        assert!(begun.elapsed() < bound, "somebody is left: {state:?}");
+        sleep(millis(5)).await;
+    }
+}
+
+/// What a waiter's task came to.
+pub(crate) async fn granted(what: &str, bound: Duration, task: JoinHandle<Guard>) -> Guard {
+    within(what, bound, task).await.unwrap()
+}
+
+pub(crate) async fn within<T>(what: &str, bound: Duration, future: impl Future<Output = T>) -> T {
+    timeout(bound, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {bound:?}"))
+}
+
+/// Looks until it is so.
+pub(crate) async fn until(what: &str, bound: Duration, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < bound, "{what}: not within {bound:?}");
+        sleep(millis(5)).await;
+    }
+}
+
+/// A driver without a client above it: it sends what it is told and no more.
+pub(crate) struct Raw {
+    pub(crate) backend: Arc<dyn Backend>,
+    _hears: Arc<Deaf>,
+}
+
+#[derive(Default)]
+struct Deaf;
+
+impl EventHandler for Deaf {
+    fn handle(&self, _: BackendEvent) {}
+}
+
+impl Raw {
+    pub(crate) async fn connect(url: &str) -> Self {
+        let hears = Arc::<Deaf>::default();
+        let handler: Arc<dyn EventHandler> = Arc::<Deaf>::clone(&hears);
+        let events = EventSink::new(Arc::downgrade(&handler));
+        let id = ClientId::random().unwrap();
+        let context = Context::new(id, events, Arc::new(SystemClock));
+        let backend = store(url).connect(context).await.unwrap();
+        Self {
+            backend,
+            _hears: hears,
+        }
+    }
+
+    pub(crate) fn enqueue(lock: &str, attempt: AttemptId) -> Enqueue {
+        Enqueue::new(name(lock), attempt, Owner::default(), TTL, true)
+    }
+}

@@ -1,0 +1,174 @@
+//! Servers of three that die, stop, and come back.
+
+use std::time::Duration;
+
+use tenure_core::{Release, lease::Phase};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    common::{
+        SOON, TTL, acquire, alone, client, cluster, granted, hold, millis, proxies, until, waiting,
+        within,
+    },
+    crowd::Crowd,
+};
+
+/// When a dead holder's lock must have been granted again, a new leader's election included.
+const BOUND: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_t1_w2_a_follower_that_dies_and_comes_back() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let crowd = Crowd::start(&cluster.url()).await;
+    let follower = cluster.leader().unwrap() + 1;
+    cluster.server(follower).kill();
+    crowd.everybody_moves(BOUND).await;
+    cluster.server(follower).restart().unwrap();
+    crowd.everybody_moves(BOUND).await;
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_t1_w2_a_leader_that_dies_and_comes_back() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let crowd = Crowd::start(&cluster.url()).await;
+    let leader = cluster.leader().unwrap();
+    cluster.server(leader).kill();
+    crowd.everybody_moves(BOUND).await;
+    cluster.server(leader).restart().unwrap();
+    crowd.everybody_moves(BOUND).await;
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_time() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let crowd = Crowd::start(&cluster.url()).await;
+    let other = client(&cluster.url()).await;
+    let guard = hold(&other, "held").await;
+    let leader = cluster.leader().unwrap();
+    let gone = [leader, leader + 1];
+    for index in gone {
+        cluster.server(index).kill();
+    }
+    let valid_until = Instant::now() + TTL;
+    within("the loss", TTL + SOON, guard.lost()).await;
+    assert!(Instant::now() < valid_until + millis(500), "told too late");
+    assert!(guard.check().is_err());
+    let before = crowd.turns();
+    sleep(TTL).await;
+    assert_eq!(
+        crowd.turns(),
+        before,
+        "something was granted without a majority"
+    );
+    for index in gone {
+        cluster.server(index).restart().unwrap();
+    }
+    crowd.everybody_moves(BOUND).await;
+    let again = within("the lock is taken again", BOUND, acquire(&other, "held")).await;
+    assert!(again.unwrap().token() > guard.token());
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_t1_w2_a_leader_that_is_stopped_for_longer_than_the_ttl() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let crowd = Crowd::start(&cluster.url()).await;
+    let leader = cluster.leader().unwrap();
+    cluster.server(leader).pause().unwrap();
+    crowd.everybody_moves(BOUND).await;
+    sleep(2 * TTL).await;
+    cluster.server(leader).resume().unwrap();
+    crowd.everybody_moves(BOUND).await;
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_all_servers_are_stopped_for_longer_than_the_ttl() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let crowd = Crowd::start(&cluster.url()).await;
+    for server in cluster.servers() {
+        server.pause().unwrap();
+    }
+    sleep(2 * TTL).await;
+    for server in cluster.servers() {
+        server.resume().unwrap();
+    }
+    crowd.everybody_moves(BOUND).await;
+    assert!(
+        crowd
+            .client()
+            .list(tenure_core::request::List::new("", 10))
+            .await
+            .is_ok()
+    );
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_client_that_is_cut_off_from_its_server_goes_on_with_another() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let (proxies, url) = proxies(&cluster);
+    let owner = client(&url).await;
+    let guard = hold(&owner, "kept").await;
+    let other = client(&cluster.url()).await;
+    let waiter = acquire(&other, "kept");
+    waiting(&other, "kept", 1).await;
+    // Three times, each time from all the servers that it uses; one is left each time.
+    for round in 0..3 {
+        for proxy in &proxies {
+            proxy.refuse(false).unwrap();
+        }
+        let spared = round % 3;
+        for (index, proxy) in proxies.iter().enumerate() {
+            if index != spared {
+                proxy.refuse(true).unwrap();
+                proxy.cut().unwrap();
+            }
+        }
+        let deadline = guard.valid_until();
+        until("a proof over the server that is left", SOON, || {
+            assert!(guard.check().is_ok(), "lost by a cut");
+            guard.phase() == Phase::Held && guard.valid_until() > deadline
+        })
+        .await;
+    }
+    assert!(!waiter.is_finished());
+    assert!(matches!(guard.release().await, Release::Released));
+    let _ = granted("the waiter", SOON, waiter).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l1_t1_a_session_that_expires_while_its_owner_is_cut_off() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let (proxies, url) = proxies(&cluster);
+    let owner = client(&url).await;
+    let guard = hold(&owner, "lapses").await;
+    let other = client(&cluster.url()).await;
+    let waiter = acquire(&other, "lapses");
+    waiting(&other, "lapses", 1).await;
+    for proxy in &proxies {
+        proxy.hold_requests();
+        proxy.hold_replies();
+    }
+    let next = granted("the lock of a silent owner", BOUND, waiter).await;
+    assert!(guard.check().is_err(), "two hold it");
+    assert!(next.token() > guard.token());
+    for proxy in &proxies {
+        proxy.release_requests();
+        proxy.release_replies();
+    }
+    assert!(matches!(guard.release().await, Release::NotHeld(_)));
+    assert!(next.check().is_ok(), "the late release took another's lock");
+    assert!(matches!(next.release().await, Release::Released));
+    let again = within("it recovers", BOUND, acquire(&owner, "lapses")).await;
+    assert!(again.unwrap().token() > next.token());
+}

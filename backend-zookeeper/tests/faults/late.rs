@@ -1,0 +1,173 @@
+//! An enqueue that is carried out late: it lies on the way to its server, the client goes on with
+//! another one and removes the attempt there, and then it arrives.
+
+use std::time::Duration;
+
+use tenure_core::{
+    id::AttemptId,
+    request::{Remove, Removed},
+};
+use tenure_test_servers::{wire::Proxy, zookeeper::Cluster};
+use tokio::time::{sleep, timeout};
+
+use crate::common::{Raw, SOON, TTL, alone, client, cluster, idle, millis, name, until, waiting};
+
+const TRIALS: usize = 200;
+/// Before them, some that show that what is late is carried out at all.
+const CONTROLS: usize = 10;
+
+/// Two proxies before each member. What is held at the second reaches the member although the client
+/// was cut off at the first.
+struct Ways {
+    fronts: Vec<Proxy>,
+    slow: Vec<Proxy>,
+}
+
+impl Ways {
+    fn to(cluster: &Cluster) -> Self {
+        let slow: Vec<Proxy> = cluster
+            .servers()
+            .iter()
+            .map(|server| Proxy::for_zookeeper(server.address()).unwrap())
+            .collect();
+        let fronts = slow
+            .iter()
+            .map(|slow| Proxy::for_zookeeper(slow.address()).unwrap())
+            .collect();
+        Self { fronts, slow }
+    }
+
+    fn url(&self) -> String {
+        let addresses: Vec<String> = self.fronts.iter().map(Proxy::address).collect();
+        format!("zookeeper://{}", addresses.join(","))
+    }
+
+    /// The way over which the session for locks goes.
+    async fn in_use(&self) -> usize {
+        for front in &self.fronts {
+            front.reset();
+        }
+        until("the session is alive", SOON, || {
+            self.fronts.iter().any(|front| front.count("sync") > 2)
+        })
+        .await;
+        let syncs = |at: &usize| self.fronts[*at].count("sync");
+        (0..self.fronts.len()).max_by_key(syncs).unwrap()
+    }
+
+    /// Leaves an enqueue lying on its way, with its client cut off from there.
+    async fn delay(&self, raw: &Raw, lock: &str, attempt: AttemptId) -> usize {
+        let used = self.in_use().await;
+        self.slow[used].reset();
+        self.slow[used].hold_requests();
+        let call = raw.backend.enqueue(Raw::enqueue(lock, attempt));
+        let arrives = until("the enqueue is on its way", SOON, || {
+            self.slow[used].count("create2") > 0
+        });
+        let both = async { tokio::join!(call, arrives) };
+        assert!(timeout(millis(40), both).await.is_err(), "it was answered");
+        until("the enqueue is on its way", SOON, || {
+            self.slow[used].count("create2") > 0
+        })
+        .await;
+        self.fronts[used].refuse(true).unwrap();
+        self.fronts[used].cut().unwrap();
+        used
+    }
+}
+
+/// Removes an attempt whose enqueue was not answered; tells whether it was found.
+async fn remove(raw: &Raw, lock: &str, attempt: AttemptId) -> bool {
+    for _ in 0..500 {
+        let request = Remove::new(name(lock), attempt, TTL, false);
+        match raw.backend.remove(request).await {
+            Ok(Removed::Absent) => return false,
+            Ok(_) => return true,
+            Err(_) => sleep(millis(5)).await,
+        }
+    }
+    panic!("the attempt could not be removed");
+}
+
+/// Makes the session a warm one, and the lock's node.
+async fn warm(raw: &Raw, lock: &str) {
+    for _ in 0..200 {
+        let attempt = AttemptId::random().unwrap();
+        if raw
+            .backend
+            .enqueue(Raw::enqueue(lock, attempt))
+            .await
+            .is_ok()
+        {
+            let request = Remove::new(name(lock), attempt, TTL, true);
+            if raw.backend.remove(request).await.is_ok() {
+                return;
+            }
+        }
+        remove(raw, lock, attempt).await;
+    }
+    panic!("no session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let ways = Ways::to(&cluster);
+    let looker = client(&cluster.url()).await;
+    let raw = Raw::connect(&ways.url()).await;
+    for control in 0..CONTROLS {
+        warm(&raw, "control").await;
+        let attempt = AttemptId::random().unwrap();
+        // Nowhere to go on: what is late is carried out.
+        for front in &ways.fronts {
+            front.refuse(true).unwrap();
+        }
+        let used = ways.delay(&raw, "control", attempt).await;
+        ways.slow[used].release_requests();
+        let seen = async {
+            while looker
+                .inspect(&name("control"))
+                .await
+                .is_ok_and(|state| state.holder.is_none())
+            {
+                sleep(millis(2)).await;
+            }
+        };
+        assert!(
+            timeout(SOON, seen).await.is_ok(),
+            "control {control}: what is late is not carried out; this test shows nothing"
+        );
+        for front in &ways.fronts {
+            front.refuse(false).unwrap();
+        }
+        assert!(remove(&raw, "control", attempt).await, "it was not found");
+        waiting(&looker, "control", 0).await;
+        idle(&looker, "control", SOON).await;
+    }
+    let mut found = 0;
+    for trial in 0..TRIALS {
+        let lock = format!("ghost {}", trial % 7);
+        warm(&raw, &lock).await;
+        let attempt = AttemptId::random().unwrap();
+        let used = ways.delay(&raw, &lock, attempt).await;
+        if trial % 2 == 0 {
+            found += usize::from(remove(&raw, &lock, attempt).await);
+            ways.slow[used].release_requests();
+        } else {
+            // It arrives while it is being removed.
+            let arrives = async {
+                sleep(Duration::from_millis(trial as u64 % 30)).await;
+                ways.slow[used].release_requests();
+            };
+            found += usize::from(tokio::join!(remove(&raw, &lock, attempt), arrives).0);
+        }
+        ways.fronts[used].refuse(false).unwrap();
+    }
+    // What was late has arrived by then; the session lives, and would keep it.
+    sleep(millis(500)).await;
+    for lock in 0..7 {
+        idle(&looker, &format!("ghost {lock}"), millis(500)).await;
+    }
+    println!("{found} of {TRIALS} came in time to be found by their removal");
+}

@@ -1,0 +1,15 @@
+//! What goes wrong on the way and on the servers, with real servers: what a lock costs on the wire,
+//! replies that are lost, servers that die, stop and come back, and other programs on the same lock.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+mod crowd;
+mod ensemble;
+mod interop;
+mod late;
+mod lost;
+mod wire;

@@ -1,0 +1,97 @@
+//! How many round trips each step takes, counted on the wire.
+
+use tenure_core::{Release, request::List};
+use tenure_test_servers::wire::Proxy;
+
+use crate::common::{SOON, acquire, alone, client, granted, hold, millis, server, until, waiting};
+
+/// What was sent for locks, in order: not what goes on by itself.
+fn names(proxy: &Proxy) -> Vec<String> {
+    proxy
+        .commands()
+        .into_iter()
+        .filter(|command| {
+            let beat = command.name == "sync" || command.name == "ping";
+            let root = command.name == "exists" && command.argument(0) == "/";
+            !beat && !root
+        })
+        .map(|command| command.name)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+    let _alone = alone().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client(&proxy.url()).await;
+    let _ = hold(&client, "a").await.release().await;
+    for round in 0..3 {
+        // With the replies held, both requests can be there only if they were sent together.
+        proxy.reset();
+        proxy.hold_replies();
+        let lock = client.lock("a").unwrap();
+        let task = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        until("both are sent", SOON, || names(&proxy).len() == 2).await;
+        assert_eq!(names(&proxy), ["create2", "getChildren"], "round {round}");
+        proxy.release_replies();
+        let guard = granted("acquire", SOON, task).await;
+        // The watch of the own node comes later, and nobody waits for it.
+        until("the watch", SOON, || names(&proxy).len() == 3).await;
+        assert_eq!(names(&proxy)[2], "getData");
+        proxy.reset();
+        assert!(matches!(guard.release().await, Release::Released));
+        assert_eq!(names(&proxy), ["delete"], "round {round}");
+    }
+    assert_eq!(proxy.connections_unreadable(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_the_next_holder_needs_no_round_trip_after_the_message() {
+    let _alone = alone().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let (first, second) = (client(&server.url()).await, client(&proxy.url()).await);
+    let _ = hold(&second, "a").await.release().await;
+    let guard = hold(&first, "a").await;
+    proxy.reset();
+    let waiter = acquire(&second, "a");
+    waiting(&first, "a", 1).await;
+    until("it watches", SOON, || names(&proxy).len() >= 4).await;
+    // The one ahead, and its own node.
+    let sent = names(&proxy);
+    assert_eq!(sent, ["create2", "getChildren", "getData", "getData"]);
+    // Past the enqueue's answer, then nothing that it sends can be what gives it the lock.
+    tokio::time::sleep(millis(100)).await;
+    proxy.hold_requests();
+    let _ = guard.release().await;
+    let guard = granted("the message makes it the holder", SOON, waiter).await;
+    assert!(guard.check().is_ok());
+    proxy.release_requests();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_a_thousand_locks_cost_the_requests_of_one() {
+    const LOCKS: usize = 1000;
+    let _alone = alone().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client(&proxy.url()).await;
+    let mut guards = Vec::new();
+    for lock in 0..LOCKS {
+        guards.push(hold(&client, &format!("lock {lock}")).await);
+    }
+    // The last ones' watches.
+    tokio::time::sleep(millis(200)).await;
+    proxy.reset();
+    tokio::time::sleep(crate::common::TTL).await;
+    let sent = proxy.commands();
+    let others = names(&proxy);
+    assert!(others.is_empty(), "renewals sent {others:?}");
+    // A heartbeat is two requests, no more often than every 0.6 ticks.
+    assert!(sent.len() <= 2 * 34 + 2, "{} requests", sent.len());
+    assert!(guards.iter().all(|guard| guard.check().is_ok()));
+    let listed = client.list(List::new("lock", 2000)).await.unwrap();
+    assert_eq!(listed.locks.len(), LOCKS);
+    assert!(proxy.connections_open() <= 2);
+}
