@@ -37,7 +37,7 @@ pub(crate) struct Link {
     options: Options,
     events: EventSink,
     /// After that nobody waits for an answer any more.
-    limit: Duration,
+    pub(crate) limit: Duration,
     patience: AtomicU64,
     state: Mutex<State>,
     opening: tokio::sync::Mutex<()>,
@@ -215,10 +215,11 @@ impl Link {
         })
     }
 
-    /// Asks the server in use. One that cannot be reached, or refuses because of its own state, is
+    /// Asks the server in use, and waits so long for its answer. One that cannot be reached, or refuses because of its own state, is
     /// passed over: the request has had no effect there.
     pub(crate) async fn call<T, R, F>(
         &self,
+        limit: Duration,
         request: R,
         ask: impl Fn(Member, R) -> F,
     ) -> Result<T, Fault>
@@ -231,17 +232,45 @@ impl Link {
             let member = self.member().await?;
             // The library's futures are large, and this one becomes a part of many others.
             let asking = Box::pin(ask(member.clone(), request.clone()));
-            match self.patiently(&member, asking).await {
+            match self.patiently(&member, limit, asking).await {
                 Err(fault) if fault.may_go_elsewhere() && tries > 0 => tries -= 1,
                 answer => return answer,
             }
         }
     }
 
-    /// Waits for an answer of this server, and puts it under suspicion if that takes long.
+    /// Asks one server after the other until one answers: for requests that do no harm if they are
+    /// carried out more than once.
+    pub(crate) async fn ask_around<T, R, F>(
+        &self,
+        request: R,
+        ask: impl Fn(Member, R) -> F,
+    ) -> Result<T, Fault>
+    where
+        R: Clone,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut tries = self.target.len();
+        loop {
+            let member = self.member().await?;
+            let asking = Box::pin(ask(member.clone(), request.clone()));
+            let limit = if tries > 0 {
+                self.patience()
+            } else {
+                self.limit
+            };
+            match self.patiently(&member, limit, asking).await {
+                Err(fault) if fault.blames_server() && tries > 0 => tries -= 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits so long for an answer of this server, and puts it under suspicion if that takes long.
     pub(crate) async fn patiently<T>(
         &self,
         member: &Member,
+        limit: Duration,
         mut asking: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
     ) -> Result<T, Fault> {
         let patience = self.patience();
@@ -249,7 +278,7 @@ impl Link {
             Ok(answer) => Some(answer),
             Err(_) => {
                 self.suspect(member.generation);
-                let rest = self.limit.saturating_sub(patience);
+                let rest = limit.saturating_sub(patience);
                 time::timeout(rest, asking).await.ok()
             }
         };
