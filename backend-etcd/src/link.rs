@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,10 @@ use tenure_core::{
     backend::{BackendEvent, EventSink},
     error::ErrorKind,
 };
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
 
 use crate::{
     config::{Options, Target},
@@ -30,6 +33,10 @@ use crate::{
 /// Not before that is a server under suspicion.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many requests are under way to a server at once. More would only wait there, for longer than a
+/// server that works may take.
+const WINDOW: usize = 256;
 
 /// The servers of a store.
 pub(crate) struct Link {
@@ -62,6 +69,8 @@ pub(crate) struct Member {
     pub(crate) generation: u64,
     /// Whether its answers to keep-alives are believed as they are.
     pub(crate) trusted: bool,
+    /// How many more requests may be under way to it.
+    window: Arc<Semaphore>,
 }
 
 impl Link {
@@ -212,6 +221,7 @@ impl Link {
             client,
             generation,
             trusted: version.is_some_and(|version| version.is_trusted(trust)),
+            window: Arc::new(Semaphore::new(WINDOW)),
         })
     }
 
@@ -252,7 +262,9 @@ impl Link {
     {
         let mut tries = self.target.len();
         loop {
-            let member = self.member().await?;
+            let Some((member, _window)) = self.enter().await? else {
+                continue;
+            };
             let asking = Box::pin(ask(member.clone(), request.clone()));
             let limit = if tries > 0 {
                 self.patience()
@@ -263,6 +275,23 @@ impl Link {
                 Err(fault) if fault.blames_server() && tries > 0 => tries -= 1,
                 answer => return answer,
             }
+        }
+    }
+
+    /// The server in use, and the right to ask it something. `None` if while that was waited for
+    /// another one has come into use.
+    async fn enter(&self) -> Result<Option<(Member, OwnedSemaphorePermit)>, Fault> {
+        let member = self.member().await?;
+        if let Ok(permit) = Arc::clone(&member.window).try_acquire_owned() {
+            return Ok(Some((member, permit)));
+        }
+        let mut moves = self.moves();
+        let moved = moves.wait_for(|generation| *generation != member.generation);
+        tokio::select! {
+            permit = Arc::clone(&member.window).acquire_owned() => {
+                Ok(permit.ok().map(|permit| (member, permit)))
+            }
+            _ = moved => Ok(None),
         }
     }
 
