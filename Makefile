@@ -4,17 +4,20 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 SHELL := /bin/sh
 CARGO ?= cargo
 
-.PHONY: help demo test audit bench setup servers fmt lint docs unit examples
+# One test binary of the command after the other, on the store that is named.
+cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test counter --test guardian --test run
+
+.PHONY: help demo test audit bench setup compiler servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
-	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis servers; installs them on Debian as root)'
+	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
 	@echo 'building the command; the first time this takes a minute or two'
-	@$(CARGO) build --quiet -p tenure-cli
+	@$(CARGO) build --quiet -p tenure-cli --no-default-features --features file
 	@TENURE="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure" sh demo/demo.sh
 
 # The cheap checks first; each stands for itself.
@@ -24,7 +27,11 @@ test: servers fmt lint docs unit examples
 setup:
 	@sh scripts/setup
 
-# The toolchain, and the servers that the tests start for themselves.
+# The toolchain, and what the client of etcd is built with.
+compiler:
+	@sh scripts/setup compiler
+
+# These, and the servers that the tests start for themselves.
 servers:
 	@sh scripts/setup servers
 
@@ -42,16 +49,18 @@ docs:
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
-	TENURE_TEST_STORE=redis $(CARGO) test --workspace --test commands --test counter --test guardian --test run
+	$(call cli_on,redis)
+	$(call cli_on,etcd)
+	$(call cli_on,zookeeper)
 
 examples:
 	$(CARGO) run --quiet -p tenure --example fencing
 	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 
-audit: setup
+audit: compiler
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
 
-# In one run with what the store allows at best and with other libraries; a minute, once built.
+# In one run with what the store allows at best and with other libraries; some minutes, once built.
 bench: servers
 	$(CARGO) run --release -p tenure-bench

@@ -43,6 +43,7 @@ mod cases;
 mod ctx;
 mod driver;
 mod harness;
+pub mod history;
 mod macros;
 mod mimic;
 mod runner;

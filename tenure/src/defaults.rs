@@ -13,6 +13,12 @@ use tenure_core::{
 pub fn default_registry() -> Registry {
     let mut registry = Registry::new();
     add(&mut registry, Arc::new(MemoryFactory::new()));
+    #[cfg(feature = "etcd")]
+    add(&mut registry, Arc::new(tenure_etcd::EtcdFactory::new()));
+    #[cfg(not(feature = "etcd"))]
+    for scheme in ["etcd", "etcds"] {
+        registry.absent(scheme, "etcd");
+    }
     #[cfg(feature = "file")]
     add(&mut registry, Arc::new(tenure_file::FileFactory::new()));
     #[cfg(not(feature = "file"))]
@@ -30,6 +36,15 @@ pub fn default_registry() -> Registry {
         "rediss+sentinel",
     ] {
         registry.absent(scheme, "redis");
+    }
+    #[cfg(feature = "zookeeper")]
+    add(
+        &mut registry,
+        Arc::new(tenure_zookeeper::ZooKeeperFactory::new()),
+    );
+    #[cfg(not(feature = "zookeeper"))]
+    for scheme in ["zookeeper", "zookeepers"] {
+        registry.absent(scheme, "zookeeper");
     }
     registry
 }

@@ -25,10 +25,14 @@ mod defaults;
 struct Readme;
 
 pub use tenure_core::*;
+#[cfg(feature = "etcd")]
+pub use tenure_etcd as etcd;
 #[cfg(feature = "file")]
 pub use tenure_file as file;
 #[cfg(feature = "redis")]
 pub use tenure_redis as redis;
+#[cfg(feature = "zookeeper")]
+pub use tenure_zookeeper as zookeeper;
 
 pub use crate::{
     config::{Config, Sources},

@@ -37,6 +37,30 @@ impl Certificates {
         Ok(files)
     }
 
+    /// Copies the files to another existing directory, for another server of the same group.
+    pub(crate) fn copy_to(&self, directory: &Path) -> Result<(), Error> {
+        let copy = Self::of(directory);
+        let files = |of: &Self| {
+            [
+                of.ca_file(),
+                of.server_certificate_file(),
+                of.server_key_file(),
+                of.client_certificate_file(),
+                of.client_key_file(),
+            ]
+        };
+        for (from, to) in files(self).into_iter().zip(files(&copy)) {
+            fs::copy(&from, &to).map_err(|error| {
+                Error::new(format!(
+                    "cannot copy {} to {}: {error}",
+                    from.display(),
+                    directory.display()
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
     /// The certificates that were made in `directory`.
     pub(crate) fn of(directory: &Path) -> Self {
         Self {

@@ -131,11 +131,14 @@ impl Daemon {
             .take();
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.with_process(|process| process.signal(signal))
-            .unwrap_or_else(|| {
-                Err(self.failed(format!("cannot be sent {signal}, as it does not run")))
-            })
+    pub(crate) fn pause(&self) -> Result<(), Error> {
+        self.with_process(|process| process.signal(Signal::SIGSTOP))
+            .unwrap_or_else(|| Err(self.failed("cannot be paused, as it does not run")))
+    }
+
+    pub(crate) fn resume(&self) -> Result<(), Error> {
+        self.with_process(|process| process.signal(Signal::SIGCONT))
+            .unwrap_or_else(|| Err(self.failed("cannot be resumed, as it does not run")))
     }
 
     pub(crate) fn process_id(&self) -> Option<u32> {

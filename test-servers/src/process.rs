@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use nix::{
@@ -20,7 +21,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    poll::{self, Look},
+};
 
 /// `$1` is the directory to remove, the rest the server's command line. The subshell is the
 /// watchdog; `$$` within it is still the number of the outer shell, which becomes the server.
@@ -41,6 +45,9 @@ exec "$@"
 
 /// The end of a log that is worth showing.
 const LOG_LINES: usize = 15;
+
+/// How long the system may take to stop a process on a busy machine.
+const STOP: Duration = Duration::from_secs(10);
 
 /// A running server, killed when dropped.
 #[derive(Debug)]
@@ -115,7 +122,7 @@ impl Process {
         });
     }
 
-    /// Sends a signal to the server alone.
+    /// Sends a signal to the server alone. One that stops it has done so when this returns.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
         let failed = |why: String| {
             Error::new(format!(
@@ -132,6 +139,21 @@ impl Process {
             }
             let id = i32::try_from(self.id).map_err(|error| failed(error.to_string()))?;
             kill(Pid::from_raw(id), signal).map_err(|error| failed(error.to_string()))
+        })?;
+        if signal == Signal::SIGSTOP {
+            self.wait_until_stopped()?;
+        }
+        Ok(())
+    }
+
+    /// The system takes its time to stop a process, and a thread that still runs may answer.
+    fn wait_until_stopped(&self) -> Result<(), Error> {
+        let what = format!("the server with process id {} stops", self.id);
+        poll::until(&what, STOP, || {
+            match threads(self.id).into_iter().find(|state| *state != 'T') {
+                None => Look::Ready(()),
+                Some(state) => Look::NotYet(format!("a thread is in state {state}")),
+            }
         })
     }
 
@@ -144,6 +166,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The states of a process's threads; none where the system does not tell.
+fn threads(process: u32) -> Vec<char> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return Vec::new();
+    };
+    let state = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        // After the name, in which there may be anything.
+        stat.rsplit(')').next()?.trim_start().chars().next()
+    };
+    tasks.flatten().filter_map(state).collect()
 }
 
 /// Where `program` is: itself if it has a slash in it, else on the `PATH`.

@@ -17,23 +17,67 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{etcd, redis::Server, zookeeper};
 
 /// Set in the child to say what it is to do.
 const ROLE: &str = "TENURE_TEST_SERVERS_ROLE";
+/// Set in the child to say which server it is to start.
+const KIND: &str = "TENURE_TEST_SERVERS_KIND";
 const BOUND_STEPS: u32 = 1_500;
 const STEP: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     if let Ok(role) = std::env::var(ROLE) {
-        child(&role);
+        let kind = std::env::var(KIND).unwrap();
+        match &*kind {
+            "etcd" => of_another_kind(
+                &role,
+                || etcd::Server::builder().start().unwrap(),
+                |server| server.pause().unwrap(),
+                |server| (server.process_id(), server.directory().to_owned()),
+            ),
+            "zookeeper" => of_another_kind(
+                &role,
+                || zookeeper::Server::builder().start().unwrap(),
+                |server| server.pause().unwrap(),
+                |server| (server.process_id(), server.directory().to_owned()),
+            ),
+            _ => child(&role),
+        }
     }
-    let cases = ["running", "paused", "beside_other_children", "panicking"];
-    let trials = cases.map(|role| {
-        let name = format!("a_server_is_gone_when_its_process_was_{role}");
-        Trial::test(name, move || server_is_gone(role))
+    let cases = [
+        ("running", "redis"),
+        ("paused", "redis"),
+        ("beside_other_children", "redis"),
+        ("panicking", "redis"),
+        ("running", "etcd"),
+        ("paused", "etcd"),
+        ("running", "zookeeper"),
+        ("paused", "zookeeper"),
+    ];
+    let trials = cases.map(|(role, kind)| {
+        let name = format!("a_server_of_{kind}_is_gone_when_its_process_was_{role}");
+        Trial::test(name, move || server_is_gone(role, kind))
     });
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// What a child with a server of etcd or ZooKeeper does.
+fn of_another_kind<S>(
+    role: &str,
+    start: impl Fn() -> S,
+    pause: impl Fn(&S),
+    known: impl Fn(&S) -> (Option<u32>, PathBuf),
+) -> ! {
+    let server = start();
+    if role == "paused" {
+        pause(&server);
+    }
+    let (process, directory) = known(&server);
+    println!("{} {} ", process.unwrap(), directory.display());
+    loop {
+        thread::park();
+    }
 }
 
 /// What the child does: starts a server, says so, and never ends by itself but to panic.
@@ -76,9 +120,10 @@ fn child(role: &str) -> ! {
     }
 }
 
-fn server_is_gone(role: &str) -> Result<(), Failed> {
+fn server_is_gone(role: &str, kind: &str) -> Result<(), Failed> {
     let mut child = Command::new(std::env::current_exe()?)
         .env(ROLE, role)
+        .env(KIND, kind)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

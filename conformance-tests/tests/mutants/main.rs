@@ -3,6 +3,7 @@
 #![expect(clippy::panic, reason = "a test")]
 
 mod flaw;
+mod history;
 mod store;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! How a server is to be: the settings of [`Server`](super::Server) before it is started.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::Server;
 use crate::Error;
@@ -20,6 +20,7 @@ pub struct ServerBuilder {
     election: Option<Duration>,
     pub(super) tls: bool,
     client_certificates: bool,
+    pub(super) users: Vec<User>,
 }
 
 impl Default for ServerBuilder {
@@ -31,6 +32,7 @@ impl Default for ServerBuilder {
             election: None,
             tls: false,
             client_certificates: false,
+            users: Vec::new(),
         }
     }
 }
@@ -53,6 +55,32 @@ impl ServerBuilder {
     /// milliseconds; at least five heartbeats.
     pub fn election_timeout(mut self, silence: Duration) -> Self {
         self.election = Some(silence);
+        self
+    }
+
+    /// Speaks TLS only, with certificates made for this server; see [`Server::certificates`].
+    /// Members of a cluster have the same ones; among themselves they do not use them.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Speaks TLS only, and only with clients that have a certificate of the same authority.
+    pub fn require_client_certificate(mut self) -> Self {
+        self.tls = true;
+        self.client_certificates = true;
+        self
+    }
+
+    /// A user who may read and write the keys that begin with `prefix`, and nothing else. As soon
+    /// as there is one, nobody gets in without a name and a password, or a client certificate
+    /// whose common name is that of a user.
+    pub fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
+        self.users.push(User {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            prefix: prefix.to_owned(),
+        });
         self
     }
 
@@ -109,20 +137,37 @@ impl ServerBuilder {
             "--log-level=warn".to_owned(),
         ];
         if self.tls {
-            arguments.extend(
-                [
-                    "--cert-file=server.pem",
-                    "--key-file=server.key",
-                    "--trusted-ca-file=ca.pem",
-                ]
-                .map(str::to_owned),
-            );
+            arguments.push("--cert-file=server.pem".to_owned());
+            arguments.push("--key-file=server.key".to_owned());
+        }
+        if !self.users.is_empty() {
+            // Passwords of tests need not be hard to guess, but fast to check.
+            arguments.push("--bcrypt-cost=4".to_owned());
         }
         if self.client_certificates {
             arguments.push("--client-cert-auth".to_owned());
+            // Alone, this asks for certificates as well.
+            arguments.push("--trusted-ca-file=ca.pem".to_owned());
         }
         arguments.extend(self.flags.iter().cloned());
         arguments
+    }
+}
+
+/// A user with rights to one prefix.
+#[derive(Clone)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) password: String,
+    pub(super) prefix: String,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use super::{Server, ServerBuilder, builder::Membership};
 use crate::{
-    Error,
+    Certificates, Error,
     poll::{self, Look},
     ports,
 };
@@ -45,6 +45,12 @@ impl ClusterBuilder {
             let ports = (0..SIZE)
                 .map(|_| Server::ports(&mut ports::free))
                 .collect::<Result<Vec<_>, _>>()?;
+            if settings.tls {
+                let certificates = Certificates::generate(members[0].directory())?;
+                for server in &members[1..] {
+                    certificates.copy_to(server.directory())?;
+                }
+            }
             for (server, member) in members.iter_mut().zip(Membership::of(&ports)) {
                 server.join(member)?;
             }
@@ -52,6 +58,7 @@ impl ClusterBuilder {
             match cluster.each(Server::launch) {
                 Ok(()) => {
                     cluster.wait_healthy(SETTLE)?;
+                    cluster.members[0].make_users()?;
                     return Ok(cluster);
                 }
                 Err(_) if attempt < PORTS && cluster.members.iter().any(Server::port_was_taken) => {
@@ -96,6 +103,12 @@ impl Cluster {
         format!("{}://{}", self.members[0].scheme(), addresses.join(","))
     }
 
+    /// The certificates of a cluster with TLS, the same for all members.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.members[0].certificates()
+    }
+
     /// The index of the one member that leads, as the members say that run.
     ///
     /// # Errors
@@ -103,8 +116,7 @@ impl Cluster {
     /// When there is none within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         poll::until("the etcd cluster has one leader", SETTLE, || {
-            let leads =
-                |server: &Server| server.is_running() && server.is_leader().unwrap_or(false);
+            let leads = |server: &Server| server.is_running() && server.leads_now();
             let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
             match leaders[..] {
                 [leader] => Look::Ready(leader),
@@ -149,7 +161,8 @@ impl Cluster {
         for server in &self.members {
             server.empty()?;
         }
-        self.restart()
+        self.restart()?;
+        self.members[0].make_users()
     }
 
     /// The same to all members at the same time.

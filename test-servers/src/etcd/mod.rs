@@ -1,5 +1,6 @@
 //! etcd: single servers, clusters of three.
 
+mod admin;
 mod builder;
 mod cluster;
 mod server;

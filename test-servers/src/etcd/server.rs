@@ -6,8 +6,6 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-
 use super::{
     ServerBuilder,
     builder::{Membership, Ports},
@@ -20,6 +18,7 @@ use crate::{
 
 /// How long one question may take while it is asked again and again.
 const GLANCE: Duration = Duration::from_secs(2);
+const BLINK: Duration = Duration::from_millis(300);
 /// How many ports are tried when others take them first.
 const PORTS: u32 = 5;
 const DATA: &str = "data";
@@ -49,12 +48,19 @@ impl Server {
         free_port: &mut dyn FnMut() -> Result<u16, Error>,
     ) -> Result<Self, Error> {
         let mut server = Self::prepare(settings)?;
+        if server.settings.tls {
+            Certificates::generate(server.directory())?;
+        }
         for attempt in 1.. {
             let ports = Self::ports(free_port)?;
             server.join(Membership::of(&[ports]).remove(0))?;
             match server.launch() {
                 Err(_) if server.port_was_taken() && attempt < PORTS => {}
-                outcome => return outcome.map(|()| server),
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    server.make_users()?;
+                    return Ok(server);
+                }
             }
         }
         Err(server.daemon.failed("no port was tried"))
@@ -69,12 +75,8 @@ impl Server {
                 settings.program
             ))
         })?;
-        let daemon = Daemon::new("tenure-etcd-")?;
-        if settings.tls {
-            Certificates::generate(daemon.directory())?;
-        }
         Ok(Self {
-            daemon,
+            daemon: Daemon::new("tenure-etcd-")?,
             program,
             settings,
             member: Membership::default(),
@@ -151,6 +153,15 @@ impl Server {
         format!("{}://{}", self.scheme(), self.address())
     }
 
+    pub(super) fn settings(&self) -> &ServerBuilder {
+        &self.settings
+    }
+
+    /// Where the program is that runs.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub(super) fn scheme(&self) -> &'static str {
         if self.settings.tls { "etcds" } else { "etcd" }
     }
@@ -210,6 +221,12 @@ impl Server {
         Ok(self.metric("etcd_server_is_leader")? == Some(1.0))
     }
 
+    /// Whether it says so at once: who is asked again and again may be paused.
+    pub(super) fn leads_now(&self) -> bool {
+        let metrics = http::get(self.member.ports.metrics, "/metrics", BLINK);
+        metrics.is_ok_and(|metrics| metric(&metrics, "etcd_server_is_leader") == Some(1.0))
+    }
+
     fn metrics(&self) -> Result<String, Error> {
         http::get(self.member.ports.metrics, "/metrics", GLANCE)
     }
@@ -244,16 +261,18 @@ impl Server {
         }
         self.kill();
         self.empty()?;
-        self.launch()
+        self.launch()?;
+        self.make_users()
     }
 
-    /// Stops the process (SIGSTOP): its port still accepts connections, and nobody answers.
+    /// Stops the process (SIGSTOP): its port still accepts connections, and nobody answers
+    /// from the moment that this returns.
     ///
     /// # Errors
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<(), Error> {
-        self.daemon.signal(Signal::SIGSTOP)
+        self.daemon.pause()
     }
 
     /// Lets a paused process go on (SIGCONT).
@@ -262,7 +281,7 @@ impl Server {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<(), Error> {
-        self.daemon.signal(Signal::SIGCONT)
+        self.daemon.resume()
     }
 
     /// Whether the process runs or is paused.

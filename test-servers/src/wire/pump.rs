@@ -85,22 +85,41 @@ impl Connection {
         let mut held = self.held.clone();
         let mut parser = Parser::of(self.protocol);
         let mut piece = vec![0; PIECE];
+        // What was read and not passed on yet; where in it the command ends whose reply is lost.
+        let mut waiting = Vec::new();
+        let mut last = None;
+        let mut is_over = false;
         loop {
             let length = client.read(&mut piece).await?;
-            if length == 0 {
-                return server.shutdown().await;
-            }
+            is_over |= length == 0;
             let (end, lose) = self.look_at(&mut parser, &piece[..length]);
             if let Some(answer) = lose {
                 loss.send_replace(Loss::Begun(answer));
+                last = Some(waiting.len() + end);
             }
+            waiting.extend_from_slice(&piece[..length]);
             delay(&held, |held| held.delay_of_requests).await;
-            released(&mut held, |held| held.requests).await?;
-            if lose.is_none() {
-                server.write_all(&piece[..length]).await?;
-                continue;
+            if last.is_none() && !is_over && held.borrow().requests {
+                // A command may come in pieces, and is known only when the last has come.
+                tokio::select! {
+                    biased;
+                    outcome = released(&mut held, |held| held.requests) => outcome?,
+                    readable = client.readable() => {
+                        readable?;
+                        continue;
+                    }
+                }
             }
-            server.write_all(&piece[..end]).await?;
+            released(&mut held, |held| held.requests).await?;
+            let Some(last) = last else {
+                server.write_all(&waiting).await?;
+                waiting.clear();
+                if is_over {
+                    return server.shutdown().await;
+                }
+                continue;
+            };
+            server.write_all(&waiting[..last]).await?;
             if self.protocol == Protocol::Redis {
                 // After the command goes another that no server knows: its answer repeats the
                 // mark, and shows that everything before it was carried out.

@@ -17,7 +17,10 @@ log4j.appender.CONSOLE.layout=org.apache.log4j.PatternLayout
 log4j.appender.CONSOLE.layout.ConversionPattern=%d{ISO8601} %-5p [%t:%C{1}] %m%n
 ";
 
-/// Settings of a server that is not started yet. Without any: a tick of 100 ms (so that
+/// The server's key with its certificate after it: one file, as a PEM key store has to be.
+pub(super) const KEY_AND_CERTIFICATE: &str = "server-key-store.pem";
+
+/// Settings of a server that is not started yet. Without any: no TLS, a tick of 100 ms (so that
 /// sessions last from 200 ms to 2 s), every write safe in a file before it is confirmed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
@@ -26,6 +29,8 @@ pub struct ServerBuilder {
     tick: Duration,
     config: Vec<(String, String)>,
     properties: Vec<(String, String)>,
+    pub(super) tls: bool,
+    client_certificates: bool,
 }
 
 impl Default for ServerBuilder {
@@ -35,6 +40,8 @@ impl Default for ServerBuilder {
             tick: Duration::from_millis(100),
             config: Vec::new(),
             properties: Vec::new(),
+            tls: false,
+            client_certificates: false,
         }
     }
 }
@@ -63,6 +70,27 @@ impl ServerBuilder {
     /// Whether a write is safe in a file before it is confirmed; it is unless told otherwise.
     pub fn force_sync(self, force: bool) -> Self {
         self.property("zookeeper.forceSync", if force { "yes" } else { "no" })
+    }
+
+    /// Speaks TLS on the port that the server is known by, with certificates made for it; see
+    /// [`Server::certificates`]. Members of a cluster have the same ones; among themselves they do
+    /// not use them.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// As [`tls`](Self::tls), and only with clients that have a certificate of the same authority.
+    pub fn require_client_certificate(mut self) -> Self {
+        self.tls = true;
+        self.client_certificates = true;
+        self
+    }
+
+    /// A user with all rights to all nodes, who names himself with the scheme `digest`: `digest` is
+    /// `name:` and the SHA-1 of `name:password` in base 64, as a server prints it.
+    pub fn super_user(self, digest: &str) -> Self {
+        self.property("zookeeper.DigestAuthenticationProvider.superDigest", digest)
     }
 
     /// The directory that has the archive of ZooKeeper and all that it needs. Unless told
@@ -97,6 +125,21 @@ impl ServerBuilder {
         );
         line("clientPortAddress", "127.0.0.1");
         line("clientPort", &member.own().client.to_string());
+        if self.tls {
+            let file = |name: &str| directory.join(name).display().to_string();
+            line("secureClientPortAddress", "127.0.0.1");
+            line("secureClientPort", &member.own().secure.to_string());
+            line("ssl.keyStore.type", "PEM");
+            line("ssl.keyStore.location", &file(KEY_AND_CERTIFICATE));
+            line("ssl.trustStore.type", "PEM");
+            line("ssl.trustStore.location", &file("ca.pem"));
+            let client = if self.client_certificates {
+                "need"
+            } else {
+                "none"
+            };
+            line("ssl.clientAuth", client);
+        }
         line("maxClientCnxns", "0");
         line("4lw.commands.whitelist", "*");
         line("admin.enableServer", "false");
@@ -141,6 +184,12 @@ impl ServerBuilder {
         ]
         .map(str::to_owned)
         .into();
+        if self.tls {
+            arguments.push(
+                "-Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory"
+                    .to_owned(),
+            );
+        }
         for (key, value) in &self.properties {
             arguments.push(format!("-D{key}={value}"));
         }
@@ -157,7 +206,9 @@ impl ServerBuilder {
 /// The ports of one server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ports {
+    /// Without TLS, always there: for four letters.
     pub(super) client: u16,
+    pub(super) secure: u16,
     pub(super) peer: u16,
     pub(super) election: u16,
 }
@@ -187,6 +238,7 @@ mod tests {
             client: first,
             peer: first + 1,
             election: first + 2,
+            secure: first + 3,
         };
         let member = Membership {
             index: 1,

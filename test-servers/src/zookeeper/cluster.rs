@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use super::{Server, ServerBuilder, builder::Membership};
 use crate::{
-    Error,
+    Certificates, Error,
     poll::{self, Look},
     ports,
 };
@@ -44,6 +44,12 @@ impl ClusterBuilder {
             let ports = (0..SIZE)
                 .map(|_| Server::ports(&mut ports::free))
                 .collect::<Result<Vec<_>, _>>()?;
+            if settings.tls {
+                let certificates = Certificates::generate(members[0].directory())?;
+                for server in &members[1..] {
+                    certificates.copy_to(server.directory())?;
+                }
+            }
             for (index, server) in members.iter_mut().enumerate() {
                 let ports = ports.clone();
                 server.join(Membership { index, ports })?;
@@ -89,11 +95,18 @@ impl Cluster {
         &self.members[index % SIZE]
     }
 
-    /// `zookeeper://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT`.
+    /// `zookeeper://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT`, or with
+    /// `zookeepers` if there is TLS.
     #[must_use]
     pub fn url(&self) -> String {
         let addresses: Vec<String> = self.members.iter().map(Server::address).collect();
         format!("{}://{}", self.members[0].scheme(), addresses.join(","))
+    }
+
+    /// The certificates of a cluster with TLS, the same for all members.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.members[0].certificates()
     }
 
     /// The index of the one member that leads, as the members say that run.
@@ -103,8 +116,7 @@ impl Cluster {
     /// When there is none within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         poll::until("the ZooKeeper cluster has one leader", SETTLE, || {
-            let leads =
-                |server: &Server| server.is_running() && server.is_leader().unwrap_or(false);
+            let leads = |server: &Server| server.is_running() && server.leads_now();
             let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
             match leaders[..] {
                 [leader] => Look::Ready(leader),

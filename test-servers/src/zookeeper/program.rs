@@ -14,8 +14,15 @@ const INSTALL: &str = "install Java and ZooKeeper 3.5 or later (Debian: apt-get 
                        libzookeeper-java default-jre-headless), or say with TENURE_ZOOKEEPER in \
                        which directory its archives are";
 
-/// Beside ZooKeeper's own archive, which names the rest in its manifest: what writes the log.
-const LOGGING: [&str; 2] = ["slf4j-log4j12.jar", "log4j-1.2.jar"];
+/// Beside ZooKeeper's own archive, which names most of the rest in its manifest: what writes the
+/// log, and what TLS needs.
+const OTHERS: [&str; 5] = [
+    "slf4j-log4j12.jar",
+    "log4j-1.2.jar",
+    "netty-codec.jar",
+    "netty-resolver.jar",
+    "netty-transport-native-unix-common.jar",
+];
 
 /// What has to be started.
 #[derive(Clone, Debug)]
@@ -46,7 +53,7 @@ pub(super) fn find(directory: Option<&Path>) -> Result<Program, Error> {
             if !server.is_file() {
                 return Err(missing(&format!("no {} found", server.display())));
             }
-            let archives = LOGGING.iter().map(|name| usual.join(name));
+            let archives = OTHERS.iter().map(|name| usual.join(name));
             let all: Vec<String> = std::iter::once(server)
                 .chain(archives)
                 .map(|path| path.display().to_string())

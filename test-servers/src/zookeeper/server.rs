@@ -1,8 +1,10 @@
 //! One ZooKeeper server: started, asked, paused, killed, restarted and wiped.
 
-use std::{fmt, path::Path, time::Duration};
-
-use nix::sys::signal::Signal;
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     ServerBuilder,
@@ -10,13 +12,14 @@ use super::{
     program::{self, Program},
 };
 use crate::{
-    Error,
+    Certificates, Error,
     daemon::{Daemon, NotServing},
     http, ports,
 };
 
 /// How long one question may take while it is asked again and again.
 const GLANCE: Duration = Duration::from_secs(2);
+const BLINK: Duration = Duration::from_millis(300);
 /// How long a question of the test may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many ports are tried when others take them first.
@@ -49,6 +52,9 @@ impl Server {
         free_port: &mut dyn FnMut() -> Result<u16, Error>,
     ) -> Result<Self, Error> {
         let mut server = Self::prepare(settings)?;
+        if server.settings.tls {
+            Certificates::generate(server.directory())?;
+        }
         for attempt in 1.. {
             let ports = vec![Self::ports(free_port)?];
             server.join(Membership { index: 0, ports })?;
@@ -75,6 +81,7 @@ impl Server {
     pub(super) fn ports(free_port: &mut dyn FnMut() -> Result<u16, Error>) -> Result<Ports, Error> {
         Ok(Ports {
             client: free_port()?,
+            secure: free_port()?,
             peer: free_port()?,
             election: free_port()?,
         })
@@ -89,6 +96,16 @@ impl Server {
         self.daemon.write("log4j.properties", builder::LOGGING)?;
         let file = self.settings.file(self.directory(), &self.member);
         self.daemon.write("zoo.cfg", &file)?;
+        if let Some(certificates) = self.certificates() {
+            let read = |path: PathBuf| {
+                fs::read_to_string(&path)
+                    .map_err(|error| self.daemon.failed(format!("{}: {error}", path.display())))
+            };
+            let key = read(certificates.server_key_file())?;
+            let certificate = read(certificates.server_certificate_file())?;
+            let both = format!("{key}{certificate}");
+            self.daemon.write(builder::KEY_AND_CERTIFICATE, &both)?;
+        }
         self.empty()
     }
 
@@ -108,7 +125,8 @@ impl Server {
         let arguments = self.settings.arguments(&self.program.class_path);
         self.daemon
             .launch(&self.program.java, &arguments, |process| {
-                if !ports::is_listened_on(self.port(), process) {
+                let listens = |port| ports::is_listened_on(port, process);
+                if !(listens(self.member.own().client) && listens(self.port())) {
                     return Some(format!("it does not listen on port {}", self.port()));
                 }
                 if self.member.ports.len() > 1 {
@@ -144,6 +162,12 @@ impl Server {
     /// When the server does not answer within 2 s.
     pub fn is_leader(&self) -> Result<bool, Error> {
         Ok(self.mode()?.as_deref() == Some("leader"))
+    }
+
+    /// Whether it says so at once: who is asked again and again may be paused.
+    pub(super) fn leads_now(&self) -> bool {
+        self.ask("srvr", BLINK)
+            .is_ok_and(|answer| field(&answer, "Mode: ") == Some("leader"))
     }
 
     /// The server's version, for example `3.8.0`.
@@ -183,14 +207,19 @@ impl Server {
     }
 
     fn ask(&self, command: &str, patience: Duration) -> Result<String, Error> {
-        http::exchange(self.port(), command.as_bytes(), patience)
+        http::exchange(self.member.own().client, command.as_bytes(), patience)
             .map_err(|error| self.daemon.failed(format!("`{command}`: {error}")))
     }
 
     /// The port of 127.0.0.1 that the server listens on; it keeps it when it is restarted.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.member.own().client
+        let ports = self.member.own();
+        if self.settings.tls {
+            ports.secure
+        } else {
+            ports.client
+        }
     }
 
     /// `127.0.0.1:PORT`.
@@ -199,14 +228,33 @@ impl Server {
         format!("127.0.0.1:{}", self.port())
     }
 
-    /// `zookeeper://127.0.0.1:PORT`; no user, no password.
+    /// `127.0.0.1:PORT` of a port without TLS, which is there beside one with TLS as well.
+    #[must_use]
+    pub fn plain_address(&self) -> String {
+        format!("127.0.0.1:{}", self.member.own().client)
+    }
+
+    /// `zookeeper://127.0.0.1:PORT`, or `zookeepers://127.0.0.1:PORT` with TLS; no user, no
+    /// password.
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.address())
     }
 
     pub(super) fn scheme(&self) -> &'static str {
-        "zookeeper"
+        if self.settings.tls {
+            "zookeepers"
+        } else {
+            "zookeeper"
+        }
+    }
+
+    /// The certificates of a server with TLS.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Certificates> {
+        self.settings
+            .tls
+            .then(|| Certificates::of(self.directory()))
     }
 
     /// The server's directory: its configuration, its log, its data.
@@ -250,13 +298,14 @@ impl Server {
         self.launch()
     }
 
-    /// Stops the process (SIGSTOP): its port still accepts connections, and nobody answers.
+    /// Stops the process (SIGSTOP): its port still accepts connections, and nobody answers
+    /// from the moment that this returns.
     ///
     /// # Errors
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<(), Error> {
-        self.daemon.signal(Signal::SIGSTOP)
+        self.daemon.pause()
     }
 
     /// Lets a paused process go on (SIGCONT).
@@ -265,7 +314,7 @@ impl Server {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<(), Error> {
-        self.daemon.signal(Signal::SIGCONT)
+        self.daemon.resume()
     }
 
     /// Whether the process runs or is paused.

@@ -3,6 +3,9 @@
 use std::{net::TcpStream, path::Path};
 
 use tenure_test_servers::etcd::Server;
+use tokio::time::timeout;
+
+use crate::{QUIET, connect, get};
 
 #[test]
 fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
@@ -19,4 +22,62 @@ fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
     assert!(!Path::new(&process).exists());
     assert!(!directory.exists());
     TcpStream::connect(&address).unwrap_err();
+}
+
+#[tokio::test]
+async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
+    let server = Server::builder().start().unwrap();
+    let mut client = connect(server.address()).await;
+    client.put("key", "value", None).await.unwrap();
+    let (port, process) = (server.port(), server.process_id());
+    server.kill();
+    assert!(!server.is_running());
+    assert_eq!(server.process_id(), None);
+    TcpStream::connect(server.address()).unwrap_err();
+    server.pause().unwrap_err();
+    server.version().unwrap_err();
+
+    server.restart().unwrap();
+    assert_eq!(server.port(), port);
+    assert_ne!(server.process_id(), process);
+    let mut client = connect(server.address()).await;
+    assert_eq!(get(&mut client, "key").await.as_deref(), Some("value"));
+    assert_eq!(server.etcdctl(&["get", "key"]).unwrap(), "key\nvalue\n");
+
+    server.wipe().unwrap();
+    assert_eq!(server.port(), port);
+    let mut client = connect(server.address()).await;
+    assert_eq!(get(&mut client, "key").await, None);
+}
+
+#[tokio::test]
+async fn a_paused_server_is_silent_until_it_is_resumed() {
+    let server = Server::builder().start().unwrap();
+    let mut client = connect(server.address()).await;
+    client.put("key", "value", None).await.unwrap();
+    server.pause().unwrap();
+    timeout(QUIET, client.get("key", None)).await.unwrap_err();
+    assert!(server.is_running());
+    server.resume().unwrap();
+    assert_eq!(get(&mut client, "key").await.as_deref(), Some("value"));
+    server.pause().unwrap();
+    // Dropping it ends a paused one as well.
+}
+
+#[test]
+fn a_program_that_is_not_there_is_an_error_that_says_what_to_install() {
+    let missing = Server::builder().program("no-such-etcd").start();
+    assert_eq!(
+        missing.unwrap_err().to_string(),
+        "cannot start an etcd server: no `no-such-etcd` found; install etcd 3.4 or later (Debian: \
+         apt-get install etcd-server), or say where it is with TENURE_ETCD"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_start_shows_why() {
+    let broken = Server::builder().flag("--election-timeout=11").start();
+    let error = broken.unwrap_err().to_string();
+    assert!(error.contains("ended at its start"), "{error}");
+    assert!(error.contains("election-timeout[11ms]"), "{error}");
 }

@@ -6,7 +6,7 @@ use redis::{ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, RedisConnection
 use redis::{RedisResult, TlsCertificates};
 use tenure_test_servers::redis::{Certificates, Server};
 
-use crate::BOUND;
+use crate::{BOUND, choose_cryptography};
 
 fn ping(server: &Server, trusted: Option<&Certificates>, own: Option<&Certificates>) -> Answer {
     let tls = TlsCertificates {
@@ -16,6 +16,7 @@ fn ping(server: &Server, trusted: Option<&Certificates>, own: Option<&Certificat
         }),
         root_cert: trusted.map(|trusted| fs::read(trusted.ca_file()).unwrap()),
     };
+    choose_cryptography();
     ask(redis::Client::build_with_tls(server.url(), tls), &["PING"])
 }
 

@@ -88,6 +88,7 @@ fn a_session_that_is_not_redis_is_passed_on_and_said_to_be_unreadable() {
         root_cert: Some(ca),
     };
     let url = format!("rediss://{}", proxy.address());
+    crate::choose_cryptography();
     let client = redis::Client::build_with_tls(url, tls).unwrap();
     let mut connection = client.get_connection_with_timeout(BOUND).unwrap();
     for _ in 0..200 {

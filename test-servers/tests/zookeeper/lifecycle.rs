@@ -1,8 +1,11 @@
 //! A server comes up, answers, and is gone afterwards.
 
-use std::{net::TcpStream, path::Path};
+use std::{net::TcpStream, path::Path, time::Duration};
 
 use tenure_test_servers::zookeeper::Server;
+use tokio::time::timeout;
+
+use crate::{QUIET, connect, create, exists};
 
 #[test]
 fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
@@ -14,10 +17,92 @@ fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
     assert_eq!(server.url(), url);
     assert!(server.version().unwrap().starts_with("3."));
     assert_eq!(server.mode().unwrap().as_deref(), Some("standalone"));
+    assert_eq!(server.four_letters("ruok").unwrap(), "imok");
+    let nodes = server.metric("zk_ephemerals_count").unwrap();
+    assert_eq!(nodes.as_deref(), Some("0"));
     assert!(Path::new(&process).exists() && server.is_running());
 
     drop(server);
     assert!(!Path::new(&process).exists());
     assert!(!directory.exists());
     TcpStream::connect(&address).unwrap_err();
+}
+
+#[tokio::test]
+async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
+    let server = Server::builder().start().unwrap();
+    let client = connect(&server.address()).await;
+    create(&client, "/node").await.unwrap();
+    let (port, process) = (server.port(), server.process_id());
+    server.kill();
+    assert!(!server.is_running());
+    assert_eq!(server.process_id(), None);
+    TcpStream::connect(server.address()).unwrap_err();
+    server.pause().unwrap_err();
+    server.version().unwrap_err();
+
+    server.restart().unwrap();
+    assert_eq!(server.port(), port);
+    assert_ne!(server.process_id(), process);
+    assert!(exists(&connect(&server.address()).await, "/node").await);
+
+    server.wipe().unwrap();
+    assert_eq!(server.port(), port);
+    assert!(!exists(&connect(&server.address()).await, "/node").await);
+}
+
+#[tokio::test]
+async fn a_paused_server_is_silent_until_it_is_resumed() {
+    // Longer ticks, so that the session lives through the pause.
+    let server = Server::builder()
+        .tick(Duration::from_secs(1))
+        .start()
+        .unwrap();
+    let client = connect(&server.address()).await;
+    create(&client, "/node").await.unwrap();
+    server.pause().unwrap();
+    let asked = client.check_stat("/node");
+    tokio::pin!(asked);
+    timeout(QUIET, asked.as_mut()).await.unwrap_err();
+    assert!(server.is_running());
+    server.resume().unwrap();
+    assert!(asked.await.unwrap().is_some());
+    server.pause().unwrap();
+    // Dropping it ends a paused one as well.
+}
+
+#[tokio::test]
+async fn the_tick_bounds_the_timeouts_of_sessions() {
+    let tick = Duration::from_secs(1);
+    let server = Server::builder()
+        .tick(tick)
+        .force_sync(false)
+        .start()
+        .unwrap();
+    for (asked, given) in [(1, 2), (10, 10), (100, 20)] {
+        let connector = zookeeper_client::Client::connector().with_session_timeout(tick * asked);
+        let client = connector.connect(&server.address()).await.unwrap();
+        assert_eq!(client.session_timeout(), tick * given);
+    }
+}
+
+#[test]
+fn archives_that_are_not_there_are_an_error_that_says_what_to_install() {
+    let empty = tempfile::tempdir().unwrap();
+    let missing = Server::builder().archives(empty.path()).start();
+    let expected = format!(
+        "cannot start a ZooKeeper server: no archive of ZooKeeper in {}; install Java and \
+         ZooKeeper 3.5 or later (Debian: apt-get install libzookeeper-java default-jre-headless), \
+         or say with TENURE_ZOOKEEPER in which directory its archives are",
+        empty.path().display()
+    );
+    assert_eq!(missing.unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn a_server_that_does_not_start_shows_why() {
+    let broken = Server::builder().config("tickTime", "soon").start();
+    let error = broken.unwrap_err().to_string();
+    assert!(error.contains("ended at its start"), "{error}");
+    assert!(error.contains("soon"), "{error}");
 }

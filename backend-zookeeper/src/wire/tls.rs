@@ -1,0 +1,147 @@
+//! TLS: whom we trust, who we are, and what went wrong.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tenure_core::{error::ErrorKind, settings::Tls};
+
+use super::open::Trouble;
+
+/// Reads the files. For each connection anew, so that a renewed certificate needs no restart.
+///
+/// The provider is named: a program that links two of them has no default, and asking for it
+/// panics.
+pub(crate) fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
+    let mut roots = RootCertStore::empty();
+    match &files.ca_file {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| bad(path, "holds a certificate that cannot be used", error))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(Trouble::new(
+                    ErrorKind::Config,
+                    "this system has no certificate authorities; name the server's in `ca_file`",
+                ));
+            }
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Trouble::new(ErrorKind::Config, format!("TLS: {error}")))?
+        .with_root_certificates(roots);
+    let config = match (&files.cert_file, &files.key_file) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates(cert)?;
+            let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
+                .map_err(|_| bad(key, "holds no PEM key without a passphrase", "no key"))?;
+            builder
+                .with_client_auth_cert(chain, secret)
+                .map_err(|error| match error {
+                    // What `openssl x509 -req` makes without extensions.
+                    rustls::Error::InvalidCertificate(_) => bad(
+                        cert,
+                        "cannot be used; it must be an X.509 certificate of version 3",
+                        error,
+                    ),
+                    error => bad(cert, "does not go with its key", error),
+                })?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Trouble> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| bad(path, "is no PEM file", error))?;
+    if found.is_empty() {
+        return Err(bad(path, "holds no certificate", "none found"));
+    }
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
+    fs::read(path).map_err(|error| bad(path, "cannot be read", error))
+}
+
+fn bad(path: &Path, what: &str, error: impl std::fmt::Display) -> Trouble {
+    let path = path.display();
+    Trouble::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
+}
+
+/// What a failure of TLS means, in words, if it is one.
+pub(super) fn explain(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
+    use rustls::Error as Tls;
+    let trusted = || match &files.ca_file {
+        Some(path) => format!("`{}`", path.display()),
+        None => "this system (name its authority in `ca_file`)".to_owned(),
+    };
+    match error {
+        // A bad signature: of another authority that goes by the same name.
+        Tls::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => (
+            ErrorKind::Config,
+            format!(
+                "its certificate is signed by nobody that is trusted by {}",
+                trusted()
+            ),
+        ),
+        Tls::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => (
+            ErrorKind::Config,
+            "its certificate is for another host name; use a name that stands in it".to_owned(),
+        ),
+        Tls::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => (
+            ErrorKind::Config,
+            "its certificate has expired; renew it on the server".to_owned(),
+        ),
+        Tls::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => (
+            ErrorKind::Config,
+            "its certificate is not valid yet; compare the clocks".to_owned(),
+        ),
+        Tls::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::AccessDenied,
+        ) => (
+            ErrorKind::Unauthenticated,
+            match &files.cert_file {
+                Some(path) => format!(
+                    "it does not accept our certificate `{}` ({error})",
+                    path.display()
+                ),
+                None => format!(
+                    "it wants a certificate of ours; set `cert_file` and `key_file` ({error})"
+                ),
+            },
+        ),
+        Tls::InvalidMessage(_) => (
+            ErrorKind::Config,
+            "it does not speak TLS there; use the scheme without the `s`, or its TLS port"
+                .to_owned(),
+        ),
+        other => (ErrorKind::Unavailable, format!("TLS failed: {other}")),
+    }
+}

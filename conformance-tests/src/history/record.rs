@@ -1,0 +1,97 @@
+//! Takes the history of a run down while it goes on.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tenure_core::clock::{Clock, Instant, SystemClock};
+
+use super::{Fault, History, Tenancy, Wait, Write};
+
+/// Where the workers and the faults of one run are taken down. Clones share one history.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    begin: Instant,
+    history: Arc<Mutex<History>>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Recorder {
+    /// An empty history that begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            begin: SystemClock.now(),
+            history: Arc::default(),
+        }
+    }
+
+    /// Microseconds since the begin.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.at(SystemClock.now())
+    }
+
+    /// A fault that has begun; it ends when what is returned is [ended](Struck::end) or dropped.
+    #[must_use]
+    pub fn fault(&self, what: impl Into<String>) -> Struck {
+        Struck {
+            recorder: self.clone(),
+            what: what.into(),
+            from: self.now(),
+        }
+    }
+
+    /// The history up to now.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.lock().clone()
+    }
+
+    pub(super) fn at(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.since(self.begin).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn granted(&self, grant: Tenancy) {
+        self.lock().grants.push(grant);
+    }
+
+    pub(super) fn waited(&self, wait: Wait) {
+        self.lock().waits.push(wait);
+    }
+
+    pub(super) fn wrote(&self, write: Write) {
+        self.lock().writes.push(write);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fault that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Struck {
+    recorder: Recorder,
+    what: String,
+    from: u64,
+}
+
+impl Struck {
+    /// Everything is whole again.
+    pub fn end(self) {}
+}
+
+impl Drop for Struck {
+    fn drop(&mut self) {
+        let fault = Fault {
+            what: std::mem::take(&mut self.what),
+            from: self.from,
+            until: self.recorder.now(),
+        };
+        self.recorder.lock().faults.push(fault);
+    }
+}

@@ -1,0 +1,181 @@
+//! The checker on invented histories: a sound one that comes close to every line, and one that
+//! crosses each.
+
+use std::time::Duration;
+
+use super::{Bounds, Ending, Fault, History, Property, Tenancy, Wait, Write, check};
+
+const SECOND: u64 = 1_000_000;
+
+fn bounds() -> Bounds {
+    Bounds::new(Duration::from_secs(3), Duration::from_secs(1))
+}
+
+fn grant(worker: u32, token: u64, held: (u64, u64)) -> Tenancy {
+    Tenancy {
+        lock: "a".to_owned(),
+        worker,
+        token,
+        held_from: held.0 * SECOND,
+        held_until: held.1 * SECOND,
+        ending: Ending::Released {
+            asked: held.1 * SECOND,
+            held: Some(true),
+        },
+    }
+}
+
+fn wait(worker: u32, asked: u64, ended: u64, token: Option<u64>) -> Wait {
+    Wait {
+        lock: "a".to_owned(),
+        worker,
+        asked: asked * SECOND,
+        ended: ended * SECOND,
+        token,
+        error: None,
+    }
+}
+
+fn write(token: u64, read: u64, at: u64, accepted: bool) -> Write {
+    Write {
+        lock: "a".to_owned(),
+        worker: 0,
+        token,
+        read,
+        at,
+        accepted,
+    }
+}
+
+fn lost(told: u64, due: u64, reason: &str) -> Ending {
+    Ending::Lost {
+        told: told * SECOND,
+        due: due * SECOND,
+        reason: reason.to_owned(),
+        afterwards: Vec::new(),
+    }
+}
+
+/// Two grants one after the other, a loss in time, a fault that explains a long wait, and a stale
+/// write that the resource refused.
+fn sound() -> History {
+    let mut dead = grant(2, 7, (6, 9));
+    dead.ending = lost(10, 9, "expired");
+    History {
+        grants: vec![grant(1, 5, (0, 5)), dead, grant(3, 9, (30, 31))],
+        waits: vec![
+            wait(2, 1, 6, Some(7)),
+            wait(3, 1, 30, Some(9)),
+            wait(4, 8, 33, None),
+        ],
+        writes: vec![
+            write(5, 0, 1, true),
+            write(9, 1, 2, true),
+            write(7, 1, 3, false),
+        ],
+        faults: vec![Fault {
+            what: "no quorum".to_owned(),
+            from: 8 * SECOND,
+            until: 27 * SECOND,
+        }],
+    }
+}
+
+#[track_caller]
+fn accused(history: &History, of: Property) {
+    let found = check(history, &bounds());
+    let kinds: Vec<_> = found.iter().map(|violation| violation.property).collect();
+    assert_eq!(kinds, [of], "{found:#?}");
+    assert!(found[0].to_string().contains("lock \"a\""));
+}
+
+#[test]
+fn a_sound_history_is_accused_of_nothing() {
+    assert_eq!(check(&sound(), &bounds()), []);
+    assert_eq!(check(&History::default(), &bounds()), []);
+}
+
+#[test]
+fn x1_two_holders() {
+    let mut history = sound();
+    history.grants[0].held_until = 6 * SECOND + 1;
+    accused(&history, Property::TwoHolders);
+    // One that ended long before lies between the two that overlap.
+    let mut history = sound();
+    history.grants[0].held_until = 30 * SECOND + 1;
+    let found = check(&history, &bounds());
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn x1_a_grant_that_was_taken_away_may_believe_for_a_moment() {
+    let mut history = sound();
+    history.grants[0].held_until = 7 * SECOND;
+    history.grants[0].ending = lost(7, 20, "evicted");
+    assert_eq!(check(&history, &bounds()), []);
+}
+
+#[test]
+fn t1_a_token_that_falls_or_stays() {
+    for token in [7, 6] {
+        let mut history = sound();
+        history.grants[2].token = token;
+        accused(&history, Property::TokenFell);
+    }
+}
+
+#[test]
+fn t1_tokens_of_different_locks_are_not_compared() {
+    let mut history = sound();
+    let mut other = grant(5, 1, (40, 41));
+    other.lock = "b".to_owned();
+    history.grants.push(other);
+    assert_eq!(check(&history, &bounds()), []);
+}
+
+#[test]
+fn l1_a_loss_that_is_told_late() {
+    let mut history = sound();
+    history.grants[1].ending = lost(11, 9, "expired");
+    accused(&history, Property::LateNotice);
+}
+
+#[test]
+fn l4_what_succeeds_after_the_loss() {
+    let mut history = sound();
+    if let Ending::Lost { afterwards, .. } = &mut history.grants[1].ending {
+        afterwards.push("release()".to_owned());
+    }
+    accused(&history, Property::NotTheHolder);
+}
+
+#[test]
+fn w2_a_free_lock_that_nobody_gets() {
+    // Healed at 20 and granted at 30, where four seconds are allowed.
+    let mut history = sound();
+    history.faults[0].until = 20 * SECOND;
+    accused(&history, Property::Stalled);
+    // And one who waited in vain, after everybody else was done.
+    let mut history = sound();
+    history.waits[2].ended = 36 * SECOND;
+    accused(&history, Property::Stalled);
+}
+
+#[test]
+fn t1_a_write_that_is_lost() {
+    // Two wrote what follows the same number.
+    let mut history = sound();
+    history.writes[1].read = 0;
+    accused(&history, Property::LostUpdate);
+    // A stale token was taken.
+    let mut history = sound();
+    history.writes[2] = write(7, 2, 3, true);
+    accused(&history, Property::LostUpdate);
+}
+
+#[test]
+fn a_history_survives_being_saved() {
+    let history = sound();
+    let text = serde_json::to_string(&history).unwrap();
+    assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+}

@@ -1,0 +1,65 @@
+//! A run under faults, and its verdict.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tenure_conformance::history::{Bounds, Recorder, Workload, check};
+use tenure_core::{Client, backend::Connect};
+
+/// How long workers may hold a lock in one turn.
+const HOLD: Duration = Duration::from_millis(30);
+const LOCKS: usize = 3;
+const WORKERS: usize = 4;
+/// How late a loss may be told and a waiter served, on a machine that is busy with other things.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Faults to strike while workers of a client for each of the connectors fight over three locks.
+///
+/// `strike` blocks its thread; it takes down in the recorder what it does.
+pub(crate) async fn storm(
+    what: &str,
+    connectors: Vec<Arc<dyn Connect>>,
+    ttl: Duration,
+    strike: impl FnOnce(&Recorder) + Send + 'static,
+) {
+    let mut clients = Vec::new();
+    for connector in connectors {
+        clients.push(Client::builder(connector).ttl(ttl).connect().await.unwrap());
+    }
+    let takeover = clients[0].capabilities().takeover.of(ttl, ttl);
+    let recorder = Recorder::new();
+    let workload = Workload::start(&recorder, &clients, WORKERS, LOCKS, HOLD);
+    let faults = recorder.clone();
+    tokio::task::spawn_blocking(move || strike(&faults))
+        .await
+        .unwrap();
+    // Everything is whole again: each waiter that was in trouble must come to its turn.
+    tokio::time::sleep(takeover).await;
+    let history = workload.finish(300, 100).await.unwrap();
+    println!(
+        "{what}: {} grants, {} acquires, {} writes, {} faults",
+        history.grants.len(),
+        history.waits.len(),
+        history.writes.len(),
+        history.faults.len()
+    );
+    let violations = check(&history, &Bounds::new(takeover, SLACK));
+    if let Some(shortest) = violations.first() {
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}.json"));
+        std::fs::write(&file, serde_json::to_vec(&history).unwrap()).unwrap();
+        panic!(
+            "{what}: {} violations; the history is in {}; the shortest of them: {shortest}",
+            violations.len(),
+            file.display()
+        );
+    }
+    for client in clients {
+        client.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+/// A number below that bound, another one in each run.
+pub(crate) fn random_below(bound: usize) -> usize {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).unwrap();
+    (u64::from_ne_bytes(bytes) % bound as u64) as usize
+}
