@@ -165,7 +165,8 @@ impl Lease {
                 Err(fault) => tracing::debug!(?fault, "a keep-alive was not answered"),
             }
         }
-        let stream = self.open(link).await?;
+        // Rare, and large.
+        let stream = Box::pin(self.open(link)).await?;
         let (stream, beat) = self.beat(stream, link, clock, link.limit).await?;
         beating.stream = Some(stream);
         beating.last = Some(beat);
@@ -255,5 +256,25 @@ impl Drop for Seat {
         let mut state = self.lease.lock();
         state.seats = state.seats.saturating_sub(1);
         state.touched = state.touched.max(self.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_an_answer_of_a_term_that_is_over_proves_nothing() {
+        let beat = |trusted| Beat {
+            from: Instant::ORIGIN,
+            said: Some(Term::new(1, 7)),
+            trusted,
+        };
+        assert!(beat(false).counts(Some(Term::new(1, 7))));
+        // Another leader has come between; or another server has answered.
+        assert!(!beat(false).counts(Some(Term::new(1, 8))));
+        assert!(!beat(false).counts(Some(Term::new(2, 7))));
+        assert!(!beat(false).counts(None));
+        assert!(beat(true).counts(None));
     }
 }

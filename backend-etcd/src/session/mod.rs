@@ -62,6 +62,11 @@ impl Pool {
         if let Some(seat) = self.ready(class) {
             return Ok(seat);
         }
+        // Rare, and large.
+        Box::pin(self.make(class)).await
+    }
+
+    async fn make(&self, class: u64) -> Result<Seat, Fault> {
         let _one_at_a_time = self.granting.lock().await;
         if let Some(seat) = self.ready(class) {
             return Ok(seat);
