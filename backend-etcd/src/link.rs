@@ -65,7 +65,7 @@ struct State {
 /// A connection to one server.
 #[derive(Clone)]
 pub(crate) struct Member {
-    pub(crate) client: Client,
+    pub(crate) client: Arc<Client>,
     pub(crate) generation: u64,
     /// Whether its answers to keep-alives are believed as they are.
     pub(crate) trusted: bool,
@@ -218,7 +218,7 @@ impl Link {
         }
         let trust = self.options.keepalive_trusted;
         Ok(Member {
-            client,
+            client: Arc::new(client),
             generation,
             trusted: version.is_some_and(|version| version.is_trusted(trust)),
             window: Arc::new(Semaphore::new(WINDOW)),
