@@ -15,7 +15,7 @@ use crate::{
     error::{error, of_read},
     session::{
         Session, Settings, Use,
-        time::{SHORTEST, pace},
+        time::{pace, shortest},
     },
     wire::{
         conn::Fault,
@@ -73,14 +73,15 @@ impl Limits {
                 ),
             ));
         }
-        if self.max < tick * SHORTEST {
+        if self.max < shortest(tick) {
             return Err(error(
                 ErrorKind::Config,
                 OPERATION,
                 format!(
                     "the servers' longest session is {}, and the shortest that can be relied upon \
-                     is {SHORTEST} ticks of {}; set the option `tick` to their `tickTime`",
+                     is {} for ticks of {}; set the option `tick` to their `tickTime`",
                     show(self.max),
+                    show(shortest(tick)),
                     show(tick)
                 ),
             ));
@@ -90,7 +91,7 @@ impl Limits {
 
     pub(crate) fn capabilities(&self, settings: &Settings) -> Capabilities {
         let tick = settings.options.tick;
-        let min = (tick * SHORTEST).max(self.min).min(self.max);
+        let min = shortest(tick).max(self.min).min(self.max);
         // Counted from the last proof that the holder was told: a third of a TTL may pass before it
         // asks, and three heartbeats more (a twentieth of the TTL each, or 0.6 ticks). Then the
         // servers count the TTL, to the end of a tick.

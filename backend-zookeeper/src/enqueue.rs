@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tenure_core::{
+    clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
@@ -47,6 +48,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) attempt: AttemptId,
     /// The lock's node.
     pub(crate) lock: &'a Arc<str>,
+    /// Asked for again, it is proved anew: from then on.
+    pub(crate) anew: Option<Instant>,
 }
 
 /// A list of children, and the latest transaction that was known with it.
@@ -88,18 +91,21 @@ async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result
     let session = &core
         .session_of(attempt)
         .unwrap_or_else(|| Arc::clone(session));
+    session.want();
     let link = session.link(OPERATION, limit).await?;
     let lock: Arc<str> = core.paths.lock(&request.name).into();
     if !core.keep(attempt, session) {
         return Ok(Enqueued::Gone);
     }
     let entered = session.book().enter(attempt, &lock);
+    let known = entered == Entered::Known;
     let asking = Asking {
         core,
         session,
         link: &link,
         attempt,
         lock: &lock,
+        anew: known.then(|| core.settings.now()),
     };
     match entered {
         Entered::New => {}
@@ -442,7 +448,11 @@ impl Asking<'_> {
     /// The attempt is first: with a proof that is worth something, it is granted.
     async fn grant(&self) -> Result<Enqueued, Error> {
         let limit = self.core.settings.limit();
-        let Some(from) = self.session.wait_fresh(self.link, limit).await else {
+        let proof = match self.anew {
+            None => self.session.wait_fresh(self.link, limit).await,
+            anew => self.session.wait_proof(anew, self.link, limit).await,
+        };
+        let Some(from) = proof else {
             return Err(unanswered(OPERATION));
         };
         match granted(self.session, self.attempt, from) {
@@ -466,11 +476,7 @@ impl Asking<'_> {
 }
 
 /// The grant of an attempt that is first; `None` if it is not any more.
-pub(crate) fn granted(
-    session: &Session,
-    attempt: AttemptId,
-    from: tenure_core::clock::Instant,
-) -> Option<Grant> {
+pub(crate) fn granted(session: &Session, attempt: AttemptId, from: Instant) -> Option<Grant> {
     let mut book = session.book();
     let entry = book.get_mut(attempt)?;
     if !matches!(entry.place, Place::First) {
@@ -481,7 +487,7 @@ pub(crate) fn granted(
 }
 
 /// What a waiter is told.
-pub(crate) fn told(ahead: &Ahead, from: tenure_core::clock::Instant) -> Waiting {
+pub(crate) fn told(ahead: &Ahead, from: Instant) -> Waiting {
     Waiting::new(from, StoreTime::new(ahead.as_of))
         .with_ahead(ahead.count)
         .with_holder(ahead.holder.clone())

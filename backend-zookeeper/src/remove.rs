@@ -25,7 +25,8 @@ use crate::{
     enqueue::{listing, two},
     error::{of_read, of_write, unanswered},
     paths,
-    session::{Link, Session, book::Place, time::until},
+    queue::in_order,
+    session::{Link, book::Place, time::until},
     wire::{
         conn::Fault,
         proto::{Code, Request},
@@ -41,7 +42,7 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
         core.fence(attempt);
     }
     let Some(session) = core.session_of(attempt) else {
-        return Ok(Removed::Absent);
+        return of_others(core, request).await;
     };
     let (node, place, lock) = {
         let mut book = session.book();
@@ -64,6 +65,10 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
         return Ok(Removed::Absent);
     }
     let limit = core.settings.limit();
+    if session.up().is_none() {
+        // One that lapses is taken up again, to be told that it is gone.
+        session.want();
+    }
     let link = match session.link(OPERATION, limit).await {
         Ok(link) => link,
         Err(_) if session.is_over() => {
@@ -75,7 +80,10 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
     let clock = &*core.settings.context.clock;
     let found = match &node {
         Some(node) => until(clock, limit, delete(&link, node)).await,
-        None => until(clock, limit, search(&session, &link, &lock, attempt)).await,
+        None => {
+            let found = until(clock, limit, search(&link, &lock, attempt)).await;
+            found.map(|found| found.map(|first| first.is_some()))
+        }
     };
     match found {
         None => Err(unanswered(OPERATION)),
@@ -95,6 +103,20 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
     }
 }
 
+/// Removes an attempt that is none of this client's, or was removed before.
+async fn of_others(core: &Core, request: &Remove) -> Result<Removed, Error> {
+    let limit = core.settings.limit();
+    let link = core.looking(OPERATION).await?;
+    let lock = core.paths.lock(&request.name);
+    let clock = &*core.settings.context.clock;
+    let found = until(clock, limit, search(&link, &lock, request.attempt)).await;
+    match found.ok_or_else(|| unanswered(OPERATION))?? {
+        None => Ok(Removed::Absent),
+        Some(true) => Ok(Removed::AsHolder),
+        Some(false) => Ok(Removed::AsWaiter),
+    }
+}
+
 /// Deletes a node; `false` if it was not there.
 async fn delete(link: &Link, node: &str) -> Result<bool, Error> {
     match link.conn.call(Request::delete(node)).await {
@@ -104,13 +126,8 @@ async fn delete(link: &Link, node: &str) -> Result<bool, Error> {
     }
 }
 
-/// Looks for the nodes of an attempt whose enqueue was not answered, and deletes them.
-async fn search(
-    session: &Session,
-    link: &Link,
-    lock: &str,
-    attempt: AttemptId,
-) -> Result<bool, Error> {
+/// Looks for the nodes of an attempt, and deletes them. Tells whether one of them was first.
+async fn search(link: &Link, lock: &str, attempt: AttemptId) -> Result<Option<bool>, Error> {
     let failed = |fault| of_read(OPERATION, lock, fault);
     let sent = link
         .conn
@@ -119,16 +136,15 @@ async fn search(
     synced.get().await.map_err(failed)?;
     let names = match listing(listed).await {
         Ok((_, names)) => names,
-        Err(Fault::Refused(Code::NoNode)) => return Ok(false),
+        Err(Fault::Refused(Code::NoNode)) => return Ok(None),
         Err(fault) => return Err(failed(fault)),
     };
-    let mut found = false;
-    for name in names {
-        // The id is this attempt's alone, so that whatever is called so is its own.
-        if paths::attempt(&name) == Some(attempt) {
-            found |= delete(link, &format!("{lock}/{name}")).await?;
+    let mut found = None;
+    // The id is this attempt's alone, so that whatever is called so is its own.
+    for (at, name) in in_order(&names).into_iter().enumerate() {
+        if paths::attempt(name) == Some(attempt) && delete(link, &format!("{lock}/{name}")).await? {
+            found = Some(found == Some(true) || at == 0);
         }
     }
-    session.ring();
     Ok(found)
 }

@@ -63,6 +63,7 @@ async fn renew_part(
     split: bool,
 ) -> Vec<(usize, Renewed)> {
     let limit = core.settings.limit();
+    session.want();
     let link = match session.link(OPERATION, limit).await {
         Ok(link) => link,
         Err(error) => return without(session, part, &error),
@@ -74,7 +75,8 @@ async fn renew_part(
         .map(|(_, entry)| entry)
         .filter(|entry| entry.token.is_none() && needs_look(session, entry.attempt))
         .collect();
-    let at_once = looking.len() == part.len();
+    // Who waits wants to know whether its turn has come, and not a newer proof.
+    let at_once = part.iter().all(|(_, entry)| entry.token.is_none());
     let mut looks = JoinSet::new();
     for entry in looking {
         let (core, session, link) = (Arc::clone(core), Arc::clone(session), link.clone());
@@ -94,7 +96,7 @@ async fn renew_part(
         return without(session, part, &unanswered(OPERATION));
     }
     let proof = if at_once {
-        session.wait_fresh(&link, limit).await
+        session.wait_young(&link, limit).await
     } else {
         let newest = newest_told(session, &part);
         session.wait_proof(newest, &link, limit).await
@@ -147,6 +149,7 @@ async fn look(core: &Core, session: &Arc<Session>, link: &Link, entry: &Renewal)
         link,
         attempt: entry.attempt,
         lock: &lock,
+        anew: None,
     };
     match asking.stand(None, false).await {
         Ok(Stood::First) => granted(session, entry.attempt, session.fresh_proof()?),

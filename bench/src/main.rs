@@ -1,88 +1,68 @@
-//! How fast locks on Redis are: `tenure` beside the store's own requests (the floor) and beside
-//! rslock, interleaved in one run on one server, so that drift of the machine hits all alike. Only
-//! the ratios mean anything.
+//! How fast locks are: `tenure` beside the store's own requests (the floor) and beside other
+//! libraries, interleaved in one run on one server, so that drift of the machine hits all alike.
+//! Only the ratios mean anything.
 //!
-//! `cargo run --release -p tenure-bench` takes about a minute.
+//! `cargo run --release -p tenure-bench` takes some minutes; `... -- redis`, `etcd` or `zookeeper`
+//! measures on that store alone, and a second word names the only contender; `held` as the second
+//! word measures the memory of 10,000 held locks instead.
 
 mod contender;
+mod etcd;
+mod held;
+mod redis;
+mod table;
 mod work;
+mod zookeeper;
 
 use std::{sync::Arc, time::Duration};
 
-use contender::{Contender, Failure, Floor, Memory, Rslock, Tenure};
-use tenure_test_servers::redis::Server;
+use contender::{Failure, Memory, Store};
+use table::Table;
 
 /// Rounds in which each contender has its turn.
 const ROUNDS: usize = 7;
 
-/// One measurement of every contender, a number per round.
-struct Table {
-    title: &'static str,
-    unit: &'static str,
-    rows: Vec<(&'static str, Vec<f64>)>,
-}
-
-impl Table {
-    fn new(title: &'static str, unit: &'static str) -> Self {
-        let rows = Vec::new();
-        Self { title, unit, rows }
-    }
-
-    fn add(&mut self, who: &'static str, value: f64) {
-        match self.rows.iter_mut().find(|(name, _)| *name == who) {
-            Some((_, values)) => values.push(value),
-            None => self.rows.push((who, vec![value])),
-        }
-    }
-
-    /// Each row's median over the rounds, and its ratio to every other row's, round by round.
-    fn show(&self) {
-        println!(
-            "\n{} ({}; median of {ROUNDS} rounds)",
-            self.title, self.unit
-        );
-        for (who, values) in &self.rows {
-            print!("  {who:<8} {:>10.1}", median(values.clone()));
-            for (other, theirs) in self.rows.iter().filter(|(other, _)| other != who) {
-                let ratios = values
-                    .iter()
-                    .zip(theirs)
-                    .map(|(ours, theirs)| ours / theirs);
-                print!("   {:.2} x {other}", median(ratios.collect()));
-            }
-            println!();
-        }
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
+const STORES: [&str; 3] = ["redis", "etcd", "zookeeper"];
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let server = Server::builder().start()?;
-    let version = server.info("redis_version")?.unwrap_or_default();
-    println!("redis {version} without persistence, on loopback");
-    let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&server.url()).await?),
-        Arc::new(Tenure::connect(&server.url()).await?),
-        Arc::new(Rslock::connect(&server.url())?),
-        Arc::new(Memory::connect().await?),
-    ];
+    let mut words = std::env::args().skip(1);
+    let (store, only) = (words.next(), words.next());
+    if let Some(unknown) = store.as_deref().filter(|word| !STORES.contains(word)) {
+        return Err(format!("no store {unknown}; there are {}", STORES.join(", ")).into());
+    }
+    for name in STORES {
+        if store.as_deref().is_none_or(|store| store == name) {
+            let store = match name {
+                "redis" => redis::start().await?,
+                "etcd" => etcd::start().await?,
+                _ => zookeeper::start().await?,
+            };
+            if only.as_deref() == Some("held") {
+                let bytes = held::per_lock(&store.url).await?;
+                println!("{}: {bytes:.0} bytes of memory for a held lock", store.what);
+            } else {
+                measure(store, only.as_deref()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn measure(mut store: Store, only: Option<&str>) -> Result<(), Failure> {
+    println!("\n{}, on loopback", store.what);
+    store.contenders.push(Arc::new(Memory::connect().await?));
     let mut alone = Table::new("acquire + release, alone", "us");
     let mut many = Table::new("acquire + release, 64 tasks with a lock each", "pairs/s");
     let mut one = Table::new("16 tasks, one lock", "hand-overs/s");
     let mut wait = Table::new("16 tasks, one lock: longest wait", "ms");
-    let only = std::env::args().nth(1);
     for round in 0..=ROUNDS {
-        for contender in &contenders {
-            if only.as_deref().is_some_and(|only| only != contender.name()) {
+        for contender in &store.contenders {
+            if only.is_some_and(|only| only != contender.name()) {
                 continue;
             }
             let name = contender.name();
-            let latency = work::alone(&**contender, 1_500).await?;
+            let latency = work::alone(&**contender, Duration::from_millis(700)).await?;
             let pairs = work::many(contender, 64, Duration::from_millis(700)).await?;
             let fight = if contender.waits() {
                 Some(work::one(contender, 16, Duration::from_millis(900)).await?)
@@ -102,7 +82,7 @@ async fn main() -> Result<(), Failure> {
         }
     }
     for table in [alone, many, one, wait] {
-        table.show();
+        table.show(ROUNDS);
     }
     Ok(())
 }

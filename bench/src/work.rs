@@ -17,16 +17,17 @@ fn now() -> Instant {
     SystemClock.now()
 }
 
-/// The median of one turn after the other.
-pub(crate) async fn alone(contender: &dyn Contender, turns: usize) -> Result<Duration, Failure> {
-    let mut times = Vec::with_capacity(turns);
-    for _ in 0..turns {
+/// The median of one turn after the other, for that long.
+pub(crate) async fn alone(contender: &dyn Contender, span: Duration) -> Result<Duration, Failure> {
+    let begin = now();
+    let mut times = Vec::new();
+    while times.is_empty() || now().since(begin) < span {
         let start = now();
         contender.turn("alone").await?;
         times.push(now().since(start));
     }
     times.sort();
-    Ok(times.get(turns / 2).copied().unwrap_or_default())
+    Ok(times.get(times.len() / 2).copied().unwrap_or_default())
 }
 
 /// Turns in a second of so many tasks that never meet.

@@ -61,7 +61,7 @@ fn x1_t1_sixteen_processes_count_to_3200_with_tokens_in_order() {
             let mut command = std::process::Command::new(std::env::current_exe().unwrap());
             command
                 .args(["--exact", "--ignored", "a_process_that_counts"])
-                .env("TENURE__BACKEND__URL", place.url())
+                .envs(place.environment())
                 .env("COUNTER_PLACE", place.path("."));
             Running::start(command)
         })
@@ -91,7 +91,7 @@ fn x1_t1_shell_loops_count_with_tokens_in_order() {
         .map(|_| {
             let mut command = std::process::Command::new("sh");
             command.args(["-c", &script]).current_dir(place.path("."));
-            command.env("TENURE__BACKEND__URL", place.url());
+            command.envs(place.environment());
             Running::start(command)
         })
         .collect();

@@ -406,7 +406,7 @@ fn nohup_keeps_its_meaning() {
         "echo $$ > leader; sleep 1; exit 6",
     ]);
     command
-        .env("TENURE__BACKEND__URL", place.url())
+        .envs(place.environment())
         .current_dir(place.path("."));
     command.stdin(std::process::Stdio::null());
     let holder = Running::start(command);

@@ -56,7 +56,7 @@ impl Session {
         command
             .args(["--exact", "--ignored", "a_session"])
             .env("SESSION_TERMINAL", name)
-            .env("TENURE__BACKEND__URL", place.url())
+            .envs(place.environment())
             .env("TENURE", env!("CARGO_BIN_EXE_tenure"))
             .stdin(Stdio::null())
             .current_dir(place.path("."));

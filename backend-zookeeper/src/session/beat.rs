@@ -49,6 +49,7 @@ impl Session {
         let mut chain = Chain::new(tick);
         let mut busy = self.settings.now();
         loop {
+            self.until_wanted().await;
             let sent = self.settings.now();
             // The same path for all: what is read is of no interest, only that it is.
             let beat = link

@@ -109,6 +109,8 @@ pub(crate) struct Session {
     /// Rung when there are nodes to be watched.
     bell: Notify,
     closing: watch::Sender<bool>,
+    /// When the core last asked for anything that this session is to live for.
+    wanted: watch::Sender<Instant>,
 }
 
 impl fmt::Debug for Session {
@@ -134,6 +136,7 @@ impl Session {
             book: Mutex::default(),
             bell: Notify::new(),
             closing: watch::Sender::new(false),
+            wanted: watch::Sender::new(settings.now()),
         });
         tokio::spawn(run::run(Arc::clone(&session)));
         session
@@ -204,6 +207,30 @@ impl Session {
         }
     }
 
+    /// The core asks for what this session is to live for: an enqueue, a renewal, a report.
+    pub(crate) fn want(&self) {
+        self.wanted.send_replace(self.settings.now());
+    }
+
+    /// Whether the session is to be kept alive. One whose attempts nobody renews any more lapses as
+    /// they would have: when to renew is not for a session to decide. Two renewals that get lost
+    /// take up to a TTL, of which it stays alive for the first half by its heartbeats, and for
+    /// another TTL without them.
+    fn is_wanted(&self) -> bool {
+        let quiet = self.settings.now().since(*self.wanted.borrow());
+        self.purpose == Use::Looking || quiet < self.ttl / 2 || self.book().len() == 0
+    }
+
+    /// Returns once the session is to be kept alive again.
+    async fn until_wanted(&self) {
+        let mut wanted = self.wanted.subscribe();
+        while !self.is_wanted() {
+            if wanted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The newest proof.
     pub(crate) fn proved(&self) -> Option<Instant> {
         *self.proved.borrow()
@@ -231,6 +258,13 @@ impl Session {
             return Some(from);
         }
         let oldest = self.settings.now().before(self.ttl / 2);
+        self.wait_proof(Some(oldest), link, limit).await
+    }
+
+    /// Waits for a proof that is young enough for a report: with an older one the core would report
+    /// again at once.
+    pub(crate) async fn wait_young(&self, link: &Link, limit: Instant) -> Option<Instant> {
+        let oldest = self.settings.now().before(self.ttl / 4);
         self.wait_proof(Some(oldest), link, limit).await
     }
 

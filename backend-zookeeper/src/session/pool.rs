@@ -45,24 +45,15 @@ impl Pool {
         })
     }
 
-    /// A session to look at locks with. It asks for the longest life that there is.
+    /// A session to look at locks with. It asks for the longest life that there is. Not one with
+    /// locks: to look would keep it alive.
     pub(crate) fn looking(&self) -> Option<Arc<Session>> {
-        self.with(|sessions, settings| {
-            // One that is connected anyhow will do.
-            let ready = sessions
-                .by_ttl
-                .values()
-                .find(|session| session.up().is_some());
-            if let Some(session) = ready {
-                return Arc::clone(session);
-            }
-            match &sessions.looking {
-                Some(session) if !session.is_over() => Arc::clone(session),
-                _ => {
-                    let longest = Duration::from_millis(i32::MAX as u64);
-                    let session = Session::begin(settings, longest, Use::Looking);
-                    Arc::clone(sessions.looking.insert(session))
-                }
+        self.with(|sessions, settings| match &sessions.looking {
+            Some(session) if !session.is_over() => Arc::clone(session),
+            _ => {
+                let longest = Duration::from_millis(i32::MAX as u64);
+                let session = Session::begin(settings, longest, Use::Looking);
+                Arc::clone(sessions.looking.insert(session))
             }
         })
     }

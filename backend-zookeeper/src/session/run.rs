@@ -38,8 +38,20 @@ pub(super) async fn run(session: Arc<Session>) {
     let mut closing = session.closing.subscribe();
     let mut last_up = began;
     loop {
+        // To take it up again prolongs it, so that this has to be wanted, too.
+        let lapsed = last_up + 2 * (session.granted() + session.settings.options.tick);
+        let again = async {
+            if pass.id != 0
+                && until(&*clock, lapsed, session.until_wanted())
+                    .await
+                    .is_none()
+            {
+                return Round::Gone;
+            }
+            round(&session, pass, seen).await
+        };
         let round = tokio::select! {
-            round = round(&session, pass, seen) => round,
+            round = again => round,
             _ = closing.wait_for(|closing| *closing) => return session.lost(LossReason::Closed),
         };
         let (opened, asked) = match round {

@@ -191,9 +191,11 @@ impl Job<'_> {
         signals: &mut Listener,
         record: &mut Record,
     ) -> Result<Finish, Failure> {
-        // A grant that came by push counts from an old report: the command would start with little
-        // time before its deadline.
-        let proved = if queued {
+        // A grant that was waited for counts from an old report: the command might start with little
+        // time before its deadline. Where there is enough of it, a new proof may take longer than
+        // it is worth (on ZooKeeper some ticks).
+        let short = guard.remaining() < guard.ttl() * 3 / 5;
+        let proved = if queued && short {
             guard.renew().await
         } else {
             guard.check().map(|_| ())

@@ -28,7 +28,7 @@ use nix::{
     unistd::Pid,
 };
 use tenure::clock::{Clock, Instant, SystemClock};
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{etcd, redis, zookeeper};
 
 /// How long a condition may take to come about on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,36 +53,70 @@ pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() 
 }
 
 /// The kind of store that the tests of this run use: `file`, or what `TENURE_TEST_STORE` names.
-fn store(dir: &Path) -> String {
-    match std::env::var("TENURE_TEST_STORE").as_deref() {
+/// One server for all tests of a process; each of them has a part of it to itself.
+fn store(dir: &Path) -> Store {
+    static NUMBERS: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let mut variables = Vec::new();
+    let url = match std::env::var("TENURE_TEST_STORE").as_deref() {
         Err(_) | Ok("file") => format!("file:{}", dir.join("locks").display()),
         Ok("redis") => {
-            // One server for all tests of a process, and a database of it for each.
-            static SERVER: OnceLock<Server> = OnceLock::new();
-            static DATABASES: AtomicU32 = AtomicU32::new(0);
+            static SERVER: OnceLock<redis::Server> = OnceLock::new();
             let server = SERVER.get_or_init(|| {
-                let server = Server::builder().config("databases", "10000");
+                let server = redis::Server::builder().config("databases", "10000");
                 server.start().unwrap()
             });
-            let number = DATABASES.fetch_add(1, Ordering::Relaxed);
             format!("{}/{number}", server.url())
         }
-        Ok(other) => panic!("TENURE_TEST_STORE is file or redis, not {other}"),
+        Ok("etcd") => {
+            // There are no parts but the namespaces, which the tests use themselves.
+            let server = etcd::Server::builder().start().unwrap();
+            let url = server.url();
+            return Store {
+                url,
+                variables,
+                _server: Some(server),
+            };
+        }
+        Ok("zookeeper") => {
+            static SERVER: OnceLock<zookeeper::Server> = OnceLock::new();
+            let tick = Duration::from_millis(300);
+            let server = SERVER.get_or_init(|| {
+                let server = zookeeper::Server::builder().tick(tick);
+                let server = server.config("maxSessionTimeout", "3600000");
+                server.config("maxClientCnxns", "0").start().unwrap()
+            });
+            variables.push(("TENURE__BACKEND__OPTIONS__TICK", "300ms".to_owned()));
+            format!("{}/{number}", server.url())
+        }
+        Ok(other) => panic!("TENURE_TEST_STORE is file, redis, etcd or zookeeper, not {other}"),
+    };
+    Store {
+        url,
+        variables,
+        _server: None,
     }
+}
+
+#[derive(Debug)]
+struct Store {
+    url: String,
+    variables: Vec<(&'static str, String)>,
+    _server: Option<etcd::Server>,
 }
 
 /// A directory, and a store of its own.
 #[derive(Debug)]
 pub struct Place {
     dir: tempfile::TempDir,
-    url: String,
+    store: Store,
 }
 
 impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let url = store(dir.path());
-        Self { dir, url }
+        let store = store(dir.path());
+        Self { dir, store }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -90,15 +124,20 @@ impl Place {
     }
 
     pub fn url(&self) -> String {
-        self.url.clone()
+        self.store.url.clone()
+    }
+
+    /// The variables that name the store.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut variables = self.store.variables.clone();
+        variables.push(("TENURE__BACKEND__URL", self.url()));
+        variables
     }
 
     /// The command with this store.
     pub fn tenure(&self, arguments: &[&str]) -> Command {
         let mut command = bare();
-        command
-            .env("TENURE__BACKEND__URL", self.url())
-            .args(arguments);
+        command.envs(self.environment()).args(arguments);
         command.current_dir(self.dir.path());
         command
     }
@@ -342,9 +381,7 @@ pub fn copied(place: &Place, arguments: &[&str]) -> Command {
     assert!(copy.unwrap().success());
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
-    command
-        .env("TENURE__BACKEND__URL", place.url())
-        .args(arguments);
+    command.envs(place.environment()).args(arguments);
     command.current_dir(place.path(".")).stdin(Stdio::null());
     command
 }

@@ -1,0 +1,126 @@
+//! etcd: its own requests, and the lock service of the server as `etcd-client` calls it.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
+use tenure_test_servers::etcd::Server;
+
+use crate::contender::{Contender, Failure, Store, Tenure};
+
+/// Leases are granted for as long as a run may last: nobody here but `tenure` renews.
+const LEASE: i64 = 3_600;
+
+/// One member that writes to the disk, and those who lock on it.
+pub(crate) async fn start() -> Result<Store, Failure> {
+    let disk = tempfile::tempdir()?;
+    // The servers of tests keep their files in memory.
+    let directory = format!("--data-dir={}", disk.path().display());
+    let server = Server::builder().flag(&directory).start()?;
+    let endpoint = server.address();
+    let contenders: Vec<Arc<dyn Contender>> = vec![
+        Arc::new(Floor::connect(&endpoint).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(Service::connect(&endpoint).await?),
+    ];
+    let what = format!("etcd {}, one member, on disk", server.version()?);
+    Ok(Store::new(what, server.url(), contenders, (server, disk)))
+}
+
+/// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
+struct Floor {
+    client: Client,
+    lease: i64,
+    next: AtomicU64,
+}
+
+impl Floor {
+    async fn connect(endpoint: &str) -> Result<Self, Failure> {
+        let mut client = Client::connect([endpoint], None).await?;
+        let lease = client.lease_grant(LEASE, None).await?.id();
+        let next = AtomicU64::new(0);
+        Ok(Self {
+            client,
+            lease,
+            next,
+        })
+    }
+}
+
+#[async_trait]
+impl Contender for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
+    fn waits(&self) -> bool {
+        false
+    }
+
+    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+        let mut client = self.client.kv_client();
+        let key = format!("floor/{lock}");
+        let value = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let options = PutOptions::new().with_lease(self.lease);
+        let put = Txn::new()
+            .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key.clone(), value, Some(options))]);
+        if !client.txn(put).await?.succeeded() {
+            return Err("the lock is taken".into());
+        }
+        if client.delete(key, None).await?.deleted() == 1 {
+            Ok(())
+        } else {
+            Err("the lock was lost".into())
+        }
+    }
+}
+
+/// `Client::lock()` with a lease that is ready. Two calls with one lease do not exclude each other,
+/// so each turn takes one of its own from a store of them.
+struct Service {
+    client: Client,
+    leases: Mutex<Vec<i64>>,
+}
+
+impl Service {
+    async fn connect(endpoint: &str) -> Result<Self, Failure> {
+        let mut client = Client::connect([endpoint], None).await?;
+        let mut leases = Vec::new();
+        for _ in 0..64 {
+            leases.push(client.lease_grant(LEASE, None).await?.id());
+        }
+        let leases = Mutex::new(leases);
+        Ok(Self { client, leases })
+    }
+
+    fn leases(&self) -> std::sync::MutexGuard<'_, Vec<i64>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Contender for Service {
+    fn name(&self) -> &'static str {
+        "etcd-client lock()"
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+
+    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+        let lease = self.leases().pop().ok_or("more tasks than leases")?;
+        let mut client = self.client.lock_client();
+        let options = LockOptions::new().with_lease(lease);
+        let locked = client
+            .lock(format!("service/{lock}"), Some(options))
+            .await?;
+        client.unlock(locked.key()).await?;
+        self.leases().push(lease);
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Redis: its own requests, and rslock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+};
+use tenure_test_servers::redis::Server;
+
+use crate::contender::{Contender, Failure, Store, TTL, Tenure};
+
+/// A server without persistence, and those who lock on it.
+pub(crate) async fn start() -> Result<Store, Failure> {
+    let server = Server::builder().start()?;
+    let version = server.info("redis_version")?.unwrap_or_default();
+    let contenders: Vec<Arc<dyn Contender>> = vec![
+        Arc::new(Floor::connect(&server.url()).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(Rslock::connect(&server.url())?),
+    ];
+    Ok(Store::new(
+        format!("redis {version} without persistence"),
+        server.url(),
+        contenders,
+        server,
+    ))
+}
+
+/// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.
+pub(crate) struct Floor {
+    connection: MultiplexedConnection,
+    script: redis::Script,
+    next: AtomicU64,
+}
+
+impl Floor {
+    pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
+        let settings = TcpSettings::default().set_nodelay(true);
+        let info = url.into_connection_info()?.set_tcp_settings(settings);
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(TTL));
+        let client = Client::open(info)?;
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let script = redis::Script::new(
+            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end \
+             return 0",
+        );
+        let next = AtomicU64::new(0);
+        Ok(Self {
+            connection,
+            script,
+            next,
+        })
+    }
+}
+
+#[async_trait]
+impl Contender for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
+    fn waits(&self) -> bool {
+        false
+    }
+
+    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+        let mut connection = self.connection.clone();
+        let id = format!("{:032x}", self.next.fetch_add(1, Ordering::Relaxed));
+        let mut set = redis::cmd("SET");
+        set.arg(lock).arg(&id).arg("NX").arg("PX").arg(30_000);
+        let answer: Option<String> = set.query_async(&mut connection).await?;
+        if answer.is_none() {
+            return Err("the lock is taken".into());
+        }
+        let gone: i64 = self
+            .script
+            .key(lock)
+            .arg(&id)
+            .invoke_async(&mut connection)
+            .await?;
+        if gone == 1 {
+            Ok(())
+        } else {
+            Err("the lock was lost".into())
+        }
+    }
+}
+
+/// rslock 0.10 with its own settings for waiting: a try every 0 to 200 ms.
+pub(crate) struct Rslock(rslock::LockManager);
+
+impl Rslock {
+    pub(crate) fn connect(url: &str) -> Result<Self, Failure> {
+        let settings = TcpSettings::default().set_nodelay(true);
+        let info = url.into_connection_info()?.set_tcp_settings(settings);
+        let clients = vec![Client::open(info)?];
+        Ok(Self(rslock::LockManager::from_clients(clients)))
+    }
+}
+
+#[async_trait]
+impl Contender for Rslock {
+    fn name(&self) -> &'static str {
+        "rslock"
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+
+    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+        let guard = self.0.acquire(lock, TTL).await?;
+        guard.release().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Workers fight over locks on three servers while these are killed, stopped and restarted; the
+//! history must show no violation.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod storm;
+mod strikes;
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    registry::Factory,
+    settings::{Options, Settings, StoreUrl, Value},
+};
+use tenure_test_servers::zookeeper::Cluster;
+use tenure_zookeeper::ZooKeeperFactory;
+
+use crate::strikes::Members;
+
+const TTL: Duration = Duration::from_secs(2);
+
+impl Members for Cluster {
+    fn leader(&self) -> Option<usize> {
+        Self::leader(self).ok()
+    }
+
+    fn kill(&self, member: usize) {
+        self.server(member).kill();
+    }
+
+    fn restart(&self, member: usize) {
+        self.server(member).restart().unwrap();
+    }
+
+    fn pause(&self, member: usize) {
+        self.server(member).pause().unwrap();
+    }
+
+    fn resume(&self, member: usize) {
+        self.server(member).resume().unwrap();
+    }
+
+    fn wait_whole(&self, bound: Duration) {
+        self.wait_healthy(bound).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_violation_while_members_are_killed_and_stopped() {
+    let cluster = Arc::new(Cluster::builder().start().unwrap());
+    let url = StoreUrl::parse(&cluster.url()).unwrap();
+    // The servers' own, in the tests.
+    let tick = Options::new().with("tick", Value::from("100ms"), "the test");
+    let settings = Settings::new(url).with_options(tick);
+    let connectors = (0..3)
+        .map(|_| ZooKeeperFactory::new().open(&settings).unwrap())
+        .collect();
+    let struck = Arc::clone(&cluster);
+    storm::storm("stress-zookeeper", connectors, TTL, move |recorder| {
+        strikes::strike(&*struck, recorder, TTL, 6);
+    })
+    .await;
+}

@@ -1,0 +1,62 @@
+//! The suite on three ZooKeeper servers, below a chroot.
+#![expect(
+    clippy::expect_used,
+    reason = "a server that is missing fails the run, with what to install"
+)]
+
+mod site;
+
+use std::process::ExitCode;
+
+use site::{Access, Deployment, ZooKeeper};
+use tenure_test_servers::zookeeper::{Cluster, Server};
+
+const ROOT: &str = "/app/locks";
+
+struct Three(Cluster);
+
+impl Deployment for Three {
+    fn access(&self) -> Access {
+        Access {
+            url: format!("{}{ROOT}", self.0.url().trim_end_matches('/')),
+            ..Access::default()
+        }
+    }
+
+    fn plain(&self) -> String {
+        let servers = self.0.servers().iter();
+        let addresses: Vec<String> = servers.map(|server| server.address()).collect();
+        addresses.join(",")
+    }
+
+    fn root(&self) -> &'static str {
+        ROOT
+    }
+}
+
+fn main() -> ExitCode {
+    let start = || {
+        Three(
+            Cluster::builder()
+                .members(Server::builder().config("maxSessionTimeout", "60000"))
+                .start()
+                .expect("three ZooKeeper servers"),
+        )
+    };
+    let ignored = &[
+        ("secrets::show_nowhere", "these servers ask for no password"),
+        (
+            "exclusion::silent_holder_is_succeeded",
+            "locks of one client share a session",
+        ),
+        (
+            "waiting::dead_waiter_delays_patient_ones_no_more",
+            "locks of one client share a session",
+        ),
+        (
+            "capabilities::requirements_are_checked",
+            "it has all that can be required",
+        ),
+    ];
+    tenure_conformance::main(ZooKeeper::new("zookeeper cluster", start, ignored))
+}

@@ -1,0 +1,54 @@
+//! The suite on one ZooKeeper server.
+#![expect(
+    clippy::expect_used,
+    reason = "a server that is missing fails the run, with what to install"
+)]
+
+mod site;
+
+use std::process::ExitCode;
+
+use site::{Access, Deployment, ZooKeeper};
+use tenure_test_servers::zookeeper::Server;
+
+struct Single(Server);
+
+impl Deployment for Single {
+    fn access(&self) -> Access {
+        Access {
+            url: self.0.url(),
+            ..Access::default()
+        }
+    }
+
+    fn plain(&self) -> String {
+        self.0.address()
+    }
+}
+
+fn main() -> ExitCode {
+    let start = || {
+        Single(
+            Server::builder()
+                .config("maxSessionTimeout", "60000")
+                .start()
+                .expect("a ZooKeeper server"),
+        )
+    };
+    let ignored = &[
+        ("secrets::show_nowhere", "this server asks for no password"),
+        (
+            "exclusion::silent_holder_is_succeeded",
+            "locks of one client share a session",
+        ),
+        (
+            "waiting::dead_waiter_delays_patient_ones_no_more",
+            "locks of one client share a session",
+        ),
+        (
+            "capabilities::requirements_are_checked",
+            "it has all that can be required",
+        ),
+    ];
+    tenure_conformance::main(ZooKeeper::new("zookeeper", start, ignored))
+}
