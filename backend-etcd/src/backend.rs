@@ -144,8 +144,31 @@ impl Core {
         self.context.clock.now()
     }
 
+    /// Carries out a transaction.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
-        let response = self.link.call(txn, |member, txn| async move {
+        self.txn_within(self.link.limit, txn).await
+    }
+
+    /// Carries out a transaction that will be asked for again if it is not answered: then it is better
+    /// not to wait for a server that has stopped.
+    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<Answer, Fault> {
+        self.txn_within(self.link.patience(), txn).await
+    }
+
+    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
+        let response = self.link.call(limit, txn, |member, txn| async move {
+            let client = member.client.kv_client();
+            client
+                .max_decoding_message_size(LARGEST_ANSWER)
+                .txn(txn)
+                .await
+        });
+        Answer::new(&response.await?)
+    }
+
+    /// Carries out a transaction that writes nothing.
+    pub(crate) async fn look(&self, txn: Txn) -> Result<Answer, Fault> {
+        let response = self.link.ask_around(txn, |member, txn| async move {
             let client = member.client.kv_client();
             client
                 .max_decoding_message_size(LARGEST_ANSWER)
@@ -162,7 +185,7 @@ impl Core {
     ) -> Result<GetResponse, Fault> {
         let request = (key.into(), options);
         self.link
-            .call(request, |member, (key, options)| async move {
+            .ask_around(request, |member, (key, options)| async move {
                 let client = member.client.kv_client();
                 let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
                 client.get(key, Some(options)).await

@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,10 @@ use tenure_core::{
     backend::{BackendEvent, EventSink},
     error::ErrorKind,
 };
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
 
 use crate::{
     config::{Options, Target},
@@ -31,13 +34,17 @@ use crate::{
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
+/// So many requests are under way to a server at once. More would only wait there, for longer than a
+/// server that works may take.
+const WINDOW: usize = 256;
+
 /// The servers of a store.
 pub(crate) struct Link {
     target: Target,
     options: Options,
     events: EventSink,
     /// After that nobody waits for an answer any more.
-    limit: Duration,
+    pub(crate) limit: Duration,
     patience: AtomicU64,
     state: Mutex<State>,
     opening: tokio::sync::Mutex<()>,
@@ -58,10 +65,12 @@ struct State {
 /// A connection to one server.
 #[derive(Clone)]
 pub(crate) struct Member {
-    pub(crate) client: Client,
+    pub(crate) client: Arc<Client>,
     pub(crate) generation: u64,
     /// Whether its answers to keep-alives are believed as they are.
     pub(crate) trusted: bool,
+    /// How many more requests may be under way to it.
+    window: Arc<Semaphore>,
 }
 
 impl Link {
@@ -209,16 +218,18 @@ impl Link {
         }
         let trust = self.options.keepalive_trusted;
         Ok(Member {
-            client,
+            client: Arc::new(client),
             generation,
             trusted: version.is_some_and(|version| version.is_trusted(trust)),
+            window: Arc::new(Semaphore::new(WINDOW)),
         })
     }
 
-    /// Asks the server in use. One that cannot be reached, or refuses because of its own state, is
+    /// Asks the server in use, and waits so long for its answer. One that cannot be reached, or refuses because of its own state, is
     /// passed over: the request has had no effect there.
     pub(crate) async fn call<T, R, F>(
         &self,
+        limit: Duration,
         request: R,
         ask: impl Fn(Member, R) -> F,
     ) -> Result<T, Fault>
@@ -231,17 +242,64 @@ impl Link {
             let member = self.member().await?;
             // The library's futures are large, and this one becomes a part of many others.
             let asking = Box::pin(ask(member.clone(), request.clone()));
-            match self.patiently(&member, asking).await {
+            match self.patiently(&member, limit, asking).await {
                 Err(fault) if fault.may_go_elsewhere() && tries > 0 => tries -= 1,
                 answer => return answer,
             }
         }
     }
 
-    /// Waits for an answer of this server, and puts it under suspicion if that takes long.
+    /// Asks one server after the other until one answers: for requests that do no harm if they are
+    /// carried out more than once.
+    pub(crate) async fn ask_around<T, R, F>(
+        &self,
+        request: R,
+        ask: impl Fn(Member, R) -> F,
+    ) -> Result<T, Fault>
+    where
+        R: Clone,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut tries = self.target.len();
+        loop {
+            let Some((member, _window)) = self.enter().await? else {
+                continue;
+            };
+            let asking = Box::pin(ask(member.clone(), request.clone()));
+            let limit = if tries > 0 {
+                self.patience()
+            } else {
+                self.limit
+            };
+            match self.patiently(&member, limit, asking).await {
+                Err(fault) if fault.blames_server() && tries > 0 => tries -= 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The server in use, and the right to ask it something. `None` if while that was waited for
+    /// another one has come into use.
+    async fn enter(&self) -> Result<Option<(Member, OwnedSemaphorePermit)>, Fault> {
+        let member = self.member().await?;
+        if let Ok(permit) = Arc::clone(&member.window).try_acquire_owned() {
+            return Ok(Some((member, permit)));
+        }
+        let mut moves = self.moves();
+        let moved = moves.wait_for(|generation| *generation != member.generation);
+        tokio::select! {
+            permit = Arc::clone(&member.window).acquire_owned() => {
+                Ok(permit.ok().map(|permit| (member, permit)))
+            }
+            _ = moved => Ok(None),
+        }
+    }
+
+    /// Waits so long for an answer of this server, and puts it under suspicion if that takes long.
     pub(crate) async fn patiently<T>(
         &self,
         member: &Member,
+        limit: Duration,
         mut asking: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
     ) -> Result<T, Fault> {
         let patience = self.patience();
@@ -249,7 +307,7 @@ impl Link {
             Ok(answer) => Some(answer),
             Err(_) => {
                 self.suspect(member.generation);
-                let rest = self.limit.saturating_sub(patience);
+                let rest = limit.saturating_sub(patience);
                 time::timeout(rest, asking).await.ok()
             }
         };

@@ -60,7 +60,7 @@ pub(crate) async fn take_out(
 async fn delete(core: &Core, sight: &Sight) -> Result<Removed, Fault> {
     let revision = sight.revision;
     if sight.stage == Stage::Holding {
-        let answer = core.txn(txn::leave_held(&sight.key, revision)).await?;
+        let answer = core.txn_soon(txn::leave_held(&sight.key, revision)).await?;
         return Ok(if answer.succeeded {
             Removed::AsHolder
         } else {
@@ -68,7 +68,9 @@ async fn delete(core: &Core, sight: &Sight) -> Result<Removed, Fault> {
         });
     }
     let prefix = core.keys.prefix(&sight.name);
-    let mut answer = core.txn(txn::leave(&prefix, &sight.key, revision)).await?;
+    let mut answer = core
+        .txn_soon(txn::leave(&prefix, &sight.key, revision))
+        .await?;
     if !answer.succeeded {
         return Ok(Removed::Absent);
     }
@@ -93,7 +95,7 @@ async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Remo
         me: &sight.key,
         fence: &fence,
     };
-    let removed = match core.txn(txn::fence_off(place, lease.id)).await {
+    let removed = match core.txn_soon(txn::fence_off(place, lease.id)).await {
         Ok(mut answer) => {
             lease.add_fence();
             if answer.succeeded {
@@ -130,7 +132,7 @@ async fn search(core: &Core, attempt: AttemptId, name: &LockName) -> Result<Remo
     };
     let key = String::from_utf8_lossy(found[place].key()).into_owned();
     let leave = txn::leave_held(&key, found[place].create_revision());
-    let answer = core.txn(leave).await.map_err(into_error)?;
+    let answer = core.txn_soon(leave).await.map_err(into_error)?;
     Ok(match place {
         _ if !answer.succeeded => Removed::Absent,
         0 => Removed::AsHolder,

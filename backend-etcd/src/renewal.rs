@@ -167,7 +167,7 @@ impl Group {
             let part = self.cut();
             let checks: Vec<Check> = part.iter().map(|item| item.check.clone()).collect();
             let check = txn::check(&checks, &self.core.nowhere);
-            let answer = match self.core.txn(check).await {
+            let answer = match self.core.look(check).await {
                 Ok(answer) => answer,
                 Err(fault) => {
                     self.items.extend(part);
@@ -213,7 +213,7 @@ impl Group {
                 return Some(beat);
             }
             beat = self.beat().await.ok()??;
-            let look = self.core.txn(txn::check(&[], &self.core.nowhere));
+            let look = self.core.look(txn::check(&[], &self.core.nowhere));
             term = Some(look.await.ok()?.term);
         }
         None

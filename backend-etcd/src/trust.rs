@@ -16,6 +16,11 @@ pub(crate) struct Term {
 }
 
 impl Term {
+    #[cfg(test)]
+    pub(crate) const fn new(member: u64, term: u64) -> Self {
+        Self { member, term }
+    }
+
     pub(crate) const fn of(header: &ResponseHeader) -> Self {
         Self {
             member: header.member_id(),

@@ -41,7 +41,7 @@ pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn,
         return Ok(Ok(Turn::Gone));
     };
     let (prefix, revision) = (core.keys.prefix(&sight.name), sight.revision);
-    let mut answer = core.txn(txn::turn(&prefix, &sight.key, revision)).await?;
+    let mut answer = core.look(txn::turn(&prefix, &sight.key, revision)).await?;
     if !answer.succeeded {
         return Ok(match answer.one()? {
             None => Ok(Turn::Gone),

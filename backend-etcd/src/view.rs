@@ -69,7 +69,7 @@ async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
     let holder = entry.holder();
     let left = core
         .link
-        .call(entry.contender.lease(), |member, id| async move {
+        .ask_around(entry.contender.lease(), |member, id| async move {
             member.client.lease_client().time_to_live(id, None).await
         });
     let Ok(left) = left.await else { return holder };
@@ -139,7 +139,7 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let mut locks = Vec::with_capacity(found.len());
     for part in found.chunks(txn::MOST_COMPARED) {
         let keys: Vec<&[u8]> = part.iter().map(|lines| lines.first.key()).collect();
-        let read = core.txn(txn::read_all(&keys));
+        let read = core.look(txn::read_all(&keys));
         let mut answer = read.await.map_err(read_error(OPERATION))?;
         for lines in part {
             let kv = answer.one().map_err(read_error(OPERATION))?;

@@ -277,7 +277,10 @@ impl Watching {
         let options = options(number, 0);
         let mut client = member.client.watch_client();
         let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
-        let stream: WatchStream = self.link.patiently(&member, opening).await?;
+        let stream: WatchStream = self
+            .link
+            .patiently(&member, self.link.patience(), opening)
+            .await?;
         let (mut writer, answers) = stream.split();
         let (lines, mut written) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();

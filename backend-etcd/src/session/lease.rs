@@ -149,21 +149,44 @@ impl Lease {
         }
         // Taken out while it is in use: if this future is dropped the stream goes with it, since
         // answers are matched by their order.
-        let stream = beating
+        let open = beating
             .stream
             .take()
             .filter(|stream| link.is_current(&stream.member));
-        let mut stream = match stream {
-            Some(stream) => stream,
-            None => self.open(link).await?,
-        };
+        if let Some(stream) = open {
+            match self.beat(stream, link, clock, link.patience()).await {
+                Ok((stream, beat)) => {
+                    beating.stream = Some(stream);
+                    beating.last = Some(beat);
+                    return Ok(beat);
+                }
+                Err(Fault::LeaseGone) => return Err(Fault::LeaseGone),
+                // Whoever waits behind this one must not wait for a server that has stopped.
+                Err(fault) => tracing::debug!(?fault, "a keep-alive was not answered"),
+            }
+        }
+        // Rare, and large.
+        let stream = Box::pin(self.open(link)).await?;
+        let (stream, beat) = self.beat(stream, link, clock, link.limit).await?;
+        beating.stream = Some(stream);
+        beating.last = Some(beat);
+        Ok(beat)
+    }
+
+    async fn beat(
+        &self,
+        mut stream: Stream,
+        link: &Link,
+        clock: &dyn Clock,
+        limit: Duration,
+    ) -> Result<(Stream, Beat), Fault> {
         let from = clock.now();
         let member = stream.member.clone();
         let asking = Box::pin(async {
             stream.keeper.keep_alive().await?;
             stream.answers.message().await
         });
-        let Some(answer) = link.patiently(&member, asking).await? else {
+        let Some(answer) = link.patiently(&member, limit, asking).await? else {
             link.suspect(member.generation);
             return Err(Fault::silence());
         };
@@ -175,15 +198,13 @@ impl Lease {
             said: answer.header().map(Term::of),
             trusted: member.trusted,
         };
-        beating.stream = Some(stream);
-        beating.last = Some(beat);
-        Ok(beat)
+        Ok((stream, beat))
     }
 
     /// The library keeps the first answer of a stream to itself, with who gave it; so the first
     /// keep-alive of a stream proves nothing here.
     async fn open(&self, link: &Link) -> Result<Stream, Fault> {
-        link.call(self.id, |member, id| async move {
+        link.ask_around(self.id, |member, id| async move {
             let (keeper, answers) = member.client.lease_client().keep_alive(id).await?;
             Ok(Stream {
                 member,
@@ -235,5 +256,25 @@ impl Drop for Seat {
         let mut state = self.lease.lock();
         state.seats = state.seats.saturating_sub(1);
         state.touched = state.touched.max(self.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_an_answer_of_a_term_that_is_over_proves_nothing() {
+        let beat = |trusted| Beat {
+            from: Instant::ORIGIN,
+            said: Some(Term::new(1, 7)),
+            trusted,
+        };
+        assert!(beat(false).counts(Some(Term::new(1, 7))));
+        // Another leader has come between; or another server has answered.
+        assert!(!beat(false).counts(Some(Term::new(1, 8))));
+        assert!(!beat(false).counts(Some(Term::new(2, 7))));
+        assert!(!beat(false).counts(None));
+        assert!(beat(true).counts(None));
     }
 }

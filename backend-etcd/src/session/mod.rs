@@ -62,6 +62,11 @@ impl Pool {
         if let Some(seat) = self.ready(class) {
             return Ok(seat);
         }
+        // Rare, and large.
+        Box::pin(self.make(class)).await
+    }
+
+    async fn make(&self, class: u64) -> Result<Seat, Fault> {
         let _one_at_a_time = self.granting.lock().await;
         if let Some(seat) = self.ready(class) {
             return Ok(seat);
@@ -96,7 +101,7 @@ impl Pool {
     pub(crate) async fn ask_for(&self, seconds: i64) -> Result<(i64, Duration), Fault> {
         let granted = self
             .link
-            .call(seconds, |member, seconds| async move {
+            .ask_around(seconds, |member, seconds| async move {
                 member.client.lease_client().grant(seconds, None).await
             })
             .await;
@@ -130,7 +135,7 @@ impl Pool {
     async fn term(&self) -> Result<Option<Term>, Fault> {
         let read = self
             .link
-            .call(self.nowhere.clone(), |member, key| async move {
+            .ask_around(self.nowhere.clone(), |member, key| async move {
                 let options = GetOptions::new().with_keys_only();
                 member.client.kv_client().get(key, Some(options)).await
             });
@@ -240,7 +245,7 @@ impl Pool {
 
 async fn revoke(link: &Link, id: i64) {
     let revoked = link
-        .call(id, |member, id| async move {
+        .ask_around(id, |member, id| async move {
             member.client.lease_client().revoke(id).await
         })
         .await;

@@ -43,7 +43,7 @@ async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
         assert!(matches!(released, Release::Released), "{released:?}");
         waiter.abort();
         let _ = waiter.await;
-        drop(client);
+        client.shutdown(seconds(5)).await;
         proxy.cut().unwrap();
         proxy.release_requests();
         proxy.release_replies();

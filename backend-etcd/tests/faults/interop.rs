@@ -2,7 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use tenure_core::Acquisition;
@@ -14,24 +16,25 @@ use crate::common::{
     until_waiting,
 };
 
-/// A running `etcdctl lock`, which says so when it holds, and gives back when its input ends.
+/// A running `etcdctl lock`, which says so when it holds, and gives back when a file is gone.
 struct Peer {
     child: Child,
+    file: PathBuf,
     held: tokio::sync::oneshot::Receiver<String>,
 }
 
 impl Peer {
     fn start(server: &Server, lock: &str) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = server.directory().join(format!("peer-{number}"));
+        std::fs::write(&file, "").unwrap();
+        let script = format!(
+            "echo $ETCD_LOCK_KEY; while [ -e '{}' ]; do sleep 0.05; done",
+            file.display()
+        );
         let mut child = etcdctl_command(&server.address())
-            .args([
-                "lock",
-                "--ttl=5",
-                lock,
-                "sh",
-                "-c",
-                "echo $ETCD_LOCK_KEY; cat",
-            ])
-            .stdin(Stdio::piped())
+            .args(["lock", "--ttl=5", lock, "--", "sh", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -44,7 +47,7 @@ impl Peer {
             }
             for _ in lines {}
         });
-        Self { child, held }
+        Self { child, file, held }
     }
 
     async fn holds(&mut self) -> String {
@@ -52,13 +55,14 @@ impl Peer {
     }
 
     fn give_back(mut self) {
-        drop(self.child.stdin.take());
+        std::fs::remove_file(&self.file).unwrap();
         self.child.wait().unwrap();
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -5,7 +5,7 @@ use tokio::time::sleep;
 
 use crate::{
     arena::Arena,
-    common::{SOON, acquire, client, granted, hold, proxies, seconds},
+    common::{SOON, acquire, client, granted, hold, proxies, seconds, until_waiting},
 };
 
 const TTL: std::time::Duration = seconds(2);
@@ -45,6 +45,7 @@ async fn x1_d2_what_a_deposed_leader_answers_is_no_proof() {
         let other = client(&format!("etcd://{}", others.join(",")), TTL).await;
         let guard = hold(&holder, "a").await;
         let waiter = acquire(&other, "a");
+        until_waiting(&other, "a", 1).await;
         cluster.server(leader).pause().unwrap();
         // By the time that the waiter holds, the stopped leader has renewals in its socket.
         let next = granted(

@@ -105,12 +105,7 @@ async fn l5_d2_lost_keep_alives_lose_nothing() {
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
     let guard = hold(&client, "a").await;
-    for name in [
-        "LeaseKeepAlive",
-        "LeaseKeepAlive.message",
-        "LeaseKeepAlive",
-        "Txn",
-    ] {
+    for name in ["LeaseKeepAlive", "LeaseKeepAlive.message", "Txn"] {
         let (before, until_now) = (proxy.replies_dropped(), guard.valid_until());
         proxy.drop_reply_of_and_cut(name);
         until("its answer is lost", SOON, || {

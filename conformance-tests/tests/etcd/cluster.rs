@@ -8,8 +8,8 @@ mod site;
 
 use std::process::ExitCode;
 
-use site::{Access, Deployment, Etcd, POOLED_AND_OPEN};
-use tenure_test_servers::etcd::Cluster;
+use site::{Access, Deployment, Etcd, IGNORED};
+use tenure_test_servers::etcd::{Cluster, Server};
 
 struct Three(Cluster);
 
@@ -21,13 +21,12 @@ impl Deployment for Three {
         }
     }
 
-    fn flags(&self) -> Vec<String> {
-        let members: Vec<_> = self.0.servers().iter().map(|one| one.address()).collect();
-        vec![format!("--endpoints={}", members.join(","))]
+    fn server(&self) -> &Server {
+        self.0.server(0)
     }
 }
 
 fn main() -> ExitCode {
     let start = || Three(Cluster::builder().start().expect("a cluster of etcd"));
-    tenure_conformance::main(Etcd::new("etcd cluster", start, &POOLED_AND_OPEN))
+    tenure_conformance::main(Etcd::new("etcd cluster", start, &IGNORED))
 }

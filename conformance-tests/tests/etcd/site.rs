@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    process::Command,
     sync::{Arc, OnceLock},
 };
 
@@ -20,6 +19,7 @@ use tenure_core::{
     settings::{Settings, StoreUrl, Tls},
 };
 use tenure_etcd::EtcdFactory;
+use tenure_test_servers::etcd::Server;
 
 /// What all namespaces of a run begin with.
 pub(crate) const NAMESPACES: &str = "case ";
@@ -56,8 +56,8 @@ impl Access {
 pub(crate) trait Deployment: Send + Sync + 'static {
     fn access(&self) -> Access;
 
-    /// The flags by which `etcdctl` reaches them, as somebody who may do everything.
-    fn flags(&self) -> Vec<String>;
+    /// The one that `etcdctl` is run against, as somebody who may do everything.
+    fn server(&self) -> &Server;
 }
 
 pub(crate) struct Etcd<D> {
@@ -86,7 +86,7 @@ struct Site {
     access: Access,
     namespace: Namespace,
     /// `None` in a process that joined: it reaches the servers as a client only.
-    flags: Option<Vec<String>>,
+    deployment: Option<Arc<dyn Deployment>>,
     connector: Arc<dyn Connect>,
 }
 
@@ -114,7 +114,7 @@ impl<D: Deployment> Harness for Etcd<D> {
         Ok(Arc::new(Site {
             access,
             namespace,
-            flags: Some(deployment.flags()),
+            deployment: Some(Arc::<D>::clone(deployment) as Arc<dyn Deployment>),
             connector,
         }))
     }
@@ -126,7 +126,7 @@ impl<D: Deployment> Harness for Etcd<D> {
             connector: ticket.access.connector()?,
             access: ticket.access,
             namespace: Namespace::new(ticket.namespace)?,
-            flags: None,
+            deployment: None,
         }))
     }
 
@@ -141,29 +141,20 @@ impl Site {
     }
 
     async fn etcdctl(&self, arguments: &[&str]) -> Result<String, Error> {
-        let flags = self
-            .flags
-            .clone()
+        let deployment = self
+            .deployment
+            .as_ref()
+            .map(Arc::clone)
             .ok_or_else(|| failed("a process that joined has no servers of its own"))?;
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let run = move || {
-            Command::new("etcdctl")
-                .env("ETCDCTL_API", "3")
-                .args(flags)
-                .args(arguments)
-                .output()
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            deployment.server().etcdctl(&arguments)
         };
         let output = tokio::task::spawn_blocking(run).await;
-        let output = output
+        output
             .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(format!("`etcdctl` cannot be run ({error}); install it")))?;
-        if !output.status.success() {
-            return Err(failed(format!(
-                "etcdctl: {}",
-                String::from_utf8_lossy(&output.stderr)
-            )));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            .map_err(|error| failed(error.to_string()))
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
@@ -238,15 +229,16 @@ impl Env for Site {
     }
 
     async fn finish(&self) {
-        if self.flags.is_some() {
+        if self.deployment.is_some() {
             let prefix = self.namespace.encoded();
             let _ = self.etcdctl(&["del", "--prefix", &prefix]).await;
         }
     }
 }
 
-/// What does not apply to a store whose locks share leases, and that lacks nothing.
-pub(crate) const POOLED: [(&str, &str); 3] = [
+/// What does not apply to a store whose locks share leases, and that lacks nothing; and what does not
+/// to servers that ask for no password.
+pub(crate) const IGNORED: [(&str, &str); 4] = [
     (
         "exclusion::silent_holder_is_succeeded",
         "the locks of a client share a lease",
@@ -259,12 +251,5 @@ pub(crate) const POOLED: [(&str, &str); 3] = [
         "capabilities::requirements_are_checked",
         "it lacks nothing that could be required",
     ),
-];
-
-/// The same, and it asks for no password.
-pub(crate) const POOLED_AND_OPEN: [(&str, &str); 4] = [
-    POOLED[0],
-    POOLED[1],
-    POOLED[2],
     ("secrets::show_nowhere", "these servers ask for no password"),
 ];
