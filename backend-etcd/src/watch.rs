@@ -3,6 +3,10 @@
 //! A watch tells of a key's deletion, and is over then. The stream is opened anew when it ends, when its
 //! server stops answering, and when the connection moves; each watch begins again where nothing of it
 //! can have been missed. Where that part of the history is compacted, the store is asked instead.
+//!
+//! A server catches up with watches that begin in the past every 100 ms only. So the watch of a
+//! predecessor begins now, and where the store has moved on since the predecessor was seen, it is asked
+//! once more whether that one is still there.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{WatchOptions, WatchResponse, WatchResponseStream, WatchStream};
+use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchResponseStream, WatchStream};
 use tenure_core::{backend::BackendEvent, id::AttemptId};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -35,6 +39,9 @@ const SETTLED: Duration = Duration::from_millis(20);
 
 /// How often the stream has to show that it lives while somebody waits on it.
 const PULSE: Duration = Duration::from_secs(1);
+
+/// A watch tells of what happens after it was made.
+const NOW: i64 = 0;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -57,8 +64,10 @@ struct Watch {
     what: What,
     attempt: AttemptId,
     key: Arc<str>,
-    /// The first revision of which it tells.
+    /// The first revision of which it has to tell.
     from: i64,
+    /// It was begun later than there.
+    gap: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,6 +134,7 @@ impl Watcher {
                 attempt,
                 key: Arc::clone(&entry.key),
                 from: entry.revision.max(entry.verified) + 1,
+                gap: false,
             }
         });
         if let Some(watch) = watch {
@@ -139,6 +149,7 @@ impl Watcher {
             attempt,
             key: Arc::from(key),
             from,
+            gap: true,
         };
         let _ = self.commands.send(Command::Begin(number, watch));
     }
@@ -371,7 +382,8 @@ impl Watching {
                     What::Own => self.later.push_back((Instant::now() + SETTLED, number)),
                     What::Ahead => {
                         self.aheads += 1;
-                        begin(open, number, &watch);
+                        let line = Line::Watch(Arc::clone(&watch.key), options(number, NOW));
+                        let _ = open.lines.send(line);
                     }
                 }
                 self.watches.insert(number, watch);
@@ -436,6 +448,7 @@ impl Watching {
             if let (What::Own, Some(entry)) = (watch.what, entry) {
                 watch.from = watch.from.max(entry.verified + 1);
             }
+            watch.gap = false;
             begin(open, *number, watch);
         }
     }
@@ -447,7 +460,8 @@ impl Watching {
             return self.canceled(open, number, answer);
         }
         if answer.created() {
-            self.created(open, number, stream);
+            let as_of = answer.header().map_or(i64::MAX, ResponseHeader::revision);
+            self.created(open, number, stream, as_of);
         }
         for event in answer.events() {
             // A deletion has no version. The library's own way to tell panics on what it does not know.
@@ -457,7 +471,8 @@ impl Watching {
         None
     }
 
-    fn created(&mut self, open: &Open, number: u64, stream: u64) {
+    /// The server watches, and tells of what comes after that revision, if not of more.
+    fn created(&mut self, open: &Open, number: u64, stream: u64, as_of: i64) {
         if self.pulses.iter().any(|beat| beat.number == number) {
             while self
                 .pulses
@@ -472,16 +487,21 @@ impl Watching {
             let _ = open.lines.send(Line::Cancel(number));
             return;
         }
-        let Some(watch) = self
-            .watches
-            .get(&number)
-            .filter(|watch| watch.what == What::Own)
-        else {
+        let Some(watch) = self.watches.get(&number) else {
             return;
         };
-        if let Some(core) = self.core.upgrade() {
-            core.book
-                .edit(watch.attempt, |entry| entry.watched_in = stream);
+        match watch.what {
+            What::Own => {
+                if let Some(core) = self.core.upgrade() {
+                    core.book
+                        .edit(watch.attempt, |entry| entry.watched_in = stream);
+                }
+            }
+            // Between the answer that named the predecessor and this watch, it may have gone.
+            What::Ahead if watch.gap && as_of >= watch.from => {
+                tokio::spawn(turn::look(Weak::clone(&self.core), watch.attempt));
+            }
+            What::Ahead => {}
         }
     }
 
@@ -492,6 +512,7 @@ impl Watching {
         {
             // What happened before that nobody tells any more.
             watch.from = compacted;
+            watch.gap = false;
             begin(open, number, watch);
             let attempt = watch.attempt;
             self.doubt(attempt);
