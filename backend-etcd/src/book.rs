@@ -1,7 +1,7 @@
 //! What is kept of each attempt, from before anything of it is sent until it is removed.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     /// Empty as long as it has no lease.
     pub(crate) key: Arc<str>,
     pub(crate) seat: Option<Seat>,
+    /// What its key consists of.
+    slot: Option<(Arc<str>, u32)>,
     /// Its key's create revision; 0 as long as that is not known.
     pub(crate) revision: i64,
     pub(crate) stage: Stage,
@@ -101,11 +103,61 @@ pub(crate) struct Book(Mutex<Pages>);
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
     entries: HashMap<AttemptId, Entry>,
+    slots: HashMap<Arc<str>, Slots>,
     fenced: HashSet<AttemptId>,
     order: VecDeque<AttemptId>,
 }
 
+/// Which numbers are in use below one lock and lease.
+#[derive(Debug, Default)]
+struct Slots {
+    free: BTreeSet<u32>,
+    /// The lowest that was never used.
+    next: u32,
+}
+
+impl Pages {
+    fn take_slot(&mut self, stem: &Arc<str>) -> u32 {
+        let slots = self.slots.entry(Arc::clone(stem)).or_default();
+        slots.free.pop_first().unwrap_or_else(|| {
+            slots.next += 1;
+            slots.next - 1
+        })
+    }
+
+    fn free_slot(&mut self, slot: Option<(Arc<str>, u32)>) {
+        let Some((stem, number)) = slot else { return };
+        let Some(slots) = self.slots.get_mut(&stem) else {
+            return;
+        };
+        slots.free.insert(number);
+        if slots.free.len() == slots.next as usize {
+            self.slots.remove(&stem);
+        }
+    }
+}
+
 impl Book {
+    /// Gives an attempt its lease, and a key of its own: the stem and a number. It has that until it is
+    /// forgotten, when nothing of it is in the store or can come there. `None` if it is being removed.
+    pub(crate) fn seat(&self, attempt: AttemptId, seat: Seat, stem: String) -> Option<Arc<str>> {
+        let mut pages = self.lock();
+        let entry = pages.entries.get_mut(&attempt)?;
+        if entry.stage == Stage::Leaving {
+            return None;
+        }
+        let old = entry.slot.take();
+        pages.free_slot(old);
+        let stem = Arc::from(stem);
+        let number = pages.take_slot(&stem);
+        let key: Arc<str> = Arc::from(format!("{stem}{number}"));
+        let entry = pages.entries.get_mut(&attempt)?;
+        entry.key = Arc::clone(&key);
+        entry.seat = Some(seat);
+        entry.slot = Some((stem, number));
+        Some(key)
+    }
+
     pub(crate) fn begin(&self, attempt: AttemptId, name: &LockName) -> Begun {
         let mut pages = self.lock();
         if pages.fenced.contains(&attempt) {
@@ -121,6 +173,7 @@ impl Book {
             name: name.clone(),
             key: Arc::from(""),
             seat: None,
+            slot: None,
             revision: 0,
             stage: Stage::Entering,
             ahead: None,
@@ -183,9 +236,12 @@ impl Book {
 
     /// It is over. Returns the watches that end.
     pub(crate) fn forget(&self, attempt: AttemptId) -> Vec<u64> {
-        let Some(entry) = self.lock().entries.remove(&attempt) else {
+        let mut pages = self.lock();
+        let Some(mut entry) = pages.entries.remove(&attempt) else {
             return Vec::new();
         };
+        pages.free_slot(entry.slot.take());
+        drop(pages);
         let mut watches = Vec::new();
         watches.extend((entry.watch != 0).then_some(entry.watch));
         watches.extend(entry.ahead.map(|ahead| ahead.watch));

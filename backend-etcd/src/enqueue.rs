@@ -68,17 +68,11 @@ impl Entering<'_> {
             let seat = core.pool.seat(request.ttl).await;
             let seat = seat.map_err(|fault| fault.into_error(OPERATION))?;
             let lease = Arc::clone(seat.lease());
-            let key = core
-                .keys
-                .contender(&request.name, lease.id, request.attempt);
+            let stem = core.keys.stem(&request.name, lease.id);
             // From here on it can be found again, whatever becomes of this future.
-            let seated = core.book.edit(request.attempt, |entry| {
-                entry.key = Arc::from(key.as_str());
-                entry.seat = Some(seat);
-            });
-            if seated.is_none() {
+            let Some(key) = core.book.seat(request.attempt, seat, stem) else {
                 return Ok(Enqueued::Gone);
-            }
+            };
             match self.send(&lease, &key).await {
                 Ok(answer) => return answer,
                 // The store has let the lease expire, and has done nothing.

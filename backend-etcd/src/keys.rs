@@ -2,14 +2,16 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `NS/NAME/LEASE-ATTEMPT` | one contender of ours: who it is |
+//! | `NS/NAME/LEASE-SLOT` | one contender of ours: who it is |
 //! | `NS/NAME/LEASE` | one contender of `etcdctl lock NS/NAME` or `concurrency.Mutex` |
 //! | `NS/%fenced/ATTEMPT` | an attempt that is fenced off |
 //!
 //! Namespace and name are encoded by the table of [`tenure_core::name`], so that neither holds a slash,
 //! and neither can read `%fenced`: a percent sign is followed by upper-case digits there. LEASE is the
-//! lease's id in hexadecimal digits, as the Go client writes it. The contender with the lowest create
-//! revision holds the lock. Anything else below the prefix is no contender.
+//! lease's id in hexadecimal digits, as the Go client writes it. SLOT is a number that is used again as
+//! soon as nobody of the same lease has it: the store remembers each key that ever was until its history
+//! is compacted, and goes through all of them whenever it looks below the prefix. The contender with the
+//! lowest create revision holds the lock. Anything else below the prefix is no contender.
 
 use tenure_core::{
     id::AttemptId,
@@ -26,7 +28,7 @@ pub(crate) struct KeySpace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
     /// One of ours.
-    Ours { lease: i64, attempt: AttemptId },
+    Ours { lease: i64 },
     /// Somebody else's.
     Foreign { lease: i64 },
 }
@@ -34,14 +36,7 @@ pub(crate) enum Contender {
 impl Contender {
     pub(crate) const fn lease(self) -> i64 {
         match self {
-            Self::Ours { lease, .. } | Self::Foreign { lease } => lease,
-        }
-    }
-
-    pub(crate) const fn attempt(self) -> Option<AttemptId> {
-        match self {
-            Self::Ours { attempt, .. } => Some(attempt),
-            Self::Foreign { .. } => None,
+            Self::Ours { lease } | Self::Foreign { lease } => lease,
         }
     }
 }
@@ -63,9 +58,9 @@ impl KeySpace {
         format!("{}/{}/", self.namespace, name.encoded())
     }
 
-    /// The key of one attempt.
-    pub(crate) fn contender(&self, name: &LockName, lease: i64, attempt: AttemptId) -> String {
-        format!("{}{lease:x}-{attempt}", self.prefix(name))
+    /// What the keys of a lease's contenders begin with; the slot's number follows.
+    pub(crate) fn stem(&self, name: &LockName, lease: i64) -> String {
+        format!("{}{lease:x}-", self.prefix(name))
     }
 
     /// The key that fences an attempt off.
@@ -116,10 +111,10 @@ fn contender(tail: &str) -> Option<Contender> {
     match rest {
         None => Some(Contender::Foreign { lease }),
         Some(rest) if rest.contains('/') => None,
-        Some(rest) => Some(match AttemptId::parse(rest) {
-            Some(attempt) => Contender::Ours { lease, attempt },
-            None => Contender::Foreign { lease },
-        }),
+        Some(slot) if !slot.is_empty() && slot.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(Contender::Ours { lease })
+        }
+        Some(_) => Some(Contender::Foreign { lease }),
     }
 }
 
@@ -159,11 +154,8 @@ mod tests {
             let keys = space(namespace);
             for text in names {
                 let name = LockName::new(text).unwrap();
-                let key = keys.contender(&name, 0x7f, attempt);
-                let ours = Contender::Ours {
-                    lease: 0x7f,
-                    attempt,
-                };
+                let key = format!("{}12", keys.stem(&name, 0x7f));
+                let ours = Contender::Ours { lease: 0x7f };
                 assert_eq!(keys.parse(key.as_bytes()), Some((name.clone(), ours)));
                 prefixes.push(keys.prefix(&name));
             }
@@ -182,18 +174,12 @@ mod tests {
 
     #[test]
     fn w1_contenders_are_told_from_noise() {
-        let attempt = AttemptId::from_u128(7);
         let foreign = Some(Contender::Foreign { lease: 0x1f });
         for (tail, expected) in [
             ("1f".to_owned(), foreign),
             ("1f-later-form".to_owned(), foreign),
-            (
-                format!("1f-{attempt}"),
-                Some(Contender::Ours {
-                    lease: 0x1f,
-                    attempt,
-                }),
-            ),
+            ("1f-0".to_owned(), Some(Contender::Ours { lease: 0x1f })),
+            ("1f-".to_owned(), foreign),
             ("b/1f".to_owned(), None),
             ("1f-x/y".to_owned(), None),
             ("1F".to_owned(), None),

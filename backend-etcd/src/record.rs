@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tenure_core::{
     error::{Error, ErrorKind},
+    id::AttemptId,
     request::{Enqueue, Holder, Owner, Since, Waiter},
     token::FencingToken,
 };
@@ -21,6 +22,8 @@ const FORMAT: u64 = 1;
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
     tenure: u64,
+    /// Whose entry it is.
+    attempt: String,
     label: String,
     host: String,
     pid: u32,
@@ -54,6 +57,7 @@ pub(crate) struct Entry {
 
 #[derive(Clone, Debug)]
 struct Details {
+    attempt: AttemptId,
     owner: Owner,
     ttl: Duration,
     since: SystemTime,
@@ -70,6 +74,7 @@ pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let record = Record {
         tenure: FORMAT,
+        attempt: request.attempt.to_string(),
         label: request.owner.label.clone(),
         host: request.owner.host.clone(),
         pid: request.owner.pid,
@@ -139,6 +144,7 @@ fn decode(value: &[u8]) -> Result<Details, Flaw> {
         return Err(Flaw::Malformed);
     }
     Ok(Details {
+        attempt: AttemptId::parse(&record.attempt).ok_or(Flaw::Malformed)?,
         owner: Owner::new(record.label, record.host, record.pid),
         ttl: Duration::from_millis(record.ttl),
         since: since.ok_or(Flaw::Malformed)?,
@@ -153,27 +159,30 @@ impl Entry {
     }
 
     pub(crate) fn holder(&self) -> Holder {
-        match (&self.details, self.contender) {
-            (Some(details), Contender::Ours { attempt, .. }) => {
-                Holder::new(attempt, details.owner.clone())
-                    .with_token(self.token())
-                    .with_since(Since::Enqueued(details.since))
-                    .with_ttl(details.ttl)
-            }
-            _ => Holder::foreign().with_token(self.token()),
+        match &self.details {
+            Some(details) => Holder::new(details.attempt, details.owner.clone())
+                .with_token(self.token())
+                .with_since(Since::Enqueued(details.since))
+                .with_ttl(details.ttl),
+            None => Holder::foreign().with_token(self.token()),
         }
     }
 
     pub(crate) fn waiter(&self) -> Waiter {
         let owner = self.details.as_ref().map(|details| details.owner.clone());
         let since = self.details.as_ref().map(|details| details.since);
-        Waiter::new(self.contender.attempt(), owner, since)
+        Waiter::new(self.attempt(), owner, since)
+    }
+
+    /// Whose it is; `None` for somebody else's.
+    pub(crate) fn attempt(&self) -> Option<AttemptId> {
+        self.details.as_ref().map(|details| details.attempt)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::{id::AttemptId, name::LockName};
+    use tenure_core::name::LockName;
 
     use super::*;
 
@@ -197,6 +206,7 @@ mod tests {
             assert_eq!(details.owner, Owner::new(label, "host", 7));
             assert_eq!(details.ttl, Duration::from_millis(2500));
             assert_eq!(details.floor, 5);
+            assert_eq!(details.attempt, AttemptId::from_u128(1));
             assert!(details.since.elapsed().unwrap() < Duration::from_secs(60));
         }
     }
@@ -209,15 +219,16 @@ mod tests {
             b"{}",
             b"7",
             b"{\"tenure\":1}",
-            b"{\"tenure\":0,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
-            b"{\"tenure\":1,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1,\"floor\":9223372036854775807}",
+            b"{\"tenure\":1,\"attempt\":\"x\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
+            b"{\"tenure\":0,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
+            b"{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1,\"floor\":9223372036854775807}",
         ] {
             assert_eq!(decode(wrong).unwrap_err(), Flaw::Malformed, "{wrong:?}");
         }
         let newer = decode(b"{\"tenure\":2,\"what\":\"ever\"}").unwrap_err();
         assert_eq!(newer, Flaw::Newer(2));
         let latest = format!(
-            "{{\"tenure\":1,\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
+            "{{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
             u64::MAX
         );
         // Some systems cannot tell that far a date; none may panic.

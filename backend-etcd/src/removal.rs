@@ -1,5 +1,6 @@
 //! Leaving a queue or a lock, and fencing off what may still be on its way.
 
+use etcd_client::KeyValue;
 use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -12,6 +13,7 @@ use crate::{
     book::{Sight, Stage},
     error::Fault,
     keys::below,
+    record,
     txn::{self, Place},
 };
 
@@ -126,8 +128,11 @@ async fn search(core: &Core, attempt: AttemptId, name: &LockName) -> Result<Remo
     let prefix = core.keys.prefix(name);
     let found = core.contenders(&prefix, None).await;
     let (found, _) = found.map_err(|fault| fault.into_read_error(OPERATION))?;
-    let is_it = |key: &[u8]| below(&prefix, key).is_some_and(|one| one.attempt() == Some(attempt));
-    let Some(place) = found.iter().position(|kv| is_it(kv.key())) else {
+    let is_it = |kv: &KeyValue| {
+        let contender = below(&prefix, kv.key())?;
+        record::read(OPERATION, contender, kv).ok()?.attempt()
+    };
+    let Some(place) = found.iter().position(|kv| is_it(kv) == Some(attempt)) else {
         return Ok(Removed::Absent);
     };
     let key = String::from_utf8_lossy(found[place].key()).into_owned();
