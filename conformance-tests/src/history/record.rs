@@ -35,7 +35,7 @@ impl Recorder {
         self.at(SystemClock.now())
     }
 
-    /// A fault that has begun; it ends when what is returned is [ended](Struck::end) or dropped.
+    /// A fault that has begun; it ends when what is returned is ended or dropped.
     #[must_use]
     pub fn fault(&self, what: impl Into<String>) -> Struck {
         Struck {
