@@ -4,7 +4,7 @@ use tenure_core::{error::ErrorKind, lease::Phase};
 use tenure_test_servers::wire::Proxy;
 
 use crate::{
-    common::{SOON, TTL, acquire, alone, client, granted, hold, millis, server, until, waiting},
+    common::{SOON, TTL, acquire, alone, client, granted, hold, server, until, waiting},
     wire::{ALL, READ, children, contend, grant, make},
 };
 
@@ -68,7 +68,7 @@ async fn a_closed_node_costs_no_other_lock(own: bool) {
     if let Some(waiter) = waiter {
         assert!(!waiter.is_finished());
         crate::wire::delete(&server, &closed).await;
-        let _ = granted("the waiter", TTL + millis(500), waiter).await;
+        let _ = granted("the waiter", 2 * TTL, waiter).await;
     }
 }
 
@@ -80,4 +80,19 @@ async fn l5_a_node_ahead_that_may_not_be_read_any_more_costs_no_other_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_an_own_node_that_may_not_be_read_any_more_costs_no_lock() {
     a_closed_node_costs_no_other_lock(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_waiter_behind_a_node_that_may_not_be_read_any_more_is_woken() {
+    let _alone = alone().await;
+    let server = server();
+    make(&server, "/default", ALL).await;
+    make(&server, "/default/b", ALL).await;
+    let node = contend(&server, "/default/b").await;
+    let owner = client(&server.url()).await;
+    let waiter = acquire(&owner, "b");
+    waiting(&client(&server.url()).await, "b", 1).await;
+    grant(&server, &node, ALL & !READ).await;
+    crate::wire::delete(&server, &node).await;
+    let _ = granted("the waiter", 3 * TTL, waiter).await;
 }
