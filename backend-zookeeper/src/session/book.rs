@@ -139,6 +139,11 @@ impl Book {
         self.closed
     }
 
+    /// Whether the session takes no more attempts.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Notes an attempt's own node. `false`: it has another one already.
     pub(crate) fn found(
         &mut self,

@@ -10,8 +10,10 @@
 #[path = "../faults/common.rs"]
 mod common;
 
+mod idle;
 mod many;
 mod other;
 mod rights;
 mod silent;
+mod wake;
 mod wire;

@@ -12,7 +12,10 @@ async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
         proxy.reset();
     }
     let talks = |at: &usize| !silent.contains(at) && proxies[*at].count("sync") > 0;
-    until("heartbeats", SOON, || (0..proxies.len()).any(|at| talks(&at))).await;
+    until("heartbeats", SOON, || {
+        (0..proxies.len()).any(|at| talks(&at))
+    })
+    .await;
     (0..proxies.len()).find(talks).unwrap()
 }
 
@@ -28,7 +31,11 @@ async fn l5_two_servers_that_fall_silent_one_after_the_other_cost_no_lock() {
     let ttl = millis(1250);
     let mut lost = Vec::new();
     for round in 0..12 {
-        let client = Client::builder(store(&url)).ttl(ttl).connect().await.unwrap();
+        let client = Client::builder(store(&url))
+            .ttl(ttl)
+            .connect()
+            .await
+            .unwrap();
         let guard = hold(&client, "a").await;
         let before = guard.valid_until();
         until("it is proved", SOON, || guard.valid_until() > before).await;

@@ -12,6 +12,7 @@ const CHILDREN: i32 = 8;
 const PERSISTENT_SEQUENTIAL: i32 = 2;
 
 pub(crate) const READ: i32 = 1;
+pub(crate) const DELETE: i32 = 8;
 pub(crate) const ALL: i32 = 31;
 
 fn text(out: &mut Vec<u8>, text: &[u8]) {
@@ -72,7 +73,13 @@ pub(crate) async fn make(server: &Server, path: &str, granted: i32) {
 
 /// Makes a contender that stays; returns its path.
 pub(crate) async fn contend(server: &Server, lock: &str) -> String {
-    create(server, &format!("{lock}/x-lock-"), ALL, PERSISTENT_SEQUENTIAL).await
+    create(
+        server,
+        &format!("{lock}/x-lock-"),
+        ALL,
+        PERSISTENT_SEQUENTIAL,
+    )
+    .await
 }
 
 /// Says who may do what with a node.
