@@ -1,7 +1,7 @@
 //! What goes on over a session's connection by itself: heartbeats, watching the own nodes, and
 //! looking at everything after a reconnection.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tenure_core::{
     backend::BackendEvent, clock::Instant, error::ErrorKind, id::AttemptId, loss::LossReason,
@@ -48,7 +48,6 @@ impl Session {
     pub(super) async fn beats(&self, link: &Link) -> End {
         let clock = &*self.settings.context.clock;
         let tick = self.settings.options.tick;
-        let granted = self.granted();
         let mut chain = Chain::new(tick);
         let mut busy = self.settings.now();
         loop {
@@ -67,8 +66,7 @@ impl Session {
                 }
                 Ok(())
             };
-            let limit = sent + silence(granted);
-            match until(clock, limit, answered).await {
+            match self.unless_silent(link, sent, answered).await {
                 Some(Ok(())) => {}
                 Some(Err(Fault::Refused(Code::SessionExpired))) => return End::Expired,
                 Some(Err(fault)) => {
@@ -92,6 +90,32 @@ impl Session {
                 return End::Idle;
             }
             clock.sleep_until(self.next_beat(&chain, sent)).await;
+        }
+    }
+
+    /// `None`: no answer at all has come for too long. A server that works off what it was asked
+    /// before is not silent. One that cannot reach its leader answers nothing after a `sync`.
+    async fn unless_silent<T>(
+        &self,
+        link: &Link,
+        sent: Instant,
+        answered: impl Future<Output = T>,
+    ) -> Option<T> {
+        let clock = &*self.settings.context.clock;
+        let limit = silence(self.granted());
+        let mut answered = pin!(answered);
+        let (mut heard, mut answers) = (sent, link.conn.answers());
+        loop {
+            let now = clock.now();
+            if link.conn.answers() != answers {
+                (heard, answers) = (now, link.conn.answers());
+            } else if now.since(heard) >= limit {
+                return None;
+            }
+            let next = (now + limit / 4).min(heard + limit);
+            if let Some(output) = until(clock, next, answered.as_mut()).await {
+                return Some(output);
+            }
         }
     }
 

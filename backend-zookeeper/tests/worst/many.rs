@@ -127,22 +127,16 @@ async fn a4_cancellations_while_connections_break_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w1_w3_a_thousand_waiters_have_their_turns_in_order() {
+async fn w3_a_thousand_who_come_at_once_all_have_their_turns() {
     let _alone = alone().await;
-    let longest = LONG.as_millis().to_string();
-    let server = Server::builder().config("maxSessionTimeout", &longest);
-    let server = server.start().unwrap();
+    let server = server();
     let holder = client(&server.url()).await;
     let guard = hold(&holder, "queue").await;
     let mut tasks = JoinSet::new();
     let begun = Instant::now();
     let mut clients = Vec::new();
     for _ in 0..4 {
-        let client = Client::builder(store(&server.url()))
-            .ttl(LONG)
-            .connect()
-            .await
-            .unwrap();
+        let client = client(&server.url()).await;
         for _ in 0..250 {
             let lock = client.lock("queue").unwrap();
             tasks.spawn(async move {
