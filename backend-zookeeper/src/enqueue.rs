@@ -147,10 +147,9 @@ impl Asking<'_> {
                     let Ok(made) = Made::answer(&reply.body) else {
                         return Err(unanswered(OPERATION));
                     };
-                    let listing = listing(listed).await.map_err(|_| unanswered(OPERATION))?;
-                    return self
-                        .made(request, &made.path, &made.stat, Some(listing))
-                        .await;
+                    // Noted in any case, so that it can be deleted also where it cannot be listed.
+                    let listing = listing(listed).await.ok();
+                    return self.made(request, &made.path, &made.stat, listing).await;
                 }
                 Err(Fault::Refused(Code::NoNode)) => self.make_parents().await?,
                 Err(fault) => return Err(of_write(OPERATION, self.lock, fault)),
@@ -286,12 +285,14 @@ impl Asking<'_> {
             (Some(node), None) => {
                 let listed = self.link.conn.send(&Request::children(self.lock));
                 let listed = listed.map_err(|_| unanswered(OPERATION))?;
-                (
-                    node,
-                    self::listing(listed)
-                        .await
-                        .map_err(|_| unanswered(OPERATION))?,
-                )
+                match self::listing(listed).await {
+                    Ok(listing) => (node, listing),
+                    Err(Fault::Refused(code)) => {
+                        let error = of_read(OPERATION, self.lock, Fault::Refused(code));
+                        return Err(self.leave_with(error).await);
+                    }
+                    Err(_) => return Err(unanswered(OPERATION)),
+                }
             }
         };
         let own = node.rsplit('/').next().unwrap_or_default();

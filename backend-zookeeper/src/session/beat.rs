@@ -1,7 +1,7 @@
 //! What goes on over a session's connection by itself: heartbeats, watching the own nodes, and
 //! looking at everything after a reconnection.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tenure_core::{
     backend::BackendEvent, clock::Instant, error::ErrorKind, id::AttemptId, loss::LossReason,
@@ -9,7 +9,7 @@ use tenure_core::{
 
 use super::{
     Link, Session, Use,
-    book::Place,
+    book::{Nodes, Place},
     proof::Chain,
     time::{pace, silence, until},
 };
@@ -17,7 +17,7 @@ use crate::{
     error::error,
     record,
     wire::{
-        conn::{Answer, Fault},
+        conn::Fault,
         proto::{Code, Node, Request, Stat},
     },
 };
@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(120);
 /// Own nodes are watched a little later, so that a lock that is held for a moment costs no watch,
 /// and those that are taken together are watched together.
 const WATCH_DELAY: Duration = Duration::from_millis(5);
+
+/// How many nodes are looked at together.
+const AT_ONCE: usize = 256;
 
 /// Why a connection is not served any longer.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +48,6 @@ impl Session {
     pub(super) async fn beats(&self, link: &Link) -> End {
         let clock = &*self.settings.context.clock;
         let tick = self.settings.options.tick;
-        let granted = self.granted();
         let mut chain = Chain::new(tick);
         let mut busy = self.settings.now();
         loop {
@@ -64,8 +66,7 @@ impl Session {
                 }
                 Ok(())
             };
-            let limit = sent + silence(granted);
-            match until(clock, limit, answered).await {
+            match self.unless_silent(link, sent, answered).await {
                 Some(Ok(())) => {}
                 Some(Err(Fault::Refused(Code::SessionExpired))) => return End::Expired,
                 Some(Err(fault)) => {
@@ -92,6 +93,32 @@ impl Session {
         }
     }
 
+    /// `None`: no answer at all has come for too long. A server that works off what it was asked
+    /// before is not silent. One that cannot reach its leader answers nothing after a `sync`.
+    async fn unless_silent<T>(
+        &self,
+        link: &Link,
+        sent: Instant,
+        answered: impl Future<Output = T>,
+    ) -> Option<T> {
+        let clock = &*self.settings.context.clock;
+        let limit = silence(self.granted());
+        let mut answered = pin!(answered);
+        let (mut heard, mut answers) = (sent, link.conn.answers());
+        loop {
+            let now = clock.now();
+            if link.conn.answers() != answers {
+                (heard, answers) = (now, link.conn.answers());
+            } else if now.since(heard) >= limit {
+                return None;
+            }
+            let next = (now + limit / 4).min(heard + limit);
+            if let Some(output) = until(clock, next, answered.as_mut()).await {
+                return Some(output);
+            }
+        }
+    }
+
     fn next_beat(&self, chain: &Chain, sent: Instant) -> Instant {
         if self.purpose == Use::Looking {
             return sent + self.granted() / 3;
@@ -107,30 +134,84 @@ impl Session {
         loop {
             self.bell.notified().await;
             tokio::time::sleep(WATCH_DELAY).await;
-            let unwatched = std::mem::take(&mut self.book().unwatched);
-            let asked: Vec<_> = unwatched
-                .into_iter()
-                .filter_map(|attempt| self.look_at(link, attempt))
-                .collect();
-            for (attempt, answer) in asked {
-                self.looked(link, attempt, answer.get().await.map(|reply| reply.body));
-            }
+            let nodes: Vec<Nodes> = {
+                let mut book = self.book();
+                let unwatched = std::mem::take(&mut book.unwatched);
+                let nodes = unwatched.into_iter().filter_map(|attempt| {
+                    let entry = book.get(attempt)?;
+                    let there = !matches!(entry.place, Place::Gone(_));
+                    let node = entry.node.as_ref().filter(|_| there)?;
+                    Some((attempt, Arc::clone(node), None))
+                });
+                nodes.collect()
+            };
+            // What fails is looked at again on the next connection.
+            let _ = self.look_at(link, &nodes).await;
         }
     }
 
-    /// Asks for an attempt's own node, with a watch.
-    fn look_at(&self, link: &Link, attempt: AttemptId) -> Option<(AttemptId, Answer)> {
-        let node = {
-            let book = self.book();
-            let entry = book.get(attempt)?;
-            if matches!(entry.place, Place::Gone(_)) {
-                return None;
+    /// Looks at own nodes, and at those that are waited for, with watches. Not at all of them at
+    /// once: a heartbeat that had to wait for ten thousand answers would make the server seem
+    /// silent.
+    async fn look_at(&self, link: &Link, nodes: &[Nodes]) -> Result<(), Fault> {
+        for some in nodes.chunks(AT_ONCE) {
+            self.look_at_some(link, some).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_some(&self, link: &Link, nodes: &[Nodes]) -> Result<(), Fault> {
+        let mut asked = Vec::with_capacity(nodes.len());
+        for (attempt, node, next) in nodes {
+            // Of a node that is gone no watch is left behind, since it is the data that is asked
+            // for.
+            let own = link.conn.send(&Request::get_data(node, true))?;
+            let ahead = match next {
+                Some(next) => Some(link.conn.send(&Request::get_data(next, true))?),
+                None => None,
+            };
+            asked.push((*attempt, own, node, ahead));
+        }
+        // An own node that may not be read any more is looked at from outside, for which no right is
+        // needed: it must not cost what the others have.
+        let mut closed = Vec::new();
+        for (attempt, own, node, ahead) in asked {
+            match own.get().await {
+                Ok(reply) => self.looked(link, attempt, Ok(reply.body)),
+                Err(fault @ Fault::Refused(Code::NoNode)) => {
+                    self.looked(link, attempt, Err(fault));
+                }
+                Err(Fault::Refused(Code::NoAuth)) => {
+                    closed.push((attempt, link.conn.send(&Request::exists(node, true))?));
+                }
+                Err(fault) => return Err(fault),
             }
-            Arc::clone(entry.node.as_ref()?)
-        };
-        // Of a node that is gone no watch is left behind, since it is the data that is asked for.
-        let answer = link.conn.send(&Request::get_data(&node, true)).ok()?;
-        Some((attempt, answer))
+            let Some(ahead) = ahead else {
+                continue;
+            };
+            match ahead.get().await {
+                Ok(_) => {}
+                Err(Fault::Refused(Code::NoNode)) => {
+                    let look = self.book().look(attempt);
+                    self.tell(look);
+                }
+                Err(Fault::Refused(Code::NoAuth)) => {
+                    // The servers do not tell of what happens to it: each report looks.
+                    let _ = self.book().look(attempt);
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        for (attempt, answer) in closed {
+            let stat = match answer.get().await {
+                Ok(reply) => Some(Stat::answer(&reply.body)?),
+                Err(Fault::Refused(Code::NoNode)) => None,
+                Err(fault) => return Err(fault),
+            };
+            let told = self.seen(link, attempt, stat.as_ref());
+            self.tell(told);
+        }
+        Ok(())
     }
 
     fn looked(&self, link: &Link, attempt: AttemptId, body: Result<Vec<u8>, Fault>) {
@@ -175,35 +256,7 @@ impl Session {
     /// Looks at everything on a new connection.
     pub(super) async fn check(&self, link: &Link) -> Result<(), Fault> {
         let nodes = self.book().nodes();
-        let mut asked = Vec::with_capacity(nodes.len());
-        for (attempt, node, next) in nodes {
-            let own = link.conn.send(&Request::get_data(&node, true))?;
-            let ahead = match &next {
-                Some(next) => Some(link.conn.send(&Request::get_data(next, true))?),
-                None => None,
-            };
-            asked.push((attempt, own, ahead));
-        }
-        for (attempt, own, ahead) in asked {
-            match own.get().await {
-                Ok(reply) => self.looked(link, attempt, Ok(reply.body)),
-                Err(fault @ Fault::Refused(Code::NoNode)) => {
-                    self.looked(link, attempt, Err(fault));
-                }
-                Err(fault) => return Err(fault),
-            }
-            if let Some(ahead) = ahead {
-                match ahead.get().await {
-                    Ok(_) => {}
-                    Err(Fault::Refused(Code::NoNode)) => {
-                        let look = self.book().look(attempt);
-                        self.tell(look);
-                    }
-                    Err(fault) => return Err(fault),
-                }
-            }
-        }
-        Ok(())
+        self.look_at(link, &nodes).await
     }
 
     /// Checks, says so, and never ends.

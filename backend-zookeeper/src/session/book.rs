@@ -65,6 +65,9 @@ pub(crate) struct Ahead {
     pub(crate) look: bool,
 }
 
+/// An attempt, its own node, and the one that it watches.
+pub(crate) type Nodes = (AttemptId, Arc<str>, Option<Arc<str>>);
+
 /// The attempts of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
@@ -133,6 +136,11 @@ impl Book {
     /// Takes no more attempts, if it has none. Returns whether it has none.
     pub(crate) fn close_if_empty(&mut self) -> bool {
         self.closed |= self.entries.is_empty();
+        self.closed
+    }
+
+    /// Whether the session takes no more attempts.
+    pub(crate) const fn is_closed(&self) -> bool {
         self.closed
     }
 
@@ -270,9 +278,8 @@ impl Book {
             .collect()
     }
 
-    /// All nodes that there should be, to be looked at on a new connection: the attempt, its own
-    /// node, and the one that it watches.
-    pub(crate) fn nodes(&self) -> Vec<(AttemptId, Arc<str>, Option<Arc<str>>)> {
+    /// All nodes that there should be, to be looked at on a new connection.
+    pub(crate) fn nodes(&self) -> Vec<Nodes> {
         let nodes = self.entries.iter().filter_map(|(attempt, entry)| {
             let node = Arc::clone(entry.node.as_ref()?);
             match &entry.place {

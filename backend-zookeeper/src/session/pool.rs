@@ -38,7 +38,8 @@ impl Pool {
                 .by_ttl
                 .entry(ttl)
                 .or_insert_with(|| Session::begin(settings, ttl, Use::Locks));
-            if session.is_over() {
+            // One that has been idle for long takes nobody any more from when it begins to end.
+            if session.is_over() || session.book().is_closed() {
                 *session = Session::begin(settings, ttl, Use::Locks);
             }
             Arc::clone(session)

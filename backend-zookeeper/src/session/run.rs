@@ -12,7 +12,7 @@ use super::{
 use tokio::sync::watch;
 
 use crate::wire::{
-    open::{Greeting, Opened, Trouble, open},
+    open::{Greeting, Opened, Place, Trouble, open},
     proto::{Pass, Request},
 };
 
@@ -39,6 +39,8 @@ pub(super) async fn run(session: Arc<Session>) {
     let mut pause = FIRST_PAUSE;
     let mut closing = session.closing.subscribe();
     let mut last_up = began;
+    let mut places = session.settings.target.places.clone();
+    fastrand::shuffle(&mut places);
     loop {
         // To take it up again prolongs it, so that this has to be wanted, too.
         let lapsed = last_up + 2 * (session.granted() + session.settings.options.tick);
@@ -50,7 +52,7 @@ pub(super) async fn run(session: Arc<Session>) {
             {
                 return Round::Gone;
             }
-            round(&session, pass, seen).await
+            round(&session, &mut places, pass, seen).await
         };
         let round = tokio::select! {
             round = again => round,
@@ -98,6 +100,19 @@ pub(super) async fn run(session: Arc<Session>) {
         } else if pass.id != welcome.pass.id {
             // Some servers make a new session without a word.
             return session.lost(LossReason::SessionLost);
+        } else if session.purpose == Use::Locks && welcome.timeout < session.ttl {
+            // A server that is set up otherwise: by having taken it up with a shorter life it has
+            // cut short what was proved before, too. The other servers give no more back.
+            tracing::warn!(
+                given = ?welcome.timeout,
+                wanted = ?session.ttl,
+                "a server gives the session a shorter life than it had; compare the servers' \
+                 `maxSessionTimeout` and `tickTime`",
+            );
+            session.lost(LossReason::SessionLost);
+            let bye = opened.conn.call(Request::close());
+            let _ = until(&*clock, session.settings.limit(), bye).await;
+            return;
         }
         pass = welcome.pass;
         number += 1;
@@ -149,13 +164,15 @@ async fn asked_to_end(closing: &mut watch::Receiver<Closing>) {
     let _ = closing.wait_for(|closing| *closing != Closing::No).await;
 }
 
-async fn round(session: &Arc<Session>, pass: Pass, seen: i64) -> Round {
+/// Tries each server once. Each that is tried goes to the end, whether it serves for a while or not
+/// at all: one that has fallen silent is not asked again before all the others.
+async fn round(session: &Arc<Session>, places: &mut [Place], pass: Pass, seen: i64) -> Round {
     let settings = &session.settings;
     let clock = &*settings.context.clock;
-    let mut places = settings.target.places.clone();
-    fastrand::shuffle(&mut places);
     let mut last = Trouble::new(ErrorKind::Unavailable, "no server was tried");
-    for place in &places {
+    for _ in 0..places.len() {
+        places.rotate_left(1);
+        let Some(place) = places.last() else { break };
         let asked = clock.now();
         let hello = Greeting {
             pass,

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -85,6 +85,7 @@ struct Shared {
     written: Notify,
     over: watch::Sender<bool>,
     zxid: AtomicI64,
+    answers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +109,7 @@ impl Conn {
             written: Notify::new(),
             over: watch::Sender::new(false),
             zxid: AtomicI64::new(seen),
+            answers: AtomicU64::new(0),
         });
         tokio::spawn(write(Arc::clone(&shared), outgoing));
         tokio::spawn(read(Arc::clone(&shared), incoming, listener));
@@ -152,6 +154,11 @@ impl Conn {
     /// The latest transaction that was seen on it.
     pub(crate) fn zxid(&self) -> i64 {
         self.0.zxid.load(Ordering::Relaxed)
+    }
+
+    /// How many answers have come on it.
+    pub(crate) fn answers(&self) -> u64 {
+        self.0.answers.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -225,6 +232,7 @@ impl Shared {
         if zxid > 0 {
             self.zxid.fetch_max(zxid, Ordering::Relaxed);
         }
+        self.answers.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         let at = state.pending.iter().position(|(sent, _)| *sent == xid)?;
         let (_, sender) = state.pending.remove(at)?;

@@ -1,0 +1,162 @@
+//! Very many locks of one client, and cancellations without end.
+
+use std::time::Duration;
+
+use tenure_core::{Client, Guard};
+use tenure_test_servers::{wire::Proxy, zookeeper::Server};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::common::{SOON, TTL, alone, client, hold, idle, millis, server, store, until};
+
+const COUNT: usize = 10_000;
+/// A TTL that so many locks need on a busy machine, without optimisation.
+const LONG: Duration = Duration::from_secs(4);
+
+async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
+    let mut guards = Vec::with_capacity(count);
+    let mut tasks = JoinSet::new();
+    for at in 0..count {
+        let client = client.clone();
+        tasks.spawn(async move { hold(&client, &format!("lock {at}")).await });
+        if tasks.len() >= 200 {
+            guards.push(tasks.join_next().await.unwrap().unwrap());
+        }
+    }
+    while let Some(guard) = tasks.join_next().await {
+        guards.push(guard.unwrap());
+    }
+    guards
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_broken_connection_costs_none_of_ten_thousand_locks() {
+    let _alone = alone().await;
+    let longest = LONG.as_millis().to_string();
+    let server = Server::builder().config("maxSessionTimeout", &longest);
+    let server = server.start().unwrap();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let owner = Client::builder(store(&proxy.url()))
+        .ttl(LONG)
+        .connect()
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let guards = hold_all(&owner, COUNT).await;
+    println!("{COUNT} locks are held after {:?}", begun.elapsed());
+    assert!(guards.iter().all(|guard| guard.check().is_ok()));
+    for _ in 0..3 {
+        let connections = proxy.connections_made();
+        let last = guards.iter().map(Guard::valid_until).max().unwrap();
+        let begun = Instant::now();
+        proxy.cut().unwrap();
+        until("all are proved again", SOON, || {
+            let lost = guards.iter().filter_map(|guard| guard.check().err());
+            let lost: Vec<_> = lost.map(|error| error.to_string()).collect();
+            assert!(
+                lost.is_empty(),
+                "{} locks were lost after {:?}: {}; {} connections",
+                lost.len(),
+                begun.elapsed(),
+                lost[0],
+                proxy.connections_made() - connections
+            );
+            guards.iter().all(|guard| guard.valid_until() > last)
+        })
+        .await;
+        let made = proxy.connections_made() - connections;
+        println!(
+            "proved again after {:?}, {made} connections",
+            begun.elapsed()
+        );
+        // One to hold locks with, and one to look at them.
+        assert!(made <= 2, "a connection that served was given up");
+    }
+    let begun = Instant::now();
+    drop(guards);
+    owner.shutdown(3 * SOON).await;
+    println!("all are released after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_cancellations_while_connections_break_leave_nothing() {
+    let _alone = alone().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let (owner, looker) = (client(&proxy.url()).await, client(&server.url()).await);
+    // What keeps the session alive.
+    let guard = hold(&owner, "kept").await;
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) % below
+    };
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < 4 * TTL {
+        rounds += 1;
+        let tasks: Vec<_> = (0..4)
+            .map(|at| owner.lock(format!("lock {}", at % 2)).unwrap())
+            .map(|lock| tokio::spawn(async move { lock.acquire().await }))
+            .collect();
+        sleep(millis(random(8))).await;
+        match random(12) {
+            0 => proxy.cut().unwrap(),
+            1 => proxy.drop_reply_of_and_cut("create2"),
+            2 => proxy.drop_reply_of_and_cut("delete"),
+            3 => proxy.drop_reply_of_and_cut("getChildren"),
+            _ => {}
+        }
+        for task in tasks {
+            sleep(millis(random(3))).await;
+            task.abort();
+            drop(task.await);
+        }
+        if rounds % 25 == 0 {
+            sleep(TTL / 3).await;
+        }
+        assert!(guard.check().is_ok(), "round {rounds}");
+    }
+    for lock in 0..2 {
+        idle(&looker, &format!("lock {lock}"), SOON).await;
+    }
+    assert!(guard.check().is_ok());
+    println!("{rounds} rounds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w3_a_thousand_who_come_at_once_all_have_their_turns() {
+    let _alone = alone().await;
+    let server = server();
+    let holder = client(&server.url()).await;
+    let guard = hold(&holder, "queue").await;
+    let mut tasks = JoinSet::new();
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let client = client(&server.url()).await;
+        for _ in 0..250 {
+            let lock = client.lock("queue").unwrap();
+            tasks.spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                let token = guard.token();
+                let _ = guard.release().await;
+                token
+            });
+        }
+        clients.push(client);
+    }
+    crate::common::waiting(&holder, "queue", 1000).await;
+    println!("1,000 wait after {:?}", begun.elapsed());
+    sleep(LONG).await;
+    let begun = Instant::now();
+    let _ = guard.release().await;
+    let mut last = 0;
+    while let Some(token) = tasks.join_next().await {
+        last = last.max(token.unwrap().get());
+    }
+    println!("1,000 had their turns after {:?}", begun.elapsed());
+    assert!(last > 0);
+}

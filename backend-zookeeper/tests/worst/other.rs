@@ -1,0 +1,48 @@
+//! A server that is set up otherwise than the one before it.
+
+use std::fs;
+
+use tenure_core::lease::Phase;
+use tenure_test_servers::wire::Proxy;
+use tokio::time::Instant;
+
+use crate::common::{SOON, TTL, acquire, alone, client, cluster, granted, hold, until, waiting};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_d1_a_server_that_gives_sessions_a_shorter_life_than_the_one_before_it() {
+    let _alone = alone().await;
+    let cluster = cluster();
+    let leader = cluster.leader().unwrap();
+    let (first, second) = (cluster.server(leader), cluster.server((leader + 1) % 3));
+    let file = second.directory().join("zoo.cfg");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}maxSessionTimeout=500\n")).unwrap();
+    second.restart().unwrap();
+    cluster.wait_healthy(SOON).unwrap();
+    let proxy = Proxy::for_zookeeper(first.address()).unwrap();
+    let owner = client(&proxy.url()).await;
+    let other = client(&first.url()).await;
+    let guard = hold(&owner, "a").await;
+    let waiter = acquire(&other, "a");
+    waiting(&other, "a", 1).await;
+    proxy.set_target(second.address()).unwrap();
+    proxy.cut().unwrap();
+    let before = guard.valid_until();
+    until("it has gone on, or ended", SOON, || {
+        guard.check().is_err() || (guard.phase() == Phase::Held && guard.valid_until() > before)
+    })
+    .await;
+    // Its owner falls silent.
+    let silent = Instant::now();
+    proxy.hold_requests();
+    proxy.hold_replies();
+    let next = granted("the waiter", SOON, waiter).await;
+    let after = silent.elapsed();
+    assert!(
+        guard.check().is_err(),
+        "two hold it, {after:?} after one fell silent whose TTL is {TTL:?}"
+    );
+    assert!(next.token() > guard.token());
+    proxy.release_requests();
+    proxy.release_replies();
+}
