@@ -98,7 +98,6 @@ async fn w2_a_waiter_behind_a_node_that_may_not_be_read_any_more_is_woken() {
     let _ = granted("the waiter", 3 * TTL, waiter).await;
 }
 
-#[ignore = "the core repeats no removal that was refused, although the session is pooled"]
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_a_release_that_was_forbidden_for_a_while_leaves_nothing() {
     let _alone = alone().await;

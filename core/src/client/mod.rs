@@ -13,12 +13,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use acquire::Acquisition;
 pub use builder::ClientBuilder;
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 
 pub(crate) use self::{
     acquire::Order,
     hub::Hub,
-    releaser::{Errand, Removal, Remover},
+    releaser::{Errand, Persisted, Removal, Remover},
     slot::Slot,
 };
 use crate::{
@@ -189,6 +192,7 @@ impl Client {
         let limit = now + within;
         let mut report = Shutdown::default();
         let mut removals = JoinSet::new();
+        let places = Arc::new(Semaphore::new(releaser::AT_ONCE));
         for slot in slots {
             let held = slot.grant().filter(|_| slot.phase(now).is_live());
             let _ = slot.gone(LossReason::Closed, now);
@@ -209,12 +213,18 @@ impl Client {
                 not_before: None,
                 slot: Arc::clone(&slot),
             };
-            removals.spawn(async move { (remover.persist(removal).await, held, slot) });
+            let places = Arc::clone(&places);
+            removals.spawn(async move {
+                let _place = places.acquire().await;
+                (remover.persist(removal).await, held, slot)
+            });
         }
         let clock = &*self.0.hub.clock;
         while let Some(Some(done)) = time::until(clock, limit, removals.join_next()).await {
-            let Ok((Some(Removed::AsHolder | Removed::Absent), Some((token, ..)), slot)) = done
-            else {
+            let Ok((Persisted::Done(removed), Some((token, ..)), slot)) = done else {
+                continue;
+            };
+            let (Removed::AsHolder | Removed::Absent) = removed else {
                 continue;
             };
             let before = report.unreleased.len();

@@ -45,7 +45,21 @@ pub(crate) struct Removal {
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many removals are under way at once.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
+/// When a removal is tried again that the store has refused, in a pooled session: whoever may change
+/// rights may give them back.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+
+/// What has become of a removal.
+#[derive(Debug)]
+pub(super) enum Persisted {
+    /// The store has answered.
+    Done(Removed),
+    /// The entry lapses by itself.
+    LeftToLapse,
+    /// The store refuses it, and the entry does not lapse as long as this client lives.
+    Refused(Removal),
+}
 
 /// What a removal needs.
 #[derive(Clone, Debug)]
@@ -61,7 +75,7 @@ pub(crate) struct Remover {
 impl Remover {
     /// Runs until the client is gone and everything is done, and closes the backend.
     pub(super) async fn run(self, mut errands: mpsc::UnboundedReceiver<Errand>) {
-        let mut removals = JoinSet::new();
+        let mut removals: JoinSet<Persisted> = JoinSet::new();
         // Those that are not to begin yet take nobody's place, and nobody waits for them.
         let mut later = JoinSet::new();
         let mut drains = Vec::new();
@@ -74,11 +88,7 @@ impl Remover {
             tokio::select! {
                 errand = errands.recv(), if removals.len() < AT_ONCE => match errand {
                     Some(Errand::Remove(removal)) if removal.not_before.is_some() => {
-                        let clock = Arc::clone(&self.clock);
-                        later.spawn(async move {
-                            clock.sleep_until(removal.not_before.unwrap_or(Instant::ORIGIN)).await;
-                            removal
-                        });
+                        later.spawn(self.clone().put_off(removal));
                     }
                     Some(Errand::Remove(removal)) => {
                         let remover = self.clone();
@@ -87,7 +97,12 @@ impl Remover {
                     Some(Errand::Drain(done)) => drains.push(done),
                     None => break,
                 },
-                Some(_) = removals.join_next() => {}
+                Some(done) = removals.join_next() => {
+                    if let Ok(Persisted::Refused(mut removal)) = done {
+                        removal.not_before = Some(self.clock.now() + REFUSED_PAUSE);
+                        later.spawn(self.clone().put_off(removal));
+                    }
+                }
                 Some(due) = later.join_next() => {
                     if let Ok(removal) = due {
                         let remover = self.clone();
@@ -103,9 +118,15 @@ impl Remover {
         self.backend.close().await;
     }
 
+    async fn put_off(self, removal: Removal) -> Removal {
+        let begin = removal.not_before.unwrap_or(Instant::ORIGIN);
+        self.clock.sleep_until(begin).await;
+        removal
+    }
+
     /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
     /// has lapsed by itself, unless it lives as long as a pooled session.
-    pub(super) async fn persist(&self, removal: Removal) -> Option<Removed> {
+    pub(super) async fn persist(&self, removal: Removal) -> Persisted {
         let limit = self.clock.now() + self.request_timeout;
         removal.slot.settled(&*self.clock, limit).await;
         let until = if self.pooled {
@@ -116,7 +137,17 @@ impl Remover {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.once(&removal, self.request_timeout).await {
-                Ok(removed) => return Some(removed),
+                Ok(removed) => return Persisted::Done(removed),
+                Err(error) if self.pooled && !error.is_retryable() => {
+                    tracing::warn!(
+                        lock.name = %removal.name.as_str().escape_debug(),
+                        lock.attempt = %removal.attempt,
+                        %error,
+                        "could not remove an attempt; it stays in the queue until this succeeds or \
+                         this client ends",
+                    );
+                    return Persisted::Refused(removal);
+                }
                 Err(error) => {
                     let again = self.clock.now() + pause;
                     if !error.is_retryable() || again >= until {
@@ -127,7 +158,7 @@ impl Remover {
                             %error,
                             "could not remove an attempt; the store lets it lapse within its TTL",
                         );
-                        return None;
+                        return Persisted::LeftToLapse;
                     }
                     self.clock.sleep_until(again).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
