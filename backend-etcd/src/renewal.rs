@@ -248,7 +248,9 @@ impl Group {
                     continue;
                 }
             };
-            let Some(me) = me else {
+            // One that was put anew has another revision: what was granted is gone all the same.
+            let same = me.filter(|me| me.create_revision() == item.check.revision);
+            let Some(me) = same else {
                 self.gone(&item, proved);
                 continue;
             };

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::Core,
+    backend::{Core, LARGEST_ANSWER},
     error::Fault,
     link::{Link, Member},
     turn,
@@ -275,7 +275,8 @@ impl Watching {
         let member = self.link.member().await?;
         let number = self.number();
         let options = options(number, 0);
-        let mut client = member.client.watch_client();
+        let client = member.client.watch_client();
+        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
         let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
         let stream: WatchStream = self
             .link
