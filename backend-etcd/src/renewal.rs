@@ -165,6 +165,8 @@ impl Group {
                 break;
             }
             let part = self.cut();
+            // Whoever was looked at need not wait for those that are left.
+            self.split |= !self.items.is_empty();
             let checks: Vec<Check> = part.iter().map(|item| item.check.clone()).collect();
             let check = txn::check(&checks, &self.core.nowhere);
             let answer = match self.core.look(check).await {

@@ -190,6 +190,8 @@ pub(crate) struct Watching {
     /// Those that are not asked for yet.
     later: VecDeque<(Instant, u64)>,
     pulses: VecDeque<Beat>,
+    /// When the stream has answered last.
+    heard: Instant,
 }
 
 /// A pulse that was sent.
@@ -234,6 +236,7 @@ impl Watching {
             aheads: 0,
             later: VecDeque::new(),
             pulses: VecDeque::new(),
+            heard: Instant::now(),
         }
     }
 
@@ -314,6 +317,7 @@ impl Watching {
             tokio::select! {
                 answer = open.answers.message() => match answer {
                     Ok(Some(answer)) => {
+                        self.heard = Instant::now();
                         self.link.alive(open.member.generation);
                         if let Some(reason) = self.read(&open, &answer, stream) {
                             return Ended::Refused(reason);
@@ -360,7 +364,8 @@ impl Watching {
     /// When a pulse is overdue, or another one due.
     fn ring(&self) -> Option<Instant> {
         match self.pulses.front() {
-            Some(beat) => Some(beat.sent + self.link.patience()),
+            // Thousands of watches may be in front of it, and their answers show as much.
+            Some(beat) => Some(beat.sent.max(self.heard) + self.link.patience()),
             None => (self.aheads > 0).then(|| Instant::now() + PULSE),
         }
     }

@@ -4,7 +4,7 @@ use tenure_core::Release;
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::{Instant, sleep};
 
-use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until_waiting};
+use crate::common::{SOON, acquire, client, granted, millis, seconds, until_waiting};
 
 /// L5, R1: a round trip takes longer than the patience with one server, and less than a third of the TTL.
 #[tokio::test(flavor = "multi_thread")]
