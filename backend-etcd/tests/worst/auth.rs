@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use crate::common::{SOON, acquire, granted, hold, millis, seconds, store, until_waiting};
 
 async fn alice(server: &Server, ttl: std::time::Duration) -> Client {
-    let options = Options::default()
-        .credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
+    let options =
+        Options::default().credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
     Client::builder(store(&server.url(), options))
         .ttl(ttl)
         .connect()

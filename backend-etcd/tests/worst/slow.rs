@@ -84,7 +84,10 @@ async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &
     }
     let addresses: Vec<_> = far.iter().map(|far| far.address.as_str()).collect();
     let away = client(&format!("etcd://{}", addresses.join(",")), ttl).await;
-    let _ = granted("a lease", SOON, acquire(&away, "lease")).await.release().await;
+    let _ = granted("a lease", SOON, acquire(&away, "lease"))
+        .await
+        .release()
+        .await;
     let guard = granted("it is free", SOON, acquire(&away, "a")).await;
     for far in &far {
         let millis = u64::try_from(delay.as_millis()).unwrap();
@@ -126,7 +129,13 @@ async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_r1_a_slow_server_is_slow_and_no_more() {
     let server = Server::builder().start().unwrap();
-    live_with(millis(1300), seconds(30), vec![server.address()], &server.url()).await;
+    live_with(
+        millis(1300),
+        seconds(30),
+        vec![server.address()],
+        &server.url(),
+    )
+    .await;
 }
 
 /// The same of each member of a cluster.
@@ -141,5 +150,11 @@ async fn l5_r1_a_slow_cluster_is_slow_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_r1_a_slow_server_and_the_shortest_ttl() {
     let server = Server::builder().start().unwrap();
-    live_with(millis(280), seconds(2), vec![server.address()], &server.url()).await;
+    live_with(
+        millis(280),
+        seconds(2),
+        vec![server.address()],
+        &server.url(),
+    )
+    .await;
 }

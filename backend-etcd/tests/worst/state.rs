@@ -1,9 +1,6 @@
 //! Keys that somebody else has put, deleted or written over.
 
-use std::{
-    io::Write as _,
-    process::Stdio,
-};
+use std::{io::Write as _, process::Stdio};
 
 use tenure_core::{Release, loss::LossReason};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -26,8 +23,14 @@ fn put(server: &Server, key: &str, value: &[u8]) {
 
 fn key_of(server: &Server, lock: &str) -> String {
     let prefix = format!("default/{lock}/");
-    let keys = etcdctl(&server.address(), &["get", "--prefix", "--keys-only", &prefix]);
-    keys.lines().find(|line| line.contains('-')).unwrap().to_owned()
+    let keys = etcdctl(
+        &server.address(),
+        &["get", "--prefix", "--keys-only", &prefix],
+    );
+    keys.lines()
+        .find(|line| line.contains('-'))
+        .unwrap()
+        .to_owned()
 }
 
 /// R1: what lies in front is no contender; the holder's first request is lost on the way.
