@@ -13,5 +13,6 @@ mod common;
 mod auth;
 mod crowd;
 mod dropped;
+mod retired;
 mod slow;
 mod state;

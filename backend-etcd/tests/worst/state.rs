@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::Stdio};
 
-use tenure_core::{Release, loss::LossReason};
+use tenure_core::{Guard, Release, loss::LossReason};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::sleep;
 
@@ -21,14 +21,16 @@ fn put(server: &Server, key: &str, value: &[u8]) {
     assert!(child.wait().unwrap().success());
 }
 
-fn key_of(server: &Server, lock: &str) -> String {
-    let prefix = format!("default/{lock}/");
+/// The key of a grant.
+fn key_of(server: &Server, guard: &Guard) -> String {
+    let prefix = format!("default/{}/", guard.name());
+    let attempt = guard.attempt().to_string();
     let keys = etcdctl(
         &server.address(),
         &["get", "--prefix", "--keys-only", &prefix],
     );
     keys.lines()
-        .find(|line| line.contains('-'))
+        .find(|line| line.contains(&attempt))
         .unwrap()
         .to_owned()
 }
@@ -66,7 +68,7 @@ async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
     let waiter = acquire(&client, "a");
     until_waiting(&client, "a", 1).await;
     sleep(millis(100)).await;
-    let key = key_of(&server, "a");
+    let key = key_of(&server, &guard);
     proxy.refuse(true).unwrap();
     proxy.cut().unwrap();
     etcdctl(&server.address(), &["del", &key]);
@@ -99,7 +101,7 @@ async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
     let waiter = acquire(&away, "a");
     until_waiting(&here, "a", 1).await;
     sleep(millis(100)).await;
-    let key = key_of(&server, "a");
+    let key = key_of(&server, &guard);
     let lease = key.rsplit('/').next().unwrap().split('-').next().unwrap();
     proxy.refuse(true).unwrap();
     proxy.cut().unwrap();
