@@ -289,7 +289,8 @@ mod tests {
         let limit = Duration::from_millis(300);
         let link = Link::new(target.unwrap(), options, sink, limit);
         let clock = Arc::new(ManualClock::default());
-        let pool = Arc::new(Pool::new(Arc::new(link), clock.clone(), String::new()));
+        let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        let pool = Arc::new(Pool::new(Arc::new(link), time, String::new()));
         let lease = Arc::new(Lease::new(1, Duration::from_secs(3600), clock.now()));
         pool.lock().all.push(Arc::clone(&lease));
         clock.advance(IDLE * 2);
