@@ -39,7 +39,7 @@ use crate::{
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// How large an answer may be.
-const LARGEST_ANSWER: usize = 64 << 20;
+pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A store of locks on etcd, not yet connected.
 #[derive(Clone, Debug)]

@@ -34,6 +34,8 @@ pub(crate) struct Entry {
     pub(crate) verified: i64,
     /// Something has happened to its key, or may have.
     pub(crate) doubtful: bool,
+    /// Whether it was the holder when its removal began.
+    pub(crate) held: bool,
 }
 
 /// How far an attempt has come.
@@ -181,6 +183,7 @@ impl Book {
             watched_in: 0,
             verified: 0,
             doubtful: false,
+            held: false,
         };
         pages.entries.insert(attempt, entry);
         Begun::Anew
@@ -211,7 +214,11 @@ impl Book {
         watches.extend(entry.ahead.take().map(|ahead| ahead.watch));
         entry.watch = 0;
         // What it was tells how it may be removed, also when that has to be repeated.
-        let sight = entry.sight();
+        entry.held |= entry.stage == Stage::Holding;
+        let mut sight = entry.sight();
+        if entry.held {
+            sight.stage = Stage::Holding;
+        }
         entry.stage = Stage::Leaving;
         Some((sight, watches))
     }

@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,7 +45,11 @@ pub(crate) struct Link {
     events: EventSink,
     /// After that nobody waits for an answer any more.
     pub(crate) limit: Duration,
+    /// In milliseconds, as the next one.
     patience: AtomicU64,
+    longest_patience: AtomicU64,
+    /// How often it was doubled, because nothing was answered in time.
+    doubled: AtomicU32,
     state: Mutex<State>,
     opening: tokio::sync::Mutex<()>,
     moved: watch::Sender<u64>,
@@ -86,6 +90,8 @@ impl Link {
             events,
             limit,
             patience: AtomicU64::new(0),
+            longest_patience: AtomicU64::new(0),
+            doubled: AtomicU32::new(0),
             state: Mutex::new(State {
                 // So that many clients do not all ask the same server.
                 index: 0,
@@ -106,11 +112,21 @@ impl Link {
     pub(crate) fn set_patience(&self, shortest: Option<Duration>) {
         let longest = LONGEST_PATIENCE.min(self.limit / 3).max(SHORTEST_PATIENCE);
         let patience = shortest.map_or(longest, |ttl| (ttl / 6).clamp(SHORTEST_PATIENCE, longest));
-        let millis = u64::try_from(patience.as_millis()).unwrap_or(1_000);
-        self.patience.store(millis, Ordering::Relaxed);
+        let most = self.limit / 2;
+        let most = shortest.map_or(most, |ttl| most.min(ttl / 3)).max(patience);
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(1_000);
+        self.patience.store(millis(patience), Ordering::Relaxed);
+        self.longest_patience.store(millis(most), Ordering::Relaxed);
     }
 
+    /// So long is an answer waited for before another server is asked. Where none answers in that time
+    /// it is doubled: they may all be slow, and every connection that is made anew takes longer still.
     pub(crate) fn patience(&self) -> Duration {
+        let millis = self.patience.load(Ordering::Relaxed) << self.doubled.load(Ordering::Relaxed);
+        Duration::from_millis(millis.min(self.longest_patience.load(Ordering::Relaxed)))
+    }
+
+    fn first_patience(&self) -> Duration {
         Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 
@@ -153,7 +169,7 @@ impl Link {
                 (state.index, state.generation)
             };
             let limit = if self.target.len() > 1 {
-                self.options.connect_timeout.min(2 * self.patience())
+                self.options.connect_timeout.min(2 * self.first_patience())
             } else {
                 self.options.connect_timeout
             };
@@ -303,9 +319,20 @@ impl Link {
         mut asking: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
     ) -> Result<T, Fault> {
         let patience = self.patience();
+        let began = time::Instant::now();
         let answer = match time::timeout(patience, &mut asking).await {
-            Ok(answer) => Some(answer),
+            Ok(answer) => {
+                if began.elapsed() < self.first_patience() {
+                    self.doubled.store(0, Ordering::Relaxed);
+                }
+                Some(answer)
+            }
             Err(_) => {
+                // Many may wait for the same server: it counts once.
+                if self.is_current(member) {
+                    let doubled = self.doubled.load(Ordering::Relaxed);
+                    self.doubled.store((doubled + 1).min(3), Ordering::Relaxed);
+                }
                 self.suspect(member.generation);
                 let rest = limit.saturating_sub(patience);
                 time::timeout(rest, asking).await.ok()

@@ -103,6 +103,8 @@ async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Remo
             if answer.succeeded {
                 let first = answer.one().map_err(into_error)?;
                 match first {
+                    // What is in front of a holder is noise.
+                    _ if sight.stage == Stage::Holding => Removed::AsHolder,
                     Some(first) if first.key() == sight.key.as_bytes() => Removed::AsHolder,
                     _ => Removed::AsWaiter,
                 }

@@ -165,6 +165,8 @@ impl Group {
                 break;
             }
             let part = self.cut();
+            // Whoever was looked at need not wait for those that are left.
+            self.split |= !self.items.is_empty();
             let checks: Vec<Check> = part.iter().map(|item| item.check.clone()).collect();
             let check = txn::check(&checks, &self.core.nowhere);
             let answer = match self.core.look(check).await {
@@ -248,7 +250,9 @@ impl Group {
                     continue;
                 }
             };
-            let Some(me) = me else {
+            // One that was put anew has another revision: what was granted is gone all the same.
+            let same = me.filter(|me| me.create_revision() == item.check.revision);
+            let Some(me) = same else {
                 self.gone(&item, proved);
                 continue;
             };

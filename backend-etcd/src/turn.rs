@@ -44,8 +44,9 @@ pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn,
     let mut answer = core.look(txn::turn(&prefix, &sight.key, revision)).await?;
     if !answer.succeeded {
         return Ok(match answer.one()? {
-            None => Ok(Turn::Gone),
-            Some(_) => Err(altered(OPERATION, &sight.key)),
+            // One that was put anew is not the one that was entered.
+            Some(me) if me.create_revision() == revision => Err(altered(OPERATION, &sight.key)),
+            _ => Ok(Turn::Gone),
         });
     }
     core.book.edit(attempt, |entry| {

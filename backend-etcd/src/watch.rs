@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::Core,
+    backend::{Core, LARGEST_ANSWER},
     error::Fault,
     link::{Link, Member},
     turn,
@@ -201,6 +201,8 @@ pub(crate) struct Watching {
     /// Those that are not asked for yet.
     later: VecDeque<(Instant, u64)>,
     pulses: VecDeque<Beat>,
+    /// When the stream has answered last.
+    heard: Instant,
 }
 
 /// A pulse that was sent.
@@ -245,6 +247,7 @@ impl Watching {
             aheads: 0,
             later: VecDeque::new(),
             pulses: VecDeque::new(),
+            heard: Instant::now(),
         }
     }
 
@@ -286,7 +289,8 @@ impl Watching {
         let member = self.link.member().await?;
         let number = self.number();
         let options = options(number, 0);
-        let mut client = member.client.watch_client();
+        let client = member.client.watch_client();
+        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
         let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
         let stream: WatchStream = self
             .link
@@ -324,6 +328,7 @@ impl Watching {
             tokio::select! {
                 answer = open.answers.message() => match answer {
                     Ok(Some(answer)) => {
+                        self.heard = Instant::now();
                         self.link.alive(open.member.generation);
                         if let Some(reason) = self.read(&open, &answer, stream) {
                             return Ended::Refused(reason);
@@ -370,7 +375,8 @@ impl Watching {
     /// When a pulse is overdue, or another one due.
     fn ring(&self) -> Option<Instant> {
         match self.pulses.front() {
-            Some(beat) => Some(beat.sent + self.link.patience()),
+            // Thousands of watches may be in front of it, and their answers show as much.
+            Some(beat) => Some(beat.sent.max(self.heard) + self.link.patience()),
             None => (self.aheads > 0).then(|| Instant::now() + PULSE),
         }
     }

@@ -74,7 +74,12 @@ impl Pool {
         let stale = self.lock().current.get(&class).map(Arc::clone);
         if let Some(lease) = stale.filter(|lease| !lease.is_spent()) {
             match self.refresh(&lease).await {
-                Ok(()) => return Ok(self.take(lease)),
+                // It may have been given back meanwhile, having been idle.
+                Ok(()) => {
+                    if let Some(seat) = self.take(&lease) {
+                        return Ok(seat);
+                    }
+                }
                 Err(Fault::LeaseGone) => self.bury(&lease),
                 Err(fault) => return Err(fault),
             }
@@ -87,7 +92,7 @@ impl Pool {
         drop(state);
         self.link.set_patience(shortest);
         self.news.notify_one();
-        Ok(self.take(lease))
+        Ok(Seat::new(lease, Arc::clone(&self.clock)))
     }
 
     async fn grant(&self, class: u64) -> Result<Arc<Lease>, Fault> {
@@ -234,8 +239,11 @@ impl Pool {
             .then(|| Seat::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
 
-    fn take(&self, lease: Arc<Lease>) -> Seat {
-        Seat::new(lease, Arc::clone(&self.clock))
+    /// A place on a lease that was just proved; none if it was given back meanwhile.
+    fn take(&self, lease: &Arc<Lease>) -> Option<Seat> {
+        // Taken under the mutex, so that the keeper cannot find it unused meanwhile.
+        let _state = self.lock();
+        (!lease.is_spent()).then(|| Seat::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -252,5 +260,48 @@ async fn revoke(link: &Link, id: i64) {
     match revoked {
         Ok(_) | Err(Fault::LeaseGone) => {}
         Err(fault) => tracing::debug!(?fault, "a lease was not given back; it expires"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::{
+        backend::{BackendEvent, EventHandler, EventSink},
+        clock::ManualClock,
+        settings::StoreUrl,
+    };
+
+    use super::*;
+    use crate::config::{Options, Target};
+
+    struct Deaf;
+
+    impl EventHandler for Deaf {
+        fn handle(&self, _event: BackendEvent) {}
+    }
+
+    #[tokio::test]
+    async fn x1_nobody_gets_a_place_on_a_lease_that_is_given_back() {
+        let options = Options::default();
+        let target = Target::new(&StoreUrl::parse("etcd://127.0.0.1:1").unwrap(), &options);
+        let handler: Arc<dyn EventHandler> = Arc::new(Deaf);
+        let sink = EventSink::new(Arc::downgrade(&handler));
+        let limit = Duration::from_millis(300);
+        let link = Link::new(target.unwrap(), options, sink, limit);
+        let clock = Arc::new(ManualClock::default());
+        let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        let pool = Arc::new(Pool::new(Arc::new(link), time, String::new()));
+        let lease = Arc::new(Lease::new(1, Duration::from_secs(3600), clock.now()));
+        pool.lock().all.push(Arc::clone(&lease));
+        clock.advance(IDLE * 2);
+        let seat = pool.take(&lease);
+        assert!(seat.is_some());
+        pool.round().await;
+        // It was in use.
+        assert!(pool.take(&lease).is_some());
+        drop(seat);
+        clock.advance(IDLE);
+        pool.round().await;
+        assert!(pool.take(&lease).is_none(), "it is being revoked");
     }
 }

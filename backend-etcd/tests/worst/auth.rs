@@ -1,0 +1,70 @@
+//! Log-ins that end, and rights that are taken away.
+
+use tenure_core::{Client, Release, secret::Secret};
+use tenure_etcd::Options;
+use tenure_test_servers::etcd::Server;
+use tokio::time::{Instant, sleep};
+
+use crate::common::{SOON, acquire, granted, hold, millis, seconds, store, until_waiting};
+
+async fn alice(server: &Server, ttl: std::time::Duration) -> Client {
+    let options =
+        Options::default().credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
+    Client::builder(store(&server.url(), options))
+        .ttl(ttl)
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// W2, L5: the log-in ends every two seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_l5_log_ins_that_end_are_renewed() {
+    let server = Server::builder()
+        .user("alice", "canary-secret", "default/")
+        .flag("--auth-token-ttl=2")
+        .start()
+        .unwrap();
+    let (first, second) = (
+        alice(&server, seconds(60)).await,
+        alice(&server, seconds(60)).await,
+    );
+    for _ in 0..3 {
+        let guard = hold(&first, "a").await;
+        let waiter = acquire(&second, "a");
+        until_waiting(&second, "a", 1).await;
+        let began = Instant::now();
+        while began.elapsed() < seconds(6) {
+            assert!(guard.check().is_ok());
+            sleep(millis(50)).await;
+        }
+        let released = guard.release().await;
+        assert!(matches!(released, Release::Released), "{released:?}");
+        // A third of its TTL is longer.
+        let next = granted("W2", seconds(8), waiter).await;
+        assert!(next.check().is_ok());
+        let released = next.release().await;
+        assert!(matches!(released, Release::Released), "{released:?}");
+    }
+}
+
+/// The same with keep-alives.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_keep_alives_outlive_log_ins() {
+    let server = Server::builder()
+        .user("alice", "canary-secret", "default/")
+        .flag("--auth-token-ttl=2")
+        .start()
+        .unwrap();
+    let client = alice(&server, seconds(3)).await;
+    let guard = hold(&client, "a").await;
+    let began = Instant::now();
+    while began.elapsed() < seconds(14) {
+        assert!(guard.check().is_ok(), "L5 after {:?}", began.elapsed());
+        sleep(millis(20)).await;
+    }
+    let released = guard.release().await;
+    assert!(matches!(released, Release::Released), "{released:?}");
+    let again = granted("again", SOON, acquire(&client, "a")).await;
+    let _ = again.release().await;
+}

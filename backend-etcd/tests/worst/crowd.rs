@@ -1,0 +1,115 @@
+//! Many locks when the connection breaks, and many waiters that leave together.
+
+use tenure_core::{Client, Guard};
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+use tokio::time::{Instant, sleep};
+
+use crate::common::{SOON, acquire, client, granted, hold, seconds, until, until_waiting};
+
+async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
+    let mut guards = Vec::with_capacity(count);
+    for start in (0..count).step_by(100) {
+        let tasks: Vec<_> = (start..(start + 100).min(count))
+            .map(|index| {
+                let client = client.clone();
+                tokio::spawn(async move { hold(&client, &format!("lock-{index}")).await })
+            })
+            .collect();
+        for task in tasks {
+            guards.push(task.await.unwrap());
+        }
+    }
+    guards
+}
+
+/// L5: a connection with thousands of watches breaks, and they are begun again.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_thousands_of_watches_are_begun_again_once() {
+    const LOCKS: usize = 10_000;
+    let ttl = seconds(6);
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), ttl).await;
+    let guards = hold_all(&client, LOCKS).await;
+    until("all are watched", SOON * 2, || {
+        proxy.count("Watch.message") >= LOCKS
+    })
+    .await;
+    sleep(seconds(2)).await;
+    proxy.reset();
+    let before = proxy.connections_made();
+    proxy.cut().unwrap();
+    let began = Instant::now();
+    let mut lost = 0;
+    while began.elapsed() < seconds(20) {
+        lost = guards.iter().filter(|guard| guard.check().is_err()).count();
+        if lost > 0 {
+            break;
+        }
+        sleep(seconds(1)).await;
+        eprintln!(
+            "{:?}: {} connections, {} watches, {} txns",
+            began.elapsed(),
+            proxy.connections_made() - before,
+            proxy.count("Watch.message"),
+            proxy.count("Txn")
+        );
+    }
+    let (watches, made) = (
+        proxy.count("Watch.message"),
+        proxy.connections_made() - before,
+    );
+    // By hundreds: what is given back all at once is another test's business.
+    let mut guards = guards;
+    while !guards.is_empty() {
+        let part = guards.split_off(guards.len().saturating_sub(200));
+        let tasks: Vec<_> = part
+            .into_iter()
+            .map(|guard| tokio::spawn(async move { guard.release().await }))
+            .collect();
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+    assert_eq!(lost, 0, "L5: {lost} of {LOCKS} lost");
+    assert!(
+        watches < LOCKS * 3,
+        "{watches} messages, {made} connections"
+    );
+}
+
+/// W1, W3: all but the last of a thousand waiters leave at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn w3_a_thousand_waiters_leave_and_the_last_stays() {
+    const WAITERS: usize = 1_000;
+    let ttl = seconds(30);
+    let server = Server::builder().start().unwrap();
+    let (holder, crowd, last) = (
+        client(&server.url(), ttl).await,
+        client(&server.url(), ttl).await,
+        client(&server.url(), ttl).await,
+    );
+    let guard = hold(&holder, "a").await;
+    let began = Instant::now();
+    let mut waiters = Vec::new();
+    for count in 1..=WAITERS {
+        waiters.push(acquire(&crowd, "a"));
+        if count % 100 == 0 {
+            until_waiting(&holder, "a", count).await;
+        }
+    }
+    eprintln!("entered in {:?}", began.elapsed());
+    let patient = acquire(&last, "a");
+    until_waiting(&holder, "a", WAITERS + 1).await;
+    let began = Instant::now();
+    for waiter in &waiters {
+        waiter.abort();
+    }
+    until_waiting(&holder, "a", 1).await;
+    eprintln!("left in {:?}", began.elapsed());
+    let _ = guard.release().await;
+    let began = Instant::now();
+    let next = granted("its turn", seconds(9), patient).await;
+    eprintln!("granted after {:?}", began.elapsed());
+    assert!(next.check().is_ok());
+}

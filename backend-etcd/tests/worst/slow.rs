@@ -1,0 +1,160 @@
+//! Servers that are far away: each answer comes so much later, and all of them as fast as they come.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::Release;
+use tenure_test_servers::etcd::{Cluster, Server};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::common::{SOON, acquire, client, granted, millis, seconds, until_waiting};
+
+/// A way to a server that takes so long, and has room for any number of answers under way. (The proxy of
+/// the test servers delays one piece after the other.)
+struct Far {
+    address: String,
+    made: Arc<AtomicU64>,
+    /// Milliseconds.
+    delay: Arc<AtomicU64>,
+}
+
+impl Far {
+    async fn away(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let made = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&made);
+        let delay = Arc::new(AtomicU64::new(0));
+        let given = Arc::clone(&delay);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let Ok(far) = TcpStream::connect(&target).await else {
+                    continue;
+                };
+                let _ = (near.set_nodelay(true), far.set_nodelay(true));
+                let (mut ours, mut to_us) = near.into_split();
+                let (mut theirs, mut to_them) = far.into_split();
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut ours, &mut to_them).await;
+                });
+                let given = Arc::clone(&given);
+                let (late, mut due) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+                tokio::spawn(async move {
+                    let mut piece = vec![0; 1 << 16];
+                    while let Ok(read @ 1..) = theirs.read(&mut piece).await {
+                        let delay = millis(given.load(Ordering::Relaxed));
+                        let _ = late.send((Instant::now() + delay, piece[..read].to_vec()));
+                    }
+                });
+                tokio::spawn(async move {
+                    while let Some((at, piece)) = due.recv().await {
+                        sleep_until(at).await;
+                        if to_us.write_all(&piece).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            made,
+            delay,
+        }
+    }
+}
+
+/// What a client is worth whose every answer comes so late.
+async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &str) {
+    let near = client(near, seconds(60)).await;
+    let mut far = Vec::new();
+    for target in targets {
+        far.push(Far::away(target).await);
+    }
+    let addresses: Vec<_> = far.iter().map(|far| far.address.as_str()).collect();
+    let away = client(&format!("etcd://{}", addresses.join(",")), ttl).await;
+    let _ = granted("a lease", SOON, acquire(&away, "lease"))
+        .await
+        .release()
+        .await;
+    let guard = granted("it is free", SOON, acquire(&away, "a")).await;
+    for far in &far {
+        let millis = u64::try_from(delay.as_millis()).unwrap();
+        far.delay.store(millis, Ordering::Relaxed);
+    }
+    let connections = || {
+        far.iter()
+            .map(|far| far.made.load(Ordering::Relaxed))
+            .sum::<u64>()
+    };
+    let waiter = acquire(&near, "a");
+    let began = Instant::now();
+    let before = connections();
+    while began.elapsed() < (ttl * 3).min(seconds(40)) {
+        assert!(
+            guard.check().is_ok(),
+            "L5: {delay:?}, after {:?}, {} connections",
+            began.elapsed(),
+            connections() - before
+        );
+        sleep(millis(10)).await;
+    }
+    eprintln!("{delay:?}: {} connections", connections() - before);
+    let began = Instant::now();
+    let released = guard.release().await;
+    eprintln!("{delay:?}: {released:?} after {:?}", began.elapsed());
+    assert!(matches!(released, Release::Released), "R1: {released:?}");
+    let next = granted("R2", SOON, waiter).await;
+    // And as a waiter.
+    let waiter = acquire(&away, "a");
+    until_waiting(&near, "a", 1).await;
+    sleep(seconds(9)).await;
+    let _ = next.release().await;
+    let next = granted("it is its turn", SOON, waiter).await;
+    assert!(next.check().is_ok());
+}
+
+/// L5, R1: a round trip takes a 23rd of the TTL.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_r1_a_slow_server_is_slow_and_no_more() {
+    let server = Server::builder().start().unwrap();
+    live_with(
+        millis(1300),
+        seconds(30),
+        vec![server.address()],
+        &server.url(),
+    )
+    .await;
+}
+
+/// The same of each member of a cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_r1_a_slow_cluster_is_slow_and_no_more() {
+    let cluster = Cluster::builder().start().unwrap();
+    let targets = cluster.servers().iter().map(Server::address).collect();
+    live_with(millis(1300), seconds(30), targets, &cluster.url()).await;
+}
+
+/// The same with the shortest TTL.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_r1_a_slow_server_and_the_shortest_ttl() {
+    let server = Server::builder().start().unwrap();
+    live_with(
+        millis(280),
+        seconds(2),
+        vec![server.address()],
+        &server.url(),
+    )
+    .await;
+}
