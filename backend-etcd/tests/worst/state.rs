@@ -131,10 +131,9 @@ async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
 async fn s2_s3_nobody_is_granted_past_what_cannot_be_read() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(5)).await;
-    let attempt = "0123456789abcdef0123456789abcdef";
     for value in [&b"\xff\x00"[..], b"{\"tenure\":2}", b"{}"] {
-        let key = format!("default/a/1f-{attempt}");
-        put(&server, &key, value);
+        let key = "default/a/1f-0";
+        put(&server, key, value);
         let lock = client.lock("a").unwrap();
         let error = lock.acquire_within(seconds(1)).await.unwrap_err();
         assert!(error.to_string().contains("default/a/"), "{error}");
@@ -145,7 +144,7 @@ async fn s2_s3_nobody_is_granted_past_what_cannot_be_read() {
             &["get", "--prefix", "--keys-only", "default/a/"],
         );
         assert_eq!(keys.trim(), key, "R4: something stays");
-        etcdctl(&server.address(), &["del", &key]);
+        etcdctl(&server.address(), &["del", key]);
         let _ = hold(&client, "a").await.release().await;
     }
 }

@@ -45,14 +45,14 @@ pub(crate) struct Removal {
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many removals are under way at once.
-pub(super) const AT_ONCE: usize = 64;
+pub(crate) const AT_ONCE: usize = 64;
 /// When a removal is tried again that the store has refused, in a pooled session: whoever may change
 /// rights may give them back.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
 /// What has become of a removal.
 #[derive(Debug)]
-pub(super) enum Persisted {
+pub(crate) enum Persisted {
     /// The store has answered.
     Done(Removed),
     /// The entry lapses by itself.
@@ -126,7 +126,7 @@ impl Remover {
 
     /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
     /// has lapsed by itself, unless it lives as long as a pooled session.
-    pub(super) async fn persist(&self, removal: Removal) -> Persisted {
+    pub(crate) async fn persist(&self, removal: Removal) -> Persisted {
         let limit = self.clock.now() + self.request_timeout;
         removal.slot.settled(&*self.clock, limit).await;
         let until = if self.pooled {
