@@ -25,14 +25,11 @@ fn put(server: &Server, key: &str, value: &[u8]) {
 fn key_of(server: &Server, guard: &Guard) -> String {
     let prefix = format!("default/{}/", guard.name());
     let attempt = guard.attempt().to_string();
-    let keys = etcdctl(
-        &server.address(),
-        &["get", "--prefix", "--keys-only", &prefix],
-    );
-    keys.lines()
-        .find(|line| line.contains(&attempt))
-        .unwrap()
-        .to_owned()
+    // A key in one line, what it holds in the next.
+    let entries = etcdctl(&server.address(), &["get", "--prefix", &prefix]);
+    let lines: Vec<&str> = entries.lines().collect();
+    let entry = lines.chunks(2).find(|pair| pair[1].contains(&attempt));
+    entry.unwrap()[0].to_owned()
 }
 
 /// R1: what lies in front is no contender; the holder's first request is lost on the way.
