@@ -298,8 +298,7 @@ impl Core {
         let options = GetOptions::new()
             .with_range(range_end(prefix))
             .with_sort(SortTarget::Create, SortOrder::Ascend)
-            .with_max_create_revision(before.map_or(0, |before| before - 1))
-            .with_keys_only();
+            .with_max_create_revision(before.map_or(0, |before| before - 1));
         let mut found = self.get(prefix, options).await?;
         let revision = found.header().ok_or_else(Fault::garbled)?.revision();
         let mut keys = found.take_kvs();
