@@ -7,14 +7,17 @@ CARGO ?= cargo
 # Where scripts/setup puts the second version of etcd.
 etcd35 = $(abspath $(or $(CARGO_TARGET_DIR),target))/test-servers/etcd-3.5/etcd
 
-# One test binary of the command after the other, on the store that is named.
-cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test counter --test guardian --test run
+# What every command does, on the store that is named.
+cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test run
+# How the guardian ends it, and many processes at once, there as well.
+cli_more_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test counter --test guardian
 
-.PHONY: help demo test audit bench setup compiler servers fmt lint docs unit examples
+.PHONY: help demo test more audit bench setup compiler servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
+	@echo 'make more    longer tests: the command on each store, etcd 3.5 under faults'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
@@ -52,7 +55,7 @@ docs:
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
 	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
-	TENURE_ETCD=$(etcd35) CONFORMANCE_STRICT=1 $(CARGO) test --workspace --test etcd_single --test stress_etcd
+	TENURE_ETCD=$(etcd35) CONFORMANCE_STRICT=1 $(CARGO) test --workspace --test etcd_single
 	$(call cli_on,redis)
 	$(call cli_on,etcd)
 	$(call cli_on,zookeeper)
@@ -60,6 +63,14 @@ unit:
 examples:
 	$(CARGO) run --quiet -p tenure --example fencing
 	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
+
+# What is too long for every change: the rest of the command's tests on each store, and the storm on
+# the second version of etcd.
+more: servers
+	$(call cli_more_on,redis)
+	$(call cli_more_on,etcd)
+	$(call cli_more_on,zookeeper)
+	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
 
 audit: compiler
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

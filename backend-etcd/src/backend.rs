@@ -11,7 +11,7 @@ use tenure_core::{
         WaitMode,
     },
     clock::Instant,
-    error::Error,
+    error::{Error, ErrorKind},
     name::LockName,
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
@@ -77,6 +77,7 @@ impl Connect for EtcdStore {
             context.request_timeout,
         ));
         let keys = KeySpace::new(&context.namespace);
+        let user = self.options.username.clone();
         let nowhere = keys.nowhere();
         let clock = Arc::clone(&context.clock);
         let pool = Arc::new(Pool::new(Arc::clone(&link), clock, nowhere.clone()));
@@ -91,9 +92,21 @@ impl Connect for EtcdStore {
             shortest: Duration::from_secs(1),
             context,
         };
-        core.check_rights()
-            .await
-            .map_err(|fault| fault.into_read_error(OPERATION))?;
+        core.check_rights().await.map_err(|fault| {
+            let error = fault.into_read_error(OPERATION);
+            if error.kind() != ErrorKind::PermissionDenied {
+                return error;
+            }
+            let who = match &user {
+                Some(user) => format!("the user {user:?}"),
+                None => "who names no user".to_owned(),
+            };
+            let prefix = core.keys.all();
+            error.with_detail(format!(
+                "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
+                 on that prefix, or see whether `namespace` is right"
+            ))
+        })?;
         let mut tasks = Vec::new();
         if !core.context.observer {
             // Servers grant no less than one and a half times their election time. Nothing but a grant

@@ -67,6 +67,22 @@ pub(crate) fn unexpected(operation: &'static str) -> Error {
 }
 
 impl Fault {
+    /// Says at which server nothing could be sent.
+    pub(crate) fn at(self, endpoint: &str) -> Self {
+        match self {
+            Self::Unsent {
+                kind: ErrorKind::Unavailable,
+                detail,
+                source,
+            } => Self::Unsent {
+                kind: ErrorKind::Unavailable,
+                detail: format!("{endpoint}: {detail}"),
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// No answer came in time.
     pub(crate) fn silence() -> Self {
         Self::Unanswered {

@@ -189,7 +189,7 @@ impl Link {
                         "no connection"
                     );
                     self.suspect(generation);
-                    last = fault;
+                    last = fault.at(&self.target.endpoint(index));
                 }
             }
         }

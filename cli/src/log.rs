@@ -7,7 +7,6 @@ use tracing::{Event, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter,
     field::Visit,
-    filter::LevelFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{FmtSpan, Writer},
@@ -21,15 +20,16 @@ use crate::speech::Log;
 /// store is away, or that a start-up check failed. What becomes of the lock the commands say
 /// themselves.
 pub(crate) fn start(verbose: u8) {
-    let level = match verbose {
+    let filter = match verbose {
         0 => return quiet(),
-        1 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
+        // What the client libraries tell of themselves would drown the rest.
+        1 => "debug,h2=off,hyper=off,hyper_util=off,rustls=off,tonic=off,tower=off",
+        _ => "trace",
     };
     let subscriber = tracing_subscriber::fmt()
         .with_writer(|| Log)
         .with_ansi(false)
-        .with_max_level(level)
+        .with_env_filter(EnvFilter::new(filter))
         .with_span_events(FmtSpan::CLOSE)
         // Its way to report that stderr is closed is to write to stderr, and to panic.
         .log_internal_errors(false);

