@@ -17,7 +17,7 @@ cli_more_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test counter --
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
-	@echo 'make more    longer tests: the command on each store, etcd 3.5 under faults'
+	@echo 'make more    longer tests: worst moments, the command on each store, etcd 3.5 under faults'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
@@ -64,9 +64,10 @@ examples:
 	$(CARGO) run --quiet -p tenure --example fencing
 	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 
-# What is too long for every change: the rest of the command's tests on each store, and the storm on
-# the second version of etcd.
+# What is too long for every change: the worst moments of etcd and ZooKeeper, the rest of the command's
+# tests on each store, and the storm on the second version of etcd.
 more: servers
+	$(CARGO) test --workspace --test worst
 	$(call cli_more_on,redis)
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)
