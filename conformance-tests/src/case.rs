@@ -102,6 +102,11 @@ impl Failure {
             text: text.into(),
         }
     }
+
+    pub(crate) fn with_note(mut self, note: impl fmt::Display) -> Self {
+        self.text.push_str(&format!(" ({note})"));
+        self
+    }
 }
 
 impl fmt::Display for Failure {

@@ -2,6 +2,7 @@
 //! what the driver reports.
 
 use std::{
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use tenure_core::{
 };
 use tokio::sync::Notify;
 
-use crate::case::{Failure, Stop};
+use crate::{
+    case::{Failure, Stop},
+    pace,
+};
 
 /// How often a waiter reports while a case watches it.
 const REPORT_EVERY: Duration = Duration::from_millis(20);
@@ -83,9 +87,8 @@ impl Driver {
         wait: bool,
     ) -> Result<Enqueued, Error> {
         let owner = Owner::new("conformance", "host", std::process::id());
-        self.backend
-            .enqueue(Enqueue::new(name.clone(), attempt, owner, ttl, wait))
-            .await
+        let request = Enqueue::new(name.clone(), attempt, owner, ttl, wait);
+        self.timed(self.backend.enqueue(request)).await
     }
 
     /// Takes a lock that is free.
@@ -138,7 +141,7 @@ impl Driver {
         token: Option<FencingToken>,
     ) -> Result<Renewed, Stop> {
         let entries = vec![Renewal::new(name.clone(), attempt, ttl, token)];
-        let mut answers = self.backend.renew(entries).await;
+        let mut answers = self.timed(self.backend.renew(entries)).await;
         match (answers.pop(), answers.is_empty()) {
             (Some(Renewed::Unknown(error)), true) => Err(error.into()),
             (Some(answer), true) => Ok(answer),
@@ -156,13 +159,20 @@ impl Driver {
         attempt: AttemptId,
         ttl: Duration,
     ) -> Result<Removed, Error> {
-        self.backend
-            .remove(Remove::new(name.clone(), attempt, ttl, true))
-            .await
+        let request = Remove::new(name.clone(), attempt, ttl, true);
+        self.timed(self.backend.remove(request)).await
     }
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.backend.inspect(name).await
+        self.timed(self.backend.inspect(name)).await
+    }
+
+    /// None of these requests waits for anything but the store.
+    async fn timed<T>(&self, request: impl Future<Output = T> + Send) -> T {
+        let asked = self.now();
+        let answer = request.await;
+        pace::answered(asked);
+        answer
     }
 
     /// Whether the driver has reported that this attempt holds the lock.

@@ -46,6 +46,7 @@ mod harness;
 pub mod history;
 mod macros;
 mod mimic;
+mod pace;
 mod runner;
 mod table;
 mod worker;

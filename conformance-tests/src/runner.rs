@@ -1,17 +1,22 @@
 //! Runs one case: in a runtime and an environment of its own, within a time, panics caught.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tenure_core::clock::{Clock, SystemClock};
 
 use crate::{
     case::{Case, Failure, Need, Stop},
     ctx::Ctx,
     harness::Harness,
+    pace,
     worker::Launcher,
 };
 
 /// No case takes longer than this plus [`LIMIT_TTLS`] of the backend's short TTL.
 const LIMIT: Duration = Duration::from_secs(90);
 const LIMIT_TTLS: u32 = 40;
+/// So often a case is tried that fails while the machine does not keep pace.
+const TRIALS: u32 = 3;
 
 /// How a case ended.
 #[derive(Clone, Debug)]
@@ -53,7 +58,9 @@ fn run_within(
         Ok(runtime) => runtime,
         Err(error) => return Verdict::Failed(format!("no runtime: {error}")),
     };
-    let verdict = runtime.block_on(run(*case, Arc::clone(harness), launcher, limit));
+    let verdict = runtime.block_on(trials(|| {
+        run(*case, Arc::clone(harness), launcher.clone(), limit)
+    }));
     runtime.shutdown_timeout(Duration::from_secs(1));
     judge(case, &**harness, verdict)
 }
@@ -92,6 +99,34 @@ fn ignored(case: &Case, harness: &dyn Harness, need: Need, strict: bool) -> Verd
             need.missing()
         )),
         None => Verdict::Ignored(need.missing().to_owned()),
+    }
+}
+
+/// Tries until a trial passes, or fails on a machine that kept pace.
+async fn trials<F>(mut trial: impl FnMut() -> F) -> Result<(), Stop>
+where
+    F: Future<Output = Result<(), Stop>>,
+{
+    pace::watch();
+    let mut number = 1;
+    loop {
+        let begin = SystemClock.now();
+        let failure = match trial().await {
+            Err(Stop::Failed(failure)) => failure,
+            verdict => return verdict,
+        };
+        match pace::spoilt(begin) {
+            None => return Err(failure.into()),
+            Some(_) if number < TRIALS => number += 1,
+            Some(longest) => {
+                return Err(failure
+                    .with_note(format!(
+                        "in each of {TRIALS} trials, while this machine or the store stood still, \
+                         the last time for {longest:?}"
+                    ))
+                    .into());
+            }
+        }
     }
 }
 
@@ -219,6 +254,29 @@ mod tests {
         assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("expected_ignores")));
         let verdict = ignored(&expected, &*harness, Need::Secrets, true);
         assert!(matches!(verdict, Verdict::Ignored(_)));
+    }
+
+    #[tokio::test]
+    async fn what_fails_while_the_machine_stands_still_is_tried_again() {
+        let tried = std::cell::Cell::new(0);
+        let trial = |slow: u32, good: u32| {
+            tried.set(tried.get() + 1);
+            let (number, began) = (tried.get(), SystemClock.now());
+            async move {
+                if number <= slow {
+                    pace::answered(began.before(Duration::from_secs(1)));
+                }
+                if number >= good {
+                    return Ok(());
+                }
+                Err(Failure::new(Some("X1"), "on purpose").into())
+            }
+        };
+        assert!(trials(|| trial(1, 2)).await.is_ok());
+        assert_eq!(tried.take(), 2);
+        let failed = trials(|| trial(9, 9)).await;
+        assert!(matches!(&failed, Err(Stop::Failed(why)) if why.to_string().contains("3 trials")));
+        assert_eq!(tried.take(), TRIALS);
     }
 
     #[test]
