@@ -141,6 +141,14 @@ impl Guard {
         }
     }
 
+    /// Why the last renewal came to nothing, while the lease is suspect and after it was lost by its
+    /// deadline: what an operator has to know. `None` while renewals succeed, and where nothing is
+    /// known but that the connection is in doubt.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Error> {
+        self.slot.trouble()
+    }
+
     /// How long it may be believed in without a further renewal; zero once it is not held.
     #[must_use]
     pub fn remaining(&self) -> Duration {

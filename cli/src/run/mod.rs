@@ -1,5 +1,6 @@
 //! `tenure run`: take the lock, have the guardian run the command, give the lock back.
 
+mod doubt;
 mod held;
 mod link;
 mod plan;
@@ -158,7 +159,7 @@ impl Job<'_> {
         if let Ok(Finish::CommandUnknown) = held {
             return Err(self.leave(guard, record));
         }
-        let code = held.map(|finish| self.conclude(finish, record));
+        let code = held.map(|finish| self.conclude(finish, &guard, record));
         self.release(&guard, record).await;
         code
     }
@@ -221,7 +222,7 @@ impl Job<'_> {
         Ok(supervise::supervise(guard, link, signals, self.options.on_lost).await)
     }
 
-    fn conclude(&self, finish: Finish, record: &mut Record) -> u8 {
+    fn conclude(&self, finish: Finish, guard: &Guard, record: &mut Record) -> u8 {
         let name = quote(self.name.as_str());
         match finish {
             Finish::Ended(end) => {
@@ -242,6 +243,7 @@ impl Job<'_> {
                 record.outcome = Outcome::Lost;
                 record.child_code = end.and_then(|end| end.code);
                 record.child_signal = end.and_then(|end| end.signal);
+                let reason = format!("{reason}{}", doubt::cause(guard));
                 match (stopped, end) {
                     (false, Some(end)) => {
                         say(&format!(

@@ -8,7 +8,7 @@ use rustix::process::{
 };
 use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 
-use super::link::Link;
+use super::{doubt::Doubt, link::Link};
 use crate::{
     guardian::protocol::{End, OnLost, Order, Report, nanos},
     signals::Listener,
@@ -60,6 +60,7 @@ pub(super) async fn supervise(
         force_at: Instant::FAR_FUTURE,
         forced: false,
     };
+    let mut doubt = Doubt::default();
     loop {
         tokio::select! {
             biased;
@@ -84,7 +85,9 @@ pub(super) async fn supervise(
                 if guard.phase().is_live() {
                     link.tell(Order::Deadline(nanos(guard.valid_until())));
                 }
+                doubt.look(guard);
             }
+            () = time::sleep_until(doubt.due(guard)), if watch.lost.is_none() => doubt.look(guard),
             signal = signals.next() => {
                 link.tell(if signal == Signal::CONT {
                     Order::Resume

@@ -47,7 +47,7 @@ struct State {
     unanswered: bool,
     /// What a release found in place of the grant, to be said again when asked again.
     not_held: Option<LossReason>,
-    /// Why the last report of a waiter came to nothing.
+    /// Why the last renewal or report came to nothing.
     trouble: Option<Error>,
 }
 
@@ -290,8 +290,8 @@ impl Slot {
                 Renewed::Unknown(error) => {
                     if matches!(state.stage, Stage::Waiting { .. }) {
                         state.version += u64::from(!error.is_retryable());
-                        state.trouble = Some(error);
                     }
+                    state.trouble = Some(error);
                     doubt(state, now);
                 }
                 Renewed::Waiting(answer) => match &mut state.stage {
@@ -333,7 +333,7 @@ impl Slot {
         }
     }
 
-    /// Why the last report of this waiter came to nothing; `None` if it did not.
+    /// Why the last renewal or report came to nothing; `None` if it did not.
     pub(crate) fn trouble(&self) -> Option<Error> {
         self.lock().trouble.clone()
     }
@@ -455,6 +455,9 @@ impl Slot {
         change(&mut state, self.terms);
         if let Stage::Granted { lease, .. } = &mut state.stage {
             lease.on(Input::Tick, now);
+            if lease.phase() == Phase::Held {
+                state.trouble = None;
+            }
         }
         let then = state.then();
         let after = (state.digest(), state.in_flight);

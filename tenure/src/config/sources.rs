@@ -64,7 +64,8 @@ impl Sources {
         self.environment_from(std::env::vars_os())
     }
 
-    /// Reads these variables, as far as they begin with `TENURE__`.
+    /// Reads these variables, as far as they begin with `TENURE__`. One that names a key with single
+    /// underscores (`TENURE_BACKEND_URL`) is not read, and reported.
     #[must_use]
     pub fn environment_from(
         mut self,
@@ -72,7 +73,10 @@ impl Sources {
     ) -> Self {
         self.environment = variables
             .into_iter()
-            .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+            .filter(|(name, _)| {
+                name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+                    || name.to_str().and_then(single_underscores).is_some()
+            })
             .collect();
         self.environment.sort();
         self
@@ -163,6 +167,15 @@ fn internal(error: ConfigError) -> Error {
 /// The name of the variable that sets a key.
 fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// The key that a variable names with one underscore where there should be two. Those that the
+/// command sets for what it runs are none of them.
+fn single_underscores(name: &str) -> Option<&'static str> {
+    let named = name.strip_prefix("TENURE_")?.to_lowercase();
+    KEYS.iter()
+        .copied()
+        .find(|key| key.replace('.', "_") == named)
 }
 
 fn check_key(key: &str) -> Result<(), String> {
@@ -279,6 +292,15 @@ fn variables(
             warnings.push(format!("the variable {name:?} matches no key"));
             continue;
         };
+        if !name.starts_with(PREFIX) {
+            let meant = single_underscores(name)
+                .map(variable_name)
+                .unwrap_or_default();
+            warnings.push(format!(
+                "the variable {name:?} is not read; did you mean `{meant}`?"
+            ));
+            continue;
+        }
         let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
         if let Err(hint) = check_key(&key) {
             let hint = match nearest(&key, KEYS.iter().copied()).or_else(|| misplaced(&key)) {

@@ -177,10 +177,16 @@ fn variables_that_match_nothing_are_warnings() {
         ("TENURE__LOCK", "1s"),
         ("TENURE__", "1s"),
         ("TENURE_TOKEN", "5"),
+        ("TENURE_BACKEND", "redis://h"),
+        ("TENURE_BACKEND_URL", "redis://h"),
+        ("TENURE_BACKEND_PASSWORD_FILE", "/x"),
     ])
     .unwrap();
-    assert_eq!(config.warnings().len(), 3, "{:?}", config.warnings());
+    assert_eq!(config.warnings().len(), 5, "{:?}", config.warnings());
+    assert_eq!(config.settings.url.to_string(), "file:", "it is not read");
     let all = config.warnings().join("\n");
+    assert!(all.contains("`TENURE__BACKEND__URL`"), "{all}");
+    assert!(all.contains("`TENURE__BACKEND__PASSWORD_FILE`"), "{all}");
     assert!(all.contains("`TENURE__LOCK__TTL`"), "{all}");
     refused(
         from_variables(&[("TENURE__BACKEND__URL", "")]),
