@@ -173,8 +173,8 @@ fn nothing_of_ours_leaks_into_the_command() {
     // No descriptor but the three, no blocked and no ignored signal.
     let place = Place::new();
     let script = "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status";
-    let plain = std::process::Command::new("sh")
-        .args(["-c", script])
+    let plain = std::process::Command::new("env")
+        .args(["--default-signal=HUP,INT,QUIT", "sh", "-c", script])
         .output()
         .unwrap();
     let under = place.run(&["run", "x", "-c", script]);

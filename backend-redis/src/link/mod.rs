@@ -19,7 +19,6 @@ mod settings;
 mod slots;
 mod stream;
 mod target;
-mod tls;
 mod trouble;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{target::Place, tls, trouble::Trouble};
+use super::{target::Place, trouble::Trouble};
 
 /// Probes begin after so long without a byte, ...
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
@@ -65,9 +65,10 @@ pub(super) async fn open(
         Trouble::new(ErrorKind::Config, what)
     })?;
     let files_read = files.clone();
-    let config = tokio::task::spawn_blocking(move || tls::configure(&files_read))
+    let config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_read))
         .await
-        .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))??;
+        .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))?
+        .map_err(Trouble::of_files)?;
     in_tls.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(config)
         .connect(name, tcp)
@@ -180,10 +181,7 @@ impl Life {
 
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
-            let copy = match error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            {
+            let copy = match tenure_tls::failure(error) {
                 Some(tls) => io::Error::new(error.kind(), tls.clone()),
                 None => io::Error::new(error.kind(), error.to_string()),
             };

@@ -8,7 +8,7 @@ use tenure_core::{
     settings::Tls,
 };
 
-use super::{target::Place, tls};
+use super::target::Place;
 
 /// A failure to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,11 @@ impl Trouble {
     pub(super) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, detail }
+    }
+
+    /// What is wrong with the files of TLS.
+    pub(super) fn of_files(tls: tenure_tls::Trouble) -> Self {
+        Self::new(tls.kind, tls.detail)
     }
 
     /// The server did not answer in that time.
@@ -39,12 +44,8 @@ impl Trouble {
 
     /// What the network or TLS said.
     pub(super) fn of_io(place: &Place, error: &io::Error, files: &Tls) -> Self {
-        let tls = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(tls) = tls {
-            let (kind, what) = tls::explain(tls, files);
-            return Self::new(kind, format!("{place}: {what}"));
+        if let Some(tls) = tenure_tls::explain(error, files) {
+            return Self::new(tls.kind, format!("{place}: {}", tls.detail));
         }
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),

@@ -8,4 +8,3 @@ pub(crate) mod conn;
 pub(crate) mod jute;
 pub(crate) mod open;
 pub(crate) mod proto;
-pub(crate) mod tls;

@@ -17,7 +17,6 @@ use tokio_rustls::TlsConnector;
 use super::{
     conn::{Conn, Fault, Incoming, Listener, Outgoing},
     proto::{Code, Pass, Request, Welcome, greeting},
-    tls,
 };
 use crate::config::Options;
 
@@ -41,12 +40,8 @@ impl Trouble {
     }
 
     fn of_io(place: &Place, error: &io::Error, files: &Tls, secure: bool) -> Self {
-        let inner = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(inner) = inner {
-            let (kind, what) = tls::explain(inner, files);
-            return Self::new(kind, format!("{place}: {what}"));
+        if let Some(tls) = tenure_tls::explain(error, files) {
+            return Self::new(tls.kind, format!("{place}: {}", tls.detail));
         }
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
@@ -129,7 +124,8 @@ pub(crate) async fn open(
     // Small messages, each of which somebody waits for.
     stream.set_nodelay(true).map_err(failed)?;
     let (mut incoming, mut outgoing): (Incoming, Outgoing) = if secure {
-        let config = tls::configure(&options.tls)?;
+        let config = tenure_tls::configure(&options.tls)
+            .map_err(|tls| Trouble::new(tls.kind, tls.detail))?;
         let name = ServerName::try_from(place.host.clone()).map_err(|_| {
             let what = "its name cannot stand in a certificate";
             Trouble::new(ErrorKind::Config, format!("{place}: {what}"))

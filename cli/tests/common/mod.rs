@@ -196,7 +196,13 @@ impl Place {
 
 /// The command without any configuration.
 pub fn bare() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    // Tests that are started by `nohup`, or in the background, ignore signals, and what they start
+    // would inherit that.
+    let mut command = Command::new("env");
+    command.args([
+        "--default-signal=HUP,INT,QUIT",
+        env!("CARGO_BIN_EXE_tenure"),
+    ]);
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"TENURE") {
             command.env_remove(name);

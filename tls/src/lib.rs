@@ -1,6 +1,10 @@
-//! TLS: whom we trust, who we are, and what went wrong.
+//! TLS of the drivers that open their own connections: whom we trust, who we are, and what went
+//! wrong, in words for whoever must mend it.
+//!
+//! No part of what users see: the files are named by [`Tls`] of the core. The versions of this crate
+//! follow those of `rustls`.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
@@ -9,13 +13,31 @@ use rustls::{
 };
 use tenure_core::{error::ErrorKind, settings::Tls};
 
-use super::open::Trouble;
+/// What is wrong, and of what kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// What a caller can do about it.
+    pub kind: ErrorKind,
+    /// What is wrong, and what to do. Names files, and shows nothing of what is in them.
+    pub detail: String,
+}
 
-/// Reads the files. For each connection anew, so that a renewed certificate needs no restart.
+impl Trouble {
+    fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { kind, detail }
+    }
+}
+
+/// Reads the files; blocks for as long as that takes. To be called for each connection anew, so that a
+/// renewed certificate needs no restart.
 ///
-/// The provider is named: a program that links two of them has no default, and asking for it
-/// panics.
-pub(crate) fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
+/// # Errors
+///
+/// A [`Trouble`] of the kind [`ErrorKind::Config`] that names the file: it cannot be read, or is not
+/// what it should be.
+pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
     let mut roots = RootCertStore::empty();
     match &files.ca_file {
         Some(path) => {
@@ -36,6 +58,8 @@ pub(crate) fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
             }
         }
     }
+    // The provider is named: a program that links two of them has no default, and asking for it
+    // panics.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| Trouble::new(ErrorKind::Config, format!("TLS: {error}")))?
@@ -76,13 +100,25 @@ fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
     fs::read(path).map_err(|error| bad(path, "cannot be read", error))
 }
 
-fn bad(path: &Path, what: &str, error: impl std::fmt::Display) -> Trouble {
+fn bad(path: &Path, what: &str, error: impl fmt::Display) -> Trouble {
     let path = path.display();
     Trouble::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
 }
 
-/// What a failure of TLS means, in words, if it is one.
-pub(super) fn explain(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
+/// What a failed read or write means if TLS is what failed; `None` if it was the network.
+#[must_use]
+pub fn explain(error: &io::Error, files: &Tls) -> Option<Trouble> {
+    let (kind, detail) = meaning(failure(error)?, files);
+    Some(Trouble::new(kind, detail))
+}
+
+/// The failure of TLS behind a failed read or write, if that is what failed.
+#[must_use]
+pub fn failure(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn meaning(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
     use rustls::Error as Tls;
     let trusted = || match &files.ca_file {
         Some(path) => format!("`{}`", path.display()),
