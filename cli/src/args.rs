@@ -12,6 +12,7 @@ Examples:
   tenure run -n nightly -- ./report.sh       give up at once if it is taken (exit code 75)
   tenure run -w 10m nightly -- make          give up after ten minutes
   tenure status nightly                      who holds it, who waits
+  tenure doctor                              does the configured store carry locks?
 
 Exit codes:
   the command's own; 128+N if it died of signal N
@@ -97,6 +98,8 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Take a lock away from its holder, whose work goes on until it hears of it
     Break(Break),
+    /// Try out the configured store on a lock of its own: reach, rights, promises, pace
+    Doctor,
     /// List the kinds of stores that this build knows
     Backends,
     /// Show or check the configuration

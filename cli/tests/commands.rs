@@ -225,3 +225,54 @@ fn a_closed_stdout_is_one_line_and_no_panic() {
     let mut command = place.tenure(&["run", "x", "--", "no-such-command"]);
     assert_eq!(command.stderr(writer).status().unwrap().code(), Some(127));
 }
+
+#[test]
+fn the_doctor_tries_out_the_store_and_leaves_no_lock() {
+    let place = Place::new();
+    let sound = place.run(&["doctor"]);
+    let shown = &sound.succeeded().stdout;
+    for step in [
+        "reach", "take", "renew", "look", "wait", "break", "release", "leaves",
+    ] {
+        assert!(
+            shown.contains(&format!("ok       {step} ")),
+            "{step}: {shown}"
+        );
+    }
+    assert!(place.run(&["ls"]).succeeded().stdout.is_empty());
+    let sound = place.run(&["--output", "json", "doctor"]);
+    let sheet = lines(&sound.succeeded().stdout);
+    assert_eq!(sheet[0]["schema"], "tenure.doctor/1");
+    assert_eq!(sheet[0]["ok"], true);
+}
+
+#[test]
+fn the_doctor_says_what_failed_and_ends_with_its_code() {
+    let place = Place::new();
+    for (arguments, code, step, word) in [
+        (
+            &["--url", "redis://127.0.0.1:1", "doctor"][..],
+            69,
+            "reach",
+            "nothing listens",
+        ),
+        (
+            &["--url", "file:/proc/none", "doctor"],
+            69,
+            "reach",
+            "/proc/none",
+        ),
+    ] {
+        // Another store than the tests', which may have options of its own.
+        let done = done(bare().args(arguments).output().unwrap());
+        done.failed(code, &[word]);
+        assert!(
+            done.stdout.contains(&format!("FAILED   {step} ")),
+            "{done:?}"
+        );
+    }
+    let mut slow = place.tenure(&["doctor"]);
+    slow.env("TENURE__LOCK__TTL", "3s");
+    let slow = done(slow.output().unwrap());
+    assert!(slow.stdout.contains("warning  configuration"), "{slow:?}");
+}

@@ -1,0 +1,136 @@
+//! `tenure doctor`: whether this configuration and this store will carry locks, tried out on a lock
+//! of its own.
+
+mod probe;
+mod sheet;
+
+use tenure::{
+    Client, Config, Registry,
+    capability::{Capabilities, Evidence, TtlScope, WaitMode},
+};
+
+use self::sheet::{Mark, Sheet};
+use super::{load, runtime, sources};
+use crate::{
+    args::{Global, KILL_AFTER},
+    escape::quote,
+    exit::Failure,
+    run::fit,
+    time,
+};
+
+/// Looks at everything, shows it, and fails with the first thing that failed.
+pub(super) fn run(global: &Global, registry: &Registry) -> Result<(), Failure> {
+    let config = load(&sources(global))?;
+    let store = config.open(registry)?.info().endpoint;
+    let mut sheet = Sheet::new(global.output, &store, config.namespace.as_str())?;
+    let outcome = runtime()?.block_on(examine(&config, registry, &mut sheet));
+    sheet.close()?;
+    outcome
+}
+
+async fn examine(config: &Config, registry: &Registry, sheet: &mut Sheet) -> Result<(), Failure> {
+    configuration(config, sheet)?;
+    let begin = time::now();
+    let client = match config.connect(registry).await {
+        Ok(client) => client,
+        Err(error) => return Err(sheet.failed("reach", error.into())?),
+    };
+    sheet.timed("reach", begin, "connected, and may use it")?;
+    let outcome = store(config, &client, sheet).await;
+    client.shutdown(std::time::Duration::from_secs(2)).await;
+    outcome
+}
+
+fn configuration(config: &Config, sheet: &mut Sheet) -> Result<(), Failure> {
+    if let Err(error) = config.terms.check(config.ttl) {
+        return Err(sheet.failed("configuration", error.into())?);
+    }
+    match fit(KILL_AFTER, config) {
+        Ok(()) => sheet.row("configuration", Mark::Ok, "sound"),
+        Err(arithmetic) => {
+            let text = format!("`tenure run` refuses it as it is: {arithmetic}");
+            sheet.row("configuration", Mark::Warning, &text)
+        }
+    }
+}
+
+async fn store(config: &Config, client: &Client, sheet: &mut Sheet) -> Result<(), Failure> {
+    let offered = client.capabilities();
+    for (what, text) in declared(config, &offered) {
+        sheet.row(what, Mark::Ok, &text)?;
+    }
+    match probe::run(config, client, sheet).await {
+        Ok(()) => sheet.row("leaves", Mark::Ok, &left_behind(&offered)),
+        Err(failed) => Err(sheet.failed(failed.step, failed.failure)?),
+    }
+}
+
+/// What stays in the store of a lock that is free, as this one now is.
+fn left_behind(offered: &Capabilities) -> String {
+    match offered.residue {
+        Some(span) if span.is_zero() => "nothing".to_owned(),
+        Some(span) => {
+            let span = humantime::format_duration(span);
+            format!("the note of a lock's last token, for {span}")
+        }
+        None => "the note of a lock's last token, for ever".to_owned(),
+    }
+}
+
+/// What the store promises, in the words of whoever has to choose one.
+fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, String)> {
+    use tenure::capability::Durability;
+    let show = humantime::format_duration;
+    let survives = match offered.durability {
+        Durability::Volatile => "nothing: a restart of the store may lose who holds a lock",
+        Durability::Local => "a restart of the store",
+        Durability::Replicated => "the loss of one server, but a failover may lose the last grants",
+        Durability::Consensus => "the loss of a minority of servers at any moment",
+        _ => "more than this build knows of",
+    };
+    let woken = match offered.wait {
+        WaitMode::Push => "are told by the store".to_owned(),
+        WaitMode::Poll { every } => format!("ask every {}", show(every)),
+        _ => "are woken in a way that this build does not know".to_owned(),
+    };
+    let evicted = match offered.loss.evicted {
+        Evidence::Push => "at once",
+        _ => "with the next renewal",
+    };
+    let range = &offered.ttl;
+    let shared = match range.scope {
+        TtlScope::Pooled => "; the locks of a client share one session, and are lost together",
+        _ => "",
+    };
+    let takeover = offered.takeover.of(config.ttl, config.ttl);
+    vec![
+        ("survives", format!("{} ({survives})", offered.durability)),
+        (
+            "waiters",
+            format!("{woken}; an eviction becomes known {evicted}"),
+        ),
+        (
+            "ttl",
+            format!(
+                "{}, of {} to {} in steps of {}{shared}",
+                show(config.ttl),
+                show(range.min),
+                show(range.max),
+                show(range.granularity),
+            ),
+        ),
+        (
+            "takeover",
+            format!(
+                "a dead holder's lock is granted again within {}",
+                show(takeover)
+            ),
+        ),
+    ]
+}
+
+/// How the lock of the probe is shown.
+fn shown(name: &tenure::name::LockName) -> String {
+    quote(name.as_str())
+}
