@@ -27,6 +27,7 @@
 //! ```
 
 mod certificates;
+pub mod cluster;
 mod daemon;
 mod error;
 pub mod etcd;

@@ -2,9 +2,13 @@
 
 mod admin;
 mod builder;
-mod cluster;
+mod member;
 mod server;
 
 pub use builder::ServerBuilder;
-pub use cluster::{Cluster, ClusterBuilder};
 pub use server::Server;
+
+/// A running cluster of three, stopped when dropped.
+pub type Cluster = crate::cluster::Cluster<Server>;
+/// Settings of a cluster that is not started yet.
+pub type ClusterBuilder = crate::cluster::ClusterBuilder<Server>;
