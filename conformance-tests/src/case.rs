@@ -16,6 +16,9 @@ pub struct Case {
     pub clauses: &'static [&'static str],
     /// What it needs of the environment; a case without a need always applies.
     pub needs: Option<Need>,
+    /// The version of the suite in which it came. One that came with the present version is a
+    /// [preview](Self::is_preview).
+    pub since: u32,
     /// What it shows, in one sentence.
     pub about: &'static str,
     /// The case itself.
@@ -24,6 +27,15 @@ pub struct Case {
 
 /// A case under way.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+impl Case {
+    /// Whether it came with the present version of the suite, and others have not had the time to
+    /// meet it: where a run is not strict, its failure is shown and does not fail the run.
+    #[must_use]
+    pub const fn is_preview(&self) -> bool {
+        self.since > 1 && self.since == crate::SUITE_VERSION
+    }
+}
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,6 +66,8 @@ pub enum Need {
     Lack,
     /// A secret is configured.
     Secrets,
+    /// There is a way to the store that can be broken ([`Env::faulty`](crate::Env::faulty)).
+    Faults,
 }
 
 impl Need {
@@ -69,6 +83,7 @@ impl Need {
             Self::NewerFormat => "the harness cannot write state of a newer format",
             Self::Lack => "this backend has every capability that can be required",
             Self::Secrets => "no secret is configured",
+            Self::Faults => "the harness has no way to the store that could be broken",
         }
     }
 }

@@ -19,6 +19,7 @@ use tenure_core::{
 use crate::{
     case::{Failure, Need, Outcome, Stop},
     driver::Driver,
+    fault::Faulty,
     harness::Env,
     worker::Launcher,
     wrap::{Plan, Tap},
@@ -179,6 +180,21 @@ impl Ctx {
     ) -> Result<Client, Stop> {
         self.client_on(Arc::new(Tap::new(self.env.connector(), plan)), set)
             .await
+    }
+
+    /// A client all of whose connections go over a way that can be broken. A request fails long
+    /// before a TTL is over.
+    pub(crate) async fn client_over(&self, faulty: &Faulty, ttl: Duration) -> Result<Client, Stop> {
+        let limit = self.over_limit();
+        self.client_on(faulty.connector(), |builder| {
+            builder.ttl(ttl).request_timeout(limit)
+        })
+        .await
+    }
+
+    /// The time-out of a request over such a way.
+    pub(crate) const fn over_limit(&self) -> Duration {
+        Duration::from_millis(600)
     }
 
     async fn client_on(

@@ -9,6 +9,8 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
+use crate::fault::Faulty;
+
 /// A store on which the suite can run.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
@@ -37,6 +39,7 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// The cases that are known not to apply here, and why: pairs of a case's id and a reason.
+    /// `faults::*` stands for all that need a way to the store that can be broken.
     /// With `CONFORMANCE_STRICT=1` any other case that does not apply fails.
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         &[]
@@ -61,6 +64,17 @@ pub trait Env: Send + Sync + 'static {
     /// lives inside of this one.
     fn ticket(&self) -> Option<String> {
         None
+    }
+
+    /// A way to the same store that the suite can break: mostly a connector to the addresses of
+    /// [`Proxies`](crate::fault::Proxies), which are started for that. Its clients are as those of
+    /// [`connector`](Self::connector). `None` if this harness has none.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from being made; the case fails with it.
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Ok(None)
     }
 
     /// Passwords and keys that the connector was configured with. They must show nowhere (S1).

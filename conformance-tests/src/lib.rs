@@ -42,6 +42,7 @@ mod case;
 mod cases;
 mod ctx;
 mod driver;
+pub mod fault;
 mod harness;
 pub mod history;
 mod macros;
@@ -60,8 +61,8 @@ pub use runner::{Verdict, run_case};
 pub use table::{EXEMPT, cases, clauses};
 
 /// The version of the suite. It rises when a case is added that a sound backend might not pass
-/// without work.
-pub const SUITE_VERSION: u32 = 1;
+/// without work. Such a case is a [preview](Case::is_preview) until the version after.
+pub const SUITE_VERSION: u32 = 2;
 
 /// What the output of macros calls. No part of the API.
 #[doc(hidden)]

@@ -84,7 +84,7 @@ macro_rules! __define_ignored {
 #[macro_export]
 macro_rules! __define_tests {
     ($($module:ident {
-        $($case:ident [$($clause:ident)+] $(needs $need:ident)? $about:literal;)+
+        $($case:ident [$($clause:ident)+] $(needs $need:ident)? $(since $since:literal)? $about:literal;)+
     })+) => {
         $(mod $module {
             $(__tenure_test! { $module $case })+

@@ -65,27 +65,40 @@ fn run_within(
     judge(case, &**harness, verdict)
 }
 
-/// Whether unexpected ignores are failures.
+/// Whether unexpected ignores, and failures of previews, are failures.
 pub(crate) fn strict() -> bool {
     std::env::var_os("CONFORMANCE_STRICT").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
 /// The reason that a harness gives beforehand for a case that does not apply.
 pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
+    let is_meant = |id: &str| match id.strip_suffix('*') {
+        // Only cases that need something can be meant as a group.
+        Some(group) => case.needs == Some(Need::Faults) && case.id.starts_with(group),
+        None => id == case.id,
+    };
     let mut known = harness.expected_ignores().iter();
-    known.find_map(|(id, reason)| (*id == case.id).then_some(*reason))
+    known.find_map(|(id, reason)| is_meant(id).then_some(*reason))
 }
 
 fn judge(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>) -> Verdict {
+    judge_as(case, harness, stop, strict())
+}
+
+fn judge_as(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>, strict: bool) -> Verdict {
     match stop {
         Ok(()) => Verdict::Passed,
+        Err(Stop::Failed(failure)) if case.is_preview() && !strict => Verdict::Ignored(format!(
+            "a preview of version {} of the suite, in which it fails: {failure}",
+            case.since
+        )),
         Err(Stop::Failed(failure)) => Verdict::Failed(failure.to_string()),
         // A case cannot excuse itself with what it never said that it needs.
         Err(Stop::Ignored(need)) if case.needs != Some(need) => Verdict::Failed(format!(
             "the case does not apply ({}), though it declares no such need",
             need.missing()
         )),
-        Err(Stop::Ignored(need)) => ignored(case, harness, need, strict()),
+        Err(Stop::Ignored(need)) => ignored(case, harness, need, strict),
     }
 }
 
@@ -226,6 +239,7 @@ mod tests {
             id,
             clauses: &["S1"],
             needs: Some(Need::Secrets),
+            since: 1,
             about: "",
             run,
         }
@@ -277,6 +291,19 @@ mod tests {
         let failed = trials(|| trial(9, 9)).await;
         assert!(matches!(&failed, Err(Stop::Failed(why)) if why.to_string().contains("3 trials")));
         assert_eq!(tried.take(), TRIALS);
+    }
+
+    #[test]
+    fn a_preview_fails_no_run_that_is_not_strict() {
+        let preview = Case {
+            since: crate::SUITE_VERSION,
+            ..case("tests::preview", |_| Box::pin(panics()))
+        };
+        let stop = || Err(Failure::new(Some("X1"), "on purpose").into());
+        let verdict = judge_as(&preview, &Plain, stop(), false);
+        assert!(matches!(&verdict, Verdict::Ignored(why) if why.contains("on purpose")));
+        let verdict = judge_as(&preview, &Plain, stop(), true);
+        assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("on purpose")));
     }
 
     #[test]

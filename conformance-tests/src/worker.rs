@@ -10,8 +10,15 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use tenure_core::{Client, error::Error, lease::Phase, name::Namespace};
+use tenure_core::{
+    Client,
+    clock::{Clock, SystemClock},
+    error::Error,
+    lease::Phase,
+    name::Namespace,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -25,6 +32,8 @@ use crate::{
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
+/// Between two looks of a worker at its guard.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How to start this binary again so that it becomes a worker.
 #[derive(Clone, Debug)]
@@ -56,6 +65,8 @@ pub(crate) enum Job {
     Count { rounds: u32 },
     /// Take the lock and keep it until the process is killed.
     Hold,
+    /// Take the lock, and say all the time whether it is held, until it is not.
+    Believe,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,6 +84,9 @@ struct Order {
 pub(crate) enum Report {
     /// It held the lock under this token, and the counter stood here before it counted.
     Held { token: u64, count: u64 },
+    /// Whether it said at that moment that it holds the lock; microseconds on the clock that all
+    /// processes of a machine share.
+    Believed { held: bool, at_us: u64 },
     /// It did what it was to do.
     Done,
     /// It saw what must not be.
@@ -139,6 +153,24 @@ impl Worker {
         .into())
     }
 
+    /// Stops the worker's process, as `kill -STOP` does.
+    pub(crate) fn stop(&self) -> Result<(), Stop> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) -> Result<(), Stop> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Stop> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        let id = id.and_then(Pid::from_raw);
+        let id = id.ok_or_else(|| std::io::Error::other("the worker has ended"))?;
+        kill_process(id, signal).map_err(std::io::Error::from)?;
+        Ok(())
+    }
+
     /// Kills the worker, as `kill -9` does, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> Result<(), Stop> {
         self.child.kill().await?;
@@ -185,6 +217,24 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
     let lock = client.lock(&order.name)?;
     let rounds = match order.job {
         Job::Count { rounds } => rounds,
+        Job::Believe => {
+            let guard = lock.acquire().await?;
+            let token = guard.token().get();
+            tell(&Report::Held { token, count: 0 });
+            loop {
+                // The moment before the look: it was held at no later one on that account.
+                let at = SystemClock.now().since_origin().as_micros();
+                let at_us = u64::try_from(at).unwrap_or(u64::MAX);
+                let held = guard.check().is_ok();
+                tell(&Report::Believed { held, at_us });
+                if !held {
+                    // Whatever it still does to the lock, it does while others watch.
+                    let _ = guard.release().await;
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
         Job::Hold => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();

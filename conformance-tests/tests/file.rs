@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_core::{
     backend::Connect,
     cas::Key,
@@ -93,6 +93,10 @@ fn is_data(path: &Path) -> bool {
 impl Env for Fresh {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::new(FileStore::new(&self.root))
+    }
+
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Ok(Some(Faulty::above(self.connector())))
     }
 
     fn ticket(&self) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use async_trait::async_trait;
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_core::{
     backend::Connect,
     error::Error,
@@ -35,6 +35,10 @@ impl Harness for Memory {
                 "exclusion::killed_process_is_succeeded",
                 "the store lives inside of one process",
             ),
+            (
+                "faults::stopped_process_finds_its_lock_lost",
+                "the store lives inside of one process",
+            ),
             ("secrets::show_nowhere", "the store knows no secret"),
             (
                 "secrets::malformed_state_is_an_error",
@@ -52,6 +56,10 @@ impl Harness for Memory {
 impl Env for Fresh {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::new(self.0.clone())
+    }
+
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Ok(Some(Faulty::above(self.connector())))
     }
 
     async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {

@@ -76,6 +76,9 @@ pub(crate) async fn processes_never_overlap(ctx: Arc<Ctx>) -> Outcome {
                     Report::Held { token, count } => turns.push((token, count)),
                     Report::Done => return Ok::<_, Stop>(turns),
                     Report::Broken(text) => broken!("X1", "a process reports: {text}"),
+                    other @ Report::Believed { .. } => {
+                        broken!("X1", "a process reports what it was not asked: {other:?}")
+                    }
                 }
             }
         });

@@ -4,6 +4,7 @@ pub(crate) mod acquiring;
 pub(crate) mod capabilities;
 pub(crate) mod deadline;
 pub(crate) mod exclusion;
+pub(crate) mod faults;
 pub(crate) mod looking;
 pub(crate) mod loss;
 pub(crate) mod names;

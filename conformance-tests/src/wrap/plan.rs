@@ -75,6 +75,8 @@ struct State {
     muted: bool,
     /// Renewals under way whose answers are not to arrive, or not yet.
     withheld: u32,
+    /// How many requests had another fate than to pass.
+    disturbed: u64,
     calls: Vec<Call>,
     events: Vec<BackendEvent>,
     sinks: Vec<EventSink>,
@@ -172,7 +174,12 @@ impl Plan {
                 *fate
             }
         };
+        state.disturbed += u64::from(fate != Fate::Pass);
         (number, fate)
+    }
+
+    pub(crate) fn disturbed(&self) -> u64 {
+        self.state().disturbed
     }
 
     pub(super) fn answered(&self, number: usize) {

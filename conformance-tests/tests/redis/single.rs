@@ -24,6 +24,10 @@ impl Deployment for Single {
     fn servers(&self) -> Vec<&Server> {
         vec![&self.0]
     }
+
+    fn tells_addresses(&self) -> bool {
+        false
+    }
 }
 
 fn main() -> ExitCode {

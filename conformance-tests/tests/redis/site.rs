@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -58,6 +58,11 @@ pub(crate) trait Deployment: Send + Sync + 'static {
 
     /// The servers that may hold keys, whoever is the master at the time.
     fn servers(&self) -> Vec<&Server>;
+
+    /// Whether clients find servers by addresses that servers tell them, past any proxy.
+    fn tells_addresses(&self) -> bool {
+        true
+    }
 }
 
 pub(crate) struct Redis<D> {
@@ -197,6 +202,25 @@ impl Env for Site {
             namespace: self.namespace.as_str().to_owned(),
         };
         serde_json::to_string(&ticket).ok()
+    }
+
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        let alone = self
+            .deployment
+            .as_ref()
+            .is_some_and(|deployment| !deployment.tells_addresses());
+        if !alone {
+            return Ok(None);
+        }
+        Faulty::to(&self.access.url, |url| {
+            let access = Access {
+                url,
+                ..self.access.clone()
+            };
+            access.connector()
+        })
+        .await
+        .map(Some)
     }
 
     fn secrets(&self) -> Vec<String> {

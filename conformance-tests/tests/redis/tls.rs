@@ -48,6 +48,10 @@ impl Deployment for Secured {
     fn servers(&self) -> Vec<&Server> {
         vec![&self.0]
     }
+
+    fn tells_addresses(&self) -> bool {
+        false
+    }
 }
 
 fn main() -> ExitCode {

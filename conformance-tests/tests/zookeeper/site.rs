@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -229,6 +229,18 @@ impl Env for Site {
             namespace: self.namespace.as_str().to_owned(),
         };
         serde_json::to_string(&ticket).ok()
+    }
+
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Faulty::to(&self.access.url, |url| {
+            let access = Access {
+                url,
+                ..self.access.clone()
+            };
+            access.connector()
+        })
+        .await
+        .map(Some)
     }
 
     fn secrets(&self) -> Vec<String> {

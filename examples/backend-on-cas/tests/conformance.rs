@@ -7,7 +7,7 @@ use tenure::{
     backend::Connect,
     settings::{Settings, StoreUrl},
 };
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_table::TableFactory;
 
 struct Tables;
@@ -26,9 +26,15 @@ impl Harness for Tables {
     }
 }
 
+#[async_trait::async_trait]
 impl Env for Fresh {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.0)
+    }
+
+    // There is no network that could be broken, so faults are set above the driver.
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Ok(Some(Faulty::above(self.connector())))
     }
 }
 
@@ -37,6 +43,7 @@ tenure_conformance::conformance_tests! {
     ignored: {
         exclusion::processes_never_overlap: "the table lives inside of one process",
         exclusion::killed_process_is_succeeded: "the table lives inside of one process",
+        faults::stopped_process_finds_its_lock_lost: "the table lives inside of one process",
         token::rises_over_deletion: "the harness cannot delete rows by hand",
         deadline::pushed_grant_counts_from_last_report: "the table cannot send messages",
         loss::deletion_is_noticed_as_declared: "the harness cannot delete rows by hand",

@@ -9,7 +9,7 @@ use tenure::{
     secret::Secret,
     settings::{Settings, StoreUrl},
 };
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{Env, Harness, fault::Faulty};
 use tenure_line::{LineFactory, server};
 
 const PASSWORD: &str = "canary-51c0";
@@ -21,12 +21,16 @@ struct Fresh {
     connect: Arc<dyn Connect>,
 }
 
+fn connect(url: &str) -> Result<Arc<dyn Connect>, Error> {
+    let settings =
+        Settings::new(StoreUrl::parse(url)?).with_credentials(None, Some(Secret::new(PASSWORD)));
+    LineFactory::default().open(&settings)
+}
+
 fn open(address: &str) -> Result<Arc<dyn Env>, Error> {
-    let settings = Settings::new(StoreUrl::parse(&format!("line://{address}"))?)
-        .with_credentials(None, Some(Secret::new(PASSWORD)));
     Ok(Arc::new(Fresh {
         address: address.to_owned(),
-        connect: LineFactory::default().open(&settings)?,
+        connect: connect(&format!("line://{address}"))?,
     }))
 }
 
@@ -70,9 +74,18 @@ impl Harness for Lines {
     }
 }
 
+#[async_trait]
 impl Env for Fresh {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connect)
+    }
+
+    // The suite puts a proxy of its own before the server, and breaks its connections.
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        let address = format!("line://{}", self.address);
+        Faulty::to(&address, |address| connect(&address))
+            .await
+            .map(Some)
     }
 
     fn ticket(&self) -> Option<String> {

@@ -1,0 +1,481 @@
+//! Faults on the way to the store: what the clauses say when replies are lost, connections break and
+//! processes stand still.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{
+    Acquisition, Client, Guard, Release,
+    clock::Instant,
+    lease::{Phase, Terms},
+    loss::LossReason,
+};
+use tokio::task::JoinHandle;
+
+use crate::{
+    case::{Failure, Need, Outcome, Stop, broken, ensure},
+    ctx::{Ctx, release},
+    fault::{Fault, Faulty},
+    worker::{Job, Report, Worker},
+};
+
+/// For a fault to be seen to take effect.
+const EFFECT: Duration = Duration::from_secs(20);
+
+/// A way that can be broken, and a client whose connections all go over it.
+struct Broken {
+    faulty: Faulty,
+    client: Client,
+    ttl: Duration,
+}
+
+impl Broken {
+    async fn new(ctx: &Ctx, ttl: Duration) -> Result<Self, Stop> {
+        let faulty = ctx.env().faulty().await?;
+        let faulty = faulty.ok_or(Stop::Ignored(Need::Faults))?;
+        let client = ctx.client_over(&faulty, ttl).await?;
+        Ok(Self {
+            faulty,
+            client,
+            ttl,
+        })
+    }
+
+    fn set(&self, fault: Fault) {
+        self.faulty.line().set(fault);
+    }
+
+    /// Returns once a fault was seen to take effect more often than it had.
+    async fn took_effect(&self, ctx: &Ctx, before: u64) -> Outcome {
+        let line = self.faulty.line();
+        let seen = ctx
+            .eventually(EFFECT, || async {
+                Ok((line.effects() > before).then_some(()))
+            })
+            .await?;
+        seen.ok_or_else(|| {
+            let text = "the fault took no effect, so that this case shows nothing: do all connections \
+                        of the faulty connector go over its line?";
+            Failure::new(None, text).into()
+        })
+    }
+
+    /// The client must be able to go on by itself, once the fault is over.
+    async fn goes_on(&self, ctx: &Ctx, name: &str) -> Result<Guard, Stop> {
+        let within = ctx.takeover(self.ttl, self.ttl) + ctx.slack() * 2;
+        let lock = self.client.lock(name)?;
+        let got = ctx
+            .eventually(within, || async {
+                let tried = lock.acquire_within(ctx.slack()).await;
+                Ok(tried.ok().and_then(Acquisition::acquired))
+            })
+            .await?;
+        got.ok_or_else(|| {
+            let text = format!(
+                "{within:?} after the fault was over, its client cannot take the free lock"
+            );
+            Failure::new(Some("W2"), text).into()
+        })
+    }
+}
+
+pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(ctx: Arc<Ctx>) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.steady()).await?;
+    let driver = ctx.driver().await?;
+    let bound = ctx.takeover(broken.ttl, broken.ttl);
+    for taken in [false, true] {
+        let text = if taken { "ghost-taken" } else { "ghost-free" };
+        let name = ctx.name(text)?;
+        let holder = match taken {
+            true => Some(driver.hold(&name, ctx.long()).await?),
+            false => None,
+        };
+        let before = broken.faulty.line().effects();
+        broken.set(Fault::LoseReplies);
+        let lock = broken.client.lock(text)?;
+        let budget = broken.ttl;
+        let acquiring = tokio::spawn(async move { lock.acquire_within(budget).await });
+        broken.took_effect(&ctx, before).await?;
+        broken.set(Fault::None);
+        match acquiring.await? {
+            // What was lost was the answer to something else.
+            Ok(Acquisition::Acquired(guard)) if !taken => release(&guard).await?,
+            Ok(Acquisition::Busy(_)) if taken => {}
+            Ok(outcome) => broken!("A3", "with its answer lost, an acquire came to {outcome:?}"),
+            Err(error) => ensure!(
+                error.is_retryable(),
+                "A3",
+                "with its answer lost, an acquire failed as if for good: {error}"
+            ),
+        }
+        if let Some(holder) = holder {
+            let left = ctx
+                .eventually(bound, || async {
+                    let state = driver.inspect(&name).await?;
+                    Ok(state.queue.is_empty().then_some(state.holder))
+                })
+                .await?;
+            let Some(seen) = left else {
+                broken!(
+                    "A4",
+                    "after {bound:?} an attempt that was given up still waits"
+                );
+            };
+            ensure!(
+                seen.and_then(|seen| seen.attempt) == Some(holder.attempt),
+                "X1",
+                "an attempt that was given up took the lock from its holder"
+            );
+            driver.remove(&name, holder.attempt, ctx.long()).await?;
+        }
+        ctx.until_idle(&driver, &name, bound, "A4").await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn lost_answer_of_a_release_frees_the_lock(ctx: Arc<Ctx>) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.steady()).await?;
+    let other = ctx.client_with(|builder| builder.ttl(broken.ttl)).await?;
+    let guard = broken.client.lock("unheard")?.acquire().await?;
+    let before = broken.faulty.line().effects();
+    let valid_until = guard.valid_until();
+    broken.set(Fault::LoseReplies);
+    let releasing = tokio::spawn(async move { (guard.release().await, guard) });
+    broken.took_effect(&ctx, before).await?;
+    broken.set(Fault::None);
+    let (released, guard) = releasing.await?;
+    ensure!(
+        guard.check().is_err(),
+        "R1",
+        "a guard says that it is held after its release was asked for"
+    );
+    match released {
+        Release::Released | Release::Unknown(_) => {}
+        Release::NotHeld(reason) => ensure!(
+            ctx.now() >= valid_until,
+            "R1",
+            "before its deadline a release whose answer was lost found it not held: {reason}"
+        ),
+        other => broken!("R1", "a release whose answer was lost came to {other:?}"),
+    }
+    let bound = ctx.takeover(broken.ttl, broken.ttl);
+    let next = other.lock("unheard")?.acquire_within(bound).await?;
+    match next.acquired() {
+        Some(next) => release(&next).await,
+        None => broken!("R2", "{bound:?} after its release the lock is still taken"),
+    }
+}
+
+pub(crate) async fn broken_connections_end_no_grant(ctx: Arc<Ctx>) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.possible_ttl(Duration::from_secs(4))).await?;
+    let guard = broken.client.lock("resets")?.acquire().await?;
+    let token = guard.token();
+    let before = broken.faulty.line().effects();
+    for round in 0..3 {
+        // A reply is lost, or nothing but the connections.
+        if round % 2 == 0 {
+            broken.faulty.line().reset();
+        } else {
+            broken.set(Fault::LoseReplies);
+        }
+        tokio::time::sleep(broken.ttl / 8).await;
+        broken.set(Fault::None);
+        tokio::time::sleep(broken.ttl / 8).await;
+    }
+    let deadline = guard.valid_until();
+    let within = broken.ttl * 2;
+    let renewed = ctx
+        .eventually(within, || async {
+            let over = guard.check() != Ok(token);
+            Ok((over || guard.valid_until() > deadline).then_some(over))
+        })
+        .await?;
+    ensure!(
+        renewed == Some(false),
+        "L5",
+        "connections that broke for a moment ended the grant: it is {:?}",
+        guard.phase()
+    );
+    if broken.faulty.line().effects() == before {
+        return Err(
+            Failure::new(None, "no connection broke, so that this case shows nothing").into(),
+        );
+    }
+    release(&guard).await
+}
+
+pub(crate) async fn holder_in_a_black_hole_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
+    cut_off(ctx, Fault::BlackHole).await
+}
+
+pub(crate) async fn holder_that_nobody_hears_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
+    cut_off(ctx, Fault::HoldRequests).await
+}
+
+pub(crate) async fn holder_that_hears_nothing_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
+    cut_off(ctx, Fault::HoldReplies).await
+}
+
+/// A holder is cut off in one way: it must be told by its deadline and not before, the next one gets
+/// the lock within the bound and not before that, and the client goes on once it is reached again.
+async fn cut_off(ctx: Arc<Ctx>, fault: Fault) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.steady()).await?;
+    let ttl = broken.ttl;
+    let other = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let driver = ctx.driver().await?;
+    let guard = Arc::new(broken.client.lock("cut-off")?.acquire().await?);
+    let lock = other.lock("cut-off")?;
+    let bound = ctx.takeover(ttl, ttl);
+    let told = watch(&ctx, &guard);
+    let holder = Arc::clone(&guard);
+    let succeeding = tokio::spawn(async move {
+        let next = lock.acquire().await?;
+        // Asked at the moment at which the next one says that it is held.
+        let both = next.check().is_ok() && holder.check().is_ok();
+        Ok::<_, Stop>((next, both))
+    });
+    ctx.until_waiting(&driver, guard.name(), 1).await?;
+    let before = broken.faulty.line().effects();
+    broken.set(fault);
+    let cut = ctx.now();
+    broken.took_effect(&ctx, before).await?;
+    let Ok(told) = tokio::time::timeout(ttl * 2 + ctx.slack(), told).await else {
+        broken!(
+            "L1",
+            "a holder that is cut off ({fault:?}) is not told at all"
+        );
+    };
+    let Told { at, due, reason } = told?;
+    ensure!(
+        at >= due,
+        "L5",
+        "cut off ({fault:?}), the guard was lost {:?} before its deadline: {reason}",
+        due.since(at)
+    );
+    ensure!(
+        at.since(due) < Duration::from_secs(1),
+        "L1",
+        "cut off ({fault:?}), the guard was told of its loss {:?} after its deadline",
+        at.since(due)
+    );
+    // What a holder sends that hears nothing may still renew, until its deadline.
+    let since = if fault == Fault::HoldReplies { at } else { cut };
+    let Ok(next) = tokio::time::timeout(bound + ttl, succeeding).await else {
+        broken!(
+            "X3",
+            "{:?} after its holder was cut off ({fault:?}) the lock is not granted",
+            bound + ttl
+        );
+    };
+    let (next, both) = next??;
+    ensure!(
+        !both,
+        "X1",
+        "two guards say at one moment that they are held"
+    );
+    let took = ctx.now().since(since);
+    ensure!(
+        took <= bound,
+        "X3",
+        "after its holder was cut off ({fault:?}) the lock was granted in {took:?}, with a bound of {bound:?}"
+    );
+    ensure!(
+        next.token() > guard.token(),
+        "T1",
+        "the token did not rise over a loss"
+    );
+    broken.set(Fault::None);
+    ensure!(
+        matches!(guard.phase(), Phase::Lost(_)),
+        "L4",
+        "reached again, a lost guard is {:?}",
+        guard.phase()
+    );
+    tokio::time::sleep(ttl / 4).await;
+    ensure!(
+        next.check().is_ok(),
+        "L4",
+        "reached again, the one that had lost the lock ended the next one's grant"
+    );
+    release(&next).await?;
+    let again = broken.goes_on(&ctx, "cut-off").await?;
+    release(&again).await
+}
+
+struct Told {
+    at: Instant,
+    due: Instant,
+    reason: LossReason,
+}
+
+/// When a guard is told of its loss, without anybody polling.
+fn watch(ctx: &Arc<Ctx>, guard: &Arc<Guard>) -> JoinHandle<Told> {
+    let (ctx, guard) = (Arc::clone(ctx), Arc::clone(guard));
+    tokio::spawn(async move {
+        let reason = guard.lost().await;
+        Told {
+            at: ctx.now(),
+            due: guard.valid_until(),
+            reason,
+        }
+    })
+}
+
+pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.steady()).await?;
+    let ttl = broken.ttl;
+    let driver = ctx.driver().await?;
+    let name = ctx.name("waiter")?;
+    // For less than its entry lives, and for longer.
+    for share in [ttl / 4, ttl * 2] {
+        let grant = driver.hold(&name, ctx.long()).await?;
+        let lock = broken.client.lock_named(name.clone());
+        let waiting = tokio::spawn(async move { lock.acquire().await });
+        ctx.until_waiting(&driver, &name, 1).await?;
+        broken.set(Fault::BlackHole);
+        tokio::time::sleep(share).await;
+        ensure!(
+            !waiting.is_finished(),
+            "W2",
+            "an acquire without an end ended while the store was away"
+        );
+        broken.set(Fault::None);
+        let within = ttl + ctx.slack() * 2;
+        let back = ctx
+            .eventually(within, || async {
+                let queue = driver.inspect(&name).await?.queue;
+                Ok((queue.len() == 1).then_some(()))
+            })
+            .await?;
+        ensure!(
+            back.is_some(),
+            "W5",
+            "{within:?} after it was cut off for {share:?}, a waiter is not in the queue"
+        );
+        driver.remove(&name, grant.attempt, ctx.long()).await?;
+        let bound = ctx.takeover(ttl, ttl) + ctx.slack();
+        let Ok(guard) = tokio::time::timeout(bound, waiting).await else {
+            broken!(
+                "W2",
+                "a waiter that was cut off for {share:?} sleeps past {bound:?}"
+            );
+        };
+        release(&guard??).await?;
+        ctx.until_idle(&driver, &name, bound, "W5").await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn refused_client_goes_on_by_itself(ctx: Arc<Ctx>) -> Outcome {
+    let broken = Broken::new(&ctx, ctx.steady()).await?;
+    let guard = broken.client.lock("refused")?.acquire().await?;
+    release(&guard).await?;
+    broken.set(Fault::Refuse);
+    for _ in 0..2 {
+        let begin = ctx.now();
+        match broken.client.lock("refused")?.try_acquire().await {
+            Err(error) => ensure!(
+                error.is_retryable(),
+                "A3",
+                "a store that cannot be reached gave an error as if for good: {error}"
+            ),
+            Ok(outcome) => broken!("A3", "a store that cannot be reached gave {outcome:?}"),
+        }
+        let (took, limit) = (ctx.now().since(begin), ctx.over_limit() + ctx.slack());
+        ensure!(
+            took <= limit,
+            "A1",
+            "a try took {took:?}, with a time-out of {:?}",
+            ctx.over_limit()
+        );
+    }
+    broken.set(Fault::None);
+    let guard = broken.goes_on(&ctx, "refused").await?;
+    release(&guard).await
+}
+
+pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outcome {
+    const DELAY: Duration = Duration::from_millis(80);
+    let broken = Broken::new(&ctx, ctx.possible_ttl(Duration::from_secs(4))).await?;
+    // Everything that need be there only once.
+    release(&broken.client.lock("warm")?.acquire().await?).await?;
+    let before = broken.faulty.line().effects();
+    broken.set(Fault::Delay(DELAY));
+    let guard = broken.client.lock("slow")?.acquire().await?;
+    let validity = Terms::DEFAULT.validity(guard.ttl());
+    let in_time = |what: &str| -> Outcome {
+        // A proof took twice the delay to get here, and counts from before that.
+        let latest = ctx.now().before(DELAY * 2) + validity;
+        ensure!(
+            guard.valid_until() <= latest,
+            "D1",
+            "{what}, the deadline lies {:?} behind what a proof from before its request allows",
+            guard.valid_until().since(latest)
+        );
+        Ok(())
+    };
+    in_time("once granted")?;
+    let until = ctx.now() + broken.ttl * 3 / 2;
+    while ctx.now() < until {
+        ensure!(
+            guard.check().is_ok(),
+            "L5",
+            "with answers that take {:?}, a grant of {:?} ended",
+            DELAY * 2,
+            broken.ttl
+        );
+        in_time("renewed")?;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    broken.took_effect(&ctx, before).await?;
+    release(&guard).await
+}
+
+pub(crate) async fn stopped_process_finds_its_lock_lost(ctx: Arc<Ctx>) -> Outcome {
+    let arena = tempfile::tempdir()?;
+    let ttl = ctx.steady();
+    let mut worker = Worker::start(&ctx, Job::Believe, "stopped", ttl, arena.path())?;
+    let Report::Held { token, .. } = worker.report().await? else {
+        return Err(Failure::new(None, "the worker did not take the lock").into());
+    };
+    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    worker.stop()?;
+    let bound = ctx.takeover(ttl, ttl);
+    let next = client.lock("stopped")?.acquire_within(bound).await?;
+    let Some(next) = next.acquired() else {
+        broken!(
+            "X3",
+            "{bound:?} after its holder was stopped the lock is not granted"
+        );
+    };
+    let held_from = ctx.now();
+    ensure!(next.token().get() > token, "T1", "the token did not rise");
+    worker.go_on()?;
+    // What it says is dated by a clock that all processes of this machine share.
+    loop {
+        match worker.report().await? {
+            Report::Believed { held: true, at_us } => {
+                let at = Instant::from_origin(Duration::from_micros(at_us));
+                ensure!(
+                    at < held_from,
+                    "X1",
+                    "a process that was stopped past its TTL said that it holds the lock, {:?} after \
+                     the next one held it",
+                    at.since(held_from)
+                );
+            }
+            Report::Believed { held: false, .. } => break,
+            other => broken!(
+                "L4",
+                "a process that was stopped past its TTL says {other:?}"
+            ),
+        }
+    }
+    tokio::time::sleep(ttl / 4).await;
+    ensure!(
+        next.check().is_ok(),
+        "L4",
+        "a process that was stopped past its TTL ended the next one's grant"
+    );
+    worker.kill().await?;
+    release(&next).await
+}

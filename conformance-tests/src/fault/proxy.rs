@@ -1,0 +1,138 @@
+//! The proxy: a port of this machine for each server, behind which connections can be broken.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{Fault, Line, pump};
+
+/// One proxy for each of a store's servers. They end when this is dropped, with all connections.
+#[derive(Debug)]
+pub struct Proxies {
+    addresses: Vec<SocketAddr>,
+    control: Arc<Control>,
+    /// Aborted when dropped.
+    _listening: JoinSet<()>,
+}
+
+/// What all connections obey.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) fault: watch::Sender<Fault>,
+    /// Rises with each reset.
+    pub(super) resets: watch::Sender<u64>,
+    effects: AtomicU64,
+}
+
+impl Control {
+    pub(super) fn took_effect(&self) {
+        self.effects.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Proxies {
+    /// Listens on a free port of 127.0.0.1 for each of the servers, `host:port`, in their order.
+    ///
+    /// To be called inside of a Tokio runtime, in which the proxies then run.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be had.
+    pub async fn start<S: Into<String>>(
+        servers: impl IntoIterator<Item = S> + Send,
+    ) -> io::Result<Self> {
+        let servers: Vec<String> = servers.into_iter().map(Into::into).collect();
+        let control = Arc::new(Control {
+            fault: watch::Sender::new(Fault::None),
+            resets: watch::Sender::new(0),
+            effects: AtomicU64::new(0),
+        });
+        let mut addresses = Vec::new();
+        let mut listening = JoinSet::new();
+        for server in servers {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            addresses.push(listener.local_addr()?);
+            listening.spawn(listen(listener, server, Arc::clone(&control)));
+        }
+        Ok(Self {
+            addresses,
+            control,
+            _listening: listening,
+        })
+    }
+
+    /// Where clients connect instead of to the servers, in the servers' order.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// `127.0.0.1:PORT`, for each of the servers with commas between, as addresses of stores have it.
+    #[must_use]
+    pub fn list(&self) -> String {
+        let all: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        all.join(",")
+    }
+}
+
+impl Line for Proxies {
+    fn set(&self, fault: Fault) {
+        self.control.fault.send_replace(fault);
+        if fault == Fault::Refuse {
+            self.reset();
+        }
+    }
+
+    fn reset(&self) {
+        self.control.resets.send_modify(|resets| *resets += 1);
+    }
+
+    fn effects(&self) -> u64 {
+        self.control.effects.load(Ordering::Relaxed)
+    }
+}
+
+async fn listen(listener: TcpListener, server: String, control: Arc<Control>) {
+    // Dropped with this task.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                // What went wrong was the client's.
+                if let Ok((client, _)) = accepted {
+                    connections.spawn(serve(client, server.clone(), Arc::clone(&control)));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(client: TcpStream, server: String, control: Arc<Control>) {
+    let mut resets = control.resets.subscribe();
+    let refused = || *control.fault.borrow() == Fault::Refuse;
+    if refused() {
+        control.took_effect();
+        return pump::reset(&client);
+    }
+    let Ok(server) = TcpStream::connect(server).await else {
+        return pump::reset(&client);
+    };
+    // One that was made while the fault was set would escape it.
+    if refused() {
+        control.took_effect();
+        return pump::reset(&client);
+    }
+    pump::run(client, server, &mut resets, &control).await;
+}
