@@ -56,23 +56,29 @@ impl Told {
     }
 }
 
-/// One connection to a line server.
+/// A client of a line server. It connects anew when it is asked and has no connection.
 pub(crate) struct LineClient {
+    address: String,
     asker: Asker,
+    unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
+    next: AtomicU64,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+}
+
+/// One connection. Whoever asks over it hears when it breaks.
+struct Connection {
     lines: mpsc::UnboundedSender<Vec<u8>>,
     pending: Pending,
-    next: AtomicU64,
     listener: AbortHandle,
 }
 
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Say>>>>;
+/// The answers that are waited for; `None` once the connection has broken.
+type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Say>>>>>;
 
-impl LineClient {
-    /// Connects. What the server says unasked goes to `unasked`; `None` when the connection ends.
-    pub(crate) async fn connect(
+impl Connection {
+    async fn open(
         address: &str,
-        asker: Asker,
-        unasked: impl Fn(Option<Say>) + Send + 'static,
+        unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
     ) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -84,15 +90,63 @@ impl LineClient {
             }
             io::Result::Ok(())
         });
-        let pending: Pending = Arc::default();
+        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let listener = tokio::spawn(listen(from, Arc::clone(&pending), unasked)).abort_handle();
         Ok(Self {
-            asker,
             lines,
             pending,
-            next: AtomicU64::new(0),
             listener,
         })
+    }
+
+    /// `None` if the connection has broken.
+    fn send(&self, id: u64, line: Vec<u8>) -> Option<oneshot::Receiver<Say>> {
+        let (asked, answer) = oneshot::channel();
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.as_mut()?.insert(id, asked);
+        self.lines.send(line).ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl LineClient {
+    /// Connects. What the server says unasked goes to `unasked`; `None` when a connection ends.
+    pub(crate) async fn connect(
+        address: &str,
+        asker: Asker,
+        unasked: impl Fn(Option<Say>) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let unasked: Arc<dyn Fn(Option<Say>) + Send + Sync> = Arc::new(unasked);
+        let connection = Connection::open(address, Arc::clone(&unasked)).await?;
+        Ok(Self {
+            address: address.to_owned(),
+            asker,
+            unasked,
+            next: AtomicU64::new(0),
+            connection: tokio::sync::Mutex::new(Some(connection)),
+        })
+    }
+
+    /// Sends once: over the connection that there is, or over a new one if that has broken.
+    async fn send(&self, id: u64, line: Vec<u8>) -> io::Result<oneshot::Receiver<Say>> {
+        let mut connection = self.connection.lock().await;
+        let sent = connection
+            .as_ref()
+            .and_then(|open| open.send(id, line.clone()));
+        if let Some(answer) = sent {
+            return Ok(answer);
+        }
+        *connection = None;
+        let fresh = Connection::open(&self.address, Arc::clone(&self.unasked)).await?;
+        let sent = fresh.send(id, line);
+        *connection = Some(fresh);
+        sent.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
     /// Asks, under a number of its own, and waits for the answer.
@@ -106,12 +160,7 @@ impl LineClient {
         };
         let mut line = serde_json::to_vec(&ask).map_err(|_| Failed::NotSent)?;
         line.push(b'\n');
-        let (asked, answer) = oneshot::channel();
-        {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.insert(id, asked);
-        }
-        self.lines.send(line).map_err(|_| Failed::NotSent)?;
+        let answer = self.send(id, line).await.map_err(|_| Failed::NotSent)?;
         match answer.await {
             Ok(Say::Answer {
                 done: Done::Refused,
@@ -143,13 +192,11 @@ impl fmt::Debug for LineClient {
     }
 }
 
-impl Drop for LineClient {
-    fn drop(&mut self) {
-        self.listener.abort();
-    }
-}
-
-async fn listen(from: OwnedReadHalf, pending: Pending, unasked: impl Fn(Option<Say>)) {
+async fn listen(
+    from: OwnedReadHalf,
+    pending: Pending,
+    unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
+) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
@@ -158,7 +205,7 @@ async fn listen(from: OwnedReadHalf, pending: Pending, unasked: impl Fn(Option<S
                     continue;
                 };
                 let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(asked) = pending.remove(id) {
+                if let Some(asked) = pending.as_mut().and_then(|all| all.remove(id)) {
                     let _ = asked.send(say);
                 }
             }
@@ -167,9 +214,6 @@ async fn listen(from: OwnedReadHalf, pending: Pending, unasked: impl Fn(Option<S
         }
     }
     // Whoever waits for an answer hears that it will not come.
-    pending
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clear();
+    *pending.lock().unwrap_or_else(PoisonError::into_inner) = None;
     unasked(None);
 }
