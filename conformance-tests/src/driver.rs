@@ -204,6 +204,50 @@ impl Driver {
         tokio::time::timeout(within, arrival).await.ok()
     }
 
+    /// Waits to be told of a turn, and asks only when the driver says that there is something to ask:
+    /// a store may tell no more than that something has changed.
+    pub(crate) async fn await_word(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        ttl: Duration,
+        within: Duration,
+    ) -> Result<Option<Grant>, Stop> {
+        let deadline = self.now() + within;
+        let mut looked = 0;
+        loop {
+            let left = deadline.since(self.now());
+            let arrived = self.inbox.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(grant) = self.pushed(attempt) {
+                return Ok(Some(grant));
+            }
+            let looks = self.looks(attempt);
+            if looks > looked {
+                looked = looks;
+                if let Renewed::Granted(grant) = self.renew(name, attempt, ttl, None).await? {
+                    return Ok(Some(grant));
+                }
+            } else if left.is_zero() {
+                return Ok(None);
+            } else {
+                let _ = tokio::time::timeout(left, arrived).await;
+            }
+        }
+    }
+
+    /// How often the driver has said that there is something to ask about this attempt.
+    fn looks(&self, attempt: AttemptId) -> usize {
+        let events = self
+            .inbox
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_look = |event: &&BackendEvent| matches!(event, BackendEvent::Look { attempt: of } if *of == attempt);
+        events.iter().filter(is_look).count()
+    }
+
     /// Waits for a turn, as a waiter does that reports often: by message or by the answer to a
     /// report. `None` if it did not come in that time.
     pub(crate) async fn await_turn(

@@ -59,6 +59,8 @@ macro_rules! __each_case {
                     "A grant by message counts from the waiter's last answered report, and is renewed at once.";
                 pushed_grant_expires_with_the_entry [D4]
                     "A grant to a waiter that has died expires when its entry would have.";
+                messages_are_dated_after_the_answers [D4 W2] needs Push since 2
+                    "A message of a grant is later, by the store's own time, than every answer \"still waiting\" before it.";
                 overtaken_push_is_dropped [D4]
                     "A message that is older than the last answer \"still waiting\" makes nobody the holder.";
             }
@@ -113,6 +115,8 @@ macro_rules! __each_case {
                     "A release makes the first waiter the holder and tells nobody else.";
                 message_wakes_the_waiter [W2] needs Push
                     "A waiter that never asks is told by message that it holds the lock.";
+                leaving_loses_nobodys_message [W2 W3] needs Push since 2
+                    "When the first waiter leaves, before its turn or just then, the next one is told of its own.";
                 lost_message_is_made_up_for [W2]
                     "A waiter whose message was lost holds the lock within the takeover bound.";
                 lapsed_waiter_is_never_granted [W4]
@@ -135,12 +139,16 @@ macro_rules! __each_case {
                     "A stale renewal after a re-grant does not lengthen the new holder's grant.";
                 has_stopped_before_the_release [K3]
                     "No renewal of an attempt is sent once its removal was.";
+                nothing_comes_back_after_the_release [K3] since 2
+                    "A lock that was renewed and released stays free.";
             }
             releasing {
                 says_what_it_did [R1]
                     "A release says whether it freed the lock, also when it is asked for again.";
                 stale_one_frees_nobody [R1]
                     "A release after the lock was granted again leaves the new holder alone.";
+                stale_one_of_the_same_client_frees_nobody [R1] since 2
+                    "The release of a grant that the same client had before leaves its present one alone.";
                 unanswered_one_is_found_out [R1]
                     "When the answer to a release is lost, finding the entry absent is a release.";
                 hanging_one_is_unknown [R1]
@@ -195,7 +203,7 @@ macro_rules! __each_case {
                     "The same where what the holder sends arrives, and no answer comes back.";
                 waiter_that_was_cut_off_gets_its_turn [W2 W5] needs Faults since 2
                     "A waiter that is cut off, for a moment or for longer than its entry lives, is in the queue afterwards and gets the lock.";
-                refused_client_goes_on_by_itself [A1 A3 W2] needs Faults since 2
+                refused_client_goes_on_by_itself [A1 A3 W2 S1] needs Faults since 2
                     "Refused connections are errors within the time-out, and afterwards the same client locks again.";
                 slow_store_counts_against_the_holder [D1 L5] needs Faults since 2
                     "Where each request and each answer takes its time, the deadline counts from before the request, and no grant ends for that.";

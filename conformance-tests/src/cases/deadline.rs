@@ -13,7 +13,7 @@ use tenure_core::{
     backend::BackendEvent,
     clock::{Clock, Instant, SystemClock},
     lease::{Phase, Terms},
-    request::{Grant, StoreTime},
+    request::{Grant, Renewed, StoreTime},
     token::FencingToken,
 };
 
@@ -334,5 +334,42 @@ pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
         "the waiter took over the token of an overtaken message"
     );
     release(&guard).await?;
+    Ok(())
+}
+
+pub(crate) async fn messages_are_dated_after_the_answers(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_push()?;
+    let (holder, waiter) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("dated")?;
+    let ttl = ctx.long();
+    let grant = holder.hold(&name, ttl).await?;
+    let attempt = waiter.wait_for(&name, ttl).await?;
+    let mut latest = StoreTime::new(0);
+    for _ in 0..3 {
+        match waiter.renew(&name, attempt, ttl, None).await? {
+            Renewed::Waiting(answer) => {
+                ensure!(
+                    answer.as_of >= latest,
+                    "D4",
+                    "the store's time of a report is {:?}, after {latest:?}",
+                    answer.as_of
+                );
+                latest = answer.as_of;
+            }
+            other => broken!("W5", "the report of a waiter gave {other:?}"),
+        }
+    }
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let Some(pushed) = waiter.await_push(attempt, ctx.slack()).await else {
+        broken!("W2", "no message told the waiter that it holds the lock");
+    };
+    // One that proves itself is believed by that, whatever its time.
+    ensure!(
+        pushed.proved_from.is_some() || pushed.as_of > latest,
+        "D4",
+        "a message of {:?} tells of a grant that came after the answer of {latest:?}",
+        pushed.as_of
+    );
+    waiter.remove(&name, attempt, ttl).await?;
     Ok(())
 }

@@ -373,11 +373,22 @@ pub(crate) async fn refused_client_goes_on_by_itself(ctx: Arc<Ctx>) -> Outcome {
     for _ in 0..2 {
         let begin = ctx.now();
         match broken.client.lock("refused")?.try_acquire().await {
-            Err(error) => ensure!(
-                error.is_retryable(),
-                "A3",
-                "a store that cannot be reached gave an error as if for good: {error}"
-            ),
+            Err(error) => {
+                ensure!(
+                    error.is_retryable(),
+                    "A3",
+                    "a store that cannot be reached gave an error as if for good: {error}"
+                );
+                let shown = format!("{error} {error:?}");
+                ensure!(
+                    ctx.env()
+                        .secrets()
+                        .iter()
+                        .all(|secret| !shown.contains(secret)),
+                    "S1",
+                    "the error of a store that cannot be reached shows a secret"
+                );
+            }
             Ok(outcome) => broken!("A3", "a store that cannot be reached gave {outcome:?}"),
         }
         let (took, limit) = (ctx.now().since(begin), ctx.over_limit() + ctx.slack());

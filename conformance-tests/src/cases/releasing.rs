@@ -84,6 +84,30 @@ pub(crate) async fn stale_one_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn stale_one_of_the_same_client_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
+    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
+    let name = ctx.name("own-stale")?;
+    let ttl = ctx.long();
+    let first = driver.hold(&name, ttl).await?;
+    // Taken away, not given back: a late release of it is still to come.
+    other.backend().evict(&name, first.token).await?;
+    let second = driver.hold(&name, ttl).await?;
+    let removed = driver.remove(&name, first.attempt, ttl).await?;
+    ensure!(
+        removed == Removed::Absent,
+        "R1",
+        "the release of a client's earlier grant gave {removed:?}"
+    );
+    let state = other.inspect(&name).await?;
+    let seen = state.holder.as_ref().and_then(|holder| holder.attempt);
+    ensure!(
+        seen == Some(second.attempt),
+        "R1",
+        "the release of a client's earlier grant has freed its present one; the lock is now {state:?}"
+    );
+    Ok(())
+}
+
 pub(crate) async fn unanswered_one_is_found_out(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let client = ctx.client_through(&plan, |builder| builder).await?;

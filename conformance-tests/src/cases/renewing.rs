@@ -256,3 +256,26 @@ pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
     );
     Ok(())
 }
+
+pub(crate) async fn nothing_comes_back_after_the_release(ctx: Arc<Ctx>) -> Outcome {
+    let ttl = ctx.short();
+    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let driver = ctx.driver().await?;
+    for _ in 0..3 {
+        let guard = client.lock("stays-free")?.acquire().await?;
+        // Long enough for it to have been renewed.
+        tokio::time::sleep(ttl / 2).await;
+        release(&guard).await?;
+        let until = ctx.now() + ttl;
+        while ctx.now() < until {
+            let state = driver.inspect(guard.name()).await?;
+            ensure!(
+                state.holder.is_none() && state.queue.is_empty(),
+                "K3",
+                "a released lock has come back, as by a renewal after its release: {state:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
+}

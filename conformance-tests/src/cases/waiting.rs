@@ -243,6 +243,38 @@ pub(crate) async fn message_wakes_the_waiter(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn leaving_loses_nobodys_message(ctx: Arc<Ctx>) -> Outcome {
+    ctx.need_push()?;
+    let (holder, leaves, stays) = (
+        ctx.driver().await?,
+        ctx.driver().await?,
+        ctx.driver().await?,
+    );
+    let ttl = ctx.long();
+    // The first of the queue leaves just before its turn, and just when it has come.
+    for late in [false, true] {
+        let name = ctx.name(if late { "leaves-late" } else { "leaves-early" })?;
+        let grant = holder.hold(&name, ttl).await?;
+        let first = leaves.wait_for(&name, ttl).await?;
+        let second = stays.wait_for(&name, ttl).await?;
+        if late {
+            holder.remove(&name, grant.attempt, ttl).await?;
+            leaves.remove(&name, first, ttl).await?;
+        } else {
+            leaves.remove(&name, first, ttl).await?;
+            holder.remove(&name, grant.attempt, ttl).await?;
+        }
+        let told = stays.await_word(&name, second, ttl, ctx.slack()).await?;
+        ensure!(
+            told.is_some(),
+            "W3",
+            "a waiter in front left, and the one behind it was not told of its turn"
+        );
+        stays.remove(&name, second, ttl).await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
     let plan = Plan::new();
     let ttl = ctx.steady();
