@@ -36,12 +36,19 @@ pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
     run_launching(case, harness, None)
 }
 
+/// As [`run_case`], but strictly, whatever the environment says: a preview that fails has failed, and
+/// so has a case that does not apply and is not named by [`Harness::expected_ignores`].
+#[must_use]
+pub fn run_case_strictly(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
+    run_within(case, harness, None, None, true)
+}
+
 pub(crate) fn run_launching(
     case: &Case,
     harness: &Arc<dyn Harness>,
     launcher: Option<Launcher>,
 ) -> Verdict {
-    run_within(case, harness, launcher, None)
+    run_within(case, harness, launcher, None, strict())
 }
 
 fn run_within(
@@ -49,6 +56,7 @@ fn run_within(
     harness: &Arc<dyn Harness>,
     launcher: Option<Launcher>,
     limit: Option<Duration>,
+    strict: bool,
 ) -> Verdict {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +70,7 @@ fn run_within(
         run(*case, Arc::clone(harness), launcher.clone(), limit)
     }));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    judge(case, &**harness, verdict)
+    judge(case, &**harness, verdict, strict)
 }
 
 /// Whether unexpected ignores, and failures of previews, are failures.
@@ -81,11 +89,7 @@ pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a 
     known.find_map(|(id, reason)| is_meant(id).then_some(*reason))
 }
 
-fn judge(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>) -> Verdict {
-    judge_as(case, harness, stop, strict())
-}
-
-fn judge_as(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>, strict: bool) -> Verdict {
+fn judge(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>, strict: bool) -> Verdict {
     match stop {
         Ok(()) => Verdict::Passed,
         Err(Stop::Failed(failure)) if case.is_preview() && !strict => Verdict::Ignored(format!(
@@ -300,9 +304,9 @@ mod tests {
             ..case("tests::preview", |_| Box::pin(panics()))
         };
         let stop = || Err(Failure::new(Some("X1"), "on purpose").into());
-        let verdict = judge_as(&preview, &Plain, stop(), false);
+        let verdict = judge(&preview, &Plain, stop(), false);
         assert!(matches!(&verdict, Verdict::Ignored(why) if why.contains("on purpose")));
-        let verdict = judge_as(&preview, &Plain, stop(), true);
+        let verdict = judge(&preview, &Plain, stop(), true);
         assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("on purpose")));
     }
 
@@ -321,7 +325,7 @@ mod tests {
         let harness: Arc<dyn Harness> = Arc::new(Plain);
         let limit = Some(Duration::from_millis(50));
         let hanging = case("tests::hangs", |_| Box::pin(hangs()));
-        let verdict = run_within(&hanging, &harness, None, limit);
+        let verdict = run_within(&hanging, &harness, None, limit, false);
         assert!(
             matches!(&verdict, Verdict::Failed(why) if why.contains("did not end")),
             "{verdict:?}"

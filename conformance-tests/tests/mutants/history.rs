@@ -1,7 +1,5 @@
 //! The checker of histories on runs of broken backends: it has to find what they do.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use std::time::Duration;
 
 use tenure_conformance::{

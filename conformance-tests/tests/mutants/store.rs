@@ -1,30 +1,32 @@
 //! The memory backend with a flaw, and its harness.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
-use tenure_conformance::{Env, Harness};
+use tenure_conformance::{
+    Env, Harness,
+    fault::Faulty,
+    wrap::{Plan, Tap},
+};
 use tenure_core::{
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventHandler, EventSink},
-    capability::{Capabilities, TtlScope},
     error::Error,
-    id::AttemptId,
+    loss::LossReason,
     memory::MemoryStore,
-    name::LockName,
-    request::{
-        Enqueue, Enqueued, Evicted, Grant, List, LockState, Owner, Page, Remove, Removed, Renewal,
-        Renewed,
-    },
+    name::{LockName, Namespace},
+    request::{Enqueue, Grant, StoreTime},
     secret::Secret,
     token::FencingToken,
 };
 
-use crate::flaw::Flaw;
+use crate::{driver::Driver, flaw::Flaw};
 
 const CANARY: &str = "canary-7f3a";
 
@@ -38,8 +40,10 @@ impl Harness for Broken {
     }
 
     async fn start(&self) -> Result<Arc<dyn Env>, Error> {
+        let inner = MemoryStore::new();
         Ok(Arc::new(Flawed {
-            inner: MemoryStore::new(),
+            below: Arc::new(inner.clone()),
+            inner,
             flaw: self.0,
             password: Secret::new(CANARY),
             shared: Arc::default(),
@@ -48,21 +52,25 @@ impl Harness for Broken {
 }
 
 #[derive(Clone)]
-struct Flawed {
-    inner: MemoryStore,
-    flaw: Option<Flaw>,
-    password: Secret,
-    shared: Arc<Mutex<Shared>>,
+pub(crate) struct Flawed {
+    pub(crate) inner: MemoryStore,
+    /// The way to it, which may be a broken one.
+    below: Arc<dyn Connect>,
+    pub(crate) flaw: Option<Flaw>,
+    pub(crate) password: Secret,
+    pub(crate) shared: Arc<Mutex<Shared>>,
 }
 
 /// What the flawed store keeps beside the sound one.
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     /// The last grant of each lock: the sound token, the one that was shown, and whether it was
     /// ended by anything but its expiry.
-    grants: HashMap<LockName, (FencingToken, FencingToken, bool)>,
+    pub(crate) grants: HashMap<LockName, (FencingToken, FencingToken, bool)>,
     /// Everybody who waits, with the way to them.
-    waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
+    pub(crate) waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
+    /// Whether the next message is lost.
+    pub(crate) loses_next: bool,
 }
 
 impl fmt::Debug for Flawed {
@@ -74,6 +82,7 @@ impl fmt::Debug for Flawed {
     }
 }
 
+#[async_trait]
 impl Env for Flawed {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::new(self.clone())
@@ -81,6 +90,25 @@ impl Env for Flawed {
 
     fn secrets(&self) -> Vec<String> {
         vec![CANARY.to_owned()]
+    }
+
+    /// The faults come below the flawed driver, as those of a network would.
+    async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        let plan = Plan::new();
+        let flawed = Self {
+            below: Arc::new(Tap::new(Arc::clone(&self.below), &plan)),
+            ..self.clone()
+        };
+        Ok(Some(Faulty::new(Arc::new(flawed), plan)))
+    }
+
+    async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {
+        self.inner.delete_state(&Namespace::default(), name);
+        Ok(true)
+    }
+
+    async fn residue(&self) -> Result<Option<usize>, Error> {
+        Ok(Some(self.inner.residue(&Namespace::default())))
     }
 }
 
@@ -97,11 +125,18 @@ impl Connect for Flawed {
         });
         let events = context.events.clone();
         context.events = EventSink::new(Arc::downgrade(&relay));
+        let namespace = context.namespace.clone();
+        if self.flaw == Some(Flaw::NamesAreJoined) {
+            context.namespace = Namespace::default();
+        }
         Ok(Arc::new(Driver {
-            inner: self.inner.connect(context).await?,
+            inner: self.below.connect(context).await?,
             store: self.clone(),
+            namespace,
             events,
             own: Mutex::default(),
+            ids: Mutex::default(),
+            turned: AtomicBool::new(false),
             _relay: relay,
         }))
     }
@@ -118,6 +153,15 @@ impl EventHandler for Relay {
         match (self.store.flaw, event) {
             (Some(Flaw::GrantNeverPushed), BackendEvent::Granted(_))
             | (Some(Flaw::EvictionNotPushed), BackendEvent::Lost { .. }) => {}
+            (Some(Flaw::WakeUpLost), BackendEvent::Granted(_)) if self.loses() => {}
+            (Some(Flaw::WrongReason), BackendEvent::Lost { attempt, .. }) => {
+                let reason = LossReason::SessionLost;
+                self.to.send(BackendEvent::Lost { attempt, reason });
+            }
+            (Some(Flaw::PushFromBefore), BackendEvent::Granted(mut grant)) => {
+                grant.as_of = StoreTime::new(0);
+                self.to.send(BackendEvent::Granted(grant));
+            }
             (Some(Flaw::ReleaseWakesAll), BackendEvent::Granted(grant)) => {
                 let waiting = self.store.shared.lock().unwrap().waiting.clone();
                 for (request, _, events) in waiting {
@@ -132,236 +176,13 @@ impl EventHandler for Relay {
     }
 }
 
-struct Driver {
-    inner: Arc<dyn Backend>,
-    store: Flawed,
-    events: EventSink,
-    /// The attempts of this client that were granted, with their grants.
-    own: Mutex<HashMap<AttemptId, Grant>>,
-    _relay: Arc<dyn EventHandler>,
-}
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.store.fmt(f)
+impl Relay {
+    fn loses(&self) -> bool {
+        std::mem::take(&mut self.store.shared.lock().unwrap().loses_next)
     }
 }
 
-impl Driver {
-    fn has(&self, flaw: Flaw) -> bool {
-        self.store.flaw == Some(flaw)
-    }
-
-    /// The name under which the flawed store keeps a lock.
-    fn name(&self, name: &LockName, attempt: Option<AttemptId>) -> LockName {
-        let text = match attempt {
-            _ if self.has(Flaw::NamesFoldCase) => name.as_str().to_lowercase(),
-            Some(attempt) if self.has(Flaw::NoExclusion) => format!("{name}{attempt}"),
-            _ => return name.clone(),
-        };
-        LockName::new(text).unwrap_or_else(|_| name.clone())
-    }
-
-    /// What a flawed store makes of a grant.
-    fn granted(&self, name: &LockName, mut grant: Grant) -> Grant {
-        if self.has(Flaw::HalfTheTtl) {
-            grant.ttl *= 2;
-        }
-        if self.has(Flaw::TokenRepeatsAfterExpiry) {
-            let mut shared = self.store.shared.lock().unwrap();
-            let last = shared.grants.get(name).copied();
-            let shown = match last {
-                Some((sound, shown, _)) if sound == grant.token => shown,
-                Some((_, shown, false)) => shown,
-                _ => grant.token,
-            };
-            let ended = last.is_some_and(|(sound, _, ended)| sound == grant.token && ended);
-            shared
-                .grants
-                .insert(name.clone(), (grant.token, shown, ended));
-            grant.token = shown;
-        }
-        self.own
-            .lock()
-            .unwrap()
-            .insert(grant.attempt, grant.clone());
-        grant
-    }
-
-    fn ended(&self, name: &LockName) {
-        if let Some(grant) = self.store.shared.lock().unwrap().grants.get_mut(name) {
-            grant.2 = true;
-        }
-    }
-
-    async fn cut_in(&self, request: &Enqueue) {
-        let last = {
-            let mut shared = self.store.shared.lock().unwrap();
-            let waiting = shared.waiting.iter();
-            let last = waiting
-                .rev()
-                .find(|(other, ..)| other.name == request.name)
-                .cloned();
-            let own = (
-                request.clone(),
-                Arc::clone(&self.inner),
-                self.events.clone(),
-            );
-            shared.waiting.push(own);
-            last
-        };
-        if let (true, Some((other, backend, _))) = (self.has(Flaw::WaiterCutsIn), last) {
-            let remove = Remove::new(other.name.clone(), other.attempt, other.ttl, true);
-            let _ = backend.remove(remove).await;
-            let _ = backend.enqueue(other).await;
-        }
-    }
-
-    async fn renewed(&self, entry: &Renewal, answer: Renewed) -> Renewed {
-        match answer {
-            Renewed::Granted(mut grant) if self.has(Flaw::TokenChangesOnRenewal) => {
-                grant.token = FencingToken::new(grant.token.get() + 1);
-                Renewed::Granted(grant)
-            }
-            Renewed::Granted(grant) => Renewed::Granted(self.granted(&entry.name, grant)),
-            Renewed::Gone(reason) => {
-                let revives = match entry.token {
-                    Some(_) => self.has(Flaw::RenewalRevivesExpired),
-                    None => self.has(Flaw::ReportCreates),
-                };
-                if self.has(Flaw::RenewalExtendsAnothers) {
-                    self.renew_holder(&entry.name).await;
-                }
-                if !revives {
-                    return Renewed::Gone(reason);
-                }
-                let owner = Owner::new("", "", 0);
-                let again = Enqueue::new(entry.name.clone(), entry.attempt, owner, entry.ttl, true);
-                match self.inner.enqueue(again).await {
-                    Ok(Enqueued::Granted(grant)) => Renewed::Granted(grant),
-                    Ok(Enqueued::Waiting(waiting)) => Renewed::Waiting(waiting),
-                    _ => Renewed::Gone(reason),
-                }
-            }
-            answer => answer,
-        }
-    }
-
-    async fn renew_holder(&self, name: &LockName) {
-        let state = self.inner.inspect(name).await.unwrap();
-        if let Some((attempt, ttl)) = state.holder.and_then(|h| Some((h.attempt?, h.ttl?))) {
-            let renewal = Renewal::new(name.clone(), attempt, ttl, None);
-            self.inner.renew(vec![renewal]).await;
-        }
-    }
-
-    async fn evict_holder(&self, name: &LockName) -> Result<Evicted, Error> {
-        let state = self.inner.inspect(name).await?;
-        match state.holder.and_then(|holder| holder.token) {
-            Some(token) => self.inner.evict(name, token).await,
-            None => Ok(Evicted::NotHeld(None)),
-        }
-    }
-}
-
-#[async_trait]
-impl Backend for Driver {
-    fn info(&self) -> BackendInfo {
-        self.inner.info()
-    }
-
-    async fn capabilities(&self) -> Result<Capabilities, Error> {
-        let mut declared = self.inner.capabilities().await?;
-        if self.has(Flaw::NoFencing) {
-            declared.ttl.scope = TtlScope::Pooled;
-        }
-        Ok(declared)
-    }
-
-    async fn enqueue(&self, mut request: Enqueue) -> Result<Enqueued, Error> {
-        let wait = request.wait;
-        request.name = self.name(&request.name, Some(request.attempt));
-        if self.has(Flaw::HalfTheTtl) {
-            request.ttl /= 2;
-        }
-        request.wait |= self.has(Flaw::BusyLeavesAnEntry);
-        let (name, attempt) = (request.name.clone(), request.attempt);
-        match self.inner.enqueue(request.clone()).await? {
-            Enqueued::Granted(grant) => Ok(Enqueued::Granted(self.granted(&name, grant))),
-            Enqueued::Busy(holder) if self.has(Flaw::Reentrant) => {
-                let own = self.own.lock().unwrap();
-                Ok(match holder.attempt.and_then(|held| own.get(&held)) {
-                    Some(grant) => {
-                        let mut again = grant.clone();
-                        again.attempt = attempt;
-                        Enqueued::Granted(again)
-                    }
-                    None => Enqueued::Busy(holder),
-                })
-            }
-            Enqueued::Waiting(waiting) if wait => {
-                self.cut_in(&request).await;
-                Ok(Enqueued::Waiting(waiting))
-            }
-            Enqueued::Waiting(waiting) => Ok(Enqueued::Busy(waiting.holder.unwrap_or_default())),
-            answer => Ok(answer),
-        }
-    }
-
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        let mut answers = Vec::with_capacity(entries.len());
-        for mut entry in entries {
-            entry.name = self.name(&entry.name, Some(entry.attempt));
-            for answer in self.inner.renew(vec![entry.clone()]).await {
-                answers.push(self.renewed(&entry, answer).await);
-            }
-        }
-        answers
-    }
-
-    async fn remove(&self, mut request: Remove) -> Result<Removed, Error> {
-        request.name = self.name(&request.name, Some(request.attempt));
-        request.outcome_known |= self.has(Flaw::NoFencing);
-        if self.has(Flaw::ReleaseDoesNothing) {
-            return Ok(Removed::AsHolder);
-        }
-        let mut removed = self.inner.remove(request.clone()).await?;
-        if self.has(Flaw::ReleaseWithoutOwnerCheck) && removed == Removed::Absent {
-            self.evict_holder(&request.name).await?;
-            removed = Removed::AsHolder;
-        }
-        if removed == Removed::AsHolder {
-            self.ended(&request.name);
-        }
-        let mut shared = self.store.shared.lock().unwrap();
-        shared
-            .waiting
-            .retain(|(waiting, ..)| waiting.attempt != request.attempt);
-        Ok(removed)
-    }
-
-    async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        let folded = self.name(name, None);
-        if self.has(Flaw::InspectRenews) {
-            self.renew_holder(&folded).await;
-        }
-        self.inner.inspect(&folded).await
-    }
-
-    async fn list(&self, request: List) -> Result<Page, Error> {
-        self.inner.list(request).await
-    }
-
-    async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        let name = self.name(name, None);
-        self.ended(&name);
-        if self.has(Flaw::EvictWithoutTokenCheck) {
-            return self.evict_holder(&name).await;
-        }
-        self.inner.evict(&name, token).await
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
-    }
+/// Says one thing and then another.
+pub(crate) fn turn(turned: &AtomicBool) -> bool {
+    turned.fetch_xor(true, Ordering::SeqCst)
 }

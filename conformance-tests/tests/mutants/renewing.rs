@@ -1,0 +1,89 @@
+//! Flaws of renewals and reports.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tenure_core::{
+    clock::{Clock, SystemClock},
+    loss::LossReason,
+    name::LockName,
+    request::{Enqueue, Enqueued, Owner, Renewal, Renewed},
+    token::FencingToken,
+};
+
+use crate::{driver::Driver, flaw::Flaw, store::turn};
+
+/// How long a driver waits for the store that takes silence for consent.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Driver {
+    /// Renews one, in the way of the flaw.
+    pub(crate) async fn renew_one(&self, entry: &Renewal) -> Renewed {
+        let from = SystemClock.now();
+        if self.has(Flaw::ExistenceIsProof) && entry.token.is_some() {
+            let state = self.inner.inspect(&entry.name).await.unwrap();
+            let holder = state.holder.and_then(|holder| holder.attempt);
+            if holder == Some(entry.attempt) {
+                return Renewed::Proved { from };
+            }
+        }
+        let asked = self.inner.renew(vec![entry.clone()]);
+        let answer = if self.has(Flaw::SuspendedTakenForHeld) && entry.token.is_some() {
+            match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(answers) => answers.into_iter().next(),
+                Err(_) => Some(Renewed::Proved { from }),
+            }
+        } else {
+            asked.await.into_iter().next()
+        };
+        // There is one answer for each.
+        self.renewed(entry, answer.unwrap()).await
+    }
+
+    /// What a flawed driver makes of an answer.
+    async fn renewed(&self, entry: &Renewal, answer: Renewed) -> Renewed {
+        match answer {
+            Renewed::Granted(mut grant) if self.has(Flaw::TokenChangesOnRenewal) => {
+                grant.token = FencingToken::new(grant.token.get() + 1);
+                Renewed::Granted(grant)
+            }
+            Renewed::Granted(grant) => Renewed::Granted(self.granted(&entry.name, grant)),
+            Renewed::Unknown(_) if self.has(Flaw::ErrorIsLoss) && entry.token.is_some() => {
+                Renewed::Gone(LossReason::Displaced)
+            }
+            Renewed::Unknown(error) => {
+                if self.has(Flaw::RenewalStopsAfterError) && !self.turned.load(Ordering::SeqCst) {
+                    turn(&self.turned);
+                }
+                Renewed::Unknown(error)
+            }
+            Renewed::Gone(reason) => {
+                let revives = match entry.token {
+                    Some(_) => self.has(Flaw::RenewalRevivesExpired),
+                    None => self.has(Flaw::ReportCreates),
+                };
+                if self.has(Flaw::RenewalExtendsAnothers) {
+                    self.renew_holder(&entry.name).await;
+                }
+                if !revives {
+                    return Renewed::Gone(reason);
+                }
+                let owner = Owner::new("", "", 0);
+                let again = Enqueue::new(entry.name.clone(), entry.attempt, owner, entry.ttl, true);
+                match self.inner.enqueue(again).await {
+                    Ok(Enqueued::Granted(grant)) => Renewed::Granted(grant),
+                    Ok(Enqueued::Waiting(waiting)) => Renewed::Waiting(waiting),
+                    _ => Renewed::Gone(reason),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    pub(crate) async fn renew_holder(&self, name: &LockName) {
+        let state = self.inner.inspect(name).await.unwrap();
+        if let Some((attempt, ttl)) = state.holder.and_then(|h| Some((h.attempt?, h.ttl?))) {
+            let renewal = Renewal::new(name.clone(), attempt, ttl, None);
+            self.inner.renew(vec![renewal]).await;
+        }
+    }
+}
