@@ -55,24 +55,31 @@ impl Ways {
         (0..self.fronts.len()).max_by_key(syncs).unwrap()
     }
 
-    /// Leaves an enqueue lying on its way, with its client cut off from there.
-    async fn delay(&self, raw: &Raw, lock: &str, attempt: AttemptId) -> usize {
-        let used = self.in_use().await;
-        self.slow[used].reset();
-        self.slow[used].hold_requests();
-        let call = raw.backend.enqueue(Raw::enqueue(lock, attempt));
-        let arrives = until("the enqueue is on its way", SOON, || {
-            self.slow[used].count("create2") > 0
-        });
-        let both = async { tokio::join!(call, arrives) };
-        assert!(timeout(millis(40), both).await.is_err(), "it was answered");
-        until("the enqueue is on its way", SOON, || {
-            self.slow[used].count("create2") > 0
-        })
-        .await;
-        self.fronts[used].refuse(true).unwrap();
-        self.fronts[used].cut().unwrap();
-        used
+    /// Leaves an enqueue lying on its way, with its client cut off from there. Tells which way that is,
+    /// and the attempt.
+    async fn delay(&self, raw: &Raw, lock: &str) -> (usize, AttemptId) {
+        for _ in 0..10 {
+            let used = self.in_use().await;
+            self.slow[used].reset();
+            self.slow[used].hold_requests();
+            let attempt = AttemptId::random().unwrap();
+            let lies_there = until("the enqueue is on its way", SOON, || {
+                self.slow[used].count("create2") > 0
+            });
+            tokio::select! {
+                biased;
+                () = lies_there => {
+                    self.fronts[used].refuse(true).unwrap();
+                    self.fronts[used].cut().unwrap();
+                    return (used, attempt);
+                }
+                // The session has gone over to another way meanwhile.
+                _ = raw.backend.enqueue(Raw::enqueue(lock, attempt)) => {}
+            }
+            self.slow[used].release_requests();
+            remove(raw, lock, attempt).await;
+        }
+        panic!("no enqueue could be held up");
     }
 }
 
@@ -118,12 +125,11 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     let raw = Raw::connect(&ways.url()).await;
     for control in 0..CONTROLS {
         warm(&raw, "control").await;
-        let attempt = AttemptId::random().unwrap();
         // Nowhere to go on: what is late is carried out.
         for front in &ways.fronts {
             front.refuse(true).unwrap();
         }
-        let used = ways.delay(&raw, "control", attempt).await;
+        let (used, attempt) = ways.delay(&raw, "control").await;
         ways.slow[used].release_requests();
         let seen = async {
             while looker
@@ -149,8 +155,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     for trial in 0..TRIALS {
         let lock = format!("ghost {}", trial % 7);
         warm(&raw, &lock).await;
-        let attempt = AttemptId::random().unwrap();
-        let used = ways.delay(&raw, &lock, attempt).await;
+        let (used, attempt) = ways.delay(&raw, &lock).await;
         if trial % 2 == 0 {
             found += usize::from(remove(&raw, &lock, attempt).await);
             ways.slow[used].release_requests();
@@ -167,7 +172,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     // What was late has arrived by then; the session lives, and would keep it.
     sleep(millis(500)).await;
     for lock in 0..7 {
-        idle(&looker, &format!("ghost {lock}"), millis(500)).await;
+        idle(&looker, &format!("ghost {lock}"), SOON).await;
     }
     println!("{found} of {TRIALS} came in time to be found by their removal");
 }
