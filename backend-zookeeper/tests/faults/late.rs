@@ -55,11 +55,19 @@ impl Ways {
         (0..self.fronts.len()).max_by_key(syncs).unwrap()
     }
 
-    /// Leaves an enqueue lying on its way, with its client cut off from there. Tells which way that is,
-    /// and the attempt.
-    async fn delay(&self, raw: &Raw, lock: &str) -> (usize, AttemptId) {
+    fn refuse(&self, refuse: bool) {
+        for front in &self.fronts {
+            front.refuse(refuse).unwrap();
+        }
+    }
+
+    /// Leaves an enqueue lying on its way, with its client cut off from there; where it `goes_on`, it
+    /// finds other ways. Tells which way that is, and the attempt.
+    async fn delay(&self, raw: &Raw, lock: &str, goes_on: bool) -> (usize, AttemptId) {
         for _ in 0..10 {
+            self.refuse(false);
             let used = self.in_use().await;
+            self.refuse(!goes_on);
             self.slow[used].reset();
             self.slow[used].hold_requests();
             let attempt = AttemptId::random().unwrap();
@@ -77,6 +85,7 @@ impl Ways {
                 _ = raw.backend.enqueue(Raw::enqueue(lock, attempt)) => {}
             }
             self.slow[used].release_requests();
+            self.refuse(false);
             remove(raw, lock, attempt).await;
         }
         panic!("no enqueue could be held up");
@@ -126,10 +135,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     for control in 0..CONTROLS {
         warm(&raw, "control").await;
         // Nowhere to go on: what is late is carried out.
-        for front in &ways.fronts {
-            front.refuse(true).unwrap();
-        }
-        let (used, attempt) = ways.delay(&raw, "control").await;
+        let (used, attempt) = ways.delay(&raw, "control", false).await;
         ways.slow[used].release_requests();
         let seen = async {
             while looker
@@ -144,9 +150,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
             timeout(SOON, seen).await.is_ok(),
             "control {control}: what is late is not carried out; this test shows nothing"
         );
-        for front in &ways.fronts {
-            front.refuse(false).unwrap();
-        }
+        ways.refuse(false);
         assert!(remove(&raw, "control", attempt).await, "it was not found");
         waiting(&looker, "control", 0).await;
         idle(&looker, "control", SOON).await;
@@ -155,7 +159,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     for trial in 0..TRIALS {
         let lock = format!("ghost {}", trial % 7);
         warm(&raw, &lock).await;
-        let (used, attempt) = ways.delay(&raw, &lock).await;
+        let (used, attempt) = ways.delay(&raw, &lock, true).await;
         if trial % 2 == 0 {
             found += usize::from(remove(&raw, &lock, attempt).await);
             ways.slow[used].release_requests();
