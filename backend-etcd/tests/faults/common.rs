@@ -33,7 +33,17 @@ pub(crate) fn builder(url: &str) -> ClientBuilder {
 
 /// A client of that address whose locks have that TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
-    builder(url).ttl(ttl).connect().await.unwrap()
+    let deadline = Instant::now() + SOON;
+    loop {
+        match builder(url).ttl(ttl).connect().await {
+            Ok(client) => return client,
+            // On a machine that stands still, the servers may take a moment to answer.
+            Err(error) if error.is_retryable() && Instant::now() < deadline => {
+                sleep(millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 pub(crate) fn name(text: &str) -> LockName {

@@ -68,11 +68,15 @@ pub(crate) fn store(url: &str) -> ZooKeeperStore {
 
 /// A client of that address.
 pub(crate) async fn client(url: &str) -> Client {
-    Client::builder(store(url))
-        .ttl(TTL)
-        .connect()
-        .await
-        .unwrap()
+    let begun = Instant::now();
+    loop {
+        match Client::builder(store(url)).ttl(TTL).connect().await {
+            Ok(client) => return client,
+            // On a machine that stands still, the servers may take a moment to answer.
+            Err(error) if error.is_retryable() && begun.elapsed() < SOON => sleep(millis(50)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 pub(crate) fn name(text: &str) -> LockName {

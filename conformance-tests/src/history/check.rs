@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Ending, History, Tenancy};
 
 /// What a run allows itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Bounds {
     /// The takeover bound for the TTLs of the run: for so long a dead holder may keep a lock after

@@ -17,7 +17,9 @@
 //! What has an unknown outcome counts as something that may have happened: it accuses nobody.
 
 mod check;
+mod power;
 mod record;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -25,8 +27,10 @@ mod workload;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Bounds, Property, Violation, check};
-pub use record::Recorder;
-pub use workload::{Quiet, Workload};
+pub use power::{Power, Quiet};
+pub use record::{Recorder, Struck};
+pub use saved::Saved;
+pub use workload::Workload;
 
 /// All that was recorded of one run. Times are microseconds since its begin, on one clock that no
 /// suspension stops.
@@ -134,4 +138,7 @@ pub struct Fault {
     pub from: u64,
     /// Until when; when everything was whole again.
     pub until: u64,
+    /// Whether it was seen to take effect.
+    #[serde(default)]
+    pub took_effect: bool,
 }

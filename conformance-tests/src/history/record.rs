@@ -42,6 +42,7 @@ impl Recorder {
             recorder: self.clone(),
             what: what.into(),
             from: self.now(),
+            took_effect: false,
         }
     }
 
@@ -78,9 +79,15 @@ pub struct Struck {
     recorder: Recorder,
     what: String,
     from: u64,
+    took_effect: bool,
 }
 
 impl Struck {
+    /// It was seen to take effect.
+    pub const fn took_effect(&mut self) {
+        self.took_effect = true;
+    }
+
     /// Everything is whole again.
     pub fn end(self) {}
 }
@@ -91,6 +98,7 @@ impl Drop for Struck {
             what: std::mem::take(&mut self.what),
             from: self.from,
             until: self.recorder.now(),
+            took_effect: self.took_effect,
         };
         self.recorder.lock().faults.push(fault);
     }

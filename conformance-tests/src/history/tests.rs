@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Bounds, Ending, Fault, History, Property, Tenancy, Wait, Write, check};
+use super::{Bounds, Ending, Fault, History, Power, Property, Saved, Tenancy, Wait, Write, check};
 
 const SECOND: u64 = 1_000_000;
 
@@ -77,6 +77,7 @@ fn sound() -> History {
             what: "no quorum".to_owned(),
             from: 8 * SECOND,
             until: 27 * SECOND,
+            took_effect: true,
         }],
     }
 }
@@ -174,8 +175,42 @@ fn t1_a_write_that_is_lost() {
 }
 
 #[test]
-fn a_history_survives_being_saved() {
-    let history = sound();
-    let text = serde_json::to_string(&history).unwrap();
-    assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+fn a_history_survives_being_saved_and_is_accused_of_the_same_afterwards() {
+    let mut history = sound();
+    history.grants[2].token = 1;
+    let saved = Saved::new(history, bounds());
+    let directory = tempfile::tempdir().unwrap();
+    let file = saved.write(directory.path(), "fell").unwrap();
+    let read = Saved::read(&file).unwrap();
+    assert_eq!(read, saved);
+    assert_eq!(read.check(), saved.check());
+    assert_eq!(read.check()[0].property, Property::TokenFell);
+}
+
+#[test]
+fn a_release_of_unknown_outcome_accuses_nobody() {
+    let mut history = sound();
+    history.grants[0].ending = Ending::Released {
+        asked: 5 * SECOND,
+        held: None,
+    };
+    assert_eq!(check(&history, &bounds()), []);
+}
+
+#[test]
+fn a_quiet_run_proves_nothing() {
+    let power = Power::of(&sound());
+    let seen = Power::none().operations(9).grants(3, 2).faults(1, 1);
+    assert_eq!(power, seen);
+    assert!(power.at_least(&seen).is_ok());
+    for more in [
+        seen.operations(10),
+        seen.grants(4, 2),
+        seen.grants(3, 3),
+        seen.faults(2, 1),
+        seen.faults(1, 2),
+    ] {
+        let quiet = power.at_least(&more).unwrap_err();
+        assert!(quiet.to_string().contains("too quiet"), "{quiet}");
+    }
 }

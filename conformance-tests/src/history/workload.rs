@@ -1,8 +1,7 @@
 //! Who fights over the locks of a run: workers that acquire, write under the token, and give back.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,8 @@ use std::{
 use tenure_core::{Acquisition, Client, Guard, Release};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Ending, History, Recorder, Tenancy, Wait, Write};
+use super::{Ending, History, Power, Quiet, Recorder, Tenancy, Wait, Write};
+use crate::fault::{Fault as NetworkFault, Line};
 
 /// How long one acquire waits at most.
 const BUDGET: Duration = Duration::from_secs(20);
@@ -27,22 +27,10 @@ const CANCELLED: u32 = 8;
 pub struct Workload {
     recorder: Recorder,
     stop: Arc<AtomicBool>,
+    resources: Arc<Resources>,
     workers: JoinSet<()>,
     locks: usize,
 }
-
-/// Why a run proves nothing: too little happened in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Quiet(String);
-
-impl fmt::Display for Quiet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Quiet {}
 
 impl Workload {
     /// Starts `per_client` workers on each of the clients; all fight over the same `locks` locks.
@@ -55,8 +43,38 @@ impl Workload {
         locks: usize,
         hold: Duration,
     ) -> Self {
+        let resources = Resources {
+            checks_tokens: true,
+            ..Resources::default()
+        };
+        Self::start_on(resources, recorder, clients, per_client, locks, hold)
+    }
+
+    /// As [`start`](Self::start), but with resources that take every write, whatever its token: the
+    /// control that shows what tokens are for. Once holders are
+    /// [careless](Self::careless_turn), writes must be lost.
+    #[must_use]
+    pub fn start_without_tokens(
+        recorder: &Recorder,
+        clients: &[Client],
+        per_client: usize,
+        locks: usize,
+        hold: Duration,
+    ) -> Self {
+        let resources = Resources::default();
+        Self::start_on(resources, recorder, clients, per_client, locks, hold)
+    }
+
+    fn start_on(
+        resources: Resources,
+        recorder: &Recorder,
+        clients: &[Client],
+        per_client: usize,
+        locks: usize,
+        hold: Duration,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let resources = Arc::new(Resources::default());
+        let resources = Arc::new(resources);
         let mut workers = JoinSet::new();
         for client in clients {
             for _ in 0..per_client {
@@ -79,9 +97,34 @@ impl Workload {
         Self {
             recorder: recorder.clone(),
             stop,
+            resources,
             workers,
             locks,
         }
+    }
+
+    /// One turn of a holder that reads under the lock, is cut off for longer than its lease, and then
+    /// writes without asking whether the lock is still held. Waits until somebody else has written
+    /// meanwhile. Returns whether that came about within `patience`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling leaves the line as it was set last.
+    pub async fn careless_turn(
+        &self,
+        client: &Client,
+        line: &dyn Line,
+        patience: Duration,
+    ) -> bool {
+        let worker = Worker {
+            number: u32::MAX,
+            client: client.clone(),
+            recorder: self.recorder.clone(),
+            resources: Arc::clone(&self.resources),
+            hold: Duration::ZERO,
+        };
+        let lock = format!("stress-{}", pick(self.locks));
+        worker.careless(&lock, line, patience).await
     }
 
     /// Lets every worker end its turn, and returns the history.
@@ -90,40 +133,33 @@ impl Workload {
     ///
     /// [`Quiet`], if fewer than `turns` grants or `waited` waits that others made longer were
     /// seen, or a lock was never granted.
-    pub async fn finish(mut self, turns: usize, waited: usize) -> Result<History, Quiet> {
+    pub async fn finish(self, turns: usize, waited: usize) -> Result<History, Quiet> {
+        self.finish_with(&Power::none().grants(turns, waited)).await
+    }
+
+    /// As [`finish`](Self::finish), for a run in which so much must have happened.
+    ///
+    /// # Errors
+    ///
+    /// [`Quiet`], if less did, or a lock was never granted.
+    pub async fn finish_with(mut self, least: &Power) -> Result<History, Quiet> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.workers.join_next().await {
             if let Err(error) = ended {
-                return Err(Quiet(format!("a worker ended by itself: {error}")));
+                return Err(Quiet::new(format!("a worker ended by itself: {error}")));
             }
         }
         let history = self.recorder.history();
-        let mut granted: BTreeMap<&str, usize> = BTreeMap::new();
-        for grant in &history.grants {
-            *granted.entry(&grant.lock).or_default() += 1;
-        }
-        let contended = history
-            .waits
-            .iter()
-            .filter(|wait| {
-                let others = |grant: &&Tenancy| {
-                    grant.lock == wait.lock
-                        && grant.worker != wait.worker
-                        && grant.held_from < wait.ended
-                        && wait.asked < grant.held_until
-                };
-                wait.token.is_some() && history.grants.iter().any(|grant| others(&grant))
-            })
-            .count();
-        if history.grants.len() < turns || granted.len() < self.locks || contended < waited {
-            return Err(Quiet(format!(
-                "too quiet to prove anything: {} grants of {} locks ({} contended); at least {turns} of {} ({waited}) are needed",
-                history.grants.len(),
-                granted.len(),
-                contended,
+        let mut granted: BTreeSet<&str> = BTreeSet::new();
+        granted.extend(history.grants.iter().map(|grant| grant.lock.as_str()));
+        if granted.len() < self.locks {
+            return Err(Quiet::new(format!(
+                "too quiet to prove anything: of {} locks {} were granted",
                 self.locks,
+                granted.len(),
             )));
         }
+        Power::of(&history).at_least(least)?;
         Ok(history)
     }
 }
@@ -142,7 +178,10 @@ fn up_to(span: Duration) -> Duration {
 
 /// What the locks guard: a number each, and the highest token that was seen.
 #[derive(Debug, Default)]
-struct Resources(Mutex<BTreeMap<String, Resource>>);
+struct Resources {
+    checks_tokens: bool,
+    all: Mutex<BTreeMap<String, Resource>>,
+}
 
 #[derive(Debug, Default)]
 struct Resource {
@@ -153,18 +192,18 @@ struct Resource {
 
 impl Resources {
     fn read(&self, lock: &str) -> u64 {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(lock.to_owned()).or_default().number
     }
 
     /// Writes the number after the one that was read, unless a higher token was seen.
     fn write(&self, lock: &str, token: u64, read: u64) -> (u64, bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = all.entry(lock.to_owned()).or_default();
         resource.writes += 1;
-        let accepted = token >= resource.highest;
+        let accepted = token >= resource.highest || !self.checks_tokens;
         if accepted {
-            resource.highest = token;
+            resource.highest = resource.highest.max(token);
             resource.number = read + 1;
         }
         (resource.writes, accepted)
@@ -268,6 +307,37 @@ impl Worker {
         let ending = Ending::Released { asked, held };
         self.recorder
             .granted(record((held_from, held_until), ending));
+    }
+
+    async fn careless(&self, lock: &str, line: &dyn Line, patience: Duration) -> bool {
+        let Ok(handle) = self.client.lock(lock) else {
+            return false;
+        };
+        let Ok(Acquisition::Acquired(guard)) = handle.acquire_within(BUDGET).await else {
+            return false;
+        };
+        let token = guard.token().get();
+        let read = self.resources.read(lock);
+        let mut fault = self.recorder.fault("a careless holder in a black hole");
+        line.set(NetworkFault::BlackHole);
+        guard.lost().await;
+        let until = self.recorder.now() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
+        while self.resources.read(lock) == read && self.recorder.now() < until {
+            sleep(LOOK).await;
+        }
+        let overtaken = self.resources.read(lock) != read;
+        let (at, accepted) = self.resources.write(lock, token, read);
+        self.recorder.wrote(Write {
+            lock: lock.to_owned(),
+            worker: self.number,
+            token,
+            read,
+            at,
+            accepted,
+        });
+        fault.took_effect();
+        line.set(NetworkFault::None);
+        overtaken
     }
 
     /// The guard has said that it is lost.

@@ -1,9 +1,11 @@
 //! A run under faults, and its verdict.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tenure_conformance::history::{Bounds, Recorder, Workload, check};
+use tenure_conformance::history::{Bounds, Recorder, Workload};
 use tenure_core::{Client, backend::Connect};
+
+use crate::verdict::judge;
 
 /// How long workers may hold a lock in one turn.
 const HOLD: Duration = Duration::from_millis(30);
@@ -35,23 +37,7 @@ pub(crate) async fn storm(
     // Everything is whole again: each waiter that was in trouble must come to its turn.
     tokio::time::sleep(takeover).await;
     let history = workload.finish(300, 100).await.unwrap();
-    println!(
-        "{what}: {} grants, {} acquires, {} writes, {} faults",
-        history.grants.len(),
-        history.waits.len(),
-        history.writes.len(),
-        history.faults.len()
-    );
-    let violations = check(&history, &Bounds::new(takeover, SLACK));
-    if let Some(shortest) = violations.first() {
-        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}.json"));
-        std::fs::write(&file, serde_json::to_vec(&history).unwrap()).unwrap();
-        panic!(
-            "{what}: {} violations; the history is in {}; the shortest of them: {shortest}",
-            violations.len(),
-            file.display()
-        );
-    }
+    judge(what, history, Bounds::new(takeover, SLACK));
     for client in clients {
         client.shutdown(Duration::from_secs(5)).await;
     }

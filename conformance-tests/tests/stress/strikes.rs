@@ -3,6 +3,7 @@
 use std::{thread::sleep, time::Duration};
 
 use tenure_conformance::history::Recorder;
+use tenure_test_servers::cluster::{Cluster, Member};
 
 use crate::storm::random_below;
 
@@ -11,63 +12,66 @@ const WHOLE: Duration = Duration::from_secs(60);
 /// Between two faults.
 const CALM: Duration = Duration::from_millis(1_500);
 
-/// What a test can do to three servers. Members are counted from 0.
-pub(crate) trait Members {
-    fn leader(&self) -> Option<usize>;
-    fn kill(&self, member: usize);
-    fn restart(&self, member: usize);
-    fn pause(&self, member: usize);
-    fn resume(&self, member: usize);
-    fn wait_whole(&self, bound: Duration);
-}
-
 /// Strikes so often, each time in another way, and waits each time until the cluster is whole.
-pub(crate) fn strike(members: &impl Members, recorder: &Recorder, ttl: Duration, times: usize) {
+pub(crate) fn strike<M: Member>(
+    cluster: &Cluster<M>,
+    recorder: &Recorder,
+    ttl: Duration,
+    times: usize,
+) {
     for number in 0..times {
         let member = random_below(3);
-        let leader = members.leader().unwrap_or(member);
+        let leader = cluster.leader().unwrap_or(member);
+        let member_of = |index: usize| cluster.server(index);
         let moment = Duration::from_millis(300 + random_below(1_500) as u64);
-        let fault = match number % 5 {
+        let way = if times == 1 {
+            random_below(5)
+        } else {
+            number % 5
+        };
+        let mut fault = match way {
             0 => {
                 let fault = recorder.fault(format!("member {member} killed and restarted"));
-                members.kill(member);
+                member_of(member).kill();
                 sleep(moment);
-                members.restart(member);
+                member_of(member).restart().unwrap();
                 fault
             }
             1 => {
                 let fault = recorder.fault(format!("the leader, {leader}, stopped past the TTL"));
-                members.pause(leader);
+                member_of(leader).pause().unwrap();
                 sleep(ttl + moment);
-                members.resume(leader);
+                member_of(leader).resume().unwrap();
                 fault
             }
             2 => {
                 let fault = recorder.fault(format!("the leader, {leader}, killed and restarted"));
-                members.kill(leader);
+                member_of(leader).kill();
                 sleep(moment);
-                members.restart(leader);
+                member_of(leader).restart().unwrap();
                 fault
             }
             3 => {
                 let other = (member + 1) % 3;
                 let fault = recorder.fault(format!("members {member} and {other} killed"));
-                members.kill(member);
-                members.kill(other);
+                member_of(member).kill();
+                member_of(other).kill();
                 sleep(moment);
-                members.restart(member);
-                members.restart(other);
+                member_of(member).restart().unwrap();
+                member_of(other).restart().unwrap();
                 fault
             }
             _ => {
                 let fault = recorder.fault(format!("member {member} stopped for a moment"));
-                members.pause(member);
+                member_of(member).pause().unwrap();
                 sleep(moment);
-                members.resume(member);
+                member_of(member).resume().unwrap();
                 fault
             }
         };
-        members.wait_whole(WHOLE);
+        cluster.wait_healthy(WHOLE).unwrap();
+        // A server that does not run, or stands still, cannot have escaped its clients.
+        fault.took_effect();
         fault.end();
         sleep(CALM);
     }

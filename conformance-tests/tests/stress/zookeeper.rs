@@ -4,6 +4,7 @@
 
 mod storm;
 mod strikes;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,35 +15,7 @@ use tenure_core::{
 use tenure_test_servers::zookeeper::Cluster;
 use tenure_zookeeper::ZooKeeperFactory;
 
-use crate::strikes::Members;
-
 const TTL: Duration = Duration::from_secs(2);
-
-impl Members for Cluster {
-    fn leader(&self) -> Option<usize> {
-        Self::leader(self).ok()
-    }
-
-    fn kill(&self, member: usize) {
-        self.server(member).kill();
-    }
-
-    fn restart(&self, member: usize) {
-        self.server(member).restart().unwrap();
-    }
-
-    fn pause(&self, member: usize) {
-        self.server(member).pause().unwrap();
-    }
-
-    fn resume(&self, member: usize) {
-        self.server(member).resume().unwrap();
-    }
-
-    fn wait_whole(&self, bound: Duration) {
-        self.wait_healthy(bound).unwrap();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_violation_while_members_are_killed_and_stopped() {

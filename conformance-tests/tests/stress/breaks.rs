@@ -1,0 +1,158 @@
+//! A long run: its workers, the breaks of their ways, and what must have happened in it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_conformance::{
+    fault::{Fault, Faulty, Line},
+    history::{Bounds, Power, Recorder, Workload},
+};
+use tenure_core::Client;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{storm::random_below, verdict::judge};
+
+const LOCKS: usize = 24;
+const WORKERS: usize = 6;
+const HOLD: Duration = Duration::from_millis(8);
+/// How late a loss may be told and a waiter served, on a machine that is busy with other things.
+const SLACK: Duration = Duration::from_secs(5);
+/// After so much of breaking, everything is whole for as long as a waiter may need.
+const STORM: Duration = Duration::from_secs(45);
+/// What must have happened in ten minutes.
+const OPERATIONS: usize = 100_000;
+const FAULTS: usize = 1_000;
+const WHOLE: Duration = Duration::from_secs(600);
+
+pub(crate) struct Soak {
+    what: &'static str,
+    ttl: Duration,
+    recorder: Recorder,
+}
+
+impl Soak {
+    pub(crate) fn new(what: &'static str, ttl: Duration) -> Self {
+        Self {
+            what,
+            ttl,
+            recorder: Recorder::new(),
+        }
+    }
+
+    pub(crate) fn recorder(&self) -> Recorder {
+        self.recorder.clone()
+    }
+
+    /// Runs. `strike` does one more fault each time it is called, on a thread of its own.
+    pub(crate) async fn run(self, ways: Vec<Faulty>, strike: impl Fn() + Send + Sync + 'static) {
+        let length = std::env::var("SOAK_SECONDS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .map_or(WHOLE, Duration::from_secs);
+        let mut clients = Vec::new();
+        for way in &ways {
+            let client = Client::builder(way.connector()).ttl(self.ttl);
+            let client = client.request_timeout(self.ttl / 4).connect().await;
+            clients.push(client.unwrap());
+        }
+        let takeover = clients[0].capabilities().takeover.of(self.ttl, self.ttl);
+        let workload = Workload::start(&self.recorder, &clients, WORKERS, LOCKS, HOLD);
+        let begin = Instant::now();
+        let ways: Vec<_> = ways.into_iter().map(Arc::new).collect();
+        let strike = Arc::new(strike);
+        while begin.elapsed() < length {
+            let over = Arc::new(AtomicBool::new(false));
+            let mut breaking = JoinSet::new();
+            for way in &ways {
+                let breaks = break_often(
+                    Arc::clone(way),
+                    self.recorder.clone(),
+                    self.ttl,
+                    Arc::clone(&over),
+                );
+                breaking.spawn(breaks);
+            }
+            let (done, strike) = (Arc::clone(&over), Arc::clone(&strike));
+            let striking = tokio::task::spawn_blocking(move || {
+                while !done.load(Ordering::Relaxed) {
+                    strike();
+                    std::thread::sleep(Duration::from_secs(3));
+                }
+            });
+            sleep(STORM.min(length)).await;
+            over.store(true, Ordering::Relaxed);
+            breaking.join_all().await;
+            striking.await.unwrap();
+            // A calm in which whoever waits must come to its turn.
+            sleep(takeover + SLACK).await;
+        }
+        // A shorter run must have had its share.
+        let share = |whole: usize| {
+            let part = length.as_secs_f64() / WHOLE.as_secs_f64();
+            (whole as f64 * part.min(1.0)) as usize
+        };
+        let operations = share(OPERATIONS);
+        let least = Power::none()
+            .operations(operations)
+            .grants(operations / 4, operations / 50)
+            .faults(share(FAULTS), share(FAULTS) * 3 / 4);
+        let history = workload.finish_with(&least).await;
+        let history = history.unwrap_or_else(|quiet| panic!("{}: {quiet}", self.what));
+        judge(
+            &format!("soak-{}", self.what),
+            history,
+            Bounds::new(takeover, SLACK),
+        );
+        for client in clients {
+            client.shutdown(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+/// Breaks one way in one manner after another.
+async fn break_often(way: Arc<Faulty>, recorder: Recorder, ttl: Duration, over: Arc<AtomicBool>) {
+    while !over.load(Ordering::Relaxed) {
+        let short = Duration::from_millis(100 + random_below(300) as u64);
+        let (fault, lasts) = match random_below(16) {
+            0..4 => (Fault::LoseReplies, short),
+            4..6 => (Fault::Refuse, short),
+            6..8 => (Fault::BlackHole, short),
+            8..10 => (Fault::HoldReplies, short),
+            10..12 => (Fault::HoldRequests, short),
+            12..14 => (Fault::Delay(short / 4), short * 2),
+            14 => (Fault::None, Duration::ZERO),
+            _ => (Fault::BlackHole, ttl + short * 2),
+        };
+        strike(way.line(), &recorder, fault, lasts).await;
+        sleep(Duration::from_millis(100 + random_below(400) as u64)).await;
+    }
+}
+
+async fn strike(line: &dyn Line, recorder: &Recorder, fault: Fault, lasts: Duration) {
+    let before = line.effects();
+    let mut struck = recorder.fault(match fault {
+        Fault::None => "all connections reset".to_owned(),
+        fault => format!("{fault:?} for {lasts:?}"),
+    });
+    if fault == Fault::None {
+        line.reset();
+        // Connections are cut by their own tasks.
+        sleep(Duration::from_millis(20)).await;
+    } else {
+        line.set(fault);
+        sleep(lasts).await;
+        line.set(Fault::None);
+    }
+    if line.effects() > before {
+        struck.took_effect();
+    }
+    struck.end();
+}
