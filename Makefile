@@ -12,12 +12,13 @@ cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test
 # How the guardian ends it, and many processes at once, there as well.
 cli_more_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test counter --test guardian
 
-.PHONY: help demo test more audit bench setup compiler servers fmt lint docs unit examples
+.PHONY: help demo test more soak audit bench setup compiler servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
 	@echo 'make more    longer tests: worst moments, the command on each store, etcd 3.5 under faults'
+	@echo 'make soak    ten minutes of broken connections and servers on every store, with every history checked'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
@@ -72,6 +73,10 @@ more: servers
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
+
+# Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE.
+soak: servers
+	$(CARGO) test --workspace --release --test soak -- --nocapture
 
 audit: compiler
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
