@@ -46,7 +46,9 @@ mod harness;
 pub mod history;
 mod macros;
 mod mimic;
+pub mod report;
 mod runner;
+mod store;
 mod table;
 mod worker;
 pub mod wrap;
@@ -56,7 +58,9 @@ pub use ctx::Ctx;
 pub use harness::{Env, Harness};
 pub use mimic::main;
 pub use runner::{Verdict, run_case};
+pub use store::Store;
 pub use table::{EXEMPT, cases, clauses};
+pub use worker::serve_if_asked;
 
 /// The version of the suite. It rises when a case is added that a sound backend might not pass
 /// without work.

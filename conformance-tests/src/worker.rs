@@ -4,6 +4,7 @@
 //! test binary prints there does no harm.
 
 use std::{
+    ffi::OsString,
     path::PathBuf,
     process::{ExitCode, Stdio},
     sync::Arc,
@@ -11,7 +12,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tenure_core::{Client, error::Error, lease::Phase, name::Namespace};
+use tenure_core::{
+    Client,
+    error::Error,
+    lease::Phase,
+    name::{LockName, Namespace},
+    token::FencingToken,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -25,11 +32,13 @@ use crate::{
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
+/// How long a process may take to start and to look, on a busy machine.
+const LOOKING: Duration = Duration::from_secs(30);
 
 /// How to start this binary again so that it becomes a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Launcher {
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
 }
 
 impl Launcher {
@@ -40,11 +49,16 @@ impl Launcher {
         }
     }
 
+    /// A binary that comes to look for the order if it is started with these arguments.
+    pub(crate) const fn with(arguments: Vec<OsString>) -> Self {
+        Self { arguments }
+    }
+
     /// A binary of Rust's own harness, with a test that looks for the order.
     pub(crate) fn test(name: &str) -> Self {
         let arguments = ["--exact", name, "--ignored", "--nocapture"];
         Self {
-            arguments: arguments.map(str::to_owned).to_vec(),
+            arguments: arguments.map(OsString::from).to_vec(),
         }
     }
 }
@@ -56,6 +70,8 @@ pub(crate) enum Job {
     Count { rounds: u32 },
     /// Take the lock and keep it until the process is killed.
     Hold,
+    /// Look whether somebody holds the lock: `Held` if so, else `Done`.
+    Look,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,8 +162,25 @@ impl Worker {
     }
 }
 
-/// Does a worker's work if this process was started as one.
-pub(crate) fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
+/// Whether another process sees a lock that is held in the case's environment.
+pub(crate) async fn is_seen(ctx: &Ctx) -> Result<bool, Stop> {
+    let client = ctx.client().await?;
+    let guard = client.lock("seen")?.acquire().await?;
+    let arena = std::env::temp_dir();
+    let mut worker = Worker::start(ctx, Job::Look, "seen", ctx.long(), &arena)?;
+    let seen = tokio::time::timeout(LOOKING, worker.report()).await;
+    let _ = guard.release().await;
+    match seen {
+        Ok(report) => Ok(matches!(report?, Report::Held { .. })),
+        Err(_) => Err(Failure::new(None, "another process did not come to see the store").into()),
+    }
+}
+
+/// Does a worker's work if this process was started as one of a [`Suite`](crate::report::Suite), and
+/// returns with which code it is to end. The harness must be of the same store. From outside of any
+/// runtime.
+#[must_use]
+pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     let order = std::env::var(VARIABLE).ok()?;
     let outcome = serde_json::from_str(&order)
         .map_err(std::io::Error::from)
@@ -185,6 +218,14 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
     let lock = client.lock(&order.name)?;
     let rounds = match order.job {
         Job::Count { rounds } => rounds,
+        Job::Look => {
+            let state = client.inspect(&LockName::new(&order.name)?).await?;
+            tell(&state.holder.map_or(Report::Done, |holder| Report::Held {
+                token: holder.token.map_or(0, FencingToken::get),
+                count: 0,
+            }));
+            return Ok(());
+        }
         Job::Hold => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();
