@@ -65,7 +65,7 @@ pub fn summary(report: &Report) -> String {
 /// What workers saw who fought over a few locks.
 fn told(stress: &Stress) -> String {
     let mut text = format!(
-        "workers on a few locks: {} grants, {} acquires, {} faults",
+        "workers on a few locks: grants: {}, acquires: {}, faults: {}",
         stress.history.grants.len(),
         stress.history.waits.len(),
         stress.history.faults.len()
@@ -74,7 +74,7 @@ fn told(stress: &Stress) -> String {
         (Some(error), _) => {
             let _ = write!(text, "; FAILED: {}", plain(error));
         }
-        (None, None) => text.push_str(", nothing that the contract does not allow"),
+        (None, None) => text.push_str("; nothing that the contract does not allow"),
         (None, Some(shortest)) => {
             let _ = write!(
                 text,

@@ -12,7 +12,7 @@ pub(super) const SHEET: &str = "\
 --k0:#7fb0f5;--k1:#f2a270;--k2:#6fcfae;--k3:#d79bec;--k4:#d8c55a;--k5:#f390b3}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.5rem clamp(.8rem,3vw,2.5rem) 3rem;max-width:78rem;background:var(--bg);color:var(--fg);
-font:16px/1.5 system-ui,sans-serif}
+font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 a{color:var(--link)}
 :focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem;background:var(--card);padding:.3rem .6rem}
@@ -22,7 +22,7 @@ code,pre{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.88em}
 .verdict{display:inline-block;margin:.2rem 0 .6rem;padding:.3rem .8rem;border-radius:.4rem;font-weight:600}
 .verdict.passed{background:var(--good-bg)}.verdict.failed{background:var(--bad-bg)}
 .passed{color:var(--good)}.failed,.failed a{color:var(--bad)}.on{color:var(--dim);font-weight:400}
-.counts{list-style:none;margin:0;padding:0;display:grid;gap:.1rem 2rem;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr))}
+.counts{list-style:none;margin:0;padding:0;display:grid;gap:.1rem 2rem;grid-template-columns:repeat(auto-fill,minmax(25rem,1fr))}
 .failure{border:1px solid var(--line);border-left:4px solid var(--bad);border-radius:.4rem;background:var(--card);
 padding:.1rem 1rem .8rem;margin:0 0 1rem}
 .failure h3{margin:.7rem 0 .2rem;overflow-wrap:anywhere}.failure p{margin:0 0 .5rem;color:var(--dim)}
@@ -48,7 +48,7 @@ details ul,.faults{margin:.4rem 0 0;padding-left:1.2rem}li{overflow-wrap:anywher
 .times td{padding:.1rem .7rem .1rem 0;white-space:nowrap;font-variant-numeric:tabular-nums}
 .times .bar{width:40%}.times .bar span{display:block;height:.7rem;background:var(--k0);border-radius:.15rem;min-width:2px}
 .legend{color:var(--dim);margin:0 0 .6rem}
-.key{display:inline-block;color:var(--bg);border-radius:.25rem;padding:0 .5rem;margin-right:.2rem;font-size:.9em}
+.key{display:inline-block;max-width:100%;color:var(--bg);border-radius:.25rem;padding:0 .5rem;margin-right:.2rem;font-size:.9em}
 .k0{--k:var(--k0)}.k1{--k:var(--k1)}.k2{--k:var(--k2)}.k3{--k:var(--k3)}.k4{--k:var(--k4)}.k5{--k:var(--k5)}
 .key{background:var(--k)}.key.fault{background:var(--fault-bg);color:var(--fault)}
 .timeline{display:block;min-width:56rem;width:100%;height:auto;padding:.3rem .5rem}

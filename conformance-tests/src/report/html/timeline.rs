@@ -11,7 +11,8 @@ const WIDTH: f64 = 1_000.0;
 const NAMES: f64 = 84.0;
 const LANE: f64 = 30.0;
 const AXIS: f64 = 22.0;
-/// A strip is at least so long, and there are at most so many of them.
+/// A strip is about so long in microseconds, or longer if there would be more than so many of them.
+const TENTH: u64 = 100_000;
 const SHORTEST: u64 = 1_000_000;
 const STRIPS: u64 = 8;
 /// The faults' names stand in as many rows as are needed, but for no more than so many.
@@ -52,7 +53,9 @@ pub(super) fn draw(page: &mut String, number: usize, history: &History) {
         locks,
     };
     let end = drawing.end();
-    let strip = (end / STRIPS + 1).max(SHORTEST);
+    // All of the same length, in tenths of a second, so that none is almost empty.
+    let strips = end.div_ceil(SHORTEST).clamp(1, STRIPS);
+    let strip = end.div_ceil(strips).next_multiple_of(TENTH);
     let _ = writeln!(
         page,
         "<h3 id=\"t{number}\">Who believed to hold what, when</h3>\n<p class=\"legend\">A lane for each of \
@@ -144,9 +147,9 @@ impl Drawing<'_> {
             if row < FAULT_ROWS {
                 // Near the right edge the name ends at the band instead of beginning there.
                 let (anchor, at) = if left > NAMES + WIDTH * 0.6 {
-                    ("end", right)
+                    ("end", right - 4.0)
                 } else {
-                    ("start", left)
+                    ("start", left + 4.0)
                 };
                 let _ = write!(
                     page,
@@ -197,7 +200,7 @@ impl Drawing<'_> {
                 "<text class=\"tick\" x=\"{0:.1}\" y=\"{1:.1}\" text-anchor=\"{3}\">{2} s</text>",
                 x(at),
                 height - 6.0,
-                seconds(at, 1),
+                seconds(at, 2),
                 match tick {
                     0 => "start",
                     10 => "end",
