@@ -12,7 +12,11 @@ cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test
 # How the guardian ends it, and many processes at once, there as well.
 cli_more_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test counter --test guardian
 
-.PHONY: help demo test more soak audit bench setup compiler servers fmt lint docs unit examples
+# What the CI file of the example plugin runs, as somebody else's CI would.
+plugin = examples/backend-on-trait
+plugin_report = $(abspath $(or $(CARGO_TARGET_DIR),target))/plugin-conformance
+
+.PHONY: help demo test more soak audit bench matrix setup compiler servers fmt lint docs unit examples
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
@@ -20,6 +24,7 @@ help:
 	@echo 'make more    longer tests: worst moments, the command on each store, etcd 3.5 under faults'
 	@echo 'make soak    ten minutes of broken connections and servers on every store, with every history checked'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
+	@echo 'make matrix  docs/conformance-matrix.md, from the suite on every deployment; about eight minutes'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
@@ -64,6 +69,10 @@ unit:
 examples:
 	$(CARGO) run --quiet -p tenure --example fencing
 	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
+	@rm -rf '$(plugin_report)'
+	set -e; commands="$$(sed -n 's/^ *- run: \(cargo .*\)/\1/p' $(plugin)/ci/github-workflow.yml)"; test -n "$$commands"; \
+	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"
+	@test -s '$(plugin_report)/line.html'
 
 # What is too long for every change: the worst moments of etcd and ZooKeeper, the rest of the command's
 # tests on each store, and the storm on the second version of etcd.
@@ -77,6 +86,17 @@ more: servers
 # Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE.
 soak: servers
 	$(CARGO) test --workspace --release --test soak -- --nocapture
+
+# The suite on every deployment, one after the other, and a page of all their reports.
+reports = $(abspath $(or $(CARGO_TARGET_DIR),target))/conformance
+deployments = memory file redis_single redis_tls redis_sentinel redis_cluster etcd_single etcd_tls etcd_cluster \
+    zookeeper_single zookeeper_tls zookeeper_cluster
+
+matrix: servers
+	rm -rf '$(reports)'
+	CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(reports)' $(CARGO) test --no-fail-fast -p tenure-conformance $(deployments:%=--test %)
+	CONFORMANCE_MATRIX='$(reports)' $(CARGO) test -p tenure-conformance --test docs
+	@echo 'the reports, and all.html with a matrix of all of them, are in $(reports)'
 
 audit: compiler
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

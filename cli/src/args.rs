@@ -100,6 +100,10 @@ pub(crate) enum Command {
     Break(Break),
     /// Try out the configured store on a lock of its own: reach, rights, promises, pace
     Doctor,
+    /// Run the conformance suite on the configured store, in a namespace that is thrown away
+    #[cfg(feature = "conformance")]
+    #[command(after_help = CONFORMANCE_HELP)]
+    Conformance(Conformance),
     /// List the kinds of stores that this build knows
     Backends,
     /// Show or check the configuration
@@ -163,6 +167,47 @@ pub(crate) struct Run {
     /// The command, after `--`
     #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[cfg(feature = "conformance")]
+const CONFORMANCE_HELP: &str = "\
+Every case has a namespace of its own below the configured one, which begins with NS.conformance-.
+What is held there in the end is taken away; what stays behind is said. Locks of other namespaces
+are not touched, but a store that others use gets some load for a minute or a few.
+
+Examples:
+  tenure conformance --url redis://10.0.0.1              the store as it is
+  tenure conformance --report page.html --report ci.xml  a page for people, JUnit XML for CI
+  tenure conformance --filter token::                    some of the cases
+  tenure conformance --from a.json --from b.json --report both.html
+
+Exit codes: 0 passed, 1 failed, 64 usage, 69 store unreachable, 74 a report could not be written,
+77 refused, 78 configuration, 130 interrupted.";
+
+#[cfg(feature = "conformance")]
+#[derive(Debug, Args)]
+pub(crate) struct Conformance {
+    /// Only cases whose ids contain this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// List the cases and run none
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// How many cases run at the same time
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: u16,
+    /// Count a case as failed that does not apply, unless no client could run it on this store
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// How long workers fight over a few locks, for the timeline; 0s for not at all
+    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "3s")]
+    pub(crate) stress: Duration,
+    /// Write a report; the name's ending says which: .json, .xml (JUnit), .html, .md, .txt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Vec<PathBuf>,
+    /// Run nothing: show these JSON reports, and write them as --report says
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["filter", "list", "strict"])]
+    pub(crate) from: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -38,6 +38,12 @@ pub trait Harness: Send + Sync + 'static {
         )
     }
 
+    /// Which version the store's servers have, for reports; `None` if that is not known. Asked after
+    /// the cases.
+    fn store_version(&self) -> Option<String> {
+        None
+    }
+
     /// The cases that are known not to apply here, and why: pairs of a case's id and a reason.
     /// `faults::*` stands for all that need a way to the store that can be broken.
     /// With `CONFORMANCE_STRICT=1` any other case that does not apply fails.

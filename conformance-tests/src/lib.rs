@@ -48,7 +48,9 @@ pub mod history;
 mod macros;
 mod mimic;
 mod pace;
+pub mod report;
 mod runner;
+mod store;
 mod table;
 mod worker;
 pub mod wrap;
@@ -58,7 +60,9 @@ pub use ctx::Ctx;
 pub use harness::{Env, Harness};
 pub use mimic::main;
 pub use runner::{Verdict, run_case, run_case_strictly};
+pub use store::Store;
 pub use table::{EXEMPT, cases, clauses};
+pub use worker::serve_if_asked;
 
 /// The version of the suite. It rises when a case is added that a sound backend might not pass
 /// without work. Such a case is a [preview](Case::is_preview) until the version after.

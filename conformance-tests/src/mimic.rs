@@ -1,18 +1,23 @@
 //! The runner for a test target with `harness = false`.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::{
     Harness, cases,
-    runner::{Verdict, expected, run_launching},
+    report::{self, Form, JOBS, Mark, Suite},
+    runner::expected,
     worker::{self, Launcher},
 };
 
-/// How many cases run at the same time, unless the command line says otherwise. Most of what they do
-/// is to wait.
-const THREADS: usize = 6;
+/// How long workers fight over a few locks for the timeline of a report.
+const STRESS: Duration = Duration::from_secs(3);
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.
@@ -20,6 +25,10 @@ const THREADS: usize = 6;
 /// A case that does not apply is shown as ignored, with the reason. It is a failure if no case
 /// ran at all. With `CONFORMANCE_STRICT=1` a case that is ignored without being named by
 /// [`Harness::expected_ignores`] is a failure too.
+///
+/// With `CONFORMANCE_REPORT=DIRECTORY` it leaves `NAME.json`, `NAME.xml` and `NAME.html` there
+/// ([`report`](mod@crate::report)), NAME being the harness's, and lets workers fight over a few locks
+/// for the timeline. Not where every case has a process of its own (`cargo nextest`).
 #[must_use]
 pub fn main(harness: impl Harness) -> ExitCode {
     let harness: Arc<dyn Harness> = Arc::new(harness);
@@ -27,29 +36,93 @@ pub fn main(harness: impl Harness) -> ExitCode {
         return code;
     }
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
+    let jobs = *arguments.test_threads.get_or_insert(JOBS);
+    let suite = Suite::new(Arc::clone(&harness))
+        .launcher(Launcher::bare())
+        .filter(arguments.filter.clone())
+        .jobs(jobs);
+    let suite = Arc::new(suite);
     let trials = cases()
         .into_iter()
         .map(|case| {
             // A runner that lists first, and starts each case by itself, must learn from the list
             // what does not apply.
             let flagged = arguments.list && expected(&case, &*harness).is_some();
-            let harness = Arc::clone(&harness);
-            let test = move |_| match run_launching(&case, &harness, Some(Launcher::bare())) {
-                Verdict::Passed => Ok(Completion::Completed),
-                Verdict::Ignored(reason) => Ok(Completion::ignored_with(reason)),
-                Verdict::Failed(text) => Err(Failed::from(text)),
+            let suite = Arc::clone(&suite);
+            let test = move || {
+                let done = suite.run_one(&case);
+                let reason = done.reason.unwrap_or_default();
+                match done.verdict {
+                    Mark::Passed => Ok(Completion::Completed),
+                    Mark::Ignored => Ok(Completion::ignored_with(reason)),
+                    Mark::Failed => Err(Failed::from(reason)),
+                }
             };
-            Trial::ignorable_test(case.id, move || test(())).with_ignored_flag(flagged)
+            Trial::ignorable_test(case.id, test).with_ignored_flag(flagged)
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if arguments.list || conclusion.has_failed() {
+    if arguments.list {
         return conclusion.exit_code();
     }
-    if conclusion.num_passed == 0 {
+    let reported = match directory() {
+        Some(directory) => leave(&suite, &harness, &directory),
+        None => Ok(true),
+    };
+    match reported {
+        Ok(true) => {}
+        Ok(false) => return ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the report could not be written: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    if !conclusion.has_failed() && conclusion.num_passed == 0 {
         eprintln!("no case was run, which proves nothing: it counts as a failure");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// Where reports are to be left.
+fn directory() -> Option<PathBuf> {
+    let directory = std::env::var_os("CONFORMANCE_REPORT").filter(|value| !value.is_empty())?;
+    if std::env::var_os("NEXTEST").is_some() {
+        eprintln!("each case has a process of its own here, and none of them can report on all");
+        return None;
+    }
+    Some(PathBuf::from(directory))
+}
+
+/// Leaves the report in all forms there; returns whether the timeline accuses nobody.
+fn leave(suite: &Suite, harness: &Arc<dyn Harness>, directory: &Path) -> std::io::Result<bool> {
+    let stress = report::stress(harness, STRESS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    if let Err(error) = runtime.block_on(suite.probe()) {
+        eprintln!("what the backend declares is not in the report: {error}");
+    }
+    let mut report = suite.report();
+    let verdict = stress.verdict();
+    report.stress = Some(stress);
+    std::fs::create_dir_all(directory)?;
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+    let name: String = (harness.name().chars())
+        .map(|character| if plain(character) { character } else { '-' })
+        .collect();
+    let reports = [report];
+    for (ending, form) in [
+        ("json", Form::Json),
+        ("xml", Form::JUnit),
+        ("html", Form::Html),
+    ] {
+        let path = directory.join(format!("{name}.{ending}"));
+        std::fs::write(path, report::write(form, &reports))?;
+    }
+    if let Some(reason) = &verdict {
+        eprintln!("workers on a few locks: {reason}");
+    }
+    Ok(verdict.is_none())
 }

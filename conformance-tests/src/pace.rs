@@ -17,9 +17,11 @@ use tenure_core::clock::{Clock, Instant, SystemClock};
 /// How often the monitor wants to run.
 const TICK: Duration = Duration::from_millis(10);
 /// What is shorter is not kept.
-const LEAST: Duration = Duration::from_millis(40);
-/// A third of the shortest TTL of the cases: a renewal that is due may have been missed.
-const SPOILS: Duration = Duration::from_millis(160);
+const LEAST: Duration = Duration::from_millis(20);
+/// A sixth of the shortest TTL of the cases, after which nothing is where it should be.
+const SPOILS: Duration = Duration::from_millis(80);
+/// As much of it in all, in small pieces, is as bad.
+const SPOILS_IN_ALL: Duration = Duration::from_millis(400);
 /// How many standstills are kept. A case that sees so many has seen enough.
 const KEPT: usize = 512;
 
@@ -41,10 +43,14 @@ impl Standstills {
         }
     }
 
-    fn longest_since(&self, begin: Instant) -> Duration {
+    /// The longest since then, and all of them together.
+    fn since(&self, begin: Instant) -> (Duration, Duration) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let within = all.iter().filter(|(ended, _)| *ended >= begin);
-        within.map(|(_, took)| *took).max().unwrap_or_default()
+        within.fold(
+            (Duration::ZERO, Duration::ZERO),
+            |(longest, sum), (_, took)| (longest.max(*took), sum + *took),
+        )
     }
 }
 
@@ -77,8 +83,8 @@ pub(crate) fn answered(asked: Instant) {
 
 /// Whether a trial that began then shows nothing; if so, what kept it from doing so.
 pub(crate) fn spoilt(begin: Instant) -> Option<Duration> {
-    let longest = STANDSTILLS.longest_since(begin);
-    (longest >= SPOILS).then_some(longest)
+    let (longest, sum) = STANDSTILLS.since(begin);
+    (longest >= SPOILS || sum >= SPOILS_IN_ALL).then_some(longest)
 }
 
 #[cfg(test)]
@@ -90,10 +96,13 @@ mod tests {
         let all = Standstills(Mutex::default());
         let begin = SystemClock.now();
         all.note(begin + LEAST, LEAST / 2);
-        assert_eq!(all.longest_since(begin), Duration::ZERO);
+        assert_eq!(all.since(begin), (Duration::ZERO, Duration::ZERO));
         all.note(begin + LEAST, SPOILS);
         all.note(begin + LEAST, LEAST);
-        assert_eq!(all.longest_since(begin), SPOILS);
-        assert_eq!(all.longest_since(begin + LEAST * 2), Duration::ZERO);
+        assert_eq!(all.since(begin), (SPOILS, SPOILS + LEAST));
+        assert_eq!(
+            all.since(begin + LEAST * 2),
+            (Duration::ZERO, Duration::ZERO)
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! test binary prints there does no harm.
 
 use std::{
+    ffi::OsString,
     path::PathBuf,
     process::{ExitCode, Stdio},
     sync::Arc,
@@ -17,7 +18,8 @@ use tenure_core::{
     clock::{Clock, SystemClock},
     error::Error,
     lease::Phase,
-    name::Namespace,
+    name::{LockName, Namespace},
+    token::FencingToken,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -34,11 +36,13 @@ const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
 /// Between two looks of a worker at its guard.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long a process may take to start and to look, on a busy machine.
+const LOOKING: Duration = Duration::from_secs(30);
 
 /// How to start this binary again so that it becomes a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Launcher {
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
 }
 
 impl Launcher {
@@ -49,11 +53,16 @@ impl Launcher {
         }
     }
 
+    /// A binary that comes to look for the order if it is started with these arguments.
+    pub(crate) const fn with(arguments: Vec<OsString>) -> Self {
+        Self { arguments }
+    }
+
     /// A binary of Rust's own harness, with a test that looks for the order.
     pub(crate) fn test(name: &str) -> Self {
         let arguments = ["--exact", name, "--ignored", "--nocapture"];
         Self {
-            arguments: arguments.map(str::to_owned).to_vec(),
+            arguments: arguments.map(OsString::from).to_vec(),
         }
     }
 }
@@ -67,6 +76,8 @@ pub(crate) enum Job {
     Hold,
     /// Take the lock, and say all the time whether it is held, until it is not.
     Believe,
+    /// Look whether somebody holds the lock: `Held` if so, else `Done`.
+    Look,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -178,8 +189,25 @@ impl Worker {
     }
 }
 
-/// Does a worker's work if this process was started as one.
-pub(crate) fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
+/// Whether another process sees a lock that is held in the case's environment.
+pub(crate) async fn is_seen(ctx: &Ctx) -> Result<bool, Stop> {
+    let client = ctx.client().await?;
+    let guard = client.lock("seen")?.acquire().await?;
+    let arena = std::env::temp_dir();
+    let mut worker = Worker::start(ctx, Job::Look, "seen", ctx.long(), &arena)?;
+    let seen = tokio::time::timeout(LOOKING, worker.report()).await;
+    let _ = guard.release().await;
+    match seen {
+        Ok(report) => Ok(matches!(report?, Report::Held { .. })),
+        Err(_) => Err(Failure::new(None, "another process did not come to see the store").into()),
+    }
+}
+
+/// Does a worker's work if this process was started as one of a [`Suite`](crate::report::Suite), and
+/// returns with which code it is to end. The harness must be of the same store. From outside of any
+/// runtime.
+#[must_use]
+pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     let order = std::env::var(VARIABLE).ok()?;
     let outcome = serde_json::from_str(&order)
         .map_err(std::io::Error::from)
@@ -234,6 +262,14 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
                 }
                 tokio::time::sleep(LOOK).await;
             }
+        }
+        Job::Look => {
+            let state = client.inspect(&LockName::new(&order.name)?).await?;
+            tell(&state.holder.map_or(Report::Done, |holder| Report::Held {
+                token: holder.token.map_or(0, FencingToken::get),
+                count: 0,
+            }));
+            return Ok(());
         }
         Job::Hold => {
             let guard = lock.acquire().await?;

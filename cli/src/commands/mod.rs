@@ -2,6 +2,8 @@
 
 mod backends;
 mod config;
+#[cfg(feature = "conformance")]
+mod conformance;
 mod doctor;
 mod evict;
 mod manual;
@@ -27,6 +29,10 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
         Command::Ls(options) => show::ls(options.prefix, global, registry),
         Command::Watch(options) => watch::watch(&options, global, registry),
         Command::Break(options) => evict::evict(&options, global, registry),
+        #[cfg(feature = "conformance")]
+        Command::Conformance(options) => {
+            return conformance::run(&options, global, registry);
+        }
         Command::Doctor => doctor::run(global, registry),
         Command::Backends => backends::list(global, registry),
         Command::Config(command) => config::run(&command, global, registry),

@@ -130,6 +130,10 @@ impl<D: Deployment> Harness for Etcd<D> {
         }))
     }
 
+    fn store_version(&self) -> Option<String> {
+        self.deployment.get()?.server().version().ok()
+    }
+
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         self.ignored
     }

@@ -136,6 +136,12 @@ impl<D: Deployment> Harness for Redis<D> {
         }))
     }
 
+    fn store_version(&self) -> Option<String> {
+        let deployment = self.deployment.get()?;
+        let server = *deployment.servers().first()?;
+        server.info("redis_version").ok()?
+    }
+
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         self.ignored
     }

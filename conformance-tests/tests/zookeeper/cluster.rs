@@ -23,6 +23,10 @@ impl Deployment for Three {
         }
     }
 
+    fn server(&self) -> &Server {
+        &self.0.servers()[0]
+    }
+
     fn plain(&self) -> String {
         let servers = self.0.servers().iter();
         let addresses: Vec<String> = servers.map(|server| server.address()).collect();

@@ -21,6 +21,10 @@ impl Deployment for Single {
         }
     }
 
+    fn server(&self) -> &Server {
+        &self.0
+    }
+
     fn plain(&self) -> String {
         self.0.address()
     }

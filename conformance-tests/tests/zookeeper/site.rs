@@ -15,6 +15,7 @@ use tenure_core::{
     secret::Secret,
     settings::{Options, Settings, StoreUrl, Tls, Value},
 };
+use tenure_test_servers::zookeeper::Server;
 use tenure_zookeeper::ZooKeeperFactory;
 use tokio::sync::OnceCell;
 use zookeeper_client::{Client, Error as ZkError};
@@ -54,6 +55,9 @@ pub(crate) trait Deployment: Send + Sync + 'static {
 
     /// Where the operator reaches them without TLS: `host:port,host:port`.
     fn plain(&self) -> String;
+
+    /// One of the servers.
+    fn server(&self) -> &Server;
 
     /// The node below which the locks are; empty for none.
     fn root(&self) -> &'static str {
@@ -142,6 +146,10 @@ impl<D: Deployment> Harness for ZooKeeper<D> {
             deployment: None,
             operator: OnceCell::new(),
         }))
+    }
+
+    fn store_version(&self) -> Option<String> {
+        self.deployment.get()?.server().version().ok()
     }
 
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {

@@ -84,6 +84,10 @@ impl Deployment for Secured {
         }
     }
 
+    fn server(&self) -> &Server {
+        &self.0
+    }
+
     fn plain(&self) -> String {
         self.0.plain_address()
     }

@@ -1,0 +1,232 @@
+//! `tenure conformance`: the suite on the configured store, in a namespace that is thrown away.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tenure::{Config, Registry, settings::Value};
+use tenure_conformance::{
+    Harness, Store,
+    report::{self, Form, Progress, Report, Suite},
+};
+
+use super::{load, runtime, sources};
+use crate::{
+    args::{Conformance, Format, Global},
+    exit::{Failure, IO, USAGE, say},
+    output,
+};
+
+/// Exit code if a case failed.
+const FAILED: u8 = 1;
+/// Exit code if it was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the suite, or shows what came of earlier runs.
+pub(super) fn run(
+    options: &Conformance,
+    global: &Global,
+    registry: &Registry,
+) -> Result<ExitCode, Failure> {
+    let files = files(&options.report)?;
+    if !options.from.is_empty() {
+        let reports = read(&options.from)?;
+        deliver(&reports, &files)?;
+        let form = form(global.output);
+        output::write(report::write(form, &reports))?;
+        return Ok(code(&reports));
+    }
+    let config = load(&sources(global))?;
+    let store = Store::new(config.open(registry)?, &config.namespace)?;
+    let store = Arc::new(store.with_secrets(secrets(&config, registry)));
+    let harness: Arc<dyn Harness> = Arc::<Store>::clone(&store);
+    if let Some(code) = tenure_conformance::serve_if_asked(&harness) {
+        return Ok(code);
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let suite = Suite::new(harness)
+        .filter(options.filter.clone())
+        .jobs(usize::from(options.jobs))
+        .strict(options.strict)
+        .stopped_by(Arc::clone(&interrupted))
+        .workers(arguments(global));
+    if options.list {
+        return list(&suite);
+    }
+    if suite.chosen().is_empty() {
+        let text = "no case has that in its id; `tenure conformance --list` shows them";
+        return Err(Failure::new(USAGE, text));
+    }
+    watch(&interrupted)?;
+    let report = attempt(suite, options, global, &store, &interrupted);
+    let left = runtime()?.block_on(store.clean_up());
+    let mut report = report?;
+    report.left = left;
+    let reports = [report];
+    let [report] = &reports;
+    match global.output {
+        // Each case has had its line.
+        Format::Text => output::write(report::text::summary(report))?,
+        Format::Json => output::write(report::json::write(report))?,
+    }
+    deliver(&reports, &files)?;
+    if interrupted.load(Ordering::Relaxed) {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(code(&reports))
+}
+
+/// The run itself. Whatever comes of it, there may be something to clean up.
+fn attempt(
+    suite: Suite,
+    options: &Conformance,
+    global: &Global,
+    store: &Arc<Store>,
+    interrupted: &AtomicBool,
+) -> Result<Report, Failure> {
+    let harness: Arc<dyn Harness> = Arc::<Store>::clone(store);
+    // A store that cannot be reached is no store that fails the suite.
+    let connected = runtime()?.block_on(async {
+        suite.probe().await?;
+        Ok::<_, tenure::Error>(store.reach(&arguments(global)).await)
+    })?;
+    if let Err(reason) = connected {
+        say(&format!(
+            "warning: whether other processes reach the store could not be found out: {reason}"
+        ));
+    }
+    let show = global.output == Format::Text;
+    let mut report = suite.run(&|progress| {
+        if let (true, Progress::Ended(case)) = (show, progress) {
+            // That nobody reads it any more shows when the summary is written.
+            let _ = output::write(report::text::line(case));
+        }
+    });
+    if !options.stress.is_zero() && !interrupted.load(Ordering::Relaxed) {
+        report.stress = Some(report::stress(&harness, options.stress));
+    }
+    Ok(report)
+}
+
+/// How this program is started again so that it reads the same configuration. What is secret comes
+/// from the file or the environment, as it did here.
+fn arguments(global: &Global) -> Vec<OsString> {
+    let mut arguments = vec![OsString::from("conformance")];
+    let mut add = |name: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            arguments.extend([OsString::from(name), value]);
+        }
+    };
+    add("--url", global.url.clone().map(OsString::from));
+    add("--config", global.config.clone().map(OsString::from));
+    add("--namespace", global.namespace.clone().map(OsString::from));
+    arguments
+}
+
+/// Whatever the store was configured with that must show nowhere.
+fn secrets(config: &Config, registry: &Registry) -> Vec<String> {
+    let settings = &config.settings;
+    let password = settings
+        .password
+        .iter()
+        .map(|secret| secret.expose().to_owned());
+    let factory = registry.factory(settings.url.scheme());
+    let keys = factory.map_or(&[][..], |factory| factory.secret_option_keys());
+    let options = settings
+        .options
+        .iter()
+        .filter(|(key, _)| keys.contains(key));
+    let options = options.filter_map(|(_, entry)| match &entry.value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    password
+        .chain(options)
+        .filter(|secret| !secret.is_empty())
+        .collect()
+}
+
+/// The first INT or TERM lets the cases under way end, and nothing new begin; the second ends the
+/// program as if nobody had caught it.
+fn watch(interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        flag,
+    };
+    let catch = || -> std::io::Result<()> {
+        for signal in [SIGINT, SIGTERM] {
+            flag::register_conditional_default(signal, Arc::clone(interrupted))?;
+            flag::register(signal, Arc::clone(interrupted))?;
+        }
+        Ok(())
+    };
+    catch().map_err(|error| Failure::new(IO, format!("catching signals: {error}")))
+}
+
+fn list(suite: &Suite) -> Result<ExitCode, Failure> {
+    let mut text = String::new();
+    for case in suite.chosen() {
+        text += &format!("{} [{}] {}\n", case.id, case.clauses.join(" "), case.about);
+    }
+    output::write(text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code(reports: &[Report]) -> ExitCode {
+    match reports.iter().all(Report::has_passed) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FAILED),
+    }
+}
+
+/// The files that are to be written, and in which form.
+fn files(paths: &[PathBuf]) -> Result<Vec<(&PathBuf, Form)>, Failure> {
+    let form = |path: &PathBuf| {
+        Form::of(path).ok_or_else(|| {
+            let shown = path.display();
+            let text =
+                format!("--report {shown}: the name has to end in .json, .xml, .html, .md or .txt");
+            Failure::new(USAGE, text)
+        })
+    };
+    paths.iter().map(|path| Ok((path, form(path)?))).collect()
+}
+
+fn form(format: Format) -> Form {
+    match format {
+        Format::Text => Form::Text,
+        Format::Json => Form::Json,
+    }
+}
+
+/// Reads reports that were written before.
+fn read(paths: &[PathBuf]) -> Result<Vec<Report>, Failure> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(IO, format!("reading {shown}: {error}")))?;
+        let read = report::json::read(&text);
+        reports.extend(read.map_err(|what| Failure::new(USAGE, format!("{shown}: {what}")))?);
+    }
+    Ok(reports)
+}
+
+/// Writes all the files that were asked for.
+fn deliver(reports: &[Report], files: &[(&PathBuf, Form)]) -> Result<(), Failure> {
+    for (path, form) in files {
+        std::fs::write(path, report::write(*form, reports)).map_err(|error| {
+            Failure::new(
+                IO,
+                format!("writing the report {}: {error}", path.display()),
+            )
+        })?;
+    }
+    Ok(())
+}

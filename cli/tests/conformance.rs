@@ -1,0 +1,240 @@
+//! `tenure conformance`: exit codes, reports, what it leaves and what it does not tell.
+#![cfg(feature = "conformance")]
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{Place, done};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tenure_test_servers::redis::Server;
+
+/// A filter by which one case is left, which needs other processes.
+const PROCESSES: &str = "processes_never_overlap";
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn cases_run_on_the_configured_store_and_every_report_is_written() {
+    let place = Place::new();
+    let names = ["a.json", "a.xml", "a.html", "a.md", "a.txt"];
+    let mut arguments = vec![
+        "conformance",
+        "--filter",
+        PROCESSES,
+        "--stress",
+        "1s",
+        "--namespace",
+        "mine",
+    ];
+    arguments.extend(names.iter().flat_map(|name| ["--report", *name]));
+    let run = place.run(&arguments);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(
+        run.stdout.contains("1 passed, 0 failed, 0 ignored"),
+        "{run:?}"
+    );
+    for name in names {
+        let text = std::fs::read_to_string(place.path(name)).unwrap();
+        assert!(text.contains(PROCESSES), "{name}: {text}");
+    }
+    let report = json(&std::fs::read_to_string(place.path("a.json")).unwrap());
+    assert_eq!(report["schema"], "tenure.conformance/1");
+    assert_eq!(
+        report["cases"][0]["verdict"], "passed",
+        "workers are other processes"
+    );
+    assert!(
+        report["stress"]["history"]["grants"]
+            .as_array()
+            .unwrap()
+            .len()
+            > 5,
+        "{report}"
+    );
+    let left = report["left"][0].as_str().unwrap();
+    assert!(left.contains("\"mine.conformance-"), "{left}");
+    // What it made is below that name, and nothing there is held.
+    let part = left.split('"').nth(1).unwrap();
+    for number in 0..6 {
+        let namespace = format!("{part}.{number}");
+        let listed = place.run(&["ls", "--namespace", &namespace]);
+        assert_eq!(
+            (listed.code, listed.stdout.as_str()),
+            (Some(0), ""),
+            "{listed:?}"
+        );
+    }
+    let again = place.run(&[
+        "conformance",
+        "--from",
+        "a.json",
+        "--report",
+        "b.html",
+        "--output",
+        "json",
+    ]);
+    assert_eq!((again.code, json(&again.stdout)), (Some(0), report));
+    assert!(place.path("b.html").exists());
+}
+
+#[test]
+fn a_store_of_one_process_says_what_does_not_apply() {
+    let place = Place::new();
+    let run = place.run(&[
+        "conformance",
+        "--url",
+        "memory:",
+        "--filter",
+        "::",
+        "--list",
+    ]);
+    assert!(
+        run.code == Some(0) && run.stdout.lines().count() > 50,
+        "{run:?}"
+    );
+    let arguments = [
+        "conformance",
+        "--url",
+        "memory:",
+        "--filter",
+        "exclusion::",
+        "--stress",
+        "0s",
+    ];
+    let run = place.run(&arguments);
+    assert!(
+        run.code == Some(0) && run.stdout.contains("no other process can reach this store"),
+        "{run:?}"
+    );
+    let strict = place.run(&[&arguments[..], &["--strict", "--output", "json"]].concat());
+    assert_eq!(strict.code, Some(1), "{strict:?}");
+    let report = json(&strict.stdout);
+    let failed: Vec<&Value> = (report["cases"].as_array().unwrap().iter())
+        .filter(|case| case["verdict"] == "failed")
+        .collect();
+    assert_eq!(failed.len(), 2, "{report}");
+    assert!(report["stress"].is_null());
+}
+
+#[test]
+fn bad_usage_and_a_store_that_is_away_have_their_own_exit_codes() {
+    let place = Place::new();
+    for (arguments, code, text) in [
+        (&["--report", "a.pdf"][..], 64, ".html"),
+        (&["--filter", "no such case"], 64, "--list"),
+        (&["--jobs", "0"], 64, "--jobs"),
+        (&["--from", "nowhere.json"], 74, "nowhere.json"),
+        (&["--from", "nowhere.json", "--strict"], 64, "--strict"),
+        (&["--url", "redis://127.0.0.1:1"], 69, "127.0.0.1:1"),
+        (&["--url", "nonsense:"], 78, "nonsense"),
+        (
+            &[
+                "--url",
+                "memory:",
+                "--filter",
+                "names::",
+                "--stress",
+                "0s",
+                "--report",
+                "no/such/a.json",
+            ],
+            74,
+            "a.json",
+        ),
+    ] {
+        let run = place.run(&[&["conformance"][..], arguments].concat());
+        assert!(
+            run.code == Some(code) && run.stderr.contains(text),
+            "{arguments:?}: {run:?}"
+        );
+    }
+    std::fs::write(place.path("other.json"), "{\"schema\": \"tenure.run/1\"}").unwrap();
+    let run = place.run(&["conformance", "--from", "other.json"]);
+    assert!(
+        run.code == Some(64) && run.stderr.contains("tenure.run/1"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn the_password_reaches_the_workers_and_no_report() {
+    let place = Place::new();
+    let server = Server::builder()
+        .acl_user("locker", "canary-0f3e", "~* &* +@all")
+        .start()
+        .unwrap();
+    std::fs::write(place.path("secret"), "canary-0f3e\n").unwrap();
+    let file = format!(
+        "[backend]\nurl = \"{}\"\nusername = \"locker\"\npassword_file = \"{}\"\n",
+        server.url(),
+        place.path("secret").display()
+    );
+    std::fs::write(place.path("a.toml"), file).unwrap();
+    for (filter, passed) in [("secrets::", 1), (PROCESSES, 1)] {
+        let mut command = common::bare();
+        command.current_dir(place.path("."));
+        command.args([
+            "conformance",
+            "--config",
+            "a.toml",
+            "--stress",
+            "0s",
+            "--output",
+            "json",
+        ]);
+        command.args([
+            "--filter", filter, "--report", "a.html", "--report", "a.xml",
+        ]);
+        let run = done(command.output().unwrap());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let report = json(&run.stdout);
+        let verdicts = report["cases"].as_array().unwrap().iter();
+        assert_eq!(
+            verdicts.filter(|case| case["verdict"] == "passed").count(),
+            passed,
+            "{report}"
+        );
+        let written =
+            ["a.html", "a.xml"].map(|name| std::fs::read_to_string(place.path(name)).unwrap());
+        for text in written.iter().chain([&run.stdout, &run.stderr]) {
+            assert!(!text.contains("canary-0f3e"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn an_interruption_ends_it_after_the_cases_under_way() {
+    let place = Place::new();
+    let mut command = place.tenure(&[
+        "conformance",
+        "--jobs",
+        "1",
+        "--output",
+        "json",
+        "--url",
+        "memory:",
+    ]);
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    // Until it catches the signal it would die of it.
+    common::until("it catches INT", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & (1 << (Signal::SIGINT as i32 - 1)) != 0)
+    });
+    kill(pid, Signal::SIGINT).unwrap();
+    let run = done(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(130), "{run:?}");
+    let report = json(&run.stdout);
+    assert!(report["cases"].as_array().unwrap().len() < 10, "{report}");
+}

@@ -1,0 +1,173 @@
+//! What a report says of the backend and of the machine.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tenure_core::capability::{Capabilities, Evidence, TtlScope, WaitMode};
+
+/// What a backend declares, in words and milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Facts {
+    /// What an acknowledged grant survives.
+    pub durability: String,
+    /// How waiters are woken.
+    pub wait: String,
+    /// How losses become known.
+    pub loss: Evidences,
+    /// The TTLs that can be given.
+    pub ttl: Ttls,
+    /// How soon a silent holder's lock is granted again: so many percent of its TTL, of the
+    /// waiter's, and so many milliseconds.
+    pub takeover: (u32, u32, u64),
+    /// For how many milliseconds a free lock's fencing state is kept; null is for ever.
+    pub residue_ms: Option<u64>,
+}
+
+/// How losses become known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Evidences {
+    /// When the grant was evicted.
+    pub evicted: String,
+    /// When the lock's state was deleted.
+    pub deleted: String,
+}
+
+/// The TTLs that can be given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Ttls {
+    /// The shortest, in milliseconds.
+    pub min_ms: u64,
+    /// The longest, in milliseconds.
+    pub max_ms: u64,
+    /// In steps of so many milliseconds.
+    pub granularity_ms: u64,
+    /// Whether each lock has its own.
+    pub scope: String,
+}
+
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn evidence(evidence: Evidence) -> String {
+    match evidence {
+        Evidence::Push => "by message",
+        _ => "with the next renewal",
+    }
+    .to_owned()
+}
+
+impl Facts {
+    /// Those capabilities.
+    #[must_use]
+    pub fn of(capabilities: &Capabilities) -> Self {
+        let Capabilities { ttl, takeover, .. } = capabilities;
+        Self {
+            durability: capabilities.durability.to_string(),
+            wait: match capabilities.wait {
+                WaitMode::Poll { every } => format!("polling every {}", shown(millis(every))),
+                _ => "by message".to_owned(),
+            },
+            loss: Evidences {
+                evicted: evidence(capabilities.loss.evicted),
+                deleted: evidence(capabilities.loss.deleted),
+            },
+            ttl: Ttls {
+                min_ms: millis(ttl.min),
+                max_ms: millis(ttl.max),
+                granularity_ms: millis(ttl.granularity),
+                scope: match ttl.scope {
+                    TtlScope::Lock => "each lock its own",
+                    _ => "shared by the locks of a client",
+                }
+                .to_owned(),
+            },
+            takeover: (
+                takeover.holder_percent,
+                takeover.waiter_percent,
+                millis(takeover.constant),
+            ),
+            residue_ms: capabilities.residue.map(millis),
+        }
+    }
+
+    /// The same as pairs of a word and what it is.
+    #[must_use]
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let (holder, waiter, constant) = self.takeover;
+        vec![
+            ("durability", self.durability.clone()),
+            ("waiters are woken", self.wait.clone()),
+            ("an eviction becomes known", self.loss.evicted.clone()),
+            ("a deletion becomes known", self.loss.deleted.clone()),
+            (
+                "TTL",
+                format!(
+                    "{} to {}, {}",
+                    shown(self.ttl.min_ms),
+                    shown(self.ttl.max_ms),
+                    self.ttl.scope
+                ),
+            ),
+            (
+                "a silent holder is succeeded within",
+                format!(
+                    "{holder} % of its TTL + {waiter} % of the waiter's + {}",
+                    shown(constant)
+                ),
+            ),
+            (
+                "a free lock leaves a note for",
+                self.residue_ms.map_or_else(
+                    || "ever".to_owned(),
+                    |kept| {
+                        if kept == 0 {
+                            "no time".to_owned()
+                        } else {
+                            shown(kept)
+                        }
+                    },
+                ),
+            ),
+        ]
+    }
+}
+
+/// A span in the unit that suits it.
+pub(crate) fn shown(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        1_000..120_000 if millis.is_multiple_of(1_000) => format!("{} s", millis / 1_000),
+        1_000..120_000 => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
+        120_000..7_200_000 => format!("{} min", millis / 60_000),
+        7_200_000..172_800_000 => format!("{} h", millis / 3_600_000),
+        _ => format!("{} days", millis / 86_400_000),
+    }
+}
+
+/// Where a run ran. Nothing that tells whose machine it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Machine {
+    /// Its operating system.
+    pub os: String,
+    /// Its architecture.
+    pub arch: String,
+    /// How many threads it runs at the same time.
+    pub cpus: usize,
+}
+
+impl Machine {
+    /// This machine.
+    #[must_use]
+    pub fn this() -> Self {
+        Self {
+            os: std::env::consts::OS.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The text form: a line for each case, and a summary.
+
+use std::fmt::Write as _;
+
+use super::{CaseReport, Mark, Report, Stress, facts::shown};
+
+/// The line about one case: its verdict, id, duration, and why it did not pass.
+#[must_use]
+pub fn line(case: &CaseReport) -> String {
+    let verdict = match case.verdict {
+        Mark::Failed => "FAILED",
+        other => other.as_str(),
+    };
+    let mut line = format!(
+        "{verdict:<8} {:<56} {:>8}",
+        case.id,
+        shown(case.duration_ms)
+    );
+    if case.verdict == Mark::Ignored {
+        let _ = write!(
+            line,
+            "  ({})",
+            plain(case.reason.as_deref().unwrap_or_default())
+        );
+    }
+    line.push('\n');
+    line
+}
+
+/// What follows the lines of the cases: failures with their texts, and how many ended how.
+#[must_use]
+pub fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    for case in &report.cases {
+        if case.verdict == Mark::Failed {
+            let reason = plain(case.reason.as_deref().unwrap_or_default());
+            let _ = write!(
+                text,
+                "\n{} ({})\n    {}\n",
+                case.id,
+                case.clauses.join(" "),
+                reason.replace('\n', "\n    ")
+            );
+        }
+    }
+    if let Some(stress) = &report.stress {
+        let _ = write!(text, "\n{}\n", told(stress));
+    }
+    for line in &report.left {
+        let _ = writeln!(text, "left behind: {}", plain(line));
+    }
+    let _ = writeln!(
+        text,
+        "\n{}: {} passed, {} failed, {} ignored in {} (suite version {})",
+        plain(&report.backend),
+        report.count(Mark::Passed),
+        report.count(Mark::Failed),
+        report.count(Mark::Ignored),
+        shown(report.duration_ms),
+        report.suite,
+    );
+    text
+}
+
+/// What workers saw who fought over a few locks.
+fn told(stress: &Stress) -> String {
+    let mut text = format!(
+        "workers on a few locks: grants: {}, acquires: {}, faults: {}",
+        stress.history.grants.len(),
+        stress.history.waits.len(),
+        stress.history.faults.len()
+    );
+    match (&stress.error, stress.violations.first()) {
+        (Some(error), _) => {
+            let _ = write!(text, "; FAILED: {}", plain(error));
+        }
+        (None, None) => text.push_str("; nothing that the contract does not allow"),
+        (None, Some(shortest)) => {
+            let _ = write!(
+                text,
+                "; FAILED with {} violations, the shortest: {}",
+                stress.violations.len(),
+                plain(shortest)
+            );
+        }
+    }
+    text
+}
+
+/// All of it.
+#[must_use]
+pub fn write(report: &Report) -> String {
+    let mut text: String = report.cases.iter().map(line).collect();
+    text.push_str(&summary(report));
+    text
+}
+
+/// Text that somebody else wrote, with what could move a cursor or turn the direction of reading
+/// made visible. Lines stay lines.
+pub(crate) fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => shown.push(character),
+            '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{ffff}'
+            | '\u{e0000}'..='\u{e007f}' => shown.extend(character.escape_default()),
+            _ if character.is_control() => shown.extend(character.escape_default()),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}

@@ -1,0 +1,300 @@
+//! A harness over any connector: the suite in a throw-away namespace of somebody's own store.
+//!
+//! What the store's own tools could do (delete a lock's state, scribble over it) it cannot: those
+//! cases show as ignored.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    Client,
+    backend::Connect,
+    error::{Error, ErrorKind},
+    name::Namespace,
+    request::{Evicted, List},
+};
+
+use crate::{
+    Env, Harness, Need,
+    case::Stop,
+    cases,
+    ctx::Ctx,
+    worker::{self, Launcher},
+};
+
+/// The bytes that case and run add to the user's namespace, and cases to that.
+const ROOM: usize = 64;
+/// How many locks are asked for at a time.
+const PAGE: usize = 200;
+/// So often at most is a lock taken away from the next of its waiters, who may all be dead.
+const ROUNDS: usize = 64;
+/// How long cleaning one namespace up may take.
+const CLEANING: Duration = Duration::from_secs(20);
+
+/// Somebody's own store.
+pub struct Store {
+    name: String,
+    connector: Arc<dyn Connect>,
+    base: String,
+    secrets: Vec<String>,
+    ignored: Vec<(&'static str, &'static str)>,
+    made: AtomicU64,
+    /// Whether other processes reach it.
+    shared: AtomicBool,
+    used: Mutex<BTreeSet<Namespace>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("name", &self.name)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The store that this connector leads to. Every case gets a namespace of its own, which begins
+    /// with `namespace`, a point, `conformance-` and something random. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], if the namespace leaves no room for that.
+    pub fn new(connector: Arc<dyn Connect>, namespace: &Namespace) -> Result<Self, Error> {
+        let operation = "preparing the conformance suite";
+        let mut random = [0; 6];
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, operation).with_detail(error.to_string())
+        })?;
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let base = format!("{}.conformance-{random}", namespace.as_str());
+        if base.len() + ROOM > tenure_core::name::MAX_NAME_BYTES {
+            return Err(Error::new(ErrorKind::Config, operation)
+                .with_detail("the namespace is too long for others below it; shorten it"));
+        }
+        let ignored = cases().into_iter().filter_map(|case| match case.needs? {
+            Need::Processes => None,
+            Need::DeleteState | Need::Corrupt | Need::NewerFormat => Some((
+                case.id,
+                "it takes the store's own tools, which a client has not",
+            )),
+            need => Some((case.id, need.missing())),
+        });
+        Ok(Self {
+            name: connector.info().scheme.to_owned(),
+            connector,
+            base,
+            secrets: Vec::new(),
+            ignored: ignored.collect(),
+            made: AtomicU64::new(0),
+            shared: AtomicBool::new(true),
+            used: Mutex::default(),
+        })
+    }
+
+    /// Sets what the connector was configured with and must show nowhere (S1).
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Vec<String>) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// With what all of its namespaces begin.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Finds out whether another process reaches the store: this program is started again with
+    /// those arguments, as for [`Suite::workers`](crate::report::Suite::workers), and looks for a
+    /// lock that is held here. If it does not see it, cases with several processes do not apply.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be found out; the cases then show it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling may leave a lock held for its TTL.
+    pub async fn reach(&self, arguments: &[OsString]) -> Result<bool, String> {
+        let env = self.start().await.map_err(|error| error.to_string())?;
+        let launcher = Launcher::with(arguments.to_vec());
+        let seen = async {
+            let ctx = Ctx::new(env, Some(launcher)).await?;
+            let seen = worker::is_seen(&ctx).await;
+            ctx.finish().await;
+            seen
+        };
+        let seen = seen.await.map_err(|stop| match stop {
+            Stop::Failed(failure) => failure.to_string(),
+            Stop::Ignored(need) => need.missing().to_owned(),
+        })?;
+        self.shared.store(seen, Ordering::Relaxed);
+        Ok(seen)
+    }
+
+    /// Takes away what the cases left held, and says what stays behind, a line each. To be called
+    /// when no case runs any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling leaves the rest as it is.
+    pub async fn clean_up(&self) -> Vec<String> {
+        let used = {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *used)
+        };
+        let mut left = BTreeSet::new();
+        let mut kept = None;
+        for namespace in used {
+            let cleaned = tokio::time::timeout(CLEANING, self.clean(&namespace, &mut left)).await;
+            match cleaned {
+                Ok(Ok(residue)) => kept = kept.max(Some(residue.unwrap_or(Duration::MAX))),
+                Ok(Err(error)) => {
+                    left.insert(format!(
+                        "perhaps locks in namespace {:?}: {error}",
+                        namespace.as_str()
+                    ));
+                }
+                Err(_) => {
+                    let late = format!(
+                        "perhaps locks in namespace {:?}: the store is slow",
+                        namespace.as_str()
+                    );
+                    left.insert(late);
+                }
+            }
+        }
+        let mut left: Vec<String> = left.into_iter().collect();
+        let below = format!("below the namespaces that begin with {:?}", self.base);
+        match kept {
+            None | Some(Duration::ZERO) => {}
+            Some(Duration::MAX) => left.push(format!(
+                "the fencing state of free locks {below}: this store keeps it for ever, remove it by hand"
+            )),
+            Some(span) => left.push(format!(
+                "the fencing state of free locks {below}, which the store drops within {}",
+                crate::report::shown_span(span)
+            )),
+        }
+        left
+    }
+
+    /// Evicts all holders of a namespace; returns for how long the store keeps notes of them.
+    async fn clean(
+        &self,
+        namespace: &Namespace,
+        left: &mut BTreeSet<String>,
+    ) -> Result<Option<Duration>, Error> {
+        let builder = Client::builder(Arc::clone(&self.connector)).namespace(namespace.clone());
+        let client = builder.observer(true).connect().await?;
+        let residue = client.capabilities().residue;
+        let swept = sweep(&client, namespace, left).await;
+        client.shutdown(Duration::from_secs(1)).await;
+        swept.map(|()| residue)
+    }
+}
+
+async fn sweep(
+    client: &Client,
+    namespace: &Namespace,
+    left: &mut BTreeSet<String>,
+) -> Result<(), Error> {
+    let mut request = List::new("", PAGE);
+    loop {
+        let page = client.list(request.clone()).await?;
+        for lock in &page.locks {
+            let mut state = client.inspect(&lock.name).await?;
+            for _ in 0..ROUNDS {
+                let Some(token) = state.holder.as_ref().and_then(|holder| holder.token) else {
+                    break;
+                };
+                if !matches!(client.evict(&lock.name, token).await?, Evicted::Evicted) {
+                    break;
+                }
+                state = client.inspect(&lock.name).await?;
+            }
+            if state.holder.is_some() || !state.queue.is_empty() {
+                left.insert(format!(
+                    "the lock {:?} in namespace {:?}, until its TTL has run out",
+                    lock.name.as_str(),
+                    namespace.as_str()
+                ));
+            }
+        }
+        if page.next.is_none() {
+            return Ok(());
+        }
+        request = request.at(page.next);
+    }
+}
+
+struct Part {
+    connector: Arc<dyn Connect>,
+    namespace: Namespace,
+    secrets: Vec<String>,
+    shared: bool,
+}
+
+#[async_trait]
+impl Harness for Store {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn start(&self) -> Result<Arc<dyn Env>, Error> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let namespace = Namespace::new(format!("{}.{number}", self.base))?;
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(namespace.clone());
+        drop(used);
+        Ok(Arc::new(Part {
+            connector: Arc::clone(&self.connector),
+            namespace,
+            secrets: self.secrets.clone(),
+            shared: self.shared.load(Ordering::Relaxed),
+        }))
+    }
+
+    /// The ticket is the case's namespace. How to reach the store, and as whom, the other process
+    /// reads from the same configuration.
+    async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
+        Ok(Arc::new(Part {
+            connector: Arc::clone(&self.connector),
+            namespace: Namespace::new(ticket)?,
+            secrets: self.secrets.clone(),
+            shared: true,
+        }))
+    }
+
+    fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
+        &self.ignored
+    }
+}
+
+impl Env for Part {
+    fn connector(&self) -> Arc<dyn Connect> {
+        Arc::clone(&self.connector)
+    }
+
+    fn namespace(&self) -> Namespace {
+        self.namespace.clone()
+    }
+
+    fn ticket(&self) -> Option<String> {
+        self.shared.then(|| self.namespace.as_str().to_owned())
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.secrets.clone()
+    }
+}

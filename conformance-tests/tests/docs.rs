@@ -1,0 +1,82 @@
+//! What the docs say of the suite: the matrix is made from reports of real runs and in step with the
+//! table of cases, and the guide shows the CI file that is run.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use tenure_conformance::{
+    SUITE_VERSION, cases,
+    report::{self, Form, Report},
+};
+
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance-matrix.md")
+}
+
+/// All reports of a directory, in the order of their files' names.
+fn reports(directory: &Path) -> Vec<Report> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+    paths.sort();
+    let read =
+        |path: &PathBuf| report::json::read(&std::fs::read_to_string(path).unwrap()).unwrap();
+    paths.iter().flat_map(read).collect()
+}
+
+/// With `CONFORMANCE_MATRIX=DIRECTORY` the page is made anew, and one in HTML beside the reports.
+#[test]
+fn the_matrix_in_the_docs_lists_every_case_and_nothing_failed() {
+    if let Some(directory) = std::env::var_os("CONFORMANCE_MATRIX") {
+        let reports = reports(Path::new(&directory));
+        let all = Path::new(&directory).join("all.html");
+        std::fs::write(all, report::write(Form::Html, &reports)).unwrap();
+        std::fs::write(page(), report::write(Form::Markdown, &reports)).unwrap();
+    }
+    let text = std::fs::read_to_string(page()).unwrap_or_default();
+    let again = "docs/conformance-matrix.md is stale; run `make matrix`";
+    assert!(
+        text.contains(&format!("Version {SUITE_VERSION} of the suite")),
+        "{again}"
+    );
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let listed: Vec<&str> = rows.map(|(id, _)| id).collect();
+    let table: Vec<&str> = cases().iter().map(|case| case.id).collect();
+    assert_eq!(listed, table, "{again}");
+    assert!(
+        !text.contains("**failed**"),
+        "a case failed when the matrix was made"
+    );
+    // Each store is in it, and each proved something.
+    let stores: BTreeSet<&str> = (text.lines())
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1))
+        .collect();
+    for store in ["etcd", "file", "memory", "redis", "zookeeper"] {
+        assert!(stores.contains(store), "{store} is missing; {again}");
+    }
+}
+
+/// The guide shows the steps of the example's file as they are, and the file runs the suite.
+#[test]
+fn the_guide_shows_the_ci_file_of_the_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let file = read("examples/backend-on-trait/ci/github-workflow.yml");
+    let steps = &file[file.find("    env:").unwrap()..];
+    assert!(
+        steps.contains("- run: cargo test --test conformance\n"),
+        "{steps}"
+    );
+    let guide = read("docs/plugin-guide.md");
+    assert!(
+        guide.contains(&format!("```yaml\n{steps}```")),
+        "the guide shows another CI file than:\n{steps}"
+    );
+    assert!(guide.contains("CONFORMANCE_REPORT") && guide.contains("CONFORMANCE_STRICT"));
+}

@@ -1,0 +1,9 @@
+//! The reports of the suite: how they are made, and every form in which they are written.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod browser;
+mod forms;
+mod own_store;
+mod page;
+mod runs;
+mod sample;
