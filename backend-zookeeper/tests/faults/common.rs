@@ -14,11 +14,11 @@ use tenure_core::{
 };
 use tenure_test_servers::{
     wire::Proxy,
-    zookeeper::{Cluster, Server},
+    zookeeper::{Cluster, Server, ServerBuilder},
 };
 use tenure_zookeeper::{Options, ZooKeeperStore};
 use tokio::{
-    sync::{Mutex as AsyncMutex, MutexGuard},
+    sync::{Semaphore, SemaphorePermit},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -27,26 +27,32 @@ use tokio::{
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// As the servers of the tests have it.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// The longest TTL that they give.
+/// Short, where a test waits for it to pass.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
+/// Where nothing may lapse although the machine has much else to do. The longest that the servers give.
+pub(crate) const LONG: Duration = Duration::from_secs(5);
 
-static ALONE: AsyncMutex<()> = AsyncMutex::const_new(());
+static ROOM: Semaphore = Semaphore::const_new(2);
 
-/// Tests that start three servers run one after the other: they are about time.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().await
+/// Tests run two at a time: they are about time, and start up to three servers each.
+pub(crate) async fn room() -> SemaphorePermit<'static> {
+    ROOM.acquire().await.unwrap()
 }
 
 pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
+fn settings() -> ServerBuilder {
+    Server::builder().config("maxSessionTimeout", &LONG.as_millis().to_string())
+}
+
 pub(crate) fn server() -> Server {
-    Server::builder().start().unwrap()
+    settings().start().unwrap()
 }
 
 pub(crate) fn cluster() -> Cluster {
-    Cluster::builder().start().unwrap()
+    Cluster::builder().members(settings()).start().unwrap()
 }
 
 /// A proxy in front of each member, and the address of all of them.
@@ -68,8 +74,12 @@ pub(crate) fn store(url: &str) -> ZooKeeperStore {
 
 /// A client of that address.
 pub(crate) async fn client(url: &str) -> Client {
+    client_for(url, TTL).await
+}
+
+pub(crate) async fn client_for(url: &str, ttl: Duration) -> Client {
     Client::builder(store(url))
-        .ttl(TTL)
+        .ttl(ttl)
         .connect()
         .await
         .unwrap()
@@ -91,6 +101,27 @@ pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
 pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+/// Takes a lock after a fault. Attempts may fail until the servers have recovered, never for good.
+pub(crate) async fn regain(client: &Client, lock: &str, bound: Duration) -> Guard {
+    let begun = Instant::now();
+    loop {
+        match client.lock(lock).unwrap().acquire().await {
+            Ok(guard) => return guard,
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                assert!(begun.elapsed() < bound, "not within {bound:?}: {error}");
+                sleep(millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Waits in a task of its own for a lock while things go wrong.
+pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle<Guard> {
+    let client = client.clone();
+    tokio::spawn(async move { regain(&client, lock, 3 * SOON).await })
 }
 
 /// Returns once so many wait.
