@@ -4,7 +4,9 @@ use tenure_core::{error::ErrorKind, lease::Phase};
 use tenure_test_servers::wire::Proxy;
 
 use crate::{
-    common::{SOON, TTL, acquire, client, granted, hold, room, server, until, waiting},
+    common::{
+        LONG, SOON, TTL, acquire, client, client_for, granted, hold, room, server, until, waiting,
+    },
     foreign::{ALL, DELETE, READ, children, contend, grant, make},
 };
 
@@ -14,7 +16,7 @@ async fn a4_a_lock_that_may_be_entered_and_not_read_keeps_nothing_of_an_acquire(
     let server = server();
     make(&server, "/default", ALL).await;
     make(&server, "/default/a", ALL & !READ).await;
-    let owner = client(&server.url()).await;
+    let owner = client_for(&server.url(), LONG).await;
     // What keeps the session alive.
     let guard = hold(&owner, "other").await;
     for wait in [false, true] {
@@ -39,7 +41,7 @@ async fn a_closed_node_costs_no_other_lock(own: bool) {
     let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    let owner = client(&proxy.url()).await;
+    let owner = client_for(&proxy.url(), LONG).await;
     let guard = hold(&owner, "held").await;
     let mut kept = None;
     let mut waiter = None;
@@ -68,7 +70,7 @@ async fn a_closed_node_costs_no_other_lock(own: bool) {
     if let Some(waiter) = waiter {
         assert!(!waiter.is_finished());
         crate::foreign::delete(&server, &closed).await;
-        let _ = granted("the waiter", 2 * TTL, waiter).await;
+        let _ = granted("the waiter", 2 * LONG, waiter).await;
     }
 }
 
@@ -101,7 +103,7 @@ async fn w2_a_waiter_behind_a_node_that_may_not_be_read_any_more_is_woken() {
 async fn r4_a_release_that_was_forbidden_for_a_while_leaves_nothing() {
     let _room = room().await;
     let server = server();
-    let owner = client(&server.url()).await;
+    let owner = client_for(&server.url(), LONG).await;
     // What keeps the session alive.
     let guard = hold(&owner, "other").await;
     let forbidden = hold(&owner, "a").await;
@@ -113,5 +115,5 @@ async fn r4_a_release_that_was_forbidden_for_a_while_leaves_nothing() {
     grant(&server, "/default/a", ALL).await;
     let other = client(&server.url()).await;
     let waiter = acquire(&other, "a");
-    let _ = granted("the next one", 4 * TTL, waiter).await;
+    let _ = granted("the next one", 2 * LONG, waiter).await;
 }
