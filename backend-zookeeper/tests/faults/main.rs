@@ -16,6 +16,7 @@ mod interop;
 mod late;
 mod lost;
 mod other;
+mod proof;
 mod rights;
 mod stopped;
 mod wake;
