@@ -75,6 +75,66 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r2_a_release_waits_for_the_server() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let guard = hold(&client, "a").await;
+    proxy.reset();
+    proxy.hold_replies();
+    let mut release = tokio::spawn(async move { guard.release().await });
+    until("it is sent", SOON, || proxy.count("delete") == 1).await;
+    let early = tokio::time::timeout(millis(100), &mut release).await;
+    assert!(early.is_err(), "not acknowledged, and yet {early:?}");
+    proxy.release_replies();
+    assert!(matches!(release.await.unwrap(), Release::Released));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w3_a_release_wakes_the_next_waiter_alone() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let first = client_for(&server.url(), LONG).await;
+    let last = client_for(&proxy.url(), LONG).await;
+    for round in 0..5 {
+        let guard = hold(&first, "a").await;
+        let second = acquire(&first, "a");
+        waiting(&first, "a", 1).await;
+        let (connections, begun) = (proxy.connections_made(), Instant::now());
+        proxy.reset();
+        let third = acquire(&last, "a");
+        waiting(&first, "a", 2).await;
+        // The ones ahead, the first of which is shown, and its own node.
+        until("it watches", SOON, || {
+            names(&proxy)
+                .iter()
+                .filter(|name| *name == "getData")
+                .count()
+                >= 3
+        })
+        .await;
+        proxy.reset();
+        assert!(matches!(guard.release().await, Release::Released));
+        let second = granted("the second", SOON, second).await;
+        tokio::time::sleep(millis(100)).await;
+        let sent = names(&proxy);
+        // With a connection or a report that comes in between, others are looked at.
+        let undisturbed = proxy.connections_made() == connections && begun.elapsed() < LONG / 4;
+        assert!(!third.is_finished());
+        assert!(matches!(second.release().await, Release::Released));
+        let third = granted("the third", SOON, third).await;
+        assert!(matches!(third.release().await, Release::Released));
+        if undisturbed {
+            assert_eq!(sent, Vec::<String>::new(), "the third was woken");
+            return;
+        }
+        assert!(round < 4, "the machine is too busy to show anything");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn k1_a_thousand_locks_cost_the_requests_of_one() {
     const LOCKS: usize = 1000;
     let _room = room().await;
