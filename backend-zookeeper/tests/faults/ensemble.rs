@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// When a dead holder's lock must have been granted again, a new leader's election included.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 /// How late a task may come to run on a machine that has much else to do.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_follower_that_dies_and_comes_back() {
@@ -67,6 +67,8 @@ async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_ti
     assert!(end <= limit, "something was proved without a majority");
     let late = SystemClock.now().since(end);
     assert!(late < LATE, "told {late:?} after the deadline");
+    // Whoever was answered before the end has counted it by now.
+    sleep(TTL).await;
     let before = crowd.turns();
     sleep(TTL).await;
     assert_eq!(
@@ -161,7 +163,7 @@ async fn l1_t1_a_session_that_expires_while_its_owner_is_cut_off() {
     let (proxies, url) = proxies(&cluster);
     let owner = client(&url).await;
     let guard = hold(&owner, "lapses").await;
-    let other = client(&cluster.url()).await;
+    let other = client_for(&cluster.url(), LONG).await;
     let waiter = acquire(&other, "lapses");
     waiting(&other, "lapses", 1).await;
     for proxy in &proxies {
