@@ -54,6 +54,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p tenure-core --all-targets --features metrics -- -D warnings
 	$(CARGO) clippy -p tenure --no-default-features -- -D warnings
+	$(CARGO) clippy --workspace --test worst -- -D warnings
 
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps

@@ -10,6 +10,7 @@ use tenure_core::{
     id::AttemptId,
     loss::LossReason,
     request::{Grant, Renewal, Renewed},
+    token::FencingToken,
 };
 use tokio::task::JoinSet;
 
@@ -18,9 +19,16 @@ use crate::{
     enqueue::{Asking, Stood, granted, told},
     error::unanswered,
     session::{Link, Session, book::Place, time::until},
+    wire::{
+        conn::Fault,
+        proto::{Code, Request},
+    },
 };
 
 const OPERATION: &str = "renewing";
+
+/// How many nodes are asked for at once: heartbeats wait for the answers.
+const AT_ONCE: usize = 256;
 
 type Part = Vec<(usize, Renewal)>;
 
@@ -68,6 +76,9 @@ async fn renew_part(
         Ok(link) => link,
         Err(error) => return without(session, part, &error),
     };
+    let waits = part.iter().filter(|(_, entry)| entry.token.is_none());
+    let missed = missed(session, &link, waits.map(|(_, entry)| entry.attempt));
+    let _ = until(&*core.settings.context.clock, limit, missed).await;
     // Those whose turn may have come are first, and are told at once: the others wait for a
     // heartbeat.
     let looking: Vec<&Renewal> = part
@@ -137,6 +148,42 @@ fn needs_look(session: &Session, attempt: AttemptId) -> bool {
     match book.get(attempt).map(|entry| &entry.place) {
         Some(Place::Waiting(ahead)) => ahead.look,
         _ => false,
+    }
+}
+
+/// Asks whether the nodes that are waited for are still there. The servers tell nobody of the end of
+/// a node that he may not read any more, and need no right for this. Of each lock it is only asked
+/// for the waiter that is first among ours: those behind it have their turns after it.
+async fn missed(session: &Session, link: &Link, waits: impl Iterator<Item = AttemptId>) {
+    // By lock; how many were ahead is known of different times, tokens are in the order of the queue.
+    let mut firsts: HashMap<Arc<str>, (AttemptId, FencingToken, Arc<str>)> = HashMap::new();
+    {
+        let book = session.book();
+        for attempt in waits {
+            let Some(entry) = book.get(attempt) else {
+                continue;
+            };
+            let Place::Waiting(ahead) = &entry.place else {
+                continue;
+            };
+            let first = firsts.get(&entry.lock);
+            if first.is_none_or(|(_, token, _)| entry.token < *token) {
+                let it = (attempt, entry.token, Arc::clone(&ahead.next));
+                firsts.insert(Arc::clone(&entry.lock), it);
+            }
+        }
+    }
+    let firsts: Vec<_> = firsts.into_values().collect();
+    for some in firsts.chunks(AT_ONCE) {
+        let requests = some.iter().map(|(_, _, next)| Request::exists(next, false));
+        let Ok(answers) = link.conn.send_all(requests) else {
+            return;
+        };
+        for ((attempt, _, next), answer) in some.iter().zip(answers) {
+            if answer.get().await.err() == Some(Fault::Refused(Code::NoNode)) {
+                session.book().missed(*attempt, next);
+            }
+        }
     }
 }
 

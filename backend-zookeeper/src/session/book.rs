@@ -320,6 +320,17 @@ impl Book {
         ahead.look = true;
         Some(BackendEvent::Look { attempt })
     }
+
+    /// The node that a waiter watched is gone, and nobody has told. Its queue is read again, unless
+    /// it watches another one by now.
+    pub(crate) fn missed(&mut self, attempt: AttemptId, next: &str) {
+        if let Some(entry) = self.entries.get_mut(&attempt)
+            && let Place::Waiting(ahead) = &mut entry.place
+            && *ahead.next == *next
+        {
+            ahead.look = true;
+        }
+    }
 }
 
 fn changed(path: &str) -> Error {

@@ -7,6 +7,7 @@ use tenure_core::{
     Acquisition, Client, Guard,
     backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
     clock::SystemClock,
+    error::Error,
     id::{AttemptId, ClientId},
     name::LockName,
     request::{Enqueue, Owner},
@@ -14,11 +15,11 @@ use tenure_core::{
 };
 use tenure_test_servers::{
     wire::Proxy,
-    zookeeper::{Cluster, Server},
+    zookeeper::{Cluster, Server, ServerBuilder},
 };
 use tenure_zookeeper::{Options, ZooKeeperStore};
 use tokio::{
-    sync::{Mutex as AsyncMutex, MutexGuard},
+    sync::{Semaphore, SemaphorePermit},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -27,26 +28,36 @@ use tokio::{
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// As the servers of the tests have it.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// The longest TTL that they give.
+/// Short, where a test waits for it to pass.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
+/// Where nothing may lapse although the machine has much else to do. The longest that the servers give.
+pub(crate) const LONG: Duration = Duration::from_secs(8);
 
-static ALONE: AsyncMutex<()> = AsyncMutex::const_new(());
+static ROOM: Semaphore = Semaphore::const_new(2);
 
-/// Tests that start three servers run one after the other: they are about time.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().await
+/// Tests run two at a time: they are about time, and start up to three servers each.
+pub(crate) async fn room() -> SemaphorePermit<'static> {
+    ROOM.acquire().await.unwrap()
 }
 
 pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
+/// What they confirm is with the system, so that it outlasts their death, and not yet on a disk that
+/// others keep busy for seconds.
+fn settings() -> ServerBuilder {
+    Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string())
+}
+
 pub(crate) fn server() -> Server {
-    Server::builder().start().unwrap()
+    settings().start().unwrap()
 }
 
 pub(crate) fn cluster() -> Cluster {
-    Cluster::builder().start().unwrap()
+    Cluster::builder().members(settings()).start().unwrap()
 }
 
 /// A proxy in front of each member, and the address of all of them.
@@ -68,26 +79,45 @@ pub(crate) fn store(url: &str) -> ZooKeeperStore {
 
 /// A client of that address.
 pub(crate) async fn client(url: &str) -> Client {
+    client_for(url, TTL).await
+}
+
+pub(crate) async fn client_for(url: &str, ttl: Duration) -> Client {
     let begun = Instant::now();
     loop {
-        match Client::builder(store(url)).ttl(TTL).connect().await {
+        match Client::builder(store(url)).ttl(ttl).connect().await {
             Ok(client) => return client,
-            // On a machine that stands still, the servers may take a moment to answer.
-            Err(error) if error.is_retryable() && begun.elapsed() < SOON => sleep(millis(50)).await,
-            Err(error) => panic!("{error}"),
+            Err(error) => come_again(begun, SOON, &error).await,
         }
     }
+}
+
+/// On a busy machine a server may not answer in time.
+async fn come_again(begun: Instant, bound: Duration, error: &Error) {
+    assert!(error.is_retryable(), "{error}");
+    assert!(begun.elapsed() < bound, "not within {bound:?}: {error}");
+    sleep(millis(50)).await;
 }
 
 pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// Takes a lock that is free.
+/// Takes a lock that is free, with the first attempt that is answered.
 pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
-    match client.lock(lock).unwrap().try_acquire().await.unwrap() {
-        Acquisition::Acquired(guard) => guard,
-        busy => panic!("{lock} is not free: {busy:?}"),
+    let begun = Instant::now();
+    let mut unknown = false;
+    loop {
+        match client.lock(lock).unwrap().try_acquire().await {
+            Ok(Acquisition::Acquired(guard)) => return guard,
+            // By an attempt before, until that is removed.
+            Ok(_) if unknown && begun.elapsed() < SOON => sleep(millis(50)).await,
+            Ok(busy) => panic!("{lock} is not free: {busy:?}"),
+            Err(error) => {
+                unknown = true;
+                come_again(begun, SOON, &error).await;
+            }
+        }
     }
 }
 
@@ -95,6 +125,23 @@ pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
 pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+/// Takes a lock after a fault. Attempts may fail until the servers have recovered, never for good.
+pub(crate) async fn regain(client: &Client, lock: &str, bound: Duration) -> Guard {
+    let begun = Instant::now();
+    loop {
+        match client.lock(lock).unwrap().acquire().await {
+            Ok(guard) => return guard,
+            Err(error) => come_again(begun, bound, &error).await,
+        }
+    }
+}
+
+/// Waits in a task of its own for a lock while things go wrong.
+pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle<Guard> {
+    let client = client.clone();
+    tokio::spawn(async move { regain(&client, lock, 3 * SOON).await })
 }
 
 /// Returns once so many wait.

@@ -15,7 +15,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::common::{SOON, client, millis};
+use crate::{
+    common::{SOON, client, millis},
+    ensemble::BOUND,
+};
 
 const LOCK: &str = "crowd";
 
@@ -54,7 +57,7 @@ impl Crowd {
             crowd.turns.push(turns);
             crowd.clients.push(client);
         }
-        crowd.everybody_moves(SOON).await;
+        crowd.everybody_moves(BOUND).await;
         crowd
     }
 

@@ -2,23 +2,29 @@
 
 use std::time::Duration;
 
-use tenure_core::{Release, lease::Phase};
-use tokio::time::{Instant, sleep};
+use tenure_core::{
+    Release,
+    clock::{Clock as _, SystemClock},
+    lease::Phase,
+};
+use tokio::time::sleep;
 
 use crate::{
     common::{
-        SOON, TTL, acquire, alone, client, cluster, granted, hold, millis, proxies, until, waiting,
-        within,
+        LONG, SOON, TTL, acquire, client, client_for, cluster, granted, hold, proxies, regain,
+        room, until, waiting, within,
     },
     crowd::Crowd,
 };
 
 /// When a dead holder's lock must have been granted again, a new leader's election included.
-const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+/// How late a task may come to run on a machine that has much else to do.
+const LATE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_follower_that_dies_and_comes_back() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let crowd = Crowd::start(&cluster.url()).await;
     let follower = cluster.leader().unwrap() + 1;
@@ -31,7 +37,7 @@ async fn x1_t1_w2_a_follower_that_dies_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_leader_that_dies_and_comes_back() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let crowd = Crowd::start(&cluster.url()).await;
     let leader = cluster.leader().unwrap();
@@ -44,7 +50,7 @@ async fn x1_t1_w2_a_leader_that_dies_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_time() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let crowd = Crowd::start(&cluster.url()).await;
     let other = client(&cluster.url()).await;
@@ -54,10 +60,15 @@ async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_ti
     for index in gone {
         cluster.server(index).kill();
     }
-    let valid_until = Instant::now() + TTL;
+    let limit = SystemClock.now() + TTL;
     within("the loss", TTL + SOON, guard.lost()).await;
-    assert!(Instant::now() < valid_until + millis(500), "told too late");
     assert!(guard.check().is_err());
+    let end = guard.valid_until();
+    assert!(end <= limit, "something was proved without a majority");
+    let late = SystemClock.now().since(end);
+    assert!(late < LATE, "told {late:?} after the deadline");
+    // Whoever was answered before the end has counted it by now.
+    sleep(TTL).await;
     let before = crowd.turns();
     sleep(TTL).await;
     assert_eq!(
@@ -69,14 +80,14 @@ async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_ti
         cluster.server(index).restart().unwrap();
     }
     crowd.everybody_moves(BOUND).await;
-    let again = within("the lock is taken again", BOUND, acquire(&other, "held")).await;
-    assert!(again.unwrap().token() > guard.token());
+    let again = regain(&other, "held", BOUND).await;
+    assert!(again.token() > guard.token());
     crowd.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_leader_that_is_stopped_for_longer_than_the_ttl() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let crowd = Crowd::start(&cluster.url()).await;
     let leader = cluster.leader().unwrap();
@@ -90,7 +101,7 @@ async fn x1_t1_w2_a_leader_that_is_stopped_for_longer_than_the_ttl() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_all_servers_are_stopped_for_longer_than_the_ttl() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let crowd = Crowd::start(&cluster.url()).await;
     for server in cluster.servers() {
@@ -113,10 +124,10 @@ async fn x1_all_servers_are_stopped_for_longer_than_the_ttl() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a_client_that_is_cut_off_from_its_server_goes_on_with_another() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let (proxies, url) = proxies(&cluster);
-    let owner = client(&url).await;
+    let owner = client_for(&url, LONG).await;
     let guard = hold(&owner, "kept").await;
     let other = client(&cluster.url()).await;
     let waiter = acquire(&other, "kept");
@@ -147,12 +158,12 @@ async fn l5_a_client_that_is_cut_off_from_its_server_goes_on_with_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_t1_a_session_that_expires_while_its_owner_is_cut_off() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let (proxies, url) = proxies(&cluster);
     let owner = client(&url).await;
     let guard = hold(&owner, "lapses").await;
-    let other = client(&cluster.url()).await;
+    let other = client_for(&cluster.url(), LONG).await;
     let waiter = acquire(&other, "lapses");
     waiting(&other, "lapses", 1).await;
     for proxy in &proxies {
@@ -169,6 +180,6 @@ async fn l1_t1_a_session_that_expires_while_its_owner_is_cut_off() {
     assert!(matches!(guard.release().await, Release::NotHeld(_)));
     assert!(next.check().is_ok(), "the late release took another's lock");
     assert!(matches!(next.release().await, Release::Released));
-    let again = within("it recovers", BOUND, acquire(&owner, "lapses")).await;
-    assert!(again.unwrap().token() > next.token());
+    let again = regain(&owner, "lapses", BOUND).await;
+    assert!(again.token() > next.token());
 }

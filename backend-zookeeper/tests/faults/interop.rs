@@ -11,7 +11,7 @@ use std::{
 
 use tenure_core::{Acquisition, Client, Release};
 
-use crate::common::{SOON, acquire, alone, client, granted, hold, name, server, waiting};
+use crate::common::{SOON, acquire, client, granted, hold, name, room, server, waiting};
 
 /// A Java program is compiled first, on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -159,7 +159,7 @@ async fn takes_turns(mut other: Contender, ours: &Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w1_kazoo_and_we_take_turns() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let ours = client(&server.url()).await;
     takes_turns(kazoo(&server.address()), &ours).await;
@@ -167,7 +167,7 @@ async fn w1_kazoo_and_we_take_turns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w1_curator_and_we_take_turns() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let ours = client(&server.url()).await;
     takes_turns(curator(&server.address()), &ours).await;

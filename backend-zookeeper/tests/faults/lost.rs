@@ -2,15 +2,18 @@
 
 use tenure_core::{Release, error::ErrorKind};
 
-use crate::common::{SOON, acquire, alone, client, granted, hold, idle, server, until, waiting};
+use crate::common::{
+    LONG, SOON, acquire, client, client_for, granted, hold, idle, room, server, until, waiting,
+};
 use tenure_test_servers::wire::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    let (owner, other) = (client(&proxy.url()).await, client(&server.url()).await);
+    let owner = client_for(&proxy.url(), LONG).await;
+    let other = client(&server.url()).await;
     // The session is there, and the parents.
     let _ = hold(&owner, "a").await.release().await;
     for round in 0..5 {
@@ -31,10 +34,11 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_release_whose_reply_is_lost_is_found_out() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    let (owner, other) = (client(&proxy.url()).await, client(&server.url()).await);
+    let owner = client_for(&proxy.url(), LONG).await;
+    let other = client(&server.url()).await;
     for _ in 0..3 {
         let guard = hold(&owner, "a").await;
         proxy.drop_reply_of_and_cut("delete");
@@ -53,10 +57,11 @@ async fn r1_a_release_whose_reply_is_lost_is_found_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_heartbeats_and_lists_whose_replies_are_lost_cost_no_lock_and_no_place() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    let (owner, other) = (client(&proxy.url()).await, client(&server.url()).await);
+    let owner = client_for(&proxy.url(), LONG).await;
+    let other = client(&server.url()).await;
     let guard = hold(&owner, "held").await;
     let blocking = hold(&other, "waited for").await;
     let waiter = acquire(&owner, "waited for");

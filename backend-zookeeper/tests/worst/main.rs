@@ -1,5 +1,5 @@
-//! What has once broken a clause on this backend, or nearly: servers that are set up otherwise,
-//! servers that fall silent, rights that change, very many locks, cancellations without end.
+//! What has once broken a clause on this backend, or nearly, and takes long to show: servers that
+//! fall silent, very many locks, cancellations without end.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,10 +10,5 @@
 #[path = "../faults/common.rs"]
 mod common;
 
-mod idle;
 mod many;
-mod other;
-mod rights;
 mod silent;
-mod wake;
-mod wire;

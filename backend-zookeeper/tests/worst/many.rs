@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::common::{SOON, TTL, alone, client, hold, idle, millis, server, store, until};
+use crate::common::{SOON, TTL, client, hold, idle, millis, room, server, store, until};
 
 const COUNT: usize = 10_000;
 /// A TTL that so many locks need on a busy machine, without optimisation.
@@ -33,7 +33,7 @@ async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a_broken_connection_costs_none_of_ten_thousand_locks() {
-    let _alone = alone().await;
+    let _room = room().await;
     let longest = LONG.as_millis().to_string();
     let server = Server::builder().config("maxSessionTimeout", &longest);
     let server = server.start().unwrap();
@@ -82,7 +82,7 @@ async fn l5_a_broken_connection_costs_none_of_ten_thousand_locks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_cancellations_while_connections_break_leave_nothing() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let (owner, looker) = (client(&proxy.url()).await, client(&server.url()).await);
@@ -128,7 +128,7 @@ async fn a4_cancellations_while_connections_break_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w3_a_thousand_who_come_at_once_all_have_their_turns() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let holder = client(&server.url()).await;
     let guard = hold(&holder, "queue").await;

@@ -4,7 +4,7 @@ use tenure_core::{Client, Release};
 use tenure_test_servers::wire::Proxy;
 use tokio::time::sleep;
 
-use crate::common::{SOON, alone, hold, millis, server, store, until};
+use crate::common::{SOON, hold, millis, room, server, store, until};
 
 /// The one that serves the heartbeats, of those that are not silent.
 async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
@@ -21,7 +21,7 @@ async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_two_servers_that_fall_silent_one_after_the_other_cost_no_lock() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxies: Vec<Proxy> = (0..3)
         .map(|_| Proxy::for_zookeeper(server.address()).unwrap())

@@ -42,7 +42,11 @@ fn main() -> ExitCode {
     let start = || {
         Three(
             Cluster::builder()
-                .members(Server::builder().config("maxSessionTimeout", "60000"))
+                .members(
+                    Server::builder()
+                        .config("maxSessionTimeout", "60000")
+                        .force_sync(false),
+                )
                 .start()
                 .expect("three ZooKeeper servers"),
         )

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Single(
             Server::builder()
                 .config("maxSessionTimeout", "60000")
+                .force_sync(false)
                 .start()
                 .expect("a ZooKeeper server"),
         )

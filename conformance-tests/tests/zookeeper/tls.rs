@@ -26,6 +26,7 @@ impl Secured {
     fn start() -> Self {
         let server = Server::builder()
             .config("maxSessionTimeout", "60000")
+            .force_sync(false)
             .require_client_certificate()
             .super_user(OPERATOR_DIGEST)
             .start()

@@ -5,13 +5,13 @@ use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{SOON, acquire, alone, granted, millis, store, until},
-    wire::{ALL, contend, delete, make},
+    common::{SOON, acquire, granted, millis, room, store, until},
+    foreign::{ALL, contend, delete, make},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = Server::builder().config("maxSessionTimeout", "9000");
     let server = server.start().unwrap();
     make(&server, "/default", ALL).await;

@@ -15,7 +15,7 @@ use tenure_core::{
 use tenure_test_servers::wire::Proxy;
 use tokio::time::sleep;
 
-use crate::common::{Raw, TTL, alone, millis, name, server, store};
+use crate::common::{Raw, TTL, millis, name, room, server, store};
 
 /// Longer than a session is kept for nobody.
 const LONG: Duration = Duration::from_secs(121);
@@ -45,7 +45,7 @@ impl EventHandler for Deaf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_an_acquire_just_when_an_idle_session_ends_does_not_fail() {
-    let _alone = alone().await;
+    let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let clock = Arc::new(Shifted::default());

@@ -6,11 +6,11 @@ use tenure_core::lease::Phase;
 use tenure_test_servers::wire::Proxy;
 use tokio::time::Instant;
 
-use crate::common::{SOON, TTL, acquire, alone, client, cluster, granted, hold, until, waiting};
+use crate::common::{SOON, TTL, acquire, client, cluster, granted, hold, room, until, waiting};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_d1_a_server_that_gives_sessions_a_shorter_life_than_the_one_before_it() {
-    let _alone = alone().await;
+    let _room = room().await;
     let cluster = cluster();
     let leader = cluster.leader().unwrap();
     let (first, second) = (cluster.server(leader), cluster.server((leader + 1) % 3));
