@@ -329,8 +329,20 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
     for share in [ttl / 4, ttl * 2] {
         let grant = driver.hold(&name, ctx.long()).await?;
         let lock = broken.client.lock_named(name.clone());
-        let waiting = tokio::spawn(async move { lock.acquire().await });
-        ctx.until_waiting(&driver, &name, 1).await?;
+        // The store may show the entry before its client has the answer.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut tell = Some(tell);
+        let waiting = tokio::spawn(async move {
+            let queued = |_: &_| {
+                if let Some(tell) = tell.take() {
+                    let _ = tell.send(());
+                }
+            };
+            lock.acquire_observed(None, queued).await
+        });
+        if tokio::time::timeout(EFFECT, told).await.is_err() {
+            broken!("A1", "a waiter is not told of its place");
+        }
         broken.set(Fault::BlackHole);
         tokio::time::sleep(share).await;
         if waiting.is_finished() {
@@ -355,13 +367,16 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
         );
         driver.remove(&name, grant.attempt, ctx.long()).await?;
         let bound = ctx.takeover(ttl, ttl) + ctx.slack();
-        let Ok(guard) = tokio::time::timeout(bound, waiting).await else {
+        let Ok(acquired) = tokio::time::timeout(bound, waiting).await else {
             broken!(
                 "W2",
                 "a waiter that was cut off for {share:?} sleeps past {bound:?}"
             );
         };
-        release(&guard??).await?;
+        match acquired?? {
+            Acquisition::Acquired(guard) => release(&guard).await?,
+            other => broken!("W2", "a wait without an end came to {other:?}"),
+        }
         ctx.until_idle(&driver, &name, bound, "W5").await?;
     }
     Ok(())
