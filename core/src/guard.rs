@@ -181,6 +181,7 @@ impl Guard {
                 Phase::Held | Phase::Suspect => {
                     let deadline = self.valid_until();
                     tokio::select! {
+                        biased;
                         () = changed => {}
                         () = hub.clock.sleep_until(deadline) => {}
                     }
@@ -236,6 +237,7 @@ impl Guard {
             }
         };
         tokio::select! {
+            biased;
             () = confirmed => {}
             _ = self.lost() => {}
         }
