@@ -213,11 +213,6 @@ fn arrive<R: Clone + Send + 'static>(
         };
         let event = match (notice.what, state.plan.wake) {
             (Told::Granted { token, ttl }, Wake::Grant) => {
-                let as_of = if state.store.has(Flaw::StalePushBelieved) {
-                    StoreTime::new(u64::MAX)
-                } else {
-                    as_of
-                };
                 BackendEvent::Granted(Grant::pushed(notice.attempt, token, ttl, as_of))
             }
             (Told::Granted { .. }, Wake::Look) => BackendEvent::Look {

@@ -22,7 +22,28 @@ pub(crate) struct Outcome {
 }
 
 /// What the seeds together must have seen, and of a hundred seeds how many at least.
-pub(crate) const HAVE_TO_BE_SEEN: &[(&str, u64)] = &[];
+pub(crate) const HAVE_TO_BE_SEEN: &[(&str, u64)] = &[
+    ("a grant lapsed in the store", 50),
+    ("a link was cut", 20),
+    ("a lock was held while somebody waited", 80),
+    ("a loss was told at the deadline", 10),
+    ("a loss was told before the deadline", 20),
+    ("a pause was longer than the TTL", 15),
+    ("a process crashed", 40),
+    ("a release was given up", 30),
+    ("a request came twice", 30),
+    ("a restart cut off a request", 15),
+    ("an acquire was cancelled before its answer", 30),
+    ("an acquire was cancelled in the queue", 30),
+    ("an enqueue found its attempt in the queue", 8),
+    ("an enqueue was carried out after its acquire had ended", 25),
+    ("an operator took a lock away", 30),
+    ("the answer to a removal was lost", 30),
+    ("the answer to a renewal was lost", 40),
+    ("the answer to an enqueue was lost", 25),
+    ("the outcome of a release stayed unknown", 8),
+    ("three wait for one lock", 40),
+];
 
 /// Runs one seed.
 pub(crate) fn run(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>, words: bool) -> Outcome {

@@ -32,8 +32,6 @@ pub(crate) enum Flaw {
     WaiterCutsIn,
     /// A removal removes nothing, and says that it did.
     ReleaseDoesNothing,
-    /// A pushed grant says nothing of when it was made, and is believed for that.
-    StalePushBelieved,
     /// The driver counts a proof from the arrival of its answer.
     ProofFromReply,
     /// The driver counts a pushed grant from its arrival.
@@ -45,7 +43,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::RenewalRevivesExpired,
         Self::ReleaseWithoutOwnerCheck,
         Self::ReportCreates,
@@ -55,7 +53,6 @@ impl Flaw {
         Self::TokenRepeats,
         Self::WaiterCutsIn,
         Self::ReleaseDoesNothing,
-        Self::StalePushBelieved,
         Self::ProofFromReply,
         Self::PushFromArrival,
         Self::ForgetsInRestart,
