@@ -189,6 +189,7 @@ impl Guard {
                 Phase::Held | Phase::Suspect => {
                     let deadline = self.valid_until();
                     tokio::select! {
+                        biased;
                         () = changed => {}
                         () = hub.clock.sleep_until(deadline) => {}
                     }
@@ -244,6 +245,7 @@ impl Guard {
             }
         };
         tokio::select! {
+            biased;
             () = confirmed => {}
             _ = self.lost() => {}
         }

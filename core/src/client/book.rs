@@ -14,7 +14,10 @@ use crate::{clock::Instant, id::AttemptId};
 #[derive(Debug, Default)]
 pub(super) struct Book {
     slots: HashMap<AttemptId, Listed>,
-    due: BTreeSet<(Instant, AttemptId)>,
+    due: BTreeSet<(Instant, u64, AttemptId)>,
+    /// How many were ever inserted. What is due at one moment is taken in the order of insertion:
+    /// ids are random, and would make a simulated run another one each time.
+    inserted: u64,
     /// Until when the keeper sleeps; an earlier date must wake it.
     alarm: Option<Instant>,
 }
@@ -22,13 +25,16 @@ pub(super) struct Book {
 #[derive(Debug)]
 struct Listed {
     slot: Arc<Slot>,
+    number: u64,
     due: Instant,
 }
 
 impl Book {
     pub(super) fn insert(&mut self, slot: Arc<Slot>) {
-        let due = Instant::FAR_FUTURE;
-        self.slots.insert(slot.attempt, Listed { slot, due });
+        let (number, due) = (self.inserted, Instant::FAR_FUTURE);
+        self.inserted += 1;
+        self.slots
+            .insert(slot.attempt, Listed { slot, number, due });
     }
 
     pub(super) fn get(&self, attempt: AttemptId) -> Option<&Arc<Slot>> {
@@ -37,13 +43,15 @@ impl Book {
 
     pub(super) fn remove(&mut self, attempt: AttemptId) {
         if let Some(listed) = self.slots.remove(&attempt) {
-            self.due.remove(&(listed.due, attempt));
+            self.due.remove(&(listed.due, listed.number, attempt));
         }
     }
 
+    /// All, in the order of insertion.
     pub(super) fn all(&self) -> Vec<Arc<Slot>> {
-        self.slots
-            .values()
+        let mut all: Vec<_> = self.slots.values().collect();
+        all.sort_unstable_by_key(|listed| listed.number);
+        all.into_iter()
             .map(|listed| Arc::clone(&listed.slot))
             .collect()
     }
@@ -54,10 +62,10 @@ impl Book {
             return false;
         };
         if listed.due != at {
-            self.due.remove(&(listed.due, attempt));
+            self.due.remove(&(listed.due, listed.number, attempt));
             listed.due = at;
             if at != Instant::FAR_FUTURE {
-                self.due.insert((at, attempt));
+                self.due.insert((at, listed.number, attempt));
             }
         }
         if self.alarm.is_none_or(|alarm| at < alarm) && at != Instant::FAR_FUTURE {
@@ -75,7 +83,7 @@ impl Book {
     ) -> Vec<Arc<Slot>> {
         let mut taken = Vec::new();
         let mut limit = now;
-        for &(at, attempt) in &self.due {
+        for &(at, _, attempt) in &self.due {
             if at > limit {
                 break;
             }
@@ -86,7 +94,7 @@ impl Book {
         }
         for slot in &taken {
             if let Some(listed) = self.slots.get_mut(&slot.attempt) {
-                self.due.remove(&(listed.due, slot.attempt));
+                self.due.remove(&(listed.due, listed.number, slot.attempt));
                 listed.due = Instant::FAR_FUTURE;
             }
         }
@@ -98,7 +106,7 @@ impl Book {
     /// The alarm is never set back to "none": a client that takes and gives back one lock again
     /// and again then has its keeper woken once per third of a TTL, and not with each lock.
     pub(super) fn set_alarm(&mut self, now: Instant) -> Option<Instant> {
-        let next = self.due.first().map(|&(at, _)| at);
+        let next = self.due.first().map(|&(at, ..)| at);
         self.alarm = next.or_else(|| self.alarm.filter(|&alarm| alarm > now));
         self.alarm
     }

@@ -45,7 +45,11 @@ pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
             });
         }
         drop(strong);
+        // In a fixed order, as everywhere in the client: chance would make a simulated run another
+        // one each time. None can starve another, since all that is due is looked at on each way
+        // through.
         tokio::select! {
+            biased;
             () = bell.notified() => {}
             () = sleep(&*clock, alarm) => {}
             Some(ended) = calls.join_next() => {

@@ -86,6 +86,7 @@ impl Remover {
                 }
             }
             tokio::select! {
+                biased;
                 errand = errands.recv(), if removals.len() < AT_ONCE => match errand {
                     Some(Errand::Remove(removal)) if removal.not_before.is_some() => {
                         later.spawn(self.clone().put_off(removal));

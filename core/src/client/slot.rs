@@ -407,6 +407,7 @@ impl Slot {
                 return;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = clock.sleep_until(limit) => {}
             }

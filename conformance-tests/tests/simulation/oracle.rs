@@ -1,0 +1,499 @@
+//! The oracle: what must hold at every moment, judged by a ledger of its own.
+//!
+//! It looks at each event that the store has taken, and at every guard between any two events, at
+//! one moment of the simulated time that no client can read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Weak,
+};
+
+use tenure_core::{
+    Guard,
+    clock::Instant,
+    id::AttemptId,
+    lease::Phase,
+    queue::{Answer, Step},
+};
+
+use crate::{
+    driver::TAKEOVER,
+    plan::{Wake, ns},
+    world::{State, World},
+};
+
+/// A clause that was violated, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) clause: &'static str,
+    pub(crate) how: String,
+}
+
+/// One entry in a queue, by its history.
+#[derive(Clone, Debug, Default)]
+struct Attempt {
+    process: usize,
+    /// Of which acquire.
+    acquire: u64,
+    /// Counts entries, in the order in which they came to be.
+    place: u64,
+    /// Until when the store has to keep it, unless it is removed.
+    kept_until: u64,
+    fenced_until: u64,
+    /// When requests were sent by which the store keeps it, by the client's own clock.
+    proofs: BTreeSet<u64>,
+    /// Since when nobody wants it any more.
+    over_since: Option<u64>,
+    /// Left to its TTL on purpose.
+    abandoned: bool,
+    pushed: bool,
+}
+
+/// A guard, as it was seen.
+struct Seen {
+    guard: Weak<Guard>,
+    lock: usize,
+    process: usize,
+    attempt: u64,
+    token: u64,
+    valid_until: u64,
+    dead: bool,
+    /// Whether somebody waits for word of its loss.
+    watched: bool,
+}
+
+/// An acquire under way.
+struct Wait {
+    lock: usize,
+    process: usize,
+}
+
+/// Who held a lock before an event.
+pub(crate) struct Before {
+    holder: Option<(AttemptId, u64)>,
+    present: bool,
+}
+
+pub(crate) struct Oracle {
+    numbers: HashMap<AttemptId, u64>,
+    attempts: BTreeMap<u64, Attempt>,
+    guards: BTreeMap<u64, Seen>,
+    waits: BTreeMap<u64, Wait>,
+    evicted: BTreeSet<u64>,
+    /// Of each lock: the highest token in the store, the highest that a guard had, and since when
+    /// nobody holds it although somebody waits.
+    last_token: Vec<u64>,
+    last_guard: Vec<u64>,
+    free_since: Vec<u64>,
+    places: u64,
+    broken: Option<Broken>,
+}
+
+impl Oracle {
+    pub(crate) fn new(locks: usize) -> Self {
+        Self {
+            numbers: HashMap::new(),
+            attempts: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            evicted: BTreeSet::new(),
+            last_token: vec![0; locks],
+            last_guard: vec![0; locks],
+            free_since: vec![0; locks],
+            places: 0,
+            broken: None,
+        }
+    }
+
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.broken.clone()
+    }
+
+    pub(crate) fn breaks(&mut self, clause: &'static str, how: String) {
+        self.broken.get_or_insert(Broken { clause, how });
+    }
+
+    /// Attempts by number: their ids are random, and differ from run to run.
+    pub(crate) fn number(&mut self, attempt: AttemptId) -> u64 {
+        let next = self.numbers.len() as u64;
+        *self.numbers.entry(attempt).or_insert(next)
+    }
+
+    fn attempt(&mut self, attempt: AttemptId) -> &mut Attempt {
+        let number = self.number(attempt);
+        self.attempts.entry(number).or_default()
+    }
+
+    /// An attempt is about to enqueue, for the acquire of that number.
+    pub(crate) fn names(&mut self, attempt: AttemptId, process: usize, label: &str) {
+        let entry = self.attempt(attempt);
+        entry.process = process;
+        entry.acquire = label.parse().expect("a number");
+    }
+
+    pub(crate) fn fence(&mut self, attempt: AttemptId, until: u64) {
+        self.attempt(attempt).fenced_until = until;
+    }
+
+    pub(crate) fn pushed(&mut self, attempt: AttemptId) {
+        self.attempt(attempt).pushed = true;
+    }
+
+    pub(crate) fn evicted(&mut self, token: u64) {
+        self.evicted.insert(token);
+    }
+
+    pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize) {
+        self.waits.insert(acquire, Wait { lock, process });
+    }
+
+    /// How many processes wait for a lock.
+    pub(crate) fn waiting_for(&self, lock: usize) -> usize {
+        self.waits.values().filter(|wait| wait.lock == lock).count()
+    }
+
+    /// An acquire has ended; but for the attempt that was granted nothing may be left of it.
+    pub(crate) fn ended(&mut self, acquire: u64, granted: Option<AttemptId>, now: u64) {
+        self.waits.remove(&acquire);
+        let granted = granted.map(|attempt| self.number(attempt));
+        for (number, attempt) in &mut self.attempts {
+            if attempt.acquire == acquire && Some(*number) != granted {
+                attempt.over_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// A guard is over.
+    pub(crate) fn over(&mut self, attempt: AttemptId, abandoned: bool, now: u64) {
+        let attempt = self.attempt(attempt);
+        attempt.over_since.get_or_insert(now);
+        attempt.abandoned |= abandoned;
+    }
+
+    pub(crate) fn unwatched(&mut self, attempt: AttemptId) {
+        let number = self.number(attempt);
+        if let Some(seen) = self.guards.get_mut(&number) {
+            seen.watched = false;
+        }
+    }
+
+    /// A process is gone, and with it all that it waited for.
+    pub(crate) fn crashed(&mut self, process: usize) {
+        self.waits.retain(|_, wait| wait.process != process);
+    }
+}
+
+impl State {
+    pub(crate) fn watch(&self, lock: usize) -> BeforeOf {
+        BeforeOf(
+            self.store.queues[lock]
+                .entries()
+                .map(|entry| (entry.attempt, entry.grant.map(|grant| grant.token.get())))
+                .collect(),
+        )
+    }
+
+    /// Judges what the store made of an event of that attempt.
+    pub(crate) fn judge(
+        &mut self,
+        lock: usize,
+        id: AttemptId,
+        event: &'static str,
+        before: BeforeOf,
+        step: &Step,
+        sent: Option<Instant>,
+    ) {
+        let now = self.now;
+        let ttl = ns(self.plan.ttl);
+        let after = self.watch(lock);
+        let number = self.oracle.number(id);
+        let answer = match step.answer {
+            Answer::Granted(token) => token.get(),
+            Answer::Waiting { ahead } => 1_000_000 + ahead as u64,
+            Answer::Gone(_) => 2_000_000,
+            Answer::Busy => 3_000_000,
+            _ => 4_000_000,
+        };
+        self.log(event, [lock as u64, number, answer]);
+        let before = before.about(id);
+        let present = after.has(id);
+        let oracle = &mut self.oracle;
+        let places = oracle.places;
+        let entry = oracle.attempt(id);
+        let (fenced_until, over) = (entry.fenced_until, entry.over_since.is_some());
+        let mut broken = None;
+        let mut breaks = |clause, how: &str| {
+            broken.get_or_insert_with(|| Broken {
+                clause,
+                how: format!("{how}: attempt {number}, lock {lock}"),
+            });
+        };
+        match event {
+            "enqueue" if !before.present && present => {
+                if fenced_until > now {
+                    breaks(
+                        "A4",
+                        "an enqueue had its effect after a removal that fences",
+                    );
+                }
+                if over {
+                    self.seen
+                        .insert("an enqueue was carried out after its acquire had ended");
+                }
+                entry.place = places;
+                oracle.places += 1;
+            }
+            "enqueue" if before.present => {
+                self.seen
+                    .insert("an enqueue found its attempt in the queue");
+            }
+            "renew" if !before.present && present => {
+                breaks("W5", "a renewal or report has made an entry");
+            }
+            "renew" if !present && matches!(step.answer, Answer::Granted(_)) => {
+                self.seen.insert("a flaw: a renewal of nothing is answered");
+            }
+            "remove" if present => breaks("R2", "a removal was acknowledged and removed nothing"),
+            "remove" if !before.present => {
+                self.seen.insert("a removal found nothing");
+            }
+            _ => {}
+        }
+        let entry = oracle.attempt(id);
+        if matches!(step.answer, Answer::Granted(_) | Answer::Waiting { .. })
+            && let Some(sent) = sent
+        {
+            entry.kept_until = now + ttl;
+            entry.proofs.insert(ns(sent.since_origin()));
+        }
+        // Who had the lock keeps it, unless it went itself or its time is over.
+        let holder = after.holder();
+        if let Some((held, token)) = before.holder
+            && holder != before.holder
+        {
+            let kept_until = oracle.attempt(held).kept_until;
+            let own = held == id && matches!(event, "remove" | "evict");
+            if holder.is_some_and(|(attempt, _)| attempt == held) {
+                breaks("T3", "the token of a grant has changed");
+            } else if !own && kept_until > now {
+                let clause = if event == "remove" { "R1" } else { "X3" };
+                breaks(clause, &format!("token {token} was ended before its time"));
+            } else if !own {
+                self.seen.insert("a grant lapsed in the store");
+            }
+        }
+        if let Some((held, token)) = holder
+            && before.holder.is_none_or(|(attempt, _)| attempt != held)
+        {
+            if token <= oracle.last_token[lock] {
+                breaks("T1", &format!("token {token} does not rise"));
+            }
+            oracle.last_token[lock] = oracle.last_token[lock].max(token);
+            let place = oracle.attempt(held).place;
+            for waiter in after.attempts() {
+                let waiter = oracle.attempt(waiter);
+                if waiter.place < place && waiter.kept_until > now {
+                    breaks("W1", "one that came later was granted the lock");
+                }
+            }
+        }
+        if let Some(broken) = broken {
+            self.oracle.breaks(broken.clause, broken.how);
+        }
+    }
+}
+
+/// A lock's queue at one moment.
+pub(crate) struct BeforeOf(Vec<(AttemptId, Option<u64>)>);
+
+impl BeforeOf {
+    fn holder(&self) -> Option<(AttemptId, u64)> {
+        let &(attempt, token) = self.0.first()?;
+        Some((attempt, token?))
+    }
+
+    fn has(&self, attempt: AttemptId) -> bool {
+        self.0.iter().any(|&(other, _)| other == attempt)
+    }
+
+    fn attempts(&self) -> impl Iterator<Item = AttemptId> {
+        self.0.iter().map(|&(attempt, _)| attempt)
+    }
+
+    fn about(self, attempt: AttemptId) -> Before {
+        Before {
+            present: self.has(attempt),
+            holder: self.holder(),
+        }
+    }
+}
+
+/// A guard was given out.
+pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: usize) {
+    let Some(strong) = guard.upgrade() else {
+        return;
+    };
+    let (id, token) = (strong.attempt(), strong.token().get());
+    let live = strong.phase().is_live();
+    let mut state = world.state();
+    let number = state.oracle.number(id);
+    state.log("guard", [process as u64, number, token]);
+    let evicted = state.oracle.evicted.contains(&token);
+    let last = state.oracle.last_guard[lock];
+    if token <= last && live && !evicted {
+        let how = format!("a guard with token {token} came after one with {last}");
+        state.oracle.breaks("T1", how);
+    }
+    state.oracle.last_guard[lock] = last.max(token);
+    let seen = Seen {
+        guard,
+        lock,
+        process,
+        attempt: number,
+        token,
+        valid_until: 0,
+        dead: false,
+        watched: true,
+    };
+    state.oracle.guards.insert(number, seen);
+}
+
+/// Looks at every guard and at every lock, between two events.
+pub(crate) fn look(world: &std::sync::Arc<World>) {
+    let guards: Vec<_> = {
+        let state = world.state();
+        let guards = state.oracle.guards.iter();
+        guards
+            .map(|(&number, seen)| (number, seen.guard.upgrade()))
+            .collect()
+    };
+    let looked: Vec<_> = guards
+        .into_iter()
+        .map(|(number, guard)| {
+            let facts = guard.map(|guard| {
+                // Not the other way round: a renewal between the two would be seen as a loss.
+                let phase = guard.phase();
+                (phase, ns(guard.valid_until().since_origin()))
+            });
+            (number, facts)
+        })
+        .collect();
+    let mut state = world.state();
+    let mut held: Vec<Option<u64>> = vec![None; state.plan.locks];
+    let mut live = vec![false; state.plan.locks];
+    for (number, facts) in looked {
+        let Some((phase, valid_until)) = facts else {
+            state.oracle.guards.remove(&number);
+            continue;
+        };
+        guard_is_sound(&mut state, number, phase, valid_until);
+        let seen = &state.oracle.guards[&number];
+        let (lock, token, process) = (seen.lock, seen.token, seen.process);
+        if !phase.is_live() || state.processes[process].crashed {
+            continue;
+        }
+        live[lock] = true;
+        if state.oracle.evicted.contains(&token) {
+            continue;
+        }
+        if let Some(other) = held[lock] {
+            let how = format!("tokens {other} and {token} of lock {lock} are held at one moment");
+            state.oracle.breaks("X1", how);
+        }
+        held[lock] = Some(token);
+    }
+    locks_move_on(&mut state, &live);
+    nothing_stays(&mut state);
+}
+
+fn guard_is_sound(state: &mut State, number: u64, phase: Phase, valid_until: u64) {
+    let validity = state.plan.validity();
+    let oracle = &mut state.oracle;
+    let Some(seen) = oracle.guards.get_mut(&number) else {
+        return;
+    };
+    let mut broken = Vec::new();
+    if phase.is_live() && seen.dead {
+        broken.push(("L4", "a guard that was not held is held again".to_owned()));
+    }
+    if valid_until < seen.valid_until {
+        broken.push(("D2", "a deadline has moved back".to_owned()));
+    }
+    let proofs = &oracle.attempts[&seen.attempt].proofs;
+    if valid_until != seen.valid_until
+        && phase.is_live()
+        && !proofs.contains(&(valid_until.saturating_sub(validity)))
+    {
+        let how = format!("the deadline {valid_until} follows from no request that was sent");
+        broken.push(("D1", how));
+    }
+    seen.valid_until = valid_until;
+    seen.dead |= !phase.is_live();
+    let process = &state.processes[seen.process];
+    let due = process.reads(state.now.saturating_sub(1_000_000)) > valid_until;
+    let runs = !process.crashed && process.paused_until + 1_000_000 < state.now;
+    if seen.watched && due && runs && !matches!(phase, Phase::Releasing | Phase::Released) {
+        broken.push(("L1", "a loss was not told at the deadline".to_owned()));
+    }
+    for (clause, how) in broken {
+        oracle.breaks(clause, format!("{how}: attempt {number}"));
+    }
+}
+
+/// A lock that is free passes to one who waits, within the bound.
+fn locks_move_on(state: &mut State, live: &[bool]) {
+    let bound = ns(TAKEOVER.of(state.plan.ttl, state.plan.ttl)) + 100_000_000;
+    let (now, quiet) = (state.now, state.plan.quiet());
+    for (lock, &held) in live.iter().enumerate() {
+        let waits = state
+            .oracle
+            .waits
+            .values()
+            .any(|wait| wait.lock == lock && !state.processes[wait.process].crashed);
+        if held || !waits {
+            state.oracle.free_since[lock] = now;
+        }
+        let since = state.oracle.free_since[lock].max(quiet);
+        if now.saturating_sub(since) > bound {
+            let how = format!("lock {lock} is free since {since}, and somebody waits");
+            state.oracle.breaks("W2", how);
+        }
+    }
+}
+
+/// Once all requests are answered again, what nobody wants is gone within some round trips.
+fn nothing_stays(state: &mut State) {
+    const ROUND_TRIPS: u64 = 60_000_000;
+    let settled = state.plan.settled();
+    if state.now < settled {
+        return;
+    }
+    let entries: Vec<_> = state
+        .store
+        .queues
+        .iter()
+        .flat_map(|queue| queue.entries().map(|entry| entry.attempt))
+        .collect();
+    for id in entries {
+        let now = state.now;
+        let number = state.oracle.number(id);
+        let attempt = state.oracle.attempt(id);
+        let Some(since) = attempt.over_since else {
+            continue;
+        };
+        if attempt.abandoned || since < settled || state.processes[attempt.process].crashed {
+            continue;
+        }
+        if now > since + ROUND_TRIPS {
+            let how = format!("attempt {number} was over at {since} and is in the store");
+            state.oracle.breaks("A4", how);
+        }
+    }
+    if state.plan.wake == Wake::Grant {
+        state.seen.insert("all was quiet in the end");
+    }
+}

@@ -1,0 +1,257 @@
+//! The simulated store: the queue machine, and the ways in which it can be broken on purpose.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tenure_core::{
+    backend::EventSink,
+    id::{AttemptId, ClientId},
+    loss::LossReason,
+    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step},
+    request::{Owner, StoreTime},
+    token::FencingToken,
+};
+
+/// One way in which store or driver are broken. A run with it must be found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// A renewal of a grant that has expired is answered as if it had not.
+    RenewalRevivesExpired,
+    /// A removal of an unknown attempt takes the lock from whoever holds it.
+    ReleaseWithoutOwnerCheck,
+    /// A report of an unknown entry makes one.
+    ReportCreates,
+    /// A removal fences nothing off, so that an enqueue that comes after it has its effect.
+    NoFencing,
+    /// Entries live for half of their TTL.
+    HalfTheTtl,
+    /// Everybody is granted the lock.
+    NoExclusion,
+    /// The token of a grant that ended is given again.
+    TokenRepeats,
+    /// Whoever comes later goes before the last one.
+    WaiterCutsIn,
+    /// A removal removes nothing, and says that it did.
+    ReleaseDoesNothing,
+    /// The driver counts a proof from the arrival of its answer.
+    ProofFromReply,
+    /// The driver counts a pushed grant from its arrival.
+    PushFromArrival,
+    /// The store forgets all queues when it restarts.
+    ForgetsInRestart,
+    /// A grant that nobody renews never ends.
+    NeverExpires,
+}
+
+impl Flaw {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::RenewalRevivesExpired,
+        Self::ReleaseWithoutOwnerCheck,
+        Self::ReportCreates,
+        Self::NoFencing,
+        Self::HalfTheTtl,
+        Self::NoExclusion,
+        Self::TokenRepeats,
+        Self::WaiterCutsIn,
+        Self::ReleaseDoesNothing,
+        Self::ProofFromReply,
+        Self::PushFromArrival,
+        Self::ForgetsInRestart,
+        Self::NeverExpires,
+    ];
+}
+
+pub(crate) struct Store {
+    pub(crate) flaw: Option<Flaw>,
+    pub(crate) queues: Vec<Queue>,
+    /// Where word of each client's attempts goes.
+    pub(crate) clients: BTreeMap<ClientId, (usize, EventSink)>,
+    pub(crate) down_until: u64,
+    /// Rises with every restart, in which all connections end.
+    pub(crate) restarts: u64,
+    time: u64,
+    last_token: u64,
+    /// For the flaws: who was granted what.
+    granted: BTreeMap<AttemptId, FencingToken>,
+}
+
+/// What came of an event.
+pub(crate) struct Taken {
+    pub(crate) step: Step,
+    pub(crate) as_of: StoreTime,
+}
+
+impl Store {
+    pub(crate) fn new(locks: usize, flaw: Option<Flaw>) -> Self {
+        Self {
+            flaw,
+            queues: (0..locks).map(|_| Queue::new()).collect(),
+            clients: BTreeMap::new(),
+            down_until: 0,
+            restarts: 0,
+            time: 0,
+            last_token: 0,
+            granted: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    fn moment(&self, now: u64) -> Now {
+        let floor = if self.has(Flaw::TokenRepeats) {
+            0
+        } else {
+            self.last_token + 1
+        };
+        let at = if self.has(Flaw::NeverExpires) { 0 } else { now };
+        Now::new(
+            Stamp::new(ClockId::new(0), Duration::from_nanos(at)),
+            now / 1000,
+            floor,
+        )
+    }
+
+    pub(crate) fn now(&self, now: u64) -> Now {
+        self.moment(now)
+    }
+
+    pub(crate) fn take(&mut self, lock: usize, mut event: Event, now: u64) -> Taken {
+        self.time += 1;
+        let moment = self.moment(now);
+        let flaw = self.flaw;
+        let queue = &mut self.queues[lock];
+        match (&mut event, flaw) {
+            (Event::Enqueue { ttl, .. }, Some(Flaw::HalfTheTtl)) => *ttl /= 2,
+            (Event::Remove { fence, .. }, Some(Flaw::NoFencing)) => *fence = None,
+            (Event::Remove { attempt, .. }, Some(Flaw::ReleaseWithoutOwnerCheck)) => {
+                let holder = queue.holder().map(|entry| entry.attempt);
+                if let Some(holder) = holder.filter(|_| queue.entry(*attempt).is_none()) {
+                    *attempt = holder;
+                }
+            }
+            _ => {}
+        }
+        let step = match (event, flaw) {
+            (Event::Remove { attempt, .. }, Some(Flaw::ReleaseDoesNothing)) => {
+                let answer = match queue.entry(attempt) {
+                    Some(entry) if entry.grant.is_some() => Answer::RemovedHolder,
+                    Some(_) => Answer::RemovedWaiter,
+                    None => Answer::Gone(LossReason::Evicted),
+                };
+                let token = FencingToken::new(0);
+                let mut step = queue.on(Event::Evict { token }, &moment);
+                step.answer = answer;
+                step
+            }
+            (event, _) => queue.on(event, &moment),
+        };
+        self.note(lock);
+        let last = self.queues[lock].last_token().get();
+        self.last_token = self.last_token.max(last);
+        if self.has(Flaw::TokenRepeats) && self.queues[lock].is_idle() {
+            self.queues[lock] = Queue::new();
+        }
+        Taken {
+            step,
+            as_of: StoreTime::new(self.time),
+        }
+    }
+
+    /// Notes grants, for what the flaws make of them.
+    fn note(&mut self, lock: usize) {
+        if let Some(entry) = self.queues[lock].holder()
+            && let Some(grant) = entry.grant
+        {
+            self.granted.insert(entry.attempt, grant.token);
+        }
+    }
+
+    /// A renewal or a report.
+    pub(crate) fn renew(
+        &mut self,
+        lock: usize,
+        attempt: AttemptId,
+        now: u64,
+        ttl: Duration,
+        client: ClientId,
+    ) -> Taken {
+        let known = self.queues[lock].entry(attempt).is_some();
+        if !known && self.has(Flaw::ReportCreates) {
+            let event = Event::Enqueue {
+                attempt,
+                client,
+                owner: Owner::default(),
+                ttl,
+                wait: true,
+            };
+            return self.take(lock, event, now);
+        }
+        let mut taken = self.take(lock, Event::Renew { attempt }, now);
+        if let Answer::Gone(LossReason::Expired | LossReason::Displaced) = taken.step.answer
+            && self.has(Flaw::RenewalRevivesExpired)
+            && let Some(token) = self.granted.get(&attempt)
+        {
+            taken.step.answer = Answer::Granted(*token);
+        }
+        taken
+    }
+
+    /// An enqueue.
+    pub(crate) fn enqueue(&mut self, lock: usize, event: Event, now: u64) -> Taken {
+        let Event::Enqueue { attempt, wait, .. } = event else {
+            unreachable!("an enqueue");
+        };
+        let mut taken = self.take(lock, event, now);
+        let waits = matches!(taken.step.answer, Answer::Waiting { ahead } if ahead > 0);
+        if waits && self.has(Flaw::NoExclusion) {
+            self.last_token += 1;
+            taken.step.answer = Answer::Granted(FencingToken::new(self.last_token));
+        }
+        if let Answer::Waiting { ahead } = taken.step.answer
+            && ahead >= 2
+            && wait
+            && self.has(Flaw::WaiterCutsIn)
+        {
+            self.cut_in(lock, attempt, now);
+        }
+        taken
+    }
+
+    /// Puts the last entry before the one that came before it: that one leaves and comes again.
+    fn cut_in(&mut self, lock: usize, attempt: AttemptId, now: u64) {
+        let moment = self.moment(now);
+        let queue = &mut self.queues[lock];
+        let before: Vec<_> = queue.entries().rev().take(2).cloned().collect();
+        let [last, victim] = &before[..] else { return };
+        if last.attempt != attempt || victim.grant.is_some() {
+            return;
+        }
+        queue.on(
+            Event::Remove {
+                attempt: victim.attempt,
+                fence: None,
+            },
+            &moment,
+        );
+        queue.on(
+            Event::Enqueue {
+                attempt: victim.attempt,
+                client: victim.client,
+                owner: victim.owner.clone(),
+                ttl: victim.ttl,
+                wait: true,
+            },
+            &moment,
+        );
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.restarts += 1;
+        if self.has(Flaw::ForgetsInRestart) {
+            for queue in &mut self.queues {
+                *queue = Queue::new();
+            }
+        }
+    }
+}
