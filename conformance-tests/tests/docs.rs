@@ -1,6 +1,8 @@
 //! What the docs say of the suite: the matrix is made from reports of real runs and in step with the
 //! table of cases, and the guide shows the CI file that is run.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
