@@ -9,7 +9,7 @@ pub fn write(report: &Report) -> String {
     serde_json::to_string(report).map_or_else(|error| error.to_string(), |text| text + "\n")
 }
 
-/// Reads what [`write`] wrote: one report on each line, or one over several lines.
+/// Reads what [`write()`] wrote: one report on each line, or one over several lines.
 ///
 /// # Errors
 ///

@@ -29,9 +29,9 @@ padding:.1rem 1rem .8rem;margin:0 0 1rem}
 pre{margin:0;padding:.6rem .8rem;background:var(--off);border-radius:.3rem;white-space:pre-wrap;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:.4rem;background:var(--card);max-width:100%}
 table{border-collapse:collapse;width:100%}
-.matrix th,.matrix td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
+.matrix th,.matrix td{padding:.25rem .55rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
 .matrix tbody:last-child tr:last-child>*{border-bottom:0}
-.matrix thead th{background:var(--off)}
+.matrix thead th{background:var(--off);white-space:normal;overflow-wrap:break-word;min-width:5rem;vertical-align:bottom}
 .matrix tbody th{font-weight:500;position:sticky;left:0;background:var(--card);z-index:1}
 .matrix .chapter th{background:var(--off);color:var(--dim);font-size:.85em;position:static}
 .matrix td.passed{background:var(--good-bg)}.matrix td.failed{background:var(--bad-bg);font-weight:600}
