@@ -24,8 +24,8 @@ use crate::{
 
 const OPERATION: &str = "waiting for";
 
-/// So long after the watch has told of a removal of ours its answer is waited for.
-const ALMOST: Duration = Duration::from_millis(20);
+/// So long the answer to a removal of ours is waited for once the watch has told of it.
+const ALMOST: Duration = Duration::from_millis(100);
 
 /// What an attempt is.
 #[derive(Debug)]
