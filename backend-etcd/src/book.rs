@@ -57,6 +57,8 @@ pub(crate) struct Ahead {
     pub(crate) watch: u64,
     /// Whether it is the holder.
     pub(crate) is_holder: bool,
+    /// The removal of that one, under way, asks for this attempt as well.
+    pub(crate) is_told: bool,
     /// Who was the holder, as last read.
     pub(crate) holder: Option<tenure_core::request::Holder>,
 }
@@ -108,6 +110,19 @@ pub(crate) struct Pages {
     slots: HashMap<Arc<str>, Slots>,
     fenced: HashSet<AttemptId>,
     order: VecDeque<AttemptId>,
+    /// Which waiter of ours is right behind a contender, by that one's key.
+    behind: HashMap<String, AttemptId>,
+    /// The keys of attempts of ours whose removal has begun.
+    leaving: HashSet<Arc<str>>,
+}
+
+/// A waiter of ours whose turn it is as soon as the one in front of it has gone, if it is still there.
+#[derive(Debug)]
+pub(crate) struct Heir {
+    pub(crate) attempt: AttemptId,
+    pub(crate) key: Arc<str>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) revision: i64,
 }
 
 /// Which numbers are in use below one lock and lease.
@@ -211,7 +226,8 @@ impl Book {
         let entry = pages.entries.get_mut(&attempt)?;
         let mut watches = Vec::new();
         watches.extend((entry.watch != 0).then_some(entry.watch));
-        watches.extend(entry.ahead.take().map(|ahead| ahead.watch));
+        let ahead = entry.ahead.take();
+        watches.extend(ahead.as_ref().map(|ahead| ahead.watch));
         entry.watch = 0;
         // What it was tells how it may be removed, also when that has to be repeated.
         entry.held |= entry.stage == Stage::Holding;
@@ -220,6 +236,9 @@ impl Book {
             sight.stage = Stage::Holding;
         }
         entry.stage = Stage::Leaving;
+        let key = Arc::clone(&entry.key);
+        pages.leaving.insert(key);
+        pages.unfollow(attempt, ahead.as_deref());
         Some((sight, watches))
     }
 
@@ -248,11 +267,78 @@ impl Book {
             return Vec::new();
         };
         pages.free_slot(entry.slot.take());
+        pages.unfollow(attempt, entry.ahead.as_deref());
+        if entry.stage == Stage::Leaving {
+            pages.leaving.remove(&entry.key);
+        }
         drop(pages);
         let mut watches = Vec::new();
         watches.extend((entry.watch != 0).then_some(entry.watch));
         watches.extend(entry.ahead.map(|ahead| ahead.watch));
         watches
+    }
+
+    /// Notes whom an attempt waits for, and that it does. Returns the number of the watch that this
+    /// ends, and whether its own key is watched; `None` if nothing has changed, or it is being removed.
+    pub(crate) fn follow(&self, attempt: AttemptId, next: Ahead) -> Option<(Option<u64>, bool)> {
+        let mut pages = self.lock();
+        let entry = pages.entries.get_mut(&attempt)?;
+        if entry.stage == Stage::Leaving {
+            return None;
+        }
+        entry.stage = Stage::Waiting;
+        let same = |old: &Ahead| old.revision == next.revision && old.key == next.key;
+        if entry.ahead.as_deref().is_some_and(same) {
+            return None;
+        }
+        let key = next.key.clone();
+        let old = entry.ahead.replace(Box::new(next));
+        let watched = entry.watch != 0;
+        pages.unfollow(attempt, old.as_deref());
+        pages.behind.insert(key, attempt);
+        Some((old.map(|old| old.watch), watched))
+    }
+
+    /// An attempt holds the lock. Returns the number of the watch that this ends, and whether its own
+    /// key is watched; `None` if it is being removed.
+    pub(crate) fn hold(&self, attempt: AttemptId) -> Option<(Option<u64>, bool)> {
+        let mut pages = self.lock();
+        let entry = pages.entries.get_mut(&attempt)?;
+        if entry.stage == Stage::Leaving {
+            return None;
+        }
+        entry.stage = Stage::Holding;
+        let old = entry.ahead.take();
+        let watched = entry.watch != 0;
+        pages.unfollow(attempt, old.as_deref());
+        Some((old.map(|old| old.watch), watched))
+    }
+
+    /// The waiter of ours that is right behind the contender of that key and revision.
+    pub(crate) fn heir(&self, key: &str, revision: i64) -> Option<Heir> {
+        let mut pages = self.lock();
+        let attempt = *pages.behind.get(key)?;
+        let entry = pages.entries.get_mut(&attempt)?;
+        let ahead = entry.ahead.as_mut()?;
+        let is_it = entry.stage == Stage::Waiting && ahead.revision == revision && ahead.key == key;
+        let lease = entry.seat.as_ref().filter(|_| is_it)?.lease();
+        ahead.is_told = true;
+        Some(Heir {
+            attempt,
+            key: Arc::clone(&entry.key),
+            lease: Arc::clone(lease),
+            revision: entry.revision,
+        })
+    }
+
+    /// Whether that key is an attempt's of ours whose removal has not begun.
+    pub(crate) fn is_ours(&self, key: &str) -> bool {
+        let pages = self.lock();
+        let stem = key.trim_end_matches(|digit: char| digit.is_ascii_digit());
+        let number = key[stem.len()..].parse::<u32>().ok();
+        let taken = |slots: &Slots, number| number < slots.next && !slots.free.contains(&number);
+        let slots = pages.slots.get(stem).zip(number);
+        slots.is_some_and(|(slots, number)| taken(slots, number)) && !pages.leaving.contains(key)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Pages> {
@@ -261,6 +347,15 @@ impl Book {
 }
 
 impl Pages {
+    /// An attempt does not wait for that one any more.
+    fn unfollow(&mut self, attempt: AttemptId, ahead: Option<&Ahead>) {
+        if let Some(ahead) = ahead
+            && self.behind.get(&ahead.key) == Some(&attempt)
+        {
+            self.behind.remove(&ahead.key);
+        }
+    }
+
     pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Entry> {
         self.entries.get(&attempt)
     }

@@ -283,6 +283,7 @@ pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
         revision: predecessor.create_revision(),
         watch: 0,
         is_holder: predecessor.create_revision() == holder.revision,
+        is_told: false,
         holder: Some(holder.holder()),
     }
 }

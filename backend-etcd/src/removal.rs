@@ -13,7 +13,7 @@ use crate::{
     book::{Sight, Stage},
     error::Fault,
     keys::below,
-    record,
+    record, turn,
     txn::{self, Place},
 };
 
@@ -62,7 +62,16 @@ pub(crate) async fn take_out(
 async fn delete(core: &Core, sight: &Sight) -> Result<Removed, Fault> {
     let revision = sight.revision;
     if sight.stage == Stage::Holding {
-        let answer = core.txn_soon(txn::leave_held(&sight.key, revision)).await?;
+        let heir = core.book.heir(&sight.key, revision);
+        let txn = match &heir {
+            Some(heir) => txn::hand_over(&sight.key, revision, &heir.key),
+            None => txn::leave_held(&sight.key, revision),
+        };
+        let mut answer = core.txn_soon(txn).await?;
+        if let Some(heir) = heir.filter(|_| answer.succeeded) {
+            let found = answer.one()?;
+            turn::inherit(core, &heir, found.as_ref(), answer.revision);
+        }
         return Ok(if answer.succeeded {
             Removed::AsHolder
         } else {

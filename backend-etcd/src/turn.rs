@@ -1,7 +1,8 @@
 //! Whose turn it is: the one transaction that a waiter asks when the one in front of it has gone.
 
-use std::sync::Weak;
+use std::{sync::Weak, time::Duration};
 
+use etcd_client::KeyValue;
 use tenure_core::{
     backend::BackendEvent,
     error::{Error, ErrorKind},
@@ -12,7 +13,7 @@ use tenure_core::{
 
 use crate::{
     backend::Core,
-    book::{Ahead, Stage},
+    book::{Ahead, Heir, Stage},
     enqueue::{ahead, grant, waiting},
     error::{Fault, error},
     keys::{below, shown},
@@ -22,6 +23,9 @@ use crate::{
 };
 
 const OPERATION: &str = "waiting for";
+
+/// So long the answer to a removal of ours is waited for once the watch has told of it.
+const ALMOST: Duration = Duration::from_millis(100);
 
 /// What an attempt is.
 #[derive(Debug)]
@@ -80,12 +84,13 @@ pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn,
     Ok(Ok(Turn::Waiting(wait(core, attempt, &lease, as_of, next))))
 }
 
-fn unreadable(before: &etcd_client::KeyValue) -> Ahead {
+fn unreadable(before: &KeyValue) -> Ahead {
     Ahead {
         key: String::from_utf8_lossy(before.key()).into_owned(),
         revision: before.create_revision(),
         watch: 0,
         is_holder: false,
+        is_told: false,
         holder: None,
     }
 }
@@ -115,14 +120,9 @@ pub(crate) fn altered(operation: &'static str, key: &str) -> Error {
 
 /// An attempt is the holder: nobody is in front of it any more.
 pub(crate) fn hold(core: &Core, attempt: AttemptId) {
-    let ended = core.book.edit(attempt, |entry| {
-        entry.stage = Stage::Holding;
-        let ended = entry.ahead.take().map(|ahead| ahead.watch);
-        (ended, entry.watch == 0)
-    });
-    if let Some((ended, unwatched)) = ended {
+    if let Some((ended, watched)) = core.book.hold(attempt) {
         core.watcher.end(ended.into_iter().collect());
-        if unwatched {
+        if !watched {
             core.watcher.own(core, attempt);
         }
     }
@@ -137,36 +137,61 @@ pub(crate) fn wait(
     mut next: Ahead,
 ) -> Waiting {
     let answer = waiting(lease, as_of, &next);
-    let changed = core.book.edit(attempt, |entry| {
-        entry.stage = Stage::Waiting;
-        let same = |old: &Ahead| old.revision == next.revision && old.key == next.key;
-        if entry.ahead.as_deref().is_some_and(same) {
-            return None;
-        }
-        next.watch = core.watcher.number();
-        let (key, watch) = (next.key.clone(), next.watch);
-        let old = entry.ahead.replace(Box::new(next));
-        Some((old.map(|old| old.watch), key, watch, entry.watch == 0))
-    });
-    if let Some(Some((ended, key, watch, unwatched))) = changed {
+    let number = core.watcher.number();
+    next.watch = number;
+    let key = next.key.clone();
+    if let Some((ended, watched)) = core.book.follow(attempt, next) {
         core.watcher.end(ended.into_iter().collect());
-        core.watcher.ahead(attempt, key, watch, as_of + 1);
-        if unwatched {
+        // Asked after this waiter was noted: a removal that begins later finds it.
+        let soon = !core.book.is_ours(&key);
+        core.watcher.ahead(attempt, key, number, as_of + 1, soon);
+        if !watched {
             core.watcher.own(core, attempt);
         }
     }
     answer
 }
 
+/// The holder has gone by a request of ours, whose answer also tells of the waiter right behind it:
+/// what is written there in its key's place. It is the holder now, if it is still there.
+pub(crate) fn inherit(core: &Core, heir: &Heir, found: Option<&KeyValue>, as_of: i64) {
+    let same = |kv: &&KeyValue| {
+        kv.create_revision() == heir.revision && kv.mod_revision() == heir.revision
+    };
+    // What has become of one that is not as it was is told by the watches, in their time.
+    if found.filter(same).is_none() {
+        return;
+    }
+    let waits = core.book.edit(heir.attempt, |entry| {
+        entry.verified = entry.verified.max(as_of);
+        entry.stage == Stage::Waiting
+    });
+    if waits == Some(true) {
+        hold(core, heir.attempt);
+        let grant = grant(core, heir.attempt, &heir.lease, heir.revision);
+        core.context.events.send(BackendEvent::Granted(grant));
+    }
+}
+
 /// The one in front of an attempt has gone: is it its turn?
 pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
     let Some(core) = core.upgrade() else { return };
-    if core
-        .book
-        .sight(attempt)
-        .is_none_or(|sight| sight.stage != Stage::Waiting)
-    {
-        return;
+    let waits = || {
+        let pages = core.book.lock();
+        let entry = pages.get(attempt);
+        let entry = entry.filter(|entry| entry.stage == Stage::Waiting);
+        entry.map(|entry| entry.ahead.as_ref().is_some_and(|ahead| ahead.is_told))
+    };
+    match waits() {
+        None => return,
+        Some(false) => {}
+        // The answer to the removal is about to come, and says the same.
+        Some(true) => {
+            tokio::time::sleep(ALMOST).await;
+            if waits().is_none() {
+                return;
+            }
+        }
     }
     let event = match turn(&core, attempt).await {
         Ok(Ok(Turn::Granted(grant))) => BackendEvent::Granted(grant),

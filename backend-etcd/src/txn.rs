@@ -145,6 +145,14 @@ pub(crate) fn leave_held(me: &str, revision: i64) -> Txn {
         .or_else([key_only(me)])
 }
 
+/// The same, and asks for the key of the next one. If it was there: that one.
+pub(crate) fn hand_over(me: &str, revision: i64, next: &str) -> Txn {
+    Txn::new()
+        .when([Compare::create_revision(me, CompareOp::Equal, revision)])
+        .and_then([TxnOp::delete(me, None), key_only(next)])
+        .or_else([key_only(me)])
+}
+
 /// Leaves the queue. If it was there: first before it.
 pub(crate) fn leave(prefix: &str, me: &str, revision: i64) -> Txn {
     let before = first(prefix)

@@ -74,8 +74,14 @@ struct Watch {
 enum What {
     /// An attempt's own key.
     Own,
-    /// The key that an attempt waits for.
-    Ahead,
+    /// The key that an attempt waits for. Not `soon`: it is one of ours, whose removal tells sooner.
+    Ahead { soon: bool },
+}
+
+impl What {
+    fn is_ahead(self) -> bool {
+        matches!(self, Self::Ahead { .. })
+    }
 }
 
 /// Whether the stream lives.
@@ -142,10 +148,18 @@ impl Watcher {
         }
     }
 
-    /// Watches the key that an attempt waits for.
-    pub(crate) fn ahead(&self, attempt: AttemptId, key: String, number: u64, from: i64) {
+    /// Watches the key that an attempt waits for: at once, or `soon` is false: a little later, where
+    /// whoever has that key tells of its end in another way.
+    pub(crate) fn ahead(
+        &self,
+        attempt: AttemptId,
+        key: String,
+        number: u64,
+        from: i64,
+        soon: bool,
+    ) {
         let watch = Watch {
-            what: What::Ahead,
+            what: What::Ahead { soon },
             attempt,
             key: Arc::from(key),
             from,
@@ -384,13 +398,12 @@ impl Watching {
     fn obey(&mut self, open: &Open, command: Command) {
         match command {
             Command::Begin(number, watch) => {
+                self.aheads += usize::from(watch.what.is_ahead());
                 match watch.what {
-                    What::Own => self.later.push_back((Instant::now() + SETTLED, number)),
-                    What::Ahead => {
-                        self.aheads += 1;
-                        let line = Line::Watch(Arc::clone(&watch.key), options(number, NOW));
-                        let _ = open.lines.send(line);
+                    What::Own | What::Ahead { soon: false } => {
+                        self.later.push_back((Instant::now() + SETTLED, number));
                     }
+                    What::Ahead { soon: true } => begin(open, number, &watch),
                 }
                 self.watches.insert(number, watch);
             }
@@ -422,7 +435,7 @@ impl Watching {
         let Some(watch) = self.watches.remove(&number) else {
             return;
         };
-        if watch.what == What::Ahead {
+        if watch.what.is_ahead() {
             self.aheads -= 1;
         }
         // One that was put off was never asked for.
@@ -504,10 +517,10 @@ impl Watching {
                 }
             }
             // Between the answer that named the predecessor and this watch, it may have gone.
-            What::Ahead if watch.gap && as_of >= watch.from => {
+            What::Ahead { .. } if watch.gap && as_of >= watch.from => {
                 tokio::spawn(turn::look(Weak::clone(&self.core), watch.attempt));
             }
-            What::Ahead => {}
+            What::Ahead { .. } => {}
         }
     }
 
@@ -535,7 +548,7 @@ impl Watching {
         let (what, attempt) = (watch.what, watch.attempt);
         match (what, deleted) {
             (What::Own, false) => self.doubt(attempt),
-            (What::Ahead, false) => {}
+            (What::Ahead { .. }, false) => {}
             (What::Own, true) => {
                 self.end(open, number);
                 let Some(core) = self.core.upgrade() else {
@@ -549,7 +562,7 @@ impl Watching {
                     core.context.events.send(event);
                 }
             }
-            (What::Ahead, true) => {
+            (What::Ahead { .. }, true) => {
                 self.end(open, number);
                 tokio::spawn(turn::look(Weak::clone(&self.core), attempt));
             }
@@ -576,7 +589,8 @@ impl Watching {
 }
 
 fn begin(open: &Open, number: u64, watch: &Watch) {
-    let line = Line::Watch(Arc::clone(&watch.key), options(number, watch.from));
+    let from = if watch.gap { NOW } else { watch.from };
+    let line = Line::Watch(Arc::clone(&watch.key), options(number, from));
     let _ = open.lines.send(line);
 }
 

@@ -105,3 +105,23 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
         assert_eq!(proxy.count("Watch"), 0, "one stream for all watches");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
+    let server = Server::builder().start().unwrap();
+    let other = client(&server.url(), TTL).await;
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), TTL).await;
+    let mut guard = hold(&client, "a").await;
+    for _ in 0..3 {
+        let waiter = acquire(&client, "a");
+        until_waiting(&other, "a", 1).await;
+        proxy.reset();
+        assert!(matches!(guard.release().await, Release::Released));
+        let next = granted("it is its turn", SOON, waiter).await;
+        assert_eq!(calls(&proxy), ["Txn"], "the release tells whose turn it is");
+        next.check().unwrap();
+        guard = next;
+    }
+    let _ = guard.release().await;
+}

@@ -233,11 +233,14 @@ impl Book {
     pub(crate) fn happened(&mut self, event: &Event, proof: &Proof) -> Vec<BackendEvent> {
         let mut out = Vec::new();
         let own = event.path.rsplit('/').next().and_then(paths::attempt);
+        // Of one of ours it is known whether it was first, and then nobody was in front of it.
+        let mut was_first = false;
         if let Some(attempt) = own
             && let Some(entry) = self.entries.get_mut(&attempt)
             && entry.node.as_deref() == Some(event.path.as_str())
         {
             if event.deleted {
+                was_first = matches!(entry.place, Place::First);
                 out.extend(self.gone(attempt, LossReason::Evicted));
             } else {
                 entry.trouble = Some(changed(&event.path));
@@ -252,7 +255,8 @@ impl Book {
                 continue;
             };
             // Whoever had one ahead has none now: those behind it cannot get before it.
-            let first = event.deleted && ahead.count == 1 && entry.seen_by == proof.connection;
+            let alone = ahead.count == 1 || was_first;
+            let first = event.deleted && alone && entry.seen_by == proof.connection;
             if first && let Some(from) = proof.fresh {
                 entry.place = Place::First;
                 entry.told = Some(from);
@@ -401,6 +405,32 @@ mod tests {
             let (mut book, attempt) = waiter(count);
             let out = book.happened(&deleted(AHEAD), &proof(connection, fresh));
             assert_eq!(out, [BackendEvent::Look { attempt }]);
+        }
+    }
+
+    #[test]
+    fn w2_who_is_right_behind_the_holder_is_granted_when_that_is_one_of_ours() {
+        let ahead = AttemptId::from_u128(8);
+        for held in [true, false] {
+            let (mut book, attempt) = waiter(3);
+            assert_eq!(book.enter(ahead, &"/ns/x".into()), Entered::New);
+            let stat = Stat {
+                czxid: 4,
+                made: std::time::SystemTime::UNIX_EPOCH,
+                owner: 9,
+            };
+            assert!(book.found(ahead, AHEAD, &stat, FencingToken::new(0), 1));
+            if held {
+                book.first(ahead);
+            }
+            book.leave(ahead);
+            let out = book.happened(&deleted(AHEAD), &proof(1, true));
+            if held {
+                assert!(matches!(&out[..], [BackendEvent::Granted(grant)]
+                    if grant.attempt == attempt));
+            } else {
+                assert_eq!(out, [BackendEvent::Look { attempt }]);
+            }
         }
     }
 
