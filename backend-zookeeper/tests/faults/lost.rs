@@ -5,7 +5,7 @@ use tenure_core::{Release, error::ErrorKind};
 use crate::common::{
     LONG, SOON, acquire, client, client_for, granted, hold, idle, room, server, until, waiting,
 };
-use tenure_test_servers::wire::Proxy;
+use tenure_test_servers::wire::{Command, Proxy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
@@ -18,6 +18,7 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
     let _ = hold(&owner, "a").await.release().await;
     for round in 0..5 {
         let before = proxy.replies_dropped();
+        proxy.reset();
         proxy.drop_reply_of_and_cut("create2");
         let error = owner.lock("a").unwrap().try_acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
@@ -26,6 +27,15 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
             "round {round}: none was lost"
         );
         idle(&other, "a", SOON).await;
+        // Where it was looked for, the server had to catch up first: another one may lag behind.
+        let of_lock = |command: &Command| command.argument(0) == "/default/a";
+        let sent: Vec<Command> = proxy.commands().into_iter().filter(of_lock).collect();
+        let names: Vec<&str> = sent.iter().map(|command| &*command.name).collect();
+        let search = names.iter().rposition(|name| *name == "getChildren");
+        assert!(
+            search.is_some_and(|at| at > 0 && names[at - 1] == "sync"),
+            "{names:?}"
+        );
         let _ = hold(&other, "a").await.release().await;
     }
     let guard = granted("it recovers", SOON, acquire(&owner, "a")).await;
