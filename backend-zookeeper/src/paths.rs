@@ -95,6 +95,15 @@ mod tests {
     }
 
     #[test]
+    fn n2_names_stay_one_step_below_their_namespace() {
+        let paths = Paths::new("/root", &Namespace::new("a/b").unwrap());
+        let lock = |text: &str| paths.lock(&LockName::new(text).unwrap());
+        assert_eq!(lock("c/d"), "/root/a%2Fb/c%2Fd");
+        assert_eq!(lock("c%2Fd"), "/root/a%2Fb/c%252Fd");
+        assert_eq!(lock(".."), "/root/a%2Fb/%2E%2E");
+    }
+
+    #[test]
     fn names_of_attempts_come_back() {
         let id = AttemptId::from_u128(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
         let stem = stem(id);

@@ -18,6 +18,8 @@ use crate::common::{Raw, SOON, TTL, client, cluster, idle, millis, name, room, u
 /// Clients side by side: each spends its time waiting.
 const LANES: usize = 4;
 const TRIALS: usize = 40;
+/// How many wait for a majority.
+const MAJORITIES: usize = 5;
 /// Before them, some that show that what is late is carried out at all.
 const CONTROLS: usize = 2;
 
@@ -200,4 +202,51 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     let found: usize = lanes.join_all().await.into_iter().sum();
     let all = LANES * TRIALS;
     println!("{found} of {all} came in time to be found by their removal");
+}
+
+/// The leader has taken it and waits for a majority, while the client goes on with a follower.
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_an_enqueue_that_waits_for_its_majority_is_found_by_its_removal() {
+    let _room = room().await;
+    let cluster = cluster();
+    let ways = Ways::to(&cluster);
+    let looker = client(&cluster.url()).await;
+    let raw = Raw::connect(&ways.url()).await;
+    let mut found = 0;
+    for _ in 0..MAJORITIES {
+        cluster.wait_healthy(SOON).unwrap();
+        let leader = cluster.leader().unwrap();
+        let (next, last) = ((leader + 1) % 3, (leader + 2) % 3);
+        for follower in [next, last] {
+            ways.fronts[follower].refuse(true).unwrap();
+            ways.fronts[follower].cut().unwrap();
+        }
+        warm(&raw, "ghost").await;
+        let attempt = AttemptId::random().unwrap();
+        for follower in [next, last] {
+            cluster.server(follower).pause().unwrap();
+        }
+        ways.fronts[leader].reset();
+        let sent = until("it is sent", SOON, || {
+            ways.fronts[leader].count("create2") > 0
+        });
+        tokio::select! {
+            biased;
+            () = sent => {}
+            _ = raw.backend.enqueue(Raw::enqueue("ghost", attempt)) => {}
+        }
+        sleep(millis(20)).await;
+        ways.fronts[next].refuse(false).unwrap();
+        ways.fronts[leader].refuse(true).unwrap();
+        ways.fronts[leader].cut().unwrap();
+        cluster.server(next).resume().unwrap();
+        found += usize::from(remove(&raw, "ghost", attempt).await);
+        cluster.server(last).resume().unwrap();
+        for front in &ways.fronts {
+            front.refuse(false).unwrap();
+        }
+    }
+    idle(&looker, "ghost", SOON).await;
+    assert!(found > 0, "none waited for its majority");
+    println!("{found} of {MAJORITIES} were found by their removal");
 }

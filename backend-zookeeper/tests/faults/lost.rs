@@ -1,11 +1,19 @@
 //! Replies that are lost after the server has done what was asked.
 
-use tenure_core::{Release, error::ErrorKind};
+use tenure_core::{
+    Release,
+    error::ErrorKind,
+    id::AttemptId,
+    request::{Enqueued, Remove},
+};
+use tenure_test_servers::wire::{Command, Proxy};
+use tokio::time::Instant;
 
 use crate::common::{
-    LONG, SOON, acquire, client, client_for, granted, hold, idle, room, server, until, waiting,
+    LONG, Raw, SOON, TTL, acquire, client, client_for, granted, hold, idle, name, room, server,
+    until, waiting,
 };
-use tenure_test_servers::wire::Proxy;
+use crate::foreign::children;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
@@ -18,6 +26,7 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
     let _ = hold(&owner, "a").await.release().await;
     for round in 0..5 {
         let before = proxy.replies_dropped();
+        proxy.reset();
         proxy.drop_reply_of_and_cut("create2");
         let error = owner.lock("a").unwrap().try_acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
@@ -26,6 +35,15 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
             "round {round}: none was lost"
         );
         idle(&other, "a", SOON).await;
+        // Where it was looked for, the server had to catch up first: another one may lag behind.
+        let of_lock = |command: &Command| command.argument(0) == "/default/a";
+        let sent: Vec<Command> = proxy.commands().into_iter().filter(of_lock).collect();
+        let names: Vec<&str> = sent.iter().map(|command| &*command.name).collect();
+        let search = names.iter().rposition(|name| *name == "getChildren");
+        assert!(
+            search.is_some_and(|at| at > 0 && names[at - 1] == "sync"),
+            "{names:?}"
+        );
         let _ = hold(&other, "a").await.release().await;
     }
     let guard = granted("it recovers", SOON, acquire(&owner, "a")).await;
@@ -86,4 +104,46 @@ async fn l5_heartbeats_and_lists_whose_replies_are_lost_cost_no_lock_and_no_plac
     assert_eq!(queue[0].attempt, place, "the place in the queue is another");
     let _ = blocking.release().await;
     let _ = granted("the waiter", SOON, waiter).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a2_t3_an_attempt_that_is_asked_for_again_has_one_node() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let raw = Raw::connect(&proxy.url()).await;
+    // The parents are there.
+    let other = client(&server.url()).await;
+    let _ = hold(&other, "a").await.release().await;
+    let attempt = AttemptId::random().unwrap();
+    proxy.drop_reply_of_and_cut("create2");
+    let first = raw.backend.enqueue(Raw::enqueue("a", attempt)).await;
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let begun = Instant::now();
+    let again = loop {
+        match raw.backend.enqueue(Raw::enqueue("a", attempt)).await {
+            Ok(again) => break again,
+            Err(error) => assert!(begun.elapsed() < SOON, "{error}"),
+        }
+    };
+    assert!(matches!(again, Enqueued::Granted(_)), "{again:?}");
+    assert_eq!(children(&server, "/default/a").await.len(), 1);
+    // Removed without its outcome being known, it never comes back.
+    let removal = Remove::new(name("a"), attempt, TTL, false);
+    raw.backend.remove(removal).await.unwrap();
+    let late = raw.backend.enqueue(Raw::enqueue("a", attempt)).await;
+    assert_eq!(late.unwrap(), Enqueued::Gone);
+    assert_eq!(children(&server, "/default/a").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x3_what_nobody_renews_lapses_although_the_process_lives() {
+    let _room = room().await;
+    let server = server();
+    let raw = Raw::connect(&server.url()).await;
+    let attempt = AttemptId::random().unwrap();
+    let entered = raw.backend.enqueue(Raw::enqueue("a", attempt)).await;
+    assert!(matches!(entered.unwrap(), Enqueued::Granted(_)));
+    let other = client_for(&server.url(), LONG).await;
+    let _ = granted("what nobody renews", SOON, acquire(&other, "a")).await;
 }

