@@ -6,7 +6,8 @@
 //!
 //! A server catches up with watches that begin in the past every 100 ms only. So the watch of a
 //! predecessor begins now, and where the store has moved on since the predecessor was seen, it is asked
-//! once more whether that one is still there.
+//! once more whether that one is still there. That of one of ours is put off a little: its release tells
+//! sooner.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -148,8 +149,8 @@ impl Watcher {
         }
     }
 
-    /// Watches the key that an attempt waits for: at once, or `soon` is false: a little later, where
-    /// whoever has that key tells of its end in another way.
+    /// Watches the key that an attempt waits for: at once if `soon`, else a little later, where the
+    /// removal of whoever has that key tells of its end.
     pub(crate) fn ahead(
         &self,
         attempt: AttemptId,
