@@ -65,7 +65,7 @@ impl Ways {
     /// Leaves an enqueue lying on its way, with its client cut off from there. Tells which way that is,
     /// and the attempt.
     async fn delay(&self, raw: &Raw, lock: &str) -> (usize, AttemptId) {
-        for _ in 0..10 {
+        for _ in 0..100 {
             let used = self.in_use().await;
             self.slow[used].reset();
             self.slow[used].hold_requests();
