@@ -232,8 +232,10 @@ impl State {
                 how: format!("{how}: attempt {number}, lock {lock}"),
             });
         };
+        // One whose time was over is out of the way before the event counts, and enters anew.
+        let lapsed = entry.kept_until <= now;
         match event {
-            "enqueue" if !before.present && present => {
+            "enqueue" if (!before.present || lapsed) && present => {
                 if fenced_until > now {
                     breaks(
                         "A4",
@@ -263,6 +265,10 @@ impl State {
             }
             _ => {}
         }
+        // Until when the grant that there was had to be kept, before this event proved anything.
+        let kept = before
+            .holder
+            .map(|(held, _)| oracle.attempt(held).kept_until);
         let entry = oracle.attempt(id);
         if matches!(step.answer, Answer::Granted(_) | Answer::Waiting { .. })
             && let Some(sent) = sent
@@ -275,7 +281,7 @@ impl State {
         if let Some((held, token)) = before.holder
             && holder != before.holder
         {
-            let kept_until = oracle.attempt(held).kept_until;
+            let kept_until = kept.unwrap_or_default();
             let own = held == id && matches!(event, "remove" | "evict");
             if holder.is_some_and(|(attempt, _)| attempt == held) {
                 breaks("T3", "the token of a grant has changed");
