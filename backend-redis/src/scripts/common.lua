@@ -96,7 +96,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     local raw = ask('GET', FENCE)
     if not raw then return {last = '0', ended = ''} end
     local last, ended = string.match(raw, '^tenure/1 (%d+)(.*)$')
-    if not is_token(last) then malformed(FENCE, raw) end
+    if not is_token(last) or (ended ~= '' and not string.find(ended, '^ %x+ %l+$')) then malformed(FENCE, raw) end
     return {last = last, ended = ended}
   end
 

@@ -514,6 +514,10 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
         let step = queue.on(event, &now);
         notices.extend(step.notices);
         forget_release(&mut queue, &swept);
+        if left_alone.is_some() {
+            let nothing = FencingToken::new(0);
+            queue.on(Event::Evict { token: nothing }, &at(store.now));
+        }
         let recheck = match act.op {
             Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who) => {
                 queue.recheck(attempt(who), &now)

@@ -9,7 +9,7 @@ if redis.call('EXISTS', HOLDER, QUEUE, FENCED) == 0 then
     and string.find(was, '^tenure/1 [1-9]%d*$')
   if not rises and type(was) == 'string' then
     -- How the last grant ended stays known.
-    local last, ended = string.match(was, '^tenure/1 ([1-9]%d*)( .*)$')
+    local last, ended = string.match(was, '^tenure/1 ([1-9]%d*)( %x+ %l+)$')
     rises = last and #last == #least and last < least
     -- What is malformed is an error that below names the key.
     redis.call('SET', FENCE, rises and note .. ended or was, 'KEEPTTL')

@@ -188,3 +188,5 @@ fn constants() -> String {
 
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod note;
