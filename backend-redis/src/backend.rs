@@ -28,10 +28,10 @@ use crate::{
     error::{error, from_fault, unexpected},
     keys::{KeySpace, LockKeys, inbox},
     link::{Answer, Call, Link, Listener, Opening, Target},
-    record::{encode_whose, read_holder, read_message, reason},
+    record::{read_holder, read_message, reason},
     renewal,
     reply::Reply,
-    scripts::{FENCE_LIFE, Scripts},
+    scripts::{self, FENCE_LIFE, Scripts},
     view,
 };
 
@@ -273,22 +273,8 @@ impl Core {
         } else {
             request.ttl.max(FENCED_LIFE)
         };
-        let call = Call {
-            script: &Scripts::get().remove,
-            keys: vec![
-                keys.holder.clone(),
-                keys.fence(),
-                keys.queue(),
-                keys.entries(),
-                keys.fenced(request.attempt),
-            ],
-            args: vec![
-                request.attempt.to_string(),
-                fence.as_micros().to_string(),
-                self.floor(),
-                u8::from(self.closed(OPERATION, &keys).is_some()).to_string(),
-            ],
-        };
+        let closed = self.closed(OPERATION, &keys).is_some();
+        let call = scripts::remove(&keys, request.attempt, fence, &self.floor(), closed);
         let value = self.run(OPERATION, call).await?;
         match &value {
             Value::BulkString(word) if word == b"holder" => Ok(Removed::AsHolder),
@@ -328,23 +314,7 @@ impl Backend for RedisBackend {
             return Err(closed);
         }
         let from = core.now();
-        let call = Call {
-            script: &Scripts::get().enqueue,
-            keys: vec![
-                keys.holder.clone(),
-                keys.fence(),
-                keys.queue(),
-                keys.entries(),
-                keys.fenced(request.attempt),
-            ],
-            args: vec![
-                request.attempt.to_string(),
-                encode_whose(&request, core.context.client),
-                request.ttl.as_millis().to_string(),
-                u8::from(request.wait).to_string(),
-                core.floor(),
-            ],
-        };
+        let call = scripts::enqueue(&keys, &request, core.context.client, &core.floor());
         let Some(confirming) = &core.confirming else {
             let value = core.run(OPERATION, call).await?;
             return standing(OPERATION, &request, from, value);
@@ -395,12 +365,7 @@ impl Backend for RedisBackend {
         let keys = core.lock(name)?;
         let call = Call {
             script: &Scripts::get().evict,
-            keys: vec![
-                keys.holder.clone(),
-                keys.fence(),
-                keys.queue(),
-                keys.entries(),
-            ],
+            keys: keys.all(),
             args: vec![token.to_string(), core.floor()],
         };
         let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;

@@ -182,6 +182,19 @@ impl LockKeys {
         format!("{}entries", self.stem)
     }
 
+    /// All that are there for every attempt, in the order in which scripts take them.
+    pub(crate) fn all(&self) -> Vec<String> {
+        // Room for one more, by which an attempt is fenced off.
+        let mut all = Vec::with_capacity(5);
+        all.extend([
+            self.holder.clone(),
+            self.fence(),
+            self.queue(),
+            self.entries(),
+        ]);
+        all
+    }
+
     pub(crate) fn fenced(&self, attempt: AttemptId) -> String {
         format!("{}fenced:{attempt}", self.stem)
     }

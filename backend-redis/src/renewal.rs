@@ -195,12 +195,7 @@ impl Batch<'_> {
             let Some(lock) = &self.keys[index] else {
                 continue;
             };
-            keys.extend([
-                lock.holder.clone(),
-                lock.fence(),
-                lock.queue(),
-                lock.entries(),
-            ]);
+            keys.extend(lock.all());
             args.push(self.entries[index].attempt.to_string());
         }
         let script = &Scripts::get().report;

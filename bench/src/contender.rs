@@ -1,36 +1,27 @@
-//! Who is measured: each takes and gives back a lock in its own way, with one client for all tasks.
+//! The stores, and all who lock on them.
 
-use std::{any::Any, error::Error, sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use tenure::{
-    Client, Release, default_registry,
+    Client, default_registry,
     settings::{Settings, StoreUrl},
 };
-
-/// Whatever a contender fails with.
-pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+use tenure_load::Locks;
+pub(crate) use tenure_load::{Contender, Failure};
 
 /// The time to live of every lock here.
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
-/// One way to lock.
-#[async_trait]
-pub(crate) trait Contender: Send + Sync {
-    fn name(&self) -> &'static str;
-
-    /// Whether it can wait for a lock that is taken.
-    fn waits(&self) -> bool;
-
-    /// Takes the lock, does nothing under it, and gives it back.
-    async fn turn(&self, lock: &str) -> Result<(), Failure>;
-}
+/// Reads a counter of requests.
+pub(crate) type Requests = Box<dyn Fn() -> Option<f64>>;
 
 /// A store, and all who lock on it.
 pub(crate) struct Store {
     pub(crate) what: String,
     pub(crate) url: String,
     pub(crate) contenders: Vec<Arc<dyn Contender>>,
+    /// How many requests the server has heard so far, if it counts them.
+    pub(crate) requests: Requests,
     /// Runs until this is dropped.
     _server: Box<dyn Any>,
 }
@@ -40,76 +31,27 @@ impl Store {
         what: String,
         url: String,
         contenders: Vec<Arc<dyn Contender>>,
+        requests: Requests,
         server: impl Any,
     ) -> Self {
         Self {
             what,
             url,
             contenders,
+            requests,
             _server: Box::new(server),
         }
     }
 }
 
-/// Ours, by the public way: queue, token, deadline, renewal and notice of loss included.
-pub(crate) struct Tenure(Client);
-
-impl Tenure {
-    pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
-        let settings = Settings::new(StoreUrl::parse(url)?);
-        let store = default_registry().open(&settings)?;
-        let client = Client::builder(store).ttl(TTL).connect().await?;
-        Ok(Self(client))
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        &self.0
-    }
+/// Ours, with a client of its own.
+pub(crate) async fn tenure(url: &str) -> Result<Locks, Failure> {
+    Ok(Locks::new("tenure", client(url, TTL).await?))
 }
 
-#[async_trait]
-impl Contender for Tenure {
-    fn name(&self) -> &'static str {
-        "tenure"
-    }
-
-    fn waits(&self) -> bool {
-        true
-    }
-
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
-        turn(&self.0, lock).await
-    }
-}
-
-/// The same client without a server: what the way through the core costs by itself.
-pub(crate) struct Memory(Client);
-
-impl Memory {
-    pub(crate) async fn connect() -> Result<Self, Failure> {
-        Ok(Self(Tenure::connect("memory:").await?.0))
-    }
-}
-
-#[async_trait]
-impl Contender for Memory {
-    fn name(&self) -> &'static str {
-        "tenure on memory"
-    }
-
-    fn waits(&self) -> bool {
-        false
-    }
-
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
-        turn(&self.0, lock).await
-    }
-}
-
-async fn turn(client: &Client, lock: &str) -> Result<(), Failure> {
-    let guard = client.lock(lock)?.acquire().await?;
-    match guard.release().await {
-        Release::Released => Ok(()),
-        other => Err(format!("the release gave {other:?}").into()),
-    }
+/// A client of the store at this address.
+pub(crate) async fn client(url: &str, ttl: Duration) -> Result<Client, Failure> {
+    let settings = Settings::new(StoreUrl::parse(url)?);
+    let store = default_registry().open(&settings)?;
+    Ok(Client::builder(store).ttl(ttl).connect().await?)
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
 use tenure_test_servers::etcd::Server;
 
-use crate::contender::{Contender, Failure, Store, Tenure};
+use crate::contender::{Contender, Failure, Store, tenure};
 
 /// Leases are granted for as long as a run may last: nobody here but `tenure` renews.
 const LEASE: i64 = 3_600;
@@ -23,11 +23,20 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
         Arc::new(Floor::connect(&endpoint).await?),
-        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(tenure(&server.url()).await?),
         Arc::new(Service::connect(&endpoint).await?),
     ];
     let what = format!("etcd {}, one member, on disk", server.version()?);
-    Ok(Store::new(what, server.url(), contenders, (server, disk)))
+    let (url, server) = (server.url(), Arc::new(server));
+    let meter = Arc::clone(&server);
+    let requests = move || meter.metric("etcd_debugging_lease_renewed_total").ok()?;
+    Ok(Store::new(
+        what,
+        url,
+        contenders,
+        Box::new(requests),
+        (server, disk),
+    ))
 }
 
 /// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
@@ -60,7 +69,7 @@ impl Contender for Floor {
         false
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let mut client = self.client.kv_client();
         let key = format!("floor/{lock}");
         let value = self.next.fetch_add(1, Ordering::Relaxed).to_string();
@@ -71,6 +80,7 @@ impl Contender for Floor {
         if !client.txn(put).await?.succeeded() {
             return Err("the lock is taken".into());
         }
+        held();
         if client.delete(key, None).await?.deleted() == 1 {
             Ok(())
         } else {
@@ -112,13 +122,18 @@ impl Contender for Service {
         true
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
-        let lease = self.leases().pop().ok_or("more tasks than leases")?;
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+        let ready = self.leases().pop();
+        let lease = match ready {
+            Some(lease) => lease,
+            None => self.client.lease_client().grant(LEASE, None).await?.id(),
+        };
         let mut client = self.client.lock_client();
         let options = LockOptions::new().with_lease(lease);
         let locked = client
             .lock(format!("service/{lock}"), Some(options))
             .await?;
+        held();
         client.unlock(locked.key()).await?;
         self.leases().push(lease);
         Ok(())

@@ -2,87 +2,101 @@
 //! libraries, interleaved in one run on one server, so that drift of the machine hits all alike.
 //! Only the ratios mean anything.
 //!
-//! `cargo run --release -p tenure-bench` takes some minutes; `... -- redis`, `etcd` or `zookeeper`
-//! measures on that store alone, and a second word names the only contender; `held` as the second
-//! word measures the memory of 10,000 held locks instead.
+//! `cargo run --release -p tenure-bench` takes some minutes. Words choose: stores (`memory`, `file`,
+//! `redis`, `etcd`, `zookeeper`), parts (`alone`, `many`, `one`, `takeover`, `held`, `run`), and the only
+//! contender, as in `... -- etcd alone many tenure`. `--json FILE` writes all numbers, and
+//! `--page DIRECTORY` a page with plots.
 
 mod contender;
 mod etcd;
 mod held;
+mod machine;
+mod measure;
+mod memory;
+mod options;
+mod page;
+mod plot;
 mod redis;
-mod table;
-mod work;
+mod results;
+mod run;
+mod takeover;
 mod zookeeper;
 
-use std::{sync::Arc, time::Duration};
-
-use contender::{Failure, Memory, Store};
-use table::Table;
-
-/// Rounds in which each contender has its turn.
-const ROUNDS: usize = 7;
-
-const STORES: [&str; 3] = ["redis", "etcd", "zookeeper"];
+use contender::{Failure, Store};
+use options::Options;
+use results::Results;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let mut words = std::env::args().skip(1);
-    let (store, only) = (words.next(), words.next());
-    if let Some(unknown) = store.as_deref().filter(|word| !STORES.contains(word)) {
-        return Err(format!("no store {unknown}; there are {}", STORES.join(", ")).into());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, url, lock] = &words[..]
+        && first == takeover::HOLD
+    {
+        return takeover::be_killed(url, lock).await;
     }
-    for name in STORES {
-        if store.as_deref().is_none_or(|store| store == name) {
-            let store = match name {
-                "redis" => redis::start().await?,
-                "etcd" => etcd::start().await?,
-                _ => zookeeper::start().await?,
-            };
-            if only.as_deref() == Some("held") {
-                let bytes = held::per_lock(&store.url).await?;
-                println!("{}: {bytes:.0} bytes of memory for a held lock", store.what);
-            } else {
-                measure(store, only.as_deref()).await?;
-            }
-        }
+    if let [first, url] = &words[..]
+        && first == held::MEMORY_OF
+    {
+        return held::memory_of(url).await;
+    }
+    let options = Options::parse(words)?;
+    let mut results = Results::new(machine::describe());
+    if options.store("memory") {
+        store("memory", memory::start().await?, &options, &mut results).await?;
+    }
+    if options.store("file") && options.part("run") {
+        results
+            .stores
+            .push(("file".to_owned(), "files of this host".to_owned()));
+        run::run(&mut results)?;
+        show("file", &results);
+    }
+    if options.store("redis") {
+        store("redis", redis::start().await?, &options, &mut results).await?;
+    }
+    if options.store("etcd") {
+        store("etcd", etcd::start().await?, &options, &mut results).await?;
+    }
+    if options.store("zookeeper") {
+        store(
+            "zookeeper",
+            zookeeper::start().await?,
+            &options,
+            &mut results,
+        )
+        .await?;
+    }
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&results)?)?;
+    }
+    if let Some(directory) = &options.page {
+        page::write(&results, directory)?;
     }
     Ok(())
 }
 
-async fn measure(mut store: Store, only: Option<&str>) -> Result<(), Failure> {
+/// All that is wanted of one store.
+async fn store(
+    name: &str,
+    store: Store,
+    options: &Options,
+    results: &mut Results,
+) -> Result<(), Failure> {
     println!("\n{}, on loopback", store.what);
-    store.contenders.push(Arc::new(Memory::connect().await?));
-    let mut alone = Table::new("acquire + release, alone", "us");
-    let mut many = Table::new("acquire + release, 64 tasks with a lock each", "pairs/s");
-    let mut one = Table::new("16 tasks, one lock", "hand-overs/s");
-    let mut wait = Table::new("16 tasks, one lock: longest wait", "ms");
-    for round in 0..=ROUNDS {
-        for contender in &store.contenders {
-            if only.is_some_and(|only| only != contender.name()) {
-                continue;
-            }
-            let name = contender.name();
-            let latency = work::alone(&**contender, Duration::from_millis(700)).await?;
-            let pairs = work::many(contender, 64, Duration::from_millis(700)).await?;
-            let fight = if contender.waits() {
-                Some(work::one(contender, 16, Duration::from_millis(900)).await?)
-            } else {
-                None
-            };
-            // The first round warms up.
-            if round == 0 {
-                continue;
-            }
-            alone.add(name, latency.as_secs_f64() * 1e6);
-            many.add(name, pairs);
-            if let Some((rate, longest)) = fight {
-                one.add(name, rate);
-                wait.add(name, longest.as_secs_f64() * 1e3);
-            }
-        }
+    results.stores.push((name.to_owned(), store.what.clone()));
+    measure::measure(name, &store, options, results).await?;
+    if options.part("takeover") && name != "memory" {
+        takeover::takeover(name, &store, results).await?;
     }
-    for table in [alone, many, one, wait] {
-        table.show(ROUNDS);
+    if options.part("held") {
+        held::held(name, &store, results).await?;
     }
+    show(name, results);
     Ok(())
+}
+
+fn show(name: &str, results: &Results) {
+    for work in results.works(name) {
+        println!("\n{}", results.table(name, work).trim_end());
+    }
 }

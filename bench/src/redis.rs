@@ -12,7 +12,7 @@ use redis::{
 };
 use tenure_test_servers::redis::Server;
 
-use crate::contender::{Contender, Failure, Store, TTL, Tenure};
+use crate::contender::{Contender, Failure, Store, TTL, tenure};
 
 /// A server without persistence, and those who lock on it.
 pub(crate) async fn start() -> Result<Store, Failure> {
@@ -20,13 +20,19 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let version = server.info("redis_version")?.unwrap_or_default();
     let contenders: Vec<Arc<dyn Contender>> = vec![
         Arc::new(Floor::connect(&server.url()).await?),
-        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(tenure(&server.url()).await?),
         Arc::new(Rslock::connect(&server.url())?),
     ];
+    let (what, url) = (format!("redis {version} without persistence"), server.url());
+    let server = Arc::new(server);
+    let meter = Arc::clone(&server);
+    // What comes in one read is one pipelined request of any number of scripts.
+    let requests = move || meter.info("total_reads_processed").ok()??.parse().ok();
     Ok(Store::new(
-        format!("redis {version} without persistence"),
-        server.url(),
+        what,
+        url,
         contenders,
+        Box::new(requests),
         server,
     ))
 }
@@ -70,7 +76,7 @@ impl Contender for Floor {
         false
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let mut connection = self.connection.clone();
         let id = format!("{:032x}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut set = redis::cmd("SET");
@@ -79,6 +85,7 @@ impl Contender for Floor {
         if answer.is_none() {
             return Err("the lock is taken".into());
         }
+        held();
         let gone: i64 = self
             .script
             .key(lock)
@@ -115,8 +122,9 @@ impl Contender for Rslock {
         true
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let guard = self.0.acquire(lock, TTL).await?;
+        held();
         guard.release().await;
         Ok(())
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tenure_test_servers::zookeeper::Server;
 use zookeeper_client::{Acls, Client, CreateMode, LockOptions, LockPrefix};
 
-use crate::contender::{Contender, Failure, Store, TTL, Tenure};
+use crate::contender::{Contender, Failure, Store, TTL, tenure};
 
 const ROOTS: CreateMode = CreateMode::Container;
 
@@ -23,11 +23,20 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
         Arc::new(Floor(connect(&endpoint, "/floor").await?)),
-        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(tenure(&server.url()).await?),
         Arc::new(Recipe(connect(&endpoint, "/recipe").await?)),
     ];
     let what = format!("ZooKeeper {}, one server, on disk", server.version()?);
-    Ok(Store::new(what, server.url(), contenders, (server, disk)))
+    let (url, server) = (server.url(), Arc::new(server));
+    let meter = Arc::clone(&server);
+    let requests = move || meter.metric("zk_packets_received").ok()??.parse().ok();
+    Ok(Store::new(
+        what,
+        url,
+        contenders,
+        Box::new(requests),
+        (server, disk),
+    ))
 }
 
 async fn connect(endpoint: &str, root: &str) -> Result<Client, Failure> {
@@ -51,10 +60,11 @@ impl Contender for Floor {
         false
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let path = format!("/floor/{lock}");
         let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
         self.0.create(&path, b"", &options).await?;
+        held();
         self.0.delete(&path, None).await?;
         Ok(())
     }
@@ -74,12 +84,14 @@ impl Contender for Recipe {
         true
     }
 
-    async fn turn(&self, lock: &str) -> Result<(), Failure> {
+    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let directory = format!("/recipe/{lock}");
         let prefix = LockPrefix::new_curator(&directory, "lock-")?;
         let options = LockOptions::new(Acls::anyone_all())
             .with_ancestor_options(ROOTS.with_acls(Acls::anyone_all()))?;
-        drop(self.0.lock(prefix, b"", options).await?);
+        let locked = self.0.lock(prefix, b"", options).await?;
+        held();
+        drop(locked);
         Ok(())
     }
 }

@@ -106,6 +106,8 @@ pub(crate) enum Command {
     Conformance(Conformance),
     /// List the kinds of stores that this build knows
     Backends,
+    /// Measure how fast locks are on the configured store, in a namespace of its own
+    Bench(Bench),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -244,6 +246,19 @@ pub(crate) struct Break {
     pub(crate) reason: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How many tasks take a lock each
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
+    pub(crate) tasks: usize,
+    /// How many want one lock
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
+    pub(crate) waiters: usize,
+    /// How long each of the three measurements takes
+    #[arg(long = "for", value_name = "DUR", value_parser = duration, default_value = "3s")]
+    pub(crate) span: Duration,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Show every value and where it comes from, secrets masked
@@ -262,6 +277,13 @@ pub(crate) struct Completions {
 pub(crate) struct Man {
     /// Of this command [default: of all of them, in short]
     pub(crate) command: Option<String>,
+}
+
+fn tasks(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=10_000).contains(&count) => Ok(count),
+        _ => Err("it is not a number from 1 to 10000".to_owned()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

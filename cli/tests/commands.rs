@@ -276,3 +276,30 @@ fn the_doctor_says_what_failed_and_ends_with_its_code() {
     let slow = done(slow.output().unwrap());
     assert!(slow.stdout.contains("warning  configuration"), "{slow:?}");
 }
+
+#[test]
+fn bench_measures_in_a_namespace_of_its_own_and_leaves_nothing_held() {
+    let place = Place::new();
+    let options = ["--for", "50ms", "--tasks", "2", "--waiters", "3"];
+    let arguments = [&["--output", "json", "bench"][..], &options].concat();
+    let shown = place.run(&arguments);
+    let view: Value = serde_json::from_str(&shown.succeeded().stdout).unwrap();
+    assert_eq!(view["schema"], "tenure.bench/1");
+    let namespace = view["namespace"].as_str().unwrap();
+    assert!(namespace.starts_with("bench-"), "{namespace}");
+    assert!(view["alone_us"]["count"].as_u64().unwrap() > 0);
+    let micros = |of: &Value, what: &str| of[what].as_f64().unwrap();
+    assert!(micros(&view["alone_us"], "p99") >= micros(&view["alone_us"], "median"));
+    assert!(view["many"]["pairs_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(view["one"]["waiters"], 3);
+    // Each of the three had its turn at the least.
+    assert!(view["one"]["hand_over_us"]["count"].as_u64().unwrap() >= 2);
+    for namespace in [namespace, "default"] {
+        let listed = place.run(&["--namespace", namespace, "ls"]);
+        assert_eq!(listed.succeeded().stdout, "", "{namespace}");
+    }
+    let text = place.run(&[&["bench"][..], &options].concat());
+    assert!(text.succeeded().stdout.contains("3 waiters"));
+    let wrong = place.run(&["bench", "--tasks", "0"]);
+    assert_eq!(wrong.code, Some(64));
+}

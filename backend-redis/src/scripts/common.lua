@@ -96,7 +96,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     local raw = ask('GET', FENCE)
     if not raw then return {last = '0', ended = ''} end
     local last, ended = string.match(raw, '^tenure/1 (%d+)(.*)$')
-    if not is_token(last) then malformed(FENCE, raw) end
+    if not is_token(last) or (ended ~= '' and not string.find(ended, '^ %x+ %l+$')) then malformed(FENCE, raw) end
     return {last = last, ended = ended}
   end
 
@@ -169,7 +169,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   -- Ends the grant that there is, if any, and gives the lock to whoever is next. `ended` is how it
   -- ended, for the one who asks later.
-  function self.pass_on(holder, ended, floor)
+  function self.pass_on(holder, ended)
     local attempt, entry, dead = first_alive()
     local fence = (attempt or ended) and read_fence()
     if attempt then dead[#dead + 1] = attempt end
@@ -182,16 +182,15 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
     end
     if not attempt then
       if ended then
-        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last, least(floor))
+        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last)
       end
       return
     end
     local last = holder and later(fence.last, holder.token) or fence.last
-    local least = least(floor)
-    local token = next_token(last, least)
+    local token = next_token(last)
     -- Until its entry as a waiter would have lapsed, and no longer (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last, least)
+    write_fence(FENCE, token, fence.ended, fence.last)
     -- Strictly later than every "still waiting" that this attempt was answered.
     local as_of = math.max(now, entry.as_of + 1)
     tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
@@ -199,22 +198,21 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   -- The holder, once what has lapsed is out of the way. While the store is `closed` nobody is granted
   -- what may still be held by one whom it has forgotten.
-  function self.settle(floor, closed)
+  function self.settle(closed)
     local holder = read_holder(HOLDER)
     if holder and (holder.foreign or not lapsed(holder)) then return holder end
     if closed then return nil end
     if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
-    self.pass_on(holder, holder and 'expired', floor)
+    self.pass_on(holder, holder and 'expired')
     return read_holder(HOLDER)
   end
 
-  function self.grant(attempt, ttl, client, owner, floor)
+  function self.grant(attempt, ttl, client, owner)
     local fence = read_fence()
-    local least = least(floor)
-    local token = next_token(fence.last, least)
+    local token = next_token(fence.last)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last, least)
+    write_fence(FENCE, token, fence.ended, fence.last)
     return token
   end
 

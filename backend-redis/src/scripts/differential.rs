@@ -27,13 +27,16 @@ use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
     link::Script,
-    record::{decode_owner, encode_whose, read_message},
+    record::{decode_owner, read_message},
 };
 
 const WHO: usize = 6;
 const HOUR: u64 = 3_600_000_000;
 /// A time at which the server's clock might be.
 const START: u64 = 1_800_000_000_000_000;
+
+/// The key that is the clock of a test.
+const CLOCK: &str = "clock";
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -121,33 +124,19 @@ impl Store {
         keys: &[String],
         args: &[String],
     ) -> Value {
-        let script = script(&self.scripts);
+        let text = script(&self.scripts).text.clone();
         let mut command = redis::cmd("EVAL");
-        command.arg(&script.text).arg(keys.len()).arg(keys);
-        command.arg(args).arg(self.now);
+        command.arg(text).arg(keys.len()).arg(keys);
+        command.arg(args);
+        let clock = self.now.to_string();
+        let _: () = self.query("SET", &[CLOCK, &clock]);
         command.query(&mut self.connection).unwrap()
-    }
-
-    fn four(&self) -> Vec<String> {
-        let keys = &self.keys;
-        vec![
-            keys.holder.clone(),
-            keys.fence(),
-            keys.queue(),
-            keys.entries(),
-        ]
-    }
-
-    fn five(&self, who: usize) -> Vec<String> {
-        let mut keys = self.four();
-        keys.push(self.keys.fenced(attempt(who)));
-        keys
     }
 
     fn report(&mut self, who: usize) -> Value {
         let answers = self.run(
             |all| &all.report,
-            &self.four(),
+            &self.keys.all(),
             &[self.floor.clone(), attempt(who).to_string()],
         );
         let Value::Array(mut answers) = answers else {
@@ -162,14 +151,8 @@ impl Store {
             Op::Enqueue(who, wait) => {
                 let name = LockName::new("any").unwrap();
                 let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
-                let args = [
-                    attempt(who).to_string(),
-                    encode_whose(&request, client(who)),
-                    ttl(who).as_millis().to_string(),
-                    u8::from(wait).to_string(),
-                    self.floor.clone(),
-                ];
-                self.run(|all| &all.enqueue, &self.five(who), &args)
+                let call = super::enqueue(&self.keys, &request, client(who), &self.floor);
+                self.run(|all| &all.enqueue, &call.keys, &call.args)
             }
             Op::Renew(who) => {
                 let keys = [self.keys.holder.clone()];
@@ -183,17 +166,13 @@ impl Store {
             }
             Op::Report(who) => self.report(who),
             Op::Remove(who, fence) => {
-                let fence = if fence { ttl(who).as_micros() } else { 0 };
-                let args = [
-                    attempt(who).to_string(),
-                    fence.to_string(),
-                    self.floor.clone(),
-                ];
-                self.run(|all| &all.remove, &self.five(who), &args)
+                let fence = if fence { ttl(who) } else { Duration::ZERO };
+                let call = super::remove(&self.keys, attempt(who), fence, &self.floor, false);
+                self.run(|all| &all.remove, &call.keys, &call.args)
             }
             Op::Evict(_) => {
                 let args = [token.to_string(), self.floor.clone()];
-                self.run(|all| &all.evict, &self.four(), &args)
+                self.run(|all| &all.evict, &self.keys.all(), &args)
             }
             Op::Inspect => {
                 let keys = [
@@ -475,9 +454,7 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
     let name = LockName::new(format!("lock {turn}")).unwrap();
     let mut store = Store {
         connection: redis.get_connection().unwrap(),
-        scripts: Scripts::with_clock(
-            "local stamp = table.remove(ARGV) local now = tonumber(stamp)\n",
-        ),
+        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK}')\n")),
         keys: KeySpace::new(&Namespace::default())
             .lock(&name, false)
             .unwrap(),
@@ -494,11 +471,21 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
                 .now
                 .saturating_add_signed(act.tenths * (HOUR as i64) / 10);
         }
-        let now = Now::new(
-            Stamp::new(ClockId::new(1), Duration::from_micros(store.now)),
-            store.now,
-            store.now + floor,
-        );
+        let at = |time| {
+            let stamp = Stamp::new(ClockId::new(1), Duration::from_micros(time));
+            Now::new(stamp, time, time + floor)
+        };
+        // A grant with nobody behind it is removed without a look at the clock: as if that had been
+        // before it lapsed.
+        let left_alone = match (&act.op, queue.holder()) {
+            (Op::Remove(who, false), Some(holder))
+                if holder.attempt == attempt(*who) && queue.entries().count() == 1 =>
+            {
+                Some(micros(holder.refreshed.at))
+            }
+            _ => None,
+        };
+        let now = at(left_alone.unwrap_or(store.now));
         let held = queue
             .holder()
             .and_then(|entry| entry.grant)
@@ -527,6 +514,10 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
         let step = queue.on(event, &now);
         notices.extend(step.notices);
         forget_release(&mut queue, &swept);
+        if left_alone.is_some() {
+            let nothing = FencingToken::new(0);
+            queue.on(Event::Evict { token: nothing }, &at(store.now));
+        }
         let recheck = match act.op {
             Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who) => {
                 queue.recheck(attempt(who), &now)

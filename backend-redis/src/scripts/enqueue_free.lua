@@ -1,17 +1,27 @@
--- A lock that nobody holds, waits for or has fenced off: the common case, in few calls.
-local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local attempt, whose, life, wait, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if not redis.pcall('GET', HOLDER) and redis.call('EXISTS', QUEUE, FENCED) == 0 then
-  -- What is malformed or of another type is an error that below names the key.
-  local fence = redis.pcall('GET', FENCE)
-  local last, ended = '0', ''
-  if fence then last, ended = string.match(type(fence) == 'string' and fence or '', '^tenure/1 (%d+)(.*)$') end
-  if is_token(last) then
-    local least = least(floor)
-    local token = next_token(last, least)
-    redis.call('SET', HOLDER, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. token .. ' ' .. whose .. ' ' .. stamp
+-- A lock that nobody holds, waits for or has fenced off, and whose last token is behind the clock:
+-- the common case, in few calls and without a function.
+if redis.call('EXISTS', HOLDER, QUEUE, FENCED) == 0 then
+  local note = 'tenure/1 ' .. least
+  -- Reads the note and writes it, since each call costs.
+  local was = redis.pcall('SET', FENCE, note, 'KEEPTTL', 'GET')
+  -- Texts of the same length are compared as numbers would be.
+  local rises = not was or type(was) == 'string' and #was == #note and was < note
+    and string.find(was, '^tenure/1 [1-9]%d*$')
+  if not rises and type(was) == 'string' then
+    -- How the last grant ended stays known.
+    local last, ended = string.match(was, '^tenure/1 ([1-9]%d*)( %x+ %l+)$')
+    rises = last and #last == #least and last < least
+    -- What is malformed is an error that below names the key.
+    redis.call('SET', FENCE, rises and note .. ended or was, 'KEEPTTL')
+  end
+  if rises then
+    -- The digits of 10,000 and 1,000 seconds: they are the same again after longer than a note lives.
+    local ten, one = string.byte(note, -11, -10)
+    local had_ten, had_one
+    if was then had_ten, had_one = string.byte(was, #note - 10, #note - 9) end
+    if one ~= had_one or ten ~= had_ten then redis.call('PEXPIRE', FENCE, FENCE_LIFE) end
+    redis.call('SET', HOLDER, 'tenure/1 ' .. attempt .. ' ' .. stamp .. ' ' .. least .. ' ' .. whose .. ' ' .. stamp
       .. ' ' .. stamp, 'PX', life)
-    write_fence(FENCE, token, ended, last, least)
-    return token
+    return least
   end
 end

@@ -3,11 +3,21 @@
 //! They are the core's queue machine ([`tenure_core::queue`]) in Lua, and a differential test holds
 //! the one to the other. Each script is put together from the same parts: its constants, the clock,
 //! the common functions, and its own text. A script that has a fast path has it in front of the
-//! common functions, which then are not even defined.
+//! common functions, which then are not even defined: making a function costs at each run, as does
+//! every word that a script is given and every command that it calls.
 
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
-use crate::{keys::INBOX, link::Script};
+use tenure_core::{
+    id::{AttemptId, ClientId},
+    request::Enqueue,
+};
+
+use crate::{
+    keys::{INBOX, LockKeys},
+    link::{Call, Script},
+    record::encode_whose,
+};
 
 /// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
 /// all by itself; this keeps them rising when that clock is set back by less.
@@ -16,7 +26,14 @@ pub(crate) const FENCE_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How soon a foreign holder is looked at again: it tells nobody when it goes.
 pub(crate) const FOREIGN_RECHECK: Duration = Duration::from_millis(200);
 
+/// How a floor is written that lifts nothing.
+const NO_FLOOR: &str = "0";
+
 const CLOCK: &str = include_str!("clock.lua");
+const NOW: &str = include_str!("now.lua");
+const LEAST: &str = include_str!("least.lua");
+/// Whoever only looks gives no token.
+const LOOK: &str = "local least\n";
 const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
 
@@ -39,28 +56,51 @@ impl Scripts {
         let constants = constants();
         let script = |parts: &[&str]| {
             let mut text = constants.clone();
-            text.push_str(clock);
             parts.iter().for_each(|part| text.push_str(part));
             Script::new(text)
         };
         Self {
             enqueue: script(&[
-                TOKEN,
+                include_str!("enqueue_words.lua"),
+                clock,
+                LEAST,
                 include_str!("enqueue_free.lua"),
+                NOW,
+                TOKEN,
                 COMMON,
                 include_str!("enqueue.lua"),
             ]),
-            evict: script(&[TOKEN, COMMON, include_str!("evict.lua")]),
-            inspect: script(&[TOKEN, COMMON, include_str!("inspect.lua")]),
-            peek: script(&[TOKEN, COMMON, include_str!("peek.lua")]),
+            evict: script(&[
+                "local floor = ARGV[2]\n",
+                clock,
+                LEAST,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("evict.lua"),
+            ]),
+            inspect: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("inspect.lua")]),
+            peek: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("peek.lua")]),
             remove: script(&[
+                include_str!("remove_words.lua"),
                 include_str!("remove_held.lua"),
+                clock,
+                LEAST,
+                NOW,
                 TOKEN,
                 COMMON,
                 include_str!("remove.lua"),
             ]),
-            renew: script(&[include_str!("renew.lua")]),
-            report: script(&[TOKEN, COMMON, include_str!("report.lua")]),
+            renew: script(&[clock, NOW, include_str!("renew.lua")]),
+            report: script(&[
+                "local floor = ARGV[1]\n",
+                clock,
+                LEAST,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("report.lua"),
+            ]),
             rights: Script::new(include_str!("rights.lua").to_owned()),
         }
     }
@@ -85,6 +125,55 @@ impl Scripts {
     }
 }
 
+/// What takes an attempt in. Words that are as usual are left out: each of them costs the server.
+pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floor: &str) -> Call {
+    let mut args = vec![
+        request.attempt.to_string(),
+        encode_whose(request, client),
+        request.ttl.as_millis().to_string(),
+    ];
+    let lifted = floor != NO_FLOOR;
+    if lifted || !request.wait {
+        args.push(u8::from(request.wait).to_string());
+    }
+    if lifted {
+        args.push(floor.to_owned());
+    }
+    let mut names = keys.all();
+    names.push(keys.fenced(request.attempt));
+    Call {
+        script: &Scripts::get().enqueue,
+        keys: names,
+        args,
+    }
+}
+
+/// What takes an attempt out, and fences it off for that long unless that is zero. While the store is
+/// `closed`, what has lapsed is given to nobody.
+pub(crate) fn remove(
+    keys: &LockKeys,
+    attempt: AttemptId,
+    fence: Duration,
+    floor: &str,
+    closed: bool,
+) -> Call {
+    let mut args = vec![attempt.to_string()];
+    let mut names = keys.all();
+    if !fence.is_zero() {
+        names.push(keys.fenced(attempt));
+    }
+    if !fence.is_zero() || floor != NO_FLOOR || closed {
+        args.push(fence.as_micros().to_string());
+        args.push(floor.to_owned());
+        args.push(u8::from(closed).to_string());
+    }
+    Call {
+        script: &Scripts::get().remove,
+        keys: names,
+        args,
+    }
+}
+
 fn constants() -> String {
     let mut text = String::new();
     let _ = writeln!(text, "local INBOX = '{INBOX}'");
@@ -99,3 +188,5 @@ fn constants() -> String {
 
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod note;

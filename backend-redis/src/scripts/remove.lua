@@ -1,11 +1,11 @@
 -- Takes an attempt out, whether it holds or waits; fences it off for so many microseconds, if any.
 return guarded(function()
   local lock = lock(HOLDER, FENCE, QUEUE, ENTRIES)
-  local holder = lock.settle(floor, ARGV[4] == '1')
+  local holder = lock.settle(closed == '1')
   local was = 'absent'
   if holder and holder.attempt == attempt then
     was = 'holder'
-    lock.pass_on(holder, nil, floor)
+    lock.pass_on(holder)
   elseif lock.drop(attempt) then
     was = 'waiter'
   end

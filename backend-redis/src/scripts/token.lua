@@ -1,4 +1,4 @@
--- Tokens are decimal texts: a floor may lift them above what a double holds exactly.
+-- What is done with tokens once there are waiters, or a token that is ahead of the clock.
 
 local function is_token(digits)
   return digits and (#digits < 19 or #digits == 19 and digits <= '4611686018427387903')
@@ -11,22 +11,8 @@ local function later(one, other)
   return one > other and one or other
 end
 
--- The sum of two tokens: the last nine digits of each, and what is before them.
-local function sum(one, other)
-  local low = tonumber(string.sub(one, -9)) + tonumber(string.sub(other, -9))
-  local high = (tonumber(string.sub(one, 1, -10)) or 0) + (tonumber(string.sub(other, 1, -10)) or 0)
-  if low >= 1000000000 then low, high = low - 1000000000, high + 1 end
-  return high > 0 and string.format('%.0f%09.0f', high, low) or string.format('%.0f', low)
-end
-
--- The least that a token may be now: what the server's clock says, above the floor. It rises by
--- itself, and so keeps tokens rising when everything else is forgotten.
-local function least(floor)
-  return floor == '0' and stamp or sum(floor, stamp)
-end
-
 -- One more than the last token, but no less than the least.
-local function next_token(last, least)
+local function next_token(last)
   if later(least, last) ~= last then return least end
   local head, nines = string.match(last, '^(%d-)(9*)$')
   local zeros = string.rep('0', #nines)
@@ -38,7 +24,7 @@ end
 -- setting an expiry anew costs; by then the clock alone keeps tokens rising. It never expires while
 -- tokens are ahead of that: the clock was set back, or a floor was taken away.
 -- `noted` is the token that the note has had so far, '0' if there was none.
-local function write_fence(key, token, ended, noted, least)
+local function write_fence(key, token, ended, noted)
   local note = 'tenure/1 ' .. token .. ended
   if token ~= least and later(token, least) == token then
     redis.call('SET', key, note)

@@ -1,6 +1,7 @@
 //! The commands but `run`: each reads the configuration, asks the store, and shows the answer.
 
 mod backends;
+mod bench;
 mod config;
 #[cfg(feature = "conformance")]
 mod conformance;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
         }
         Command::Doctor => doctor::run(global, registry),
         Command::Backends => backends::list(global, registry),
+        Command::Bench(options) => bench::bench(&options, global, registry),
         Command::Config(command) => config::run(&command, global, registry),
         Command::Completions(options) => manual::completions(options.shell),
         Command::Man(options) => manual::page(options.command.as_deref()),

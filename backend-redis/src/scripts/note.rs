@@ -1,0 +1,115 @@
+//! The note of the last token, where a free lock is taken in few commands: what is read and written
+//! at once is put right afterwards.
+
+use std::time::Duration;
+
+use redis::{Connection, RedisResult};
+use tenure_core::{
+    id::{AttemptId, ClientId},
+    name::{LockName, Namespace},
+    request::{Enqueue, Owner},
+};
+use tenure_test_servers::redis::Server;
+
+use crate::keys::{KeySpace, LockKeys};
+
+struct Lock {
+    connection: Connection,
+    keys: LockKeys,
+}
+
+impl Lock {
+    fn take(&mut self) -> RedisResult<String> {
+        let name = LockName::new("any").unwrap();
+        let owner = Owner::new("label", "host", 7);
+        let ttl = Duration::from_secs(30);
+        let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
+        let call = super::enqueue(&self.keys, &request, ClientId::from_u128(2), "0");
+        redis::cmd("EVAL")
+            .arg(&call.script.text)
+            .arg(call.keys.len())
+            .arg(&call.keys)
+            .arg(&call.args)
+            .query(&mut self.connection)
+    }
+
+    /// Puts a note there that lives for a minute, and makes the lock free.
+    fn note(&mut self, note: &str) {
+        let (holder, fence) = (&self.keys.holder, self.keys.fence());
+        redis::pipe()
+            .cmd("DEL")
+            .arg(holder)
+            .cmd("SET")
+            .arg(fence)
+            .arg(note)
+            .arg("PX")
+            .arg(60_000)
+            .exec(&mut self.connection)
+            .unwrap();
+    }
+
+    /// The note, how many milliseconds it lives, and whether the lock is held.
+    fn now(&mut self) -> (String, i64, bool) {
+        let (holder, fence) = (&self.keys.holder, self.keys.fence());
+        redis::pipe()
+            .cmd("GET")
+            .arg(&fence)
+            .cmd("PTTL")
+            .arg(&fence)
+            .cmd("EXISTS")
+            .arg(holder)
+            .query(&mut self.connection)
+            .unwrap()
+    }
+}
+
+#[test]
+fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
+    let server = Server::builder().start().unwrap();
+    let redis = redis::Client::open(server.url()).unwrap();
+    let mut lock = Lock {
+        connection: redis.get_connection().unwrap(),
+        keys: KeySpace::new(&Namespace::default())
+            .lock(&LockName::new("any").unwrap(), false)
+            .unwrap(),
+    };
+    let first: u64 = lock.take().unwrap().parse().unwrap();
+    let (note, life, held) = lock.now();
+    assert_eq!((note, held), (format!("tenure/1 {first}"), true));
+    assert!(life > 86_000_000, "{life}");
+
+    // Of long ago: it lives for another day. (The clock may pass a multiple of 1,000 s meanwhile.)
+    lock.note(&format!("tenure/1 {}", first - 2_000_000_000));
+    let token: u64 = lock.take().unwrap().parse().unwrap();
+    assert!(token > first);
+    assert!(lock.now().1 > 86_000_000);
+
+    // How the last grant ended stays known.
+    let ended = "0123456789abcdef0123456789abcdef expired";
+    lock.note(&format!("tenure/1 {token} {ended}"));
+    let token = lock.take().unwrap();
+    assert_eq!(lock.now().0, format!("tenure/1 {token} {ended}"));
+
+    // Ahead of the clock: one more than that, and for ever.
+    let ahead = first + 86_400_000_000;
+    lock.note(&format!("tenure/1 {ahead}"));
+    assert_eq!(lock.take().unwrap(), (ahead + 1).to_string());
+    let (note, life, _) = lock.now();
+    assert_eq!((note, life), (format!("tenure/1 {}", ahead + 1), -1));
+
+    // S2: malformed ones are errors that change nothing, however much they look like one of ours.
+    for wrong in [
+        "tenure/1 123456789012345x",
+        "tenure/1 0999999999999999",
+        "tenure/1 1234567890123456 x",
+        "nonsense",
+        "tenure/2 1234567890123456",
+    ] {
+        lock.note(wrong);
+        let error = lock.take().unwrap_err().to_string();
+        assert!(error.contains(&lock.keys.fence()), "{error}");
+        let (note, life, held) = lock.now();
+        assert_eq!((note.as_str(), held), (wrong, false));
+        assert!(life <= 60_000, "{life}");
+    }
+}

@@ -1,0 +1,86 @@
+//! What is measured, by the words of the command line.
+
+use std::path::PathBuf;
+
+use crate::contender::Failure;
+
+const STORES: [&str; 5] = ["memory", "file", "redis", "etcd", "zookeeper"];
+const PARTS: [&str; 6] = ["alone", "many", "one", "takeover", "held", "run"];
+
+/// The words: stores and parts in any order, any other word is the name of the only contender.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    stores: Vec<String>,
+    parts: Vec<String>,
+    /// The only one who is measured.
+    pub(crate) only: Option<String>,
+    /// Where the results go as JSON.
+    pub(crate) json: Option<PathBuf>,
+    /// The directory where the page and its plots go.
+    pub(crate) page: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a path"));
+            match word.as_str() {
+                "--json" => options.json = Some(value()?.into()),
+                "--page" => options.page = Some(value()?.into()),
+                store if STORES.contains(&store) => options.stores.push(word),
+                part if PARTS.contains(&part) => options.parts.push(word),
+                unknown if unknown.starts_with('-') || options.only.is_some() => {
+                    return Err(format!(
+                        "{unknown} is none of the stores ({}) or parts ({}), nor --json FILE or \
+                         --page DIRECTORY; one contender may be named",
+                        STORES.join(", "),
+                        PARTS.join(", ")
+                    )
+                    .into());
+                }
+                _ => options.only = Some(word),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether this store is measured.
+    pub(crate) fn store(&self, name: &str) -> bool {
+        self.stores.is_empty() || self.stores.iter().any(|store| store == name)
+    }
+
+    /// Whether this is measured.
+    pub(crate) fn part(&self, name: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|part| part == name)
+    }
+
+    /// Whether this one is measured.
+    pub(crate) fn contender(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> Result<Options, Failure> {
+        Options::parse(words.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn words_choose() {
+        let all = parse("").unwrap();
+        assert!(all.store("etcd") && all.part("held") && all.contender("floor"));
+        let some = parse("zookeeper held tenure --json x").unwrap();
+        assert!(some.store("zookeeper") && !some.store("etcd"));
+        assert!(some.part("held") && !some.part("one"));
+        assert!(some.contender("tenure") && !some.contender("floor"));
+        assert_eq!(some.json, Some("x".into()));
+        for wrong in ["--what", "tenure rslock", "--page"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How often the way through the core asks for memory: a number that does not swing, as times do.
+#![allow(clippy::allow_attributes, clippy::unwrap_used, reason = "tests may")]
+
+use std::hint::black_box;
+
+use tenure_core::{Client, Release, memory::MemoryStore};
+
+const TURNS: u64 = 100;
+/// For each acquire and release together; there were 8. Raise it only with a reason that is worth it.
+const MOST: u64 = 12;
+
+#[test]
+fn a_turn_asks_for_memory_a_bounded_number_of_times() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let client = runtime
+        .block_on(Client::builder(MemoryStore::new()).connect())
+        .unwrap();
+    let lock = client.lock("any").unwrap();
+    let turns = |count| {
+        runtime.block_on(async {
+            for _ in 0..count {
+                let guard = lock.acquire().await.unwrap();
+                assert!(matches!(
+                    black_box(guard).release().await,
+                    Release::Released
+                ));
+            }
+        });
+    };
+    // What is made once is no matter of a turn.
+    turns(TURNS);
+    let counted = allocation_counter::measure(|| turns(TURNS));
+    let (times, bytes) = (counted.count_total / TURNS, counted.bytes_total / TURNS);
+    println!("{times} allocations of {bytes} bytes in all for each acquire and release");
+    assert!((1..=MOST).contains(&times), "{times} allocations");
+    // Nothing is kept of a lock that was given back.
+    assert!(
+        counted.bytes_current < 4096,
+        "{} bytes kept",
+        counted.bytes_current
+    );
+}
