@@ -84,9 +84,12 @@ more: servers
 	$(call cli_more_on,zookeeper)
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
 
-# Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE.
+# Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE; and the seeds of the simulation, of which
+# a later run should have others: SIM_FROM, SIM_SEEDS.
 soak: servers
 	$(CARGO) test --workspace --release --test soak -- --nocapture
+	SIM_FROM=$(or $(SIM_FROM),10000) SIM_SEEDS=$(or $(SIM_SEEDS),50000) \
+	    $(CARGO) test --workspace --release --test simulation -- --nocapture every_clause
 
 # The suite on every deployment, one after the other, and a page of all their reports.
 reports = $(abspath $(or $(CARGO_TARGET_DIR),target))/conformance

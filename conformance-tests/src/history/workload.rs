@@ -191,9 +191,18 @@ struct Resource {
 }
 
 impl Resources {
-    fn read(&self, lock: &str) -> u64 {
+    /// The number that is there. A resource that checks tokens takes note of this one's: else one who
+    /// was overtaken could still write between this look and the write that follows from it.
+    fn read(&self, lock: &str, token: u64) -> u64 {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(lock.to_owned()).or_default().number
+        let resource = all.entry(lock.to_owned()).or_default();
+        resource.highest = resource.highest.max(token);
+        resource.number
+    }
+
+    /// The number that is there, for one who only looks on.
+    fn look(&self, lock: &str) -> u64 {
+        self.read(lock, 0)
     }
 
     /// Writes the number after the one that was read, unless a higher token was seen.
@@ -273,7 +282,7 @@ impl Worker {
         }
         let held_from = self.recorder.now();
         let until = held_from + u64::try_from(up_to(self.hold).as_micros()).unwrap_or(0);
-        let read = self.resources.read(lock);
+        let read = self.resources.read(lock, token);
         let mut held_until = held_from;
         loop {
             let before = self.recorder.now();
@@ -317,15 +326,15 @@ impl Worker {
             return false;
         };
         let token = guard.token().get();
-        let read = self.resources.read(lock);
+        let read = self.resources.read(lock, token);
         let mut fault = self.recorder.fault("a careless holder in a black hole");
         line.set(NetworkFault::BlackHole);
         guard.lost().await;
         let until = self.recorder.now() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
-        while self.resources.read(lock) == read && self.recorder.now() < until {
+        while self.resources.look(lock) == read && self.recorder.now() < until {
             sleep(LOOK).await;
         }
-        let overtaken = self.resources.read(lock) != read;
+        let overtaken = self.resources.look(lock) != read;
         let (at, accepted) = self.resources.write(lock, token, read);
         self.recorder.wrote(Write {
             lock: lock.to_owned(),
