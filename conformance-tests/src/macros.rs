@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Harness, cases,
-    runner::{Verdict, run_launching},
+    runner::{Verdict, run_launching, strict},
     worker::{self, Launcher},
 };
 
@@ -102,7 +102,7 @@ pub fn test(id: &str, harness: &Arc<dyn Harness>, module: &str) {
     let parents: Vec<_> = module.split("::").skip(1).collect();
     let beside = &parents[..parents.len().saturating_sub(1)];
     let worker = [beside, &["conformance_worker"]].concat().join("::");
-    match run_launching(&case, harness, Some(Launcher::test(&worker))) {
+    match run_launching(&case, harness, Some(Launcher::test(&worker)), strict()) {
         Verdict::Passed => {}
         Verdict::Failed(text) => fail(&text),
         Verdict::Ignored(reason) => fail(&format!(

@@ -33,7 +33,7 @@ pub enum Verdict {
 /// Runs one case on a harness, from outside of any runtime.
 #[must_use]
 pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
-    run_launching(case, harness, None)
+    run_launching(case, harness, None, strict())
 }
 
 /// As [`run_case`], but strictly, whatever the environment says: a preview that fails has failed, and
@@ -47,8 +47,9 @@ pub(crate) fn run_launching(
     case: &Case,
     harness: &Arc<dyn Harness>,
     launcher: Option<Launcher>,
+    strict: bool,
 ) -> Verdict {
-    run_within(case, harness, launcher, None, strict())
+    run_within(case, harness, launcher, None, strict)
 }
 
 fn run_within(
