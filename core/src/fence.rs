@@ -13,6 +13,9 @@ use crate::token::FencingToken;
 /// This is what makes a lock safe against a holder that was paused past its deadline and goes on
 /// writing. A resource that outlives its process must keep the highest token beside its data,
 /// and write both in one step; start the gate from there with [`Gate::starting_at`].
+///
+/// Where a holder reads first, and writes what follows from that, the reading must pass the gate too:
+/// otherwise a holder that was overtaken can still write between its successor's look and write.
 #[derive(Debug)]
 pub struct Gate {
     highest: Mutex<FencingToken>,
