@@ -52,8 +52,11 @@ impl Session {
     fn start(place: &Place) -> Self {
         let pair = openpty(None, None).unwrap();
         let name = nix::unistd::ttyname(&pair.slave).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        // What whoever starts the tests ignores must not be ignored in the session.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=HUP,INT,QUIT")
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", "--ignored", "a_session"])
             .env("SESSION_TERMINAL", name)
             .envs(place.environment())

@@ -38,14 +38,11 @@ impl Sentinels {
         let mut unknown = 0;
         let order = self.order().clone();
         for sentinel in &order {
-            match self.ask(sentinel, settings).await {
-                Ok(Some(master)) => match Conn::open(&master, Purpose::Commands, settings).await {
-                    Ok(conn) => {
-                        self.prefer(sentinel);
-                        return Ok(conn);
-                    }
-                    Err(trouble) => troubles.push(trouble),
-                },
+            match self.master(sentinel, settings).await {
+                Ok(Some(conn)) => {
+                    self.prefer(sentinel);
+                    return Ok(conn);
+                }
                 Ok(None) => unknown += 1,
                 Err(trouble) => troubles.push(trouble),
             }
@@ -107,9 +104,24 @@ impl Sentinels {
         }
     }
 
-    async fn ask(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Place>, Trouble> {
-        let conn = Self::reach(sentinel, settings).await?;
-        self.question(&conn).await
+    /// A connection to the master that this sentinel names; `None` if it knows none.
+    ///
+    /// It is asked once more when there is a connection. A master that was killed and comes back, empty,
+    /// says of itself that it is one until the sentinels have told it otherwise: whoever was told its
+    /// address before the failover would take it for the master, and every lock for lost.
+    async fn master(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Conn>, Trouble> {
+        let asked = Self::reach(sentinel, settings).await?;
+        let Some(named) = self.question(&asked).await? else {
+            return Ok(None);
+        };
+        let conn = Conn::open(&named, Purpose::Commands, settings).await?;
+        match self.question(&asked).await? {
+            Some(still) if still == named => Ok(Some(conn)),
+            _ => Err(Trouble::new(
+                ErrorKind::Unavailable,
+                format!("sentinel {sentinel}: it names another master than {named} now"),
+            )),
+        }
     }
 
     async fn reach(sentinel: &Place, settings: &Settings) -> Result<Conn, Trouble> {

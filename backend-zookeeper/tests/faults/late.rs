@@ -62,11 +62,20 @@ impl Ways {
         (0..self.fronts.len()).max_by_key(syncs).unwrap()
     }
 
-    /// Leaves an enqueue lying on its way, with its client cut off from there. Tells which way that is,
-    /// and the attempt.
-    async fn delay(&self, raw: &Raw, lock: &str) -> (usize, AttemptId) {
+    fn refuse(&self, refuse: bool) {
+        for front in &self.fronts {
+            front.refuse(refuse).unwrap();
+        }
+    }
+
+    /// Leaves an enqueue lying on its way, with its client cut off from there; where it `goes_on`, it
+    /// finds other ways. Tells which way that is, and the attempt.
+    async fn delay(&self, raw: &Raw, lock: &str, goes_on: bool) -> (usize, AttemptId) {
         for _ in 0..100 {
+            // A session that has ended needs a way for the next one.
+            self.refuse(false);
             let used = self.in_use().await;
+            self.refuse(!goes_on);
             self.slow[used].reset();
             self.slow[used].hold_requests();
             let attempt = AttemptId::random().unwrap();
@@ -84,6 +93,7 @@ impl Ways {
                 _ = raw.backend.enqueue(Raw::enqueue(lock, attempt)) => {}
             }
             self.slow[used].release_requests();
+            self.refuse(false);
             remove(raw, lock, attempt).await;
         }
         panic!("no enqueue could be held up");
@@ -137,10 +147,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
         );
         warm(&raw, &control).await;
         // Nowhere to go on: what is late is carried out.
-        for front in &ways.fronts {
-            front.refuse(true).unwrap();
-        }
-        let (used, attempt) = ways.delay(&raw, &control).await;
+        let (used, attempt) = ways.delay(&raw, &control, false).await;
         ways.slow[used].release_requests();
         let seen = async {
             while looker
@@ -153,9 +160,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
         };
         // Not on a machine that was so slow that the session had ended by then.
         let seen = timeout(2 * TTL, seen).await.is_ok();
-        for front in &ways.fronts {
-            front.refuse(false).unwrap();
-        }
+        ways.refuse(false);
         remove(&raw, &control, attempt).await;
         idle(&looker, &control, SOON).await;
         carried_out += usize::from(seen);
@@ -168,7 +173,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
     for trial in 0..TRIALS {
         let lock = lock(trial);
         warm(&raw, &lock).await;
-        let (used, attempt) = ways.delay(&raw, &lock).await;
+        let (used, attempt) = ways.delay(&raw, &lock, true).await;
         if trial % 2 == 0 {
             found += usize::from(remove(&raw, &lock, attempt).await);
             ways.slow[used].release_requests();

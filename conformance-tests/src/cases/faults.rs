@@ -425,7 +425,7 @@ pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outco
     const DELAY: Duration = Duration::from_millis(80);
     let broken = Broken::new(&ctx, ctx.possible_ttl(Duration::from_secs(4))).await?;
     // Everything that need be there only once.
-    release(&broken.client.lock("warm")?.acquire().await?).await?;
+    release(&broken.client.lock("slow")?.acquire().await?).await?;
     let before = broken.faulty.line().effects();
     broken.set(Fault::Delay(DELAY));
     let guard = broken.client.lock("slow")?.acquire().await?;

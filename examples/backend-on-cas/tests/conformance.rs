@@ -46,6 +46,8 @@ tenure_conformance::conformance_tests! {
         faults::stopped_process_finds_its_lock_lost: "the table lives inside of one process",
         token::rises_over_deletion: "the harness cannot delete rows by hand",
         deadline::pushed_grant_counts_from_last_report: "the table cannot send messages",
+        deadline::messages_are_dated_after_the_answers: "the table cannot send messages",
+        waiting::leaving_loses_nobodys_message: "the table cannot send messages",
         loss::deletion_is_noticed_as_declared: "the harness cannot delete rows by hand",
         waiting::message_wakes_the_waiter: "the table cannot send messages",
         secrets::show_nowhere: "the table knows no secret",
