@@ -166,11 +166,17 @@ pub(crate) fn leave(prefix: &str, me: &str, revision: i64) -> Txn {
 
 /// Leaves the queue, if it is there, and keeps the attempt out of it for as long as the lease lives.
 /// If it was there: first.
+///
+/// Once the fence stands nothing is taken out any more: the key may have been given to another attempt
+/// when a request like this one, whose answer was lost, arrives after its repetition.
 pub(crate) fn fence_off(place: Place<'_>, lease: i64) -> Txn {
     let options = || Some(etcd_client::PutOptions::new().with_lease(lease));
     let fence = || TxnOp::put(place.fence, "", options());
     Txn::new()
-        .when([Compare::create_revision(place.me, CompareOp::Greater, 0)])
+        .when([
+            Compare::create_revision(place.me, CompareOp::Greater, 0),
+            absent(place.fence),
+        ])
         .and_then([
             TxnOp::get(place.prefix, Some(first(place.prefix).with_keys_only())),
             TxnOp::delete(place.me, None),
@@ -233,5 +239,57 @@ impl Answer {
     pub(crate) fn one(&mut self) -> Result<Option<KeyValue>, Fault> {
         let found = self.reads.next().ok_or_else(Fault::garbled)?;
         Ok(found.into_iter().next())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::Client;
+    use tenure_test_servers::etcd::Server;
+
+    use super::*;
+
+    const KEY: &str = "queue/1";
+
+    fn place(fence: &str) -> Place<'_> {
+        Place {
+            prefix: "queue/",
+            me: KEY,
+            fence,
+        }
+    }
+
+    async fn succeeds(store: &mut Client, txn: Txn) -> bool {
+        store.txn(txn).await.unwrap().succeeded()
+    }
+
+    #[tokio::test]
+    async fn x1_k2_a_removal_that_arrives_again_takes_nobody_else_out() {
+        let server = Server::builder().start().unwrap();
+        let mut store = Client::connect([server.address()], None).await.unwrap();
+        let lease = store.lease_grant(60, None).await.unwrap().id();
+        let (mine, next) = (place("fence/1"), place("fence/2"));
+        assert!(succeeds(&mut store, enter(mine, vec![1], lease)).await);
+        // Its answer is lost; this is its repetition.
+        assert!(succeeds(&mut store, fence_off(mine, lease)).await);
+        assert!(succeeds(&mut store, enter(next, vec![2], lease)).await);
+        // And this the first one.
+        assert!(!succeeds(&mut store, fence_off(mine, lease)).await);
+        let found = store.get(KEY, None).await.unwrap();
+        assert_eq!(
+            found.kvs().len(),
+            1,
+            "the entry of the next attempt is gone"
+        );
+        assert_eq!(found.kvs()[0].value(), [2]);
+        // What comes late of the enqueue is still kept out.
+        assert!(
+            succeeds(
+                &mut store,
+                leave_held(KEY, found.kvs()[0].create_revision())
+            )
+            .await
+        );
+        assert!(!succeeds(&mut store, enter(mine, vec![1], lease)).await);
     }
 }
