@@ -5,6 +5,7 @@ use std::{fmt::Debug, path::Path, thread, time::Duration};
 use crate::{
     Certificates, Error,
     poll::{self, Look},
+    process,
 };
 
 const SIZE: usize = 3;
@@ -158,12 +159,12 @@ impl<M: Member> ClusterBuilder<M> {
             }
             M::unite(&mut members)?;
             let cluster = Cluster { members };
-            match cluster.each(M::launched) {
+            match cluster.each(M::launched).and_then(|()| cluster.settle()) {
                 Ok(()) => {
-                    cluster.wait_healthy(SETTLE)?;
                     cluster.members[0].first_steps()?;
                     return Ok(cluster);
                 }
+                // One of ZooKeeper listens for clients before it finds its other ports taken.
                 Err(_) if attempt < PORTS && cluster.members.iter().any(M::lost_its_port) => {}
                 Err(error) => return Err(error),
             }
@@ -237,8 +238,29 @@ impl<M: Member> Cluster<M> {
     ///
     /// When one is not by then.
     pub fn wait_healthy(&self, bound: Duration) -> Result<(), Error> {
+        self.until_healthy(bound, || None)
+    }
+
+    /// The same after a start, when none of them may have ended.
+    fn settle(&self) -> Result<(), Error> {
+        self.until_healthy(SETTLE, || {
+            let ended = self.members.iter().find(|server| !server.is_running())?;
+            let what = format!("the member {} ended at its start", ended.address());
+            let log = process::end_of_log(&ended.directory().join("server.log"));
+            Some(Error::new(what).with_log(log))
+        })
+    }
+
+    fn until_healthy(
+        &self,
+        bound: Duration,
+        hopeless: impl Fn() -> Option<Error>,
+    ) -> Result<(), Error> {
         let wanted = format!("all members of the {} cluster are healthy", M::WHAT);
         poll::until(&wanted, bound, || {
+            if let Some(error) = hopeless() {
+                return Look::Failed(error);
+            }
             let reason = self.members.iter().find_map(|server| {
                 let why = server.trouble()?;
                 Some(format!("the member {}: {why}", server.address()))
@@ -255,7 +277,7 @@ impl<M: Member> Cluster<M> {
     pub fn restart(&self) -> Result<(), Error> {
         self.members.iter().for_each(M::kill);
         self.each(M::launched)?;
-        self.wait_healthy(SETTLE)
+        self.settle()
     }
 
     /// As [`restart`](Self::restart), but without their data: a new cluster on the same ports.
@@ -287,5 +309,42 @@ impl<M: Member> Cluster<M> {
             });
             outcomes.fold(Ok(()), Result::and)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        net::{Ipv4Addr, TcpListener},
+    };
+
+    use super::*;
+    use crate::zookeeper::Server;
+
+    #[test]
+    fn a_member_that_ended_is_told_at_once_and_with_its_log() {
+        let cluster = Cluster::<Server>::builder().start().unwrap();
+        cluster.settle().unwrap();
+        cluster.server(1).kill();
+        let error = cluster.settle().unwrap_err().to_string();
+        assert!(error.contains(&cluster.server(1).address()), "{error}");
+        assert!(error.contains("ended at its start"), "{error}");
+    }
+
+    #[test]
+    fn a_member_that_finds_its_election_port_taken_is_to_be_tried_on_another() {
+        let cluster = Cluster::<Server>::builder().start().unwrap();
+        let server = cluster.server(1);
+        server.kill();
+        let settings = fs::read_to_string(server.directory().join("zoo.cfg")).unwrap();
+        let line = settings.lines().find(|line| line.starts_with("server.2="));
+        let election = line.and_then(|line| line.split([':', ';']).nth(2));
+        let port: u16 = election.and_then(|port| port.parse().ok()).unwrap();
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        // It may listen for clients before it notices.
+        let outcome = server.launched().and_then(|()| cluster.settle());
+        let error = outcome.unwrap_err();
+        assert!(server.lost_its_port(), "{error}");
     }
 }

@@ -152,7 +152,9 @@ impl Daemon {
 
     /// Whether the last start failed because a port was not free.
     pub(crate) fn port_was_taken(&self) -> bool {
-        let log = self.end_of_log().to_ascii_lowercase();
+        // All of it: ZooKeeper says more lines about it than an error shows.
+        let log = fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).to_ascii_lowercase();
         log.contains("address already in use")
     }
 
