@@ -279,11 +279,13 @@ impl Book {
     }
 
     /// Notes whom an attempt waits for, and that it does. Returns the number of the watch that this
-    /// ends, and whether its own key is watched; `None` if nothing has changed, or it is being removed.
+    /// ends, and whether its own key is watched; `None` if nothing has changed, or it is being removed,
+    /// or is the holder by now: nobody comes in front of a key that was the first one, so that this is
+    /// of before.
     pub(crate) fn follow(&self, attempt: AttemptId, next: Ahead) -> Option<(Option<u64>, bool)> {
         let mut pages = self.lock();
         let entry = pages.entries.get_mut(&attempt)?;
-        if entry.stage == Stage::Leaving {
+        if matches!(entry.stage, Stage::Holding | Stage::Leaving) {
             return None;
         }
         entry.stage = Stage::Waiting;
@@ -312,6 +314,19 @@ impl Book {
         let watched = entry.watch != 0;
         pages.unfollow(attempt, old.as_deref());
         Some((old.map(|old| old.watch), watched))
+    }
+
+    /// Whether an attempt has any use for the watch of that number.
+    pub(crate) fn awaits(&self, attempt: AttemptId, number: u64) -> bool {
+        let pages = self.lock();
+        let of_ahead = |entry: &Entry| {
+            entry
+                .ahead
+                .as_ref()
+                .is_some_and(|ahead| ahead.watch == number)
+        };
+        let entry = pages.entries.get(&attempt);
+        entry.is_some_and(|entry| entry.watch == number || of_ahead(entry))
     }
 
     /// The waiter of ours that is right behind the contender of that key and revision.
@@ -360,3 +375,6 @@ impl Pages {
         self.entries.get(&attempt)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

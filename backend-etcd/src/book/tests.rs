@@ -1,0 +1,45 @@
+use super::*;
+
+/// Waiting for that key, with a watch of that number.
+pub(crate) fn behind(key: &str, watch: u64) -> Ahead {
+    Ahead {
+        key: key.to_owned(),
+        revision: 1,
+        watch,
+        is_holder: true,
+        is_told: false,
+        holder: None,
+    }
+}
+
+fn entered(book: &Book) -> AttemptId {
+    let attempt = AttemptId::random().unwrap();
+    book.begin(attempt, &LockName::new("a").unwrap());
+    attempt
+}
+
+#[test]
+fn an_answer_from_before_its_turn_takes_a_holder_no_more_back_to_waiting() {
+    let book = Book::default();
+    let attempt = entered(&book);
+    assert!(book.follow(attempt, behind("k", 7)).is_some());
+    assert_eq!(book.hold(attempt), Some((Some(7), false)));
+    assert_eq!(book.follow(attempt, behind("j", 8)), None);
+    let sight = book.sight(attempt).unwrap();
+    assert_eq!(sight.stage, Stage::Holding);
+    assert!(!book.awaits(attempt, 8));
+}
+
+#[test]
+fn only_the_last_watch_of_each_kind_is_awaited() {
+    let book = Book::default();
+    let attempt = entered(&book);
+    book.follow(attempt, behind("k", 7)).unwrap();
+    book.edit(attempt, |entry| entry.watch = 9).unwrap();
+    assert!(book.awaits(attempt, 7) && book.awaits(attempt, 9));
+    assert_eq!(book.follow(attempt, behind("j", 8)), Some((Some(7), true)));
+    assert!(!book.awaits(attempt, 7) && book.awaits(attempt, 8));
+    let (_, ended) = book.leave(attempt).unwrap();
+    assert_eq!(ended, [9, 8]);
+    assert!(!book.awaits(attempt, 8) && !book.awaits(attempt, 9));
+}

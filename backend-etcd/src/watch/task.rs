@@ -1,0 +1,416 @@
+//! The task that holds the stream.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchResponseStream, WatchStream};
+use tenure_core::{backend::BackendEvent, id::AttemptId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use super::{Command, Inbox, Watch, What, table::Table};
+use crate::{
+    backend::{Core, LARGEST_ANSWER},
+    error::Fault,
+    link::{Link, Member},
+    turn,
+};
+
+/// How often the stream has to show that it lives while somebody waits on it.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// A watch tells of what happens after it was made.
+const NOW: i64 = 0;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The task.
+pub(crate) struct Watching {
+    core: Weak<Core>,
+    link: Arc<Link>,
+    /// A key that never exists.
+    nowhere: String,
+    inbox: Inbox,
+    watches: Table,
+    pulses: VecDeque<Beat>,
+    /// When the stream has answered last.
+    heard: Instant,
+}
+
+/// A pulse that was sent.
+struct Beat {
+    number: u64,
+    sent: Instant,
+    tell: Vec<oneshot::Sender<()>>,
+}
+
+/// What is written to the stream.
+enum Line {
+    Watch(Arc<str>, WatchOptions),
+    Cancel(u64),
+}
+
+/// An open stream.
+struct Open {
+    member: Member,
+    lines: mpsc::UnboundedSender<Line>,
+    answers: WatchResponseStream,
+    /// Writes the lines: whoever reads must never wait for the server to take something.
+    _writer: JoinSet<()>,
+}
+
+/// How a stream has ended.
+enum Ended {
+    /// With the client.
+    Over,
+    Broken,
+    /// The server takes no watches of this user, or of this log-in.
+    Refused(String),
+}
+
+impl Watching {
+    pub(crate) fn new(core: Weak<Core>, link: Arc<Link>, nowhere: String, inbox: Inbox) -> Self {
+        Self {
+            core,
+            link,
+            nowhere,
+            inbox,
+            watches: Table::default(),
+            pulses: VecDeque::new(),
+            heard: Instant::now(),
+        }
+    }
+
+    /// Runs until the watcher is gone.
+    pub(crate) async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let opened = self.open().await;
+            let ended = match opened {
+                Ok(open) => {
+                    let began = Instant::now();
+                    let member = open.member.clone();
+                    let ended = self.follow(open).await;
+                    if began.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                    if let Ended::Refused(reason) = &ended {
+                        tracing::warn!(reason, "the server ended a watch");
+                        // Watches are refused in a stream that itself goes on, so that the client
+                        // library does not see that it has to log in again.
+                        let _ = time::timeout(LONGEST_PAUSE, member.client.refresh_token()).await;
+                    }
+                    ended
+                }
+                Err(fault) => {
+                    tracing::debug!(?fault, "no stream for watches");
+                    Ended::Broken
+                }
+            };
+            if matches!(ended, Ended::Over) || self.inbox.commands.is_closed() {
+                return;
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn open(&self) -> Result<Open, Fault> {
+        let member = self.link.member().await?;
+        let number = self.number();
+        let options = options(number, 0);
+        let client = member.client.watch_client();
+        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
+        let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
+        let stream: WatchStream = self
+            .link
+            .patiently(&member, self.link.patience(), opening)
+            .await?;
+        let (mut writer, answers) = stream.split();
+        let (lines, mut written) = mpsc::unbounded_channel();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Some(line) = written.recv().await {
+                let sent = match line {
+                    Line::Watch(key, options) => writer.watch(&*key, Some(options)).await,
+                    Line::Cancel(number) => writer.cancel(signed(number)).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let _ = lines.send(Line::Cancel(number));
+        Ok(Open {
+            member,
+            lines,
+            answers,
+            _writer: task,
+        })
+    }
+
+    async fn follow(&mut self, mut open: Open) -> Ended {
+        let stream = self.inbox.stream.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut moves = self.link.moves();
+        self.begin_again(&open);
+        loop {
+            let (alarm, ring) = (self.watches.alarm(), self.ring());
+            tokio::select! {
+                answer = open.answers.message() => match answer {
+                    Ok(Some(answer)) => {
+                        self.heard = Instant::now();
+                        self.link.alive(open.member.generation);
+                        if let Some(reason) = self.read(&open, &answer, stream) {
+                            return Ended::Refused(reason);
+                        }
+                    }
+                    Ok(None) => return Ended::Broken,
+                    Err(error) => {
+                        let fault = Fault::from(error);
+                        tracing::debug!(?fault, "the stream of watches has ended");
+                        if fault.blames_server() {
+                            self.link.suspect(open.member.generation);
+                        }
+                        return Ended::Broken;
+                    }
+                },
+                command = self.inbox.commands.recv() => match command {
+                    Some(command) => self.obey(&open, command),
+                    None => return Ended::Over,
+                },
+                () = sleep_until(alarm) => self.begin_later(&open),
+                () = sleep_until(ring) => {
+                    if self.pulses.is_empty() {
+                        self.beat(&open, Vec::new());
+                    } else {
+                        self.link.suspect(open.member.generation);
+                        return Ended::Broken;
+                    }
+                }
+                moved = moves.changed() => {
+                    if moved.is_err() || *moves.borrow_and_update() == u64::MAX {
+                        return Ended::Over;
+                    }
+                    self.beat(&open, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// When a pulse is overdue, or another one due.
+    fn ring(&self) -> Option<Instant> {
+        match self.pulses.front() {
+            // Thousands of watches may be in front of it, and their answers show as much.
+            Some(beat) => Some(beat.sent.max(self.heard) + self.link.patience()),
+            None => self
+                .watches
+                .wait_for_somebody()
+                .then(|| Instant::now() + PULSE),
+        }
+    }
+
+    fn obey(&mut self, open: &Open, command: Command) {
+        match command {
+            Command::Begin(number, watch) => {
+                let Some(core) = self.core.upgrade() else {
+                    return;
+                };
+                if let Some(watch) = self.watches.begin(&core.book, number, watch) {
+                    begin(open, number, watch);
+                }
+            }
+            Command::End(number) => self.end(open, number),
+            Command::Pulse(tell) => match self.pulses.front_mut() {
+                // Its answer may be of before this was asked; the one behind it is not.
+                _ if self.pulses.len() < 2 => self.beat(open, vec![tell]),
+                _ => {
+                    if let Some(beat) = self.pulses.back_mut() {
+                        beat.tell.push(tell);
+                    }
+                }
+            },
+        }
+    }
+
+    fn beat(&mut self, open: &Open, tell: Vec<oneshot::Sender<()>>) {
+        let number = self.number();
+        let watch = Line::Watch(Arc::from(self.nowhere.as_str()), options(number, 0));
+        let _ = open.lines.send(watch);
+        self.pulses.push_back(Beat {
+            number,
+            sent: Instant::now(),
+            tell,
+        });
+    }
+
+    fn end(&mut self, open: &Open, number: u64) {
+        if self.watches.end(number) {
+            let _ = open.lines.send(Line::Cancel(number));
+        }
+    }
+
+    fn begin_later(&mut self, open: &Open) {
+        for (number, watch) in self.watches.due(Instant::now()) {
+            begin(open, number, watch);
+        }
+    }
+
+    fn begin_again(&mut self, open: &Open) {
+        self.pulses.clear();
+        let core = self.core.upgrade();
+        let pages = core.as_ref().map(|core| core.book.lock());
+        for (number, watch) in self.watches.all_at_once() {
+            let entry = pages.as_ref().and_then(|pages| pages.get(watch.attempt));
+            if let (What::Own, Some(entry)) = (watch.what, entry) {
+                watch.from = watch.from.max(entry.verified + 1);
+            }
+            watch.gap = false;
+            begin(open, number, watch);
+        }
+    }
+
+    /// Reads one answer; returns the reason if the server takes no watches.
+    fn read(&mut self, open: &Open, answer: &WatchResponse, stream: u64) -> Option<String> {
+        let number = u64::try_from(answer.watch_id()).unwrap_or(0);
+        if answer.canceled() {
+            return self.canceled(open, number, answer);
+        }
+        if answer.created() {
+            let as_of = answer.header().map_or(i64::MAX, ResponseHeader::revision);
+            self.created(open, number, stream, as_of);
+        }
+        for event in answer.events() {
+            // A deletion has no version. The library's own way to tell panics on what it does not know.
+            let deleted = event.kv().is_some_and(|kv| kv.version() == 0);
+            self.happened(open, number, deleted);
+        }
+        None
+    }
+
+    /// The server watches, and tells of what comes after that revision, if not of more.
+    fn created(&mut self, open: &Open, number: u64, stream: u64, as_of: i64) {
+        if self.pulses.iter().any(|beat| beat.number == number) {
+            while self
+                .pulses
+                .front()
+                .is_some_and(|beat| beat.number <= number)
+            {
+                let tell = self.pulses.pop_front().map(|beat| beat.tell);
+                for tell in tell.into_iter().flatten() {
+                    let _: Result<(), ()> = oneshot::Sender::send(tell, ());
+                }
+            }
+            let _ = open.lines.send(Line::Cancel(number));
+            return;
+        }
+        let Some(watch) = self.watches.get(number) else {
+            return;
+        };
+        match watch.what {
+            What::Own => {
+                if let Some(core) = self.core.upgrade() {
+                    core.book
+                        .edit(watch.attempt, |entry| entry.watched_in = stream);
+                }
+            }
+            // Between the answer that named the predecessor and this watch, it may have gone.
+            What::Ahead { .. } if watch.gap && as_of >= watch.from => {
+                tokio::spawn(turn::look(Weak::clone(&self.core), watch.attempt));
+            }
+            What::Ahead { .. } => {}
+        }
+    }
+
+    fn canceled(&mut self, open: &Open, number: u64, answer: &WatchResponse) -> Option<String> {
+        let compacted = answer.compact_revision();
+        if let Some(watch) = self.watches.get_mut(number)
+            && compacted > 0
+        {
+            // What happened before that nobody tells any more.
+            watch.from = compacted;
+            watch.gap = false;
+            begin(open, number, watch);
+            let attempt = watch.attempt;
+            self.doubt(attempt);
+            return None;
+        }
+        let known = self.watches.get(number).is_some() || answer.watch_id() < 0;
+        known.then(|| answer.cancel_reason().to_owned())
+    }
+
+    fn happened(&mut self, open: &Open, number: u64, deleted: bool) {
+        let Some(watch) = self.watches.get(number) else {
+            return;
+        };
+        let (what, attempt) = (watch.what, watch.attempt);
+        match (what, deleted) {
+            (What::Own, false) => self.doubt(attempt),
+            (What::Ahead { .. }, false) => {}
+            (What::Own, true) => {
+                self.end(open, number);
+                let Some(core) = self.core.upgrade() else {
+                    return;
+                };
+                let event = core
+                    .book
+                    .edit(attempt, |_| ())
+                    .map(|()| turn::lost(&core, attempt));
+                if let Some(event) = event {
+                    core.context.events.send(event);
+                }
+            }
+            (What::Ahead { .. }, true) => {
+                self.end(open, number);
+                tokio::spawn(turn::look(Weak::clone(&self.core), attempt));
+            }
+        }
+    }
+
+    /// Has the store asked what has become of an attempt.
+    fn doubt(&self, attempt: AttemptId) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        if core
+            .book
+            .edit(attempt, |entry| entry.doubtful = true)
+            .is_some()
+        {
+            core.context.events.send(BackendEvent::Look { attempt });
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.inbox.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn begin(open: &Open, number: u64, watch: &Watch) {
+    let from = if watch.gap { NOW } else { watch.from };
+    let line = Line::Watch(Arc::clone(&watch.key), options(number, from));
+    let _ = open.lines.send(line);
+}
+
+fn options(number: u64, from: i64) -> WatchOptions {
+    WatchOptions::new()
+        .with_watch_id(signed(number))
+        .with_start_revision(from)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
