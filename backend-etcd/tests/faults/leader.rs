@@ -1,11 +1,12 @@
 //! A leader that is stopped past the TTL, and goes on.
 
+use tenure_core::clock::{Clock as _, SystemClock};
 use tenure_test_servers::etcd::Cluster;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     arena::Arena,
-    common::{SOON, acquire, client, granted, hold, proxies, seconds, until_waiting},
+    common::{SOON, acquire, client, granted, hold, seconds, until_free, until_waiting},
 };
 
 const TTL: std::time::Duration = seconds(2);
@@ -29,20 +30,15 @@ async fn x1_t1_w2_a_leader_is_stopped_past_the_ttl_and_goes_on() {
     arena.close().await;
 }
 
-/// Servers of that age answer keep-alives also when they lead no more. The holder reaches nobody but
-/// the leader, which is cut off from the others by being stopped; when it goes on, it answers what was
-/// sent to it meanwhile before it has heard of its successor.
+/// The holder reaches nobody but the leader, which is cut off from the others by being stopped; when it
+/// goes on, it answers what was sent to it meanwhile before it has heard of its successor.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_d2_what_a_deposed_leader_answers_is_no_proof() {
+async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holder() {
     let cluster = Cluster::builder().start().unwrap();
     for _ in 0..3 {
         let leader = cluster.leader().unwrap();
-        let (proxies, _) = proxies(&cluster);
-        let holder = client(&proxies[leader].url(), TTL).await;
-        let others: Vec<_> = (1..3)
-            .map(|step| cluster.server(leader + step).address())
-            .collect();
-        let other = client(&format!("etcd://{}", others.join(",")), TTL).await;
+        let holder = client(&cluster.server(leader).url(), TTL).await;
+        let other = client(&followers(&cluster, leader), TTL).await;
         let guard = hold(&holder, "a").await;
         let waiter = acquire(&other, "a");
         until_waiting(&other, "a", 1).await;
@@ -55,14 +51,8 @@ async fn x1_d2_what_a_deposed_leader_answers_is_no_proof() {
         )
         .await;
         assert!(guard.check().is_err(), "X1: two guards are held");
-        let before = guard.valid_until();
         cluster.server(leader).resume().unwrap();
         sleep(TTL).await;
-        assert_eq!(
-            guard.valid_until(),
-            before,
-            "D2: a deposed leader has moved the deadline"
-        );
         // The next one need not hold any more: a leader of that age that goes on may have its
         // successor revoke leases which it believes to have expired (etcd issue 15247). Then it has
         // been told.
@@ -70,4 +60,40 @@ async fn x1_d2_what_a_deposed_leader_answers_is_no_proof() {
         assert!(next.token() > guard.token());
         let _ = next.release().await;
     }
+}
+
+/// Servers of that age answer keep-alives also when nobody follows them any more, until they see it
+/// themselves an election timeout later. What proves a lease has to have been agreed upon.
+#[tokio::test(flavor = "multi_thread")]
+async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
+    let cluster = Cluster::builder().start().unwrap();
+    for _ in 0..3 {
+        let leader = cluster.leader().unwrap();
+        let holder = client(&cluster.server(leader).url(), TTL).await;
+        let guard = hold(&holder, "a").await;
+        for step in 1..3 {
+            cluster.server(leader + step).pause().unwrap();
+        }
+        let stopped = SystemClock.now();
+        timeout(SOON, guard.lost())
+            .await
+            .expect("L1: no loss is told");
+        let end = guard.valid_until();
+        assert!(
+            end <= stopped + TTL,
+            "D2: proved {:?} after the last majority",
+            end.since(stopped + TTL)
+        );
+        for step in 1..3 {
+            cluster.server(leader + step).resume().unwrap();
+        }
+        cluster.wait_healthy(SOON).unwrap();
+        until_free(&holder, "a", SOON).await;
+    }
+}
+
+/// The address of the two others.
+fn followers(cluster: &Cluster, leader: usize) -> String {
+    let others = [1, 2].map(|step| cluster.server(leader + step).address());
+    format!("etcd://{}", others.join(","))
 }
