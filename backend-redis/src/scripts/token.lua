@@ -21,13 +21,14 @@ local function next_token(last)
 end
 
 -- Notes the last token. The note expires a day after the last grant, or up to 1,000 s sooner, since
--- setting an expiry anew costs; by then the clock alone keeps tokens rising. It never expires while
--- tokens are ahead of that: the clock was set back, or a floor was taken away.
+-- setting an expiry anew costs; by then the clock alone keeps tokens rising. Where tokens are ahead of
+-- the clock (it was set back, or a floor was taken away), a day after the clock has caught up.
 -- `noted` is the token that the note has had so far, '0' if there was none.
 local function write_fence(key, token, ended, noted)
   local note = 'tenure/1 ' .. token .. ended
   if token ~= least and later(token, least) == token then
-    redis.call('SET', key, note)
+    local ahead = (tonumber(token) - tonumber(least)) / 1000
+    redis.call('SET', key, note, 'PX', string.format('%.0f', FENCE_LIFE + ahead))
   elseif string.sub(noted, 1, -10) == string.sub(token, 1, -10) then
     redis.call('SET', key, note, 'KEEPTTL')
   else
