@@ -42,6 +42,20 @@ impl Store {
             _server: Box::new(server),
         }
     }
+
+    /// One whose server counts its requests.
+    pub(crate) fn metered<S: 'static>(
+        what: String,
+        url: String,
+        contenders: Vec<Arc<dyn Contender>>,
+        server: S,
+        requests: fn(&S) -> Option<f64>,
+    ) -> Self {
+        let server = Arc::new(server);
+        let metered = Arc::clone(&server);
+        let requests = Box::new(move || requests(&metered));
+        Self::new(what, url, contenders, requests, server)
+    }
 }
 
 /// Ours, with a client of its own.

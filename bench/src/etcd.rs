@@ -27,15 +27,13 @@ pub(crate) async fn start() -> Result<Store, Failure> {
         Arc::new(Service::connect(&endpoint).await?),
     ];
     let what = format!("etcd {}, one member, on disk", server.version()?);
-    let (url, server) = (server.url(), Arc::new(server));
-    let meter = Arc::clone(&server);
-    let requests = move || meter.metric("etcd_debugging_lease_renewed_total").ok()?;
-    Ok(Store::new(
+    let (url, kept) = (server.url(), (server, disk));
+    Ok(Store::metered(
         what,
         url,
         contenders,
-        Box::new(requests),
-        (server, disk),
+        kept,
+        |(server, _)| server.metric("etcd_debugging_lease_renewed_total").ok()?,
     ))
 }
 

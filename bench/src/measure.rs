@@ -60,8 +60,7 @@ pub(crate) async fn measure(
             }
             if round > 0 {
                 let sizes = |size: &usize| round == 1 || USUAL.contains(size);
-                many(name, contender, options, results, &sizes).await?;
-                one(name, contender, options, results, &sizes).await?;
+                by_size(name, contender, options, results, &sizes).await?;
             }
         }
     }
@@ -78,34 +77,25 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-async fn many(
+/// What is measured by the number of tasks.
+async fn by_size(
     name: &str,
     contender: &Arc<dyn Contender>,
     options: &Options,
     results: &mut Results,
     sizes: &dyn Fn(&usize) -> bool,
 ) -> Result<(), Failure> {
-    for tasks in TASKS.into_iter().filter(sizes) {
-        if options.part("many") {
+    let who = contender.name();
+    if options.part("many") {
+        for tasks in TASKS.into_iter().filter(sizes) {
             let pairs = tenure_load::many(contender, tasks, SPAN).await?;
-            results.add(name, MANY, contender.name(), tasks, pairs);
+            results.add(name, MANY, who, tasks, pairs);
         }
     }
-    Ok(())
-}
-
-async fn one(
-    name: &str,
-    contender: &Arc<dyn Contender>,
-    options: &Options,
-    results: &mut Results,
-    sizes: &dyn Fn(&usize) -> bool,
-) -> Result<(), Failure> {
-    for waiters in WAITERS.into_iter().filter(sizes) {
-        if options.part("one") && contender.waits() {
+    if options.part("one") && contender.waits() {
+        for waiters in WAITERS.into_iter().filter(sizes) {
             let fight = tenure_load::one(contender, "one", waiters, SPAN).await?;
             let hand_over = fight.hand_over.micros();
-            let who = contender.name();
             results.add(name, RATE, who, waiters, fight.rate);
             results.add(name, HAND, who, waiters, hand_over.median);
             results.add(name, HAND_P99, who, waiters, hand_over.p99);

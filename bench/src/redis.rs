@@ -24,17 +24,10 @@ pub(crate) async fn start() -> Result<Store, Failure> {
         Arc::new(Rslock::connect(&server.url())?),
     ];
     let (what, url) = (format!("redis {version} without persistence"), server.url());
-    let server = Arc::new(server);
-    let meter = Arc::clone(&server);
-    // What comes in one read is one pipelined request of any number of scripts.
-    let requests = move || meter.info("total_reads_processed").ok()??.parse().ok();
-    Ok(Store::new(
-        what,
-        url,
-        contenders,
-        Box::new(requests),
-        server,
-    ))
+    Ok(Store::metered(what, url, contenders, server, |server| {
+        // What comes in one read is one pipelined request of any number of scripts.
+        server.info("total_reads_processed").ok()??.parse().ok()
+    }))
 }
 
 /// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.

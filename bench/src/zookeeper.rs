@@ -27,15 +27,13 @@ pub(crate) async fn start() -> Result<Store, Failure> {
         Arc::new(Recipe(connect(&endpoint, "/recipe").await?)),
     ];
     let what = format!("ZooKeeper {}, one server, on disk", server.version()?);
-    let (url, server) = (server.url(), Arc::new(server));
-    let meter = Arc::clone(&server);
-    let requests = move || meter.metric("zk_packets_received").ok()??.parse().ok();
-    Ok(Store::new(
+    let (url, kept) = (server.url(), (server, disk));
+    Ok(Store::metered(
         what,
         url,
         contenders,
-        Box::new(requests),
-        (server, disk),
+        kept,
+        |(server, _)| server.metric("zk_packets_received").ok()??.parse().ok(),
     ))
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use tenure_core::{
     request::{Enqueue, Enqueued, Grant, LockState, Owner, Remove, Removed, Renewal, Renewed},
     token::FencingToken,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     case::{Failure, Stop},
@@ -188,17 +189,22 @@ impl Driver {
         })
     }
 
+    /// What has been reported of this attempt; if nothing has, what waits for the next event, none of
+    /// which is missed from here on.
+    fn pushed_or_arrival(&self, attempt: AttemptId) -> Result<Grant, Pin<Box<Notified<'_>>>> {
+        let mut arrived = Box::pin(self.inbox.arrived.notified());
+        arrived.as_mut().enable();
+        self.pushed(attempt).ok_or(arrived)
+    }
+
     /// Waits for a message that this attempt holds the lock, and asks nothing.
     pub(crate) async fn await_push(&self, attempt: AttemptId, within: Duration) -> Option<Grant> {
         let arrival = async {
             loop {
-                let arrived = self.inbox.arrived.notified();
-                tokio::pin!(arrived);
-                arrived.as_mut().enable();
-                if let Some(grant) = self.pushed(attempt) {
-                    return grant;
+                match self.pushed_or_arrival(attempt) {
+                    Ok(grant) => return grant,
+                    Err(arrival) => arrival.await,
                 }
-                arrived.await;
             }
         };
         tokio::time::timeout(within, arrival).await.ok()
@@ -217,12 +223,10 @@ impl Driver {
         let mut looked = 0;
         loop {
             let left = deadline.since(self.now());
-            let arrived = self.inbox.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            if let Some(grant) = self.pushed(attempt) {
-                return Ok(Some(grant));
-            }
+            let arrived = match self.pushed_or_arrival(attempt) {
+                Ok(grant) => return Ok(Some(grant)),
+                Err(arrival) => arrival,
+            };
             let looks = self.looks(attempt);
             if looks > looked {
                 looked = looks;

@@ -298,15 +298,7 @@ impl Worker {
             }
             sleep(LOOK).await;
         }
-        let (at, accepted) = self.resources.write(lock, token, read);
-        self.recorder.wrote(Write {
-            lock: lock.to_owned(),
-            worker: self.number,
-            token,
-            read,
-            at,
-            accepted,
-        });
+        self.write(lock, token, read);
         let asked = self.recorder.now();
         let held = match guard.release().await {
             Release::Released => Some(true),
@@ -316,6 +308,19 @@ impl Worker {
         let ending = Ending::Released { asked, held };
         self.recorder
             .granted(record((held_from, held_until), ending));
+    }
+
+    /// Writes on the ground of what was read, and records it.
+    fn write(&self, lock: &str, token: u64, read: u64) {
+        let (at, accepted) = self.resources.write(lock, token, read);
+        self.recorder.wrote(Write {
+            lock: lock.to_owned(),
+            worker: self.number,
+            token,
+            read,
+            at,
+            accepted,
+        });
     }
 
     async fn careless(&self, lock: &str, line: &dyn Line, patience: Duration) -> bool {
@@ -335,15 +340,7 @@ impl Worker {
             sleep(LOOK).await;
         }
         let overtaken = self.resources.look(lock) != read;
-        let (at, accepted) = self.resources.write(lock, token, read);
-        self.recorder.wrote(Write {
-            lock: lock.to_owned(),
-            worker: self.number,
-            token,
-            read,
-            at,
-            accepted,
-        });
+        self.write(lock, token, read);
         fault.took_effect();
         line.set(NetworkFault::None);
         overtaken

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Mark, Report, text::plain};
+use super::{Mark, Report, text::escape};
 
 /// One `testsuite` for each report, in one `testsuites`.
 #[must_use]
@@ -106,22 +106,4 @@ fn failed(text: &mut String, reason: &str) {
 
 fn seconds(millis: u64) -> String {
     format!("{}.{:03}", millis / 1_000, millis % 1_000)
-}
-
-/// Text for an element or an attribute. XML has no way at all to write most control characters, so
-/// they are shown as what they are.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in plain(text).chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\n' => escaped.push_str("&#10;"),
-            '\t' => escaped.push_str("&#9;"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }

@@ -117,3 +117,22 @@ pub(crate) fn plain(text: &str) -> String {
     }
     shown
 }
+
+/// [`plain`] text for an element or a quoted attribute of HTML or XML. XML has no way at all to write
+/// most control characters, and an attribute keeps line ends only so.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in plain(text).chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            '\n' => escaped.push_str("&#10;"),
+            '\t' => escaped.push_str("&#9;"),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}

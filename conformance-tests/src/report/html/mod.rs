@@ -6,7 +6,7 @@ mod timeline;
 
 use std::fmt::Write as _;
 
-use super::{CaseReport, Mark, Report, facts::shown, text::plain};
+use super::{CaseReport, Mark, Report, facts::shown, text::escape};
 
 /// So many of the slowest cases are shown for each backend.
 const SLOWEST: usize = 12;
@@ -232,20 +232,4 @@ fn anchor(number: usize, id: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let id: String = id.chars().map(|c| if plain(c) { c } else { '-' }).collect();
     format!("f{number}-{id}")
-}
-
-/// Text for an element or a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in plain(text).chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }
