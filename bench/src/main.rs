@@ -22,12 +22,37 @@ mod run;
 mod takeover;
 mod zookeeper;
 
+use std::process::ExitCode;
+
 use contender::{Failure, Store};
 use options::Options;
 use results::Results;
 
+const HELP: &str = "\
+How fast locks are: tenure beside the store's own requests and beside other libraries.
+
+Usage: tenure-bench [WORD...] [--json FILE] [--page DIRECTORY]
+
+Words choose what is measured; without any it is everything, for about a quarter of an hour:
+  stores          memory, file, redis, etcd, zookeeper
+  parts           alone, many, one, takeover, held, run
+  a contender     by its name, such as tenure, floor, rslock
+
+  --json FILE       write all numbers
+  --page DIRECTORY  write a page, benchmark.md, with its plots";
+
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> ExitCode {
+    match bench().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("tenure-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [first, url, lock] = &words[..]
         && first == takeover::HOLD
@@ -38,6 +63,10 @@ async fn main() -> Result<(), Failure> {
         && first == held::MEMORY_OF
     {
         return held::memory_of(url).await;
+    }
+    if words.iter().any(|word| word == "--help" || word == "-h") {
+        println!("{HELP}");
+        return Ok(());
     }
     let options = Options::parse(words)?;
     let mut results = Results::new(machine::describe());
