@@ -19,6 +19,9 @@ use super::{
 /// So often the sentinels are asked whether the master is still the master.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
+/// So often in a row a sentinel may name another master before the next sentinel is asked.
+const CHANGES: usize = 3;
+
 /// The sentinels, in the order in which they are asked: the one that knew it last time first.
 #[derive(Debug)]
 pub(super) struct Sentinels {
@@ -111,17 +114,21 @@ impl Sentinels {
     /// address before the failover would take it for the master, and every lock for lost.
     async fn master(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Conn>, Trouble> {
         let asked = Self::reach(sentinel, settings).await?;
-        let Some(named) = self.question(&asked).await? else {
+        let Some(mut named) = self.question(&asked).await? else {
             return Ok(None);
         };
-        let conn = Conn::open(&named, Purpose::Commands, settings).await?;
-        match self.question(&asked).await? {
-            Some(still) if still == named => Ok(Some(conn)),
-            _ => Err(Trouble::new(
-                ErrorKind::Unavailable,
-                format!("sentinel {sentinel}: it names another master than {named} now"),
-            )),
+        for _ in 0..CHANGES {
+            let conn = Conn::open(&named, Purpose::Commands, settings).await;
+            match self.question(&asked).await? {
+                Some(still) if still == named => return conn.map(Some),
+                Some(other) => named = other,
+                None => return Ok(None),
+            }
         }
+        Err(Trouble::new(
+            ErrorKind::Unavailable,
+            format!("sentinel {sentinel}: it names another master each time it is asked"),
+        ))
     }
 
     async fn reach(sentinel: &Place, settings: &Settings) -> Result<Conn, Trouble> {

@@ -95,3 +95,36 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
     assert_eq!(number(link.call(count("n")).await), 1);
     assert_eq!(ran(&other, "n"), "1");
 }
+
+/// A killed master that comes back empty says of itself that it is the master.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
+    let builder = Sentinel::builder().down_after(BOUND * 4);
+    let group = builder.start().unwrap();
+    group.wait_until_settled().unwrap();
+    let [sentinel] = group.sentinels() else {
+        panic!("one sentinel");
+    };
+    let old = group.master().unwrap();
+    let other = Server::builder().start().unwrap();
+    // The sentinel names it, and it does not answer before the sentinel names the other one.
+    old.pause().unwrap();
+    let asked = || {
+        let clients = sentinel.text(&["CLIENT", "LIST"]).unwrap();
+        clients.contains("cmd=sentinel|get-master-addr-by-name")
+    };
+    assert!(!asked());
+    let url = group.url();
+    let opening = tokio::spawn(async move { open_within(&url, Options::default(), BOUND).await });
+    until("the sentinel is asked", asked).await;
+    let (name, port) = (group.name(), other.port().to_string());
+    sentinel.command(&["SENTINEL", "REMOVE", name]).unwrap();
+    sentinel
+        .command(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "1"])
+        .unwrap();
+    old.resume().unwrap();
+    let Opened { link, heard } = opening.await.unwrap().unwrap();
+    assert_eq!(number(link.call(count("n")).await), 1);
+    assert_eq!(ran(&other, "n"), "1", "it is the other one that is asked");
+    assert!(heard.all().is_empty(), "{:?}", heard.all());
+}
