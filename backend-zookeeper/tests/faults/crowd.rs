@@ -12,15 +12,18 @@ use std::{
 use tenure_core::{Acquisition, Client, Guard, Release};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    common::{SOON, client, millis},
+    common::{SOON, client, millis, name},
     ensemble::BOUND,
 };
 
 const LOCK: &str = "crowd";
+
+/// What a task does, since when.
+type Doing = Arc<Mutex<Option<(&'static str, Instant)>>>;
 
 #[derive(Default)]
 struct Floor {
@@ -33,6 +36,8 @@ struct Floor {
 pub(crate) struct Crowd {
     floor: Arc<Floor>,
     turns: Vec<Arc<AtomicU64>>,
+    /// What each task does.
+    doing: Vec<Doing>,
     tasks: Vec<JoinHandle<()>>,
     clients: Vec<Client>,
 }
@@ -43,6 +48,7 @@ impl Crowd {
         let mut crowd = Self {
             floor: Arc::default(),
             turns: Vec::new(),
+            doing: Vec::new(),
             tasks: Vec::new(),
             clients: Vec::new(),
         };
@@ -51,8 +57,10 @@ impl Crowd {
             let turns = Arc::<AtomicU64>::default();
             for _ in 0..2 {
                 let (floor, turns) = (Arc::clone(&crowd.floor), Arc::clone(&turns));
-                let client = client.clone();
-                crowd.tasks.push(tokio::spawn(work(client, floor, turns)));
+                let (client, doing) = (client.clone(), Doing::default());
+                crowd.doing.push(Arc::clone(&doing));
+                let work = work(client, floor, turns, doing);
+                crowd.tasks.push(tokio::spawn(work));
             }
             crowd.turns.push(turns);
             crowd.clients.push(client);
@@ -93,13 +101,29 @@ impl Crowd {
             {
                 break;
             }
-            assert!(
-                begun.elapsed() < bound,
-                "not everybody has moved on within {bound:?}: {before:?} {now:?}"
-            );
+            if begun.elapsed() >= bound {
+                let state = self.state().await;
+                panic!("not everybody has moved on within {bound:?}: {before:?} {now:?}\n{state}");
+            }
             sleep(millis(10)).await;
         }
         assert_eq!(*self.floor.wrong.lock().unwrap(), Vec::<String>::new());
+    }
+
+    /// What there is to be seen, for whoever reads a failure.
+    async fn state(&self) -> String {
+        let wrong = self.floor.wrong.lock().unwrap().clone();
+        let ended = self.tasks.iter().filter(|task| task.is_finished()).count();
+        let mut state = format!("wrong: {wrong:?}; ended: {ended}");
+        for doing in &self.doing {
+            let (what, since) = doing.lock().unwrap().unwrap();
+            state += &format!("\n{what} for {:?}", since.elapsed());
+        }
+        for client in &self.clients {
+            let seen = timeout(SOON, client.inspect(&name(LOCK))).await;
+            state += &format!("\nseen by {client:?}: {seen:?}");
+        }
+        state
     }
 
     pub(crate) async fn end(self) {
@@ -114,9 +138,11 @@ impl Crowd {
     }
 }
 
-async fn work(client: Client, floor: Arc<Floor>, turns: Arc<AtomicU64>) {
+async fn work(client: Client, floor: Arc<Floor>, turns: Arc<AtomicU64>, doing: Doing) {
     let lock = client.lock(LOCK).unwrap();
+    let does = |what| *doing.lock().unwrap() = Some((what, Instant::now()));
     while !floor.stop.load(Ordering::SeqCst) {
+        does("acquires");
         let guard = match lock.acquire_within(Duration::from_secs(5)).await {
             Ok(Acquisition::Acquired(guard)) => Arc::new(guard),
             Ok(_) => continue,
@@ -148,7 +174,9 @@ async fn work(client: Client, floor: Arc<Floor>, turns: Arc<AtomicU64>) {
                 *inside = (Some(Arc::clone(&guard)), token.get());
             }
         }
+        does("holds");
         sleep(millis(5)).await;
+        does("releases");
         if matches!(guard.release().await, Release::Released) {
             turns.fetch_add(1, Ordering::SeqCst);
         }
