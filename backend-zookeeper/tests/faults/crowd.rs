@@ -82,32 +82,30 @@ impl Crowd {
 
     /// Returns once each client has had three more turns.
     pub(crate) async fn everybody_moves(&self, bound: Duration) {
-        let before: Vec<u64> = self
-            .turns
+        if let Err(standing) = self.moves(bound).await {
+            panic!("not everybody has moved on within {bound:?}: {standing}");
+        }
+    }
+
+    /// The same, or what there is to be seen if not.
+    pub(crate) async fn moves(&self, bound: Duration) -> Result<(), String> {
+        let count = || {
+            let counts = self.turns.iter().map(|turns| turns.load(Ordering::SeqCst));
+            counts.collect::<Vec<_>>()
+        };
+        let (before, begun) = (count(), Instant::now());
+        while count()
             .iter()
-            .map(|t| t.load(Ordering::SeqCst))
-            .collect();
-        let begun = Instant::now();
-        loop {
-            let now: Vec<u64> = self
-                .turns
-                .iter()
-                .map(|t| t.load(Ordering::SeqCst))
-                .collect();
-            if now
-                .iter()
-                .zip(&before)
-                .all(|(now, before)| *now >= before + 3)
-            {
-                break;
-            }
+            .zip(&before)
+            .any(|(now, then)| *now < then + 3)
+        {
             if begun.elapsed() >= bound {
-                let state = self.state().await;
-                panic!("not everybody has moved on within {bound:?}: {before:?} {now:?}\n{state}");
+                return Err(format!("{before:?} {:?}\n{}", count(), self.state().await));
             }
             sleep(millis(10)).await;
         }
         assert_eq!(*self.floor.wrong.lock().unwrap(), Vec::<String>::new());
+        Ok(())
     }
 
     /// What there is to be seen, for whoever reads a failure.

@@ -183,6 +183,16 @@ impl Server {
             .ok_or_else(|| self.daemon.failed(format!("it answers {}", answer.trim())))
     }
 
+    /// The last transaction that the server has carried out, and how many requests it has not
+    /// answered.
+    pub(super) fn progress(&self) -> Result<(String, u64), Error> {
+        let answer = self.four_letters("srvr")?;
+        let of = |name| field(&answer, name).map(str::to_owned);
+        of("Zxid: ")
+            .zip(of("Outstanding: ").and_then(|count| count.parse().ok()))
+            .ok_or_else(|| self.daemon.failed(format!("it answers {}", answer.trim())))
+    }
+
     /// The answer to a command of four letters, for example `mntr`, `dump`, `cons` or `wchp`.
     ///
     /// # Errors
