@@ -68,6 +68,8 @@ pub enum Need {
     Secrets,
     /// There is a way to the store that can be broken ([`Env::faulty`](crate::Env::faulty)).
     Faults,
+    /// There are servers that can be stopped ([`Env::own_store`](crate::Env::own_store)).
+    Servers,
 }
 
 impl Need {
@@ -84,6 +86,7 @@ impl Need {
             Self::Lack => "this backend has every capability that can be required",
             Self::Secrets => "no secret is configured",
             Self::Faults => "the harness has no way to the store that could be broken",
+            Self::Servers => "the harness has no servers that could be stopped",
         }
     }
 }

@@ -197,7 +197,7 @@ impl Ctx {
         Duration::from_millis(600)
     }
 
-    async fn client_on(
+    pub(crate) async fn client_on(
         &self,
         connect: Arc<dyn Connect>,
         set: impl FnOnce(ClientBuilder) -> ClientBuilder + Send,

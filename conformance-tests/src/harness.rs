@@ -9,7 +9,7 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-use crate::fault::Faulty;
+use crate::{fault::Faulty, servers::OwnStore};
 
 /// A store on which the suite can run.
 #[async_trait]
@@ -45,7 +45,8 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// The cases that are known not to apply here, and why: pairs of a case's id and a reason.
-    /// `faults::*` stands for all that need a way to the store that can be broken.
+    /// `faults::*` stands for all that need a way to the store that can be broken, and `servers::*`
+    /// for all that need servers that can be stopped.
     /// With `CONFORMANCE_STRICT=1` any other case that does not apply fails.
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         &[]
@@ -80,6 +81,16 @@ pub trait Env: Send + Sync + 'static {
     ///
     /// Whatever kept it from being made; the case fails with it.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
+        Ok(None)
+    }
+
+    /// A store of the case's own, whose servers can be killed and stopped without harm to other
+    /// cases; started for that. `None` if this harness has none.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from being started; the case fails with it.
+    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
         Ok(None)
     }
 

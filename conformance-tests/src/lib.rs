@@ -50,6 +50,7 @@ mod mimic;
 mod pace;
 pub mod report;
 mod runner;
+pub mod servers;
 mod store;
 mod table;
 mod worker;

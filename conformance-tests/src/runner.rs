@@ -83,7 +83,9 @@ pub(crate) fn strict() -> bool {
 pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
     let is_meant = |id: &str| match id.strip_suffix('*') {
         // Only cases that need something can be meant as a group.
-        Some(group) => case.needs == Some(Need::Faults) && case.id.starts_with(group),
+        Some(group) => {
+            matches!(case.needs, Some(Need::Faults | Need::Servers)) && case.id.starts_with(group)
+        }
         None => id == case.id,
     };
     let mut known = harness.expected_ignores().iter();

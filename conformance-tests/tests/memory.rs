@@ -40,6 +40,7 @@ impl Harness for Memory {
                 "the store lives inside of one process",
             ),
             ("secrets::show_nowhere", "the store knows no secret"),
+            ("servers::*", "the store has no server"),
             (
                 "secrets::malformed_state_is_an_error",
                 "the state is no bytes that could be malformed",

@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use tenure_core::clock::{Clock, ManualClock};
+
 use super::*;
 
 /// Waiting for that key, with a watch of that number.
@@ -42,4 +46,22 @@ fn only_the_last_watch_of_each_kind_is_awaited() {
     let (_, ended) = book.leave(attempt).unwrap();
     assert_eq!(ended, [9, 8]);
     assert!(!book.awaits(attempt, 8) && !book.awaits(attempt, 9));
+}
+
+/// A key is used again: whoever waited for the contender that had it before is not the heir of the one
+/// that has it now.
+#[test]
+fn the_heir_waits_for_that_very_contender() {
+    let book = Book::default();
+    let attempt = entered(&book);
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
+    let lease = Lease::new(1, Duration::from_secs(5), clock.now());
+    let seat = Seat::new(Arc::new(lease), clock);
+    book.seat(attempt, seat, "me".to_owned()).unwrap();
+    assert!(book.heir("k", 1).is_none());
+    book.follow(attempt, behind("k", 7)).unwrap();
+    assert!(book.heir("k", 2).is_none());
+    assert_eq!(book.heir("k", 1).unwrap().attempt, attempt);
+    book.hold(attempt).unwrap();
+    assert!(book.heir("k", 1).is_none());
 }

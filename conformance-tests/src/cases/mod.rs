@@ -11,6 +11,7 @@ pub(crate) mod names;
 pub(crate) mod releasing;
 pub(crate) mod renewing;
 pub(crate) mod secrets;
+pub(crate) mod servers;
 pub(crate) mod token;
 pub(crate) mod waiting;
 

@@ -4,10 +4,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
 
+use own::{Own, at_once, strike};
 use site::{Access, Deployment, Etcd, IGNORED};
 use tenure_test_servers::etcd::{Cluster, Server};
 
@@ -24,9 +27,19 @@ impl Deployment for Three {
     fn server(&self) -> &Server {
         self.0.server(0)
     }
+
+    fn another(&self) -> Option<(Access, Own)> {
+        let another = start();
+        let access = another.access();
+        let act = move |act| at_once(another.0.servers(), |server| strike!(server, act));
+        Some((access, Own::new(act)))
+    }
+}
+
+fn start() -> Three {
+    Three(Cluster::builder().start().expect("a cluster of etcd"))
 }
 
 fn main() -> ExitCode {
-    let start = || Three(Cluster::builder().start().expect("a cluster of etcd"));
     tenure_conformance::main(Etcd::new("etcd cluster", start, &IGNORED))
 }

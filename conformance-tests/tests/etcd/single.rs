@@ -4,10 +4,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
 
+use own::{Own, strike};
 use site::{Access, Deployment, Etcd, IGNORED};
 use tenure_test_servers::etcd::Server;
 
@@ -24,9 +27,18 @@ impl Deployment for Single {
     fn server(&self) -> &Server {
         &self.0
     }
+
+    fn another(&self) -> Option<(Access, Own)> {
+        let another = start();
+        let access = another.access();
+        Some((access, Own::new(move |act| strike!(another.0, act))))
+    }
+}
+
+fn start() -> Single {
+    Single(Server::builder().start().expect("an etcd server"))
 }
 
 fn main() -> ExitCode {
-    let start = || Single(Server::builder().start().expect("an etcd server"));
     tenure_conformance::main(Etcd::new("etcd", start, &IGNORED))
 }

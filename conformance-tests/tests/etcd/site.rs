@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -20,6 +20,8 @@ use tenure_core::{
 };
 use tenure_etcd::EtcdFactory;
 use tenure_test_servers::etcd::Server;
+
+use crate::own::Own;
 
 /// What all namespaces of a run begin with.
 pub(crate) const NAMESPACES: &str = "case ";
@@ -58,6 +60,11 @@ pub(crate) trait Deployment: Send + Sync + 'static {
 
     /// The one that `etcdctl` is run against, as somebody who may do everything.
     fn server(&self) -> &Server;
+
+    /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
+    fn another(&self) -> Option<(Access, Own)> {
+        None
+    }
 }
 
 pub(crate) struct Etcd<D> {
@@ -207,6 +214,17 @@ impl Env for Site {
         })
         .await
         .map(Some)
+    }
+
+    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+        let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
+            return Ok(None);
+        };
+        let another = tokio::task::spawn_blocking(move || deployment.another()).await;
+        let another = another.map_err(|error| failed(error.to_string()))?;
+        another
+            .map(|(access, own)| Ok(OwnStore::new(access.connector()?, own)))
+            .transpose()
     }
 
     fn secrets(&self) -> Vec<String> {

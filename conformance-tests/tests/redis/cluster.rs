@@ -4,6 +4,8 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             "faults::*",
             "servers tell clients each other's addresses, which lead past a proxy",
         ),
+        ("servers::*", "shown on the server that is alone"),
     ];
     tenure_conformance::main(Redis::new("redis cluster", start, ignored))
 }

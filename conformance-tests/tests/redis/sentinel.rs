@@ -5,6 +5,8 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
             "faults::*",
             "servers tell clients each other's addresses, which lead past a proxy",
         ),
+        ("servers::*", "shown on the server that is alone"),
     ];
     tenure_conformance::main(Redis::new("redis under a sentinel", start, ignored))
 }

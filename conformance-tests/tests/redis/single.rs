@@ -4,10 +4,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
 
+use own::{Own, strike};
 use site::{Access, Deployment, Redis};
 use tenure_test_servers::redis::Server;
 
@@ -28,10 +31,19 @@ impl Deployment for Single {
     fn tells_addresses(&self) -> bool {
         false
     }
+
+    fn another(&self) -> Option<(Access, Own)> {
+        let another = start();
+        let access = another.access();
+        Some((access, Own::new(move |act| strike!(another.0, act))))
+    }
+}
+
+fn start() -> Single {
+    Single(Server::builder().start().expect("a Redis server"))
 }
 
 fn main() -> ExitCode {
-    let start = || Single(Server::builder().start().expect("a Redis server"));
     let ignored = &[("secrets::show_nowhere", "this server asks for no password")];
     tenure_conformance::main(Redis::new("redis", start, ignored))
 }

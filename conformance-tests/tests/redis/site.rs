@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -17,6 +17,8 @@ use tenure_core::{
 };
 use tenure_redis::RedisFactory;
 use tenure_test_servers::redis::Server;
+
+use crate::own::Own;
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -62,6 +64,11 @@ pub(crate) trait Deployment: Send + Sync + 'static {
     /// Whether clients find servers by addresses that servers tell them, past any proxy.
     fn tells_addresses(&self) -> bool {
         true
+    }
+
+    /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
+    fn another(&self) -> Option<(Access, Own)> {
+        None
     }
 }
 
@@ -227,6 +234,17 @@ impl Env for Site {
         })
         .await
         .map(Some)
+    }
+
+    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+        let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
+            return Ok(None);
+        };
+        let another = tokio::task::spawn_blocking(move || deployment.another()).await;
+        let another = another.map_err(|error| failed(error.to_string()))?;
+        another
+            .map(|(access, own)| Ok(OwnStore::new(access.connector()?, own)))
+            .transpose()
     }
 
     fn secrets(&self) -> Vec<String> {

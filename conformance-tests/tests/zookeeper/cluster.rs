@@ -4,6 +4,8 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
@@ -64,6 +66,10 @@ fn main() -> ExitCode {
         (
             "capabilities::requirements_are_checked",
             "it has all that can be required",
+        ),
+        (
+            "servers::*",
+            "shown on one server; three that all stand still can stay so, see stands_still",
         ),
     ];
     tenure_conformance::main(ZooKeeper::new("zookeeper cluster", start, ignored))

@@ -4,10 +4,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
 
+use own::{Own, strike};
 use site::{Access, Deployment, ZooKeeper};
 use tenure_test_servers::zookeeper::Server;
 
@@ -28,18 +31,25 @@ impl Deployment for Single {
     fn plain(&self) -> String {
         self.0.address()
     }
+
+    fn another(&self) -> Option<(Access, Own)> {
+        let another = start();
+        let access = another.access();
+        Some((access, Own::new(move |act| strike!(another.0, act))))
+    }
+}
+
+fn start() -> Single {
+    Single(
+        Server::builder()
+            .config("maxSessionTimeout", "60000")
+            .force_sync(false)
+            .start()
+            .expect("a ZooKeeper server"),
+    )
 }
 
 fn main() -> ExitCode {
-    let start = || {
-        Single(
-            Server::builder()
-                .config("maxSessionTimeout", "60000")
-                .force_sync(false)
-                .start()
-                .expect("a ZooKeeper server"),
-        )
-    };
     let ignored = &[
         ("secrets::show_nowhere", "this server asks for no password"),
         (

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -19,6 +19,8 @@ use tenure_test_servers::zookeeper::Server;
 use tenure_zookeeper::ZooKeeperFactory;
 use tokio::sync::OnceCell;
 use zookeeper_client::{Client, Error as ZkError};
+
+use crate::own::Own;
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -66,6 +68,11 @@ pub(crate) trait Deployment: Send + Sync + 'static {
 
     /// Who looks at the nodes and scribbles over them: name and password.
     fn operator(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
+    fn another(&self) -> Option<(Access, Own)> {
         None
     }
 }
@@ -249,6 +256,17 @@ impl Env for Site {
         })
         .await
         .map(Some)
+    }
+
+    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+        let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
+            return Ok(None);
+        };
+        let another = tokio::task::spawn_blocking(move || deployment.another()).await;
+        let another = another.map_err(|error| failed(error.to_string()))?;
+        another
+            .map(|(access, own)| Ok(OwnStore::new(access.connector()?, own)))
+            .transpose()
     }
 
     fn secrets(&self) -> Vec<String> {

@@ -5,6 +5,8 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
+#[path = "../servers/own.rs"]
+mod own;
 mod site;
 
 use std::process::ExitCode;
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
             "capabilities::requirements_are_checked",
             "it has all that can be required",
         ),
+        ("servers::*", "shown on the server without TLS and users"),
     ];
     tenure_conformance::main(ZooKeeper::new(
         "zookeeper with TLS and ACL",

@@ -63,6 +63,10 @@ impl Harness for Lines {
                 "the server has no way to delete a lock's state",
             ),
             (
+                "servers::*",
+                "the server is a thread of the test, which cannot be stopped",
+            ),
+            (
                 "secrets::malformed_state_is_an_error",
                 "the state is not kept as bytes",
             ),

@@ -1,0 +1,75 @@
+//! Servers that one case has for itself.
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::allow_attributes,
+    reason = "each deployment uses a part of it"
+)]
+
+use std::{sync::Arc, thread};
+
+use async_trait::async_trait;
+use tenure_conformance::servers::{Servers, Strike};
+use tenure_core::error::{Error, ErrorKind};
+
+const OPERATION: &str = "striking servers";
+
+type Act = dyn Fn(Strike) -> Result<(), tenure_test_servers::Error> + Send + Sync;
+
+/// What is done to them when they are struck; blocks.
+pub(crate) struct Own(Arc<Act>);
+
+impl Own {
+    pub(crate) fn new(
+        act: impl Fn(Strike) -> Result<(), tenure_test_servers::Error> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(act))
+    }
+}
+
+#[async_trait]
+impl Servers for Own {
+    async fn strike(&self, strike: Strike) -> Result<(), Error> {
+        let act = Arc::clone(&self.0);
+        let failed =
+            |detail: String| Error::new(ErrorKind::Unavailable, OPERATION).with_detail(detail);
+        let struck = tokio::task::spawn_blocking(move || act(strike)).await;
+        struck
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// The same to one server.
+macro_rules! strike {
+    ($server:expr, $strike:expr) => {
+        match $strike {
+            tenure_conformance::servers::Strike::Kill => {
+                $server.kill();
+                Ok(())
+            }
+            tenure_conformance::servers::Strike::Start => $server.restart(),
+            tenure_conformance::servers::Strike::Pause => $server.pause(),
+            tenure_conformance::servers::Strike::Resume => $server.resume(),
+            _ => unreachable!("there are no other strikes"),
+        }
+    };
+}
+
+pub(crate) use strike;
+
+/// To several at once: none of them serves before the others do.
+pub(crate) fn at_once<S: Sync>(
+    servers: &[S],
+    act: impl Fn(&S) -> Result<(), tenure_test_servers::Error> + Sync,
+) -> Result<(), tenure_test_servers::Error> {
+    thread::scope(|scope| {
+        let acts: Vec<_> = servers
+            .iter()
+            .map(|server| scope.spawn(|| act(server)))
+            .collect();
+        acts.into_iter()
+            .try_for_each(|act| act.join().expect("a strike does not panic"))
+    })
+}
