@@ -59,11 +59,12 @@ async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
     const BEFORE_ANOTHER_IS_ELECTED: u64 = 1400;
     let _room = room().await;
     let cluster = cluster();
-    for _ in 0..5 {
+    for round in 0..5 {
         cluster.wait_healthy(SOON).unwrap();
         let leader = cluster.leader().unwrap();
         let owner = client(&cluster.server(leader + 1).url()).await;
-        let guard = hold(&owner, "a").await;
+        // The one of the round before may still be held.
+        let guard = hold(&owner, &format!("a{round}")).await;
         let before = guard.valid_until();
         until("it is proved", SOON, || guard.valid_until() > before).await;
         let stopping = SystemClock.now();
