@@ -127,6 +127,14 @@ pub(crate) fn etcdctl_command(endpoint: &str) -> Command {
     command
 }
 
+/// Drops all history up to now: no watch can be begun before that.
+pub(crate) fn compact(endpoint: &str) {
+    let status = etcdctl(endpoint, &["put", "x", "y", "-w", "json"]);
+    let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
+    let digits = status[at..].chars().take_while(char::is_ascii_digit);
+    etcdctl(endpoint, &["compact", &digits.collect::<String>()]);
+}
+
 /// A proxy in front of each member, and the address of all of them.
 pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     let proxies: Vec<Proxy> = cluster

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use tenure_core::{Client, Guard, Release};
+use tenure_core::{Client, Guard, Release, loss::LossReason};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::sleep;
 
-use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until, until_waiting};
+use crate::common::{
+    SOON, acquire, client, compact, etcdctl, granted, hold, millis, seconds, until, until_waiting,
+};
 
 /// Takes many locks at once, a hundred at a time.
 async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
@@ -147,4 +149,36 @@ async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
     );
     let again = granted("the evicted one is free", SOON, acquire(&other, "lock-150")).await;
     assert!(again.check().is_ok());
+}
+
+/// Most of a large batch is not looked at one by one: the watches would tell. Here none can.
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_l2_a_large_batch_hears_of_what_was_compacted() {
+    const LOCKS: usize = 300;
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), seconds(9)).await;
+    let guards = hold_all(&client, LOCKS).await;
+    // Until all of them are watched, and were seen to be.
+    let renewed: Vec<_> = guards.iter().map(Guard::valid_until).collect();
+    until("all are renewed", SOON, || {
+        let mut times = guards.iter().zip(&renewed);
+        times.all(|(guard, before)| guard.valid_until() > *before)
+    })
+    .await;
+    proxy.refuse(true).unwrap();
+    proxy.cut().unwrap();
+    for index in [0, 150, 299] {
+        let prefix = format!("default/lock-{index}/");
+        let deleted = etcdctl(&server.address(), &["del", "--prefix", &prefix]);
+        assert_eq!(deleted.trim(), "1");
+    }
+    compact(&server.address());
+    proxy.refuse(false).unwrap();
+    for index in [0, 150, 299] {
+        let lost = tokio::time::timeout(SOON, guards[index].lost()).await;
+        assert_eq!(lost, Ok(LossReason::Evicted), "L2: lock {index} of {LOCKS}");
+    }
+    let held = guards.iter().filter(|guard| guard.check().is_ok()).count();
+    assert_eq!(held, LOCKS - 3);
 }

@@ -4,8 +4,8 @@ use tenure_core::{Release, loss::LossReason, request::Evicted};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::common::{
-    SOON, acquire, client, etcdctl, granted, hold, millis, name, seconds, until, until_free,
-    until_waiting,
+    SOON, acquire, client, compact, etcdctl, granted, hold, millis, name, seconds, until,
+    until_free, until_waiting,
 };
 
 const TTL: std::time::Duration = seconds(2);
@@ -131,13 +131,7 @@ async fn w2_l2_history_that_is_compacted_costs_no_word() {
     proxy.cut().unwrap();
     let _ = first.release().await;
     etcdctl(&server.address(), &["del", "--prefix", "default/lost/"]);
-    let status = etcdctl(&server.address(), &["put", "x", "y", "-w", "json"]);
-    let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
-    let revision: String = status[at..]
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    etcdctl(&server.address(), &["compact", &revision]);
+    compact(&server.address());
     proxy.refuse(false).unwrap();
     let guard = granted("it finds out about its turn", seconds(9), waiter).await;
     let reason = tokio::time::timeout(seconds(9), lost.lost()).await.unwrap();

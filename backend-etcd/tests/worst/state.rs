@@ -7,7 +7,8 @@ use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, acquire, client, etcdctl, etcdctl_command, granted, hold, millis, seconds, until_waiting,
+    SOON, acquire, client, compact, etcdctl, etcdctl_command, granted, hold, millis, seconds,
+    until_waiting,
 };
 
 fn put(server: &Server, key: &str, value: &[u8]) {
@@ -71,13 +72,7 @@ async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
     etcdctl(&server.address(), &["del", &key]);
     put(&server, &key, b"whatever");
     // Its watch would tell; here nobody tells that any more.
-    let status = etcdctl(&server.address(), &["put", "x", "y", "-w", "json"]);
-    let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
-    let revision: String = status[at..]
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    etcdctl(&server.address(), &["compact", &revision]);
+    compact(&server.address());
     proxy.refuse(false).unwrap();
     let reason = tokio::time::timeout(seconds(9), guard.lost()).await;
     assert_eq!(reason, Ok(LossReason::Evicted), "L2");
