@@ -90,6 +90,9 @@ impl Driver {
         if self.has(Flaw::TokenResetOnRelease) {
             grant.token = FencingToken::new(1);
         }
+        if self.has(Flaw::TokensEndWithTheServer) && self.store.shared.lock().unwrap().restarted {
+            grant.token = FencingToken::new(1);
+        }
         if self.has(Flaw::SameAttemptNewToken)
             && self.own.lock().unwrap().contains_key(&grant.attempt)
         {

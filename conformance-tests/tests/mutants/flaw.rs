@@ -129,4 +129,6 @@ mutants! {
         "Each release leaves an entry behind.";
     CapabilitiesChange [C1] "capabilities::make_sense" "ours"
         "What is declared is another thing each time.";
+    TokensEndWithTheServer [T1] "servers::killed_for_a_moment" "ours: a counter that a server without a disk forgets"
+        "A server that was killed and started again begins its tokens anew.";
 }

@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use tenure_conformance::{
     Env, Harness,
-    fault::Faulty,
+    fault::{Fault, Faulty, Line},
+    servers::{OwnStore, Servers, Strike},
     wrap::{Plan, Tap},
 };
 use tenure_core::{
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
     /// Whether the next message is lost.
     pub(crate) loses_next: bool,
+    /// Whether it was killed and started again.
+    pub(crate) restarted: bool,
 }
 
 impl fmt::Debug for Flawed {
@@ -100,6 +103,17 @@ impl Env for Flawed {
             ..self.clone()
         };
         Ok(Some(Faulty::new(Arc::new(flawed), plan)))
+    }
+
+    /// To strike the store stands for breaking the way to it: what is flawed is what is granted then.
+    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+        let plan = Plan::new();
+        let flawed = Self {
+            below: Arc::new(Tap::new(Arc::clone(&self.below), &plan)),
+            ..self.clone()
+        };
+        let servers = Struck(plan, Arc::clone(&self.shared));
+        Ok(Some(OwnStore::new(Arc::new(flawed), servers)))
     }
 
     async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {
@@ -139,6 +153,26 @@ impl Connect for Flawed {
             turned: AtomicBool::new(false),
             _relay: relay,
         }))
+    }
+}
+
+/// A store that is away.
+struct Struck(Plan, Arc<Mutex<Shared>>);
+
+#[async_trait]
+impl Servers for Struck {
+    async fn strike(&self, strike: Strike) -> Result<(), Error> {
+        let Self(plan, shared) = self;
+        Line::set(
+            plan,
+            match strike {
+                Strike::Kill => Fault::Refuse,
+                Strike::Pause => Fault::BlackHole,
+                _ => Fault::None,
+            },
+        );
+        shared.lock().unwrap().restarted |= strike == Strike::Start;
+        Ok(())
     }
 }
 
