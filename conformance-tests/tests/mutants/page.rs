@@ -40,7 +40,7 @@ fn page() -> String {
     let _ = write!(
         text,
         "\nClauses that no flaw of a backend can break, or for which none is here: {}. The core keeps N1, \
-         D2, D3, L4, R3, R5, C2 and C3 whatever a backend does, and its own tests break it; S2 and S3 are \
+         D2, D3, L4, K4, R3, R5, C2 and C3 whatever a backend does, and its own tests break it; S2 and S3 are \
          about bytes, which this backend has not.\n",
         open.join(", ")
     );
