@@ -2,9 +2,12 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use tenure::{Error, ErrorKind};
+use tenure::{Error, ErrorKind, name::LockName};
 
-use crate::{escape::escape, speech};
+use crate::{
+    escape::{escape, quote},
+    speech,
+};
 
 /// Bad usage.
 pub(crate) const USAGE: u8 = 64;
@@ -37,6 +40,18 @@ impl Failure {
     pub(crate) const fn silent(code: u8) -> Self {
         let message = None;
         Self { code, message }
+    }
+
+    /// Names the lock that was asked for, where the store could not be used and the line does not name
+    /// it.
+    pub(crate) fn about(mut self, lock: &LockName) -> Self {
+        let shown = quote(lock.as_str());
+        if let (UNAVAILABLE | REFUSED, Some(message)) = (self.code, &mut self.message)
+            && !message.contains(&shown)
+        {
+            *message = format!("{shown}: {message}");
+        }
+        self
     }
 
     /// Says it, and gives the code.

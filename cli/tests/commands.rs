@@ -303,3 +303,19 @@ fn bench_measures_in_a_namespace_of_its_own_and_leaves_nothing_held() {
     let wrong = place.run(&["bench", "--tasks", "0"]);
     assert_eq!(wrong.code, Some(64));
 }
+
+#[test]
+fn a_store_that_is_away_is_said_with_the_lock() {
+    for arguments in [
+        &["run", "nightly", "--", "true"][..],
+        &["status", "nightly"],
+        &["watch", "nightly"],
+        &["break", "nightly", "--token", "7", "--reason", "test"],
+    ] {
+        let mut command = bare();
+        command
+            .args(["--url", "redis://127.0.0.1:1"])
+            .args(arguments);
+        done(command.output().unwrap()).failed(69, &["\"nightly\"", "nothing listens"]);
+    }
+}

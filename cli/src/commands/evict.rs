@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tenure::{Registry, request::Evicted, token::FencingToken};
 
-use super::{lock_name, with_client};
+use super::{about, lock_name};
 use crate::{
     args::{Break, Format, Global},
     escape::quote,
@@ -30,7 +30,7 @@ struct View<'a> {
 pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
     let shown = quote(name.as_str());
-    with_client(global, registry, async |config, client| {
+    about(&name, global, registry, async |config, client| {
         let outcome = client
             .evict(&name, FencingToken::new(options.token))
             .await?;

@@ -83,6 +83,16 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::new(UNAVAILABLE, format!("starting the runtime: {error}")))
 }
 
+/// As [`with_client`], about one lock.
+pub(crate) fn about<T>(
+    lock: &LockName,
+    global: &Global,
+    registry: &Registry,
+    ask: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_client(global, registry, ask).map_err(|failure| failure.about(lock))
+}
+
 /// Asks the configured store, and closes the connection.
 pub(crate) fn with_client<T>(
     global: &Global,

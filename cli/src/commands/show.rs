@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use tenure::{Registry, request::List};
 
-use super::{lock_name, with_client};
+use super::{about, lock_name, with_client};
 use crate::{
     args::{Format, Global},
     escape::{escape, quote},
@@ -19,7 +19,7 @@ const PAGE: usize = 500;
 /// Shows one lock.
 pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(name)?;
-    with_client(global, registry, async |config, client| {
+    about(&name, global, registry, async |config, client| {
         let state = client.inspect(&name).await?;
         match global.output {
             Format::Text => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure::{Registry, request::LockState};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{lock_name, with_client};
+use super::{about, lock_name};
 use crate::{
     args::{Format, Global, Watch},
     exit::{Failure, UNAVAILABLE},
@@ -19,7 +19,7 @@ const SHORTEST: Duration = Duration::from_millis(50);
 /// Shows the lock, and again whenever its holder or queue has changed, until INT or TERM.
 pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
-    with_client(global, registry, async |config, client| {
+    about(&name, global, registry, async |config, client| {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         let mut seen = None;

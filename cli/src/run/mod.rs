@@ -60,7 +60,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let code = commands::runtime()?.block_on(async {
         let client = config.connect(registry).await.map_err(|error| {
             record.outcome = Outcome::Error;
-            Failure::from(error)
+            Failure::from(error).about(&name)
         })?;
         let job = Job {
             options: &options,
