@@ -110,7 +110,13 @@ async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result
     };
     match entered {
         Entered::New => {}
-        Entered::Known => return asking.again(request).await,
+        Entered::Known => {
+            let outcome = asking.again(request).await;
+            if matches!(outcome, Ok(Enqueued::Gone)) {
+                core.forget(attempt);
+            }
+            return outcome;
+        }
         Entered::Closed => {
             core.forget(attempt);
             return Err(error(
@@ -121,9 +127,12 @@ async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result
         }
     }
     let outcome = asking.ask(request).await;
-    if let Err(error) = &outcome
-        && error.kind().is_without_effect()
-    {
+    // Nobody removes it after such an answer.
+    let over = match &outcome {
+        Ok(outcome) => matches!(outcome, Enqueued::Gone),
+        Err(error) => error.kind().is_without_effect(),
+    };
+    if over {
         core.forget(attempt);
     }
     outcome

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{ResponseHeader, WatchOptions, WatchResponse, WatchResponseStream, WatchStream};
+use etcd_client::{
+    KeyValue, ResponseHeader, WatchOptions, WatchResponse, WatchResponseStream, WatchStream,
+};
 use tenure_core::{backend::BackendEvent, id::AttemptId};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -159,6 +161,7 @@ impl Watching {
     async fn follow(&mut self, mut open: Open) -> Ended {
         let stream = self.inbox.stream.fetch_add(1, Ordering::SeqCst) + 1;
         let mut moves = self.link.moves();
+        self.heard = Instant::now();
         self.begin_again(&open);
         loop {
             let (alarm, ring) = (self.watches.alarm(), self.ring());
@@ -209,10 +212,8 @@ impl Watching {
         match self.pulses.front() {
             // Thousands of watches may be in front of it, and their answers show as much.
             Some(beat) => Some(beat.sent.max(self.heard) + self.link.patience()),
-            None => self
-                .watches
-                .wait_for_somebody()
-                .then(|| Instant::now() + PULSE),
+            // Counted from what was heard: what is asked meanwhile must not put it off.
+            None => self.watches.wait_for_somebody().then(|| self.heard + PULSE),
         }
     }
 
@@ -289,7 +290,8 @@ impl Watching {
         for event in answer.events() {
             // A deletion has no version. The library's own way to tell panics on what it does not know.
             let deleted = event.kv().is_some_and(|kv| kv.version() == 0);
-            self.happened(open, number, deleted);
+            let revision = event.kv().map_or(i64::MAX, KeyValue::mod_revision);
+            self.happened(open, number, deleted, revision);
         }
         None
     }
@@ -345,8 +347,11 @@ impl Watching {
         known.then(|| answer.cancel_reason().to_owned())
     }
 
-    fn happened(&mut self, open: &Open, number: u64, deleted: bool) {
-        let Some(watch) = self.watches.get(number) else {
+    fn happened(&mut self, open: &Open, number: u64, deleted: bool, revision: i64) {
+        // A member that lags behind begins a watch before what is known already: a key that was given
+        // back and taken again there has not gone.
+        let watch = self.watches.get(number);
+        let Some(watch) = watch.filter(|watch| revision >= watch.from) else {
             return;
         };
         let (what, attempt) = (watch.what, watch.attempt);

@@ -177,6 +177,11 @@ impl Book {
     /// An attempt waits for that node to go. From now on events of it count, so this is said before
     /// the watch is asked for.
     pub(crate) fn wait(&mut self, attempt: AttemptId, ahead: Ahead) {
+        // Nobody comes in front of the first one: this is of a list from before.
+        let is_first = |entry: &Entry| matches!(entry.place, Place::First);
+        if self.entries.get(&attempt).is_some_and(is_first) {
+            return;
+        }
         self.stand(attempt, Place::Waiting(Box::new(ahead)));
     }
 
@@ -446,6 +451,18 @@ mod tests {
         let (mut book, attempt) = waiter(1);
         book.leave(attempt);
         assert!(book.happened(&deleted(NODE), &proof(1, true)).is_empty());
+    }
+
+    #[test]
+    fn r1_l5_a_list_from_before_its_turn_makes_no_holder_wait_again() {
+        let (mut book, attempt) = waiter(1);
+        let ahead = match &book.get(attempt).unwrap().place {
+            Place::Waiting(ahead) => (**ahead).clone(),
+            place => panic!("{place:?}"),
+        };
+        book.first(attempt);
+        book.wait(attempt, ahead);
+        assert!(matches!(book.get(attempt).unwrap().place, Place::First));
     }
 
     #[test]
