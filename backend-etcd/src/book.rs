@@ -106,7 +106,8 @@ pub(crate) struct Book(Mutex<Pages>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
-    entries: HashMap<AttemptId, Entry>,
+    /// Boxed: a table keeps room for half as many again.
+    entries: HashMap<AttemptId, Box<Entry>>,
     slots: HashMap<Arc<str>, Slots>,
     fenced: HashSet<AttemptId>,
     order: VecDeque<AttemptId>,
@@ -200,12 +201,12 @@ impl Book {
             doubtful: false,
             held: false,
         };
-        pages.entries.insert(attempt, entry);
+        pages.entries.insert(attempt, Box::new(entry));
         Begun::Anew
     }
 
     pub(crate) fn sight(&self, attempt: AttemptId) -> Option<Sight> {
-        self.lock().entries.get(&attempt).map(Entry::sight)
+        self.lock().entries.get(&attempt).map(|entry| entry.sight())
     }
 
     /// Changes an attempt that is not being removed. `None` if there is none.
@@ -372,7 +373,7 @@ impl Pages {
     }
 
     pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Entry> {
-        self.entries.get(&attempt)
+        self.entries.get(&attempt).map(|entry| &**entry)
     }
 }
 

@@ -15,19 +15,19 @@ pub(crate) const MEMORY_OF: &str = "memory-of-held-locks";
 const MANY: usize = 10_000;
 const SIZES: [usize; 3] = [1, 100, MANY];
 /// Each lock is renewed at every third of it.
-const TTL: Duration = Duration::from_secs(6);
+const TTL: Duration = Duration::from_secs(18);
 /// Three renewals.
-const WINDOW: Duration = Duration::from_secs(6);
+const WINDOW: Duration = Duration::from_secs(18);
 /// Acquires under way at the same time.
 const AT_ONCE: usize = 64;
 
 const REQUESTS: Work = work(
-    "held locks (TTL 6 s): renewal requests",
+    "held locks (TTL 18 s): renewal requests",
     "requests/s",
     "locks",
 );
 const TIME: Work = work(
-    "held locks (TTL 6 s): processor time of the client",
+    "held locks (TTL 18 s): processor time of the client",
     "ms/s",
     "locks",
 );

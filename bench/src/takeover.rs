@@ -19,11 +19,11 @@ use crate::{
 
 /// The first word of the process that is killed.
 pub(crate) const HOLD: &str = "hold-until-killed";
-/// The shortest that every store here allows.
-const TTL: Duration = Duration::from_secs(6);
+/// ZooKeeper allows no less than 16 s here.
+const TTL: Duration = Duration::from_secs(18);
 const HOLDERS: usize = 8;
 const TAKEOVER: Work = work(
-    "kill -9 of the holder (TTL 6 s) until the next one holds",
+    "kill -9 of the holder (TTL 18 s) until the next one holds",
     "s",
     "",
 );
