@@ -6,7 +6,7 @@ use tenure_core::{
     Acquisition, Client, Guard, Release, capability::Durability, clock::Instant, lease::Phase,
     token::FencingToken,
 };
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     case::{Failure, Need, Outcome, Stop, broken, ensure},
@@ -16,16 +16,18 @@ use crate::{
 };
 
 const LOCK: &str = "served";
+/// More than one: that the first one moves on says nothing of those behind it.
+const WAITERS: usize = 3;
 
-/// A holder and a waiter on servers of their own.
+/// A holder and waiters on servers of their own.
 struct Served {
     ctx: Arc<Ctx>,
     store: OwnStore,
     ttl: Duration,
     client: Client,
     guard: Arc<Guard>,
-    /// The waiter, and whether the holder said that it held when the waiter did.
-    waiting: JoinHandle<Result<(Guard, bool), Stop>>,
+    /// Each of the waiters, and whether the holder said that it held when the waiter did.
+    waiting: JoinSet<Result<(Guard, bool), Stop>>,
     told: JoinHandle<Instant>,
 }
 
@@ -55,7 +57,7 @@ pub(crate) async fn killed_for_a_moment(ctx: Arc<Ctx>) -> Outcome {
     });
     match settled.await? {
         Some(true) => {
-            served.waits_still()?;
+            served.wait_still()?;
             release(&guard).await?;
         }
         Some(false) => {
@@ -82,14 +84,17 @@ impl Served {
         let floor = FencingToken::new(0);
         let driver = Driver::connect(&*store.connector(), ctx.namespace(), floor).await?;
         let guard = Arc::new(client.lock(LOCK)?.acquire().await?);
-        let (lock, holder) = (other.lock(LOCK)?, Arc::clone(&guard));
-        let waiting = tokio::spawn(async move {
-            let next = lock.acquire().await?;
-            // Asked at the moment at which the next one says that it is held.
-            let both = next.check().is_ok() && holder.check().is_ok();
-            Ok((next, both))
-        });
-        ctx.until_waiting(&driver, guard.name(), 1).await?;
+        let mut waiting = JoinSet::new();
+        for _ in 0..WAITERS {
+            let (lock, holder) = (other.lock(LOCK)?, Arc::clone(&guard));
+            waiting.spawn(async move {
+                let next = lock.acquire().await?;
+                // Asked at the moment at which the next one says that it is held.
+                let both = next.check().is_ok() && holder.check().is_ok();
+                Ok((next, both))
+            });
+        }
+        ctx.until_waiting(&driver, guard.name(), WAITERS).await?;
         let told = {
             let (ctx, guard) = (Arc::clone(&ctx), Arc::clone(&guard));
             tokio::spawn(async move {
@@ -115,7 +120,7 @@ impl Served {
         self.fails_in_time().await?;
         self.is_told(true).await?;
         self.ctx.sleep_until(until).await;
-        self.waits_still()?;
+        self.wait_still()?;
         self.store.servers().strike(again).await?;
         ensure!(
             matches!(self.guard.phase(), Phase::Lost(_)),
@@ -123,10 +128,6 @@ impl Served {
             "once the servers are back, a lost guard is {:?}",
             self.guard.phase()
         );
-        match self.guard.release().await {
-            Release::NotHeld(_) => {}
-            released => broken!("R1", "releasing a lost guard came to {released:?}"),
-        }
         // What the store had granted had run out before it could grant anything else.
         self.goes_on(true).await
     }
@@ -172,44 +173,62 @@ impl Served {
             "a guard was told of its loss {:?} after its deadline",
             at.since(due)
         );
+        ensure!(
+            self.guard.check().is_err(),
+            "L4",
+            "a guard that was told of its loss says that it is held"
+        );
         Ok(())
     }
 
-    fn waits_still(&self) -> Outcome {
+    fn wait_still(&mut self) -> Outcome {
         ensure!(
-            !self.waiting.is_finished(),
+            self.waiting.try_join_next().is_none(),
             "X1",
             "a waiter is done while there are no servers, or while another one holds the lock"
         );
         Ok(())
     }
 
-    /// The waiter has its turn, alone unless the store keeps nothing, and the holder's client locks
+    /// Each waiter has its turn, alone unless the store keeps nothing, and the holder's client locks
     /// again by itself.
-    async fn goes_on(self, alone: bool) -> Outcome {
-        let ctx = &self.ctx;
+    async fn goes_on(mut self, alone: bool) -> Outcome {
+        let ctx = Arc::clone(&self.ctx);
         // A store may give what it finds at its start the full TTL once more.
         let bound = ctx.takeover(self.ttl, self.ttl) + self.ttl + ctx.slack() * 3;
-        let Ok(next) = tokio::time::timeout(bound, self.waiting).await else {
-            broken!(
-                "W2",
-                "{bound:?} after the servers were back a waiter still waits"
+        let mut token = self.guard.token();
+        for turn in 0..WAITERS {
+            let Ok(next) = tokio::time::timeout(bound, self.waiting.join_next()).await else {
+                broken!(
+                    "W2",
+                    "{bound:?} after the servers were back, or after the one before was done, \
+                     {} of {WAITERS} waiters still wait",
+                    WAITERS - turn
+                );
+            };
+            let Some(next) = next else {
+                return Err(Failure::new(None, "there are fewer waiters than were begun").into());
+            };
+            let (next, both) = next??;
+            ensure!(
+                !(both && alone),
+                "X1",
+                "two guards say at one moment that they are held"
             );
-        };
-        let (next, both) = next??;
-        ensure!(
-            !(both && alone),
-            "X1",
-            "two guards say at one moment that they are held"
-        );
-        ensure!(
-            next.token() > self.guard.token(),
-            "T1",
-            "the token did not rise over an outage: {} after {}",
-            next.token(),
-            self.guard.token()
-        );
-        release(&next).await?;
+            ensure!(
+                next.token() > token,
+                "T1",
+                "the token did not rise over an outage: {} after {token}",
+                next.token()
+            );
+            token = next.token();
+            if turn == 0 {
+                self.frees_nobody(&next).await?;
+            }
+            // While it is held, nobody else is done.
+            self.wait_still()?;
+            release(&next).await?;
+        }
         let lock = self.client.lock(LOCK)?;
         let again = ctx.eventually(bound, || async {
             let tried = lock.acquire_within(ctx.slack()).await;
@@ -223,10 +242,40 @@ impl Served {
             .into());
         };
         ensure!(
-            again.token() > next.token(),
+            again.token() > token,
             "T1",
             "the token fell after an outage"
         );
         release(&again).await
+    }
+
+    /// The one from before the outage is released, if it was lost: the present holder does not notice.
+    async fn frees_nobody(&self, present: &Guard) -> Outcome {
+        if !matches!(self.guard.phase(), Phase::Lost(_)) {
+            return Ok(());
+        }
+        match self.guard.release().await {
+            Release::NotHeld(_) => {}
+            released => broken!("R1", "releasing a lost guard came to {released:?}"),
+        }
+        // Only a proof from the store says that it keeps the grant still.
+        let deadline = present.valid_until();
+        let within = self.ttl + self.ctx.slack();
+        let kept = self.ctx.eventually(within, || async {
+            let held = present.check().is_ok();
+            Ok((!held || present.valid_until() > deadline).then_some(held))
+        });
+        match kept.await? {
+            Some(true) => Ok(()),
+            Some(false) => broken!(
+                "R1",
+                "after a guard from before the outage was released, the present one is {:?}",
+                present.phase()
+            ),
+            None => broken!(
+                "K1",
+                "{within:?} after it was granted, a lock is not renewed"
+            ),
+        }
     }
 }
