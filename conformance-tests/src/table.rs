@@ -211,11 +211,11 @@ macro_rules! __each_case {
                     "A process that is stopped past its TTL never says again that it holds the lock, and leaves the next holder alone.";
             }
             servers {
-                stopped_past_the_ttl [X1 L1 L4 A1 A3 W2 R1 T1] needs Servers since 2
-                    "Servers that stand still past the TTL: the holder is told by its deadline, requests fail in time, and afterwards the waiter holds and both clients go on.";
-                killed_past_the_ttl [X1 L1 L4 A1 A3 W2 R1 T1] needs Servers since 2
+                stopped_past_the_ttl [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
+                    "Servers that stand still past the TTL: the holder is told by its deadline, requests fail in time, and afterwards every waiter has its turn alone, the lost guard frees nobody, and both clients go on.";
+                killed_past_the_ttl [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
                     "The same where the servers are killed and started again.";
-                killed_for_a_moment [X1 L1 L5 A1 A3 W2 T1] needs Servers since 2
+                killed_for_a_moment [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
                     "Servers that are killed and started at once: where the store keeps grants, the holder holds or is told at its deadline; the token rises in any case.";
             }
         }

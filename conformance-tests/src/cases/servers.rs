@@ -1,17 +1,22 @@
 //! Servers that are killed and stopped: what the clauses say while there is no store, and afterwards.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tenure_core::{
-    Acquisition, Client, Guard, Release, capability::Durability, clock::Instant, lease::Phase,
-    token::FencingToken,
+    Acquisition, Client, Guard, Lock, Release, capability::Durability, clock::Instant,
+    lease::Phase, loss::LossReason,
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, JoinHandle, JoinSet},
+};
 
 use crate::{
     case::{Failure, Need, Outcome, Stop, broken, ensure},
     ctx::{Ctx, release},
-    driver::Driver,
     servers::{OwnStore, Strike},
 };
 
@@ -26,10 +31,19 @@ struct Served {
     ttl: Duration,
     client: Client,
     guard: Arc<Guard>,
-    /// Each of the waiters, and whether the holder said that it held when the waiter did.
-    waiting: JoinSet<Result<(Guard, bool), Stop>>,
+    waiting: JoinSet<Result<Turn, Stop>>,
     told: JoinHandle<Instant>,
 }
+
+/// A waiter that has its turn.
+struct Turn {
+    guard: Arc<Guard>,
+    /// Who else said then that it held: the holder is the first one, and the waiters follow.
+    beside: Option<usize>,
+}
+
+/// All guards so far, each of which is there before the next one can be.
+type Guards = Arc<Mutex<Vec<Arc<Guard>>>>;
 
 pub(crate) async fn stopped_past_the_ttl(ctx: Arc<Ctx>) -> Outcome {
     let served = Served::new(ctx).await?;
@@ -57,7 +71,7 @@ pub(crate) async fn killed_for_a_moment(ctx: Arc<Ctx>) -> Outcome {
     });
     match settled.await? {
         Some(true) => {
-            served.wait_still()?;
+            still_waits(served.waiting.try_join_next())?;
             release(&guard).await?;
         }
         Some(false) => {
@@ -81,20 +95,20 @@ impl Served {
             ctx.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
         };
         let (client, other) = (client().await?, client().await?);
-        let floor = FencingToken::new(0);
-        let driver = Driver::connect(&*store.connector(), ctx.namespace(), floor).await?;
         let guard = Arc::new(client.lock(LOCK)?.acquire().await?);
+        let guards: Guards = Arc::new(Mutex::new(vec![Arc::clone(&guard)]));
         let mut waiting = JoinSet::new();
         for _ in 0..WAITERS {
-            let (lock, holder) = (other.lock(LOCK)?, Arc::clone(&guard));
-            waiting.spawn(async move {
-                let next = lock.acquire().await?;
-                // Asked at the moment at which the next one says that it is held.
-                let both = next.check().is_ok() && holder.check().is_ok();
-                Ok((next, both))
-            });
+            // The store may show the entry before its client has the answer, and an acquire whose first
+            // answer does not come has failed.
+            let (tell, queued) = oneshot::channel();
+            waiting.spawn(take_turn(other.lock(LOCK)?, tell, Arc::clone(&guards)));
+            match tokio::time::timeout(ctx.slack(), queued).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => still_waits(waiting.join_next().await)?,
+                Err(_) => broken!("A1", "a waiter is not told of its place"),
+            }
         }
-        ctx.until_waiting(&driver, guard.name(), WAITERS).await?;
         let told = {
             let (ctx, guard) = (Arc::clone(&ctx), Arc::clone(&guard));
             tokio::spawn(async move {
@@ -120,7 +134,7 @@ impl Served {
         self.fails_in_time().await?;
         self.is_told(true).await?;
         self.ctx.sleep_until(until).await;
-        self.wait_still()?;
+        still_waits(self.waiting.try_join_next())?;
         self.store.servers().strike(again).await?;
         ensure!(
             matches!(self.guard.phase(), Phase::Lost(_)),
@@ -181,15 +195,6 @@ impl Served {
         Ok(())
     }
 
-    fn wait_still(&mut self) -> Outcome {
-        ensure!(
-            self.waiting.try_join_next().is_none(),
-            "X1",
-            "a waiter is done while there are no servers, or while another one holds the lock"
-        );
-        Ok(())
-    }
-
     /// Each waiter has its turn, alone unless the store keeps nothing, and the holder's client locks
     /// again by itself.
     async fn goes_on(mut self, alone: bool) -> Outcome {
@@ -209,9 +214,12 @@ impl Served {
             let Some(next) = next else {
                 return Err(Failure::new(None, "there are fewer waiters than were begun").into());
             };
-            let (next, both) = next??;
+            let Turn {
+                guard: next,
+                beside,
+            } = next??;
             ensure!(
-                !(both && alone),
+                beside.is_none() || (beside == Some(0) && !alone),
                 "X1",
                 "two guards say at one moment that they are held"
             );
@@ -225,8 +233,6 @@ impl Served {
             if turn == 0 {
                 self.frees_nobody(&next).await?;
             }
-            // While it is held, nobody else is done.
-            self.wait_still()?;
             release(&next).await?;
         }
         let lock = self.client.lock(LOCK)?;
@@ -254,28 +260,77 @@ impl Served {
         if !matches!(self.guard.phase(), Phase::Lost(_)) {
             return Ok(());
         }
+        // Only a proof from the store says that it keeps the grant. The client has the lost attempt
+        // removed by itself, too.
+        if !self.is_renewed(present).await? {
+            let phase = present.phase();
+            ensure!(
+                phase != Phase::Lost(LossReason::Evicted),
+                "R1",
+                "when an attempt from before the outage was removed, the present holder was"
+            );
+            broken!(
+                "K1",
+                "the first one after the outage does not keep the lock: it is {phase:?}"
+            );
+        }
         match self.guard.release().await {
             Release::NotHeld(_) => {}
             released => broken!("R1", "releasing a lost guard came to {released:?}"),
         }
-        // Only a proof from the store says that it keeps the grant still.
-        let deadline = present.valid_until();
-        let within = self.ttl + self.ctx.slack();
-        let kept = self.ctx.eventually(within, || async {
-            let held = present.check().is_ok();
-            Ok((!held || present.valid_until() > deadline).then_some(held))
-        });
-        match kept.await? {
-            Some(true) => Ok(()),
-            Some(false) => broken!(
-                "R1",
-                "after a guard from before the outage was released, the present one is {:?}",
-                present.phase()
-            ),
-            None => broken!(
-                "K1",
-                "{within:?} after it was granted, a lock is not renewed"
-            ),
-        }
+        ensure!(
+            self.is_renewed(present).await?,
+            "R1",
+            "after a guard from before the outage was released, the present one is {:?}",
+            present.phase()
+        );
+        Ok(())
     }
+
+    /// Whether a guard is proved anew before it is lost.
+    async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
+        let deadline = guard.valid_until();
+        let within = self.ttl + self.ctx.slack();
+        let renewed = self.ctx.eventually(within, || async {
+            let held = guard.check().is_ok();
+            Ok((!held || guard.valid_until() > deadline).then_some(held))
+        });
+        Ok(renewed.await? == Some(true))
+    }
+}
+
+/// Nobody has a turn while another one holds the lock or there are no servers, and nobody gives up.
+fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
+    match done.transpose()? {
+        None => Ok(()),
+        Some(Ok(turn)) => broken!(
+            "X1",
+            "a waiter has the lock ({:?}) while it is held, or while there are no servers",
+            turn.guard.phase()
+        ),
+        Some(Err(Stop::Failed(failure))) => {
+            broken!("W2", "a wait without an end ended early: {failure}")
+        }
+        Some(Err(ignored)) => Err(ignored),
+    }
+}
+
+/// Waits for the lock as long as it takes.
+async fn take_turn(lock: Lock, tell: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
+    let mut tell = Some(tell);
+    let queued = |_: &_| {
+        if let Some(tell) = tell.take() {
+            let _ = tell.send(());
+        }
+    };
+    let guard = match lock.acquire_observed(None, queued).await? {
+        Acquisition::Acquired(guard) => Arc::new(guard),
+        other => broken!("W2", "a wait without an end came to {other:?}"),
+    };
+    // Asked at the moment at which the next one says that it is held.
+    let mut guards = guards.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = |other: &Arc<Guard>| guard.check().is_ok() && other.check().is_ok();
+    let beside = guards.iter().position(held);
+    guards.push(Arc::clone(&guard));
+    Ok(Turn { guard, beside })
 }

@@ -90,7 +90,7 @@ impl Driver {
         if self.has(Flaw::TokenResetOnRelease) {
             grant.token = FencingToken::new(1);
         }
-        if self.has(Flaw::TokensEndWithTheServer) && self.store.shared.lock().unwrap().restarted {
+        if self.restarted_without(Flaw::TokensEndWithTheServer) {
             grant.token = FencingToken::new(1);
         }
         if self.has(Flaw::SameAttemptNewToken)
@@ -130,6 +130,18 @@ impl Driver {
         if let Some(grant) = self.store.shared.lock().unwrap().grants.get_mut(name) {
             grant.2 = true;
         }
+    }
+
+    /// Whether its one connection was in use while the store stood still.
+    fn is_stuck(&self) -> bool {
+        if self.has(Flaw::StaysWithTheDead) && self.store.shared.lock().unwrap().paused {
+            self.turned.store(true, Ordering::SeqCst);
+        }
+        self.has(Flaw::StaysWithTheDead) && self.turned.load(Ordering::SeqCst)
+    }
+
+    fn restarted_without(&self, flaw: Flaw) -> bool {
+        self.has(flaw) && self.store.shared.lock().unwrap().restarted
     }
 
     async fn cut_in(&self, request: &Enqueue) {
@@ -260,11 +272,17 @@ impl Backend for Driver {
 
     async fn enqueue(&self, mut request: Enqueue) -> Result<Enqueued, Error> {
         let (wait, attempt, ttl) = (request.wait, request.attempt, request.ttl);
+        if self.is_stuck() {
+            return Err(Error::new(ErrorKind::Unavailable, "enqueueing"));
+        }
         request.name = self.name(&request.name, Some(attempt));
         request.attempt = self.id(&request.name, attempt);
         self.before(&mut request).await?;
         let name = request.name.clone();
-        let answer = self.inner.enqueue(request.clone()).await;
+        let answer = match self.inner.enqueue(request.clone()).await {
+            Err(_) if !wait && self.has(Flaw::AwayIsBusy) => Ok(Enqueued::Busy(Holder::default())),
+            answer => answer,
+        };
         match answer.map_err(|error| self.shown(error))? {
             Enqueued::Granted(mut grant) => {
                 grant.attempt = attempt;
@@ -303,7 +321,9 @@ impl Backend for Driver {
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
         let mut answers = Vec::with_capacity(entries.len());
         for mut entry in entries {
-            if self.has(Flaw::RenewalStopsAfterError) && self.turned.load(Ordering::SeqCst) {
+            let stopped =
+                self.has(Flaw::RenewalStopsAfterError) && self.turned.load(Ordering::SeqCst);
+            if stopped || self.is_stuck() {
                 let stopped = Error::new(ErrorKind::Unavailable, "renewing");
                 answers.push(Renewed::Unknown(stopped));
                 continue;
@@ -334,7 +354,9 @@ impl Backend for Driver {
         }
         let removed = self.inner.remove(request.clone()).await;
         let mut removed = removed.map_err(|error| self.shown(error))?;
-        if self.has(Flaw::ReleaseWithoutOwnerCheck) && removed == Removed::Absent {
+        let unchecked = self.has(Flaw::ReleaseWithoutOwnerCheck)
+            || self.restarted_without(Flaw::OwnersEndWithTheServer);
+        if unchecked && removed == Removed::Absent {
             self.evict_holder(&request.name).await?;
             removed = Removed::AsHolder;
         }

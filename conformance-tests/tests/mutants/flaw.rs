@@ -131,4 +131,10 @@ mutants! {
         "What is declared is another thing each time.";
     TokensEndWithTheServer [T1] "servers::killed_for_a_moment" "ours: a counter that a server without a disk forgets"
         "A server that was killed and started again begins its tokens anew.";
+    StaysWithTheDead [W2] "servers::stopped_past_the_ttl" "ours: a connection that is kept for as long as nobody closes it"
+        "A client that asked a server that stood still goes on waiting for that connection.";
+    OwnersEndWithTheServer [R1] "servers::killed_past_the_ttl" "ours: a record of the owner that a server without a disk forgets"
+        "A server that was killed and started again lets anybody release.";
+    AwayIsBusy [A3] "servers::killed_past_the_ttl" "ours: a failed try that is made a plain no"
+        "A try that cannot reach the store says that the lock is taken.";
 }

@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
     /// Whether the next message is lost.
     pub(crate) loses_next: bool,
+    /// Whether it stands still.
+    pub(crate) paused: bool,
     /// Whether it was killed and started again.
     pub(crate) restarted: bool,
 }
@@ -171,7 +173,9 @@ impl Servers for Struck {
                 _ => Fault::None,
             },
         );
-        shared.lock().unwrap().restarted |= strike == Strike::Start;
+        let mut shared = shared.lock().unwrap();
+        shared.paused = strike == Strike::Pause;
+        shared.restarted |= strike == Strike::Start;
         Ok(())
     }
 }
@@ -191,6 +195,12 @@ impl EventHandler for Relay {
             (Some(Flaw::WrongReason), BackendEvent::Lost { attempt, .. }) => {
                 let reason = LossReason::SessionLost;
                 self.to.send(BackendEvent::Lost { attempt, reason });
+            }
+            (Some(Flaw::TokensEndWithTheServer), BackendEvent::Granted(mut grant))
+                if self.store.shared.lock().unwrap().restarted =>
+            {
+                grant.token = FencingToken::new(1);
+                self.to.send(BackendEvent::Granted(grant));
             }
             (Some(Flaw::PushFromBefore), BackendEvent::Granted(mut grant)) => {
                 grant.as_of = StoreTime::new(0);
