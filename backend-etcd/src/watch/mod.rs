@@ -9,6 +9,7 @@
 //! once more whether that one is still there. That of one of ours is put off a little: its release tells
 //! sooner.
 
+mod pulses;
 mod table;
 mod task;
 

@@ -20,6 +20,8 @@ pub(super) struct Table {
     watches: HashMap<u64, Watch>,
     /// How many of them wait for somebody.
     aheads: usize,
+    /// Since when any of them has.
+    since: Option<Instant>,
     /// Those that are not asked for yet.
     later: VecDeque<(Instant, u64)>,
 }
@@ -32,7 +34,10 @@ impl Table {
         if !book.awaits(watch.attempt, number) {
             return None;
         }
-        self.aheads += usize::from(watch.what.is_ahead());
+        if watch.what.is_ahead() {
+            self.aheads += 1;
+            self.since.get_or_insert_with(Instant::now);
+        }
         let soon = watch.what == What::Ahead { soon: true };
         if !soon {
             self.later.push_back((Instant::now() + SETTLED, number));
@@ -47,11 +52,12 @@ impl Table {
             return false;
         };
         self.aheads -= usize::from(watch.what.is_ahead());
-        let put_off = self.later.iter().any(|(_, later)| *later == number);
-        if put_off {
-            self.later.retain(|(_, later)| *later != number);
+        if self.aheads == 0 {
+            self.since = None;
         }
-        !put_off
+        let before = self.later.len();
+        self.later.retain(|(_, later)| *later != number);
+        self.later.len() == before
     }
 
     /// When the first of those is due that were put off.
@@ -82,8 +88,17 @@ impl Table {
         self.watches.get_mut(&number)
     }
 
-    pub(super) fn wait_for_somebody(&self) -> bool {
-        self.aheads > 0
+    /// The watch of that number, if what has happened at that revision concerns it. A member that lags
+    /// behind begins a watch before what is known already, and tells of it: a key that was given back
+    /// and taken again there has not gone.
+    pub(super) fn concerned(&self, number: u64, revision: i64) -> Option<&Watch> {
+        let watch = self.watches.get(&number);
+        watch.filter(|watch| revision >= watch.from)
+    }
+
+    /// Since when somebody is waited for all the time; `None` if nobody is.
+    pub(super) fn waited_for_since(&self) -> Option<Instant> {
+        self.since
     }
 }
 
@@ -123,7 +138,7 @@ mod tests {
             let watch = watch(attempt, What::Ahead { soon });
             assert!(table.begin(&book, 7, watch).is_none());
         }
-        assert!(table.get(7).is_none() && !table.wait_for_somebody());
+        assert!(table.get(7).is_none() && table.waited_for_since().is_none());
         assert!(table.alarm().is_none());
     }
 
@@ -147,8 +162,20 @@ mod tests {
             [7]
         );
         assert!(table.alarm().is_none());
-        assert!(table.wait_for_somebody());
-        assert!(table.end(7) && table.end(8) && !table.end(8));
-        assert!(!table.wait_for_somebody());
+        let since = table.waited_for_since();
+        assert!(table.end(7) && since.is_some());
+        assert_eq!(table.waited_for_since(), since, "the other one goes on");
+        assert!(table.end(8) && !table.end(8));
+        assert_eq!(table.waited_for_since(), None);
+    }
+
+    #[tokio::test]
+    async fn w2_what_is_known_already_ends_no_watch() {
+        let (book, mut table) = (Book::default(), Table::default());
+        let mut late = watch(waiter(&book, 7), What::Ahead { soon: true });
+        late.from = 6;
+        let _ = table.begin(&book, 7, late);
+        assert!(table.concerned(7, 5).is_none());
+        assert!(table.concerned(7, 6).is_some() && table.concerned(8, 6).is_none());
     }
 }

@@ -1,7 +1,6 @@
 //! The task that holds the stream.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -16,16 +15,13 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Command, Inbox, Watch, What, table::Table};
+use super::{Command, Inbox, Watch, What, pulses::Pulses, table::Table};
 use crate::{
     backend::{Core, LARGEST_ANSWER},
     error::Fault,
     link::{Link, Member},
     turn,
 };
-
-/// How often the stream has to show that it lives while somebody waits on it.
-const PULSE: Duration = Duration::from_secs(1);
 
 /// A watch tells of what happens after it was made.
 const NOW: i64 = 0;
@@ -41,16 +37,7 @@ pub(crate) struct Watching {
     nowhere: String,
     inbox: Inbox,
     watches: Table,
-    pulses: VecDeque<Beat>,
-    /// When the stream has answered last.
-    heard: Instant,
-}
-
-/// A pulse that was sent.
-struct Beat {
-    number: u64,
-    sent: Instant,
-    tell: Vec<oneshot::Sender<()>>,
+    pulses: Pulses,
 }
 
 /// What is written to the stream.
@@ -85,8 +72,7 @@ impl Watching {
             nowhere,
             inbox,
             watches: Table::default(),
-            pulses: VecDeque::new(),
-            heard: Instant::now(),
+            pulses: Pulses::new(Instant::now()),
         }
     }
 
@@ -161,14 +147,16 @@ impl Watching {
     async fn follow(&mut self, mut open: Open) -> Ended {
         let stream = self.inbox.stream.fetch_add(1, Ordering::SeqCst) + 1;
         let mut moves = self.link.moves();
-        self.heard = Instant::now();
+        self.pulses = Pulses::new(Instant::now());
         self.begin_again(&open);
         loop {
-            let (alarm, ring) = (self.watches.alarm(), self.ring());
+            let alarm = self.watches.alarm();
+            let waited_for = self.watches.waited_for_since();
+            let ring = self.pulses.ring(waited_for, self.link.patience());
             tokio::select! {
                 answer = open.answers.message() => match answer {
                     Ok(Some(answer)) => {
-                        self.heard = Instant::now();
+                        self.pulses.heard(Instant::now());
                         self.link.alive(open.member.generation);
                         if let Some(reason) = self.read(&open, &answer, stream) {
                             return Ended::Refused(reason);
@@ -207,16 +195,6 @@ impl Watching {
         }
     }
 
-    /// When a pulse is overdue, or another one due.
-    fn ring(&self) -> Option<Instant> {
-        match self.pulses.front() {
-            // Thousands of watches may be in front of it, and their answers show as much.
-            Some(beat) => Some(beat.sent.max(self.heard) + self.link.patience()),
-            // Counted from what was heard: what is asked meanwhile must not put it off.
-            None => self.watches.wait_for_somebody().then(|| self.heard + PULSE),
-        }
-    }
-
     fn obey(&mut self, open: &Open, command: Command) {
         match command {
             Command::Begin(number, watch) => {
@@ -228,15 +206,11 @@ impl Watching {
                 }
             }
             Command::End(number) => self.end(open, number),
-            Command::Pulse(tell) => match self.pulses.front_mut() {
-                // Its answer may be of before this was asked; the one behind it is not.
-                _ if self.pulses.len() < 2 => self.beat(open, vec![tell]),
-                _ => {
-                    if let Some(beat) = self.pulses.back_mut() {
-                        beat.tell.push(tell);
-                    }
+            Command::Pulse(tell) => {
+                if let Some(tell) = self.pulses.join(tell) {
+                    self.beat(open, vec![tell]);
                 }
-            },
+            }
         }
     }
 
@@ -244,11 +218,7 @@ impl Watching {
         let number = self.number();
         let watch = Line::Watch(Arc::from(self.nowhere.as_str()), options(number, 0));
         let _ = open.lines.send(watch);
-        self.pulses.push_back(Beat {
-            number,
-            sent: Instant::now(),
-            tell,
-        });
+        self.pulses.send(number, Instant::now(), tell);
     }
 
     fn end(&mut self, open: &Open, number: u64) {
@@ -264,7 +234,6 @@ impl Watching {
     }
 
     fn begin_again(&mut self, open: &Open) {
-        self.pulses.clear();
         let core = self.core.upgrade();
         let pages = core.as_ref().map(|core| core.book.lock());
         for (number, watch) in self.watches.all_at_once() {
@@ -298,17 +267,7 @@ impl Watching {
 
     /// The server watches, and tells of what comes after that revision, if not of more.
     fn created(&mut self, open: &Open, number: u64, stream: u64, as_of: i64) {
-        if self.pulses.iter().any(|beat| beat.number == number) {
-            while self
-                .pulses
-                .front()
-                .is_some_and(|beat| beat.number <= number)
-            {
-                let tell = self.pulses.pop_front().map(|beat| beat.tell);
-                for tell in tell.into_iter().flatten() {
-                    let _: Result<(), ()> = oneshot::Sender::send(tell, ());
-                }
-            }
+        if self.pulses.answered(number) {
             let _ = open.lines.send(Line::Cancel(number));
             return;
         }
@@ -348,10 +307,7 @@ impl Watching {
     }
 
     fn happened(&mut self, open: &Open, number: u64, deleted: bool, revision: i64) {
-        // A member that lags behind begins a watch before what is known already: a key that was given
-        // back and taken again there has not gone.
-        let watch = self.watches.get(number);
-        let Some(watch) = watch.filter(|watch| revision >= watch.from) else {
+        let Some(watch) = self.watches.concerned(number, revision) else {
             return;
         };
         let (what, attempt) = (watch.what, watch.attempt);
