@@ -108,29 +108,19 @@ async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result
         lock: &lock,
         anew: known.then(|| core.settings.now()),
     };
-    match entered {
-        Entered::New => {}
-        Entered::Known => {
-            let outcome = asking.again(request).await;
-            if matches!(outcome, Ok(Enqueued::Gone)) {
-                core.forget(attempt);
-            }
-            return outcome;
-        }
-        Entered::Closed => {
-            core.forget(attempt);
-            return Err(error(
-                ErrorKind::Unavailable,
-                OPERATION,
-                "the session has just ended; a new one is made for what comes next",
-            ));
-        }
-    }
-    let outcome = asking.ask(request).await;
-    // Nobody removes it after such an answer.
+    let outcome = match entered {
+        Entered::New => asking.ask(request).await,
+        Entered::Known => asking.again(request).await,
+        Entered::Closed => Err(error(
+            ErrorKind::Unavailable,
+            OPERATION,
+            "the session has just ended; a new one is made for what comes next",
+        )),
+    };
+    // Nobody removes it after such an answer. What was asked for before may be in the queue.
     let over = match &outcome {
         Ok(outcome) => matches!(outcome, Enqueued::Gone),
-        Err(error) => error.kind().is_without_effect(),
+        Err(error) => !known && error.kind().is_without_effect(),
     };
     if over {
         core.forget(attempt);

@@ -15,7 +15,7 @@ use tenure_core::{
 use tenure_test_servers::wire::Proxy;
 use tokio::time::sleep;
 
-use crate::common::{Raw, TTL, millis, name, room, server, store};
+use crate::common::{Raw, SOON, TTL, millis, name, room, server, store};
 
 /// Longer than a session is kept for nobody.
 const LONG: Duration = Duration::from_secs(121);
@@ -85,4 +85,40 @@ async fn a1_an_acquire_just_when_an_idle_session_ends_does_not_fail() {
         proxy.delay_replies(Duration::ZERO);
     }
     panic!("no session has ended for being idle; this test shows nothing");
+}
+
+/// The core removes nothing after such an answer. What stayed would keep the session from being idle: it
+/// would lapse once nobody renews, and the next acquire would need another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_an_attempt_that_was_answered_with_gone_is_forgotten() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let (raw, other) = (
+        Raw::connect(&proxy.url()).await,
+        Raw::connect(&server.url()).await,
+    );
+    let request = Raw::enqueue("a", AttemptId::random().unwrap());
+    let entered = raw.backend.enqueue(request.clone()).await.unwrap();
+    let Enqueued::Granted(grant) = entered else {
+        panic!("{entered:?}");
+    };
+    other.backend.evict(&name("a"), grant.token).await.unwrap();
+    let gone = async || {
+        let again = raw.backend.enqueue(request.clone()).await;
+        matches!(again, Ok(Enqueued::Gone))
+    };
+    let begun = SystemClock.now();
+    while !gone().await {
+        let waited = SystemClock.now().since(begun);
+        assert!(waited < SOON, "its node is gone");
+        sleep(millis(5)).await;
+    }
+    // Nobody asks for anything, for as long as the heartbeats of one that is renewed would go on.
+    sleep(TTL).await;
+    proxy.reset();
+    sleep(TTL).await;
+    // The session to look at locks with has its own, a few seconds apart.
+    let beats = proxy.count("sync");
+    assert!(beats > 4, "the session lapses: {beats} heartbeats");
 }
