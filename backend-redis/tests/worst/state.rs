@@ -349,7 +349,7 @@ async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     let server = server();
-    let client = client(&server.url(), seconds(6)).await;
+    let client = client(&server.url(), seconds(3)).await;
     let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
     let guards = hold_all(&client, &names).await;
     let record = a_holder(&server, "a/b/1", 60_000);
@@ -364,7 +364,7 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     server
         .command(&["SET", &holder, &record, "PX", "60000"])
         .unwrap();
-    tokio::time::sleep(seconds(18)).await;
+    tokio::time::sleep(seconds(15)).await;
     let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
     assert_eq!(lost, 0, "l5: {lost} of 20 guards are lost");
 }
