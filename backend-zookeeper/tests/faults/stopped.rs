@@ -138,27 +138,16 @@ async fn x1_l4_t1_a_session_that_expires_while_its_owner_is_stopped() {
     assert_eq!(owner.answer(), "held");
 }
 
-/// A lock whose holder talks to the leader alone, and which somebody waits for through any member.
-struct HeldAtLeader {
-    leader: usize,
-    owner: Client,
-    guard: Guard,
-    waiter: JoinHandle<Guard>,
-}
-
-async fn held_at_leader(cluster: &Cluster) -> HeldAtLeader {
+/// A lock whose holder talks to the leader alone, and which somebody waits for through any member: the
+/// leader, the holder, its guard, and the waiter.
+async fn held_at_leader(cluster: &Cluster) -> (usize, Client, Guard, JoinHandle<Guard>) {
     let leader = cluster.leader().unwrap();
     let owner = client(&cluster.server(leader).url()).await;
     let other = client_for(&cluster.url(), LONG).await;
     let guard = hold(&owner, LOCK).await;
     let waiter = acquire_through(&other, LOCK);
     waiting(&other, LOCK, 1).await;
-    HeldAtLeader {
-        leader,
-        owner,
-        guard,
-        waiter,
-    }
+    (leader, owner, guard, waiter)
 }
 
 /// A leader asks nobody before it answers a heartbeat. It gives up when its followers have been silent
@@ -167,12 +156,7 @@ async fn held_at_leader(cluster: &Cluster) -> HeldAtLeader {
 async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while() {
     let _room = room().await;
     let cluster = cluster();
-    let HeldAtLeader {
-        leader,
-        owner,
-        guard,
-        waiter,
-    } = held_at_leader(&cluster).await;
+    let (leader, owner, guard, waiter) = held_at_leader(&cluster).await;
     let followers = [leader + 1, leader + 2];
     for follower in followers {
         cluster.server(follower).pause().unwrap();
@@ -211,12 +195,7 @@ async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while
 async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holder() {
     let _room = room().await;
     let cluster = cluster();
-    let HeldAtLeader {
-        leader,
-        owner,
-        guard,
-        waiter,
-    } = held_at_leader(&cluster).await;
+    let (leader, owner, guard, waiter) = held_at_leader(&cluster).await;
     cluster.server(leader).pause().unwrap();
     let another = || {
         let leads = |member: usize| cluster.server(member).is_leader().unwrap_or(false);
