@@ -24,6 +24,9 @@ const LOCK: &str = "served";
 /// More than one: that the first one moves on says nothing of those behind it.
 const WAITERS: usize = 3;
 
+/// Within which servers that were started must take a client.
+const STARTING: Duration = Duration::from_secs(20);
+
 /// A holder and waiters on servers of their own.
 struct Served {
     ctx: Arc<Ctx>,
@@ -62,25 +65,11 @@ pub(crate) async fn killed_for_a_moment(ctx: Arc<Ctx>) -> Outcome {
     served.fails_in_time().await?;
     served.store.servers().strike(Strike::Start).await?;
     // It is proved anew, or it is over.
-    let guard = Arc::clone(&served.guard);
-    let deadline = guard.valid_until();
-    let within = served.ttl + served.ctx.slack();
-    let settled = served.ctx.eventually(within, || async {
-        let held = guard.check().is_ok();
-        Ok((!held || guard.valid_until() > deadline).then_some(held))
-    });
-    match settled.await? {
-        Some(true) => {
-            still_waits(served.waiting.try_join_next())?;
-            release(&guard).await?;
-        }
-        Some(false) => {
-            served.is_told(keeps).await?;
-        }
-        None => broken!(
-            "L1",
-            "{within:?} after the servers were started a guard is neither renewed nor lost"
-        ),
+    if served.is_renewed(&served.guard).await? {
+        still_waits(served.waiting.try_join_next())?;
+        release(&served.guard).await?;
+    } else {
+        served.is_told(keeps).await?;
     }
     served.goes_on(keeps).await
 }
@@ -90,9 +79,18 @@ impl Served {
         let store = ctx.env().own_store().await?;
         let store = store.ok_or(Stop::Ignored(Need::Servers))?;
         let (ttl, limit) = (ctx.steady(), ctx.over_limit());
-        let client = || {
+        // Servers that have just been started may take longer for the first request than for others.
+        let connect = || {
             let connector = store.connector();
             ctx.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
+        };
+        let client = async || {
+            let made = ctx.eventually(STARTING, || async { Ok(connect().await.ok()) });
+            match made.await? {
+                Some(client) => Ok(client),
+                // Why not.
+                None => connect().await,
+            }
         };
         let (client, other) = (client().await?, client().await?);
         let guard = Arc::new(client.lock(LOCK)?.acquire().await?);
@@ -287,7 +285,7 @@ impl Served {
         Ok(())
     }
 
-    /// Whether a guard is proved anew before it is lost.
+    /// Whether a guard is proved anew before it is lost. It must be one or the other.
     async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
         let deadline = guard.valid_until();
         let within = self.ttl + self.ctx.slack();
@@ -295,7 +293,10 @@ impl Served {
             let held = guard.check().is_ok();
             Ok((!held || guard.valid_until() > deadline).then_some(held))
         });
-        Ok(renewed.await? == Some(true))
+        match renewed.await? {
+            Some(renewed) => Ok(renewed),
+            None => broken!("L1", "{within:?} later a guard is neither renewed nor lost"),
+        }
     }
 }
 

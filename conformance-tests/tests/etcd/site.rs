@@ -21,7 +21,7 @@ use tenure_core::{
 use tenure_etcd::EtcdFactory;
 use tenure_test_servers::etcd::Server;
 
-use crate::own::Own;
+use crate::own::{self, Own};
 
 /// What all namespaces of a run begin with.
 pub(crate) const NAMESPACES: &str = "case ";
@@ -220,11 +220,7 @@ impl Env for Site {
         let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
             return Ok(None);
         };
-        let another = tokio::task::spawn_blocking(move || deployment.another()).await;
-        let another = another.map_err(|error| failed(error.to_string()))?;
-        another
-            .map(|(access, own)| Ok(OwnStore::new(access.connector()?, own)))
-            .transpose()
+        own::store(move || deployment.another(), |access| access.connector()).await
     }
 
     fn secrets(&self) -> Vec<String> {

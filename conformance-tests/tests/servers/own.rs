@@ -10,10 +10,13 @@
 use std::{sync::Arc, thread};
 
 use async_trait::async_trait;
-use tenure_conformance::servers::{Servers, Strike};
-use tenure_core::error::{Error, ErrorKind};
+use tenure_conformance::servers::{OwnStore, Servers, Strike};
+use tenure_core::{
+    backend::Connect,
+    error::{Error, ErrorKind},
+};
 
-const OPERATION: &str = "striking servers";
+const OPERATION: &str = "striking servers of a case's own";
 
 type Act = dyn Fn(Strike) -> Result<(), tenure_test_servers::Error> + Send + Sync;
 
@@ -32,13 +35,27 @@ impl Own {
 impl Servers for Own {
     async fn strike(&self, strike: Strike) -> Result<(), Error> {
         let act = Arc::clone(&self.0);
-        let failed =
-            |detail: String| Error::new(ErrorKind::Unavailable, OPERATION).with_detail(detail);
         let struck = tokio::task::spawn_blocking(move || act(strike)).await;
         struck
             .map_err(|error| failed(error.to_string()))?
             .map_err(|error| failed(error.to_string()))
     }
+}
+
+/// The store that runs on other servers: `start` starts them, blocks, and says how they are reached.
+pub(crate) async fn store<A: Send + 'static>(
+    start: impl FnOnce() -> Option<(A, Own)> + Send + 'static,
+    connect: impl FnOnce(&A) -> Result<Arc<dyn Connect>, Error>,
+) -> Result<Option<OwnStore>, Error> {
+    let started = tokio::task::spawn_blocking(start).await;
+    let started = started.map_err(|error| failed(error.to_string()))?;
+    started
+        .map(|(access, own)| Ok(OwnStore::new(connect(&access)?, own)))
+        .transpose()
+}
+
+fn failed(detail: String) -> Error {
+    Error::new(ErrorKind::Unavailable, OPERATION).with_detail(detail)
 }
 
 /// The same to one server.

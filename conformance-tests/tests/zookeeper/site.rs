@@ -20,7 +20,7 @@ use tenure_zookeeper::ZooKeeperFactory;
 use tokio::sync::OnceCell;
 use zookeeper_client::{Client, Error as ZkError};
 
-use crate::own::Own;
+use crate::own::{self, Own};
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -262,11 +262,7 @@ impl Env for Site {
         let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
             return Ok(None);
         };
-        let another = tokio::task::spawn_blocking(move || deployment.another()).await;
-        let another = another.map_err(|error| failed(error.to_string()))?;
-        another
-            .map(|(access, own)| Ok(OwnStore::new(access.connector()?, own)))
-            .transpose()
+        own::store(move || deployment.another(), |access| access.connector()).await
     }
 
     fn secrets(&self) -> Vec<String> {
