@@ -1,6 +1,9 @@
 //! Three servers that are one.
 
+use std::time::Duration;
+
 use tenure_test_servers::zookeeper::{Cluster, Server};
+use tokio::task::{JoinSet, block_in_place};
 
 use crate::{BOUND, connect, create, exists};
 
@@ -49,4 +52,32 @@ async fn a_cluster_can_be_restarted_and_wiped_and_does_not_serve_without_a_major
     cluster.server(leader).restart().unwrap();
     cluster.server(leader + 1).restart().unwrap();
     cluster.wait_healthy(BOUND).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_carries_nothing_out_is_told_from_one_that_is_idle_or_busy() {
+    let cluster = Cluster::builder().start().unwrap();
+    let leader = cluster.leader().unwrap();
+    // Less than `syncLimit`, after which it gives up by itself.
+    let stands_still = || block_in_place(|| cluster.stands_still(Duration::from_millis(300)));
+    assert!(!stands_still().unwrap(), "nobody asks for anything");
+    let client = connect(&cluster.server(leader).address()).await;
+    // So many that some are under way at any time.
+    let mut busy = JoinSet::new();
+    for worker in 0..64 {
+        let client = client.clone();
+        busy.spawn(async move {
+            for node in 0.. {
+                let path = format!("/busy-{worker}-{node}");
+                if create(&client, &path).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    assert!(!stands_still().unwrap(), "what is asked for is carried out");
+    for follower in [leader + 1, leader + 2] {
+        cluster.server(follower).pause().unwrap();
+    }
+    assert!(stands_still().unwrap(), "nobody agrees");
 }
