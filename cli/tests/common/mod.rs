@@ -364,8 +364,16 @@ pub fn is_alive(pid: Pid) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// Whether a process is stopped. A shell that was stopped between the two halves of a `vfork` does not
+/// count as stopped itself (`D`): it waits for its child, which is.
 pub fn is_stopped(pid: Pid) -> bool {
-    stat(pid).is_some_and(|(state, _)| state == 'T')
+    match stat(pid) {
+        Some(('T', _)) => true,
+        Some(('D', _)) => children(pid)
+            .into_iter()
+            .any(|child| stat(child).is_some_and(|(state, _)| state == 'T')),
+        _ => false,
+    }
 }
 
 /// Writes a file.
