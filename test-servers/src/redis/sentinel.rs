@@ -18,6 +18,8 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// How long a failover may take on a busy machine.
 const FAILOVER: Duration = Duration::from_secs(30);
 
+const DOWN_AFTER: &str = "down-after-milliseconds";
+
 /// What makes sentinels act within a second or two: how often they ask servers and tell each
 /// other, in milliseconds.
 const EAGERNESS: [&str; 7] = [
@@ -122,7 +124,7 @@ impl SentinelBuilder {
         let mut lines = vec![
             ("monitor", format!("{name} 127.0.0.1 {master} {majority}")),
             (
-                "down-after-milliseconds",
+                DOWN_AFTER,
                 format!("{name} {}", self.down_after.as_millis()),
             ),
             (
@@ -253,6 +255,23 @@ impl Sentinel {
         let master = self.master()?;
         master.kill();
         self.wait_for_new_master(master.port())
+    }
+
+    /// How long a master stays silent, from now on, before it counts as down.
+    ///
+    /// Before a killed master is started again, empty: sentinels elect a replica that has never been in
+    /// step, and then all is gone because the machine stood still for a second.
+    ///
+    /// # Errors
+    ///
+    /// When a sentinel does not answer.
+    pub fn set_down_after(&self, silence: Duration) -> Result<(), Error> {
+        let silence = silence.as_millis().to_string();
+        for sentinel in &self.sentinels {
+            let command = ["SENTINEL", "SET", &self.name, DOWN_AFTER, &silence];
+            sentinel.command(&command)?;
+        }
+        Ok(())
     }
 
     /// Waits until every sentinel names the same master, not the one on `old_port`, and that one
