@@ -1,9 +1,11 @@
 //! How many round trips each step takes, counted on the wire.
 
-use tenure_core::{Acquisition, Release};
+use tenure_core::{Acquisition, Release, request::Waiting};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
-
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until_waiting};
 
@@ -109,13 +111,22 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
     let server = Server::builder().start().unwrap();
-    let other = client(&server.url(), TTL).await;
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
     let mut guard = hold(&client, "a").await;
     for _ in 0..3 {
-        let waiter = acquire(&client, "a");
-        until_waiting(&other, "a", 1).await;
+        let (waits, waiting) = oneshot::channel();
+        let mut waits = Some(waits);
+        let lock = client.lock("a").unwrap();
+        let waiter = tokio::spawn(async move {
+            let told = |_: &Waiting| {
+                waits.take().map(|waits| waits.send(()));
+            };
+            let outcome = lock.acquire_observed(None, told).await.unwrap();
+            outcome.acquired().unwrap()
+        });
+        // That it is in the store is not enough: the client has to have been told.
+        timeout(SOON, waiting).await.unwrap().unwrap();
         proxy.reset();
         assert!(matches!(guard.release().await, Release::Released));
         let next = granted("it is its turn", SOON, waiter).await;
