@@ -212,11 +212,10 @@ impl Core {
         const OPERATION: &str = "connecting";
         let client = self.context.client;
         let keys = self.lock(&LockName::new(format!("rights of {client}"))?)?;
-        let call = Call {
-            script: &Scripts::get().rights,
-            keys: vec![keys.holder.clone(), keys.queue(), keys.entries()],
-            args: vec![inbox(client), u8::from(self.context.observer).to_string()],
-        };
+        let mut call = Call::new(&Scripts::get().rights, 5, 4 * keys.room());
+        keys.shown(&mut call);
+        call.arg(inbox(client));
+        call.arg(u8::from(self.context.observer));
         let value = match self.link.call(call).await {
             Ok(value) => value,
             Err(fault) => {
@@ -363,11 +362,10 @@ impl Backend for RedisBackend {
         const OPERATION: &str = "evicting";
         let core = &*self.core;
         let keys = core.lock(name)?;
-        let call = Call {
-            script: &Scripts::get().evict,
-            keys: keys.all(),
-            args: vec![token.to_string(), core.floor()],
-        };
+        let mut call = Call::new(&Scripts::get().evict, 6, 5 * keys.room());
+        keys.all(&mut call);
+        call.arg(token);
+        call.arg(core.floor());
         let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
         if reply.text()? == "evicted" {
             return Ok(Evicted::Evicted);

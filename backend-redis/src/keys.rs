@@ -16,11 +16,21 @@
 //! With a template for [plain keys](KeySpace::plain) the holder's key is the one that other programs
 //! use; the other keys then carry its hash tag.
 
+use std::fmt::Write;
+
 use tenure_core::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     name::{LockName, Namespace},
 };
+
+use crate::link::Call;
+
+/// What the keys of a lock end with.
+const HOLDER: &str = "holder";
+const FENCE: &str = "fence";
+const QUEUE: &str = "queue";
+const ENTRIES: &str = "entries";
 
 /// What the channels of all clients begin with.
 pub(crate) const INBOX: &str = "tenure:inbox:";
@@ -48,7 +58,8 @@ struct Plain {
 #[derive(Clone, Debug)]
 pub(crate) struct LockKeys {
     pub(crate) holder: String,
-    stem: String,
+    /// What the others begin with, if that is not what the holder's begins with.
+    stem: Option<String>,
 }
 
 impl KeySpace {
@@ -95,10 +106,10 @@ impl KeySpace {
     pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
         let encoded = name.encoded();
         let Some(plain) = &self.plain else {
-            let stem = format!("tenure:{{{}:{encoded}}}:", self.namespace);
+            let parts = ["tenure:{", &self.namespace, ":", &encoded, "}:", HOLDER];
             return Ok(LockKeys {
-                holder: format!("{stem}holder"),
-                stem,
+                holder: parts.concat(),
+                stem: None,
             });
         };
         let holder = format!("{}{}{}", plain.before, name.as_str(), plain.after);
@@ -123,7 +134,10 @@ impl KeySpace {
         }
         // The tag may hold anything; what follows it keeps locks apart.
         let stem = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
-        Ok(LockKeys { holder, stem })
+        Ok(LockKeys {
+            holder,
+            stem: Some(stem),
+        })
     }
 
     /// A pattern of `SCAN` that finds at least the holders' keys and the queues' of all locks whose
@@ -170,33 +184,48 @@ impl KeySpace {
 }
 
 impl LockKeys {
-    pub(crate) fn fence(&self) -> String {
-        format!("{}fence", self.stem)
+    /// Gives a script all that are there for every attempt, in the order in which scripts take them.
+    pub(crate) fn all(&self, call: &mut Call) {
+        call.key(&self.holder);
+        for last in [FENCE, QUEUE, ENTRIES] {
+            self.one(last, call);
+        }
     }
 
-    pub(crate) fn queue(&self) -> String {
-        format!("{}queue", self.stem)
+    /// Gives a script those that show who holds the lock and who waits for it.
+    pub(crate) fn shown(&self, call: &mut Call) {
+        call.key(&self.holder);
+        for last in [QUEUE, ENTRIES] {
+            self.one(last, call);
+        }
     }
 
-    pub(crate) fn entries(&self) -> String {
-        format!("{}entries", self.stem)
+    /// Gives a script the key by which an attempt is fenced off.
+    pub(crate) fn fenced(&self, attempt: AttemptId, call: &mut Call) {
+        call.key_with(|text| {
+            text.push_str(self.stem());
+            // Writing to a text does not fail.
+            let _ = write!(text, "fenced:{attempt}");
+        });
     }
 
-    /// All that are there for every attempt, in the order in which scripts take them.
-    pub(crate) fn all(&self) -> Vec<String> {
-        // Room for one more, by which an attempt is fenced off.
-        let mut all = Vec::with_capacity(5);
-        all.extend([
-            self.holder.clone(),
-            self.fence(),
-            self.queue(),
-            self.entries(),
-        ]);
-        all
+    /// More bytes than one of them takes, but for that by which an attempt is fenced off.
+    pub(crate) fn room(&self) -> usize {
+        self.holder.len().max(self.stem().len()) + 16
     }
 
-    pub(crate) fn fenced(&self, attempt: AttemptId) -> String {
-        format!("{}fenced:{attempt}", self.stem)
+    fn one(&self, last: &str, call: &mut Call) {
+        call.key_with(|text| {
+            text.push_str(self.stem());
+            text.push_str(last);
+        });
+    }
+
+    fn stem(&self) -> &str {
+        match &self.stem {
+            Some(stem) => stem,
+            None => self.holder.strip_suffix(HOLDER).unwrap_or(&self.holder),
+        }
     }
 }
 
@@ -230,6 +259,25 @@ fn glob(text: &str) -> String {
         out.push(character);
     }
     out
+}
+
+#[cfg(test)]
+impl LockKeys {
+    pub(crate) fn fence(&self) -> String {
+        format!("{}{FENCE}", self.stem())
+    }
+
+    pub(crate) fn queue(&self) -> String {
+        format!("{}{QUEUE}", self.stem())
+    }
+
+    pub(crate) fn entries(&self) -> String {
+        format!("{}{ENTRIES}", self.stem())
+    }
+
+    pub(crate) fn fence_of(&self, attempt: AttemptId) -> String {
+        format!("{}fenced:{attempt}", self.stem())
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What the scripts keep of an attempt, as it is shown to people; and the messages that they send.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
 use tenure_core::{
     backend::BackendEvent,
@@ -15,17 +18,14 @@ use tenure_core::{
 /// What every record and message of this version begins with.
 const VERSION: &str = "tenure/1 ";
 
-/// An owner as one word without blanks.
-fn encode_owner(owner: &Owner) -> String {
-    format!(
-        "{}/{}/{}",
-        encode(&owner.label),
-        encode(&owner.host),
-        owner.pid
-    )
+/// Writes an owner as one word without blanks.
+fn write_owner(owner: &Owner, text: &mut String) {
+    let (label, host) = (encode(&owner.label), encode(&owner.host));
+    // Writing to a text does not fail.
+    let _ = write!(text, "{label}/{host}/{}", owner.pid);
 }
 
-/// Reads what [`encode_owner`] wrote. It may have been written by anybody.
+/// Reads what [`write_owner`] wrote. It may have been written by anybody.
 pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
     let mut parts = text.split('/');
     let label = decode(parts.next()?)?;
@@ -39,10 +39,10 @@ pub(crate) fn wall(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
-/// Whose an entry is, as the script that makes it is given it: TTL, client and owner.
-pub(crate) fn encode_whose(request: &Enqueue, client: ClientId) -> String {
-    let owner = encode_owner(&request.owner);
-    format!("{} {client} {owner}", request.ttl.as_micros())
+/// Writes whose an entry is, as the script that makes it is given it: TTL, client and owner.
+pub(crate) fn write_whose(request: &Enqueue, client: ClientId, text: &mut String) {
+    let _ = write!(text, "{} {client} ", request.ttl.as_micros());
+    write_owner(&request.owner, text);
 }
 
 /// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
@@ -127,7 +127,8 @@ mod tests {
     fn owners_survive_any_text() {
         for label in ["", "a b", "a/b", "é%", "..", "\n"] {
             let owner = Owner::new(label, "host", 7);
-            let word = encode_owner(&owner);
+            let mut word = String::new();
+            write_owner(&owner, &mut word);
             assert!(!word.contains(' '), "{word}");
             assert_eq!(decode_owner(&word), Some(owner));
         }

@@ -169,37 +169,38 @@ impl Batch<'_> {
     }
 
     fn renewing(&self, group: &[usize]) -> Call {
-        let mut keys = Vec::with_capacity(group.len());
-        let mut args = Vec::with_capacity(2 * group.len());
-        for &index in group {
-            let (Some(lock), entry) = (&self.keys[index], &self.entries[index]) else {
-                continue;
-            };
-            keys.push(lock.holder.clone());
-            args.push(entry.attempt.to_string());
-            args.push(
-                entry
-                    .token
-                    .map_or_else(String::new, |token| token.to_string()),
-            );
-        }
         let script = &Scripts::get().renew;
-        Call { script, keys, args }
+        let mut call = Call::new(script, 3 * group.len(), 128 * group.len());
+        for lock in self.locks(group) {
+            call.key(&lock.holder);
+        }
+        for &index in group.iter().filter(|&&index| self.keys[index].is_some()) {
+            let entry = &self.entries[index];
+            call.arg(entry.attempt);
+            match entry.token {
+                Some(token) => call.arg(token),
+                None => call.arg(""),
+            }
+        }
+        call
     }
 
     fn reporting(&self, group: &[usize]) -> Call {
-        let mut keys = Vec::with_capacity(4 * group.len());
-        let mut args = Vec::with_capacity(1 + group.len());
-        args.push(self.core.floor());
-        for &index in group {
-            let Some(lock) = &self.keys[index] else {
-                continue;
-            };
-            keys.extend(lock.all());
-            args.push(self.entries[index].attempt.to_string());
-        }
         let script = &Scripts::get().report;
-        Call { script, keys, args }
+        let mut call = Call::new(script, 1 + 5 * group.len(), 256 * group.len());
+        for lock in self.locks(group) {
+            lock.all(&mut call);
+        }
+        call.arg(self.core.floor());
+        for &index in group.iter().filter(|&&index| self.keys[index].is_some()) {
+            call.arg(self.entries[index].attempt);
+        }
+        call
+    }
+
+    /// The keys of those of a group that have some.
+    fn locks(&self, group: &[usize]) -> impl Iterator<Item = &LockKeys> {
+        group.iter().filter_map(|&index| self.keys[index].as_ref())
     }
 
     fn renewed(&mut self, group: &[usize], answer: Answer, missing: u32) {

@@ -32,11 +32,10 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let mut place = "-inf".to_owned();
     loop {
-        let call = Call {
-            script: &Scripts::get().inspect,
-            keys: vec![keys.holder.clone(), keys.queue(), keys.entries()],
-            args: vec![place, WAITERS.to_string()],
-        };
+        let mut call = Call::new(&Scripts::get().inspect, 5, 4 * keys.room());
+        keys.shown(&mut call);
+        call.arg(place);
+        call.arg(WAITERS);
         let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
         let now = reply.count()?;
         let raw = reply.text()?;
@@ -88,15 +87,12 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let calls = groups
         .iter()
         .map(|group| {
-            let keys = group.iter().flat_map(|&index| {
+            let mut call = Call::new(&Scripts::get().peek, 3 * group.len(), 256 * group.len());
+            for &index in group {
                 let (keys, _) = &locks[index].1;
-                [keys.holder.clone(), keys.queue(), keys.entries()]
-            });
-            Call {
-                script: &Scripts::get().peek,
-                keys: keys.collect(),
-                args: Vec::new(),
+                keys.shown(&mut call);
             }
+            call
         })
         .collect();
     let mut answers: Vec<Option<_>> = groups.iter().map(|_| None).collect();

@@ -1,6 +1,10 @@
 //! What is asked of a server, and how it can fail.
 
-use redis::{RedisError, Value};
+use std::fmt::{Display, Write};
+
+use redis::{Cmd, RedisError, Value};
+
+use super::words::Words;
 
 /// A script that runs on the server.
 #[derive(Debug)]
@@ -21,12 +25,75 @@ impl Script {
 /// One run of a script. All its keys are in one slot of a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    /// What runs.
-    pub(crate) script: &'static Script,
-    /// Its `KEYS`; at least one.
-    pub(crate) keys: Vec<String>,
-    /// Its `ARGV`.
-    pub(crate) args: Vec<String>,
+    script: &'static Script,
+    /// Its `KEYS`, and then its `ARGV`.
+    words: Words,
+    keys: usize,
+}
+
+impl Call {
+    /// A run of this script, with neither keys nor arguments yet, and room for so many words of so
+    /// many bytes together. At least one key has to follow.
+    pub(crate) fn new(script: &'static Script, words: usize, bytes: usize) -> Self {
+        Self {
+            script,
+            words: Words::with_capacity(words, bytes),
+            keys: 0,
+        }
+    }
+
+    /// Adds one of its `KEYS`, before any of its `ARGV`.
+    pub(crate) fn key(&mut self, key: &str) {
+        self.key_with(|text| text.push_str(key));
+    }
+
+    /// The same with what is written to the end of the text.
+    pub(crate) fn key_with(&mut self, write: impl FnOnce(&mut String)) {
+        debug_assert_eq!(self.keys, self.words.len(), "keys come first");
+        self.words.push_with(write);
+        self.keys += 1;
+    }
+
+    /// Adds one of its `ARGV`.
+    pub(crate) fn arg(&mut self, arg: impl Display) {
+        // Writing to a text does not fail.
+        self.arg_with(|text| _ = write!(text, "{arg}"));
+    }
+
+    /// The same with what is written to the end of the text.
+    pub(crate) fn arg_with(&mut self, write: impl FnOnce(&mut String)) {
+        self.words.push_with(write);
+    }
+
+    /// The one by which its server is found.
+    pub(crate) fn first_key(&self) -> Option<&str> {
+        self.words.iter().next().filter(|_| self.keys > 0)
+    }
+
+    /// `KEYS` and `ARGV`.
+    #[cfg(test)]
+    pub(crate) fn given(&self) -> (Vec<String>, Vec<String>) {
+        let mut keys: Vec<_> = self.words.iter().map(str::to_owned).collect();
+        let args = keys.split_off(self.keys);
+        (keys, args)
+    }
+
+    /// As it is sent: with the script's name, or with its whole text.
+    pub(crate) fn command(&self, whole: bool) -> Cmd {
+        let (name, what) = if whole {
+            ("EVAL", &self.script.text)
+        } else {
+            ("EVALSHA", &self.script.sha)
+        };
+        // Its name, the script, and how many keys there are.
+        let more = name.len() + what.len() + 4;
+        let mut command = Cmd::with_capacity(3 + self.words.len(), more + self.words.bytes());
+        command.arg(name).arg(what).arg(self.keys);
+        for word in self.words.iter() {
+            command.arg(word);
+        }
+        command
+    }
 }
 
 /// Why there is no answer, or none from the script.

@@ -49,19 +49,7 @@ impl Item {
     }
 
     fn command(&self) -> Cmd {
-        let script = self.call.script;
-        let (name, what) = if self.whole {
-            ("EVAL", &script.text)
-        } else {
-            ("EVALSHA", &script.sha)
-        };
-        let mut command = cmd(name);
-        command
-            .arg(what)
-            .arg(self.call.keys.len())
-            .arg(&self.call.keys)
-            .arg(&self.call.args);
-        command
+        self.call.command(self.whole)
     }
 
     fn asking(&self) -> bool {

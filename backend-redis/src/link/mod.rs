@@ -20,6 +20,7 @@ mod slots;
 mod stream;
 mod target;
 mod trouble;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -140,7 +141,7 @@ impl Link {
     }
 
     fn item(&self, index: usize, call: Call) -> Item {
-        let slot = call.keys.first().map_or(0, |key| self.slot(key));
+        let slot = call.first_key().map_or(0, |key| self.slot(key));
         Item::new(index, call, slot)
     }
 
@@ -220,7 +221,7 @@ impl Link {
         let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
         let mut open: HashMap<usize, usize> = HashMap::new();
         for (index, call) in calls.into_iter().enumerate() {
-            let slot = call.keys.first().map_or(0, |key| self.slot(key));
+            let slot = call.first_key().map_or(0, |key| self.slot(key));
             let node = match self.core().owner(slot) {
                 Ok(node) => Arc::as_ptr(&node) as usize,
                 Err(fault) => {

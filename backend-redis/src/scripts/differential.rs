@@ -26,7 +26,7 @@ use tenure_test_servers::redis::Server;
 use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
-    link::Script,
+    link::{Call, Script},
     record::{decode_owner, read_message},
 };
 
@@ -118,13 +118,10 @@ struct Store {
 }
 
 impl Store {
-    fn run(
-        &mut self,
-        script: impl Fn(&Scripts) -> &Script,
-        keys: &[String],
-        args: &[String],
-    ) -> Value {
+    /// Runs a script of this clock with what the call gives that of the server's clock.
+    fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &Call) -> Value {
         let text = script(&self.scripts).text.clone();
+        let (keys, args) = call.given();
         let mut command = redis::cmd("EVAL");
         command.arg(text).arg(keys.len()).arg(keys);
         command.arg(args);
@@ -134,11 +131,11 @@ impl Store {
     }
 
     fn report(&mut self, who: usize) -> Value {
-        let answers = self.run(
-            |all| &all.report,
-            &self.keys.all(),
-            &[self.floor.clone(), attempt(who).to_string()],
-        );
+        let mut call = Call::new(&Scripts::get().report, 6, 0);
+        self.keys.all(&mut call);
+        call.arg(&self.floor);
+        call.arg(attempt(who));
+        let answers = self.run(|all| &all.report, &call);
         let Value::Array(mut answers) = answers else {
             panic!("{answers:?}")
         };
@@ -152,12 +149,14 @@ impl Store {
                 let name = LockName::new("any").unwrap();
                 let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
                 let call = super::enqueue(&self.keys, &request, client(who), &self.floor);
-                self.run(|all| &all.enqueue, &call.keys, &call.args)
+                self.run(|all| &all.enqueue, &call)
             }
             Op::Renew(who) => {
-                let keys = [self.keys.holder.clone()];
-                let args = [attempt(who).to_string(), token.to_string()];
-                match self.run(|all| &all.renew, &keys, &args) {
+                let mut call = Call::new(&Scripts::get().renew, 3, 0);
+                call.key(&self.keys.holder);
+                call.arg(attempt(who));
+                call.arg(token);
+                match self.run(|all| &all.renew, &call) {
                     Value::Array(answers) if answers == [Value::Int(1)] => {
                         Value::Array(vec![text("granted"), text(&token.to_string())])
                     }
@@ -168,19 +167,21 @@ impl Store {
             Op::Remove(who, fence) => {
                 let fence = if fence { ttl(who) } else { Duration::ZERO };
                 let call = super::remove(&self.keys, attempt(who), fence, &self.floor, false);
-                self.run(|all| &all.remove, &call.keys, &call.args)
+                self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
-                let args = [token.to_string(), self.floor.clone()];
-                self.run(|all| &all.evict, &self.keys.all(), &args)
+                let mut call = Call::new(&Scripts::get().evict, 6, 0);
+                self.keys.all(&mut call);
+                call.arg(token);
+                call.arg(&self.floor);
+                self.run(|all| &all.evict, &call)
             }
             Op::Inspect => {
-                let keys = [
-                    self.keys.holder.clone(),
-                    self.keys.queue(),
-                    self.keys.entries(),
-                ];
-                self.run(|all| &all.inspect, &keys, &["-inf".into(), "500".into()])
+                let mut call = Call::new(&Scripts::get().inspect, 5, 0);
+                self.keys.shown(&mut call);
+                call.arg("-inf");
+                call.arg(500);
+                self.run(|all| &all.inspect, &call)
             }
         }
     }
@@ -251,7 +252,7 @@ impl Store {
             });
         }
         for who in 0..WHO {
-            let fenced: Option<String> = self.query("GET", &[&keys.fenced(attempt(who))]);
+            let fenced: Option<String> = self.query("GET", &[&keys.fence_of(attempt(who))]);
             if let Some(fenced) = fenced {
                 let words: Vec<_> = fenced.split(' ').collect();
                 let (since, life) = (number(words[1]), number(words[2]));
@@ -259,7 +260,7 @@ impl Store {
                     state.fenced.insert(attempt(who), (since, life));
                 } else {
                     // As the server does by itself, on its own clock.
-                    let _: i64 = self.query("DEL", &[&keys.fenced(attempt(who))]);
+                    let _: i64 = self.query("DEL", &[&keys.fence_of(attempt(who))]);
                 }
             }
         }

@@ -16,7 +16,7 @@ use tenure_core::{
 use crate::{
     keys::{INBOX, LockKeys},
     link::{Call, Script},
-    record::encode_whose,
+    record::write_whose,
 };
 
 /// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
@@ -25,6 +25,9 @@ pub(crate) const FENCE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// How soon a foreign holder is looked at again: it tells nobody when it goes.
 pub(crate) const FOREIGN_RECHECK: Duration = Duration::from_millis(200);
+
+/// Bytes that the usual arguments of a call take together.
+const ROOM: usize = 160;
 
 /// How a floor is written that lifts nothing.
 const NO_FLOOR: &str = "0";
@@ -127,25 +130,20 @@ impl Scripts {
 
 /// What takes an attempt in. Words that are as usual are left out: each of them costs the server.
 pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floor: &str) -> Call {
-    let mut args = vec![
-        request.attempt.to_string(),
-        encode_whose(request, client),
-        request.ttl.as_millis().to_string(),
-    ];
+    let mut call = Call::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
+    keys.all(&mut call);
+    keys.fenced(request.attempt, &mut call);
+    call.arg(request.attempt);
+    call.arg_with(|text| write_whose(request, client, text));
+    call.arg(request.ttl.as_millis());
     let lifted = floor != NO_FLOOR;
     if lifted || !request.wait {
-        args.push(u8::from(request.wait).to_string());
+        call.arg(u8::from(request.wait));
     }
     if lifted {
-        args.push(floor.to_owned());
+        call.arg(floor);
     }
-    let mut names = keys.all();
-    names.push(keys.fenced(request.attempt));
-    Call {
-        script: &Scripts::get().enqueue,
-        keys: names,
-        args,
-    }
+    call
 }
 
 /// What takes an attempt out, and fences it off for that long unless that is zero. While the store is
@@ -157,21 +155,18 @@ pub(crate) fn remove(
     floor: &str,
     closed: bool,
 ) -> Call {
-    let mut args = vec![attempt.to_string()];
-    let mut names = keys.all();
+    let mut call = Call::new(&Scripts::get().remove, 9, 5 * keys.room() + ROOM);
+    keys.all(&mut call);
     if !fence.is_zero() {
-        names.push(keys.fenced(attempt));
+        keys.fenced(attempt, &mut call);
     }
+    call.arg(attempt);
     if !fence.is_zero() || floor != NO_FLOOR || closed {
-        args.push(fence.as_micros().to_string());
-        args.push(floor.to_owned());
-        args.push(u8::from(closed).to_string());
+        call.arg(fence.as_micros());
+        call.arg(floor);
+        call.arg(u8::from(closed));
     }
-    Call {
-        script: &Scripts::get().remove,
-        keys: names,
-        args,
-    }
+    call
 }
 
 fn constants() -> String {

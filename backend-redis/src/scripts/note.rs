@@ -25,12 +25,7 @@ impl Lock {
         let ttl = Duration::from_secs(30);
         let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
         let call = super::enqueue(&self.keys, &request, ClientId::from_u128(2), "0");
-        redis::cmd("EVAL")
-            .arg(&call.script.text)
-            .arg(call.keys.len())
-            .arg(&call.keys)
-            .arg(&call.args)
-            .query(&mut self.connection)
+        call.command(true).query(&mut self.connection)
     }
 
     /// Puts a note there that lives for a minute, and makes the lock free.

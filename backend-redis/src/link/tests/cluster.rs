@@ -110,7 +110,7 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
         there.unwrap().lines().any(|line| line == &***key)
     });
     let mut both = count(gone[0]);
-    both.keys.push(left[0].clone());
+    both.key(left[0]);
     assert_eq!(refused(link.call(both).await), "TRYAGAIN");
     while moving.migrate_keys(100).unwrap() > 0 {}
     moving.finish().unwrap();

@@ -130,11 +130,12 @@ fn user(name: &str, password: &str) -> Options {
 }
 
 fn call(script: &'static Script, key: &str, args: &[&str]) -> Call {
-    Call {
-        script,
-        keys: vec![key.to_owned()],
-        args: args.iter().map(ToString::to_string).collect(),
+    let mut call = Call::new(script, 0, 0);
+    call.key(key);
+    for arg in args {
+        call.arg(arg);
     }
+    call
 }
 
 /// A script that counts how often it ran.

@@ -1,0 +1,65 @@
+//! The words of a request, one after the other in one piece of memory.
+
+/// Words, in order.
+///
+/// A request has some ten of them, of a few dozen bytes. Each in memory of its own, making and freeing
+/// them cost a busy client a tenth of its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Words {
+    text: String,
+    /// Where in the text each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Words {
+    /// None yet, and room for so many, of so many bytes together.
+    pub(crate) fn with_capacity(words: usize, bytes: usize) -> Self {
+        Self {
+            text: String::with_capacity(bytes),
+            ends: Vec::with_capacity(words),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of all of them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// One more: what is written to the end of that text, which is not to be changed else.
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        self.ends.push(self.text.len());
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut from = 0;
+        self.ends.iter().map(move |&to| {
+            let word = self.text.get(from..to).unwrap_or_default();
+            from = to;
+            word
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_out_as_they_went_in() {
+        let mut words = Words::with_capacity(1, 1);
+        assert_eq!((words.len(), words.iter().next()), (0, None));
+        for word in ["one", "", "drei \u{e9}", ""] {
+            words.push_with(|text| text.push_str(word));
+        }
+        assert_eq!(
+            words.iter().collect::<Vec<_>>(),
+            ["one", "", "drei \u{e9}", ""]
+        );
+        assert_eq!((words.len(), words.bytes()), (4, 10));
+    }
+}
