@@ -69,6 +69,7 @@ async fn bench() -> Result<(), Failure> {
         return Ok(());
     }
     let options = Options::parse(words)?;
+    options.make_room()?;
     let mut results = Results::new(machine::describe());
     if options.store("memory") {
         store("memory", memory::start().await?, &options, &mut results).await?;

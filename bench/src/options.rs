@@ -1,6 +1,9 @@
 //! What is measured, by the words of the command line.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::contender::Failure;
 
@@ -46,6 +49,20 @@ impl Options {
         Ok(options)
     }
 
+    /// Makes the directories that the results go to: that one cannot be made is said before anything
+    /// is measured, and not minutes later.
+    pub(crate) fn make_room(&self) -> Result<(), Failure> {
+        let file = self.json.as_deref();
+        let beside = file
+            .and_then(Path::parent)
+            .filter(|p| !p.as_os_str().is_empty());
+        for directory in beside.into_iter().chain(self.page.as_deref()) {
+            fs::create_dir_all(directory)
+                .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        }
+        Ok(())
+    }
+
     /// Whether this store is measured.
     pub(crate) fn store(&self, name: &str) -> bool {
         self.stores.is_empty() || self.stores.iter().any(|store| store == name)
@@ -68,6 +85,20 @@ mod tests {
 
     fn parse(words: &str) -> Result<Options, Failure> {
         Options::parse(words.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn results_may_go_where_nothing_is_yet() {
+        let place = tempfile::tempdir().unwrap();
+        let new = place.path().join("a").join("b");
+        let words = format!("--json {0}/c/results.json --page {0}", new.display());
+        parse(&words).unwrap().make_room().unwrap();
+        assert!(new.join("c").is_dir());
+        std::fs::write(new.join("file"), "").unwrap();
+        let words = format!("--json {}/file/results.json", new.display());
+        let error = parse(&words).unwrap().make_room().unwrap_err();
+        assert!(error.to_string().contains("cannot make"), "{error}");
+        assert!(parse("--json here.json").unwrap().make_room().is_ok());
     }
 
     #[test]
