@@ -257,10 +257,10 @@ impl Sentinel {
         self.wait_for_new_master(master.port())
     }
 
-    /// How long a master stays silent, from now on, before it counts as down.
+    /// Sets how long a master stays silent, from now on, before it counts as down.
     ///
-    /// Before a killed master is started again, empty: sentinels elect a replica that has never been in
-    /// step, and then all is gone because the machine stood still for a second.
+    /// To be set before a killed master is started again, empty: sentinels elect even a replica that was
+    /// never in step, and a second in which the machine stands still would lose everything.
     ///
     /// # Errors
     ///

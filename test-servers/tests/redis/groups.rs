@@ -1,6 +1,6 @@
 //! Sentinels elect, and a cluster's slots move.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use tenure_test_servers::redis::{Cluster, Sentinel, Server, Value};
 
@@ -37,6 +37,16 @@ fn three_sentinels_elect_when_the_master_is_killed_and_take_it_back_as_a_replica
     assert_eq!(group.url().matches("127.0.0.1:").count(), 3);
     let old = group.master().unwrap();
     let new = group.kill_master().unwrap();
+    group.set_down_after(Duration::from_secs(60)).unwrap();
+    for sentinel in group.sentinels() {
+        let known = sentinel
+            .text(&["SENTINEL", "MASTER", group.name()])
+            .unwrap();
+        let mut lines = known
+            .lines()
+            .skip_while(|line| *line != "down-after-milliseconds");
+        assert_eq!(lines.nth(1), Some("60000"), "{known}");
+    }
     assert_ne!(new.port(), old.port());
     assert_eq!(new.info("role").unwrap().as_deref(), Some("master"));
     for sentinel in group.sentinels() {
