@@ -31,6 +31,8 @@ const HOLDER: &str = "holder";
 const FENCE: &str = "fence";
 const QUEUE: &str = "queue";
 const ENTRIES: &str = "entries";
+/// ... and an attempt.
+const FENCED: &str = "fenced:";
 
 /// What the channels of all clients begin with.
 pub(crate) const INBOX: &str = "tenure:inbox:";
@@ -205,7 +207,7 @@ impl LockKeys {
         call.key_with(|text| {
             text.push_str(self.stem());
             // Writing to a text does not fail.
-            let _ = write!(text, "fenced:{attempt}");
+            let _ = write!(text, "{FENCED}{attempt}");
         });
     }
 
@@ -276,7 +278,7 @@ impl LockKeys {
     }
 
     pub(crate) fn fence_of(&self, attempt: AttemptId) -> String {
-        format!("{}fenced:{attempt}", self.stem())
+        format!("{}{FENCED}{attempt}", self.stem())
     }
 }
 

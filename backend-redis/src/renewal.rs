@@ -171,11 +171,10 @@ impl Batch<'_> {
     fn renewing(&self, group: &[usize]) -> Call {
         let script = &Scripts::get().renew;
         let mut call = Call::new(script, 3 * group.len(), 128 * group.len());
-        for lock in self.locks(group) {
+        for (lock, _) in self.named(group) {
             call.key(&lock.holder);
         }
-        for &index in group.iter().filter(|&&index| self.keys[index].is_some()) {
-            let entry = &self.entries[index];
+        for (_, entry) in self.named(group) {
             call.arg(entry.attempt);
             match entry.token {
                 Some(token) => call.arg(token),
@@ -188,19 +187,20 @@ impl Batch<'_> {
     fn reporting(&self, group: &[usize]) -> Call {
         let script = &Scripts::get().report;
         let mut call = Call::new(script, 1 + 5 * group.len(), 256 * group.len());
-        for lock in self.locks(group) {
+        for (lock, _) in self.named(group) {
             lock.all(&mut call);
         }
         call.arg(self.core.floor());
-        for &index in group.iter().filter(|&&index| self.keys[index].is_some()) {
-            call.arg(self.entries[index].attempt);
+        for (_, entry) in self.named(group) {
+            call.arg(entry.attempt);
         }
         call
     }
 
-    /// The keys of those of a group that have some.
-    fn locks(&self, group: &[usize]) -> impl Iterator<Item = &LockKeys> {
-        group.iter().filter_map(|&index| self.keys[index].as_ref())
+    /// Those of a group whose locks have keys, with them.
+    fn named(&self, group: &[usize]) -> impl Iterator<Item = (&LockKeys, &Renewal)> {
+        let named = |&index: &usize| Some((self.keys[index].as_ref()?, &self.entries[index]));
+        group.iter().filter_map(named)
     }
 
     fn renewed(&mut self, group: &[usize], answer: Answer, missing: u32) {
