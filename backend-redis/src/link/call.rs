@@ -13,16 +13,29 @@ pub(crate) struct Script {
     pub(crate) text: String,
     /// The SHA-1 of the text, in hexadecimal: what `EVALSHA` calls it by.
     pub(crate) sha: String,
+    /// Whether one run may be of any number of items, see [`of_items`](Self::of_items).
+    items: bool,
 }
 
 impl Script {
     pub(crate) fn new(text: String) -> Self {
         let sha = redis::Script::new(&text).get_hash().to_owned();
-        Self { text, sha }
+        let items = false;
+        Self { text, sha, items }
+    }
+
+    /// A script of items: the first of its `ARGV` is for all of them, and all else is of the one item
+    /// or of the other, as many `KEYS` and `ARGV` of each. It answers with a list of one answer for
+    /// each, and an item that fails is an error in that list.
+    pub(crate) fn of_items(text: String) -> Self {
+        Self {
+            items: true,
+            ..Self::new(text)
+        }
     }
 }
 
-/// One run of a script. All its keys are in one slot of a cluster.
+/// One run of a script, of one item if it is one of items. All its keys are in one slot of a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     script: &'static Script,
@@ -93,6 +106,50 @@ impl Call {
             command.arg(word);
         }
         command
+    }
+
+    /// Whether it may be one item of a run of several.
+    pub(crate) fn is_item(&self) -> bool {
+        self.script.items
+    }
+
+    /// Whether one run of the script can answer this and that.
+    pub(crate) fn joins(&self, other: &Self) -> bool {
+        self.is_item()
+            && std::ptr::eq(self.script, other.script)
+            && (self.keys, self.words.len()) == (other.keys, other.words.len())
+            && self.words.get(self.keys) == other.words.get(other.keys)
+    }
+
+    /// One run for all of these items, each of which [joins](Self::joins) the first.
+    pub(crate) fn together<'a>(calls: impl Iterator<Item = &'a Self> + Clone) -> Option<Cmd> {
+        let first = calls.clone().next()?;
+        let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
+        let bytes = sum(|call| call.words.bytes());
+        // Its name, the script, and how many keys there are.
+        let more = first.script.sha.len() + 16;
+        let mut command = Cmd::with_capacity(3 + sum(|call| call.words.len()), more + bytes);
+        command.arg("EVALSHA").arg(&first.script.sha);
+        command.arg(sum(|call| call.keys));
+        let keys = calls
+            .clone()
+            .flat_map(|call| call.words.iter().take(call.keys));
+        keys.for_each(|key| _ = command.arg(key));
+        // What is for all of them.
+        command.arg(first.words.get(first.keys).unwrap_or_default());
+        let own = calls.flat_map(|call| call.words.iter().skip(call.keys + 1));
+        own.for_each(|word| _ = command.arg(word));
+        Some(command)
+    }
+
+    /// What a reply to it alone says: of items, the list's only entry.
+    pub(crate) fn reply(&self, reply: Value) -> Value {
+        match reply {
+            Value::Array(mut answers) if self.is_item() && answers.len() == 1 => {
+                answers.pop().unwrap_or(Value::Nil)
+            }
+            reply => reply,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
 use tokio::time::Instant;
 
 use super::{
+    batch::Outcome,
     call::{Answer, Call, Fault},
     conn::Conn,
     core::{Core, Layout},
@@ -27,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(15);
 #[derive(Debug)]
 pub(super) struct Item {
     index: usize,
-    call: Call,
+    pub(super) call: Call,
     slot: u16,
     /// Whether its text is sent.
     whole: bool,
@@ -50,6 +51,12 @@ impl Item {
 
     fn command(&self) -> Cmd {
         self.call.command(self.whole)
+    }
+
+    /// Asks for it alone.
+    pub(super) async fn ask(&self, conn: &Conn) -> RedisResult<Value> {
+        let reply = conn.command(&self.command()).await;
+        reply.map(|reply| self.call.reply(reply))
     }
 
     fn asking(&self) -> bool {
@@ -119,12 +126,23 @@ pub(super) async fn run(
 /// Runs one script. The usual case costs no more than the request itself.
 pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
     let node = item.node(core)?;
-    let conn = node.conn(&core.settings).await?;
-    let reply = conn.command(&item.command()).await;
-    let until = Instant::now() + PATIENCE;
-    let item = match follow(core, &node, &conn, item, reply, until) {
-        Next::Done(answer) => return answer,
-        Next::Again(item) | Next::Later(item) => item,
+    let outcome = if item.call.is_item() && !core.settings.is_cluster() {
+        core.batcher.ask(core, &node, item).await
+    } else {
+        let conn = node.conn(&core.settings).await?;
+        let reply = item.ask(&conn).await;
+        Outcome::Replied(item, conn, reply)
+    };
+    let item = match outcome {
+        Outcome::Failed(fault) => return Err(fault),
+        Outcome::Apart(item) => item,
+        Outcome::Replied(item, conn, reply) => {
+            let until = Instant::now() + PATIENCE;
+            match follow(core, &node, &conn, item, reply, until) {
+                Next::Done(answer) => return answer,
+                Next::Again(item) | Next::Later(item) => item,
+            }
+        }
     };
     let mut answer = None;
     run(core, vec![item], None, &mut |_, heard, _| {
@@ -236,7 +254,7 @@ async fn send(
     if let (None, [item]) = (replicas, items)
         && !item.asking()
     {
-        let reply = conn.command(&item.command()).await;
+        let reply = item.ask(&conn).await;
         return Ok((conn, vec![reply], 0));
     }
     let mut commands = Vec::with_capacity(items.len());
@@ -269,7 +287,8 @@ async fn send(
                     if item.asking() {
                         replies.next();
                     }
-                    Ok(replies.next().unwrap_or(Value::Nil))
+                    let reply = replies.next().unwrap_or(Value::Nil);
+                    Ok(item.call.reply(reply))
                 })
                 .collect()
         }

@@ -4,6 +4,7 @@
 //! It connects again by itself, and sends nothing twice (see ADR 0005).
 
 mod backoff;
+mod batch;
 mod call;
 mod check;
 mod cluster;

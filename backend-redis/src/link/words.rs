@@ -35,6 +35,15 @@ impl Words {
         self.ends.push(self.text.len());
     }
 
+    pub(crate) fn get(&self, index: usize) -> Option<&str> {
+        let to = *self.ends.get(index)?;
+        let from = match index.checked_sub(1) {
+            Some(before) => *self.ends.get(before)?,
+            None => 0,
+        };
+        self.text.get(from..to)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         let mut from = 0;
         self.ends.iter().map(move |&to| {
@@ -61,5 +70,10 @@ mod tests {
             ["one", "", "drei \u{e9}", ""]
         );
         assert_eq!((words.len(), words.bytes()), (4, 10));
+        let got: Vec<_> = (0..5).map(|index| words.get(index)).collect();
+        assert_eq!(
+            got,
+            [Some("one"), Some(""), Some("drei \u{e9}"), Some(""), None]
+        );
     }
 }

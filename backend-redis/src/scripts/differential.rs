@@ -127,7 +127,7 @@ impl Store {
         command.arg(args);
         let clock = self.now.to_string();
         let _: () = self.query("SET", &[CLOCK, &clock]);
-        command.query(&mut self.connection).unwrap()
+        call.reply(command.query(&mut self.connection).unwrap())
     }
 
     fn report(&mut self, who: usize) -> Value {

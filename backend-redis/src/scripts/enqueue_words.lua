@@ -1,3 +1,6 @@
--- What is asked of `enqueue`. What is as usual is left out: each word costs the server.
-local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local attempt, whose, life, wait, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4] or '1', ARGV[5] or '0'
+-- What is asked of `enqueue`: a word for all items, and for each of them five KEYS and three of ARGV
+-- (the attempt; TTL CLIENT OWNER, as a record has them; the TTL in milliseconds). What is as usual is
+-- left out, since each word costs the server.
+local floor, once = ARGV[1], ''
+if floor ~= '0' then floor, once = string.match(floor, '^(%d+)(.*)$') end
+local answers, rest = {}, nil

@@ -5,6 +5,9 @@
 //! the common functions, and its own text. A script that has a fast path has it in front of the
 //! common functions, which then are not even defined: making a function costs at each run, as does
 //! every word that a script is given and every command that it calls.
+//!
+//! What takes an attempt in or out is a script of items: a client that asks several at once has them
+//! answered by one run.
 
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
@@ -31,6 +34,8 @@ const ROOM: usize = 160;
 
 /// How a floor is written that lifts nothing.
 const NO_FLOOR: &str = "0";
+/// What is asked of a removal that fences nothing off, where there is no floor and the store is open.
+const AS_USUAL: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
@@ -57,13 +62,15 @@ impl Scripts {
     /// The scripts with another text in the place of the server's clock.
     pub(crate) fn with_clock(clock: &str) -> Self {
         let constants = constants();
-        let script = |parts: &[&str]| {
+        let text = |parts: &[&str]| {
             let mut text = constants.clone();
             parts.iter().for_each(|part| text.push_str(part));
-            Script::new(text)
+            text
         };
+        let script = |parts: &[&str]| Script::new(text(parts));
+        let of_items = |parts: &[&str]| Script::of_items(text(parts));
         Self {
-            enqueue: script(&[
+            enqueue: of_items(&[
                 include_str!("enqueue_words.lua"),
                 clock,
                 LEAST,
@@ -84,7 +91,7 @@ impl Scripts {
             ]),
             inspect: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("inspect.lua")]),
             peek: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("peek.lua")]),
-            remove: script(&[
+            remove: of_items(&[
                 include_str!("remove_words.lua"),
                 include_str!("remove_held.lua"),
                 clock,
@@ -128,21 +135,20 @@ impl Scripts {
     }
 }
 
-/// What takes an attempt in. Words that are as usual are left out: each of them costs the server.
+/// What takes an attempt in. What is as usual is left out: each word costs the server.
 pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floor: &str) -> Call {
     let mut call = Call::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
     keys.all(&mut call);
     keys.fenced(request.attempt, &mut call);
+    call.arg_with(|text| {
+        text.push_str(floor);
+        if !request.wait {
+            text.push_str(" once");
+        }
+    });
     call.arg(request.attempt);
     call.arg_with(|text| write_whose(request, client, text));
     call.arg(request.ttl.as_millis());
-    let lifted = floor != NO_FLOOR;
-    if lifted || !request.wait {
-        call.arg(u8::from(request.wait));
-    }
-    if lifted {
-        call.arg(floor);
-    }
     call
 }
 
@@ -160,12 +166,16 @@ pub(crate) fn remove(
     if !fence.is_zero() {
         keys.fenced(attempt, &mut call);
     }
+    call.arg_with(|text| {
+        // Writing to a text does not fail.
+        let _ = if fence.is_zero() && floor == NO_FLOOR && !closed {
+            text.write_str(AS_USUAL)
+        } else {
+            let closed = u8::from(closed);
+            write!(text, "{} {floor} {closed}", fence.as_micros())
+        };
+    });
     call.arg(attempt);
-    if !fence.is_zero() || floor != NO_FLOOR || closed {
-        call.arg(fence.as_micros());
-        call.arg(floor);
-        call.arg(u8::from(closed));
-    }
     call
 }
 
@@ -185,3 +195,5 @@ fn constants() -> String {
 mod differential;
 #[cfg(test)]
 mod note;
+#[cfg(test)]
+mod several;

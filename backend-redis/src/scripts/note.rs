@@ -25,7 +25,8 @@ impl Lock {
         let ttl = Duration::from_secs(30);
         let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
         let call = super::enqueue(&self.keys, &request, ClientId::from_u128(2), "0");
-        call.command(true).query(&mut self.connection)
+        let mut answers: Vec<String> = call.command(true).query(&mut self.connection)?;
+        Ok(answers.remove(0))
     }
 
     /// Puts a note there that lives for a minute, and makes the lock free.

@@ -1,4 +1,7 @@
--- What is asked of `remove`. What is as usual is left out: each word costs the server. The last of the
--- keys is there if the attempt is to be fenced off.
-local HOLDER, FENCE, QUEUE, ENTRIES, FENCED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local attempt, fence, floor, closed = ARGV[1], ARGV[2] or '0', ARGV[3] or '0', ARGV[4] or '0'
+-- What is asked of `remove`: a word for all items, and for each of them an attempt in ARGV, and four
+-- KEYS, or five if the attempts are to be fenced off. What is as usual is left out, since each word
+-- costs the server.
+local fence, floor, closed, count = '0', '0', '0', 4
+if ARGV[1] ~= '0' then fence, floor, closed = string.match(ARGV[1], '^(%d+) (%d+) (%d)$') end
+if fence ~= '0' then count = 5 end
+local answers, rest = {}, nil

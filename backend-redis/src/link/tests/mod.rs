@@ -1,5 +1,6 @@
 //! The link against real servers.
 
+mod batch;
 mod cancel;
 mod cluster;
 mod login;

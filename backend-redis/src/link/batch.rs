@@ -1,0 +1,195 @@
+//! Requests that come at once, asked as one.
+//!
+//! A script of items costs the server and the client less for several than for each: its name, the
+//! clock, a reply, a timer, a wake-up. So while a request is under way, others that come are gathered
+//! until all who are ready have asked, and run together. Nobody waits for anybody's answer, and who
+//! asks alone is sent at once.
+//!
+//! What is gathered may overtake what is sent, and the reverse. No request needs another one before
+//! it: an attempt that is withdrawn before its answer has come is fenced off.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use redis::{Pipeline, RedisError, RedisResult, Value};
+use tokio::{sync::oneshot, task::yield_now};
+
+use super::{
+    call::{Call, Fault},
+    conn::Conn,
+    core::Core,
+    exec::{Item, unheard},
+    fault::{Verdict, judge},
+    node::Node,
+};
+
+/// So many items are one run at the most: a script holds up the whole server.
+const MOST: usize = 32;
+
+/// What came of asking for one item.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// This came back for it, over that connection.
+    Replied(Item, Arc<Conn>, RedisResult<Value>),
+    /// The run as a whole was refused, perhaps not for its sake: it has to be asked by itself.
+    Apart(Item),
+    /// There is no reply.
+    Failed(Fault),
+}
+
+/// Who waits to be asked, and how many have not been answered.
+#[derive(Debug, Default)]
+pub(super) struct Batcher {
+    under_way: AtomicUsize,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    item: Item,
+    heard: oneshot::Sender<Outcome>,
+}
+
+impl Waiting {
+    fn hear(self, outcome: impl FnOnce(Item) -> Outcome) {
+        // Whoever has left needs no answer.
+        let _ = self.heard.send(outcome(self.item));
+    }
+}
+
+/// Counts as under way.
+#[derive(Debug)]
+struct UnderWay<'a>(&'a Batcher);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Batcher {
+    /// Asks for one item of a script of items.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
+    pub(super) async fn ask(&self, core: &Arc<Core>, node: &Arc<Node>, item: Item) -> Outcome {
+        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let _under_way = UnderWay(self);
+        if others == 0 {
+            return match node.conn(&core.settings).await {
+                Ok(conn) => {
+                    let reply = item.ask(&conn).await;
+                    Outcome::Replied(item, conn, reply)
+                }
+                Err(fault) => Outcome::Failed(fault),
+            };
+        }
+        let (heard, outcome) = oneshot::channel();
+        if self.add(Waiting { item, heard }) {
+            tokio::spawn(send(Arc::clone(core), Arc::clone(node)));
+        }
+        let outcome = outcome.await;
+        outcome.unwrap_or_else(|_| Outcome::Failed(unheard()))
+    }
+
+    /// Says whether it is the first one: then somebody has to send them.
+    fn add(&self, one: Waiting) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(one);
+        waiting.len() == 1
+    }
+
+    fn take(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting)
+    }
+}
+
+/// Sends what has been gathered, in one write.
+async fn send(core: Arc<Core>, node: Arc<Node>) {
+    // Whoever was woken by the same replies as the first one has a turn to ask.
+    yield_now().await;
+    let waiting = core.batcher.take();
+    let conn = match node.conn(&core.settings).await {
+        Ok(conn) => conn,
+        Err(fault) => {
+            let fail = |one: Waiting| one.hear(|_| Outcome::Failed(fault.clone()));
+            return waiting.into_iter().for_each(fail);
+        }
+    };
+    let groups = grouped(waiting);
+    let mut pipe = Pipeline::with_capacity(groups.len());
+    for group in &groups {
+        if let Some(command) = Call::together(group.iter().map(|one| &one.item.call)) {
+            pipe.add_command(command);
+        }
+    }
+    match conn.pipeline(&pipe).await {
+        Ok(replies) => {
+            for (group, reply) in groups.into_iter().zip(replies) {
+                tell(group, &conn, reply);
+            }
+        }
+        Err(error) => {
+            for one in groups.into_iter().flatten() {
+                let error = Err(error.clone());
+                one.hear(|item| Outcome::Replied(item, Arc::clone(&conn), error));
+            }
+        }
+    }
+}
+
+/// Those that one run can answer, in the order in which they came.
+fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
+    let mut groups: Vec<Vec<Waiting>> = Vec::new();
+    for one in waiting {
+        let fits = |group: &&mut Vec<Waiting>| {
+            let first = group.first();
+            group.len() < MOST && first.is_some_and(|first| first.item.call.joins(&one.item.call))
+        };
+        match groups.iter_mut().rev().find(fits) {
+            Some(group) => group.push(one),
+            None => groups.push(vec![one]),
+        }
+    }
+    groups
+}
+
+/// Tells each of a group what a reply says of it.
+fn tell(group: Vec<Waiting>, conn: &Arc<Conn>, reply: Value) {
+    let replied = |item, reply| Outcome::Replied(item, Arc::clone(conn), reply);
+    match reply {
+        Value::Array(answers) if answers.len() == group.len() => {
+            for (one, answer) in group.into_iter().zip(answers) {
+                one.hear(|item| replied(item, Ok(answer)));
+            }
+        }
+        reply => {
+            let alone = group.len() == 1;
+            for one in group {
+                one.hear(|item| match &reply {
+                    // What is said to one alone is meant for it.
+                    reply if alone => replied(item, Ok(reply.clone())),
+                    reply if is_refusal(reply, conn) => Outcome::Apart(item),
+                    _ => replied(item, Err(cut_short())),
+                });
+            }
+        }
+    }
+}
+
+/// Whether nothing at all was carried out.
+fn is_refusal(reply: &Value, conn: &Conn) -> bool {
+    !matches!(
+        judge(Ok(reply.clone()), &conn.place),
+        Verdict::Done(Ok(_) | Err(Fault::Failed { .. } | Fault::Unanswered(_)))
+    )
+}
+
+/// The script ended in the middle: whether an item was carried out is not known.
+fn cut_short() -> RedisError {
+    (redis::ErrorKind::Client, "the script was cut short").into()
+}

@@ -1,0 +1,208 @@
+//! Items that are asked at once.
+
+use super::*;
+
+/// Answers each item with its word, how many there are, and what is for all; fails for `wrong`.
+static ITEMS: LazyLock<Script> = LazyLock::new(|| {
+    Script::of_items(
+        "local answers = {} \
+         for item = 1, #ARGV - 1 do \
+           answers[item] = ARGV[item + 1] .. ' of ' .. #ARGV - 1 .. ' ' .. ARGV[1] .. ' ' .. KEYS[item] \
+           if ARGV[item + 1] == 'wrong' then answers[item] = {err = 'NEWER 7 k'} end \
+         end \
+         return answers"
+            .to_owned(),
+    )
+});
+/// Counts an item, and then fails for `wrong`.
+static BREAKS: LazyLock<Script> = LazyLock::new(|| {
+    Script::of_items(
+        "local answers = {} \
+         for item = 1, #ARGV - 1 do \
+           answers[item] = redis.call('INCR', KEYS[item]) \
+           if ARGV[item + 1] == 'wrong' then error('in the middle') end \
+         end \
+         return answers"
+            .to_owned(),
+    )
+});
+
+/// All at once: the first is sent by itself, and the others come while it is under way.
+async fn at_once(link: &Link, calls: Vec<Call>) -> Vec<Answer> {
+    let mut tasks: Vec<_> = calls
+        .into_iter()
+        .map(|call| Box::pin(link.call(call)))
+        .collect();
+    let mut answers: Vec<Option<Answer>> = tasks.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (task, answer) in tasks.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let std::task::Poll::Ready(ready) = task.as_mut().poll(context)
+            {
+                *answer = Some(ready);
+            }
+        }
+        match answers.iter().all(Option::is_some) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
+}
+
+fn texts(answers: Vec<Answer>) -> Vec<String> {
+    answers
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Value::BulkString(text)) => String::from_utf8(text).unwrap(),
+            Ok(other) => format!("{other:?}"),
+            Err(Fault::Refused { code, .. }) => format!("refused {}", code.unwrap_or_default()),
+            Err(Fault::Failed { code, .. }) => format!("failed {code}"),
+            Err(Fault::Unanswered(_)) => "unanswered".to_owned(),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn who_comes_while_another_is_under_way_is_asked_with_others() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    // The script is not known yet: each finds its way all the same.
+    for _ in 0..2 {
+        let calls = ["a", "b", "c", "d"].map(|word| call(&ITEMS, word, &["x", word]));
+        let other = call(&ITEMS, "e", &["y", "e"]);
+        let answers = at_once(&link, calls.into_iter().chain([other]).collect()).await;
+        let known = ["a of 1 x a", "b of 3 x b", "c of 3 x c", "d of 3 x d"];
+        let alone = ["a of 1 x a", "b of 1 x b", "c of 1 x c", "d of 1 x d"];
+        let answers = texts(answers);
+        assert!(
+            answers[..4] == known || answers[..4] == alone,
+            "{answers:?}"
+        );
+        assert_eq!(answers[4], "e of 1 y e");
+        if answers[..4] == known {
+            return;
+        }
+    }
+    panic!("they were never asked together");
+}
+
+#[tokio::test]
+async fn no_run_is_of_too_many() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    texts(at_once(&link, vec![call(&ITEMS, "k", &["x", "known"])]).await);
+    let calls = (0..71).map(|n| call(&ITEMS, "k", &["x", &n.to_string()]));
+    let answers = texts(at_once(&link, calls.collect()).await);
+    for (n, answer) in answers.iter().enumerate() {
+        let together = match n {
+            0 => 1,
+            1..65 => 32,
+            _ => 6,
+        };
+        assert_eq!(*answer, format!("{n} of {together} x k"));
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_fails_fails_alone() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    for _ in 0..2 {
+        let calls = ["first", "a", "wrong", "b"].map(|word| call(&ITEMS, "k", &["x", word]));
+        let answers = texts(at_once(&link, calls.into()).await);
+        assert_eq!(answers[2], "failed NEWER");
+        assert!(answers[1].starts_with("a of "), "{answers:?}");
+        assert!(answers[3].starts_with("b of "), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_one_lacks_is_refused_to_that_one_only() {
+    let server = Server::builder()
+        .acl_user("app", "secret", "~ok:* &* +@all")
+        .start()
+        .unwrap();
+    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    for _ in 0..2 {
+        let calls = ["ok:a", "ok:b", "no:c", "ok:d"].map(|key| call(&ITEMS, key, &["x", "w"]));
+        let answers = texts(at_once(&link, calls.into()).await);
+        let alone = |key| format!("w of 1 x {key}");
+        assert_eq!(
+            answers,
+            [
+                alone("ok:a"),
+                alone("ok:b"),
+                "refused NOPERM".to_owned(),
+                alone("ok:d")
+            ]
+        );
+    }
+}
+
+/// What was carried out of a run that ended in the middle is not known, and nothing is repeated.
+#[tokio::test]
+async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
+    let calls = [("a", "w"), ("b", "w"), ("c", "wrong"), ("d", "w")];
+    let calls = calls.map(|(key, word)| call(&BREAKS, key, &["x", word]));
+    let answers = texts(at_once(&link, calls.into()).await);
+    assert_eq!(
+        answers,
+        ["int(1)", "unanswered", "unanswered", "unanswered"]
+    );
+    let counts = ["a", "b", "c", "d"].map(|key| ran(&server, key));
+    assert_eq!(counts, ["1", "1", "1", ""]);
+    // One alone is told what it was.
+    let answers = texts(at_once(&link, vec![call(&BREAKS, "e", &["x", "wrong"])]).await);
+    assert_eq!(answers, ["failed ERR"]);
+}
+
+/// Nobody waits for somebody else's answer.
+#[tokio::test]
+async fn who_leaves_leaves_the_others_their_answers() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
+    let first = link.call(call(&BREAKS, "first", &["x", "w"]));
+    let leaves = link.call(call(&BREAKS, "leaves", &["x", "w"]));
+    let stays = link.call(call(&BREAKS, "stays", &["x", "w"]));
+    let mut leaves = Box::pin(leaves);
+    let (mut first, mut stays) = (Box::pin(first), Box::pin(stays));
+    // Each has asked, the second one first among those that go together.
+    for task in [&mut first, &mut leaves, &mut stays] {
+        let asked = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(task.as_mut().poll(context).is_pending())
+        });
+        assert!(asked.await);
+    }
+    drop(leaves);
+    assert_eq!(number(first.await), 1);
+    assert_eq!(number(stays.await), 1);
+    // It was sent all the same.
+    assert_eq!(ran(&server, "leaves"), "1");
+}
+
+#[tokio::test]
+async fn with_the_server_gone_everybody_is_told() {
+    let server = Server::builder().start().unwrap();
+    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
+    server.pause().unwrap();
+    let calls = ["a", "b", "c"].map(|key| call(&BREAKS, key, &["x", "w"]));
+    let tasks = tokio::spawn({
+        let link = link.clone();
+        async move { texts(at_once(&link, calls.into()).await) }
+    });
+    tokio::time::timeout(Duration::from_millis(50), heard.until("down"))
+        .await
+        .unwrap_err();
+    drop(server);
+    assert_eq!(tasks.await.unwrap(), ["unanswered"; 3]);
+    heard.until("down").await;
+    let calls = ["a", "b", "c"].map(|key| call(&BREAKS, key, &["x", "w"]));
+    assert_eq!(texts(at_once(&link, calls.into()).await), ["refused "; 3]);
+}

@@ -1,0 +1,196 @@
+//! A run of several items, held to as many runs of one.
+
+use std::time::Duration;
+
+use proptest::{
+    collection::vec, prelude::*, sample::subsequence, strategy::Just, test_runner::TestCaseError,
+};
+use redis::{Arg, Cmd, Connection, Value};
+use tenure_core::{
+    id::{AttemptId, ClientId},
+    name::{LockName, Namespace},
+    request::{Enqueue, Owner},
+};
+use tenure_test_servers::redis::Server;
+
+use super::Scripts;
+use crate::{
+    keys::{KeySpace, LockKeys},
+    link::Call,
+};
+
+const LOCKS: usize = 4;
+const HOUR: u64 = 3_600_000_000;
+/// The key that is the clock of a test.
+const CLOCK: &str = "clock";
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Enqueue { wait: bool },
+    Remove { fence: bool },
+}
+
+/// The same is asked of some locks, by somebody of each.
+#[derive(Clone, Debug)]
+struct Act {
+    what: What,
+    locks: Vec<usize>,
+    who: [u128; LOCKS],
+    tenths: u64,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let what = prop_oneof![
+        4 => any::<bool>().prop_map(|wait| What::Enqueue { wait }),
+        3 => prop_oneof![3 => Just(false), 1 => Just(true)].prop_map(|fence| What::Remove { fence }),
+    ];
+    let locks = subsequence((0..LOCKS).collect::<Vec<_>>(), 1..=LOCKS).prop_shuffle();
+    let who = [1..5_u128, 1..5_u128, 1..5_u128, 1..5_u128];
+    let act = (what, locks, who, 0..8_u64).prop_map(|(what, locks, who, tenths)| Act {
+        what,
+        locks,
+        who,
+        tenths,
+    });
+    vec(act, 1..40)
+}
+
+fn keys(namespace: &str, lock: usize) -> LockKeys {
+    KeySpace::new(&Namespace::new(namespace).unwrap())
+        .lock(&LockName::new(format!("lock {lock}")).unwrap(), false)
+        .unwrap()
+}
+
+fn call(what: What, keys: &LockKeys, who: u128, floor: &str) -> Call {
+    let ttl = Duration::from_micros(HOUR);
+    let attempt = AttemptId::from_u128(who);
+    match what {
+        What::Enqueue { wait } => {
+            let name = LockName::new("any").unwrap();
+            let owner = Owner::new("label", "host", 7);
+            let request = Enqueue::new(name, attempt, owner, ttl, wait);
+            super::enqueue(keys, &request, ClientId::from_u128(9), floor)
+        }
+        What::Remove { fence } => {
+            let fence = if fence { ttl } else { Duration::ZERO };
+            super::remove(keys, attempt, fence, floor, false)
+        }
+    }
+}
+
+struct Store {
+    connection: Connection,
+    scripts: Scripts,
+}
+
+impl Store {
+    /// The answers to what one run asks, by the clock of the test.
+    fn run(&mut self, what: What, command: &Cmd) -> Vec<Value> {
+        let script = match what {
+            What::Enqueue { .. } => &self.scripts.enqueue,
+            What::Remove { .. } => &self.scripts.remove,
+        };
+        let mut whole = redis::cmd("EVAL");
+        whole.arg(&script.text);
+        for word in command.args_iter().skip(2) {
+            if let Arg::Simple(word) = word {
+                whole.arg(word);
+            }
+        }
+        whole.query(&mut self.connection).unwrap()
+    }
+
+    /// All that is kept of a namespace's locks.
+    fn state(&mut self, namespace: &str) -> Vec<(String, Vec<u8>)> {
+        let mut keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("tenure:{{{namespace}:*"))
+            .query(&mut self.connection)
+            .unwrap();
+        keys.sort_unstable();
+        keys.into_iter()
+            .map(|key| {
+                let mut dump = redis::cmd("DUMP");
+                let value = dump.arg(&key).query(&mut self.connection).unwrap();
+                (key.replacen(namespace, "", 1), value)
+            })
+            .collect()
+    }
+}
+
+fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseError> {
+    let _: () = redis::cmd("FLUSHALL").query(&mut store.connection).unwrap();
+    let mut now = 1_800_000_000_000_000_u64;
+    for act in acts {
+        now += act.tenths * HOUR / 10;
+        let mut set = redis::cmd("SET");
+        let _: () = set
+            .arg(CLOCK)
+            .arg(now)
+            .query(&mut store.connection)
+            .unwrap();
+        let calls = |namespace: &'static str| {
+            let call = |&lock: &usize| call(act.what, &keys(namespace, lock), act.who[lock], floor);
+            act.locks.iter().map(call).collect::<Vec<_>>()
+        };
+        let together = calls("a");
+        prop_assert!(together.iter().all(|call| together[0].joins(call)));
+        let together = store.run(act.what, &Call::together(together.iter()).unwrap());
+        let mut alone = Vec::new();
+        for call in calls("b") {
+            alone.extend(store.run(act.what, &call.command(false)));
+        }
+        prop_assert_eq!(together, alone, "{:?}", act);
+        prop_assert_eq!(store.state("a"), store.state("b"), "after {:?}", act);
+    }
+    Ok(())
+}
+
+#[test]
+fn several_items_are_as_many_runs() {
+    let server = Server::builder().start().unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut store = Store {
+        connection: client.get_connection().unwrap(),
+        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK}')\n")),
+    };
+    let config = ProptestConfig {
+        cases: 100,
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    };
+    let floors = prop_oneof![3 => Just("0"), 1 => Just("999999999999999998")];
+    let store = std::cell::RefCell::new(&mut store);
+    proptest!(config, |(acts in acts(), floor in floors)| {
+        history(&mut store.borrow_mut(), &acts, floor)?;
+    });
+}
+
+#[test]
+fn f1_items_of_one_lock_are_enqueued_in_their_order() {
+    let server = Server::builder().start().unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let keys = keys("a", 0);
+    let scripts = Scripts::get();
+    let load = |text: &str| redis::cmd("SCRIPT").arg("LOAD").arg(text).clone();
+    for script in [&scripts.enqueue, &scripts.remove] {
+        let _: String = load(&script.text).query(&mut connection).unwrap();
+    }
+    let mut run = |what| -> Vec<Value> {
+        let calls = [3, 1, 2].map(|who| call(what, &keys, who, "0"));
+        let command = Call::together(calls.iter()).unwrap();
+        command.query(&mut connection).unwrap()
+    };
+    let answers = run(What::Enqueue { wait: true });
+    assert!(matches!(answers[0], Value::BulkString(_)), "{answers:?}");
+    for (answer, ahead) in answers[1..].iter().zip([1, 2]) {
+        let Value::Array(parts) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(parts[3], Value::Int(ahead));
+    }
+    // Each removal makes the next one the holder.
+    let holder = || Value::BulkString(b"holder".to_vec());
+    let answers = run(What::Remove { fence: false });
+    assert_eq!(answers, [holder(), holder(), holder()]);
+}
