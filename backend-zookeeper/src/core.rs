@@ -90,7 +90,8 @@ impl Core {
     pub(crate) fn forget(&self, attempt: AttemptId) {
         let session = self.attempts().sessions.remove(&attempt);
         if let Some(session) = session {
-            session.book().forget(attempt);
+            let told = session.book().forget(attempt);
+            session.tell(told);
         }
     }
 

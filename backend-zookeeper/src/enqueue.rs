@@ -98,7 +98,7 @@ async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result
     if !core.keep(attempt, session) {
         return Ok(Enqueued::Gone);
     }
-    let entered = session.book().enter(attempt, &lock);
+    let entered = session.book().enter(attempt, &lock, &request.owner);
     let known = entered == Entered::Known;
     let asking = Asking {
         core,
@@ -136,10 +136,15 @@ impl Asking<'_> {
         for _ in 0..ROUNDS {
             let access = self.core.access;
             let create = Request::create(&path, &data, access, Kind::EphemeralSequential);
-            let sent = self
-                .link
-                .conn
-                .send_all([create, Request::children(self.lock)]);
+            let requests = [create, Request::children(self.lock)];
+            // Behind others of ours it has no hurry, and who has just been granted may have.
+            let behind = request.wait && self.session.book().is_waited_for(self.lock);
+            let conn = &self.link.conn;
+            let sent = if behind {
+                conn.send_patiently(requests)
+            } else {
+                conn.send_all(requests)
+            };
             let [made, listed] = two(sent.map_err(|fault| of_write(OPERATION, &path, fault))?)?;
             match made.get().await {
                 Ok(reply) => {
@@ -215,7 +220,7 @@ impl Asking<'_> {
             .found(self.attempt, path, stat, floor, number);
         if !noted {
             // Asked for twice at once: the later node goes.
-            let gone = self.link.conn.call(Request::delete(path)).await;
+            let gone = self.link.conn.delete(path).await;
             gone.map_err(|_| unanswered(OPERATION))?;
             return self.answer(request, None).await;
         }
@@ -304,13 +309,12 @@ impl Asking<'_> {
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
         self.session.book().leave(self.attempt);
-        let sent = self
-            .link
-            .conn
-            .send_all([Request::get_data(&first, false), Request::delete(&node)]);
-        let [shown, gone] = two(sent.map_err(|_| unanswered(OPERATION))?)?;
+        let conn = &self.link.conn;
+        let shown = conn.send(&Request::get_data(&first, false));
+        let shown = shown.map_err(|_| unanswered(OPERATION))?;
+        let gone = conn.delete(&node).await;
         let shown = shown.get().await;
-        match gone.get().await {
+        match gone {
             Ok(_) | Err(Fault::Refused(Code::NoNode)) => {}
             Err(_) => return Err(unanswered(OPERATION)),
         }
@@ -326,7 +330,7 @@ impl Asking<'_> {
             return error;
         };
         self.session.book().leave(self.attempt);
-        match self.link.conn.call(Request::delete(&node)).await {
+        match self.link.conn.delete(&node).await {
             Ok(_) | Err(Fault::Refused(Code::NoNode)) => error,
             Err(_) => error.with_kind(ErrorKind::OutcomeUnknown),
         }
@@ -394,37 +398,54 @@ impl Asking<'_> {
             };
             let next_path: Arc<str> = format!("{}/{next}", self.lock).into();
             let alone = next == first;
-            let ahead = Ahead {
-                next: Arc::clone(&next_path),
-                count,
-                holder: None,
-                as_of: u64::try_from(zxid).unwrap_or(0),
-                look: false,
-            };
-            self.session.book().wait(self.attempt, ahead);
             let first_path = format!("{}/{first}", self.lock);
-            let mut requests = vec![Request::get_data(&next_path, true)];
-            if !alone {
+            let (watch, known) = {
+                let mut book = self.session.book();
+                let known = book.holder(&first_path, self.session.ttl);
+                let ahead = Ahead {
+                    next: Arc::clone(&next_path),
+                    count,
+                    holder: known.clone(),
+                    as_of: u64::try_from(zxid).unwrap_or(0),
+                    look: false,
+                };
+                let watch = !book.is_ours(&next_path);
+                book.wait(self.attempt, ahead);
+                (watch, known)
+            };
+            // Of attempts of this session all is known, and each request costs the server.
+            let mut requests = Vec::new();
+            if watch {
+                requests.push(Request::get_data(&next_path, true));
+            }
+            let read = known.is_none() && !(alone && watch);
+            if read {
                 requests.push(Request::get_data(&first_path, false));
             }
-            let mut answers = self.link.conn.send_all(requests).map_err(lost)?.into_iter();
-            let watched = match answers.next() {
-                Some(answer) => answer.get().await,
-                None => Err(Fault::Unanswered),
+            let answers = if requests.is_empty() {
+                Vec::new()
+            } else {
+                self.link.conn.send_all(requests).map_err(lost)?
             };
-            let shown = match answers.next() {
-                Some(answer) => Some(answer.get().await),
-                None => None,
-            };
-            let watched = match watched {
-                Ok(reply) => reply,
-                Err(Fault::Refused(Code::NoNode)) => continue,
-                Err(fault) => return Err(lost(fault)),
-            };
-            let holder = self.read_holder(&first_path, shown.unwrap_or(Ok(watched)));
-            let holder = match holder {
-                Err(error) if strict => return Err(error),
-                holder => holder.unwrap_or_default(),
+            let mut answers = answers.into_iter();
+            let mut shown = None;
+            if watch && let Some(answer) = answers.next() {
+                match answer.get().await {
+                    Ok(reply) => shown = Some(Ok(reply)),
+                    Err(Fault::Refused(Code::NoNode)) => continue,
+                    Err(fault) => return Err(lost(fault)),
+                }
+            }
+            if read && let Some(answer) = answers.next() {
+                shown = Some(answer.get().await);
+            }
+            let holder = match (known, shown) {
+                (Some(holder), _) => Some(holder),
+                (None, None) => None,
+                (None, Some(shown)) => match self.read_holder(&first_path, shown) {
+                    Err(error) if strict => return Err(error),
+                    holder => holder.unwrap_or_default(),
+                },
             };
             let mut book = self.session.book();
             return Ok(

@@ -119,7 +119,7 @@ async fn of_others(core: &Core, request: &Remove) -> Result<Removed, Error> {
 
 /// Deletes a node; `false` if it was not there.
 async fn delete(link: &Link, node: &str) -> Result<bool, Error> {
-    match link.conn.call(Request::delete(node)).await {
+    match link.conn.delete(node).await {
         Ok(_) => Ok(true),
         Err(Fault::Refused(Code::NoNode)) => Ok(false),
         Err(fault) => Err(of_write(OPERATION, node, fault)),

@@ -208,29 +208,27 @@ impl Session {
                 Err(Fault::Refused(Code::NoNode)) => None,
                 Err(fault) => return Err(fault),
             };
-            let told = self.seen(link, attempt, stat.as_ref());
-            self.tell(told);
+            self.seen(link, attempt, stat.as_ref());
         }
         Ok(())
     }
 
     fn looked(&self, link: &Link, attempt: AttemptId, body: Result<Vec<u8>, Fault>) {
-        let told = match body {
-            Ok(body) => match Node::answer(&body) {
-                Ok(node) => {
+        match body {
+            Ok(body) => {
+                if let Ok(node) = Node::answer(&body) {
                     self.judge(attempt, &node);
-                    self.seen(link, attempt, Some(&node.stat))
+                    self.seen(link, attempt, Some(&node.stat));
                 }
-                Err(_) => None,
-            },
+            }
             Err(Fault::Refused(Code::NoNode)) => self.seen(link, attempt, None),
-            Err(_) => None,
-        };
-        self.tell(told);
+            Err(_) => {}
+        }
     }
 
-    fn seen(&self, link: &Link, attempt: AttemptId, stat: Option<&Stat>) -> Option<BackendEvent> {
-        self.book().seen(attempt, stat, link.owner, link.number)
+    fn seen(&self, link: &Link, attempt: AttemptId, stat: Option<&Stat>) {
+        let told = self.book().seen(attempt, stat, link.owner, link.number);
+        self.tell(told);
     }
 
     /// Whether the data of an own node is still ours.

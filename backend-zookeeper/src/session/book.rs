@@ -1,8 +1,10 @@
 //! What one session knows of its attempts. Behind one mutex; no I/O.
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{BTreeMap, HashMap, hash_map},
+    ops::Bound,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use tenure_core::{
@@ -11,7 +13,7 @@ use tenure_core::{
     error::Error,
     id::AttemptId,
     loss::LossReason,
-    request::{Grant, Holder},
+    request::{Grant, Holder, Owner, Since},
     token::FencingToken,
 };
 
@@ -30,6 +32,9 @@ pub(crate) struct Entry {
     /// Its own node, once it is known.
     pub(crate) node: Option<Arc<str>>,
     pub(crate) token: FencingToken,
+    /// Who it is for, and when its node was made: what others are shown if it holds the lock.
+    owner: Arc<Owner>,
+    made: SystemTime,
     czxid: i64,
     pub(crate) place: Place,
     /// The connection that has seen the node last, by its number.
@@ -72,10 +77,12 @@ pub(crate) type Nodes = (AttemptId, Arc<str>, Option<Arc<str>>);
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: HashMap<AttemptId, Entry>,
-    /// Who watches which node ahead.
-    watchers: HashMap<Arc<str>, Vec<AttemptId>>,
+    /// Who watches which node ahead, in the order of the nodes' paths.
+    watchers: BTreeMap<Arc<str>, Vec<AttemptId>>,
     /// Those whose own node is to be watched.
     pub(crate) unwatched: Vec<AttemptId>,
+    /// Of the last attempt, since they seldom differ.
+    owner: Option<Arc<Owner>>,
     /// Set once the session takes no more attempts.
     closed: bool,
 }
@@ -92,10 +99,15 @@ pub(crate) enum Entered {
 
 impl Book {
     /// Enters an attempt, before anything of it is sent.
-    pub(crate) fn enter(&mut self, attempt: AttemptId, lock: &Arc<str>) -> Entered {
+    pub(crate) fn enter(&mut self, attempt: AttemptId, lock: &Arc<str>, owner: &Owner) -> Entered {
         if self.closed {
             return Entered::Closed;
         }
+        let owner = match &self.owner {
+            Some(last) if **last == *owner => Arc::clone(last),
+            _ => Arc::new(owner.clone()),
+        };
+        self.owner = Some(Arc::clone(&owner));
         match self.entries.entry(attempt) {
             hash_map::Entry::Occupied(_) => Entered::Known,
             hash_map::Entry::Vacant(vacant) => {
@@ -103,6 +115,8 @@ impl Book {
                     lock: Arc::clone(lock),
                     node: None,
                     token: FencingToken::new(0),
+                    owner,
+                    made: SystemTime::UNIX_EPOCH,
                     czxid: 0,
                     place: Place::Asked,
                     seen_by: 0,
@@ -123,10 +137,50 @@ impl Book {
         self.entries.get_mut(&attempt)
     }
 
-    pub(crate) fn forget(&mut self, attempt: AttemptId) {
-        if let Some(entry) = self.entries.remove(&attempt) {
-            self.unwatch(attempt, &entry.place);
+    /// Returns what the core is to be told.
+    pub(crate) fn forget(&mut self, attempt: AttemptId) -> Vec<BackendEvent> {
+        let Some(entry) = self.entries.remove(&attempt) else {
+            return Vec::new();
+        };
+        self.unwatch(attempt, &entry.place);
+        self.alert(entry.node.as_ref())
+    }
+
+    /// Whether an attempt of this session waits for that lock.
+    pub(crate) fn is_waited_for(&self, lock: &str) -> bool {
+        let below = format!("{lock}/");
+        let from = (Bound::Included(&*below), Bound::Unbounded);
+        let mut nodes = self.watchers.range::<str, _>(from);
+        nodes
+            .next()
+            .is_some_and(|(node, _)| node.starts_with(&below))
+    }
+
+    /// Of that node it is heard here when it goes, without a watch for one who waits for it: it is of
+    /// an attempt of this session, and those are watched and removed by ourselves.
+    pub(crate) fn is_ours(&self, node: &str) -> bool {
+        self.of(node)
+            .is_some_and(|(_, entry)| !matches!(entry.place, Place::Gone(_)))
+    }
+
+    /// Who holds the lock, if that node is first and of an attempt of this session.
+    pub(crate) fn holder(&self, node: &str, ttl: Duration) -> Option<Holder> {
+        let (attempt, entry) = self.of(node)?;
+        // What is in the node is not known to be ours.
+        if entry.trouble.is_some() {
+            return None;
         }
+        let holder = Holder::new(attempt, (*entry.owner).clone())
+            .with_ttl(ttl)
+            .with_token(entry.token)
+            .with_since(Since::Enqueued(entry.made));
+        Some(holder)
+    }
+
+    fn of(&self, node: &str) -> Option<(AttemptId, &Entry)> {
+        let attempt = paths::attempt(node.rsplit('/').next()?)?;
+        let entry = self.entries.get(&attempt)?;
+        (entry.node.as_deref() == Some(node)).then_some((attempt, entry))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -163,6 +217,7 @@ impl Book {
             None => entry.node = Some(path.into()),
         }
         entry.token = token(stat, floor);
+        entry.made = stat.made;
         entry.czxid = stat.czxid;
         entry.seen_by = connection;
         self.unwatched.push(attempt);
@@ -215,16 +270,30 @@ impl Book {
         }
     }
 
-    /// There is definite evidence that an attempt's node is gone.
-    pub(crate) fn gone(&mut self, attempt: AttemptId, reason: LossReason) -> Option<BackendEvent> {
-        let entry = self.entries.get_mut(&attempt)?;
+    /// There is definite evidence that an attempt's node is gone. Returns what the core is to be told.
+    pub(crate) fn gone(&mut self, attempt: AttemptId, reason: LossReason) -> Vec<BackendEvent> {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return Vec::new();
+        };
         if matches!(entry.place, Place::Gone(_)) {
-            return None;
+            return Vec::new();
         }
         let ours = entry.leaving;
+        let node = entry.node.clone();
         let before = std::mem::replace(&mut entry.place, Place::Gone(reason));
         self.unwatch(attempt, &before);
-        (!ours).then_some(BackendEvent::Lost { attempt, reason })
+        let mut out = self.alert(node.as_ref());
+        if !ours {
+            out.push(BackendEvent::Lost { attempt, reason });
+        }
+        out
+    }
+
+    /// Whoever waits for that node has to look.
+    fn alert(&mut self, node: Option<&Arc<str>>) -> Vec<BackendEvent> {
+        let watchers = node.and_then(|node| self.watchers.remove(node));
+        let watchers = watchers.unwrap_or_default().into_iter();
+        watchers.filter_map(|attempt| self.look(attempt)).collect()
     }
 
     /// Our own removal of an attempt begins: from now on nothing about it is a loss.
@@ -237,6 +306,7 @@ impl Book {
     /// Something happened to a node. Returns what the core is to be told.
     pub(crate) fn happened(&mut self, event: &Event, proof: &Proof) -> Vec<BackendEvent> {
         let mut out = Vec::new();
+        let watchers = self.watchers.remove(&*event.path).unwrap_or_default();
         let own = event.path.rsplit('/').next().and_then(paths::attempt);
         // Of one of ours it is known whether it was first, and then nobody was in front of it.
         let mut was_first = false;
@@ -252,7 +322,7 @@ impl Book {
                 self.unwatched.push(attempt);
             }
         }
-        for attempt in self.watchers.remove(&*event.path).unwrap_or_default() {
+        for attempt in watchers {
             let Some(entry) = self.entries.get_mut(&attempt) else {
                 continue;
             };
@@ -280,10 +350,12 @@ impl Book {
     /// The session is gone, and all that it had.
     pub(crate) fn end(&mut self, reason: LossReason) -> Vec<BackendEvent> {
         self.closed = true;
+        // All of them are gone: nobody has to look.
+        self.watchers.clear();
         let attempts: Vec<AttemptId> = self.entries.keys().copied().collect();
         attempts
             .into_iter()
-            .filter_map(|attempt| self.gone(attempt, reason))
+            .flat_map(|attempt| self.gone(attempt, reason))
             .collect()
     }
 
@@ -307,17 +379,20 @@ impl Book {
         stat: Option<&Stat>,
         owner: i64,
         connection: u64,
-    ) -> Option<BackendEvent> {
-        let entry = self.entries.get_mut(&attempt)?;
-        match stat {
-            None => self.gone(attempt, LossReason::Evicted),
-            Some(stat) if stat.owner != owner => self.gone(attempt, LossReason::SessionLost),
-            Some(stat) if stat.czxid != entry.czxid => self.gone(attempt, LossReason::Displaced),
+    ) -> Vec<BackendEvent> {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return Vec::new();
+        };
+        let reason = match stat {
+            None => LossReason::Evicted,
+            Some(stat) if stat.owner != owner => LossReason::SessionLost,
+            Some(stat) if stat.czxid != entry.czxid => LossReason::Displaced,
             Some(_) => {
                 entry.seen_by = connection;
-                None
+                return Vec::new();
             }
-        }
+        };
+        self.gone(attempt, reason)
     }
 
     /// The node that a waiter watches was gone already.
@@ -362,7 +437,7 @@ mod tests {
     fn waiter(count: u64) -> (Book, AttemptId) {
         let mut book = Book::default();
         let attempt = AttemptId::from_u128(7);
-        assert_eq!(book.enter(attempt, &"/ns/x".into()), Entered::New);
+        assert_eq!(book.enter(attempt, &"/ns/x".into(), &owner()), Entered::New);
         let stat = Stat {
             czxid: 5,
             made: std::time::SystemTime::UNIX_EPOCH,
@@ -378,6 +453,10 @@ mod tests {
         };
         book.wait(attempt, ahead);
         (book, attempt)
+    }
+
+    fn owner() -> Owner {
+        Owner::new("label", "host", 7)
     }
 
     fn proof(connection: u64, fresh: bool) -> Proof {
@@ -418,7 +497,7 @@ mod tests {
         let ahead = AttemptId::from_u128(8);
         for held in [true, false] {
             let (mut book, attempt) = waiter(3);
-            assert_eq!(book.enter(ahead, &"/ns/x".into()), Entered::New);
+            assert_eq!(book.enter(ahead, &"/ns/x".into(), &owner()), Entered::New);
             let stat = Stat {
                 czxid: 4,
                 made: std::time::SystemTime::UNIX_EPOCH,
@@ -437,6 +516,65 @@ mod tests {
                 assert_eq!(out, [BackendEvent::Look { attempt }]);
             }
         }
+    }
+
+    /// An attempt of this session whose node is that of `AHEAD`.
+    fn enter_ahead(book: &mut Book) -> AttemptId {
+        let ahead = AttemptId::from_u128(8);
+        book.enter(ahead, &"/ns/x".into(), &owner());
+        let stat = Stat {
+            czxid: 4,
+            made: SystemTime::UNIX_EPOCH,
+            owner: 9,
+        };
+        assert!(book.found(ahead, AHEAD, &stat, FencingToken::new(0), 1));
+        ahead
+    }
+
+    #[test]
+    fn w2_who_waits_for_one_of_ours_looks_however_that_goes() {
+        let ways: [fn(&mut Book, AttemptId) -> Vec<BackendEvent>; 3] = [
+            |book, ahead| book.gone(ahead, LossReason::Evicted),
+            |book, ahead| book.seen(ahead, None, 9, 1),
+            |book, ahead| book.forget(ahead),
+        ];
+        for (way, tell) in ways.into_iter().enumerate() {
+            let (mut book, attempt) = waiter(2);
+            assert!(!book.is_ours(AHEAD));
+            let ahead = enter_ahead(&mut book);
+            assert!(book.is_ours(AHEAD));
+            book.leave(ahead);
+            let out = tell(&mut book, ahead);
+            assert_eq!(out, [BackendEvent::Look { attempt }], "way {way}");
+            assert!(!book.is_ours(AHEAD), "nobody tells of it any more");
+        }
+    }
+
+    #[test]
+    fn a_holder_of_ours_is_shown_unless_its_node_was_written_over() {
+        let (mut book, _) = waiter(1);
+        let ttl = Duration::from_secs(3);
+        assert_eq!(book.holder(AHEAD, ttl), None);
+        let ahead = enter_ahead(&mut book);
+        let holder = book.holder(AHEAD, ttl).unwrap();
+        assert_eq!(holder.attempt, Some(ahead));
+        assert_eq!(holder.owner, Some(owner()));
+        assert_eq!(holder.token, Some(FencingToken::new(4)));
+        assert_eq!(holder.ttl, Some(ttl));
+        assert_eq!(holder.since, Some(Since::Enqueued(SystemTime::UNIX_EPOCH)));
+        book.get_mut(ahead).unwrap().trouble = Some(changed(AHEAD));
+        assert_eq!(book.holder(AHEAD, ttl), None);
+    }
+
+    #[test]
+    fn it_is_known_which_locks_are_waited_for() {
+        let (mut book, attempt) = waiter(1);
+        assert!(book.is_waited_for("/ns/x"));
+        for other in ["/ns/", "/ns/x-", "/ns/w", "/ns/y", "/ns/x/y"] {
+            assert!(!book.is_waited_for(other), "{other}");
+        }
+        book.first(attempt);
+        assert!(!book.is_waited_for("/ns/x"));
     }
 
     #[test]
@@ -474,7 +612,10 @@ mod tests {
             owner: 9,
         };
         assert!(!book.found(attempt, AHEAD, &stat, FencingToken::new(0), 1));
-        assert_eq!(book.enter(attempt, &"/ns/x".into()), Entered::Known);
+        assert_eq!(
+            book.enter(attempt, &"/ns/x".into(), &owner()),
+            Entered::Known
+        );
     }
 
     #[test]
@@ -490,7 +631,7 @@ mod tests {
             let stat = stat.map(|(czxid, owner)| Stat { czxid, made, owner });
             let out = book.seen(attempt, stat.as_ref(), 9, 2);
             let lost = reason.map(|reason| BackendEvent::Lost { attempt, reason });
-            assert_eq!(out, lost);
+            assert_eq!(out, Vec::from_iter(lost));
         }
     }
 }

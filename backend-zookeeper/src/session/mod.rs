@@ -320,7 +320,9 @@ impl Session {
         };
         let out = self.book().happened(event, &proof);
         self.tell(out);
-        self.ring();
+        if !event.deleted {
+            self.ring();
+        }
     }
 
     fn end(&self, trouble: Option<Trouble>, reason: LossReason) {

@@ -1,5 +1,9 @@
 //! One connection: requests are written in the order in which they were handed over, and answered
 //! in that order. It is never repaired, so that its identity is that of the object.
+//!
+//! There is one exception, for the sake of those who wait. A server writes to its disk for each change
+//! that finds it idle, and what comes meanwhile has to wait for that. So a release goes before requests
+//! that are in no hurry, and those go along with it.
 
 use std::{
     collections::VecDeque,
@@ -7,11 +11,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, oneshot, watch},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -21,6 +27,9 @@ use super::{
 
 /// The largest message that is read. A list of 500,000 waiters is shorter.
 const LARGEST: usize = 64 << 20;
+
+/// So long a request that is in no hurry waits for another one to go along with.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Why a request came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +101,19 @@ struct Shared {
 struct State {
     last_xid: i32,
     out: Vec<u8>,
-    pending: VecDeque<(i32, oneshot::Sender<Raw>)>,
+    /// What is in no hurry, and comes after that.
+    later: Vec<u8>,
+    pending: VecDeque<Pending>,
     over: bool,
+}
+
+/// A request that was handed over and not answered.
+#[derive(Debug)]
+struct Pending {
+    xid: i32,
+    answer: oneshot::Sender<Raw>,
+    /// The node that it deletes, if the listener is to be told.
+    deletes: Option<Box<str>>,
 }
 
 impl Conn {
@@ -125,9 +145,29 @@ impl Conn {
         if state.over {
             return Err(Fault::Unsent);
         }
+        state.catch_up();
         let answers = requests
             .into_iter()
             .map(|request| state.push(&request))
+            .collect();
+        drop(state);
+        self.0.written.notify_one();
+        Ok(answers)
+    }
+
+    /// The same for requests that are in no hurry: they are written behind what is handed over next,
+    /// or after a millisecond.
+    pub(crate) fn send_patiently(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<Vec<Answer>, Fault> {
+        let mut state = self.0.lock();
+        if state.over {
+            return Err(Fault::Unsent);
+        }
+        let answers = requests
+            .into_iter()
+            .map(|request| state.push_later(&request))
             .collect();
         drop(state);
         self.0.written.notify_one();
@@ -140,6 +180,7 @@ impl Conn {
         if state.over {
             return Err(Fault::Unsent);
         }
+        state.catch_up();
         let answer = state.push(request);
         drop(state);
         self.0.written.notify_one();
@@ -149,6 +190,26 @@ impl Conn {
     /// One request and its answer.
     pub(crate) async fn call(&self, request: Request) -> Result<Reply, Fault> {
         self.send(&request)?.get().await
+    }
+
+    /// Deletes a node of which it is known that it was made. Goes before what is in no hurry. Once the
+    /// node is gone the listener is told so, before the answer, whether or not it is watched.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Reply, Fault> {
+        let request = Request::delete(path);
+        let answer = {
+            let mut state = self.0.lock();
+            if state.over {
+                return Err(Fault::Unsent);
+            }
+            let answer = state.push(&request);
+            if let Some(pending) = state.pending.back_mut() {
+                pending.deletes = Some(path.into());
+            }
+            state.catch_up();
+            answer
+        };
+        self.0.written.notify_one();
+        answer.get().await
     }
 
     /// The latest transaction that was seen on it.
@@ -184,6 +245,23 @@ impl Drop for Conn {
 
 impl State {
     fn push(&mut self, request: &Request) -> Answer {
+        let (xid, answer) = self.number(request);
+        write_to(&mut self.out, xid, request);
+        answer
+    }
+
+    fn push_later(&mut self, request: &Request) -> Answer {
+        let (xid, answer) = self.number(request);
+        write_to(&mut self.later, xid, request);
+        answer
+    }
+
+    /// What is in no hurry is next.
+    fn catch_up(&mut self) {
+        self.out.append(&mut self.later);
+    }
+
+    fn number(&mut self, request: &Request) -> (i32, Answer) {
         let xid = if request.op == 100 {
             AUTH
         } else {
@@ -191,15 +269,22 @@ impl State {
             self.last_xid = self.last_xid.checked_add(1).unwrap_or(1);
             self.last_xid
         };
-        let (sender, receiver) = oneshot::channel();
-        self.pending.push_back((xid, sender));
-        let length = i32::try_from(request.body.len() + 8).unwrap_or(i32::MAX);
-        self.out.extend_from_slice(&length.to_be_bytes());
-        self.out.extend_from_slice(&xid.to_be_bytes());
-        self.out.extend_from_slice(&request.op.to_be_bytes());
-        self.out.extend_from_slice(&request.body);
-        Answer(receiver)
+        let (answer, receiver) = oneshot::channel();
+        self.pending.push_back(Pending {
+            xid,
+            answer,
+            deletes: None,
+        });
+        (xid, Answer(receiver))
     }
+}
+
+fn write_to(out: &mut Vec<u8>, xid: i32, request: &Request) {
+    let length = i32::try_from(request.body.len() + 8).unwrap_or(i32::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&xid.to_be_bytes());
+    out.extend_from_slice(&request.op.to_be_bytes());
+    out.extend_from_slice(&request.body);
 }
 
 impl Shared {
@@ -211,6 +296,7 @@ impl Shared {
         let mut state = self.lock();
         state.over = true;
         state.out = Vec::new();
+        state.later = Vec::new();
         let pending = std::mem::take(&mut state.pending);
         drop(state);
         self.over.send_replace(true);
@@ -234,29 +320,49 @@ impl Shared {
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
-        let at = state.pending.iter().position(|(sent, _)| *sent == xid)?;
-        let (_, sender) = state.pending.remove(at)?;
+        let at = state.pending.iter().position(|sent| sent.xid == xid)?;
+        let pending = state.pending.remove(at)?;
         drop(state);
+        if let Some(path) = pending.deletes
+            && (code == 0 || Code::of(code) == Code::NoNode)
+        {
+            let path = path.into_string();
+            listener.event(Event {
+                path,
+                deleted: true,
+            });
+        }
         // Nobody may be waiting any more.
-        let _ = sender.send((zxid, code, body.to_vec()));
+        let _ = pending.answer.send((zxid, code, body.to_vec()));
         Some(())
     }
 }
 
 async fn write(shared: Arc<Shared>, mut outgoing: Outgoing) {
     let mut over = shared.over.subscribe();
+    // Until when what is in no hurry waits.
+    let mut patience: Option<Instant> = None;
     loop {
-        let out = {
+        let (out, later) = {
             let mut state = shared.lock();
             if state.over {
                 break;
             }
-            std::mem::take(&mut state.out)
+            (std::mem::take(&mut state.out), !state.later.is_empty())
         };
         if out.is_empty() {
-            shared.written.notified().await;
+            let written = shared.written.notified();
+            if !later {
+                written.await;
+                continue;
+            }
+            let until = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+            if timeout_at(until, written).await.is_err() {
+                shared.lock().catch_up();
+            }
             continue;
         }
+        patience = None;
         let sent = async {
             outgoing.write_all(&out).await?;
             outgoing.flush().await
@@ -355,6 +461,107 @@ mod tests {
         let second = answers.next().unwrap().get().await;
         assert_eq!(second.unwrap_err(), Fault::Refused(Code::NoNode));
         assert_eq!(conn.zxid(), 9);
+    }
+
+    /// The operation and the xid of the next request that a server reads.
+    async fn read(server: &mut tokio::io::DuplexStream) -> (i32, i32) {
+        let mut body = vec![0; usize::try_from(server.read_i32().await.unwrap()).unwrap()];
+        server.read_exact(&mut body).await.unwrap();
+        let int = |at: usize| i32::from_be_bytes(body[at..at + 4].try_into().unwrap());
+        (int(4), int(0))
+    }
+
+    const CREATE: i32 = 15;
+    const DELETE: i32 = 2;
+    const EXISTS: i32 = 3;
+    const SYNC: i32 = 9;
+
+    fn created() -> [Request; 1] {
+        let kind = super::super::proto::Kind::EphemeralSequential;
+        [Request::create(
+            "/a",
+            b"",
+            super::super::proto::Access::Open,
+            kind,
+        )]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn w2_what_is_in_no_hurry_goes_behind_a_release_and_along_with_it() {
+        let (conn, mut server) = connected();
+        let _created = conn.send_patiently(created()).unwrap();
+        let begun = Instant::now();
+        let deleted = tokio::spawn(async move { conn.delete("/b").await });
+        assert_eq!(read(&mut server).await, (DELETE, 2));
+        assert_eq!(read(&mut server).await, (CREATE, 1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        deleted.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_no_hurry_goes_alone_after_a_while_however_often_it_is_joined() {
+        let (conn, mut server) = connected();
+        let begun = Instant::now();
+        for _ in 0..2 {
+            let _created = conn.send_patiently(created()).unwrap();
+            // The writer has its turn first.
+            tokio::task::yield_now().await;
+            tokio::time::advance(PATIENCE * 6 / 10).await;
+        }
+        for xid in 1..3 {
+            assert_eq!(read(&mut server).await, (CREATE, xid));
+        }
+        assert!(
+            begun.elapsed() < PATIENCE * 15 / 10,
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    /// Whoever asks whether something came into being asks after it.
+    #[tokio::test]
+    async fn a4_nothing_but_a_release_goes_before_what_was_handed_over() {
+        let (conn, mut server) = connected();
+        let _created = conn.send_patiently(created()).unwrap();
+        let _synced = conn
+            .send_all([Request::sync("/"), Request::exists("/", false)])
+            .unwrap();
+        let _created = conn.send_patiently(created()).unwrap();
+        let _seen = conn.send(&Request::exists("/", false)).unwrap();
+        for (xid, op) in (1..).zip([CREATE, SYNC, EXISTS, CREATE, EXISTS]) {
+            assert_eq!(read(&mut server).await, (op, xid));
+        }
+    }
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Event>>);
+
+    impl Listener for Heard {
+        fn event(&self, event: Event) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+
+    #[tokio::test]
+    async fn w2_a_deletion_is_told_before_its_answer_and_only_if_the_node_is_gone() {
+        const NO_NODE: i32 = -101;
+        const NO_AUTH: i32 = -102;
+        let (ours, mut server) = tokio::io::duplex(1 << 16);
+        let (incoming, outgoing) = tokio::io::split(ours);
+        let heard = Arc::new(Heard::default());
+        let ear = Arc::clone(&heard) as Arc<dyn Listener>;
+        let conn = Conn::start(Box::new(incoming), Box::new(outgoing), 0, ear);
+        for (xid, (code, told)) in (1..).zip([(0, true), (NO_NODE, true), (NO_AUTH, false)]) {
+            server.write_all(&frame(xid, 9, code, b"")).await.unwrap();
+            let answer = conn.delete("/a").await;
+            assert_eq!(answer.is_ok(), code == 0);
+            let heard = std::mem::take(&mut *heard.0.lock().unwrap());
+            let event = Event {
+                path: "/a".to_owned(),
+                deleted: true,
+            };
+            assert_eq!(heard, if told { vec![event] } else { vec![] });
+        }
     }
 
     #[tokio::test]

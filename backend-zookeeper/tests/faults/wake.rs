@@ -6,8 +6,8 @@ use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::{SOON, acquire, client_for, granted, hold, millis, room, until},
-    foreign::{ALL, contend, delete, make},
+    common::{SOON, acquire, client_for, granted, hold, millis, room, until, waiting},
+    foreign::{ALL, children, contend, delete, make},
 };
 
 const ROUNDS: usize = 6;
@@ -81,4 +81,43 @@ async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_node_that_goes_before_it_is_watched_is_noticed() {
     wakes(Moment::Listed).await;
+}
+
+/// Who waits behind another of its client has no watch on that one's node: it hears of it by the watch
+/// which that one has itself, also where that comes too late.
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_a_waiter_behind_one_of_its_client_hears_when_somebody_deletes_that() {
+    let _room = room().await;
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
+    let server = server.start().unwrap();
+    let client = client_for(&server.url(), LONG).await;
+    let mut slow = Vec::new();
+    for round in 0..ROUNDS {
+        let lock = format!("l{round}");
+        let path = format!("/default/{lock}");
+        let guard = hold(&client, &lock).await;
+        let held = children(&server, &path).await;
+        let second = acquire(&client, &lock);
+        waiting(&client, &lock, 1).await;
+        let both = children(&server, &path).await;
+        let node = both.iter().find(|node| !held.contains(node)).unwrap();
+        let third = acquire(&client, &lock);
+        waiting(&client, &lock, 2).await;
+        if round % 2 == 0 {
+            // With its own watch; else perhaps without.
+            sleep(millis(50)).await;
+        }
+        delete(&server, &format!("{path}/{node}")).await;
+        second.abort();
+        let begun = Instant::now();
+        let _ = guard.release().await;
+        let guard = granted("the third", SOON, third).await;
+        if begun.elapsed() > SLOW {
+            slow.push((round, begun.elapsed()));
+        }
+        let _ = guard.release().await;
+    }
+    assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }

@@ -78,6 +78,38 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_message() {
     proxy.release_requests();
 }
 
+/// Those of one client watch their own nodes, and nobody watches one of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_waiters_of_one_client_hand_over_without_a_request() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let looker = client_for(&server.url(), LONG).await;
+    let _ = hold(&client, "warm").await.release().await;
+    let mut guard = hold(&client, "a").await;
+    until("its watch", SOON, || {
+        names(&proxy).contains(&"getData".to_owned())
+    })
+    .await;
+    let mut waiters = Vec::new();
+    for count in 1..=2 {
+        proxy.reset();
+        waiters.push(acquire(&client, "a"));
+        waiting(&looker, "a", count).await;
+        until("its own watch", SOON, || names(&proxy).len() >= 3).await;
+        tokio::time::sleep(millis(50)).await;
+        assert_eq!(names(&proxy), ["create2", "getChildren", "getData"]);
+    }
+    for waiter in waiters {
+        proxy.reset();
+        assert!(matches!(guard.release().await, Release::Released));
+        guard = granted("the next one", SOON, waiter).await;
+        assert_eq!(names(&proxy), ["delete"]);
+    }
+    assert!(guard.check().is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_a_release_waits_for_the_server() {
     let _room = room().await;
