@@ -168,6 +168,15 @@ impl Core {
         self.txn_within(self.link.patience(), txn).await
     }
 
+    /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
+    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, Fault> {
+        let limit = self.link.patience();
+        let response = self.link.call(limit, key, |member, key| async move {
+            member.client.kv_client().delete(key, None).await
+        });
+        Ok(response.await?.deleted() > 0)
+    }
+
     async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
         let response = self.link.call(limit, txn, |member, txn| async move {
             let client = member.client.kv_client();

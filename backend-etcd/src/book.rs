@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     pub(crate) key: Arc<str>,
     pub(crate) seat: Option<Seat>,
     /// What its key consists of.
-    slot: Option<(Arc<str>, u32)>,
+    slot: Option<Slot>,
     /// Its key's create revision; 0 as long as that is not known.
     pub(crate) revision: i64,
     pub(crate) stage: Stage,
@@ -126,6 +126,9 @@ pub(crate) struct Heir {
     pub(crate) revision: i64,
 }
 
+/// A stem and a number, which make a key.
+pub(crate) type Slot = (Arc<str>, u32);
+
 /// Which numbers are in use below one lock and lease.
 #[derive(Debug, Default)]
 struct Slots {
@@ -143,7 +146,7 @@ impl Pages {
         })
     }
 
-    fn free_slot(&mut self, slot: Option<(Arc<str>, u32)>) {
+    fn free_slot(&mut self, slot: Option<Slot>) {
         let Some((stem, number)) = slot else { return };
         let Some(slots) = self.slots.get_mut(&stem) else {
             return;
@@ -174,6 +177,20 @@ impl Book {
         entry.seat = Some(seat);
         entry.slot = Some((stem, number));
         Some(key)
+    }
+
+    /// Keeps an attempt's key from being used again, until it is [given back](Self::give_back).
+    pub(crate) fn withhold(&self, attempt: AttemptId) -> Option<Slot> {
+        let mut pages = self.lock();
+        pages.entries.get_mut(&attempt)?.slot.take()
+    }
+
+    /// No request is under way any more that would delete whatever has that key.
+    pub(crate) fn give_back(&self, attempt: AttemptId, slot: Option<Slot>) {
+        let mut pages = self.lock();
+        if let Some(entry) = pages.entries.get_mut(&attempt) {
+            entry.slot = slot;
+        }
     }
 
     pub(crate) fn begin(&self, attempt: AttemptId, name: &LockName) -> Begun {

@@ -65,3 +65,32 @@ fn the_heir_waits_for_that_very_contender() {
     book.hold(attempt).unwrap();
     assert!(book.heir("k", 1).is_none());
 }
+
+/// A deletion that was not answered may arrive at any time, and deletes whatever has that key.
+#[test]
+fn a_key_is_used_again_only_if_nothing_is_under_way_that_deletes_it() {
+    let book = Book::default();
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
+    let lease = Arc::new(Lease::new(1, Duration::from_secs(5), clock.now()));
+    let enter = || {
+        let attempt = entered(&book);
+        let seat = Seat::new(Arc::clone(&lease), Arc::clone(&clock));
+        (attempt, book.seat(attempt, seat, "me".to_owned()).unwrap())
+    };
+    let (answered, key) = enter();
+    assert_eq!(&*key, "me0");
+    let slot = book.withhold(answered);
+    book.give_back(answered, slot);
+    book.forget(answered);
+
+    let (unanswered, key) = enter();
+    assert_eq!(&*key, "me0");
+    assert!(book.withhold(unanswered).is_some());
+    // The repetition is answered.
+    let slot = book.withhold(unanswered);
+    book.give_back(unanswered, slot);
+    book.forget(unanswered);
+
+    let (_, key) = enter();
+    assert_eq!(&*key, "me1");
+}

@@ -71,7 +71,7 @@ async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
         let guard = hold(&client, "a").await;
         let waiter = acquire(&other, "a");
         until_waiting(&other, "a", 1).await;
-        proxy.drop_reply_of_and_cut("Txn");
+        proxy.drop_reply_of_and_cut("DeleteRange");
         let mut released = guard.release().await;
         let dropped = proxy.replies_dropped();
         until("its answer is lost", SOON, || dropped > 0).await;

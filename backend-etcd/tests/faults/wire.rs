@@ -44,7 +44,7 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
             proxy.reset();
             let released = guard.release().await;
             assert!(matches!(released, Release::Released));
-            assert_eq!(calls(&proxy), ["Txn"], "round {round}");
+            assert_eq!(calls(&proxy), ["DeleteRange"], "round {round}");
             // What is given back at once is not worth a watch. Where the machine stands still nothing is,
             // and the end of such a watch may come with the next one.
             if begin.elapsed() >= millis(15) {
@@ -100,7 +100,7 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
         assert!(matches!(released, Release::Released), "{released:?}");
         assert_eq!(
             (calls(&proxy), proxy.connections_unreadable()),
-            (vec!["Txn".to_owned()], 0),
+            (vec!["DeleteRange".to_owned()], 0),
             "a release: {:?}",
             proxy.commands()
         );
