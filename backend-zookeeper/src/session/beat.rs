@@ -43,6 +43,16 @@ pub(super) enum End {
     Idle,
 }
 
+impl End {
+    /// What follows where something has to be looked at and was not.
+    const fn of(fault: Fault) -> Self {
+        match fault {
+            Fault::Refused(Code::SessionExpired) => Self::Expired,
+            _ => Self::Broken,
+        }
+    }
+}
+
 impl Session {
     /// Sends heartbeats until one of them fails.
     pub(super) async fn beats(&self, link: &Link) -> End {
@@ -129,7 +139,7 @@ impl Session {
             .map_or(paced, |earliest| earliest.max(paced))
     }
 
-    /// Watches own nodes as they come. Never ends.
+    /// Watches own nodes as they come, until that fails.
     pub(super) async fn watch(&self, link: &Link) -> End {
         loop {
             self.bell.notified().await;
@@ -145,8 +155,11 @@ impl Session {
                 });
                 nodes.collect()
             };
-            // What fails is looked at again on the next connection.
-            let _ = self.look_at(link, &nodes).await;
+            // Others rely on these watches: what fails is looked at again on the next connection.
+            if let Err(fault) = self.look_at(link, &nodes).await {
+                tracing::debug!(?fault, "could not watch own nodes");
+                return End::of(fault);
+            }
         }
     }
 
@@ -261,10 +274,7 @@ impl Session {
     pub(super) async fn check_once(&self, link: &Link) -> End {
         if let Err(fault) = self.check(link).await {
             tracing::debug!(?fault, "could not look at the nodes after a reconnection");
-            return match fault {
-                Fault::Refused(Code::SessionExpired) => End::Expired,
-                _ => End::Broken,
-            };
+            return End::of(fault);
         }
         self.checked.send_replace(link.number);
         if link.number > 1 {
