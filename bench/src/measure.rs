@@ -50,7 +50,7 @@ pub(crate) async fn measure(
         for (contender, all) in contenders.iter().zip(&mut spreads) {
             // The first round warms up, and the second one measures what is measured once.
             if options.part("alone") {
-                let spread = tenure_load::alone(&***contender, "alone", SPAN).await?;
+                let spread = tenure_load::alone(contender, "alone", SPAN).await?;
                 if round > 0 {
                     let shown = spread.micros();
                     results.add(name, MEDIAN, contender.name(), 1, shown.median);

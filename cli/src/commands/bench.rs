@@ -62,10 +62,10 @@ async fn measure(options: &Bench, config: &Config, client: &Client) -> Result<Vi
     let locks = Arc::new(Locks::new("tenure", client.clone()));
     // The first turn pays for what later ones find ready.
     let warm = Duration::ZERO;
-    tenure_load::alone(&*locks, "alone", warm)
+    tenure_load::alone(&locks, "alone", warm)
         .await
         .map_err(failed)?;
-    let alone = tenure_load::alone(&*locks, "alone", options.span).await;
+    let alone = tenure_load::alone(&locks, "alone", options.span).await;
     let many = tenure_load::many(&locks, options.tasks, options.span).await;
     let one = tenure_load::one(&locks, "one", options.waiters, options.span).await;
     let (alone, pairs, one) = (
