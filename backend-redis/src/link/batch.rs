@@ -1,9 +1,12 @@
 //! Requests that come at once, asked as one.
 //!
 //! A script of items costs the server and the client less for several than for each: its name, the
-//! clock, a reply, a timer, a wake-up. So while a request is under way, others that come are gathered
-//! until all who are ready have asked, and run together. Nobody waits for anybody's answer, and who
-//! asks alone is sent at once.
+//! clock, a reply, a timer, a wake-up. So while a request is under way on a connection, others that come
+//! are gathered until all who are ready have asked, and run together. Nobody waits for anybody's answer,
+//! and who asks alone is sent at once.
+//!
+//! What was gathered for a connection goes over that one or not at all: who asked has made sure of the
+//! server at its other end, and not of one that was started since.
 //!
 //! What is gathered may overtake what is sent, and the reverse. No request needs another one before
 //! it: an attempt that is withdrawn before its answer has come is fenced off.
@@ -14,15 +17,13 @@ use std::sync::{
 };
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
-use tokio::{sync::oneshot, task::yield_now};
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use super::{
     call::{Call, Fault},
     conn::Conn,
-    core::Core,
     exec::{Item, unheard},
     fault::{Verdict, judge},
-    node::Node,
 };
 
 /// So many items are one run at the most: a script holds up the whole server.
@@ -31,19 +32,21 @@ const MOST: usize = 32;
 /// What came of asking for one item.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// This came back for it, over that connection.
-    Replied(Item, Arc<Conn>, RedisResult<Value>),
+    /// This came back for it.
+    Replied(Item, RedisResult<Value>),
     /// The run as a whole was refused, perhaps not for its sake: it has to be asked by itself.
     Apart(Item),
     /// There is no reply.
     Failed(Fault),
 }
 
-/// Who waits to be asked, and how many have not been answered.
-#[derive(Debug, Default)]
+/// Who waits to be asked over a connection, and how many have not been answered.
+#[derive(Debug)]
 pub(super) struct Batcher {
     under_way: AtomicUsize,
     waiting: Mutex<Vec<Waiting>>,
+    /// Where the connection lives. Who asks may be of a runtime that ends before.
+    home: Handle,
 }
 
 #[derive(Debug)]
@@ -70,29 +73,13 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Batcher {
-    /// Asks for one item of a script of items.
-    ///
-    /// # Cancel safety
-    ///
-    /// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
-    pub(super) async fn ask(&self, core: &Arc<Core>, node: &Arc<Node>, item: Item) -> Outcome {
-        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let _under_way = UnderWay(self);
-        if others == 0 {
-            return match node.conn(&core.settings).await {
-                Ok(conn) => {
-                    let reply = item.ask(&conn).await;
-                    Outcome::Replied(item, conn, reply)
-                }
-                Err(fault) => Outcome::Failed(fault),
-            };
+    /// That of a connection of this runtime.
+    pub(super) fn new() -> Self {
+        Self {
+            under_way: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            home: Handle::current(),
         }
-        let (heard, outcome) = oneshot::channel();
-        if self.add(Waiting { item, heard }) {
-            tokio::spawn(send(Arc::clone(core), Arc::clone(node)));
-        }
-        let outcome = outcome.await;
-        outcome.unwrap_or_else(|_| Outcome::Failed(unheard()))
     }
 
     /// Says whether it is the first one: then somebody has to send them.
@@ -108,35 +95,64 @@ impl Batcher {
     }
 }
 
-/// Sends what has been gathered, in one write.
-async fn send(core: Arc<Core>, node: Arc<Node>) {
-    // Whoever was woken by the same replies as the first one has a turn to ask.
-    yield_now().await;
-    let waiting = core.batcher.take();
-    let conn = match node.conn(&core.settings).await {
-        Ok(conn) => conn,
-        Err(fault) => {
-            let fail = |one: Waiting| one.hear(|_| Outcome::Failed(fault.clone()));
-            return waiting.into_iter().for_each(fail);
-        }
-    };
-    let groups = grouped(waiting);
-    let mut pipe = Pipeline::with_capacity(groups.len());
-    for group in &groups {
-        if let Some(command) = Call::together(group.iter().map(|one| &one.item.call)) {
-            pipe.add_command(command);
+/// Asks for one item of a script of items.
+///
+/// # Cancel safety
+///
+/// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
+pub(super) async fn ask(conn: &Arc<Conn>, item: Item) -> Outcome {
+    let batcher = &conn.batcher;
+    let others = batcher.under_way.fetch_add(1, Ordering::Relaxed);
+    let _under_way = UnderWay(batcher);
+    if others == 0 {
+        let reply = item.ask(conn).await;
+        return Outcome::Replied(item, reply);
+    }
+    let (heard, outcome) = oneshot::channel();
+    if batcher.add(Waiting { item, heard }) {
+        let turn = Turn(Some(Arc::clone(conn)));
+        batcher.home.spawn(turn.send());
+    }
+    let outcome = outcome.await;
+    outcome.unwrap_or_else(|_| Outcome::Failed(unheard()))
+}
+
+/// The duty to send what is gathered.
+struct Turn(Option<Arc<Conn>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Its runtime ends, and the connection with it: nobody must wait for this turn.
+        if let Some(conn) = self.0.take() {
+            drop(conn.batcher.take());
         }
     }
-    match conn.pipeline(&pipe).await {
-        Ok(replies) => {
-            for (group, reply) in groups.into_iter().zip(replies) {
-                tell(group, &conn, reply);
+}
+
+impl Turn {
+    /// Sends them, in one write.
+    async fn send(mut self) {
+        // Whoever was woken by the same replies as the first one has a turn to ask.
+        yield_now().await;
+        let Some(conn) = self.0.take() else { return };
+        let groups = grouped(conn.batcher.take());
+        let mut pipe = Pipeline::with_capacity(groups.len());
+        for group in &groups {
+            if let Some(command) = Call::together(group.iter().map(|one| &one.item.call)) {
+                pipe.add_command(command);
             }
         }
-        Err(error) => {
-            for one in groups.into_iter().flatten() {
-                let error = Err(error.clone());
-                one.hear(|item| Outcome::Replied(item, Arc::clone(&conn), error));
+        match conn.pipeline(&pipe).await {
+            Ok(replies) => {
+                for (group, reply) in groups.into_iter().zip(replies) {
+                    tell(group, &conn, reply);
+                }
+            }
+            Err(error) => {
+                for one in groups.into_iter().flatten() {
+                    let error = Err(error.clone());
+                    one.hear(|item| Outcome::Replied(item, error));
+                }
             }
         }
     }
@@ -159,8 +175,8 @@ fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
 }
 
 /// Tells each of a group what a reply says of it.
-fn tell(group: Vec<Waiting>, conn: &Arc<Conn>, reply: Value) {
-    let replied = |item, reply| Outcome::Replied(item, Arc::clone(conn), reply);
+fn tell(group: Vec<Waiting>, conn: &Conn, reply: Value) {
+    let replied = Outcome::Replied;
     match reply {
         Value::Array(answers) if answers.len() == group.len() => {
             for (one, answer) in group.into_iter().zip(answers) {

@@ -13,6 +13,7 @@ use tenure_core::{clock::Instant, error::ErrorKind, secret::Secret};
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
+    batch::Batcher,
     call::Listener,
     check::{Hello, Info},
     settings::Settings,
@@ -50,6 +51,7 @@ pub(super) struct Learnt {
 pub(super) struct Conn {
     pub(super) place: Place,
     pub(super) learnt: Learnt,
+    pub(super) batcher: Batcher,
     mux: MultiplexedConnection,
     life: Arc<Life>,
     ended: watch::Receiver<bool>,
@@ -169,6 +171,7 @@ impl Conn {
         Ok(Self {
             place: place.clone(),
             learnt: Learnt::default(),
+            batcher: Batcher::new(),
             mux,
             life,
             ended,

@@ -8,7 +8,6 @@ use std::sync::{
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    batch::Batcher,
     call::Fault,
     cluster::Cluster,
     conn::{Conn, Purpose},
@@ -23,7 +22,6 @@ use super::{
 pub(super) struct Core {
     pub(super) settings: Arc<Settings>,
     pub(super) layout: Layout,
-    pub(super) batcher: Batcher,
     /// The connection on which the inbox is subscribed. Locked while that changes.
     inbox: Mutex<Weak<Conn>>,
     /// Whether opening has succeeded: before that nobody is told of anything.
@@ -50,7 +48,6 @@ impl Core {
         Arc::new(Self {
             settings: Arc::new(settings),
             layout,
-            batcher: Batcher::default(),
             inbox: Mutex::new(Weak::new()),
             opened: AtomicBool::new(false),
             closing: watch::Sender::new(false),

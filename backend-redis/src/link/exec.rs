@@ -9,7 +9,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
 use tokio::time::Instant;
 
 use super::{
-    batch::Outcome,
+    batch::{self, Outcome},
     call::{Answer, Call, Fault},
     conn::Conn,
     core::{Core, Layout},
@@ -126,17 +126,18 @@ pub(super) async fn run(
 /// Runs one script. The usual case costs no more than the request itself.
 pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
     let node = item.node(core)?;
+    let conn = node.conn(&core.settings).await?;
+    // In a cluster, two locks are hardly ever in one slot.
     let outcome = if item.call.is_item() && !core.settings.is_cluster() {
-        core.batcher.ask(core, &node, item).await
+        batch::ask(&conn, item).await
     } else {
-        let conn = node.conn(&core.settings).await?;
         let reply = item.ask(&conn).await;
-        Outcome::Replied(item, conn, reply)
+        Outcome::Replied(item, reply)
     };
     let item = match outcome {
         Outcome::Failed(fault) => return Err(fault),
         Outcome::Apart(item) => item,
-        Outcome::Replied(item, conn, reply) => {
+        Outcome::Replied(item, reply) => {
             let until = Instant::now() + PATIENCE;
             match follow(core, &node, &conn, item, reply, until) {
                 Next::Done(answer) => return answer,

@@ -206,3 +206,108 @@ async fn with_the_server_gone_everybody_is_told() {
     let calls = ["a", "b", "c"].map(|key| call(&BREAKS, key, &["x", "w"]));
     assert_eq!(texts(at_once(&link, calls.into()).await), ["refused "; 3]);
 }
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(3)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A task of that runtime whose request the server, which is paused, does not answer yet.
+fn under_way(
+    runtime: &tokio::runtime::Runtime,
+    server: &Server,
+    link: &Link,
+) -> tokio::task::JoinHandle<Answer> {
+    runtime.block_on(async { number(link.call(call(&BREAKS, "known", &["x", "w"])).await) });
+    server.pause().unwrap();
+    let link = link.clone();
+    let (sender, asked) = std::sync::mpsc::channel();
+    let task = runtime.spawn(async move {
+        let mut task = Box::pin(link.call(call(&BREAKS, "first", &["x", "w"])));
+        let waits = poll_once(&mut task).await;
+        sender.send(waits).unwrap();
+        task.await
+    });
+    assert!(asked.recv().unwrap());
+    task
+}
+
+/// Whether it waits.
+async fn poll_once(task: &mut (impl Future + Unpin)) -> bool {
+    let mut task = std::pin::Pin::new(task);
+    std::future::poll_fn(|context| std::task::Poll::Ready(task.as_mut().poll(context).is_pending()))
+        .await
+}
+
+/// Who asks has made sure that the server may grant, and the server at the other end of a new connection
+/// was perhaps started since.
+#[test]
+fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
+    use tenure_core::clock::Clock as _;
+    let server = Server::builder().start().unwrap();
+    let main = runtime();
+    let options = Options::default().restart_delay(Duration::from_secs(12));
+    let Opened { link, heard } = main.block_on(open(&server.url(), options)).unwrap();
+    let open_now = {
+        let link = link.clone();
+        move || {
+            let until = link.closed_until("k");
+            until.is_none_or(|until| until <= SystemClock.now())
+        }
+    };
+    main.block_on(async { until("it is open", &open_now).await });
+    let first = under_way(&main, &server, &link);
+    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+    let (sender, asked) = std::sync::mpsc::channel();
+    let gathered = main.spawn({
+        let (link, open_now) = (link.clone(), open_now.clone());
+        async move {
+            assert!(open_now());
+            let mut task = Box::pin(link.call(call(&BREAKS, "second", &["x", "w"])));
+            sender.send(poll_once(&mut task).await).unwrap();
+            // So is the worker, and what it was to do next.
+            held_up.recv().unwrap();
+            task.await
+        }
+    });
+    assert!(asked.recv().unwrap());
+    server.kill();
+    server.restart().unwrap();
+    main.block_on(heard.until("up"));
+    assert!(!open_now(), "it was started just now");
+    go_on.send(()).unwrap();
+    let _ = main.block_on(first).unwrap();
+    let answer = main.block_on(gathered).unwrap();
+    assert!(answer.is_err(), "carried out on the new server: {answer:?}");
+    assert_eq!(ran(&server, "second"), "");
+}
+
+#[test]
+fn w2_a_runtime_that_ends_leaves_nobody_unsent() {
+    let server = Server::builder().start().unwrap();
+    let main = runtime();
+    let Opened { link, .. } = main
+        .block_on(open(&server.url(), Options::default()))
+        .unwrap();
+    let first = under_way(&main, &server, &link);
+    {
+        let other = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let link = link.clone();
+        other.block_on(async move {
+            let mut task = Box::pin(link.call(call(&BREAKS, "second", &["x", "w"])));
+            assert!(poll_once(&mut task).await);
+        });
+    }
+    server.resume().unwrap();
+    number(main.block_on(first).unwrap());
+    let both = main.block_on(async {
+        let calls = ["a", "b"].map(|key| call(&BREAKS, key, &["x", "w"]));
+        tokio::time::timeout(BOUND, at_once(&link, calls.into())).await
+    });
+    assert_eq!(texts(both.unwrap()), ["int(1)", "int(1)"]);
+}
