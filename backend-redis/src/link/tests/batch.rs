@@ -263,7 +263,7 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
     let (go_on, held_up) = std::sync::mpsc::channel::<()>();
     let (sender, asked) = std::sync::mpsc::channel();
     let gathered = main.spawn({
-        let (link, open_now) = (link.clone(), open_now.clone());
+        let open_now = open_now.clone();
         async move {
             assert!(open_now());
             let mut task = Box::pin(link.call(call(&BREAKS, "second", &["x", "w"])));
