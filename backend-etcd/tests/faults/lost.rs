@@ -4,7 +4,8 @@ use tenure_core::{Acquisition, Client, Release, error::ErrorKind};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::common::{
-    SOON, acquire, client, granted, hold, millis, seconds, until, until_free, until_waiting,
+    SOON, acquire, client, etcdctl, granted, hold, millis, seconds, until, until_free,
+    until_waiting,
 };
 
 const TTL: std::time::Duration = seconds(3);
@@ -82,6 +83,34 @@ async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
         let next = granted("R2", SOON, waiter).await;
         let _ = next.release().await;
     }
+}
+
+/// A deletion that was not answered may arrive late: it must not meet another attempt's key.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_a_key_is_used_again_only_after_its_deletion_was_answered() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), seconds(60)).await;
+    let key = || {
+        let found = ["get", "--prefix", "--keys-only", "default/a/"];
+        etcdctl(&server.address(), &found).trim().to_owned()
+    };
+    let first = hold(&client, "a").await;
+    let used = key();
+    assert!(matches!(first.release().await, Release::Released));
+    let second = hold(&client, "a").await;
+    assert_eq!(key(), used, "it is used again");
+    proxy.drop_reply_of_and_cut("DeleteRange");
+    let mut released = second.release().await;
+    let dropped = || proxy.replies_dropped() > 0;
+    until("its answer is lost", SOON, dropped).await;
+    while matches!(released, Release::Unknown(_)) {
+        released = second.release().await;
+    }
+    until_free(&client, "a", SOON).await;
+    let third = hold(&client, "a").await;
+    assert_ne!(key(), used);
+    let _ = third.release().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
