@@ -136,23 +136,28 @@ impl Conn {
         Self(shared)
     }
 
+    /// Hands something over to be written.
+    fn hand_over<T>(&self, push: impl FnOnce(&mut State) -> T) -> Result<T, Fault> {
+        let mut state = self.0.lock();
+        if state.over {
+            return Err(Fault::Unsent);
+        }
+        let pushed = push(&mut state);
+        drop(state);
+        self.0.written.notify_one();
+        Ok(pushed)
+    }
+
     /// Hands requests over, to be written together.
     pub(crate) fn send_all(
         &self,
         requests: impl IntoIterator<Item = Request>,
     ) -> Result<Vec<Answer>, Fault> {
-        let mut state = self.0.lock();
-        if state.over {
-            return Err(Fault::Unsent);
-        }
-        state.catch_up();
-        let answers = requests
-            .into_iter()
-            .map(|request| state.push(&request))
-            .collect();
-        drop(state);
-        self.0.written.notify_one();
-        Ok(answers)
+        self.hand_over(|state| {
+            state.catch_up();
+            let requests = requests.into_iter();
+            requests.map(|request| state.push(&request)).collect()
+        })
     }
 
     /// The same for requests that are in no hurry: they are written behind what is handed over next,
@@ -161,30 +166,18 @@ impl Conn {
         &self,
         requests: impl IntoIterator<Item = Request>,
     ) -> Result<Vec<Answer>, Fault> {
-        let mut state = self.0.lock();
-        if state.over {
-            return Err(Fault::Unsent);
-        }
-        let answers = requests
-            .into_iter()
-            .map(|request| state.push_later(&request))
-            .collect();
-        drop(state);
-        self.0.written.notify_one();
-        Ok(answers)
+        self.hand_over(|state| {
+            let requests = requests.into_iter();
+            requests.map(|request| state.push_later(&request)).collect()
+        })
     }
 
     /// Hands one request over.
     pub(crate) fn send(&self, request: &Request) -> Result<Answer, Fault> {
-        let mut state = self.0.lock();
-        if state.over {
-            return Err(Fault::Unsent);
-        }
-        state.catch_up();
-        let answer = state.push(request);
-        drop(state);
-        self.0.written.notify_one();
-        Ok(answer)
+        self.hand_over(|state| {
+            state.catch_up();
+            state.push(request)
+        })
     }
 
     /// One request and its answer.
@@ -196,19 +189,14 @@ impl Conn {
     /// node is gone the listener is told so, before the answer, whether or not it is watched.
     pub(crate) async fn delete(&self, path: &str) -> Result<Reply, Fault> {
         let request = Request::delete(path);
-        let answer = {
-            let mut state = self.0.lock();
-            if state.over {
-                return Err(Fault::Unsent);
-            }
+        let answer = self.hand_over(|state| {
             let answer = state.push(&request);
             if let Some(pending) = state.pending.back_mut() {
                 pending.deletes = Some(path.into());
             }
             state.catch_up();
             answer
-        };
-        self.0.written.notify_one();
+        })?;
         answer.get().await
     }
 
