@@ -9,6 +9,7 @@
 //! once more whether that one is still there. That of one of ours is put off a little: its release tells
 //! sooner.
 
+mod later;
 mod pulses;
 mod table;
 mod task;
@@ -25,15 +26,17 @@ use std::{
 use tenure_core::id::AttemptId;
 use tokio::{
     sync::{mpsc, oneshot},
-    time,
+    time::{self, Instant},
 };
 
+use self::later::Later;
 pub(crate) use self::task::Watching;
 use crate::backend::Core;
 
 /// Asks for watches. Never blocks.
 pub(crate) struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
+    later: Arc<Later>,
     numbers: Arc<AtomicU64>,
     /// Rises with every stream.
     stream: Arc<AtomicU64>,
@@ -42,6 +45,8 @@ pub(crate) struct Watcher {
 enum Command {
     Begin(u64, Watch),
     End(u64),
+    /// Something was put off.
+    Later,
     Pulse(oneshot::Sender<()>),
 }
 
@@ -66,6 +71,10 @@ enum What {
 impl What {
     fn is_ahead(self) -> bool {
         matches!(self, Self::Ahead { .. })
+    }
+
+    fn is_soon(self) -> bool {
+        matches!(self, Self::Ahead { soon: true })
     }
 }
 
@@ -94,11 +103,13 @@ impl Watcher {
         let (commands, inbox) = mpsc::unbounded_channel();
         let watcher = Self {
             commands,
+            later: Arc::default(),
             numbers: Arc::new(AtomicU64::new(1)),
             stream: Arc::default(),
         };
         let inbox = Inbox {
             commands: inbox,
+            later: Arc::clone(&watcher.later),
             numbers: Arc::clone(&watcher.numbers),
             stream: Arc::clone(&watcher.stream),
         };
@@ -129,7 +140,7 @@ impl Watcher {
             }
         });
         if let Some(watch) = watch {
-            let _ = self.commands.send(Command::Begin(number, watch));
+            self.begin(number, watch);
         }
     }
 
@@ -150,13 +161,24 @@ impl Watcher {
             from,
             gap: true,
         };
-        let _ = self.commands.send(Command::Begin(number, watch));
+        self.begin(number, watch);
+    }
+
+    fn begin(&self, number: u64, watch: Watch) {
+        if watch.what.is_soon() {
+            let _ = self.commands.send(Command::Begin(number, watch));
+        } else if self.later.put_off(Instant::now(), number, watch) {
+            let _ = self.commands.send(Command::Later);
+        }
     }
 
     /// Ends watches.
     pub(crate) fn end(&self, numbers: Vec<u64>) {
         for number in numbers.into_iter().filter(|number| *number != 0) {
-            let _ = self.commands.send(Command::End(number));
+            // To wake the task for each lock cost a tenth of an acquire and release.
+            if !self.later.take_back(number) {
+                let _ = self.commands.send(Command::End(number));
+            }
         }
     }
 
@@ -183,6 +205,7 @@ impl fmt::Debug for Watcher {
 /// What is asked of the task.
 pub(crate) struct Inbox {
     commands: mpsc::UnboundedReceiver<Command>,
+    later: Arc<Later>,
     numbers: Arc<AtomicU64>,
     stream: Arc<AtomicU64>,
 }

@@ -1,18 +1,11 @@
-//! Which watches there are, and when each is asked for.
+//! Which watches the server is asked for.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::{Watch, What};
+use super::Watch;
 use crate::book::Book;
-
-/// A lock that is given back sooner is not watched: what happens to it meanwhile is told all the same,
-/// so much later.
-const SETTLED: Duration = Duration::from_millis(20);
 
 /// The watches of one client.
 #[derive(Default)]
@@ -22,31 +15,30 @@ pub(super) struct Table {
     aheads: usize,
     /// Since when any of them has.
     since: Option<Instant>,
-    /// Those that are not asked for yet.
-    later: VecDeque<(Instant, u64)>,
 }
 
 impl Table {
-    /// Adds a watch, and returns it if it is to be asked for at once. One that has ended already is not
-    /// added: what ends a watch changes the book first, and its command may overtake that of the
-    /// beginning.
-    pub(super) fn begin(&mut self, book: &Book, number: u64, watch: Watch) -> Option<&Watch> {
+    /// Adds a watch that somebody has wanted since then, and returns it to be asked for. One that has
+    /// ended already is not added: what ends a watch changes the book first, and its command may overtake
+    /// that of the beginning.
+    pub(super) fn begin(
+        &mut self,
+        book: &Book,
+        number: u64,
+        watch: Watch,
+        since: Instant,
+    ) -> Option<&Watch> {
         if !book.awaits(watch.attempt, number) {
             return None;
         }
         if watch.what.is_ahead() {
             self.aheads += 1;
-            self.since.get_or_insert_with(Instant::now);
+            self.since.get_or_insert(since);
         }
-        let soon = watch.what == What::Ahead { soon: true };
-        if !soon {
-            self.later.push_back((Instant::now() + SETTLED, number));
-        }
-        self.watches.insert(number, watch);
-        self.watches.get(&number).filter(|_| soon)
+        Some(self.watches.entry(number).insert_entry(watch).into_mut())
     }
 
-    /// Takes a watch out, and returns whether the server knows of it.
+    /// Takes a watch out, and returns whether there was one.
     pub(super) fn end(&mut self, number: u64) -> bool {
         let Some(watch) = self.watches.remove(&number) else {
             return false;
@@ -55,26 +47,11 @@ impl Table {
         if self.aheads == 0 {
             self.since = None;
         }
-        let before = self.later.len();
-        self.later.retain(|(_, later)| *later != number);
-        self.later.len() == before
+        true
     }
 
-    /// When the first of those is due that were put off.
-    pub(super) fn alarm(&self) -> Option<Instant> {
-        self.later.front().map(|(at, _)| *at)
-    }
-
-    /// Those that were put off and are due.
-    pub(super) fn due(&mut self, now: Instant) -> impl Iterator<Item = (u64, &Watch)> {
-        let count = self.later.partition_point(|(at, _)| *at <= now);
-        let due = self.later.drain(..count);
-        due.filter_map(|(_, number)| Some((number, self.watches.get(&number)?)))
-    }
-
-    /// All of them, also those that were put off: a new stream knows of none.
-    pub(super) fn all_at_once(&mut self) -> impl Iterator<Item = (u64, &mut Watch)> {
-        self.later.clear();
+    /// All of them.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = (u64, &mut Watch)> {
         self.watches
             .iter_mut()
             .map(|(number, watch)| (*number, watch))
@@ -108,7 +85,7 @@ mod tests {
 
     use tenure_core::{id::AttemptId, name::LockName};
 
-    use super::*;
+    use super::{super::What, *};
     use crate::book::tests::behind;
 
     fn watch(attempt: AttemptId, what: What) -> Watch {
@@ -136,35 +113,26 @@ mod tests {
         assert!(!table.end(7));
         for soon in [true, false] {
             let watch = watch(attempt, What::Ahead { soon });
-            assert!(table.begin(&book, 7, watch).is_none());
+            assert!(table.begin(&book, 7, watch, Instant::now()).is_none());
         }
         assert!(table.get(7).is_none() && table.waited_for_since().is_none());
-        assert!(table.alarm().is_none());
     }
 
     #[tokio::test]
-    async fn one_that_was_put_off_is_asked_for_once_and_only_then_known() {
+    async fn somebody_is_waited_for_until_the_last_such_watch_ends() {
         let (book, mut table) = (Book::default(), Table::default());
-        let late = watch(waiter(&book, 7), What::Ahead { soon: false });
-        assert!(table.begin(&book, 7, late).is_none());
-        let soon = watch(waiter(&book, 8), What::Ahead { soon: true });
-        assert!(table.begin(&book, 8, soon).is_some());
-        let never = watch(waiter(&book, 9), What::Ahead { soon: false });
-        assert!(table.begin(&book, 9, never).is_none());
-        assert!(!table.end(9), "the server was never asked for it");
-        assert_eq!(table.due(Instant::now()).count(), 0);
-        let later = Instant::now() + SETTLED;
+        let since = Instant::now();
+        for (number, soon) in [(7, false), (8, true)] {
+            let watch = watch(waiter(&book, number), What::Ahead { soon });
+            assert!(table.begin(&book, number, watch, since).is_some());
+        }
+        assert_eq!(table.waited_for_since(), Some(since));
+        assert!(table.end(7));
         assert_eq!(
-            table
-                .due(later)
-                .map(|(number, _)| number)
-                .collect::<Vec<_>>(),
-            [7]
+            table.waited_for_since(),
+            Some(since),
+            "the other one goes on"
         );
-        assert!(table.alarm().is_none());
-        let since = table.waited_for_since();
-        assert!(table.end(7) && since.is_some());
-        assert_eq!(table.waited_for_since(), since, "the other one goes on");
         assert!(table.end(8) && !table.end(8));
         assert_eq!(table.waited_for_since(), None);
     }
@@ -174,7 +142,7 @@ mod tests {
         let (book, mut table) = (Book::default(), Table::default());
         let mut late = watch(waiter(&book, 7), What::Ahead { soon: true });
         late.from = 6;
-        let _ = table.begin(&book, 7, late);
+        let _ = table.begin(&book, 7, late, Instant::now());
         assert!(table.concerned(7, 5).is_none());
         assert!(table.concerned(7, 6).is_some() && table.concerned(8, 6).is_none());
     }

@@ -15,7 +15,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Command, Inbox, Watch, What, pulses::Pulses, table::Table};
+use super::{Command, Inbox, Watch, What, later::SETTLED, pulses::Pulses, table::Table};
 use crate::{
     backend::{Core, LARGEST_ANSWER},
     error::Fault,
@@ -150,7 +150,7 @@ impl Watching {
         self.pulses = Pulses::new(Instant::now());
         self.begin_again(&open);
         loop {
-            let alarm = self.watches.alarm();
+            let alarm = self.inbox.later.alarm();
             let waited_for = self.watches.waited_for_since();
             let ring = self.pulses.ring(waited_for, self.link.patience());
             tokio::select! {
@@ -197,15 +197,10 @@ impl Watching {
 
     fn obey(&mut self, open: &Open, command: Command) {
         match command {
-            Command::Begin(number, watch) => {
-                let Some(core) = self.core.upgrade() else {
-                    return;
-                };
-                if let Some(watch) = self.watches.begin(&core.book, number, watch) {
-                    begin(open, number, watch);
-                }
-            }
+            Command::Begin(number, watch) => self.begin(open, number, watch, Instant::now()),
             Command::End(number) => self.end(open, number),
+            // It is looked for before each wait.
+            Command::Later => {}
             Command::Pulse(tell) => {
                 if let Some(tell) = self.pulses.join(tell) {
                     self.beat(open, vec![tell]);
@@ -227,16 +222,26 @@ impl Watching {
         }
     }
 
-    fn begin_later(&mut self, open: &Open) {
-        for (number, watch) in self.watches.due(Instant::now()) {
+    fn begin(&mut self, open: &Open, number: u64, watch: Watch, since: Instant) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        if let Some(watch) = self.watches.begin(&core.book, number, watch, since) {
             begin(open, number, watch);
+        }
+    }
+
+    fn begin_later(&mut self, open: &Open) {
+        let now = Instant::now();
+        for (number, watch) in self.inbox.later.due(now) {
+            self.begin(open, number, watch, now - SETTLED);
         }
     }
 
     fn begin_again(&mut self, open: &Open) {
         let core = self.core.upgrade();
         let pages = core.as_ref().map(|core| core.book.lock());
-        for (number, watch) in self.watches.all_at_once() {
+        for (number, watch) in self.watches.all() {
             let entry = pages.as_ref().and_then(|pages| pages.get(watch.attempt));
             if let (What::Own, Some(entry)) = (watch.what, entry) {
                 watch.from = watch.from.max(entry.verified + 1);
