@@ -28,6 +28,7 @@ use crate::{
     error::Fault,
     keys::KeySpace,
     link::Link,
+    quiet::Quiet,
     removal, renewal,
     session::Pool,
     txn::{self, Answer},
@@ -88,6 +89,7 @@ impl Connect for EtcdStore {
             keys,
             nowhere: nowhere.clone(),
             book: Book::default(),
+            quiet: Quiet::default(),
             watcher,
             shortest: Duration::from_secs(1),
             context,
@@ -146,6 +148,7 @@ pub(crate) struct Core {
     /// A key that never exists.
     pub(crate) nowhere: String,
     pub(crate) book: Book,
+    pub(crate) quiet: Quiet,
     pub(crate) watcher: Watcher,
     /// The shortest TTL that the servers grant.
     shortest: Duration,

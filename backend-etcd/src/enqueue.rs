@@ -113,14 +113,25 @@ impl Entering<'_> {
             let free = txn::enter_free(place, value.clone(), lease.id);
             return self.send_free(place, value, lease, free).await;
         }
+        let (quiet, name) = (&self.core.quiet, &self.request.name);
+        if quiet.is_quiet(name) {
+            let enter = txn::enter_quiet(place, value.clone(), lease.id);
+            let answer = self.core.txn(enter).await?;
+            if answer.succeeded {
+                return Ok(Ok(self.granted(lease, answer.revision)));
+            }
+            quiet.was_taken(name);
+        }
         let mut answer = self.core.txn(txn::enter(place, value, lease.id)).await?;
         if !answer.succeeded {
             return self.refused(&mut answer).await;
         }
         let (first, last) = (answer.one()?, answer.one()?);
         let Some(last) = last else {
+            quiet.was_free(name);
             return Ok(Ok(self.granted(lease, answer.revision)));
         };
+        quiet.was_taken(name);
         let queued = self.queued(answer.revision, first, last).await;
         match queued {
             Ok(Some(ahead)) => Ok(Ok(self.waiting(lease, answer.revision, ahead))),

@@ -41,6 +41,7 @@ mod error;
 mod factory;
 mod keys;
 mod link;
+mod quiet;
 mod record;
 mod removal;
 mod renewal;

@@ -1,7 +1,8 @@
 //! The transactions: how they are built, and what their answers hold. No I/O.
 //!
 //! A transaction of which no operation reads or writes in full agreement is answered by the server
-//! alone, from what it happens to know. So each branch here has a read that is linearizable.
+//! alone, from what it happens to know. So each has an operation that is not: one that writes, or in each
+//! branch a read that is linearizable.
 
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
@@ -63,6 +64,15 @@ pub(crate) fn enter(place: Place<'_>, value: Vec<u8>, lease: i64) -> Txn {
             put(place, value, lease),
         ])
         .or_else([key_only(place.me), key_only(place.fence)])
+}
+
+/// Enters the queue if nobody is in it, the attempt itself included, and it is not fenced off. Tells
+/// nothing else.
+pub(crate) fn enter_quiet(place: Place<'_>, value: Vec<u8>, lease: i64) -> Txn {
+    let nobody = absent(place.prefix).with_range(range_end(place.prefix));
+    Txn::new()
+        .when([nobody, absent(place.fence)])
+        .and_then([put(place, value, lease)])
 }
 
 /// Enters the queue if nobody is in it. Otherwise: me, fence, first.
@@ -291,5 +301,23 @@ mod tests {
             .await
         );
         assert!(!succeeds(&mut store, enter(mine, vec![1], lease)).await);
+        assert!(!succeeds(&mut store, enter_quiet(mine, vec![1], lease)).await);
+    }
+
+    #[tokio::test]
+    async fn x1_nobody_enters_a_quiet_lock_whoever_is_in_it() {
+        let server = Server::builder().start().unwrap();
+        let mut store = Client::connect([server.address()], None).await.unwrap();
+        let lease = store.lease_grant(60, None).await.unwrap().id();
+        let mine = place("fence/1");
+        // The attempt itself, another one, and one of `etcdctl lock`.
+        for key in [KEY, "queue/2", "queue/3a9f"] {
+            store.put(key, "", None).await.unwrap();
+            assert!(!succeeds(&mut store, enter_quiet(mine, vec![1], lease)).await);
+            store.delete(key, None).await.unwrap();
+            assert!(succeeds(&mut store, enter_quiet(mine, vec![1], lease)).await);
+            assert!(!succeeds(&mut store, enter_quiet(mine, vec![1], lease)).await);
+            store.delete(KEY, None).await.unwrap();
+        }
     }
 }
