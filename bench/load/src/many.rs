@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 
 use crate::{Contender, Failure, now};
 
-/// Turns in a second of so many tasks with a lock each, over `span`.
+/// Turns in a second of so many tasks with a lock each, over `span`. Each has had a turn before that is not
+/// counted, as a store may have to make room for a lock that it does not know.
 ///
 /// # Errors
 ///
@@ -20,6 +21,18 @@ pub async fn many<C: Contender + ?Sized + 'static>(
     tasks: usize,
     span: Duration,
 ) -> Result<f64, Failure> {
+    turns(contender, tasks, Duration::ZERO).await?;
+    let start = now();
+    let turns = turns(contender, tasks, span).await?;
+    Ok(f64::from(turns) / now().since(start).as_secs_f64())
+}
+
+/// The turns of all tasks together, at least one of each.
+async fn turns<C: Contender + ?Sized + 'static>(
+    contender: &Arc<C>,
+    tasks: usize,
+    span: Duration,
+) -> Result<u32, Failure> {
     let start = now();
     let mut all = JoinSet::new();
     for number in 0..tasks {
@@ -27,16 +40,16 @@ pub async fn many<C: Contender + ?Sized + 'static>(
         all.spawn(async move {
             let lock = format!("own-{number}");
             let mut turns = 0_u32;
-            while now().since(start) < span {
+            while turns == 0 || now().since(start) < span {
                 contender.turn(&lock, &|| ()).await?;
                 turns += 1;
             }
             Ok::<_, Failure>(turns)
         });
     }
-    let mut turns = 0.0;
+    let mut turns = 0;
     while let Some(outcome) = all.join_next().await {
-        turns += f64::from(outcome??);
+        turns += outcome??;
     }
-    Ok(turns / now().since(start).as_secs_f64())
+    Ok(turns)
 }
