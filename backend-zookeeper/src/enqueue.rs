@@ -32,6 +32,10 @@ const OPERATION: &str = "acquiring";
 /// How often the parents are made, and a queue is read again because it has changed meanwhile.
 const ROUNDS: usize = 16;
 
+/// So many of ours wait: who comes then is told by its number whom it stands behind, and does not ask for
+/// a list. With fewer, those that it would be told of may be gone before it comes.
+const CROWD: usize = 2;
+
 /// Where an attempt stands.
 #[derive(Debug)]
 pub(crate) enum Stood {
@@ -136,23 +140,35 @@ impl Asking<'_> {
         for _ in 0..ROUNDS {
             let access = self.core.access;
             let create = Request::create(&path, &data, access, Kind::EphemeralSequential);
-            let requests = [create, Request::children(self.lock)];
             // Behind others of ours it has no hurry, and who has just been granted may have.
-            let behind = request.wait && self.session.book().is_waited_for(self.lock);
+            let ahead = if request.wait {
+                self.session.book().waiting(self.lock)
+            } else {
+                0
+            };
+            let mut requests = vec![create];
+            if ahead < CROWD {
+                requests.push(Request::children(self.lock));
+            }
             let conn = &self.link.conn;
-            let sent = if behind {
+            let sent = if ahead > 0 {
                 conn.send_patiently(requests)
             } else {
                 conn.send_all(requests)
             };
-            let [made, listed] = two(sent.map_err(|fault| of_write(OPERATION, &path, fault))?)?;
+            let sent = sent.map_err(|fault| of_write(OPERATION, &path, fault))?;
+            let mut answers = sent.into_iter();
+            let made = answers.next().ok_or_else(|| unanswered(OPERATION))?;
             match made.get().await {
                 Ok(reply) => {
                     let Ok(made) = Made::answer(&reply.body) else {
                         return Err(unanswered(OPERATION));
                     };
                     // Noted in any case, so that it can be deleted also where it cannot be listed.
-                    let listing = listing(listed).await.ok();
+                    let listing = match answers.next() {
+                        Some(listed) => listing(listed).await.ok(),
+                        None => None,
+                    };
                     return self.made(request, &made.path, &made.stat, listing).await;
                 }
                 Err(Fault::Refused(Code::NoNode)) => self.make_parents().await?,
@@ -265,10 +281,15 @@ impl Asking<'_> {
         if !request.wait {
             return self.try_it(listing).await;
         }
-        let stood = match self.stand(listing, true).await {
-            Ok(stood) => stood,
-            // Somebody's state that we may not go past: we leave.
-            Err(error) => return Err(self.leave_with(error).await),
+        let lined_up = listing.is_none() && self.line_up().await;
+        let stood = if lined_up {
+            Stood::Waiting
+        } else {
+            match self.stand(listing, true).await {
+                Ok(stood) => stood,
+                // Somebody's state that we may not go past: we leave.
+                Err(error) => return Err(self.leave_with(error).await),
+            }
         };
         match stood {
             Stood::First => self.grant().await,
@@ -279,6 +300,20 @@ impl Asking<'_> {
                 None => Enqueued::Gone,
             }),
         }
+    }
+
+    /// Stands right behind another one of ours, if its number tells so.
+    async fn line_up(&self) -> bool {
+        let try_it = || {
+            let mut book = self.session.book();
+            book.line_up(self.attempt, self.session.ttl)
+        };
+        if try_it() {
+            return true;
+        }
+        // That one may have been answered together with this one, and be about to note it.
+        tokio::task::yield_now().await;
+        try_it()
     }
 
     /// First, or out again.
@@ -404,7 +439,7 @@ impl Asking<'_> {
                 let known = book.holder(&first_path, self.session.ttl);
                 let ahead = Ahead {
                     next: Arc::clone(&next_path),
-                    count,
+                    count: Some(count),
                     holder: known.clone(),
                     as_of: u64::try_from(zxid).unwrap_or(0),
                     look: false,
@@ -510,9 +545,11 @@ pub(crate) fn granted(session: &Session, attempt: AttemptId, from: Instant) -> O
 
 /// What a waiter is told.
 pub(crate) fn told(ahead: &Ahead, from: Instant) -> Waiting {
-    Waiting::new(from, StoreTime::new(ahead.as_of))
-        .with_ahead(ahead.count)
-        .with_holder(ahead.holder.clone())
+    let waiting = Waiting::new(from, StoreTime::new(ahead.as_of)).with_holder(ahead.holder.clone());
+    match ahead.count {
+        Some(count) => waiting.with_ahead(count),
+        None => waiting,
+    }
 }
 
 /// The child that is this attempt's node.

@@ -9,7 +9,7 @@ use tenure_core::{
 
 use super::{
     Link, Session, Use,
-    book::{Nodes, Place},
+    book::Nodes,
     proof::Chain,
     time::{pace, silence, until},
 };
@@ -24,10 +24,6 @@ use crate::{
 
 /// A session without attempts is ended after so long.
 const IDLE: Duration = Duration::from_secs(120);
-
-/// Own nodes are watched a little later, so that a lock that is held for a moment costs no watch,
-/// and those that are taken together are watched together.
-const WATCH_DELAY: Duration = Duration::from_millis(5);
 
 /// How many nodes are looked at together.
 const AT_ONCE: usize = 256;
@@ -142,19 +138,12 @@ impl Session {
     /// Watches own nodes as they come, until that fails.
     pub(super) async fn watch(&self, link: &Link) -> End {
         loop {
-            self.bell.notified().await;
-            tokio::time::sleep(WATCH_DELAY).await;
-            let nodes: Vec<Nodes> = {
-                let mut book = self.book();
-                let unwatched = std::mem::take(&mut book.unwatched);
-                let nodes = unwatched.into_iter().filter_map(|attempt| {
-                    let entry = book.get(attempt)?;
-                    let there = !matches!(entry.place, Place::Gone(_));
-                    let node = entry.node.as_ref().filter(|_| there)?;
-                    Some((attempt, Arc::clone(node), None))
-                });
-                nodes.collect()
-            };
+            let next = self.book().unwatched.next();
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => self.bell.notified().await,
+            }
+            let nodes = self.book().due_for_watch(tokio::time::Instant::now());
             // Others rely on these watches: what fails is looked at again on the next connection.
             if let Err(fault) = self.look_at(link, &nodes).await {
                 tracing::debug!(?fault, "could not watch own nodes");

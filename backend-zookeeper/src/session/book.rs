@@ -1,8 +1,10 @@
 //! What one session knows of its attempts. Behind one mutex; no I/O.
 
+mod crowd;
+mod unwatched;
+
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
-    ops::Bound,
+    collections::{HashMap, hash_map},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,9 +19,14 @@ use tenure_core::{
     token::FencingToken,
 };
 
+use self::{
+    crowd::{Crowd, Foremost},
+    unwatched::Unwatched,
+};
 use super::Proof;
 use crate::{
     paths,
+    queue::sequence,
     record::token,
     wire::proto::{Event, Stat},
 };
@@ -62,7 +69,8 @@ pub(crate) enum Place {
 pub(crate) struct Ahead {
     /// The node that it watches.
     pub(crate) next: Arc<str>,
-    pub(crate) count: u64,
+    /// How many they are, if the queue was read.
+    pub(crate) count: Option<u64>,
     pub(crate) holder: Option<Holder>,
     /// The latest transaction that was known when this was found.
     pub(crate) as_of: u64,
@@ -77,10 +85,12 @@ pub(crate) type Nodes = (AttemptId, Arc<str>, Option<Arc<str>>);
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: HashMap<AttemptId, Entry>,
-    /// Who watches which node ahead, in the order of the nodes' paths.
-    watchers: BTreeMap<Arc<str>, Vec<AttemptId>>,
+    /// Who watches which node ahead.
+    watchers: HashMap<Arc<str>, Vec<AttemptId>>,
+    /// Those who wait, by the lock's node.
+    crowds: HashMap<Arc<str>, Crowd>,
     /// Those whose own node is to be watched.
-    pub(crate) unwatched: Vec<AttemptId>,
+    pub(crate) unwatched: Unwatched,
     /// Of the last attempt, since they seldom differ.
     owner: Option<Arc<Owner>>,
     /// Set once the session takes no more attempts.
@@ -142,18 +152,43 @@ impl Book {
         let Some(entry) = self.entries.remove(&attempt) else {
             return Vec::new();
         };
-        self.unwatch(attempt, &entry.place);
+        self.unwatch(attempt, &entry.lock, &entry.place);
+        self.left(&entry.lock, &entry.place);
         self.alert(entry.node.as_ref())
     }
 
-    /// Whether an attempt of this session waits for that lock.
-    pub(crate) fn is_waited_for(&self, lock: &str) -> bool {
-        let below = format!("{lock}/");
-        let from = (Bound::Included(&*below), Bound::Unbounded);
-        let mut nodes = self.watchers.range::<str, _>(from);
-        nodes
-            .next()
-            .is_some_and(|(node, _)| node.starts_with(&below))
+    /// How many attempts of this session wait for that lock.
+    pub(crate) fn waiting(&self, lock: &str) -> usize {
+        self.crowds.get(lock).map_or(0, |crowd| crowd.waiting)
+    }
+
+    /// Has an attempt wait for another one of this session, where its number tells that it stands right
+    /// behind that one. Returns whether it does.
+    pub(crate) fn line_up(&mut self, attempt: AttemptId, ttl: Duration) -> bool {
+        let asked = |entry: &&Entry| matches!(entry.place, Place::Asked);
+        let ahead = self.entries.get(&attempt).filter(asked).and_then(|entry| {
+            let crowd = self.crowds.get(&entry.lock)?;
+            let before = self.entries.get(&crowd.before(number(entry)?)?)?;
+            let Place::Waiting(known) = &before.place else {
+                return None;
+            };
+            Some(Ahead {
+                next: Arc::clone(before.node.as_ref()?),
+                count: None,
+                holder: match &crowd.holder {
+                    Foremost::AsListed => known.holder.clone(),
+                    Foremost::Ours(node) => self.holder(node, ttl),
+                    Foremost::Unknown => None,
+                },
+                as_of: u64::try_from(entry.czxid).unwrap_or(0),
+                look: false,
+            })
+        });
+        let lined_up = ahead.is_some();
+        if let Some(ahead) = ahead {
+            self.wait(attempt, ahead);
+        }
+        lined_up
     }
 
     /// Of that node it is heard here when it goes, without a watch for one who waits for it: it is of
@@ -220,7 +255,7 @@ impl Book {
         entry.made = stat.made;
         entry.czxid = stat.czxid;
         entry.seen_by = connection;
-        self.unwatched.push(attempt);
+        self.unwatched.later(tokio::time::Instant::now(), attempt);
         true
     }
 
@@ -252,21 +287,46 @@ impl Book {
             Place::Waiting(ahead) => Some(Arc::clone(&ahead.next)),
             _ => None,
         };
-        self.unwatch(attempt, &before);
+        let (lock, node, number) = (Arc::clone(&entry.lock), entry.node.clone(), number(entry));
+        self.unwatch(attempt, &lock, &before);
         if let Some(next) = next {
             self.watchers.entry(next).or_default().push(attempt);
+            let crowd = self.crowds.entry(lock).or_insert_with(Crowd::new);
+            crowd.join(number, attempt);
+        } else if let (Some(crowd), Some(node)) = (self.crowds.get_mut(&lock), node) {
+            crowd.holder = Foremost::Ours(node);
         }
     }
 
-    fn unwatch(&mut self, attempt: AttemptId, place: &Place) {
+    /// An attempt waits no more.
+    fn unwatch(&mut self, attempt: AttemptId, lock: &str, place: &Place) {
         let Place::Waiting(ahead) = place else {
             return;
         };
+        self.waits_no_more(attempt, lock);
         if let Some(watchers) = self.watchers.get_mut(&ahead.next) {
             watchers.retain(|watcher| *watcher != attempt);
             if watchers.is_empty() {
                 self.watchers.remove(&ahead.next);
             }
+        }
+    }
+
+    fn waits_no_more(&mut self, attempt: AttemptId, lock: &str) {
+        if let Some(crowd) = self.crowds.get_mut(lock) {
+            crowd.leave(attempt);
+            if crowd.waiting == 0 {
+                self.crowds.remove(lock);
+            }
+        }
+    }
+
+    /// One of ours that stood there is gone.
+    fn left(&mut self, lock: &str, place: &Place) {
+        if let Place::First = place
+            && let Some(crowd) = self.crowds.get_mut(lock)
+        {
+            crowd.holder = Foremost::Unknown;
         }
     }
 
@@ -279,9 +339,10 @@ impl Book {
             return Vec::new();
         }
         let ours = entry.leaving;
-        let node = entry.node.clone();
+        let (lock, node) = (Arc::clone(&entry.lock), entry.node.clone());
         let before = std::mem::replace(&mut entry.place, Place::Gone(reason));
-        self.unwatch(attempt, &before);
+        self.unwatch(attempt, &lock, &before);
+        self.left(&lock, &before);
         let mut out = self.alert(node.as_ref());
         if !ours {
             out.push(BackendEvent::Lost { attempt, reason });
@@ -319,7 +380,7 @@ impl Book {
                 out.extend(self.gone(attempt, LossReason::Evicted));
             } else {
                 entry.trouble = Some(changed(&event.path));
-                self.unwatched.push(attempt);
+                self.unwatched.soon(tokio::time::Instant::now(), attempt);
             }
         }
         for attempt in watchers {
@@ -330,15 +391,15 @@ impl Book {
                 continue;
             };
             // Whoever had one ahead has none now: those behind it cannot get before it.
-            let alone = ahead.count == 1 || was_first;
+            let alone = ahead.count == Some(1) || was_first;
             let first = event.deleted && alone && entry.seen_by == proof.connection;
             if first && let Some(from) = proof.fresh {
-                entry.place = Place::First;
                 entry.told = Some(from);
                 let grant = Grant::proved(attempt, entry.token, proof.ttl, from);
                 if !entry.leaving {
                     out.push(BackendEvent::Granted(grant));
                 }
+                self.first(attempt);
             } else {
                 ahead.look = true;
                 out.push(BackendEvent::Look { attempt });
@@ -352,11 +413,26 @@ impl Book {
         self.closed = true;
         // All of them are gone: nobody has to look.
         self.watchers.clear();
+        self.crowds.clear();
         let attempts: Vec<AttemptId> = self.entries.keys().copied().collect();
         attempts
             .into_iter()
             .flat_map(|attempt| self.gone(attempt, reason))
             .collect()
+    }
+
+    /// The own nodes that are to be watched now.
+    pub(crate) fn due_for_watch(&mut self, now: tokio::time::Instant) -> Vec<Nodes> {
+        let entries = &self.entries;
+        let attempts = self.unwatched.take(now, |attempt| {
+            let entry = entries.get(&attempt);
+            entry.is_some_and(|entry| !matches!(entry.place, Place::Gone(_)))
+        });
+        let nodes = attempts.into_iter().filter_map(|attempt| {
+            let node = self.entries.get(&attempt)?.node.as_ref()?;
+            Some((attempt, Arc::clone(node), None))
+        });
+        nodes.collect()
     }
 
     /// All nodes that there should be, to be looked at on a new connection.
@@ -415,6 +491,11 @@ impl Book {
             ahead.look = true;
         }
     }
+}
+
+/// The number at the end of an attempt's node.
+fn number(entry: &Entry) -> Option<i32> {
+    sequence(entry.node.as_ref()?.rsplit('/').next()?)
 }
 
 fn changed(path: &str) -> Error {

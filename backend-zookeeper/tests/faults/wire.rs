@@ -93,19 +93,56 @@ async fn w2_waiters_of_one_client_hand_over_without_a_request() {
     })
     .await;
     let mut waiters = Vec::new();
-    for count in 1..=2 {
+    for count in 1..=5 {
+        let mut expected = vec!["create2", "getChildren", "getData"];
+        if count > 2 {
+            // Whom it stands behind is told by its number.
+            expected.remove(1);
+        }
         proxy.reset();
         waiters.push(acquire(&client, "a"));
         waiting(&looker, "a", count).await;
-        until("its own watch", SOON, || names(&proxy).len() >= 3).await;
+        until("its own watch", SOON, || {
+            names(&proxy).len() >= expected.len()
+        })
+        .await;
         tokio::time::sleep(millis(50)).await;
-        assert_eq!(names(&proxy), ["create2", "getChildren", "getData"]);
+        assert_eq!(names(&proxy), expected, "waiter {count}");
     }
     for waiter in waiters {
         proxy.reset();
         assert!(matches!(guard.release().await, Release::Released));
         guard = granted("the next one", SOON, waiter).await;
         assert_eq!(names(&proxy), ["delete"]);
+    }
+    assert!(guard.check().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w1_who_stands_between_two_of_one_client_has_its_turn_between_them() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let other = client_for(&server.url(), LONG).await;
+    let mut guard = hold(&client, "a").await;
+    let mut waiters = Vec::new();
+    for (count, who) in (1..).zip([&client, &client, &other, &client, &client]) {
+        proxy.reset();
+        waiters.push(acquire(who, "a"));
+        waiting(&other, "a", count).await;
+        let listed = || names(&proxy).contains(&"getChildren".to_owned());
+        if count == 4 {
+            until("its number does not follow, so it asks", SOON, listed).await;
+        }
+    }
+    for waiter in waiters {
+        let token = guard.token();
+        tokio::time::sleep(millis(50)).await;
+        assert!(!waiter.is_finished(), "it is not its turn");
+        assert!(matches!(guard.release().await, Release::Released));
+        guard = granted("the next one", SOON, waiter).await;
+        assert!(guard.token() > token);
     }
     assert!(guard.check().is_ok());
 }

@@ -17,7 +17,7 @@ fn waiter(count: u64) -> (Book, AttemptId) {
     assert!(book.found(attempt, NODE, &stat, FencingToken::new(0), 1));
     let ahead = Ahead {
         next: AHEAD.into(),
-        count,
+        count: Some(count),
         holder: None,
         as_of: 5,
         look: false,
@@ -137,15 +137,98 @@ fn a_holder_of_ours_is_shown_unless_its_node_was_written_over() {
     assert_eq!(book.holder(AHEAD, ttl), None);
 }
 
+/// An attempt of this session with a node of that number, of which nothing else is known.
+fn enter_at(book: &mut Book, number: u32) -> AttemptId {
+    let attempt = AttemptId::from_u128(number.into());
+    book.enter(attempt, &"/ns/x".into(), &owner());
+    let path = format!("/ns/x/_c_00000000-0000-0000-0000-{number:012}-lock-{number:010}");
+    let stat = Stat {
+        czxid: i64::from(number) + 10,
+        made: SystemTime::UNIX_EPOCH,
+        owner: 9,
+    };
+    assert!(book.found(attempt, &path, &stat, FencingToken::new(0), 1));
+    attempt
+}
+
+const TTL: Duration = Duration::from_secs(3);
+
+#[test]
+fn w1_whose_number_follows_that_of_one_of_ours_waits_for_that_one() {
+    let (mut book, attempt) = waiter(1);
+    let next = enter_at(&mut book, 3);
+    assert!(book.line_up(next, TTL));
+    assert!(!book.line_up(next, TTL), "it stands there already");
+    assert_eq!(book.waiting("/ns/x"), 2);
+    let Place::Waiting(ahead) = book.get(next).unwrap().place.clone() else {
+        panic!("it does not wait");
+    };
+    assert_eq!((&*ahead.next, ahead.count, ahead.as_of), (NODE, None, 13));
+    // Nobody gets between the two.
+    let granted = |out: &[BackendEvent], to| matches!(out, [BackendEvent::Granted(grant)] if grant.attempt == to);
+    let proof = proof(1, true);
+    assert!(granted(&book.happened(&deleted(AHEAD), &proof), attempt));
+    book.leave(attempt);
+    assert!(granted(&book.happened(&deleted(NODE), &proof), next));
+}
+
+#[test]
+fn w1_who_knows_less_reads_the_queue() {
+    // Somebody is between.
+    let (mut book, _) = waiter(1);
+    let next = enter_at(&mut book, 4);
+    assert!(!book.line_up(next, TTL));
+    // The one in front has gone, or is the holder by now.
+    let ways: [fn(&mut Book, AttemptId); 3] = [
+        |book, ahead| drop(book.forget(ahead)),
+        |book, ahead| drop(book.gone(ahead, LossReason::Evicted)),
+        |book, ahead| book.first(ahead),
+    ];
+    for way in ways {
+        let (mut book, ahead) = waiter(1);
+        way(&mut book, ahead);
+        let next = enter_at(&mut book, 3);
+        assert!(!book.line_up(next, TTL));
+        assert!(matches!(book.get(next).unwrap().place, Place::Asked));
+    }
+}
+
+#[test]
+fn w2_who_lined_up_looks_when_the_one_in_front_leaves_the_queue() {
+    let (mut book, attempt) = waiter(1);
+    let next = enter_at(&mut book, 3);
+    assert!(book.line_up(next, TTL));
+    book.leave(attempt);
+    let out = book.happened(&deleted(NODE), &proof(1, true));
+    assert_eq!(out, [BackendEvent::Look { attempt: next }]);
+}
+
+#[test]
+fn a5_who_lines_up_is_shown_the_holder_of_then() {
+    let shown = |book: &mut Book, number| {
+        let attempt = enter_at(book, number);
+        assert!(book.line_up(attempt, TTL));
+        match &book.get(attempt).unwrap().place {
+            Place::Waiting(ahead) => ahead.holder.as_ref().map(|holder| holder.token),
+            _ => panic!("it does not wait"),
+        }
+    };
+    let (mut book, attempt) = waiter(1);
+    assert_eq!(shown(&mut book, 3), None, "none was listed");
+    let _ = book.happened(&deleted(AHEAD), &proof(1, true));
+    let token = Some(FencingToken::new(5));
+    assert_eq!(shown(&mut book, 4), Some(token), "one of ours");
+    book.leave(attempt);
+    let _ = book.gone(attempt, LossReason::Evicted);
+    assert_eq!(shown(&mut book, 5), None, "nobody knows who");
+}
+
 #[test]
 fn it_is_known_which_locks_are_waited_for() {
     let (mut book, attempt) = waiter(1);
-    assert!(book.is_waited_for("/ns/x"));
-    for other in ["/ns/", "/ns/x-", "/ns/w", "/ns/y", "/ns/x/y"] {
-        assert!(!book.is_waited_for(other), "{other}");
-    }
+    assert_eq!((book.waiting("/ns/x"), book.waiting("/ns/y")), (1, 0));
     book.first(attempt);
-    assert!(!book.is_waited_for("/ns/x"));
+    assert_eq!(book.waiting("/ns/x"), 0);
 }
 
 #[test]
