@@ -179,17 +179,21 @@ impl Book {
         Some(key)
     }
 
-    /// Keeps an attempt's key from being used again, until it is [given back](Self::give_back).
+    /// Keeps an attempt's key from being used again, until it is [given back](Self::give_back). `None`: it is
+    /// kept from that already, or the attempt is not known any more. Only one can have it at a time, and
+    /// nobody else may delete whatever has that key.
     pub(crate) fn withhold(&self, attempt: AttemptId) -> Option<Slot> {
         let mut pages = self.lock();
         pages.entries.get_mut(&attempt)?.slot.take()
     }
 
     /// No request is under way any more that would delete whatever has that key.
-    pub(crate) fn give_back(&self, attempt: AttemptId, slot: Option<Slot>) {
+    pub(crate) fn give_back(&self, attempt: AttemptId, slot: Slot) {
         let mut pages = self.lock();
-        if let Some(entry) = pages.entries.get_mut(&attempt) {
-            entry.slot = slot;
+        match pages.entries.get_mut(&attempt) {
+            Some(entry) => entry.slot = Some(slot),
+            // Another removal was answered sooner.
+            None => pages.free_slot(Some(slot)),
         }
     }
 

@@ -72,7 +72,7 @@ async fn delete(core: &Core, attempt: AttemptId, sight: &Sight) -> Result<Remove
                 }
                 answer.succeeded
             }
-            None => delete_held(core, attempt, &sight.key).await?,
+            None => delete_held(core, attempt, &sight.key, revision).await?,
         };
         return Ok(if there {
             Removed::AsHolder
@@ -99,8 +99,18 @@ async fn delete(core: &Core, attempt: AttemptId, sight: &Sight) -> Result<Remove
 /// A transaction that compares first costs a server a tenth more. So this deletes whatever has that key,
 /// and the key is used again only if this request was answered: one that arrives late must not meet
 /// another attempt's.
-async fn delete_held(core: &Core, attempt: AttemptId, key: &str) -> Result<bool, Fault> {
-    let slot = core.book.withhold(attempt);
+///
+/// That one is sent once: what comes beside it or after it, or after the attempt was forgotten, compares.
+async fn delete_held(
+    core: &Core,
+    attempt: AttemptId,
+    key: &str,
+    revision: i64,
+) -> Result<bool, Fault> {
+    let Some(slot) = core.book.withhold(attempt) else {
+        let answer = core.txn_soon(txn::leave_held(key, revision)).await?;
+        return Ok(answer.succeeded);
+    };
     let there = core.delete_soon(key).await?;
     core.book.give_back(attempt, slot);
     Ok(there)

@@ -16,6 +16,9 @@ use super::Watch;
 /// so much later.
 pub(super) const SETTLED: Duration = Duration::from_millis(20);
 
+/// So many that are wanted no more are left in the list.
+const MOST_STALE: usize = 1024;
+
 /// Those that are put off. Whoever takes or gives back a lock changes them, and the task takes out what
 /// is due.
 #[derive(Default)]
@@ -38,6 +41,15 @@ impl Later {
         let alone = state.order.is_empty();
         state.watches.insert(number, watch);
         state.order.push_back((now + SETTLED, number));
+        if state.order.len() > 2 * state.watches.len() + MOST_STALE {
+            // The task does not come, since the stream is down or its runtime has ended. The first one
+            // stays, for which it was told.
+            let State { watches, order } = &mut *state;
+            let front = order.pop_front();
+            order.retain(|(_, number)| watches.contains_key(number));
+            order.extend(front);
+            order.rotate_right(1);
+        }
         alone
     }
 
@@ -118,5 +130,17 @@ mod tests {
         assert_eq!(numbers(later.due(at(25))).len(), 0);
         assert_eq!(later.alarm(), None, "none is left");
         assert!(later.put_off(at(30), 4, watch()), "so it is told again");
+    }
+
+    #[test]
+    fn what_the_task_does_not_come_for_does_not_pile_up() {
+        let (later, now) = (Later::default(), Instant::now());
+        for number in 0..100_000 {
+            let _ = later.put_off(now, number, watch());
+            assert!(later.take_back(number));
+        }
+        let state = later.lock();
+        assert!(state.watches.is_empty());
+        assert!(state.order.len() < 2000, "{} stale ones", state.order.len());
     }
 }

@@ -209,3 +209,27 @@ pub(crate) struct Inbox {
     numbers: Arc<AtomicU64>,
     stream: Arc<AtomicU64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_back_soon_wakes_the_task_once_at_most() {
+        let (watcher, mut inbox) = Watcher::new();
+        for _ in 0..100 {
+            let number = watcher.number();
+            let watch = Watch {
+                what: What::Own,
+                attempt: AttemptId::random().unwrap(),
+                key: Arc::from("k"),
+                from: 1,
+                gap: false,
+            };
+            watcher.begin(number, watch);
+            watcher.end(vec![number]);
+        }
+        assert!(matches!(inbox.commands.try_recv(), Ok(Command::Later)));
+        assert!(inbox.commands.try_recv().is_err());
+    }
+}

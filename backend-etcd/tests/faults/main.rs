@@ -17,4 +17,5 @@ mod interop;
 mod leader;
 mod lost;
 mod nodes;
+mod twice;
 mod wire;

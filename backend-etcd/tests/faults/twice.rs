@@ -1,0 +1,139 @@
+//! Two removals of one attempt at once, and what somebody else has removed.
+
+use std::sync::Arc;
+
+use tenure_core::{
+    Release,
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    clock::SystemClock,
+    id::{AttemptId, ClientId},
+    request::{Enqueue, Enqueued, Owner, Remove, Removed},
+};
+use tenure_etcd::Options;
+use tenure_test_servers::{etcd::Server, wire::Proxy};
+use tokio::time::{sleep, timeout};
+
+use crate::common::{SOON, client, etcdctl, hold, millis, name, seconds, store, until};
+
+struct Nobody;
+
+impl EventHandler for Nobody {
+    fn handle(&self, _: BackendEvent) {}
+}
+
+/// Two removals of one attempt are under way at once (a release whose future was dropped goes on in the
+/// background, and the guard is released again). The first is answered, and gives the key back; the other
+/// one is late, and deletes the key of the next attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
+    let server = Server::builder().start().unwrap();
+    let one = Proxy::for_etcd(server.address()).unwrap();
+    let two = Proxy::for_etcd(server.address()).unwrap();
+    let url = format!("etcd://{},{}", one.address(), two.address());
+    let events: Arc<dyn EventHandler> = Arc::new(Nobody);
+    let sink = EventSink::new(Arc::downgrade(&events));
+    let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
+        .with_request_timeout(seconds(10));
+    let backend: Arc<dyn Backend> = store(&url, Options::default())
+        .connect(context)
+        .await
+        .unwrap();
+    let ttl = seconds(60);
+    let enqueue = |attempt| {
+        let owner = Owner::new("", "host", 1);
+        Enqueue::new(name("a"), attempt, owner, ttl, true)
+    };
+    let remove = |attempt| {
+        let backend = Arc::clone(&backend);
+        let request = Remove::new(name("a"), attempt, ttl, true);
+        tokio::spawn(async move { backend.remove(request).await })
+    };
+    let keys = || {
+        let found = ["get", "--prefix", "--keys-only", "default/a/"];
+        etcdctl(&server.address(), &found).trim().to_owned()
+    };
+    let (first, next) = (AttemptId::random().unwrap(), AttemptId::random().unwrap());
+    backend.enqueue(enqueue(first)).await.unwrap();
+    // Whichever it uses.
+    let used_proxy = if one.count("Txn") > two.count("Txn") {
+        &one
+    } else {
+        &two
+    };
+
+    used_proxy.hold_replies();
+    used_proxy.reset();
+    let removal = remove(first);
+    until("the first is sent", SOON, || {
+        used_proxy.count("DeleteRange") == 1
+    })
+    .await;
+    until("and carried out", SOON, || keys().is_empty()).await;
+    used_proxy.hold_requests();
+    // Moves the client to the other proxy after a second.
+    let other = Arc::clone(&backend);
+    let reader = tokio::spawn(async move { other.inspect(&name("b")).await.map(drop) });
+    sleep(millis(500)).await;
+    let repeated = remove(first);
+    // Whatever it is sent as.
+    let changes = || used_proxy.count("DeleteRange") + used_proxy.count("Txn");
+    until("the second is sent", SOON, || changes() == 2).await;
+    used_proxy.release_replies();
+    assert_eq!(removal.await.unwrap().unwrap(), Removed::AsHolder);
+    reader.await.unwrap().unwrap();
+    let entered = backend.enqueue(enqueue(next)).await.unwrap();
+    assert!(matches!(entered, Enqueued::Granted(_)));
+    let before = keys();
+    used_proxy.release_requests();
+    let repeated = repeated.await;
+    sleep(millis(300)).await;
+    assert!(repeated.unwrap().is_ok(), "it finds that it is done");
+    assert_eq!(keys(), before, "X1: the key of the next attempt is gone");
+}
+
+/// The core does that: a release whose future was dropped before its removal was sent, and another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_release_that_is_dropped_and_repeated_deletes_once() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let client = client(&proxy.url(), seconds(3)).await;
+    let guard = hold(&client, "a").await;
+    proxy.reset();
+    // A renewal is under way.
+    proxy.hold_replies();
+    until("it is renewed", SOON, || {
+        proxy.count("LeaseKeepAlive") + proxy.count("LeaseKeepAlive.message") > 0
+    })
+    .await;
+    // Its future is dropped, having sent nothing.
+    assert!(timeout(millis(10), guard.release()).await.is_err());
+    assert_eq!(proxy.count("DeleteRange"), 0);
+    let (again, ()) = tokio::join!(guard.release(), async {
+        sleep(millis(20)).await;
+        proxy.release_replies();
+    });
+    assert!(matches!(again, Release::Released), "{again:?}");
+    sleep(millis(100)).await;
+    let deletions: Vec<_> = proxy
+        .commands()
+        .into_iter()
+        .filter(|command| command.name == "DeleteRange")
+        .map(|command| command.at)
+        .collect();
+    assert!(
+        deletions.len() < 2,
+        "two deletions of one attempt were sent, {:?} apart",
+        deletions[1].since(deletions[0])
+    );
+    let _ = hold(&client, "a").await.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_what_somebody_has_deleted_is_not_released() {
+    let server = Server::builder().start().unwrap();
+    let client = client(&server.url(), seconds(60)).await;
+    let guard = hold(&client, "a").await;
+    etcdctl(&server.address(), &["del", "--prefix", "default/a/"]);
+    let released = guard.release().await;
+    assert!(matches!(released, Release::NotHeld(_)), "{released:?}");
+}
