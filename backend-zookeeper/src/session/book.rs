@@ -19,10 +19,7 @@ use tenure_core::{
     token::FencingToken,
 };
 
-use self::{
-    crowd::{Crowd, Foremost},
-    unwatched::Unwatched,
-};
+use self::{crowd::Crowd, unwatched::Unwatched};
 use super::Proof;
 use crate::{
     paths,
@@ -153,7 +150,6 @@ impl Book {
             return Vec::new();
         };
         self.unwatch(attempt, &entry.lock, &entry.place);
-        self.left(&entry.lock, &entry.place);
         self.alert(entry.node.as_ref())
     }
 
@@ -164,22 +160,22 @@ impl Book {
 
     /// Has an attempt wait for another one of this session, where its number tells that it stands right
     /// behind that one. Returns whether it does.
+    ///
+    /// Only while one of ours is first: when another holder goes nothing of it is heard here, and who comes
+    /// then would be told of one that is no more.
     pub(crate) fn line_up(&mut self, attempt: AttemptId, ttl: Duration) -> bool {
         let asked = |entry: &&Entry| matches!(entry.place, Place::Asked);
         let ahead = self.entries.get(&attempt).filter(asked).and_then(|entry| {
             let crowd = self.crowds.get(&entry.lock)?;
             let before = self.entries.get(&crowd.before(number(entry)?)?)?;
-            let Place::Waiting(known) = &before.place else {
-                return None;
-            };
+            let first = self.entries.get(&crowd.first?)?;
+            let known =
+                matches!(before.place, Place::Waiting(_)) && matches!(first.place, Place::First);
+            known.then_some(())?;
             Some(Ahead {
                 next: Arc::clone(before.node.as_ref()?),
                 count: None,
-                holder: match &crowd.holder {
-                    Foremost::AsListed => known.holder.clone(),
-                    Foremost::Ours(node) => self.holder(node, ttl),
-                    Foremost::Unknown => None,
-                },
+                holder: Some(self.holder(first.node.as_ref()?, ttl)?),
                 as_of: u64::try_from(entry.czxid).unwrap_or(0),
                 look: false,
             })
@@ -283,18 +279,20 @@ impl Book {
             return;
         }
         let before = std::mem::replace(&mut entry.place, place);
-        let next = match &entry.place {
-            Place::Waiting(ahead) => Some(Arc::clone(&ahead.next)),
-            _ => None,
+        let (next, holder) = match &entry.place {
+            Place::Waiting(ahead) => (Some(Arc::clone(&ahead.next)), ahead.holder.as_ref()),
+            _ => (None, None),
         };
-        let (lock, node, number) = (Arc::clone(&entry.lock), entry.node.clone(), number(entry));
+        let first = holder.and_then(|holder| holder.attempt);
+        let (lock, number) = (Arc::clone(&entry.lock), number(entry));
         self.unwatch(attempt, &lock, &before);
         if let Some(next) = next {
             self.watchers.entry(next).or_default().push(attempt);
-            let crowd = self.crowds.entry(lock).or_insert_with(Crowd::new);
+            let crowd = self.crowds.entry(lock).or_default();
             crowd.join(number, attempt);
-        } else if let (Some(crowd), Some(node)) = (self.crowds.get_mut(&lock), node) {
-            crowd.holder = Foremost::Ours(node);
+            crowd.first = crowd.first.or(first);
+        } else if let Some(crowd) = self.crowds.get_mut(&lock) {
+            crowd.first = Some(attempt);
         }
     }
 
@@ -321,15 +319,6 @@ impl Book {
         }
     }
 
-    /// One of ours that stood there is gone.
-    fn left(&mut self, lock: &str, place: &Place) {
-        if let Place::First = place
-            && let Some(crowd) = self.crowds.get_mut(lock)
-        {
-            crowd.holder = Foremost::Unknown;
-        }
-    }
-
     /// There is definite evidence that an attempt's node is gone. Returns what the core is to be told.
     pub(crate) fn gone(&mut self, attempt: AttemptId, reason: LossReason) -> Vec<BackendEvent> {
         let Some(entry) = self.entries.get_mut(&attempt) else {
@@ -342,7 +331,6 @@ impl Book {
         let (lock, node) = (Arc::clone(&entry.lock), entry.node.clone());
         let before = std::mem::replace(&mut entry.place, Place::Gone(reason));
         self.unwatch(attempt, &lock, &before);
-        self.left(&lock, &before);
         let mut out = self.alert(node.as_ref());
         if !ours {
             out.push(BackendEvent::Lost { attempt, reason });

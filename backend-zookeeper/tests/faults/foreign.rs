@@ -7,6 +7,7 @@ use tokio::{
 };
 
 const CREATE: i32 = 1;
+const SET_DATA: i32 = 5;
 const SET_ACL: i32 = 7;
 const CHILDREN: i32 = 8;
 const PERSISTENT_SEQUENTIAL: i32 = 2;
@@ -106,6 +107,15 @@ pub(crate) async fn children(server: &Server, path: &str) -> Vec<String> {
         at += 4 + length;
     }
     names
+}
+
+/// Writes over a node's data.
+pub(crate) async fn write_over(server: &Server, path: &str, data: &[u8]) {
+    let mut record = Vec::new();
+    text(&mut record, path.as_bytes());
+    text(&mut record, data);
+    record.extend((-1_i32).to_be_bytes());
+    call(server, SET_DATA, &record).await.unwrap();
 }
 
 /// Deletes a node.

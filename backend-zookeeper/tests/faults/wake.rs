@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     common::{SOON, acquire, client_for, granted, hold, millis, room, until, waiting},
-    foreign::{ALL, children, contend, delete, make},
+    foreign::{ALL, children, contend, delete, make, write_over},
 };
 
 const ROUNDS: usize = 6;
@@ -118,6 +118,38 @@ async fn w2_a_waiter_behind_one_of_its_client_hears_when_somebody_deletes_that()
             slow.push((round, begun.elapsed()));
         }
         let _ = guard.release().await;
+    }
+    assert!(slow.len() < ROUNDS / 2, "{slow:?}");
+}
+
+/// Word of a change ends a watch; it has to be made anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_a_node_that_was_written_over_is_watched_again() {
+    let _room = room().await;
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
+    let server = server.start().unwrap();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let mut slow = Vec::new();
+    for round in 0..ROUNDS {
+        let path = format!("/default/l{round}");
+        proxy.reset();
+        let guard = hold(&client, &format!("l{round}")).await;
+        let looked = |times| proxy.count("getData") >= times;
+        until("it is watched", SOON, || looked(1)).await;
+        sleep(millis(100)).await;
+        let node = format!("{path}/{}", children(&server, &path).await[0]);
+        write_over(&server, &node, b"something else").await;
+        until("it is looked at and watched again", SOON, || looked(2)).await;
+        sleep(millis(100)).await;
+        delete(&server, &node).await;
+        let begun = Instant::now();
+        until("it is lost", SOON, || guard.check().is_err()).await;
+        if begun.elapsed() > SLOW {
+            slow.push((round, begun.elapsed()));
+        }
     }
     assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }

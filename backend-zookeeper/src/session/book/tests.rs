@@ -153,9 +153,17 @@ fn enter_at(book: &mut Book, number: u32) -> AttemptId {
 
 const TTL: Duration = Duration::from_secs(3);
 
+/// A holder, a waiter behind it, both of this session, and the holder.
+fn held() -> (Book, AttemptId, AttemptId) {
+    let (mut book, attempt) = waiter(1);
+    let holder = enter_ahead(&mut book);
+    book.first(holder);
+    (book, holder, attempt)
+}
+
 #[test]
 fn w1_whose_number_follows_that_of_one_of_ours_waits_for_that_one() {
-    let (mut book, attempt) = waiter(1);
+    let (mut book, holder, attempt) = held();
     let next = enter_at(&mut book, 3);
     assert!(book.line_up(next, TTL));
     assert!(!book.line_up(next, TTL), "it stands there already");
@@ -164,63 +172,88 @@ fn w1_whose_number_follows_that_of_one_of_ours_waits_for_that_one() {
         panic!("it does not wait");
     };
     assert_eq!((&*ahead.next, ahead.count, ahead.as_of), (NODE, None, 13));
-    // Nobody gets between the two.
+    let shown = ahead.holder.unwrap();
+    assert_eq!(
+        (shown.attempt, shown.token),
+        (Some(holder), Some(FencingToken::new(4)))
+    );
+    // Nobody gets between them.
     let granted = |out: &[BackendEvent], to| matches!(out, [BackendEvent::Granted(grant)] if grant.attempt == to);
-    let proof = proof(1, true);
-    assert!(granted(&book.happened(&deleted(AHEAD), &proof), attempt));
-    book.leave(attempt);
-    assert!(granted(&book.happened(&deleted(NODE), &proof), next));
+    for (goes, node, comes) in [(holder, AHEAD, attempt), (attempt, NODE, next)] {
+        book.leave(goes);
+        assert!(granted(
+            &book.happened(&deleted(node), &proof(1, true)),
+            comes
+        ));
+    }
+    assert_eq!(book.waiting("/ns/x"), 0);
 }
 
 #[test]
-fn w1_who_knows_less_reads_the_queue() {
-    // Somebody is between.
-    let (mut book, _) = waiter(1);
-    let next = enter_at(&mut book, 4);
-    assert!(!book.line_up(next, TTL));
-    // The one in front has gone, or is the holder by now.
-    let ways: [fn(&mut Book, AttemptId); 3] = [
-        |book, ahead| drop(book.forget(ahead)),
-        |book, ahead| drop(book.gone(ahead, LossReason::Evicted)),
-        |book, ahead| book.first(ahead),
-    ];
-    for way in ways {
-        let (mut book, ahead) = waiter(1);
-        way(&mut book, ahead);
-        let next = enter_at(&mut book, 3);
-        assert!(!book.line_up(next, TTL));
-        assert!(matches!(book.get(next).unwrap().place, Place::Asked));
+fn a5_who_lines_up_is_shown_whoever_of_ours_holds_by_then() {
+    let (mut book, holder, attempt) = held();
+    let next = enter_at(&mut book, 3);
+    assert!(book.line_up(next, TTL));
+    book.leave(holder);
+    let _ = book.happened(&deleted(AHEAD), &proof(1, true));
+    let last = enter_at(&mut book, 4);
+    assert!(book.line_up(last, TTL));
+    match &book.get(last).unwrap().place {
+        Place::Waiting(ahead) => {
+            assert_eq!(ahead.holder.as_ref().unwrap().attempt, Some(attempt));
+        }
+        _ => panic!("it does not wait"),
     }
 }
 
 #[test]
+fn w1_a5_s3_who_knows_less_reads_the_queue() {
+    type Way = fn(&mut Book, AttemptId, AttemptId);
+    let ways: [(&str, u32, Way); 7] = [
+        ("somebody is between", 4, |_, _, _| ()),
+        ("the one in front left", 3, |book, _, ahead| {
+            drop(book.forget(ahead))
+        }),
+        ("the one in front is lost", 3, |book, _, ahead| {
+            drop(book.gone(ahead, LossReason::Evicted));
+        }),
+        ("the one in front holds", 3, |book, _, ahead| {
+            book.first(ahead)
+        }),
+        ("another holds by now", 3, |book, holder, _| {
+            drop(book.gone(holder, LossReason::Evicted));
+        }),
+        ("who holds by now is not known", 3, |book, holder, _| {
+            drop(book.forget(holder))
+        }),
+        (
+            "the holder's node was written over",
+            3,
+            |book, holder, _| {
+                book.get_mut(holder).unwrap().trouble = Some(changed(AHEAD));
+            },
+        ),
+    ];
+    for (why, number, way) in ways {
+        let (mut book, holder, attempt) = held();
+        way(&mut book, holder, attempt);
+        let next = enter_at(&mut book, number);
+        assert!(!book.line_up(next, TTL), "{why}");
+        assert!(matches!(book.get(next).unwrap().place, Place::Asked));
+    }
+    let (mut book, _) = waiter(1);
+    let next = enter_at(&mut book, 3);
+    assert!(!book.line_up(next, TTL), "the holder is none of ours");
+}
+
+#[test]
 fn w2_who_lined_up_looks_when_the_one_in_front_leaves_the_queue() {
-    let (mut book, attempt) = waiter(1);
+    let (mut book, _, attempt) = held();
     let next = enter_at(&mut book, 3);
     assert!(book.line_up(next, TTL));
     book.leave(attempt);
     let out = book.happened(&deleted(NODE), &proof(1, true));
     assert_eq!(out, [BackendEvent::Look { attempt: next }]);
-}
-
-#[test]
-fn a5_who_lines_up_is_shown_the_holder_of_then() {
-    let shown = |book: &mut Book, number| {
-        let attempt = enter_at(book, number);
-        assert!(book.line_up(attempt, TTL));
-        match &book.get(attempt).unwrap().place {
-            Place::Waiting(ahead) => ahead.holder.as_ref().map(|holder| holder.token),
-            _ => panic!("it does not wait"),
-        }
-    };
-    let (mut book, attempt) = waiter(1);
-    assert_eq!(shown(&mut book, 3), None, "none was listed");
-    let _ = book.happened(&deleted(AHEAD), &proof(1, true));
-    let token = Some(FencingToken::new(5));
-    assert_eq!(shown(&mut book, 4), Some(token), "one of ours");
-    book.leave(attempt);
-    let _ = book.gone(attempt, LossReason::Evicted);
-    assert_eq!(shown(&mut book, 5), None, "nobody knows who");
 }
 
 #[test]
