@@ -95,7 +95,13 @@ fn n2_ls_returns_names_as_they_were_given() {
     assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.contains("\"a\\nb\""), "{text}");
     assert_eq!(place.run(&["ls", "a/"]).stdout.lines().count(), 1);
-    assert_eq!(place.run(&["--namespace", "other", "ls"]).stdout, "");
+    let elsewhere = place.run(&["--namespace", "other", "ls"]);
+    assert_eq!(elsewhere.stdout, "");
+    let said = &elsewhere.stderr;
+    assert!(
+        said.contains("no locks in namespace \"other\" of "),
+        "{said:?}"
+    );
     drop(held);
 }
 

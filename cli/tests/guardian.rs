@@ -70,6 +70,8 @@ fn x3_a_killed_supervisor_takes_the_command_and_its_children_along() {
     until("the end of the guardian", || !is_alive(guardian));
     next.finish().succeeded();
     assert!(now().since(begin) < TAKEOVER);
+    let said = holder.finish().stderr;
+    assert!(said.contains("\"x\": stopped the command"), "{said:?}");
 }
 
 #[test]

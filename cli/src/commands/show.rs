@@ -8,7 +8,7 @@ use super::{about, lock_name, with_client};
 use crate::{
     args::{Format, Global},
     escape::{escape, quote},
-    exit::Failure,
+    exit::{Failure, say},
     output,
     view::{self, ListedView, LockView},
 };
@@ -42,8 +42,10 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
 pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result<(), Failure> {
     with_client(global, registry, async |config, client| {
         let mut request = List::new(prefix, PAGE);
+        let mut any = false;
         loop {
             let page = client.list(request.clone()).await?;
+            any |= !page.locks.is_empty();
             for listed in &page.locks {
                 match global.output {
                     Format::Text => {
@@ -58,6 +60,11 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
                 }
             }
             if page.next.is_none() {
+                if !any {
+                    let namespace = quote(config.namespace.as_str());
+                    let store = &client.info().endpoint;
+                    say(&format!("no locks in namespace {namespace} of {store}"));
+                }
                 return Ok(());
             }
             request = request.at(page.next);

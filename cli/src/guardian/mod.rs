@@ -34,7 +34,7 @@ use self::{
     protocol::{End, Lines, OnLost, Order, Report, line, moment},
     terminal::Terminal,
 };
-use crate::time;
+use crate::{escape::quote, time};
 
 /// `poll` sleeps on a clock that stops with the machine; the deadline's clock does not. So it
 /// sleeps no longer than this before the clock is read again.
@@ -203,6 +203,16 @@ struct Ending {
     killed: bool,
 }
 
+/// Several of them may write to one log: which lock it was stands in what the command was given.
+fn gone() -> String {
+    let name = std::env::var("TENURE_NAME").unwrap_or_default();
+    format!(
+        "tenure: {}: stopped the command, since the process that kept the lock is gone; nobody else gets it \
+         before its TTL is over\n",
+        quote(&name)
+    )
+}
+
 impl Guardian {
     fn watch(&mut self) -> io::Result<()> {
         loop {
@@ -216,7 +226,7 @@ impl Guardian {
                     terminal.take_from(self.group.id());
                 }
                 if self.orphaned {
-                    say("tenure: stopped the command: the process that kept its lock is gone\n");
+                    say(&gone());
                 } else {
                     self.report(&Report::Finished(end));
                 }

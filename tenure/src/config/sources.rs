@@ -64,8 +64,8 @@ impl Sources {
         self.environment_from(std::env::vars_os())
     }
 
-    /// Reads these variables, as far as they begin with `TENURE__`. One that names a key with single
-    /// underscores (`TENURE_BACKEND_URL`) is not read, and reported.
+    /// Reads these variables, as far as they begin with `TENURE__`. One that is meant for a key and does
+    /// not name it (`TENURE_BACKEND_URL`, `TENURE_URL`) is not read, and reported.
     #[must_use]
     pub fn environment_from(
         mut self,
@@ -75,7 +75,7 @@ impl Sources {
             .into_iter()
             .filter(|(name, _)| {
                 name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
-                    || name.to_str().and_then(single_underscores).is_some()
+                    || name.to_str().and_then(misspelt).is_some()
             })
             .collect();
         self.environment.sort();
@@ -169,13 +169,14 @@ fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The key that a variable names with one underscore where there should be two. Those that the
-/// command sets for what it runs are none of them.
-fn single_underscores(name: &str) -> Option<&'static str> {
-    let named = name.strip_prefix("TENURE_")?.to_lowercase();
-    KEYS.iter()
-        .copied()
-        .find(|key| key.replace('.', "_") == named)
+/// The key that a variable is meant for, with too few underscores, in small letters, or by its last word
+/// alone. Those that the command sets for what it runs are none of them.
+fn misspelt(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase().replace("__", "_");
+    let named = name.strip_prefix("tenure_")?;
+    let is_meant =
+        |key: &&str| key.replace('.', "_") == named || key.rsplit('.').next() == Some(named);
+    KEYS.iter().copied().find(is_meant)
 }
 
 fn check_key(key: &str) -> Result<(), String> {
@@ -293,9 +294,7 @@ fn variables(
             continue;
         };
         if !name.starts_with(PREFIX) {
-            let meant = single_underscores(name)
-                .map(variable_name)
-                .unwrap_or_default();
+            let meant = misspelt(name).map(variable_name).unwrap_or_default();
             warnings.push(format!(
                 "the variable {name:?} is not read; did you mean `{meant}`?"
             ));

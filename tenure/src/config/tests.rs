@@ -180,9 +180,13 @@ fn variables_that_match_nothing_are_warnings() {
         ("TENURE_BACKEND", "redis://h"),
         ("TENURE_BACKEND_URL", "redis://h"),
         ("TENURE_BACKEND_PASSWORD_FILE", "/x"),
+        ("TENURE_URL", "redis://h"),
+        ("TENURE_NAME", "a"),
+        ("TENURE_NAMESPACE", "b"),
+        ("tenure__lock__label", "c"),
     ])
     .unwrap();
-    assert_eq!(config.warnings().len(), 5, "{:?}", config.warnings());
+    assert_eq!(config.warnings().len(), 8, "{:?}", config.warnings());
     assert_eq!(config.settings.url.to_string(), "file:", "it is not read");
     let all = config.warnings().join("\n");
     assert!(all.contains("`TENURE__BACKEND__URL`"), "{all}");
