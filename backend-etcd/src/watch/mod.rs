@@ -175,7 +175,7 @@ impl Watcher {
     /// Ends watches.
     pub(crate) fn end(&self, numbers: Vec<u64>) {
         for number in numbers.into_iter().filter(|number| *number != 0) {
-            // To wake the task for each lock cost a tenth of an acquire and release.
+            // To wake the task for each lock was one in fourteen of a client's context switches.
             if !self.later.take_back(number) {
                 let _ = self.commands.send(Command::End(number));
             }

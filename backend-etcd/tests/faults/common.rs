@@ -1,9 +1,16 @@
 //! What the tests share: clients of real servers, holders and waiters, and looking until something is
 //! so.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
-use tenure_core::{Acquisition, Client, ClientBuilder, Guard, name::LockName, settings::StoreUrl};
+use tenure_core::{
+    Acquisition, Client, ClientBuilder, Guard,
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    clock::SystemClock,
+    id::ClientId,
+    name::LockName,
+    settings::StoreUrl,
+};
 use tenure_etcd::{EtcdStore, Options};
 use tenure_test_servers::{etcd::Cluster, wire::Proxy};
 use tokio::{
@@ -24,6 +31,22 @@ pub(crate) const fn millis(count: u64) -> Duration {
 
 pub(crate) fn store(url: &str, options: Options) -> EtcdStore {
     EtcdStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap()
+}
+
+struct Nobody;
+
+impl EventHandler for Nobody {
+    fn handle(&self, _: BackendEvent) {}
+}
+
+/// The driver itself, whose events nobody hears.
+pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
+    let events: Arc<dyn EventHandler> = Arc::new(Nobody);
+    let sink = EventSink::new(Arc::downgrade(&events));
+    let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
+        .with_request_timeout(seconds(10));
+    let store = store(url, Options::default());
+    store.connect(context).await.unwrap()
 }
 
 /// A client of that address, not yet connected.

@@ -1,29 +1,17 @@
 //! An enqueue that a stopped server carries out long after its attempt was removed (A4).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tenure_core::{
-    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
-    clock::SystemClock,
-    id::{AttemptId, ClientId},
+    id::AttemptId,
     request::{Enqueue, Owner, Remove},
 };
-use tenure_etcd::Options;
 use tenure_test_servers::etcd::Cluster;
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, client, etcdctl, in_use, millis, name, proxies, seconds, store, until, until_free,
+    SOON, client, driver, etcdctl, in_use, millis, name, proxies, seconds, until, until_free,
 };
-
-#[derive(Default)]
-struct Events(Mutex<Vec<BackendEvent>>);
-
-impl EventHandler for Events {
-    fn handle(&self, event: BackendEvent) {
-        self.0.lock().unwrap().push(event);
-    }
-}
 
 const ROUNDS: usize = 20;
 const ATTEMPTS: usize = 20;
@@ -32,14 +20,7 @@ const ATTEMPTS: usize = 20;
 async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
-    let events: Arc<dyn EventHandler> = Arc::new(Events::default());
-    let sink = EventSink::new(Arc::downgrade(&events));
-    let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
-        .with_request_timeout(seconds(10));
-    let backend: Arc<dyn Backend> = store(&url, Options::default())
-        .connect(context)
-        .await
-        .unwrap();
+    let backend = driver(&url).await;
     let other = client(&cluster.url(), seconds(5)).await;
     let ttl = seconds(60);
     let mut late = 0;

@@ -4,22 +4,13 @@ use std::sync::Arc;
 
 use tenure_core::{
     Release,
-    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
-    clock::SystemClock,
-    id::{AttemptId, ClientId},
+    id::AttemptId,
     request::{Enqueue, Enqueued, Owner, Remove, Removed},
 };
-use tenure_etcd::Options;
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::{sleep, timeout};
 
-use crate::common::{SOON, client, etcdctl, hold, millis, name, seconds, store, until};
-
-struct Nobody;
-
-impl EventHandler for Nobody {
-    fn handle(&self, _: BackendEvent) {}
-}
+use crate::common::{SOON, client, driver, etcdctl, hold, millis, name, seconds, until};
 
 /// Two removals of one attempt are under way at once (a release whose future was dropped goes on in the
 /// background, and the guard is released again). The first is answered, and gives the key back; the other
@@ -30,14 +21,7 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     let one = Proxy::for_etcd(server.address()).unwrap();
     let two = Proxy::for_etcd(server.address()).unwrap();
     let url = format!("etcd://{},{}", one.address(), two.address());
-    let events: Arc<dyn EventHandler> = Arc::new(Nobody);
-    let sink = EventSink::new(Arc::downgrade(&events));
-    let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
-        .with_request_timeout(seconds(10));
-    let backend: Arc<dyn Backend> = store(&url, Options::default())
-        .connect(context)
-        .await
-        .unwrap();
+    let backend = driver(&url).await;
     let ttl = seconds(60);
     let enqueue = |attempt| {
         let owner = Owner::new("", "host", 1);

@@ -153,7 +153,7 @@ fn enter_at(book: &mut Book, number: u32) -> AttemptId {
 
 const TTL: Duration = Duration::from_secs(3);
 
-/// A holder, a waiter behind it, both of this session, and the holder.
+/// A holder and the waiter behind it, both of this session.
 fn held() -> (Book, AttemptId, AttemptId) {
     let (mut book, attempt) = waiter(1);
     let holder = enter_ahead(&mut book);
