@@ -1,4 +1,4 @@
-//! The driver: what the core asks for, handed to those who do it.
+//! The driver: hands each operation to its module.
 
 use std::sync::Arc;
 
@@ -16,67 +16,67 @@ use tenure_core::{
 };
 
 use crate::{
+    address::Address,
+    check::{ServerLimits, prepare},
     config::Options,
-    connect::{Limits, prepare},
-    core::Core,
     enqueue::enqueue,
+    inspect,
     remove::remove,
-    renewal,
-    session::Settings,
-    target::Target,
-    view,
+    renew::renew,
+    session::DriverConfig,
+    shared::Shared,
 };
 
 /// A store of locks on ZooKeeper, not yet connected.
 #[derive(Clone, Debug)]
 pub struct ZooKeeperStore {
-    target: Target,
+    address: Address,
     options: Options,
 }
 
 impl ZooKeeperStore {
-    /// The store at this address, by the schemes that
-    /// [`ZooKeeperFactory`](crate::ZooKeeperFactory) lists. Nothing is sent yet.
+    /// The store at this address. [`ZooKeeperFactory`](crate::ZooKeeperFactory) lists the schemes.
+    /// Nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is wrong with the
-    /// address, or with an option for it.
+    /// An error of the kind [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is
+    /// wrong with the address or an option.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
-        let target = Target::new(url, &options)?;
-        Ok(Self { target, options })
+        let address = Address::new(url, &options)?;
+        Ok(Self { address, options })
     }
 }
 
 #[async_trait]
 impl Connect for ZooKeeperStore {
     fn info(&self) -> BackendInfo {
-        BackendInfo::new("zookeeper", self.target.to_string())
+        BackendInfo::new("zookeeper", self.address.to_string())
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        let settings = Arc::new(Settings {
-            target: self.target.clone(),
+        let config = Arc::new(DriverConfig {
+            address: self.address.clone(),
             options: self.options.clone(),
             context,
         });
-        let core = Arc::new(Core::new(settings));
-        let limits = Limits::learn(&core).await?;
-        prepare(&core).await?;
+        let shared = Arc::new(Shared::new(config));
+        let limits = ServerLimits::discover(&shared).await?;
+        prepare(&shared).await?;
         Ok(Arc::new(ZooKeeperBackend {
             info: self.info(),
-            capabilities: limits.capabilities(&core.settings),
-            core,
+            capabilities: limits.capabilities(&shared.config),
+            shared,
         }))
     }
 }
 
-/// One client's way to the locks of a namespace.
+/// One client of the locks of a namespace.
 #[derive(Debug)]
-pub(crate) struct ZooKeeperBackend {
+struct ZooKeeperBackend {
     info: BackendInfo,
     capabilities: Capabilities,
-    core: Arc<Core>,
+    shared: Arc<Shared>,
 }
 
 #[async_trait]
@@ -90,33 +90,33 @@ impl Backend for ZooKeeperBackend {
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
-        if self.core.is_fenced(request.attempt) {
+        if self.shared.is_fenced(request.attempt) {
             return Ok(Enqueued::Gone);
         }
-        enqueue(&self.core, &request).await
+        enqueue(&self.shared, request).await
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renewal::renew(&self.core, entries).await
+        renew(&self.shared, entries).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        remove(&self.core, &request).await
+        remove(&self.shared, &request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        view::inspect(&self.core, name).await
+        inspect::inspect(&self.shared, name).await
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        view::list(&self.core, &request).await
+        inspect::list(&self.shared, &request).await
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        view::evict(&self.core, name, token).await
+        inspect::evict(&self.shared, name, token).await
     }
 
     async fn close(&self) {
-        self.core.pool.close().await;
+        self.shared.pool.close().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What can be set about a ZooKeeper store.
+//! The options of a ZooKeeper store.
 
 use std::{fmt, time::Duration};
 
@@ -8,40 +8,40 @@ use tenure_core::{
     settings::{Settings, Tls},
 };
 
-use crate::wire::proto::Access;
+use zookeeper_client::Acls;
 
 /// The options of a ZooKeeper store.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// The servers' `tickTime`. 2 s by default, as theirs. All that is known of the life of a
-    /// session is measured in it: with a shorter one here than theirs a holder could believe in its
-    /// lock for too long, so that such servers are refused as far as they show it.
+    /// The servers' `tickTime`; 2 s by default, as theirs. Proofs of a session's life are measured in
+    /// it. With a tick shorter than theirs a holder could believe in its lock for too long, so the
+    /// driver refuses servers whose shortest session shows a longer tick.
     pub tick: Duration,
-    /// Who may do what with the nodes that are made here.
+    /// The access rights of the nodes that this client creates.
     pub acl: Acl,
-    /// So long may it take to reach one server: name look-up, connection, TLS, log-in. 2 s by
-    /// default, and less where a TTL is so short that several servers have to be tried in it.
+    /// The time limit for one connection to one server: name look-up, TCP, TLS and authentication.
+    /// 2 s by default. It is shorter where several servers have to be tried within a short TTL.
     pub connect_timeout: Duration,
-    /// Who we are to the servers, by their `digest` scheme.
+    /// The user of the servers' `digest` scheme.
     pub username: Option<String>,
-    /// How we prove that.
+    /// The password of that user.
     pub password: Option<Secret>,
     /// Certificates, for the scheme `zookeepers`.
     pub tls: Tls,
 }
 
-/// Who may do what with the nodes that are made here.
+/// The access rights of the nodes that this client creates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Acl {
-    /// With a user name that user alone, else everybody.
+    /// `Creator` if a user name is set, else `Open`.
     #[default]
     Auto,
-    /// Everybody may do everything.
+    /// Every client has all rights.
     Open,
-    /// Whoever has the same credentials (user name, or certificate) may do everything, and nobody
-    /// else anything.
+    /// Clients with the same credentials (user name or certificate) have all rights; others have
+    /// none.
     Creator,
 }
 
@@ -59,7 +59,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The names under which a configuration may set them.
+    /// The names of the options in a configuration.
     pub const KEYS: &'static [&'static str] = &["acl", "connect_timeout", "tick"];
 
     /// Sets the servers' `tickTime`.
@@ -69,21 +69,21 @@ impl Options {
         self
     }
 
-    /// Sets who may do what with the nodes that are made here.
+    /// Sets the access rights of the nodes that this client creates.
     #[must_use]
     pub const fn acl(mut self, acl: Acl) -> Self {
         self.acl = acl;
         self
     }
 
-    /// Sets the time to reach one server.
+    /// Sets the time limit for one connection to one server.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets who we are to the servers.
+    /// Sets user name and password.
     #[must_use]
     pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
         self.username = username;
@@ -98,7 +98,7 @@ impl Options {
         self
     }
 
-    /// Reads them from settings.
+    /// Reads the options from settings.
     pub(crate) fn read(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
@@ -124,11 +124,11 @@ impl Options {
         })
     }
 
-    /// Refuses what cannot be meant. What depends on the address is the target's to check.
+    /// Refuses values that make no sense. [`Address`](crate::address::Address) checks the options that depend on the address.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.tick < Duration::from_millis(10) || self.tick > Duration::from_secs(600) {
             return Err(refuse(
-                "`backend.options.tick` is not between 10 ms and 10 min; it is the servers' \
+                "`backend.options.tick` is not between 10 ms and 10 min; set it to the servers' \
                  `tickTime`",
             ));
         }
@@ -138,37 +138,38 @@ impl Options {
         match (&self.username, &self.password) {
             (Some(_), None) => {
                 return Err(refuse(
-                    "`backend.username` is set and no password; set `backend.password_file` too",
+                    "`backend.username` is set without a password; set `backend.password_file` too",
                 ));
             }
             (None, Some(_)) => {
                 return Err(refuse(
-                    "a password is set and no user; set `backend.username` too",
+                    "a password is set without a user; set `backend.username` too",
                 ));
             }
             (Some(user), Some(_)) if user.contains(':') || user.is_empty() => {
                 return Err(refuse(
-                    "`backend.username` is empty or holds a colon, which the `digest` scheme does \
-                     not allow",
+                    "`backend.username` is empty or holds a colon; the `digest` scheme allows \
+                     neither",
                 ));
             }
             _ => {}
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(refuse(
-                "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
-                 or neither",
+                "a client certificate needs its key; set both `cert_file` and `key_file`, or \
+                 neither",
             ));
         }
         Ok(())
     }
 
-    pub(crate) fn access(&self) -> Access {
+    /// The access control list of the nodes that this client creates.
+    pub(crate) const fn acls(&self) -> Acls<'static> {
         match self.acl {
-            Acl::Open => Access::Open,
-            Acl::Creator => Access::Creator,
-            Acl::Auto if self.username.is_some() => Access::Creator,
-            Acl::Auto => Access::Open,
+            Acl::Open => Acls::anyone_all(),
+            Acl::Creator => Acls::creator_all(),
+            Acl::Auto if self.username.is_some() => Acls::creator_all(),
+            Acl::Auto => Acls::anyone_all(),
         }
     }
 }
@@ -180,7 +181,7 @@ pub(crate) fn refuse(detail: impl Into<String>) -> Error {
         .with_detail(detail)
 }
 
-// Who we are is left out: only that it is set.
+// The user name is left out: the output shows only whether it is set.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn values_that_make_no_sense_are_refused() {
         for (key, value) in [
             ("tick", "1ms"),
             ("tick", "1h"),
@@ -243,12 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_user_name_keeps_others_out_unless_told_otherwise() {
+    fn a_user_name_restricts_access_unless_the_option_opens_it() {
         let open = Options::default();
-        assert_eq!(open.access(), Access::Open);
+        let acls = |options: &Options| format!("{:?}", options.acls());
+        let anyone = format!("{:?}", Acls::anyone_all());
+        assert_eq!(acls(&open), anyone);
         let named = open.credentials(Some("me".into()), Some(Secret::new("canary")));
-        assert_eq!(named.access(), Access::Creator);
+        assert_ne!(acls(&named), anyone);
         assert!(!format!("{named:?}").contains("canary"));
-        assert_eq!(named.acl(Acl::Open).access(), Access::Open);
+        assert_eq!(acls(&named.acl(Acl::Open)), anyone);
     }
 }

@@ -1,571 +1,408 @@
-//! Putting an attempt into a lock's queue, and finding out where it stands.
+//! Putting an attempt into a lock's queue.
 
 use std::sync::Arc;
 
 use tenure_core::{
+    backend::BackendEvent,
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
-    request::{Enqueue, Enqueued, Grant, Holder, StoreTime, Waiting},
+    request::{Enqueue, Enqueued},
 };
+use tokio::sync::oneshot;
+use zookeeper_client::{CreateMode, Error as ZkError};
 
 use crate::{
-    core::{Core, closed},
-    error::{error, of_read, of_write, unanswered},
-    paths::{self, stem},
-    queue::{Standing, standing},
+    error::{RequestError, closed, error, of_read, of_write, unanswered},
+    keys::{attempt_of, node_prefix},
+    locate::{Listing, Located, holder, list, locate},
+    queue::{Position, Standing, standing},
     record,
-    session::{
-        Link, Session,
-        book::{Ahead, Entered, Place},
-        time::until,
-    },
-    wire::{
-        conn::{Answer, Fault},
-        proto::{Code, Kind, Made, Node, Request, Stat, children},
-    },
+    session::{Session, attempts::Registration},
+    shared::Shared,
+    transport::Connection,
 };
 
 const OPERATION: &str = "acquiring";
 
-/// How often the parents are made, and a queue is read again because it has changed meanwhile.
-const ROUNDS: usize = 16;
+/// How often the parents are created.
+const MAX_CREATIONS: usize = 16;
 
-/// So many of ours wait: who comes then is told by its number whom it stands behind, and does not ask for
-/// a list. With fewer, those that it would be told of may be gone before it comes.
-const CROWD: usize = 2;
+/// The part of a request's time limit after which an enqueue is answered with what is known by then.
+const ANSWER_WITHIN_PERCENT: u32 = 90;
 
-/// Where an attempt stands.
-#[derive(Debug)]
-pub(crate) enum Stood {
-    First,
-    Waiting,
-    Gone,
-}
-
-/// An attempt under way.
-pub(crate) struct Asking<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) session: &'a Arc<Session>,
-    pub(crate) link: &'a Link,
-    pub(crate) attempt: AttemptId,
-    /// The lock's node.
-    pub(crate) lock: &'a Arc<str>,
-    /// Asked for again, it is proved anew: from then on.
-    pub(crate) anew: Option<Instant>,
-}
-
-/// A list of children, and the latest transaction that was known with it.
-type Listing = (i64, Vec<String>);
-
-/// Enqueues, within the time of a request.
-pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, Error> {
-    let clock = &*core.settings.context.clock;
-    let limit = core.settings.limit();
-    let session = loop {
-        let session = core
+/// Enqueues, within the time limit of a request.
+pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<Enqueued, Error> {
+    let clock = &*shared.config.context.clock;
+    let limit = shared.config.request_limit();
+    let (session, connection) = loop {
+        let session = shared
             .pool
             .locks(request.ttl)
             .ok_or_else(|| closed(OPERATION))?;
-        session.want();
-        match session.link(OPERATION, limit).await {
-            Ok(_) => break session,
-            // It ended before it was used: another one is tried, with its own reasons.
-            Err(_) if session.is_over() && session.proved().is_some() => {}
+        // An attempt belongs to the session in which it was first asked for.
+        let session = shared.session_of(request.attempt).unwrap_or(session);
+        session.touch();
+        match session.connection(OPERATION, limit).await {
+            Ok(connection) => break (session, connection),
+            // It ended before it was used. Another session has reasons of its own.
+            Err(_) if session.is_ended() && session.proved().is_some() => {}
             Err(error) => return Err(error),
         }
         if clock.now() >= limit {
             return Err(error(
                 ErrorKind::Unavailable,
                 OPERATION,
-                "no session came about in time",
+                "no session could be begun in time",
             ));
         }
     };
-    match until(clock, limit, enter(core, &session, request)).await {
-        Some(outcome) => outcome,
-        None => Err(unanswered(OPERATION)),
-    }
-}
-
-async fn enter(core: &Core, session: &Arc<Session>, request: &Enqueue) -> Result<Enqueued, Error> {
-    let attempt = request.attempt;
-    let limit = core.settings.limit();
-    // An attempt belongs to the session that it was first asked for in.
-    let session = &core
-        .session_of(attempt)
-        .unwrap_or_else(|| Arc::clone(session));
-    session.want();
-    let link = session.link(OPERATION, limit).await?;
-    let lock: Arc<str> = core.paths.lock(&request.name).into();
-    if !core.keep(attempt, session) {
+    let lock: Arc<str> = shared.keys.lock(&request.name).into();
+    if !shared.assign(request.attempt, &session) {
         return Ok(Enqueued::Gone);
     }
-    let entered = session.book().enter(attempt, &lock, &request.owner);
-    let known = entered == Entered::Known;
-    let asking = Asking {
-        core,
-        session,
-        link: &link,
-        attempt,
-        lock: &lock,
-        anew: known.then(|| core.settings.now()),
-    };
-    let outcome = match entered {
-        Entered::New => asking.ask(request).await,
-        Entered::Known => asking.again(request).await,
-        Entered::Closed => Err(error(
+    let registration = session.attempts().register(request.attempt, &lock);
+    if registration == Registration::Closed {
+        shared.forget(request.attempt);
+        return Err(error(
             ErrorKind::Unavailable,
             OPERATION,
-            "the session has just ended; a new one is made for what comes next",
-        )),
-    };
-    // Nobody removes it after such an answer. What was asked for before may be in the queue.
-    let over = match &outcome {
-        Ok(outcome) => matches!(outcome, Enqueued::Gone),
-        Err(error) => !known && error.kind().is_without_effect(),
-    };
-    if over {
-        core.forget(attempt);
+            "the session has just ended; the next request begins a new one",
+        ));
     }
-    outcome
+    let answer_by =
+        clock.now() + shared.config.context.request_timeout * ANSWER_WITHIN_PERCENT / 100;
+    let (attempt, waits) = (request.attempt, request.wait);
+    let enqueuing = Enqueuing {
+        shared: Arc::clone(shared),
+        session: Arc::clone(&session),
+        connection: Arc::clone(&connection),
+        lock,
+        repeated: (registration == Registration::Known).then(|| shared.config.now()),
+        request,
+    };
+    let mut running = connection.start(|answer| enqueuing.run(answer));
+    if let Some(answer) = running.until(clock, answer_by).await {
+        return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
+    }
+    // A waiter whose node was created is in the queue. What is not known yet follows as an event.
+    if waits
+        && let Some(from) = session.proved()
+        && let Some(waiting) = session.attempts().waiting(attempt, from)
+    {
+        return running
+            .stop_waiting()
+            .unwrap_or(Ok(Enqueued::Waiting(waiting)));
+    }
+    let answer = running.until(clock, limit).await.flatten();
+    answer.unwrap_or_else(|| Err(unanswered(OPERATION)))
 }
 
-impl Asking<'_> {
-    /// Makes the node, and tells where it stands.
-    async fn ask(&self, request: &Enqueue) -> Result<Enqueued, Error> {
-        let path = format!("{}/{}", self.lock, stem(self.attempt));
-        let data = record::encode(request);
-        for _ in 0..ROUNDS {
-            let access = self.core.access;
-            let create = Request::create(&path, &data, access, Kind::EphemeralSequential);
-            // Behind others of ours it has no hurry, and who has just been granted may have.
-            let ahead = if request.wait {
-                self.session.book().waiting(self.lock)
-            } else {
-                0
-            };
-            let mut requests = vec![create];
-            if ahead < CROWD {
-                requests.push(Request::children(self.lock));
+/// An enqueue under way.
+struct Enqueuing {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    connection: Arc<Connection>,
+    request: Enqueue,
+    /// The lock's node.
+    lock: Arc<str>,
+    /// When the attempt was asked for again: its grant is to be proved from then on (T3).
+    repeated: Option<Instant>,
+}
+
+impl Enqueuing {
+    async fn run(self, answer: oneshot::Sender<Result<Enqueued, Error>>) {
+        let outcome = if self.repeated.is_some() {
+            self.repeat().await
+        } else {
+            self.create().await
+        };
+        // After such an answer the core does not remove the attempt. A repeated enqueue is another
+        // matter: what was asked for before may be in the queue.
+        let over = match &outcome {
+            Ok(outcome) => matches!(outcome, Enqueued::Gone),
+            Err(error) => self.repeated.is_none() && error.kind().is_without_effect(),
+        };
+        if over {
+            self.shared.forget(self.attempt());
+        }
+        match answer.send(outcome) {
+            // The caller was answered before, or does not wait any more.
+            Err(Ok(Enqueued::Granted(grant))) => {
+                self.session.emit([BackendEvent::Granted(grant)]);
             }
-            let conn = &self.link.conn;
-            let sent = if ahead > 0 {
-                conn.send_patiently(requests)
-            } else {
-                conn.send_all(requests)
-            };
-            let sent = sent.map_err(|fault| of_write(OPERATION, &path, fault))?;
-            let mut answers = sent.into_iter();
-            let made = answers.next().ok_or_else(|| unanswered(OPERATION))?;
-            match made.get().await {
-                Ok(reply) => {
-                    let Ok(made) = Made::answer(&reply.body) else {
-                        return Err(unanswered(OPERATION));
-                    };
-                    // Noted in any case, so that it can be deleted also where it cannot be listed.
-                    let listing = match answers.next() {
-                        Some(listed) => listing(listed).await.ok(),
-                        None => None,
-                    };
-                    return self.made(request, &made.path, &made.stat, listing).await;
+            Err(Ok(Enqueued::Gone)) => self.session.emit([BackendEvent::Lost {
+                attempt: self.attempt(),
+                reason: LossReason::Evicted,
+            }]),
+            Err(Err(error)) if !error.is_retryable() => {
+                let mut attempts = self.session.attempts();
+                attempts.set_locate_error(self.attempt(), Some(error));
+            }
+            _ => {}
+        }
+    }
+
+    const fn attempt(&self) -> AttemptId {
+        self.request.attempt
+    }
+
+    /// Creates the node and looks up its position.
+    async fn create(&self) -> Result<Enqueued, Error> {
+        let prefix = format!("{}/{}", self.lock, node_prefix(self.attempt()));
+        let data = record::encode(&self.request);
+        let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
+        for _ in 0..MAX_CREATIONS {
+            let failed = |failure: RequestError| of_write(OPERATION, &prefix, failure);
+            let client = self.connection.client().map_err(failed)?;
+            let (created, listed) = {
+                let attempts = self.session.attempts();
+                if !attempts.is_wanted(self.attempt()) {
+                    return Ok(Enqueued::Gone);
                 }
-                Err(Fault::Refused(Code::NoNode)) => self.make_parents().await?,
-                Err(fault) => return Err(of_write(OPERATION, self.lock, fault)),
+                (
+                    client.create(&prefix, &data, &options),
+                    client.get_children(&self.lock),
+                )
+            };
+            match self.connection.answer(created).await {
+                Ok((stat, sequence)) => {
+                    let path = format!("{prefix}{sequence}");
+                    return self.created(&path, &stat, Some(listed)).await;
+                }
+                Err(RequestError::Refused(ZkError::NoNode)) => self.create_parents().await?,
+                Err(failure) => return Err(of_write(OPERATION, &self.lock, failure)),
             }
         }
         Err(error(
             ErrorKind::Unavailable,
             OPERATION,
-            format!("`{}` is deleted as often as it is made", self.lock),
+            format!(
+                "another program deletes `{}` whenever it is created",
+                self.lock
+            ),
         ))
     }
 
-    /// The same attempt is asked for again: its node may be there, or on its way.
-    async fn again(&self, request: &Enqueue) -> Result<Enqueued, Error> {
-        let known = self
-            .session
-            .book()
-            .get(self.attempt)
-            .map(|entry| (matches!(entry.place, Place::Gone(_)), entry.node.clone()));
+    /// Answers the same attempt again: its node may be there, or on its way.
+    async fn repeat(&self) -> Result<Enqueued, Error> {
+        let known = {
+            let attempts = self.session.attempts();
+            let entry = attempts.get(self.attempt());
+            entry.map(|entry| {
+                (
+                    matches!(entry.position, Position::Gone(_)),
+                    entry.node.clone(),
+                )
+            })
+        };
         match known {
             None | Some((true, _)) => return Ok(Enqueued::Gone),
-            Some((false, Some(_))) => return self.answer(request, None).await,
+            Some((false, Some(_))) => return self.answer(None).await,
             Some((false, None)) => {}
         }
-        let unknown = |_| unanswered(OPERATION);
-        let sent = self
-            .link
-            .conn
-            .send_all([Request::sync(self.lock), Request::children(self.lock)]);
-        let [synced, listed] = two(sent.map_err(unknown)?)?;
-        synced.get().await.map_err(unknown)?;
-        let found = match listing(listed).await {
-            Ok((_, names)) => {
-                own(&names, self.attempt).map(|child| format!("{}/{child}", self.lock))
-            }
-            Err(Fault::Refused(Code::NoNode)) => None,
-            Err(fault) => return Err(unknown(fault)),
+        let unknown = |_: RequestError| unanswered(OPERATION);
+        let found = find(&self.connection, &self.lock, self.attempt())
+            .await
+            .map_err(unknown)?;
+        let Some((path, _)) = found.into_iter().next() else {
+            return self.create().await;
         };
-        let Some(path) = found else {
-            return self.ask(request).await;
-        };
-        match self.link.conn.call(Request::exists(&path, false)).await {
-            Ok(reply) => {
-                let stat = Stat::answer(&reply.body).map_err(|_| unanswered(OPERATION))?;
-                self.made(request, &path, &stat, None).await
+        let client = self.connection.client().map_err(unknown)?;
+        match self.connection.answer(client.check_stat(&path)).await {
+            Ok(Some(stat)) => {
+                let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
+                self.created(&path, &stat, unlisted).await
             }
-            Err(Fault::Refused(Code::NoNode)) => Ok(Enqueued::Gone),
-            Err(fault) => Err(unknown(fault)),
+            Ok(None) => Ok(Enqueued::Gone),
+            Err(failure) => Err(unknown(failure)),
         }
     }
 
-    async fn made(
+    /// The node is known.
+    async fn created(
         &self,
-        request: &Enqueue,
         path: &str,
-        stat: &Stat,
-        listing: Option<Listing>,
+        stat: &zookeeper_client::Stat,
+        listed: Option<impl Future<Output = Result<Listing, ZkError>>>,
     ) -> Result<Enqueued, Error> {
-        let floor = self.core.settings.context.token_floor;
-        let number = self.link.number;
+        let floor = self.shared.config.context.token_floor;
+        let number = self.connection.number;
+        // Noted before the list has come, so that it can be deleted where it cannot be listed.
         let noted = self
             .session
-            .book()
-            .found(self.attempt, path, stat, floor, number);
+            .attempts()
+            .created(self.attempt(), path, stat, floor, number);
         if !noted {
-            // Asked for twice at once: the later node goes.
-            let gone = self.link.conn.delete(path).await;
-            gone.map_err(|_| unanswered(OPERATION))?;
-            return self.answer(request, None).await;
+            // The attempt was asked for twice at once: the later node goes.
+            self.delete(path).await?;
+            return self.answer(None).await;
         }
-        self.session.ring();
-        self.answer(request, listing).await
+        let listing = match listed {
+            Some(listed) => self.connection.answer(listed).await.ok(),
+            None => None,
+        };
+        self.answer(listing).await
     }
 
-    /// Makes the lock's node, and the namespace's if need be.
-    async fn make_parents(&self) -> Result<(), Error> {
-        let access = self.core.access;
-        let namespace = self.core.paths.namespace();
-        // Both at once. To make the namespace again fails, also for want of the right to, and that
-        // tells nothing.
-        let sent = self.link.conn.send_all([
-            Request::create(namespace, b"", access, Kind::Persistent),
-            Request::create(self.lock, b"", access, Kind::Container),
-        ]);
-        let unsent = |fault| of_read(OPERATION, self.lock, fault);
-        let [above, own] = two(sent.map_err(unsent)?)?;
-        let above = above.get().await;
-        match own.get().await {
-            Ok(_) | Err(Fault::Refused(Code::NodeExists)) => return Ok(()),
-            Err(Fault::Refused(Code::NoNode)) => {}
-            Err(fault) => return Err(unsent(fault)),
+    async fn delete(&self, node: &str) -> Result<(), Error> {
+        let client = self
+            .connection
+            .client()
+            .map_err(|_| unanswered(OPERATION))?;
+        match self.connection.answer(client.delete(node, None)).await {
+            Ok(()) | Err(RequestError::Refused(ZkError::NoNode)) => Ok(()),
+            Err(_) => Err(unanswered(OPERATION)),
+        }
+    }
+
+    /// Creates the lock's node, and the namespace's if it is missing.
+    async fn create_parents(&self) -> Result<(), Error> {
+        let acls = self.shared.config.options.acls();
+        let namespace = self.shared.keys.namespace();
+        let failed = |failure: RequestError| of_read(OPERATION, &self.lock, failure);
+        let client = self.connection.client().map_err(failed)?;
+        let (persistent, container) = (
+            CreateMode::Persistent.with_acls(acls),
+            CreateMode::Container.with_acls(acls),
+        );
+        // Both at once. The creation of a namespace that exists fails, also for a user who may not
+        // create one.
+        let above = client.create(namespace, b"", &persistent);
+        let own = client.create(&self.lock, b"", &container);
+        let above = self.connection.answer(above).await;
+        match self.connection.answer(own).await {
+            Ok(_) | Err(RequestError::Refused(ZkError::NodeExists)) => return Ok(()),
+            Err(RequestError::Refused(ZkError::NoNode)) => {}
+            Err(failure) => return Err(failed(failure)),
         }
         match above {
-            Err(Fault::Refused(Code::NoNode)) => Err(error(
-                ErrorKind::Config,
-                OPERATION,
-                format!(
-                    "the node `{}` of the address is gone; make it again",
-                    self.core.paths.root()
-                ),
-            )),
-            Err(Fault::Refused(Code::NodeExists)) | Ok(_) => Ok(()),
-            Err(fault) => Err(of_read(OPERATION, namespace, fault)),
+            Err(RequestError::Refused(ZkError::NoNode)) => Err(self.shared.root_is_gone(OPERATION)),
+            Ok(_) | Err(RequestError::Refused(ZkError::NodeExists)) => Ok(()),
+            Err(failure) => Err(of_read(OPERATION, namespace, failure)),
         }
     }
 
-    /// What there is to say of an attempt whose node is known.
-    async fn answer(&self, request: &Enqueue, listing: Option<Listing>) -> Result<Enqueued, Error> {
-        if !request.wait {
-            return self.try_it(listing).await;
+    /// The answer for an attempt whose node is known.
+    async fn answer(&self, listing: Option<Listing>) -> Result<Enqueued, Error> {
+        if !self.request.wait {
+            return self.grant_or_leave(listing).await;
         }
-        let lined_up = listing.is_none() && self.line_up().await;
-        let stood = if lined_up {
-            Stood::Waiting
-        } else {
-            match self.stand(listing, true).await {
-                Ok(stood) => stood,
-                // Somebody's state that we may not go past: we leave.
-                Err(error) => return Err(self.leave_with(error).await),
-            }
-        };
-        match stood {
-            Stood::First => self.grant().await,
-            Stood::Gone => Ok(Enqueued::Gone),
-            Stood::Waiting => Ok(match self.waiting() {
-                Some(Ok(waiting)) => Enqueued::Waiting(waiting),
-                Some(Err(())) => return self.grant().await,
-                None => Enqueued::Gone,
-            }),
-        }
-    }
-
-    /// Stands right behind another one of ours, if its number tells so.
-    async fn line_up(&self) -> bool {
-        let try_it = || {
-            let mut book = self.session.book();
-            book.line_up(self.attempt, self.session.ttl)
-        };
-        if try_it() {
-            return true;
-        }
-        // That one may have been answered together with this one, and be about to note it.
-        tokio::task::yield_now().await;
-        try_it()
-    }
-
-    /// First, or out again.
-    async fn try_it(&self, listing: Option<Listing>) -> Result<Enqueued, Error> {
-        let (node, listing) = match (self.node(), listing) {
-            (None, _) => return Ok(Enqueued::Gone),
-            (Some(node), Some(listing)) => (node, listing),
-            (Some(node), None) => {
-                let listed = self.link.conn.send(&Request::children(self.lock));
-                let listed = listed.map_err(|_| unanswered(OPERATION))?;
-                match self::listing(listed).await {
-                    Ok(listing) => (node, listing),
-                    Err(Fault::Refused(code)) => {
-                        let error = of_read(OPERATION, self.lock, Fault::Refused(code));
-                        return Err(self.leave_with(error).await);
-                    }
-                    Err(_) => return Err(unanswered(OPERATION)),
+        let attempt = self.attempt();
+        match locate(&self.session, &self.connection, attempt, listing, true).await {
+            Ok(Located::First) => self.grant().await,
+            Ok(Located::Gone) => Ok(Enqueued::Gone),
+            Ok(Located::Waiting) => {
+                let from = self.session.proved();
+                let waiting = from.and_then(|from| self.session.attempts().waiting(attempt, from));
+                match waiting {
+                    Some(waiting) => Ok(Enqueued::Waiting(waiting)),
+                    // Granted or gone in between.
+                    None => self.grant().await,
                 }
             }
+            // The state of another contender that this client must not pass by: leave the queue.
+            Err(error) => Err(self.leave_with(error).await),
+        }
+    }
+
+    /// Answers with the grant, or leaves the queue.
+    async fn grant_or_leave(&self, listing: Option<Listing>) -> Result<Enqueued, Error> {
+        let Some(node) = self.session.attempts().node(self.attempt()) else {
+            return Ok(Enqueued::Gone);
+        };
+        let listing = match listing {
+            Some(listing) => listing,
+            None => match list(&self.connection, &self.lock).await {
+                Ok(listing) => listing,
+                Err(RequestError::Refused(refusal)) => {
+                    let error = of_read(OPERATION, &self.lock, RequestError::Refused(refusal));
+                    return Err(self.leave_with(error).await);
+                }
+                Err(_) => return Err(unanswered(OPERATION)),
+            },
         };
         let own = node.rsplit('/').next().unwrap_or_default();
-        let first = match standing(&listing.1, own) {
+        let first = match standing(&listing.0, own) {
             Standing::Missing => return Ok(Enqueued::Gone),
             Standing::First => {
-                self.session.book().first(self.attempt);
+                self.session.attempts().set_first(self.attempt());
                 return self.grant().await;
             }
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
-        self.session.book().leave(self.attempt);
-        let conn = &self.link.conn;
-        let shown = conn.send(&Request::get_data(&first, false));
-        let shown = shown.map_err(|_| unanswered(OPERATION))?;
-        let gone = conn.delete(&node).await;
-        let shown = shown.get().await;
-        match gone {
-            Ok(_) | Err(Fault::Refused(Code::NoNode)) => {}
-            Err(_) => return Err(unanswered(OPERATION)),
-        }
-        self.core.forget(self.attempt);
-        Ok(Enqueued::Busy(
-            self.read_holder(&first, shown)?.unwrap_or_default(),
-        ))
+        self.session.attempts().begin_removal(self.attempt());
+        let (shown, deleted) =
+            futures_util::join!(self.connection.read_one(&first), self.delete(&node));
+        deleted?;
+        self.shared.forget(self.attempt());
+        let holder = holder(&self.session, &first, shown)?;
+        Ok(Enqueued::Busy(holder.unwrap_or_default()))
     }
 
     /// Leaves the queue and then fails with this error.
     async fn leave_with(&self, error: Error) -> Error {
-        let Some(node) = self.node() else {
+        let Some(node) = self.session.attempts().node(self.attempt()) else {
             return error;
         };
-        self.session.book().leave(self.attempt);
-        match self.link.conn.delete(&node).await {
-            Ok(_) | Err(Fault::Refused(Code::NoNode)) => error,
+        self.session.attempts().begin_removal(self.attempt());
+        match self.delete(&node).await {
+            Ok(()) => error,
             Err(_) => error.with_kind(ErrorKind::OutcomeUnknown),
         }
     }
 
-    fn node(&self) -> Option<Arc<str>> {
-        let book = self.session.book();
-        book.get(self.attempt)?.node.clone()
-    }
-
-    fn read_holder(
-        &self,
-        path: &str,
-        answer: Result<crate::wire::conn::Reply, Fault>,
-    ) -> Result<Option<Holder>, Error> {
-        let floor = self.core.settings.context.token_floor;
-        match answer {
-            Ok(reply) => match Node::answer(&reply.body) {
-                Ok(node) => record::holder(OPERATION, path, &node, floor).map(Some),
-                Err(_) => Ok(None),
-            },
-            // Gone meanwhile, or nobody's business of ours.
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Finds out where the attempt stands, and watches what is ahead of it. With `strict`, a holder
-    /// whose state cannot be read is an error.
-    pub(crate) async fn stand(
-        &self,
-        mut listing: Option<Listing>,
-        strict: bool,
-    ) -> Result<Stood, Error> {
-        let lost = |fault| match fault {
-            Fault::Unsent | Fault::Unanswered => unanswered(OPERATION),
-            fault => of_read(OPERATION, self.lock, fault),
-        };
-        for _ in 0..ROUNDS {
-            let Some(node) = self.node() else {
-                return Ok(Stood::Gone);
-            };
-            let (zxid, names) = match listing.take() {
-                Some(listing) => listing,
-                None => {
-                    let listed = self.link.conn.send(&Request::children(self.lock));
-                    match self::listing(listed.map_err(lost)?).await {
-                        Ok(listing) => listing,
-                        Err(Fault::Refused(Code::NoNode)) => (0, Vec::new()),
-                        Err(fault) => return Err(lost(fault)),
-                    }
-                }
-            };
-            let own = node.rsplit('/').next().unwrap_or_default();
-            let (next, first, count) = match standing(&names, own) {
-                Standing::Missing => {
-                    let told = self.session.book().gone(self.attempt, LossReason::Evicted);
-                    self.session.tell(told);
-                    return Ok(Stood::Gone);
-                }
-                Standing::First => {
-                    self.session.book().first(self.attempt);
-                    return Ok(Stood::First);
-                }
-                Standing::Behind { next, first, ahead } => (next, first, ahead),
-            };
-            let next_path: Arc<str> = format!("{}/{next}", self.lock).into();
-            let alone = next == first;
-            let first_path = format!("{}/{first}", self.lock);
-            let (watch, known) = {
-                let mut book = self.session.book();
-                let known = book.holder(&first_path, self.session.ttl);
-                let ahead = Ahead {
-                    next: Arc::clone(&next_path),
-                    count: Some(count),
-                    holder: known.clone(),
-                    as_of: u64::try_from(zxid).unwrap_or(0),
-                    look: false,
-                };
-                let watch = !book.is_ours(&next_path);
-                book.wait(self.attempt, ahead);
-                (watch, known)
-            };
-            // Of attempts of this session all is known, and each request costs the server.
-            let mut requests = Vec::new();
-            if watch {
-                requests.push(Request::get_data(&next_path, true));
-            }
-            let read = known.is_none() && !(alone && watch);
-            if read {
-                requests.push(Request::get_data(&first_path, false));
-            }
-            let answers = if requests.is_empty() {
-                Vec::new()
-            } else {
-                self.link.conn.send_all(requests).map_err(lost)?
-            };
-            let mut answers = answers.into_iter();
-            let mut shown = None;
-            if watch && let Some(answer) = answers.next() {
-                match answer.get().await {
-                    Ok(reply) => shown = Some(Ok(reply)),
-                    Err(Fault::Refused(Code::NoNode)) => continue,
-                    Err(fault) => return Err(lost(fault)),
-                }
-            }
-            if read && let Some(answer) = answers.next() {
-                shown = Some(answer.get().await);
-            }
-            let holder = match (known, shown) {
-                (Some(holder), _) => Some(holder),
-                (None, None) => None,
-                (None, Some(shown)) => match self.read_holder(&first_path, shown) {
-                    Err(error) if strict => return Err(error),
-                    holder => holder.unwrap_or_default(),
-                },
-            };
-            let mut book = self.session.book();
-            return Ok(
-                match book.get_mut(self.attempt).map(|entry| &mut entry.place) {
-                    None => Stood::Gone,
-                    Some(Place::Gone(_)) => Stood::Gone,
-                    Some(Place::First) => Stood::First,
-                    Some(Place::Waiting(ahead)) => {
-                        ahead.holder = holder;
-                        Stood::Waiting
-                    }
-                    Some(Place::Asked) => Stood::Waiting,
-                },
-            );
-        }
-        // Everybody ahead leaves faster than we can look: nobody is in our way for long.
-        let told = self.session.book().look(self.attempt);
-        self.session.tell(told);
-        Ok(Stood::Waiting)
-    }
-
-    /// The attempt is first: with a proof that is worth something, it is granted.
+    /// The attempt is first: waits for a proof that is new enough, and grants.
     async fn grant(&self) -> Result<Enqueued, Error> {
-        let limit = self.core.settings.limit();
-        let proof = match self.anew {
-            None => self.session.wait_fresh(self.link, limit).await,
-            anew => self.session.wait_proof(anew, self.link, limit).await,
+        let attempt = self.attempt();
+        let first = {
+            let attempts = self.session.attempts();
+            let entry = attempts.get(attempt);
+            entry.is_some_and(|entry| matches!(entry.position, Position::First))
         };
-        let Some(from) = proof else {
-            return Err(unanswered(OPERATION));
+        if !first {
+            return Ok(Enqueued::Gone);
+        }
+        let from = match self.repeated {
+            None => self.session.wait_fresh(&self.connection).await,
+            after => self.session.wait_proof(after, &self.connection).await,
         };
-        match granted(self.session, self.attempt, from) {
-            Some(grant) => Ok(Enqueued::Granted(grant)),
-            None => Ok(Enqueued::Gone),
+        let from = from.ok_or_else(|| unanswered(OPERATION))?;
+        let grant = self
+            .session
+            .attempts()
+            .grant(attempt, self.session.ttl, from);
+        let Some(grant) = grant else {
+            return Ok(Enqueued::Gone);
+        };
+        let node = self.session.attempts().node(attempt);
+        if let Some(node) = node {
+            self.session.watch_own_node(&self.connection, attempt, node);
         }
-    }
-
-    /// What a waiter is told; `Err` if it was granted meanwhile, `None` if it is gone.
-    fn waiting(&self) -> Option<Result<Waiting, ()>> {
-        // For one who waits an old proof does: the core reports it in time.
-        let from = self.session.proved()?;
-        let mut book = self.session.book();
-        let entry = book.get_mut(self.attempt)?;
-        match &entry.place {
-            Place::Waiting(ahead) => Some(Ok(told(ahead, from))),
-            Place::First => Some(Err(())),
-            Place::Asked | Place::Gone(_) => None,
-        }
+        Ok(Enqueued::Granted(grant))
     }
 }
 
-/// The grant of an attempt that is first; `None` if it is not any more.
-pub(crate) fn granted(session: &Session, attempt: AttemptId, from: Instant) -> Option<Grant> {
-    let mut book = session.book();
-    let entry = book.get_mut(attempt)?;
-    if !matches!(entry.place, Place::First) {
-        return None;
-    }
-    entry.told = Some(from);
-    Some(Grant::proved(attempt, entry.token, session.ttl, from))
-}
-
-/// What a waiter is told.
-pub(crate) fn told(ahead: &Ahead, from: Instant) -> Waiting {
-    let waiting = Waiting::new(from, StoreTime::new(ahead.as_of)).with_holder(ahead.holder.clone());
-    match ahead.count {
-        Some(count) => waiting.with_ahead(count),
-        None => waiting,
-    }
-}
-
-/// The child that is this attempt's node.
-pub(crate) fn own(names: &[String], attempt: AttemptId) -> Option<&String> {
-    names
-        .iter()
-        .find(|name| paths::attempt(name) == Some(attempt))
-}
-
-/// Reads the answer to a list.
-pub(crate) async fn listing(answer: Answer) -> Result<Listing, Fault> {
-    let reply = answer.get().await?;
-    Ok((reply.zxid, children(&reply.body)?))
-}
-
-/// As many answers as requests.
-pub(crate) fn two(answers: Vec<Answer>) -> Result<[Answer; 2], Error> {
-    <[Answer; 2]>::try_from(answers).map_err(|_| unanswered(OPERATION))
+/// The nodes of an attempt in queue order, each with whether it is first, after the server has caught up
+/// with the leader. There is at most one, unless the attempt was asked for twice at once.
+pub(crate) async fn find(
+    connection: &Connection,
+    lock: &str,
+    attempt: AttemptId,
+) -> Result<Vec<(String, bool)>, RequestError> {
+    let client = connection.client()?;
+    let (synced, listed) = (client.sync(lock), client.get_children(lock));
+    connection.answer(synced).await?;
+    let children = match connection.answer(listed).await {
+        Ok((children, _)) => children,
+        Err(RequestError::Refused(ZkError::NoNode)) => return Ok(Vec::new()),
+        Err(failure) => return Err(failure),
+    };
+    let ordered = crate::queue::in_order(&children).into_iter().enumerate();
+    // The id belongs to this attempt alone, and so does every node with its name.
+    Ok(ordered
+        .filter(|(_, name)| attempt_of(name) == Some(attempt))
+        .map(|(at, name)| (format!("{lock}/{name}"), at == 0))
+        .collect())
 }

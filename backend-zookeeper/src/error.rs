@@ -1,8 +1,36 @@
-//! What went wrong on the way to the servers or on them, in the words of the core.
+//! Errors: what the client crate reports, in the terms of the core.
 
 use tenure_core::error::{Error, ErrorKind};
+use zookeeper_client::Error as ZkError;
 
-use crate::wire::{conn::Fault, proto::Code};
+/// Why a request has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    /// The connection was gone before: nothing was sent.
+    NotSent,
+    /// The request was handed over, and no answer came.
+    Unanswered,
+    /// The server refused the request and changed nothing.
+    Refused(ZkError),
+    /// The answer cannot be decoded.
+    Malformed,
+}
+
+impl From<ZkError> for RequestError {
+    fn from(error: ZkError) -> Self {
+        match error {
+            ZkError::ConnectionLoss
+            | ZkError::ClientClosed
+            | ZkError::NoHosts
+            | ZkError::Timeout
+            // The session's task ended before the answer came.
+            | ZkError::UnexpectedError(_)
+            | ZkError::Custom(_) => Self::Unanswered,
+            ZkError::UnmarshalError { .. } => Self::Malformed,
+            error => Self::Refused(error),
+        }
+    }
+}
 
 /// An error of this backend.
 pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<String>) -> Error {
@@ -11,11 +39,16 @@ pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<
         .with_detail(detail)
 }
 
-/// A fault of a request that changes the store.
-pub(crate) fn of_write(operation: &'static str, path: &str, fault: Fault) -> Error {
-    match fault {
-        Fault::Unanswered => unanswered(operation),
-        fault => of_read(operation, path, fault),
+/// The client was closed.
+pub(crate) fn closed(operation: &'static str) -> Error {
+    error(ErrorKind::Closed, operation, "the client was closed")
+}
+
+/// The error of a request that changes the store.
+pub(crate) fn of_write(operation: &'static str, path: &str, failure: RequestError) -> Error {
+    match failure {
+        RequestError::Unanswered | RequestError::Malformed => unanswered(operation),
+        failure => of_read(operation, path, failure),
     }
 }
 
@@ -24,72 +57,76 @@ pub(crate) fn unanswered(operation: &'static str) -> Error {
     error(
         ErrorKind::OutcomeUnknown,
         operation,
-        "the server did not answer; whether it has carried the request out is not known",
+        "the server did not answer; whether it carried out the request is not known",
     )
 }
 
-/// A fault of a request that changes nothing.
-pub(crate) fn of_read(operation: &'static str, path: &str, fault: Fault) -> Error {
-    let (kind, detail) = match fault {
-        Fault::Unsent => (
+/// The error of a request that changes nothing.
+pub(crate) fn of_read(operation: &'static str, path: &str, failure: RequestError) -> Error {
+    let (kind, detail) = match failure {
+        RequestError::NotSent => (
             ErrorKind::Unavailable,
-            "the connection was lost before anything was sent".to_owned(),
+            "the connection was lost before the request was sent".to_owned(),
         ),
-        Fault::Unanswered => (
+        RequestError::Unanswered => (
             ErrorKind::Unavailable,
             "the connection was lost before the server answered".to_owned(),
         ),
-        Fault::Malformed => (
+        RequestError::Malformed => (
             ErrorKind::Protocol,
-            "the server's answer cannot be read".to_owned(),
+            "the server's answer cannot be decoded".to_owned(),
         ),
-        Fault::Refused(code) => match code {
-            Code::NoAuth => (
-                ErrorKind::PermissionDenied,
-                format!(
-                    "this user may not do that with `{path}`; compare its rights with those in \
-                     docs/operations.md"
-                ),
-            ),
-            Code::InvalidAcl => (
-                ErrorKind::Config,
-                "the servers know no identity of ours to give the nodes to; set `backend.username` \
-                 and a password, or the option `acl` to \"open\""
-                    .to_owned(),
-            ),
-            Code::AuthFailed => (
-                ErrorKind::Unauthenticated,
-                "the servers do not accept our credentials".to_owned(),
-            ),
-            Code::SessionExpired => (
-                ErrorKind::Unavailable,
-                "the session has expired; a new one is made for what comes next".to_owned(),
-            ),
-            Code::SessionMoved => (
-                ErrorKind::Unavailable,
-                "the session has moved to another server meanwhile".to_owned(),
-            ),
-            Code::QuotaExceeded => (
-                ErrorKind::Exhausted,
-                format!("the quota above `{path}` is used up"),
-            ),
-            Code::Throttled => (
-                ErrorKind::Unavailable,
-                "the server has too much to do and refused the request".to_owned(),
-            ),
-            Code::NoNode => (
-                ErrorKind::Unavailable,
-                format!("`{path}` is gone; somebody deletes what is made there"),
-            ),
-            Code::NodeExists | Code::NotEmpty => (
-                ErrorKind::Protocol,
-                format!("`{path}` is in the way, or in use"),
-            ),
-            Code::Other(number) => (
-                ErrorKind::Protocol,
-                format!("the server answered with error {number} about `{path}`"),
-            ),
-        },
+        RequestError::Refused(refusal) => of_refusal(path, &refusal),
     };
     error(kind, operation, detail)
+}
+
+fn of_refusal(path: &str, refusal: &ZkError) -> (ErrorKind, String) {
+    match refusal {
+        ZkError::NoAuth => (
+            ErrorKind::PermissionDenied,
+            format!(
+                "this user lacks a right on `{path}`; compare its rights with those in \
+                 docs/operations.md"
+            ),
+        ),
+        ZkError::InvalidAcl => (
+            ErrorKind::Config,
+            "the servers know no identity of this client that could own its nodes; set \
+             `backend.username` and a password, or the option `acl` to \"open\""
+                .to_owned(),
+        ),
+        ZkError::AuthFailed => (
+            ErrorKind::Unauthenticated,
+            "the servers do not accept the credentials".to_owned(),
+        ),
+        ZkError::SessionExpired => (
+            ErrorKind::Unavailable,
+            "the session has expired; the next request begins a new one".to_owned(),
+        ),
+        ZkError::SessionMoved => (
+            ErrorKind::Unavailable,
+            "the session has moved to another server".to_owned(),
+        ),
+        ZkError::QuotaExceeded => (
+            ErrorKind::Exhausted,
+            format!("the quota above `{path}` is used up"),
+        ),
+        ZkError::Throttled => (
+            ErrorKind::Unavailable,
+            "the server is overloaded and refused the request".to_owned(),
+        ),
+        ZkError::NoNode => (
+            ErrorKind::Unavailable,
+            format!("`{path}` is gone; another program deletes what this client creates"),
+        ),
+        ZkError::NodeExists | ZkError::NotEmpty => (
+            ErrorKind::Protocol,
+            format!("`{path}` exists already, or is in use"),
+        ),
+        other => (
+            ErrorKind::Protocol,
+            format!("the server refused a request about `{path}`: {other}"),
+        ),
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tenure_core::{backend::Connect, error::Error, registry::Factory, settings::Settings};
 
-use crate::{Options, ZooKeeperStore, target::SCHEMES};
+use crate::{Options, ZooKeeperStore, address::SCHEMES};
 
 /// The schemes `zookeeper`, and with TLS `zookeepers`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,8 +1,8 @@
-//! Locks on ZooKeeper: first come first served, with transaction ids as fencing tokens, shared with
+//! Locks on ZooKeeper: FIFO order, transaction ids as fencing tokens, and mutual exclusion with
 //! programs that use Curator's or kazoo's lock recipes.
 //!
-//! A driver and nothing more: the servers keep the queue as sequential ephemeral nodes, and
-//! everything that is policy (when to renew, what may be believed) is the core's.
+//! This crate is a driver on the client crate `zookeeper-client`. The servers keep the queue of a lock
+//! as sequential ephemeral nodes; the core decides when to renew and what a client may believe.
 //!
 //! ```no_run
 //! use tenure_core::Client;
@@ -18,25 +18,25 @@
 //! # }
 //! ```
 //!
-//! What the servers must be, the rights that are needed, and what each option means is in
-//! `docs/operations.md`.
+//! `docs/operations.md` describes the servers, the rights that a user needs, and each option.
 
+mod address;
 mod backend;
+mod check;
 mod config;
-mod connect;
-mod core;
 mod enqueue;
 mod error;
 mod factory;
-mod paths;
+mod inspect;
+mod keys;
+mod locate;
 mod queue;
 mod record;
 mod remove;
-mod renewal;
+mod renew;
 mod session;
-mod target;
-mod view;
-mod wire;
+mod shared;
+mod transport;
 
 pub use backend::ZooKeeperStore;
 pub use config::{Acl, Options};

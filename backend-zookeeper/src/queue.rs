@@ -1,30 +1,80 @@
-//! The order of a lock's contenders, from the names of its node's children. Pure.
+//! Where an attempt stands in its queue, and the order of the contenders by the names of their nodes.
+//! Pure.
 //!
-//! A child that ends in a sequence number is a contender, whoever made it. The servers count with 32
-//! bits and begin again below zero, so that two numbers are compared by their distance.
+//! A child of a lock's node whose name ends in a sequence number is a contender, whichever program
+//! created it. The servers count with 32 bits and wrap below zero, so two numbers are compared by
+//! their distance.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
-/// Where somebody stands among the contenders.
+use tenure_core::{
+    clock::Instant,
+    loss::LossReason,
+    request::{Holder, StoreTime, Waiting},
+};
+use tokio::sync::oneshot;
+
+/// Where an attempt stands.
+#[derive(Debug)]
+pub(crate) enum Position {
+    /// Its node is being created, or is there and was not looked up in the queue yet.
+    Unknown,
+    Waiting(Box<Predecessor>),
+    First,
+    Gone(LossReason),
+}
+
+/// What a waiter knows of the contenders ahead of it.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    /// The nearest node ahead, which the waiter watches.
+    pub(crate) node: Arc<str>,
+    /// How many contenders are ahead.
+    pub(crate) ahead: u64,
+    pub(crate) holder: Option<Holder>,
+    /// The zxid of the last change of the queue when it was read.
+    pub(crate) as_of: i64,
+    /// Dropping it ends the watch of `node`.
+    #[expect(dead_code, reason = "it is held for its drop")]
+    pub(crate) watch: oneshot::Sender<()>,
+}
+
+impl Position {
+    /// The answer to a waiter; `None` if it does not wait. `czxid` is that of its node.
+    pub(crate) fn waiting(&self, czxid: i64, from: Instant) -> Option<Waiting> {
+        let time = |zxid: i64| StoreTime::new(u64::try_from(zxid).unwrap_or(0));
+        match self {
+            Self::Waiting(predecessor) => Some(
+                Waiting::new(from, time(predecessor.as_of))
+                    .with_holder(predecessor.holder.clone())
+                    .with_ahead(predecessor.ahead),
+            ),
+            Self::Unknown if czxid > 0 => Some(Waiting::new(from, time(czxid))),
+            _ => None,
+        }
+    }
+}
+
+/// Where a node stands among the contenders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing<'a> {
     /// It is not among them.
     Missing,
     First,
     Behind {
-        /// The nearest one ahead.
+        /// The nearest contender ahead.
         next: &'a str,
-        /// Who is first.
+        /// The first contender.
         first: &'a str,
-        /// How many are ahead.
+        /// How many contenders are ahead.
         ahead: u64,
     },
 }
 
-/// The sequence number at the end of a child's name, as the servers write it: ten digits, or a sign
-/// and nine or ten.
+/// The sequence number at the end of a child's name. The servers write ten digits, or a sign and nine
+/// or ten digits.
 pub(crate) fn sequence(child: &str) -> Option<i32> {
-    // What the known recipes write before the number; a sign after it is the number's.
+    // The known recipes write these marks before the number; a sign after the mark is the number's.
     for mark in ["-lock-", "__lock__", "__rlock__", "__READ__", "__WRIT__"] {
         if let Some((_, number)) = child.rsplit_once(mark)
             && let Some(number) = number_of(number)
@@ -33,14 +83,13 @@ pub(crate) fn sequence(child: &str) -> Option<i32> {
         }
     }
     let tail = |length: usize| child.get(child.len().checked_sub(length)?..);
-    // A dash before ten digits is taken for a part of the name, unless they are too large without
-    // being a sign.
+    // A dash before ten digits belongs to the name, unless the digits need it as their sign.
     tail(10)
         .and_then(number_of)
         .or_else(|| tail(11).and_then(number_of))
 }
 
-/// Reads what `%010d` writes of a 32-bit number.
+/// Reads a 32-bit number as `%010d` writes it.
 fn number_of(text: &str) -> Option<i32> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let whole = (text.len() == 10 || (text.len() == 11 && digits.len() == 10))
@@ -48,7 +97,7 @@ fn number_of(text: &str) -> Option<i32> {
     if whole { text.parse().ok() } else { None }
 }
 
-/// Which of two numbers was given first, if no more than 2^31 lie between them.
+/// Which of two numbers was assigned first, if at most 2^31 lie between them.
 const fn earlier(a: i32, b: i32) -> Ordering {
     let distance = a.wrapping_sub(b);
     if distance == 0 {
@@ -60,13 +109,14 @@ const fn earlier(a: i32, b: i32) -> Ordering {
     }
 }
 
-/// The contenders in the order of their turns.
+/// The contenders in queue order.
 pub(crate) fn in_order(children: &[String]) -> Vec<&str> {
     let mut contenders: Vec<(i32, &str)> = children
         .iter()
         .filter_map(|child| Some((sequence(child)?, child.as_str())))
         .collect();
-    // Distances order only what lies within half of the circle: they are taken from one of them.
+    // Distances order numbers only within half of the number range, so they are taken from one
+    // contender.
     if let Some(&(pivot, _)) = contenders.first() {
         contenders.sort_by(|(a, left), (b, right)| {
             let (a, b) = (a.wrapping_sub(pivot), b.wrapping_sub(pivot));
@@ -76,7 +126,7 @@ pub(crate) fn in_order(children: &[String]) -> Vec<&str> {
     contenders.into_iter().map(|(_, child)| child).collect()
 }
 
-/// Where this child stands. One pass, without sorting: a queue may be long.
+/// Where the child `own` stands. One pass without sorting, because a queue may be long.
 pub(crate) fn standing<'a>(children: &'a [String], own: &str) -> Standing<'a> {
     let Some(mine) = sequence(own).filter(|_| children.iter().any(|child| child == own)) else {
         return Standing::Missing;
@@ -141,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn w1_contenders_stand_in_the_order_of_their_numbers_whoever_made_them() {
+    fn w1_contenders_are_ordered_by_number_whichever_program_created_them() {
         let children = names(&[
             "z-lock-0000000001",
             "other",
@@ -170,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn w1_the_order_goes_on_where_numbers_wrap() {
+    fn w1_the_order_holds_where_numbers_wrap() {
         let children = names(&[
             "a-lock--2147483647",
             "a-lock-2147483646",
@@ -197,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn x1_of_two_with_one_number_just_one_is_first() {
+    fn x1_of_two_contenders_with_one_number_one_is_first() {
         let children = names(&["b-0000000001", "a-0000000001"]);
         assert_eq!(standing(&children, "a-0000000001"), Standing::First);
         assert!(matches!(

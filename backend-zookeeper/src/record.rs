@@ -1,8 +1,8 @@
-//! What the node of a contender holds: a line of JSON for those who look at the lock.
+//! The data of a contender's node: one line of JSON that `inspect` shows.
 //!
-//! Who holds the lock does not depend on it: that is a matter of names and sessions.
+//! Exclusion does not depend on it: node names and sessions decide which contender holds the lock.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tenure_core::{
@@ -11,19 +11,17 @@ use tenure_core::{
     token::FencingToken,
 };
 
-use crate::{
-    error::error,
-    paths,
-    wire::proto::{Node, Stat},
-};
+use zookeeper_client::Stat;
 
-/// What every record of ours begins with, whatever its version.
+use crate::{error::error, keys};
+
+/// The first bytes of every record of ours, of any version.
 const MARK: &[u8] = b"{\"tenure\":";
 const VERSION: u64 = 1;
 
 #[derive(Deserialize, Serialize)]
 struct Record {
-    /// The version of this format. First, so that later versions are told by it.
+    /// The version of this format. It is the first field, so that every version can read it.
     tenure: u64,
     ttl_ms: u64,
     owner: Owner,
@@ -32,6 +30,13 @@ struct Record {
 #[derive(Deserialize)]
 struct Version {
     tenure: u64,
+}
+
+/// A node as the servers show it.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) data: Vec<u8>,
+    pub(crate) stat: Stat,
 }
 
 /// The record of an attempt.
@@ -44,10 +49,10 @@ pub(crate) fn encode(request: &Enqueue) -> Vec<u8> {
     serde_json::to_vec(&record).unwrap_or_default()
 }
 
-/// Whether this is what [`encode`] would write of some attempt, and if not, why not.
+/// Reads a record of ours. `None`: the data is foreign.
 fn decode(operation: &'static str, path: &str, data: &[u8]) -> Result<Option<Record>, Error> {
     if !data.starts_with(MARK) {
-        // Curator writes an address into nodes of this form, and others what they like.
+        // Curator writes an address into nodes of this form.
         return Ok(None);
     }
     let corrupt = || {
@@ -63,8 +68,8 @@ fn decode(operation: &'static str, path: &str, data: &[u8]) -> Result<Option<Rec
             ErrorKind::NewerFormat,
             operation,
             format!(
-                "`{path}` is of version {} of the format, and this program knows up to {VERSION}; \
-                 use a newer one",
+                "`{path}` has version {} of the format, and this program knows up to {VERSION}; \
+                 use a newer program",
                 version.tenure
             ),
         ));
@@ -73,7 +78,7 @@ fn decode(operation: &'static str, path: &str, data: &[u8]) -> Result<Option<Rec
     Ok(Some(record))
 }
 
-/// Who holds a lock, by the node that is first.
+/// The holder of a lock, read from the first node of its queue.
 pub(crate) fn holder(
     operation: &'static str,
     path: &str,
@@ -81,7 +86,7 @@ pub(crate) fn holder(
     floor: FencingToken,
 ) -> Result<Holder, Error> {
     let record = decode(operation, path, &node.data)?;
-    let attempt = paths::attempt(path.rsplit('/').next().unwrap_or_default());
+    let attempt = keys::attempt_of(path.rsplit('/').next().unwrap_or_default());
     let holder = match (record, attempt) {
         (Some(record), Some(attempt)) => {
             let owner = Owner::new(record.owner.label, record.owner.host, record.owner.pid);
@@ -91,13 +96,13 @@ pub(crate) fn holder(
     };
     Ok(holder
         .with_token(token(&node.stat, floor))
-        .with_since(Since::Enqueued(node.stat.made)))
+        .with_since(Since::Enqueued(created(&node.stat))))
 }
 
-/// One who waits.
+/// A waiter, read from its node.
 pub(crate) fn waiter(operation: &'static str, path: &str, node: &Node) -> Result<Waiter, Error> {
     let record = decode(operation, path, &node.data)?;
-    let attempt = paths::attempt(path.rsplit('/').next().unwrap_or_default());
+    let attempt = keys::attempt_of(path.rsplit('/').next().unwrap_or_default());
     let (attempt, owner) = match (attempt, record) {
         (Some(attempt), Some(record)) => {
             let owner = Owner::new(record.owner.label, record.owner.host, record.owner.pid);
@@ -105,10 +110,16 @@ pub(crate) fn waiter(operation: &'static str, path: &str, node: &Node) -> Result
         }
         _ => (None, None),
     };
-    Ok(Waiter::new(attempt, owner, Some(node.stat.made)))
+    Ok(Waiter::new(attempt, owner, Some(created(&node.stat))))
 }
 
-/// The fencing token of a node: the transaction that made it, above the floor.
+/// When a node was created, by the leader's clock.
+fn created(stat: &Stat) -> SystemTime {
+    let millis = u64::try_from(stat.ctime).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// The fencing token of a node: the zxid of its creation, above the floor.
 pub(crate) fn token(stat: &Stat, floor: FencingToken) -> FencingToken {
     let czxid = u64::try_from(stat.czxid).unwrap_or(0);
     let token = floor.get().saturating_add(czxid);
@@ -116,30 +127,40 @@ pub(crate) fn token(stat: &Stat, floor: FencingToken) -> FencingToken {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
+pub(crate) mod tests {
     use tenure_core::{id::AttemptId, name::LockName};
 
     use super::*;
 
-    fn node(data: &[u8]) -> Node {
-        Node {
-            data: data.to_vec(),
-            stat: Stat {
-                czxid: 5,
-                made: SystemTime::UNIX_EPOCH,
-                owner: 1,
-            },
+    pub(crate) fn stat(czxid: i64, ephemeral_owner: i64) -> Stat {
+        Stat {
+            czxid,
+            mzxid: czxid,
+            pzxid: czxid,
+            ctime: 0,
+            mtime: 0,
+            version: 0,
+            cversion: 0,
+            aversion: 0,
+            ephemeral_owner,
+            data_length: 0,
+            num_children: 0,
         }
     }
 
-    fn seen(path: &str, data: &[u8]) -> Result<Holder, Error> {
+    fn node(data: &[u8]) -> Node {
+        Node {
+            data: data.to_vec(),
+            stat: stat(5, 1),
+        }
+    }
+
+    fn read(path: &str, data: &[u8]) -> Result<Holder, Error> {
         holder("looking", path, &node(data), FencingToken::new(10))
     }
 
     #[test]
-    fn records_come_back() {
+    fn a_record_is_read_back() {
         let attempt = AttemptId::from_u128(7);
         let ttl = Duration::from_secs(30);
         let owner = Owner::new("a \"label\"", "host", 9);
@@ -147,32 +168,35 @@ mod tests {
         let request = Enqueue::new(name, attempt, owner.clone(), ttl, true);
         let data = encode(&request);
         assert!(data.starts_with(MARK) && !data.contains(&b'\n'));
-        let path = format!("/ns/x/{}0000000001", paths::stem(attempt));
-        let holder = seen(&path, &data).unwrap();
+        let path = format!("/ns/x/{}0000000001", keys::node_prefix(attempt));
+        let holder = read(&path, &data).unwrap();
         assert_eq!(holder.attempt, Some(attempt));
         assert_eq!(holder.owner, Some(owner));
         assert_eq!(holder.ttl, Some(ttl));
         assert_eq!(holder.token, Some(FencingToken::new(15)));
-        // Under another name it is nobody's of ours.
-        assert_eq!(seen("/ns/x/y-0000000001", &data).unwrap().attempt, None);
+        // Under a name of another form it is foreign.
+        assert_eq!(read("/ns/x/y-0000000001", &data).unwrap().attempt, None);
     }
 
     #[test]
-    fn s2_s3_data_is_foreign_malformed_or_newer() {
-        let path = format!("/ns/x/{}0000000001", paths::stem(AttemptId::from_u128(7)));
+    fn s2_s3_data_that_is_foreign_malformed_or_newer_is_told_apart() {
+        let path = format!(
+            "/ns/x/{}0000000001",
+            keys::node_prefix(AttemptId::from_u128(7))
+        );
         for foreign in [&b""[..], b"10.0.0.1", b"\xff\xfe", b"{}"] {
-            assert_eq!(seen(&path, foreign).unwrap().attempt, None);
+            assert_eq!(read(&path, foreign).unwrap().attempt, None);
         }
         for wrong in [
             &b"{\"tenure\":1,scribbled"[..],
             b"{\"tenure\":1}",
             b"{\"tenure\":\"a\"}",
         ] {
-            let error = seen(&path, wrong).unwrap_err();
+            let error = read(&path, wrong).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             assert!(error.to_string().contains(&path), "{error}");
         }
-        let newer = seen(&path, b"{\"tenure\":2,\"else\":[]}").unwrap_err();
+        let newer = read(&path, b"{\"tenure\":2,\"else\":[]}").unwrap_err();
         assert_eq!(newer.kind(), ErrorKind::NewerFormat);
         assert!(newer.to_string().contains("version 2"), "{newer}");
     }

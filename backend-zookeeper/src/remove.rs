@@ -1,150 +1,166 @@
-//! Taking one attempt out, whether it holds, waits, or may yet come into being.
+//! Removing an attempt, whether it holds, waits, or may yet enter the queue.
 //!
-//! Why nothing of an attempt can come into being after its removal was answered: its only request
-//! that makes anything is one `create`, sent once, on one connection of one session.
+//! Nothing of an attempt can enter the queue after its removal was answered, for these reasons. The
+//! only request that creates a node for it is one `create`, sent once, on one connection of one
+//! session, and never after the removal began.
 //!
-//! - On the same connection, the servers carry out a session's requests in the order in which they
-//!   were sent, so that the list that the removal asks for comes after it.
-//! - On a later connection to another server, the leader has noted that server as the session's, and
-//!   refuses what the earlier one forwards of it (`SESSION_MOVED`). The `sync` before the list waits
-//!   for what the leader carried out before.
-//! - On a later connection to the same server, the server has closed the earlier one when it took
-//!   the session up again, and reads nothing more from it.
-//! - A session that has ended takes its nodes along, and the servers refuse its requests.
+//! - On the same connection the servers carry out the requests of a session in the order in which they
+//!   were sent. So the list that the removal asks for comes after the `create`.
+//! - On a later connection to another server: the leader has registered that server as the owner of
+//!   the session and refuses what the earlier server forwards for it (`SESSION_MOVED`). The `sync`
+//!   before the list waits for what the leader carried out before.
+//! - On a later connection to the same server: the server closed the earlier connection when the
+//!   session was resumed, and reads nothing more from it.
+//! - A session that has ended takes its nodes with it, and the servers refuse its requests.
 
 use std::sync::Arc;
 
 use tenure_core::{
     error::Error,
     id::AttemptId,
+    loss::LossReason,
     request::{Remove, Removed},
 };
+use zookeeper_client::Error as ZkError;
 
 use crate::{
-    core::Core,
-    enqueue::{listing, two},
-    error::{of_read, of_write, unanswered},
-    paths,
-    queue::in_order,
-    session::{Link, book::Place, time::until},
-    wire::{
-        conn::Fault,
-        proto::{Code, Request},
-    },
+    enqueue::find,
+    error::{RequestError, of_read, of_write, unanswered},
+    queue::Position,
+    session::time::until,
+    shared::Shared,
+    transport::Connection,
 };
 
 const OPERATION: &str = "releasing";
 
-/// Removes, within the time of a request.
-pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Error> {
+/// Removes, within the time limit of a request.
+pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Removed, Error> {
     let attempt = request.attempt;
     if !request.outcome_known {
-        core.fence(attempt);
+        shared.fence(attempt);
     }
-    let Some(session) = core.session_of(attempt) else {
-        return of_others(core, request).await;
+    let Some(session) = shared.session_of(attempt) else {
+        return remove_unregistered(shared, request).await;
     };
-    let (node, place, lock) = {
-        let mut book = session.book();
-        book.leave(attempt);
-        match book.get(attempt) {
-            None => (None, Place::Asked, None),
-            Some(entry) => (
-                entry.node.clone(),
-                entry.place.clone(),
-                Some(Arc::clone(&entry.lock)),
-            ),
+    let known = {
+        let mut attempts = session.attempts();
+        attempts.begin_removal(attempt);
+        attempts.get(attempt).map(|entry| Known {
+            lock: Arc::clone(&entry.lock),
+            node: entry.node.clone(),
+            held: matches!(entry.position, Position::First),
+            gone: matches!(entry.position, Position::Gone(_)),
+        })
+    };
+    let known = match known {
+        Some(known) if !known.gone && !session.is_ended() => known,
+        _ => {
+            shared.forget(attempt);
+            return Ok(Removed::Absent);
         }
     };
-    let Some(lock) = lock else {
-        core.forget(attempt);
-        return Ok(Removed::Absent);
-    };
-    if session.is_over() || matches!(place, Place::Gone(_)) {
-        core.forget(attempt);
-        return Ok(Removed::Absent);
+    let limit = shared.config.request_limit();
+    if session.connected().is_none() {
+        // A session that was left to expire is resumed, to learn whether it has expired.
+        session.touch();
     }
-    let limit = core.settings.limit();
-    if session.up().is_none() {
-        // One that lapses is taken up again, to be told that it is gone.
-        session.want();
-    }
-    let link = match session.link(OPERATION, limit).await {
-        Ok(link) => link,
-        Err(_) if session.is_over() => {
-            core.forget(attempt);
+    let connection = match session.connection(OPERATION, limit).await {
+        Ok(connection) => connection,
+        Err(_) if session.is_ended() => {
+            shared.forget(attempt);
             return Ok(Removed::Absent);
         }
         Err(error) => return Err(error),
     };
-    let clock = &*core.settings.context.clock;
-    let found = match &node {
-        Some(node) => until(clock, limit, delete(&link, node)).await,
-        None => {
-            let found = until(clock, limit, search(&link, &lock, attempt)).await;
-            found.map(|found| found.map(|first| first.is_some()))
+    let clock = &*shared.config.context.clock;
+    let mut removing = connection.start({
+        let (session, connection) = (Arc::clone(&session), Arc::clone(&connection));
+        |answer| async move {
+            let removed = known.remove(&connection, attempt).await;
+            if removed.is_ok() {
+                // For the next call, if this one is not waited for any more.
+                session.attempts().gone(attempt, LossReason::Closed);
+            }
+            let _ = answer.send(removed);
         }
-    };
-    match found {
-        None => Err(unanswered(OPERATION)),
-        Some(Err(_)) if session.is_over() => {
-            core.forget(attempt);
+    });
+    match removing.until(clock, limit).await.flatten() {
+        Some(Ok(removed)) => {
+            shared.forget(attempt);
+            Ok(removed)
+        }
+        _ if session.is_ended() => {
+            shared.forget(attempt);
             Ok(Removed::Absent)
         }
         Some(Err(error)) => Err(error),
-        Some(Ok(found)) => {
-            core.forget(attempt);
-            Ok(match (found, place) {
-                (false, _) => Removed::Absent,
-                (true, Place::First) => Removed::AsHolder,
-                (true, _) => Removed::AsWaiter,
-            })
-        }
+        None => Err(unanswered(OPERATION)),
     }
 }
 
-/// Removes an attempt that is none of this client's, or was removed before.
-async fn of_others(core: &Core, request: &Remove) -> Result<Removed, Error> {
-    let limit = core.settings.limit();
-    let link = core.looking(OPERATION).await?;
-    let lock = core.paths.lock(&request.name);
-    let clock = &*core.settings.context.clock;
-    let found = until(clock, limit, search(&link, &lock, request.attempt)).await;
-    match found.ok_or_else(|| unanswered(OPERATION))?? {
-        None => Ok(Removed::Absent),
-        Some(true) => Ok(Removed::AsHolder),
-        Some(false) => Ok(Removed::AsWaiter),
+/// What is known of an attempt that is to be removed.
+struct Known {
+    lock: Arc<str>,
+    node: Option<Arc<str>>,
+    held: bool,
+    gone: bool,
+}
+
+impl Known {
+    async fn remove(&self, connection: &Connection, attempt: AttemptId) -> Result<Removed, Error> {
+        let Some(node) = &self.node else {
+            return search_and_delete(connection, &self.lock, attempt).await;
+        };
+        let found = delete(connection, node).await?;
+        Ok(match (found, self.held) {
+            (false, _) => Removed::Absent,
+            (true, true) => Removed::AsHolder,
+            (true, false) => Removed::AsWaiter,
+        })
     }
+}
+
+/// Removes an attempt that is not registered here: another client's, or one that was removed before.
+async fn remove_unregistered(shared: &Shared, request: &Remove) -> Result<Removed, Error> {
+    let limit = shared.config.request_limit();
+    let connection = shared.reader(OPERATION).await?;
+    let lock = shared.keys.lock(&request.name);
+    let clock = &*shared.config.context.clock;
+    let removing = search_and_delete(&connection, &lock, request.attempt);
+    let removed = until(clock, limit, removing).await;
+    removed.ok_or_else(|| unanswered(OPERATION))?
 }
 
 /// Deletes a node; `false` if it was not there.
-async fn delete(link: &Link, node: &str) -> Result<bool, Error> {
-    match link.conn.delete(node).await {
-        Ok(_) => Ok(true),
-        Err(Fault::Refused(Code::NoNode)) => Ok(false),
-        Err(fault) => Err(of_write(OPERATION, node, fault)),
+async fn delete(connection: &Connection, node: &str) -> Result<bool, Error> {
+    let failed = |failure| of_write(OPERATION, node, failure);
+    let client = connection.client().map_err(failed)?;
+    match connection.answer(client.delete(node, None)).await {
+        Ok(()) => Ok(true),
+        Err(RequestError::Refused(ZkError::NoNode)) => Ok(false),
+        Err(error) => Err(failed(error)),
     }
 }
 
-/// Looks for the nodes of an attempt, and deletes them. Tells whether one of them was first.
-async fn search(link: &Link, lock: &str, attempt: AttemptId) -> Result<Option<bool>, Error> {
-    let failed = |fault| of_read(OPERATION, lock, fault);
-    let sent = link
-        .conn
-        .send_all([Request::sync(lock), Request::children(lock)]);
-    let [synced, listed] = two(sent.map_err(failed)?)?;
-    synced.get().await.map_err(failed)?;
-    let names = match listing(listed).await {
-        Ok((_, names)) => names,
-        Err(Fault::Refused(Code::NoNode)) => return Ok(None),
-        Err(fault) => return Err(failed(fault)),
-    };
-    let mut found = None;
-    // The id is this attempt's alone, so that whatever is called so is its own.
-    for (at, name) in in_order(&names).into_iter().enumerate() {
-        if paths::attempt(name) == Some(attempt) && delete(link, &format!("{lock}/{name}")).await? {
-            found = Some(found == Some(true) || at == 0);
+/// Looks for the nodes of an attempt, and deletes them.
+async fn search_and_delete(
+    connection: &Connection,
+    lock: &str,
+    attempt: AttemptId,
+) -> Result<Removed, Error> {
+    let found = find(connection, lock, attempt)
+        .await
+        .map_err(|failure| of_read(OPERATION, lock, failure))?;
+    let mut removed = Removed::Absent;
+    for (node, first) in found {
+        if delete(connection, &node).await? {
+            removed = match (first, removed) {
+                (false, Removed::Absent) => Removed::AsWaiter,
+                (false, earlier) => earlier,
+                (true, _) => Removed::AsHolder,
+            };
         }
     }
-    Ok(found)
+    Ok(removed)
 }

@@ -8,7 +8,7 @@ use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, RootCertStore,
-    crypto::ring,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tenure_core::{error::ErrorKind, settings::Tls};
@@ -103,6 +103,26 @@ fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
 fn bad(path: &Path, what: &str, error: impl fmt::Display) -> Trouble {
     let path = path.display();
     Trouble::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
+}
+
+/// Makes `ring` the default provider of the process, if the process has none. A library that asks
+/// rustls for the default panics where two providers are linked and none is the default. Connections
+/// that name their provider are not affected.
+pub fn ensure_default_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Another thread may have set one in between, and that one serves as well.
+        let _ = ring::default_provider().install_default();
+    }
+}
+
+/// The certificate authorities of the system, for a library that reads them as PEM.
+#[must_use]
+pub fn system_authorities_pem() -> String {
+    let found = rustls_native_certs::load_native_certs();
+    let encoded = found.certs.iter();
+    encoded
+        .map(|certificate| pem::encode(&pem::Pem::new("CERTIFICATE", certificate.as_ref())))
+        .collect()
 }
 
 /// What a failed read or write means if TLS is what failed; `None` if it was the network.

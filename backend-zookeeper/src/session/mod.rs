@@ -1,15 +1,16 @@
-//! A session: what all locks of one client and TTL share. It outlives its connections.
+//! A session: what all locks of one client and one TTL share. It outlives its connections.
 
-mod beat;
-pub(crate) mod book;
+pub(crate) mod attempts;
+mod heartbeat;
 pub(crate) mod pool;
 pub(crate) mod proof;
-mod run;
+mod task;
 pub(crate) mod time;
+mod watches;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,189 +18,181 @@ use tenure_core::{
     backend::{BackendEvent, Context},
     clock::Instant,
     error::{Error, ErrorKind},
+    id::AttemptId,
     loss::LossReason,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use self::{book::Book, time::until};
+use self::{attempts::Attempts, time::until};
 use crate::{
+    address::Address,
     config::Options,
     error::error,
-    target::Target,
-    wire::{
-        conn::{Conn, Listener},
-        open::Trouble,
-        proto::Event,
-    },
+    transport::{ConnectError, Connection},
 };
 
-/// What sessions of one client have in common.
+/// How long a request waits for a connection that was lost. As a rule another server takes over in
+/// this time.
+const RECONNECT_WAIT: Duration = Duration::from_secs(1);
+
+/// What all sessions of one client share.
 #[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) target: Target,
+pub(crate) struct DriverConfig {
+    pub(crate) address: Address,
     pub(crate) options: Options,
     pub(crate) context: Context,
 }
 
-impl Settings {
+impl DriverConfig {
     pub(crate) fn now(&self) -> Instant {
         self.context.clock.now()
     }
 
-    pub(crate) fn limit(&self) -> Instant {
+    /// The moment at which a request that begins now is given up.
+    pub(crate) fn request_limit(&self) -> Instant {
         self.now() + self.context.request_timeout
     }
 }
 
-/// A session's connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(crate) conn: Arc<Conn>,
-    /// Its number among the session's connections, from 1.
-    pub(crate) number: u64,
-    /// The session's id.
-    pub(crate) owner: i64,
-}
-
-/// Where a session's connection stands.
+/// Whether a session is connected.
 #[derive(Clone, Debug)]
 enum State {
-    /// The first round of tries has not ended.
-    Fresh,
-    Up(Link),
+    /// The first attempt to connect to every server has not ended.
+    New,
+    Connected(Arc<Connection>),
     /// Not connected, and why.
-    Down(Trouble),
-    /// Ended, and why if it never began.
-    Over(Option<Trouble>),
+    Disconnected(ConnectError),
+    /// Ended; with the reason if it never began.
+    Ended(Option<ConnectError>),
 }
 
-/// What is known of a session's life, for those who hold or wait.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Proof {
-    /// The number of the present connection; 0 if there is none.
-    pub(crate) connection: u64,
-    pub(crate) ttl: Duration,
-    /// From when on the session lives for its TTL, if that is new enough to be worth a grant.
-    pub(crate) fresh: Option<Instant>,
-}
-
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// Locks: its life is proved, and must last as long as was asked for.
+pub(crate) enum Purpose {
+    /// Locks: its life is proved, and its time-out must be the TTL that was asked for.
     Locks,
-    /// Looking at locks; any life will do.
-    Looking,
+    /// Reading the state of locks, with any time-out.
+    Reads,
+}
+
+/// How a session is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// The servers are told, and delete the session's nodes.
+    Close,
+    /// Without a word to the servers, as when the process dies: the session expires.
+    Abandon,
 }
 
 /// A session.
 pub(crate) struct Session {
-    pub(crate) settings: Arc<Settings>,
-    /// How long it lives in silence; what was asked for, for one that is for locks.
+    pub(crate) config: Arc<DriverConfig>,
+    /// The time-out that was asked for; for locks it is the TTL.
     pub(crate) ttl: Duration,
-    purpose: Use,
+    purpose: Purpose,
     state: watch::Sender<State>,
     /// The newest proof.
     proved: watch::Sender<Option<Instant>>,
-    /// The number of the connection on which everything was looked at.
+    /// The number of the connection on which every node was looked up.
     checked: watch::Sender<u64>,
-    /// How long the servers let it live.
+    /// The time-out that the servers granted.
     granted: watch::Sender<Duration>,
-    book: Mutex<Book>,
-    /// Rung when there are nodes to be watched.
-    bell: Notify,
+    attempts: Mutex<Attempts>,
     closing: watch::Sender<Closing>,
-    /// When the core last asked for anything that this session is to live for.
-    wanted: watch::Sender<Instant>,
+    /// When the core last asked for something that needs the session.
+    used: watch::Sender<Instant>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("ttl", &self.ttl)
-            .field("attempts", &self.book().len())
+            .field("purpose", &self.purpose)
+            .field("attempts", &self.attempts().len())
             .finish_non_exhaustive()
     }
 }
 
 impl Session {
-    /// Begins a session. Nothing is waited for.
-    pub(crate) fn begin(settings: &Arc<Settings>, ttl: Duration, purpose: Use) -> Arc<Self> {
+    /// Begins a session. Does not wait for a connection.
+    pub(crate) fn begin(config: &Arc<DriverConfig>, ttl: Duration, purpose: Purpose) -> Arc<Self> {
         let session = Arc::new(Self {
-            settings: Arc::clone(settings),
+            config: Arc::clone(config),
             ttl,
             purpose,
-            state: watch::Sender::new(State::Fresh),
+            state: watch::Sender::new(State::New),
             proved: watch::Sender::new(None),
             checked: watch::Sender::new(0),
             granted: watch::Sender::new(Duration::ZERO),
-            book: Mutex::default(),
-            bell: Notify::new(),
+            attempts: Mutex::default(),
             closing: watch::Sender::new(Closing::No),
-            wanted: watch::Sender::new(settings.now()),
+            used: watch::Sender::new(config.now()),
         });
-        tokio::spawn(run::run(Arc::clone(&session)));
+        tokio::spawn(task::run(Arc::clone(&session)));
         session
     }
 
-    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(*self.state.borrow(), State::Over(_))
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(*self.state.borrow(), State::Ended(_))
     }
 
-    /// How long the servers let it live; known once it was connected.
+    /// The time-out that the servers granted; zero before the first connection.
     pub(crate) fn granted(&self) -> Duration {
         *self.granted.borrow()
     }
 
     /// The present connection, if there is one.
-    pub(crate) fn up(&self) -> Option<Link> {
+    pub(crate) fn connected(&self) -> Option<Arc<Connection>> {
         match &*self.state.borrow() {
-            State::Up(link) if !link.conn.is_over() => Some(link.clone()),
+            State::Connected(connection) if !connection.is_lost() => Some(Arc::clone(connection)),
             _ => None,
         }
     }
 
-    /// The connection; waits for one for a while, but never longer than until `limit`. Nothing was
-    /// sent if there is none.
-    pub(crate) async fn link(
+    /// The connection. Waits for one, but not longer than until `limit`. After an error nothing was
+    /// sent.
+    pub(crate) async fn connection(
         &self,
         operation: &'static str,
         limit: Instant,
-    ) -> Result<Link, Error> {
-        /// A server's end is made up for by another one in this time, as a rule.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        if let Some(link) = self.up() {
-            return Ok(link);
+    ) -> Result<Arc<Connection>, Error> {
+        if let Some(connection) = self.connected() {
+            return Ok(connection);
         }
         let mut state = self.state.subscribe();
-        let clock = &*self.settings.context.clock;
-        let fresh = matches!(*state.borrow(), State::Fresh);
-        let patience = self.settings.now() + PATIENCE;
-        let limit = if fresh { limit } else { limit.min(patience) };
-        let settled = |state: &State| match state {
-            State::Up(link) => !link.conn.is_over(),
-            State::Over(_) => true,
-            State::Down(trouble) => fresh || trouble.kind != ErrorKind::Unavailable,
-            State::Fresh => false,
+        let new = matches!(*state.borrow(), State::New);
+        let limit = if new {
+            limit
+        } else {
+            limit.min(self.config.now() + RECONNECT_WAIT)
         };
-        let came = async {
-            let _ = state.wait_for(settled).await;
+        let decided = |state: &State| match state {
+            State::Connected(connection) => !connection.is_lost(),
+            State::Ended(_) => true,
+            State::Disconnected(error) => new || error.kind != ErrorKind::Unavailable,
+            State::New => false,
         };
-        let _ = until(clock, limit, came).await;
+        let waiting = async {
+            let _ = state.wait_for(decided).await;
+        };
+        let _ = until(&*self.config.context.clock, limit, waiting).await;
         let now = state.borrow().clone();
         match now {
-            State::Up(link) if !link.conn.is_over() => Ok(link),
-            State::Down(trouble) | State::Over(Some(trouble)) => Err(trouble.into_error(operation)),
-            State::Over(None) => Err(error(
+            State::Connected(connection) if !connection.is_lost() => Ok(connection),
+            State::Disconnected(reason) | State::Ended(Some(reason)) => {
+                Err(reason.into_error(operation))
+            }
+            State::Ended(None) => Err(error(
                 ErrorKind::Unavailable,
                 operation,
-                "the session has ended; a new one is made for what comes next",
+                "the session has ended; the next request begins a new one",
             )),
-            State::Fresh | State::Up(_) => Err(error(
+            State::New | State::Connected(_) => Err(error(
                 ErrorKind::Unavailable,
                 operation,
                 "no server could be reached yet",
@@ -207,25 +200,26 @@ impl Session {
         }
     }
 
-    /// The core asks for what this session is to live for: an enqueue, a renewal, a report.
-    pub(crate) fn want(&self) {
-        self.wanted.send_replace(self.settings.now());
+    /// Notes that the core asked for something that needs the session: an enqueue, a renewal, a
+    /// report.
+    pub(crate) fn touch(&self) {
+        self.used.send_replace(self.config.now());
     }
 
-    /// Whether the session is to be kept alive. One whose attempts nobody renews any more lapses as
-    /// they would have: when to renew is not for a session to decide. Two renewals that get lost
-    /// take up to a TTL, of which it stays alive for the first half by its heartbeats, and for
-    /// another TTL without them.
-    fn is_wanted(&self) -> bool {
-        let quiet = self.settings.now().since(*self.wanted.borrow());
-        self.purpose == Use::Looking || quiet < self.ttl / 2 || self.book().len() == 0
+    /// Whether to keep the session alive. A session that the core does not use any more expires as
+    /// its locks would: the session does not decide when to renew. Two renewals that get lost take up
+    /// to half a TTL. So the session lives for half a TTL by heartbeats, and for one TTL more without
+    /// them.
+    pub(crate) fn is_in_use(&self) -> bool {
+        let idle = self.config.now().since(*self.used.borrow());
+        self.purpose == Purpose::Reads || idle < self.ttl / 2 || self.attempts().len() == 0
     }
 
     /// Returns once the session is to be kept alive again.
-    async fn until_wanted(&self) {
-        let mut wanted = self.wanted.subscribe();
-        while !self.is_wanted() {
-            if wanted.changed().await.is_err() {
+    async fn until_in_use(&self) {
+        let mut used = self.used.subscribe();
+        while !self.is_in_use() {
+            if used.changed().await.is_err() {
                 return;
             }
         }
@@ -246,138 +240,103 @@ impl Session {
         });
     }
 
-    /// The newest proof if it is new enough to be worth a grant: half of the TTL is left.
+    /// The newest proof if it is new enough for a grant: half of the TTL is left.
     pub(crate) fn fresh_proof(&self) -> Option<Instant> {
-        let limit = self.settings.now().before(self.ttl / 2);
-        self.proved().filter(|from| *from > limit)
+        let oldest = self.config.now().before(self.ttl / 2);
+        self.proved().filter(|from| *from > oldest)
     }
 
-    /// Waits for a proof that is worth a grant, as long as this connection lasts.
-    pub(crate) async fn wait_fresh(&self, link: &Link, limit: Instant) -> Option<Instant> {
-        if let Some(from) = self.fresh_proof() {
-            return Some(from);
+    /// Waits for a proof that is new enough for a grant, as long as the connection lasts.
+    pub(crate) async fn wait_fresh(&self, connection: &Connection) -> Option<Instant> {
+        loop {
+            if let Some(from) = self.fresh_proof() {
+                return Some(from);
+            }
+            self.wait_proof(self.proved(), connection).await?;
         }
-        let oldest = self.settings.now().before(self.ttl / 2);
-        self.wait_proof(Some(oldest), link, limit).await
     }
 
-    /// Waits for a proof that is young enough for a report: with an older one the core would report
-    /// again at once.
-    pub(crate) async fn wait_young(&self, link: &Link, limit: Instant) -> Option<Instant> {
-        let oldest = self.settings.now().before(self.ttl / 4);
-        self.wait_proof(Some(oldest), link, limit).await
-    }
-
-    /// Waits for a proof that is newer than that one, as long as this connection lasts.
+    /// Waits for a proof that is newer than `last`, as long as the connection lasts.
     pub(crate) async fn wait_proof(
         &self,
-        told: Option<Instant>,
-        link: &Link,
-        limit: Instant,
+        last: Option<Instant>,
+        connection: &Connection,
     ) -> Option<Instant> {
         let mut proved = self.proved.subscribe();
-        let newer = |proved: &Option<Instant>| proved.is_some() && *proved > told;
-        let came = async {
-            tokio::select! {
-                came = proved.wait_for(newer) => came.ok().and_then(|from| *from),
-                () = link.conn.over() => None,
-            }
-        };
-        until(&*self.settings.context.clock, limit, came)
-            .await
-            .flatten()
+        tokio::select! {
+            newer = proved.wait_for(|proved| *proved > last) => newer.ok().and_then(|from| *from),
+            () = connection.lost() => None,
+        }
     }
 
-    /// Waits until everything was looked at on this connection.
-    pub(crate) async fn wait_checked(&self, link: &Link, limit: Instant) -> bool {
+    /// Waits until every node was looked up on this connection, as long as it lasts.
+    pub(crate) async fn wait_checked(&self, connection: &Connection) -> bool {
         let mut checked = self.checked.subscribe();
-        let came = async {
-            tokio::select! {
-                came = checked.wait_for(|number| *number >= link.number) => came.is_ok(),
-                () = link.conn.over() => false,
-            }
-        };
-        until(&*self.settings.context.clock, limit, came).await == Some(true)
+        tokio::select! {
+            result = checked.wait_for(|number| *number >= connection.number) => result.is_ok(),
+            () = connection.lost() => false,
+        }
     }
 
-    /// Says that there are nodes to be watched.
-    pub(crate) fn ring(&self) {
-        self.bell.notify_one();
-    }
-
-    /// Tells the core.
-    pub(crate) fn tell(&self, events: impl IntoIterator<Item = BackendEvent>) {
+    /// Hands events to the core.
+    pub(crate) fn emit(&self, events: impl IntoIterator<Item = BackendEvent>) {
         for event in events {
-            self.settings.context.events.send(event);
+            self.config.context.events.send(event);
         }
     }
 
-    fn happened(&self, event: &Event) {
-        let proof = Proof {
-            connection: self.up().map_or(0, |link| link.number),
-            ttl: self.ttl,
-            fresh: self.fresh_proof(),
-        };
-        let out = self.book().happened(event, &proof);
-        self.tell(out);
-        if !event.deleted {
-            self.ring();
+    /// Forgets an attempt of which nothing is left in the store.
+    pub(crate) fn forget(&self, attempt: AttemptId) {
+        self.attempts().forget(attempt);
+        self.note_checked();
+    }
+
+    /// Publishes that every node was looked up on the present connection, once that is so.
+    fn note_checked(&self) {
+        let number = self.attempts().checked_on();
+        let newly = self.checked.send_if_modified(|checked| {
+            let newer = *checked < number;
+            *checked = (*checked).max(number);
+            newer
+        });
+        if newly && number > 1 {
+            self.emit([BackendEvent::Reconnected]);
         }
     }
 
-    fn end(&self, trouble: Option<Trouble>, reason: LossReason) {
-        self.state.send_replace(State::Over(trouble));
-        let out = self.book().end(reason);
-        self.tell(out);
+    fn end(&self, reason: Option<ConnectError>, loss: LossReason) {
+        self.state.send_replace(State::Ended(reason));
+        let events = self.attempts().end(loss);
+        self.emit(events);
     }
 
-    /// Ends it, and with it whatever it has; returns once the servers have said so, or after a
-    /// while.
+    /// Ends the session and with it all its locks. Returns once the servers have confirmed it, or
+    /// after the time limit of a request.
     pub(crate) async fn close(&self) {
-        self.leave();
+        self.begin_close();
         let mut state = self.state.subscribe();
-        let over = async {
+        let ended = async {
             let _ = state
-                .wait_for(|state| matches!(state, State::Over(_)))
+                .wait_for(|state| matches!(state, State::Ended(_)))
                 .await;
         };
-        let limit = self.settings.limit();
-        let _ = until(&*self.settings.context.clock, limit, over).await;
+        let limit = self.config.request_limit();
+        let _ = until(&*self.config.context.clock, limit, ended).await;
     }
 
-    /// Begins to end it.
-    pub(crate) fn leave(&self) {
-        self.closing.send_replace(Closing::Politely);
+    /// Begins to end the session.
+    pub(crate) fn begin_close(&self) {
+        self.closing.send_replace(Closing::Close);
     }
 
-    /// Stops without a word to the servers, as a process that dies: what it has lapses.
+    /// Stops without a word to the servers, as a process that dies: the session expires.
     pub(crate) fn abandon(&self) {
         self.closing.send_if_modified(|closing| {
             let open = *closing == Closing::No;
             if open {
-                *closing = Closing::Silently;
+                *closing = Closing::Abandon;
             }
             open
         });
-    }
-}
-
-/// How a session is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closing {
-    No,
-    /// The servers are told, and delete what it has.
-    Politely,
-    Silently,
-}
-
-/// Takes what a server sends of itself.
-struct Ear(Weak<Session>);
-
-impl Listener for Ear {
-    fn event(&self, event: Event) {
-        if let Some(session) = self.0.upgrade() {
-            session.happened(&event);
-        }
     }
 }

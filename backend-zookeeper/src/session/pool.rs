@@ -1,4 +1,5 @@
-//! The sessions of one client: one for each TTL in use, made when it is first asked for.
+//! The sessions of one client: one for each TTL in use, begun when it is first asked for. Each has one
+//! connection, so a client with one TTL has one connection.
 
 use std::{
     collections::HashMap,
@@ -6,26 +7,29 @@ use std::{
     time::Duration,
 };
 
-use super::{Session, Settings, Use};
+use super::{DriverConfig, Purpose, Session};
+
+/// A time-out that is longer than any server grants, so that it grants its longest.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// The sessions of one client.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    settings: Arc<Settings>,
+    config: Arc<DriverConfig>,
     sessions: Mutex<Sessions>,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
     by_ttl: HashMap<Duration, Arc<Session>>,
-    looking: Option<Arc<Session>>,
+    reader: Option<Arc<Session>>,
     closed: bool,
 }
 
 impl Pool {
-    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(config: Arc<DriverConfig>) -> Self {
         Self {
-            settings,
+            config,
             sessions: Mutex::default(),
         }
     }
@@ -33,50 +37,61 @@ impl Pool {
     /// The session for locks of this TTL; a new one if there is none, or it has ended. `None` after
     /// the pool was closed.
     pub(crate) fn locks(&self, ttl: Duration) -> Option<Arc<Session>> {
-        self.with(|sessions, settings| {
+        self.with(|sessions, config| {
             let session = sessions
                 .by_ttl
                 .entry(ttl)
-                .or_insert_with(|| Session::begin(settings, ttl, Use::Locks));
-            // One that has been idle for long takes nobody any more from when it begins to end.
-            if session.is_over() || session.book().is_closed() {
-                *session = Session::begin(settings, ttl, Use::Locks);
+                .or_insert_with(|| Session::begin(config, ttl, Purpose::Locks));
+            // An idle session takes no attempts any more from the moment it begins to end.
+            if session.is_ended() || session.attempts().is_closed() {
+                *session = Session::begin(config, ttl, Purpose::Locks);
+            }
+            // From now on that session reads too.
+            if let Some(reader) = sessions.reader.take() {
+                reader.begin_close();
             }
             Arc::clone(session)
         })
     }
 
-    /// A session to look at locks with. It asks for the longest life that there is. Not one with
-    /// locks: to look would keep it alive.
-    pub(crate) fn looking(&self) -> Option<Arc<Session>> {
-        self.with(|sessions, settings| match &sessions.looking {
-            Some(session) if !session.is_over() => Arc::clone(session),
-            _ => {
-                let longest = Duration::from_millis(i32::MAX as u64);
-                let session = Session::begin(settings, longest, Use::Looking);
-                Arc::clone(sessions.looking.insert(session))
+    /// A session to read the state of locks with: one for locks that is connected and in use, since it
+    /// is kept alive anyway, or else one of its own. `None` after the pool was closed.
+    pub(crate) fn reader(&self) -> Option<Arc<Session>> {
+        self.with(|sessions, config| {
+            let mut locks = sessions.by_ttl.values();
+            let usable =
+                |session: &&Arc<Session>| session.is_in_use() && session.connected().is_some();
+            if let Some(session) = locks.find(usable) {
+                return Arc::clone(session);
+            }
+            match &sessions.reader {
+                Some(session) if !session.is_ended() => Arc::clone(session),
+                _ => {
+                    let session = Session::begin(config, LONGEST_TIMEOUT, Purpose::Reads);
+                    Arc::clone(sessions.reader.insert(session))
+                }
             }
         })
     }
 
-    fn with<T>(&self, find: impl FnOnce(&mut Sessions, &Arc<Settings>) -> T) -> Option<T> {
+    fn with<T>(&self, find: impl FnOnce(&mut Sessions, &Arc<DriverConfig>) -> T) -> Option<T> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        (!sessions.closed).then(|| find(&mut sessions, &self.settings))
+        (!sessions.closed).then(|| find(&mut sessions, &self.config))
     }
 
     fn take(&self) -> Vec<Arc<Session>> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.closed = true;
-        let looking = sessions.looking.take();
+        let reader = sessions.reader.take();
         let by_ttl = std::mem::take(&mut sessions.by_ttl);
-        by_ttl.into_values().chain(looking).collect()
+        by_ttl.into_values().chain(reader).collect()
     }
 
-    /// Ends all sessions, and with them whatever they have.
+    /// Ends all sessions, and with them all their locks.
     pub(crate) async fn close(&self) {
         let sessions = self.take();
         for session in &sessions {
-            session.leave();
+            session.begin_close();
         }
         for session in sessions {
             session.close().await;

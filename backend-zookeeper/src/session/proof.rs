@@ -1,34 +1,34 @@
-//! How long a session is certain to live: a chain of heartbeats. Pure.
+//! The proof that a session lives: a chain of heartbeats. Pure.
 //!
-//! That a server answers proves nothing: a follower counts a session's life by itself, answers for
-//! as long as it has not noticed that it was cut off from the leader, and tells the leader of it only
-//! with its answer to the leader's own ping, every half tick. The leader alone decides when a session
-//! ends. So each heartbeat is a `sync`, which goes through the leader, and a read after it; the next
-//! one is sent at least 0.6 ticks after the answer to the one before. When the third of a row is
-//! answered, the leader's ping after the first one, and what the follower said to it, have reached
-//! the leader before the `sync` of the third, because each link keeps its order: the leader has
-//! counted the session as alive at a moment not before the first was sent.
+//! An answer from a server alone proves nothing. A follower answers reads and pings by itself until it
+//! notices that it lost the leader. It reports live sessions to the leader only in its answers to the
+//! leader's pings, every half tick, and the leader alone decides when a session ends. So each
+//! heartbeat is a `sync`, which goes through the leader, and a read after it, and the next heartbeat is
+//! sent at least 0.6 ticks after the answer to the one before. When the third of a chain is answered,
+//! the leader has pinged the follower after the first one. The follower's answer to that ping reached
+//! the leader before the `sync` of the third, because every connection keeps its order. So the leader
+//! has counted the session as alive at a moment not before the first heartbeat was sent.
 //!
-//! A row is of one connection. On another one, another server may answer, and one that was stopped
-//! for a while and believes itself the leader would too, for up to a tick: three heartbeats of a new
-//! row take longer.
+//! A chain belongs to one connection. On another connection another server may answer, and a server
+//! that was stopped and still believes itself the leader answers too, for up to a tick: three
+//! heartbeats of a new chain take longer.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tenure_core::clock::Instant;
 
-/// The heartbeats of one connection.
+/// The chain of heartbeats of one connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Chain {
+pub(crate) struct HeartbeatProof {
     gap: Duration,
-    /// When those were sent that were answered and have not proved anything yet; two at most.
+    /// When the answered heartbeats that have proved nothing yet were sent; two at most.
     sent: VecDeque<Instant>,
-    /// When the latest was answered.
+    /// When the latest heartbeat was answered.
     answered: Option<Instant>,
 }
 
-impl Chain {
-    /// A row that has not begun, for servers with this tick.
+impl HeartbeatProof {
+    /// An empty chain, for servers with this tick.
     pub(crate) fn new(tick: Duration) -> Self {
         Self {
             gap: tick * 6 / 10,
@@ -37,16 +37,16 @@ impl Chain {
         }
     }
 
-    /// When the next heartbeat may be sent; `None`: at once.
+    /// The earliest moment for the next heartbeat; `None`: now.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         self.answered.map(|answered| answered + self.gap)
     }
 
-    /// A heartbeat that was sent then was answered now. Returns from when on the session is proved
-    /// to live, if this proves anything.
+    /// Notes that the heartbeat sent at `sent` was answered at `now`. Returns the moment from which the
+    /// session is proved to live, if this answer proves one.
     pub(crate) fn answered(&mut self, sent: Instant, now: Instant) -> Option<Instant> {
         if self.earliest().is_some_and(|earliest| sent < earliest) {
-            // Too early: the leader may not have asked in between. It counts for nothing.
+            // Too early: the leader may not have pinged in between. The answer does not count.
             return None;
         }
         self.answered = Some(now);
@@ -69,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn d1_the_third_answer_in_a_row_proves_the_first_sending() {
-        let mut chain = Chain::new(TICK);
+    fn d1_the_third_answer_proves_the_sending_of_the_first_heartbeat() {
+        let mut chain = HeartbeatProof::new(TICK);
         assert_eq!(chain.earliest(), None);
         assert_eq!(chain.answered(at(0), at(5)), None);
         assert_eq!(chain.earliest(), Some(at(65)));
@@ -81,8 +81,8 @@ mod tests {
     }
 
     #[test]
-    fn d2_a_heartbeat_too_early_counts_for_nothing() {
-        let mut chain = Chain::new(TICK);
+    fn d2_a_heartbeat_that_is_sent_too_early_does_not_count() {
+        let mut chain = HeartbeatProof::new(TICK);
         assert_eq!(chain.answered(at(0), at(5)), None);
         for sent in [6, 30, 64] {
             assert_eq!(chain.answered(at(sent), at(sent)), None);
@@ -92,16 +92,16 @@ mod tests {
         assert_eq!(chain.answered(at(126), at(126)), Some(at(0)));
     }
 
-    /// The servers as the rule sees them: a follower that the leader asks every half tick, at any
-    /// phase, over links that keep their order and delay as they like, and that is cut off at some
-    /// moment. What is proved must have been counted by the leader.
+    /// A model of the servers: the leader pings a follower every half tick, at any phase, over
+    /// connections that keep their order and delay messages at random, until the follower is cut off.
+    /// The leader must have counted whatever is proved.
     #[test]
-    fn x1_what_is_proved_was_counted_by_the_leader() {
+    fn x1_the_leader_has_counted_what_is_proved() {
         let random = fastrand::Rng::with_seed(4);
         let mut random = random;
         let mut proved = 0;
         for _ in 0..3000 {
-            let mut chain = Chain::new(TICK);
+            let mut chain = HeartbeatProof::new(TICK);
             let phase = random.u64(0..50);
             // To the leader and back; constant per run, which keeps the order.
             let (up, down) = (random.u64(0..40), random.u64(0..40));

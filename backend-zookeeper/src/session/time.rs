@@ -1,11 +1,11 @@
-//! Time limits on the client's clock, and how long things take at most for a TTL.
+//! Time limits on the client's clock, and the durations that follow from a TTL.
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use tenure_core::clock::{Clock, Instant};
 
-/// Runs a future until a moment. `None` if the moment came first. One that is ready at once costs no
-/// timer.
+/// Runs a future until a moment. `None` if the moment came first. A future that is ready at once costs
+/// no timer.
 pub(crate) async fn until<T>(
     clock: &dyn Clock,
     limit: Instant,
@@ -23,22 +23,22 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// The shortest TTL. A proof is up to three heartbeats old (1.8 ticks); of two connections that are
-/// lost one after the other, each can take with it two heartbeats of a new row (1.2 ticks) after a
-/// [`silence`]: 1.8 + 2 * 1.2 ticks + 2 silences is less than the TTL from seven ticks on, or with
-/// ticks under 250 ms from 4.2 of them and 600 ms. What is more is for the network and the servers.
+/// The shortest TTL. A proof is up to three heartbeats old (1.8 ticks). Each of two connections that
+/// are lost one after the other costs two heartbeats of a new chain (1.2 ticks) after a
+/// [`silence_limit`]. 1.8 + 2 * 1.2 ticks + 2 silences is less than the TTL from seven ticks on, or with
+/// ticks under 250 ms from 4.2 ticks and 600 ms. The rest is left for the network and the servers.
 pub(crate) fn shortest(tick: Duration) -> Duration {
     (tick * 8).max(tick * 5 + Duration::from_millis(750))
 }
 
-/// The time between two heartbeats, the answer's included.
-pub(crate) fn pace(ttl: Duration, tick: Duration) -> Duration {
+/// The time from one heartbeat to the next, its answer included.
+pub(crate) fn heartbeat_interval(ttl: Duration, tick: Duration) -> Duration {
     (ttl / 20).max(tick * 6 / 10)
 }
 
-/// A server that is silent for so long is left for another one. Servers may be silent for 300 ms
-/// because their machine is busy.
-pub(crate) fn silence(ttl: Duration) -> Duration {
+/// How long a heartbeat may stay unanswered before the client leaves the server for another one. On a
+/// busy machine a server may need 300 ms.
+pub(crate) fn silence_limit(ttl: Duration) -> Duration {
     (ttl / 5).clamp(Duration::from_millis(300), Duration::from_secs(5))
 }
 
@@ -53,11 +53,11 @@ mod tests {
         for millis in [10, 50, 100, 200, 500, 1000, 2000, 10_000] {
             let tick = Duration::from_millis(millis);
             for ttl in [1, 2, 3].map(|times| shortest(tick) * times) {
-                let beat = pace(ttl, tick).max(tick * 6 / 10);
-                let new_row = 2 * (tick * 6 / 10);
-                let lost = 3 * beat + 2 * (silence(ttl) + new_row);
+                let beat = heartbeat_interval(ttl, tick).max(tick * 6 / 10);
+                let new_chain = 2 * (tick * 6 / 10);
+                let lost = 3 * beat + 2 * (silence_limit(ttl) + new_chain);
                 let left = Terms::DEFAULT.validity(ttl).checked_sub(lost);
-                // Something is left for the answers to take.
+                // Some time is left for the answers.
                 assert!(left > Some(tick / 4), "{tick:?} {ttl:?}: {left:?}");
             }
         }

@@ -39,7 +39,7 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
         let of_lock = |command: &Command| command.argument(0) == "/default/a";
         let sent: Vec<Command> = proxy.commands().into_iter().filter(of_lock).collect();
         let names: Vec<&str> = sent.iter().map(|command| &*command.name).collect();
-        let search = names.iter().rposition(|name| *name == "getChildren");
+        let search = names.iter().rposition(|name| *name == "getChildren2");
         assert!(
             search.is_some_and(|at| at > 0 && names[at - 1] == "sync"),
             "{names:?}"
@@ -85,11 +85,11 @@ async fn l5_heartbeats_and_lists_whose_replies_are_lost_cost_no_lock_and_no_plac
     let waiter = acquire(&owner, "waited for");
     waiting(&other, "waited for", 1).await;
     let place = other.inspect(blocking.name()).await.unwrap().queue[0].attempt;
-    for lost in ["sync", "exists", "sync", "getData"] {
+    for lost in ["sync", "exists", "sync", "multiRead"] {
         let before = proxy.replies_dropped();
         proxy.drop_reply_of_and_cut(lost);
-        if lost == "getData" {
-            // What a reconnection looks at.
+        if lost == "multiRead" {
+            // A reconnection reads the queue again.
             proxy.cut().unwrap();
         }
         until("a reply is lost", SOON, || proxy.replies_dropped() > before).await;

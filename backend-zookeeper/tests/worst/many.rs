@@ -106,7 +106,7 @@ async fn a4_cancellations_while_connections_break_leave_nothing() {
             0 => proxy.cut().unwrap(),
             1 => proxy.drop_reply_of_and_cut("create2"),
             2 => proxy.drop_reply_of_and_cut("delete"),
-            3 => proxy.drop_reply_of_and_cut("getChildren"),
+            3 => proxy.drop_reply_of_and_cut("getChildren2"),
             _ => {}
         }
         for task in tasks {

@@ -1,67 +1,91 @@
-//! Where the servers are: an address, read and checked.
+//! The servers' addresses, read from the URL and checked.
 
 use std::fmt;
 
+use rustls::pki_types::ServerName;
 use tenure_core::{error::Error, settings::StoreUrl};
 
-use crate::{
-    config::{Options, refuse},
-    wire::open::Place,
-};
+use crate::config::{Options, refuse};
 
 /// The schemes.
 pub(crate) const SCHEMES: &[&str] = &["zookeeper", "zookeepers"];
 
 const PORT: u16 = 2181;
 
-/// Which servers are meant, and below which node. Holds nothing secret.
+/// One server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) places: Vec<Place>,
+pub(crate) struct Endpoint {
+    /// A host name or an IP address; an IPv6 address has no brackets here.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Endpoint {
+    /// Whether a certificate can name this host. The client crate panics on any other with TLS.
+    fn can_be_certified(&self) -> bool {
+        ServerName::try_from(self.host.as_str()).is_ok()
+    }
+}
+
+/// The servers of a store, and the node below which it keeps its locks. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Whether the connections use TLS.
     pub(crate) secure: bool,
     /// The node below which everything lies, such as `/app`; empty if there is none.
     pub(crate) root: String,
 }
 
-impl Target {
-    /// Reads an address, together with the options that belong to it.
+impl Address {
+    /// Reads an address and checks it together with the options.
     ///
     /// # Errors
     ///
-    /// `Config` says what is wrong.
+    /// A `Config` error says what is wrong.
     pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
         options.check()?;
         let scheme = url.scheme();
         if !SCHEMES.contains(&scheme) {
             return Err(refuse(format!(
-                "`{scheme}` is no scheme of ZooKeeper; known are {}",
+                "`{scheme}` is not a ZooKeeper scheme; the known ones are {}",
                 SCHEMES.join(", ")
             )));
         }
         let secure = scheme == "zookeepers";
         if !secure && !options.tls.is_empty() {
             return Err(refuse(
-                "certificates are set, but `zookeeper` is without TLS; use `zookeepers`",
+                "certificates are set, but the scheme `zookeeper` has no TLS; use `zookeepers`",
             ));
         }
-        let places: Vec<Place> = url
+        let endpoints: Vec<Endpoint> = url
             .hosts()
             .iter()
-            .map(|host| Place {
+            .map(|host| Endpoint {
                 host: host.name.clone(),
                 port: host.port.unwrap_or(PORT),
             })
             .collect();
-        if places.is_empty() {
+        if endpoints.is_empty() {
             return Err(refuse(format!(
-                "the address names no server; it is `{scheme}://host:{PORT},host:{PORT}/chroot`"
+                "the address names no server; its form is `{scheme}://host:{PORT},host:{PORT}/chroot`"
             )));
         }
         let root = url.path().trim_end_matches('/').to_owned();
         let parts = root.split('/').skip(1);
         if !root.is_empty() && parts.clone().any(|part| matches!(part, "" | "." | "..")) {
             return Err(refuse(
-                "the path of the address is no node: it may hold no empty part, no `.` and no `..`",
+                "the path of the address is not a node: it must not hold an empty part, `.` or `..`",
             ));
         }
         if parts.clone().next() == Some("zookeeper") {
@@ -69,23 +93,28 @@ impl Target {
                 "the node `/zookeeper` belongs to the servers themselves; choose another path",
             ));
         }
+        if secure && let Some(endpoint) = endpoints.iter().find(|at| !at.can_be_certified()) {
+            return Err(refuse(format!(
+                "{endpoint}: a certificate cannot name this host; use a DNS name or an IP address"
+            )));
+        }
         Ok(Self {
-            places,
+            endpoints,
             secure,
             root,
         })
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.secure {
             "zookeepers://"
         } else {
             "zookeeper://"
         })?;
-        for (at, place) in self.places.iter().enumerate() {
-            write!(f, "{}{place}", if at == 0 { "" } else { "," })?;
+        for (at, endpoint) in self.endpoints.iter().enumerate() {
+            write!(f, "{}{endpoint}", if at == 0 { "" } else { "," })?;
         }
         f.write_str(&self.root)
     }
@@ -97,23 +126,23 @@ mod tests {
 
     use super::*;
 
-    fn target(url: &str) -> Result<Target, Error> {
-        Target::new(&StoreUrl::parse(url)?, &Options::default())
+    fn address(url: &str) -> Result<Address, Error> {
+        Address::new(&StoreUrl::parse(url)?, &Options::default())
     }
 
     #[test]
-    fn addresses_are_shown_as_they_are_meant() {
+    fn an_address_is_shown_with_its_default_ports() {
         for (url, shown) in [
             ("zookeeper://a", "zookeeper://a:2181"),
             ("zookeeper://a,b:1/app/", "zookeeper://a:2181,b:1/app"),
             ("zookeepers://[::1]:7/x/y", "zookeepers://[::1]:7/x/y"),
         ] {
-            assert_eq!(target(url).unwrap().to_string(), shown);
+            assert_eq!(address(url).unwrap().to_string(), shown);
         }
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn a_malformed_address_is_refused() {
         for url in [
             "zookeeper:",
             "zookeeper:///app",
@@ -122,10 +151,10 @@ mod tests {
             "zookeeper://a/zookeeper",
             "zoo://a",
         ] {
-            assert_eq!(target(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
+            assert_eq!(address(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
         }
         let tls = Options::default().tls(Tls::new(Some("ca.pem".into()), None, None));
         let url = StoreUrl::parse("zookeeper://a").unwrap();
-        assert!(Target::new(&url, &tls).is_err());
+        assert!(Address::new(&url, &tls).is_err());
     }
 }

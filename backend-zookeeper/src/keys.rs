@@ -1,14 +1,14 @@
-//! Where the nodes of a lock lie.
+//! The paths of the nodes.
 //!
-//! | node | what it is |
+//! | node | meaning |
 //! |---|---|
-//! | `CHROOT/NAMESPACE` | stays; made once |
-//! | `CHROOT/NAMESPACE/NAME` | a container: the servers delete it a while after its last child |
-//! | `CHROOT/NAMESPACE/NAME/_c_GUID-lock-SEQUENCE` | one contender; goes with its session |
+//! | `CHROOT/NAMESPACE` | persistent; created once |
+//! | `CHROOT/NAMESPACE/NAME` | a container: the servers delete it some time after its last child |
+//! | `CHROOT/NAMESPACE/NAME/_c_GUID-lock-SEQUENCE` | one contender; ephemeral |
 //!
-//! Namespace and name are encoded by the table of [`tenure_core::name`], which leaves nothing that
-//! the servers forbid in a path. One exception: the namespace `zookeeper` is written `%7Aookeeper`,
-//! because without a chroot the node `/zookeeper` is the servers' own. GUID is the attempt's id.
+//! Namespace and name are encoded by the table of [`tenure_core::name`], which leaves no character
+//! that the servers forbid in a path. The namespace `zookeeper` is written `%7Aookeeper`, because the
+//! servers own the node `/zookeeper`. GUID is the attempt's id.
 //!
 //! Programs that use Curator's or kazoo's recipes share a lock by its path, `/NAMESPACE/NAME`.
 
@@ -17,17 +17,17 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-/// What stands before the sequence number of a contender of Curator's form.
+/// Separates the GUID from the sequence number, as in Curator's names.
 const LOCK: &str = "-lock-";
 
-/// Where the locks of one namespace lie.
+/// The paths of one namespace.
 #[derive(Clone, Debug)]
-pub(crate) struct Paths {
+pub(crate) struct Keys {
     root: String,
     namespace: String,
 }
 
-impl Paths {
+impl Keys {
     pub(crate) fn new(root: &str, namespace: &Namespace) -> Self {
         let encoded = match namespace.encoded() {
             reserved if reserved == "zookeeper" => "%7Aookeeper".to_owned(),
@@ -39,22 +39,24 @@ impl Paths {
         }
     }
 
-    /// The node below which everything lies; empty if that is the root.
+    /// The node below which everything lies; empty for the root node.
     pub(crate) fn root(&self) -> &str {
         &self.root
     }
 
+    /// The namespace's node, the parent of the locks' nodes.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 
+    /// A lock's node, the parent of its contenders.
     pub(crate) fn lock(&self, name: &LockName) -> String {
         format!("{}/{}", self.namespace, name.encoded())
     }
 }
 
-/// What the node of an attempt is called, without its sequence number.
-pub(crate) fn stem(attempt: AttemptId) -> String {
+/// The name of an attempt's node without its sequence number.
+pub(crate) fn node_prefix(attempt: AttemptId) -> String {
     let id = attempt.to_string();
     let part = |from: usize, to: usize| id.get(from..to).unwrap_or_default();
     format!(
@@ -67,11 +69,11 @@ pub(crate) fn stem(attempt: AttemptId) -> String {
     )
 }
 
-/// The attempt whose node is called so, if it is of this form.
-pub(crate) fn attempt(child: &str) -> Option<AttemptId> {
+/// The attempt that a child of a lock's node belongs to; `None` for a name of another form.
+pub(crate) fn attempt_of(child: &str) -> Option<AttemptId> {
     let (guid, _) = child.strip_prefix("_c_")?.split_once(LOCK)?;
-    let places: Vec<usize> = guid.match_indices('-').map(|(at, _)| at).collect();
-    if places != [8, 13, 18, 23] {
+    let dashes: Vec<usize> = guid.match_indices('-').map(|(at, _)| at).collect();
+    if dashes != [8, 13, 18, 23] {
         return None;
     }
     AttemptId::parse(&guid.replace('-', ""))
@@ -82,10 +84,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n2_the_servers_own_node_is_no_namespace() {
+    fn n2_the_servers_own_node_is_not_used_as_a_namespace() {
         let path = |text: &str| {
             let namespace = Namespace::new(text).unwrap();
-            Paths::new("", &namespace).namespace().to_owned()
+            Keys::new("", &namespace).namespace().to_owned()
         };
         assert_eq!(path("zookeeper"), "/%7Aookeeper");
         assert_eq!(path("zookeepers"), "/zookeepers");
@@ -95,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn n2_names_stay_one_step_below_their_namespace() {
-        let paths = Paths::new("/root", &Namespace::new("a/b").unwrap());
-        let lock = |text: &str| paths.lock(&LockName::new(text).unwrap());
+    fn n2_a_lock_is_a_child_of_its_namespace() {
+        let keys = Keys::new("/root", &Namespace::new("a/b").unwrap());
+        let lock = |text: &str| keys.lock(&LockName::new(text).unwrap());
         assert_eq!(lock("c/d"), "/root/a%2Fb/c%2Fd");
         assert_eq!(lock("c%2Fd"), "/root/a%2Fb/c%252Fd");
         assert_eq!(lock(".."), "/root/a%2Fb/%2E%2E");
     }
 
     #[test]
-    fn names_of_attempts_come_back() {
+    fn an_attempt_is_read_back_from_its_node() {
         let id = AttemptId::from_u128(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
-        let stem = stem(id);
-        assert_eq!(stem, "_c_01234567-89ab-cdef-0011-223344556677-lock-");
-        assert_eq!(attempt(&format!("{stem}0000000003")), Some(id));
+        let prefix = node_prefix(id);
+        assert_eq!(prefix, "_c_01234567-89ab-cdef-0011-223344556677-lock-");
+        assert_eq!(attempt_of(&format!("{prefix}0000000003")), Some(id));
         for foreign in [
             "",
             "_c_",
@@ -116,7 +118,7 @@ mod tests {
             "_c_0123456789abcdef0011223344556677-lock-0000000001",
             "_c_01234567-89AB-cdef-0011-223344556677-lock-0000000001",
         ] {
-            assert_eq!(attempt(foreign), None, "{foreign}");
+            assert_eq!(attempt_of(foreign), None, "{foreign}");
         }
     }
 }

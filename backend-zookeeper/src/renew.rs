@@ -1,0 +1,161 @@
+//! Renewing grants and reporting waiters. The heartbeats of a session serve all its attempts; a renewal
+//! tells what they have proved.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tenure_core::{
+    backend::BackendEvent,
+    error::Error,
+    id::AttemptId,
+    loss::LossReason,
+    request::{Renewal, Renewed},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    error::{RequestError, unanswered},
+    queue::Position,
+    session::{Session, time::until},
+    shared::Shared,
+    transport::Connection,
+};
+
+const OPERATION: &str = "renewing";
+
+/// The entries of one session, each with its place in the batch.
+type Part = Vec<(usize, Renewal)>;
+
+pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>) -> Vec<Renewed> {
+    let mut answers: Vec<Option<Renewed>> = entries.iter().map(|_| None).collect();
+    let mut parts: HashMap<usize, (Arc<Session>, Part)> = HashMap::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        match shared.session_of(entry.attempt) {
+            None => answers[index] = Some(Renewed::Gone(LossReason::Evicted)),
+            Some(session) => parts
+                .entry(Arc::as_ptr(&session).addr())
+                .or_insert_with(|| (session, Vec::new()))
+                .1
+                .push((index, entry)),
+        }
+    }
+    // Side by side: a session that is cut off holds up no other.
+    let split = parts.len() > 1;
+    let mut running = JoinSet::new();
+    for (session, part) in parts.into_values() {
+        running.spawn(async move { renew_part(&session, part, split).await });
+    }
+    while let Some(done) = running.join_next().await {
+        for (index, answer) in done.unwrap_or_default() {
+            answers[index] = Some(answer);
+        }
+    }
+    let missing = || Renewed::Unknown(unanswered(OPERATION));
+    answers
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(missing))
+        .collect()
+}
+
+async fn renew_part(session: &Arc<Session>, part: Part, split: bool) -> Vec<(usize, Renewed)> {
+    let clock = &*session.config.context.clock;
+    let limit = session.config.request_limit();
+    session.touch();
+    let connection = match session.connection(OPERATION, limit).await {
+        Ok(connection) => connection,
+        Err(error) => return unproved(session, part, &error),
+    };
+    for (_, entry) in &part {
+        if entry.token.is_none() {
+            check_predecessor(session, &connection, entry.attempt);
+        }
+    }
+    let proof = async {
+        if !session.wait_checked(&connection).await {
+            return None;
+        }
+        let attempts = part.iter().map(|(_, entry)| entry.attempt);
+        let reported = session.attempts().newest_report(attempts);
+        session.wait_proof(reported, &connection).await
+    };
+    let proof = until(clock, limit, proof).await.flatten();
+    let Some(from) = proof else {
+        return unproved(session, part, &unanswered(OPERATION));
+    };
+    let mut answers = Vec::with_capacity(part.len());
+    {
+        let mut attempts = session.attempts();
+        for (index, entry) in part {
+            let (attempt, number) = (entry.attempt, connection.number);
+            let answer = attempts.answer(attempt, entry.token, session.ttl, from, number);
+            answers.push((index, attempt, answer));
+        }
+    }
+    if split {
+        let events = answers.iter();
+        session.emit(events.filter_map(|(_, attempt, answer)| as_event(*attempt, answer)));
+    }
+    answers
+        .into_iter()
+        .map(|(index, _, answer)| (index, answer))
+        .collect()
+}
+
+/// The answers where nothing is proved.
+fn unproved(session: &Session, part: Part, error: &Error) -> Vec<(usize, Renewed)> {
+    let attempts = session.attempts();
+    part.into_iter()
+        .map(|(index, entry)| (index, attempts.answer_unproved(entry.attempt, error)))
+        .collect()
+}
+
+/// The event that tells the core the same as the answer.
+fn as_event(attempt: AttemptId, answer: &Renewed) -> Option<BackendEvent> {
+    match answer {
+        Renewed::Proved { from } => Some(BackendEvent::Proved {
+            attempt,
+            from: *from,
+        }),
+        Renewed::Granted(grant) => Some(BackendEvent::Granted(grant.clone())),
+        Renewed::Gone(reason) => Some(BackendEvent::Lost {
+            attempt,
+            reason: *reason,
+        }),
+        _ => None,
+    }
+}
+
+/// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if it
+/// is not. The servers do not tell a client about the end of a node that it may not read any more, and
+/// this request needs no right. The report does not wait for the answer: a grant follows as an event.
+fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attempt: AttemptId) {
+    let node = {
+        let attempts = session.attempts();
+        match attempts.get(attempt).map(|entry| &entry.position) {
+            Some(Position::Waiting(predecessor)) => Some(Arc::clone(&predecessor.node)),
+            Some(Position::Unknown) => None,
+            Some(Position::First | Position::Gone(_)) | None => return,
+        }
+    };
+    let Some(node) = node else {
+        // Its node may be known although its position is not: a look-up failed, or is under way.
+        if session.attempts().node(attempt).is_some() {
+            session.locate_later(connection, attempt);
+        }
+        return;
+    };
+    let (session, weak) = (Arc::clone(session), Arc::downgrade(connection));
+    connection.spawn(async move {
+        let Some(connection) = weak.upgrade() else {
+            return;
+        };
+        if is_gone(&connection, &node).await == Ok(true) {
+            session.locate_later(&connection, attempt);
+        }
+    });
+}
+
+async fn is_gone(connection: &Connection, node: &str) -> Result<bool, RequestError> {
+    let (client, _permit) = connection.lookup().await?;
+    let stat = connection.answer(client.check_stat(node)).await?;
+    Ok(stat.is_none())
+}

@@ -1,0 +1,445 @@
+//! The attempts of a session, as data. Behind one mutex; no I/O.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map},
+    sync::Arc,
+    time::Duration,
+};
+
+use tenure_core::{
+    backend::BackendEvent,
+    clock::Instant,
+    error::Error,
+    id::AttemptId,
+    loss::LossReason,
+    request::{Grant, Renewed, Waiting},
+    token::FencingToken,
+};
+use zookeeper_client::Stat;
+
+use crate::{
+    error::unanswered,
+    queue::{Position, Predecessor},
+    record::token,
+};
+
+/// One attempt. Kept from before its node is asked for until its removal was answered.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// The lock's node.
+    pub(crate) lock: Arc<str>,
+    /// The attempt's own node, once it is known.
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) token: FencingToken,
+    /// The zxid of the creation of the node.
+    czxid: i64,
+    pub(crate) position: Position,
+    /// The number of the connection on which the node was last seen.
+    pub(crate) seen_on: u64,
+    /// The number of the connection on which the node is watched.
+    pub(crate) watched_on: u64,
+    /// The newest proof that the core was given for it.
+    reported: Option<Instant>,
+    /// Whether this client is removing it: its end is no loss.
+    removing: bool,
+    /// The connection on which its position is being looked up, and whether to do it again then.
+    locating: Option<(u64, bool)>,
+    /// What is wrong with the data of its node.
+    data_error: Option<Error>,
+    /// Why its position could not be looked up, if no repetition helps.
+    locate_error: Option<Error>,
+}
+
+/// The outcome of registering an attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Registration {
+    New,
+    /// It was registered before; it may have a node already.
+    Known,
+    /// The session takes no more attempts.
+    Closed,
+}
+
+/// What to watch for an attempt on a new connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pub(crate) attempt: AttemptId,
+    pub(crate) node: Arc<str>,
+    pub(crate) waits: bool,
+}
+
+/// The attempts of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    entries: HashMap<AttemptId, Attempt>,
+    /// The attempts whose nodes were not looked up yet on the connection `checking`.
+    unchecked: HashSet<AttemptId>,
+    checking: u64,
+    /// Set once the session takes no more attempts.
+    closed: bool,
+}
+
+impl Attempts {
+    /// Registers an attempt, before anything of it is sent.
+    pub(crate) fn register(&mut self, attempt: AttemptId, lock: &Arc<str>) -> Registration {
+        if self.closed {
+            return Registration::Closed;
+        }
+        match self.entries.entry(attempt) {
+            hash_map::Entry::Occupied(_) => Registration::Known,
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(Attempt {
+                    lock: Arc::clone(lock),
+                    node: None,
+                    token: FencingToken::new(0),
+                    czxid: 0,
+                    position: Position::Unknown,
+                    seen_on: 0,
+                    watched_on: 0,
+                    reported: None,
+                    removing: false,
+                    locating: None,
+                    data_error: None,
+                    locate_error: None,
+                });
+                Registration::New
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Attempt> {
+        self.entries.get(&attempt)
+    }
+
+    /// The attempt's own node, once it is known.
+    pub(crate) fn node(&self, attempt: AttemptId) -> Option<Arc<str>> {
+        self.entries.get(&attempt)?.node.clone()
+    }
+
+    /// Forgets an attempt.
+    pub(crate) fn forget(&mut self, attempt: AttemptId) {
+        self.entries.remove(&attempt);
+        self.unchecked.remove(&attempt);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Takes no more attempts, if there are none. Returns whether there are none.
+    pub(crate) fn close_if_empty(&mut self) -> bool {
+        self.closed |= self.entries.is_empty();
+        self.closed
+    }
+
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether an attempt is still wanted: registered, not gone, and not being removed. The request
+    /// that creates its node is sent under the same lock, so that none is sent after its removal.
+    pub(crate) fn is_wanted(&self, attempt: AttemptId) -> bool {
+        let entry = self.entries.get(&attempt);
+        entry.is_some_and(|entry| !entry.removing && !matches!(entry.position, Position::Gone(_)))
+    }
+
+    /// Notes an attempt's own node. `false`: it has another one already.
+    pub(crate) fn created(
+        &mut self,
+        attempt: AttemptId,
+        path: &str,
+        stat: &Stat,
+        floor: FencingToken,
+        connection: u64,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            // It was removed. The removal looks for the node by itself.
+            return true;
+        };
+        match &entry.node {
+            Some(node) if **node != *path => return false,
+            Some(_) => {}
+            None => entry.node = Some(path.into()),
+        }
+        entry.token = token(stat, floor);
+        entry.czxid = stat.czxid;
+        entry.seen_on = connection;
+        true
+    }
+
+    /// The attempt is first in its queue.
+    pub(crate) fn set_first(&mut self, attempt: AttemptId) {
+        self.set_position(attempt, Position::First);
+    }
+
+    /// The attempt waits behind another node.
+    pub(crate) fn set_waiting(&mut self, attempt: AttemptId, predecessor: Predecessor) {
+        let first = |entry: &Attempt| matches!(entry.position, Position::First);
+        // No contender enters in front of the first one: this comes from an older list.
+        if !self.entries.get(&attempt).is_some_and(first) {
+            self.set_position(attempt, Position::Waiting(Box::new(predecessor)));
+        }
+    }
+
+    fn set_position(&mut self, attempt: AttemptId, position: Position) {
+        if let Some(entry) = self.entries.get_mut(&attempt)
+            && !matches!(entry.position, Position::Gone(_))
+        {
+            entry.position = position;
+        }
+    }
+
+    /// There is definite evidence that an attempt's node is gone. Returns the event for the core.
+    pub(crate) fn gone(&mut self, attempt: AttemptId, reason: LossReason) -> Option<BackendEvent> {
+        self.unchecked.remove(&attempt);
+        let entry = self.entries.get_mut(&attempt)?;
+        if matches!(entry.position, Position::Gone(_)) {
+            return None;
+        }
+        entry.position = Position::Gone(reason);
+        (!entry.removing).then_some(BackendEvent::Lost { attempt, reason })
+    }
+
+    /// This client begins to remove an attempt: from now on nothing about it is a loss.
+    pub(crate) fn begin_removal(&mut self, attempt: AttemptId) {
+        if let Some(entry) = self.entries.get_mut(&attempt) {
+            entry.removing = true;
+        }
+    }
+
+    /// Notes what is wrong with the data of an attempt's node, or that nothing is.
+    pub(crate) fn set_data_error(&mut self, attempt: AttemptId, error: Option<Error>) {
+        if let Some(entry) = self.entries.get_mut(&attempt) {
+            entry.data_error = error;
+        }
+    }
+
+    /// Notes why an attempt's position could not be looked up, or that it was.
+    pub(crate) fn set_locate_error(&mut self, attempt: AttemptId, error: Option<Error>) {
+        if let Some(entry) = self.entries.get_mut(&attempt) {
+            entry.locate_error = error;
+        }
+    }
+
+    /// The session is gone, and all its nodes with it.
+    pub(crate) fn end(&mut self, reason: LossReason) -> Vec<BackendEvent> {
+        self.closed = true;
+        let attempts: Vec<AttemptId> = self.entries.keys().copied().collect();
+        let events = attempts.into_iter();
+        events
+            .filter_map(|attempt| self.gone(attempt, reason))
+            .collect()
+    }
+
+    /// Begins to look up every node on a new connection, and returns what to watch there.
+    pub(crate) fn begin_check(&mut self, connection: u64) -> Vec<Watched> {
+        self.checking = connection;
+        self.unchecked.clear();
+        let mut watched = Vec::new();
+        for (attempt, entry) in &self.entries {
+            if let Some(node) = &entry.node
+                && !matches!(entry.position, Position::Gone(_))
+            {
+                self.unchecked.insert(*attempt);
+                watched.push(Watched {
+                    attempt: *attempt,
+                    node: Arc::clone(node),
+                    waits: !matches!(entry.position, Position::First),
+                });
+            }
+        }
+        watched
+    }
+
+    /// The connection on which every node was looked up.
+    pub(crate) fn checked_on(&self) -> u64 {
+        if self.unchecked.is_empty() {
+            self.checking
+        } else {
+            self.checking.saturating_sub(1)
+        }
+    }
+
+    /// An attempt's own node was looked up, with a watch. Returns the event for the core.
+    pub(crate) fn seen(
+        &mut self,
+        attempt: AttemptId,
+        stat: Option<&Stat>,
+        session_id: i64,
+        connection: u64,
+    ) -> Option<BackendEvent> {
+        let entry = self.entries.get_mut(&attempt)?;
+        let reason = match stat {
+            None => LossReason::Evicted,
+            Some(stat) if stat.ephemeral_owner != session_id => LossReason::SessionLost,
+            Some(stat) if stat.czxid != entry.czxid => LossReason::Displaced,
+            Some(_) => {
+                entry.seen_on = connection;
+                entry.watched_on = connection;
+                if self.checking == connection {
+                    self.unchecked.remove(&attempt);
+                }
+                return None;
+            }
+        };
+        self.gone(attempt, reason)
+    }
+
+    /// Begins to look up an attempt's position. `false`: that is under way, and is done once more
+    /// when it ends.
+    pub(crate) fn begin_locating(&mut self, attempt: AttemptId, connection: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return false;
+        };
+        if entry.removing || matches!(entry.position, Position::Gone(_)) {
+            return false;
+        }
+        match &mut entry.locating {
+            Some((number, again)) if *number == connection => {
+                *again = true;
+                false
+            }
+            locating => {
+                *locating = Some((connection, false));
+                true
+            }
+        }
+    }
+
+    /// Ends what `begin_locating` began. `true`: it has to be done once more.
+    pub(crate) fn end_locating(&mut self, attempt: AttemptId) -> bool {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return false;
+        };
+        match &mut entry.locating {
+            Some((_, again)) if *again => {
+                *again = false;
+                true
+            }
+            locating => {
+                *locating = None;
+                false
+            }
+        }
+    }
+
+    /// The node in front of an attempt is gone. Returns whether nobody is in front of it now.
+    ///
+    /// That is certain if that node was the only one ahead, because no contender enters in front of
+    /// the attempt, and if the attempt's own node is watched on this connection. Otherwise the queue
+    /// has to be read.
+    pub(crate) fn predecessor_deleted(
+        &mut self,
+        attempt: AttemptId,
+        node: &str,
+        connection: u64,
+    ) -> Turn {
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return Turn::None;
+        };
+        match &entry.position {
+            Position::Waiting(predecessor) if *predecessor.node == *node => {
+                if predecessor.ahead == 1 && entry.watched_on == connection && !entry.removing {
+                    entry.position = Position::First;
+                    Turn::First
+                } else {
+                    Turn::Locate
+                }
+            }
+            _ => Turn::None,
+        }
+    }
+
+    /// The grant of an attempt that is first; `None` if it is not, or not any more.
+    pub(crate) fn grant(
+        &mut self,
+        attempt: AttemptId,
+        ttl: Duration,
+        from: Instant,
+    ) -> Option<Grant> {
+        let entry = self.entries.get_mut(&attempt)?;
+        if entry.removing || !matches!(entry.position, Position::First) {
+            return None;
+        }
+        entry.reported = entry.reported.max(Some(from));
+        Some(Grant::proved(attempt, entry.token, ttl, from))
+    }
+
+    /// The answer to a waiter; `None` if it does not wait, or its node is not known.
+    pub(crate) fn waiting(&self, attempt: AttemptId, from: Instant) -> Option<Waiting> {
+        let entry = self.entries.get(&attempt)?;
+        entry.position.waiting(entry.czxid, from)
+    }
+
+    /// The newest proof that any of these attempts was given.
+    pub(crate) fn newest_report(
+        &self,
+        attempts: impl Iterator<Item = AttemptId>,
+    ) -> Option<Instant> {
+        let entries = attempts.filter_map(|attempt| self.entries.get(&attempt));
+        entries.filter_map(|entry| entry.reported).max()
+    }
+
+    /// The answer to a renewal or report, the session being proved from `from` on. `token` is that of
+    /// a holder, and none for a waiter.
+    pub(crate) fn answer(
+        &mut self,
+        attempt: AttemptId,
+        holder: Option<FencingToken>,
+        ttl: Duration,
+        from: Instant,
+        connection: u64,
+    ) -> Renewed {
+        const OPERATION: &str = "renewing";
+        let Some(entry) = self.entries.get_mut(&attempt) else {
+            return Renewed::Gone(LossReason::Evicted);
+        };
+        if let Position::Gone(reason) = entry.position {
+            return Renewed::Gone(reason);
+        }
+        if let Some(error) = entry.data_error.as_ref().or(entry.locate_error.as_ref()) {
+            return Renewed::Unknown(error.clone());
+        }
+        if entry.seen_on != connection {
+            return Renewed::Unknown(unanswered(OPERATION));
+        }
+        let answer = match (&entry.position, holder) {
+            (Position::First, Some(token)) if token != entry.token => {
+                return Renewed::Gone(LossReason::Displaced);
+            }
+            (Position::First, Some(_)) => Renewed::Proved { from },
+            (Position::First, None) => {
+                Renewed::Granted(Grant::proved(attempt, entry.token, ttl, from))
+            }
+            (position, _) => match position.waiting(entry.czxid, from) {
+                Some(waiting) => Renewed::Waiting(waiting),
+                None => return Renewed::Unknown(unanswered(OPERATION)),
+            },
+        };
+        entry.reported = entry.reported.max(Some(from));
+        answer
+    }
+
+    /// The answer to a renewal or report where nothing is proved.
+    pub(crate) fn answer_unproved(&self, attempt: AttemptId, error: &Error) -> Renewed {
+        match self.entries.get(&attempt).map(|entry| &entry.position) {
+            None => Renewed::Gone(LossReason::Evicted),
+            Some(Position::Gone(reason)) => Renewed::Gone(*reason),
+            Some(_) => Renewed::Unknown(error.clone()),
+        }
+    }
+}
+
+/// What follows from the end of the node in front of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing: the attempt does not wait behind that node.
+    None,
+    /// The attempt is first now.
+    First,
+    /// The queue has to be read.
+    Locate,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+use std::time::Duration;
+
+use tenure_core::request::Waiting;
+
+use super::*;
+use crate::record::tests::stat;
+
+const NODE: &str = "/ns/x/_c_00000000-0000-0000-0000-000000000007-lock-0000000002";
+const AHEAD: &str = "/ns/x/_c_00000000-0000-0000-0000-000000000008-lock-0000000001";
+const TTL: Duration = Duration::from_secs(1);
+/// The session of these tests.
+const SESSION: i64 = 9;
+
+fn predecessor(ahead: u64) -> Predecessor {
+    Predecessor {
+        node: AHEAD.into(),
+        ahead,
+        holder: None,
+        as_of: 6,
+        watch: tokio::sync::oneshot::channel().0,
+    }
+}
+
+/// A waiter whose node is watched on connection 1.
+fn waiter(ahead: u64) -> (Attempts, AttemptId) {
+    let mut attempts = Attempts::default();
+    let attempt = AttemptId::from_u128(7);
+    assert_eq!(
+        attempts.register(attempt, &"/ns/x".into()),
+        Registration::New
+    );
+    let stat = stat(5, SESSION);
+    assert!(attempts.created(attempt, NODE, &stat, FencingToken::new(0), 1));
+    assert_eq!(attempts.seen(attempt, Some(&stat), SESSION, 1), None);
+    attempts.set_waiting(attempt, predecessor(ahead));
+    (attempts, attempt)
+}
+
+fn is_first(attempts: &Attempts, attempt: AttemptId) -> bool {
+    matches!(attempts.get(attempt).unwrap().position, Position::First)
+}
+
+#[test]
+fn w2_a_waiter_with_one_contender_ahead_is_first_when_that_leaves() {
+    let (mut attempts, attempt) = waiter(1);
+    let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
+    assert_eq!(turn, Turn::First);
+    let grant = attempts.grant(attempt, TTL, Instant::ORIGIN).unwrap();
+    assert_eq!(grant.token, FencingToken::new(5));
+    // Only once.
+    let again = attempts.predecessor_deleted(attempt, AHEAD, 1);
+    assert_eq!(again, Turn::None);
+}
+
+#[test]
+fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
+    // Two ahead; and a node that is not watched on the present connection, so that its own end may
+    // not have been noticed.
+    for (ahead, connection) in [(2, 1), (1, 2)] {
+        let (mut attempts, attempt) = waiter(ahead);
+        let turn = attempts.predecessor_deleted(attempt, AHEAD, connection);
+        assert_eq!(turn, Turn::Locate);
+        assert!(!is_first(&attempts, attempt));
+    }
+    let (mut attempts, attempt) = waiter(1);
+    let other = attempts.predecessor_deleted(attempt, NODE, 1);
+    assert_eq!(other, Turn::None, "it does not wait for that node");
+}
+
+#[test]
+fn a4_a_waiter_that_is_being_removed_is_granted_nothing() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.begin_removal(attempt);
+    assert_eq!(
+        attempts.predecessor_deleted(attempt, AHEAD, 1),
+        Turn::Locate
+    );
+    assert!(!attempts.begin_locating(attempt, 1));
+    assert!(!attempts.is_wanted(attempt));
+    attempts.set_first(attempt);
+    assert_eq!(attempts.grant(attempt, TTL, Instant::ORIGIN), None);
+}
+
+#[test]
+fn l2_the_end_of_the_own_node_is_a_loss_unless_this_client_removes_it() {
+    let (mut attempts, attempt) = waiter(1);
+    let reason = LossReason::Evicted;
+    let lost = BackendEvent::Lost { attempt, reason };
+    assert_eq!(attempts.gone(attempt, reason), Some(lost));
+    assert_eq!(attempts.gone(attempt, reason), None, "told once");
+    let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
+    assert_eq!(turn, Turn::None, "w4: a waiter that is gone never holds");
+    let (mut attempts, attempt) = waiter(1);
+    attempts.begin_removal(attempt);
+    assert_eq!(attempts.gone(attempt, reason), None);
+}
+
+#[test]
+fn l5_an_older_list_makes_no_holder_wait_again() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.set_first(attempt);
+    attempts.set_waiting(attempt, predecessor(1));
+    assert!(is_first(&attempts, attempt));
+}
+
+#[test]
+fn t3_an_attempt_has_one_node() {
+    let (mut attempts, attempt) = waiter(1);
+    let other = stat(6, SESSION);
+    assert!(!attempts.created(attempt, AHEAD, &other, FencingToken::new(0), 1));
+    let again = attempts.register(attempt, &"/ns/x".into());
+    assert_eq!(again, Registration::Known);
+}
+
+#[test]
+fn l2_on_a_new_connection_the_node_must_be_the_same_one() {
+    for (stat, reason) in [
+        (None, Some(LossReason::Evicted)),
+        (Some(stat(5, 8)), Some(LossReason::SessionLost)),
+        (Some(stat(6, SESSION)), Some(LossReason::Displaced)),
+        (Some(stat(5, SESSION)), None),
+    ] {
+        let (mut attempts, attempt) = waiter(1);
+        let event = attempts.seen(attempt, stat.as_ref(), SESSION, 2);
+        let lost = reason.map(|reason| BackendEvent::Lost { attempt, reason });
+        assert_eq!(event, lost);
+    }
+}
+
+#[test]
+fn d2_nothing_is_proved_for_a_node_that_was_not_seen_on_the_connection() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.set_first(attempt);
+    let token = Some(FencingToken::new(5));
+    let mut answer = |connection| attempts.answer(attempt, token, TTL, Instant::ORIGIN, connection);
+    assert!(matches!(answer(1), Renewed::Proved { .. }));
+    assert!(matches!(answer(2), Renewed::Unknown(_)));
+}
+
+#[test]
+fn t3_l2_another_token_is_another_grant() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.set_first(attempt);
+    let other = Some(FencingToken::new(4));
+    let answer = attempts.answer(attempt, other, TTL, Instant::ORIGIN, 1);
+    assert!(matches!(answer, Renewed::Gone(LossReason::Displaced)));
+}
+
+#[test]
+fn w2_a_waiter_that_is_first_is_granted_by_its_report_too() {
+    let (mut attempts, attempt) = waiter(1);
+    let waiting =
+        |attempts: &mut Attempts| match attempts.answer(attempt, None, TTL, Instant::ORIGIN, 1) {
+            Renewed::Waiting(waiting) => Some(waiting),
+            _ => None,
+        };
+    let answer: Option<Waiting> = waiting(&mut attempts);
+    assert_eq!(answer.unwrap().ahead, Some(1));
+    attempts.set_first(attempt);
+    assert!(waiting(&mut attempts).is_none());
+    let answer = attempts.answer(attempt, None, TTL, Instant::ORIGIN, 1);
+    assert!(matches!(answer, Renewed::Granted(_)));
+    assert_eq!(
+        attempts.newest_report([attempt].into_iter()),
+        Some(Instant::ORIGIN)
+    );
+}
+
+#[test]
+fn a_look_up_that_is_wanted_during_another_one_follows_it() {
+    let (mut attempts, attempt) = waiter(1);
+    assert!(attempts.begin_locating(attempt, 1));
+    assert!(!attempts.begin_locating(attempt, 1));
+    assert!(attempts.end_locating(attempt), "once more");
+    assert!(!attempts.end_locating(attempt));
+    assert!(attempts.begin_locating(attempt, 1));
+    // The look-up of a connection that was lost does not end.
+    assert!(attempts.begin_locating(attempt, 2));
+}
+
+#[test]
+fn everything_is_checked_once_each_node_was_seen_or_is_gone() {
+    let (mut attempts, attempt) = waiter(1);
+    let other = AttemptId::from_u128(8);
+    attempts.register(other, &"/ns/x".into());
+    assert!(attempts.created(other, AHEAD, &stat(4, SESSION), FencingToken::new(0), 1));
+    assert_eq!(attempts.begin_check(2).len(), 2);
+    assert_eq!(attempts.checked_on(), 1);
+    attempts.seen(attempt, Some(&stat(5, SESSION)), SESSION, 2);
+    assert_eq!(attempts.checked_on(), 1);
+    attempts.forget(other);
+    assert_eq!(attempts.checked_on(), 2);
+}

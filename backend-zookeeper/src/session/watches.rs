@@ -1,0 +1,264 @@
+//! Watches: an attempt's own node, whose end is a loss, and the node in front of a waiter.
+//!
+//! Each watch is a future of the connection that it was set on ([`Connection::spawn`]) and ends with
+//! it. On a new connection everything is watched anew.
+
+use std::sync::{Arc, Weak};
+
+use tenure_core::{
+    backend::BackendEvent,
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    loss::LossReason,
+};
+use tokio::sync::oneshot;
+use zookeeper_client::{EventType, OneshotWatcher, Stat};
+
+use super::{
+    Session,
+    attempts::{Turn, Watched},
+};
+use crate::{
+    error::error,
+    locate::{Located, locate},
+    record,
+    transport::Connection,
+};
+
+const OPERATION: &str = "renewing";
+
+impl Session {
+    /// Looks up every node on a new connection, with watches, and the positions of the waiters.
+    pub(super) fn watch_all(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let all = self.attempts().begin_check(connection.number);
+        for Watched {
+            attempt,
+            node,
+            waits,
+        } in all
+        {
+            self.watch_own_node(connection, attempt, node);
+            if waits {
+                self.locate_later(connection, attempt);
+            }
+        }
+        self.note_checked();
+    }
+
+    /// Looks up an attempt's own node and watches it.
+    pub(crate) fn watch_own_node(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        attempt: AttemptId,
+        node: Arc<str>,
+    ) {
+        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            while let Some(watcher) = set_own_watch(&session, &weak, attempt, &node).await {
+                if !own_node_changed(&session, &weak, attempt, &node, watcher).await {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Goes on with a watch of an attempt's own node that was set before.
+    pub(crate) fn follow_own_node(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        attempt: AttemptId,
+        node: Arc<str>,
+        watcher: OneshotWatcher,
+    ) {
+        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            let mut watcher = Some(watcher);
+            while let Some(current) = watcher {
+                if !own_node_changed(&session, &weak, attempt, &node, current).await {
+                    break;
+                }
+                watcher = set_own_watch(&session, &weak, attempt, &node).await;
+            }
+        });
+    }
+
+    /// Follows the node in front of a waiter until `ended` is resolved or dropped.
+    pub(crate) fn follow_predecessor(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        attempt: AttemptId,
+        node: Arc<str>,
+        watcher: OneshotWatcher,
+        ended: oneshot::Receiver<()>,
+    ) {
+        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            let event = tokio::select! {
+                event = watcher.changed() => event,
+                _ = ended => return,
+            };
+            let (Some(session), Some(connection)) = (session.upgrade(), weak.upgrade()) else {
+                return;
+            };
+            match event.event_type {
+                EventType::Session => {}
+                EventType::NodeDeleted => session.predecessor_deleted(&connection, attempt, &node),
+                // The watch is used up, and the node is still there.
+                _ => session.locate_later(&connection, attempt),
+            }
+        });
+    }
+
+    fn predecessor_deleted(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        attempt: AttemptId,
+        node: &str,
+    ) {
+        let turn = self
+            .attempts()
+            .predecessor_deleted(attempt, node, connection.number);
+        match turn {
+            Turn::None => {}
+            Turn::First => match self.fresh_proof() {
+                Some(from) => self.emit_grant(attempt, from),
+                None => self.locate_later(connection, attempt),
+            },
+            Turn::Locate => self.locate_later(connection, attempt),
+        }
+    }
+
+    /// Looks up a waiter's position, unless that is under way, and grants it the lock when it is
+    /// first. Progress does not depend on any report of the waiter: a report that comes too late
+    /// takes nothing back.
+    pub(crate) fn locate_later(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
+        if !self.attempts().begin_locating(attempt, connection.number) {
+            return;
+        }
+        let (session, weak) = (Arc::clone(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            while let Some(connection) = weak.upgrade() {
+                match locate(&session, &connection, attempt, None, false).await {
+                    Ok(Located::First) => {
+                        session.attempts().set_locate_error(attempt, None);
+                        if let Some(from) = session.wait_fresh(&connection).await {
+                            session.emit_grant(attempt, from);
+                        }
+                    }
+                    Ok(Located::Waiting | Located::Gone) => {
+                        session.attempts().set_locate_error(attempt, None);
+                    }
+                    // The next report asks again.
+                    Err(error) if error.is_retryable() => {}
+                    Err(error) => session.attempts().set_locate_error(attempt, Some(error)),
+                }
+                if !session.attempts().end_locating(attempt) {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Hands the grant of an attempt that is first to the core.
+    pub(crate) fn emit_grant(&self, attempt: AttemptId, from: tenure_core::clock::Instant) {
+        let grant = self.attempts().grant(attempt, self.ttl, from);
+        self.emit(grant.map(BackendEvent::Granted));
+    }
+
+    /// Notes what a look-up of an attempt's own node showed.
+    pub(crate) fn own_node_seen(
+        &self,
+        connection: &Connection,
+        attempt: AttemptId,
+        stat: Option<&Stat>,
+    ) {
+        let event = self
+            .attempts()
+            .seen(attempt, stat, connection.session_id, connection.number);
+        self.emit(event);
+        self.note_checked();
+    }
+}
+
+/// Sets a watch on an attempt's own node. `None`: the node is gone, or nobody needs the watch.
+async fn set_own_watch(
+    session: &Weak<Session>,
+    connection: &Weak<Connection>,
+    attempt: AttemptId,
+    node: &str,
+) -> Option<OneshotWatcher> {
+    let (session, connection) = (session.upgrade()?, connection.upgrade()?);
+    if !session.attempts().is_wanted(attempt) {
+        return None;
+    }
+    let (client, permit) = connection.lookup().await.ok()?;
+    let answer = connection.answer(client.check_and_watch_stat(node)).await;
+    drop(permit);
+    let (stat, watcher) = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            // Others rely on these watches, so the next connection looks everything up again.
+            tracing::debug!(?error, "a node could not be watched");
+            connection.abandon();
+            return None;
+        }
+    };
+    session.own_node_seen(&connection, attempt, stat.as_ref());
+    let stat = stat?;
+    if stat.version != 0 {
+        judge(&session, &connection, attempt, node).await;
+    }
+    Some(watcher)
+}
+
+/// Waits for a change of an attempt's own node. Returns whether to watch it again.
+async fn own_node_changed(
+    session: &Weak<Session>,
+    connection: &Weak<Connection>,
+    attempt: AttemptId,
+    node: &str,
+    watcher: OneshotWatcher,
+) -> bool {
+    let event = watcher.changed().await;
+    let (Some(session), Some(_)) = (session.upgrade(), connection.upgrade()) else {
+        return false;
+    };
+    match event.event_type {
+        EventType::Session => false,
+        EventType::NodeDeleted => {
+            let lost = session.attempts().gone(attempt, LossReason::Evicted);
+            session.emit(lost);
+            session.note_checked();
+            false
+        }
+        _ => {
+            session
+                .attempts()
+                .set_data_error(attempt, Some(overwritten(node)));
+            true
+        }
+    }
+}
+
+/// Reads the data of an own node that was written to, and notes whether it is still ours.
+async fn judge(session: &Session, connection: &Connection, attempt: AttemptId, node: &str) {
+    let floor = session.config.context.token_floor;
+    let verdict = match connection.read_one(node).await {
+        Ok(Some(read)) => match record::holder(OPERATION, node, &read, floor) {
+            Ok(holder) if holder.attempt == Some(attempt) => None,
+            Ok(_) => Some(overwritten(node)),
+            Err(error) => Some(error),
+        },
+        // A node that this client may not read any more, or that is gone.
+        Ok(None) | Err(_) => return,
+    };
+    session.attempts().set_data_error(attempt, verdict);
+}
+
+fn overwritten(node: &str) -> Error {
+    error(
+        ErrorKind::Corrupt,
+        OPERATION,
+        format!("another program has overwritten the data of `{node}`"),
+    )
+}

@@ -1,0 +1,223 @@
+//! Connecting to one server: TCP, TLS, the greeting that begins or resumes a session, and the
+//! credentials.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{clock::Instant, error::ErrorKind};
+use zookeeper_client::{Client, Error as ZkError, SessionInfo};
+
+use super::{ConnectError, Connection, diagnose::diagnose, task::ClientTask, tls};
+use crate::{
+    address::Endpoint,
+    error::RequestError,
+    session::{DriverConfig, time::until},
+};
+
+/// A node that no program creates. Its deletion fails, but only after a majority of the servers has
+/// agreed on that.
+const ABSENT_NODE: &str = "/zookeeper/tenure-absent";
+
+/// What to ask of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeting {
+    /// The session to resume; `None` begins a new one.
+    pub(crate) resume: Option<SessionInfo>,
+    /// The session's time-out.
+    pub(crate) timeout: Duration,
+    /// How long the server may stay silent.
+    pub(crate) silence: Duration,
+    /// The number of the connection.
+    pub(crate) number: u64,
+}
+
+/// A connection, and what the server said about the session.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) session: SessionInfo,
+    /// The session's time-out as the server grants it.
+    pub(crate) timeout: Duration,
+    /// When the first request of a resumed session was sent and answered. It counts as a heartbeat.
+    pub(crate) caught_up: Option<(Instant, Instant)>,
+}
+
+/// How an attempt to connect failed.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The server says that the session has expired.
+    Expired,
+    Error(ConnectError),
+}
+
+/// Connects to one server within a time limit. A new session's failure is explained, which takes
+/// another connection.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    config: &DriverConfig,
+    greeting: Greeting,
+    limit: Duration,
+) -> Result<Opened, Failure> {
+    let new = greeting.resume.is_none();
+    let clock = &*config.context.clock;
+    let opening = Box::pin(open(endpoint, config, greeting));
+    let opened = until(clock, clock.now() + limit, opening).await;
+    match opened {
+        Some(Err(OpenError::Unreachable)) if new => {
+            let reason = diagnose(endpoint, config, limit).await;
+            Err(Failure::Error(reason))
+        }
+        Some(Ok(opened)) => Ok(opened),
+        Some(Err(OpenError::Failed(failure))) => Err(failure),
+        Some(Err(OpenError::Unreachable)) => Err(Failure::Error(ConnectError::of_endpoint(
+            endpoint,
+            ErrorKind::Unavailable,
+            "the connection could not be made again",
+        ))),
+        None => {
+            let hint = if config.address.secure {
+                ""
+            } else {
+                "; does it want TLS (`zookeepers://`)?"
+            };
+            Err(Failure::Error(ConnectError::of_endpoint(
+                endpoint,
+                ErrorKind::Unavailable,
+                format_args!("no answer within {limit:?}{hint}"),
+            )))
+        }
+    }
+}
+
+/// Why a server has a connection failed.
+enum OpenError {
+    /// The crate does not say why.
+    Unreachable,
+    Failed(Failure),
+}
+
+impl From<ConnectError> for OpenError {
+    fn from(error: ConnectError) -> Self {
+        Self::Failed(Failure::Error(error))
+    }
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    config: &DriverConfig,
+    greeting: Greeting,
+) -> Result<Opened, OpenError> {
+    let mut connector = Client::connector()
+        .with_session_timeout(greeting.timeout)
+        .with_connection_timeout(greeting.silence)
+        .with_fail_eagerly();
+    if config.address.secure {
+        connector = connector.with_tls(tls::options(&config.options.tls)?);
+    }
+    let resumed = greeting.resume.as_ref().map(SessionInfo::id);
+    if let Some(session) = greeting.resume {
+        connector = connector.with_session(session);
+    }
+    let server = endpoint.to_string();
+    let connecting = async {
+        if config.address.secure {
+            connector.secure_connect(&server).await
+        } else {
+            connector.connect(&server).await
+        }
+    };
+    let (connected, task) = ClientTask::capture(connecting).await;
+    let client = connected.map_err(|error| match error {
+        ZkError::SessionExpired => OpenError::Failed(Failure::Expired),
+        ZkError::AuthFailed => rejected(endpoint).into(),
+        _ => OpenError::Unreachable,
+    })?;
+    let task = task.ok_or_else(|| {
+        ConnectError::new(
+            ErrorKind::Protocol,
+            "this version of the crate `zookeeper-client` does not hand over its task",
+        )
+    })?;
+    let session = client.session().clone();
+    if resumed.is_some_and(|resumed| resumed != session.id()) {
+        // Some servers begin a new session without a word.
+        return Err(OpenError::Failed(Failure::Expired));
+    }
+    let timeout = client.session_timeout();
+    let connection = Connection::serve(client, task, greeting.number);
+    authenticate(endpoint, config, &connection).await?;
+    let mut caught_up = None;
+    if resumed.is_some() {
+        let sent = config.now();
+        catch_up(endpoint, &connection).await?;
+        caught_up = Some((sent, config.now()));
+    }
+    Ok(Opened {
+        connection,
+        session,
+        timeout,
+        caught_up,
+    })
+}
+
+fn rejected(endpoint: &Endpoint) -> ConnectError {
+    ConnectError::of_endpoint(
+        endpoint,
+        ErrorKind::Unauthenticated,
+        "the server does not accept user name and password",
+    )
+}
+
+/// Sends the credentials. After the greeting: sent before it, they make some servers close the
+/// connection (`docs/zookeeper-client.md`, report 6).
+async fn authenticate(
+    endpoint: &Endpoint,
+    config: &DriverConfig,
+    connection: &Connection,
+) -> Result<(), ConnectError> {
+    let Some(user) = &config.options.username else {
+        return Ok(());
+    };
+    let password = config.options.password.as_ref();
+    let password = password.map(|password| password.expose());
+    let secret = format!("{user}:{}", password.unwrap_or_default());
+    let sent = match connection.client() {
+        Ok(client) => {
+            connection
+                .answer(client.auth("digest", secret.as_bytes()))
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(()) => Ok(()),
+        Err(RequestError::Refused(ZkError::AuthFailed)) => Err(rejected(endpoint)),
+        Err(_) => Err(ConnectError::of_endpoint(
+            endpoint,
+            ErrorKind::Unavailable,
+            "the server closed the connection during the authentication",
+        )),
+    }
+}
+
+/// Waits until the server has applied everything that was acknowledged before. The crate cannot tell
+/// a server which transactions the session has seen, so a lagging one resumes it, and a `sync` alone
+/// is answered by a leader that has been deposed.
+async fn catch_up(endpoint: &Endpoint, connection: &Connection) -> Result<(), OpenError> {
+    let lagging = |_| {
+        ConnectError::of_endpoint(
+            endpoint,
+            ErrorKind::Unavailable,
+            "the server did not catch up with the others",
+        )
+    };
+    let client = connection.client().map_err(lagging)?;
+    match connection.answer(client.delete(ABSENT_NODE, None)).await {
+        Err(RequestError::Refused(ZkError::SessionExpired)) => {
+            Err(OpenError::Failed(Failure::Expired))
+        }
+        // An earlier attempt to connect, to another server, was answered later than this one.
+        Err(error @ RequestError::Refused(ZkError::SessionMoved)) => Err(lagging(error).into()),
+        Ok(()) | Err(RequestError::Refused(_)) => Ok(()),
+        Err(error) => Err(lagging(error).into()),
+    }
+}

@@ -1,0 +1,245 @@
+//! Connections: one `zookeeper_client::Client` is one TCP connection here.
+//!
+//! The crate's client reconnects by itself. This driver does not let it: it owns the client's task
+//! ([`task`]), polls it until the connection is lost, and then drops it. So a connection is never
+//! repaired, its identity is that of the object, and a request that was not written when the
+//! connection broke is never sent. ADR 0008 says which clauses need that.
+
+mod background;
+pub(crate) mod connect;
+mod diagnose;
+mod task;
+mod tls;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tenure_core::error::ErrorKind;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, mpsc, watch},
+    task::JoinHandle,
+};
+use zookeeper_client::{Client, Error as ZkError, MultiReadResult, SessionState, StateWatcher};
+
+use self::task::ClientTask;
+use crate::{
+    address::Endpoint,
+    error::{RequestError, error},
+    record::Node,
+};
+
+/// How many nodes are looked up at once. Heartbeats on the same connection wait for the answers.
+const MAX_LOOKUPS: usize = 256;
+
+/// How many nodes one request reads.
+const MAX_READS: usize = 64;
+
+/// Why no connection could be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectError {
+    pub(crate) kind: ErrorKind,
+    pub(crate) detail: String,
+}
+
+impl ConnectError {
+    pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { kind, detail }
+    }
+
+    fn of_endpoint(endpoint: &Endpoint, kind: ErrorKind, detail: impl fmt::Display) -> Self {
+        Self::new(kind, format!("{endpoint}: {detail}"))
+    }
+
+    pub(crate) fn into_error(self, operation: &'static str) -> tenure_core::error::Error {
+        error(self.kind, operation, self.detail)
+    }
+}
+
+/// A connection that carries a session.
+pub(crate) struct Connection {
+    /// Its number among the connections of its session, from 1.
+    pub(crate) number: u64,
+    /// The session's id.
+    pub(crate) session_id: i64,
+    /// Taken when the session is to end: the crate closes a session when its last client is dropped.
+    client: Mutex<Option<Arc<Client>>>,
+    lost: watch::Sender<bool>,
+    background: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
+    lookups: Semaphore,
+    /// How many requests were answered.
+    answers: AtomicU64,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("number", &self.number)
+            .field("lost", &self.is_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Starts to serve a connection that was just made.
+    fn serve(client: Client, task: ClientTask, number: u64) -> Arc<Self> {
+        let (background, incoming) = mpsc::unbounded_channel();
+        let lost = watch::Sender::new(false);
+        let futures = tokio::spawn(run_background(incoming, lost.subscribe()));
+        tokio::spawn(serve(client.state_watcher(), task, lost.clone(), futures));
+        Arc::new(Self {
+            number,
+            session_id: client.session_id().0,
+            client: Mutex::new(Some(Arc::new(client))),
+            lost,
+            background,
+            lookups: Semaphore::new(MAX_LOOKUPS),
+            answers: AtomicU64::new(0),
+        })
+    }
+
+    /// The client, to send requests with. It sends each request when the method is called, in the
+    /// order of the calls.
+    pub(crate) fn client(&self) -> Result<Arc<Client>, RequestError> {
+        if self.is_lost() {
+            return Err(RequestError::NotSent);
+        }
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.as_ref().map(Arc::clone).ok_or(RequestError::NotSent)
+    }
+
+    /// Waits for the answer to a request of [`client`](Self::client).
+    pub(crate) async fn answer<T>(
+        &self,
+        request: impl Future<Output = Result<T, ZkError>>,
+    ) -> Result<T, RequestError> {
+        let answer = request.await;
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        answer.map_err(RequestError::from)
+    }
+
+    /// How many requests were answered so far.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// A client for one of many look-ups, and the permit to be held until the answer came.
+    pub(crate) async fn lookup(&self) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {
+        let permit = self.lookups.acquire().await;
+        let permit = permit.map_err(|_| RequestError::NotSent)?;
+        Ok((self.client()?, permit))
+    }
+
+    /// Runs a future for as long as the connection lasts.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        // Without a connection there is nothing for it to do.
+        let _ = self.background.send(Box::pin(future));
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        *self.lost.borrow()
+    }
+
+    /// Returns once the connection is lost.
+    pub(crate) async fn lost(&self) {
+        let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    /// Drops the connection without a word to the server. Requests that were not answered never are.
+    pub(crate) fn abandon(&self) {
+        self.lost.send_replace(true);
+    }
+
+    /// Ends the session. Returns once the server has closed the connection.
+    pub(crate) async fn close(&self) {
+        let client = self
+            .client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(client);
+        self.lost().await;
+    }
+
+    /// Reads nodes; `None` for a node that is gone.
+    ///
+    /// It does not use `Client::get_data`, which panics on a malformed answer.
+    pub(crate) async fn read(
+        &self,
+        paths: &[impl AsRef<str>],
+    ) -> Result<Vec<Result<Option<Node>, RequestError>>, RequestError> {
+        let mut nodes = Vec::with_capacity(paths.len());
+        for part in paths.chunks(MAX_READS) {
+            let client = self.client()?;
+            let mut reader = client.new_multi_reader();
+            for path in part {
+                reader.add_get_data(path.as_ref())?;
+            }
+            let answers = self.answer(reader.commit()).await?;
+            if answers.len() != part.len() {
+                return Err(RequestError::Malformed);
+            }
+            nodes.extend(answers.into_iter().map(|answer| match answer {
+                MultiReadResult::Data { data, stat } => Ok(Some(Node { data, stat })),
+                MultiReadResult::Error {
+                    err: ZkError::NoNode,
+                } => Ok(None),
+                MultiReadResult::Error { err } => Err(err.into()),
+                _ => Err(RequestError::Malformed),
+            }));
+        }
+        Ok(nodes)
+    }
+
+    /// Reads one node; `None` if it is gone.
+    pub(crate) async fn read_one(&self, path: &str) -> Result<Option<Node>, RequestError> {
+        let mut nodes = self.read(&[path]).await?;
+        nodes.pop().unwrap_or(Err(RequestError::Malformed))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Polls the client's task until the connection is lost.
+async fn serve(
+    mut states: StateWatcher,
+    mut task: ClientTask,
+    lost: watch::Sender<bool>,
+    background: JoinHandle<()>,
+) {
+    let mut abandoned = lost.subscribe();
+    tokio::select! {
+        () = task.until(|| states.state() != SessionState::SyncConnected) => {}
+        _ = abandoned.wait_for(|lost| *lost) => {}
+    }
+    lost.send_replace(true);
+    // A watcher that is polled after the task was dropped panics, so the watchers go first.
+    let _ = background.await;
+    drop(task);
+}
+
+/// Polls the futures of a connection until it is lost.
+async fn run_background(
+    mut incoming: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
+    mut lost: watch::Receiver<bool>,
+) {
+    let mut futures = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = lost.wait_for(|lost| *lost) => break,
+            Some(future) = incoming.recv() => futures.push(future),
+            Some(()) = futures.next(), if !futures.is_empty() => {}
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The task of a `zookeeper_client::Client`, owned by this driver.
+//!
+//! The crate spawns one task for each client with `asyncs::spawn`, which hands it to the spawner that
+//! the thread has entered. That is no documented promise of the crate, so its version is pinned, and
+//! [`ClientTask::capture`] fails if no task was captured.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Mutex, PoisonError},
+    task::Poll,
+};
+
+use asyncs::task::{Spawn, Task, enter};
+
+/// The task that serves a client's session.
+pub(super) struct ClientTask(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// Keeps what is spawned in place of spawning it.
+#[derive(Default)]
+struct Capture(Mutex<Option<Task>>);
+
+impl Capture {
+    fn task(&self) -> std::sync::MutexGuard<'_, Option<Task>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Spawn for Capture {
+    fn spawn(&self, task: Task) {
+        *self.task() = Some(task);
+    }
+}
+
+impl ClientTask {
+    /// Runs a future that connects a client, and keeps the task that it spawns. `None` if it spawned
+    /// none.
+    pub(super) async fn capture<T>(connecting: impl Future<Output = T>) -> (T, Option<Self>) {
+        let capture = Capture::default();
+        let mut connecting = pin!(connecting);
+        let output = poll_fn(|context| {
+            let _scope = enter(&capture);
+            connecting.as_mut().poll(context)
+        })
+        .await;
+        let task = capture.task().take();
+        (output, task.map(|task| Self(Box::into_pin(task.future))))
+    }
+
+    /// Polls the task until it ends or, after a poll, `over` says so. The session's state changes
+    /// only while the task is polled, so no reconnection can come between the change and the check.
+    pub(super) async fn until(&mut self, mut over: impl FnMut() -> bool) {
+        poll_fn(|context| {
+            let ended = self.0.as_mut().poll(context).is_ready();
+            if ended || over() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
