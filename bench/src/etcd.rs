@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
 use tenure_test_servers::etcd::Server;
 
-use crate::contender::{Contender, Failure, Store, tenure};
+use crate::contender::{Contender, Failure, Store, Tenure, address};
 
 /// Leases are granted for as long as a run may last: nobody here but `tenure` renews.
 const LEASE: i64 = 3_600;
@@ -23,18 +23,15 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
         Arc::new(Floor::connect(&endpoint).await?),
-        Arc::new(tenure(&server.url()).await?),
-        Arc::new(Service::connect(&endpoint).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(Service::connect(&endpoint, 64).await?),
     ];
     let what = format!("etcd {}, one member, on disk", server.version()?);
     let (url, kept) = (server.url(), (server, disk));
-    Ok(Store::metered(
-        what,
-        url,
-        contenders,
-        kept,
-        |(server, _)| server.metric("etcd_debugging_lease_renewed_total").ok()?,
-    ))
+    let store = Store::metered(what, url, contenders, kept, |(server, _)| {
+        server.metric("etcd_debugging_lease_renewed_total").ok()?
+    });
+    Ok(store)
 }
 
 /// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
@@ -85,6 +82,10 @@ impl Contender for Floor {
             Err("the lock was lost".into())
         }
     }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(address(url)).await?)))
+    }
 }
 
 /// `Client::lock()` with a lease that is ready. Two calls with one lease do not exclude each other,
@@ -95,10 +96,10 @@ struct Service {
 }
 
 impl Service {
-    async fn connect(endpoint: &str) -> Result<Self, Failure> {
+    async fn connect(endpoint: &str, count: usize) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
         let mut leases = Vec::new();
-        for _ in 0..64 {
+        for _ in 0..count {
             leases.push(client.lease_grant(LEASE, None).await?.id());
         }
         let leases = Mutex::new(leases);
@@ -135,5 +136,10 @@ impl Contender for Service {
         client.unlock(locked.key()).await?;
         self.leases().push(lease);
         Ok(())
+    }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        // For one waiter.
+        Ok(Some(Arc::new(Self::connect(address(url), 1).await?)))
     }
 }

@@ -12,7 +12,7 @@ use redis::{
 };
 use tenure_test_servers::redis::Server;
 
-use crate::contender::{Contender, Failure, Store, TTL, tenure};
+use crate::contender::{Contender, Failure, Store, TTL, Tenure};
 
 /// A server without persistence, and those who lock on it.
 pub(crate) async fn start() -> Result<Store, Failure> {
@@ -20,14 +20,15 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let version = server.info("redis_version")?.unwrap_or_default();
     let contenders: Vec<Arc<dyn Contender>> = vec![
         Arc::new(Floor::connect(&server.url()).await?),
-        Arc::new(tenure(&server.url()).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Rslock::connect(&server.url())?),
     ];
     let (what, url) = (format!("redis {version} without persistence"), server.url());
-    Ok(Store::metered(what, url, contenders, server, |server| {
+    let store = Store::metered(what, url, contenders, server, |server| {
         // What comes in one read is one pipelined request of any number of scripts.
         server.info("total_reads_processed").ok()??.parse().ok()
-    }))
+    });
+    Ok(store)
 }
 
 /// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.
@@ -91,6 +92,10 @@ impl Contender for Floor {
             Err("the lock was lost".into())
         }
     }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(url).await?)))
+    }
 }
 
 /// rslock 0.10 with its own settings for waiting: a try every 0 to 200 ms.
@@ -120,5 +125,9 @@ impl Contender for Rslock {
         held();
         guard.release().await;
         Ok(())
+    }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(url)?)))
     }
 }
