@@ -9,6 +9,7 @@ use tenure::{
 };
 use tenure_load::Locks;
 pub(crate) use tenure_load::{Contender, Failure};
+use tenure_test_servers::wire::Proxy;
 
 use crate::program::Launch;
 
@@ -17,6 +18,8 @@ pub(crate) const TTL: Duration = Duration::from_secs(30);
 
 /// Reads a counter of requests.
 pub(crate) type Requests = Box<dyn Fn() -> Option<f64>>;
+/// Starts a proxy in front of the server at an address.
+pub(crate) type MakeProxy = fn(&str) -> Result<Proxy, tenure_test_servers::Error>;
 
 /// A store, and all who lock on it.
 pub(crate) struct Store {
@@ -29,6 +32,7 @@ pub(crate) struct Store {
     pub(crate) missing: Vec<String>,
     /// How many requests the server has heard so far, if it counts them.
     pub(crate) requests: Requests,
+    proxy: Option<MakeProxy>,
     /// Runs until this is dropped.
     _server: Box<dyn Any>,
 }
@@ -48,6 +52,7 @@ impl Store {
             launches: Vec::new(),
             missing: Vec::new(),
             requests,
+            proxy: None,
             _server: Box::new(server),
         }
     }
@@ -66,6 +71,12 @@ impl Store {
         Self::new(what, url, contenders, requests, server)
     }
 
+    /// With a proxy that understands its protocol.
+    pub(crate) fn behind(mut self, proxy: MakeProxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
     /// With these in other languages, or what they say is missing.
     pub(crate) fn beside<const N: usize>(mut self, others: [Result<Launch, String>; N]) -> Self {
         for other in others {
@@ -75,6 +86,12 @@ impl Store {
             }
         }
         self
+    }
+
+    /// A new proxy in front of its server; none if it has no server.
+    pub(crate) fn proxy(&self) -> Result<Option<Proxy>, Failure> {
+        let proxy = self.proxy.map(|start| start(address(&self.url)));
+        Ok(proxy.transpose()?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
-use tenure_test_servers::etcd::Server;
+use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::contender::{Contender, Failure, Store, Tenure, address};
 
@@ -31,7 +31,7 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let store = Store::metered(what, url, contenders, kept, |(server, _)| {
         server.metric("etcd_debugging_lease_renewed_total").ok()?
     });
-    Ok(store)
+    Ok(store.behind(|address| Proxy::for_etcd(address)))
 }
 
 /// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.

@@ -4,7 +4,7 @@
 //!
 //! `cargo run --release -p tenure-bench` takes some minutes. Words choose: stores (`memory`, `file`,
 //! `redis`, `etcd`, `zookeeper`), parts (`alone`, `many`, `one`, `each`, `delay`, `takeover`, `held`,
-//! `run`), and the only implementation, as in `... -- etcd alone many tenure`. `--json FILE`
+//! `cut`, `run`), and the only implementation, as in `... -- etcd alone many tenure`. `--json FILE`
 //! writes all numbers, and `--page DIRECTORY` a page with plots.
 
 mod contender;
@@ -44,7 +44,7 @@ Words choose what is measured; without any it is everything, for about half an h
                   one     one lock that many waiters of one client want
                   each    one lock that many waiters want who have a client each
                   delay   the same with 5 ms of delay for each reply
-                  takeover, held, run
+                  takeover, held, cut, run
   implementation  one by its name, such as tenure, floor, rslock
 
   --strict          fail if another implementation is not installed
@@ -143,6 +143,9 @@ async fn store(
     }
     if options.part("held") {
         held::held(name, &store, results).await?;
+    }
+    if options.part("cut") {
+        held::cut(name, &store, results).await?;
     }
     show(name, results);
     Ok(())

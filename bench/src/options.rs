@@ -8,8 +8,8 @@ use std::{
 use crate::contender::Failure;
 
 const STORES: [&str; 5] = ["memory", "file", "redis", "etcd", "zookeeper"];
-const PARTS: [&str; 8] = [
-    "alone", "many", "one", "each", "delay", "takeover", "held", "run",
+const PARTS: [&str; 9] = [
+    "alone", "many", "one", "each", "delay", "takeover", "held", "cut", "run",
 ];
 
 /// The words: stores and parts in any order, any other word is the name of the only implementation.

@@ -10,7 +10,7 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection,
     io::tcp::TcpSettings,
 };
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::contender::{Contender, Failure, Store, TTL, Tenure};
 
@@ -28,7 +28,7 @@ pub(crate) async fn start() -> Result<Store, Failure> {
         // What comes in one read is one pipelined request of any number of scripts.
         server.info("total_reads_processed").ok()??.parse().ok()
     });
-    Ok(store)
+    Ok(store.behind(|address| Proxy::start(address)))
 }
 
 /// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tenure_test_servers::zookeeper::Server;
+use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use zookeeper_client::{Acls, Client, CreateMode, Error, LockOptions, LockPrefix};
 
 use crate::{
@@ -43,7 +43,9 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let store = Store::metered(what, url, contenders, kept, |(server, _)| {
         server.metric("zk_packets_received").ok()??.parse().ok()
     });
-    Ok(store.beside(others))
+    Ok(store
+        .behind(|address| Proxy::for_zookeeper(address))
+        .beside(others))
 }
 
 async fn connect(endpoint: &str) -> Result<Client, Failure> {
