@@ -1,8 +1,11 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
+import java.util.stream.Stream;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
 import org.apache.curator.framework.recipes.locks.InterProcessMutex;
@@ -94,11 +97,24 @@ public final class CuratorLocks {
         return System.nanoTime() - start;
     }
 
+    /** The manifests of Debian's archives tell no version; a link beside them does. */
+    private static String version() throws Exception {
+        Path archive = Path.of(CuratorFramework.class.getProtectionDomain().getCodeSource()
+                .getLocation().toURI());
+        try (Stream<Path> files = Files.list(archive.getParent())) {
+            return files.map(file -> file.getFileName().toString())
+                    .filter(name -> name.matches("curator-framework-[0-9.]+\\.jar"))
+                    .map(name -> name.replaceAll("curator-framework-|\\.jar", ""))
+                    .findFirst()
+                    .orElse("of unknown version");
+        }
+    }
+
     public static void main(String[] args) throws Exception {
         int timeout = Integer.parseInt(args[1]);
         List<CuratorFramework> clients = new ArrayList<>();
-        String curator = CuratorFramework.class.getPackage().getImplementationVersion();
-        System.out.println("ready Curator " + curator + ", Java " + System.getProperty("java.version"));
+        System.out.println("ready Curator " + version() + ", Java "
+                + System.getProperty("java.version"));
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             String[] words = line.trim().split(" ");
