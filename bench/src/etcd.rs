@@ -22,7 +22,7 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let server = Server::builder().flag(&directory).start()?;
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&endpoint).await?),
+        Arc::new(Baseline::connect(&endpoint).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Service::connect(&endpoint, 64).await?),
     ];
@@ -35,13 +35,13 @@ pub(crate) async fn start() -> Result<Store, Failure> {
 }
 
 /// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
-struct Floor {
+struct Baseline {
     client: Client,
     lease: i64,
     next: AtomicU64,
 }
 
-impl Floor {
+impl Baseline {
     async fn connect(endpoint: &str) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
         let lease = client.lease_grant(LEASE, None).await?.id();
@@ -55,9 +55,9 @@ impl Floor {
 }
 
 #[async_trait]
-impl Contender for Floor {
+impl Contender for Baseline {
     fn name(&self) -> &'static str {
-        "floor"
+        "baseline"
     }
 
     fn waits(&self) -> bool {
@@ -66,7 +66,7 @@ impl Contender for Floor {
 
     async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let mut client = self.client.kv_client();
-        let key = format!("floor/{lock}");
+        let key = format!("baseline/{lock}");
         let value = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         let options = PutOptions::new().with_lease(self.lease);
         let put = Txn::new()

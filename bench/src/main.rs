@@ -1,4 +1,4 @@
-//! How fast locks are: `tenure` beside the store's own requests (the floor) and beside other
+//! How fast locks are: `tenure` beside the store's own requests (the baseline) and beside other
 //! libraries, interleaved in one run on one server, so that drift of the machine hits all alike.
 //! Only the ratios mean anything.
 //!
@@ -45,7 +45,7 @@ Words choose what is measured; without any it is everything, for about half an h
                   each    one lock that many waiters want who have a client each
                   delay   the same with 5 ms of delay for each reply
                   takeover, held, cut, run
-  implementation  one by its name, such as tenure, floor, rslock
+  implementation  one by its name, such as tenure, baseline, rslock
 
   --strict          fail if another implementation is not installed
   --json FILE       write all numbers

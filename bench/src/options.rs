@@ -109,12 +109,12 @@ mod tests {
     #[test]
     fn words_choose() {
         let all = parse("").unwrap();
-        assert!(all.store("etcd") && all.part("held") && all.contender("floor"));
+        assert!(all.store("etcd") && all.part("held") && all.contender("baseline"));
         let some = parse("zookeeper held tenure --json x").unwrap();
         assert!(!some.strict && parse("zookeeper --strict").unwrap().strict);
         assert!(some.store("zookeeper") && !some.store("etcd"));
         assert!(some.part("held") && !some.part("one"));
-        assert!(some.contender("tenure") && !some.contender("floor"));
+        assert!(some.contender("tenure") && !some.contender("baseline"));
         assert_eq!(some.json, Some("x".into()));
         for wrong in ["--what", "tenure rslock", "--page"] {
             assert!(parse(wrong).is_err(), "{wrong}");

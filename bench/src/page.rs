@@ -16,8 +16,9 @@ pub(crate) fn write(results: &Results, directory: &Path) -> Result<(), Failure> 
     let mut page = String::from(
         "# Benchmark\n\nWritten by `make bench` from one run, servers and clients on one machine and \
          over loopback. Only ratios mean anything: all implementations of a store take turns, so \
-         that drift of the machine hits all alike. *floor* is the baseline: what the store's own \
-         requests cost that any lock needs; a ratio is the median of the rounds' ratios, and smaller is better for times.\n\n",
+         that drift of the machine hits all alike. *baseline* is what the store's own requests cost \
+         that any lock needs; a ratio is the median of the rounds' ratios, and smaller is better for \
+         times.\n\n",
     );
     for (what, value) in &results.machine {
         let _ = writeln!(page, "- {what}: {value}");

@@ -19,7 +19,7 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let server = Server::builder().start()?;
     let version = server.info("redis_version")?.unwrap_or_default();
     let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&server.url()).await?),
+        Arc::new(Baseline::connect(&server.url()).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Rslock::connect(&server.url())?),
     ];
@@ -32,13 +32,13 @@ pub(crate) async fn start() -> Result<Store, Failure> {
 }
 
 /// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.
-pub(crate) struct Floor {
+pub(crate) struct Baseline {
     connection: MultiplexedConnection,
     script: redis::Script,
     next: AtomicU64,
 }
 
-impl Floor {
+impl Baseline {
     pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
         let settings = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info()?.set_tcp_settings(settings);
@@ -61,9 +61,9 @@ impl Floor {
 }
 
 #[async_trait]
-impl Contender for Floor {
+impl Contender for Baseline {
     fn name(&self) -> &'static str {
-        "floor"
+        "baseline"
     }
 
     fn waits(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What the baseline's nodes are below.
-const ROOT: &str = "/floor";
+const ROOT: &str = "/baseline";
 pub(crate) const RECIPE: &str = "zookeeper-client lock()";
 const ANCESTORS: CreateMode = CreateMode::Container;
 
@@ -30,7 +30,7 @@ pub(crate) async fn start() -> Result<Store, Failure> {
         .start()?;
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&endpoint).await?),
+        Arc::new(Baseline::connect(&endpoint).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Recipe(connect(&endpoint).await?)),
     ];
@@ -54,9 +54,9 @@ async fn connect(endpoint: &str) -> Result<Client, Failure> {
 }
 
 /// An ephemeral node, and its deletion: what any lock costs at the least.
-struct Floor(Client);
+struct Baseline(Client);
 
-impl Floor {
+impl Baseline {
     async fn connect(endpoint: &str) -> Result<Self, Failure> {
         let client = connect(endpoint).await?;
         // Not a container: the server deletes one that is empty while others are measured.
@@ -69,9 +69,9 @@ impl Floor {
 }
 
 #[async_trait]
-impl Contender for Floor {
+impl Contender for Baseline {
     fn name(&self) -> &'static str {
-        "floor"
+        "baseline"
     }
 
     fn waits(&self) -> bool {
