@@ -7,9 +7,9 @@ use std::sync::{
 
 use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
-use tenure_test_servers::etcd::Server;
+use tenure_test_servers::{etcd::Server, wire::Proxy};
 
-use crate::contender::{Contender, Failure, Store, tenure};
+use crate::contender::{Contender, Failure, Store, Tenure, address};
 
 /// Leases are granted for as long as a run may last: nobody here but `tenure` renews.
 const LEASE: i64 = 3_600;
@@ -22,29 +22,26 @@ pub(crate) async fn start() -> Result<Store, Failure> {
     let server = Server::builder().flag(&directory).start()?;
     let endpoint = server.address();
     let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&endpoint).await?),
-        Arc::new(tenure(&server.url()).await?),
-        Arc::new(Service::connect(&endpoint).await?),
+        Arc::new(Baseline::connect(&endpoint).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
+        Arc::new(Service::connect(&endpoint, 64).await?),
     ];
     let what = format!("etcd {}, one member, on disk", server.version()?);
     let (url, kept) = (server.url(), (server, disk));
-    Ok(Store::metered(
-        what,
-        url,
-        contenders,
-        kept,
-        |(server, _)| server.metric("etcd_debugging_lease_renewed_total").ok()?,
-    ))
+    let store = Store::metered(what, url, contenders, kept, |(server, _)| {
+        server.metric("etcd_debugging_lease_renewed_total").ok()?
+    });
+    Ok(store.behind(|address| Proxy::for_etcd(address)))
 }
 
 /// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
-struct Floor {
+struct Baseline {
     client: Client,
     lease: i64,
     next: AtomicU64,
 }
 
-impl Floor {
+impl Baseline {
     async fn connect(endpoint: &str) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
         let lease = client.lease_grant(LEASE, None).await?.id();
@@ -58,9 +55,9 @@ impl Floor {
 }
 
 #[async_trait]
-impl Contender for Floor {
+impl Contender for Baseline {
     fn name(&self) -> &'static str {
-        "floor"
+        "baseline"
     }
 
     fn waits(&self) -> bool {
@@ -69,7 +66,7 @@ impl Contender for Floor {
 
     async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
         let mut client = self.client.kv_client();
-        let key = format!("floor/{lock}");
+        let key = format!("baseline/{lock}");
         let value = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         let options = PutOptions::new().with_lease(self.lease);
         let put = Txn::new()
@@ -85,6 +82,10 @@ impl Contender for Floor {
             Err("the lock was lost".into())
         }
     }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(address(url)).await?)))
+    }
 }
 
 /// `Client::lock()` with a lease that is ready. Two calls with one lease do not exclude each other,
@@ -95,10 +96,10 @@ struct Service {
 }
 
 impl Service {
-    async fn connect(endpoint: &str) -> Result<Self, Failure> {
+    async fn connect(endpoint: &str, count: usize) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
         let mut leases = Vec::new();
-        for _ in 0..64 {
+        for _ in 0..count {
             leases.push(client.lease_grant(LEASE, None).await?.id());
         }
         let leases = Mutex::new(leases);
@@ -135,5 +136,10 @@ impl Contender for Service {
         client.unlock(locked.key()).await?;
         self.leases().push(lease);
         Ok(())
+    }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        // For one waiter.
+        Ok(Some(Arc::new(Self::connect(address(url), 1).await?)))
     }
 }

@@ -1,7 +1,9 @@
-//! What locks cost while they are held: requests, time of the processor, memory.
+//! What locks cost while they are held (requests, time of the processor, memory), and how soon all of
+//! them are proved again after a cut of the connections.
 
 use std::{fs, process::Command, time::Duration};
 
+use tenure_core::clock::{Clock, SystemClock};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
@@ -31,6 +33,14 @@ const TIME: Work = work(
     "ms/s",
     "locks",
 );
+const CUT: Work = work(
+    "held locks: a cut of the connections until all are proved again",
+    "s",
+    "locks",
+);
+const CUTS: usize = 3;
+/// How often it is looked whether they are.
+const LOOK: Duration = Duration::from_millis(2);
 const MEMORY: Work = work(
     "held locks: memory of the client for each",
     "bytes",
@@ -66,6 +76,36 @@ pub(crate) async fn held(name: &str, store: &Store, results: &mut Results) -> Re
     }
     let bytes = String::from_utf8(output.stdout)?.trim().parse()?;
     results.add(name, MEMORY, "tenure", MANY, bytes);
+    Ok(())
+}
+
+/// Cuts the connections of a client that holds many locks, and waits until each of them was confirmed
+/// by an answer that came after the cut. None of them may be lost.
+pub(crate) async fn cut(name: &str, store: &Store, results: &mut Results) -> Result<(), Failure> {
+    let Some(proxy) = store.proxy()? else {
+        return Ok(());
+    };
+    let client = client(&proxy.url(), TTL).await?;
+    let held = hold(&client, "cut", MANY).await?;
+    for _ in 0..CUTS {
+        proxy.cut()?;
+        let begun = SystemClock.now();
+        // Only an answer of after the cut moves all deadlines beyond this.
+        let last = held.iter().map(tenure::Guard::valid_until).max();
+        loop {
+            for guard in &held {
+                guard.check()?;
+            }
+            if held.iter().all(|guard| Some(guard.valid_until()) > last) {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+        let took = SystemClock.now().since(begun).as_secs_f64();
+        results.add(name, CUT, "tenure", MANY, took);
+    }
+    drop(held);
+    client.shutdown(Duration::from_secs(30)).await;
     Ok(())
 }
 

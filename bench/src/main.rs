@@ -1,25 +1,29 @@
-//! How fast locks are: `tenure` beside the store's own requests (the floor) and beside other
+//! How fast locks are: `tenure` beside the store's own requests (the baseline) and beside other
 //! libraries, interleaved in one run on one server, so that drift of the machine hits all alike.
 //! Only the ratios mean anything.
 //!
 //! `cargo run --release -p tenure-bench` takes some minutes. Words choose: stores (`memory`, `file`,
-//! `redis`, `etcd`, `zookeeper`), parts (`alone`, `many`, `one`, `takeover`, `held`, `run`), and the only
-//! contender, as in `... -- etcd alone many tenure`. `--json FILE` writes all numbers, and
-//! `--page DIRECTORY` a page with plots.
+//! `redis`, `etcd`, `zookeeper`), parts (`alone`, `many`, `one`, `each`, `delay`, `takeover`, `held`,
+//! `cut`, `run`), and the only implementation, as in `... -- etcd alone many tenure`. `--json FILE`
+//! writes all numbers, and `--page DIRECTORY` a page with plots.
 
 mod contender;
+mod delay;
 mod etcd;
 mod held;
+mod limits;
 mod machine;
 mod measure;
 mod memory;
 mod options;
 mod page;
 mod plot;
+mod program;
 mod redis;
 mod results;
 mod run;
 mod takeover;
+mod way;
 mod zookeeper;
 
 use std::process::ExitCode;
@@ -33,11 +37,17 @@ How fast locks are: tenure beside the store's own requests and beside other libr
 
 Usage: tenure-bench [WORD...] [--json FILE] [--page DIRECTORY]
 
-Words choose what is measured; without any it is everything, for about a quarter of an hour:
+Words choose what is measured; without any it is everything, for about half an hour:
   stores          memory, file, redis, etcd, zookeeper
-  parts           alone, many, one, takeover, held, run
-  a contender     by its name, such as tenure, floor, rslock
+  parts           alone   one client takes and releases a free lock
+                  many    a lock for each of many tasks
+                  one     one lock that many waiters of one client want
+                  each    one lock that many waiters want who have a client each
+                  delay   the same with 5 ms of delay for each reply
+                  takeover, held, cut, run
+  implementation  one by its name, such as tenure, baseline, rslock
 
+  --strict          fail if another implementation is not installed
   --json FILE       write all numbers
   --page DIRECTORY  write a page, benchmark.md, with its plots";
 
@@ -114,12 +124,28 @@ async fn store(
 ) -> Result<(), Failure> {
     println!("\n{}, on loopback", store.what);
     results.stores.push((name.to_owned(), store.what.clone()));
+    for missing in &store.missing {
+        if options.strict {
+            return Err(missing.as_str().into());
+        }
+        println!("{missing}");
+        results.note(name, missing.clone());
+    }
+    for launch in &store.launches {
+        results.note(name, format!("{}: {}", launch.name, launch.version));
+    }
     measure::measure(name, &store, options, results).await?;
+    if options.part("delay") {
+        delay::delay(name, &store, options, results).await?;
+    }
     if options.part("takeover") && name != "memory" {
         takeover::takeover(name, &store, results).await?;
     }
     if options.part("held") {
         held::held(name, &store, results).await?;
+    }
+    if options.part("cut") {
+        held::cut(name, &store, results).await?;
     }
     show(name, results);
     Ok(())
@@ -128,5 +154,8 @@ async fn store(
 fn show(name: &str, results: &Results) {
     for work in results.works(name) {
         println!("\n{}", results.table(name, work).trim_end());
+    }
+    if let Some(table) = limits::table(results, name) {
+        println!("\n{}", table.trim_end());
     }
 }

@@ -8,15 +8,19 @@ use std::{
 use crate::contender::Failure;
 
 const STORES: [&str; 5] = ["memory", "file", "redis", "etcd", "zookeeper"];
-const PARTS: [&str; 6] = ["alone", "many", "one", "takeover", "held", "run"];
+const PARTS: [&str; 9] = [
+    "alone", "many", "one", "each", "delay", "takeover", "held", "cut", "run",
+];
 
-/// The words: stores and parts in any order, any other word is the name of the only contender.
+/// The words: stores and parts in any order, any other word is the name of the only implementation.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     stores: Vec<String>,
     parts: Vec<String>,
     /// The only one who is measured.
     pub(crate) only: Option<String>,
+    /// Whether an implementation that is not installed ends the run.
+    pub(crate) strict: bool,
     /// Where the results go as JSON.
     pub(crate) json: Option<PathBuf>,
     /// The directory where the page and its plots go.
@@ -30,14 +34,15 @@ impl Options {
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a path"));
             match word.as_str() {
+                "--strict" => options.strict = true,
                 "--json" => options.json = Some(value()?.into()),
                 "--page" => options.page = Some(value()?.into()),
                 store if STORES.contains(&store) => options.stores.push(word),
                 part if PARTS.contains(&part) => options.parts.push(word),
                 unknown if unknown.starts_with('-') || options.only.is_some() => {
                     return Err(format!(
-                        "{unknown} is none of the stores ({}) or parts ({}), nor --json FILE or \
-                         --page DIRECTORY; one contender may be named",
+                        "{unknown} is none of the stores ({}) or parts ({}), nor --strict, --json FILE or \
+                         --page DIRECTORY; one implementation may be named",
                         STORES.join(", "),
                         PARTS.join(", ")
                     )
@@ -104,11 +109,12 @@ mod tests {
     #[test]
     fn words_choose() {
         let all = parse("").unwrap();
-        assert!(all.store("etcd") && all.part("held") && all.contender("floor"));
+        assert!(all.store("etcd") && all.part("held") && all.contender("baseline"));
         let some = parse("zookeeper held tenure --json x").unwrap();
+        assert!(!some.strict && parse("zookeeper --strict").unwrap().strict);
         assert!(some.store("zookeeper") && !some.store("etcd"));
         assert!(some.part("held") && !some.part("one"));
-        assert!(some.contender("tenure") && !some.contender("floor"));
+        assert!(some.contender("tenure") && !some.contender("baseline"));
         assert_eq!(some.json, Some("x".into()));
         for wrong in ["--what", "tenure rslock", "--page"] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -4,6 +4,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use crate::{
     contender::Failure,
+    limits,
     plot::{Line, Scale, draw},
     results::{Results, Work},
 };
@@ -14,15 +15,24 @@ pub(crate) fn write(results: &Results, directory: &Path) -> Result<(), Failure> 
     fs::create_dir_all(&plots)?;
     let mut page = String::from(
         "# Benchmark\n\nWritten by `make bench` from one run, servers and clients on one machine and \
-         over loopback. Only ratios mean anything: all contenders of a store take turns, so that \
-         drift of the machine hits all alike. *floor* is what the store's own requests cost that any \
-         lock needs; a ratio is the median of the rounds' ratios, and smaller is better for times.\n\n",
+         over loopback. Only ratios mean anything: all implementations of a store take turns, so \
+         that drift of the machine hits all alike. *baseline* is what the store's own requests cost \
+         that any lock needs; a ratio is the median of the rounds' ratios, and smaller is better for \
+         times.\n\n",
     );
     for (what, value) in &results.machine {
         let _ = writeln!(page, "- {what}: {value}");
     }
     for (store, what) in &results.stores {
         let _ = writeln!(page, "\n## {what}");
+        let notes = results.notes.iter().filter(|(of, _)| of == store);
+        for (index, (_, note)) in notes.enumerate() {
+            let gap = if index == 0 { "\n" } else { "" };
+            let _ = writeln!(page, "{gap}- {note}");
+        }
+        if let Some(table) = limits::table(results, store) {
+            let _ = writeln!(page, "\n{}", table.trim_end());
+        }
         for work in results.works(store) {
             let _ = writeln!(page, "\n{}", results.table(store, work).trim_end());
         }

@@ -10,34 +10,35 @@ use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection,
     io::tcp::TcpSettings,
 };
-use tenure_test_servers::redis::Server;
+use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::contender::{Contender, Failure, Store, TTL, tenure};
+use crate::contender::{Contender, Failure, Store, TTL, Tenure};
 
 /// A server without persistence, and those who lock on it.
 pub(crate) async fn start() -> Result<Store, Failure> {
     let server = Server::builder().start()?;
     let version = server.info("redis_version")?.unwrap_or_default();
     let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Floor::connect(&server.url()).await?),
-        Arc::new(tenure(&server.url()).await?),
+        Arc::new(Baseline::connect(&server.url()).await?),
+        Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Rslock::connect(&server.url())?),
     ];
     let (what, url) = (format!("redis {version} without persistence"), server.url());
-    Ok(Store::metered(what, url, contenders, server, |server| {
+    let store = Store::metered(what, url, contenders, server, |server| {
         // What comes in one read is one pipelined request of any number of scripts.
         server.info("total_reads_processed").ok()??.parse().ok()
-    }))
+    });
+    Ok(store.behind(|address| Proxy::start(address)))
 }
 
 /// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.
-pub(crate) struct Floor {
+pub(crate) struct Baseline {
     connection: MultiplexedConnection,
     script: redis::Script,
     next: AtomicU64,
 }
 
-impl Floor {
+impl Baseline {
     pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
         let settings = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info()?.set_tcp_settings(settings);
@@ -60,9 +61,9 @@ impl Floor {
 }
 
 #[async_trait]
-impl Contender for Floor {
+impl Contender for Baseline {
     fn name(&self) -> &'static str {
-        "floor"
+        "baseline"
     }
 
     fn waits(&self) -> bool {
@@ -90,6 +91,10 @@ impl Contender for Floor {
         } else {
             Err("the lock was lost".into())
         }
+    }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(url).await?)))
     }
 }
 
@@ -120,5 +125,9 @@ impl Contender for Rslock {
         held();
         guard.release().await;
         Ok(())
+    }
+
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        Ok(Some(Arc::new(Self::connect(url)?)))
     }
 }

@@ -32,7 +32,7 @@ impl Point {
     }
 }
 
-/// How the durations of one contender are spread: pairs of thousandths and microseconds.
+/// How the durations of one implementation are spread: pairs of thousandths and microseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Curve {
     pub(crate) store: String,
@@ -47,6 +47,8 @@ pub(crate) struct Results {
     schema: &'static str,
     pub(crate) machine: Vec<(&'static str, String)>,
     pub(crate) stores: Vec<(String, String)>,
+    /// What has to be known of a store's rows: versions, and who is missing.
+    pub(crate) notes: Vec<(String, String)>,
     pub(crate) points: Vec<Point>,
     pub(crate) curves: Vec<Curve>,
 }
@@ -57,9 +59,14 @@ impl Results {
             schema: "tenure.benchmark/1",
             machine,
             stores: Vec::new(),
+            notes: Vec::new(),
             points: Vec::new(),
             curves: Vec::new(),
         }
+    }
+
+    pub(crate) fn note(&mut self, store: &str, note: String) {
+        self.notes.push((store.to_owned(), note));
     }
 
     pub(crate) fn add(&mut self, store: &str, work: Work, who: &str, size: usize, value: f64) {
@@ -95,7 +102,25 @@ impl Results {
         self.points.iter().filter(of)
     }
 
-    /// One work on one store as a table of Markdown: a row for each contender, a column for each size;
+    fn find(&self, store: &str, work: Work, who: &str, size: usize) -> Option<&Point> {
+        let mut points = self.of(store, work);
+        points.find(|point| point.who == who && point.size == size)
+    }
+
+    /// How many times the one is of the other: the median of the rounds' ratios.
+    pub(crate) fn ratio(
+        &self,
+        (store, work, size): (&str, Work, usize),
+        one: &str,
+        other: &str,
+    ) -> Option<f64> {
+        let one = self.find(store, work, one, size)?;
+        let other = self.find(store, work, other, size)?;
+        let pairs = one.rounds.iter().zip(&other.rounds);
+        Some(median(pairs.map(|(one, other)| one / other).collect()))
+    }
+
+    /// One work on one store as a table of Markdown: a row for each implementation, a column for each size;
     /// with one size, the ratios to all others, round by round.
     pub(crate) fn table(&self, store: &str, work: Work) -> String {
         let (mut sizes, mut names) = (Vec::new(), Vec::new());
@@ -107,10 +132,6 @@ impl Results {
                 names.push(&point.who);
             }
         }
-        let find = |who: &str, size| {
-            let mut points = self.of(store, work);
-            points.find(|point| point.who == who && point.size == size)
-        };
         let mut text = String::new();
         let heads: Vec<String> = if let [_] = sizes[..] {
             let ratios = names.iter().map(|name| format!("x {name}"));
@@ -135,21 +156,15 @@ impl Results {
             let mut cells: Vec<String> = sizes
                 .iter()
                 .map(|&size| {
-                    find(name, size).map_or_else(String::new, |point| number(point.median()))
+                    let point = self.find(store, work, name, size);
+                    point.map_or_else(String::new, |point| number(point.median()))
                 })
                 .collect();
             if let [size] = sizes[..] {
                 cells.extend(names.iter().map(|other| {
-                    match (find(name, size), find(other, size)) {
-                        (Some(ours), Some(theirs)) if name != other => {
-                            let pairs = ours.rounds.iter().zip(&theirs.rounds);
-                            format!(
-                                "{:.2}",
-                                median(pairs.map(|(one, other)| one / other).collect())
-                            )
-                        }
-                        _ => String::new(),
-                    }
+                    let others = Some(other).filter(|other| **other != *name);
+                    let ratio = others.and_then(|o| self.ratio((store, work, size), name, o));
+                    ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
                 }));
             }
             let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));

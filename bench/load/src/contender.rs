@@ -1,6 +1,7 @@
-//! Who is measured: each takes and gives back a lock in its own way, with one client for all tasks.
+//! Who is measured: each takes and gives back a lock in its own way, with one client for all tasks or
+//! with a client for each.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tenure_core::{Client, Release};
@@ -27,7 +28,32 @@ pub trait Contender: Send + Sync {
     ///
     /// None is needed: a turn that was begun is awaited.
     async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure>;
+
+    /// The same implementation with a new client, which has a connection and a session of its own, on
+    /// the store at `url`; none if it has no clients that could be made by URL.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was connected is dropped.
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+        let _ = url;
+        Ok(None)
+    }
+
+    /// Ends the client, where dropping it would leave something behind for a while.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client may not be ended then.
+    async fn close(&self) {}
 }
+
+/// How long the requests may take that end a client.
+const END: Duration = Duration::from_secs(10);
 
 /// `tenure`, by the public way: queue, token, deadline, renewal and notice of loss included.
 #[derive(Clone, Debug)]
@@ -65,5 +91,9 @@ impl Contender for Locks {
             Release::Released => Ok(()),
             other => Err(format!("the release gave {other:?}").into()),
         }
+    }
+
+    async fn close(&self) {
+        self.client.shutdown(END).await;
     }
 }

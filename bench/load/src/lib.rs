@@ -12,7 +12,7 @@ mod spread;
 pub use alone::alone;
 pub use contender::{Contender, Failure, Locks};
 pub use many::many;
-pub use one::{Fight, one};
+pub use one::{Fight, each, one};
 pub use spread::{Micros, Spread};
 
 use tenure_core::clock::{Clock, Instant, SystemClock};

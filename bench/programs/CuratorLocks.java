@@ -1,0 +1,148 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CountDownLatch;
+import java.util.stream.Stream;
+import org.apache.curator.framework.CuratorFramework;
+import org.apache.curator.framework.CuratorFrameworkFactory;
+import org.apache.curator.framework.recipes.locks.InterProcessMutex;
+import org.apache.curator.retry.RetryOneTime;
+
+/**
+ * Measures Curator's InterProcessMutex, with a client for each waiter.
+ *
+ * <p>Arguments: the server's address and the session timeout in milliseconds. A line on standard
+ * input is {@code start SECONDS WAITERS LOCK}; the answer is one line of JSON with all durations in
+ * nanoseconds.
+ */
+public final class CuratorLocks {
+    /** One waiter: its own client, its own mutex object, and what it has measured. */
+    private static final class Waiter {
+        final InterProcessMutex mutex;
+        final List<Long> acquires = new ArrayList<>();
+        final List<Long> releases = new ArrayList<>();
+
+        Waiter(CuratorFramework client, String path) {
+            mutex = new InterProcessMutex(client, path);
+        }
+
+        /** Takes and releases the lock until `end`, at least once. */
+        void run(int number, long end, Window window) throws Exception {
+            acquires.clear();
+            releases.clear();
+            do {
+                long asked = System.nanoTime();
+                mutex.acquire();
+                long got = System.nanoTime();
+                window.granted(number, got);
+                mutex.release();
+                acquires.add(got - asked);
+                releases.add(System.nanoTime() - got);
+            } while (System.nanoTime() < end);
+        }
+    }
+
+    /** The grants of all waiters. */
+    private static final class Window {
+        private final List<Long> handOvers = new ArrayList<>();
+        private int holder = -1;
+        private long since;
+
+        /** Whoever takes the lock twice in a row has handed it over to nobody. */
+        synchronized void granted(int number, long got) {
+            if (holder >= 0 && holder != number) {
+                handOvers.add(got - since);
+            }
+            holder = number;
+            since = got;
+        }
+    }
+
+    private static CuratorFramework connect(String address, int timeout) throws Exception {
+        CuratorFramework client =
+                CuratorFrameworkFactory.newClient(address, timeout, 20000, new RetryOneTime(100));
+        client.start();
+        client.blockUntilConnected();
+        return client;
+    }
+
+    /** Lets all waiters take the lock for so many nanoseconds; answers how long it took. */
+    private static long measure(List<Waiter> waiters, long span, Window window) throws Exception {
+        CountDownLatch begin = new CountDownLatch(1);
+        List<Thread> threads = new ArrayList<>();
+        long[] end = new long[1];
+        for (int number = 0; number < waiters.size(); number++) {
+            int own = number;
+            Thread thread = new Thread(() -> {
+                try {
+                    begin.await();
+                    waiters.get(own).run(own, end[0], window);
+                } catch (Exception error) {
+                    error.printStackTrace();
+                    System.exit(1);
+                }
+            });
+            thread.start();
+            threads.add(thread);
+        }
+        long start = System.nanoTime();
+        end[0] = start + span;
+        begin.countDown();
+        for (Thread thread : threads) {
+            thread.join();
+        }
+        return System.nanoTime() - start;
+    }
+
+    /** The manifests of Debian's archives tell no version; a link beside them does. */
+    private static String version() throws Exception {
+        Path archive = Path.of(CuratorFramework.class.getProtectionDomain().getCodeSource()
+                .getLocation().toURI());
+        try (Stream<Path> files = Files.list(archive.getParent())) {
+            return files.map(file -> file.getFileName().toString())
+                    .filter(name -> name.matches("curator-framework-[0-9.]+\\.jar"))
+                    .map(name -> name.replaceAll("curator-framework-|\\.jar", ""))
+                    .findFirst()
+                    .orElse("of unknown version");
+        }
+    }
+
+    public static void main(String[] args) throws Exception {
+        int timeout = Integer.parseInt(args[1]);
+        List<CuratorFramework> clients = new ArrayList<>();
+        System.out.println("ready Curator " + version() + ", Java "
+                + System.getProperty("java.version"));
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+        for (String line = in.readLine(); line != null; line = in.readLine()) {
+            String[] words = line.trim().split(" ");
+            long span = (long) (Double.parseDouble(words[1]) * 1e9);
+            int count = Integer.parseInt(words[2]);
+            while (clients.size() < count) {
+                clients.add(connect(args[0], timeout));
+            }
+            List<Waiter> waiters = new ArrayList<>();
+            for (CuratorFramework client : clients.subList(0, count)) {
+                waiters.add(new Waiter(client, "/curator/" + words[3]));
+            }
+            // Each has a turn first that is not counted: it makes the nodes above the lock.
+            measure(waiters, 0, new Window());
+            Window window = new Window();
+            long took = measure(waiters, span, window);
+            List<Long> acquires = new ArrayList<>();
+            List<Long> releases = new ArrayList<>();
+            for (Waiter waiter : waiters) {
+                acquires.addAll(waiter.acquires);
+                releases.addAll(waiter.releases);
+            }
+            System.out.println("{\"took\":" + took + ",\"hand_overs\":" + window.handOvers
+                    + ",\"acquires\":" + acquires + ",\"releases\":" + releases + "}");
+        }
+        for (CuratorFramework client : clients) {
+            client.close();
+        }
+        System.exit(0);
+    }
+}
