@@ -6,6 +6,7 @@
     reason = "helpers of tests may panic as tests may"
 )]
 
+mod beats;
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "../faults/common.rs"]
 mod common;
@@ -14,4 +15,5 @@ mod fake;
 mod connecting;
 mod replies;
 mod requests;
+mod silent;
 mod watches;
