@@ -62,14 +62,17 @@ impl ConnectError {
     }
 }
 
+/// The client of a connection. The crate closes a session when its last client is dropped while its task
+/// is polled, so the client is taken out to end the session, and otherwise outlives the task.
+type SharedClient = Arc<Mutex<Option<Arc<Client>>>>;
+
 /// A connection that carries a session.
 pub(crate) struct Connection {
     /// Its number among the connections of its session, from 1.
     pub(crate) number: u64,
     /// The session's id.
     pub(crate) session_id: i64,
-    /// Taken when the session is to end: the crate closes a session when its last client is dropped.
-    client: Mutex<Option<Arc<Client>>>,
+    client: SharedClient,
     lost: watch::Sender<bool>,
     background: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
     lookups: Semaphore,
@@ -92,11 +95,19 @@ impl Connection {
         let (background, incoming) = mpsc::unbounded_channel();
         let lost = watch::Sender::new(false);
         let futures = tokio::spawn(run_background(incoming, lost.subscribe()));
-        tokio::spawn(serve(client.state_watcher(), task, lost.clone(), futures));
+        let (states, session_id) = (client.state_watcher(), client.session_id().0);
+        let client = Arc::new(Mutex::new(Some(Arc::new(client))));
+        tokio::spawn({
+            let (client, lost) = (Arc::clone(&client), lost.clone());
+            async move {
+                serve(states, task, lost, futures).await;
+                drop(client);
+            }
+        });
         Arc::new(Self {
             number,
-            session_id: client.session_id().0,
-            client: Mutex::new(Some(Arc::new(client))),
+            session_id,
+            client,
             lost,
             background,
             lookups: Semaphore::new(MAX_LOOKUPS),
@@ -219,8 +230,9 @@ async fn serve(
 ) {
     let mut abandoned = lost.subscribe();
     tokio::select! {
-        () = task.until(|| states.state() != SessionState::SyncConnected) => {}
+        biased;
         _ = abandoned.wait_for(|lost| *lost) => {}
+        () = task.until(|| states.state() != SessionState::SyncConnected) => {}
     }
     lost.send_replace(true);
     // A watcher that is polled after the task was dropped panics, so the watchers go first.

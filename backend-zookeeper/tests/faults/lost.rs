@@ -147,3 +147,25 @@ async fn x3_what_nobody_renews_lapses_although_the_process_lives() {
     let other = client_for(&server.url(), LONG).await;
     let _ = granted("what nobody renews", SOON, acquire(&other, "a")).await;
 }
+
+/// A connection that is left without a word must not end its session: the lock would be free before its
+/// TTL is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn x3_a_session_that_is_left_to_expire_is_not_closed() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    for round in 0..5 {
+        let raw = Raw::connect(&proxy.url()).await;
+        let lock = format!("a{round}");
+        let attempt = AttemptId::random().unwrap();
+        let entered = raw.backend.enqueue(Raw::enqueue(&lock, attempt)).await;
+        assert!(matches!(entered.unwrap(), Enqueued::Granted(_)));
+        proxy.reset();
+        // Nothing is renewed, so the client leaves the connection.
+        until("it is left", SOON, || proxy.connections_open() == 0).await;
+        assert_eq!(proxy.count("closeSession"), 0, "round {round}");
+        let left = children(&server, &format!("/default/{lock}")).await;
+        assert_eq!(left.len(), 1, "round {round}");
+    }
+}
