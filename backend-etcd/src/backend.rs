@@ -22,17 +22,17 @@ use tenure_core::{
 use tokio::task::AbortHandle;
 
 use crate::{
-    book::Book,
+    attempts::Book,
     config::{Options, Target},
     enqueue,
     error::Fault,
+    inspect,
     keys::KeySpace,
-    link::Link,
-    quiet::Quiet,
-    removal, renewal,
-    session::Pool,
+    lease::Pool,
+    remove, renew,
+    transport::Link,
     txn::{self, Answer},
-    view,
+    uncontended::Quiet,
     watch::{Watcher, Watching},
 };
 
@@ -263,23 +263,23 @@ impl Backend for EtcdBackend {
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renewal::renew(&self.core, entries).await
+        renew::renew(&self.core, entries).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        removal::remove(&self.core, &request).await
+        remove::remove(&self.core, &request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        view::inspect(&self.core, name).await
+        inspect::inspect(&self.core, name).await
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        view::list(&self.core, &request).await
+        inspect::list(&self.core, &request).await
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        view::evict(&self.core, name, token).await
+        inspect::evict(&self.core, name, token).await
     }
 
     async fn close(&self) {

@@ -10,14 +10,14 @@ use tenure_core::{
 };
 
 use crate::{
+    attempts::{Ahead, Begun},
     backend::Core,
-    book::{Ahead, Begun},
     error::{Fault, error, unexpected},
     keys::{below, range_end},
+    lease::Lease,
+    queue::{self, Turn},
     record::{self, Entry},
-    removal,
-    session::Lease,
-    turn::{self, Turn},
+    remove,
     txn::{self, Answer, Place},
 };
 
@@ -206,7 +206,7 @@ impl Entering<'_> {
         let first = first.ok_or_else(|| unexpected(OPERATION))?;
         let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
-            return turn::behind_noise(self.core, &self.prefix, revision)
+            return queue::behind_noise(self.core, &self.prefix, revision)
                 .await
                 .map(|found| found.map(|(ahead, _)| ahead))
                 .map_err(unanswered);
@@ -226,13 +226,13 @@ impl Entering<'_> {
     fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
         let attempt = self.request.attempt;
         self.entered(revision);
-        turn::hold(self.core, attempt);
+        queue::hold(self.core, attempt);
         Enqueued::Granted(grant(self.core, attempt, lease, revision))
     }
 
     fn waiting(&self, lease: &Lease, revision: i64, ahead: Ahead) -> Enqueued {
         self.entered(revision);
-        Enqueued::Waiting(turn::wait(
+        Enqueued::Waiting(queue::wait(
             self.core,
             self.request.attempt,
             lease,
@@ -242,7 +242,7 @@ impl Entering<'_> {
     }
 
     async fn turn(&self) -> Result<Enqueued, Error> {
-        match turn::turn(self.core, self.request.attempt).await {
+        match queue::turn(self.core, self.request.attempt).await {
             Ok(Ok(Turn::Granted(grant))) => Ok(Enqueued::Granted(grant)),
             Ok(Ok(Turn::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
             Ok(Ok(Turn::Gone)) => Ok(Enqueued::Gone),
@@ -255,7 +255,7 @@ impl Entering<'_> {
     /// Takes back what was entered.
     async fn undo(&self, revision: i64, reason: Error) -> Error {
         self.entered(revision);
-        match removal::take_out(self.core, self.request.attempt, &self.request.name).await {
+        match remove::take_out(self.core, self.request.attempt, &self.request.name).await {
             Ok(_) => reason,
             Err(_) => reason.with_kind(ErrorKind::OutcomeUnknown),
         }

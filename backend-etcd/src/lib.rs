@@ -33,23 +33,23 @@
 //!
 //! A namespace is written in keys by the table of [`tenure_core::name`].
 
+mod attempts;
 mod backend;
-mod book;
 mod config;
 mod enqueue;
 mod error;
 mod factory;
+mod inspect;
+mod keepalive_validity;
 mod keys;
-mod link;
-mod quiet;
+mod lease;
+mod queue;
 mod record;
-mod removal;
-mod renewal;
-mod session;
-mod trust;
-mod turn;
+mod remove;
+mod renew;
+mod transport;
 mod txn;
-mod view;
+mod uncontended;
 mod watch;
 
 pub use backend::EtcdStore;

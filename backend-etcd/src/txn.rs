@@ -9,7 +9,7 @@ use etcd_client::{
     TxnResponse,
 };
 
-use crate::{error::Fault, keys::range_end, trust::Term};
+use crate::{error::Fault, keepalive_validity::Term, keys::range_end};
 
 /// The keys of one attempt.
 #[derive(Clone, Copy, Debug)]

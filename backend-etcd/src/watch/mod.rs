@@ -9,9 +9,9 @@
 //! once more whether that one is still there. That of one of ours is put off a little: its release tells
 //! sooner.
 
-mod later;
-mod pulses;
-mod table;
+mod active;
+mod deferred;
+mod progress_requests;
 mod task;
 
 use std::{
@@ -29,7 +29,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::later::Later;
+use self::deferred::Later;
 pub(crate) use self::task::Watching;
 use crate::backend::Core;
 

@@ -15,12 +15,14 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Command, Inbox, Watch, What, later::SETTLED, pulses::Pulses, table::Table};
+use super::{
+    Command, Inbox, Watch, What, active::Table, deferred::SETTLED, progress_requests::Pulses,
+};
 use crate::{
     backend::{Core, LARGEST_ANSWER},
     error::Fault,
-    link::{Link, Member},
-    turn,
+    queue,
+    transport::{Link, Member},
 };
 
 /// A watch tells of what happens after it was made.
@@ -288,7 +290,7 @@ impl Watching {
             }
             // Between the answer that named the predecessor and this watch, it may have gone.
             What::Ahead { .. } if watch.gap && as_of >= watch.from => {
-                tokio::spawn(turn::look(Weak::clone(&self.core), watch.attempt));
+                tokio::spawn(queue::look(Weak::clone(&self.core), watch.attempt));
             }
             What::Ahead { .. } => {}
         }
@@ -327,14 +329,14 @@ impl Watching {
                 let event = core
                     .book
                     .edit(attempt, |_| ())
-                    .map(|()| turn::lost(&core, attempt));
+                    .map(|()| queue::lost(&core, attempt));
                 if let Some(event) = event {
                     core.context.events.send(event);
                 }
             }
             (What::Ahead { .. }, true) => {
                 self.end(open, number);
-                tokio::spawn(turn::look(Weak::clone(&self.core), attempt));
+                tokio::spawn(queue::look(Weak::clone(&self.core), attempt));
             }
         }
     }

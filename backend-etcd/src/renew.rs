@@ -18,13 +18,13 @@ use tenure_core::{
 use tokio::task::JoinSet;
 
 use crate::{
+    attempts::{Sight, Stage},
     backend::Core,
-    book::{Sight, Stage},
     enqueue::grant,
     error::Fault,
+    lease::{Beat, Lease},
+    queue::{self, Turn, altered},
     record,
-    session::{Beat, Lease},
-    turn::{self, Turn, altered},
     txn::{self, Answer, Check, MOST_COMPARED},
 };
 
@@ -315,7 +315,7 @@ impl Group {
     /// The one in front has gone.
     async fn ask(&mut self, item: &Item, proved: bool) {
         let unknown = |error: Error| Renewed::Unknown(error);
-        let outcome = match turn::turn(&self.core, item.renewal.attempt).await {
+        let outcome = match queue::turn(&self.core, item.renewal.attempt).await {
             _ if !proved => unknown(Fault::silence().into_error(OPERATION)),
             Ok(Ok(Turn::Granted(grant))) => Renewed::Granted(grant),
             Ok(Ok(Turn::Waiting(waiting))) => Renewed::Waiting(waiting),
@@ -337,7 +337,7 @@ impl Group {
     }
 }
 
-fn waiting(from: Instant, revision: i64, ahead: &crate::book::Ahead) -> Waiting {
+fn waiting(from: Instant, revision: i64, ahead: &crate::attempts::Ahead) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     let answer = Waiting::new(from, as_of);
     if ahead.is_holder {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::Watch;
-use crate::book::Book;
+use crate::attempts::Book;
 
 /// The watches of one client.
 #[derive(Default)]
@@ -86,7 +86,7 @@ mod tests {
     use tenure_core::{id::AttemptId, name::LockName};
 
     use super::{super::What, *};
-    use crate::book::tests::behind;
+    use crate::attempts::tests::behind;
 
     fn watch(attempt: AttemptId, what: What) -> Watch {
         Watch {

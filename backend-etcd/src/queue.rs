@@ -12,14 +12,13 @@ use tenure_core::{
 };
 
 use crate::{
+    attempts::{Ahead, Heir, Stage},
     backend::Core,
-    book::{Ahead, Heir, Stage},
     enqueue::{ahead, grant, waiting},
     error::{Fault, error},
     keys::{below, shown},
-    record,
-    session::Lease,
-    txn,
+    lease::Lease,
+    record, txn,
 };
 
 const OPERATION: &str = "waiting for";

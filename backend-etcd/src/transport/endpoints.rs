@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     config::{Options, Target},
     error::Fault,
-    trust::Version,
+    keepalive_validity::Version,
 };
 
 /// Not before that is a server under suspicion.

@@ -1,7 +1,5 @@
 //! The leases of one client: one for each TTL, made when the first attempt needs it.
 
-mod lease;
-
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -15,8 +13,8 @@ use tenure_core::{
 };
 use tokio::{sync::Notify, task::JoinSet, time};
 
-pub(crate) use self::lease::{Beat, Lease, Seat};
-use crate::{error::Fault, link::Link, trust::Term};
+use super::{Lease, Seat};
+use crate::{error::Fault, keepalive_validity::Term, transport::Link};
 
 /// A lease that nobody uses is given back after that.
 const IDLE: Duration = Duration::from_secs(120);

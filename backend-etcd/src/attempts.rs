@@ -7,7 +7,7 @@ use std::{
 
 use tenure_core::{id::AttemptId, name::LockName};
 
-use crate::session::{Lease, Seat};
+use crate::lease::{Lease, Seat};
 
 /// So many attempts are remembered that were removed before they could be sent.
 const REMEMBERED: usize = 4_096;

@@ -9,11 +9,11 @@ use tenure_core::{
 };
 
 use crate::{
+    attempts::{Sight, Stage},
     backend::Core,
-    book::{Sight, Stage},
     error::Fault,
     keys::below,
-    record, turn,
+    queue, record,
     txn::{self, Place},
 };
 
@@ -68,7 +68,7 @@ async fn delete(core: &Core, attempt: AttemptId, sight: &Sight) -> Result<Remove
                 let mut answer = core.txn_soon(next).await?;
                 if answer.succeeded {
                     let found = answer.one()?;
-                    turn::inherit(core, &heir, found.as_ref(), answer.revision);
+                    queue::inherit(core, &heir, found.as_ref(), answer.revision);
                 }
                 answer.succeeded
             }

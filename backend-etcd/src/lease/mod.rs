@@ -1,5 +1,7 @@
 //! One lease: who uses it, until when it is proved, and how it is kept alive.
 
+mod pool;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,10 +11,11 @@ use std::{
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tenure_core::clock::{Clock, Instant};
 
+pub(crate) use self::pool::Pool;
 use crate::{
     error::Fault,
-    link::{Link, Member},
-    trust::Term,
+    keepalive_validity::Term,
+    transport::{Link, Member},
 };
 
 /// After so many fenced attempts a lease is left by those that follow, so that it can end, and their
