@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{GetOptions, GetResponse, Txn};
 use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
     },
-    clock::Instant,
-    error::{Error, ErrorKind},
+    error::Error,
     name::LockName,
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
@@ -22,25 +20,21 @@ use tenure_core::{
 use tokio::task::AbortHandle;
 
 use crate::{
+    address::Target,
     attempts::Book,
-    config::{Options, Target},
-    enqueue,
-    error::Fault,
-    inspect,
+    config::Options,
+    enqueue, inspect,
     keys::KeySpace,
     lease::Pool,
     remove, renew,
+    shared::Core,
     transport::Link,
-    txn::{self, Answer},
     uncontended::Quiet,
     watch::{Watcher, Watching},
 };
 
 /// The longest TTL: whoever takes a lock for longer means it to outlive its holder.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// How large an answer may be.
-pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A store of locks on etcd, not yet connected.
 #[derive(Clone, Debug)]
@@ -70,7 +64,6 @@ impl Connect for EtcdStore {
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        const OPERATION: &str = "connecting";
         let link = Arc::new(Link::new(
             self.target.clone(),
             self.options.clone(),
@@ -78,7 +71,6 @@ impl Connect for EtcdStore {
             context.request_timeout,
         ));
         let keys = KeySpace::new(&context.namespace);
-        let user = self.options.username.clone();
         let nowhere = keys.nowhere();
         let clock = Arc::clone(&context.clock);
         let pool = Arc::new(Pool::new(Arc::clone(&link), clock, nowhere.clone()));
@@ -94,27 +86,10 @@ impl Connect for EtcdStore {
             shortest: Duration::from_secs(1),
             context,
         };
-        core.check_rights().await.map_err(|fault| {
-            let error = fault.into_read_error(OPERATION);
-            if error.kind() != ErrorKind::PermissionDenied {
-                return error;
-            }
-            let who = match &user {
-                Some(user) => format!("the user {user:?}"),
-                None => "who names no user".to_owned(),
-            };
-            let prefix = core.keys.all();
-            error.with_detail(format!(
-                "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
-                 on that prefix, or see whether `namespace` is right"
-            ))
-        })?;
+        core.check_access(self.options.username.as_deref()).await?;
         let mut tasks = Vec::new();
         if !core.context.observer {
-            // Servers grant no less than one and a half times their election time. Nothing but a grant
-            // tells; this one is left to expire.
-            let granted = pool.ask_for(1).await;
-            core.shortest = granted.map_err(|fault| fault.into_read_error(OPERATION))?.1;
+            core.shortest = core.shortest_ttl().await?;
         }
         let observer = core.context.observer;
         let core = Arc::new(core);
@@ -137,101 +112,6 @@ pub(crate) struct EtcdBackend {
     info: BackendInfo,
     core: Arc<Core>,
     tasks: Vec<AbortHandle>,
-}
-
-/// What every operation works with.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) link: Arc<Link>,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) keys: KeySpace,
-    /// A key that never exists.
-    pub(crate) nowhere: String,
-    pub(crate) book: Book,
-    pub(crate) quiet: Quiet,
-    pub(crate) watcher: Watcher,
-    /// The shortest TTL that the servers grant.
-    shortest: Duration,
-    pub(crate) context: Context,
-}
-
-impl Core {
-    pub(crate) fn now(&self) -> Instant {
-        self.context.clock.now()
-    }
-
-    /// Carries out a transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
-        self.txn_within(self.link.limit, txn).await
-    }
-
-    /// Carries out a transaction that will be asked for again if it is not answered: then it is better
-    /// not to wait for a server that has stopped.
-    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<Answer, Fault> {
-        self.txn_within(self.link.patience(), txn).await
-    }
-
-    /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
-    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, Fault> {
-        let limit = self.link.patience();
-        let response = self.link.call(limit, key, |member, key| async move {
-            member.client.kv_client().delete(key, None).await
-        });
-        Ok(response.await?.deleted() > 0)
-    }
-
-    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
-        let response = self.link.call(limit, txn, |member, txn| async move {
-            let client = member.client.kv_client();
-            client
-                .max_decoding_message_size(LARGEST_ANSWER)
-                .txn(txn)
-                .await
-        });
-        Answer::new(&response.await?)
-    }
-
-    /// Carries out a transaction that writes nothing.
-    pub(crate) async fn look(&self, txn: Txn) -> Result<Answer, Fault> {
-        let response = self.link.ask_around(txn, |member, txn| async move {
-            let client = member.client.kv_client();
-            client
-                .max_decoding_message_size(LARGEST_ANSWER)
-                .txn(txn)
-                .await
-        });
-        Answer::new(&response.await?)
-    }
-
-    pub(crate) async fn get(
-        &self,
-        key: impl Into<Vec<u8>>,
-        options: GetOptions,
-    ) -> Result<GetResponse, Fault> {
-        let request = (key.into(), options);
-        self.link
-            .ask_around(request, |member, (key, options)| async move {
-                let client = member.client.kv_client();
-                let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
-                client.get(key, Some(options)).await
-            })
-            .await
-    }
-
-    /// Tries every right that locks need, without changing anything: one that is missing would else be
-    /// noticed in the middle of a hand-over. Also shows that there is a majority.
-    async fn check_rights(&self) -> Result<(), Fault> {
-        let all = self.keys.all();
-        if self.context.observer {
-            let options = GetOptions::new()
-                .with_range(crate::keys::range_end(&all))
-                .with_count_only();
-            self.get(all, options).await?;
-        } else {
-            self.txn(txn::rights(&all, &self.nowhere)).await?;
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]

@@ -6,11 +6,10 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use tenure_core::{
     error::{Error, ErrorKind},
     secret::Secret,
-    settings::{Settings, StoreUrl, Tls},
+    settings::{Settings, Tls},
 };
 
-/// The port of a server whose address names none.
-const PORT: u16 = 2379;
+use crate::address::Target;
 
 /// The options of an etcd store.
 #[derive(Clone)]
@@ -130,7 +129,7 @@ impl Options {
         Ok(options)
     }
 
-    fn check(&self, target: &Target) -> Result<(), Error> {
+    pub(crate) fn check(&self, target: &Target) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
             return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
         }
@@ -193,66 +192,6 @@ pub(crate) fn refuse(detail: impl Into<String>) -> Error {
         .with_detail(detail)
 }
 
-/// Where the servers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// As `host:port`.
-    hosts: Vec<String>,
-    tls: bool,
-}
-
-impl Target {
-    /// The servers of an address, held against the options.
-    pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
-        let tls = match url.scheme() {
-            "etcd" => false,
-            "etcds" => true,
-            other => return Err(refuse(format!("`{other}` is no scheme of etcd"))),
-        };
-        if !matches!(url.path(), "" | "/") {
-            return Err(refuse(
-                "an address of etcd has no path; choose a `namespace` to keep locks apart",
-            ));
-        }
-        let hosts: Vec<_> = url
-            .hosts()
-            .iter()
-            .map(|host| {
-                let mut host = host.clone();
-                host.port.get_or_insert(PORT);
-                host.to_string()
-            })
-            .collect();
-        if hosts.is_empty() {
-            return Err(refuse(
-                "the address names no server; write etcd://host:2379",
-            ));
-        }
-        let target = Self { hosts, tls };
-        options.check(&target)?;
-        Ok(target)
-    }
-
-    /// How many servers there are; never none.
-    pub(crate) fn len(&self) -> usize {
-        self.hosts.len()
-    }
-
-    /// One of them, as the client library wants it.
-    pub(crate) fn endpoint(&self, index: usize) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        let host = &self.hosts[index % self.hosts.len()];
-        format!("{scheme}://{host}")
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "etcds" } else { "etcd" };
-        write!(f, "{scheme}://{}", self.hosts.join(","))
-    }
-}
-
 // Who we are is left out: only that it is set.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,7 +207,7 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as Given, Value};
+    use tenure_core::settings::{Options as Given, StoreUrl, Value};
 
     use super::*;
 
@@ -307,17 +246,6 @@ mod tests {
         ] {
             assert!(Target::new(&url, &wrong).is_err());
         }
-    }
-
-    #[test]
-    fn addresses_are_read() {
-        let open = |text: &str| Target::new(&StoreUrl::parse(text).unwrap(), &Options::default());
-        let target = open("etcd://h1,[::1]:7,h3/").unwrap();
-        assert_eq!(target.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
-        assert_eq!(target.endpoint(4), "http://[::1]:7");
-        assert_eq!(open("etcds://h").unwrap().endpoint(0), "https://h:2379");
-        assert!(open("etcd://h/locks").is_err());
-        assert!(open("etcd:").is_err());
     }
 
     #[test]

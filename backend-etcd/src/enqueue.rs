@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget, Txn};
+use etcd_client::{KeyValue, Txn};
 use tenure_core::{
     error::{Error, ErrorKind},
-    id::AttemptId,
-    request::{Enqueue, Enqueued, Grant, StoreTime, Waiting},
+    request::{Enqueue, Enqueued},
 };
 
 use crate::{
     attempts::{Ahead, Begun},
-    backend::Core,
     error::{Fault, error, unexpected},
-    keys::{below, range_end},
+    keys::below,
     lease::Lease,
-    queue::{self, Turn},
-    record::{self, Entry},
-    remove,
+    queue::{self, Turn, ahead, grant},
+    record, remove,
+    shared::Core,
     txn::{self, Answer, Place},
 };
 
@@ -267,71 +265,4 @@ fn unanswered(fault: Fault) -> Error {
     fault
         .into_error(OPERATION)
         .with_kind(ErrorKind::OutcomeUnknown)
-}
-
-/// What a grant under this lease is worth.
-pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
-    let token = record::token(core.context.token_floor.get(), revision);
-    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved());
-    grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    grant
-}
-
-/// Waiting for that one.
-pub(crate) fn waiting(lease: &Lease, revision: i64, ahead: &Ahead) -> Waiting {
-    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let waiting = Waiting::new(lease.proved(), as_of).with_holder(ahead.holder.clone());
-    match &ahead.holder {
-        Some(_) if ahead.is_holder => waiting.with_ahead(1),
-        _ => waiting,
-    }
-}
-
-/// The one in front, of which it is known who the holder is.
-pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
-    Ahead {
-        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
-        revision: predecessor.create_revision(),
-        watch: 0,
-        is_holder: predecessor.create_revision() == holder.revision,
-        is_told: false,
-        holder: Some(holder.holder()),
-    }
-}
-
-impl Core {
-    /// The keys of all contenders of a lock, the holder's first; those that entered before `before`,
-    /// where given. And the revision at which they were read.
-    pub(crate) async fn contenders(
-        &self,
-        prefix: &str,
-        before: Option<i64>,
-    ) -> Result<(Vec<KeyValue>, i64), Fault> {
-        let options = GetOptions::new()
-            .with_range(range_end(prefix))
-            .with_sort(SortTarget::Create, SortOrder::Ascend)
-            .with_max_create_revision(before.map_or(0, |before| before - 1));
-        let mut found = self.get(prefix, options).await?;
-        let revision = found.header().ok_or_else(Fault::garbled)?.revision();
-        let mut keys = found.take_kvs();
-        keys.retain(|kv| below(prefix, kv.key()).is_some());
-        Ok((keys, revision))
-    }
-
-    /// Reads one contender by its key; `None` if it is gone.
-    pub(crate) async fn read(
-        &self,
-        operation: &'static str,
-        key: &KeyValue,
-    ) -> Result<Result<Option<Entry>, Error>, Fault> {
-        let mut found = self.get(key.key(), GetOptions::new()).await?;
-        let Some(kv) = found.take_kvs().into_iter().next() else {
-            return Ok(Ok(None));
-        };
-        let contender = self.keys.parse(kv.key()).map(|(_, contender)| contender);
-        let Some(contender) = contender else {
-            return Ok(Ok(None));
-        };
-        Ok(record::read(operation, contender, &kv).map(Some))
-    }
 }

@@ -11,10 +11,10 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::Core,
     error::{Fault, error, unexpected},
     keys::{below, range_end},
     record::{self, Entry},
+    shared::Core,
     txn,
 };
 

@@ -33,8 +33,10 @@
 //!
 //! A namespace is written in keys by the table of [`tenure_core::name`].
 
+mod address;
 mod attempts;
 mod backend;
+mod check;
 mod config;
 mod enqueue;
 mod error;
@@ -47,6 +49,7 @@ mod queue;
 mod record;
 mod remove;
 mod renew;
+mod shared;
 mod transport;
 mod txn;
 mod uncontended;

@@ -8,17 +8,17 @@ use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
-    request::{Grant, Waiting},
+    request::{Grant, StoreTime, Waiting},
 };
 
 use crate::{
     attempts::{Ahead, Heir, Stage},
-    backend::Core,
-    enqueue::{ahead, grant, waiting},
     error::{Fault, error},
     keys::{below, shown},
     lease::Lease,
-    record, txn,
+    record::{self, Entry},
+    shared::Core,
+    txn,
 };
 
 const OPERATION: &str = "waiting for";
@@ -103,6 +103,36 @@ pub(crate) async fn behind_noise(
 ) -> Result<Option<(Ahead, i64)>, Fault> {
     let (found, as_of) = core.contenders(prefix, Some(revision)).await?;
     Ok(found.last().map(|before| (unreadable(before), as_of)))
+}
+
+/// What a grant under this lease is worth.
+pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
+    let token = record::token(core.context.token_floor.get(), revision);
+    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved());
+    grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    grant
+}
+
+/// Waiting for that one.
+pub(crate) fn waiting(lease: &Lease, revision: i64, ahead: &Ahead) -> Waiting {
+    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    let waiting = Waiting::new(lease.proved(), as_of).with_holder(ahead.holder.clone());
+    match &ahead.holder {
+        Some(_) if ahead.is_holder => waiting.with_ahead(1),
+        _ => waiting,
+    }
+}
+
+/// The one in front, of which it is known who the holder is.
+pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
+    Ahead {
+        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
+        revision: predecessor.create_revision(),
+        watch: 0,
+        is_holder: predecessor.create_revision() == holder.revision,
+        is_told: false,
+        holder: Some(holder.holder()),
+    }
 }
 
 /// An entry of ours does not hold any more what we wrote.

@@ -10,10 +10,10 @@ use tenure_core::{
 
 use crate::{
     attempts::{Sight, Stage},
-    backend::Core,
     error::Fault,
     keys::below,
     queue, record,
+    shared::Core,
     txn::{self, Place},
 };
 

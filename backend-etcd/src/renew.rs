@@ -19,12 +19,11 @@ use tokio::task::JoinSet;
 
 use crate::{
     attempts::{Sight, Stage},
-    backend::Core,
-    enqueue::grant,
     error::Fault,
     lease::{Beat, Lease},
-    queue::{self, Turn, altered},
+    queue::{self, Turn, altered, grant},
     record,
+    shared::Core,
     txn::{self, Answer, Check, MOST_COMPARED},
 };
 

@@ -270,7 +270,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::config::{Options, Target};
+    use crate::{address::Target, config::Options};
 
     struct Deaf;
 

@@ -24,11 +24,7 @@ use tokio::{
     time,
 };
 
-use crate::{
-    config::{Options, Target},
-    error::Fault,
-    keepalive_validity::Version,
-};
+use crate::{address::Target, config::Options, error::Fault, keepalive_validity::Version};
 
 /// Not before that is a server under suspicion.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);

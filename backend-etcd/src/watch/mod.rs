@@ -31,7 +31,7 @@ use tokio::{
 
 use self::deferred::Later;
 pub(crate) use self::task::Watching;
-use crate::backend::Core;
+use crate::shared::Core;
 
 /// Asks for watches. Never blocks.
 pub(crate) struct Watcher {

@@ -19,9 +19,9 @@ use super::{
     Command, Inbox, Watch, What, active::Table, deferred::SETTLED, progress_requests::Pulses,
 };
 use crate::{
-    backend::{Core, LARGEST_ANSWER},
     error::Fault,
     queue,
+    shared::{Core, LARGEST_ANSWER},
     transport::{Link, Member},
 };
 

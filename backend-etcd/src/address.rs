@@ -1,0 +1,86 @@
+//! Where the servers are.
+
+use std::fmt;
+
+use tenure_core::{error::Error, settings::StoreUrl};
+
+use crate::config::{Options, refuse};
+
+/// The port of a server whose address names none.
+const PORT: u16 = 2379;
+
+/// Where the servers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// As `host:port`.
+    hosts: Vec<String>,
+    pub(crate) tls: bool,
+}
+
+impl Target {
+    /// The servers of an address, held against the options.
+    pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
+        let tls = match url.scheme() {
+            "etcd" => false,
+            "etcds" => true,
+            other => return Err(refuse(format!("`{other}` is no scheme of etcd"))),
+        };
+        if !matches!(url.path(), "" | "/") {
+            return Err(refuse(
+                "an address of etcd has no path; choose a `namespace` to keep locks apart",
+            ));
+        }
+        let hosts: Vec<_> = url
+            .hosts()
+            .iter()
+            .map(|host| {
+                let mut host = host.clone();
+                host.port.get_or_insert(PORT);
+                host.to_string()
+            })
+            .collect();
+        if hosts.is_empty() {
+            return Err(refuse(
+                "the address names no server; write etcd://host:2379",
+            ));
+        }
+        let target = Self { hosts, tls };
+        options.check(&target)?;
+        Ok(target)
+    }
+
+    /// How many servers there are; never none.
+    pub(crate) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// One of them, as the client library wants it.
+    pub(crate) fn endpoint(&self, index: usize) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let host = &self.hosts[index % self.hosts.len()];
+        format!("{scheme}://{host}")
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "etcds" } else { "etcd" };
+        write!(f, "{scheme}://{}", self.hosts.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read() {
+        let open = |text: &str| Target::new(&StoreUrl::parse(text).unwrap(), &Options::default());
+        let target = open("etcd://h1,[::1]:7,h3/").unwrap();
+        assert_eq!(target.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
+        assert_eq!(target.endpoint(4), "http://[::1]:7");
+        assert_eq!(open("etcds://h").unwrap().endpoint(0), "https://h:2379");
+        assert!(open("etcd://h/locks").is_err());
+        assert!(open("etcd:").is_err());
+    }
+}

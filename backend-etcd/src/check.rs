@@ -1,0 +1,53 @@
+//! Start-up checks: the rights of the user, and the shortest TTL that the servers grant.
+
+use std::time::Duration;
+
+use etcd_client::GetOptions;
+use tenure_core::error::{Error, ErrorKind};
+
+use crate::{error::Fault, keys::range_end, shared::Core, txn};
+
+const OPERATION: &str = "connecting";
+
+impl Core {
+    /// Sees that the user may do what locks need.
+    pub(crate) async fn check_access(&self, user: Option<&str>) -> Result<(), Error> {
+        self.check_rights().await.map_err(|fault| {
+            let error = fault.into_read_error(OPERATION);
+            if error.kind() != ErrorKind::PermissionDenied {
+                return error;
+            }
+            let who = match user {
+                Some(user) => format!("the user {user:?}"),
+                None => "who names no user".to_owned(),
+            };
+            let prefix = self.keys.all();
+            error.with_detail(format!(
+                "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
+                 on that prefix, or see whether `namespace` is right"
+            ))
+        })
+    }
+
+    /// Servers grant no less than one and a half times their election time. Nothing but a grant
+    /// tells; this one is left to expire.
+    pub(crate) async fn shortest_ttl(&self) -> Result<Duration, Error> {
+        let granted = self.pool.ask_for(1).await;
+        Ok(granted.map_err(|fault| fault.into_read_error(OPERATION))?.1)
+    }
+
+    /// Tries every right that locks need, without changing anything: one that is missing would else be
+    /// noticed in the middle of a hand-over. Also shows that there is a majority.
+    async fn check_rights(&self) -> Result<(), Fault> {
+        let all = self.keys.all();
+        if self.context.observer {
+            let options = GetOptions::new()
+                .with_range(range_end(&all))
+                .with_count_only();
+            self.get(all, options).await?;
+        } else {
+            self.txn(txn::rights(&all, &self.nowhere)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! What every operation works with.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn};
+use tenure_core::{backend::Context, clock::Instant, error::Error};
+
+use crate::{
+    attempts::Book,
+    error::Fault,
+    keys::{KeySpace, below, range_end},
+    lease::Pool,
+    record::{self, Entry},
+    transport::Link,
+    txn::Answer,
+    uncontended::Quiet,
+    watch::Watcher,
+};
+
+/// How large an answer may be.
+pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
+
+/// What every operation works with.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) link: Arc<Link>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) keys: KeySpace,
+    /// A key that never exists.
+    pub(crate) nowhere: String,
+    pub(crate) book: Book,
+    pub(crate) quiet: Quiet,
+    pub(crate) watcher: Watcher,
+    /// The shortest TTL that the servers grant.
+    pub(crate) shortest: Duration,
+    pub(crate) context: Context,
+}
+
+impl Core {
+    pub(crate) fn now(&self) -> Instant {
+        self.context.clock.now()
+    }
+
+    /// Carries out a transaction.
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
+        self.txn_within(self.link.limit, txn).await
+    }
+
+    /// Carries out a transaction that will be asked for again if it is not answered: then it is better
+    /// not to wait for a server that has stopped.
+    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<Answer, Fault> {
+        self.txn_within(self.link.patience(), txn).await
+    }
+
+    /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
+    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, Fault> {
+        let limit = self.link.patience();
+        let response = self.link.call(limit, key, |member, key| async move {
+            member.client.kv_client().delete(key, None).await
+        });
+        Ok(response.await?.deleted() > 0)
+    }
+
+    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
+        let response = self.link.call(limit, txn, |member, txn| async move {
+            let client = member.client.kv_client();
+            client
+                .max_decoding_message_size(LARGEST_ANSWER)
+                .txn(txn)
+                .await
+        });
+        Answer::new(&response.await?)
+    }
+
+    /// Carries out a transaction that writes nothing.
+    pub(crate) async fn look(&self, txn: Txn) -> Result<Answer, Fault> {
+        let response = self.link.ask_around(txn, |member, txn| async move {
+            let client = member.client.kv_client();
+            client
+                .max_decoding_message_size(LARGEST_ANSWER)
+                .txn(txn)
+                .await
+        });
+        Answer::new(&response.await?)
+    }
+
+    pub(crate) async fn get(
+        &self,
+        key: impl Into<Vec<u8>>,
+        options: GetOptions,
+    ) -> Result<GetResponse, Fault> {
+        let request = (key.into(), options);
+        self.link
+            .ask_around(request, |member, (key, options)| async move {
+                let client = member.client.kv_client();
+                let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
+                client.get(key, Some(options)).await
+            })
+            .await
+    }
+
+    /// The keys of all contenders of a lock, the holder's first; those that entered before `before`,
+    /// where given. And the revision at which they were read.
+    pub(crate) async fn contenders(
+        &self,
+        prefix: &str,
+        before: Option<i64>,
+    ) -> Result<(Vec<KeyValue>, i64), Fault> {
+        let options = GetOptions::new()
+            .with_range(range_end(prefix))
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_max_create_revision(before.map_or(0, |before| before - 1));
+        let mut found = self.get(prefix, options).await?;
+        let revision = found.header().ok_or_else(Fault::garbled)?.revision();
+        let mut keys = found.take_kvs();
+        keys.retain(|kv| below(prefix, kv.key()).is_some());
+        Ok((keys, revision))
+    }
+
+    /// Reads one contender by its key; `None` if it is gone.
+    pub(crate) async fn read(
+        &self,
+        operation: &'static str,
+        key: &KeyValue,
+    ) -> Result<Result<Option<Entry>, Error>, Fault> {
+        let mut found = self.get(key.key(), GetOptions::new()).await?;
+        let Some(kv) = found.take_kvs().into_iter().next() else {
+            return Ok(Ok(None));
+        };
+        let contender = self.keys.parse(kv.key()).map(|(_, contender)| contender);
+        let Some(contender) = contender else {
+            return Ok(Ok(None));
+        };
+        Ok(record::read(operation, contender, &kv).map(Some))
+    }
+}
