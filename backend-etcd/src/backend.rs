@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::{
     address::Target,
-    attempts::Book,
+    attempts::Attempts,
     config::Options,
     enqueue, inspect,
     keys::KeySpace,
@@ -80,7 +80,7 @@ impl Connect for EtcdStore {
             pool: Arc::clone(&pool),
             keys,
             nowhere: nowhere.clone(),
-            book: Book::default(),
+            attempts: Attempts::default(),
             quiet: Quiet::default(),
             watcher,
             shortest: Duration::from_secs(1),

@@ -9,11 +9,11 @@ use tenure_core::{
 };
 
 use crate::{
-    attempts::{Ahead, Begun},
+    attempts::{Predecessor, Registration},
     error::{Fault, error, unexpected},
     keys::below,
     lease::Lease,
-    queue::{self, Turn, ahead, grant},
+    queue::{self, Turn, grant, predecessor_with_holder},
     record, remove,
     shared::Core,
     txn::{self, Answer, Place},
@@ -40,11 +40,15 @@ pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, 
         prefix: core.keys.prefix(&request.name),
         fence: core.keys.fence(attempt),
     };
-    let answer = match core.book.begin(attempt, &request.name) {
-        Begun::Fenced => return Ok(Enqueued::Gone),
-        Begun::Anew => entering.anew().await,
-        Begun::Again(sight) => match sight.lease {
-            Some(lease) => entering.again(&lease, &sight.key, sight.revision).await,
+    let answer = match core.attempts.register(attempt, &request.name) {
+        Registration::Fenced => return Ok(Enqueued::Gone),
+        Registration::New => entering.anew().await,
+        Registration::Existing(snapshot) => match snapshot.lease {
+            Some(lease) => {
+                entering
+                    .again(&lease, &snapshot.key, snapshot.revision)
+                    .await
+            }
             None => entering.anew().await,
         },
     };
@@ -54,7 +58,7 @@ pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, 
         Err(error) => error.kind().is_without_effect(),
     };
     if over {
-        core.watcher.end(core.book.forget(attempt));
+        core.watcher.end(core.attempts.forget(attempt));
     }
     answer
 }
@@ -68,7 +72,7 @@ impl Entering<'_> {
             let lease = Arc::clone(seat.lease());
             let stem = core.keys.stem(&request.name, lease.id);
             // From here on it can be found again, whatever becomes of this future.
-            let Some(key) = core.book.seat(request.attempt, seat, stem) else {
+            let Some(key) = core.attempts.assign_lease(request.attempt, seat, stem) else {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
@@ -132,7 +136,7 @@ impl Entering<'_> {
         quiet.was_taken(name);
         let queued = self.queued(answer.revision, first, last).await;
         match queued {
-            Ok(Some(ahead)) => Ok(Ok(self.waiting(lease, answer.revision, ahead))),
+            Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, answer.revision, predecessor))),
             Ok(None) => Ok(Ok(self.granted(lease, answer.revision))),
             // What is in front cannot be read: nothing may be left behind.
             Err(unreadable) => Ok(Err(self.undo(answer.revision, unreadable).await)),
@@ -200,24 +204,24 @@ impl Entering<'_> {
         revision: i64,
         first: Option<KeyValue>,
         last: KeyValue,
-    ) -> Result<Option<Ahead>, Error> {
+    ) -> Result<Option<Predecessor>, Error> {
         let first = first.ok_or_else(|| unexpected(OPERATION))?;
         let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
             return queue::behind_noise(self.core, &self.prefix, revision)
                 .await
-                .map(|found| found.map(|(ahead, _)| ahead))
+                .map(|found| found.map(|(predecessor, _)| predecessor))
                 .map_err(unanswered);
         };
         let holder = record::read(OPERATION, holder, &first)?;
         record::read(OPERATION, predecessor, &last)?;
-        Ok(Some(ahead(&last, &holder)))
+        Ok(Some(predecessor_with_holder(&last, &holder)))
     }
 
     fn entered(&self, revision: i64) {
-        self.core.book.edit(self.request.attempt, |entry| {
+        self.core.attempts.update(self.request.attempt, |entry| {
             entry.revision = revision;
-            entry.verified = revision;
+            entry.verified_revision = revision;
         });
     }
 
@@ -228,14 +232,14 @@ impl Entering<'_> {
         Enqueued::Granted(grant(self.core, attempt, lease, revision))
     }
 
-    fn waiting(&self, lease: &Lease, revision: i64, ahead: Ahead) -> Enqueued {
+    fn waiting(&self, lease: &Lease, revision: i64, predecessor: Predecessor) -> Enqueued {
         self.entered(revision);
         Enqueued::Waiting(queue::wait(
             self.core,
             self.request.attempt,
             lease,
             revision,
-            ahead,
+            predecessor,
         ))
     }
 

@@ -12,7 +12,7 @@ use tenure_core::{
 };
 
 use crate::{
-    attempts::{Ahead, Heir, Stage},
+    attempts::{Predecessor, Stage, Successor},
     error::{Fault, error},
     keys::{below, shown},
     lease::Lease,
@@ -37,23 +37,25 @@ pub(crate) enum Turn {
 
 /// Asks for one attempt whose revision is known.
 pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn, Error>, Fault> {
-    let Some(sight) = core.book.sight(attempt) else {
+    let Some(snapshot) = core.attempts.snapshot(attempt) else {
         return Ok(Ok(Turn::Gone));
     };
-    let Some(lease) = sight.lease.filter(|_| sight.revision > 0) else {
+    let Some(lease) = snapshot.lease.filter(|_| snapshot.revision > 0) else {
         return Ok(Ok(Turn::Gone));
     };
-    let (prefix, revision) = (core.keys.prefix(&sight.name), sight.revision);
-    let mut answer = core.look(txn::turn(&prefix, &sight.key, revision)).await?;
+    let (prefix, revision) = (core.keys.prefix(&snapshot.name), snapshot.revision);
+    let mut answer = core
+        .look(txn::turn(&prefix, &snapshot.key, revision))
+        .await?;
     if !answer.succeeded {
         return Ok(match answer.one()? {
             // One that was put anew is not the one that was entered.
-            Some(me) if me.create_revision() == revision => Err(altered(OPERATION, &sight.key)),
+            Some(me) if me.create_revision() == revision => Err(altered(OPERATION, &snapshot.key)),
             _ => Ok(Turn::Gone),
         });
     }
-    core.book.edit(attempt, |entry| {
-        entry.verified = entry.verified.max(answer.revision);
+    core.attempts.update(attempt, |entry| {
+        entry.verified_revision = entry.verified_revision.max(answer.revision);
     });
     let (before, first) = (answer.one()?, answer.one()?);
     let Some(before) = before else {
@@ -67,12 +69,15 @@ pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn,
     });
     let (next, as_of) = match known {
         Some((first, holder)) => match record::read(OPERATION, holder, &first) {
-            Ok(holder) => (Some(ahead(&before, &holder)), answer.revision),
+            Ok(holder) => (
+                Some(predecessor_with_holder(&before, &holder)),
+                answer.revision,
+            ),
             // It cannot be shown, and is in front all the same.
-            Err(_) => (Some(unreadable(&before)), answer.revision),
+            Err(_) => (Some(predecessor_without_holder(&before)), answer.revision),
         },
         None => match behind_noise(core, &prefix, revision).await? {
-            Some((ahead, as_of)) => (Some(ahead), as_of),
+            Some((predecessor, as_of)) => (Some(predecessor), as_of),
             None => (None, answer.revision),
         },
     };
@@ -83,13 +88,13 @@ pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn,
     Ok(Ok(Turn::Waiting(wait(core, attempt, &lease, as_of, next))))
 }
 
-fn unreadable(before: &KeyValue) -> Ahead {
-    Ahead {
+fn predecessor_without_holder(before: &KeyValue) -> Predecessor {
+    Predecessor {
         key: String::from_utf8_lossy(before.key()).into_owned(),
         revision: before.create_revision(),
         watch: 0,
         is_holder: false,
-        is_told: false,
+        read_by_removal: false,
         holder: None,
     }
 }
@@ -100,9 +105,11 @@ pub(crate) async fn behind_noise(
     core: &Core,
     prefix: &str,
     revision: i64,
-) -> Result<Option<(Ahead, i64)>, Fault> {
+) -> Result<Option<(Predecessor, i64)>, Fault> {
     let (found, as_of) = core.contenders(prefix, Some(revision)).await?;
-    Ok(found.last().map(|before| (unreadable(before), as_of)))
+    Ok(found
+        .last()
+        .map(|before| (predecessor_without_holder(before), as_of)))
 }
 
 /// What a grant under this lease is worth.
@@ -114,23 +121,23 @@ pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i6
 }
 
 /// Waiting for that one.
-pub(crate) fn waiting(lease: &Lease, revision: i64, ahead: &Ahead) -> Waiting {
+pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let waiting = Waiting::new(lease.proved(), as_of).with_holder(ahead.holder.clone());
-    match &ahead.holder {
-        Some(_) if ahead.is_holder => waiting.with_ahead(1),
+    let waiting = Waiting::new(lease.proved(), as_of).with_holder(predecessor.holder.clone());
+    match &predecessor.holder {
+        Some(_) if predecessor.is_holder => waiting.with_ahead(1),
         _ => waiting,
     }
 }
 
 /// The one in front, of which it is known who the holder is.
-pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
-    Ahead {
+pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &Entry) -> Predecessor {
+    Predecessor {
         key: String::from_utf8_lossy(predecessor.key()).into_owned(),
         revision: predecessor.create_revision(),
         watch: 0,
         is_holder: predecessor.create_revision() == holder.revision,
-        is_told: false,
+        read_by_removal: false,
         holder: Some(holder.holder()),
     }
 }
@@ -149,10 +156,10 @@ pub(crate) fn altered(operation: &'static str, key: &str) -> Error {
 
 /// An attempt is the holder: nobody is in front of it any more.
 pub(crate) fn hold(core: &Core, attempt: AttemptId) {
-    if let Some((ended, watched)) = core.book.hold(attempt) {
+    if let Some((ended, watched)) = core.attempts.mark_holding(attempt) {
         core.watcher.end(ended.into_iter().collect());
         if !watched {
-            core.watcher.own(core, attempt);
+            core.watcher.watch_own(core, attempt);
         }
     }
 }
@@ -163,19 +170,20 @@ pub(crate) fn wait(
     attempt: AttemptId,
     lease: &Lease,
     as_of: i64,
-    mut next: Ahead,
+    mut next: Predecessor,
 ) -> Waiting {
     let answer = waiting(lease, as_of, &next);
     let number = core.watcher.number();
     next.watch = number;
     let key = next.key.clone();
-    if let Some((ended, watched)) = core.book.follow(attempt, next) {
+    if let Some((ended, watched)) = core.attempts.set_predecessor(attempt, next) {
         core.watcher.end(ended.into_iter().collect());
         // Asked after this waiter was noted: a removal that begins later finds it.
-        let soon = !core.book.is_ours(&key);
-        core.watcher.ahead(attempt, key, number, as_of + 1, soon);
+        let soon = !core.attempts.has_live_key(&key);
+        core.watcher
+            .watch_predecessor(attempt, key, number, as_of + 1, soon);
         if !watched {
-            core.watcher.own(core, attempt);
+            core.watcher.watch_own(core, attempt);
         }
     }
     answer
@@ -183,21 +191,26 @@ pub(crate) fn wait(
 
 /// The holder has gone by a request of ours, whose answer also tells of the waiter right behind it:
 /// what is written there in its key's place. It is the holder now, if it is still there.
-pub(crate) fn inherit(core: &Core, heir: &Heir, found: Option<&KeyValue>, as_of: i64) {
+pub(crate) fn inherit(core: &Core, successor: &Successor, found: Option<&KeyValue>, as_of: i64) {
     let same = |kv: &&KeyValue| {
-        kv.create_revision() == heir.revision && kv.mod_revision() == heir.revision
+        kv.create_revision() == successor.revision && kv.mod_revision() == successor.revision
     };
     // What has become of one that is not as it was is told by the watches, in their time.
     if found.filter(same).is_none() {
         return;
     }
-    let waits = core.book.edit(heir.attempt, |entry| {
-        entry.verified = entry.verified.max(as_of);
+    let waits = core.attempts.update(successor.attempt, |entry| {
+        entry.verified_revision = entry.verified_revision.max(as_of);
         entry.stage == Stage::Waiting
     });
     if waits == Some(true) {
-        hold(core, heir.attempt);
-        let grant = grant(core, heir.attempt, &heir.lease, heir.revision);
+        hold(core, successor.attempt);
+        let grant = grant(
+            core,
+            successor.attempt,
+            &successor.lease,
+            successor.revision,
+        );
         core.context.events.send(BackendEvent::Granted(grant));
     }
 }
@@ -206,10 +219,15 @@ pub(crate) fn inherit(core: &Core, heir: &Heir, found: Option<&KeyValue>, as_of:
 pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
     let Some(core) = core.upgrade() else { return };
     let waits = || {
-        let pages = core.book.lock();
+        let pages = core.attempts.lock();
         let entry = pages.get(attempt);
         let entry = entry.filter(|entry| entry.stage == Stage::Waiting);
-        entry.map(|entry| entry.ahead.as_ref().is_some_and(|ahead| ahead.is_told))
+        entry.map(|entry| {
+            entry
+                .predecessor
+                .as_ref()
+                .is_some_and(|predecessor| predecessor.read_by_removal)
+        })
     };
     match waits() {
         None => return,
@@ -230,9 +248,9 @@ pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
         Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
     };
     if core
-        .book
-        .sight(attempt)
-        .is_some_and(|sight| sight.stage != Stage::Leaving)
+        .attempts
+        .snapshot(attempt)
+        .is_some_and(|snapshot| snapshot.stage != Stage::Removing)
     {
         core.context.events.send(event);
     }
@@ -240,7 +258,10 @@ pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
 
 /// An entry is gone without our doing. Why, is told by whether its lease had to live on.
 pub(crate) fn lost(core: &Core, attempt: AttemptId) -> BackendEvent {
-    let lease = core.book.sight(attempt).and_then(|sight| sight.lease);
+    let lease = core
+        .attempts
+        .snapshot(attempt)
+        .and_then(|snapshot| snapshot.lease);
     let lapsed = lease.is_none_or(|lease| lease.has_lapsed(core.now()));
     let reason = if lapsed {
         LossReason::SessionLost

@@ -9,7 +9,7 @@ use tenure_core::{
 };
 
 use crate::{
-    attempts::{Sight, Stage},
+    attempts::{AttemptSnapshot, Stage},
     error::Fault,
     keys::below,
     queue, record,
@@ -21,19 +21,19 @@ const OPERATION: &str = "releasing";
 
 pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Error> {
     let attempt = request.attempt;
-    if core.book.is_fenced(attempt) {
+    if core.attempts.is_fenced(attempt) {
         return Ok(Removed::Absent);
     }
     if !request.outcome_known {
         // Whatever of it is still under way in this client ends here.
-        let known = core.book.leave(attempt);
+        let known = core.attempts.begin_removal(attempt);
         if known.is_none() {
-            core.book.fence(attempt);
+            core.attempts.fence(attempt);
         }
         return match known {
-            Some((sight, watches)) => {
+            Some((snapshot, watches)) => {
                 core.watcher.end(watches);
-                fence_off(core, attempt, sight).await
+                fence_off(core, attempt, snapshot).await
             }
             None => search(core, attempt, &request.name).await,
         };
@@ -47,32 +47,36 @@ pub(crate) async fn take_out(
     attempt: AttemptId,
     name: &LockName,
 ) -> Result<Removed, Error> {
-    let Some((sight, watches)) = core.book.leave(attempt) else {
+    let Some((snapshot, watches)) = core.attempts.begin_removal(attempt) else {
         return search(core, attempt, name).await;
     };
     core.watcher.end(watches);
-    if sight.revision == 0 {
-        return fence_off(core, attempt, sight).await;
+    if snapshot.revision == 0 {
+        return fence_off(core, attempt, snapshot).await;
     }
-    let removed = delete(core, attempt, &sight).await.map_err(into_error)?;
-    core.book.forget(attempt);
+    let removed = delete(core, attempt, &snapshot).await.map_err(into_error)?;
+    core.attempts.forget(attempt);
     Ok(removed)
 }
 
-async fn delete(core: &Core, attempt: AttemptId, sight: &Sight) -> Result<Removed, Fault> {
-    let revision = sight.revision;
-    if sight.stage == Stage::Holding {
-        let there = match core.book.heir(&sight.key, revision) {
-            Some(heir) => {
-                let next = txn::hand_over(&sight.key, revision, &heir.key);
+async fn delete(
+    core: &Core,
+    attempt: AttemptId,
+    snapshot: &AttemptSnapshot,
+) -> Result<Removed, Fault> {
+    let revision = snapshot.revision;
+    if snapshot.stage == Stage::Holding {
+        let there = match core.attempts.successor(&snapshot.key, revision) {
+            Some(successor) => {
+                let next = txn::hand_over(&snapshot.key, revision, &successor.key);
                 let mut answer = core.txn_soon(next).await?;
                 if answer.succeeded {
                     let found = answer.one()?;
-                    queue::inherit(core, &heir, found.as_ref(), answer.revision);
+                    queue::inherit(core, &successor, found.as_ref(), answer.revision);
                 }
                 answer.succeeded
             }
-            None => delete_held(core, attempt, &sight.key, revision).await?,
+            None => delete_held(core, attempt, &snapshot.key, revision).await?,
         };
         return Ok(if there {
             Removed::AsHolder
@@ -80,9 +84,9 @@ async fn delete(core: &Core, attempt: AttemptId, sight: &Sight) -> Result<Remove
             Removed::Absent
         });
     }
-    let prefix = core.keys.prefix(&sight.name);
+    let prefix = core.keys.prefix(&snapshot.name);
     let mut answer = core
-        .txn_soon(txn::leave(&prefix, &sight.key, revision))
+        .txn_soon(txn::leave(&prefix, &snapshot.key, revision))
         .await?;
     if !answer.succeeded {
         return Ok(Removed::Absent);
@@ -107,27 +111,31 @@ async fn delete_held(
     key: &str,
     revision: i64,
 ) -> Result<bool, Fault> {
-    let Some(slot) = core.book.withhold(attempt) else {
+    let Some(slot) = core.attempts.claim_key_slot(attempt) else {
         let answer = core.txn_soon(txn::leave_held(key, revision)).await?;
         return Ok(answer.succeeded);
     };
     let there = core.delete_soon(key).await?;
-    core.book.give_back(attempt, slot);
+    core.attempts.return_key_slot(attempt, slot);
     Ok(there)
 }
 
 /// Takes out an attempt of which an enqueue was not answered: it may be carried out later.
-async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Removed, Error> {
-    let Some(lease) = sight.lease else {
+async fn fence_off(
+    core: &Core,
+    attempt: AttemptId,
+    snapshot: AttemptSnapshot,
+) -> Result<Removed, Error> {
+    let Some(lease) = snapshot.lease else {
         // It never came to have a lease, so that nothing of it was sent.
-        core.book.fence(attempt);
-        core.book.forget(attempt);
+        core.attempts.fence(attempt);
+        core.attempts.forget(attempt);
         return Ok(Removed::Absent);
     };
-    let (prefix, fence) = (core.keys.prefix(&sight.name), core.keys.fence(attempt));
+    let (prefix, fence) = (core.keys.prefix(&snapshot.name), core.keys.fence(attempt));
     let place = Place {
         prefix: &prefix,
-        me: &sight.key,
+        me: &snapshot.key,
         fence: &fence,
     };
     let removed = match core.txn_soon(txn::fence_off(place, lease.id)).await {
@@ -137,8 +145,8 @@ async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Remo
                 let first = answer.one().map_err(into_error)?;
                 match first {
                     // What is in front of a holder is noise.
-                    _ if sight.stage == Stage::Holding => Removed::AsHolder,
-                    Some(first) if first.key() == sight.key.as_bytes() => Removed::AsHolder,
+                    _ if snapshot.stage == Stage::Holding => Removed::AsHolder,
+                    Some(first) if first.key() == snapshot.key.as_bytes() => Removed::AsHolder,
                     _ => Removed::AsWaiter,
                 }
             } else {
@@ -153,8 +161,8 @@ async fn fence_off(core: &Core, attempt: AttemptId, sight: Sight) -> Result<Remo
         }
         Err(fault) => return Err(into_error(fault)),
     };
-    core.book.fence(attempt);
-    core.book.forget(attempt);
+    core.attempts.fence(attempt);
+    core.attempts.forget(attempt);
     Ok(removed)
 }
 

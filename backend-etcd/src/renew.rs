@@ -18,7 +18,7 @@ use tenure_core::{
 use tokio::task::JoinSet;
 
 use crate::{
-    attempts::{Sight, Stage},
+    attempts::{AttemptSnapshot, Stage},
     error::Fault,
     lease::{Beat, Lease},
     queue::{self, Turn, altered, grant},
@@ -36,7 +36,7 @@ const TRIES: usize = 3;
 struct Item {
     index: usize,
     renewal: Renewal,
-    sight: Sight,
+    snapshot: AttemptSnapshot,
     check: Check,
 }
 
@@ -58,14 +58,14 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
     let mut groups: HashMap<i64, Group> = HashMap::new();
     for (index, renewal) in entries.into_iter().enumerate() {
         match place(core, &renewal) {
-            Ok((sight, check, lease)) => groups
+            Ok((snapshot, check, lease)) => groups
                 .entry(lease.id)
                 .or_insert_with(|| Group::new(core, lease))
                 .items
                 .push(Item {
                     index,
                     renewal,
-                    sight,
+                    snapshot,
                     check,
                 }),
             Err(reason) => outcomes[index] = Some(Renewed::Gone(reason)),
@@ -98,8 +98,11 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
 }
 
 /// What there is to ask of an entry; or that there is none, and why.
-fn place(core: &Core, renewal: &Renewal) -> Result<(Sight, Check, Arc<Lease>), LossReason> {
-    let pages = core.book.lock();
+fn place(
+    core: &Core,
+    renewal: &Renewal,
+) -> Result<(AttemptSnapshot, Check, Arc<Lease>), LossReason> {
+    let pages = core.attempts.lock();
     let entry = pages.get(renewal.attempt).ok_or(LossReason::Evicted)?;
     let lease = entry.seat.as_ref().map(|seat| Arc::clone(seat.lease()));
     let lease = lease.ok_or(LossReason::Evicted)?;
@@ -108,23 +111,26 @@ fn place(core: &Core, renewal: &Renewal) -> Result<(Sight, Check, Arc<Lease>), L
     if entry.revision == 0 || renewal.token.is_some_and(|given| given != token) {
         return Err(LossReason::Displaced);
     }
-    let ahead = entry.ahead.as_ref().filter(|_| renewal.token.is_none());
+    let predecessor = entry
+        .predecessor
+        .as_ref()
+        .filter(|_| renewal.token.is_none());
     let check = Check {
         me: entry.key.to_string(),
         revision: entry.revision,
-        ahead: ahead.map(|ahead| (ahead.key.clone(), ahead.revision)),
+        predecessor: predecessor.map(|predecessor| (predecessor.key.clone(), predecessor.revision)),
     };
-    let sight = Sight {
+    let snapshot = AttemptSnapshot {
         name: entry.name.clone(),
         key: Arc::clone(&entry.key),
         lease: None,
         revision: entry.revision,
         stage: entry.stage,
-        watched_in: entry.watched_in,
-        doubtful: entry.doubtful,
+        confirmed_stream: entry.confirmed_stream,
+        needs_check: entry.needs_check,
     };
     drop(pages);
-    Ok((sight, check, lease))
+    Ok((snapshot, check, lease))
 }
 
 impl Group {
@@ -155,7 +161,9 @@ impl Group {
         // Those first of which the watches would tell nothing.
         let stream = self.core.watcher.stream();
         let watched = |item: &Item| {
-            item.sight.watched_in == stream && item.check.ahead.is_none() && !item.sight.doubtful
+            item.snapshot.confirmed_stream == stream
+                && item.check.predecessor.is_none()
+                && !item.snapshot.needs_check
         };
         self.items.sort_by_key(watched);
         let mut first = true;
@@ -241,7 +249,7 @@ impl Group {
         }
         for item in part {
             let me = answer.one();
-            let ahead = item.check.ahead.as_ref().map(|_| answer.one());
+            let predecessor = item.check.predecessor.as_ref().map(|_| answer.one());
             let me = match me {
                 Ok(me) => me,
                 Err(fault) => {
@@ -260,9 +268,14 @@ impl Group {
                 self.settle(&item, Renewed::Unknown(error));
                 continue;
             }
-            let revision = item.check.ahead.as_ref().map(|(_, revision)| *revision);
-            let ahead = ahead.and_then(Result::ok).flatten();
-            if ahead.map(|ahead| ahead.create_revision()) == revision && item.check.ahead.is_some()
+            let revision = item
+                .check
+                .predecessor
+                .as_ref()
+                .map(|(_, revision)| *revision);
+            let predecessor = predecessor.and_then(Result::ok).flatten();
+            if predecessor.map(|predecessor| predecessor.create_revision()) == revision
+                && item.check.predecessor.is_some()
                 || item.renewal.token.is_some()
             {
                 self.sound(&item, answer.revision, proved);
@@ -275,10 +288,10 @@ impl Group {
     /// The entry is as it was made, and so is the one in front of it.
     fn sound(&mut self, item: &Item, revision: i64, proved: bool) {
         let attempt = item.renewal.attempt;
-        let now = self.core.book.edit(attempt, |entry| {
-            entry.verified = entry.verified.max(revision);
-            entry.doubtful = false;
-            (entry.stage, entry.ahead.clone())
+        let now = self.core.attempts.update(attempt, |entry| {
+            entry.verified_revision = entry.verified_revision.max(revision);
+            entry.needs_check = false;
+            (entry.stage, entry.predecessor.clone())
         });
         if !proved {
             // The keep-alive was for a lease that the store does not know, and the entry is there: one
@@ -295,7 +308,7 @@ impl Group {
                 let revision = item.check.revision;
                 Renewed::Granted(grant(&self.core, attempt, &self.lease, revision))
             }
-            Some((_, Some(ahead))) => Renewed::Waiting(waiting(from, revision, &ahead)),
+            Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
             _ => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
         };
         self.settle(item, outcome);
@@ -336,11 +349,11 @@ impl Group {
     }
 }
 
-fn waiting(from: Instant, revision: i64, ahead: &crate::attempts::Ahead) -> Waiting {
+fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     let answer = Waiting::new(from, as_of);
-    if ahead.is_holder {
-        answer.with_holder(ahead.holder.clone()).with_ahead(1)
+    if predecessor.is_holder {
+        answer.with_holder(predecessor.holder.clone()).with_ahead(1)
     } else {
         // Who holds may have changed since it was read.
         answer

@@ -6,7 +6,7 @@ use etcd_client::{GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn}
 use tenure_core::{backend::Context, clock::Instant, error::Error};
 
 use crate::{
-    attempts::Book,
+    attempts::Attempts,
     error::Fault,
     keys::{KeySpace, below, range_end},
     lease::Pool,
@@ -28,7 +28,7 @@ pub(crate) struct Core {
     pub(crate) keys: KeySpace,
     /// A key that never exists.
     pub(crate) nowhere: String,
-    pub(crate) book: Book,
+    pub(crate) attempts: Attempts,
     pub(crate) quiet: Quiet,
     pub(crate) watcher: Watcher,
     /// The shortest TTL that the servers grant.

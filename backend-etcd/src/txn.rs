@@ -115,12 +115,12 @@ pub(crate) fn turn(prefix: &str, me: &str, revision: i64) -> Txn {
 pub(crate) struct Check {
     pub(crate) me: String,
     pub(crate) revision: i64,
-    pub(crate) ahead: Option<(String, i64)>,
+    pub(crate) predecessor: Option<(String, i64)>,
 }
 
 impl Check {
     pub(crate) fn compares(&self) -> usize {
-        1 + usize::from(self.ahead.is_some())
+        1 + usize::from(self.predecessor.is_some())
     }
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn check(all: &[Check], nowhere: &str) -> Txn {
     for check in all {
         compares.push(unchanged(&check.me, check.revision));
         reads.push(key_only(&check.me));
-        if let Some((key, revision)) = &check.ahead {
+        if let Some((key, revision)) = &check.predecessor {
             let there = Compare::create_revision(key.as_str(), CompareOp::Equal, *revision);
             compares.push(there);
             reads.push(key_only(key));

@@ -5,90 +5,110 @@ use tenure_core::clock::{Clock, ManualClock};
 use super::*;
 
 /// Waiting for that key, with a watch of that number.
-pub(crate) fn behind(key: &str, watch: u64) -> Ahead {
-    Ahead {
+pub(crate) fn predecessor(key: &str, watch: u64) -> Predecessor {
+    Predecessor {
         key: key.to_owned(),
         revision: 1,
         watch,
         is_holder: true,
-        is_told: false,
+        read_by_removal: false,
         holder: None,
     }
 }
 
-fn entered(book: &Book) -> AttemptId {
+fn entered(attempts: &Attempts) -> AttemptId {
     let attempt = AttemptId::random().unwrap();
-    book.begin(attempt, &LockName::new("a").unwrap());
+    attempts.register(attempt, &LockName::new("a").unwrap());
     attempt
 }
 
 #[test]
 fn an_answer_from_before_its_turn_takes_a_holder_no_more_back_to_waiting() {
-    let book = Book::default();
-    let attempt = entered(&book);
-    assert!(book.follow(attempt, behind("k", 7)).is_some());
-    assert_eq!(book.hold(attempt), Some((Some(7), false)));
-    assert_eq!(book.follow(attempt, behind("j", 8)), None);
-    let sight = book.sight(attempt).unwrap();
-    assert_eq!(sight.stage, Stage::Holding);
-    assert!(!book.awaits(attempt, 8));
+    let attempts = Attempts::default();
+    let attempt = entered(&attempts);
+    assert!(
+        attempts
+            .set_predecessor(attempt, predecessor("k", 7))
+            .is_some()
+    );
+    assert_eq!(attempts.mark_holding(attempt), Some((Some(7), false)));
+    assert_eq!(attempts.set_predecessor(attempt, predecessor("j", 8)), None);
+    let snapshot = attempts.snapshot(attempt).unwrap();
+    assert_eq!(snapshot.stage, Stage::Holding);
+    assert!(!attempts.needs_watch(attempt, 8));
 }
 
 #[test]
 fn only_the_last_watch_of_each_kind_is_awaited() {
-    let book = Book::default();
-    let attempt = entered(&book);
-    book.follow(attempt, behind("k", 7)).unwrap();
-    book.edit(attempt, |entry| entry.watch = 9).unwrap();
-    assert!(book.awaits(attempt, 7) && book.awaits(attempt, 9));
-    assert_eq!(book.follow(attempt, behind("j", 8)), Some((Some(7), true)));
-    assert!(!book.awaits(attempt, 7) && book.awaits(attempt, 8));
-    let (_, ended) = book.leave(attempt).unwrap();
+    let attempts = Attempts::default();
+    let attempt = entered(&attempts);
+    attempts
+        .set_predecessor(attempt, predecessor("k", 7))
+        .unwrap();
+    attempts
+        .update(attempt, |entry| entry.own_watch = 9)
+        .unwrap();
+    assert!(attempts.needs_watch(attempt, 7) && attempts.needs_watch(attempt, 9));
+    assert_eq!(
+        attempts.set_predecessor(attempt, predecessor("j", 8)),
+        Some((Some(7), true))
+    );
+    assert!(!attempts.needs_watch(attempt, 7) && attempts.needs_watch(attempt, 8));
+    let (_, ended) = attempts.begin_removal(attempt).unwrap();
     assert_eq!(ended, [9, 8]);
-    assert!(!book.awaits(attempt, 8) && !book.awaits(attempt, 9));
+    assert!(!attempts.needs_watch(attempt, 8) && !attempts.needs_watch(attempt, 9));
 }
 
 /// A key is used again: whoever waited for the contender that had it before is not the heir of the one
 /// that has it now.
 #[test]
 fn the_heir_waits_for_that_very_contender() {
-    let book = Book::default();
-    let attempt = entered(&book);
+    let attempts = Attempts::default();
+    let attempt = entered(&attempts);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let lease = Lease::new(1, Duration::from_secs(5), clock.now());
     let seat = Seat::new(Arc::new(lease), clock);
-    book.seat(attempt, seat, "me".to_owned()).unwrap();
-    assert!(book.heir("k", 1).is_none());
-    book.follow(attempt, behind("k", 7)).unwrap();
-    assert!(book.heir("k", 2).is_none());
-    assert_eq!(book.heir("k", 1).unwrap().attempt, attempt);
-    book.hold(attempt).unwrap();
-    assert!(book.heir("k", 1).is_none());
+    attempts
+        .assign_lease(attempt, seat, "me".to_owned())
+        .unwrap();
+    assert!(attempts.successor("k", 1).is_none());
+    attempts
+        .set_predecessor(attempt, predecessor("k", 7))
+        .unwrap();
+    assert!(attempts.successor("k", 2).is_none());
+    assert_eq!(attempts.successor("k", 1).unwrap().attempt, attempt);
+    attempts.mark_holding(attempt).unwrap();
+    assert!(attempts.successor("k", 1).is_none());
 }
 
 /// A deletion that was not answered may arrive at any time, and deletes whatever has that key.
 #[test]
 fn a_key_is_used_again_only_if_nothing_is_under_way_that_deletes_it() {
-    let book = Book::default();
+    let attempts = Attempts::default();
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let lease = Arc::new(Lease::new(1, Duration::from_secs(5), clock.now()));
     let enter = || {
-        let attempt = entered(&book);
+        let attempt = entered(&attempts);
         let seat = Seat::new(Arc::clone(&lease), Arc::clone(&clock));
-        (attempt, book.seat(attempt, seat, "me".to_owned()).unwrap())
+        (
+            attempt,
+            attempts
+                .assign_lease(attempt, seat, "me".to_owned())
+                .unwrap(),
+        )
     };
     let (answered, key) = enter();
     assert_eq!(&*key, "me0");
-    let slot = book.withhold(answered).unwrap();
-    book.give_back(answered, slot);
-    book.forget(answered);
+    let slot = attempts.claim_key_slot(answered).unwrap();
+    attempts.return_key_slot(answered, slot);
+    attempts.forget(answered);
 
     let (unanswered, key) = enter();
     assert_eq!(&*key, "me0");
-    assert!(book.withhold(unanswered).is_some());
+    assert!(attempts.claim_key_slot(unanswered).is_some());
     // The repetition is answered.
-    assert!(book.withhold(unanswered).is_none());
-    book.forget(unanswered);
+    assert!(attempts.claim_key_slot(unanswered).is_none());
+    attempts.forget(unanswered);
 
     let (_, key) = enter();
     assert_eq!(&*key, "me1");

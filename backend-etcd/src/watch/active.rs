@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::Watch;
-use crate::attempts::Book;
+use crate::attempts::Attempts;
 
 /// The watches of one client.
 #[derive(Default)]
@@ -23,12 +23,12 @@ impl Table {
     /// that of the beginning.
     pub(super) fn begin(
         &mut self,
-        book: &Book,
+        attempts: &Attempts,
         number: u64,
         watch: Watch,
         since: Instant,
     ) -> Option<&Watch> {
-        if !book.awaits(watch.attempt, number) {
+        if !attempts.needs_watch(watch.attempt, number) {
             return None;
         }
         if watch.what.is_ahead() {
@@ -86,7 +86,7 @@ mod tests {
     use tenure_core::{id::AttemptId, name::LockName};
 
     use super::{super::What, *};
-    use crate::attempts::tests::behind;
+    use crate::attempts::tests::predecessor;
 
     fn watch(attempt: AttemptId, what: What) -> Watch {
         Watch {
@@ -98,33 +98,35 @@ mod tests {
         }
     }
 
-    fn waiter(book: &Book, number: u64) -> AttemptId {
+    fn waiter(attempts: &Attempts, number: u64) -> AttemptId {
         let attempt = AttemptId::random().unwrap();
-        book.begin(attempt, &LockName::new("a").unwrap());
-        book.follow(attempt, behind("k", number)).unwrap();
+        attempts.register(attempt, &LockName::new("a").unwrap());
+        attempts
+            .set_predecessor(attempt, predecessor("k", number))
+            .unwrap();
         attempt
     }
 
     #[tokio::test]
     async fn a_watch_whose_end_has_overtaken_its_beginning_is_not_begun() {
-        let (book, mut table) = (Book::default(), Table::default());
-        let attempt = waiter(&book, 7);
-        book.hold(attempt).unwrap();
+        let (attempts, mut table) = (Attempts::default(), Table::default());
+        let attempt = waiter(&attempts, 7);
+        attempts.mark_holding(attempt).unwrap();
         assert!(!table.end(7));
         for soon in [true, false] {
             let watch = watch(attempt, What::Ahead { soon });
-            assert!(table.begin(&book, 7, watch, Instant::now()).is_none());
+            assert!(table.begin(&attempts, 7, watch, Instant::now()).is_none());
         }
         assert!(table.get(7).is_none() && table.waited_for_since().is_none());
     }
 
     #[tokio::test]
     async fn somebody_is_waited_for_until_the_last_such_watch_ends() {
-        let (book, mut table) = (Book::default(), Table::default());
+        let (attempts, mut table) = (Attempts::default(), Table::default());
         let since = Instant::now();
         for (number, soon) in [(7, false), (8, true)] {
-            let watch = watch(waiter(&book, number), What::Ahead { soon });
-            assert!(table.begin(&book, number, watch, since).is_some());
+            let watch = watch(waiter(&attempts, number), What::Ahead { soon });
+            assert!(table.begin(&attempts, number, watch, since).is_some());
         }
         assert_eq!(table.waited_for_since(), Some(since));
         assert!(table.end(7));
@@ -139,10 +141,10 @@ mod tests {
 
     #[tokio::test]
     async fn w2_what_is_known_already_ends_no_watch() {
-        let (book, mut table) = (Book::default(), Table::default());
-        let mut late = watch(waiter(&book, 7), What::Ahead { soon: true });
+        let (attempts, mut table) = (Attempts::default(), Table::default());
+        let mut late = watch(waiter(&attempts, 7), What::Ahead { soon: true });
         late.from = 6;
-        let _ = table.begin(&book, 7, late, Instant::now());
+        let _ = table.begin(&attempts, 7, late, Instant::now());
         assert!(table.concerned(7, 5).is_none());
         assert!(table.concerned(7, 6).is_some() && table.concerned(8, 6).is_none());
     }

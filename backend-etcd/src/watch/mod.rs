@@ -127,15 +127,15 @@ impl Watcher {
     }
 
     /// Watches an attempt's own key.
-    pub(crate) fn own(&self, core: &Core, attempt: AttemptId) {
+    pub(crate) fn watch_own(&self, core: &Core, attempt: AttemptId) {
         let number = self.number();
-        let watch = core.book.edit(attempt, |entry| {
-            entry.watch = number;
+        let watch = core.attempts.update(attempt, |entry| {
+            entry.own_watch = number;
             Watch {
                 what: What::Own,
                 attempt,
                 key: Arc::clone(&entry.key),
-                from: entry.revision.max(entry.verified) + 1,
+                from: entry.revision.max(entry.verified_revision) + 1,
                 gap: false,
             }
         });
@@ -146,7 +146,7 @@ impl Watcher {
 
     /// Watches the key that an attempt waits for: at once if `soon`, else a little later, where the
     /// removal of whoever has that key tells of its end.
-    pub(crate) fn ahead(
+    pub(crate) fn watch_predecessor(
         &self,
         attempt: AttemptId,
         key: String,

@@ -228,7 +228,7 @@ impl Watching {
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        if let Some(watch) = self.watches.begin(&core.book, number, watch, since) {
+        if let Some(watch) = self.watches.begin(&core.attempts, number, watch, since) {
             begin(open, number, watch);
         }
     }
@@ -242,11 +242,11 @@ impl Watching {
 
     fn begin_again(&mut self, open: &Open) {
         let core = self.core.upgrade();
-        let pages = core.as_ref().map(|core| core.book.lock());
+        let pages = core.as_ref().map(|core| core.attempts.lock());
         for (number, watch) in self.watches.all() {
             let entry = pages.as_ref().and_then(|pages| pages.get(watch.attempt));
             if let (What::Own, Some(entry)) = (watch.what, entry) {
-                watch.from = watch.from.max(entry.verified + 1);
+                watch.from = watch.from.max(entry.verified_revision + 1);
             }
             watch.gap = false;
             begin(open, number, watch);
@@ -284,8 +284,8 @@ impl Watching {
         match watch.what {
             What::Own => {
                 if let Some(core) = self.core.upgrade() {
-                    core.book
-                        .edit(watch.attempt, |entry| entry.watched_in = stream);
+                    core.attempts
+                        .update(watch.attempt, |entry| entry.confirmed_stream = stream);
                 }
             }
             // Between the answer that named the predecessor and this watch, it may have gone.
@@ -327,8 +327,8 @@ impl Watching {
                     return;
                 };
                 let event = core
-                    .book
-                    .edit(attempt, |_| ())
+                    .attempts
+                    .update(attempt, |_| ())
                     .map(|()| queue::lost(&core, attempt));
                 if let Some(event) = event {
                     core.context.events.send(event);
@@ -347,8 +347,8 @@ impl Watching {
             return;
         };
         if core
-            .book
-            .edit(attempt, |entry| entry.doubtful = true)
+            .attempts
+            .update(attempt, |entry| entry.needs_check = true)
             .is_some()
         {
             core.context.events.send(BackendEvent::Look { attempt });
