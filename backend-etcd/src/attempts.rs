@@ -7,7 +7,7 @@ use std::{
 
 use tenure_core::{id::AttemptId, name::LockName};
 
-use crate::lease::{Lease, Seat};
+use crate::lease::{Lease, LeaseRef};
 
 /// So many attempts are remembered that were removed before they could be sent.
 const MAX_FENCED_ATTEMPTS: usize = 4_096;
@@ -18,7 +18,7 @@ pub(crate) struct Attempt {
     pub(crate) name: LockName,
     /// Empty as long as it has no lease.
     pub(crate) key: Arc<str>,
-    pub(crate) seat: Option<Seat>,
+    pub(crate) lease_ref: Option<LeaseRef>,
     /// What its key consists of.
     slot: Option<KeySlot>,
     /// Its key's create revision; 0 as long as that is not known.
@@ -80,7 +80,10 @@ impl Attempt {
         AttemptSnapshot {
             name: self.name.clone(),
             key: Arc::clone(&self.key),
-            lease: self.seat.as_ref().map(|seat| Arc::clone(seat.lease())),
+            lease: self
+                .lease_ref
+                .as_ref()
+                .map(|lease_ref| Arc::clone(lease_ref.lease())),
             revision: self.revision,
             stage: self.stage,
             confirmed_stream: self.confirmed_stream,
@@ -164,7 +167,7 @@ impl Attempts {
     pub(crate) fn assign_lease(
         &self,
         attempt: AttemptId,
-        seat: Seat,
+        lease_ref: LeaseRef,
         stem: String,
     ) -> Option<Arc<str>> {
         let mut table = self.lock();
@@ -179,7 +182,7 @@ impl Attempts {
         let key: Arc<str> = Arc::from(format!("{stem}{number}"));
         let entry = table.attempts.get_mut(&attempt)?;
         entry.key = Arc::clone(&key);
-        entry.seat = Some(seat);
+        entry.lease_ref = Some(lease_ref);
         entry.slot = Some((stem, number));
         Some(key)
     }
@@ -216,7 +219,7 @@ impl Attempts {
         let entry = Attempt {
             name: name.clone(),
             key: Arc::from(""),
-            seat: None,
+            lease_ref: None,
             slot: None,
             revision: 0,
             stage: Stage::Enqueueing,
@@ -372,7 +375,7 @@ impl Attempts {
         let matches = entry.stage == Stage::Waiting
             && predecessor.revision == revision
             && predecessor.key == key;
-        let lease = entry.seat.as_ref().filter(|_| matches)?.lease();
+        let lease = entry.lease_ref.as_ref().filter(|_| matches)?.lease();
         predecessor.read_by_removal = true;
         Some(Successor {
             attempt,

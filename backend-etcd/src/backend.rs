@@ -25,7 +25,7 @@ use crate::{
     config::Options,
     enqueue, inspect,
     keys::KeySpace,
-    lease::Pool,
+    lease::LeasePool,
     remove, renew,
     shared::Core,
     transport::Link,
@@ -73,11 +73,11 @@ impl Connect for EtcdStore {
         let keys = KeySpace::new(&context.namespace);
         let nowhere = keys.nowhere();
         let clock = Arc::clone(&context.clock);
-        let pool = Arc::new(Pool::new(Arc::clone(&link), clock, nowhere.clone()));
+        let leases = Arc::new(LeasePool::new(Arc::clone(&link), clock, nowhere.clone()));
         let (watcher, inbox) = Watcher::new();
         let mut core = Core {
             link: Arc::clone(&link),
-            pool: Arc::clone(&pool),
+            leases: Arc::clone(&leases),
             keys,
             nowhere: nowhere.clone(),
             attempts: Attempts::default(),
@@ -96,7 +96,7 @@ impl Connect for EtcdStore {
         if !observer {
             let watching = Watching::new(Arc::downgrade(&core), link, nowhere, inbox);
             tasks.push(tokio::spawn(watching.run()).abort_handle());
-            tasks.push(tokio::spawn(Pool::keep(Arc::downgrade(&pool))).abort_handle());
+            tasks.push(tokio::spawn(LeasePool::run(Arc::downgrade(&leases))).abort_handle());
         }
         Ok(Arc::new(EtcdBackend {
             info: self.info(),
@@ -171,7 +171,7 @@ impl Backend for EtcdBackend {
             .context
             .request_timeout
             .min(Duration::from_secs(2));
-        self.core.pool.close(patience).await;
+        self.core.leases.close(patience).await;
         self.core.link.close();
     }
 }

@@ -32,7 +32,7 @@ impl Core {
     /// Servers grant no less than one and a half times their election time. Nothing but a grant
     /// tells; this one is left to expire.
     pub(crate) async fn shortest_ttl(&self) -> Result<Duration, Error> {
-        let granted = self.pool.ask_for(1).await;
+        let granted = self.leases.request_grant(1).await;
         Ok(granted.map_err(|fault| fault.into_read_error(OPERATION))?.1)
     }
 

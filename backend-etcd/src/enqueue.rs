@@ -67,18 +67,18 @@ impl Entering<'_> {
     async fn anew(&self) -> Result<Enqueued, Error> {
         let Self { core, request, .. } = self;
         loop {
-            let seat = core.pool.seat(request.ttl).await;
-            let seat = seat.map_err(|fault| fault.into_error(OPERATION))?;
-            let lease = Arc::clone(seat.lease());
+            let lease_ref = core.leases.acquire(request.ttl).await;
+            let lease_ref = lease_ref.map_err(|fault| fault.into_error(OPERATION))?;
+            let lease = Arc::clone(lease_ref.lease());
             let stem = core.keys.stem(&request.name, lease.id);
             // From here on it can be found again, whatever becomes of this future.
-            let Some(key) = core.attempts.assign_lease(request.attempt, seat, stem) else {
+            let Some(key) = core.attempts.assign_lease(request.attempt, lease_ref, stem) else {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
                 Ok(answer) => return answer,
                 // The store has let the lease expire, and has done nothing.
-                Err(Fault::LeaseGone) => core.pool.bury(&lease),
+                Err(Fault::LeaseGone) => core.leases.mark_expired(&lease),
                 Err(fault) => return Err(fault.into_error(OPERATION)),
             }
         }
@@ -86,10 +86,10 @@ impl Entering<'_> {
 
     /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
     async fn again(&self, lease: &Arc<Lease>, key: &str, revision: i64) -> Result<Enqueued, Error> {
-        match self.core.pool.refresh(lease).await {
+        match self.core.leases.refresh(lease).await {
             Ok(()) => {}
             Err(Fault::LeaseGone) => {
-                self.core.pool.bury(lease);
+                self.core.leases.mark_expired(lease);
                 return Ok(Enqueued::Gone);
             }
             Err(fault) => return Err(unanswered(fault)),

@@ -10,12 +10,12 @@ use crate::config::KeepaliveTrust;
 
 /// Which server has answered, and in which term of its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Term {
+pub(crate) struct RaftTerm {
     member: u64,
     term: u64,
 }
 
-impl Term {
+impl RaftTerm {
     #[cfg(test)]
     pub(crate) const fn new(member: u64, term: u64) -> Self {
         Self { member, term }
@@ -31,11 +31,11 @@ impl Term {
 
 /// The version of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Version(u32, u32, u32);
+pub(crate) struct ServerVersion(u32, u32, u32);
 
-impl Version {
+impl ServerVersion {
     /// Watches that are numbered by the client came with this one.
-    pub(crate) const OLDEST: Self = Self(3, 4, 0);
+    pub(crate) const MIN_SUPPORTED: Self = Self(3, 4, 0);
 
     /// Reads `3.4.23`, also with something behind it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -44,7 +44,7 @@ impl Version {
     }
 
     /// Whether its answers to keep-alives are believed as they are.
-    pub(crate) fn is_trusted(self, trust: KeepaliveTrust) -> bool {
+    pub(crate) fn keepalives_are_trusted(self, trust: KeepaliveTrust) -> bool {
         let since = match self {
             Self(3, 4, _) => Self(3, 4, 31),
             _ => Self(3, 5, 13),
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn versions_are_read_and_trusted() {
         let trusted = |text: &str| {
-            Version::parse(text)
+            ServerVersion::parse(text)
                 .unwrap()
-                .is_trusted(KeepaliveTrust::Auto)
+                .keepalives_are_trusted(KeepaliveTrust::Auto)
         };
         for text in ["3.4.31", "3.5.13", "3.5.13-rc.1", "3.6.0", "4.0.0"] {
             assert!(trusted(text), "{text}");
@@ -70,11 +70,11 @@ mod tests {
         for text in ["3.3.99", "3.4.0", "3.4.30", "3.5.0", "3.5.12", "3.5.12+git"] {
             assert!(!trusted(text), "{text}");
         }
-        let newest = Version::parse("3.7.2").unwrap();
-        assert!(!newest.is_trusted(KeepaliveTrust::Never));
+        let newest = ServerVersion::parse("3.7.2").unwrap();
+        assert!(!newest.keepalives_are_trusted(KeepaliveTrust::Never));
         for text in ["", "3", "3.4", "x.y.z"] {
-            assert_eq!(Version::parse(text), None, "{text}");
+            assert_eq!(ServerVersion::parse(text), None, "{text}");
         }
-        assert!(Version::parse("3.3.27").unwrap() < Version::OLDEST);
+        assert!(ServerVersion::parse("3.3.27").unwrap() < ServerVersion::MIN_SUPPORTED);
     }
 }

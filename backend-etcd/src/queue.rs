@@ -115,7 +115,7 @@ pub(crate) async fn behind_noise(
 /// What a grant under this lease is worth.
 pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
     let token = record::token(core.context.token_floor.get(), revision);
-    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved());
+    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved_from());
     grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     grant
 }
@@ -123,7 +123,7 @@ pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i6
 /// Waiting for that one.
 pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let waiting = Waiting::new(lease.proved(), as_of).with_holder(predecessor.holder.clone());
+    let waiting = Waiting::new(lease.proved_from(), as_of).with_holder(predecessor.holder.clone());
     match &predecessor.holder {
         Some(_) if predecessor.is_holder => waiting.with_ahead(1),
         _ => waiting,
@@ -262,7 +262,7 @@ pub(crate) fn lost(core: &Core, attempt: AttemptId) -> BackendEvent {
         .attempts
         .snapshot(attempt)
         .and_then(|snapshot| snapshot.lease);
-    let lapsed = lease.is_none_or(|lease| lease.has_lapsed(core.now()));
+    let lapsed = lease.is_none_or(|lease| lease.may_have_expired(core.now()));
     let reason = if lapsed {
         LossReason::SessionLost
     } else {

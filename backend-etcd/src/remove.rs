@@ -156,7 +156,7 @@ async fn fence_off(
         // The store has deleted all that hung on the lease, and never gives out its number again:
         // an enqueue under it is refused, whenever it comes.
         Err(Fault::LeaseGone) => {
-            core.pool.bury(&lease);
+            core.leases.mark_expired(&lease);
             Removed::Absent
         }
         Err(fault) => return Err(into_error(fault)),

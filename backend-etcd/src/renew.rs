@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::{
     attempts::{AttemptSnapshot, Stage},
     error::Fault,
-    lease::{Beat, Lease},
+    lease::{KeepAliveReply, Lease},
     queue::{self, Turn, altered, grant},
     record,
     shared::Core,
@@ -30,7 +30,7 @@ use crate::{
 const OPERATION: &str = "renewing";
 
 /// How often a keep-alive is repeated whose answer a change of the leader has made worthless.
-const TRIES: usize = 3;
+const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 
 /// One entry of a batch.
 struct Item {
@@ -104,7 +104,10 @@ fn place(
 ) -> Result<(AttemptSnapshot, Check, Arc<Lease>), LossReason> {
     let pages = core.attempts.lock();
     let entry = pages.get(renewal.attempt).ok_or(LossReason::Evicted)?;
-    let lease = entry.seat.as_ref().map(|seat| Arc::clone(seat.lease()));
+    let lease = entry
+        .lease_ref
+        .as_ref()
+        .map(|lease_ref| Arc::clone(lease_ref.lease()));
     let lease = lease.ok_or(LossReason::Evicted)?;
     let floor = core.context.token_floor.get();
     let token = record::token(floor, entry.revision);
@@ -157,7 +160,7 @@ impl Group {
     /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
     async fn prove(&mut self) -> Result<(), Fault> {
         let mut pulse = self.core.watcher.pulse(self.core.link.patience());
-        let mut beat = self.beat().await?;
+        let mut reply = self.keep_alive().await?;
         // Those first of which the watches would tell nothing.
         let stream = self.core.watcher.stream();
         let watched = |item: &Item| {
@@ -183,19 +186,19 @@ impl Group {
                     return Err(fault);
                 }
             };
-            if first && let Some(proof) = beat {
-                beat = self.count(proof, &answer).await;
-                if let Some(proof) = beat {
-                    self.lease.prove(proof.from);
+            if first && let Some(proof) = reply {
+                reply = self.validate(proof, &answer).await;
+                if let Some(proof) = reply {
+                    self.lease.prove(proof.sent_at);
                 }
             }
             first = false;
-            self.read(part, answer, beat.is_some()).await;
+            self.read(part, answer, reply.is_some()).await;
         }
         for item in std::mem::take(&mut self.items) {
-            let outcome = match beat {
+            let outcome = match reply {
                 Some(_) => Renewed::Proved {
-                    from: self.lease.proved(),
+                    from: self.lease.proved_from(),
                 },
                 None => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
             };
@@ -205,23 +208,23 @@ impl Group {
     }
 
     /// One keep-alive. `None` if the store says that there is no such lease: then the entries tell.
-    async fn beat(&self) -> Result<Option<Beat>, Fault> {
+    async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, Fault> {
         let clock = &*self.core.context.clock;
         match self.lease.keep_alive(&self.core.link, clock).await {
-            Ok(beat) => Ok(Some(beat)),
+            Ok(reply) => Ok(Some(reply)),
             Err(Fault::LeaseGone) => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
     /// A keep-alive that counts by that answer, or a later one.
-    async fn count(&self, mut beat: Beat, answer: &Answer) -> Option<Beat> {
+    async fn validate(&self, mut reply: KeepAliveReply, answer: &Answer) -> Option<KeepAliveReply> {
         let mut term = Some(answer.term);
-        for _ in 0..TRIES {
-            if beat.counts(term) {
-                return Some(beat);
+        for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
+            if reply.is_valid(term) {
+                return Some(reply);
             }
-            beat = self.beat().await.ok()??;
+            reply = self.keep_alive().await.ok()??;
             let look = self.core.look(txn::check(&[], &self.core.nowhere));
             term = Some(look.await.ok()?.term);
         }
@@ -300,7 +303,7 @@ impl Group {
             self.settle(item, Renewed::Unknown(error));
             return;
         }
-        let from = self.lease.proved();
+        let from = self.lease.proved_from();
         let outcome = match now {
             Some(_) if item.renewal.token.is_some() => Renewed::Proved { from },
             // Its turn may have come meanwhile.
@@ -318,7 +321,7 @@ impl Group {
         let reason = if proved {
             LossReason::Evicted
         } else {
-            self.core.pool.bury(&self.lease);
+            self.core.leases.mark_expired(&self.lease);
             LossReason::SessionLost
         };
         self.settle(item, Renewed::Gone(reason));

@@ -9,7 +9,7 @@ use crate::{
     attempts::Attempts,
     error::Fault,
     keys::{KeySpace, below, range_end},
-    lease::Pool,
+    lease::LeasePool,
     record::{self, Entry},
     transport::Link,
     txn::Answer,
@@ -24,7 +24,7 @@ pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) link: Arc<Link>,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) leases: Arc<LeasePool>,
     pub(crate) keys: KeySpace,
     /// A key that never exists.
     pub(crate) nowhere: String,

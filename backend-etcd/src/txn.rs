@@ -9,7 +9,7 @@ use etcd_client::{
     TxnResponse,
 };
 
-use crate::{error::Fault, keepalive_validity::Term, keys::range_end};
+use crate::{error::Fault, keepalive_validity::RaftTerm, keys::range_end};
 
 /// The keys of one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +222,7 @@ pub(crate) struct Answer {
     pub(crate) succeeded: bool,
     /// The store's revision at which it was carried out.
     pub(crate) revision: i64,
-    pub(crate) term: Term,
+    pub(crate) term: RaftTerm,
     reads: std::vec::IntoIter<Vec<KeyValue>>,
 }
 
@@ -240,7 +240,7 @@ impl Answer {
         Ok(Self {
             succeeded: response.succeeded(),
             revision: header.revision(),
-            term: Term::of(header),
+            term: RaftTerm::of(header),
             reads: reads.into_iter(),
         })
     }

@@ -67,9 +67,9 @@ fn the_heir_waits_for_that_very_contender() {
     let attempt = entered(&attempts);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let lease = Lease::new(1, Duration::from_secs(5), clock.now());
-    let seat = Seat::new(Arc::new(lease), clock);
+    let lease_ref = LeaseRef::new(Arc::new(lease), clock);
     attempts
-        .assign_lease(attempt, seat, "me".to_owned())
+        .assign_lease(attempt, lease_ref, "me".to_owned())
         .unwrap();
     assert!(attempts.successor("k", 1).is_none());
     attempts
@@ -89,11 +89,11 @@ fn a_key_is_used_again_only_if_nothing_is_under_way_that_deletes_it() {
     let lease = Arc::new(Lease::new(1, Duration::from_secs(5), clock.now()));
     let enter = || {
         let attempt = entered(&attempts);
-        let seat = Seat::new(Arc::clone(&lease), Arc::clone(&clock));
+        let lease_ref = LeaseRef::new(Arc::clone(&lease), Arc::clone(&clock));
         (
             attempt,
             attempts
-                .assign_lease(attempt, seat, "me".to_owned())
+                .assign_lease(attempt, lease_ref, "me".to_owned())
                 .unwrap(),
         )
     };

@@ -11,63 +11,63 @@ use std::{
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tenure_core::clock::{Clock, Instant};
 
-pub(crate) use self::pool::Pool;
+pub(crate) use self::pool::LeasePool;
 use crate::{
     error::Fault,
-    keepalive_validity::Term,
+    keepalive_validity::RaftTerm,
     transport::{Link, Member},
 };
 
 /// After so many fenced attempts a lease is left by those that follow, so that it can end, and their
 /// fences with it.
-const MOST_FENCED: usize = 1_000;
+const MAX_FENCES_PER_LEASE: usize = 1_000;
 
 /// A lease of this client.
 pub(crate) struct Lease {
     pub(crate) id: i64,
     /// What the server has granted.
     pub(crate) ttl: Duration,
-    state: Mutex<State>,
-    beating: tokio::sync::Mutex<Beating>,
+    state: Mutex<LeaseState>,
+    keep_alives: tokio::sync::Mutex<KeepAliveState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LeaseState {
     /// The store keeps it for its TTL from there.
-    proved: Instant,
-    gone: bool,
+    proved_from: Instant,
+    expired: bool,
     /// How many attempts use it.
-    seats: usize,
-    fenced: usize,
+    users: usize,
+    fences: usize,
     /// When an attempt has come or left last.
-    touched: Instant,
+    last_used: Instant,
 }
 
 #[derive(Default)]
-struct Beating {
-    stream: Option<Stream>,
-    last: Option<Beat>,
+struct KeepAliveState {
+    stream: Option<KeepAliveStream>,
+    last: Option<KeepAliveReply>,
 }
 
-struct Stream {
+struct KeepAliveStream {
     member: Member,
-    keeper: LeaseKeeper,
-    answers: LeaseKeepAliveStream,
+    requests: LeaseKeeper,
+    replies: LeaseKeepAliveStream,
 }
 
 /// A keep-alive that was answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Beat {
+pub(crate) struct KeepAliveReply {
     /// Read before it was handed to the client library.
-    pub(crate) from: Instant,
-    said: Option<Term>,
+    pub(crate) sent_at: Instant,
+    term: Option<RaftTerm>,
     trusted: bool,
 }
 
-impl Beat {
+impl KeepAliveReply {
     /// Whether it proves anything, given a transaction that was sent after its answer.
-    pub(crate) fn counts(&self, later: Option<Term>) -> bool {
-        self.trusted || (self.said.is_some() && self.said == later)
+    pub(crate) fn is_valid(&self, later: Option<RaftTerm>) -> bool {
+        self.trusted || (self.term.is_some() && self.term == later)
     }
 
     /// Whether it proves something as it is.
@@ -77,91 +77,101 @@ impl Beat {
 }
 
 impl Lease {
-    pub(crate) fn new(id: i64, ttl: Duration, proved: Instant) -> Self {
+    pub(crate) fn new(id: i64, ttl: Duration, proved_from: Instant) -> Self {
         Self {
             id,
             ttl,
-            state: Mutex::new(State {
-                proved,
-                gone: false,
-                seats: 0,
-                fenced: 0,
-                touched: proved,
+            state: Mutex::new(LeaseState {
+                proved_from,
+                expired: false,
+                users: 0,
+                fences: 0,
+                last_used: proved_from,
             }),
-            beating: tokio::sync::Mutex::default(),
+            keep_alives: tokio::sync::Mutex::default(),
         }
     }
 
-    pub(crate) fn proved(&self) -> Instant {
-        self.lock().proved
+    pub(crate) fn proved_from(&self) -> Instant {
+        self.lock().proved_from
     }
 
     pub(crate) fn prove(&self, from: Instant) {
         let mut state = self.lock();
-        state.proved = state.proved.max(from);
+        state.proved_from = state.proved_from.max(from);
     }
 
     /// The store has said that it does not exist.
-    pub(crate) fn bury(&self) {
-        self.lock().gone = true;
+    pub(crate) fn mark_expired(&self) {
+        self.lock().expired = true;
     }
 
     /// Whether as far as is known the store may have let it expire.
-    pub(crate) fn has_lapsed(&self, now: Instant) -> bool {
+    pub(crate) fn may_have_expired(&self, now: Instant) -> bool {
         let state = self.lock();
-        state.gone || now >= state.proved + self.ttl
+        state.expired || now >= state.proved_from + self.ttl
     }
 
     pub(crate) fn add_fence(&self) {
-        self.lock().fenced += 1;
+        self.lock().fences += 1;
     }
 
     /// Whether attempts that begin now should use another lease.
-    pub(crate) fn is_spent(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         let state = self.lock();
-        state.gone || state.fenced >= MOST_FENCED
+        state.expired || state.fences >= MAX_FENCES_PER_LEASE
     }
 
     /// Whether a grant under it would be worth having.
-    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+    pub(crate) fn is_recently_proved(&self, now: Instant) -> bool {
         let state = self.lock();
-        !state.gone && now.since(state.proved) < self.ttl / 2
+        !state.expired && now.since(state.proved_from) < self.ttl / 2
     }
 
     /// Whether nobody keeps it alive but we. Whoever holds or waits renews; where attempts come and go
     /// so fast that none lives to be renewed, nobody does.
-    pub(crate) fn is_ours_to_keep(&self, now: Instant) -> bool {
+    pub(crate) fn needs_pool_keep_alive(&self, now: Instant) -> bool {
         let state = self.lock();
-        !state.gone
-            && now.since(state.proved) >= self.ttl / 3
-            && (state.seats == 0 || now.since(state.touched) < self.ttl / 3)
+        !state.expired
+            && now.since(state.proved_from) >= self.ttl / 3
+            && (state.users == 0 || now.since(state.last_used) < self.ttl / 3)
     }
 
     /// Since when nobody uses it.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
+    pub(crate) fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (state.seats == 0).then_some(state.touched)
+        (state.users == 0).then_some(state.last_used)
     }
 
     /// One keep-alive, or one that somebody else has sent since this was called.
-    pub(crate) async fn keep_alive(&self, link: &Link, clock: &dyn Clock) -> Result<Beat, Fault> {
-        let asked = clock.now();
-        let mut beating = self.beating.lock().await;
-        if let Some(beat) = beating.last.filter(|beat| beat.from >= asked) {
-            return Ok(beat);
+    pub(crate) async fn keep_alive(
+        &self,
+        link: &Link,
+        clock: &dyn Clock,
+    ) -> Result<KeepAliveReply, Fault> {
+        let requested_at = clock.now();
+        let mut keep_alives = self.keep_alives.lock().await;
+        if let Some(reply) = keep_alives
+            .last
+            .filter(|reply| reply.sent_at >= requested_at)
+        {
+            return Ok(reply);
         }
         // Taken out while it is in use: if this future is dropped the stream goes with it, since
         // answers are matched by their order.
-        let open = beating
+        let current = keep_alives
             .stream
             .take()
             .filter(|stream| link.is_current(&stream.member));
-        if let Some(stream) = open {
-            match self.beat(stream, link, clock, link.patience()).await {
-                Ok((stream, beat)) => {
-                    beating.stream = Some(stream);
-                    beating.last = Some(beat);
-                    return Ok(beat);
+        if let Some(stream) = current {
+            match self
+                .send_keep_alive(stream, link, clock, link.patience())
+                .await
+            {
+                Ok((stream, reply)) => {
+                    keep_alives.stream = Some(stream);
+                    keep_alives.last = Some(reply);
+                    return Ok(reply);
                 }
                 Err(Fault::LeaseGone) => return Err(Fault::LeaseGone),
                 // Whoever waits behind this one must not wait for a server that has stopped.
@@ -169,56 +179,58 @@ impl Lease {
             }
         }
         // Rare, and large.
-        let stream = Box::pin(self.open(link)).await?;
-        let (stream, beat) = self.beat(stream, link, clock, link.limit).await?;
-        beating.stream = Some(stream);
-        beating.last = Some(beat);
-        Ok(beat)
+        let stream = Box::pin(self.open_stream(link)).await?;
+        let (stream, reply) = self
+            .send_keep_alive(stream, link, clock, link.limit)
+            .await?;
+        keep_alives.stream = Some(stream);
+        keep_alives.last = Some(reply);
+        Ok(reply)
     }
 
-    async fn beat(
+    async fn send_keep_alive(
         &self,
-        mut stream: Stream,
+        mut stream: KeepAliveStream,
         link: &Link,
         clock: &dyn Clock,
         limit: Duration,
-    ) -> Result<(Stream, Beat), Fault> {
-        let from = clock.now();
+    ) -> Result<(KeepAliveStream, KeepAliveReply), Fault> {
+        let sent_at = clock.now();
         let member = stream.member.clone();
-        let asking = Box::pin(async {
-            stream.keeper.keep_alive().await?;
-            stream.answers.message().await
+        let exchange = Box::pin(async {
+            stream.requests.keep_alive().await?;
+            stream.replies.message().await
         });
-        let Some(answer) = link.patiently(&member, limit, asking).await? else {
+        let Some(answer) = link.patiently(&member, limit, exchange).await? else {
             link.suspect(member.generation);
             return Err(Fault::silence());
         };
         if answer.ttl() <= 0 {
             return Err(Fault::LeaseGone);
         }
-        let beat = Beat {
-            from,
-            said: answer.header().map(Term::of),
+        let reply = KeepAliveReply {
+            sent_at,
+            term: answer.header().map(RaftTerm::of),
             trusted: member.trusted,
         };
-        Ok((stream, beat))
+        Ok((stream, reply))
     }
 
     /// The library keeps the first answer of a stream to itself, with who gave it; so the first
     /// keep-alive of a stream proves nothing here.
-    async fn open(&self, link: &Link) -> Result<Stream, Fault> {
+    async fn open_stream(&self, link: &Link) -> Result<KeepAliveStream, Fault> {
         link.ask_around(self.id, |member, id| async move {
-            let (keeper, answers) = member.client.lease_client().keep_alive(id).await?;
-            Ok(Stream {
+            let (requests, replies) = member.client.lease_client().keep_alive(id).await?;
+            Ok(KeepAliveStream {
                 member,
-                keeper,
-                answers,
+                requests,
+                replies,
             })
         })
         .await
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LeaseState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -235,16 +247,16 @@ impl fmt::Debug for Lease {
 
 /// An attempt's use of a lease.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct LeaseRef {
     lease: Arc<Lease>,
     clock: Arc<dyn Clock>,
 }
 
-impl Seat {
+impl LeaseRef {
     pub(crate) fn new(lease: Arc<Lease>, clock: Arc<dyn Clock>) -> Self {
         let mut state = lease.lock();
-        state.seats += 1;
-        state.touched = state.touched.max(clock.now());
+        state.users += 1;
+        state.last_used = state.last_used.max(clock.now());
         drop(state);
         Self { lease, clock }
     }
@@ -254,11 +266,11 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for LeaseRef {
     fn drop(&mut self) {
         let mut state = self.lease.lock();
-        state.seats = state.seats.saturating_sub(1);
-        state.touched = state.touched.max(self.clock.now());
+        state.users = state.users.saturating_sub(1);
+        state.last_used = state.last_used.max(self.clock.now());
     }
 }
 
@@ -268,16 +280,16 @@ mod tests {
 
     #[test]
     fn d2_an_answer_of_a_term_that_is_over_proves_nothing() {
-        let beat = |trusted| Beat {
-            from: Instant::ORIGIN,
-            said: Some(Term::new(1, 7)),
+        let reply = |trusted| KeepAliveReply {
+            sent_at: Instant::ORIGIN,
+            term: Some(RaftTerm::new(1, 7)),
             trusted,
         };
-        assert!(beat(false).counts(Some(Term::new(1, 7))));
+        assert!(reply(false).is_valid(Some(RaftTerm::new(1, 7))));
         // Another leader has come between; or another server has answered.
-        assert!(!beat(false).counts(Some(Term::new(1, 8))));
-        assert!(!beat(false).counts(Some(Term::new(2, 7))));
-        assert!(!beat(false).counts(None));
-        assert!(beat(true).counts(None));
+        assert!(!reply(false).is_valid(Some(RaftTerm::new(1, 8))));
+        assert!(!reply(false).is_valid(Some(RaftTerm::new(2, 7))));
+        assert!(!reply(false).is_valid(None));
+        assert!(reply(true).is_valid(None));
     }
 }

@@ -13,95 +13,95 @@ use tenure_core::{
 };
 use tokio::{sync::Notify, task::JoinSet, time};
 
-use super::{Lease, Seat};
-use crate::{error::Fault, keepalive_validity::Term, transport::Link};
+use super::{Lease, LeaseRef};
+use crate::{error::Fault, keepalive_validity::RaftTerm, transport::Link};
 
 /// A lease that nobody uses is given back after that.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE_LEASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How often a keep-alive is repeated whose answer a change of the leader has made worthless.
-const TRIES: usize = 3;
+const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 
 /// The leases of one client.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct LeasePool {
     link: Arc<Link>,
     clock: Arc<dyn Clock>,
     /// A key that never exists.
     nowhere: String,
-    state: Mutex<State>,
-    granting: tokio::sync::Mutex<()>,
-    news: Arc<Notify>,
+    state: Mutex<PoolState>,
+    grant_lock: tokio::sync::Mutex<()>,
+    lease_added: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PoolState {
     /// By TTL in seconds, those that new attempts use.
     current: HashMap<u64, Arc<Lease>>,
     /// All that the store may still have.
     all: Vec<Arc<Lease>>,
 }
 
-impl Pool {
+impl LeasePool {
     pub(crate) fn new(link: Arc<Link>, clock: Arc<dyn Clock>, nowhere: String) -> Self {
         Self {
             link,
             clock,
             nowhere,
             state: Mutex::default(),
-            granting: tokio::sync::Mutex::default(),
-            news: Arc::default(),
+            grant_lock: tokio::sync::Mutex::default(),
+            lease_added: Arc::default(),
         }
     }
 
     /// A place on a lease with that TTL, whose proof is recent. Makes the lease if there is none.
-    pub(crate) async fn seat(&self, ttl: Duration) -> Result<Seat, Fault> {
-        let class = ttl.as_secs().max(1);
-        if let Some(seat) = self.ready(class) {
-            return Ok(seat);
+    pub(crate) async fn acquire(&self, ttl: Duration) -> Result<LeaseRef, Fault> {
+        let ttl_seconds = ttl.as_secs().max(1);
+        if let Some(lease_ref) = self.reuse(ttl_seconds) {
+            return Ok(lease_ref);
         }
         // Rare, and large.
-        Box::pin(self.make(class)).await
+        Box::pin(self.acquire_slow(ttl_seconds)).await
     }
 
-    async fn make(&self, class: u64) -> Result<Seat, Fault> {
-        let _one_at_a_time = self.granting.lock().await;
-        if let Some(seat) = self.ready(class) {
-            return Ok(seat);
+    async fn acquire_slow(&self, ttl_seconds: u64) -> Result<LeaseRef, Fault> {
+        let _one_at_a_time = self.grant_lock.lock().await;
+        if let Some(lease_ref) = self.reuse(ttl_seconds) {
+            return Ok(lease_ref);
         }
-        let stale = self.lock().current.get(&class).map(Arc::clone);
-        if let Some(lease) = stale.filter(|lease| !lease.is_spent()) {
+        let stale = self.lock().current.get(&ttl_seconds).map(Arc::clone);
+        if let Some(lease) = stale.filter(|lease| !lease.is_retired()) {
             match self.refresh(&lease).await {
                 // It may have been given back meanwhile, having been idle.
                 Ok(()) => {
-                    if let Some(seat) = self.take(&lease) {
-                        return Ok(seat);
+                    if let Some(lease_ref) = self.reference(&lease) {
+                        return Ok(lease_ref);
                     }
                 }
-                Err(Fault::LeaseGone) => self.bury(&lease),
+                Err(Fault::LeaseGone) => self.mark_expired(&lease),
                 Err(fault) => return Err(fault),
             }
         }
-        let lease = self.grant(class).await?;
+        let lease = self.grant(ttl_seconds).await?;
         let mut state = self.lock();
-        state.current.insert(class, Arc::clone(&lease));
+        state.current.insert(ttl_seconds, Arc::clone(&lease));
         state.all.push(Arc::clone(&lease));
         let shortest = state.all.iter().map(|lease| lease.ttl).min();
         drop(state);
         self.link.set_patience(shortest);
-        self.news.notify_one();
-        Ok(Seat::new(lease, Arc::clone(&self.clock)))
+        self.lease_added.notify_one();
+        Ok(LeaseRef::new(lease, Arc::clone(&self.clock)))
     }
 
-    async fn grant(&self, class: u64) -> Result<Arc<Lease>, Fault> {
-        let seconds = i64::try_from(class).unwrap_or(i64::MAX);
+    async fn grant(&self, ttl_seconds: u64) -> Result<Arc<Lease>, Fault> {
+        let seconds = i64::try_from(ttl_seconds).unwrap_or(i64::MAX);
         let from = self.clock.now();
-        let (id, ttl) = self.ask_for(seconds).await?;
+        let (id, ttl) = self.request_grant(seconds).await?;
         Ok(Arc::new(Lease::new(id, ttl, from)))
     }
 
     /// Asks for a lease. One whose answer is lost has no effect on any lock, and expires.
-    pub(crate) async fn ask_for(&self, seconds: i64) -> Result<(i64, Duration), Fault> {
+    pub(crate) async fn request_grant(&self, seconds: i64) -> Result<(i64, Duration), Fault> {
         let granted = self
             .link
             .ask_around(seconds, |member, seconds| async move {
@@ -124,10 +124,10 @@ impl Pool {
 
     /// Proves a lease anew, by a keep-alive and whatever that takes to count.
     pub(crate) async fn refresh(&self, lease: &Lease) -> Result<(), Fault> {
-        for _ in 0..TRIES {
-            let beat = lease.keep_alive(&self.link, &*self.clock).await?;
-            if beat.is_trusted() || beat.counts(self.term().await?) {
-                lease.prove(beat.from);
+        for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
+            let reply = lease.keep_alive(&self.link, &*self.clock).await?;
+            if reply.is_trusted() || reply.is_valid(self.current_term().await?) {
+                lease.prove(reply.sent_at);
                 return Ok(());
             }
         }
@@ -135,19 +135,19 @@ impl Pool {
     }
 
     /// Who answers, and in which term: a linearizable read of nothing.
-    async fn term(&self) -> Result<Option<Term>, Fault> {
+    async fn current_term(&self) -> Result<Option<RaftTerm>, Fault> {
         let read = self
             .link
             .ask_around(self.nowhere.clone(), |member, key| async move {
                 let options = GetOptions::new().with_keys_only();
                 member.client.kv_client().get(key, Some(options)).await
             });
-        Ok(read.await?.header().map(Term::of))
+        Ok(read.await?.header().map(RaftTerm::of))
     }
 
     /// The store does not have this lease any more.
-    pub(crate) fn bury(&self, lease: &Arc<Lease>) {
-        lease.bury();
+    pub(crate) fn mark_expired(&self, lease: &Arc<Lease>) {
+        lease.mark_expired();
         let mut state = self.lock();
         state.current.retain(|_, one| !Arc::ptr_eq(one, lease));
         state.all.retain(|one| !Arc::ptr_eq(one, lease));
@@ -165,7 +165,7 @@ impl Pool {
         };
         let mut revocations = JoinSet::new();
         for lease in all {
-            lease.bury();
+            lease.mark_expired();
             let link = Arc::clone(&self.link);
             revocations.spawn(async move { revoke(&link, lease.id).await });
         }
@@ -175,76 +175,79 @@ impl Pool {
 
     /// Keeps those alive that nobody else does, and gives back what is not used. Runs until the pool
     /// is gone.
-    pub(crate) async fn keep(pool: Weak<Self>) {
+    pub(crate) async fn run(pool: Weak<Self>) {
         while let Some(strong) = pool.upgrade() {
-            strong.round().await;
-            let (pause, news) = (strong.pause(), Arc::clone(&strong.news));
+            strong.maintain().await;
+            let (interval, lease_added) = (
+                strong.maintenance_interval(),
+                Arc::clone(&strong.lease_added),
+            );
             drop(strong);
-            match pause {
-                Some(pause) => {
-                    let _ = time::timeout(pause, news.notified()).await;
+            match interval {
+                Some(interval) => {
+                    let _ = time::timeout(interval, lease_added.notified()).await;
                 }
-                None => news.notified().await,
+                None => lease_added.notified().await,
             }
         }
     }
 
-    async fn round(self: &Arc<Self>) {
+    async fn maintain(self: &Arc<Self>) {
         let now = self.clock.now();
         let mut due = JoinSet::new();
-        let mut unused = Vec::new();
+        let mut to_revoke = Vec::new();
         {
             let mut state = self.lock();
-            let State { current, all } = &mut *state;
+            let PoolState { current, all } = &mut *state;
             all.retain(|lease| {
-                let idle = lease
-                    .idle_since()
-                    .is_some_and(|since| now.since(since) >= IDLE || lease.is_spent());
-                if idle {
-                    lease.bury();
+                let unused = lease.unused_since().is_some_and(|since| {
+                    now.since(since) >= IDLE_LEASE_TIMEOUT || lease.is_retired()
+                });
+                if unused {
+                    lease.mark_expired();
                     current.retain(|_, one| !Arc::ptr_eq(one, lease));
-                    unused.push(lease.id);
+                    to_revoke.push(lease.id);
                 }
-                !idle
+                !unused
             });
-            for lease in all.iter().filter(|lease| lease.is_ours_to_keep(now)) {
+            for lease in all.iter().filter(|lease| lease.needs_pool_keep_alive(now)) {
                 let (pool, lease) = (Arc::clone(self), Arc::clone(lease));
                 due.spawn(async move {
                     if let Err(Fault::LeaseGone) = pool.refresh(&lease).await {
-                        pool.bury(&lease);
+                        pool.mark_expired(&lease);
                     }
                 });
             }
         }
-        for id in unused {
+        for id in to_revoke {
             let link = Arc::clone(&self.link);
             due.spawn(async move { revoke(&link, id).await });
         }
         while due.join_next().await.is_some() {}
     }
 
-    fn pause(&self) -> Option<Duration> {
+    fn maintenance_interval(&self) -> Option<Duration> {
         let state = self.lock();
         state.all.iter().map(|lease| lease.ttl / 6).min()
     }
 
-    fn ready(&self, class: u64) -> Option<Seat> {
+    fn reuse(&self, ttl_seconds: u64) -> Option<LeaseRef> {
         let now: Instant = self.clock.now();
         let state = self.lock();
-        let lease = state.current.get(&class)?;
+        let lease = state.current.get(&ttl_seconds)?;
         // Taken under the mutex, so that the keeper cannot find it unused meanwhile.
-        (lease.is_fresh(now) && !lease.is_spent())
-            .then(|| Seat::new(Arc::clone(lease), Arc::clone(&self.clock)))
+        (lease.is_recently_proved(now) && !lease.is_retired())
+            .then(|| LeaseRef::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
 
     /// A place on a lease that was just proved; none if it was given back meanwhile.
-    fn take(&self, lease: &Arc<Lease>) -> Option<Seat> {
+    fn reference(&self, lease: &Arc<Lease>) -> Option<LeaseRef> {
         // Taken under the mutex, so that the keeper cannot find it unused meanwhile.
         let _state = self.lock();
-        (!lease.is_spent()).then(|| Seat::new(Arc::clone(lease), Arc::clone(&self.clock)))
+        (!lease.is_retired()).then(|| LeaseRef::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -272,9 +275,9 @@ mod tests {
     use super::*;
     use crate::{address::Target, config::Options};
 
-    struct Deaf;
+    struct IgnoreEvents;
 
-    impl EventHandler for Deaf {
+    impl EventHandler for IgnoreEvents {
         fn handle(&self, _event: BackendEvent) {}
     }
 
@@ -282,24 +285,24 @@ mod tests {
     async fn x1_nobody_gets_a_place_on_a_lease_that_is_given_back() {
         let options = Options::default();
         let target = Target::new(&StoreUrl::parse("etcd://127.0.0.1:1").unwrap(), &options);
-        let handler: Arc<dyn EventHandler> = Arc::new(Deaf);
+        let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
         let sink = EventSink::new(Arc::downgrade(&handler));
         let limit = Duration::from_millis(300);
         let link = Link::new(target.unwrap(), options, sink, limit);
         let clock = Arc::new(ManualClock::default());
         let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
-        let pool = Arc::new(Pool::new(Arc::new(link), time, String::new()));
+        let pool = Arc::new(LeasePool::new(Arc::new(link), time, String::new()));
         let lease = Arc::new(Lease::new(1, Duration::from_secs(3600), clock.now()));
         pool.lock().all.push(Arc::clone(&lease));
-        clock.advance(IDLE * 2);
-        let seat = pool.take(&lease);
-        assert!(seat.is_some());
-        pool.round().await;
+        clock.advance(IDLE_LEASE_TIMEOUT * 2);
+        let lease_ref = pool.reference(&lease);
+        assert!(lease_ref.is_some());
+        pool.maintain().await;
         // It was in use.
-        assert!(pool.take(&lease).is_some());
-        drop(seat);
-        clock.advance(IDLE);
-        pool.round().await;
-        assert!(pool.take(&lease).is_none(), "it is being revoked");
+        assert!(pool.reference(&lease).is_some());
+        drop(lease_ref);
+        clock.advance(IDLE_LEASE_TIMEOUT);
+        pool.maintain().await;
+        assert!(pool.reference(&lease).is_none(), "it is being revoked");
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
     time,
 };
 
-use crate::{address::Target, config::Options, error::Fault, keepalive_validity::Version};
+use crate::{address::Target, config::Options, error::Fault, keepalive_validity::ServerVersion};
 
 /// Not before that is a server under suspicion.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);
@@ -220,8 +220,8 @@ impl Link {
         let client = Client::connect([endpoint], Some(options)).await?;
         // Also shows that the server is there and knows of a leader, before anything depends on it.
         let status = client.maintenance_client().status().await?;
-        let version = Version::parse(status.version());
-        if version.is_some_and(|version| version < Version::OLDEST) {
+        let version = ServerVersion::parse(status.version());
+        if version.is_some_and(|version| version < ServerVersion::MIN_SUPPORTED) {
             return Err(Fault::Unsent {
                 kind: ErrorKind::Unsupported,
                 detail: format!("etcd {} is too old; 3.4 is the oldest", status.version()),
@@ -232,7 +232,7 @@ impl Link {
         Ok(Member {
             client: Arc::new(client),
             generation,
-            trusted: version.is_some_and(|version| version.is_trusted(trust)),
+            trusted: version.is_some_and(|version| version.keepalives_are_trusted(trust)),
             window: Arc::new(Semaphore::new(WINDOW)),
         })
     }

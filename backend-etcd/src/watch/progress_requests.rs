@@ -12,7 +12,7 @@ const PULSE: Duration = Duration::from_secs(1);
 const MOST: usize = 2;
 
 /// A pulse that was sent.
-struct Beat {
+struct KeepAliveReply {
     number: u64,
     sent: Instant,
     tell: Vec<oneshot::Sender<()>>,
@@ -20,7 +20,7 @@ struct Beat {
 
 /// The pulses of one stream that are not answered yet.
 pub(super) struct Pulses {
-    beats: VecDeque<Beat>,
+    beats: VecDeque<KeepAliveReply>,
     /// When the stream has answered last, whatever it was.
     heard: Instant,
 }
@@ -45,7 +45,7 @@ impl Pulses {
 
     /// A pulse is sent under that number.
     pub(super) fn send(&mut self, number: u64, now: Instant, tell: Vec<oneshot::Sender<()>>) {
-        self.beats.push_back(Beat {
+        self.beats.push_back(KeepAliveReply {
             number,
             sent: now,
             tell,
