@@ -46,7 +46,7 @@ impl Core {
                 .with_count_only();
             self.get(all, options).await?;
         } else {
-            self.txn(txn::rights(&all, &self.nowhere)).await?;
+            self.txn(txn::probe_rights(&all, &self.nowhere)).await?;
         }
         Ok(())
     }

@@ -13,19 +13,19 @@ use crate::{
     error::{Fault, error, unexpected},
     keys::below,
     lease::Lease,
-    queue::{self, Turn, grant, predecessor_with_holder},
+    queue::{self, Position, grant, predecessor_with_holder},
     record, remove,
     shared::Core,
-    txn::{self, Answer, Place},
+    txn::{self, AttemptKeys, TxnReply},
 };
 
 const OPERATION: &str = "acquiring";
 
 /// How often an attempt is repeated that has met nothing but noise below its prefix.
-const TRIES: usize = 5;
+const MAX_NOISE_RETRIES: usize = 5;
 
 /// An enqueue under way.
-struct Entering<'a> {
+struct EnqueueOp<'a> {
     core: &'a Core,
     request: &'a Enqueue,
     prefix: String,
@@ -34,37 +34,37 @@ struct Entering<'a> {
 
 pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, Error> {
     let attempt = request.attempt;
-    let entering = Entering {
+    let operation = EnqueueOp {
         core,
         request,
         prefix: core.keys.prefix(&request.name),
         fence: core.keys.fence(attempt),
     };
-    let answer = match core.attempts.register(attempt, &request.name) {
+    let outcome = match core.attempts.register(attempt, &request.name) {
         Registration::Fenced => return Ok(Enqueued::Gone),
-        Registration::New => entering.anew().await,
+        Registration::New => operation.enqueue_new().await,
         Registration::Existing(snapshot) => match snapshot.lease {
             Some(lease) => {
-                entering
-                    .again(&lease, &snapshot.key, snapshot.revision)
+                operation
+                    .repeat(&lease, &snapshot.key, snapshot.revision)
                     .await
             }
-            None => entering.anew().await,
+            None => operation.enqueue_new().await,
         },
     };
-    let over = match &answer {
+    let is_finished = match &outcome {
         Ok(Enqueued::Busy(_) | Enqueued::Gone) => true,
         Ok(_) => false,
         Err(error) => error.kind().is_without_effect(),
     };
-    if over {
+    if is_finished {
         core.watcher.end(core.attempts.forget(attempt));
     }
-    answer
+    outcome
 }
 
-impl Entering<'_> {
-    async fn anew(&self) -> Result<Enqueued, Error> {
+impl EnqueueOp<'_> {
+    async fn enqueue_new(&self) -> Result<Enqueued, Error> {
         let Self { core, request, .. } = self;
         loop {
             let lease_ref = core.leases.acquire(request.ttl).await;
@@ -76,7 +76,7 @@ impl Entering<'_> {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
-                Ok(answer) => return answer,
+                Ok(reply) => return reply,
                 // The store has let the lease expire, and has done nothing.
                 Err(Fault::LeaseGone) => core.leases.mark_expired(&lease),
                 Err(fault) => return Err(fault.into_error(OPERATION)),
@@ -85,20 +85,25 @@ impl Entering<'_> {
     }
 
     /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
-    async fn again(&self, lease: &Arc<Lease>, key: &str, revision: i64) -> Result<Enqueued, Error> {
+    async fn repeat(
+        &self,
+        lease: &Arc<Lease>,
+        key: &str,
+        revision: i64,
+    ) -> Result<Enqueued, Error> {
         match self.core.leases.refresh(lease).await {
             Ok(()) => {}
             Err(Fault::LeaseGone) => {
                 self.core.leases.mark_expired(lease);
                 return Ok(Enqueued::Gone);
             }
-            Err(fault) => return Err(unanswered(fault)),
+            Err(fault) => return Err(outcome_unknown(fault)),
         }
         if revision > 0 {
-            return self.turn().await;
+            return self.locate().await;
         }
         match self.send(lease, key).await {
-            Ok(answer) => answer,
+            Ok(reply) => reply,
             Err(Fault::LeaseGone) => Ok(Enqueued::Gone),
             Err(fault) => Err(fault.into_error(OPERATION)),
         }
@@ -106,62 +111,62 @@ impl Entering<'_> {
 
     async fn send(&self, lease: &Arc<Lease>, key: &str) -> Result<Result<Enqueued, Error>, Fault> {
         let value = record::encode(self.request, self.core.context.token_floor);
-        let place = Place {
+        let keys = AttemptKeys {
             prefix: &self.prefix,
-            me: key,
+            key,
             fence: &self.fence,
         };
         if !self.request.wait {
-            let free = txn::enter_free(place, value.clone(), lease.id);
-            return self.send_free(place, value, lease, free).await;
+            let free = txn::try_enqueue(keys, value.clone(), lease.id);
+            return self.try_enqueue(keys, value, lease, free).await;
         }
         let (quiet, name) = (&self.core.quiet, &self.request.name);
         if quiet.is_quiet(name) {
-            let enter = txn::enter_quiet(place, value.clone(), lease.id);
-            let answer = self.core.txn(enter).await?;
-            if answer.succeeded {
-                return Ok(Ok(self.granted(lease, answer.revision)));
+            let request = txn::enqueue_uncontended(keys, value.clone(), lease.id);
+            let reply = self.core.txn(request).await?;
+            if reply.succeeded {
+                return Ok(Ok(self.granted(lease, reply.revision)));
             }
             quiet.was_taken(name);
         }
-        let mut answer = self.core.txn(txn::enter(place, value, lease.id)).await?;
-        if !answer.succeeded {
-            return self.refused(&mut answer).await;
+        let mut reply = self.core.txn(txn::enqueue(keys, value, lease.id)).await?;
+        if !reply.succeeded {
+            return self.not_enqueued(&mut reply).await;
         }
-        let (first, last) = (answer.one()?, answer.one()?);
+        let (first, last) = (reply.next_kv()?, reply.next_kv()?);
         let Some(last) = last else {
             quiet.was_free(name);
-            return Ok(Ok(self.granted(lease, answer.revision)));
+            return Ok(Ok(self.granted(lease, reply.revision)));
         };
         quiet.was_taken(name);
-        let queued = self.queued(answer.revision, first, last).await;
-        match queued {
-            Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, answer.revision, predecessor))),
-            Ok(None) => Ok(Ok(self.granted(lease, answer.revision))),
+        let predecessor = self.predecessor(reply.revision, first, last).await;
+        match predecessor {
+            Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, reply.revision, predecessor))),
+            Ok(None) => Ok(Ok(self.granted(lease, reply.revision))),
             // What is in front cannot be read: nothing may be left behind.
-            Err(unreadable) => Ok(Err(self.undo(answer.revision, unreadable).await)),
+            Err(unreadable) => Ok(Err(self.undo(reply.revision, unreadable).await)),
         }
     }
 
-    async fn send_free(
+    async fn try_enqueue(
         &self,
-        place: Place<'_>,
+        keys: AttemptKeys<'_>,
         value: Vec<u8>,
         lease: &Arc<Lease>,
         mut free: Txn,
     ) -> Result<Result<Enqueued, Error>, Fault> {
-        for _ in 0..TRIES {
-            let mut answer = self.core.txn(free).await?;
-            if answer.succeeded {
-                return Ok(Ok(self.granted(lease, answer.revision)));
+        for _ in 0..MAX_NOISE_RETRIES {
+            let mut reply = self.core.txn(free).await?;
+            if reply.succeeded {
+                return Ok(Ok(self.granted(lease, reply.revision)));
             }
-            let (me, fence, first) = (answer.one()?, answer.one()?, answer.one()?);
+            let (own, fence, first) = (reply.next_kv()?, reply.next_kv()?, reply.next_kv()?);
             if fence.is_some() {
                 return Ok(Ok(Enqueued::Gone));
             }
-            if let Some(me) = me {
-                self.entered(me.create_revision());
-                return Ok(self.turn().await);
+            if let Some(own) = own {
+                self.record_revision(own.create_revision());
+                return Ok(self.locate().await);
             }
             let first = first.ok_or_else(Fault::garbled)?;
             if let Some(contender) = below(&self.prefix, first.key()) {
@@ -176,7 +181,7 @@ impl Entering<'_> {
                     Enqueued::Busy(entry.map(|entry| entry.holder()).unwrap_or_default())
                 }));
             }
-            free = txn::enter_unchanged(place, value.clone(), lease.id, revision);
+            free = txn::try_enqueue_unchanged(keys, value.clone(), lease.id, revision);
         }
         Ok(Err(error(
             ErrorKind::Unavailable,
@@ -186,20 +191,20 @@ impl Entering<'_> {
     }
 
     /// The entry is there already, or the attempt was fenced off.
-    async fn refused(&self, answer: &mut Answer) -> Result<Result<Enqueued, Error>, Fault> {
-        let (me, fence) = (answer.one()?, answer.one()?);
-        match (me, fence) {
+    async fn not_enqueued(&self, reply: &mut TxnReply) -> Result<Result<Enqueued, Error>, Fault> {
+        let (own, fence) = (reply.next_kv()?, reply.next_kv()?);
+        match (own, fence) {
             (_, Some(_)) => Ok(Ok(Enqueued::Gone)),
-            (Some(me), None) => {
-                self.entered(me.create_revision());
-                Ok(self.turn().await)
+            (Some(own), None) => {
+                self.record_revision(own.create_revision());
+                Ok(self.locate().await)
             }
             (None, None) => Err(Fault::garbled()),
         }
     }
 
     /// Who is in front: `None` if it is nothing but noise.
-    async fn queued(
+    async fn predecessor(
         &self,
         revision: i64,
         first: Option<KeyValue>,
@@ -208,17 +213,17 @@ impl Entering<'_> {
         let first = first.ok_or_else(|| unexpected(OPERATION))?;
         let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
-            return queue::behind_noise(self.core, &self.prefix, revision)
+            return queue::find_predecessor(self.core, &self.prefix, revision)
                 .await
                 .map(|found| found.map(|(predecessor, _)| predecessor))
-                .map_err(unanswered);
+                .map_err(outcome_unknown);
         };
         let holder = record::read(OPERATION, holder, &first)?;
         record::read(OPERATION, predecessor, &last)?;
         Ok(Some(predecessor_with_holder(&last, &holder)))
     }
 
-    fn entered(&self, revision: i64) {
+    fn record_revision(&self, revision: i64) {
         self.core.attempts.update(self.request.attempt, |entry| {
             entry.revision = revision;
             entry.verified_revision = revision;
@@ -227,14 +232,14 @@ impl Entering<'_> {
 
     fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
         let attempt = self.request.attempt;
-        self.entered(revision);
-        queue::hold(self.core, attempt);
+        self.record_revision(revision);
+        queue::mark_holding(self.core, attempt);
         Enqueued::Granted(grant(self.core, attempt, lease, revision))
     }
 
     fn waiting(&self, lease: &Lease, revision: i64, predecessor: Predecessor) -> Enqueued {
-        self.entered(revision);
-        Enqueued::Waiting(queue::wait(
+        self.record_revision(revision);
+        Enqueued::Waiting(queue::mark_waiting(
             self.core,
             self.request.attempt,
             lease,
@@ -243,21 +248,21 @@ impl Entering<'_> {
         ))
     }
 
-    async fn turn(&self) -> Result<Enqueued, Error> {
-        match queue::turn(self.core, self.request.attempt).await {
-            Ok(Ok(Turn::Granted(grant))) => Ok(Enqueued::Granted(grant)),
-            Ok(Ok(Turn::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
-            Ok(Ok(Turn::Gone)) => Ok(Enqueued::Gone),
+    async fn locate(&self) -> Result<Enqueued, Error> {
+        match queue::locate(self.core, self.request.attempt).await {
+            Ok(Ok(Position::Granted(grant))) => Ok(Enqueued::Granted(grant)),
+            Ok(Ok(Position::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
+            Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
             // The entry is there: to forget it would be wrong.
             Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
-            Err(fault) => Err(unanswered(fault)),
+            Err(fault) => Err(outcome_unknown(fault)),
         }
     }
 
     /// Takes back what was entered.
     async fn undo(&self, revision: i64, reason: Error) -> Error {
-        self.entered(revision);
-        match remove::take_out(self.core, self.request.attempt, &self.request.name).await {
+        self.record_revision(revision);
+        match remove::remove_known(self.core, self.request.attempt, &self.request.name).await {
             Ok(_) => reason,
             Err(_) => reason.with_kind(ErrorKind::OutcomeUnknown),
         }
@@ -265,7 +270,7 @@ impl Entering<'_> {
 }
 
 /// Nothing was said about an entry that may be there.
-fn unanswered(fault: Fault) -> Error {
+fn outcome_unknown(fault: Fault) -> Error {
     fault
         .into_error(OPERATION)
         .with_kind(ErrorKind::OutcomeUnknown)

@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// How many entries of a queue one request shows.
-const ENTRIES: i64 = 1_000;
+const INSPECT_PAGE_KEYS: i64 = 1_000;
 
 /// How many keys one request of a listing reads.
-const KEYS: i64 = 1_000;
+const LIST_PAGE_KEYS: i64 = 1_000;
 
 /// A lock and its queue. A queue of more than a thousand is read in parts, all as of one moment.
 pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, Error> {
@@ -36,7 +36,7 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
             .with_sort(SortTarget::Create, SortOrder::Ascend)
             .with_min_create_revision(from)
             .with_revision(as_of)
-            .with_limit(ENTRIES);
+            .with_limit(INSPECT_PAGE_KEYS);
         let mut found = core
             .get(prefix.as_str(), options)
             .await
@@ -97,12 +97,12 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
         None => start.clone().into_bytes(),
     };
     let end = range_end(&start);
-    let mut found: Vec<Lines> = Vec::new();
+    let mut found: Vec<LockSummary> = Vec::new();
     let next = loop {
         let options = GetOptions::new()
             .with_range(end.clone())
             .with_keys_only()
-            .with_limit(KEYS);
+            .with_limit(LIST_PAGE_KEYS);
         let mut page = core
             .get(key.clone(), options)
             .await
@@ -115,9 +115,9 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
             if !name.as_str().starts_with(&request.prefix) {
                 continue;
             }
-            match found.last_mut().filter(|lines| lines.name == name) {
-                Some(lines) => lines.add(kv),
-                None => found.push(Lines::new(name, kv)),
+            match found.last_mut().filter(|summary| summary.name == name) {
+                Some(summary) => summary.add(kv),
+                None => found.push(LockSummary::new(name, kv)),
             }
         }
         let Some(last) = kvs.last().filter(|_| page.more()) else {
@@ -137,12 +137,12 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
         String::from_utf8_lossy(&end).into_owned()
     });
     let mut locks = Vec::with_capacity(found.len());
-    for part in found.chunks(txn::MOST_COMPARED) {
-        let keys: Vec<&[u8]> = part.iter().map(|lines| lines.first.key()).collect();
-        let read = core.look(txn::read_all(&keys));
-        let mut answer = read.await.map_err(read_error(OPERATION))?;
-        for lines in part {
-            let kv = answer.one().map_err(read_error(OPERATION))?;
+    for part in found.chunks(txn::MAX_COMPARES) {
+        let keys: Vec<&[u8]> = part.iter().map(|summary| summary.first.key()).collect();
+        let read = core.look(txn::read_keys(&keys));
+        let mut reply = read.await.map_err(read_error(OPERATION))?;
+        for summary in part {
+            let kv = reply.next_kv().map_err(read_error(OPERATION))?;
             // One that was given back meanwhile is left out.
             let Some(kv) = kv else { continue };
             let Some((_, contender)) = core.keys.parse(kv.key()) else {
@@ -151,20 +151,24 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
             // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
             let holder = record::read(OPERATION, contender, &kv)
                 .map_or_else(|_| Holder::foreign(), |entry| entry.holder());
-            locks.push(Listed::new(lines.name.clone(), Some(holder), lines.waiters));
+            locks.push(Listed::new(
+                summary.name.clone(),
+                Some(holder),
+                summary.waiters,
+            ));
         }
     }
     Ok(Page::new(locks, cursor))
 }
 
 /// What the keys of one lock come to.
-struct Lines {
+struct LockSummary {
     name: LockName,
     first: KeyValue,
     waiters: u64,
 }
 
-impl Lines {
+impl LockSummary {
     fn new(name: LockName, kv: &KeyValue) -> Self {
         Self {
             name,
@@ -205,7 +209,7 @@ pub(crate) async fn evict(
         return Ok(Evicted::NotHeld(Some(entry.holder())));
     }
     let key = String::from_utf8_lossy(first.key()).into_owned();
-    let evicted = core.txn(txn::leave_held(&key, entry.revision)).await;
+    let evicted = core.txn(txn::remove_holder(&key, entry.revision)).await;
     let evicted = evicted.map_err(|fault| fault.into_error(OPERATION))?;
     Ok(if evicted.succeeded {
         Evicted::Evicted

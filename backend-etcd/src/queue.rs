@@ -24,11 +24,11 @@ use crate::{
 const OPERATION: &str = "waiting for";
 
 /// So long the answer to a removal of ours is waited for once the watch has told of it.
-const ALMOST: Duration = Duration::from_millis(100);
+const REMOVAL_REPLY_GRACE: Duration = Duration::from_millis(100);
 
 /// What an attempt is.
 #[derive(Debug)]
-pub(crate) enum Turn {
+pub(crate) enum Position {
     Granted(Grant),
     Waiting(Waiting),
     /// The store has no entry of it.
@@ -36,62 +36,76 @@ pub(crate) enum Turn {
 }
 
 /// Asks for one attempt whose revision is known.
-pub(crate) async fn turn(core: &Core, attempt: AttemptId) -> Result<Result<Turn, Error>, Fault> {
+pub(crate) async fn locate(
+    core: &Core,
+    attempt: AttemptId,
+) -> Result<Result<Position, Error>, Fault> {
     let Some(snapshot) = core.attempts.snapshot(attempt) else {
-        return Ok(Ok(Turn::Gone));
+        return Ok(Ok(Position::Gone));
     };
     let Some(lease) = snapshot.lease.filter(|_| snapshot.revision > 0) else {
-        return Ok(Ok(Turn::Gone));
+        return Ok(Ok(Position::Gone));
     };
     let (prefix, revision) = (core.keys.prefix(&snapshot.name), snapshot.revision);
-    let mut answer = core
-        .look(txn::turn(&prefix, &snapshot.key, revision))
+    let mut reply = core
+        .look(txn::locate(&prefix, &snapshot.key, revision))
         .await?;
-    if !answer.succeeded {
-        return Ok(match answer.one()? {
+    if !reply.succeeded {
+        return Ok(match reply.next_kv()? {
             // One that was put anew is not the one that was entered.
-            Some(me) if me.create_revision() == revision => Err(altered(OPERATION, &snapshot.key)),
-            _ => Ok(Turn::Gone),
+            Some(own) if own.create_revision() == revision => {
+                Err(altered_key(OPERATION, &snapshot.key))
+            }
+            _ => Ok(Position::Gone),
         });
     }
     core.attempts.update(attempt, |entry| {
-        entry.verified_revision = entry.verified_revision.max(answer.revision);
+        entry.verified_revision = entry.verified_revision.max(reply.revision);
     });
-    let (before, first) = (answer.one()?, answer.one()?);
-    let Some(before) = before else {
-        hold(core, attempt);
-        return Ok(Ok(Turn::Granted(grant(core, attempt, &lease, revision))));
+    let (predecessor, first) = (reply.next_kv()?, reply.next_kv()?);
+    let Some(predecessor) = predecessor else {
+        mark_holding(core, attempt);
+        return Ok(Ok(Position::Granted(grant(
+            core, attempt, &lease, revision,
+        ))));
     };
     let known = first.and_then(|first| {
         let holder = below(&prefix, first.key())?;
-        below(&prefix, before.key())?;
+        below(&prefix, predecessor.key())?;
         Some((first, holder))
     });
     let (next, as_of) = match known {
         Some((first, holder)) => match record::read(OPERATION, holder, &first) {
             Ok(holder) => (
-                Some(predecessor_with_holder(&before, &holder)),
-                answer.revision,
+                Some(predecessor_with_holder(&predecessor, &holder)),
+                reply.revision,
             ),
             // It cannot be shown, and is in front all the same.
-            Err(_) => (Some(predecessor_without_holder(&before)), answer.revision),
+            Err(_) => (
+                Some(predecessor_without_holder(&predecessor)),
+                reply.revision,
+            ),
         },
-        None => match behind_noise(core, &prefix, revision).await? {
+        None => match find_predecessor(core, &prefix, revision).await? {
             Some((predecessor, as_of)) => (Some(predecessor), as_of),
-            None => (None, answer.revision),
+            None => (None, reply.revision),
         },
     };
     let Some(next) = next else {
-        hold(core, attempt);
-        return Ok(Ok(Turn::Granted(grant(core, attempt, &lease, revision))));
+        mark_holding(core, attempt);
+        return Ok(Ok(Position::Granted(grant(
+            core, attempt, &lease, revision,
+        ))));
     };
-    Ok(Ok(Turn::Waiting(wait(core, attempt, &lease, as_of, next))))
+    Ok(Ok(Position::Waiting(mark_waiting(
+        core, attempt, &lease, as_of, next,
+    ))))
 }
 
-fn predecessor_without_holder(before: &KeyValue) -> Predecessor {
+fn predecessor_without_holder(predecessor: &KeyValue) -> Predecessor {
     Predecessor {
-        key: String::from_utf8_lossy(before.key()).into_owned(),
-        revision: before.create_revision(),
+        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
+        revision: predecessor.create_revision(),
         watch: 0,
         is_holder: false,
         read_by_removal: false,
@@ -101,7 +115,7 @@ fn predecessor_without_holder(before: &KeyValue) -> Predecessor {
 
 /// Who is in front of an entry where something lies below the prefix that is no contender, and when
 /// that was.
-pub(crate) async fn behind_noise(
+pub(crate) async fn find_predecessor(
     core: &Core,
     prefix: &str,
     revision: i64,
@@ -109,7 +123,7 @@ pub(crate) async fn behind_noise(
     let (found, as_of) = core.contenders(prefix, Some(revision)).await?;
     Ok(found
         .last()
-        .map(|before| (predecessor_without_holder(before), as_of)))
+        .map(|predecessor| (predecessor_without_holder(predecessor), as_of)))
 }
 
 /// What a grant under this lease is worth.
@@ -143,7 +157,7 @@ pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &Entry) ->
 }
 
 /// An entry of ours does not hold any more what we wrote.
-pub(crate) fn altered(operation: &'static str, key: &str) -> Error {
+pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
     error(
         ErrorKind::Corrupt,
         operation,
@@ -155,7 +169,7 @@ pub(crate) fn altered(operation: &'static str, key: &str) -> Error {
 }
 
 /// An attempt is the holder: nobody is in front of it any more.
-pub(crate) fn hold(core: &Core, attempt: AttemptId) {
+pub(crate) fn mark_holding(core: &Core, attempt: AttemptId) {
     if let Some((ended, watched)) = core.attempts.mark_holding(attempt) {
         core.watcher.end(ended.into_iter().collect());
         if !watched {
@@ -165,14 +179,14 @@ pub(crate) fn hold(core: &Core, attempt: AttemptId) {
 }
 
 /// An attempt waits for that one.
-pub(crate) fn wait(
+pub(crate) fn mark_waiting(
     core: &Core,
     attempt: AttemptId,
     lease: &Lease,
     as_of: i64,
     mut next: Predecessor,
 ) -> Waiting {
-    let answer = waiting(lease, as_of, &next);
+    let reply = waiting(lease, as_of, &next);
     let number = core.watcher.number();
     next.watch = number;
     let key = next.key.clone();
@@ -186,12 +200,12 @@ pub(crate) fn wait(
             core.watcher.watch_own(core, attempt);
         }
     }
-    answer
+    reply
 }
 
 /// The holder has gone by a request of ours, whose answer also tells of the waiter right behind it:
 /// what is written there in its key's place. It is the holder now, if it is still there.
-pub(crate) fn inherit(core: &Core, successor: &Successor, found: Option<&KeyValue>, as_of: i64) {
+pub(crate) fn promote(core: &Core, successor: &Successor, found: Option<&KeyValue>, as_of: i64) {
     let same = |kv: &&KeyValue| {
         kv.create_revision() == successor.revision && kv.mod_revision() == successor.revision
     };
@@ -199,12 +213,12 @@ pub(crate) fn inherit(core: &Core, successor: &Successor, found: Option<&KeyValu
     if found.filter(same).is_none() {
         return;
     }
-    let waits = core.attempts.update(successor.attempt, |entry| {
+    let is_waiting = core.attempts.update(successor.attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(as_of);
         entry.stage == Stage::Waiting
     });
-    if waits == Some(true) {
-        hold(core, successor.attempt);
+    if is_waiting == Some(true) {
+        mark_holding(core, successor.attempt);
         let grant = grant(
             core,
             successor.attempt,
@@ -216,9 +230,9 @@ pub(crate) fn inherit(core: &Core, successor: &Successor, found: Option<&KeyValu
 }
 
 /// The one in front of an attempt has gone: is it its turn?
-pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
+pub(crate) async fn recheck(core: Weak<Core>, attempt: AttemptId) {
     let Some(core) = core.upgrade() else { return };
-    let waits = || {
+    let read_by_removal = || {
         let pages = core.attempts.lock();
         let entry = pages.get(attempt);
         let entry = entry.filter(|entry| entry.stage == Stage::Waiting);
@@ -229,21 +243,21 @@ pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
                 .is_some_and(|predecessor| predecessor.read_by_removal)
         })
     };
-    match waits() {
+    match read_by_removal() {
         None => return,
         Some(false) => {}
         // The answer to the removal is about to come, and says the same.
         Some(true) => {
-            tokio::time::sleep(ALMOST).await;
-            if waits().is_none() {
+            tokio::time::sleep(REMOVAL_REPLY_GRACE).await;
+            if read_by_removal().is_none() {
                 return;
             }
         }
     }
-    let event = match turn(&core, attempt).await {
-        Ok(Ok(Turn::Granted(grant))) => BackendEvent::Granted(grant),
-        Ok(Ok(Turn::Waiting(_))) => return,
-        Ok(Ok(Turn::Gone)) => lost(&core, attempt),
+    let event = match locate(&core, attempt).await {
+        Ok(Ok(Position::Granted(grant))) => BackendEvent::Granted(grant),
+        Ok(Ok(Position::Waiting(_))) => return,
+        Ok(Ok(Position::Gone)) => loss_event(&core, attempt),
         // The core asks again, by its own rules.
         Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
     };
@@ -257,7 +271,7 @@ pub(crate) async fn look(core: Weak<Core>, attempt: AttemptId) {
 }
 
 /// An entry is gone without our doing. Why, is told by whether its lease had to live on.
-pub(crate) fn lost(core: &Core, attempt: AttemptId) -> BackendEvent {
+pub(crate) fn loss_event(core: &Core, attempt: AttemptId) -> BackendEvent {
     let lease = core
         .attempts
         .snapshot(attempt)

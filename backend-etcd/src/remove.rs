@@ -14,7 +14,7 @@ use crate::{
     keys::below,
     queue, record,
     shared::Core,
-    txn::{self, Place},
+    txn::{self, AttemptKeys},
 };
 
 const OPERATION: &str = "releasing";
@@ -33,65 +33,67 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
         return match known {
             Some((snapshot, watches)) => {
                 core.watcher.end(watches);
-                fence_off(core, attempt, snapshot).await
+                remove_and_fence(core, attempt, snapshot).await
             }
-            None => search(core, attempt, &request.name).await,
+            None => find_and_remove(core, attempt, &request.name).await,
         };
     }
-    take_out(core, attempt, &request.name).await
+    remove_known(core, attempt, &request.name).await
 }
 
 /// Takes out an attempt every request of which was answered.
-pub(crate) async fn take_out(
+pub(crate) async fn remove_known(
     core: &Core,
     attempt: AttemptId,
     name: &LockName,
 ) -> Result<Removed, Error> {
     let Some((snapshot, watches)) = core.attempts.begin_removal(attempt) else {
-        return search(core, attempt, name).await;
+        return find_and_remove(core, attempt, name).await;
     };
     core.watcher.end(watches);
     if snapshot.revision == 0 {
-        return fence_off(core, attempt, snapshot).await;
+        return remove_and_fence(core, attempt, snapshot).await;
     }
-    let removed = delete(core, attempt, &snapshot).await.map_err(into_error)?;
+    let removed = delete_entry(core, attempt, &snapshot)
+        .await
+        .map_err(removal_error)?;
     core.attempts.forget(attempt);
     Ok(removed)
 }
 
-async fn delete(
+async fn delete_entry(
     core: &Core,
     attempt: AttemptId,
     snapshot: &AttemptSnapshot,
 ) -> Result<Removed, Fault> {
     let revision = snapshot.revision;
     if snapshot.stage == Stage::Holding {
-        let there = match core.attempts.successor(&snapshot.key, revision) {
+        let existed = match core.attempts.successor(&snapshot.key, revision) {
             Some(successor) => {
                 let next = txn::hand_over(&snapshot.key, revision, &successor.key);
-                let mut answer = core.txn_soon(next).await?;
-                if answer.succeeded {
-                    let found = answer.one()?;
-                    queue::inherit(core, &successor, found.as_ref(), answer.revision);
+                let mut reply = core.txn_soon(next).await?;
+                if reply.succeeded {
+                    let found = reply.next_kv()?;
+                    queue::promote(core, &successor, found.as_ref(), reply.revision);
                 }
-                answer.succeeded
+                reply.succeeded
             }
-            None => delete_held(core, attempt, &snapshot.key, revision).await?,
+            None => delete_holder_key(core, attempt, &snapshot.key, revision).await?,
         };
-        return Ok(if there {
+        return Ok(if existed {
             Removed::AsHolder
         } else {
             Removed::Absent
         });
     }
     let prefix = core.keys.prefix(&snapshot.name);
-    let mut answer = core
-        .txn_soon(txn::leave(&prefix, &snapshot.key, revision))
+    let mut reply = core
+        .txn_soon(txn::remove_waiter(&prefix, &snapshot.key, revision))
         .await?;
-    if !answer.succeeded {
+    if !reply.succeeded {
         return Ok(Removed::Absent);
     }
-    Ok(match answer.one()? {
+    Ok(match reply.next_kv()? {
         // What was in front may have been noise; then it held, and says that it waited.
         Some(_) => Removed::AsWaiter,
         None => Removed::AsHolder,
@@ -105,23 +107,23 @@ async fn delete(
 /// another attempt's.
 ///
 /// That one is sent once: what comes beside it or after it, or after the attempt was forgotten, compares.
-async fn delete_held(
+async fn delete_holder_key(
     core: &Core,
     attempt: AttemptId,
     key: &str,
     revision: i64,
 ) -> Result<bool, Fault> {
     let Some(slot) = core.attempts.claim_key_slot(attempt) else {
-        let answer = core.txn_soon(txn::leave_held(key, revision)).await?;
-        return Ok(answer.succeeded);
+        let reply = core.txn_soon(txn::remove_holder(key, revision)).await?;
+        return Ok(reply.succeeded);
     };
-    let there = core.delete_soon(key).await?;
+    let existed = core.delete_soon(key).await?;
     core.attempts.return_key_slot(attempt, slot);
-    Ok(there)
+    Ok(existed)
 }
 
 /// Takes out an attempt of which an enqueue was not answered: it may be carried out later.
-async fn fence_off(
+async fn remove_and_fence(
     core: &Core,
     attempt: AttemptId,
     snapshot: AttemptSnapshot,
@@ -133,16 +135,16 @@ async fn fence_off(
         return Ok(Removed::Absent);
     };
     let (prefix, fence) = (core.keys.prefix(&snapshot.name), core.keys.fence(attempt));
-    let place = Place {
+    let keys = AttemptKeys {
         prefix: &prefix,
-        me: &snapshot.key,
+        key: &snapshot.key,
         fence: &fence,
     };
-    let removed = match core.txn_soon(txn::fence_off(place, lease.id)).await {
-        Ok(mut answer) => {
+    let removed = match core.txn_soon(txn::remove_and_fence(keys, lease.id)).await {
+        Ok(mut reply) => {
             lease.add_fence();
-            if answer.succeeded {
-                let first = answer.one().map_err(into_error)?;
+            if reply.succeeded {
+                let first = reply.next_kv().map_err(removal_error)?;
                 match first {
                     // What is in front of a holder is noise.
                     _ if snapshot.stage == Stage::Holding => Removed::AsHolder,
@@ -159,7 +161,7 @@ async fn fence_off(
             core.leases.mark_expired(&lease);
             Removed::Absent
         }
-        Err(fault) => return Err(into_error(fault)),
+        Err(fault) => return Err(removal_error(fault)),
     };
     core.attempts.fence(attempt);
     core.attempts.forget(attempt);
@@ -167,28 +169,32 @@ async fn fence_off(
 }
 
 /// Takes out an attempt of which nothing is known here: another client's, or none at all.
-async fn search(core: &Core, attempt: AttemptId, name: &LockName) -> Result<Removed, Error> {
+async fn find_and_remove(
+    core: &Core,
+    attempt: AttemptId,
+    name: &LockName,
+) -> Result<Removed, Error> {
     let prefix = core.keys.prefix(name);
     let found = core.contenders(&prefix, None).await;
     let (found, _) = found.map_err(|fault| fault.into_read_error(OPERATION))?;
-    let is_it = |kv: &KeyValue| {
+    let attempt_of = |kv: &KeyValue| {
         let contender = below(&prefix, kv.key())?;
         record::read(OPERATION, contender, kv).ok()?.attempt()
     };
-    let Some(place) = found.iter().position(|kv| is_it(kv) == Some(attempt)) else {
+    let Some(position) = found.iter().position(|kv| attempt_of(kv) == Some(attempt)) else {
         return Ok(Removed::Absent);
     };
-    let key = String::from_utf8_lossy(found[place].key()).into_owned();
-    let leave = txn::leave_held(&key, found[place].create_revision());
-    let answer = core.txn_soon(leave).await.map_err(into_error)?;
-    Ok(match place {
-        _ if !answer.succeeded => Removed::Absent,
+    let key = String::from_utf8_lossy(found[position].key()).into_owned();
+    let leave = txn::remove_holder(&key, found[position].create_revision());
+    let reply = core.txn_soon(leave).await.map_err(removal_error)?;
+    Ok(match position {
+        _ if !reply.succeeded => Removed::Absent,
         0 => Removed::AsHolder,
         _ => Removed::AsWaiter,
     })
 }
 
-fn into_error(fault: Fault) -> Error {
+fn removal_error(fault: Fault) -> Error {
     let error = fault.into_error(OPERATION);
     // The entry is still there, and the core is to try again.
     if error.kind() == ErrorKind::Protocol {

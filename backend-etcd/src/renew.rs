@@ -21,10 +21,10 @@ use crate::{
     attempts::{AttemptSnapshot, Stage},
     error::Fault,
     lease::{KeepAliveReply, Lease},
-    queue::{self, Turn, altered, grant},
+    queue::{self, Position, altered_key, grant},
     record,
     shared::Core,
-    txn::{self, Answer, Check, MOST_COMPARED},
+    txn::{self, EntryCheck, MAX_COMPARES, TxnReply},
 };
 
 const OPERATION: &str = "renewing";
@@ -33,20 +33,20 @@ const OPERATION: &str = "renewing";
 const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 
 /// One entry of a batch.
-struct Item {
+struct RenewalItem {
     index: usize,
     renewal: Renewal,
     snapshot: AttemptSnapshot,
-    check: Check,
+    check: EntryCheck,
 }
 
 /// Entries under one lease.
-struct Group {
+struct LeaseBatch {
     core: Arc<Core>,
     lease: Arc<Lease>,
-    items: Vec<Item>,
+    items: Vec<RenewalItem>,
     /// Whether others may take longer, so that answers are told as they come.
-    split: bool,
+    send_events: bool,
     outcomes: Vec<(usize, Renewed)>,
 }
 
@@ -55,14 +55,14 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
     let count = entries.len();
     let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
     outcomes.resize_with(count, || None);
-    let mut groups: HashMap<i64, Group> = HashMap::new();
+    let mut batches: HashMap<i64, LeaseBatch> = HashMap::new();
     for (index, renewal) in entries.into_iter().enumerate() {
-        match place(core, &renewal) {
-            Ok((snapshot, check, lease)) => groups
+        match prepare(core, &renewal) {
+            Ok((snapshot, check, lease)) => batches
                 .entry(lease.id)
-                .or_insert_with(|| Group::new(core, lease))
+                .or_insert_with(|| LeaseBatch::new(core, lease))
                 .items
-                .push(Item {
+                .push(RenewalItem {
                     index,
                     renewal,
                     snapshot,
@@ -71,37 +71,37 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
             Err(reason) => outcomes[index] = Some(Renewed::Gone(reason)),
         }
     }
-    let split = groups.len() > 1;
-    let mut parts = JoinSet::new();
-    let mut only = None;
-    for (_, mut group) in groups {
-        group.split = split;
-        if split {
-            parts.spawn(group.run());
+    let send_events = batches.len() > 1;
+    let mut tasks = JoinSet::new();
+    let mut single = None;
+    for (_, mut batch) in batches {
+        batch.send_events = send_events;
+        if send_events {
+            tasks.spawn(batch.run());
         } else {
-            only = Some(group);
+            single = Some(batch);
         }
     }
-    if let Some(group) = only {
-        for (index, outcome) in group.run().await {
+    if let Some(batch) = single {
+        for (index, outcome) in batch.run().await {
             outcomes[index] = Some(outcome);
         }
     }
-    while let Some(part) = parts.join_next().await {
-        for (index, outcome) in part.unwrap_or_default() {
+    while let Some(finished) = tasks.join_next().await {
+        for (index, outcome) in finished.unwrap_or_default() {
             outcomes[index] = Some(outcome);
         }
     }
     let unknown = || Renewed::Unknown(Fault::silence().into_error(OPERATION));
-    let answers = outcomes.into_iter();
-    answers.map(|one| one.unwrap_or_else(unknown)).collect()
+    let outcomes = outcomes.into_iter();
+    outcomes.map(|one| one.unwrap_or_else(unknown)).collect()
 }
 
 /// What there is to ask of an entry; or that there is none, and why.
-fn place(
+fn prepare(
     core: &Core,
     renewal: &Renewal,
-) -> Result<(AttemptSnapshot, Check, Arc<Lease>), LossReason> {
+) -> Result<(AttemptSnapshot, EntryCheck, Arc<Lease>), LossReason> {
     let pages = core.attempts.lock();
     let entry = pages.get(renewal.attempt).ok_or(LossReason::Evicted)?;
     let lease = entry
@@ -118,8 +118,8 @@ fn place(
         .predecessor
         .as_ref()
         .filter(|_| renewal.token.is_none());
-    let check = Check {
-        me: entry.key.to_string(),
+    let check = EntryCheck {
+        key: entry.key.to_string(),
         revision: entry.revision,
         predecessor: predecessor.map(|predecessor| (predecessor.key.clone(), predecessor.revision)),
     };
@@ -136,13 +136,13 @@ fn place(
     Ok((snapshot, check, lease))
 }
 
-impl Group {
+impl LeaseBatch {
     fn new(core: &Arc<Core>, lease: Arc<Lease>) -> Self {
         Self {
             core: Arc::clone(core),
             lease,
             items: Vec::new(),
-            split: false,
+            send_events: false,
             outcomes: Vec::new(),
         }
     }
@@ -151,7 +151,7 @@ impl Group {
         if let Err(fault) = self.prove().await {
             let error = fault.into_error(OPERATION);
             for item in std::mem::take(&mut self.items) {
-                self.settle(&item, Renewed::Unknown(error.clone()));
+                self.set_outcome(&item, Renewed::Unknown(error.clone()));
             }
         }
         self.outcomes
@@ -160,10 +160,10 @@ impl Group {
     /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
     async fn prove(&mut self) -> Result<(), Fault> {
         let mut pulse = self.core.watcher.pulse(self.core.link.patience());
-        let mut reply = self.keep_alive().await?;
+        let mut proof = self.keep_alive().await?;
         // Those first of which the watches would tell nothing.
         let stream = self.core.watcher.stream();
-        let watched = |item: &Item| {
+        let watched = |item: &RenewalItem| {
             item.snapshot.confirmed_stream == stream
                 && item.check.predecessor.is_none()
                 && !item.snapshot.needs_check
@@ -174,35 +174,35 @@ impl Group {
             if !first && self.items.iter().all(watched) && pulse.alive().await {
                 break;
             }
-            let part = self.cut();
+            let chunk = self.next_chunk();
             // Whoever was looked at need not wait for those that are left.
-            self.split |= !self.items.is_empty();
-            let checks: Vec<Check> = part.iter().map(|item| item.check.clone()).collect();
-            let check = txn::check(&checks, &self.core.nowhere);
-            let answer = match self.core.look(check).await {
-                Ok(answer) => answer,
+            self.send_events |= !self.items.is_empty();
+            let checks: Vec<EntryCheck> = chunk.iter().map(|item| item.check.clone()).collect();
+            let check = txn::check_entries(&checks, &self.core.nowhere);
+            let reply = match self.core.look(check).await {
+                Ok(reply) => reply,
                 Err(fault) => {
-                    self.items.extend(part);
+                    self.items.extend(chunk);
                     return Err(fault);
                 }
             };
-            if first && let Some(proof) = reply {
-                reply = self.validate(proof, &answer).await;
-                if let Some(proof) = reply {
-                    self.lease.prove(proof.sent_at);
+            if first && let Some(unvalidated) = proof {
+                proof = self.validate(unvalidated, &reply).await;
+                if let Some(valid) = proof {
+                    self.lease.prove(valid.sent_at);
                 }
             }
             first = false;
-            self.read(part, answer, reply.is_some()).await;
+            self.apply_reply(chunk, reply, proof.is_some()).await;
         }
         for item in std::mem::take(&mut self.items) {
-            let outcome = match reply {
+            let outcome = match proof {
                 Some(_) => Renewed::Proved {
                     from: self.lease.proved_from(),
                 },
                 None => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
             };
-            self.settle(&item, outcome);
+            self.set_outcome(&item, outcome);
         }
         Ok(())
     }
@@ -211,64 +211,68 @@ impl Group {
     async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, Fault> {
         let clock = &*self.core.context.clock;
         match self.lease.keep_alive(&self.core.link, clock).await {
-            Ok(reply) => Ok(Some(reply)),
+            Ok(proof) => Ok(Some(proof)),
             Err(Fault::LeaseGone) => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
     /// A keep-alive that counts by that answer, or a later one.
-    async fn validate(&self, mut reply: KeepAliveReply, answer: &Answer) -> Option<KeepAliveReply> {
-        let mut term = Some(answer.term);
+    async fn validate(
+        &self,
+        mut proof: KeepAliveReply,
+        reply: &TxnReply,
+    ) -> Option<KeepAliveReply> {
+        let mut term = Some(reply.term);
         for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
-            if reply.is_valid(term) {
-                return Some(reply);
+            if proof.is_valid(term) {
+                return Some(proof);
             }
-            reply = self.keep_alive().await.ok()??;
-            let look = self.core.look(txn::check(&[], &self.core.nowhere));
+            proof = self.keep_alive().await.ok()??;
+            let look = self.core.look(txn::check_entries(&[], &self.core.nowhere));
             term = Some(look.await.ok()?.term);
         }
         None
     }
 
     /// As many as one transaction can look at.
-    fn cut(&mut self) -> Vec<Item> {
+    fn next_chunk(&mut self) -> Vec<RenewalItem> {
         let mut compares = 0;
-        let fits = |item: &&Item| {
-            compares += item.check.compares();
-            compares <= MOST_COMPARED
+        let fits = |item: &&RenewalItem| {
+            compares += item.check.compare_count();
+            compares <= MAX_COMPARES
         };
         let count = self.items.iter().take_while(fits).count().max(1);
         let rest = self.items.split_off(count);
         std::mem::replace(&mut self.items, rest)
     }
 
-    async fn read(&mut self, part: Vec<Item>, mut answer: Answer, proved: bool) {
-        if answer.succeeded {
-            for item in part {
-                self.sound(&item, answer.revision, proved);
+    async fn apply_reply(&mut self, chunk: Vec<RenewalItem>, mut reply: TxnReply, proved: bool) {
+        if reply.succeeded {
+            for item in chunk {
+                self.on_intact(&item, reply.revision, proved);
             }
             return;
         }
-        for item in part {
-            let me = answer.one();
-            let predecessor = item.check.predecessor.as_ref().map(|_| answer.one());
-            let me = match me {
-                Ok(me) => me,
+        for item in chunk {
+            let own = reply.next_kv();
+            let predecessor = item.check.predecessor.as_ref().map(|_| reply.next_kv());
+            let own = match own {
+                Ok(own) => own,
                 Err(fault) => {
-                    self.settle(&item, Renewed::Unknown(fault.into_error(OPERATION)));
+                    self.set_outcome(&item, Renewed::Unknown(fault.into_error(OPERATION)));
                     continue;
                 }
             };
             // One that was put anew has another revision: what was granted is gone all the same.
-            let same = me.filter(|me| me.create_revision() == item.check.revision);
-            let Some(me) = same else {
-                self.gone(&item, proved);
+            let same = own.filter(|own| own.create_revision() == item.check.revision);
+            let Some(own) = same else {
+                self.on_gone(&item, proved);
                 continue;
             };
-            if me.mod_revision() != item.check.revision {
-                let error = altered(OPERATION, &item.check.me);
-                self.settle(&item, Renewed::Unknown(error));
+            if own.mod_revision() != item.check.revision {
+                let error = altered_key(OPERATION, &item.check.key);
+                self.set_outcome(&item, Renewed::Unknown(error));
                 continue;
             }
             let revision = item
@@ -281,15 +285,15 @@ impl Group {
                 && item.check.predecessor.is_some()
                 || item.renewal.token.is_some()
             {
-                self.sound(&item, answer.revision, proved);
+                self.on_intact(&item, reply.revision, proved);
             } else {
-                self.ask(&item, proved).await;
+                self.relocate(&item, proved).await;
             }
         }
     }
 
     /// The entry is as it was made, and so is the one in front of it.
-    fn sound(&mut self, item: &Item, revision: i64, proved: bool) {
+    fn on_intact(&mut self, item: &RenewalItem, revision: i64, proved: bool) {
         let attempt = item.renewal.attempt;
         let now = self.core.attempts.update(attempt, |entry| {
             entry.verified_revision = entry.verified_revision.max(revision);
@@ -300,7 +304,7 @@ impl Group {
             // The keep-alive was for a lease that the store does not know, and the entry is there: one
             // of the two answers is out of date.
             let error = Fault::silence().into_error(OPERATION);
-            self.settle(item, Renewed::Unknown(error));
+            self.set_outcome(item, Renewed::Unknown(error));
             return;
         }
         let from = self.lease.proved_from();
@@ -314,36 +318,36 @@ impl Group {
             Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
             _ => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
         };
-        self.settle(item, outcome);
+        self.set_outcome(item, outcome);
     }
 
-    fn gone(&mut self, item: &Item, proved: bool) {
+    fn on_gone(&mut self, item: &RenewalItem, proved: bool) {
         let reason = if proved {
             LossReason::Evicted
         } else {
             self.core.leases.mark_expired(&self.lease);
             LossReason::SessionLost
         };
-        self.settle(item, Renewed::Gone(reason));
+        self.set_outcome(item, Renewed::Gone(reason));
     }
 
     /// The one in front has gone.
-    async fn ask(&mut self, item: &Item, proved: bool) {
+    async fn relocate(&mut self, item: &RenewalItem, proved: bool) {
         let unknown = |error: Error| Renewed::Unknown(error);
-        let outcome = match queue::turn(&self.core, item.renewal.attempt).await {
+        let outcome = match queue::locate(&self.core, item.renewal.attempt).await {
             _ if !proved => unknown(Fault::silence().into_error(OPERATION)),
-            Ok(Ok(Turn::Granted(grant))) => Renewed::Granted(grant),
-            Ok(Ok(Turn::Waiting(waiting))) => Renewed::Waiting(waiting),
-            Ok(Ok(Turn::Gone)) => Renewed::Gone(LossReason::Evicted),
+            Ok(Ok(Position::Granted(grant))) => Renewed::Granted(grant),
+            Ok(Ok(Position::Waiting(waiting))) => Renewed::Waiting(waiting),
+            Ok(Ok(Position::Gone)) => Renewed::Gone(LossReason::Evicted),
             Ok(Err(unreadable)) => unknown(unreadable),
             Err(fault) => unknown(fault.into_error(OPERATION)),
         };
-        self.settle(item, outcome);
+        self.set_outcome(item, outcome);
     }
 
-    fn settle(&mut self, item: &Item, outcome: Renewed) {
-        if self.split {
-            let event = event(item.renewal.attempt, &outcome);
+    fn set_outcome(&mut self, item: &RenewalItem, outcome: Renewed) {
+        if self.send_events {
+            let event = outcome_event(item.renewal.attempt, &outcome);
             if let Some(event) = event {
                 self.core.context.events.send(event);
             }
@@ -354,16 +358,16 @@ impl Group {
 
 fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let answer = Waiting::new(from, as_of);
+    let reply = Waiting::new(from, as_of);
     if predecessor.is_holder {
-        answer.with_holder(predecessor.holder.clone()).with_ahead(1)
+        reply.with_holder(predecessor.holder.clone()).with_ahead(1)
     } else {
         // Who holds may have changed since it was read.
-        answer
+        reply
     }
 }
 
-fn event(attempt: AttemptId, outcome: &Renewed) -> Option<BackendEvent> {
+fn outcome_event(attempt: AttemptId, outcome: &Renewed) -> Option<BackendEvent> {
     match outcome {
         Renewed::Proved { from } => Some(BackendEvent::Proved {
             attempt,

@@ -12,7 +12,7 @@ use crate::{
     lease::LeasePool,
     record::{self, Entry},
     transport::Link,
-    txn::Answer,
+    txn::TxnReply,
     uncontended::Quiet,
     watch::Watcher,
 };
@@ -42,13 +42,13 @@ impl Core {
     }
 
     /// Carries out a transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnReply, Fault> {
         self.txn_within(self.link.limit, txn).await
     }
 
     /// Carries out a transaction that will be asked for again if it is not answered: then it is better
     /// not to wait for a server that has stopped.
-    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<Answer, Fault> {
+    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<TxnReply, Fault> {
         self.txn_within(self.link.patience(), txn).await
     }
 
@@ -61,7 +61,7 @@ impl Core {
         Ok(response.await?.deleted() > 0)
     }
 
-    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
+    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<TxnReply, Fault> {
         let response = self.link.call(limit, txn, |member, txn| async move {
             let client = member.client.kv_client();
             client
@@ -69,11 +69,11 @@ impl Core {
                 .txn(txn)
                 .await
         });
-        Answer::new(&response.await?)
+        TxnReply::new(&response.await?)
     }
 
     /// Carries out a transaction that writes nothing.
-    pub(crate) async fn look(&self, txn: Txn) -> Result<Answer, Fault> {
+    pub(crate) async fn look(&self, txn: Txn) -> Result<TxnReply, Fault> {
         let response = self.link.ask_around(txn, |member, txn| async move {
             let client = member.client.kv_client();
             client
@@ -81,7 +81,7 @@ impl Core {
                 .txn(txn)
                 .await
         });
-        Answer::new(&response.await?)
+        TxnReply::new(&response.await?)
     }
 
     pub(crate) async fn get(

@@ -290,7 +290,7 @@ impl Watching {
             }
             // Between the answer that named the predecessor and this watch, it may have gone.
             What::Ahead { .. } if watch.gap && as_of >= watch.from => {
-                tokio::spawn(queue::look(Weak::clone(&self.core), watch.attempt));
+                tokio::spawn(queue::recheck(Weak::clone(&self.core), watch.attempt));
             }
             What::Ahead { .. } => {}
         }
@@ -329,14 +329,14 @@ impl Watching {
                 let event = core
                     .attempts
                     .update(attempt, |_| ())
-                    .map(|()| queue::lost(&core, attempt));
+                    .map(|()| queue::loss_event(&core, attempt));
                 if let Some(event) = event {
                     core.context.events.send(event);
                 }
             }
             (What::Ahead { .. }, true) => {
                 self.end(open, number);
-                tokio::spawn(queue::look(Weak::clone(&self.core), attempt));
+                tokio::spawn(queue::recheck(Weak::clone(&self.core), attempt));
             }
         }
     }
