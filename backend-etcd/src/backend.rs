@@ -28,7 +28,7 @@ use crate::{
     lease::LeasePool,
     remove, renew,
     shared::Core,
-    transport::Link,
+    transport::Endpoints,
     uncontended::Quiet,
     watch::{Watcher, Watching},
 };
@@ -64,7 +64,7 @@ impl Connect for EtcdStore {
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        let link = Arc::new(Link::new(
+        let endpoints = Arc::new(Endpoints::new(
             self.target.clone(),
             self.options.clone(),
             context.events.clone(),
@@ -73,10 +73,14 @@ impl Connect for EtcdStore {
         let keys = KeySpace::new(&context.namespace);
         let nowhere = keys.nowhere();
         let clock = Arc::clone(&context.clock);
-        let leases = Arc::new(LeasePool::new(Arc::clone(&link), clock, nowhere.clone()));
+        let leases = Arc::new(LeasePool::new(
+            Arc::clone(&endpoints),
+            clock,
+            nowhere.clone(),
+        ));
         let (watcher, inbox) = Watcher::new();
         let mut core = Core {
-            link: Arc::clone(&link),
+            endpoints: Arc::clone(&endpoints),
             leases: Arc::clone(&leases),
             keys,
             nowhere: nowhere.clone(),
@@ -94,7 +98,7 @@ impl Connect for EtcdStore {
         let observer = core.context.observer;
         let core = Arc::new(core);
         if !observer {
-            let watching = Watching::new(Arc::downgrade(&core), link, nowhere, inbox);
+            let watching = Watching::new(Arc::downgrade(&core), endpoints, nowhere, inbox);
             tasks.push(tokio::spawn(watching.run()).abort_handle());
             tasks.push(tokio::spawn(LeasePool::run(Arc::downgrade(&leases))).abort_handle());
         }
@@ -172,7 +176,7 @@ impl Backend for EtcdBackend {
             .request_timeout
             .min(Duration::from_secs(2));
         self.core.leases.close(patience).await;
-        self.core.link.close();
+        self.core.endpoints.close();
     }
 }
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 use etcd_client::GetOptions;
 use tenure_core::error::{Error, ErrorKind};
 
-use crate::{error::Fault, keys::range_end, shared::Core, txn};
+use crate::{error::RequestError, keys::range_end, shared::Core, txn};
 
 const OPERATION: &str = "connecting";
 
 impl Core {
     /// Sees that the user may do what locks need.
     pub(crate) async fn check_access(&self, user: Option<&str>) -> Result<(), Error> {
-        self.check_rights().await.map_err(|fault| {
-            let error = fault.into_read_error(OPERATION);
+        self.check_rights().await.map_err(|error| {
+            let error = error.into_read_error(OPERATION);
             if error.kind() != ErrorKind::PermissionDenied {
                 return error;
             }
@@ -33,12 +33,12 @@ impl Core {
     /// tells; this one is left to expire.
     pub(crate) async fn shortest_ttl(&self) -> Result<Duration, Error> {
         let granted = self.leases.request_grant(1).await;
-        Ok(granted.map_err(|fault| fault.into_read_error(OPERATION))?.1)
+        Ok(granted.map_err(|error| error.into_read_error(OPERATION))?.1)
     }
 
     /// Tries every right that locks need, without changing anything: one that is missing would else be
     /// noticed in the middle of a hand-over. Also shows that there is a majority.
-    async fn check_rights(&self) -> Result<(), Fault> {
+    async fn check_rights(&self) -> Result<(), RequestError> {
         let all = self.keys.all();
         if self.context.observer {
             let options = GetOptions::new()

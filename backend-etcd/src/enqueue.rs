@@ -10,7 +10,7 @@ use tenure_core::{
 
 use crate::{
     attempts::{Predecessor, Registration},
-    error::{Fault, error, unexpected},
+    error::{RequestError, backend_error, protocol_error},
     keys::below,
     lease::Lease,
     queue::{self, Position, grant, predecessor_with_holder},
@@ -68,7 +68,7 @@ impl EnqueueOp<'_> {
         let Self { core, request, .. } = self;
         loop {
             let lease_ref = core.leases.acquire(request.ttl).await;
-            let lease_ref = lease_ref.map_err(|fault| fault.into_error(OPERATION))?;
+            let lease_ref = lease_ref.map_err(|error| error.into_error(OPERATION))?;
             let lease = Arc::clone(lease_ref.lease());
             let stem = core.keys.stem(&request.name, lease.id);
             // From here on it can be found again, whatever becomes of this future.
@@ -78,8 +78,8 @@ impl EnqueueOp<'_> {
             match self.send(&lease, &key).await {
                 Ok(reply) => return reply,
                 // The store has let the lease expire, and has done nothing.
-                Err(Fault::LeaseGone) => core.leases.mark_expired(&lease),
-                Err(fault) => return Err(fault.into_error(OPERATION)),
+                Err(RequestError::LeaseGone) => core.leases.mark_expired(&lease),
+                Err(error) => return Err(error.into_error(OPERATION)),
             }
         }
     }
@@ -93,23 +93,27 @@ impl EnqueueOp<'_> {
     ) -> Result<Enqueued, Error> {
         match self.core.leases.refresh(lease).await {
             Ok(()) => {}
-            Err(Fault::LeaseGone) => {
+            Err(RequestError::LeaseGone) => {
                 self.core.leases.mark_expired(lease);
                 return Ok(Enqueued::Gone);
             }
-            Err(fault) => return Err(outcome_unknown(fault)),
+            Err(error) => return Err(outcome_unknown(error)),
         }
         if revision > 0 {
             return self.locate().await;
         }
         match self.send(lease, key).await {
             Ok(reply) => reply,
-            Err(Fault::LeaseGone) => Ok(Enqueued::Gone),
-            Err(fault) => Err(fault.into_error(OPERATION)),
+            Err(RequestError::LeaseGone) => Ok(Enqueued::Gone),
+            Err(error) => Err(error.into_error(OPERATION)),
         }
     }
 
-    async fn send(&self, lease: &Arc<Lease>, key: &str) -> Result<Result<Enqueued, Error>, Fault> {
+    async fn send(
+        &self,
+        lease: &Arc<Lease>,
+        key: &str,
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
         let value = record::encode(self.request, self.core.context.token_floor);
         let keys = AttemptKeys {
             prefix: &self.prefix,
@@ -154,7 +158,7 @@ impl EnqueueOp<'_> {
         value: Vec<u8>,
         lease: &Arc<Lease>,
         mut free: Txn,
-    ) -> Result<Result<Enqueued, Error>, Fault> {
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
         for _ in 0..MAX_NOISE_RETRIES {
             let mut reply = self.core.txn(free).await?;
             if reply.succeeded {
@@ -168,7 +172,7 @@ impl EnqueueOp<'_> {
                 self.record_revision(own.create_revision());
                 return Ok(self.locate().await);
             }
-            let first = first.ok_or_else(Fault::garbled)?;
+            let first = first.ok_or_else(RequestError::malformed_reply)?;
             if let Some(contender) = below(&self.prefix, first.key()) {
                 let holder = record::read(OPERATION, contender, &first);
                 return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
@@ -183,7 +187,7 @@ impl EnqueueOp<'_> {
             }
             free = txn::try_enqueue_unchanged(keys, value.clone(), lease.id, revision);
         }
-        Ok(Err(error(
+        Ok(Err(backend_error(
             ErrorKind::Unavailable,
             OPERATION,
             "keys below the lock's prefix change all the time; see who else writes there",
@@ -191,7 +195,10 @@ impl EnqueueOp<'_> {
     }
 
     /// The entry is there already, or the attempt was fenced off.
-    async fn not_enqueued(&self, reply: &mut TxnReply) -> Result<Result<Enqueued, Error>, Fault> {
+    async fn not_enqueued(
+        &self,
+        reply: &mut TxnReply,
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
         let (own, fence) = (reply.next_kv()?, reply.next_kv()?);
         match (own, fence) {
             (_, Some(_)) => Ok(Ok(Enqueued::Gone)),
@@ -199,7 +206,7 @@ impl EnqueueOp<'_> {
                 self.record_revision(own.create_revision());
                 Ok(self.locate().await)
             }
-            (None, None) => Err(Fault::garbled()),
+            (None, None) => Err(RequestError::malformed_reply()),
         }
     }
 
@@ -210,7 +217,7 @@ impl EnqueueOp<'_> {
         first: Option<KeyValue>,
         last: KeyValue,
     ) -> Result<Option<Predecessor>, Error> {
-        let first = first.ok_or_else(|| unexpected(OPERATION))?;
+        let first = first.ok_or_else(|| protocol_error(OPERATION))?;
         let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
             return queue::find_predecessor(self.core, &self.prefix, revision)
@@ -255,7 +262,7 @@ impl EnqueueOp<'_> {
             Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
             // The entry is there: to forget it would be wrong.
             Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
-            Err(fault) => Err(outcome_unknown(fault)),
+            Err(error) => Err(outcome_unknown(error)),
         }
     }
 
@@ -270,8 +277,8 @@ impl EnqueueOp<'_> {
 }
 
 /// Nothing was said about an entry that may be there.
-fn outcome_unknown(fault: Fault) -> Error {
-    fault
+fn outcome_unknown(error: RequestError) -> Error {
+    error
         .into_error(OPERATION)
         .with_kind(ErrorKind::OutcomeUnknown)
 }

@@ -7,18 +7,18 @@ use tonic::Code;
 
 /// Why a request came to nothing.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum RequestError {
     /// Nothing was sent: there was no connection.
     Unsent {
         kind: ErrorKind,
         detail: String,
         source: Option<Cause>,
     },
-    /// A server has refused it, and has changed nothing. With `elsewhere` another server may take it.
+    /// A server has refused it, and has changed nothing. With `retry_elsewhere` another server may take it.
     Refused {
         kind: ErrorKind,
         detail: String,
-        elsewhere: bool,
+        retry_elsewhere: bool,
     },
     /// The lease of the request does not exist. Nothing was changed.
     LeaseGone,
@@ -36,39 +36,43 @@ pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// Gives a shared cause to an error.
 #[derive(Debug)]
-struct Shared(Cause);
+struct SharedCause(Cause);
 
-impl std::fmt::Display for Shared {
+impl std::fmt::Display for SharedCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl StdError for Shared {
+impl StdError for SharedCause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
     }
 }
 
 /// An error of this backend.
-pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<String>) -> Error {
+pub(crate) fn backend_error(
+    kind: ErrorKind,
+    operation: &'static str,
+    detail: impl Into<String>,
+) -> Error {
     Error::new(kind, operation)
         .with_backend("etcd")
         .with_detail(detail)
 }
 
 /// The servers answered what the protocol does not allow.
-pub(crate) fn unexpected(operation: &'static str) -> Error {
-    error(
+pub(crate) fn protocol_error(operation: &'static str) -> Error {
+    backend_error(
         ErrorKind::Protocol,
         operation,
         "the server's answer lacks a part that every answer to this request has",
     )
 }
 
-impl Fault {
+impl RequestError {
     /// Says at which server nothing could be sent.
-    pub(crate) fn at(self, endpoint: &str) -> Self {
+    pub(crate) fn at_endpoint(self, endpoint: &str) -> Self {
         match self {
             Self::Unsent {
                 kind: ErrorKind::Unavailable,
@@ -84,7 +88,7 @@ impl Fault {
     }
 
     /// No answer came in time.
-    pub(crate) fn silence() -> Self {
+    pub(crate) fn no_reply() -> Self {
         Self::Unanswered {
             detail: "the server has not answered in time".to_owned(),
             source: None,
@@ -92,7 +96,7 @@ impl Fault {
     }
 
     /// An answer without a part that it must have.
-    pub(crate) fn garbled() -> Self {
+    pub(crate) fn malformed_reply() -> Self {
         Self::Unanswered {
             detail: "the server's answer lacks a part that it must have".to_owned(),
             source: None,
@@ -100,13 +104,13 @@ impl Fault {
     }
 
     /// Whether the server is of no use now, so that the next request better goes to another one.
-    pub(crate) const fn blames_server(&self) -> bool {
+    pub(crate) const fn is_server_failure(&self) -> bool {
         matches!(
             self,
             Self::Unsent { .. }
                 | Self::Unanswered { .. }
                 | Self::Refused {
-                    elsewhere: true,
+                    retry_elsewhere: true,
                     ..
                 }
         )
@@ -114,14 +118,14 @@ impl Fault {
 
     /// Whether the request may be sent to another server: this one has not carried it out and will
     /// not, and it is not the request that is wrong.
-    pub(crate) const fn may_go_elsewhere(&self) -> bool {
+    pub(crate) const fn may_retry_elsewhere(&self) -> bool {
         matches!(
             self,
             Self::Unsent {
                 kind: ErrorKind::Unavailable,
                 ..
             } | Self::Refused {
-                elsewhere: true,
+                retry_elsewhere: true,
                 ..
             }
         )
@@ -152,9 +156,9 @@ impl Fault {
                 source,
             ),
         };
-        let error = error(kind, operation, detail);
+        let error = backend_error(kind, operation, detail);
         match source {
-            Some(source) => error.with_source(Shared(source)),
+            Some(source) => error.with_source(SharedCause(source)),
             None => error,
         }
     }
@@ -171,7 +175,7 @@ impl Fault {
     }
 }
 
-impl From<etcd_client::Error> for Fault {
+impl From<etcd_client::Error> for RequestError {
     fn from(error: etcd_client::Error) -> Self {
         match error {
             etcd_client::Error::GRpcStatus(status) => from_status(status),
@@ -194,24 +198,24 @@ impl From<etcd_client::Error> for Fault {
     }
 }
 
-fn from_status(status: tonic::Status) -> Fault {
+fn from_status(status: tonic::Status) -> RequestError {
     let message = status.message().to_owned();
-    let Some(said) = server_words(&message) else {
+    let Some(message) = server_message(&message) else {
         return from_transport(status);
     };
-    let refused = |kind, detail: String, elsewhere| Fault::Refused {
+    let refused = |kind, detail: String, retry_elsewhere| RequestError::Refused {
         kind,
         detail,
-        elsewhere,
+        retry_elsewhere,
     };
-    let says = || format!("the server says: {said}");
-    if said.contains("requested lease not found") {
-        return Fault::LeaseGone;
+    let quote = || format!("the server says: {message}");
+    if message.contains("requested lease not found") {
+        return RequestError::LeaseGone;
     }
-    if said.contains("has been compacted") {
-        return Fault::Compacted;
+    if message.contains("has been compacted") {
+        return RequestError::Compacted;
     }
-    if said.contains("permission denied") {
+    if message.contains("permission denied") {
         return refused(
             ErrorKind::PermissionDenied,
             "this user may not do that; grant its role `readwrite` on the prefix of the namespace"
@@ -219,7 +223,7 @@ fn from_status(status: tonic::Status) -> Fault {
             false,
         );
     }
-    if said.contains("user name is empty") {
+    if message.contains("user name is empty") {
         return refused(
             ErrorKind::Unauthenticated,
             "the server asks who we are; set `backend.username` and `backend.password_file`"
@@ -227,8 +231,8 @@ fn from_status(status: tonic::Status) -> Fault {
             false,
         );
     }
-    if said.contains("authentication failed")
-        || said.contains("invalid auth token")
+    if message.contains("authentication failed")
+        || message.contains("invalid auth token")
         || status.code() == Code::Unauthenticated
     {
         return refused(
@@ -237,7 +241,7 @@ fn from_status(status: tonic::Status) -> Fault {
             false,
         );
     }
-    if said.contains("authentication is not enabled") {
+    if message.contains("authentication is not enabled") {
         return refused(
             ErrorKind::Config,
             "a user name is set, and authentication is switched off on the server; unset \
@@ -246,7 +250,7 @@ fn from_status(status: tonic::Status) -> Fault {
             false,
         );
     }
-    if said.contains("database space exceeded") {
+    if message.contains("database space exceeded") {
         return refused(
             ErrorKind::Exhausted,
             "the server's database is full; compact and defragment it, and disarm the alarm"
@@ -254,20 +258,20 @@ fn from_status(status: tonic::Status) -> Fault {
             false,
         );
     }
-    if said.contains("no leader") {
+    if message.contains("no leader") {
         return refused(
             ErrorKind::Unavailable,
             "the server knows of no leader; see whether a majority of the members runs".to_owned(),
             true,
         );
     }
-    if said.contains("too many requests")
-        || said.contains("revision of auth store is old")
-        || said.contains("unhealthy cluster")
-        || said.contains("is learner")
-        || said.contains("not supported for learner")
+    if message.contains("too many requests")
+        || message.contains("revision of auth store is old")
+        || message.contains("unhealthy cluster")
+        || message.contains("is learner")
+        || message.contains("not supported for learner")
     {
-        return refused(ErrorKind::Unavailable, says(), true);
+        return refused(ErrorKind::Unavailable, quote(), true);
     }
     match status.code() {
         // A proposal that has timed out, or whose leader has changed, may be carried out all the
@@ -278,22 +282,22 @@ fn from_status(status: tonic::Status) -> Fault {
         | Code::Aborted
         | Code::Unknown
         | Code::Internal
-        | Code::DataLoss => Fault::Unanswered {
-            detail: says(),
+        | Code::DataLoss => RequestError::Unanswered {
+            detail: quote(),
             source: None,
         },
-        _ => refused(ErrorKind::Protocol, says(), false),
+        _ => refused(ErrorKind::Protocol, quote(), false),
     }
 }
 
 /// What a server of etcd has said, if it was one that spoke, and not the connection.
-fn server_words(message: &str) -> Option<&str> {
+fn server_message(message: &str) -> Option<&str> {
     ["etcdserver: ", "auth: "]
         .iter()
         .find_map(|prefix| message.find(prefix).map(|at| &message[at + prefix.len()..]))
 }
 
-fn from_transport(status: tonic::Status) -> Fault {
+fn from_transport(status: tonic::Status) -> RequestError {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&status);
     let mut unsent = false;
     let mut last = String::new();
@@ -306,21 +310,21 @@ fn from_transport(status: tonic::Status) -> Fault {
         cause = error.source();
     }
     if !unsent {
-        return Fault::Unanswered {
+        return RequestError::Unanswered {
             detail: "the connection broke".to_owned(),
-            source: Some(Arc::new(Redacted(last))),
+            source: Some(Arc::new(RedactedCause(last))),
         };
     }
-    let (kind, detail) = explain(&last);
-    Fault::Unsent {
+    let (kind, detail) = classify_connect_error(&last);
+    RequestError::Unsent {
         kind,
         detail,
-        source: Some(Arc::new(Redacted(last))),
+        source: Some(Arc::new(RedactedCause(last))),
     }
 }
 
 /// What kept a connection from coming about, in words.
-fn explain(cause: &str) -> (ErrorKind, String) {
+fn classify_connect_error(cause: &str) -> (ErrorKind, String) {
     let lower = cause.to_lowercase();
     let config = |text: &str| (ErrorKind::Config, format!("{text} ({cause})"));
     if lower.contains("unknownissuer") || lower.contains("badsignature") {
@@ -362,15 +366,15 @@ fn explain(cause: &str) -> (ErrorKind, String) {
 
 /// The words of a cause alone: the error itself holds what is not to be shown, such as requests.
 #[derive(Debug)]
-struct Redacted(String);
+struct RedactedCause(String);
 
-impl std::fmt::Display for Redacted {
+impl std::fmt::Display for RedactedCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl StdError for Redacted {}
+impl StdError for RedactedCause {}
 
 fn one_line(error: &dyn std::fmt::Display) -> String {
     error.to_string().replace(['\n', '\r'], " ")
@@ -382,7 +386,7 @@ mod tests {
 
     fn kind(code: Code, message: &str) -> ErrorKind {
         let status = tonic::Status::new(code, message);
-        Fault::from(etcd_client::Error::GRpcStatus(status))
+        RequestError::from(etcd_client::Error::GRpcStatus(status))
             .into_error("acquiring")
             .kind()
     }
@@ -410,7 +414,7 @@ mod tests {
         let full = "etcdserver: mvcc: database space exceeded";
         assert_eq!(kind(Code::ResourceExhausted, full), ErrorKind::Exhausted);
         let lease = tonic::Status::new(Code::NotFound, "etcdserver: requested lease not found");
-        let fault = Fault::from(etcd_client::Error::GRpcStatus(lease));
-        assert!(matches!(fault, Fault::LeaseGone));
+        let error = RequestError::from(etcd_client::Error::GRpcStatus(lease));
+        assert!(matches!(error, RequestError::LeaseGone));
     }
 }

@@ -11,7 +11,7 @@ use tenure_core::{
 };
 
 use crate::{
-    error::{Fault, error, unexpected},
+    error::{RequestError, backend_error, protocol_error},
     keys::{below, range_end},
     record::{self, Entry},
     shared::Core,
@@ -43,7 +43,7 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
             .map_err(read_error(OPERATION))?;
         as_of = found
             .header()
-            .ok_or_else(|| unexpected(OPERATION))?
+            .ok_or_else(|| protocol_error(OPERATION))?
             .revision();
         let kvs = found.take_kvs();
         for kv in &kvs {
@@ -68,9 +68,13 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
 async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
     let holder = entry.holder();
     let left = core
-        .link
-        .ask_around(entry.contender.lease(), |member, id| async move {
-            member.client.lease_client().time_to_live(id, None).await
+        .endpoints
+        .call_any(entry.contender.lease(), |connection, id| async move {
+            connection
+                .client
+                .lease_client()
+                .time_to_live(id, None)
+                .await
         });
     let Ok(left) = left.await else { return holder };
     let (Ok(seconds), Ok(granted)) = (u64::try_from(left.ttl()), u64::try_from(left.granted_ttl()))
@@ -88,7 +92,7 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let mut key = match &request.cursor {
         Some(cursor) if cursor.starts_with(&core.keys.all()) => cursor.clone().into_bytes(),
         Some(_) => {
-            return Err(error(
+            return Err(backend_error(
                 ErrorKind::Config,
                 OPERATION,
                 "that is no place where a page of this listing ends; use one that a page has given",
@@ -210,7 +214,7 @@ pub(crate) async fn evict(
     }
     let key = String::from_utf8_lossy(first.key()).into_owned();
     let evicted = core.txn(txn::remove_holder(&key, entry.revision)).await;
-    let evicted = evicted.map_err(|fault| fault.into_error(OPERATION))?;
+    let evicted = evicted.map_err(|error| error.into_error(OPERATION))?;
     Ok(if evicted.succeeded {
         Evicted::Evicted
     } else {
@@ -218,6 +222,6 @@ pub(crate) async fn evict(
     })
 }
 
-fn read_error(operation: &'static str) -> impl Fn(Fault) -> Error {
-    move |fault| fault.into_read_error(operation)
+fn read_error(operation: &'static str) -> impl Fn(RequestError) -> Error {
+    move |error| error.into_read_error(operation)
 }

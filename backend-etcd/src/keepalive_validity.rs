@@ -11,19 +11,19 @@ use crate::config::KeepaliveTrust;
 /// Which server has answered, and in which term of its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RaftTerm {
-    member: u64,
+    connection: u64,
     term: u64,
 }
 
 impl RaftTerm {
     #[cfg(test)]
-    pub(crate) const fn new(member: u64, term: u64) -> Self {
-        Self { member, term }
+    pub(crate) const fn new(connection: u64, term: u64) -> Self {
+        Self { connection, term }
     }
 
     pub(crate) const fn of(header: &ResponseHeader) -> Self {
         Self {
-            member: header.member_id(),
+            connection: header.member_id(),
             term: header.raft_term(),
         }
     }

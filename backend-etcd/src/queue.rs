@@ -13,7 +13,7 @@ use tenure_core::{
 
 use crate::{
     attempts::{Predecessor, Stage, Successor},
-    error::{Fault, error},
+    error::{RequestError, backend_error},
     keys::{below, shown},
     lease::Lease,
     record::{self, Entry},
@@ -39,7 +39,7 @@ pub(crate) enum Position {
 pub(crate) async fn locate(
     core: &Core,
     attempt: AttemptId,
-) -> Result<Result<Position, Error>, Fault> {
+) -> Result<Result<Position, Error>, RequestError> {
     let Some(snapshot) = core.attempts.snapshot(attempt) else {
         return Ok(Ok(Position::Gone));
     };
@@ -119,7 +119,7 @@ pub(crate) async fn find_predecessor(
     core: &Core,
     prefix: &str,
     revision: i64,
-) -> Result<Option<(Predecessor, i64)>, Fault> {
+) -> Result<Option<(Predecessor, i64)>, RequestError> {
     let (found, as_of) = core.contenders(prefix, Some(revision)).await?;
     Ok(found
         .last()
@@ -158,7 +158,7 @@ pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &Entry) ->
 
 /// An entry of ours does not hold any more what we wrote.
 pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
-    error(
+    backend_error(
         ErrorKind::Corrupt,
         operation,
         format!(

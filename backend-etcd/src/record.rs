@@ -11,7 +11,7 @@ use tenure_core::{
 };
 
 use crate::{
-    error::error,
+    error::backend_error,
     keys::{Contender, shown},
 };
 
@@ -100,7 +100,7 @@ pub(crate) fn read(
     let details = match contender {
         Contender::Foreign { .. } => None,
         Contender::Ours { .. } => Some(decode(kv.value()).map_err(|flaw| match flaw {
-            Flaw::Newer(version) => error(
+            Flaw::Newer(version) => backend_error(
                 ErrorKind::NewerFormat,
                 operation,
                 format!(
@@ -109,7 +109,7 @@ pub(crate) fn read(
                     shown(kv.key())
                 ),
             ),
-            Flaw::Malformed => error(
+            Flaw::Malformed => backend_error(
                 ErrorKind::Corrupt,
                 operation,
                 format!(

@@ -10,7 +10,7 @@ use tenure_core::{
 
 use crate::{
     attempts::{AttemptSnapshot, Stage},
-    error::Fault,
+    error::RequestError,
     keys::below,
     queue, record,
     shared::Core,
@@ -65,7 +65,7 @@ async fn delete_entry(
     core: &Core,
     attempt: AttemptId,
     snapshot: &AttemptSnapshot,
-) -> Result<Removed, Fault> {
+) -> Result<Removed, RequestError> {
     let revision = snapshot.revision;
     if snapshot.stage == Stage::Holding {
         let existed = match core.attempts.successor(&snapshot.key, revision) {
@@ -112,7 +112,7 @@ async fn delete_holder_key(
     attempt: AttemptId,
     key: &str,
     revision: i64,
-) -> Result<bool, Fault> {
+) -> Result<bool, RequestError> {
     let Some(slot) = core.attempts.claim_key_slot(attempt) else {
         let reply = core.txn_soon(txn::remove_holder(key, revision)).await?;
         return Ok(reply.succeeded);
@@ -157,11 +157,11 @@ async fn remove_and_fence(
         }
         // The store has deleted all that hung on the lease, and never gives out its number again:
         // an enqueue under it is refused, whenever it comes.
-        Err(Fault::LeaseGone) => {
+        Err(RequestError::LeaseGone) => {
             core.leases.mark_expired(&lease);
             Removed::Absent
         }
-        Err(fault) => return Err(removal_error(fault)),
+        Err(error) => return Err(removal_error(error)),
     };
     core.attempts.fence(attempt);
     core.attempts.forget(attempt);
@@ -176,7 +176,7 @@ async fn find_and_remove(
 ) -> Result<Removed, Error> {
     let prefix = core.keys.prefix(name);
     let found = core.contenders(&prefix, None).await;
-    let (found, _) = found.map_err(|fault| fault.into_read_error(OPERATION))?;
+    let (found, _) = found.map_err(|error| error.into_read_error(OPERATION))?;
     let attempt_of = |kv: &KeyValue| {
         let contender = below(&prefix, kv.key())?;
         record::read(OPERATION, contender, kv).ok()?.attempt()
@@ -194,8 +194,8 @@ async fn find_and_remove(
     })
 }
 
-fn removal_error(fault: Fault) -> Error {
-    let error = fault.into_error(OPERATION);
+fn removal_error(error: RequestError) -> Error {
+    let error = error.into_error(OPERATION);
     // The entry is still there, and the core is to try again.
     if error.kind() == ErrorKind::Protocol {
         return error.with_kind(ErrorKind::OutcomeUnknown);

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     attempts::{AttemptSnapshot, Stage},
-    error::Fault,
+    error::RequestError,
     lease::{KeepAliveReply, Lease},
     queue::{self, Position, altered_key, grant},
     record,
@@ -92,7 +92,7 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
             outcomes[index] = Some(outcome);
         }
     }
-    let unknown = || Renewed::Unknown(Fault::silence().into_error(OPERATION));
+    let unknown = || Renewed::Unknown(RequestError::no_reply().into_error(OPERATION));
     let outcomes = outcomes.into_iter();
     outcomes.map(|one| one.unwrap_or_else(unknown)).collect()
 }
@@ -148,8 +148,8 @@ impl LeaseBatch {
     }
 
     async fn run(mut self) -> Vec<(usize, Renewed)> {
-        if let Err(fault) = self.prove().await {
-            let error = fault.into_error(OPERATION);
+        if let Err(error) = self.prove().await {
+            let error = error.into_error(OPERATION);
             for item in std::mem::take(&mut self.items) {
                 self.set_outcome(&item, Renewed::Unknown(error.clone()));
             }
@@ -158,8 +158,11 @@ impl LeaseBatch {
     }
 
     /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
-    async fn prove(&mut self) -> Result<(), Fault> {
-        let mut pulse = self.core.watcher.pulse(self.core.link.patience());
+    async fn prove(&mut self) -> Result<(), RequestError> {
+        let mut pulse = self
+            .core
+            .watcher
+            .pulse(self.core.endpoints.failover_timeout());
         let mut proof = self.keep_alive().await?;
         // Those first of which the watches would tell nothing.
         let stream = self.core.watcher.stream();
@@ -181,9 +184,9 @@ impl LeaseBatch {
             let check = txn::check_entries(&checks, &self.core.nowhere);
             let reply = match self.core.look(check).await {
                 Ok(reply) => reply,
-                Err(fault) => {
+                Err(error) => {
                     self.items.extend(chunk);
-                    return Err(fault);
+                    return Err(error);
                 }
             };
             if first && let Some(unvalidated) = proof {
@@ -200,7 +203,7 @@ impl LeaseBatch {
                 Some(_) => Renewed::Proved {
                     from: self.lease.proved_from(),
                 },
-                None => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
+                None => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
             };
             self.set_outcome(&item, outcome);
         }
@@ -208,12 +211,12 @@ impl LeaseBatch {
     }
 
     /// One keep-alive. `None` if the store says that there is no such lease: then the entries tell.
-    async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, Fault> {
+    async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, RequestError> {
         let clock = &*self.core.context.clock;
-        match self.lease.keep_alive(&self.core.link, clock).await {
+        match self.lease.keep_alive(&self.core.endpoints, clock).await {
             Ok(proof) => Ok(Some(proof)),
-            Err(Fault::LeaseGone) => Ok(None),
-            Err(fault) => Err(fault),
+            Err(RequestError::LeaseGone) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -259,8 +262,8 @@ impl LeaseBatch {
             let predecessor = item.check.predecessor.as_ref().map(|_| reply.next_kv());
             let own = match own {
                 Ok(own) => own,
-                Err(fault) => {
-                    self.set_outcome(&item, Renewed::Unknown(fault.into_error(OPERATION)));
+                Err(error) => {
+                    self.set_outcome(&item, Renewed::Unknown(error.into_error(OPERATION)));
                     continue;
                 }
             };
@@ -303,7 +306,7 @@ impl LeaseBatch {
         if !proved {
             // The keep-alive was for a lease that the store does not know, and the entry is there: one
             // of the two answers is out of date.
-            let error = Fault::silence().into_error(OPERATION);
+            let error = RequestError::no_reply().into_error(OPERATION);
             self.set_outcome(item, Renewed::Unknown(error));
             return;
         }
@@ -316,7 +319,7 @@ impl LeaseBatch {
                 Renewed::Granted(grant(&self.core, attempt, &self.lease, revision))
             }
             Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
-            _ => Renewed::Unknown(Fault::silence().into_error(OPERATION)),
+            _ => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
         };
         self.set_outcome(item, outcome);
     }
@@ -335,12 +338,12 @@ impl LeaseBatch {
     async fn relocate(&mut self, item: &RenewalItem, proved: bool) {
         let unknown = |error: Error| Renewed::Unknown(error);
         let outcome = match queue::locate(&self.core, item.renewal.attempt).await {
-            _ if !proved => unknown(Fault::silence().into_error(OPERATION)),
+            _ if !proved => unknown(RequestError::no_reply().into_error(OPERATION)),
             Ok(Ok(Position::Granted(grant))) => Renewed::Granted(grant),
             Ok(Ok(Position::Waiting(waiting))) => Renewed::Waiting(waiting),
             Ok(Ok(Position::Gone)) => Renewed::Gone(LossReason::Evicted),
             Ok(Err(unreadable)) => unknown(unreadable),
-            Err(fault) => unknown(fault.into_error(OPERATION)),
+            Err(error) => unknown(error.into_error(OPERATION)),
         };
         self.set_outcome(item, outcome);
     }

@@ -7,11 +7,11 @@ use tenure_core::{backend::Context, clock::Instant, error::Error};
 
 use crate::{
     attempts::Attempts,
-    error::Fault,
+    error::RequestError,
     keys::{KeySpace, below, range_end},
     lease::LeasePool,
     record::{self, Entry},
-    transport::Link,
+    transport::Endpoints,
     txn::TxnReply,
     uncontended::Quiet,
     watch::Watcher,
@@ -23,7 +23,7 @@ pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
 /// What every operation works with.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) link: Arc<Link>,
+    pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) leases: Arc<LeasePool>,
     pub(crate) keys: KeySpace,
     /// A key that never exists.
@@ -42,40 +42,45 @@ impl Core {
     }
 
     /// Carries out a transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnReply, Fault> {
-        self.txn_within(self.link.limit, txn).await
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnReply, RequestError> {
+        self.txn_within(self.endpoints.request_timeout, txn).await
     }
 
     /// Carries out a transaction that will be asked for again if it is not answered: then it is better
     /// not to wait for a server that has stopped.
-    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<TxnReply, Fault> {
-        self.txn_within(self.link.patience(), txn).await
+    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<TxnReply, RequestError> {
+        self.txn_within(self.endpoints.failover_timeout(), txn)
+            .await
     }
 
     /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
-    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, Fault> {
-        let limit = self.link.patience();
-        let response = self.link.call(limit, key, |member, key| async move {
-            member.client.kv_client().delete(key, None).await
-        });
+    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, RequestError> {
+        let limit = self.endpoints.failover_timeout();
+        let response = self
+            .endpoints
+            .call(limit, key, |connection, key| async move {
+                connection.client.kv_client().delete(key, None).await
+            });
         Ok(response.await?.deleted() > 0)
     }
 
-    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<TxnReply, Fault> {
-        let response = self.link.call(limit, txn, |member, txn| async move {
-            let client = member.client.kv_client();
-            client
-                .max_decoding_message_size(LARGEST_ANSWER)
-                .txn(txn)
-                .await
-        });
+    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<TxnReply, RequestError> {
+        let response = self
+            .endpoints
+            .call(limit, txn, |connection, txn| async move {
+                let client = connection.client.kv_client();
+                client
+                    .max_decoding_message_size(LARGEST_ANSWER)
+                    .txn(txn)
+                    .await
+            });
         TxnReply::new(&response.await?)
     }
 
     /// Carries out a transaction that writes nothing.
-    pub(crate) async fn look(&self, txn: Txn) -> Result<TxnReply, Fault> {
-        let response = self.link.ask_around(txn, |member, txn| async move {
-            let client = member.client.kv_client();
+    pub(crate) async fn look(&self, txn: Txn) -> Result<TxnReply, RequestError> {
+        let response = self.endpoints.call_any(txn, |connection, txn| async move {
+            let client = connection.client.kv_client();
             client
                 .max_decoding_message_size(LARGEST_ANSWER)
                 .txn(txn)
@@ -88,11 +93,11 @@ impl Core {
         &self,
         key: impl Into<Vec<u8>>,
         options: GetOptions,
-    ) -> Result<GetResponse, Fault> {
+    ) -> Result<GetResponse, RequestError> {
         let request = (key.into(), options);
-        self.link
-            .ask_around(request, |member, (key, options)| async move {
-                let client = member.client.kv_client();
+        self.endpoints
+            .call_any(request, |connection, (key, options)| async move {
+                let client = connection.client.kv_client();
                 let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
                 client.get(key, Some(options)).await
             })
@@ -105,13 +110,16 @@ impl Core {
         &self,
         prefix: &str,
         before: Option<i64>,
-    ) -> Result<(Vec<KeyValue>, i64), Fault> {
+    ) -> Result<(Vec<KeyValue>, i64), RequestError> {
         let options = GetOptions::new()
             .with_range(range_end(prefix))
             .with_sort(SortTarget::Create, SortOrder::Ascend)
             .with_max_create_revision(before.map_or(0, |before| before - 1));
         let mut found = self.get(prefix, options).await?;
-        let revision = found.header().ok_or_else(Fault::garbled)?.revision();
+        let revision = found
+            .header()
+            .ok_or_else(RequestError::malformed_reply)?
+            .revision();
         let mut keys = found.take_kvs();
         keys.retain(|kv| below(prefix, kv.key()).is_some());
         Ok((keys, revision))
@@ -122,7 +130,7 @@ impl Core {
         &self,
         operation: &'static str,
         key: &KeyValue,
-    ) -> Result<Result<Option<Entry>, Error>, Fault> {
+    ) -> Result<Result<Option<Entry>, Error>, RequestError> {
         let mut found = self.get(key.key(), GetOptions::new()).await?;
         let Some(kv) = found.take_kvs().into_iter().next() else {
             return Ok(Ok(None));

@@ -9,7 +9,7 @@ use etcd_client::{
     TxnResponse,
 };
 
-use crate::{error::Fault, keepalive_validity::RaftTerm, keys::range_end};
+use crate::{error::RequestError, keepalive_validity::RaftTerm, keys::range_end};
 
 /// The keys of one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -232,8 +232,10 @@ pub(crate) struct TxnReply {
 }
 
 impl TxnReply {
-    pub(crate) fn new(response: &TxnResponse) -> Result<Self, Fault> {
-        let header = response.header().ok_or_else(Fault::garbled)?;
+    pub(crate) fn new(response: &TxnResponse) -> Result<Self, RequestError> {
+        let header = response
+            .header()
+            .ok_or_else(RequestError::malformed_reply)?;
         let reads: Vec<_> = response
             .op_responses()
             .into_iter()
@@ -251,8 +253,11 @@ impl TxnReply {
     }
 
     /// What the next read has found: at most one key.
-    pub(crate) fn next_kv(&mut self) -> Result<Option<KeyValue>, Fault> {
-        let found = self.reads.next().ok_or_else(Fault::garbled)?;
+    pub(crate) fn next_kv(&mut self) -> Result<Option<KeyValue>, RequestError> {
+        let found = self
+            .reads
+            .next()
+            .ok_or_else(RequestError::malformed_reply)?;
         Ok(found.into_iter().next())
     }
 }

@@ -13,9 +13,9 @@ use tenure_core::clock::{Clock, Instant};
 
 pub(crate) use self::pool::LeasePool;
 use crate::{
-    error::Fault,
+    error::RequestError,
     keepalive_validity::RaftTerm,
-    transport::{Link, Member},
+    transport::{Connection, Endpoints},
 };
 
 /// After so many fenced attempts a lease is left by those that follow, so that it can end, and their
@@ -50,7 +50,7 @@ struct KeepAliveState {
 }
 
 struct KeepAliveStream {
-    member: Member,
+    connection: Connection,
     requests: LeaseKeeper,
     replies: LeaseKeepAliveStream,
 }
@@ -146,9 +146,9 @@ impl Lease {
     /// One keep-alive, or one that somebody else has sent since this was called.
     pub(crate) async fn keep_alive(
         &self,
-        link: &Link,
+        endpoints: &Endpoints,
         clock: &dyn Clock,
-    ) -> Result<KeepAliveReply, Fault> {
+    ) -> Result<KeepAliveReply, RequestError> {
         let requested_at = clock.now();
         let mut keep_alives = self.keep_alives.lock().await;
         if let Some(reply) = keep_alives
@@ -162,10 +162,10 @@ impl Lease {
         let current = keep_alives
             .stream
             .take()
-            .filter(|stream| link.is_current(&stream.member));
+            .filter(|stream| endpoints.is_current(&stream.connection));
         if let Some(stream) = current {
             match self
-                .send_keep_alive(stream, link, clock, link.patience())
+                .send_keep_alive(stream, endpoints, clock, endpoints.failover_timeout())
                 .await
             {
                 Ok((stream, reply)) => {
@@ -173,15 +173,15 @@ impl Lease {
                     keep_alives.last = Some(reply);
                     return Ok(reply);
                 }
-                Err(Fault::LeaseGone) => return Err(Fault::LeaseGone),
+                Err(RequestError::LeaseGone) => return Err(RequestError::LeaseGone),
                 // Whoever waits behind this one must not wait for a server that has stopped.
-                Err(fault) => tracing::debug!(?fault, "a keep-alive was not answered"),
+                Err(error) => tracing::debug!(?error, "a keep-alive was not answered"),
             }
         }
         // Rare, and large.
-        let stream = Box::pin(self.open_stream(link)).await?;
+        let stream = Box::pin(self.open_stream(endpoints)).await?;
         let (stream, reply) = self
-            .send_keep_alive(stream, link, clock, link.limit)
+            .send_keep_alive(stream, endpoints, clock, endpoints.request_timeout)
             .await?;
         keep_alives.stream = Some(stream);
         keep_alives.last = Some(reply);
@@ -191,43 +191,44 @@ impl Lease {
     async fn send_keep_alive(
         &self,
         mut stream: KeepAliveStream,
-        link: &Link,
+        endpoints: &Endpoints,
         clock: &dyn Clock,
         limit: Duration,
-    ) -> Result<(KeepAliveStream, KeepAliveReply), Fault> {
+    ) -> Result<(KeepAliveStream, KeepAliveReply), RequestError> {
         let sent_at = clock.now();
-        let member = stream.member.clone();
+        let connection = stream.connection.clone();
         let exchange = Box::pin(async {
             stream.requests.keep_alive().await?;
             stream.replies.message().await
         });
-        let Some(answer) = link.patiently(&member, limit, exchange).await? else {
-            link.suspect(member.generation);
-            return Err(Fault::silence());
+        let Some(answer) = endpoints.await_reply(&connection, limit, exchange).await? else {
+            endpoints.mark_suspect(connection.generation);
+            return Err(RequestError::no_reply());
         };
         if answer.ttl() <= 0 {
-            return Err(Fault::LeaseGone);
+            return Err(RequestError::LeaseGone);
         }
         let reply = KeepAliveReply {
             sent_at,
             term: answer.header().map(RaftTerm::of),
-            trusted: member.trusted,
+            trusted: connection.trusted,
         };
         Ok((stream, reply))
     }
 
     /// The library keeps the first answer of a stream to itself, with who gave it; so the first
     /// keep-alive of a stream proves nothing here.
-    async fn open_stream(&self, link: &Link) -> Result<KeepAliveStream, Fault> {
-        link.ask_around(self.id, |member, id| async move {
-            let (requests, replies) = member.client.lease_client().keep_alive(id).await?;
-            Ok(KeepAliveStream {
-                member,
-                requests,
-                replies,
+    async fn open_stream(&self, endpoints: &Endpoints) -> Result<KeepAliveStream, RequestError> {
+        endpoints
+            .call_any(self.id, |connection, id| async move {
+                let (requests, replies) = connection.client.lease_client().keep_alive(id).await?;
+                Ok(KeepAliveStream {
+                    connection,
+                    requests,
+                    replies,
+                })
             })
-        })
-        .await
+            .await
     }
 
     fn lock(&self) -> MutexGuard<'_, LeaseState> {

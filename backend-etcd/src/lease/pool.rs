@@ -14,7 +14,7 @@ use tenure_core::{
 use tokio::{sync::Notify, task::JoinSet, time};
 
 use super::{Lease, LeaseRef};
-use crate::{error::Fault, keepalive_validity::RaftTerm, transport::Link};
+use crate::{error::RequestError, keepalive_validity::RaftTerm, transport::Endpoints};
 
 /// A lease that nobody uses is given back after that.
 const IDLE_LEASE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -25,7 +25,7 @@ const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 /// The leases of one client.
 #[derive(Debug)]
 pub(crate) struct LeasePool {
-    link: Arc<Link>,
+    endpoints: Arc<Endpoints>,
     clock: Arc<dyn Clock>,
     /// A key that never exists.
     nowhere: String,
@@ -43,9 +43,9 @@ struct PoolState {
 }
 
 impl LeasePool {
-    pub(crate) fn new(link: Arc<Link>, clock: Arc<dyn Clock>, nowhere: String) -> Self {
+    pub(crate) fn new(endpoints: Arc<Endpoints>, clock: Arc<dyn Clock>, nowhere: String) -> Self {
         Self {
-            link,
+            endpoints,
             clock,
             nowhere,
             state: Mutex::default(),
@@ -55,7 +55,7 @@ impl LeasePool {
     }
 
     /// A place on a lease with that TTL, whose proof is recent. Makes the lease if there is none.
-    pub(crate) async fn acquire(&self, ttl: Duration) -> Result<LeaseRef, Fault> {
+    pub(crate) async fn acquire(&self, ttl: Duration) -> Result<LeaseRef, RequestError> {
         let ttl_seconds = ttl.as_secs().max(1);
         if let Some(lease_ref) = self.reuse(ttl_seconds) {
             return Ok(lease_ref);
@@ -64,7 +64,7 @@ impl LeasePool {
         Box::pin(self.acquire_slow(ttl_seconds)).await
     }
 
-    async fn acquire_slow(&self, ttl_seconds: u64) -> Result<LeaseRef, Fault> {
+    async fn acquire_slow(&self, ttl_seconds: u64) -> Result<LeaseRef, RequestError> {
         let _one_at_a_time = self.grant_lock.lock().await;
         if let Some(lease_ref) = self.reuse(ttl_seconds) {
             return Ok(lease_ref);
@@ -78,8 +78,8 @@ impl LeasePool {
                         return Ok(lease_ref);
                     }
                 }
-                Err(Fault::LeaseGone) => self.mark_expired(&lease),
-                Err(fault) => return Err(fault),
+                Err(RequestError::LeaseGone) => self.mark_expired(&lease),
+                Err(error) => return Err(error),
             }
         }
         let lease = self.grant(ttl_seconds).await?;
@@ -88,12 +88,12 @@ impl LeasePool {
         state.all.push(Arc::clone(&lease));
         let shortest = state.all.iter().map(|lease| lease.ttl).min();
         drop(state);
-        self.link.set_patience(shortest);
+        self.endpoints.set_failover_timeout(shortest);
         self.lease_added.notify_one();
         Ok(LeaseRef::new(lease, Arc::clone(&self.clock)))
     }
 
-    async fn grant(&self, ttl_seconds: u64) -> Result<Arc<Lease>, Fault> {
+    async fn grant(&self, ttl_seconds: u64) -> Result<Arc<Lease>, RequestError> {
         let seconds = i64::try_from(ttl_seconds).unwrap_or(i64::MAX);
         let from = self.clock.now();
         let (id, ttl) = self.request_grant(seconds).await?;
@@ -101,46 +101,50 @@ impl LeasePool {
     }
 
     /// Asks for a lease. One whose answer is lost has no effect on any lock, and expires.
-    pub(crate) async fn request_grant(&self, seconds: i64) -> Result<(i64, Duration), Fault> {
+    pub(crate) async fn request_grant(
+        &self,
+        seconds: i64,
+    ) -> Result<(i64, Duration), RequestError> {
         let granted = self
-            .link
-            .ask_around(seconds, |member, seconds| async move {
-                member.client.lease_client().grant(seconds, None).await
+            .endpoints
+            .call_any(seconds, |connection, seconds| async move {
+                connection.client.lease_client().grant(seconds, None).await
             })
             .await;
         match granted {
             Ok(granted) => {
-                let seconds = u64::try_from(granted.ttl()).map_err(|_| Fault::garbled())?;
+                let seconds =
+                    u64::try_from(granted.ttl()).map_err(|_| RequestError::malformed_reply())?;
                 Ok((granted.id(), Duration::from_secs(seconds)))
             }
-            Err(Fault::Unanswered { source, .. }) => Err(Fault::Unsent {
+            Err(RequestError::Unanswered { source, .. }) => Err(RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
                 detail: "no server has granted a lease in time".to_owned(),
                 source,
             }),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         }
     }
 
     /// Proves a lease anew, by a keep-alive and whatever that takes to count.
-    pub(crate) async fn refresh(&self, lease: &Lease) -> Result<(), Fault> {
+    pub(crate) async fn refresh(&self, lease: &Lease) -> Result<(), RequestError> {
         for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
-            let reply = lease.keep_alive(&self.link, &*self.clock).await?;
+            let reply = lease.keep_alive(&self.endpoints, &*self.clock).await?;
             if reply.is_trusted() || reply.is_valid(self.current_term().await?) {
                 lease.prove(reply.sent_at);
                 return Ok(());
             }
         }
-        Err(Fault::silence())
+        Err(RequestError::no_reply())
     }
 
     /// Who answers, and in which term: a linearizable read of nothing.
-    async fn current_term(&self) -> Result<Option<RaftTerm>, Fault> {
+    async fn current_term(&self) -> Result<Option<RaftTerm>, RequestError> {
         let read = self
-            .link
-            .ask_around(self.nowhere.clone(), |member, key| async move {
+            .endpoints
+            .call_any(self.nowhere.clone(), |connection, key| async move {
                 let options = GetOptions::new().with_keys_only();
-                member.client.kv_client().get(key, Some(options)).await
+                connection.client.kv_client().get(key, Some(options)).await
             });
         Ok(read.await?.header().map(RaftTerm::of))
     }
@@ -153,7 +157,7 @@ impl LeasePool {
         state.all.retain(|one| !Arc::ptr_eq(one, lease));
         let shortest = state.all.iter().map(|lease| lease.ttl).min();
         drop(state);
-        self.link.set_patience(shortest);
+        self.endpoints.set_failover_timeout(shortest);
     }
 
     /// Gives all leases back, as far as that succeeds in that time.
@@ -166,8 +170,8 @@ impl LeasePool {
         let mut revocations = JoinSet::new();
         for lease in all {
             lease.mark_expired();
-            let link = Arc::clone(&self.link);
-            revocations.spawn(async move { revoke(&link, lease.id).await });
+            let endpoints = Arc::clone(&self.endpoints);
+            revocations.spawn(async move { revoke(&endpoints, lease.id).await });
         }
         let done = async { while revocations.join_next().await.is_some() {} };
         let _ = time::timeout(within, done).await;
@@ -213,15 +217,15 @@ impl LeasePool {
             for lease in all.iter().filter(|lease| lease.needs_pool_keep_alive(now)) {
                 let (pool, lease) = (Arc::clone(self), Arc::clone(lease));
                 due.spawn(async move {
-                    if let Err(Fault::LeaseGone) = pool.refresh(&lease).await {
+                    if let Err(RequestError::LeaseGone) = pool.refresh(&lease).await {
                         pool.mark_expired(&lease);
                     }
                 });
             }
         }
         for id in to_revoke {
-            let link = Arc::clone(&self.link);
-            due.spawn(async move { revoke(&link, id).await });
+            let endpoints = Arc::clone(&self.endpoints);
+            due.spawn(async move { revoke(&endpoints, id).await });
         }
         while due.join_next().await.is_some() {}
     }
@@ -252,15 +256,15 @@ impl LeasePool {
     }
 }
 
-async fn revoke(link: &Link, id: i64) {
-    let revoked = link
-        .ask_around(id, |member, id| async move {
-            member.client.lease_client().revoke(id).await
+async fn revoke(endpoints: &Endpoints, id: i64) {
+    let revoked = endpoints
+        .call_any(id, |connection, id| async move {
+            connection.client.lease_client().revoke(id).await
         })
         .await;
     match revoked {
-        Ok(_) | Err(Fault::LeaseGone) => {}
-        Err(fault) => tracing::debug!(?fault, "a lease was not given back; it expires"),
+        Ok(_) | Err(RequestError::LeaseGone) => {}
+        Err(error) => tracing::debug!(?error, "a lease was not given back; it expires"),
     }
 }
 
@@ -288,10 +292,10 @@ mod tests {
         let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
         let sink = EventSink::new(Arc::downgrade(&handler));
         let limit = Duration::from_millis(300);
-        let link = Link::new(target.unwrap(), options, sink, limit);
+        let endpoints = Endpoints::new(target.unwrap(), options, sink, limit);
         let clock = Arc::new(ManualClock::default());
         let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
-        let pool = Arc::new(LeasePool::new(Arc::new(link), time, String::new()));
+        let pool = Arc::new(LeasePool::new(Arc::new(endpoints), time, String::new()));
         let lease = Arc::new(Lease::new(1, Duration::from_secs(3600), clock.now()));
         pool.lock().all.push(Arc::clone(&lease));
         clock.advance(IDLE_LEASE_TIMEOUT * 2);

@@ -24,183 +24,196 @@ use tokio::{
     time,
 };
 
-use crate::{address::Target, config::Options, error::Fault, keepalive_validity::ServerVersion};
+use crate::{
+    address::Target, config::Options, error::RequestError, keepalive_validity::ServerVersion,
+};
 
 /// Not before that is a server under suspicion.
-const SHORTEST_PATIENCE: Duration = Duration::from_millis(250);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+const FAILOVER_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+const FAILOVER_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
 /// So many requests are under way to a server at once. More would only wait there, for longer than a
 /// server that works may take.
-const WINDOW: usize = 256;
+const MAX_IN_FLIGHT_REQUESTS: usize = 256;
 
 /// The servers of a store.
-pub(crate) struct Link {
+pub(crate) struct Endpoints {
     target: Target,
     options: Options,
     events: EventSink,
     /// After that nobody waits for an answer any more.
-    pub(crate) limit: Duration,
+    pub(crate) request_timeout: Duration,
     /// In milliseconds, as the next one.
-    patience: AtomicU64,
-    longest_patience: AtomicU64,
+    failover_timeout: AtomicU64,
+    max_failover_timeout: AtomicU64,
     /// How often it was doubled, because nothing was answered in time.
-    doubled: AtomicU32,
-    state: Mutex<State>,
-    opening: tokio::sync::Mutex<()>,
-    moved: watch::Sender<u64>,
+    doublings: AtomicU32,
+    state: Mutex<EndpointsState>,
+    connect_lock: tokio::sync::Mutex<()>,
+    generation_changes: watch::Sender<u64>,
 }
 
-struct State {
+struct EndpointsState {
     /// Which server is asked.
     index: usize,
     /// Rises whenever another connection is to be used.
     generation: u64,
-    member: Option<Member>,
+    connection: Option<Connection>,
     /// Whether the last word to the core was that the connection stands.
-    up: bool,
+    reported_up: bool,
     closed: bool,
 }
 
 /// A connection to one server.
 #[derive(Clone)]
-pub(crate) struct Member {
+pub(crate) struct Connection {
     pub(crate) client: Arc<Client>,
     pub(crate) generation: u64,
     /// Whether its answers to keep-alives are believed as they are.
     pub(crate) trusted: bool,
     /// How many more requests may be under way to it.
-    window: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Link {
+impl Endpoints {
     pub(crate) fn new(
         target: Target,
         options: Options,
         events: EventSink,
-        limit: Duration,
+        request_timeout: Duration,
     ) -> Self {
-        let link = Self {
+        let endpoints = Self {
             target,
             options,
             events,
-            limit,
-            patience: AtomicU64::new(0),
-            longest_patience: AtomicU64::new(0),
-            doubled: AtomicU32::new(0),
-            state: Mutex::new(State {
+            request_timeout,
+            failover_timeout: AtomicU64::new(0),
+            max_failover_timeout: AtomicU64::new(0),
+            doublings: AtomicU32::new(0),
+            state: Mutex::new(EndpointsState {
                 // So that many clients do not all ask the same server.
                 index: 0,
                 generation: 1,
-                member: None,
-                up: true,
+                connection: None,
+                reported_up: true,
                 closed: false,
             }),
-            opening: tokio::sync::Mutex::default(),
-            moved: watch::Sender::new(1),
+            connect_lock: tokio::sync::Mutex::default(),
+            generation_changes: watch::Sender::new(1),
         };
-        link.lock().index = fastrand::usize(..link.target.len());
-        link.set_patience(None);
-        link
+        endpoints.lock().index = fastrand::usize(..endpoints.target.len());
+        endpoints.set_failover_timeout(None);
+        endpoints
     }
 
     /// Holds the patience to the shortest TTL in use: a renewal must reach another server in time.
-    pub(crate) fn set_patience(&self, shortest: Option<Duration>) {
-        let longest = LONGEST_PATIENCE.min(self.limit / 3).max(SHORTEST_PATIENCE);
-        let patience = shortest.map_or(longest, |ttl| (ttl / 6).clamp(SHORTEST_PATIENCE, longest));
-        let most = self.limit / 2;
-        let most = shortest.map_or(most, |ttl| most.min(ttl / 3)).max(patience);
+    pub(crate) fn set_failover_timeout(&self, shortest: Option<Duration>) {
+        let longest = FAILOVER_TIMEOUT_MAX
+            .min(self.request_timeout / 3)
+            .max(FAILOVER_TIMEOUT_MIN);
+        let failover_timeout = shortest.map_or(longest, |ttl| {
+            (ttl / 6).clamp(FAILOVER_TIMEOUT_MIN, longest)
+        });
+        let max = self.request_timeout / 2;
+        let max = shortest
+            .map_or(max, |ttl| max.min(ttl / 3))
+            .max(failover_timeout);
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(1_000);
-        self.patience.store(millis(patience), Ordering::Relaxed);
-        self.longest_patience.store(millis(most), Ordering::Relaxed);
+        self.failover_timeout
+            .store(millis(failover_timeout), Ordering::Relaxed);
+        self.max_failover_timeout
+            .store(millis(max), Ordering::Relaxed);
     }
 
     /// So long is an answer waited for before another server is asked. Where none answers in that time
     /// it is doubled: they may all be slow, and every connection that is made anew takes longer still.
-    pub(crate) fn patience(&self) -> Duration {
-        let millis = self.patience.load(Ordering::Relaxed) << self.doubled.load(Ordering::Relaxed);
-        Duration::from_millis(millis.min(self.longest_patience.load(Ordering::Relaxed)))
+    pub(crate) fn failover_timeout(&self) -> Duration {
+        let millis =
+            self.failover_timeout.load(Ordering::Relaxed) << self.doublings.load(Ordering::Relaxed);
+        Duration::from_millis(millis.min(self.max_failover_timeout.load(Ordering::Relaxed)))
     }
 
-    fn first_patience(&self) -> Duration {
-        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    fn base_failover_timeout(&self) -> Duration {
+        Duration::from_millis(self.failover_timeout.load(Ordering::Relaxed))
     }
 
     /// Word of each move to another connection.
-    pub(crate) fn moves(&self) -> watch::Receiver<u64> {
-        self.moved.subscribe()
+    pub(crate) fn connection_changes(&self) -> watch::Receiver<u64> {
+        self.generation_changes.subscribe()
     }
 
-    pub(crate) fn is_current(&self, member: &Member) -> bool {
-        self.lock().generation == member.generation
+    pub(crate) fn is_current(&self, connection: &Connection) -> bool {
+        self.lock().generation == connection.generation
     }
 
     /// Ends it: from now on nothing is sent.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.member = None;
+        state.connection = None;
         drop(state);
-        self.moved.send_replace(u64::MAX);
+        self.generation_changes.send_replace(u64::MAX);
     }
 
     /// The connection in use; made if there is none. Tries each server once.
-    pub(crate) async fn member(&self) -> Result<Member, Fault> {
-        if let Some(member) = self.current()? {
-            return Ok(member);
+    pub(crate) async fn connection(&self) -> Result<Connection, RequestError> {
+        if let Some(connection) = self.current()? {
+            return Ok(connection);
         }
         // Rare, and large.
-        Box::pin(self.reach()).await
+        Box::pin(self.connect_any()).await
     }
 
-    async fn reach(&self) -> Result<Member, Fault> {
-        let _one_at_a_time = self.opening.lock().await;
-        let mut last = Fault::silence();
+    async fn connect_any(&self) -> Result<Connection, RequestError> {
+        let _one_at_a_time = self.connect_lock.lock().await;
+        let mut last_error = RequestError::no_reply();
         for _ in 0..self.target.len() {
-            if let Some(member) = self.current()? {
-                return Ok(member);
+            if let Some(connection) = self.current()? {
+                return Ok(connection);
             }
             let (index, generation) = {
                 let state = self.lock();
                 (state.index, state.generation)
             };
             let limit = if self.target.len() > 1 {
-                self.options.connect_timeout.min(2 * self.first_patience())
+                self.options
+                    .connect_timeout
+                    .min(2 * self.base_failover_timeout())
             } else {
                 self.options.connect_timeout
             };
-            let opened = time::timeout(limit, self.open(index, generation)).await;
-            match opened.unwrap_or_else(|_| Err(Fault::silence())) {
-                Ok(member) => {
+            let opened = time::timeout(limit, self.connect(index, generation)).await;
+            match opened.unwrap_or_else(|_| Err(RequestError::no_reply())) {
+                Ok(connection) => {
                     let mut state = self.lock();
                     if state.generation == generation && !state.closed {
-                        state.member = Some(member.clone());
-                        return Ok(member);
+                        state.connection = Some(connection.clone());
+                        return Ok(connection);
                     }
                 }
-                Err(fault) => {
+                Err(error) => {
                     tracing::debug!(
                         endpoint = self.target.endpoint(index),
-                        ?fault,
+                        ?error,
                         "no connection"
                     );
-                    self.suspect(generation);
-                    last = fault.at(&self.target.endpoint(index));
+                    self.mark_suspect(generation);
+                    last_error = error.at_endpoint(&self.target.endpoint(index));
                 }
             }
         }
         // Nothing of the request that wanted it was sent.
-        Err(match last {
-            Fault::Unanswered { source, .. } => Fault::Unsent {
+        Err(match last_error {
+            RequestError::Unanswered { source, .. } => RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
                 detail: format!("no server of {} answers", self.target),
                 source,
             },
-            Fault::Refused {
+            RequestError::Refused {
                 kind,
                 detail,
-                elsewhere: _,
-            } => Fault::Unsent {
+                retry_elsewhere: _,
+            } => RequestError::Unsent {
                 kind,
                 detail,
                 source: None,
@@ -209,8 +222,8 @@ impl Link {
         })
     }
 
-    async fn open(&self, index: usize, generation: u64) -> Result<Member, Fault> {
-        let config = |error: tenure_core::error::Error| Fault::Unsent {
+    async fn connect(&self, index: usize, generation: u64) -> Result<Connection, RequestError> {
+        let config = |error: tenure_core::error::Error| RequestError::Unsent {
             kind: error.kind(),
             detail: error.detail().unwrap_or_default().to_owned(),
             source: None,
@@ -222,18 +235,18 @@ impl Link {
         let status = client.maintenance_client().status().await?;
         let version = ServerVersion::parse(status.version());
         if version.is_some_and(|version| version < ServerVersion::MIN_SUPPORTED) {
-            return Err(Fault::Unsent {
+            return Err(RequestError::Unsent {
                 kind: ErrorKind::Unsupported,
                 detail: format!("etcd {} is too old; 3.4 is the oldest", status.version()),
                 source: None,
             });
         }
         let trust = self.options.keepalive_trusted;
-        Ok(Member {
+        Ok(Connection {
             client: Arc::new(client),
             generation,
             trusted: version.is_some_and(|version| version.keepalives_are_trusted(trust)),
-            window: Arc::new(Semaphore::new(WINDOW)),
+            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT_REQUESTS)),
         })
     }
 
@@ -243,172 +256,175 @@ impl Link {
         &self,
         limit: Duration,
         request: R,
-        ask: impl Fn(Member, R) -> F,
-    ) -> Result<T, Fault>
+        send: impl Fn(Connection, R) -> F,
+    ) -> Result<T, RequestError>
     where
         R: Clone,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut tries = self.target.len();
+        let mut retries = self.target.len();
         loop {
-            let member = self.member().await?;
+            let connection = self.connection().await?;
             // The library's futures are large, and this one becomes a part of many others.
-            let asking = Box::pin(ask(member.clone(), request.clone()));
-            match self.patiently(&member, limit, asking).await {
-                Err(fault) if fault.may_go_elsewhere() && tries > 0 => tries -= 1,
-                answer => return answer,
+            let exchange = Box::pin(send(connection.clone(), request.clone()));
+            match self.await_reply(&connection, limit, exchange).await {
+                Err(error) if error.may_retry_elsewhere() && retries > 0 => retries -= 1,
+                reply => return reply,
             }
         }
     }
 
     /// Asks one server after the other until one answers: for requests that do no harm if they are
     /// carried out more than once.
-    pub(crate) async fn ask_around<T, R, F>(
+    pub(crate) async fn call_any<T, R, F>(
         &self,
         request: R,
-        ask: impl Fn(Member, R) -> F,
-    ) -> Result<T, Fault>
+        send: impl Fn(Connection, R) -> F,
+    ) -> Result<T, RequestError>
     where
         R: Clone,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut tries = self.target.len();
+        let mut retries = self.target.len();
         loop {
-            let Some((member, _window)) = self.enter().await? else {
+            let Some((connection, _permit)) = self.acquire_permit().await? else {
                 continue;
             };
-            let asking = Box::pin(ask(member.clone(), request.clone()));
-            let limit = if tries > 0 {
-                self.patience()
+            let exchange = Box::pin(send(connection.clone(), request.clone()));
+            let limit = if retries > 0 {
+                self.failover_timeout()
             } else {
-                self.limit
+                self.request_timeout
             };
-            match self.patiently(&member, limit, asking).await {
-                Err(fault) if fault.blames_server() && tries > 0 => tries -= 1,
-                answer => return answer,
+            match self.await_reply(&connection, limit, exchange).await {
+                Err(error) if error.is_server_failure() && retries > 0 => retries -= 1,
+                reply => return reply,
             }
         }
     }
 
     /// The server in use, and the right to ask it something. `None` if while that was waited for
     /// another one has come into use.
-    async fn enter(&self) -> Result<Option<(Member, OwnedSemaphorePermit)>, Fault> {
-        let member = self.member().await?;
-        if let Ok(permit) = Arc::clone(&member.window).try_acquire_owned() {
-            return Ok(Some((member, permit)));
+    async fn acquire_permit(
+        &self,
+    ) -> Result<Option<(Connection, OwnedSemaphorePermit)>, RequestError> {
+        let connection = self.connection().await?;
+        if let Ok(permit) = Arc::clone(&connection.permits).try_acquire_owned() {
+            return Ok(Some((connection, permit)));
         }
-        let mut moves = self.moves();
-        let moved = moves.wait_for(|generation| *generation != member.generation);
+        let mut changes = self.connection_changes();
+        let changed = changes.wait_for(|generation| *generation != connection.generation);
         tokio::select! {
-            permit = Arc::clone(&member.window).acquire_owned() => {
-                Ok(permit.ok().map(|permit| (member, permit)))
+            permit = Arc::clone(&connection.permits).acquire_owned() => {
+                Ok(permit.ok().map(|permit| (connection, permit)))
             }
-            _ = moved => Ok(None),
+            _ = changed => Ok(None),
         }
     }
 
     /// Waits so long for an answer of this server, and puts it under suspicion if that takes long.
-    pub(crate) async fn patiently<T>(
+    pub(crate) async fn await_reply<T>(
         &self,
-        member: &Member,
+        connection: &Connection,
         limit: Duration,
-        mut asking: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
-    ) -> Result<T, Fault> {
-        let patience = self.patience();
+        mut exchange: impl Future<Output = Result<T, etcd_client::Error>> + Unpin,
+    ) -> Result<T, RequestError> {
+        let failover_timeout = self.failover_timeout();
         let began = time::Instant::now();
-        let answer = match time::timeout(patience, &mut asking).await {
-            Ok(answer) => {
-                if began.elapsed() < self.first_patience() {
-                    self.doubled.store(0, Ordering::Relaxed);
+        let reply = match time::timeout(failover_timeout, &mut exchange).await {
+            Ok(reply) => {
+                if began.elapsed() < self.base_failover_timeout() {
+                    self.doublings.store(0, Ordering::Relaxed);
                 }
-                Some(answer)
+                Some(reply)
             }
             Err(_) => {
                 // Many may wait for the same server: it counts once.
-                if self.is_current(member) {
-                    let doubled = self.doubled.load(Ordering::Relaxed);
-                    self.doubled.store((doubled + 1).min(3), Ordering::Relaxed);
+                if self.is_current(connection) {
+                    let doublings = self.doublings.load(Ordering::Relaxed);
+                    self.doublings
+                        .store((doublings + 1).min(3), Ordering::Relaxed);
                 }
-                self.suspect(member.generation);
-                let rest = limit.saturating_sub(patience);
-                time::timeout(rest, asking).await.ok()
+                self.mark_suspect(connection.generation);
+                let rest = limit.saturating_sub(failover_timeout);
+                time::timeout(rest, exchange).await.ok()
             }
         };
-        match answer {
-            Some(Ok(answer)) => {
-                self.alive(member.generation);
-                Ok(answer)
+        match reply {
+            Some(Ok(reply)) => {
+                self.mark_alive(connection.generation);
+                Ok(reply)
             }
             Some(Err(error)) => {
-                let fault = Fault::from(error);
-                if fault.blames_server() {
-                    self.suspect(member.generation);
+                let error = RequestError::from(error);
+                if error.is_server_failure() {
+                    self.mark_suspect(connection.generation);
                 } else {
-                    self.alive(member.generation);
+                    self.mark_alive(connection.generation);
                 }
-                Err(fault)
+                Err(error)
             }
-            None => Err(Fault::silence()),
+            None => Err(RequestError::no_reply()),
         }
     }
 
     /// The server of this generation does not answer: what follows goes to the next one.
-    pub(crate) fn suspect(&self, generation: u64) {
+    pub(crate) fn mark_suspect(&self, generation: u64) {
         let mut state = self.lock();
         if state.generation != generation || state.closed {
             return;
         }
         state.generation += 1;
         state.index = (state.index + 1) % self.target.len();
-        state.member = None;
-        let was_up = std::mem::replace(&mut state.up, false);
+        state.connection = None;
+        let was_up = std::mem::replace(&mut state.reported_up, false);
         let generation = state.generation;
         drop(state);
-        self.moved.send_replace(generation);
+        self.generation_changes.send_replace(generation);
         if was_up {
             self.events.send(BackendEvent::Suspect);
         }
     }
 
     /// The server of this generation has answered.
-    pub(crate) fn alive(&self, generation: u64) {
+    pub(crate) fn mark_alive(&self, generation: u64) {
         let mut state = self.lock();
-        if state.up || state.generation != generation || state.closed {
+        if state.reported_up || state.generation != generation || state.closed {
             return;
         }
-        state.up = true;
+        state.reported_up = true;
         drop(state);
         self.events.send(BackendEvent::Reconnected);
     }
 
-    fn current(&self) -> Result<Option<Member>, Fault> {
+    fn current(&self) -> Result<Option<Connection>, RequestError> {
         let state = self.lock();
         if state.closed {
-            return Err(Fault::Unsent {
+            return Err(RequestError::Unsent {
                 kind: ErrorKind::Closed,
                 detail: "it was shut down".to_owned(),
                 source: None,
             });
         }
-        Ok(state.member.clone())
+        Ok(state.connection.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, EndpointsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("Endpoints")
             .field("target", &self.target)
             .finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Member {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member")
+        f.debug_struct("Connection")
             .field("generation", &self.generation)
             .field("trusted", &self.trusted)
             .finish_non_exhaustive()

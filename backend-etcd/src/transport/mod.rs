@@ -2,4 +2,4 @@
 
 mod endpoints;
 
-pub(crate) use self::endpoints::{Link, Member};
+pub(crate) use self::endpoints::{Connection, Endpoints};

@@ -19,10 +19,10 @@ use super::{
     Command, Inbox, Watch, What, active::Table, deferred::SETTLED, progress_requests::Pulses,
 };
 use crate::{
-    error::Fault,
+    error::RequestError,
     queue,
     shared::{Core, LARGEST_ANSWER},
-    transport::{Link, Member},
+    transport::{Connection, Endpoints},
 };
 
 /// A watch tells of what happens after it was made.
@@ -34,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The task.
 pub(crate) struct Watching {
     core: Weak<Core>,
-    link: Arc<Link>,
+    endpoints: Arc<Endpoints>,
     /// A key that never exists.
     nowhere: String,
     inbox: Inbox,
@@ -50,7 +50,7 @@ enum Line {
 
 /// An open stream.
 struct Open {
-    member: Member,
+    connection: Connection,
     lines: mpsc::UnboundedSender<Line>,
     answers: WatchResponseStream,
     /// Writes the lines: whoever reads must never wait for the server to take something.
@@ -67,10 +67,15 @@ enum Ended {
 }
 
 impl Watching {
-    pub(crate) fn new(core: Weak<Core>, link: Arc<Link>, nowhere: String, inbox: Inbox) -> Self {
+    pub(crate) fn new(
+        core: Weak<Core>,
+        endpoints: Arc<Endpoints>,
+        nowhere: String,
+        inbox: Inbox,
+    ) -> Self {
         Self {
             core,
-            link,
+            endpoints,
             nowhere,
             inbox,
             watches: Table::default(),
@@ -86,7 +91,7 @@ impl Watching {
             let ended = match opened {
                 Ok(open) => {
                     let began = Instant::now();
-                    let member = open.member.clone();
+                    let connection = open.connection.clone();
                     let ended = self.follow(open).await;
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
@@ -95,12 +100,13 @@ impl Watching {
                         tracing::warn!(reason, "the server ended a watch");
                         // Watches are refused in a stream that itself goes on, so that the client
                         // library does not see that it has to log in again.
-                        let _ = time::timeout(LONGEST_PAUSE, member.client.refresh_token()).await;
+                        let _ =
+                            time::timeout(LONGEST_PAUSE, connection.client.refresh_token()).await;
                     }
                     ended
                 }
-                Err(fault) => {
-                    tracing::debug!(?fault, "no stream for watches");
+                Err(error) => {
+                    tracing::debug!(?error, "no stream for watches");
                     Ended::Broken
                 }
             };
@@ -112,16 +118,16 @@ impl Watching {
         }
     }
 
-    async fn open(&self) -> Result<Open, Fault> {
-        let member = self.link.member().await?;
+    async fn open(&self) -> Result<Open, RequestError> {
+        let connection = self.endpoints.connection().await?;
         let number = self.number();
         let options = options(number, 0);
-        let client = member.client.watch_client();
+        let client = connection.client.watch_client();
         let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
         let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
         let stream: WatchStream = self
-            .link
-            .patiently(&member, self.link.patience(), opening)
+            .endpoints
+            .await_reply(&connection, self.endpoints.failover_timeout(), opening)
             .await?;
         let (mut writer, answers) = stream.split();
         let (lines, mut written) = mpsc::unbounded_channel();
@@ -139,7 +145,7 @@ impl Watching {
         });
         let _ = lines.send(Line::Cancel(number));
         Ok(Open {
-            member,
+            connection,
             lines,
             answers,
             _writer: task,
@@ -148,28 +154,30 @@ impl Watching {
 
     async fn follow(&mut self, mut open: Open) -> Ended {
         let stream = self.inbox.stream.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut moves = self.link.moves();
+        let mut moves = self.endpoints.connection_changes();
         self.pulses = Pulses::new(Instant::now());
         self.begin_again(&open);
         loop {
             let alarm = self.inbox.later.alarm();
             let waited_for = self.watches.waited_for_since();
-            let ring = self.pulses.ring(waited_for, self.link.patience());
+            let ring = self
+                .pulses
+                .ring(waited_for, self.endpoints.failover_timeout());
             tokio::select! {
                 answer = open.answers.message() => match answer {
                     Ok(Some(answer)) => {
                         self.pulses.heard(Instant::now());
-                        self.link.alive(open.member.generation);
+                        self.endpoints.mark_alive(open.connection.generation);
                         if let Some(reason) = self.read(&open, &answer, stream) {
                             return Ended::Refused(reason);
                         }
                     }
                     Ok(None) => return Ended::Broken,
                     Err(error) => {
-                        let fault = Fault::from(error);
-                        tracing::debug!(?fault, "the stream of watches has ended");
-                        if fault.blames_server() {
-                            self.link.suspect(open.member.generation);
+                        let error = RequestError::from(error);
+                        tracing::debug!(?error, "the stream of watches has ended");
+                        if error.is_server_failure() {
+                            self.endpoints.mark_suspect(open.connection.generation);
                         }
                         return Ended::Broken;
                     }
@@ -183,7 +191,7 @@ impl Watching {
                     if self.pulses.is_empty() {
                         self.beat(&open, Vec::new());
                     } else {
-                        self.link.suspect(open.member.generation);
+                        self.endpoints.mark_suspect(open.connection.generation);
                         return Ended::Broken;
                     }
                 }
