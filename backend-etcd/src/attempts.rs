@@ -354,16 +354,16 @@ impl Attempts {
     }
 
     /// Whether an attempt has any use for the watch of that number.
-    pub(crate) fn needs_watch(&self, attempt: AttemptId, number: u64) -> bool {
+    pub(crate) fn needs_watch(&self, attempt: AttemptId, watch_id: u64) -> bool {
         let table = self.lock();
         let of_predecessor = |entry: &Attempt| {
             entry
                 .predecessor
                 .as_ref()
-                .is_some_and(|predecessor| predecessor.watch == number)
+                .is_some_and(|predecessor| predecessor.watch == watch_id)
         };
         let entry = table.attempts.get(&attempt);
-        entry.is_some_and(|entry| entry.own_watch == number || of_predecessor(entry))
+        entry.is_some_and(|entry| entry.own_watch == watch_id || of_predecessor(entry))
     }
 
     /// The waiter of ours that is right behind the contender of that key and revision.

@@ -30,7 +30,7 @@ use crate::{
     shared::Core,
     transport::Endpoints,
     uncontended::Quiet,
-    watch::{Watcher, Watching},
+    watch::{WatchTask, Watcher},
 };
 
 /// The longest TTL: whoever takes a lock for longer means it to outlive its holder.
@@ -78,7 +78,7 @@ impl Connect for EtcdStore {
             clock,
             nowhere.clone(),
         ));
-        let (watcher, inbox) = Watcher::new();
+        let (watcher, input) = Watcher::new();
         let mut core = Core {
             endpoints: Arc::clone(&endpoints),
             leases: Arc::clone(&leases),
@@ -98,8 +98,8 @@ impl Connect for EtcdStore {
         let observer = core.context.observer;
         let core = Arc::new(core);
         if !observer {
-            let watching = Watching::new(Arc::downgrade(&core), endpoints, nowhere, inbox);
-            tasks.push(tokio::spawn(watching.run()).abort_handle());
+            let task = WatchTask::new(Arc::downgrade(&core), endpoints, nowhere, input);
+            tasks.push(tokio::spawn(task.run()).abort_handle());
             tasks.push(tokio::spawn(LeasePool::run(Arc::downgrade(&leases))).abort_handle());
         }
         Ok(Arc::new(EtcdBackend {

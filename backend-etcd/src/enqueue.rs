@@ -58,7 +58,7 @@ pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, 
         Err(error) => error.kind().is_without_effect(),
     };
     if is_finished {
-        core.watcher.end(core.attempts.forget(attempt));
+        core.watcher.stop(core.attempts.forget(attempt));
     }
     outcome
 }

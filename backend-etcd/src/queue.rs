@@ -171,7 +171,7 @@ pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
 /// An attempt is the holder: nobody is in front of it any more.
 pub(crate) fn mark_holding(core: &Core, attempt: AttemptId) {
     if let Some((ended, watched)) = core.attempts.mark_holding(attempt) {
-        core.watcher.end(ended.into_iter().collect());
+        core.watcher.stop(ended.into_iter().collect());
         if !watched {
             core.watcher.watch_own(core, attempt);
         }
@@ -187,15 +187,15 @@ pub(crate) fn mark_waiting(
     mut next: Predecessor,
 ) -> Waiting {
     let reply = waiting(lease, as_of, &next);
-    let number = core.watcher.number();
-    next.watch = number;
+    let watch_id = core.watcher.next_id();
+    next.watch = watch_id;
     let key = next.key.clone();
     if let Some((ended, watched)) = core.attempts.set_predecessor(attempt, next) {
-        core.watcher.end(ended.into_iter().collect());
+        core.watcher.stop(ended.into_iter().collect());
         // Asked after this waiter was noted: a removal that begins later finds it.
-        let soon = !core.attempts.has_live_key(&key);
+        let immediate = !core.attempts.has_live_key(&key);
         core.watcher
-            .watch_predecessor(attempt, key, number, as_of + 1, soon);
+            .watch_predecessor(attempt, key, watch_id, as_of + 1, immediate);
         if !watched {
             core.watcher.watch_own(core, attempt);
         }

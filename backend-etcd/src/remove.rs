@@ -32,7 +32,7 @@ pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Err
         }
         return match known {
             Some((snapshot, watches)) => {
-                core.watcher.end(watches);
+                core.watcher.stop(watches);
                 remove_and_fence(core, attempt, snapshot).await
             }
             None => find_and_remove(core, attempt, &request.name).await,
@@ -50,7 +50,7 @@ pub(crate) async fn remove_known(
     let Some((snapshot, watches)) = core.attempts.begin_removal(attempt) else {
         return find_and_remove(core, attempt, name).await;
     };
-    core.watcher.end(watches);
+    core.watcher.stop(watches);
     if snapshot.revision == 0 {
         return remove_and_fence(core, attempt, snapshot).await;
     }

@@ -159,22 +159,22 @@ impl LeaseBatch {
 
     /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
     async fn prove(&mut self) -> Result<(), RequestError> {
-        let mut pulse = self
+        let mut progress = self
             .core
             .watcher
-            .pulse(self.core.endpoints.failover_timeout());
+            .request_progress(self.core.endpoints.failover_timeout());
         let mut proof = self.keep_alive().await?;
         // Those first of which the watches would tell nothing.
-        let stream = self.core.watcher.stream();
+        let stream_id = self.core.watcher.stream_id();
         let watched = |item: &RenewalItem| {
-            item.snapshot.confirmed_stream == stream
+            item.snapshot.confirmed_stream == stream_id
                 && item.check.predecessor.is_none()
                 && !item.snapshot.needs_check
         };
         self.items.sort_by_key(watched);
         let mut first = true;
         while !self.items.is_empty() {
-            if !first && self.items.iter().all(watched) && pulse.alive().await {
+            if !first && self.items.iter().all(watched) && progress.is_alive().await {
                 break;
             }
             let chunk = self.next_chunk();
