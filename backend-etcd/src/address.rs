@@ -4,29 +4,29 @@ use std::fmt;
 
 use tenure_core::{error::Error, settings::StoreUrl};
 
-use crate::config::{Options, refuse};
+use crate::config::{Options, config_error};
 
 /// The port of a server whose address names none.
-const PORT: u16 = 2379;
+const DEFAULT_PORT: u16 = 2379;
 
 /// Where the servers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Address {
     /// As `host:port`.
     hosts: Vec<String>,
     pub(crate) tls: bool,
 }
 
-impl Target {
+impl Address {
     /// The servers of an address, held against the options.
     pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
         let tls = match url.scheme() {
             "etcd" => false,
             "etcds" => true,
-            other => return Err(refuse(format!("`{other}` is no scheme of etcd"))),
+            other => return Err(config_error(format!("`{other}` is no scheme of etcd"))),
         };
         if !matches!(url.path(), "" | "/") {
-            return Err(refuse(
+            return Err(config_error(
                 "an address of etcd has no path; choose a `namespace` to keep locks apart",
             ));
         }
@@ -35,18 +35,18 @@ impl Target {
             .iter()
             .map(|host| {
                 let mut host = host.clone();
-                host.port.get_or_insert(PORT);
+                host.port.get_or_insert(DEFAULT_PORT);
                 host.to_string()
             })
             .collect();
         if hosts.is_empty() {
-            return Err(refuse(
+            return Err(config_error(
                 "the address names no server; write etcd://host:2379",
             ));
         }
-        let target = Self { hosts, tls };
-        options.check(&target)?;
-        Ok(target)
+        let address = Self { hosts, tls };
+        options.validate(&address)?;
+        Ok(address)
     }
 
     /// How many servers there are; never none.
@@ -62,7 +62,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "etcds" } else { "etcd" };
         write!(f, "{scheme}://{}", self.hosts.join(","))
@@ -75,10 +75,10 @@ mod tests {
 
     #[test]
     fn addresses_are_read() {
-        let open = |text: &str| Target::new(&StoreUrl::parse(text).unwrap(), &Options::default());
-        let target = open("etcd://h1,[::1]:7,h3/").unwrap();
-        assert_eq!(target.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
-        assert_eq!(target.endpoint(4), "http://[::1]:7");
+        let open = |text: &str| Address::new(&StoreUrl::parse(text).unwrap(), &Options::default());
+        let address = open("etcd://h1,[::1]:7,h3/").unwrap();
+        assert_eq!(address.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
+        assert_eq!(address.endpoint(4), "http://[::1]:7");
         assert_eq!(open("etcds://h").unwrap().endpoint(0), "https://h:2379");
         assert!(open("etcd://h/locks").is_err());
         assert!(open("etcd:").is_err());

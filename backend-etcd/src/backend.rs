@@ -20,26 +20,26 @@ use tenure_core::{
 use tokio::task::AbortHandle;
 
 use crate::{
-    address::Target,
+    address::Address,
     attempts::Attempts,
     config::Options,
     enqueue, inspect,
     keys::KeySpace,
     lease::LeasePool,
     remove, renew,
-    shared::Core,
+    shared::Shared,
     transport::Endpoints,
-    uncontended::Quiet,
+    uncontended::UncontendedLocks,
     watch::{WatchTask, Watcher},
 };
 
 /// The longest TTL: whoever takes a lock for longer means it to outlive its holder.
-const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
+const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// A store of locks on etcd, not yet connected.
 #[derive(Clone, Debug)]
 pub struct EtcdStore {
-    target: Target,
+    address: Address,
     options: Options,
 }
 
@@ -52,59 +52,61 @@ impl EtcdStore {
     /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is wrong with the
     /// address, or with an option for it.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
-        let target = Target::new(url, &options)?;
-        Ok(Self { target, options })
+        let address = Address::new(url, &options)?;
+        Ok(Self { address, options })
     }
 }
 
 #[async_trait]
 impl Connect for EtcdStore {
     fn info(&self) -> BackendInfo {
-        BackendInfo::new("etcd", self.target.to_string())
+        BackendInfo::new("etcd", self.address.to_string())
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
         let endpoints = Arc::new(Endpoints::new(
-            self.target.clone(),
+            self.address.clone(),
             self.options.clone(),
             context.events.clone(),
             context.request_timeout,
         ));
         let keys = KeySpace::new(&context.namespace);
-        let nowhere = keys.nowhere();
+        let absent_key = keys.absent_key();
         let clock = Arc::clone(&context.clock);
         let leases = Arc::new(LeasePool::new(
             Arc::clone(&endpoints),
             clock,
-            nowhere.clone(),
+            absent_key.clone(),
         ));
         let (watcher, input) = Watcher::new();
-        let mut core = Core {
+        let mut shared = Shared {
             endpoints: Arc::clone(&endpoints),
             leases: Arc::clone(&leases),
             keys,
-            nowhere: nowhere.clone(),
+            absent_key: absent_key.clone(),
             attempts: Attempts::default(),
-            quiet: Quiet::default(),
+            uncontended: UncontendedLocks::default(),
             watcher,
-            shortest: Duration::from_secs(1),
+            min_ttl: Duration::from_secs(1),
             context,
         };
-        core.check_access(self.options.username.as_deref()).await?;
+        shared
+            .check_access(self.options.username.as_deref())
+            .await?;
         let mut tasks = Vec::new();
-        if !core.context.observer {
-            core.shortest = core.shortest_ttl().await?;
+        if !shared.context.observer {
+            shared.min_ttl = shared.probe_min_ttl().await?;
         }
-        let observer = core.context.observer;
-        let core = Arc::new(core);
+        let observer = shared.context.observer;
+        let shared = Arc::new(shared);
         if !observer {
-            let task = WatchTask::new(Arc::downgrade(&core), endpoints, nowhere, input);
+            let task = WatchTask::new(Arc::downgrade(&shared), endpoints, absent_key, input);
             tasks.push(tokio::spawn(task.run()).abort_handle());
             tasks.push(tokio::spawn(LeasePool::run(Arc::downgrade(&leases))).abort_handle());
         }
         Ok(Arc::new(EtcdBackend {
             info: self.info(),
-            core,
+            shared,
             tasks,
         }))
     }
@@ -114,7 +116,7 @@ impl Connect for EtcdStore {
 #[derive(Debug)]
 pub(crate) struct EtcdBackend {
     info: BackendInfo,
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -130,8 +132,8 @@ impl Backend for EtcdBackend {
             WaitMode::Push,
             LossEvidence::new(Evidence::Push, Evidence::Push),
             TtlRange::new(
-                self.core.shortest,
-                LONGEST_TTL,
+                self.shared.min_ttl,
+                MAX_TTL,
                 Duration::from_secs(1),
                 TtlScope::Pooled,
             ),
@@ -143,40 +145,40 @@ impl Backend for EtcdBackend {
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
-        enqueue::enqueue(&self.core, &request).await
+        enqueue::enqueue(&self.shared, &request).await
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renew::renew(&self.core, entries).await
+        renew::renew(&self.shared, entries).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        remove::remove(&self.core, &request).await
+        remove::remove(&self.shared, &request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        inspect::inspect(&self.core, name).await
+        inspect::inspect(&self.shared, name).await
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        inspect::list(&self.core, &request).await
+        inspect::list(&self.shared, &request).await
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        inspect::evict(&self.core, name, token).await
+        inspect::evict(&self.shared, name, token).await
     }
 
     async fn close(&self) {
         for task in &self.tasks {
             task.abort();
         }
-        let patience = self
-            .core
+        let timeout = self
+            .shared
             .context
             .request_timeout
             .min(Duration::from_secs(2));
-        self.core.leases.close(patience).await;
-        self.core.endpoints.close();
+        self.shared.leases.close(timeout).await;
+        self.shared.endpoints.close();
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use etcd_client::GetOptions;
 use tenure_core::error::{Error, ErrorKind};
 
-use crate::{error::RequestError, keys::range_end, shared::Core, txn};
+use crate::{error::RequestError, keys::range_end, shared::Shared, txn};
 
 const OPERATION: &str = "connecting";
 
-impl Core {
+impl Shared {
     /// Sees that the user may do what locks need.
     pub(crate) async fn check_access(&self, user: Option<&str>) -> Result<(), Error> {
         self.check_rights().await.map_err(|error| {
@@ -21,7 +21,7 @@ impl Core {
                 Some(user) => format!("the user {user:?}"),
                 None => "who names no user".to_owned(),
             };
-            let prefix = self.keys.all();
+            let prefix = self.keys.namespace_prefix();
             error.with_detail(format!(
                 "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
                  on that prefix, or see whether `namespace` is right"
@@ -31,7 +31,7 @@ impl Core {
 
     /// Servers grant no less than one and a half times their election time. Nothing but a grant
     /// tells; this one is left to expire.
-    pub(crate) async fn shortest_ttl(&self) -> Result<Duration, Error> {
+    pub(crate) async fn probe_min_ttl(&self) -> Result<Duration, Error> {
         let granted = self.leases.request_grant(1).await;
         Ok(granted.map_err(|error| error.into_read_error(OPERATION))?.1)
     }
@@ -39,14 +39,14 @@ impl Core {
     /// Tries every right that locks need, without changing anything: one that is missing would else be
     /// noticed in the middle of a hand-over. Also shows that there is a majority.
     async fn check_rights(&self) -> Result<(), RequestError> {
-        let all = self.keys.all();
+        let all = self.keys.namespace_prefix();
         if self.context.observer {
             let options = GetOptions::new()
                 .with_range(range_end(&all))
                 .with_count_only();
             self.get(all, options).await?;
         } else {
-            self.txn(txn::probe_rights(&all, &self.nowhere)).await?;
+            self.txn(txn::probe_rights(&all, &self.absent_key)).await?;
         }
         Ok(())
     }

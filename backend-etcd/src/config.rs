@@ -9,7 +9,7 @@ use tenure_core::{
     settings::{Settings, Tls},
 };
 
-use crate::address::Target;
+use crate::address::Address;
 
 /// The options of an etcd store.
 #[derive(Clone)]
@@ -87,14 +87,14 @@ impl Options {
     }
 
     /// Reads them from settings.
-    pub(crate) fn read(settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
         let keepalive_trusted = match given.get::<String>("keepalive_trusted")?.as_deref() {
             None | Some("auto") => KeepaliveTrust::Auto,
             Some("never") => KeepaliveTrust::Never,
             Some(_) => {
-                return Err(refuse(
+                return Err(config_error(
                     "`backend.options.keepalive_trusted` is \"auto\" or \"never\"",
                 ));
             }
@@ -112,7 +112,7 @@ impl Options {
 
     /// How each connection is made. Reads the files anew each time, so that a renewed certificate
     /// needs no restart.
-    pub(crate) fn connection(&self, target: &Target) -> Result<ConnectOptions, Error> {
+    pub(crate) fn connect_options(&self, address: &Address) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.connect_timeout)
             // Servers refuse pings that come more often than every five seconds.
@@ -123,37 +123,39 @@ impl Options {
         if let (Some(user), Some(password)) = (&self.username, &self.password) {
             options = options.with_user(user.clone(), password.expose());
         }
-        if target.tls {
-            options = options.with_tls(tls(&self.tls)?);
+        if address.tls {
+            options = options.with_tls(tls_options(&self.tls)?);
         }
         Ok(options)
     }
 
-    pub(crate) fn check(&self, target: &Target) -> Result<(), Error> {
+    pub(crate) fn validate(&self, address: &Address) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
-            return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
+            return Err(config_error(
+                "`backend.options.connect_timeout` is under 1 ms",
+            ));
         }
         match (&self.username, &self.password) {
             (Some(_), None) => {
-                return Err(refuse(
+                return Err(config_error(
                     "`backend.username` is set and no password; set `backend.password_file` too",
                 ));
             }
             (None, Some(_)) => {
-                return Err(refuse(
+                return Err(config_error(
                     "a password is set and no `backend.username`; etcd needs both",
                 ));
             }
             _ => {}
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(refuse(
+            return Err(config_error(
                 "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
                  or neither",
             ));
         }
-        if !target.tls && !self.tls.is_empty() {
-            return Err(refuse(
+        if !address.tls && !self.tls.is_empty() {
+            return Err(config_error(
                 "certificates are set under `[backend.tls]`, and the scheme `etcd` does not use \
                  them; use `etcds`",
             ));
@@ -162,31 +164,31 @@ impl Options {
     }
 }
 
-fn tls(files: &Tls) -> Result<TlsOptions, Error> {
+fn tls_options(files: &Tls) -> Result<TlsOptions, Error> {
     let mut options = TlsOptions::new();
     options = match &files.ca_file {
-        Some(path) => options.ca_certificate(Certificate::from_pem(pem(path)?)),
+        Some(path) => options.ca_certificate(Certificate::from_pem(read_pem(path)?)),
         None => options.with_native_roots(),
     };
     if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {
-        options = options.identity(Identity::from_pem(pem(cert)?, pem(key)?));
+        options = options.identity(Identity::from_pem(read_pem(cert)?, read_pem(key)?));
     }
     Ok(options)
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, Error> {
+fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
     let shown = path.display();
-    let bytes =
-        fs::read(path).map_err(|error| refuse(format!("`{shown}` cannot be read: {error}")))?;
+    let bytes = fs::read(path)
+        .map_err(|error| config_error(format!("`{shown}` cannot be read: {error}")))?;
     let marker = b"-----BEGIN ";
     if !bytes.windows(marker.len()).any(|window| window == marker) {
-        return Err(refuse(format!("`{shown}` is no PEM file")));
+        return Err(config_error(format!("`{shown}` is no PEM file")));
     }
     Ok(bytes)
 }
 
 /// A refusal of the configuration.
-pub(crate) fn refuse(detail: impl Into<String>) -> Error {
+pub(crate) fn config_error(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, "configuring the store")
         .with_backend("etcd")
         .with_detail(detail)
@@ -218,8 +220,8 @@ mod tests {
             Value::from(value),
             "variable X",
         ));
-        let options = Options::read(&settings)?;
-        Target::new(&url, &options).map(|_| options)
+        let options = Options::from_settings(&settings)?;
+        Address::new(&url, &options).map(|_| options)
     }
 
     #[test]
@@ -244,7 +246,7 @@ mod tests {
             Options::default().tls(Tls::new(Some("ca.pem".into()), None, None)),
             Options::default().tls(Tls::new(None, Some("c.pem".into()), None)),
         ] {
-            assert!(Target::new(&url, &wrong).is_err());
+            assert!(Address::new(&url, &wrong).is_err());
         }
     }
 

@@ -11,11 +11,11 @@ use tenure_core::{
 use crate::{
     attempts::{Predecessor, Registration},
     error::{RequestError, backend_error, protocol_error},
-    keys::below,
+    keys::parse_below,
     lease::Lease,
     queue::{self, Position, grant, predecessor_with_holder},
     record, remove,
-    shared::Core,
+    shared::Shared,
     txn::{self, AttemptKeys, TxnReply},
 };
 
@@ -26,21 +26,21 @@ const MAX_NOISE_RETRIES: usize = 5;
 
 /// An enqueue under way.
 struct EnqueueOp<'a> {
-    core: &'a Core,
+    shared: &'a Shared,
     request: &'a Enqueue,
     prefix: String,
     fence: String,
 }
 
-pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, Error> {
+pub(crate) async fn enqueue(shared: &Shared, request: &Enqueue) -> Result<Enqueued, Error> {
     let attempt = request.attempt;
     let operation = EnqueueOp {
-        core,
+        shared,
         request,
-        prefix: core.keys.prefix(&request.name),
-        fence: core.keys.fence(attempt),
+        prefix: shared.keys.prefix(&request.name),
+        fence: shared.keys.fence(attempt),
     };
-    let outcome = match core.attempts.register(attempt, &request.name) {
+    let outcome = match shared.attempts.register(attempt, &request.name) {
         Registration::Fenced => return Ok(Enqueued::Gone),
         Registration::New => operation.enqueue_new().await,
         Registration::Existing(snapshot) => match snapshot.lease {
@@ -58,27 +58,32 @@ pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, 
         Err(error) => error.kind().is_without_effect(),
     };
     if is_finished {
-        core.watcher.stop(core.attempts.forget(attempt));
+        shared.watcher.stop(shared.attempts.forget(attempt));
     }
     outcome
 }
 
 impl EnqueueOp<'_> {
     async fn enqueue_new(&self) -> Result<Enqueued, Error> {
-        let Self { core, request, .. } = self;
+        let Self {
+            shared, request, ..
+        } = self;
         loop {
-            let lease_ref = core.leases.acquire(request.ttl).await;
+            let lease_ref = shared.leases.acquire(request.ttl).await;
             let lease_ref = lease_ref.map_err(|error| error.into_error(OPERATION))?;
             let lease = Arc::clone(lease_ref.lease());
-            let stem = core.keys.stem(&request.name, lease.id);
+            let stem = shared.keys.stem(&request.name, lease.id);
             // From here on it can be found again, whatever becomes of this future.
-            let Some(key) = core.attempts.assign_lease(request.attempt, lease_ref, stem) else {
+            let Some(key) = shared
+                .attempts
+                .assign_lease(request.attempt, lease_ref, stem)
+            else {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
                 Ok(reply) => return reply,
                 // The store has let the lease expire, and has done nothing.
-                Err(RequestError::LeaseGone) => core.leases.mark_expired(&lease),
+                Err(RequestError::LeaseGone) => shared.leases.mark_expired(&lease),
                 Err(error) => return Err(error.into_error(OPERATION)),
             }
         }
@@ -91,10 +96,10 @@ impl EnqueueOp<'_> {
         key: &str,
         revision: i64,
     ) -> Result<Enqueued, Error> {
-        match self.core.leases.refresh(lease).await {
+        match self.shared.leases.refresh(lease).await {
             Ok(()) => {}
             Err(RequestError::LeaseGone) => {
-                self.core.leases.mark_expired(lease);
+                self.shared.leases.mark_expired(lease);
                 return Ok(Enqueued::Gone);
             }
             Err(error) => return Err(outcome_unknown(error)),
@@ -114,7 +119,7 @@ impl EnqueueOp<'_> {
         lease: &Arc<Lease>,
         key: &str,
     ) -> Result<Result<Enqueued, Error>, RequestError> {
-        let value = record::encode(self.request, self.core.context.token_floor);
+        let value = record::encode(self.request, self.shared.context.token_floor);
         let keys = AttemptKeys {
             prefix: &self.prefix,
             key,
@@ -124,25 +129,25 @@ impl EnqueueOp<'_> {
             let free = txn::try_enqueue(keys, value.clone(), lease.id);
             return self.try_enqueue(keys, value, lease, free).await;
         }
-        let (quiet, name) = (&self.core.quiet, &self.request.name);
-        if quiet.is_quiet(name) {
+        let (uncontended, name) = (&self.shared.uncontended, &self.request.name);
+        if uncontended.contains(name) {
             let request = txn::enqueue_uncontended(keys, value.clone(), lease.id);
-            let reply = self.core.txn(request).await?;
+            let reply = self.shared.txn(request).await?;
             if reply.succeeded {
                 return Ok(Ok(self.granted(lease, reply.revision)));
             }
-            quiet.was_taken(name);
+            uncontended.record_contended(name);
         }
-        let mut reply = self.core.txn(txn::enqueue(keys, value, lease.id)).await?;
+        let mut reply = self.shared.txn(txn::enqueue(keys, value, lease.id)).await?;
         if !reply.succeeded {
             return self.not_enqueued(&mut reply).await;
         }
         let (first, last) = (reply.next_kv()?, reply.next_kv()?);
         let Some(last) = last else {
-            quiet.was_free(name);
+            uncontended.record_free(name);
             return Ok(Ok(self.granted(lease, reply.revision)));
         };
-        quiet.was_taken(name);
+        uncontended.record_contended(name);
         let predecessor = self.predecessor(reply.revision, first, last).await;
         match predecessor {
             Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, reply.revision, predecessor))),
@@ -160,7 +165,7 @@ impl EnqueueOp<'_> {
         mut free: Txn,
     ) -> Result<Result<Enqueued, Error>, RequestError> {
         for _ in 0..MAX_NOISE_RETRIES {
-            let mut reply = self.core.txn(free).await?;
+            let mut reply = self.shared.txn(free).await?;
             if reply.succeeded {
                 return Ok(Ok(self.granted(lease, reply.revision)));
             }
@@ -173,14 +178,14 @@ impl EnqueueOp<'_> {
                 return Ok(self.locate().await);
             }
             let first = first.ok_or_else(RequestError::malformed_reply)?;
-            if let Some(contender) = below(&self.prefix, first.key()) {
+            if let Some(contender) = parse_below(&self.prefix, first.key()) {
                 let holder = record::read(OPERATION, contender, &first);
                 return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
             }
             // Something lies below the prefix that is no contender.
-            let (found, revision) = self.core.contenders(&self.prefix, None).await?;
+            let (found, revision) = self.shared.contenders(&self.prefix, None).await?;
             if let Some(first) = found.first() {
-                let entry = self.core.read(OPERATION, first).await?;
+                let entry = self.shared.read(OPERATION, first).await?;
                 return Ok(entry.map(|entry| {
                     Enqueued::Busy(entry.map(|entry| entry.holder()).unwrap_or_default())
                 }));
@@ -218,9 +223,10 @@ impl EnqueueOp<'_> {
         last: KeyValue,
     ) -> Result<Option<Predecessor>, Error> {
         let first = first.ok_or_else(|| protocol_error(OPERATION))?;
-        let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
+        let known =
+            parse_below(&self.prefix, first.key()).zip(parse_below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
-            return queue::find_predecessor(self.core, &self.prefix, revision)
+            return queue::find_predecessor(self.shared, &self.prefix, revision)
                 .await
                 .map(|found| found.map(|(predecessor, _)| predecessor))
                 .map_err(outcome_unknown);
@@ -231,7 +237,7 @@ impl EnqueueOp<'_> {
     }
 
     fn record_revision(&self, revision: i64) {
-        self.core.attempts.update(self.request.attempt, |entry| {
+        self.shared.attempts.update(self.request.attempt, |entry| {
             entry.revision = revision;
             entry.verified_revision = revision;
         });
@@ -240,14 +246,14 @@ impl EnqueueOp<'_> {
     fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
         let attempt = self.request.attempt;
         self.record_revision(revision);
-        queue::mark_holding(self.core, attempt);
-        Enqueued::Granted(grant(self.core, attempt, lease, revision))
+        queue::mark_holding(self.shared, attempt);
+        Enqueued::Granted(grant(self.shared, attempt, lease, revision))
     }
 
     fn waiting(&self, lease: &Lease, revision: i64, predecessor: Predecessor) -> Enqueued {
         self.record_revision(revision);
         Enqueued::Waiting(queue::mark_waiting(
-            self.core,
+            self.shared,
             self.request.attempt,
             lease,
             revision,
@@ -256,7 +262,7 @@ impl EnqueueOp<'_> {
     }
 
     async fn locate(&self) -> Result<Enqueued, Error> {
-        match queue::locate(self.core, self.request.attempt).await {
+        match queue::locate(self.shared, self.request.attempt).await {
             Ok(Ok(Position::Granted(grant))) => Ok(Enqueued::Granted(grant)),
             Ok(Ok(Position::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
             Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
@@ -269,7 +275,7 @@ impl EnqueueOp<'_> {
     /// Takes back what was entered.
     async fn undo(&self, revision: i64, reason: Error) -> Error {
         self.record_revision(revision);
-        match remove::remove_known(self.core, self.request.attempt, &self.request.name).await {
+        match remove::remove_known(self.shared, self.request.attempt, &self.request.name).await {
             Ok(_) => reason,
             Err(_) => reason.with_kind(ErrorKind::OutcomeUnknown),
         }

@@ -12,9 +12,9 @@ use tenure_core::{
 
 use crate::{
     error::{RequestError, backend_error, protocol_error},
-    keys::{below, range_end},
-    record::{self, Entry},
-    shared::Core,
+    keys::{parse_below, range_end},
+    record::{self, QueueEntry},
+    shared::Shared,
     txn,
 };
 
@@ -25,9 +25,9 @@ const INSPECT_PAGE_KEYS: i64 = 1_000;
 const LIST_PAGE_KEYS: i64 = 1_000;
 
 /// A lock and its queue. A queue of more than a thousand is read in parts, all as of one moment.
-pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, Error> {
+pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
-    let prefix = core.keys.prefix(name);
+    let prefix = shared.keys.prefix(name);
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let (mut from, mut as_of) = (0, 0);
     loop {
@@ -37,7 +37,7 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
             .with_min_create_revision(from)
             .with_revision(as_of)
             .with_limit(INSPECT_PAGE_KEYS);
-        let mut found = core
+        let mut found = shared
             .get(prefix.as_str(), options)
             .await
             .map_err(read_error(OPERATION))?;
@@ -47,12 +47,12 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
             .revision();
         let kvs = found.take_kvs();
         for kv in &kvs {
-            let Some(contender) = below(&prefix, kv.key()) else {
+            let Some(contender) = parse_below(&prefix, kv.key()) else {
                 continue;
             };
             let entry = record::read(OPERATION, contender, kv)?;
             if state.holder.is_none() {
-                state.holder = Some(with_time_left(core, &entry).await);
+                state.holder = Some(with_time_left(shared, &entry).await);
             } else {
                 state.queue.push(entry.waiter());
             }
@@ -65,9 +65,9 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
 }
 
 /// The holder, and how long its lease has left unless it is renewed. The answer is in whole seconds.
-async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
+async fn with_time_left(shared: &Shared, entry: &QueueEntry) -> Holder {
     let holder = entry.holder();
-    let left = core
+    let left = shared
         .endpoints
         .call_any(entry.contender.lease(), |connection, id| async move {
             connection
@@ -86,11 +86,13 @@ async fn with_time_left(core: &Core, entry: &Entry) -> Holder {
 }
 
 /// A page of the locks of the namespace, in the order of their keys.
-pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
+pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
-    let start = core.keys.listing(&request.prefix);
+    let start = shared.keys.listing_start(&request.prefix);
     let mut key = match &request.cursor {
-        Some(cursor) if cursor.starts_with(&core.keys.all()) => cursor.clone().into_bytes(),
+        Some(cursor) if cursor.starts_with(&shared.keys.namespace_prefix()) => {
+            cursor.clone().into_bytes()
+        }
         Some(_) => {
             return Err(backend_error(
                 ErrorKind::Config,
@@ -107,13 +109,13 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
             .with_range(end.clone())
             .with_keys_only()
             .with_limit(LIST_PAGE_KEYS);
-        let mut page = core
+        let mut page = shared
             .get(key.clone(), options)
             .await
             .map_err(read_error(OPERATION))?;
         let kvs = page.take_kvs();
         for kv in &kvs {
-            let Some((name, _)) = core.keys.parse(kv.key()) else {
+            let Some((name, _)) = shared.keys.parse(kv.key()) else {
                 continue;
             };
             if !name.as_str().starts_with(&request.prefix) {
@@ -137,19 +139,19 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let more = found.len() > request.limit || next.is_some();
     found.truncate(request.limit);
     let cursor = found.last().filter(|_| more).map(|last| {
-        let end = range_end(&core.keys.prefix(&last.name));
+        let end = range_end(&shared.keys.prefix(&last.name));
         String::from_utf8_lossy(&end).into_owned()
     });
     let mut locks = Vec::with_capacity(found.len());
     for part in found.chunks(txn::MAX_COMPARES) {
         let keys: Vec<&[u8]> = part.iter().map(|summary| summary.first.key()).collect();
-        let read = core.look(txn::read_keys(&keys));
+        let read = shared.txn_read_only(txn::read_keys(&keys));
         let mut reply = read.await.map_err(read_error(OPERATION))?;
         for summary in part {
             let kv = reply.next_kv().map_err(read_error(OPERATION))?;
             // One that was given back meanwhile is left out.
             let Some(kv) = kv else { continue };
-            let Some((_, contender)) = core.keys.parse(kv.key()) else {
+            let Some((_, contender)) = shared.keys.parse(kv.key()) else {
                 continue;
             };
             // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
@@ -191,18 +193,18 @@ impl LockSummary {
 
 /// Takes away the grant with that token.
 pub(crate) async fn evict(
-    core: &Core,
+    shared: &Shared,
     name: &LockName,
     token: FencingToken,
 ) -> Result<Evicted, Error> {
     const OPERATION: &str = "evicting";
-    let prefix = core.keys.prefix(name);
-    let found = core.contenders(&prefix, None).await;
+    let prefix = shared.keys.prefix(name);
+    let found = shared.contenders(&prefix, None).await;
     let (found, _) = found.map_err(read_error(OPERATION))?;
     let Some(first) = found.first() else {
         return Ok(Evicted::NotHeld(None));
     };
-    let entry = core
+    let entry = shared
         .read(OPERATION, first)
         .await
         .map_err(read_error(OPERATION))??;
@@ -213,7 +215,7 @@ pub(crate) async fn evict(
         return Ok(Evicted::NotHeld(Some(entry.holder())));
     }
     let key = String::from_utf8_lossy(first.key()).into_owned();
-    let evicted = core.txn(txn::remove_holder(&key, entry.revision)).await;
+    let evicted = shared.txn(txn::remove_holder(&key, entry.revision)).await;
     let evicted = evicted.map_err(|error| error.into_error(OPERATION))?;
     Ok(if evicted.succeeded {
         Evicted::Evicted

@@ -49,7 +49,7 @@ impl KeySpace {
     }
 
     /// What all keys of the namespace begin with.
-    pub(crate) fn all(&self) -> String {
+    pub(crate) fn namespace_prefix(&self) -> String {
         format!("{}/", self.namespace)
     }
 
@@ -69,12 +69,12 @@ impl KeySpace {
     }
 
     /// A key that never exists, to ask something of the store with.
-    pub(crate) fn nowhere(&self) -> String {
+    pub(crate) fn absent_key(&self) -> String {
         format!("{}/%nowhere", self.namespace)
     }
 
     /// Where the keys of locks begin whose names begin so.
-    pub(crate) fn listing(&self, prefix: &str) -> String {
+    pub(crate) fn listing_start(&self, prefix: &str) -> String {
         // The table writes each byte for itself, but for a name that is nothing but dots.
         let encoded = match prefix {
             "." | ".." => String::new(),
@@ -89,16 +89,16 @@ impl KeySpace {
         let rest = std::str::from_utf8(key).ok()?;
         let rest = rest.strip_prefix(&*self.namespace)?.strip_prefix('/')?;
         let (name, tail) = rest.split_once('/')?;
-        Some((LockName::from_encoded(name)?, contender(tail)?))
+        Some((LockName::from_encoded(name)?, parse_contender(tail)?))
     }
 }
 
 /// What a key below this prefix is; `None` for noise.
-pub(crate) fn below(prefix: &str, key: &[u8]) -> Option<Contender> {
-    contender(std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?)
+pub(crate) fn parse_below(prefix: &str, key: &[u8]) -> Option<Contender> {
+    parse_contender(std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?)
 }
 
-fn contender(tail: &str) -> Option<Contender> {
+fn parse_contender(tail: &str) -> Option<Contender> {
     let (lease, rest) = match tail.split_once('-') {
         Some((lease, rest)) => (lease, Some(rest)),
         None => (tail, None),
@@ -131,7 +131,7 @@ pub(crate) fn range_end(prefix: &str) -> Vec<u8> {
 }
 
 /// A key as it can be shown in one line.
-pub(crate) fn shown(key: &[u8]) -> String {
+pub(crate) fn display_key(key: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(key))
 }
 
@@ -160,7 +160,7 @@ mod tests {
                 prefixes.push(keys.prefix(&name));
             }
             assert_eq!(keys.parse(keys.fence(attempt).as_bytes()), None);
-            assert_eq!(keys.parse(keys.nowhere().as_bytes()), None);
+            assert_eq!(keys.parse(keys.absent_key().as_bytes()), None);
         }
         for (index, one) in prefixes.iter().enumerate() {
             for other in &prefixes[index + 1..] {
@@ -190,9 +190,9 @@ mod tests {
             ("11111111111111111".to_owned(), None),
         ] {
             let key = format!("ns/a/{tail}");
-            assert_eq!(below("ns/a/", key.as_bytes()), expected, "{tail}");
+            assert_eq!(parse_below("ns/a/", key.as_bytes()), expected, "{tail}");
         }
-        assert_eq!(below("ns/a/", b"ns/a/\xff"), None);
+        assert_eq!(parse_below("ns/a/", b"ns/a/\xff"), None);
     }
 
     #[test]

@@ -14,10 +14,10 @@ use tenure_core::{
 use crate::{
     attempts::{Predecessor, Stage, Successor},
     error::{RequestError, backend_error},
-    keys::{below, shown},
+    keys::{display_key, parse_below},
     lease::Lease,
-    record::{self, Entry},
-    shared::Core,
+    record::{self, QueueEntry},
+    shared::Shared,
     txn,
 };
 
@@ -37,18 +37,18 @@ pub(crate) enum Position {
 
 /// Asks for one attempt whose revision is known.
 pub(crate) async fn locate(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
 ) -> Result<Result<Position, Error>, RequestError> {
-    let Some(snapshot) = core.attempts.snapshot(attempt) else {
+    let Some(snapshot) = shared.attempts.snapshot(attempt) else {
         return Ok(Ok(Position::Gone));
     };
     let Some(lease) = snapshot.lease.filter(|_| snapshot.revision > 0) else {
         return Ok(Ok(Position::Gone));
     };
-    let (prefix, revision) = (core.keys.prefix(&snapshot.name), snapshot.revision);
-    let mut reply = core
-        .look(txn::locate(&prefix, &snapshot.key, revision))
+    let (prefix, revision) = (shared.keys.prefix(&snapshot.name), snapshot.revision);
+    let mut reply = shared
+        .txn_read_only(txn::locate(&prefix, &snapshot.key, revision))
         .await?;
     if !reply.succeeded {
         return Ok(match reply.next_kv()? {
@@ -59,19 +59,19 @@ pub(crate) async fn locate(
             _ => Ok(Position::Gone),
         });
     }
-    core.attempts.update(attempt, |entry| {
+    shared.attempts.update(attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(reply.revision);
     });
     let (predecessor, first) = (reply.next_kv()?, reply.next_kv()?);
     let Some(predecessor) = predecessor else {
-        mark_holding(core, attempt);
+        mark_holding(shared, attempt);
         return Ok(Ok(Position::Granted(grant(
-            core, attempt, &lease, revision,
+            shared, attempt, &lease, revision,
         ))));
     };
     let known = first.and_then(|first| {
-        let holder = below(&prefix, first.key())?;
-        below(&prefix, predecessor.key())?;
+        let holder = parse_below(&prefix, first.key())?;
+        parse_below(&prefix, predecessor.key())?;
         Some((first, holder))
     });
     let (next, as_of) = match known {
@@ -86,19 +86,19 @@ pub(crate) async fn locate(
                 reply.revision,
             ),
         },
-        None => match find_predecessor(core, &prefix, revision).await? {
+        None => match find_predecessor(shared, &prefix, revision).await? {
             Some((predecessor, as_of)) => (Some(predecessor), as_of),
             None => (None, reply.revision),
         },
     };
     let Some(next) = next else {
-        mark_holding(core, attempt);
+        mark_holding(shared, attempt);
         return Ok(Ok(Position::Granted(grant(
-            core, attempt, &lease, revision,
+            shared, attempt, &lease, revision,
         ))));
     };
     Ok(Ok(Position::Waiting(mark_waiting(
-        core, attempt, &lease, as_of, next,
+        shared, attempt, &lease, as_of, next,
     ))))
 }
 
@@ -116,19 +116,19 @@ fn predecessor_without_holder(predecessor: &KeyValue) -> Predecessor {
 /// Who is in front of an entry where something lies below the prefix that is no contender, and when
 /// that was.
 pub(crate) async fn find_predecessor(
-    core: &Core,
+    shared: &Shared,
     prefix: &str,
     revision: i64,
 ) -> Result<Option<(Predecessor, i64)>, RequestError> {
-    let (found, as_of) = core.contenders(prefix, Some(revision)).await?;
+    let (found, as_of) = shared.contenders(prefix, Some(revision)).await?;
     Ok(found
         .last()
         .map(|predecessor| (predecessor_without_holder(predecessor), as_of)))
 }
 
 /// What a grant under this lease is worth.
-pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
-    let token = record::token(core.context.token_floor.get(), revision);
+pub(crate) fn grant(shared: &Shared, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
+    let token = record::token(shared.context.token_floor.get(), revision);
     let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved_from());
     grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     grant
@@ -145,7 +145,7 @@ pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -
 }
 
 /// The one in front, of which it is known who the holder is.
-pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &Entry) -> Predecessor {
+pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &QueueEntry) -> Predecessor {
     Predecessor {
         key: String::from_utf8_lossy(predecessor.key()).into_owned(),
         revision: predecessor.create_revision(),
@@ -163,41 +163,42 @@ pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
         operation,
         format!(
             "key {} was written over by somebody; delete it if nothing else uses it",
-            shown(key.as_bytes())
+            display_key(key.as_bytes())
         ),
     )
 }
 
 /// An attempt is the holder: nobody is in front of it any more.
-pub(crate) fn mark_holding(core: &Core, attempt: AttemptId) {
-    if let Some((ended, watched)) = core.attempts.mark_holding(attempt) {
-        core.watcher.stop(ended.into_iter().collect());
+pub(crate) fn mark_holding(shared: &Shared, attempt: AttemptId) {
+    if let Some((ended, watched)) = shared.attempts.mark_holding(attempt) {
+        shared.watcher.stop(ended.into_iter().collect());
         if !watched {
-            core.watcher.watch_own(core, attempt);
+            shared.watcher.watch_own(shared, attempt);
         }
     }
 }
 
 /// An attempt waits for that one.
 pub(crate) fn mark_waiting(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     lease: &Lease,
     as_of: i64,
     mut next: Predecessor,
 ) -> Waiting {
     let reply = waiting(lease, as_of, &next);
-    let watch_id = core.watcher.next_id();
+    let watch_id = shared.watcher.next_id();
     next.watch = watch_id;
     let key = next.key.clone();
-    if let Some((ended, watched)) = core.attempts.set_predecessor(attempt, next) {
-        core.watcher.stop(ended.into_iter().collect());
+    if let Some((ended, watched)) = shared.attempts.set_predecessor(attempt, next) {
+        shared.watcher.stop(ended.into_iter().collect());
         // Asked after this waiter was noted: a removal that begins later finds it.
-        let immediate = !core.attempts.has_live_key(&key);
-        core.watcher
+        let immediate = !shared.attempts.has_live_key(&key);
+        shared
+            .watcher
             .watch_predecessor(attempt, key, watch_id, as_of + 1, immediate);
         if !watched {
-            core.watcher.watch_own(core, attempt);
+            shared.watcher.watch_own(shared, attempt);
         }
     }
     reply
@@ -205,7 +206,12 @@ pub(crate) fn mark_waiting(
 
 /// The holder has gone by a request of ours, whose answer also tells of the waiter right behind it:
 /// what is written there in its key's place. It is the holder now, if it is still there.
-pub(crate) fn promote(core: &Core, successor: &Successor, found: Option<&KeyValue>, as_of: i64) {
+pub(crate) fn promote(
+    shared: &Shared,
+    successor: &Successor,
+    found: Option<&KeyValue>,
+    as_of: i64,
+) {
     let same = |kv: &&KeyValue| {
         kv.create_revision() == successor.revision && kv.mod_revision() == successor.revision
     };
@@ -213,28 +219,30 @@ pub(crate) fn promote(core: &Core, successor: &Successor, found: Option<&KeyValu
     if found.filter(same).is_none() {
         return;
     }
-    let is_waiting = core.attempts.update(successor.attempt, |entry| {
+    let is_waiting = shared.attempts.update(successor.attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(as_of);
         entry.stage == Stage::Waiting
     });
     if is_waiting == Some(true) {
-        mark_holding(core, successor.attempt);
+        mark_holding(shared, successor.attempt);
         let grant = grant(
-            core,
+            shared,
             successor.attempt,
             &successor.lease,
             successor.revision,
         );
-        core.context.events.send(BackendEvent::Granted(grant));
+        shared.context.events.send(BackendEvent::Granted(grant));
     }
 }
 
 /// The one in front of an attempt has gone: is it its turn?
-pub(crate) async fn recheck(core: Weak<Core>, attempt: AttemptId) {
-    let Some(core) = core.upgrade() else { return };
+pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
     let read_by_removal = || {
-        let pages = core.attempts.lock();
-        let entry = pages.get(attempt);
+        let table = shared.attempts.lock();
+        let entry = table.get(attempt);
         let entry = entry.filter(|entry| entry.stage == Stage::Waiting);
         entry.map(|entry| {
             entry
@@ -254,29 +262,29 @@ pub(crate) async fn recheck(core: Weak<Core>, attempt: AttemptId) {
             }
         }
     }
-    let event = match locate(&core, attempt).await {
+    let event = match locate(&shared, attempt).await {
         Ok(Ok(Position::Granted(grant))) => BackendEvent::Granted(grant),
         Ok(Ok(Position::Waiting(_))) => return,
-        Ok(Ok(Position::Gone)) => loss_event(&core, attempt),
+        Ok(Ok(Position::Gone)) => loss_event(&shared, attempt),
         // The core asks again, by its own rules.
         Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
     };
-    if core
+    if shared
         .attempts
         .snapshot(attempt)
         .is_some_and(|snapshot| snapshot.stage != Stage::Removing)
     {
-        core.context.events.send(event);
+        shared.context.events.send(event);
     }
 }
 
 /// An entry is gone without our doing. Why, is told by whether its lease had to live on.
-pub(crate) fn loss_event(core: &Core, attempt: AttemptId) -> BackendEvent {
-    let lease = core
+pub(crate) fn loss_event(shared: &Shared, attempt: AttemptId) -> BackendEvent {
+    let lease = shared
         .attempts
         .snapshot(attempt)
         .and_then(|snapshot| snapshot.lease);
-    let lapsed = lease.is_none_or(|lease| lease.may_have_expired(core.now()));
+    let lapsed = lease.is_none_or(|lease| lease.may_have_expired(shared.now()));
     let reason = if lapsed {
         LossReason::SessionLost
     } else {

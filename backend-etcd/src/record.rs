@@ -12,11 +12,11 @@ use tenure_core::{
 
 use crate::{
     error::backend_error,
-    keys::{Contender, shown},
+    keys::{Contender, display_key},
 };
 
 /// The format that this version writes.
-const FORMAT: u64 = 1;
+const FORMAT_VERSION: u64 = 1;
 
 /// One line of JSON.
 #[derive(Debug, Deserialize, Serialize)]
@@ -37,7 +37,7 @@ struct Record {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct FormatOnly {
     tenure: u64,
 }
 
@@ -48,7 +48,7 @@ const fn is_zero(number: &u64) -> bool {
 
 /// A contender as it is shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct QueueEntry {
     pub(crate) contender: Contender,
     pub(crate) revision: i64,
     /// `None` for somebody else's.
@@ -73,7 +73,7 @@ pub(crate) fn token(floor: u64, revision: i64) -> FencingToken {
 pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let record = Record {
-        tenure: FORMAT,
+        tenure: FORMAT_VERSION,
         attempt: request.attempt.to_string(),
         label: request.owner.label.clone(),
         host: request.owner.host.clone(),
@@ -95,32 +95,32 @@ pub(crate) fn read(
     operation: &'static str,
     contender: Contender,
     kv: &etcd_client::KeyValue,
-) -> Result<Entry, Error> {
+) -> Result<QueueEntry, Error> {
     let revision = kv.create_revision();
     let details = match contender {
         Contender::Foreign { .. } => None,
-        Contender::Ours { .. } => Some(decode(kv.value()).map_err(|flaw| match flaw {
-            Flaw::Newer(version) => backend_error(
+        Contender::Ours { .. } => Some(decode(kv.value()).map_err(|error| match error {
+            DecodeError::Newer(version) => backend_error(
                 ErrorKind::NewerFormat,
                 operation,
                 format!(
                     "key {} was written in format {version}, this version understands format \
-                     {FORMAT}; update this program",
-                    shown(kv.key())
+                     {FORMAT_VERSION}; update this program",
+                    display_key(kv.key())
                 ),
             ),
-            Flaw::Malformed => backend_error(
+            DecodeError::Malformed => backend_error(
                 ErrorKind::Corrupt,
                 operation,
                 format!(
                     "key {} does not hold what this backend writes; delete it if nothing else uses \
                      it",
-                    shown(kv.key())
+                    display_key(kv.key())
                 ),
             ),
         })?),
     };
-    Ok(Entry {
+    Ok(QueueEntry {
         contender,
         revision,
         details,
@@ -128,31 +128,31 @@ pub(crate) fn read(
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Flaw {
+enum DecodeError {
     Newer(u64),
     Malformed,
 }
 
-fn decode(value: &[u8]) -> Result<Details, Flaw> {
-    let version: Version = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
-    if version.tenure > FORMAT {
-        return Err(Flaw::Newer(version.tenure));
+fn decode(value: &[u8]) -> Result<Details, DecodeError> {
+    let version: FormatOnly = serde_json::from_slice(value).map_err(|_| DecodeError::Malformed)?;
+    if version.tenure > FORMAT_VERSION {
+        return Err(DecodeError::Newer(version.tenure));
     }
-    let record: Record = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
+    let record: Record = serde_json::from_slice(value).map_err(|_| DecodeError::Malformed)?;
     let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(record.at));
-    if record.tenure != FORMAT || record.floor > FencingToken::MAX.get() {
-        return Err(Flaw::Malformed);
+    if record.tenure != FORMAT_VERSION || record.floor > FencingToken::MAX.get() {
+        return Err(DecodeError::Malformed);
     }
     Ok(Details {
-        attempt: AttemptId::parse(&record.attempt).ok_or(Flaw::Malformed)?,
+        attempt: AttemptId::parse(&record.attempt).ok_or(DecodeError::Malformed)?,
         owner: Owner::new(record.label, record.host, record.pid),
         ttl: Duration::from_millis(record.ttl),
-        since: since.ok_or(Flaw::Malformed)?,
+        since: since.ok_or(DecodeError::Malformed)?,
         floor: record.floor,
     })
 }
 
-impl Entry {
+impl QueueEntry {
     pub(crate) fn token(&self) -> FencingToken {
         let floor = self.details.as_ref().map_or(0, |details| details.floor);
         token(floor, self.revision)
@@ -223,10 +223,10 @@ mod tests {
             b"{\"tenure\":0,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
             b"{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1,\"floor\":9223372036854775807}",
         ] {
-            assert_eq!(decode(wrong).unwrap_err(), Flaw::Malformed, "{wrong:?}");
+            assert_eq!(decode(wrong).unwrap_err(), DecodeError::Malformed, "{wrong:?}");
         }
         let newer = decode(b"{\"tenure\":2,\"what\":\"ever\"}").unwrap_err();
-        assert_eq!(newer, Flaw::Newer(2));
+        assert_eq!(newer, DecodeError::Newer(2));
         let latest = format!(
             "{{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
             u64::MAX

@@ -11,74 +11,74 @@ use tenure_core::{
 use crate::{
     attempts::{AttemptSnapshot, Stage},
     error::RequestError,
-    keys::below,
+    keys::parse_below,
     queue, record,
-    shared::Core,
+    shared::Shared,
     txn::{self, AttemptKeys},
 };
 
 const OPERATION: &str = "releasing";
 
-pub(crate) async fn remove(core: &Core, request: &Remove) -> Result<Removed, Error> {
+pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed, Error> {
     let attempt = request.attempt;
-    if core.attempts.is_fenced(attempt) {
+    if shared.attempts.is_fenced(attempt) {
         return Ok(Removed::Absent);
     }
     if !request.outcome_known {
         // Whatever of it is still under way in this client ends here.
-        let known = core.attempts.begin_removal(attempt);
+        let known = shared.attempts.begin_removal(attempt);
         if known.is_none() {
-            core.attempts.fence(attempt);
+            shared.attempts.fence(attempt);
         }
         return match known {
             Some((snapshot, watches)) => {
-                core.watcher.stop(watches);
-                remove_and_fence(core, attempt, snapshot).await
+                shared.watcher.stop(watches);
+                remove_and_fence(shared, attempt, snapshot).await
             }
-            None => find_and_remove(core, attempt, &request.name).await,
+            None => find_and_remove(shared, attempt, &request.name).await,
         };
     }
-    remove_known(core, attempt, &request.name).await
+    remove_known(shared, attempt, &request.name).await
 }
 
 /// Takes out an attempt every request of which was answered.
 pub(crate) async fn remove_known(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     name: &LockName,
 ) -> Result<Removed, Error> {
-    let Some((snapshot, watches)) = core.attempts.begin_removal(attempt) else {
-        return find_and_remove(core, attempt, name).await;
+    let Some((snapshot, watches)) = shared.attempts.begin_removal(attempt) else {
+        return find_and_remove(shared, attempt, name).await;
     };
-    core.watcher.stop(watches);
+    shared.watcher.stop(watches);
     if snapshot.revision == 0 {
-        return remove_and_fence(core, attempt, snapshot).await;
+        return remove_and_fence(shared, attempt, snapshot).await;
     }
-    let removed = delete_entry(core, attempt, &snapshot)
+    let removed = delete_entry(shared, attempt, &snapshot)
         .await
         .map_err(removal_error)?;
-    core.attempts.forget(attempt);
+    shared.attempts.forget(attempt);
     Ok(removed)
 }
 
 async fn delete_entry(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     snapshot: &AttemptSnapshot,
 ) -> Result<Removed, RequestError> {
     let revision = snapshot.revision;
     if snapshot.stage == Stage::Holding {
-        let existed = match core.attempts.successor(&snapshot.key, revision) {
+        let existed = match shared.attempts.successor(&snapshot.key, revision) {
             Some(successor) => {
                 let next = txn::hand_over(&snapshot.key, revision, &successor.key);
-                let mut reply = core.txn_soon(next).await?;
+                let mut reply = shared.txn_short(next).await?;
                 if reply.succeeded {
                     let found = reply.next_kv()?;
-                    queue::promote(core, &successor, found.as_ref(), reply.revision);
+                    queue::promote(shared, &successor, found.as_ref(), reply.revision);
                 }
                 reply.succeeded
             }
-            None => delete_holder_key(core, attempt, &snapshot.key, revision).await?,
+            None => delete_holder_key(shared, attempt, &snapshot.key, revision).await?,
         };
         return Ok(if existed {
             Removed::AsHolder
@@ -86,9 +86,9 @@ async fn delete_entry(
             Removed::Absent
         });
     }
-    let prefix = core.keys.prefix(&snapshot.name);
-    let mut reply = core
-        .txn_soon(txn::remove_waiter(&prefix, &snapshot.key, revision))
+    let prefix = shared.keys.prefix(&snapshot.name);
+    let mut reply = shared
+        .txn_short(txn::remove_waiter(&prefix, &snapshot.key, revision))
         .await?;
     if !reply.succeeded {
         return Ok(Removed::Absent);
@@ -108,39 +108,45 @@ async fn delete_entry(
 ///
 /// That one is sent once: what comes beside it or after it, or after the attempt was forgotten, compares.
 async fn delete_holder_key(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     key: &str,
     revision: i64,
 ) -> Result<bool, RequestError> {
-    let Some(slot) = core.attempts.claim_key_slot(attempt) else {
-        let reply = core.txn_soon(txn::remove_holder(key, revision)).await?;
+    let Some(slot) = shared.attempts.claim_key_slot(attempt) else {
+        let reply = shared.txn_short(txn::remove_holder(key, revision)).await?;
         return Ok(reply.succeeded);
     };
-    let existed = core.delete_soon(key).await?;
-    core.attempts.return_key_slot(attempt, slot);
+    let existed = shared.delete_short(key).await?;
+    shared.attempts.return_key_slot(attempt, slot);
     Ok(existed)
 }
 
 /// Takes out an attempt of which an enqueue was not answered: it may be carried out later.
 async fn remove_and_fence(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     snapshot: AttemptSnapshot,
 ) -> Result<Removed, Error> {
     let Some(lease) = snapshot.lease else {
         // It never came to have a lease, so that nothing of it was sent.
-        core.attempts.fence(attempt);
-        core.attempts.forget(attempt);
+        shared.attempts.fence(attempt);
+        shared.attempts.forget(attempt);
         return Ok(Removed::Absent);
     };
-    let (prefix, fence) = (core.keys.prefix(&snapshot.name), core.keys.fence(attempt));
+    let (prefix, fence) = (
+        shared.keys.prefix(&snapshot.name),
+        shared.keys.fence(attempt),
+    );
     let keys = AttemptKeys {
         prefix: &prefix,
         key: &snapshot.key,
         fence: &fence,
     };
-    let removed = match core.txn_soon(txn::remove_and_fence(keys, lease.id)).await {
+    let removed = match shared
+        .txn_short(txn::remove_and_fence(keys, lease.id))
+        .await
+    {
         Ok(mut reply) => {
             lease.add_fence();
             if reply.succeeded {
@@ -158,27 +164,27 @@ async fn remove_and_fence(
         // The store has deleted all that hung on the lease, and never gives out its number again:
         // an enqueue under it is refused, whenever it comes.
         Err(RequestError::LeaseGone) => {
-            core.leases.mark_expired(&lease);
+            shared.leases.mark_expired(&lease);
             Removed::Absent
         }
         Err(error) => return Err(removal_error(error)),
     };
-    core.attempts.fence(attempt);
-    core.attempts.forget(attempt);
+    shared.attempts.fence(attempt);
+    shared.attempts.forget(attempt);
     Ok(removed)
 }
 
 /// Takes out an attempt of which nothing is known here: another client's, or none at all.
 async fn find_and_remove(
-    core: &Core,
+    shared: &Shared,
     attempt: AttemptId,
     name: &LockName,
 ) -> Result<Removed, Error> {
-    let prefix = core.keys.prefix(name);
-    let found = core.contenders(&prefix, None).await;
+    let prefix = shared.keys.prefix(name);
+    let found = shared.contenders(&prefix, None).await;
     let (found, _) = found.map_err(|error| error.into_read_error(OPERATION))?;
     let attempt_of = |kv: &KeyValue| {
-        let contender = below(&prefix, kv.key())?;
+        let contender = parse_below(&prefix, kv.key())?;
         record::read(OPERATION, contender, kv).ok()?.attempt()
     };
     let Some(position) = found.iter().position(|kv| attempt_of(kv) == Some(attempt)) else {
@@ -186,7 +192,7 @@ async fn find_and_remove(
     };
     let key = String::from_utf8_lossy(found[position].key()).into_owned();
     let leave = txn::remove_holder(&key, found[position].create_revision());
-    let reply = core.txn_soon(leave).await.map_err(removal_error)?;
+    let reply = shared.txn_short(leave).await.map_err(removal_error)?;
     Ok(match position {
         _ if !reply.succeeded => Removed::Absent,
         0 => Removed::AsHolder,

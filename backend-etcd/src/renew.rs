@@ -23,7 +23,7 @@ use crate::{
     lease::{KeepAliveReply, Lease},
     queue::{self, Position, altered_key, grant},
     record,
-    shared::Core,
+    shared::Shared,
     txn::{self, EntryCheck, MAX_COMPARES, TxnReply},
 };
 
@@ -42,7 +42,7 @@ struct RenewalItem {
 
 /// Entries under one lease.
 struct LeaseBatch {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     lease: Arc<Lease>,
     items: Vec<RenewalItem>,
     /// Whether others may take longer, so that answers are told as they come.
@@ -51,16 +51,16 @@ struct LeaseBatch {
 }
 
 /// Renews grants and reports waiters: an answer for each, in their order.
-pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewed> {
+pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Renewed> {
     let count = entries.len();
     let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
     outcomes.resize_with(count, || None);
     let mut batches: HashMap<i64, LeaseBatch> = HashMap::new();
     for (index, renewal) in entries.into_iter().enumerate() {
-        match prepare(core, &renewal) {
+        match prepare(shared, &renewal) {
             Ok((snapshot, check, lease)) => batches
                 .entry(lease.id)
-                .or_insert_with(|| LeaseBatch::new(core, lease))
+                .or_insert_with(|| LeaseBatch::new(shared, lease))
                 .items
                 .push(RenewalItem {
                     index,
@@ -99,17 +99,17 @@ pub(crate) async fn renew(core: &Arc<Core>, entries: Vec<Renewal>) -> Vec<Renewe
 
 /// What there is to ask of an entry; or that there is none, and why.
 fn prepare(
-    core: &Core,
+    shared: &Shared,
     renewal: &Renewal,
 ) -> Result<(AttemptSnapshot, EntryCheck, Arc<Lease>), LossReason> {
-    let pages = core.attempts.lock();
-    let entry = pages.get(renewal.attempt).ok_or(LossReason::Evicted)?;
+    let table = shared.attempts.lock();
+    let entry = table.get(renewal.attempt).ok_or(LossReason::Evicted)?;
     let lease = entry
         .lease_ref
         .as_ref()
         .map(|lease_ref| Arc::clone(lease_ref.lease()));
     let lease = lease.ok_or(LossReason::Evicted)?;
-    let floor = core.context.token_floor.get();
+    let floor = shared.context.token_floor.get();
     let token = record::token(floor, entry.revision);
     if entry.revision == 0 || renewal.token.is_some_and(|given| given != token) {
         return Err(LossReason::Displaced);
@@ -132,14 +132,14 @@ fn prepare(
         confirmed_stream: entry.confirmed_stream,
         needs_check: entry.needs_check,
     };
-    drop(pages);
+    drop(table);
     Ok((snapshot, check, lease))
 }
 
 impl LeaseBatch {
-    fn new(core: &Arc<Core>, lease: Arc<Lease>) -> Self {
+    fn new(shared: &Arc<Shared>, lease: Arc<Lease>) -> Self {
         Self {
-            core: Arc::clone(core),
+            shared: Arc::clone(shared),
             lease,
             items: Vec::new(),
             send_events: false,
@@ -160,12 +160,12 @@ impl LeaseBatch {
     /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
     async fn prove(&mut self) -> Result<(), RequestError> {
         let mut progress = self
-            .core
+            .shared
             .watcher
-            .request_progress(self.core.endpoints.failover_timeout());
+            .request_progress(self.shared.endpoints.failover_timeout());
         let mut proof = self.keep_alive().await?;
         // Those first of which the watches would tell nothing.
-        let stream_id = self.core.watcher.stream_id();
+        let stream_id = self.shared.watcher.stream_id();
         let watched = |item: &RenewalItem| {
             item.snapshot.confirmed_stream == stream_id
                 && item.check.predecessor.is_none()
@@ -181,8 +181,8 @@ impl LeaseBatch {
             // Whoever was looked at need not wait for those that are left.
             self.send_events |= !self.items.is_empty();
             let checks: Vec<EntryCheck> = chunk.iter().map(|item| item.check.clone()).collect();
-            let check = txn::check_entries(&checks, &self.core.nowhere);
-            let reply = match self.core.look(check).await {
+            let check = txn::check_entries(&checks, &self.shared.absent_key);
+            let reply = match self.shared.txn_read_only(check).await {
                 Ok(reply) => reply,
                 Err(error) => {
                     self.items.extend(chunk);
@@ -212,8 +212,8 @@ impl LeaseBatch {
 
     /// One keep-alive. `None` if the store says that there is no such lease: then the entries tell.
     async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, RequestError> {
-        let clock = &*self.core.context.clock;
-        match self.lease.keep_alive(&self.core.endpoints, clock).await {
+        let clock = &*self.shared.context.clock;
+        match self.lease.keep_alive(&self.shared.endpoints, clock).await {
             Ok(proof) => Ok(Some(proof)),
             Err(RequestError::LeaseGone) => Ok(None),
             Err(error) => Err(error),
@@ -232,8 +232,10 @@ impl LeaseBatch {
                 return Some(proof);
             }
             proof = self.keep_alive().await.ok()??;
-            let look = self.core.look(txn::check_entries(&[], &self.core.nowhere));
-            term = Some(look.await.ok()?.term);
+            let check = self
+                .shared
+                .txn_read_only(txn::check_entries(&[], &self.shared.absent_key));
+            term = Some(check.await.ok()?.term);
         }
         None
     }
@@ -298,7 +300,7 @@ impl LeaseBatch {
     /// The entry is as it was made, and so is the one in front of it.
     fn on_intact(&mut self, item: &RenewalItem, revision: i64, proved: bool) {
         let attempt = item.renewal.attempt;
-        let now = self.core.attempts.update(attempt, |entry| {
+        let now = self.shared.attempts.update(attempt, |entry| {
             entry.verified_revision = entry.verified_revision.max(revision);
             entry.needs_check = false;
             (entry.stage, entry.predecessor.clone())
@@ -316,7 +318,7 @@ impl LeaseBatch {
             // Its turn may have come meanwhile.
             Some((Stage::Holding, _)) => {
                 let revision = item.check.revision;
-                Renewed::Granted(grant(&self.core, attempt, &self.lease, revision))
+                Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision))
             }
             Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
             _ => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
@@ -328,7 +330,7 @@ impl LeaseBatch {
         let reason = if proved {
             LossReason::Evicted
         } else {
-            self.core.leases.mark_expired(&self.lease);
+            self.shared.leases.mark_expired(&self.lease);
             LossReason::SessionLost
         };
         self.set_outcome(item, Renewed::Gone(reason));
@@ -337,7 +339,7 @@ impl LeaseBatch {
     /// The one in front has gone.
     async fn relocate(&mut self, item: &RenewalItem, proved: bool) {
         let unknown = |error: Error| Renewed::Unknown(error);
-        let outcome = match queue::locate(&self.core, item.renewal.attempt).await {
+        let outcome = match queue::locate(&self.shared, item.renewal.attempt).await {
             _ if !proved => unknown(RequestError::no_reply().into_error(OPERATION)),
             Ok(Ok(Position::Granted(grant))) => Renewed::Granted(grant),
             Ok(Ok(Position::Waiting(waiting))) => Renewed::Waiting(waiting),
@@ -352,7 +354,7 @@ impl LeaseBatch {
         if self.send_events {
             let event = outcome_event(item.renewal.attempt, &outcome);
             if let Some(event) = event {
-                self.core.context.events.send(event);
+                self.shared.context.events.send(event);
             }
         }
         self.outcomes.push((item.index, outcome));

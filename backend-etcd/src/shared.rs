@@ -8,35 +8,35 @@ use tenure_core::{backend::Context, clock::Instant, error::Error};
 use crate::{
     attempts::Attempts,
     error::RequestError,
-    keys::{KeySpace, below, range_end},
+    keys::{KeySpace, parse_below, range_end},
     lease::LeasePool,
-    record::{self, Entry},
+    record::{self, QueueEntry},
     transport::Endpoints,
     txn::TxnReply,
-    uncontended::Quiet,
+    uncontended::UncontendedLocks,
     watch::Watcher,
 };
 
 /// How large an answer may be.
-pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// What every operation works with.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct Shared {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) leases: Arc<LeasePool>,
     pub(crate) keys: KeySpace,
     /// A key that never exists.
-    pub(crate) nowhere: String,
+    pub(crate) absent_key: String,
     pub(crate) attempts: Attempts,
-    pub(crate) quiet: Quiet,
+    pub(crate) uncontended: UncontendedLocks,
     pub(crate) watcher: Watcher,
     /// The shortest TTL that the servers grant.
-    pub(crate) shortest: Duration,
+    pub(crate) min_ttl: Duration,
     pub(crate) context: Context,
 }
 
-impl Core {
+impl Shared {
     pub(crate) fn now(&self) -> Instant {
         self.context.clock.now()
     }
@@ -48,13 +48,13 @@ impl Core {
 
     /// Carries out a transaction that will be asked for again if it is not answered: then it is better
     /// not to wait for a server that has stopped.
-    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<TxnReply, RequestError> {
+    pub(crate) async fn txn_short(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         self.txn_within(self.endpoints.failover_timeout(), txn)
             .await
     }
 
-    /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
-    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, RequestError> {
+    /// Deletes one key, in the time of [`txn_short`](Self::txn_short). Tells whether it was there.
+    pub(crate) async fn delete_short(&self, key: &str) -> Result<bool, RequestError> {
         let limit = self.endpoints.failover_timeout();
         let response = self
             .endpoints
@@ -70,7 +70,7 @@ impl Core {
             .call(limit, txn, |connection, txn| async move {
                 let client = connection.client.kv_client();
                 client
-                    .max_decoding_message_size(LARGEST_ANSWER)
+                    .max_decoding_message_size(MAX_RESPONSE_BYTES)
                     .txn(txn)
                     .await
             });
@@ -78,11 +78,11 @@ impl Core {
     }
 
     /// Carries out a transaction that writes nothing.
-    pub(crate) async fn look(&self, txn: Txn) -> Result<TxnReply, RequestError> {
+    pub(crate) async fn txn_read_only(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         let response = self.endpoints.call_any(txn, |connection, txn| async move {
             let client = connection.client.kv_client();
             client
-                .max_decoding_message_size(LARGEST_ANSWER)
+                .max_decoding_message_size(MAX_RESPONSE_BYTES)
                 .txn(txn)
                 .await
         });
@@ -98,7 +98,7 @@ impl Core {
         self.endpoints
             .call_any(request, |connection, (key, options)| async move {
                 let client = connection.client.kv_client();
-                let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
+                let mut client = client.max_decoding_message_size(MAX_RESPONSE_BYTES);
                 client.get(key, Some(options)).await
             })
             .await
@@ -121,7 +121,7 @@ impl Core {
             .ok_or_else(RequestError::malformed_reply)?
             .revision();
         let mut keys = found.take_kvs();
-        keys.retain(|kv| below(prefix, kv.key()).is_some());
+        keys.retain(|kv| parse_below(prefix, kv.key()).is_some());
         Ok((keys, revision))
     }
 
@@ -130,7 +130,7 @@ impl Core {
         &self,
         operation: &'static str,
         key: &KeyValue,
-    ) -> Result<Result<Option<Entry>, Error>, RequestError> {
+    ) -> Result<Result<Option<QueueEntry>, Error>, RequestError> {
         let mut found = self.get(key.key(), GetOptions::new()).await?;
         let Some(kv) = found.take_kvs().into_iter().next() else {
             return Ok(Ok(None));

@@ -131,7 +131,7 @@ impl EntryCheck {
 
 /// Asks whether all these entries are as they were made, and those that they wait for still there. If
 /// not: each of them, in order, and of each that one as well.
-pub(crate) fn check_entries(all: &[EntryCheck], nowhere: &str) -> Txn {
+pub(crate) fn check_entries(all: &[EntryCheck], absent_key: &str) -> Txn {
     let mut compares = Vec::with_capacity(2 * all.len());
     let mut reads = Vec::with_capacity(2 * all.len() + 1);
     for check in all {
@@ -144,11 +144,11 @@ pub(crate) fn check_entries(all: &[EntryCheck], nowhere: &str) -> Txn {
         }
     }
     if reads.is_empty() {
-        reads.push(get_key(nowhere));
+        reads.push(get_key(absent_key));
     }
     Txn::new()
         .when(compares)
-        .and_then([get_key(nowhere)])
+        .and_then([get_key(absent_key)])
         .or_else(reads)
 }
 
@@ -207,15 +207,15 @@ pub(crate) fn read_keys(keys: &[&[u8]]) -> Txn {
 }
 
 /// Changes nothing, and is refused to whoever may not read and write below this prefix.
-pub(crate) fn probe_rights(all: &str, nowhere: &str) -> Txn {
+pub(crate) fn probe_rights(all: &str, absent_key: &str) -> Txn {
     let read = GetOptions::new()
         .with_range(range_end(all))
         .with_count_only()
         .with_limit(1);
     Txn::new()
-        .when([Compare::create_revision(nowhere, CompareOp::Less, 0)])
+        .when([Compare::create_revision(absent_key, CompareOp::Less, 0)])
         .and_then([
-            TxnOp::put(nowhere, "", None),
+            TxnOp::put(absent_key, "", None),
             TxnOp::get(all, Some(read.clone())),
         ])
         .or_else([TxnOp::get(all, Some(read))])

@@ -14,66 +14,66 @@ use std::{
 use tenure_core::name::LockName;
 
 /// So often in a row has a lock to be free.
-const ENOUGH: u64 = 16;
+const UNCONTENDED_THRESHOLD: u64 = 16;
 
 /// So many locks are remembered; one that falls into the place of another takes it.
-const PLACES: usize = 1024;
+const MAX_TRACKED_LOCKS: usize = 1024;
 
 /// What was last seen of the locks of one client.
-pub(crate) struct Quiet {
+pub(crate) struct UncontendedLocks {
     /// Of which lock, by its hash, and in the lowest bits how often it was free.
-    places: Box<[AtomicU64]>,
+    slots: Box<[AtomicU64]>,
     hasher: RandomState,
 }
 
-impl Default for Quiet {
+impl Default for UncontendedLocks {
     fn default() -> Self {
         Self {
-            places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..MAX_TRACKED_LOCKS).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
         }
     }
 }
 
-impl Quiet {
+impl UncontendedLocks {
     /// Whether it is to be expected that this lock is free.
-    pub(crate) fn is_quiet(&self, name: &LockName) -> bool {
-        let (place, lock) = self.find(name);
-        place.load(Ordering::Relaxed) == lock | ENOUGH
+    pub(crate) fn contains(&self, name: &LockName) -> bool {
+        let (slot, lock_hash) = self.slot(name);
+        slot.load(Ordering::Relaxed) == lock_hash | UNCONTENDED_THRESHOLD
     }
 
     /// An attempt has found it free.
-    pub(crate) fn was_free(&self, name: &LockName) {
-        let (place, lock) = self.find(name);
-        let seen = place.load(Ordering::Relaxed);
+    pub(crate) fn record_free(&self, name: &LockName) {
+        let (slot, lock_hash) = self.slot(name);
+        let seen = slot.load(Ordering::Relaxed);
         // Two at once may count as one: it is a guess anyhow.
         let next = match seen {
-            seen if seen == lock | ENOUGH => return,
-            seen if seen & !BITS == lock => seen + 1,
-            _ => lock | 1,
+            seen if seen == lock_hash | UNCONTENDED_THRESHOLD => return,
+            seen if seen & !COUNT_MASK == lock_hash => seen + 1,
+            _ => lock_hash | 1,
         };
-        place.store(next, Ordering::Relaxed);
+        slot.store(next, Ordering::Relaxed);
     }
 
     /// An attempt has found somebody else.
-    pub(crate) fn was_taken(&self, name: &LockName) {
-        let (place, lock) = self.find(name);
-        place.store(lock, Ordering::Relaxed);
+    pub(crate) fn record_contended(&self, name: &LockName) {
+        let (slot, lock_hash) = self.slot(name);
+        slot.store(lock_hash, Ordering::Relaxed);
     }
 
-    fn find(&self, name: &LockName) -> (&AtomicU64, u64) {
+    fn slot(&self, name: &LockName) -> (&AtomicU64, u64) {
         let hash = self.hasher.hash_one(name.as_str());
-        let index = usize::try_from(hash % PLACES as u64).unwrap_or(0);
-        (&self.places[index], hash & !BITS)
+        let index = usize::try_from(hash % MAX_TRACKED_LOCKS as u64).unwrap_or(0);
+        (&self.slots[index], hash & !COUNT_MASK)
     }
 }
 
 /// Those that hold the count.
-const BITS: u64 = 0xff;
+const COUNT_MASK: u64 = 0xff;
 
-impl fmt::Debug for Quiet {
+impl fmt::Debug for UncontendedLocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quiet").finish_non_exhaustive()
+        f.debug_struct("UncontendedLocks").finish_non_exhaustive()
     }
 }
 
@@ -83,32 +83,32 @@ mod tests {
 
     #[test]
     fn a_lock_is_quiet_after_enough_free_ones_in_a_row() {
-        let (quiet, name) = (Quiet::default(), LockName::new("a").unwrap());
+        let (uncontended, name) = (UncontendedLocks::default(), LockName::new("a").unwrap());
         for _ in 0..2 {
-            for _ in 0..ENOUGH {
-                assert!(!quiet.is_quiet(&name));
-                quiet.was_free(&name);
+            for _ in 0..UNCONTENDED_THRESHOLD {
+                assert!(!uncontended.contains(&name));
+                uncontended.record_free(&name);
             }
-            quiet.was_free(&name);
-            assert!(quiet.is_quiet(&name));
-            quiet.was_taken(&name);
+            uncontended.record_free(&name);
+            assert!(uncontended.contains(&name));
+            uncontended.record_contended(&name);
         }
-        assert!(!quiet.is_quiet(&name));
+        assert!(!uncontended.contains(&name));
     }
 
     #[test]
     fn what_is_known_of_one_lock_is_not_believed_of_another() {
-        let quiet = Quiet::default();
-        let names: Vec<_> = (0..4 * PLACES)
+        let uncontended = UncontendedLocks::default();
+        let names: Vec<_> = (0..4 * MAX_TRACKED_LOCKS)
             .map(|number| LockName::new(format!("lock-{number}")).unwrap())
             .collect();
         for name in &names {
             // Others have its place by now.
-            assert!(!quiet.is_quiet(name));
-            for _ in 0..ENOUGH {
-                quiet.was_free(name);
+            assert!(!uncontended.contains(name));
+            for _ in 0..UNCONTENDED_THRESHOLD {
+                uncontended.record_free(name);
             }
-            assert!(quiet.is_quiet(name));
+            assert!(uncontended.contains(name));
         }
     }
 }

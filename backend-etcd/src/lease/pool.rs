@@ -28,7 +28,7 @@ pub(crate) struct LeasePool {
     endpoints: Arc<Endpoints>,
     clock: Arc<dyn Clock>,
     /// A key that never exists.
-    nowhere: String,
+    absent_key: String,
     state: Mutex<PoolState>,
     grant_lock: tokio::sync::Mutex<()>,
     lease_added: Arc<Notify>,
@@ -43,11 +43,15 @@ struct PoolState {
 }
 
 impl LeasePool {
-    pub(crate) fn new(endpoints: Arc<Endpoints>, clock: Arc<dyn Clock>, nowhere: String) -> Self {
+    pub(crate) fn new(
+        endpoints: Arc<Endpoints>,
+        clock: Arc<dyn Clock>,
+        absent_key: String,
+    ) -> Self {
         Self {
             endpoints,
             clock,
-            nowhere,
+            absent_key,
             state: Mutex::default(),
             grant_lock: tokio::sync::Mutex::default(),
             lease_added: Arc::default(),
@@ -142,7 +146,7 @@ impl LeasePool {
     async fn current_term(&self) -> Result<Option<RaftTerm>, RequestError> {
         let read = self
             .endpoints
-            .call_any(self.nowhere.clone(), |connection, key| async move {
+            .call_any(self.absent_key.clone(), |connection, key| async move {
                 let options = GetOptions::new().with_keys_only();
                 connection.client.kv_client().get(key, Some(options)).await
             });
@@ -277,7 +281,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{address::Target, config::Options};
+    use crate::{address::Address, config::Options};
 
     struct IgnoreEvents;
 
@@ -288,11 +292,11 @@ mod tests {
     #[tokio::test]
     async fn x1_nobody_gets_a_place_on_a_lease_that_is_given_back() {
         let options = Options::default();
-        let target = Target::new(&StoreUrl::parse("etcd://127.0.0.1:1").unwrap(), &options);
+        let address = Address::new(&StoreUrl::parse("etcd://127.0.0.1:1").unwrap(), &options);
         let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
         let sink = EventSink::new(Arc::downgrade(&handler));
         let limit = Duration::from_millis(300);
-        let endpoints = Endpoints::new(target.unwrap(), options, sink, limit);
+        let endpoints = Endpoints::new(address.unwrap(), options, sink, limit);
         let clock = Arc::new(ManualClock::default());
         let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let pool = Arc::new(LeasePool::new(Arc::new(endpoints), time, String::new()));

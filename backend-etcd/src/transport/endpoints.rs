@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    address::Target, config::Options, error::RequestError, keepalive_validity::ServerVersion,
+    address::Address, config::Options, error::RequestError, keepalive_validity::ServerVersion,
 };
 
 /// Not before that is a server under suspicion.
@@ -38,7 +38,7 @@ const MAX_IN_FLIGHT_REQUESTS: usize = 256;
 
 /// The servers of a store.
 pub(crate) struct Endpoints {
-    target: Target,
+    address: Address,
     options: Options,
     events: EventSink,
     /// After that nobody waits for an answer any more.
@@ -77,13 +77,13 @@ pub(crate) struct Connection {
 
 impl Endpoints {
     pub(crate) fn new(
-        target: Target,
+        address: Address,
         options: Options,
         events: EventSink,
         request_timeout: Duration,
     ) -> Self {
         let endpoints = Self {
-            target,
+            address,
             options,
             events,
             request_timeout,
@@ -101,7 +101,7 @@ impl Endpoints {
             connect_lock: tokio::sync::Mutex::default(),
             generation_changes: watch::Sender::new(1),
         };
-        endpoints.lock().index = fastrand::usize(..endpoints.target.len());
+        endpoints.lock().index = fastrand::usize(..endpoints.address.len());
         endpoints.set_failover_timeout(None);
         endpoints
     }
@@ -167,7 +167,7 @@ impl Endpoints {
     async fn connect_any(&self) -> Result<Connection, RequestError> {
         let _one_at_a_time = self.connect_lock.lock().await;
         let mut last_error = RequestError::no_reply();
-        for _ in 0..self.target.len() {
+        for _ in 0..self.address.len() {
             if let Some(connection) = self.current()? {
                 return Ok(connection);
             }
@@ -175,7 +175,7 @@ impl Endpoints {
                 let state = self.lock();
                 (state.index, state.generation)
             };
-            let limit = if self.target.len() > 1 {
+            let limit = if self.address.len() > 1 {
                 self.options
                     .connect_timeout
                     .min(2 * self.base_failover_timeout())
@@ -193,12 +193,12 @@ impl Endpoints {
                 }
                 Err(error) => {
                     tracing::debug!(
-                        endpoint = self.target.endpoint(index),
+                        endpoint = self.address.endpoint(index),
                         ?error,
                         "no connection"
                     );
                     self.mark_suspect(generation);
-                    last_error = error.at_endpoint(&self.target.endpoint(index));
+                    last_error = error.at_endpoint(&self.address.endpoint(index));
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Endpoints {
         Err(match last_error {
             RequestError::Unanswered { source, .. } => RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
-                detail: format!("no server of {} answers", self.target),
+                detail: format!("no server of {} answers", self.address),
                 source,
             },
             RequestError::Refused {
@@ -228,8 +228,11 @@ impl Endpoints {
             detail: error.detail().unwrap_or_default().to_owned(),
             source: None,
         };
-        let options = self.options.connection(&self.target).map_err(config)?;
-        let endpoint = self.target.endpoint(index);
+        let options = self
+            .options
+            .connect_options(&self.address)
+            .map_err(config)?;
+        let endpoint = self.address.endpoint(index);
         let client = Client::connect([endpoint], Some(options)).await?;
         // Also shows that the server is there and knows of a leader, before anything depends on it.
         let status = client.maintenance_client().status().await?;
@@ -262,7 +265,7 @@ impl Endpoints {
         R: Clone,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut retries = self.target.len();
+        let mut retries = self.address.len();
         loop {
             let connection = self.connection().await?;
             // The library's futures are large, and this one becomes a part of many others.
@@ -285,7 +288,7 @@ impl Endpoints {
         R: Clone,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut retries = self.target.len();
+        let mut retries = self.address.len();
         loop {
             let Some((connection, _permit)) = self.acquire_permit().await? else {
                 continue;
@@ -375,7 +378,7 @@ impl Endpoints {
             return;
         }
         state.generation += 1;
-        state.index = (state.index + 1) % self.target.len();
+        state.index = (state.index + 1) % self.address.len();
         state.connection = None;
         let was_up = std::mem::replace(&mut state.reported_up, false);
         let generation = state.generation;
@@ -417,7 +420,7 @@ impl Endpoints {
 impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoints")
-            .field("target", &self.target)
+            .field("address", &self.address)
             .finish_non_exhaustive()
     }
 }

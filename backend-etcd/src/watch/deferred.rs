@@ -85,7 +85,7 @@ impl DeferredWatches {
 
 impl fmt::Debug for DeferredWatches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Later")
+        f.debug_struct("DeferredWatches")
             .field("watches", &self.lock().watches.len())
             .finish_non_exhaustive()
     }

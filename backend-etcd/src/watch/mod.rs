@@ -31,7 +31,7 @@ use tokio::{
 
 use self::deferred::DeferredWatches;
 pub(crate) use self::task::WatchTask;
-use crate::shared::Core;
+use crate::shared::Shared;
 
 /// Asks for watches. Never blocks.
 pub(crate) struct Watcher {
@@ -127,9 +127,9 @@ impl Watcher {
     }
 
     /// Watches an attempt's own key.
-    pub(crate) fn watch_own(&self, core: &Core, attempt: AttemptId) {
+    pub(crate) fn watch_own(&self, shared: &Shared, attempt: AttemptId) {
         let id = self.next_id();
-        let watch = core.attempts.update(attempt, |entry| {
+        let watch = shared.attempts.update(attempt, |entry| {
             entry.own_watch = id;
             Watch {
                 target: WatchTarget::Own,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::RequestError,
     queue,
-    shared::{Core, LARGEST_ANSWER},
+    shared::{MAX_RESPONSE_BYTES, Shared},
     transport::{Connection, Endpoints},
 };
 
@@ -34,10 +34,10 @@ const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// The task.
 pub(crate) struct WatchTask {
-    core: Weak<Core>,
+    shared: Weak<Shared>,
     endpoints: Arc<Endpoints>,
     /// A key that never exists.
-    nowhere: String,
+    absent_key: String,
     input: TaskInput,
     watches: ActiveWatches,
     progress: ProgressRequests,
@@ -69,15 +69,15 @@ enum StreamEnd {
 
 impl WatchTask {
     pub(crate) fn new(
-        core: Weak<Core>,
+        shared: Weak<Shared>,
         endpoints: Arc<Endpoints>,
-        nowhere: String,
+        absent_key: String,
         input: TaskInput,
     ) -> Self {
         Self {
-            core,
+            shared,
             endpoints,
-            nowhere,
+            absent_key,
             input,
             watches: ActiveWatches::default(),
             progress: ProgressRequests::new(Instant::now()),
@@ -125,8 +125,8 @@ impl WatchTask {
         let id = self.next_id();
         let options = options(id, 0);
         let client = connection.client.watch_client();
-        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
-        let exchange = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
+        let mut client = client.max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let exchange = Box::pin(client.watch(self.absent_key.as_str(), Some(options)));
         let stream: WatchStream = self
             .endpoints
             .await_reply(&connection, self.endpoints.failover_timeout(), exchange)
@@ -223,7 +223,7 @@ impl WatchTask {
 
     fn request_progress(&mut self, open: &OpenStream, waiters: Vec<oneshot::Sender<()>>) {
         let id = self.next_id();
-        let watch = StreamRequest::Create(Arc::from(self.nowhere.as_str()), options(id, 0));
+        let watch = StreamRequest::Create(Arc::from(self.absent_key.as_str()), options(id, 0));
         let _ = open.requests.send(watch);
         self.progress.send(id, Instant::now(), waiters);
     }
@@ -235,10 +235,10 @@ impl WatchTask {
     }
 
     fn start(&mut self, open: &OpenStream, id: u64, watch: Watch, since: Instant) {
-        let Some(core) = self.core.upgrade() else {
+        let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if let Some(watch) = self.watches.start(&core.attempts, id, watch, since) {
+        if let Some(watch) = self.watches.start(&shared.attempts, id, watch, since) {
             send_watch(open, id, watch);
         }
     }
@@ -251,10 +251,10 @@ impl WatchTask {
     }
 
     fn restart_all(&mut self, open: &OpenStream) {
-        let core = self.core.upgrade();
-        let pages = core.as_ref().map(|core| core.attempts.lock());
+        let shared = self.shared.upgrade();
+        let table = shared.as_ref().map(|shared| shared.attempts.lock());
         for (id, watch) in self.watches.all() {
-            let entry = pages.as_ref().and_then(|pages| pages.get(watch.attempt));
+            let entry = table.as_ref().and_then(|table| table.get(watch.attempt));
             if let (WatchTarget::Own, Some(entry)) = (watch.target, entry) {
                 watch.from = watch.from.max(entry.verified_revision + 1);
             }
@@ -298,14 +298,15 @@ impl WatchTask {
         };
         match watch.target {
             WatchTarget::Own => {
-                if let Some(core) = self.core.upgrade() {
-                    core.attempts
+                if let Some(shared) = self.shared.upgrade() {
+                    shared
+                        .attempts
                         .update(watch.attempt, |entry| entry.confirmed_stream = stream);
                 }
             }
             // Between the answer that named the predecessor and this watch, it may have gone.
             WatchTarget::Predecessor { .. } if watch.starts_late && as_of >= watch.from => {
-                tokio::spawn(queue::recheck(Weak::clone(&self.core), watch.attempt));
+                tokio::spawn(queue::recheck(Weak::clone(&self.shared), watch.attempt));
             }
             WatchTarget::Predecessor { .. } => {}
         }
@@ -338,35 +339,35 @@ impl WatchTask {
             (WatchTarget::Predecessor { .. }, false) => {}
             (WatchTarget::Own, true) => {
                 self.stop(open, id);
-                let Some(core) = self.core.upgrade() else {
+                let Some(shared) = self.shared.upgrade() else {
                     return;
                 };
-                let event = core
+                let event = shared
                     .attempts
                     .update(attempt, |_| ())
-                    .map(|()| queue::loss_event(&core, attempt));
+                    .map(|()| queue::loss_event(&shared, attempt));
                 if let Some(event) = event {
-                    core.context.events.send(event);
+                    shared.context.events.send(event);
                 }
             }
             (WatchTarget::Predecessor { .. }, true) => {
                 self.stop(open, id);
-                tokio::spawn(queue::recheck(Weak::clone(&self.core), attempt));
+                tokio::spawn(queue::recheck(Weak::clone(&self.shared), attempt));
             }
         }
     }
 
     /// Has the store asked what has become of an attempt.
     fn request_recheck(&self, attempt: AttemptId) {
-        let Some(core) = self.core.upgrade() else {
+        let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if core
+        if shared
             .attempts
             .update(attempt, |entry| entry.needs_check = true)
             .is_some()
         {
-            core.context.events.send(BackendEvent::Look { attempt });
+            shared.context.events.send(BackendEvent::Look { attempt });
         }
     }
 
