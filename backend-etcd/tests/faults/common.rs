@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// For what takes moments, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -33,15 +33,15 @@ pub(crate) fn store(url: &str, options: Options) -> EtcdStore {
     EtcdStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap()
 }
 
-struct Nobody;
+struct IgnoreEvents;
 
-impl EventHandler for Nobody {
+impl EventHandler for IgnoreEvents {
     fn handle(&self, _: BackendEvent) {}
 }
 
 /// The driver itself, whose events nobody hears.
 pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
-    let events: Arc<dyn EventHandler> = Arc::new(Nobody);
+    let events: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let sink = EventSink::new(Arc::downgrade(&events));
     let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
         .with_request_timeout(seconds(10));
@@ -56,7 +56,7 @@ pub(crate) fn builder(url: &str) -> ClientBuilder {
 
 /// A client of that address whose locks have that TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         match builder(url).ttl(ttl).connect().await {
             Ok(client) => return client,
@@ -74,7 +74,7 @@ pub(crate) fn name(text: &str) -> LockName {
 }
 
 /// Takes a lock that is free.
-pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
+pub(crate) async fn acquire_free(client: &Client, lock: &str) -> Guard {
     match client.lock(lock).unwrap().try_acquire().await.unwrap() {
         Acquisition::Acquired(guard) => guard,
         busy => panic!("{lock} is not free: {busy:?}"),
@@ -82,13 +82,17 @@ pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
 }
 
 /// Waits for a lock in the background.
-pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
+pub(crate) fn spawn_acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
 }
 
 /// The guard of a waiter that must come to its turn in that time.
-pub(crate) async fn granted(what: &str, within: Duration, waiter: JoinHandle<Guard>) -> Guard {
+pub(crate) async fn expect_granted(
+    what: &str,
+    within: Duration,
+    waiter: JoinHandle<Guard>,
+) -> Guard {
     match timeout(within, waiter).await {
         Ok(guard) => guard.unwrap(),
         Err(_) => panic!("not within {within:?}: {what}"),
@@ -96,7 +100,7 @@ pub(crate) async fn granted(what: &str, within: Duration, waiter: JoinHandle<Gua
 }
 
 /// Looks until it is so.
-pub(crate) async fn until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
@@ -105,8 +109,8 @@ pub(crate) async fn until(what: &str, within: Duration, mut is_so: impl FnMut() 
 }
 
 /// Looks until so many wait for a lock.
-pub(crate) async fn until_waiting(client: &Client, lock: &str, count: usize) {
-    let deadline = Instant::now() + SOON;
+pub(crate) async fn wait_for_waiters(client: &Client, lock: &str, count: usize) {
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let state = client.inspect(&name(lock)).await;
         if state.is_ok_and(|state| state.queue.len() == count) {
@@ -118,7 +122,7 @@ pub(crate) async fn until_waiting(client: &Client, lock: &str, count: usize) {
 }
 
 /// Looks until a lock has neither holder nor queue.
-pub(crate) async fn until_free(client: &Client, lock: &str, within: Duration) {
+pub(crate) async fn wait_until_free(client: &Client, lock: &str, within: Duration) {
     let deadline = Instant::now() + within;
     loop {
         let state = client.inspect(&name(lock)).await;
@@ -171,7 +175,7 @@ pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
 }
 
 /// Which of the proxies a client uses that has done something since the last reset.
-pub(crate) fn in_use(proxies: &[Proxy]) -> usize {
+pub(crate) fn proxy_in_use(proxies: &[Proxy]) -> usize {
     let used: Vec<_> = (0..proxies.len())
         .filter(|index| proxies[*index].requests() > 0)
         .collect();

@@ -12,18 +12,18 @@ use tenure_test_servers::etcd::Server;
 use tokio::time::timeout;
 
 use crate::common::{
-    SOON, acquire, client, etcdctl, etcdctl_command, granted, hold, millis, name, seconds, until,
-    until_waiting,
+    WAIT_LIMIT, acquire_free, client, etcdctl, etcdctl_command, expect_granted, millis, name,
+    seconds, spawn_acquire, wait_for_waiters, wait_until,
 };
 
 /// A running `etcdctl lock`, which says so when it holds, and gives back when a file is gone.
-struct Peer {
+struct EtcdctlLock {
     child: Child,
     file: PathBuf,
     held: tokio::sync::oneshot::Receiver<String>,
 }
 
-impl Peer {
+impl EtcdctlLock {
     fn start(server: &Server, lock: &str) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -51,16 +51,16 @@ impl Peer {
     }
 
     async fn holds(&mut self) -> String {
-        timeout(SOON, &mut self.held).await.unwrap().unwrap()
+        timeout(WAIT_LIMIT, &mut self.held).await.unwrap().unwrap()
     }
 
-    fn give_back(mut self) {
+    fn release(mut self) {
         std::fs::remove_file(&self.file).unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Peer {
+impl Drop for EtcdctlLock {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.file);
         let _ = self.child.kill();
@@ -74,7 +74,7 @@ async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
     let client = client(&server.url(), seconds(10)).await;
 
     // It comes first.
-    let mut peer = Peer::start(&server, "default/a");
+    let mut peer = EtcdctlLock::start(&server, "default/a");
     let key = peer.holds().await;
     assert!(key.starts_with("default/a/"), "{key}");
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
@@ -82,15 +82,15 @@ async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
         panic!("X1: what etcdctl holds was granted");
     };
     assert_eq!((holder.attempt, holder.owner), (None, None));
-    let waiter = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     // And again behind us.
-    let mut second = Peer::start(&server, "default/a");
-    until_waiting(&client, "a", 2).await;
+    let mut second = EtcdctlLock::start(&server, "default/a");
+    wait_for_waiters(&client, "a", 2).await;
     let shown = client.inspect(&name("a")).await.unwrap();
     assert!(shown.queue[0].attempt.is_some() && shown.queue[1].attempt.is_none());
-    peer.give_back();
-    let guard = granted("it is our turn", SOON, waiter).await;
+    peer.release();
+    let guard = expect_granted("it is our turn", WAIT_LIMIT, waiter).await;
     tokio::time::sleep(millis(300)).await;
     assert!(
         second.held.try_recv().is_err(),
@@ -101,12 +101,12 @@ async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
     second.holds().await;
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
     assert!(matches!(tried, Acquisition::Busy(_)));
-    second.give_back();
-    let guard = hold(&client, "a").await;
+    second.release();
+    let guard = acquire_free(&client, "a").await;
 
     // We come first.
-    let mut third = Peer::start(&server, "default/a");
-    until_waiting(&client, "a", 1).await;
+    let mut third = EtcdctlLock::start(&server, "default/a");
+    wait_for_waiters(&client, "a", 1).await;
     tokio::time::sleep(millis(300)).await;
     assert!(
         third.held.try_recv().is_err(),
@@ -114,19 +114,19 @@ async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
     );
     let _ = guard.release().await;
     third.holds().await;
-    third.give_back();
+    third.release();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_an_etcdctl_that_dies_is_succeeded() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(10)).await;
-    let mut peer = Peer::start(&server, "default/a");
+    let mut peer = EtcdctlLock::start(&server, "default/a");
     peer.holds().await;
-    let waiter = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     peer.child.kill().unwrap();
-    let guard = granted("its lease expires", SOON, waiter).await;
+    let guard = expect_granted("its lease expires", WAIT_LIMIT, waiter).await;
     assert!(guard.check().is_ok());
 }
 
@@ -135,30 +135,33 @@ async fn n2_noise_below_a_prefix_is_no_contender() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(10)).await;
     // Another lock of etcdctl, whose name begins with ours; and anything.
-    let mut peer = Peer::start(&server, "default/a/b");
+    let mut peer = EtcdctlLock::start(&server, "default/a/b");
     peer.holds().await;
     etcdctl(&server.address(), &["put", "default/a/hello", "x"]);
-    let guard = hold(&client, "a").await;
+    let guard = acquire_free(&client, "a").await;
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
     let Acquisition::Busy(holder) = tried else {
         panic!("X1: granted twice");
     };
     assert_eq!(holder.attempt, Some(guard.attempt()));
-    let first = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let first = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     etcdctl(&server.address(), &["put", "default/a/later", "x"]);
-    let second = acquire(&client, "a");
-    until_waiting(&client, "a", 2).await;
+    let second = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 2).await;
     let _ = guard.release().await;
-    let guard = granted("the first", SOON, first).await;
+    let guard = expect_granted("the first", WAIT_LIMIT, first).await;
     tokio::time::sleep(millis(200)).await;
     assert!(!second.is_finished(), "X1: granted twice");
     let _ = guard.release().await;
-    let guard = granted("the second", SOON, second).await;
+    let guard = expect_granted("the second", WAIT_LIMIT, second).await;
     let _ = guard.release().await;
-    let waiting = acquire(&client, "a");
-    let guard = granted("nothing but noise is there", SOON, waiting).await;
+    let waiting = spawn_acquire(&client, "a");
+    let guard = expect_granted("nothing but noise is there", WAIT_LIMIT, waiting).await;
     drop(guard);
-    until("it is given back", SOON, || client.live_attempts() == 0).await;
-    peer.give_back();
+    wait_until("it is given back", WAIT_LIMIT, || {
+        client.live_attempts() == 0
+    })
+    .await;
+    peer.release();
 }

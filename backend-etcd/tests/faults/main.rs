@@ -7,15 +7,15 @@
     reason = "helpers of tests may panic as tests may"
 )]
 
-mod arena;
 mod common;
-mod crowd;
-mod cut;
-mod expiry;
-mod ghost;
+mod concurrent_removal;
+mod contention;
 mod interop;
-mod leader;
-mod lost;
-mod nodes;
-mod twice;
-mod wire;
+mod late_enqueue;
+mod lease_expiry;
+mod lost_replies;
+mod many_locks;
+mod member_failures;
+mod partition;
+mod paused_leader;
+mod round_trips;

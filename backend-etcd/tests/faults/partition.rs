@@ -5,7 +5,8 @@ use tenure_test_servers::etcd::Cluster;
 use tokio::time::{Instant, sleep};
 
 use crate::common::{
-    SOON, acquire, client, granted, hold, in_use, millis, proxies, seconds, until_waiting,
+    WAIT_LIMIT, acquire_free, client, expect_granted, millis, proxies, proxy_in_use, seconds,
+    spawn_acquire, wait_for_waiters,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,17 +14,17 @@ async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
     let other = client(&cluster.url(), seconds(30)).await;
-    let blocked = hold(&other, "waited for").await;
+    let blocked = acquire_free(&other, "waited for").await;
     // The first holder's; a connection that is cut says so, one that is held does not.
     for held in [false, true, true] {
         for proxy in &proxies {
             proxy.reset();
         }
         let client = client(&url, seconds(3)).await;
-        let guard = hold(&client, "held").await;
-        let waiter = acquire(&client, "waited for");
-        until_waiting(&other, "waited for", 1).await;
-        let proxy = &proxies[in_use(&proxies)];
+        let guard = acquire_free(&client, "held").await;
+        let waiter = spawn_acquire(&client, "waited for");
+        wait_for_waiters(&other, "waited for", 1).await;
+        let proxy = &proxies[proxy_in_use(&proxies)];
         if held {
             proxy.hold_requests();
             proxy.hold_replies();
@@ -48,7 +49,7 @@ async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
         proxy.release_requests();
         proxy.release_replies();
         proxy.refuse(false).unwrap();
-        until_waiting(&other, "waited for", 0).await;
+        wait_for_waiters(&other, "waited for", 0).await;
     }
     drop(blocked);
 }
@@ -60,19 +61,19 @@ async fn w2_a_waiter_hears_of_its_turn_from_another_server() {
     // A third of this TTL, after which it reports in any case, is longer than the test waits.
     let (ttl, soon) = (seconds(90), seconds(15));
     let other = client(&cluster.url(), ttl).await;
-    let guard = hold(&other, "a").await;
+    let guard = acquire_free(&other, "a").await;
     let client = client(&url, ttl).await;
     for proxy in &proxies {
         proxy.reset();
     }
-    let waiter = acquire(&client, "a");
-    until_waiting(&other, "a", 1).await;
-    let proxy = &proxies[in_use(&proxies)];
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&other, "a", 1).await;
+    let proxy = &proxies[proxy_in_use(&proxies)];
     proxy.hold_requests();
     proxy.hold_replies();
     let released = guard.release().await;
     assert!(matches!(released, Release::Released));
-    let next = granted("the waiter's server is silent", soon, waiter).await;
+    let next = expect_granted("the waiter's server is silent", soon, waiter).await;
     assert!(next.check().is_ok());
-    let _ = tokio::time::timeout(SOON, next.release()).await;
+    let _ = tokio::time::timeout(WAIT_LIMIT, next.release()).await;
 }

@@ -7,7 +7,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::common::{SOON, acquire, client, granted, hold, millis, seconds, until_waiting};
+use crate::common::{
+    WAIT_LIMIT, acquire_free, client, expect_granted, millis, seconds, spawn_acquire,
+    wait_for_waiters,
+};
 
 const TTL: std::time::Duration = seconds(60);
 
@@ -33,7 +36,7 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
             let guard = if waits {
                 client.lock("a").unwrap().acquire().await.unwrap()
             } else {
-                hold(&client, "a").await
+                acquire_free(&client, "a").await
             };
             let mut expected = vec!["Txn"];
             if round == 0 && !waits {
@@ -73,9 +76,9 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
     let first = client(&server.url(), TTL).await;
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let second = client(&proxy.url(), TTL).await;
-    let _ = hold(&second, "lease").await.release().await;
+    let _ = acquire_free(&second, "lease").await.release().await;
 
-    let guard = hold(&first, "a").await;
+    let guard = acquire_free(&first, "a").await;
     proxy.reset();
     let busy = second.lock("a").unwrap().try_acquire().await.unwrap();
     assert!(matches!(busy, Acquisition::Busy(_)));
@@ -84,12 +87,12 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
     let _ = guard.release().await;
 
     for _ in 0..3 {
-        let guard = hold(&first, "a").await;
+        let guard = acquire_free(&first, "a").await;
         proxy.reset();
-        let waiter = acquire(&second, "a");
-        until_waiting(&first, "a", 1).await;
+        let waiter = spawn_acquire(&second, "a");
+        wait_for_waiters(&first, "a", 1).await;
         let _ = guard.release().await;
-        let next = granted("it is its turn", SOON, waiter).await;
+        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
         assert_eq!(
             calls(&proxy),
             ["Txn", "Txn"],
@@ -120,15 +123,15 @@ async fn a_lock_that_was_always_free_and_is_not_costs_one_round_trip_more_once()
         let _ = guard.release().await;
     }
     for expected in [2, 1, 1] {
-        let guard = hold(&first, "a").await;
+        let guard = acquire_free(&first, "a").await;
         proxy.reset();
-        let waiter = acquire(&second, "a");
-        until_waiting(&first, "a", 1).await;
+        let waiter = spawn_acquire(&second, "a");
+        wait_for_waiters(&first, "a", 1).await;
         assert_eq!(calls(&proxy), vec!["Txn"; expected], "to enter");
         assert!(!waiter.is_finished());
         let token = guard.token();
         let _ = guard.release().await;
-        let next = granted("it is its turn", SOON, waiter).await;
+        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
         assert!(next.token() > token);
         let _ = next.release().await;
     }
@@ -140,7 +143,7 @@ async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
-    let mut guard = hold(&client, "a").await;
+    let mut guard = acquire_free(&client, "a").await;
     for _ in 0..3 {
         let (waits, waiting) = oneshot::channel();
         let mut waits = Some(waits);
@@ -153,10 +156,10 @@ async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
             outcome.acquired().unwrap()
         });
         // That it is in the store is not enough: the client has to have been told.
-        timeout(SOON, waiting).await.unwrap().unwrap();
+        timeout(WAIT_LIMIT, waiting).await.unwrap().unwrap();
         proxy.reset();
         assert!(matches!(guard.release().await, Release::Released));
-        let next = granted("it is its turn", SOON, waiter).await;
+        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
         assert_eq!(calls(&proxy), ["Txn"], "the release tells whose turn it is");
         next.check().unwrap();
         guard = next;

@@ -12,11 +12,13 @@ use tenure_etcd::Options;
 use tenure_test_servers::etcd::Cluster;
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::common::{SOON, etcdctl, in_use, millis, name, proxies, seconds, store, until};
+use crate::common::{
+    WAIT_LIMIT, etcdctl, millis, name, proxies, proxy_in_use, seconds, store, wait_until,
+};
 
-struct Deaf;
+struct IgnoreEvents;
 
-impl EventHandler for Deaf {
+impl EventHandler for IgnoreEvents {
     fn handle(&self, _event: BackendEvent) {}
 }
 
@@ -24,7 +26,7 @@ impl EventHandler for Deaf {
 async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
-    let handler: Arc<dyn EventHandler> = Arc::new(Deaf);
+    let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let sink = EventSink::new(Arc::downgrade(&handler));
     let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
         .with_request_timeout(seconds(10));
@@ -49,7 +51,7 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
     backend.enqueue(enqueue("warm", warm)).await.unwrap();
     let remove = Remove::new(name("warm"), warm, ttl, true);
     backend.remove(remove).await.unwrap();
-    let index = in_use(&proxies);
+    let index = proxy_in_use(&proxies);
     cluster.server(index).pause().unwrap();
     let mut late = JoinSet::new();
     let mut attempts = Vec::new();
@@ -65,7 +67,7 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
             .map(|proxy| proxy.count("Txn"))
             .sum::<usize>()
     };
-    until("all were sent", SOON, || total() > 20).await;
+    wait_until("all were sent", WAIT_LIMIT, || total() > 20).await;
     for attempt in attempts {
         fenced("ghost", attempt).await;
     }
@@ -94,12 +96,12 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
         );
         found.lines().filter(|line| !line.is_empty()).count()
     };
-    until("the lease goes, and the fences with it", SOON, || {
+    wait_until("the lease goes, and the fences with it", WAIT_LIMIT, || {
         fences() < 100
     })
     .await;
     cluster.server(index).resume().unwrap();
-    cluster.wait_healthy(SOON).unwrap();
+    cluster.wait_healthy(WAIT_LIMIT).unwrap();
     sleep(seconds(1)).await;
     let found = etcdctl(
         &cluster.server(index).address(),

@@ -17,19 +17,21 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::common::{SOON, acquire, client, granted, millis, seconds, until_waiting};
+use crate::common::{
+    WAIT_LIMIT, client, expect_granted, millis, seconds, spawn_acquire, wait_for_waiters,
+};
 
 /// A way to a server that takes so long, and has room for any number of answers under way. (The proxy of
 /// the test servers delays one piece after the other.)
-struct Far {
+struct DelayProxy {
     address: String,
     made: Arc<AtomicU64>,
     /// Milliseconds.
     delay: Arc<AtomicU64>,
 }
 
-impl Far {
-    async fn away(target: String) -> Self {
+impl DelayProxy {
+    async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let made = Arc::new(AtomicU64::new(0));
@@ -76,19 +78,24 @@ impl Far {
 }
 
 /// What a client is worth whose every answer comes so late.
-async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &str) {
+async fn hold_and_wait_with_delay(
+    delay: Duration,
+    ttl: Duration,
+    targets: Vec<String>,
+    near: &str,
+) {
     let near = client(near, seconds(60)).await;
     let mut far = Vec::new();
     for target in targets {
-        far.push(Far::away(target).await);
+        far.push(DelayProxy::start(target).await);
     }
     let addresses: Vec<_> = far.iter().map(|far| far.address.as_str()).collect();
     let away = client(&format!("etcd://{}", addresses.join(",")), ttl).await;
-    let _ = granted("a lease", SOON, acquire(&away, "lease"))
+    let _ = expect_granted("a lease", WAIT_LIMIT, spawn_acquire(&away, "lease"))
         .await
         .release()
         .await;
-    let guard = granted("it is free", SOON, acquire(&away, "a")).await;
+    let guard = expect_granted("it is free", WAIT_LIMIT, spawn_acquire(&away, "a")).await;
     for far in &far {
         let millis = u64::try_from(delay.as_millis()).unwrap();
         far.delay.store(millis, Ordering::Relaxed);
@@ -98,7 +105,7 @@ async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &
             .map(|far| far.made.load(Ordering::Relaxed))
             .sum::<u64>()
     };
-    let waiter = acquire(&near, "a");
+    let waiter = spawn_acquire(&near, "a");
     let began = Instant::now();
     let before = connections();
     while began.elapsed() < (ttl * 3).min(seconds(40)) {
@@ -115,13 +122,13 @@ async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &
     let released = guard.release().await;
     eprintln!("{delay:?}: {released:?} after {:?}", began.elapsed());
     assert!(matches!(released, Release::Released), "R1: {released:?}");
-    let next = granted("R2", SOON, waiter).await;
+    let next = expect_granted("R2", WAIT_LIMIT, waiter).await;
     // And as a waiter.
-    let waiter = acquire(&away, "a");
-    until_waiting(&near, "a", 1).await;
+    let waiter = spawn_acquire(&away, "a");
+    wait_for_waiters(&near, "a", 1).await;
     sleep(seconds(9)).await;
     let _ = next.release().await;
-    let next = granted("it is its turn", SOON, waiter).await;
+    let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
     assert!(next.check().is_ok());
 }
 
@@ -129,7 +136,7 @@ async fn live_with(delay: Duration, ttl: Duration, targets: Vec<String>, near: &
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_r1_a_slow_server_is_slow_and_no_more() {
     let server = Server::builder().start().unwrap();
-    live_with(
+    hold_and_wait_with_delay(
         millis(1300),
         seconds(30),
         vec![server.address()],
@@ -143,14 +150,14 @@ async fn l5_r1_a_slow_server_is_slow_and_no_more() {
 async fn l5_r1_a_slow_cluster_is_slow_and_no_more() {
     let cluster = Cluster::builder().start().unwrap();
     let targets = cluster.servers().iter().map(Server::address).collect();
-    live_with(millis(1300), seconds(30), targets, &cluster.url()).await;
+    hold_and_wait_with_delay(millis(1300), seconds(30), targets, &cluster.url()).await;
 }
 
 /// The same with the shortest TTL.
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_r1_a_slow_server_and_the_shortest_ttl() {
     let server = Server::builder().start().unwrap();
-    live_with(
+    hold_and_wait_with_delay(
         millis(280),
         seconds(2),
         vec![server.address()],

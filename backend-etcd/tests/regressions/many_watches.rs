@@ -4,15 +4,18 @@ use tenure_core::{Client, Guard};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::{Instant, sleep};
 
-use crate::common::{SOON, acquire, client, granted, hold, seconds, until, until_waiting};
+use crate::common::{
+    WAIT_LIMIT, acquire_free, client, expect_granted, seconds, spawn_acquire, wait_for_waiters,
+    wait_until,
+};
 
-async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
+async fn acquire_all(client: &Client, count: usize) -> Vec<Guard> {
     let mut guards = Vec::with_capacity(count);
     for start in (0..count).step_by(100) {
         let tasks: Vec<_> = (start..(start + 100).min(count))
             .map(|index| {
                 let client = client.clone();
-                tokio::spawn(async move { hold(&client, &format!("lock-{index}")).await })
+                tokio::spawn(async move { acquire_free(&client, &format!("lock-{index}")).await })
             })
             .collect();
         for task in tasks {
@@ -30,8 +33,8 @@ async fn l5_thousands_of_watches_are_begun_again_once() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), ttl).await;
-    let guards = hold_all(&client, LOCKS).await;
-    until("all are watched", SOON * 2, || {
+    let guards = acquire_all(&client, LOCKS).await;
+    wait_until("all are watched", WAIT_LIMIT * 2, || {
         proxy.count("Watch.message") >= LOCKS
     })
     .await;
@@ -84,32 +87,32 @@ async fn w3_a_thousand_waiters_leave_and_the_last_stays() {
     const WAITERS: usize = 1_000;
     let ttl = seconds(30);
     let server = Server::builder().start().unwrap();
-    let (holder, crowd, last) = (
+    let (holder, leaving, last) = (
         client(&server.url(), ttl).await,
         client(&server.url(), ttl).await,
         client(&server.url(), ttl).await,
     );
-    let guard = hold(&holder, "a").await;
+    let guard = acquire_free(&holder, "a").await;
     let began = Instant::now();
     let mut waiters = Vec::new();
     for count in 1..=WAITERS {
-        waiters.push(acquire(&crowd, "a"));
+        waiters.push(spawn_acquire(&leaving, "a"));
         if count % 100 == 0 {
-            until_waiting(&holder, "a", count).await;
+            wait_for_waiters(&holder, "a", count).await;
         }
     }
     eprintln!("entered in {:?}", began.elapsed());
-    let patient = acquire(&last, "a");
-    until_waiting(&holder, "a", WAITERS + 1).await;
+    let remaining = spawn_acquire(&last, "a");
+    wait_for_waiters(&holder, "a", WAITERS + 1).await;
     let began = Instant::now();
     for waiter in &waiters {
         waiter.abort();
     }
-    until_waiting(&holder, "a", 1).await;
+    wait_for_waiters(&holder, "a", 1).await;
     eprintln!("left in {:?}", began.elapsed());
     let _ = guard.release().await;
     let began = Instant::now();
-    let next = granted("its turn", seconds(9), patient).await;
+    let next = expect_granted("its turn", seconds(9), remaining).await;
     eprintln!("granted after {:?}", began.elapsed());
     assert!(next.check().is_ok());
 }

@@ -14,36 +14,36 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::common::{SOON, client, millis};
+use crate::common::{WAIT_LIMIT, client, millis};
 
-const LOCK: &str = "arena";
+const LOCK: &str = "contended";
 
 /// Clients at one lock.
-pub(crate) struct Arena {
-    shared: Arc<Shared>,
+pub(crate) struct Contention {
+    shared: Arc<SharedState>,
     clients: Vec<Client>,
     workers: Vec<JoinHandle<()>>,
     monitor: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedState {
     stop: AtomicBool,
     /// How often each worker has held the lock.
-    turns: Vec<AtomicU64>,
+    holds: Vec<AtomicU64>,
     tokens: Mutex<Vec<u64>>,
     guards: Mutex<Vec<Option<Arc<Guard>>>>,
     overlaps: AtomicU64,
 }
 
-impl Arena {
+impl Contention {
     /// So many clients, each with two workers.
-    pub(crate) async fn open(url: &str, clients: usize, ttl: Duration) -> Self {
+    pub(crate) async fn start(url: &str, clients: usize, ttl: Duration) -> Self {
         let count = clients * 2;
-        let shared = Arc::new(Shared {
-            turns: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        let shared = Arc::new(SharedState {
+            holds: (0..count).map(|_| AtomicU64::new(0)).collect(),
             guards: Mutex::new((0..count).map(|_| None).collect()),
-            ..Shared::default()
+            ..SharedState::default()
         });
         let mut all = Vec::new();
         let mut workers = Vec::new();
@@ -56,21 +56,23 @@ impl Arena {
             all.push(client);
         }
         let monitor = tokio::spawn(monitor(Arc::clone(&shared)));
-        let arena = Self {
+        let contention = Self {
             shared,
             clients: all,
             workers,
             monitor,
         };
-        arena.until_all_had_turns("at first", 2, SOON).await;
-        arena
+        contention
+            .wait_until_all_held("at first", 2, WAIT_LIMIT)
+            .await;
+        contention
     }
 
     /// Waits until every worker has held the lock so many times more.
-    pub(crate) async fn until_all_had_turns(&self, when: &str, more: u64, within: Duration) {
+    pub(crate) async fn wait_until_all_held(&self, when: &str, more: u64, within: Duration) {
         let now = || -> Vec<u64> {
-            let turns = self.shared.turns.iter();
-            turns.map(|turns| turns.load(Ordering::SeqCst)).collect()
+            let holds = self.shared.holds.iter();
+            holds.map(|holds| holds.load(Ordering::SeqCst)).collect()
         };
         let (before, deadline) = (now(), Instant::now() + within);
         loop {
@@ -92,18 +94,18 @@ impl Arena {
     }
 
     /// How often the lock was held.
-    pub(crate) fn turns(&self) -> u64 {
-        let turns = self.shared.turns.iter();
-        turns.map(|turns| turns.load(Ordering::SeqCst)).sum()
+    pub(crate) fn holds(&self) -> u64 {
+        let holds = self.shared.holds.iter();
+        holds.map(|holds| holds.load(Ordering::SeqCst)).sum()
     }
 
     /// The declared bound, and what a busy machine adds.
-    pub(crate) fn bound(&self, ttl: Duration) -> Duration {
-        self.clients[0].capabilities().takeover.of(ttl, ttl) + SOON
+    pub(crate) fn time_limit(&self, ttl: Duration) -> Duration {
+        self.clients[0].capabilities().takeover.of(ttl, ttl) + WAIT_LIMIT
     }
 
     /// Ends it, and holds what has happened against the contract.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn finish(self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers {
             worker.await.unwrap();
@@ -121,7 +123,7 @@ impl Arena {
     }
 }
 
-async fn work(client: Client, shared: Arc<Shared>, index: usize) {
+async fn work(client: Client, shared: Arc<SharedState>, index: usize) {
     let lock = client.lock(LOCK).unwrap();
     while !shared.stop.load(Ordering::SeqCst) {
         let guard = match lock.acquire_within(millis(500)).await {
@@ -143,14 +145,14 @@ async fn work(client: Client, shared: Arc<Shared>, index: usize) {
         shared.guards.lock().unwrap()[index] = Some(Arc::clone(&guard));
         sleep(millis(10)).await;
         if guard.check().is_ok() {
-            shared.turns[index].fetch_add(1, Ordering::SeqCst);
+            shared.holds[index].fetch_add(1, Ordering::SeqCst);
         }
         let _ = guard.release().await;
         shared.guards.lock().unwrap()[index] = None;
     }
 }
 
-async fn monitor(shared: Arc<Shared>) {
+async fn monitor(shared: Arc<SharedState>) {
     while !shared.stop.load(Ordering::SeqCst) {
         let held = {
             let guards = shared.guards.lock().unwrap();
@@ -162,7 +164,7 @@ async fn monitor(shared: Arc<Shared>) {
                 .map(Arc::clone)
                 .collect();
             // One that was given back while the others were asked is no overlap.
-            first.iter().filter(held_still).count()
+            first.iter().filter(is_held).count()
         };
         if held > 1 {
             shared.overlaps.fetch_add(1, Ordering::SeqCst);
@@ -171,6 +173,6 @@ async fn monitor(shared: Arc<Shared>) {
     }
 }
 
-fn held_still(guard: &&Arc<Guard>) -> bool {
+fn is_held(guard: &&Arc<Guard>) -> bool {
     guard.check().is_ok()
 }

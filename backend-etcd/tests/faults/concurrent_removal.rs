@@ -10,7 +10,9 @@ use tenure_core::{
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::{sleep, timeout};
 
-use crate::common::{SOON, client, driver, etcdctl, hold, millis, name, seconds, until};
+use crate::common::{
+    WAIT_LIMIT, acquire_free, client, driver, etcdctl, millis, name, seconds, wait_until,
+};
 
 /// Two removals of one attempt are under way at once (a release whose future was dropped goes on in the
 /// background, and the guard is released again). The first is answered, and gives the key back; the other
@@ -48,11 +50,11 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     used_proxy.hold_replies();
     used_proxy.reset();
     let removal = remove(first);
-    until("the first is sent", SOON, || {
+    wait_until("the first is sent", WAIT_LIMIT, || {
         used_proxy.count("DeleteRange") == 1
     })
     .await;
-    until("and carried out", SOON, || keys().is_empty()).await;
+    wait_until("and carried out", WAIT_LIMIT, || keys().is_empty()).await;
     used_proxy.hold_requests();
     // Moves the client to the other proxy after a second.
     let other = Arc::clone(&backend);
@@ -61,7 +63,7 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     let repeated = remove(first);
     // Whatever it is sent as.
     let changes = || used_proxy.count("DeleteRange") + used_proxy.count("Txn");
-    until("the second is sent", SOON, || changes() == 2).await;
+    wait_until("the second is sent", WAIT_LIMIT, || changes() == 2).await;
     used_proxy.release_replies();
     assert_eq!(removal.await.unwrap().unwrap(), Removed::AsHolder);
     reader.await.unwrap().unwrap();
@@ -81,11 +83,11 @@ async fn r1_a_release_that_is_dropped_and_repeated_deletes_once() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(3)).await;
-    let guard = hold(&client, "a").await;
+    let guard = acquire_free(&client, "a").await;
     proxy.reset();
     // A renewal is under way.
     proxy.hold_replies();
-    until("it is renewed", SOON, || {
+    wait_until("it is renewed", WAIT_LIMIT, || {
         proxy.count("LeaseKeepAlive") + proxy.count("LeaseKeepAlive.message") > 0
     })
     .await;
@@ -109,14 +111,14 @@ async fn r1_a_release_that_is_dropped_and_repeated_deletes_once() {
         "two deletions of one attempt were sent, {:?} apart",
         deletions[1].since(deletions[0])
     );
-    let _ = hold(&client, "a").await.release().await;
+    let _ = acquire_free(&client, "a").await.release().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_what_somebody_has_deleted_is_not_released() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(60)).await;
-    let guard = hold(&client, "a").await;
+    let guard = acquire_free(&client, "a").await;
     etcdctl(&server.address(), &["del", "--prefix", "default/a/"]);
     let released = guard.release().await;
     assert!(matches!(released, Release::NotHeld(_)), "{released:?}");

@@ -4,8 +4,8 @@ use tenure_core::{Release, loss::LossReason, request::Evicted};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::common::{
-    SOON, acquire, client, compact, etcdctl, granted, hold, millis, name, seconds, until,
-    until_free, until_waiting,
+    WAIT_LIMIT, acquire_free, client, compact, etcdctl, expect_granted, millis, name, seconds,
+    spawn_acquire, wait_for_waiters, wait_until, wait_until_free,
 };
 
 const TTL: std::time::Duration = seconds(2);
@@ -19,14 +19,14 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
         client(&server.url(), TTL).await,
     );
     for round in 0..3 {
-        let guard = hold(&owner, "a").await;
-        let beside = hold(&owner, "b").await;
-        let waiter = acquire(&other, "a");
-        until_waiting(&other, "a", 1).await;
+        let guard = acquire_free(&owner, "a").await;
+        let beside = acquire_free(&owner, "b").await;
+        let waiter = spawn_acquire(&other, "a");
+        wait_for_waiters(&other, "a", 1).await;
         proxy.hold_requests();
         proxy.hold_replies();
-        let bound = other.capabilities().takeover.of(TTL, TTL) + SOON;
-        let next = granted("the lease has expired", bound, waiter).await;
+        let bound = other.capabilities().takeover.of(TTL, TTL) + WAIT_LIMIT;
+        let next = expect_granted("the lease has expired", bound, waiter).await;
         assert!(guard.check().is_err(), "X1, round {round}");
         assert!(beside.check().is_err());
         assert!(next.token() > guard.token());
@@ -50,10 +50,10 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
         );
         let _ = next.release().await;
         // The same client, with a new lease.
-        let again = granted("it recovers", SOON, acquire(&owner, "a")).await;
+        let again = expect_granted("it recovers", WAIT_LIMIT, spawn_acquire(&owner, "a")).await;
         assert!(again.check().is_ok());
         let _ = again.release().await;
-        until_free(&other, "b", SOON).await;
+        wait_until_free(&other, "b", WAIT_LIMIT).await;
     }
 }
 
@@ -61,9 +61,12 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
 async fn l2_l3_a_revoked_lease_loses_all_its_locks_at_once() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(60)).await;
-    let (first, second) = (hold(&client, "a").await, hold(&client, "b").await);
-    let waited = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let (first, second) = (
+        acquire_free(&client, "a").await,
+        acquire_free(&client, "b").await,
+    );
+    let waited = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     let listed = etcdctl(&server.address(), &["lease", "list"]);
     for id in listed
         .lines()
@@ -81,10 +84,10 @@ async fn l2_l3_a_revoked_lease_loses_all_its_locks_at_once() {
         );
     }
     // The waiter goes on with a new attempt under a new lease.
-    let guard = granted("it goes on", SOON, waited).await;
+    let guard = expect_granted("it goes on", WAIT_LIMIT, waited).await;
     assert!(guard.check().is_ok());
     let _ = guard.release().await;
-    let _ = hold(&client, "b").await;
+    let _ = acquire_free(&client, "b").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,8 +98,8 @@ async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
         client(&server.url(), seconds(60)).await,
     );
     for by_hand in [true, false] {
-        let guard = hold(&client, "a").await;
-        let kept = hold(&client, "kept").await;
+        let guard = acquire_free(&client, "a").await;
+        let kept = acquire_free(&client, "kept").await;
         if by_hand {
             etcdctl(&server.address(), &["del", "--prefix", "default/a/"]);
         } else {
@@ -109,7 +112,10 @@ async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
         assert_eq!(reason, LossReason::Evicted);
         assert!(kept.check().is_ok());
         let _ = kept.release().await;
-        until("it is forgotten", SOON, || client.live_attempts() == 0).await;
+        wait_until("it is forgotten", WAIT_LIMIT, || {
+            client.live_attempts() == 0
+        })
+        .await;
     }
 }
 
@@ -121,10 +127,13 @@ async fn w2_l2_history_that_is_compacted_costs_no_word() {
         client(&proxy.url(), seconds(30)).await,
         client(&server.url(), seconds(30)).await,
     );
-    let (first, lost) = (hold(&here, "a").await, hold(&away, "lost").await);
-    let kept = hold(&away, "kept").await;
-    let waiter = acquire(&away, "a");
-    until_waiting(&here, "a", 1).await;
+    let (first, lost) = (
+        acquire_free(&here, "a").await,
+        acquire_free(&away, "lost").await,
+    );
+    let kept = acquire_free(&away, "kept").await;
+    let waiter = spawn_acquire(&away, "a");
+    wait_for_waiters(&here, "a", 1).await;
     tokio::time::sleep(millis(100)).await;
     // While it is away its turn comes, one of its locks is taken away, and nobody can tell it later.
     proxy.refuse(true).unwrap();
@@ -133,7 +142,7 @@ async fn w2_l2_history_that_is_compacted_costs_no_word() {
     etcdctl(&server.address(), &["del", "--prefix", "default/lost/"]);
     compact(&server.address());
     proxy.refuse(false).unwrap();
-    let guard = granted("it finds out about its turn", seconds(9), waiter).await;
+    let guard = expect_granted("it finds out about its turn", seconds(9), waiter).await;
     let reason = tokio::time::timeout(seconds(9), lost.lost()).await.unwrap();
     assert_eq!(reason, LossReason::Evicted);
     assert!(guard.check().is_ok() && kept.check().is_ok());

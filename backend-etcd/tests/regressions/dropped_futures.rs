@@ -18,16 +18,16 @@ use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::common::{etcdctl, millis, name, seconds, store};
 
-struct Deaf;
+struct IgnoreEvents;
 
-impl EventHandler for Deaf {
+impl EventHandler for IgnoreEvents {
     fn handle(&self, _event: BackendEvent) {}
 }
 
 /// Ends with `None` after so many polls.
-struct Polls<F>(Pin<Box<F>>, usize);
+struct LimitedPolls<F>(Pin<Box<F>>, usize);
 
-impl<F: Future> Future for Polls<F> {
+impl<F: Future> Future for LimitedPolls<F> {
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
@@ -58,7 +58,7 @@ async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     proxy.delay_replies(millis(2));
-    let handler: Arc<dyn EventHandler> = Arc::new(Deaf);
+    let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let ttl = seconds(60);
     let enqueue = |lock: &str, attempt, wait| {
         Enqueue::new(name(lock), attempt, Owner::new("", "host", 1), ttl, wait)
@@ -90,7 +90,7 @@ async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
                 backend.remove(remove).await.unwrap();
             }
             let attempt = AttemptId::random().unwrap();
-            let entering = Polls(
+            let entering = LimitedPolls(
                 Box::pin(backend.enqueue(enqueue("a", attempt, wait))),
                 polls,
             );
@@ -98,7 +98,7 @@ async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
             // A removal may be dropped as well.
             let remove = Remove::new(name("a"), attempt, ttl, done);
             for also in 1..3 {
-                let leaving = Polls(Box::pin(backend.remove(remove.clone())), also);
+                let leaving = LimitedPolls(Box::pin(backend.remove(remove.clone())), also);
                 let _ = leaving.await;
             }
             let again = Remove::new(name("a"), attempt, ttl, false);

@@ -10,7 +10,8 @@ use tenure_test_servers::etcd::Cluster;
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, client, driver, etcdctl, in_use, millis, name, proxies, seconds, until, until_free,
+    WAIT_LIMIT, client, driver, etcdctl, millis, name, proxies, proxy_in_use, seconds, wait_until,
+    wait_until_free,
 };
 
 const ROUNDS: usize = 20;
@@ -39,7 +40,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
             .remove(Remove::new(name("warm"), warm, ttl, true))
             .await
             .unwrap();
-        let index = in_use(&proxies);
+        let index = proxy_in_use(&proxies);
         let carried_out = || {
             let metric = "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Txn\",\
                           grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
@@ -68,7 +69,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
         };
         // One was that of the first lock. Whatever else the client does at this moment may make it
         // turn to another server before it has sent them all.
-        until("all were sent", SOON, || total() > ATTEMPTS).await;
+        wait_until("all were sent", WAIT_LIMIT, || total() > ATTEMPTS).await;
         let mut kept = Vec::new();
         for (number, attempt, task) in sent {
             // The core drops what it gives up; what it does not has to find out.
@@ -78,7 +79,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
                 kept.push(task);
             }
             let remove = Remove::new(name(&format!("ghost-{number}")), attempt, ttl, false);
-            let deadline = tokio::time::Instant::now() + SOON;
+            let deadline = tokio::time::Instant::now() + WAIT_LIMIT;
             loop {
                 match backend.remove(remove.clone()).await {
                     Ok(_) => break,
@@ -91,9 +92,12 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
         }
         cluster.server(index).resume().unwrap();
         for task in kept {
-            let _ = tokio::time::timeout(SOON, task).await.unwrap().unwrap();
+            let _ = tokio::time::timeout(WAIT_LIMIT, task)
+                .await
+                .unwrap()
+                .unwrap();
         }
-        cluster.wait_healthy(SOON).unwrap();
+        cluster.wait_healthy(WAIT_LIMIT).unwrap();
         sleep(millis(100)).await;
         late += usize::from(carried_out() > before);
         let found = etcdctl(
@@ -107,7 +111,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
         late > 0,
         "no enqueue was carried out late; this shows nothing"
     );
-    until_free(&other, "ghost-0", SOON).await;
+    wait_until_free(&other, "ghost-0", WAIT_LIMIT).await;
     // What fences them off ends with the lease.
     let fences = || {
         etcdctl(

@@ -7,8 +7,8 @@ use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, acquire, client, compact, etcdctl, etcdctl_command, granted, hold, millis, seconds,
-    until_waiting,
+    WAIT_LIMIT, acquire_free, client, compact, etcdctl, etcdctl_command, expect_granted, millis,
+    seconds, spawn_acquire, wait_for_waiters,
 };
 
 fn put(server: &Server, key: &str, value: &[u8]) {
@@ -41,7 +41,7 @@ async fn r1_a_holder_behind_noise_has_released_also_at_the_second_try() {
     let client = client(&proxy.url(), seconds(10)).await;
     etcdctl(&server.address(), &["put", "default/a/hello", "x"]);
     for round in 0..3 {
-        let guard = hold(&client, "a").await;
+        let guard = acquire_free(&client, "a").await;
         sleep(millis(100)).await;
         proxy.hold_requests();
         let release = tokio::spawn(async move { guard.release().await });
@@ -62,9 +62,9 @@ async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(60)).await;
-    let guard = hold(&client, "a").await;
-    let waiter = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let guard = acquire_free(&client, "a").await;
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     sleep(millis(100)).await;
     let key = key_of(&server, &guard);
     proxy.refuse(true).unwrap();
@@ -76,7 +76,7 @@ async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
     proxy.refuse(false).unwrap();
     let reason = tokio::time::timeout(seconds(9), guard.lost()).await;
     assert_eq!(reason, Ok(LossReason::Evicted), "L2");
-    let next = granted("it is its turn", SOON, waiter).await;
+    let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
     assert!(next.token() > guard.token());
 }
 
@@ -89,9 +89,9 @@ async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
         client(&proxy.url(), seconds(60)).await,
         client(&server.url(), seconds(60)).await,
     );
-    let guard = hold(&here, "a").await;
-    let waiter = acquire(&away, "a");
-    until_waiting(&here, "a", 1).await;
+    let guard = acquire_free(&here, "a").await;
+    let waiter = spawn_acquire(&away, "a");
+    wait_for_waiters(&here, "a", 1).await;
     sleep(millis(100)).await;
     let key = key_of(&server, &guard);
     let lease = key.rsplit('/').next().unwrap().split('-').next().unwrap();
@@ -114,7 +114,7 @@ async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
     sleep(seconds(5)).await;
     let made = proxy.connections_made() - before;
     drop(guard);
-    let _ = granted("its turn", seconds(10), waiter).await;
+    let _ = expect_granted("its turn", seconds(10), waiter).await;
     assert!(made <= 1, "{made} connections in five seconds");
 }
 
@@ -137,7 +137,7 @@ async fn s2_s3_nobody_is_granted_past_what_cannot_be_read() {
         );
         assert_eq!(keys.trim(), key, "R4: something stays");
         etcdctl(&server.address(), &["del", key]);
-        let _ = hold(&client, "a").await.release().await;
+        let _ = acquire_free(&client, "a").await.release().await;
     }
 }
 
@@ -152,11 +152,11 @@ async fn t1_a_client_with_a_lower_floor_gives_no_lower_token() {
         .await
         .unwrap();
     let plain = client(&server.url(), seconds(10)).await;
-    let guard = hold(&lifted, "a").await;
+    let guard = acquire_free(&lifted, "a").await;
     let before = guard.token();
-    let waiter = acquire(&plain, "a");
-    until_waiting(&plain, "a", 1).await;
+    let waiter = spawn_acquire(&plain, "a");
+    wait_for_waiters(&plain, "a", 1).await;
     let _ = guard.release().await;
-    let next = granted("its turn", SOON, waiter).await;
+    let next = expect_granted("its turn", WAIT_LIMIT, waiter).await;
     assert!(next.token() > before, "T1: {} {before}", next.token());
 }

@@ -5,8 +5,11 @@ use tenure_test_servers::etcd::Cluster;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    arena::Arena,
-    common::{SOON, acquire, client, granted, hold, seconds, until_free, until_waiting},
+    common::{
+        WAIT_LIMIT, acquire_free, client, expect_granted, seconds, spawn_acquire, wait_for_waiters,
+        wait_until_free,
+    },
+    contention::Contention,
 };
 
 const TTL: std::time::Duration = seconds(2);
@@ -14,20 +17,20 @@ const TTL: std::time::Duration = seconds(2);
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_leader_is_stopped_past_the_ttl_and_goes_on() {
     let cluster = Cluster::builder().start().unwrap();
-    let arena = Arena::open(&cluster.url(), 3, TTL).await;
+    let contention = Contention::start(&cluster.url(), 3, TTL).await;
     for _ in 0..2 {
         let leader = cluster.leader().unwrap();
         cluster.server(leader).pause().unwrap();
-        arena
-            .until_all_had_turns("it is stopped", 2, arena.bound(TTL))
+        contention
+            .wait_until_all_held("it is stopped", 2, contention.time_limit(TTL))
             .await;
         sleep(TTL * 2).await;
         cluster.server(leader).resume().unwrap();
-        arena
-            .until_all_had_turns("it goes on", 2, arena.bound(TTL))
+        contention
+            .wait_until_all_held("it goes on", 2, contention.time_limit(TTL))
             .await;
     }
-    arena.close().await;
+    contention.finish().await;
 }
 
 /// The holder reaches nobody but the leader, which is cut off from the others by being stopped; when it
@@ -39,14 +42,14 @@ async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holde
         let leader = cluster.leader().unwrap();
         let holder = client(&cluster.server(leader).url(), TTL).await;
         let other = client(&followers(&cluster, leader), TTL).await;
-        let guard = hold(&holder, "a").await;
-        let waiter = acquire(&other, "a");
-        until_waiting(&other, "a", 1).await;
+        let guard = acquire_free(&holder, "a").await;
+        let waiter = spawn_acquire(&other, "a");
+        wait_for_waiters(&other, "a", 1).await;
         cluster.server(leader).pause().unwrap();
         // By the time that the waiter holds, the stopped leader has renewals in its socket.
-        let next = granted(
+        let next = expect_granted(
             "the lease has expired under another leader",
-            SOON * 2,
+            WAIT_LIMIT * 2,
             waiter,
         )
         .await;
@@ -70,12 +73,12 @@ async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
     for _ in 0..3 {
         let leader = cluster.leader().unwrap();
         let holder = client(&cluster.server(leader).url(), TTL).await;
-        let guard = hold(&holder, "a").await;
+        let guard = acquire_free(&holder, "a").await;
         for step in 1..3 {
             cluster.server(leader + step).pause().unwrap();
         }
         let stopped = SystemClock.now();
-        timeout(SOON, guard.lost())
+        timeout(WAIT_LIMIT, guard.lost())
             .await
             .expect("L1: no loss is told");
         let end = guard.valid_until();
@@ -87,8 +90,8 @@ async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
         for step in 1..3 {
             cluster.server(leader + step).resume().unwrap();
         }
-        cluster.wait_healthy(SOON).unwrap();
-        until_free(&holder, "a", SOON).await;
+        cluster.wait_healthy(WAIT_LIMIT).unwrap();
+        wait_until_free(&holder, "a", WAIT_LIMIT).await;
     }
 }
 

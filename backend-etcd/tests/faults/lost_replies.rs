@@ -4,8 +4,8 @@ use tenure_core::{Acquisition, Client, Release, error::ErrorKind};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
 use crate::common::{
-    SOON, acquire, client, etcdctl, granted, hold, millis, seconds, until, until_free,
-    until_waiting,
+    WAIT_LIMIT, acquire_free, client, etcdctl, expect_granted, millis, seconds, spawn_acquire,
+    wait_for_waiters, wait_until, wait_until_free,
 };
 
 const TTL: std::time::Duration = seconds(3);
@@ -18,7 +18,7 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
         client(&proxy.url(), TTL).await,
         client(&server.url(), TTL).await,
     );
-    let kept = hold(&client, "kept").await;
+    let kept = acquire_free(&client, "kept").await;
     // A lock that was free so often is entered by a shorter transaction.
     for (taken, free_before) in [(false, 0), (true, 0), (false, 16)] {
         for round in 0..5 {
@@ -27,20 +27,20 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
                 let _ = guard.release().await;
             }
             let holder = if taken {
-                Some(hold(&other, "a").await)
+                Some(acquire_free(&other, "a").await)
             } else {
                 None
             };
             assert!(
-                unanswered(&client, &other, &proxy).await,
+                acquire_with_lost_reply(&client, &other, &proxy).await,
                 "A3, round {round}: no enqueue has an unknown outcome"
             );
-            until_waiting(&other, "a", 0).await;
+            wait_for_waiters(&other, "a", 0).await;
             if let Some(holder) = holder {
                 assert!(holder.check().is_ok());
                 let _ = holder.release().await;
             }
-            until_free(&other, "a", SOON).await;
+            wait_until_free(&other, "a", WAIT_LIMIT).await;
             assert!(
                 kept.check().is_ok(),
                 "L5: a broken connection has ended a grant"
@@ -51,7 +51,7 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
 }
 
 /// Acquires until an enqueue is carried out and not answered, and is told as of unknown outcome.
-async fn unanswered(client: &Client, other: &Client, proxy: &Proxy) -> bool {
+async fn acquire_with_lost_reply(client: &Client, other: &Client, proxy: &Proxy) -> bool {
     for _ in 0..10 {
         proxy.drop_reply_of_and_cut("Txn");
         match client.lock("a").unwrap().acquire_within(seconds(2)).await {
@@ -60,7 +60,7 @@ async fn unanswered(client: &Client, other: &Client, proxy: &Proxy) -> bool {
             Ok(Acquisition::Acquired(guard)) => drop(guard.release().await),
             Ok(_) | Err(_) => {}
         }
-        until_waiting(other, "a", 0).await;
+        wait_for_waiters(other, "a", 0).await;
     }
     false
 }
@@ -74,18 +74,18 @@ async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
         client(&server.url(), TTL).await,
     );
     for _ in 0..5 {
-        let guard = hold(&client, "a").await;
-        let waiter = acquire(&other, "a");
-        until_waiting(&other, "a", 1).await;
+        let guard = acquire_free(&client, "a").await;
+        let waiter = spawn_acquire(&other, "a");
+        wait_for_waiters(&other, "a", 1).await;
         proxy.drop_reply_of_and_cut("DeleteRange");
         let mut released = guard.release().await;
         let dropped = proxy.replies_dropped();
-        until("its answer is lost", SOON, || dropped > 0).await;
+        wait_until("its answer is lost", WAIT_LIMIT, || dropped > 0).await;
         if matches!(released, Release::Unknown(_)) {
             released = guard.release().await;
         }
         assert!(matches!(released, Release::Released), "{released:?}");
-        let next = granted("R2", SOON, waiter).await;
+        let next = expect_granted("R2", WAIT_LIMIT, waiter).await;
         let _ = next.release().await;
     }
 }
@@ -100,20 +100,20 @@ async fn r3_a_key_is_used_again_only_after_its_deletion_was_answered() {
         let found = ["get", "--prefix", "--keys-only", "default/a/"];
         etcdctl(&server.address(), &found).trim().to_owned()
     };
-    let first = hold(&client, "a").await;
+    let first = acquire_free(&client, "a").await;
     let used = key();
     assert!(matches!(first.release().await, Release::Released));
-    let second = hold(&client, "a").await;
+    let second = acquire_free(&client, "a").await;
     assert_eq!(key(), used, "it is used again");
     proxy.drop_reply_of_and_cut("DeleteRange");
     let mut released = second.release().await;
     let dropped = || proxy.replies_dropped() > 0;
-    until("its answer is lost", SOON, dropped).await;
+    wait_until("its answer is lost", WAIT_LIMIT, dropped).await;
     while matches!(released, Release::Unknown(_)) {
         released = second.release().await;
     }
-    until_free(&client, "a", SOON).await;
-    let third = hold(&client, "a").await;
+    wait_until_free(&client, "a", WAIT_LIMIT).await;
+    let third = acquire_free(&client, "a").await;
     assert_ne!(key(), used);
     let _ = third.release().await;
 }
@@ -129,14 +129,14 @@ async fn w2_a_waiter_whose_question_is_not_answered_asks_again() {
         client(&server.url(), ttl).await,
     );
     for _ in 0..5 {
-        let guard = hold(&other, "a").await;
-        let waiter = acquire(&client, "a");
-        until_waiting(&other, "a", 1).await;
+        let guard = acquire_free(&other, "a").await;
+        let waiter = spawn_acquire(&client, "a");
+        wait_for_waiters(&other, "a", 1).await;
         // Its enqueue may be answered after the other client sees it.
         tokio::time::sleep(millis(100)).await;
         proxy.drop_reply_of_and_cut("Txn");
         let _ = guard.release().await;
-        let next = granted("it asks again", seconds(15), waiter).await;
+        let next = expect_granted("it asks again", seconds(15), waiter).await;
         assert!(next.check().is_ok());
         let _ = next.release().await;
     }
@@ -148,15 +148,15 @@ async fn l5_d2_lost_keep_alives_lose_nothing() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
-    let guard = hold(&client, "a").await;
+    let guard = acquire_free(&client, "a").await;
     for name in ["LeaseKeepAlive", "LeaseKeepAlive.message", "Txn"] {
         let (before, until_now) = (proxy.replies_dropped(), guard.valid_until());
         proxy.drop_reply_of_and_cut(name);
-        until("its answer is lost", SOON, || {
+        wait_until("its answer is lost", WAIT_LIMIT, || {
             proxy.replies_dropped() > before
         })
         .await;
-        until("it is renewed all the same", SOON, || {
+        wait_until("it is renewed all the same", WAIT_LIMIT, || {
             assert!(guard.check().is_ok(), "L5: {name}");
             guard.valid_until() > until_now
         })

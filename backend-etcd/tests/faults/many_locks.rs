@@ -7,17 +7,18 @@ use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, acquire, client, compact, etcdctl, granted, hold, millis, seconds, until, until_waiting,
+    WAIT_LIMIT, acquire_free, client, compact, etcdctl, expect_granted, millis, seconds,
+    spawn_acquire, wait_for_waiters, wait_until,
 };
 
 /// Takes many locks at once, a hundred at a time.
-async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
+async fn acquire_all(client: &Client, count: usize) -> Vec<Guard> {
     let mut guards = Vec::with_capacity(count);
     for start in (0..count).step_by(100) {
         let tasks: Vec<_> = (start..(start + 100).min(count))
             .map(|index| {
                 let client = client.clone();
-                tokio::spawn(async move { hold(&client, &format!("lock-{index}")).await })
+                tokio::spawn(async move { acquire_free(&client, &format!("lock-{index}")).await })
             })
             .collect();
         for task in tasks {
@@ -27,7 +28,7 @@ async fn hold_all(client: &Client, count: usize) -> Vec<Guard> {
     guards
 }
 
-async fn give_back(mut guards: Vec<Guard>) {
+async fn release_all(mut guards: Vec<Guard>) {
     while !guards.is_empty() {
         let rest = guards.split_off(guards.len().min(100));
         let part = std::mem::replace(&mut guards, rest);
@@ -46,10 +47,10 @@ async fn k1_ten_thousand_locks_cost_one_keep_alive() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), ttl).await;
-    let _ = hold(&client, "lease").await.release().await;
-    let guards = hold_all(&client, LOCKS).await;
+    let _ = acquire_free(&client, "lease").await.release().await;
+    let guards = acquire_all(&client, LOCKS).await;
     // Their watches begin a little later.
-    until("all are watched", SOON * 2, || {
+    wait_until("all are watched", WAIT_LIMIT * 2, || {
         proxy.count("Watch.message") >= LOCKS
     })
     .await;
@@ -70,7 +71,7 @@ async fn k1_ten_thousand_locks_cost_one_keep_alive() {
     // Three thirds of a TTL, of each of the moments at which the locks were taken.
     assert!(keep_alives <= 12, "K1: {counts:?}");
     assert!(counts[2].1 <= 24, "K1: {counts:?}");
-    give_back(guards).await;
+    release_all(guards).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,12 +82,12 @@ async fn k1_w1_waiters_share_a_stream_and_their_reports() {
     let other = client(&server.url(), ttl).await;
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), ttl).await;
-    let guard = hold(&other, "a").await;
+    let guard = acquire_free(&other, "a").await;
     let mut waiters = Vec::new();
     for count in 1..=WAITERS {
-        waiters.push(acquire(&client, "a"));
+        waiters.push(spawn_acquire(&client, "a"));
         if count % 20 == 0 {
-            until_waiting(&other, "a", count).await;
+            wait_for_waiters(&other, "a", count).await;
         }
     }
     proxy.reset();
@@ -100,7 +101,7 @@ async fn k1_w1_waiters_share_a_stream_and_their_reports() {
     let _ = guard.release().await;
     let mut tokens = Vec::new();
     for _ in 0..WAITERS {
-        let (guard, index, _) = select_all(&mut waiters).await;
+        let (guard, index, _) = next_granted(&mut waiters).await;
         tokens.push(guard.token());
         drop(waiters.swap_remove(index));
         let _ = guard.release().await;
@@ -109,7 +110,7 @@ async fn k1_w1_waiters_share_a_stream_and_their_reports() {
 }
 
 /// The first of the waiters that is done.
-async fn select_all(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard, usize, Duration) {
+async fn next_granted(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard, usize, Duration) {
     let began = tokio::time::Instant::now();
     loop {
         let done = waiters
@@ -119,7 +120,7 @@ async fn select_all(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard, u
             let guard = (&mut waiters[index]).await.unwrap();
             return (guard, index, began.elapsed());
         }
-        assert!(began.elapsed() < SOON, "W2: nobody's turn has come");
+        assert!(began.elapsed() < WAIT_LIMIT, "W2: nobody's turn has come");
         sleep(millis(1)).await;
     }
 }
@@ -134,7 +135,7 @@ async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
         client(&proxy.url(), ttl).await,
         client(&server.url(), ttl).await,
     );
-    let guards = hold_all(&client, LOCKS).await;
+    let guards = acquire_all(&client, LOCKS).await;
     for index in [0, 150, 299] {
         other
             .evict(guards[index].name(), guards[index].token())
@@ -147,7 +148,12 @@ async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
         guards.iter().filter(|guard| guard.check().is_ok()).count(),
         LOCKS - 3
     );
-    let again = granted("the evicted one is free", SOON, acquire(&other, "lock-150")).await;
+    let again = expect_granted(
+        "the evicted one is free",
+        WAIT_LIMIT,
+        spawn_acquire(&other, "lock-150"),
+    )
+    .await;
     assert!(again.check().is_ok());
 }
 
@@ -158,10 +164,10 @@ async fn k1_l2_a_large_batch_hears_of_what_was_compacted() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(9)).await;
-    let guards = hold_all(&client, LOCKS).await;
+    let guards = acquire_all(&client, LOCKS).await;
     // Until all of them are watched, and were seen to be.
     let renewed: Vec<_> = guards.iter().map(Guard::valid_until).collect();
-    until("all are renewed", SOON, || {
+    wait_until("all are renewed", WAIT_LIMIT, || {
         let mut times = guards.iter().zip(&renewed);
         times.all(|(guard, before)| guard.valid_until() > *before)
     })
@@ -176,7 +182,7 @@ async fn k1_l2_a_large_batch_hears_of_what_was_compacted() {
     compact(&server.address());
     proxy.refuse(false).unwrap();
     for index in [0, 150, 299] {
-        let lost = tokio::time::timeout(SOON, guards[index].lost()).await;
+        let lost = tokio::time::timeout(WAIT_LIMIT, guards[index].lost()).await;
         assert_eq!(lost, Ok(LossReason::Evicted), "L2: lock {index} of {LOCKS}");
     }
     let held = guards.iter().filter(|guard| guard.check().is_ok()).count();

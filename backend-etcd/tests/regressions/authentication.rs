@@ -5,9 +5,12 @@ use tenure_etcd::Options;
 use tenure_test_servers::etcd::Server;
 use tokio::time::{Instant, sleep};
 
-use crate::common::{SOON, acquire, granted, hold, millis, seconds, store, until_waiting};
+use crate::common::{
+    WAIT_LIMIT, acquire_free, expect_granted, millis, seconds, spawn_acquire, store,
+    wait_for_waiters,
+};
 
-async fn alice(server: &Server, ttl: std::time::Duration) -> Client {
+async fn connect_as_alice(server: &Server, ttl: std::time::Duration) -> Client {
     let options =
         Options::default().credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
     Client::builder(store(&server.url(), options))
@@ -26,13 +29,13 @@ async fn w2_l5_log_ins_that_end_are_renewed() {
         .start()
         .unwrap();
     let (first, second) = (
-        alice(&server, seconds(60)).await,
-        alice(&server, seconds(60)).await,
+        connect_as_alice(&server, seconds(60)).await,
+        connect_as_alice(&server, seconds(60)).await,
     );
     for _ in 0..3 {
-        let guard = hold(&first, "a").await;
-        let waiter = acquire(&second, "a");
-        until_waiting(&second, "a", 1).await;
+        let guard = acquire_free(&first, "a").await;
+        let waiter = spawn_acquire(&second, "a");
+        wait_for_waiters(&second, "a", 1).await;
         let began = Instant::now();
         while began.elapsed() < seconds(6) {
             assert!(guard.check().is_ok());
@@ -41,7 +44,7 @@ async fn w2_l5_log_ins_that_end_are_renewed() {
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
         // A third of its TTL is longer.
-        let next = granted("W2", seconds(8), waiter).await;
+        let next = expect_granted("W2", seconds(8), waiter).await;
         assert!(next.check().is_ok());
         let released = next.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
@@ -56,8 +59,8 @@ async fn l5_keep_alives_outlive_log_ins() {
         .flag("--auth-token-ttl=2")
         .start()
         .unwrap();
-    let client = alice(&server, seconds(3)).await;
-    let guard = hold(&client, "a").await;
+    let client = connect_as_alice(&server, seconds(3)).await;
+    let guard = acquire_free(&client, "a").await;
     let began = Instant::now();
     while began.elapsed() < seconds(14) {
         assert!(guard.check().is_ok(), "L5 after {:?}", began.elapsed());
@@ -65,6 +68,6 @@ async fn l5_keep_alives_outlive_log_ins() {
     }
     let released = guard.release().await;
     assert!(matches!(released, Release::Released), "{released:?}");
-    let again = granted("again", SOON, acquire(&client, "a")).await;
+    let again = expect_granted("again", WAIT_LIMIT, spawn_acquire(&client, "a")).await;
     let _ = again.release().await;
 }

@@ -10,9 +10,9 @@
 #[path = "../faults/common.rs"]
 mod common;
 
-mod auth;
-mod crowd;
-mod dropped;
-mod retired;
-mod slow;
-mod state;
+mod altered_keys;
+mod authentication;
+mod dropped_futures;
+mod many_watches;
+mod retired_lease;
+mod slow_network;
