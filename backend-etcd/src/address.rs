@@ -1,4 +1,4 @@
-//! Where the servers are.
+//! The address of a cluster: its endpoints and whether they use TLS.
 
 use std::fmt;
 
@@ -6,28 +6,28 @@ use tenure_core::{error::Error, settings::StoreUrl};
 
 use crate::config::{Options, config_error};
 
-/// The port of a server whose address names none.
+/// The port of an endpoint that names none.
 const DEFAULT_PORT: u16 = 2379;
 
-/// Where the servers are.
+/// The endpoints of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// As `host:port`.
+    /// Each as `host:port`.
     hosts: Vec<String>,
     pub(crate) tls: bool,
 }
 
 impl Address {
-    /// The servers of an address, held against the options.
+    /// Parses the endpoints of a URL and validates the options against them.
     pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
         let tls = match url.scheme() {
             "etcd" => false,
             "etcds" => true,
-            other => return Err(config_error(format!("`{other}` is no scheme of etcd"))),
+            other => return Err(config_error(format!("`{other}` is not an etcd scheme"))),
         };
         if !matches!(url.path(), "" | "/") {
             return Err(config_error(
-                "an address of etcd has no path; choose a `namespace` to keep locks apart",
+                "an etcd address has no path; use `namespace` to separate locks",
             ));
         }
         let hosts: Vec<_> = url
@@ -49,12 +49,12 @@ impl Address {
         Ok(address)
     }
 
-    /// How many servers there are; never none.
+    /// How many endpoints there are; never zero.
     pub(crate) fn len(&self) -> usize {
         self.hosts.len()
     }
 
-    /// One of them, as the client library wants it.
+    /// One endpoint, in the form that the client library expects.
     pub(crate) fn endpoint(&self, index: usize) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         let host = &self.hosts[index % self.hosts.len()];
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read() {
+    fn addresses_are_parsed_and_paths_rejected() {
         let open = |text: &str| Address::new(&StoreUrl::parse(text).unwrap(), &Options::default());
         let address = open("etcd://h1,[::1]:7,h3/").unwrap();
         assert_eq!(address.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");

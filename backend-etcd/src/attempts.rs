@@ -1,4 +1,4 @@
-//! What is kept of each attempt, from before anything of it is sent until it is removed.
+//! The attempts of this client, as data: each from before its first request until its removal.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -9,39 +9,39 @@ use tenure_core::{id::AttemptId, name::LockName};
 
 use crate::lease::{Lease, LeaseRef};
 
-/// So many attempts are remembered that were removed before they could be sent.
+/// How many attempts that were removed before they were sent stay in memory as fenced.
 const MAX_FENCED_ATTEMPTS: usize = 4_096;
 
 /// One attempt.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) name: LockName,
-    /// Empty as long as it has no lease.
+    /// Empty while the attempt has no lease.
     pub(crate) key: Arc<str>,
     pub(crate) lease_ref: Option<LeaseRef>,
-    /// What its key consists of.
+    /// The parts of its key.
     slot: Option<KeySlot>,
-    /// Its key's create revision; 0 as long as that is not known.
+    /// The create revision of its key; 0 while that is unknown.
     pub(crate) revision: i64,
     pub(crate) stage: Stage,
-    /// The contender that it waits for.
+    /// The contender that this attempt waits for.
     pub(crate) predecessor: Option<Box<Predecessor>>,
-    /// The number of the watch on its own key; 0 if there is none.
+    /// The id of the watch on its own key; 0 if there is none.
     pub(crate) own_watch: u64,
-    /// In which stream that watch was confirmed last.
+    /// The stream in which the server last confirmed that watch.
     pub(crate) confirmed_stream: u64,
-    /// Its key was as it should be at this revision.
+    /// The newest revision at which its key was seen unchanged.
     pub(crate) verified_revision: i64,
-    /// Something has happened to its key, or may have.
+    /// Its key has changed, or may have.
     pub(crate) needs_check: bool,
     /// Whether it was the holder when its removal began.
     pub(crate) was_holder: bool,
 }
 
-/// How far an attempt has come.
+/// The stage that an attempt has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// It is being enqueued, or was without an answer.
+    /// Its enqueue is in flight, or was never answered.
     Enqueueing,
     Waiting,
     Holding,
@@ -49,21 +49,21 @@ pub(crate) enum Stage {
     Removing,
 }
 
-/// A contender that somebody waits for.
+/// The contender that a waiter waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) key: String,
     pub(crate) revision: i64,
     pub(crate) watch: u64,
-    /// Whether it is the holder.
+    /// Whether this contender is the holder.
     pub(crate) is_holder: bool,
-    /// The removal of that one, under way, asks for this attempt as well.
+    /// The removal of this contender is in flight and also reads the key of the waiting attempt.
     pub(crate) read_by_removal: bool,
-    /// Who was the holder, as last read.
+    /// The holder, as last read.
     pub(crate) holder: Option<tenure_core::request::Holder>,
 }
 
-/// What a request needs of an attempt.
+/// The part of an attempt that a request needs.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptSnapshot {
     pub(crate) name: LockName,
@@ -92,14 +92,14 @@ impl Attempt {
     }
 }
 
-/// How an enqueue begins.
+/// The result of registering an attempt.
 #[derive(Debug)]
 pub(crate) enum Registration {
-    /// With an attempt that nothing was known of.
+    /// The attempt was unknown.
     New,
-    /// With one that was enqueued before, under this lease.
+    /// The attempt was enqueued before; the snapshot names its lease.
     Existing(AttemptSnapshot),
-    /// Not at all: it was removed.
+    /// The attempt was removed and must not be enqueued.
     Fenced,
 }
 
@@ -109,18 +109,19 @@ pub(crate) struct Attempts(Mutex<AttemptTable>);
 
 #[derive(Debug, Default)]
 pub(crate) struct AttemptTable {
-    /// Boxed: a table keeps room for half as many again.
+    /// Boxed, because a hash table reserves room for up to half as many entries again.
     attempts: HashMap<AttemptId, Box<Attempt>>,
     slots: HashMap<Arc<str>, KeySlots>,
     fenced: HashSet<AttemptId>,
     fenced_order: VecDeque<AttemptId>,
-    /// Which waiter of ours is right behind a contender, by that one's key.
+    /// For the key of each contender, the waiter of this client that is directly behind it.
     successors: HashMap<String, AttemptId>,
-    /// The keys of attempts of ours whose removal has begun.
+    /// The keys of this client's attempts whose removal has begun.
     removing_keys: HashSet<Arc<str>>,
 }
 
-/// A waiter of ours whose turn it is as soon as the one in front of it has gone, if it is still there.
+/// A waiter of this client that becomes the holder when its predecessor is gone, provided that the
+/// waiter is still in the queue.
 #[derive(Debug)]
 pub(crate) struct Successor {
     pub(crate) attempt: AttemptId,
@@ -129,14 +130,14 @@ pub(crate) struct Successor {
     pub(crate) revision: i64,
 }
 
-/// A stem and a number, which make a key.
+/// A stem and a number; together they make a key.
 pub(crate) type KeySlot = (Arc<str>, u32);
 
-/// Which numbers are in use below one lock and lease.
+/// The numbers in use below one lock and lease.
 #[derive(Debug, Default)]
 struct KeySlots {
     free: BTreeSet<u32>,
-    /// The lowest that was never used.
+    /// The lowest number that was never used.
     next: u32,
 }
 
@@ -162,8 +163,9 @@ impl AttemptTable {
 }
 
 impl Attempts {
-    /// Gives an attempt its lease, and a key of its own: the stem and a number. It has that until it is
-    /// forgotten, when nothing of it is in the store or can come there. `None` if it is being removed.
+    /// Gives an attempt its lease and a key of its own, which is the stem and a number. The attempt
+    /// keeps that key until it is forgotten; by then nothing of the attempt is in the store or can
+    /// still arrive there. Returns `None` if the attempt is being removed.
     pub(crate) fn assign_lease(
         &self,
         attempt: AttemptId,
@@ -187,20 +189,21 @@ impl Attempts {
         Some(key)
     }
 
-    /// Keeps an attempt's key from being used again, until it is [given back](Self::give_back). `None`: it is
-    /// kept from that already, or the attempt is not known any more. Only one can have it at a time, and
-    /// nobody else may delete whatever has that key.
+    /// Reserves an attempt's key so that no other attempt can use it, until
+    /// [`return_key_slot`](Self::return_key_slot). Returns `None` if the key is already reserved or
+    /// the attempt is no longer known. Only one caller can hold the reservation, and only that
+    /// caller may delete the key without a comparison.
     pub(crate) fn claim_key_slot(&self, attempt: AttemptId) -> Option<KeySlot> {
         let mut table = self.lock();
         table.attempts.get_mut(&attempt)?.slot.take()
     }
 
-    /// No request is under way any more that would delete whatever has that key.
+    /// Ends the reservation: no unconditional deletion of that key is in flight any more.
     pub(crate) fn return_key_slot(&self, attempt: AttemptId, slot: KeySlot) {
         let mut table = self.lock();
         match table.attempts.get_mut(&attempt) {
             Some(entry) => entry.slot = Some(slot),
-            // Another removal was answered sooner.
+            // The reply to another removal arrived first.
             None => table.free_slot(Some(slot)),
         }
     }
@@ -241,7 +244,7 @@ impl Attempts {
             .map(|entry| entry.snapshot())
     }
 
-    /// Changes an attempt that is not being removed. `None` if there is none.
+    /// Changes an attempt that is not being removed. Returns `None` if there is no such attempt.
     pub(crate) fn update<T>(
         &self,
         attempt: AttemptId,
@@ -252,8 +255,8 @@ impl Attempts {
         (entry.stage != Stage::Removing).then(|| change(entry))
     }
 
-    /// Begins the removal of an attempt: from now on nothing else concerns it. Returns what was known,
-    /// and the watches that end.
+    /// Begins the removal of an attempt; from here on, nothing else affects it. Returns the
+    /// snapshot of the attempt and the ids of the watches that end.
     pub(crate) fn begin_removal(&self, attempt: AttemptId) -> Option<(AttemptSnapshot, Vec<u64>)> {
         let mut table = self.lock();
         let entry = table.attempts.get_mut(&attempt)?;
@@ -262,7 +265,7 @@ impl Attempts {
         let predecessor = entry.predecessor.take();
         watches.extend(predecessor.as_ref().map(|predecessor| predecessor.watch));
         entry.own_watch = 0;
-        // What it was tells how it may be removed, also when that has to be repeated.
+        // A repeated removal must use the same transaction, so the former stage is kept.
         entry.was_holder |= entry.stage == Stage::Holding;
         let mut snapshot = entry.snapshot();
         if entry.was_holder {
@@ -275,12 +278,12 @@ impl Attempts {
         Some((snapshot, watches))
     }
 
-    /// Whether an attempt was removed for good.
+    /// Whether an attempt was removed permanently.
     pub(crate) fn is_fenced(&self, attempt: AttemptId) -> bool {
         self.lock().fenced.contains(&attempt)
     }
 
-    /// Never lets this attempt in again.
+    /// Rejects every later enqueue of this attempt.
     pub(crate) fn fence(&self, attempt: AttemptId) {
         let mut table = self.lock();
         if table.fenced.insert(attempt) {
@@ -293,7 +296,7 @@ impl Attempts {
         }
     }
 
-    /// It is over. Returns the watches that end.
+    /// Forgets a finished attempt. Returns the ids of the watches that end.
     pub(crate) fn forget(&self, attempt: AttemptId) -> Vec<u64> {
         let mut table = self.lock();
         let Some(mut entry) = table.attempts.remove(&attempt) else {
@@ -311,10 +314,10 @@ impl Attempts {
         watches
     }
 
-    /// Notes whom an attempt waits for, and that it does. Returns the number of the watch that this
-    /// ends, and whether its own key is watched; `None` if nothing has changed, or it is being removed,
-    /// or is the holder by now: nobody comes in front of a key that was the first one, so that this is
-    /// of before.
+    /// Records that an attempt waits, and for which contender. Returns the id of the watch that
+    /// this ends, and whether the attempt's own key is watched. Returns `None` if nothing changed,
+    /// if the attempt is being removed, or if it already holds the lock: no contender can enter in
+    /// front of a key that was first, so the report is out of date.
     pub(crate) fn set_predecessor(
         &self,
         attempt: AttemptId,
@@ -338,8 +341,8 @@ impl Attempts {
         Some((old.map(|old| old.watch), watched))
     }
 
-    /// An attempt holds the lock. Returns the number of the watch that this ends, and whether its own
-    /// key is watched; `None` if it is being removed.
+    /// Records that an attempt holds the lock. Returns the id of the watch that this ends, and
+    /// whether the attempt's own key is watched. Returns `None` if the attempt is being removed.
     pub(crate) fn mark_holding(&self, attempt: AttemptId) -> Option<(Option<u64>, bool)> {
         let mut table = self.lock();
         let entry = table.attempts.get_mut(&attempt)?;
@@ -353,7 +356,7 @@ impl Attempts {
         Some((old.map(|old| old.watch), watched))
     }
 
-    /// Whether an attempt has any use for the watch of that number.
+    /// Whether an attempt still needs the watch with this id.
     pub(crate) fn needs_watch(&self, attempt: AttemptId, watch_id: u64) -> bool {
         let table = self.lock();
         let of_predecessor = |entry: &Attempt| {
@@ -366,7 +369,8 @@ impl Attempts {
         entry.is_some_and(|entry| entry.own_watch == watch_id || of_predecessor(entry))
     }
 
-    /// The waiter of ours that is right behind the contender of that key and revision.
+    /// The waiter of this client that is directly behind the contender with this key and revision.
+    /// Marks the waiter as read by the removal of its predecessor.
     pub(crate) fn successor(&self, key: &str, revision: i64) -> Option<Successor> {
         let mut table = self.lock();
         let attempt = *table.successors.get(key)?;
@@ -385,7 +389,7 @@ impl Attempts {
         })
     }
 
-    /// Whether that key is an attempt's of ours whose removal has not begun.
+    /// Whether this key belongs to an attempt of this client whose removal has not begun.
     pub(crate) fn has_live_key(&self, key: &str) -> bool {
         let table = self.lock();
         let stem = key.trim_end_matches(|digit: char| digit.is_ascii_digit());
@@ -402,7 +406,7 @@ impl Attempts {
 }
 
 impl AttemptTable {
-    /// An attempt does not wait for that one any more.
+    /// Records that an attempt no longer waits for this predecessor.
     fn remove_successor(&mut self, attempt: AttemptId, predecessor: Option<&Predecessor>) {
         if let Some(predecessor) = predecessor
             && self.successors.get(&predecessor.key) == Some(&attempt)

@@ -1,4 +1,4 @@
-//! The driver: each request of the core is a transaction.
+//! The driver: each operation of the trait is a transaction.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,10 +33,10 @@ use crate::{
     watch::{WatchTask, Watcher},
 };
 
-/// The longest TTL: whoever takes a lock for longer means it to outlive its holder.
+/// The longest TTL. A longer one is most likely meant to outlive its holder.
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// A store of locks on etcd, not yet connected.
+/// A lock store on etcd that is not connected yet.
 #[derive(Clone, Debug)]
 pub struct EtcdStore {
     address: Address,
@@ -44,13 +44,13 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// The store at this address, by the schemes that [`EtcdFactory`](crate::EtcdFactory) lists.
-    /// Nothing is sent yet.
+    /// A store at this address. [`EtcdFactory`](crate::EtcdFactory) lists the schemes. This sends
+    /// nothing yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is wrong with the
-    /// address, or with an option for it.
+    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) describes what is wrong with
+    /// the address, or with an option that does not fit it.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
         let address = Address::new(url, &options)?;
         Ok(Self { address, options })
@@ -112,7 +112,7 @@ impl Connect for EtcdStore {
     }
 }
 
-/// One client's way to the locks of a namespace.
+/// One client's connection to the locks of a namespace.
 #[derive(Debug)]
 pub(crate) struct EtcdBackend {
     info: BackendInfo,
@@ -137,8 +137,8 @@ impl Backend for EtcdBackend {
                 Duration::from_secs(1),
                 TtlScope::Pooled,
             ),
-            // The server looks for expired leases every half a second, and revokes them through its
-            // log. Half of the waiter's TTL is for a message that was lost with its server.
+            // The server searches for expired leases every half a second and revokes them through
+            // its log. Half of the waiter's TTL covers a watch event that was lost with its server.
             TakeoverBound::new(100, 50, Duration::from_secs(2)),
         )
         .with_residue(Some(Duration::ZERO)))

@@ -1,4 +1,4 @@
-//! Start-up checks: the rights of the user, and the shortest TTL that the servers grant.
+//! Start-up checks: the user's permissions, and the shortest TTL that the servers grant.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{error::RequestError, keys::range_end, shared::Shared, txn};
 const OPERATION: &str = "connecting";
 
 impl Shared {
-    /// Sees that the user may do what locks need.
+    /// Checks that the user has every permission that locks need.
     pub(crate) async fn check_access(&self, user: Option<&str>) -> Result<(), Error> {
         self.check_rights().await.map_err(|error| {
             let error = error.into_read_error(OPERATION);
@@ -19,25 +19,26 @@ impl Shared {
             }
             let who = match user {
                 Some(user) => format!("the user {user:?}"),
-                None => "who names no user".to_owned(),
+                None => "an unauthenticated client".to_owned(),
             };
             let prefix = self.keys.namespace_prefix();
             error.with_detail(format!(
                 "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
-                 on that prefix, or see whether `namespace` is right"
+                 on that prefix, or correct `namespace`"
             ))
         })
     }
 
-    /// Servers grant no less than one and a half times their election time. Nothing but a grant
-    /// tells; this one is left to expire.
+    /// The shortest TTL that the servers grant: at least one and a half times their election
+    /// timeout. Only a grant reveals it; the lease of this grant is left to expire.
     pub(crate) async fn probe_min_ttl(&self) -> Result<Duration, Error> {
         let granted = self.leases.request_grant(1).await;
         Ok(granted.map_err(|error| error.into_read_error(OPERATION))?.1)
     }
 
-    /// Tries every right that locks need, without changing anything: one that is missing would else be
-    /// noticed in the middle of a hand-over. Also shows that there is a majority.
+    /// Tests every permission that locks need without changing anything; otherwise a missing one
+    /// would first show in the middle of a hand-over. The reply also shows that the cluster has a
+    /// majority.
     async fn check_rights(&self) -> Result<(), RequestError> {
         let all = self.keys.namespace_prefix();
         if self.context.observer {

@@ -1,4 +1,4 @@
-//! What can be set about an etcd store, and where its servers are.
+//! The options of an etcd store.
 
 use std::{fmt, fs, path::Path, time::Duration};
 
@@ -15,29 +15,30 @@ use crate::address::Address;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// So long may it take to reach one server: name look-up, connection, TLS, log-in. 2 s by
-    /// default.
+    /// The time limit for connecting to one server: name resolution, connection, TLS and
+    /// authentication. 2 s by default.
     pub connect_timeout: Duration,
-    /// Whether the answer to a keep-alive is believed as it is.
+    /// Whether a keep-alive reply alone proves that the lease is alive.
     pub keepalive_trusted: KeepaliveTrust,
-    /// Who we are to the servers.
+    /// The user name for authentication.
     pub username: Option<String>,
-    /// How we prove that.
+    /// The password for authentication.
     pub password: Option<Secret>,
-    /// Certificates, for the scheme `etcds`.
+    /// Certificates for the scheme `etcds`.
     pub tls: Tls,
 }
 
-/// Whether the answer to a keep-alive is believed as it is. Before 3.4.31 and 3.5.13 a leader that was
-/// cut off or stopped answered although its successor had let the lease expire; there an answer counts
-/// only once the same server has answered a transaction, sent later, in the same term of its leader.
+/// Whether a keep-alive reply alone proves that the lease is alive. Before 3.4.31 and 3.5.13, a
+/// leader that was partitioned or stopped still answered keep-alives although its successor had let
+/// the lease expire. On those versions a reply counts only after the same server has answered a
+/// transaction that was sent later, in the same raft term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeepaliveTrust {
-    /// By the version of the server.
+    /// Decided by the version of the server.
     #[default]
     Auto,
-    /// Never, whatever the version.
+    /// Never, on any version.
     Never,
 }
 
@@ -54,24 +55,24 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The names under which a configuration may set them.
+    /// The option names that a configuration may use.
     pub const KEYS: &'static [&'static str] = &["connect_timeout", "keepalive_trusted"];
 
-    /// Sets the time to reach one server.
+    /// Sets the time limit for connecting to one server.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets whether keep-alives are believed.
+    /// Sets whether a keep-alive reply alone is trusted.
     #[must_use]
     pub const fn keepalive_trusted(mut self, trust: KeepaliveTrust) -> Self {
         self.keepalive_trusted = trust;
         self
     }
 
-    /// Sets who we are to the servers.
+    /// Sets the user name and the password.
     #[must_use]
     pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
         self.username = username;
@@ -86,7 +87,7 @@ impl Options {
         self
     }
 
-    /// Reads them from settings.
+    /// Reads the options from the settings.
     pub(crate) fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
@@ -95,7 +96,7 @@ impl Options {
             Some("never") => KeepaliveTrust::Never,
             Some(_) => {
                 return Err(config_error(
-                    "`backend.options.keepalive_trusted` is \"auto\" or \"never\"",
+                    "`backend.options.keepalive_trusted` must be \"auto\" or \"never\"",
                 ));
             }
         };
@@ -110,12 +111,12 @@ impl Options {
         })
     }
 
-    /// How each connection is made. Reads the files anew each time, so that a renewed certificate
-    /// needs no restart.
+    /// The options of each connection. Reads the certificate files each time, so that a renewed
+    /// certificate needs no restart.
     pub(crate) fn connect_options(&self, address: &Address) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.connect_timeout)
-            // Servers refuse pings that come more often than every five seconds.
+            // Servers reject pings that arrive more often than every five seconds.
             .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
@@ -132,32 +133,31 @@ impl Options {
     pub(crate) fn validate(&self, address: &Address) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
             return Err(config_error(
-                "`backend.options.connect_timeout` is under 1 ms",
+                "`backend.options.connect_timeout` must be at least 1 ms",
             ));
         }
         match (&self.username, &self.password) {
             (Some(_), None) => {
                 return Err(config_error(
-                    "`backend.username` is set and no password; set `backend.password_file` too",
+                    "`backend.username` is set without a password; also set `backend.password_file`",
                 ));
             }
             (None, Some(_)) => {
                 return Err(config_error(
-                    "a password is set and no `backend.username`; etcd needs both",
+                    "a password is set without `backend.username`; etcd needs both",
                 ));
             }
             _ => {}
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(config_error(
-                "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
-                 or neither",
+                "a client certificate needs its key; set both `cert_file` and `key_file`, or neither",
             ));
         }
         if !address.tls && !self.tls.is_empty() {
             return Err(config_error(
-                "certificates are set under `[backend.tls]`, and the scheme `etcd` does not use \
-                 them; use `etcds`",
+                "`[backend.tls]` sets certificates, but the scheme `etcd` does not use TLS; use \
+                 `etcds`",
             ));
         }
         Ok(())
@@ -178,23 +178,23 @@ fn tls_options(files: &Tls) -> Result<TlsOptions, Error> {
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
     let shown = path.display();
-    let bytes = fs::read(path)
-        .map_err(|error| config_error(format!("`{shown}` cannot be read: {error}")))?;
+    let bytes =
+        fs::read(path).map_err(|error| config_error(format!("cannot read `{shown}`: {error}")))?;
     let marker = b"-----BEGIN ";
     if !bytes.windows(marker.len()).any(|window| window == marker) {
-        return Err(config_error(format!("`{shown}` is no PEM file")));
+        return Err(config_error(format!("`{shown}` is not a PEM file")));
     }
     Ok(bytes)
 }
 
-/// A refusal of the configuration.
+/// An error about the configuration.
 pub(crate) fn config_error(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, "configuring the store")
         .with_backend("etcd")
         .with_detail(detail)
 }
 
-// Who we are is left out: only that it is set.
+// Shows only whether a user name is set.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_read_and_what_cannot_be_meant_is_refused() {
+    fn options_are_parsed_and_invalid_values_rejected() {
         let seven = Duration::from_secs(7);
         assert_eq!(
             read("connect_timeout", "7s").unwrap().connect_timeout,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_debug_shows_no_secret() {
+    fn s1_debug_output_contains_no_secret() {
         let secret = Some(Secret::new("canary"));
         let options = Options::default().credentials(Some("canary".into()), secret);
         assert!(!format!("{options:?}").contains("canary"));

@@ -21,10 +21,10 @@ use crate::{
 
 const OPERATION: &str = "acquiring";
 
-/// How often an attempt is repeated that has met nothing but noise below its prefix.
+/// How often an enqueue is repeated when only keys that are no contenders lie below its prefix.
 const MAX_NOISE_RETRIES: usize = 5;
 
-/// An enqueue under way.
+/// An enqueue in flight.
 struct EnqueueOp<'a> {
     shared: &'a Shared,
     request: &'a Enqueue,
@@ -73,7 +73,7 @@ impl EnqueueOp<'_> {
             let lease_ref = lease_ref.map_err(|error| error.into_error(OPERATION))?;
             let lease = Arc::clone(lease_ref.lease());
             let stem = shared.keys.stem(&request.name, lease.id);
-            // From here on it can be found again, whatever becomes of this future.
+            // From here on, the attempt can be found again even if this future is dropped.
             let Some(key) = shared
                 .attempts
                 .assign_lease(request.attempt, lease_ref, stem)
@@ -82,14 +82,14 @@ impl EnqueueOp<'_> {
             };
             match self.send(&lease, &key).await {
                 Ok(reply) => return reply,
-                // The store has let the lease expire, and has done nothing.
+                // The lease has expired, so the store has changed nothing.
                 Err(RequestError::LeaseGone) => shared.leases.mark_expired(&lease),
                 Err(error) => return Err(error.into_error(OPERATION)),
             }
         }
     }
 
-    /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
+    /// Repeats an enqueue that was sent before: the same result, with the full TTL (T3).
     async fn repeat(
         &self,
         lease: &Arc<Lease>,
@@ -152,7 +152,7 @@ impl EnqueueOp<'_> {
         match predecessor {
             Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, reply.revision, predecessor))),
             Ok(None) => Ok(Ok(self.granted(lease, reply.revision))),
-            // What is in front cannot be read: nothing may be left behind.
+            // The predecessor cannot be read; the entry must not stay behind.
             Err(unreadable) => Ok(Err(self.undo(reply.revision, unreadable).await)),
         }
     }
@@ -182,7 +182,7 @@ impl EnqueueOp<'_> {
                 let holder = record::read(OPERATION, contender, &first);
                 return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
             }
-            // Something lies below the prefix that is no contender.
+            // The first key below the prefix is not a contender.
             let (found, revision) = self.shared.contenders(&self.prefix, None).await?;
             if let Some(first) = found.first() {
                 let entry = self.shared.read(OPERATION, first).await?;
@@ -195,11 +195,11 @@ impl EnqueueOp<'_> {
         Ok(Err(backend_error(
             ErrorKind::Unavailable,
             OPERATION,
-            "keys below the lock's prefix change all the time; see who else writes there",
+            "keys below the lock's prefix keep changing; find out which other program writes them",
         )))
     }
 
-    /// The entry is there already, or the attempt was fenced off.
+    /// The entry already exists, or the attempt was fenced off.
     async fn not_enqueued(
         &self,
         reply: &mut TxnReply,
@@ -215,7 +215,7 @@ impl EnqueueOp<'_> {
         }
     }
 
-    /// Who is in front: `None` if it is nothing but noise.
+    /// The predecessor, or `None` if no other key below the prefix is a contender.
     async fn predecessor(
         &self,
         revision: i64,
@@ -266,13 +266,13 @@ impl EnqueueOp<'_> {
             Ok(Ok(Position::Granted(grant))) => Ok(Enqueued::Granted(grant)),
             Ok(Ok(Position::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
             Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
-            // The entry is there: to forget it would be wrong.
+            // The entry exists, so it must not be forgotten.
             Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
             Err(error) => Err(outcome_unknown(error)),
         }
     }
 
-    /// Takes back what was entered.
+    /// Removes the entry again.
     async fn undo(&self, revision: i64, reason: Error) -> Error {
         self.record_revision(revision);
         match remove::remove_known(self.shared, self.request.attempt, &self.request.name).await {
@@ -282,7 +282,7 @@ impl EnqueueOp<'_> {
     }
 }
 
-/// Nothing was said about an entry that may be there.
+/// The error for an entry that may exist although no reply says so.
 fn outcome_unknown(error: RequestError) -> Error {
     error
         .into_error(OPERATION)

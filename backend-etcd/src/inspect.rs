@@ -1,4 +1,4 @@
-//! Looking at locks, which changes nothing.
+//! Inspecting, listing and evicting.
 
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use crate::{
     txn,
 };
 
-/// How many entries of a queue one request shows.
+/// How many keys of a queue one request reads.
 const INSPECT_PAGE_KEYS: i64 = 1_000;
 
-/// How many keys one request of a listing reads.
+/// How many keys of a listing one request reads.
 const LIST_PAGE_KEYS: i64 = 1_000;
 
-/// A lock and its queue. A queue of more than a thousand is read in parts, all as of one moment.
+/// Returns a lock and its queue. A queue of more than a thousand entries is read in parts, all at
+/// one revision.
 pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
     let prefix = shared.keys.prefix(name);
@@ -64,7 +65,8 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     }
 }
 
-/// The holder, and how long its lease has left unless it is renewed. The answer is in whole seconds.
+/// The holder, and the time that its lease has left without a renewal. The server answers in whole
+/// seconds.
 async fn with_time_left(shared: &Shared, entry: &QueueEntry) -> Holder {
     let holder = entry.holder();
     let left = shared
@@ -85,7 +87,7 @@ async fn with_time_left(shared: &Shared, entry: &QueueEntry) -> Holder {
     holder.with_expires_in(Some(left))
 }
 
-/// A page of the locks of the namespace, in the order of their keys.
+/// Returns a page of the locks of the namespace, in the order of their keys.
 pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
     let start = shared.keys.listing_start(&request.prefix);
@@ -97,7 +99,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
             return Err(backend_error(
                 ErrorKind::Config,
                 OPERATION,
-                "that is no place where a page of this listing ends; use one that a page has given",
+                "invalid cursor; use one returned by a previous page",
             ));
         }
         None => start.clone().into_bytes(),
@@ -131,7 +133,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
         };
         key = last.key().to_vec();
         key.push(0);
-        // The last one may go on; it is shown on the page on which it ends.
+        // The last lock may continue on the next page; it is shown on the page on which it ends.
         if found.len() > request.limit {
             break Some(());
         }
@@ -149,12 +151,13 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
         let mut reply = read.await.map_err(read_error(OPERATION))?;
         for summary in part {
             let kv = reply.next_kv().map_err(read_error(OPERATION))?;
-            // One that was given back meanwhile is left out.
+            // A lock that was released in the meantime is left out.
             let Some(kv) = kv else { continue };
             let Some((_, contender)) = shared.keys.parse(kv.key()) else {
                 continue;
             };
-            // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
+            // A lock that cannot be read does not hide the others; `status` shows what is wrong
+            // with it.
             let holder = record::read(OPERATION, contender, &kv)
                 .map_or_else(|_| Holder::foreign(), |entry| entry.holder());
             locks.push(Listed::new(
@@ -167,7 +170,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     Ok(Page::new(locks, cursor))
 }
 
-/// What the keys of one lock come to.
+/// The first contender and the number of waiters of one lock.
 struct LockSummary {
     name: LockName,
     first: KeyValue,
@@ -191,7 +194,7 @@ impl LockSummary {
     }
 }
 
-/// Takes away the grant with that token.
+/// Removes the grant with this token.
 pub(crate) async fn evict(
     shared: &Shared,
     name: &LockName,

@@ -1,14 +1,15 @@
-//! When the answer to a keep-alive proves that the lease lives.
+//! When the reply to a keep-alive proves that the lease is alive.
 //!
-//! Servers before 3.4.31 and 3.5.13 answer keep-alives also as a leader that was cut off or stopped,
-//! and whose successor has let the lease expire. There the answer counts only once the same server has
-//! answered a transaction, sent after it, in the same term: then no other leader came between.
+//! Before 3.4.31 and 3.5.13, a leader that was partitioned or stopped also answers keep-alives,
+//! although its successor has let the lease expire. On those versions a reply counts only once the
+//! same server has answered a transaction that was sent after it, in the same raft term: then there
+//! was no other leader in between.
 
 use etcd_client::ResponseHeader;
 
 use crate::config::KeepaliveTrust;
 
-/// Which server has answered, and in which term of its leader.
+/// The server that answered, and its raft term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RaftTerm {
     connection: u64,
@@ -34,16 +35,16 @@ impl RaftTerm {
 pub(crate) struct ServerVersion(u32, u32, u32);
 
 impl ServerVersion {
-    /// Watches that are numbered by the client came with this one.
+    /// The first version that supports watch ids chosen by the client.
     pub(crate) const MIN_SUPPORTED: Self = Self(3, 4, 0);
 
-    /// Reads `3.4.23`, also with something behind it.
+    /// Parses `3.4.23`, with or without a suffix.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(['.', '-', '+']).map(|part| part.parse().ok());
         Some(Self(parts.next()??, parts.next()??, parts.next()??))
     }
 
-    /// Whether its answers to keep-alives are believed as they are.
+    /// Whether a keep-alive reply alone proves that the lease is alive.
     pub(crate) fn keepalives_are_trusted(self, trust: KeepaliveTrust) -> bool {
         let since = match self {
             Self(3, 4, _) => Self(3, 4, 31),
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_and_trusted() {
+    fn versions_are_parsed_and_fixed_ones_trusted() {
         let trusted = |text: &str| {
             ServerVersion::parse(text)
                 .unwrap()

@@ -1,4 +1,5 @@
-//! Whose turn it is: the one transaction that a waiter asks when the one in front of it has gone.
+//! Where an attempt stands in its queue: the one transaction that a waiter runs when its
+//! predecessor is gone.
 
 use std::{sync::Weak, time::Duration};
 
@@ -23,19 +24,20 @@ use crate::{
 
 const OPERATION: &str = "waiting for";
 
-/// So long the answer to a removal of ours is waited for once the watch has told of it.
+/// After the watch has reported a removal by this client, how long to wait for the reply to that
+/// removal.
 const REMOVAL_REPLY_GRACE: Duration = Duration::from_millis(100);
 
-/// What an attempt is.
+/// The position of an attempt in its queue.
 #[derive(Debug)]
 pub(crate) enum Position {
     Granted(Grant),
     Waiting(Waiting),
-    /// The store has no entry of it.
+    /// The store has no entry of this attempt.
     Gone,
 }
 
-/// Asks for one attempt whose revision is known.
+/// Reads the position of an attempt whose revision is known.
 pub(crate) async fn locate(
     shared: &Shared,
     attempt: AttemptId,
@@ -52,7 +54,7 @@ pub(crate) async fn locate(
         .await?;
     if !reply.succeeded {
         return Ok(match reply.next_kv()? {
-            // One that was put anew is not the one that was entered.
+            // A key that was deleted and put again is not the entry of this attempt.
             Some(own) if own.create_revision() == revision => {
                 Err(altered_key(OPERATION, &snapshot.key))
             }
@@ -80,7 +82,7 @@ pub(crate) async fn locate(
                 Some(predecessor_with_holder(&predecessor, &holder)),
                 reply.revision,
             ),
-            // It cannot be shown, and is in front all the same.
+            // The holder cannot be shown, but it is in front all the same.
             Err(_) => (
                 Some(predecessor_without_holder(&predecessor)),
                 reply.revision,
@@ -113,8 +115,8 @@ fn predecessor_without_holder(predecessor: &KeyValue) -> Predecessor {
     }
 }
 
-/// Who is in front of an entry where something lies below the prefix that is no contender, and when
-/// that was.
+/// The predecessor of an entry when some keys below the prefix are no contenders, and the revision
+/// at which it was read.
 pub(crate) async fn find_predecessor(
     shared: &Shared,
     prefix: &str,
@@ -126,7 +128,7 @@ pub(crate) async fn find_predecessor(
         .map(|predecessor| (predecessor_without_holder(predecessor), as_of)))
 }
 
-/// What a grant under this lease is worth.
+/// A grant under this lease.
 pub(crate) fn grant(shared: &Shared, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
     let token = record::token(shared.context.token_floor.get(), revision);
     let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved_from());
@@ -134,7 +136,7 @@ pub(crate) fn grant(shared: &Shared, attempt: AttemptId, lease: &Lease, revision
     grant
 }
 
-/// Waiting for that one.
+/// The report of a waiter behind this predecessor.
 pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     let waiting = Waiting::new(lease.proved_from(), as_of).with_holder(predecessor.holder.clone());
@@ -144,7 +146,7 @@ pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -
     }
 }
 
-/// The one in front, of which it is known who the holder is.
+/// A predecessor together with the holder that was read with it.
 pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &QueueEntry) -> Predecessor {
     Predecessor {
         key: String::from_utf8_lossy(predecessor.key()).into_owned(),
@@ -156,19 +158,19 @@ pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &QueueEntr
     }
 }
 
-/// An entry of ours does not hold any more what we wrote.
+/// The error for an own entry that no longer holds what this client wrote.
 pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
     backend_error(
         ErrorKind::Corrupt,
         operation,
         format!(
-            "key {} was written over by somebody; delete it if nothing else uses it",
+            "another program has overwritten key {}; delete the key if nothing else uses it",
             display_key(key.as_bytes())
         ),
     )
 }
 
-/// An attempt is the holder: nobody is in front of it any more.
+/// Marks an attempt as the holder: no contender is in front of it any more.
 pub(crate) fn mark_holding(shared: &Shared, attempt: AttemptId) {
     if let Some((ended, watched)) = shared.attempts.mark_holding(attempt) {
         shared.watcher.stop(ended.into_iter().collect());
@@ -178,7 +180,7 @@ pub(crate) fn mark_holding(shared: &Shared, attempt: AttemptId) {
     }
 }
 
-/// An attempt waits for that one.
+/// Marks an attempt as a waiter behind this predecessor.
 pub(crate) fn mark_waiting(
     shared: &Shared,
     attempt: AttemptId,
@@ -192,7 +194,7 @@ pub(crate) fn mark_waiting(
     let key = next.key.clone();
     if let Some((ended, watched)) = shared.attempts.set_predecessor(attempt, next) {
         shared.watcher.stop(ended.into_iter().collect());
-        // Asked after this waiter was noted: a removal that begins later finds it.
+        // Checked after the waiter was registered, so that a removal that begins later finds it.
         let immediate = !shared.attempts.has_live_key(&key);
         shared
             .watcher
@@ -204,8 +206,8 @@ pub(crate) fn mark_waiting(
     reply
 }
 
-/// The holder has gone by a request of ours, whose answer also tells of the waiter right behind it:
-/// what is written there in its key's place. It is the holder now, if it is still there.
+/// Handles the reply to a removal of the holder by this client, which also contains the key of the
+/// waiter directly behind it. That waiter is now the holder if its entry still exists.
 pub(crate) fn promote(
     shared: &Shared,
     successor: &Successor,
@@ -215,7 +217,7 @@ pub(crate) fn promote(
     let same = |kv: &&KeyValue| {
         kv.create_revision() == successor.revision && kv.mod_revision() == successor.revision
     };
-    // What has become of one that is not as it was is told by the watches, in their time.
+    // If the entry is missing or changed, the watches report what happened to it.
     if found.filter(same).is_none() {
         return;
     }
@@ -235,7 +237,7 @@ pub(crate) fn promote(
     }
 }
 
-/// The one in front of an attempt has gone: is it its turn?
+/// Checks whether an attempt whose predecessor is gone is now the holder.
 pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     let Some(shared) = shared.upgrade() else {
         return;
@@ -254,7 +256,7 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     match read_by_removal() {
         None => return,
         Some(false) => {}
-        // The answer to the removal is about to come, and says the same.
+        // The reply to the removal is about to arrive and gives the same answer.
         Some(true) => {
             tokio::time::sleep(REMOVAL_REPLY_GRACE).await;
             if read_by_removal().is_none() {
@@ -266,7 +268,7 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
         Ok(Ok(Position::Granted(grant))) => BackendEvent::Granted(grant),
         Ok(Ok(Position::Waiting(_))) => return,
         Ok(Ok(Position::Gone)) => loss_event(&shared, attempt),
-        // The core asks again, by its own rules.
+        // The core rechecks the attempt by its own rules.
         Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
     };
     if shared
@@ -278,7 +280,8 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     }
 }
 
-/// An entry is gone without our doing. Why, is told by whether its lease had to live on.
+/// The event for an entry that disappeared without a removal by this client. The reason depends on
+/// whether its lease may have expired.
 pub(crate) fn loss_event(shared: &Shared, attempt: AttemptId) -> BackendEvent {
     let lease = shared
         .attempts

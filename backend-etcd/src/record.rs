@@ -1,4 +1,4 @@
-//! What a contender's key holds: who it is, to be shown to people.
+//! The value of a contender's key: its owner, for people to read.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,16 +22,16 @@ const FORMAT_VERSION: u64 = 1;
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
     tenure: u64,
-    /// Whose entry it is.
+    /// The attempt that owns the entry.
     attempt: String,
     label: String,
     host: String,
     pid: u32,
-    /// Milliseconds.
+    /// In milliseconds.
     ttl: u64,
-    /// When it was enqueued, by its client's clock: microseconds since 1970.
+    /// The time of the enqueue by the clock of its client, in microseconds since 1970.
     at: u64,
-    /// What is added to the revision to make the token.
+    /// Added to the revision to make the token.
     #[serde(default, skip_serializing_if = "is_zero")]
     floor: u64,
 }
@@ -41,17 +41,20 @@ struct FormatOnly {
     tenure: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde requires this signature"
+)]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A contender as it is shown.
+/// A contender as read from the store.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueEntry {
     pub(crate) contender: Contender,
     pub(crate) revision: i64,
-    /// `None` for somebody else's.
+    /// `None` for a foreign contender.
     details: Option<Details>,
 }
 
@@ -64,12 +67,12 @@ struct Details {
     floor: u64,
 }
 
-/// The token of a contender that was created at this revision.
+/// The token of a contender with this create revision.
 pub(crate) fn token(floor: u64, revision: i64) -> FencingToken {
     FencingToken::new(floor.saturating_add(u64::try_from(revision).unwrap_or(0)))
 }
 
-/// What the key of this attempt is to hold.
+/// The value for the key of this attempt.
 pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let record = Record {
@@ -85,12 +88,12 @@ pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     serde_json::to_vec(&record).unwrap_or_default()
 }
 
-/// Reads a contender. The value of one that is not ours may be anything.
+/// Reads a contender. The value of a foreign contender may be anything.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::NewerFormat`] or [`ErrorKind::Corrupt`], with the key, if it is one of ours that this
-/// version cannot read.
+/// [`ErrorKind::NewerFormat`] or [`ErrorKind::Corrupt`], with the key, if this version cannot read
+/// an entry of `tenure`.
 pub(crate) fn read(
     operation: &'static str,
     contender: Contender,
@@ -104,7 +107,7 @@ pub(crate) fn read(
                 ErrorKind::NewerFormat,
                 operation,
                 format!(
-                    "key {} was written in format {version}, this version understands format \
+                    "key {} has format {version}, but this version reads formats up to \
                      {FORMAT_VERSION}; update this program",
                     display_key(kv.key())
                 ),
@@ -113,8 +116,8 @@ pub(crate) fn read(
                 ErrorKind::Corrupt,
                 operation,
                 format!(
-                    "key {} does not hold what this backend writes; delete it if nothing else uses \
-                     it",
+                    "key {} holds a value that this backend did not write; delete the key if \
+                     nothing else uses it",
                     display_key(kv.key())
                 ),
             ),
@@ -174,7 +177,7 @@ impl QueueEntry {
         Waiter::new(self.attempt(), owner, since)
     }
 
-    /// Whose it is; `None` for somebody else's.
+    /// The attempt that owns the entry; `None` for a foreign contender.
     pub(crate) fn attempt(&self) -> Option<AttemptId> {
         self.details.as_ref().map(|details| details.attempt)
     }
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_survive_any_text_in_one_line() {
+    fn owners_round_trip_as_one_line_of_json() {
         for label in ["", "a b", "\"", "é%", "\n\u{1}"] {
             let value = written(label, 5);
             assert!(!value.contains(&b'\n'), "{label:?}");
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_s3_what_cannot_be_read_says_why() {
+    fn s2_s3_unreadable_values_are_rejected_with_their_reason() {
         for wrong in [
             &b""[..],
             b"\xff",
@@ -231,7 +234,7 @@ mod tests {
             "{{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
             u64::MAX
         );
-        // Some systems cannot tell that far a date; none may panic.
+        // Some systems cannot represent such a late date; none may panic.
         let _ = decode(latest.as_bytes());
     }
 }

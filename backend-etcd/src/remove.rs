@@ -1,4 +1,4 @@
-//! Leaving a queue or a lock, and fencing off what may still be on its way.
+//! Removing entries from a queue, and fencing off enqueues that may still arrive.
 
 use etcd_client::KeyValue;
 use tenure_core::{
@@ -25,7 +25,7 @@ pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed,
         return Ok(Removed::Absent);
     }
     if !request.outcome_known {
-        // Whatever of it is still under way in this client ends here.
+        // From here on, nothing of this attempt continues in this client.
         let known = shared.attempts.begin_removal(attempt);
         if known.is_none() {
             shared.attempts.fence(attempt);
@@ -41,7 +41,7 @@ pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed,
     remove_known(shared, attempt, &request.name).await
 }
 
-/// Takes out an attempt every request of which was answered.
+/// Removes an attempt whose requests were all answered.
 pub(crate) async fn remove_known(
     shared: &Shared,
     attempt: AttemptId,
@@ -94,19 +94,22 @@ async fn delete_entry(
         return Ok(Removed::Absent);
     }
     Ok(match reply.next_kv()? {
-        // What was in front may have been noise; then it held, and says that it waited.
+        // The key in front may not have been a contender. Then this attempt was the holder,
+        // although it is reported as a waiter.
         Some(_) => Removed::AsWaiter,
         None => Removed::AsHolder,
     })
 }
 
-/// Deletes the key of a holder with nobody of ours behind it, and tells whether it was there.
+/// Deletes the key of a holder that no waiter of this client stands behind. Returns whether the key
+/// existed.
 ///
-/// A transaction that compares first costs a server a tenth more. So this deletes whatever has that key,
-/// and the key is used again only if this request was answered: one that arrives late must not meet
-/// another attempt's.
+/// A transaction that compares first costs a server a tenth more. This request therefore deletes
+/// whichever entry has the key. The key is used again only after the request was answered, because
+/// a late one must not delete the entry of another attempt.
 ///
-/// That one is sent once: what comes beside it or after it, or after the attempt was forgotten, compares.
+/// An attempt sends this request once. A removal that runs beside it or after it, or after the
+/// attempt was forgotten, compares.
 async fn delete_holder_key(
     shared: &Shared,
     attempt: AttemptId,
@@ -122,14 +125,14 @@ async fn delete_holder_key(
     Ok(existed)
 }
 
-/// Takes out an attempt of which an enqueue was not answered: it may be carried out later.
+/// Removes an attempt with an unanswered enqueue, which the store may still apply later.
 async fn remove_and_fence(
     shared: &Shared,
     attempt: AttemptId,
     snapshot: AttemptSnapshot,
 ) -> Result<Removed, Error> {
     let Some(lease) = snapshot.lease else {
-        // It never came to have a lease, so that nothing of it was sent.
+        // The attempt never had a lease, so nothing of it was sent.
         shared.attempts.fence(attempt);
         shared.attempts.forget(attempt);
         return Ok(Removed::Absent);
@@ -152,7 +155,7 @@ async fn remove_and_fence(
             if reply.succeeded {
                 let first = reply.next_kv().map_err(removal_error)?;
                 match first {
-                    // What is in front of a holder is noise.
+                    // A key in front of a holder is not a contender.
                     _ if snapshot.stage == Stage::Holding => Removed::AsHolder,
                     Some(first) if first.key() == snapshot.key.as_bytes() => Removed::AsHolder,
                     _ => Removed::AsWaiter,
@@ -161,8 +164,8 @@ async fn remove_and_fence(
                 Removed::Absent
             }
         }
-        // The store has deleted all that hung on the lease, and never gives out its number again:
-        // an enqueue under it is refused, whenever it comes.
+        // The store has deleted every key attached to the lease and never uses the lease's id
+        // again. It rejects an enqueue under that lease whenever it arrives.
         Err(RequestError::LeaseGone) => {
             shared.leases.mark_expired(&lease);
             Removed::Absent
@@ -174,7 +177,7 @@ async fn remove_and_fence(
     Ok(removed)
 }
 
-/// Takes out an attempt of which nothing is known here: another client's, or none at all.
+/// Removes an attempt that this client does not know: one of another client, or none at all.
 async fn find_and_remove(
     shared: &Shared,
     attempt: AttemptId,
@@ -202,7 +205,7 @@ async fn find_and_remove(
 
 fn removal_error(error: RequestError) -> Error {
     let error = error.into_error(OPERATION);
-    // The entry is still there, and the core is to try again.
+    // The entry still exists, and the core has to try again.
     if error.kind() == ErrorKind::Protocol {
         return error.with_kind(ErrorKind::OutcomeUnknown);
     }

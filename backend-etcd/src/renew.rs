@@ -1,9 +1,9 @@
-//! Renewals and reports, in batches: one keep-alive for each lease, and one transaction that sees
-//! whether the entries are still there.
+//! Renewals and waiter reports, in batches: one keep-alive for each lease, and one transaction that
+//! checks whether the entries still exist.
 //!
-//! A keep-alive proves the lease and not the entry: an operator may have deleted it. A batch that is too
-//! large for one transaction trusts the watches on the keys of those that hold, once their stream has
-//! shown that it lives.
+//! A keep-alive proves the lease but not the entry, which an operator may have deleted. A batch
+//! that is too large for one transaction relies on the watches of the holders' keys, once their
+//! stream has shown that it is alive.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -29,7 +29,7 @@ use crate::{
 
 const OPERATION: &str = "renewing";
 
-/// How often a keep-alive is repeated whose answer a change of the leader has made worthless.
+/// How often a keep-alive is repeated after a leader change has made its reply worthless.
 const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 
 /// One entry of a batch.
@@ -40,17 +40,19 @@ struct RenewalItem {
     check: EntryCheck,
 }
 
-/// Entries under one lease.
+/// The entries under one lease.
 struct LeaseBatch {
     shared: Arc<Shared>,
     lease: Arc<Lease>,
     items: Vec<RenewalItem>,
-    /// Whether others may take longer, so that answers are told as they come.
+    /// Whether other parts of the renewal may take longer, so that each outcome is also sent as an
+    /// event at once.
     send_events: bool,
     outcomes: Vec<(usize, Renewed)>,
 }
 
-/// Renews grants and reports waiters: an answer for each, in their order.
+/// Renews grants and reports waiters. Returns one outcome for each entry, in the order of the
+/// entries.
 pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Renewed> {
     let count = entries.len();
     let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
@@ -97,7 +99,7 @@ pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Re
     outcomes.map(|one| one.unwrap_or_else(unknown)).collect()
 }
 
-/// What there is to ask of an entry; or that there is none, and why.
+/// What the transaction has to check for an entry, or the reason why the entry is lost.
 fn prepare(
     shared: &Shared,
     renewal: &Renewal,
@@ -157,14 +159,15 @@ impl LeaseBatch {
         self.outcomes
     }
 
-    /// Proves the lease and looks at the entries. What is left in `items` when it fails is unknown.
+    /// Proves the lease and checks the entries. On failure, the outcome of each entry left in
+    /// `items` is unknown.
     async fn prove(&mut self) -> Result<(), RequestError> {
         let mut progress = self
             .shared
             .watcher
             .request_progress(self.shared.endpoints.failover_timeout());
         let mut proof = self.keep_alive().await?;
-        // Those first of which the watches would tell nothing.
+        // Entries that the watches would not report come first.
         let stream_id = self.shared.watcher.stream_id();
         let watched = |item: &RenewalItem| {
             item.snapshot.confirmed_stream == stream_id
@@ -178,7 +181,7 @@ impl LeaseBatch {
                 break;
             }
             let chunk = self.next_chunk();
-            // Whoever was looked at need not wait for those that are left.
+            // The entries of this chunk need not wait for the remaining ones.
             self.send_events |= !self.items.is_empty();
             let checks: Vec<EntryCheck> = chunk.iter().map(|item| item.check.clone()).collect();
             let check = txn::check_entries(&checks, &self.shared.absent_key);
@@ -210,7 +213,8 @@ impl LeaseBatch {
         Ok(())
     }
 
-    /// One keep-alive. `None` if the store says that there is no such lease: then the entries tell.
+    /// Sends one keep-alive. Returns `None` if the store says that the lease does not exist; the
+    /// entries then show the truth.
     async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, RequestError> {
         let clock = &*self.shared.context.clock;
         match self.lease.keep_alive(&self.shared.endpoints, clock).await {
@@ -220,7 +224,7 @@ impl LeaseBatch {
         }
     }
 
-    /// A keep-alive that counts by that answer, or a later one.
+    /// Returns a keep-alive that this reply makes valid, or a later keep-alive that is valid.
     async fn validate(
         &self,
         mut proof: KeepAliveReply,
@@ -240,7 +244,7 @@ impl LeaseBatch {
         None
     }
 
-    /// As many as one transaction can look at.
+    /// The entries that fit into one transaction.
     fn next_chunk(&mut self) -> Vec<RenewalItem> {
         let mut compares = 0;
         let fits = |item: &&RenewalItem| {
@@ -269,7 +273,8 @@ impl LeaseBatch {
                     continue;
                 }
             };
-            // One that was put anew has another revision: what was granted is gone all the same.
+            // A key that was deleted and put again has another revision; the grant is gone all the
+            // same.
             let same = own.filter(|own| own.create_revision() == item.check.revision);
             let Some(own) = same else {
                 self.on_gone(&item, proved);
@@ -297,7 +302,7 @@ impl LeaseBatch {
         }
     }
 
-    /// The entry is as it was made, and so is the one in front of it.
+    /// Handles an entry that is unchanged, and so is its predecessor.
     fn on_intact(&mut self, item: &RenewalItem, revision: i64, proved: bool) {
         let attempt = item.renewal.attempt;
         let now = self.shared.attempts.update(attempt, |entry| {
@@ -306,8 +311,8 @@ impl LeaseBatch {
             (entry.stage, entry.predecessor.clone())
         });
         if !proved {
-            // The keep-alive was for a lease that the store does not know, and the entry is there: one
-            // of the two answers is out of date.
+            // The keep-alive was for a lease that the store does not know, yet the entry exists:
+            // one of the two replies is out of date.
             let error = RequestError::no_reply().into_error(OPERATION);
             self.set_outcome(item, Renewed::Unknown(error));
             return;
@@ -315,7 +320,7 @@ impl LeaseBatch {
         let from = self.lease.proved_from();
         let outcome = match now {
             Some(_) if item.renewal.token.is_some() => Renewed::Proved { from },
-            // Its turn may have come meanwhile.
+            // The attempt may have become the holder in the meantime.
             Some((Stage::Holding, _)) => {
                 let revision = item.check.revision;
                 Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision))
@@ -336,7 +341,7 @@ impl LeaseBatch {
         self.set_outcome(item, Renewed::Gone(reason));
     }
 
-    /// The one in front has gone.
+    /// Handles a waiter whose predecessor is gone.
     async fn relocate(&mut self, item: &RenewalItem, proved: bool) {
         let unknown = |error: Error| Renewed::Unknown(error);
         let outcome = match queue::locate(&self.shared, item.renewal.attempt).await {
@@ -367,7 +372,7 @@ fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predeces
     if predecessor.is_holder {
         reply.with_holder(predecessor.holder.clone()).with_ahead(1)
     } else {
-        // Who holds may have changed since it was read.
+        // The holder may have changed since it was read.
         reply
     }
 }

@@ -1,4 +1,4 @@
-//! What every operation works with.
+//! State that all operations share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     watch::Watcher,
 };
 
-/// How large an answer may be.
+/// The largest reply that a client decodes.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
-/// What every operation works with.
+/// State that all operations share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) endpoints: Arc<Endpoints>,
@@ -41,19 +41,20 @@ impl Shared {
         self.context.clock.now()
     }
 
-    /// Carries out a transaction.
+    /// Runs a transaction.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         self.txn_within(self.endpoints.request_timeout, txn).await
     }
 
-    /// Carries out a transaction that will be asked for again if it is not answered: then it is better
-    /// not to wait for a server that has stopped.
+    /// Runs a transaction that the core repeats if it is not answered, and waits only for the
+    /// failover timeout: waiting longer for a stopped server would only delay the repetition.
     pub(crate) async fn txn_short(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         self.txn_within(self.endpoints.failover_timeout(), txn)
             .await
     }
 
-    /// Deletes one key, in the time of [`txn_short`](Self::txn_short). Tells whether it was there.
+    /// Deletes one key, with the timeout of [`txn_short`](Self::txn_short). Returns whether it
+    /// existed.
     pub(crate) async fn delete_short(&self, key: &str) -> Result<bool, RequestError> {
         let limit = self.endpoints.failover_timeout();
         let response = self
@@ -77,7 +78,7 @@ impl Shared {
         TxnReply::new(&response.await?)
     }
 
-    /// Carries out a transaction that writes nothing.
+    /// Runs a transaction that writes nothing.
     pub(crate) async fn txn_read_only(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         let response = self.endpoints.call_any(txn, |connection, txn| async move {
             let client = connection.client.kv_client();
@@ -104,8 +105,8 @@ impl Shared {
             .await
     }
 
-    /// The keys of all contenders of a lock, the holder's first; those that entered before `before`,
-    /// where given. And the revision at which they were read.
+    /// The keys of all contenders of a lock, starting with the holder's, and the revision at which
+    /// they were read. With `before`, only contenders that entered before that revision.
     pub(crate) async fn contenders(
         &self,
         prefix: &str,
@@ -125,7 +126,7 @@ impl Shared {
         Ok((keys, revision))
     }
 
-    /// Reads one contender by its key; `None` if it is gone.
+    /// Reads one contender by its key. Returns `None` if it is gone.
     pub(crate) async fn read(
         &self,
         operation: &'static str,

@@ -1,8 +1,8 @@
-//! The transactions: how they are built, and what their answers hold. No I/O.
+//! How the transactions are built, and what their replies contain. No I/O.
 //!
-//! A transaction of which no operation reads or writes in full agreement is answered by the server
-//! alone, from what it happens to know. So each has an operation that is not: one that writes, or in each
-//! branch a read that is linearizable.
+//! If none of the operations in a transaction is a write or a linearizable read, a server answers
+//! it alone, from its own state. So each transaction has at least one such operation: a write, or a
+//! linearizable read in each branch.
 
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
@@ -14,13 +14,13 @@ use crate::{error::RequestError, keepalive_validity::RaftTerm, keys::range_end};
 /// The keys of one attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptKeys<'a> {
-    /// What all keys of the lock begin with.
+    /// The prefix of all keys of the lock.
     pub(crate) prefix: &'a str,
     pub(crate) key: &'a str,
     pub(crate) fence: &'a str,
 }
 
-/// How many keys one transaction may compare: servers refuse more than 128 operations.
+/// How many keys one transaction may compare. Servers reject more than 128 operations.
 pub(crate) const MAX_COMPARES: usize = 100;
 
 fn absent(key: &str) -> Compare {
@@ -54,7 +54,8 @@ fn get_key(key: &str) -> TxnOp {
     TxnOp::get(key, Some(GetOptions::new().with_keys_only()))
 }
 
-/// Enters the queue. If it did: first, last before. Otherwise: me, fence.
+/// Enters the queue. On success, reads the first and the last entry that were there before.
+/// Otherwise reads the attempt's own key and its fence.
 pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
     Txn::new()
         .when([absent(keys.key), absent(keys.fence)])
@@ -66,8 +67,8 @@ pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn 
         .or_else([get_key(keys.key), get_key(keys.fence)])
 }
 
-/// Enters the queue if nobody is in it, the attempt itself included, and it is not fenced off. Tells
-/// nothing else.
+/// Enters the queue if it is empty, which excludes the attempt's own entry too, and if the attempt
+/// is not fenced off. Reads nothing.
 pub(crate) fn enqueue_uncontended(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
     let nobody = absent(keys.prefix).with_range(range_end(keys.prefix));
     Txn::new()
@@ -75,12 +76,14 @@ pub(crate) fn enqueue_uncontended(keys: AttemptKeys<'_>, value: Vec<u8>, lease: 
         .and_then([put_entry(keys, value, lease)])
 }
 
-/// Enters the queue if nobody is in it. Otherwise: me, fence, first.
+/// Enters the queue if it is empty. Otherwise reads the attempt's own key, its fence and the first
+/// entry.
 pub(crate) fn try_enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
     try_enqueue_if(keys, value, lease, absent(keys.prefix))
 }
 
-/// Enters the queue if nothing was put into it after that revision. Otherwise: me, fence, first.
+/// Enters the queue if nothing was added to it after this revision. Otherwise reads the attempt's
+/// own key, its fence and the first entry.
 pub(crate) fn try_enqueue_unchanged(
     keys: AttemptKeys<'_>,
     value: Vec<u8>,
@@ -103,7 +106,8 @@ fn try_enqueue_if(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64, condition: 
         ])
 }
 
-/// Asks whose turn it is. If the entry is as it was made: last before it, first. Otherwise: me.
+/// Finds the position of an entry. If the entry is unchanged, reads its predecessor and the first
+/// entry. Otherwise reads its own key.
 pub(crate) fn locate(prefix: &str, key: &str, revision: i64) -> Txn {
     let before = newest(prefix).with_max_create_revision(revision - 1);
     Txn::new()
@@ -115,7 +119,7 @@ pub(crate) fn locate(prefix: &str, key: &str, revision: i64) -> Txn {
         .or_else([get_key(key)])
 }
 
-/// One entry of a batch, and the one that it waits for.
+/// One entry of a batch, with its predecessor.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryCheck {
     pub(crate) key: String,
@@ -129,8 +133,8 @@ impl EntryCheck {
     }
 }
 
-/// Asks whether all these entries are as they were made, and those that they wait for still there. If
-/// not: each of them, in order, and of each that one as well.
+/// Checks that all these entries are unchanged and that their predecessors still exist. Otherwise
+/// reads each of them, in order, each followed by its predecessor.
 pub(crate) fn check_entries(all: &[EntryCheck], absent_key: &str) -> Txn {
     let mut compares = Vec::with_capacity(2 * all.len());
     let mut reads = Vec::with_capacity(2 * all.len() + 1);
@@ -152,7 +156,7 @@ pub(crate) fn check_entries(all: &[EntryCheck], absent_key: &str) -> Txn {
         .or_else(reads)
 }
 
-/// Leaves the lock of which nobody but this attempt can be the holder.
+/// Removes the holder's entry if its key still has this create revision.
 pub(crate) fn remove_holder(key: &str, revision: i64) -> Txn {
     Txn::new()
         .when([Compare::create_revision(key, CompareOp::Equal, revision)])
@@ -160,7 +164,7 @@ pub(crate) fn remove_holder(key: &str, revision: i64) -> Txn {
         .or_else([get_key(key)])
 }
 
-/// The same, and asks for the key of the next one. If it was there: that one.
+/// Does the same and, if the entry existed, also reads the key of its successor.
 pub(crate) fn hand_over(key: &str, revision: i64, next: &str) -> Txn {
     Txn::new()
         .when([Compare::create_revision(key, CompareOp::Equal, revision)])
@@ -168,7 +172,7 @@ pub(crate) fn hand_over(key: &str, revision: i64, next: &str) -> Txn {
         .or_else([get_key(key)])
 }
 
-/// Leaves the queue. If it was there: first before it.
+/// Removes a waiter. If its entry existed, reads the first entry before it.
 pub(crate) fn remove_waiter(prefix: &str, key: &str, revision: i64) -> Txn {
     let before = oldest(prefix)
         .with_max_create_revision(revision - 1)
@@ -179,11 +183,11 @@ pub(crate) fn remove_waiter(prefix: &str, key: &str, revision: i64) -> Txn {
         .or_else([get_key(key)])
 }
 
-/// Leaves the queue, if it is there, and keeps the attempt out of it for as long as the lease lives.
-/// If it was there: first.
+/// Removes the entry if it exists, and keeps the attempt out of the queue while the lease is alive.
+/// If the entry existed, reads the first entry.
 ///
-/// Once the fence stands nothing is taken out any more: the key may have been given to another attempt
-/// when a request like this one, whose answer was lost, arrives after its repetition.
+/// Once the fence exists, this removes nothing any more: the key may belong to another attempt when
+/// an earlier request like this one, whose reply was lost, arrives after its repetition.
 pub(crate) fn remove_and_fence(keys: AttemptKeys<'_>, lease: i64) -> Txn {
     let options = || Some(etcd_client::PutOptions::new().with_lease(lease));
     let fence = || TxnOp::put(keys.fence, "", options());
@@ -206,7 +210,8 @@ pub(crate) fn read_keys(keys: &[&[u8]]) -> Txn {
     Txn::new().and_then(reads)
 }
 
-/// Changes nothing, and is refused to whoever may not read and write below this prefix.
+/// Changes nothing; the server rejects it for a user without read and write permission below this
+/// prefix.
 pub(crate) fn probe_rights(all: &str, absent_key: &str) -> Txn {
     let read = GetOptions::new()
         .with_range(range_end(all))
@@ -221,11 +226,11 @@ pub(crate) fn probe_rights(all: &str, absent_key: &str) -> Txn {
         .or_else([TxnOp::get(all, Some(read))])
 }
 
-/// An answer.
+/// The reply to a transaction.
 #[derive(Debug)]
 pub(crate) struct TxnReply {
     pub(crate) succeeded: bool,
-    /// The store's revision at which it was carried out.
+    /// The revision of the store at which the transaction was applied.
     pub(crate) revision: i64,
     pub(crate) term: RaftTerm,
     reads: std::vec::IntoIter<Vec<KeyValue>>,
@@ -252,7 +257,7 @@ impl TxnReply {
         })
     }
 
-    /// What the next read has found: at most one key.
+    /// The result of the next read: one key at most.
     pub(crate) fn next_kv(&mut self) -> Result<Option<KeyValue>, RequestError> {
         let found = self
             .reads
@@ -284,16 +289,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_k2_a_removal_that_arrives_again_takes_nobody_else_out() {
+    async fn x1_k2_repeated_removal_removes_no_other_attempt() {
         let server = Server::builder().start().unwrap();
         let mut store = Client::connect([server.address()], None).await.unwrap();
         let lease = store.lease_grant(60, None).await.unwrap().id();
         let (mine, next) = (keys("fence/1"), keys("fence/2"));
         assert!(succeeds(&mut store, enqueue(mine, vec![1], lease)).await);
-        // Its answer is lost; this is its repetition.
+        // The reply to the first removal is lost; this is the repeated removal.
         assert!(succeeds(&mut store, remove_and_fence(mine, lease)).await);
         assert!(succeeds(&mut store, enqueue(next, vec![2], lease)).await);
-        // And this the first one.
+        // The first removal arrives late.
         assert!(!succeeds(&mut store, remove_and_fence(mine, lease)).await);
         let found = store.get(KEY, None).await.unwrap();
         assert_eq!(
@@ -302,7 +307,7 @@ mod tests {
             "the entry of the next attempt is gone"
         );
         assert_eq!(found.kvs()[0].value(), [2]);
-        // What comes late of the enqueue is still kept out.
+        // The fence still rejects a late enqueue.
         assert!(
             succeeds(
                 &mut store,
@@ -315,12 +320,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_nobody_enters_a_quiet_lock_whoever_is_in_it() {
+    async fn x1_uncontended_enqueue_fails_behind_any_entry() {
         let server = Server::builder().start().unwrap();
         let mut store = Client::connect([server.address()], None).await.unwrap();
         let lease = store.lease_grant(60, None).await.unwrap().id();
         let mine = keys("fence/1");
-        // The attempt itself, another one, and one of `etcdctl lock`.
+        // The attempt itself, another attempt, and a contender of `etcdctl lock`.
         for key in [KEY, "queue/2", "queue/3a9f"] {
             store.put(key, "", None).await.unwrap();
             assert!(!succeeds(&mut store, enqueue_uncontended(mine, vec![1], lease)).await);

@@ -1,9 +1,9 @@
-//! Which locks nobody else seems to want. No I/O.
+//! Which locks are likely to be free. No I/O.
 //!
-//! Who enters the queue of a lock that is free has no use for what the transaction reads of that queue,
-//! and the reads cost the server 3 % of an acquire and release. A lock that was free so often in a row is
-//! entered by a shorter transaction. Where that finds somebody, it has cost one round trip; so it is tried
-//! again only after as many free ones.
+//! Entering an uncontended lock needs none of the reads in the enqueue transaction, and these reads
+//! cost the server 3 % of an acquire and release. After [`UNCONTENDED_THRESHOLD`] free acquisitions
+//! in a row, a shorter transaction enters the lock. If that transaction finds a contender, it has
+//! cost one round trip; so it is tried again only after as many free acquisitions.
 
 use std::{
     fmt,
@@ -13,15 +13,15 @@ use std::{
 
 use tenure_core::name::LockName;
 
-/// So often in a row has a lock to be free.
+/// How often in a row a lock must be free to count as uncontended.
 const UNCONTENDED_THRESHOLD: u64 = 16;
 
-/// So many locks are remembered; one that falls into the place of another takes it.
+/// How many locks are tracked; a lock that hashes to the slot of another one replaces it.
 const MAX_TRACKED_LOCKS: usize = 1024;
 
-/// What was last seen of the locks of one client.
+/// What this client last saw of its locks.
 pub(crate) struct UncontendedLocks {
-    /// Of which lock, by its hash, and in the lowest bits how often it was free.
+    /// Each slot holds the hash of a lock and, in its lowest bits, how often the lock was free.
     slots: Box<[AtomicU64]>,
     hasher: RandomState,
 }
@@ -36,17 +36,17 @@ impl Default for UncontendedLocks {
 }
 
 impl UncontendedLocks {
-    /// Whether it is to be expected that this lock is free.
+    /// Whether this lock is expected to be free.
     pub(crate) fn contains(&self, name: &LockName) -> bool {
         let (slot, lock_hash) = self.slot(name);
         slot.load(Ordering::Relaxed) == lock_hash | UNCONTENDED_THRESHOLD
     }
 
-    /// An attempt has found it free.
+    /// Records that an attempt found the lock free.
     pub(crate) fn record_free(&self, name: &LockName) {
         let (slot, lock_hash) = self.slot(name);
         let seen = slot.load(Ordering::Relaxed);
-        // Two at once may count as one: it is a guess anyhow.
+        // Two concurrent attempts may count as one; the result is a guess in any case.
         let next = match seen {
             seen if seen == lock_hash | UNCONTENDED_THRESHOLD => return,
             seen if seen & !COUNT_MASK == lock_hash => seen + 1,
@@ -55,7 +55,7 @@ impl UncontendedLocks {
         slot.store(next, Ordering::Relaxed);
     }
 
-    /// An attempt has found somebody else.
+    /// Records that an attempt found another contender.
     pub(crate) fn record_contended(&self, name: &LockName) {
         let (slot, lock_hash) = self.slot(name);
         slot.store(lock_hash, Ordering::Relaxed);
@@ -68,7 +68,7 @@ impl UncontendedLocks {
     }
 }
 
-/// Those that hold the count.
+/// The bits of a slot that hold the count.
 const COUNT_MASK: u64 = 0xff;
 
 impl fmt::Debug for UncontendedLocks {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_quiet_after_enough_free_ones_in_a_row() {
+    fn lock_is_uncontended_after_free_acquisitions_in_a_row() {
         let (uncontended, name) = (UncontendedLocks::default(), LockName::new("a").unwrap());
         for _ in 0..2 {
             for _ in 0..UNCONTENDED_THRESHOLD {
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_one_lock_is_not_believed_of_another() {
+    fn history_of_one_lock_does_not_apply_to_another() {
         let uncontended = UncontendedLocks::default();
         let names: Vec<_> = (0..4 * MAX_TRACKED_LOCKS)
             .map(|number| LockName::new(format!("lock-{number}")).unwrap())
             .collect();
         for name in &names {
-            // Others have its place by now.
+            // By now, other locks occupy its slot.
             assert!(!uncontended.contains(name));
             for _ in 0..UNCONTENDED_THRESHOLD {
                 uncontended.record_free(name);

@@ -4,7 +4,7 @@ use tenure_core::clock::{Clock, ManualClock};
 
 use super::*;
 
-/// Waiting for that key, with a watch of that number.
+/// A predecessor with this key and the watch with this id.
 pub(crate) fn predecessor(key: &str, watch: u64) -> Predecessor {
     Predecessor {
         key: key.to_owned(),
@@ -23,7 +23,7 @@ fn entered(attempts: &Attempts) -> AttemptId {
 }
 
 #[test]
-fn an_answer_from_before_its_turn_takes_a_holder_no_more_back_to_waiting() {
+fn w2_holder_ignores_late_report_that_it_waits() {
     let attempts = Attempts::default();
     let attempt = entered(&attempts);
     assert!(
@@ -39,7 +39,7 @@ fn an_answer_from_before_its_turn_takes_a_holder_no_more_back_to_waiting() {
 }
 
 #[test]
-fn only_the_last_watch_of_each_kind_is_awaited() {
+fn w2_attempt_needs_only_its_latest_watch_of_each_kind() {
     let attempts = Attempts::default();
     let attempt = entered(&attempts);
     attempts
@@ -59,10 +59,10 @@ fn only_the_last_watch_of_each_kind_is_awaited() {
     assert!(!attempts.needs_watch(attempt, 8) && !attempts.needs_watch(attempt, 9));
 }
 
-/// A key is used again: whoever waited for the contender that had it before is not the heir of the one
-/// that has it now.
+/// A key is used again. A waiter that waited for its former owner is not the successor of its new
+/// owner.
 #[test]
-fn the_heir_waits_for_that_very_contender() {
+fn w2_successor_matches_key_and_revision() {
     let attempts = Attempts::default();
     let attempt = entered(&attempts);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
@@ -81,9 +81,9 @@ fn the_heir_waits_for_that_very_contender() {
     assert!(attempts.successor("k", 1).is_none());
 }
 
-/// A deletion that was not answered may arrive at any time, and deletes whatever has that key.
+/// An unanswered deletion may arrive at any time and deletes whichever entry then has that key.
 #[test]
-fn a_key_is_used_again_only_if_nothing_is_under_way_that_deletes_it() {
+fn r1_key_is_reused_only_without_deletion_in_flight() {
     let attempts = Attempts::default();
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let lease = Arc::new(Lease::new(1, Duration::from_secs(5), clock.now()));
@@ -106,7 +106,7 @@ fn a_key_is_used_again_only_if_nothing_is_under_way_that_deletes_it() {
     let (unanswered, key) = enter();
     assert_eq!(&*key, "me0");
     assert!(attempts.claim_key_slot(unanswered).is_some());
-    // The repetition is answered.
+    // The repeated removal is answered.
     assert!(attempts.claim_key_slot(unanswered).is_none());
     attempts.forget(unanswered);
 
