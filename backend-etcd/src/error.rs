@@ -1,20 +1,22 @@
-//! What went wrong on the way to the servers or on them, in the words of the core.
+//! Errors of requests, of the connection and of the servers, and how they become errors of the
+//! core.
 
 use std::{error::Error as StdError, sync::Arc};
 
 use tenure_core::error::{Error, ErrorKind};
 use tonic::Code;
 
-/// Why a request came to nothing.
+/// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) enum RequestError {
-    /// Nothing was sent: there was no connection.
+    /// Nothing was sent, because there was no connection.
     Unsent {
         kind: ErrorKind,
         detail: String,
         source: Option<Cause>,
     },
-    /// A server has refused it, and has changed nothing. With `retry_elsewhere` another server may take it.
+    /// A server rejected the request and changed nothing. With `retry_elsewhere`, another server
+    /// may accept it.
     Refused {
         kind: ErrorKind,
         detail: String,
@@ -22,19 +24,19 @@ pub(crate) enum RequestError {
     },
     /// The lease of the request does not exist. Nothing was changed.
     LeaseGone,
-    /// The history that was asked for is compacted. Nothing was changed.
+    /// The requested history is compacted. Nothing was changed.
     Compacted,
-    /// It was sent and not answered, or by an answer from which nothing follows.
+    /// The request was sent, but no reply came, or one that allows no conclusion.
     Unanswered {
         detail: String,
         source: Option<Cause>,
     },
 }
 
-/// A cause that can be shared by all the entries of a batch.
+/// A cause that all entries of a batch can share.
 pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
 
-/// Gives a shared cause to an error.
+/// Makes a shared cause the source of an error.
 #[derive(Debug)]
 struct SharedCause(Cause);
 
@@ -61,7 +63,7 @@ pub(crate) fn backend_error(
         .with_detail(detail)
 }
 
-/// The servers answered what the protocol does not allow.
+/// The error for a reply that violates the protocol.
 pub(crate) fn protocol_error(operation: &'static str) -> Error {
     backend_error(
         ErrorKind::Protocol,
@@ -71,7 +73,7 @@ pub(crate) fn protocol_error(operation: &'static str) -> Error {
 }
 
 impl RequestError {
-    /// Says at which server nothing could be sent.
+    /// Adds the endpoint to which nothing could be sent.
     pub(crate) fn at_endpoint(self, endpoint: &str) -> Self {
         match self {
             Self::Unsent {
@@ -87,15 +89,15 @@ impl RequestError {
         }
     }
 
-    /// No answer came in time.
+    /// No reply came in time.
     pub(crate) fn no_reply() -> Self {
         Self::Unanswered {
-            detail: "the server has not answered in time".to_owned(),
+            detail: "the server did not answer in time".to_owned(),
             source: None,
         }
     }
 
-    /// An answer without a part that it must have.
+    /// A reply lacks a required part.
     pub(crate) fn malformed_reply() -> Self {
         Self::Unanswered {
             detail: "the server's answer lacks a part that it must have".to_owned(),
@@ -103,7 +105,7 @@ impl RequestError {
         }
     }
 
-    /// Whether the server is of no use now, so that the next request better goes to another one.
+    /// Whether the server is of no use now, so that the next request should go to another one.
     pub(crate) const fn is_server_failure(&self) -> bool {
         matches!(
             self,
@@ -116,8 +118,8 @@ impl RequestError {
         )
     }
 
-    /// Whether the request may be sent to another server: this one has not carried it out and will
-    /// not, and it is not the request that is wrong.
+    /// Whether the request may be sent to another server: this one has not applied it and never
+    /// will, and the request itself is valid.
     pub(crate) const fn may_retry_elsewhere(&self) -> bool {
         matches!(
             self,
@@ -131,7 +133,7 @@ impl RequestError {
         )
     }
 
-    /// As the error of an operation.
+    /// Converts this into the error of an operation.
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         let (kind, detail, source) = match self {
             Self::Unsent {
@@ -142,17 +144,17 @@ impl RequestError {
             Self::Refused { kind, detail, .. } => (kind, detail, None),
             Self::LeaseGone => (
                 ErrorKind::Unavailable,
-                "the lease has expired meanwhile; try again".to_owned(),
+                "the lease expired in the meantime; try again".to_owned(),
                 None,
             ),
             Self::Compacted => (
                 ErrorKind::Unavailable,
-                "the store's history was compacted while it was read; try again".to_owned(),
+                "the store compacted its history during the read; try again".to_owned(),
                 None,
             ),
             Self::Unanswered { detail, source } => (
                 ErrorKind::OutcomeUnknown,
-                format!("{detail}; whether the request was carried out is not known"),
+                format!("{detail}; the request may or may not have been applied"),
                 source,
             ),
         };
@@ -163,13 +165,14 @@ impl RequestError {
         }
     }
 
-    /// As the error of an operation that changes nothing in the store, answered or not.
+    /// Converts this into the error of an operation that changes nothing in the store, answered or
+    /// not.
     pub(crate) fn into_read_error(self, operation: &'static str) -> Error {
         let error = self.into_error(operation);
         if error.kind() == ErrorKind::OutcomeUnknown {
-            return error.with_kind(ErrorKind::Unavailable).with_detail(
-                "no server has answered in time; see whether the cluster has a leader",
-            );
+            return error
+                .with_kind(ErrorKind::Unavailable)
+                .with_detail("no server answered in time; check whether the cluster has a leader");
         }
         error
     }
@@ -187,7 +190,7 @@ impl From<etcd_client::Error> for RequestError {
             | etcd_client::Error::TransportError(_)
             | etcd_client::Error::EndpointError(_) => Self::Unsent {
                 kind: ErrorKind::Config,
-                detail: format!("the connection cannot be set up: {}", one_line(&error)),
+                detail: format!("cannot set up the connection: {}", one_line(&error)),
                 source: Some(Arc::new(error)),
             },
             other => Self::Unanswered {
@@ -218,7 +221,7 @@ fn from_status(status: tonic::Status) -> RequestError {
     if message.contains("permission denied") {
         return refused(
             ErrorKind::PermissionDenied,
-            "this user may not do that; grant its role `readwrite` on the prefix of the namespace"
+            "permission denied; grant the role of this user `readwrite` on the prefix of the namespace"
                 .to_owned(),
             false,
         );
@@ -226,7 +229,7 @@ fn from_status(status: tonic::Status) -> RequestError {
     if message.contains("user name is empty") {
         return refused(
             ErrorKind::Unauthenticated,
-            "the server asks who we are; set `backend.username` and `backend.password_file`"
+            "the server requires authentication; set `backend.username` and `backend.password_file`"
                 .to_owned(),
             false,
         );
@@ -237,15 +240,15 @@ fn from_status(status: tonic::Status) -> RequestError {
     {
         return refused(
             ErrorKind::Unauthenticated,
-            "the server does not accept this user or its password".to_owned(),
+            "the server rejected the user name or the password".to_owned(),
             false,
         );
     }
     if message.contains("authentication is not enabled") {
         return refused(
             ErrorKind::Config,
-            "a user name is set, and authentication is switched off on the server; unset \
-             `backend.username`, or switch it on"
+            "a user name is set, but authentication is disabled on the server; unset \
+             `backend.username`, or enable authentication"
                 .to_owned(),
             false,
         );
@@ -253,7 +256,7 @@ fn from_status(status: tonic::Status) -> RequestError {
     if message.contains("database space exceeded") {
         return refused(
             ErrorKind::Exhausted,
-            "the server's database is full; compact and defragment it, and disarm the alarm"
+            "the server's database is full; compact and defragment it, then disarm the alarm"
                 .to_owned(),
             false,
         );
@@ -261,7 +264,8 @@ fn from_status(status: tonic::Status) -> RequestError {
     if message.contains("no leader") {
         return refused(
             ErrorKind::Unavailable,
-            "the server knows of no leader; see whether a majority of the members runs".to_owned(),
+            "the server has no leader; check whether a majority of the members is running"
+                .to_owned(),
             true,
         );
     }
@@ -274,8 +278,7 @@ fn from_status(status: tonic::Status) -> RequestError {
         return refused(ErrorKind::Unavailable, quote(), true);
     }
     match status.code() {
-        // A proposal that has timed out, or whose leader has changed, may be carried out all the
-        // same.
+        // A proposal that timed out, or whose leader changed, may still be applied.
         Code::Unavailable
         | Code::DeadlineExceeded
         | Code::Cancelled
@@ -290,7 +293,7 @@ fn from_status(status: tonic::Status) -> RequestError {
     }
 }
 
-/// What a server of etcd has said, if it was one that spoke, and not the connection.
+/// The message of an etcd server; `None` if the error comes from the connection.
 fn server_message(message: &str) -> Option<&str> {
     ["etcdserver: ", "auth: "]
         .iter()
@@ -323,19 +326,19 @@ fn from_transport(status: tonic::Status) -> RequestError {
     }
 }
 
-/// What kept a connection from coming about, in words.
+/// The kind and the description of a failed connection.
 fn classify_connect_error(cause: &str) -> (ErrorKind, String) {
     let lower = cause.to_lowercase();
     let config = |text: &str| (ErrorKind::Config, format!("{text} ({cause})"));
     if lower.contains("unknownissuer") || lower.contains("badsignature") {
         return config(
-            "the server's certificate is signed by nobody that is trusted; name its authority in \
-             `ca_file`",
+            "the server's certificate is not signed by a trusted authority; set `ca_file` to its \
+             authority",
         );
     }
     if lower.contains("notvalidforname") || lower.contains("not valid for name") {
         return config(
-            "the server's certificate is for another host name; use a name that stands in it",
+            "the server's certificate is for another host name; use a name that it contains",
         );
     }
     if lower.contains("expired") && lower.contains("certificate") {
@@ -343,7 +346,7 @@ fn classify_connect_error(cause: &str) -> (ErrorKind, String) {
     }
     if lower.contains("invalidcontenttype") || lower.contains("corrupt message") {
         return config(
-            "the server does not speak TLS there; use the scheme `etcd`, or its TLS port",
+            "this port of the server does not use TLS; use the scheme `etcd`, or the TLS port",
         );
     }
     if lower.contains("certificaterequired")
@@ -354,17 +357,18 @@ fn classify_connect_error(cause: &str) -> (ErrorKind, String) {
         return (
             ErrorKind::Unauthenticated,
             format!(
-                "the server does not accept our certificate; see `cert_file` and `key_file` ({cause})"
+                "the server rejected the client certificate; check `cert_file` and `key_file` ({cause})"
             ),
         );
     }
     (
         ErrorKind::Unavailable,
-        format!("no connection could be made: {cause}"),
+        format!("connection failed: {cause}"),
     )
 }
 
-/// The words of a cause alone: the error itself holds what is not to be shown, such as requests.
+/// Only the text of a cause: the error itself contains data that must not be shown, such as
+/// requests.
 #[derive(Debug)]
 struct RedactedCause(String);
 
@@ -392,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a3_only_what_a_server_refuses_is_without_effect() {
+    fn a3_only_rejections_by_a_server_are_without_effect() {
         let timed_out = "etcdserver: request timed out";
         assert_eq!(
             kind(Code::Unavailable, timed_out),

@@ -1,4 +1,4 @@
-//! One lease: who uses it, until when it is proved, and how it is kept alive.
+//! One lease: its users, its last proof, and its keep-alives.
 
 mod pool;
 
@@ -18,14 +18,14 @@ use crate::{
     transport::{Connection, Endpoints},
 };
 
-/// After so many fenced attempts a lease is left by those that follow, so that it can end, and their
-/// fences with it.
+/// After this many fenced attempts, later attempts use another lease, so that this lease can end
+/// and its fences with it.
 const MAX_FENCES_PER_LEASE: usize = 1_000;
 
 /// A lease of this client.
 pub(crate) struct Lease {
     pub(crate) id: i64,
-    /// What the server has granted.
+    /// The TTL that the server granted.
     pub(crate) ttl: Duration,
     state: Mutex<LeaseState>,
     keep_alives: tokio::sync::Mutex<KeepAliveState>,
@@ -33,13 +33,13 @@ pub(crate) struct Lease {
 
 #[derive(Debug)]
 struct LeaseState {
-    /// The store keeps it for its TTL from there.
+    /// The store keeps the lease for its TTL from this time on.
     proved_from: Instant,
     expired: bool,
     /// How many attempts use it.
     users: usize,
     fences: usize,
-    /// When an attempt has come or left last.
+    /// When an attempt last joined or left.
     last_used: Instant,
 }
 
@@ -55,22 +55,23 @@ struct KeepAliveStream {
     replies: LeaseKeepAliveStream,
 }
 
-/// A keep-alive that was answered.
+/// The reply to a keep-alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeepAliveReply {
-    /// Read before it was handed to the client library.
+    /// Read before the keep-alive was handed to the client library.
     pub(crate) sent_at: Instant,
     term: Option<RaftTerm>,
     trusted: bool,
 }
 
 impl KeepAliveReply {
-    /// Whether it proves anything, given a transaction that was sent after its answer.
+    /// Whether the reply proves that the lease is alive, given a transaction that was sent after
+    /// the reply arrived.
     pub(crate) fn is_valid(&self, later: Option<RaftTerm>) -> bool {
         self.trusted || (self.term.is_some() && self.term == later)
     }
 
-    /// Whether it proves something as it is.
+    /// Whether the reply alone proves that the lease is alive.
     pub(crate) const fn is_trusted(&self) -> bool {
         self.trusted
     }
@@ -101,12 +102,12 @@ impl Lease {
         state.proved_from = state.proved_from.max(from);
     }
 
-    /// The store has said that it does not exist.
+    /// Records that the lease no longer exists in the store.
     pub(crate) fn mark_expired(&self) {
         self.lock().expired = true;
     }
 
-    /// Whether as far as is known the store may have let it expire.
+    /// Whether the store may have let it expire, as far as this client knows.
     pub(crate) fn may_have_expired(&self, now: Instant) -> bool {
         let state = self.lock();
         state.expired || now >= state.proved_from + self.ttl
@@ -116,20 +117,20 @@ impl Lease {
         self.lock().fences += 1;
     }
 
-    /// Whether attempts that begin now should use another lease.
+    /// Whether new attempts should use another lease.
     pub(crate) fn is_retired(&self) -> bool {
         let state = self.lock();
         state.expired || state.fences >= MAX_FENCES_PER_LEASE
     }
 
-    /// Whether a grant under it would be worth having.
+    /// Whether the last proof is recent enough for a new grant.
     pub(crate) fn is_recently_proved(&self, now: Instant) -> bool {
         let state = self.lock();
         !state.expired && now.since(state.proved_from) < self.ttl / 2
     }
 
-    /// Whether nobody keeps it alive but we. Whoever holds or waits renews; where attempts come and go
-    /// so fast that none lives to be renewed, nobody does.
+    /// Whether only the pool keeps this lease alive. Holders and waiters renew it; but if attempts
+    /// come and go so fast that none lives until its first renewal, no attempt does.
     pub(crate) fn needs_pool_keep_alive(&self, now: Instant) -> bool {
         let state = self.lock();
         !state.expired
@@ -137,13 +138,13 @@ impl Lease {
             && (state.users == 0 || now.since(state.last_used) < self.ttl / 3)
     }
 
-    /// Since when nobody uses it.
+    /// The time since which no attempt uses it; `None` if one does.
     pub(crate) fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
         (state.users == 0).then_some(state.last_used)
     }
 
-    /// One keep-alive, or one that somebody else has sent since this was called.
+    /// Sends one keep-alive, or returns one that another caller has sent since this call began.
     pub(crate) async fn keep_alive(
         &self,
         endpoints: &Endpoints,
@@ -157,8 +158,8 @@ impl Lease {
         {
             return Ok(reply);
         }
-        // Taken out while it is in use: if this future is dropped the stream goes with it, since
-        // answers are matched by their order.
+        // Taken out while in use: if this future is dropped, the stream is dropped with it, because
+        // replies are matched to requests by their order.
         let current = keep_alives
             .stream
             .take()
@@ -174,11 +175,11 @@ impl Lease {
                     return Ok(reply);
                 }
                 Err(RequestError::LeaseGone) => return Err(RequestError::LeaseGone),
-                // Whoever waits behind this one must not wait for a server that has stopped.
-                Err(error) => tracing::debug!(?error, "a keep-alive was not answered"),
+                // Callers that wait behind this one must not wait for a stopped server.
+                Err(error) => tracing::debug!(?error, "keep-alive not answered"),
             }
         }
-        // Rare, and large.
+        // Boxed, because this is rare and the future is large.
         let stream = Box::pin(self.open_stream(endpoints)).await?;
         let (stream, reply) = self
             .send_keep_alive(stream, endpoints, clock, endpoints.request_timeout)
@@ -216,8 +217,8 @@ impl Lease {
         Ok((stream, reply))
     }
 
-    /// The library keeps the first answer of a stream to itself, with who gave it; so the first
-    /// keep-alive of a stream proves nothing here.
+    /// The client library consumes the first reply of a stream, including the server that sent it;
+    /// so the first keep-alive of a stream proves nothing here.
     async fn open_stream(&self, endpoints: &Endpoints) -> Result<KeepAliveStream, RequestError> {
         endpoints
             .call_any(self.id, |connection, id| async move {
@@ -246,7 +247,7 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// An attempt's use of a lease.
+/// The reference by which an attempt uses a lease.
 #[derive(Debug)]
 pub(crate) struct LeaseRef {
     lease: Arc<Lease>,
@@ -280,14 +281,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn d2_an_answer_of_a_term_that_is_over_proves_nothing() {
+    fn d2_keepalive_reply_of_an_ended_term_proves_nothing() {
         let reply = |trusted| KeepAliveReply {
             sent_at: Instant::ORIGIN,
             term: Some(RaftTerm::new(1, 7)),
             trusted,
         };
         assert!(reply(false).is_valid(Some(RaftTerm::new(1, 7))));
-        // Another leader has come between; or another server has answered.
+        // Another leader in between, or another server that answered.
         assert!(!reply(false).is_valid(Some(RaftTerm::new(1, 8))));
         assert!(!reply(false).is_valid(Some(RaftTerm::new(2, 7))));
         assert!(!reply(false).is_valid(None));

@@ -1,4 +1,4 @@
-//! The leases of one client: one for each TTL, made when the first attempt needs it.
+//! The leases of one client: one for each TTL, created when the first attempt needs it.
 
 use std::{
     collections::HashMap,
@@ -16,10 +16,10 @@ use tokio::{sync::Notify, task::JoinSet, time};
 use super::{Lease, LeaseRef};
 use crate::{error::RequestError, keepalive_validity::RaftTerm, transport::Endpoints};
 
-/// A lease that nobody uses is given back after that.
+/// After this time without a user, a lease is revoked.
 const IDLE_LEASE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often a keep-alive is repeated whose answer a change of the leader has made worthless.
+/// How often a keep-alive is repeated after a leader change has made its reply worthless.
 const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
 
 /// The leases of one client.
@@ -36,9 +36,9 @@ pub(crate) struct LeasePool {
 
 #[derive(Debug, Default)]
 struct PoolState {
-    /// By TTL in seconds, those that new attempts use.
+    /// The leases that new attempts use, by TTL in seconds.
     current: HashMap<u64, Arc<Lease>>,
-    /// All that the store may still have.
+    /// All leases that the store may still have.
     all: Vec<Arc<Lease>>,
 }
 
@@ -58,13 +58,14 @@ impl LeasePool {
         }
     }
 
-    /// A place on a lease with that TTL, whose proof is recent. Makes the lease if there is none.
+    /// Returns a reference to a lease with this TTL and a recent proof. Creates the lease if there
+    /// is none.
     pub(crate) async fn acquire(&self, ttl: Duration) -> Result<LeaseRef, RequestError> {
         let ttl_seconds = ttl.as_secs().max(1);
         if let Some(lease_ref) = self.reuse(ttl_seconds) {
             return Ok(lease_ref);
         }
-        // Rare, and large.
+        // Boxed, because this is rare and the future is large.
         Box::pin(self.acquire_slow(ttl_seconds)).await
     }
 
@@ -76,7 +77,7 @@ impl LeasePool {
         let stale = self.lock().current.get(&ttl_seconds).map(Arc::clone);
         if let Some(lease) = stale.filter(|lease| !lease.is_retired()) {
             match self.refresh(&lease).await {
-                // It may have been given back meanwhile, having been idle.
+                // The pool may have revoked it in the meantime, because it was idle.
                 Ok(()) => {
                     if let Some(lease_ref) = self.reference(&lease) {
                         return Ok(lease_ref);
@@ -104,7 +105,7 @@ impl LeasePool {
         Ok(Arc::new(Lease::new(id, ttl, from)))
     }
 
-    /// Asks for a lease. One whose answer is lost has no effect on any lock, and expires.
+    /// Requests a lease. If the reply is lost, the lease affects no lock and expires.
     pub(crate) async fn request_grant(
         &self,
         seconds: i64,
@@ -123,14 +124,14 @@ impl LeasePool {
             }
             Err(RequestError::Unanswered { source, .. }) => Err(RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
-                detail: "no server has granted a lease in time".to_owned(),
+                detail: "no server granted a lease in time".to_owned(),
                 source,
             }),
             Err(error) => Err(error),
         }
     }
 
-    /// Proves a lease anew, by a keep-alive and whatever that takes to count.
+    /// Proves a lease anew, by a keep-alive and, where needed, the transaction that makes it valid.
     pub(crate) async fn refresh(&self, lease: &Lease) -> Result<(), RequestError> {
         for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
             let reply = lease.keep_alive(&self.endpoints, &*self.clock).await?;
@@ -142,7 +143,7 @@ impl LeasePool {
         Err(RequestError::no_reply())
     }
 
-    /// Who answers, and in which term: a linearizable read of nothing.
+    /// The server that answers and its raft term, from a linearizable read of an absent key.
     async fn current_term(&self) -> Result<Option<RaftTerm>, RequestError> {
         let read = self
             .endpoints
@@ -153,7 +154,7 @@ impl LeasePool {
         Ok(read.await?.header().map(RaftTerm::of))
     }
 
-    /// The store does not have this lease any more.
+    /// Removes a lease that the store no longer has.
     pub(crate) fn mark_expired(&self, lease: &Arc<Lease>) {
         lease.mark_expired();
         let mut state = self.lock();
@@ -164,7 +165,7 @@ impl LeasePool {
         self.endpoints.set_failover_timeout(shortest);
     }
 
-    /// Gives all leases back, as far as that succeeds in that time.
+    /// Revokes all leases, as far as the time limit allows.
     pub(crate) async fn close(&self, within: Duration) {
         let all = {
             let mut state = self.lock();
@@ -181,8 +182,8 @@ impl LeasePool {
         let _ = time::timeout(within, done).await;
     }
 
-    /// Keeps those alive that nobody else does, and gives back what is not used. Runs until the pool
-    /// is gone.
+    /// Keeps the leases alive that no attempt renews, and revokes unused ones. Runs until the pool
+    /// is dropped.
     pub(crate) async fn run(pool: Weak<Self>) {
         while let Some(strong) = pool.upgrade() {
             strong.maintain().await;
@@ -243,14 +244,15 @@ impl LeasePool {
         let now: Instant = self.clock.now();
         let state = self.lock();
         let lease = state.current.get(&ttl_seconds)?;
-        // Taken under the mutex, so that the keeper cannot find it unused meanwhile.
+        // Taken under the mutex, so that `maintain` cannot see the lease as unused in the meantime.
         (lease.is_recently_proved(now) && !lease.is_retired())
             .then(|| LeaseRef::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
 
-    /// A place on a lease that was just proved; none if it was given back meanwhile.
+    /// Returns a reference to a lease that was just proved, or `None` if the pool revoked it in the
+    /// meantime.
     fn reference(&self, lease: &Arc<Lease>) -> Option<LeaseRef> {
-        // Taken under the mutex, so that the keeper cannot find it unused meanwhile.
+        // Taken under the mutex, so that `maintain` cannot see the lease as unused in the meantime.
         let _state = self.lock();
         (!lease.is_retired()).then(|| LeaseRef::new(Arc::clone(lease), Arc::clone(&self.clock)))
     }
@@ -268,7 +270,7 @@ async fn revoke(endpoints: &Endpoints, id: i64) {
         .await;
     match revoked {
         Ok(_) | Err(RequestError::LeaseGone) => {}
-        Err(error) => tracing::debug!(?error, "a lease was not given back; it expires"),
+        Err(error) => tracing::debug!(?error, "lease not revoked; it expires"),
     }
 }
 
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn x1_nobody_gets_a_place_on_a_lease_that_is_given_back() {
+    async fn x1_revoked_lease_takes_no_new_attempt() {
         let options = Options::default();
         let address = Address::new(&StoreUrl::parse("etcd://127.0.0.1:1").unwrap(), &options);
         let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
@@ -306,7 +308,7 @@ mod tests {
         let lease_ref = pool.reference(&lease);
         assert!(lease_ref.is_some());
         pool.maintain().await;
-        // It was in use.
+        // The lease was in use.
         assert!(pool.reference(&lease).is_some());
         drop(lease_ref);
         clock.advance(IDLE_LEASE_TIMEOUT);

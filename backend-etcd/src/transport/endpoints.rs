@@ -1,8 +1,10 @@
-//! The way to the servers: one of them at a time, and another one as soon as it does not answer.
+//! Failover between the servers: one connection at a time, and another one as soon as its server
+//! does not answer.
 //!
-//! The client library spreads requests over all servers and lets those hang that meet one which has
-//! stopped. So each server has a connection of its own here, and the choice is ours: a request that is
-//! not answered for a while moves those that follow to the next server, and is itself waited for on.
+//! The client library spreads requests over all servers, and a request to a stopped server hangs.
+//! So each server has its own connection here, and this module selects it: when a request gets no
+//! reply for a while, later requests go to the next server. The first request keeps waiting for its
+//! reply.
 
 use std::{
     fmt,
@@ -28,12 +30,12 @@ use crate::{
     address::Address, config::Options, error::RequestError, keepalive_validity::ServerVersion,
 };
 
-/// Not before that is a server under suspicion.
+/// Lower bound of the failover timeout: no server is suspected earlier.
 const FAILOVER_TIMEOUT_MIN: Duration = Duration::from_millis(250);
 const FAILOVER_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
-/// So many requests are under way to a server at once. More would only wait there, for longer than a
-/// server that works may take.
+/// How many requests may be in flight to one server. More would only queue there, for longer than a
+/// working server may take.
 const MAX_IN_FLIGHT_REQUESTS: usize = 256;
 
 /// The servers of a store.
@@ -41,12 +43,12 @@ pub(crate) struct Endpoints {
     address: Address,
     options: Options,
     events: EventSink,
-    /// After that nobody waits for an answer any more.
+    /// After this time, no request waits for a reply any more.
     pub(crate) request_timeout: Duration,
-    /// In milliseconds, as the next one.
+    /// In milliseconds, like the next field.
     failover_timeout: AtomicU64,
     max_failover_timeout: AtomicU64,
-    /// How often it was doubled, because nothing was answered in time.
+    /// How often the failover timeout was doubled because no reply came in time.
     doublings: AtomicU32,
     state: Mutex<EndpointsState>,
     connect_lock: tokio::sync::Mutex<()>,
@@ -54,12 +56,12 @@ pub(crate) struct Endpoints {
 }
 
 struct EndpointsState {
-    /// Which server is asked.
+    /// The index of the server in use.
     index: usize,
-    /// Rises whenever another connection is to be used.
+    /// Incremented whenever another connection is to be used.
     generation: u64,
     connection: Option<Connection>,
-    /// Whether the last word to the core was that the connection stands.
+    /// Whether the last report to the core was that the connection works.
     reported_up: bool,
     closed: bool,
 }
@@ -69,9 +71,9 @@ struct EndpointsState {
 pub(crate) struct Connection {
     pub(crate) client: Arc<Client>,
     pub(crate) generation: u64,
-    /// Whether its answers to keep-alives are believed as they are.
+    /// Whether a keep-alive reply of this server alone proves that the lease is alive.
     pub(crate) trusted: bool,
-    /// How many more requests may be under way to it.
+    /// The requests that may still be sent while others are in flight.
     permits: Arc<Semaphore>,
 }
 
@@ -91,7 +93,7 @@ impl Endpoints {
             max_failover_timeout: AtomicU64::new(0),
             doublings: AtomicU32::new(0),
             state: Mutex::new(EndpointsState {
-                // So that many clients do not all ask the same server.
+                // Replaced below by a random index, so that clients do not all use the same server.
                 index: 0,
                 generation: 1,
                 connection: None,
@@ -106,7 +108,8 @@ impl Endpoints {
         endpoints
     }
 
-    /// Holds the patience to the shortest TTL in use: a renewal must reach another server in time.
+    /// Bounds the failover timeout by the shortest TTL in use: a renewal must reach another server
+    /// in time.
     pub(crate) fn set_failover_timeout(&self, shortest: Option<Duration>) {
         let longest = FAILOVER_TIMEOUT_MAX
             .min(self.request_timeout / 3)
@@ -125,8 +128,9 @@ impl Endpoints {
             .store(millis(max), Ordering::Relaxed);
     }
 
-    /// So long is an answer waited for before another server is asked. Where none answers in that time
-    /// it is doubled: they may all be slow, and every connection that is made anew takes longer still.
+    /// How long to wait for a reply before another server is used. When no server replies in that
+    /// time, the timeout is doubled: all of them may be slow, and each new connection takes even
+    /// longer.
     pub(crate) fn failover_timeout(&self) -> Duration {
         let millis =
             self.failover_timeout.load(Ordering::Relaxed) << self.doublings.load(Ordering::Relaxed);
@@ -137,7 +141,7 @@ impl Endpoints {
         Duration::from_millis(self.failover_timeout.load(Ordering::Relaxed))
     }
 
-    /// Word of each move to another connection.
+    /// Notifies of each change to another connection.
     pub(crate) fn connection_changes(&self) -> watch::Receiver<u64> {
         self.generation_changes.subscribe()
     }
@@ -146,7 +150,7 @@ impl Endpoints {
         self.lock().generation == connection.generation
     }
 
-    /// Ends it: from now on nothing is sent.
+    /// Closes the transport; nothing is sent any more.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -155,12 +159,12 @@ impl Endpoints {
         self.generation_changes.send_replace(u64::MAX);
     }
 
-    /// The connection in use; made if there is none. Tries each server once.
+    /// Returns the connection in use, or makes one. Tries each server once.
     pub(crate) async fn connection(&self) -> Result<Connection, RequestError> {
         if let Some(connection) = self.current()? {
             return Ok(connection);
         }
-        // Rare, and large.
+        // Boxed, because this is rare and the future is large.
         Box::pin(self.connect_any()).await
     }
 
@@ -202,11 +206,11 @@ impl Endpoints {
                 }
             }
         }
-        // Nothing of the request that wanted it was sent.
+        // Nothing of the request that needs the connection was sent.
         Err(match last_error {
             RequestError::Unanswered { source, .. } => RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
-                detail: format!("no server of {} answers", self.address),
+                detail: format!("no server of {} responds", self.address),
                 source,
             },
             RequestError::Refused {
@@ -234,13 +238,17 @@ impl Endpoints {
             .map_err(config)?;
         let endpoint = self.address.endpoint(index);
         let client = Client::connect([endpoint], Some(options)).await?;
-        // Also shows that the server is there and knows of a leader, before anything depends on it.
+        // Also shows that the server is reachable and knows a leader, before a request depends on
+        // it.
         let status = client.maintenance_client().status().await?;
         let version = ServerVersion::parse(status.version());
         if version.is_some_and(|version| version < ServerVersion::MIN_SUPPORTED) {
             return Err(RequestError::Unsent {
                 kind: ErrorKind::Unsupported,
-                detail: format!("etcd {} is too old; 3.4 is the oldest", status.version()),
+                detail: format!(
+                    "etcd {} is not supported; use 3.4 or later",
+                    status.version()
+                ),
                 source: None,
             });
         }
@@ -253,8 +261,9 @@ impl Endpoints {
         })
     }
 
-    /// Asks the server in use, and waits so long for its answer. One that cannot be reached, or refuses because of its own state, is
-    /// passed over: the request has had no effect there.
+    /// Sends a request to the server in use and waits up to `limit` for the reply. If a server
+    /// cannot be reached, or rejects the request because of its own state, the next one gets the
+    /// request: the first one has not applied it.
     pub(crate) async fn call<T, R, F>(
         &self,
         limit: Duration,
@@ -268,7 +277,8 @@ impl Endpoints {
         let mut retries = self.address.len();
         loop {
             let connection = self.connection().await?;
-            // The library's futures are large, and this one becomes a part of many others.
+            // Boxed, because the library's futures are large and this one becomes part of many
+            // others.
             let exchange = Box::pin(send(connection.clone(), request.clone()));
             match self.await_reply(&connection, limit, exchange).await {
                 Err(error) if error.may_retry_elsewhere() && retries > 0 => retries -= 1,
@@ -277,8 +287,8 @@ impl Endpoints {
         }
     }
 
-    /// Asks one server after the other until one answers: for requests that do no harm if they are
-    /// carried out more than once.
+    /// Sends a request to one server after the other until one replies. Use it only for requests
+    /// that may be applied more than once.
     pub(crate) async fn call_any<T, R, F>(
         &self,
         request: R,
@@ -306,8 +316,8 @@ impl Endpoints {
         }
     }
 
-    /// The server in use, and the right to ask it something. `None` if while that was waited for
-    /// another one has come into use.
+    /// Returns the connection in use and a permit to send on it. Returns `None` if another
+    /// connection came into use during the wait.
     async fn acquire_permit(
         &self,
     ) -> Result<Option<(Connection, OwnedSemaphorePermit)>, RequestError> {
@@ -325,7 +335,8 @@ impl Endpoints {
         }
     }
 
-    /// Waits so long for an answer of this server, and puts it under suspicion if that takes long.
+    /// Waits up to `limit` for the reply of this server, and suspects the server if the reply takes
+    /// long.
     pub(crate) async fn await_reply<T>(
         &self,
         connection: &Connection,
@@ -342,7 +353,7 @@ impl Endpoints {
                 Some(reply)
             }
             Err(_) => {
-                // Many may wait for the same server: it counts once.
+                // Many requests may wait for the same server; only the first one counts.
                 if self.is_current(connection) {
                     let doublings = self.doublings.load(Ordering::Relaxed);
                     self.doublings
@@ -371,7 +382,8 @@ impl Endpoints {
         }
     }
 
-    /// The server of this generation does not answer: what follows goes to the next one.
+    /// Records that the server of this generation does not answer; later requests use the next
+    /// server.
     pub(crate) fn mark_suspect(&self, generation: u64) {
         let mut state = self.lock();
         if state.generation != generation || state.closed {
@@ -389,7 +401,7 @@ impl Endpoints {
         }
     }
 
-    /// The server of this generation has answered.
+    /// Records that the server of this generation has answered.
     pub(crate) fn mark_alive(&self, generation: u64) {
         let mut state = self.lock();
         if state.reported_up || state.generation != generation || state.closed {
@@ -405,7 +417,7 @@ impl Endpoints {
         if state.closed {
             return Err(RequestError::Unsent {
                 kind: ErrorKind::Closed,
-                detail: "it was shut down".to_owned(),
+                detail: "the client was shut down".to_owned(),
                 source: None,
             });
         }

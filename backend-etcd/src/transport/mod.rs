@@ -1,4 +1,4 @@
-//! The way to the servers.
+//! Connections to the servers.
 
 mod endpoints;
 

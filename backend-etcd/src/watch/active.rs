@@ -1,4 +1,4 @@
-//! Which watches the server is asked for.
+//! The watches that the server was asked to create.
 
 use std::collections::HashMap;
 
@@ -7,20 +7,20 @@ use tokio::time::Instant;
 use super::Watch;
 use crate::attempts::Attempts;
 
-/// The watches of one client.
+/// The active watches of one client.
 #[derive(Default)]
 pub(super) struct ActiveWatches {
     watches: HashMap<u64, Watch>,
-    /// How many of them wait for somebody.
+    /// How many of them watch a predecessor.
     predecessor_count: usize,
-    /// Since when any of them has.
+    /// Since when at least one of them has.
     since: Option<Instant>,
 }
 
 impl ActiveWatches {
-    /// Adds a watch that somebody has wanted since then, and returns it to be asked for. One that has
-    /// ended already is not added: what ends a watch changes the book first, and its command may overtake
-    /// that of the beginning.
+    /// Adds a watch that was wanted since then, and returns it for the request to the server. A
+    /// watch that has already ended is not added: the attempt changes before its watch is stopped,
+    /// and the command to stop may overtake the command to start.
     pub(super) fn start(
         &mut self,
         attempts: &Attempts,
@@ -38,7 +38,7 @@ impl ActiveWatches {
         Some(self.watches.entry(id).insert_entry(watch).into_mut())
     }
 
-    /// Takes a watch out, and returns whether there was one.
+    /// Removes a watch. Returns whether it existed.
     pub(super) fn stop(&mut self, id: u64) -> bool {
         let Some(watch) = self.watches.remove(&id) else {
             return false;
@@ -50,7 +50,7 @@ impl ActiveWatches {
         true
     }
 
-    /// All of them.
+    /// All active watches.
     pub(super) fn all(&mut self) -> impl Iterator<Item = (u64, &mut Watch)> {
         self.watches.iter_mut().map(|(id, watch)| (*id, watch))
     }
@@ -63,15 +63,15 @@ impl ActiveWatches {
         self.watches.get_mut(&id)
     }
 
-    /// The watch of that number, if what has happened at that revision concerns it. A member that lags
-    /// behind begins a watch before what is known already, and tells of it: a key that was given back
-    /// and taken again there has not gone.
+    /// Returns the watch with this id if an event at this revision concerns it. A member that lags
+    /// behind starts a watch before the known revision and reports old events: a key that was
+    /// released and taken again in that time is not gone.
     pub(super) fn get_for_event(&self, id: u64, revision: i64) -> Option<&Watch> {
         let watch = self.watches.get(&id);
         watch.filter(|watch| revision >= watch.from)
     }
 
-    /// Since when somebody is waited for all the time; `None` if nobody is.
+    /// Since when a predecessor has been watched without a break; `None` if none is.
     pub(super) fn predecessor_watched_since(&self) -> Option<Instant> {
         self.since
     }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_whose_end_has_overtaken_its_beginning_is_not_begun() {
+    async fn watch_stopped_before_its_start_is_not_started() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let attempt = waiter(&attempts, 7);
         attempts.mark_holding(attempt).unwrap();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_is_waited_for_until_the_last_such_watch_ends() {
+    async fn predecessors_are_watched_until_the_last_watch_stops() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let since = Instant::now();
         for (id, immediate) in [(7, false), (8, true)] {
@@ -134,14 +134,14 @@ mod tests {
         assert_eq!(
             active.predecessor_watched_since(),
             Some(since),
-            "the other one goes on"
+            "the other watch continues"
         );
         assert!(active.stop(8) && !active.stop(8));
         assert_eq!(active.predecessor_watched_since(), None);
     }
 
     #[tokio::test]
-    async fn w2_what_is_known_already_ends_no_watch() {
+    async fn w2_events_before_the_known_revision_are_ignored() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let mut late = watch(
             waiter(&attempts, 7),

@@ -1,5 +1,5 @@
-//! Watches that are put off a little: most locks are given back sooner, and then nobody has to be asked
-//! or told anything, not even the task.
+//! Deferred watches. Most locks are released before their watch is due; then neither the server nor
+//! the watch task has any work.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,15 +12,15 @@ use tokio::time::Instant;
 
 use super::Watch;
 
-/// A lock that is given back sooner is not watched: what happens to it meanwhile is told all the same,
-/// so much later.
+/// A lock that is released sooner is never watched. Events in this time are still reported, but
+/// later by as much.
 pub(super) const DEFERRAL: Duration = Duration::from_millis(20);
 
-/// So many that are wanted no more are left in the list.
+/// How many cancelled entries may stay in the list.
 const MAX_STALE_ENTRIES: usize = 1024;
 
-/// Those that are put off. Whoever takes or gives back a lock changes them, and the task takes out what
-/// is due.
+/// The deferred watches. Acquires and releases add and cancel them; the watch task takes out those
+/// that are due.
 #[derive(Default)]
 pub(super) struct DeferredWatches {
     state: Mutex<DeferredState>,
@@ -29,21 +29,21 @@ pub(super) struct DeferredWatches {
 #[derive(Default)]
 struct DeferredState {
     watches: HashMap<u64, Watch>,
-    /// When each is due. Those that are wanted no more are left in here until the task comes by: as long
-    /// as anything is in here, it comes by itself.
+    /// When each watch is due. A cancelled watch stays in here until the task next runs: while the
+    /// list is not empty, the task's timer runs it.
     order: VecDeque<(Instant, u64)>,
 }
 
 impl DeferredWatches {
-    /// Puts one off, and returns whether the task has to be told that there is something to come for.
+    /// Defers a watch. Returns whether the task must be woken to set its timer.
     pub(super) fn defer(&self, now: Instant, id: u64, watch: Watch) -> bool {
         let mut state = self.lock();
         let was_empty = state.order.is_empty();
         state.watches.insert(id, watch);
         state.order.push_back((now + DEFERRAL, id));
         if state.order.len() > 2 * state.watches.len() + MAX_STALE_ENTRIES {
-            // The task does not come, since the stream is down or its runtime has ended. The first one
-            // stays, for which it was told.
+            // The task does not run, because the stream is down or its runtime has ended. The first
+            // entry stays, because the task was woken for it.
             let DeferredState { watches, order } = &mut *state;
             let front = order.pop_front();
             order.retain(|(_, id)| watches.contains_key(id));
@@ -53,17 +53,17 @@ impl DeferredWatches {
         was_empty
     }
 
-    /// One is wanted no more. Returns whether it was still put off.
+    /// Cancels a watch. Returns whether it was still deferred.
     pub(super) fn cancel(&self, id: u64) -> bool {
         self.lock().watches.remove(&id).is_some()
     }
 
-    /// When the task has to come.
+    /// When the task has to run next.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.lock().order.front().map(|(at, _)| *at)
     }
 
-    /// Takes out those that are due.
+    /// Takes out the watches that are due.
     pub(super) fn take_due(&self, now: Instant) -> Vec<(u64, Watch)> {
         let mut state = self.lock();
         let DeferredState { watches, order } = &mut *state;
@@ -114,26 +114,32 @@ mod tests {
     }
 
     #[test]
-    fn the_task_is_told_once_and_comes_by_itself_until_nothing_is_left() {
+    fn task_is_woken_once_until_the_list_is_empty() {
         let (deferred, now) = (DeferredWatches::default(), Instant::now());
         let at = |millis| now + Duration::from_millis(millis);
         assert!(deferred.defer(at(0), 1, watch()));
-        assert!(!deferred.defer(at(5), 2, watch()), "it is to come anyhow");
+        assert!(
+            !deferred.defer(at(5), 2, watch()),
+            "its timer is already set"
+        );
         assert!(deferred.cancel(1) && !deferred.cancel(1));
-        assert!(!deferred.defer(at(6), 3, watch()), "and is still to come");
-        assert_eq!(deferred.next_due(), Some(at(20)), "no timer is set anew");
+        assert!(!deferred.defer(at(6), 3, watch()), "its timer is still set");
+        assert_eq!(deferred.next_due(), Some(at(20)), "the timer is unchanged");
         assert_eq!(ids(deferred.take_due(at(20))).len(), 0, "none is due");
         assert_eq!(deferred.next_due(), Some(at(25)));
         assert_eq!(ids(deferred.take_due(at(25))), [2]);
-        assert!(!deferred.cancel(2), "the server is asked for it now");
+        assert!(!deferred.cancel(2), "it is active now");
         assert!(deferred.cancel(3));
         assert_eq!(ids(deferred.take_due(at(25))).len(), 0);
         assert_eq!(deferred.next_due(), None, "none is left");
-        assert!(deferred.defer(at(30), 4, watch()), "so it is told again");
+        assert!(
+            deferred.defer(at(30), 4, watch()),
+            "so the task is woken again"
+        );
     }
 
     #[test]
-    fn what_the_task_does_not_come_for_does_not_pile_up() {
+    fn cancelled_watches_do_not_accumulate_without_the_task() {
         let (deferred, now) = (DeferredWatches::default(), Instant::now());
         for id in 0..100_000 {
             let _ = deferred.defer(now, id, watch());
@@ -141,6 +147,10 @@ mod tests {
         }
         let state = deferred.lock();
         assert!(state.watches.is_empty());
-        assert!(state.order.len() < 2000, "{} stale ones", state.order.len());
+        assert!(
+            state.order.len() < 2000,
+            "{} stale entries",
+            state.order.len()
+        );
     }
 }

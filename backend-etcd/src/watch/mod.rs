@@ -1,13 +1,14 @@
-//! Watching keys: one stream for all that this client waits for or holds.
+//! Watching keys: one stream for every key that this client waits for or holds.
 //!
-//! A watch tells of a key's deletion, and is over then. The stream is opened anew when it ends, when its
-//! server stops answering, and when the connection moves; each watch begins again where nothing of it
-//! can have been missed. Where that part of the history is compacted, the store is asked instead.
+//! A watch reports the deletion of its key and then ends. The stream is opened again when it ends,
+//! when its server stops answering, and when the connection changes; each watch then restarts at a
+//! revision from which it misses nothing. If that part of the history is compacted, a read takes
+//! its place.
 //!
-//! A server catches up with watches that begin in the past every 100 ms only. So the watch of a
-//! predecessor begins now, and where the store has moved on since the predecessor was seen, it is asked
-//! once more whether that one is still there. That of one of ours is put off a little: its release tells
-//! sooner.
+//! A server catches up with watches that start in the past only every 100 ms. So the watch of a
+//! predecessor starts now; if the store has moved on since the predecessor was seen, one more read
+//! checks whether the predecessor still exists. The watch of an own key is deferred a little,
+//! because the reply to its removal usually arrives earlier.
 
 mod active;
 mod deferred;
@@ -33,19 +34,19 @@ use self::deferred::DeferredWatches;
 pub(crate) use self::task::WatchTask;
 use crate::shared::Shared;
 
-/// Asks for watches. Never blocks.
+/// Starts and stops watches. Never blocks.
 pub(crate) struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
     deferred: Arc<DeferredWatches>,
     ids: Arc<AtomicU64>,
-    /// Rises with every stream.
+    /// Incremented with every stream.
     stream_id: Arc<AtomicU64>,
 }
 
 enum Command {
     Start(u64, Watch),
     Stop(u64),
-    /// Something was put off.
+    /// A watch was deferred.
     DeferredAdded,
     RequestProgress(oneshot::Sender<()>),
 }
@@ -54,9 +55,9 @@ struct Watch {
     target: WatchTarget,
     attempt: AttemptId,
     key: Arc<str>,
-    /// The first revision of which it has to tell.
+    /// The first revision that the watch has to report.
     from: i64,
-    /// It was begun later than there.
+    /// It starts later than that revision.
     starts_late: bool,
 }
 
@@ -64,7 +65,8 @@ struct Watch {
 enum WatchTarget {
     /// An attempt's own key.
     Own,
-    /// The key that an attempt waits for. Not `immediate`: it is one of ours, whose removal tells sooner.
+    /// The key that an attempt waits for. Not `immediate`: the key is one of this client, whose
+    /// removal reports earlier.
     Predecessor { immediate: bool },
 }
 
@@ -78,7 +80,7 @@ impl WatchTarget {
     }
 }
 
-/// Whether the stream lives.
+/// A request to learn whether the stream is alive.
 #[derive(Debug)]
 pub(crate) struct ProgressRequest {
     reply: Option<oneshot::Receiver<()>>,
@@ -87,7 +89,7 @@ pub(crate) struct ProgressRequest {
 }
 
 impl ProgressRequest {
-    /// Whether it has answered since this was asked.
+    /// Whether the stream has answered since the request was made.
     pub(crate) async fn is_alive(&mut self) -> bool {
         if let Some(reply) = self.reply.take() {
             let reply = time::timeout(self.timeout, reply).await;
@@ -98,7 +100,7 @@ impl ProgressRequest {
 }
 
 impl Watcher {
-    /// A watcher, and what it asks of its task.
+    /// Returns a watcher and the input of its task.
     pub(crate) fn new() -> (Self, TaskInput) {
         let (commands, input) = mpsc::unbounded_channel();
         let watcher = Self {
@@ -116,12 +118,12 @@ impl Watcher {
         (watcher, input)
     }
 
-    /// A number for a watch, used once.
+    /// Returns a watch id that was never used.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The stream that is open, by its number.
+    /// The id of the stream that is open.
     pub(crate) fn stream_id(&self) -> u64 {
         self.stream_id.load(Ordering::SeqCst)
     }
@@ -144,8 +146,8 @@ impl Watcher {
         }
     }
 
-    /// Watches the key that an attempt waits for: at once if `immediate`, else a little later, where the
-    /// removal of whoever has that key tells of its end.
+    /// Watches the key that an attempt waits for: at once if `immediate`; otherwise a little later,
+    /// because the removal of that key by this client reports its end.
     pub(crate) fn watch_predecessor(
         &self,
         attempt: AttemptId,
@@ -172,17 +174,17 @@ impl Watcher {
         }
     }
 
-    /// Ends watches.
+    /// Stops watches.
     pub(crate) fn stop(&self, ids: Vec<u64>) {
         for id in ids.into_iter().filter(|id| *id != 0) {
-            // To wake the task for each lock was one in fourteen of a client's context switches.
+            // Waking the task for each lock was one in fourteen of a client's context switches.
             if !self.deferred.cancel(id) {
                 let _ = self.commands.send(Command::Stop(id));
             }
         }
     }
 
-    /// Asks the stream whether it lives.
+    /// Requests a sign of life from the stream.
     pub(crate) fn request_progress(&self, timeout: Duration) -> ProgressRequest {
         let (sender, reply) = oneshot::channel();
         let _ = self.commands.send(Command::RequestProgress(sender));
@@ -202,7 +204,7 @@ impl fmt::Debug for Watcher {
     }
 }
 
-/// What is asked of the task.
+/// The input of the task.
 pub(crate) struct TaskInput {
     commands: mpsc::UnboundedReceiver<Command>,
     deferred: Arc<DeferredWatches>,
@@ -215,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_is_given_back_soon_wakes_the_task_once_at_most() {
+    fn locks_released_early_wake_the_task_at_most_once() {
         let (watcher, mut input) = Watcher::new();
         for _ in 0..100 {
             let id = watcher.next_id();

@@ -1,32 +1,32 @@
-//! Whether the stream lives: when to ask it, and when it has been silent for too long.
+//! Whether the stream is alive: when to request progress, and when the reply is overdue.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
-/// How often the stream has to show that it lives while somebody waits on it.
+/// How often the stream has to show that it is alive while a waiter depends on it.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many pulses are under way at most. The answer to the first may be of before somebody asked; the
-/// one behind it is not.
+/// How many progress requests may be in flight. The reply to the first may be older than a later
+/// caller's request; the reply to the one behind it is not.
 const MAX_IN_FLIGHT: usize = 2;
 
-/// A pulse that was sent.
+/// A progress request that was sent.
 struct InFlightRequest {
     id: u64,
     sent: Instant,
     waiters: Vec<oneshot::Sender<()>>,
 }
 
-/// The pulses of one stream that are not answered yet.
+/// The unanswered progress requests of one stream.
 pub(super) struct ProgressRequests {
     in_flight: VecDeque<InFlightRequest>,
-    /// When the stream has answered last, whatever it was.
+    /// When the stream last sent a reply of any kind.
     last_reply: Instant,
 }
 
 impl ProgressRequests {
-    /// Those of a stream that was opened now.
+    /// For a stream that was opened now.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             in_flight: VecDeque::new(),
@@ -38,12 +38,12 @@ impl ProgressRequests {
         self.in_flight.is_empty()
     }
 
-    /// The stream has answered something.
+    /// Records that the stream sent a reply.
     pub(super) fn on_reply(&mut self, now: Instant) {
         self.last_reply = now;
     }
 
-    /// A pulse is sent under that number.
+    /// Records that a progress request was sent with this id.
     pub(super) fn send(&mut self, id: u64, now: Instant, waiters: Vec<oneshot::Sender<()>>) {
         self.in_flight.push_back(InFlightRequest {
             id,
@@ -52,7 +52,8 @@ impl ProgressRequests {
         });
     }
 
-    /// Tells somebody of the last pulse; gives it back if another one has to be sent for it.
+    /// Adds a waiter to the last request. Returns the waiter if another request has to be sent for
+    /// it.
     pub(super) fn join_last(&mut self, waiter: oneshot::Sender<()>) -> Option<oneshot::Sender<()>> {
         let full = self.in_flight.len() >= MAX_IN_FLIGHT;
         match self.in_flight.back_mut().filter(|_| full) {
@@ -62,7 +63,7 @@ impl ProgressRequests {
         None
     }
 
-    /// Whether that was the answer to a pulse. It answers those before it too.
+    /// Whether a reply with this id answers a progress request. It also answers all earlier ones.
     pub(super) fn complete(&mut self, id: u64) -> bool {
         let Some(at) = self.in_flight.iter().position(|request| request.id == id) else {
             return false;
@@ -72,21 +73,22 @@ impl ProgressRequests {
             .drain(..=at)
             .flat_map(|request| request.waiters)
         {
-            // Whoever asked may have gone.
+            // The waiter may have been dropped.
             let _: Result<(), ()> = waiter.send(());
         }
         true
     }
 
-    /// When a pulse is overdue, or another one due. It moves with what is heard alone: what is asked of
-    /// the stream meanwhile must not put it off.
+    /// When a reply is overdue, or the next request is due. Only replies move this time; requests
+    /// sent in the meantime must not postpone it.
     pub(super) fn deadline(
         &self,
         watched_since: Option<Instant>,
         timeout: Duration,
     ) -> Option<Instant> {
         match self.in_flight.front() {
-            // Thousands of watches may be in front of it, and their answers show as much.
+            // The replies to thousands of watches may come first; they show that the stream is
+            // alive as well.
             Some(request) => Some(request.sent.max(self.last_reply) + timeout),
             None => watched_since.map(|since| since.max(self.last_reply) + PROGRESS_INTERVAL),
         }
@@ -100,11 +102,15 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(3);
 
     #[test]
-    fn w2_it_is_asked_a_second_after_it_was_heard_and_given_up_when_silent() {
+    fn w2_progress_is_requested_after_one_second_of_silence() {
         let begun = Instant::now();
         let at = |millis| begun + Duration::from_millis(millis);
         let mut requests = ProgressRequests::new(begun);
-        assert_eq!(requests.deadline(None, TIMEOUT), None, "nobody waits");
+        assert_eq!(
+            requests.deadline(None, TIMEOUT),
+            None,
+            "no waiter depends on the stream"
+        );
         assert_eq!(requests.deadline(Some(begun), TIMEOUT), Some(at(1_000)));
         assert_eq!(requests.deadline(Some(at(500)), TIMEOUT), Some(at(1_500)));
         requests.on_reply(at(700));
@@ -117,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn d2_an_answer_is_told_to_those_who_asked_before_its_pulse_was_sent() {
+    fn d2_progress_reply_reaches_only_callers_before_its_request() {
         let now = Instant::now();
         let mut requests = ProgressRequests::new(now);
         let ask = |requests: &mut ProgressRequests, id| {
@@ -131,7 +137,10 @@ mod tests {
         assert!(requests.complete(1));
         let replied = asked.each_mut().map(|replied| replied.try_recv().is_ok());
         assert_eq!(replied, [true, false, false]);
-        assert!(!requests.complete(3), "it went with the second");
+        assert!(
+            !requests.complete(3),
+            "the third caller joined the second request"
+        );
         assert!(requests.complete(2));
         let replied = asked.each_mut().map(|replied| replied.try_recv().is_ok());
         assert_eq!(replied, [false, true, true]);

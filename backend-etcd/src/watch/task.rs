@@ -1,4 +1,4 @@
-//! The task that holds the stream.
+//! The task that owns the watch stream.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -26,13 +26,13 @@ use crate::{
     transport::{Connection, Endpoints},
 };
 
-/// A watch tells of what happens after it was made.
+/// The start revision of a watch that reports only events after its creation.
 const FROM_NOW: i64 = 0;
 
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// The task.
+/// The task that owns the watch stream.
 pub(crate) struct WatchTask {
     shared: Weak<Shared>,
     endpoints: Arc<Endpoints>,
@@ -43,7 +43,7 @@ pub(crate) struct WatchTask {
     progress: ProgressRequests,
 }
 
-/// What is written to the stream.
+/// A request that is written to the stream.
 enum StreamRequest {
     Create(Arc<str>, WatchOptions),
     Cancel(u64),
@@ -54,16 +54,16 @@ struct OpenStream {
     connection: Connection,
     requests: mpsc::UnboundedSender<StreamRequest>,
     replies: WatchResponseStream,
-    /// Writes the lines: whoever reads must never wait for the server to take something.
+    /// Writes the requests; the reader must never wait until the server accepts one.
     _writer: JoinSet<()>,
 }
 
-/// How a stream has ended.
+/// Why a stream ended.
 enum StreamEnd {
-    /// With the client.
+    /// The client ended.
     Closed,
     Broken,
-    /// The server takes no watches of this user, or of this log-in.
+    /// The server rejects watches of this user, or of this authentication token.
     Refused(String),
 }
 
@@ -84,7 +84,7 @@ impl WatchTask {
         }
     }
 
-    /// Runs until the watcher is gone.
+    /// Runs until the watcher is dropped.
     pub(crate) async fn run(mut self) {
         let mut backoff = RECONNECT_BACKOFF_MIN;
         loop {
@@ -98,9 +98,9 @@ impl WatchTask {
                         backoff = RECONNECT_BACKOFF_MIN;
                     }
                     if let StreamEnd::Refused(reason) = &ended {
-                        tracing::warn!(reason, "the server ended a watch");
-                        // Watches are refused in a stream that itself goes on, so that the client
-                        // library does not see that it has to log in again.
+                        tracing::warn!(reason, "the server cancelled a watch");
+                        // The server rejects watches while the stream itself stays open, so the
+                        // client library does not notice that it has to authenticate again.
                         let _ =
                             time::timeout(RECONNECT_BACKOFF_MAX, connection.client.refresh_token())
                                 .await;
@@ -108,7 +108,7 @@ impl WatchTask {
                     ended
                 }
                 Err(error) => {
-                    tracing::debug!(?error, "no stream for watches");
+                    tracing::debug!(?error, "no watch stream");
                     StreamEnd::Broken
                 }
             };
@@ -177,7 +177,7 @@ impl WatchTask {
                     Ok(None) => return StreamEnd::Broken,
                     Err(error) => {
                         let error = RequestError::from(error);
-                        tracing::debug!(?error, "the stream of watches has ended");
+                        tracing::debug!(?error, "watch stream ended");
                         if error.is_server_failure() {
                             self.endpoints.mark_suspect(open.connection.generation);
                         }
@@ -211,7 +211,7 @@ impl WatchTask {
         match command {
             Command::Start(id, watch) => self.start(open, id, watch, Instant::now()),
             Command::Stop(id) => self.stop(open, id),
-            // It is looked for before each wait.
+            // The loop reads the next due time before each wait.
             Command::DeferredAdded => {}
             Command::RequestProgress(waiter) => {
                 if let Some(waiter) = self.progress.join_last(waiter) {
@@ -263,7 +263,7 @@ impl WatchTask {
         }
     }
 
-    /// Reads one answer; returns the reason if the server takes no watches.
+    /// Handles one reply. Returns the reason if the server rejects watches.
     fn handle_reply(
         &mut self,
         open: &OpenStream,
@@ -279,7 +279,8 @@ impl WatchTask {
             self.on_created(open, id, stream, as_of);
         }
         for event in reply.events() {
-            // A deletion has no version. The library's own way to tell panics on what it does not know.
+            // A deletion has version 0. The library's own method panics on event types that it does
+            // not know.
             let deleted = event.kv().is_some_and(|kv| kv.version() == 0);
             let revision = event.kv().map_or(i64::MAX, KeyValue::mod_revision);
             self.on_event(open, id, deleted, revision);
@@ -287,7 +288,8 @@ impl WatchTask {
         None
     }
 
-    /// The server watches, and tells of what comes after that revision, if not of more.
+    /// Handles the creation of a watch: the server reports all events after this revision, and
+    /// possibly earlier ones.
     fn on_created(&mut self, open: &OpenStream, id: u64, stream: u64, as_of: i64) {
         if self.progress.complete(id) {
             let _ = open.requests.send(StreamRequest::Cancel(id));
@@ -304,7 +306,7 @@ impl WatchTask {
                         .update(watch.attempt, |entry| entry.confirmed_stream = stream);
                 }
             }
-            // Between the answer that named the predecessor and this watch, it may have gone.
+            // The predecessor may have disappeared between the reply that named it and this watch.
             WatchTarget::Predecessor { .. } if watch.starts_late && as_of >= watch.from => {
                 tokio::spawn(queue::recheck(Weak::clone(&self.shared), watch.attempt));
             }
@@ -317,7 +319,7 @@ impl WatchTask {
         if let Some(watch) = self.watches.get_mut(id)
             && compacted > 0
         {
-            // What happened before that nobody tells any more.
+            // No event reports what happened before this revision any more.
             watch.from = compacted;
             watch.starts_late = false;
             send_watch(open, id, watch);
@@ -357,7 +359,7 @@ impl WatchTask {
         }
     }
 
-    /// Has the store asked what has become of an attempt.
+    /// Asks the core to recheck an attempt.
     fn request_recheck(&self, attempt: AttemptId) {
         let Some(shared) = self.shared.upgrade() else {
             return;
