@@ -17,13 +17,13 @@ impl Shared {
             if error.kind() != ErrorKind::PermissionDenied {
                 return error;
             }
-            let who = match user {
+            let subject = match user {
                 Some(user) => format!("the user {user:?}"),
                 None => "an unauthenticated client".to_owned(),
             };
             let prefix = self.keys.namespace_prefix();
             error.with_detail(format!(
-                "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
+                "{subject} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
                  on that prefix, or correct `namespace`"
             ))
         })

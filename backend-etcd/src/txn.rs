@@ -70,9 +70,9 @@ pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn 
 /// Enters the queue if it is empty, which excludes the attempt's own entry too, and if the attempt
 /// is not fenced off. Reads nothing.
 pub(crate) fn enqueue_uncontended(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
-    let nobody = absent(keys.prefix).with_range(range_end(keys.prefix));
+    let empty = absent(keys.prefix).with_range(range_end(keys.prefix));
     Txn::new()
-        .when([nobody, absent(keys.fence)])
+        .when([empty, absent(keys.fence)])
         .and_then([put_entry(keys, value, lease)])
 }
 

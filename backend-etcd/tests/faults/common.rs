@@ -1,5 +1,5 @@
-//! What the tests share: clients of real servers, holders and waiters, and looking until something is
-//! so.
+//! Helpers that the tests share: clients of real servers, holders and waiters, and waiting for a
+//! condition.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// For what takes moments, on a busy machine.
+/// The time limit for what takes moments, on a busy machine.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) const fn seconds(count: u64) -> Duration {
@@ -39,7 +39,7 @@ impl EventHandler for IgnoreEvents {
     fn handle(&self, _: BackendEvent) {}
 }
 
-/// The driver itself, whose events nobody hears.
+/// The driver itself; its events are ignored.
 pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
     let events: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let sink = EventSink::new(Arc::downgrade(&events));
@@ -49,18 +49,18 @@ pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
     store.connect(context).await.unwrap()
 }
 
-/// A client of that address, not yet connected.
+/// The builder of a client of this address.
 pub(crate) fn builder(url: &str) -> ClientBuilder {
     Client::builder(store(url, Options::default()))
 }
 
-/// A client of that address whose locks have that TTL.
+/// A client of this address whose locks have this TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
     let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         match builder(url).ttl(ttl).connect().await {
             Ok(client) => return client,
-            // On a machine that stands still, the servers may take a moment to answer.
+            // On a stalled machine, the servers may need a moment before they answer.
             Err(error) if error.is_retryable() && Instant::now() < deadline => {
                 sleep(millis(50)).await;
             }
@@ -73,7 +73,7 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// Takes a lock that is free.
+/// Acquires a lock that must be free.
 pub(crate) async fn acquire_free(client: &Client, lock: &str) -> Guard {
     match client.lock(lock).unwrap().try_acquire().await.unwrap() {
         Acquisition::Acquired(guard) => guard,
@@ -81,13 +81,13 @@ pub(crate) async fn acquire_free(client: &Client, lock: &str) -> Guard {
     }
 }
 
-/// Waits for a lock in the background.
+/// Acquires a lock in a task.
 pub(crate) fn spawn_acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
 }
 
-/// The guard of a waiter that must come to its turn in that time.
+/// The guard of a waiter that must be granted within this time.
 pub(crate) async fn expect_granted(
     what: &str,
     within: Duration,
@@ -99,7 +99,7 @@ pub(crate) async fn expect_granted(
     }
 }
 
-/// Looks until it is so.
+/// Polls until the condition holds.
 pub(crate) async fn wait_until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !is_so() {
@@ -108,7 +108,7 @@ pub(crate) async fn wait_until(what: &str, within: Duration, mut is_so: impl FnM
     }
 }
 
-/// Looks until so many wait for a lock.
+/// Polls until this number of attempts wait for a lock.
 pub(crate) async fn wait_for_waiters(client: &Client, lock: &str, count: usize) {
     let deadline = Instant::now() + WAIT_LIMIT;
     loop {
@@ -116,12 +116,15 @@ pub(crate) async fn wait_for_waiters(client: &Client, lock: &str, count: usize) 
         if state.is_ok_and(|state| state.queue.len() == count) {
             return;
         }
-        assert!(Instant::now() < deadline, "{count} should wait for {lock}");
+        assert!(
+            Instant::now() < deadline,
+            "not {count} attempts wait for {lock}"
+        );
         sleep(millis(10)).await;
     }
 }
 
-/// Looks until a lock has neither holder nor queue.
+/// Polls until a lock has neither a holder nor a queue.
 pub(crate) async fn wait_until_free(client: &Client, lock: &str, within: Duration) {
     let deadline = Instant::now() + within;
     loop {
@@ -135,7 +138,7 @@ pub(crate) async fn wait_until_free(client: &Client, lock: &str, within: Duratio
     }
 }
 
-/// What `etcdctl` says; it must succeed.
+/// The output of `etcdctl`, which must succeed.
 pub(crate) fn etcdctl(endpoint: &str, arguments: &[&str]) -> String {
     let output = etcdctl_command(endpoint).args(arguments).output().unwrap();
     assert!(
@@ -154,7 +157,7 @@ pub(crate) fn etcdctl_command(endpoint: &str) -> Command {
     command
 }
 
-/// Drops all history up to now: no watch can be begun before that.
+/// Compacts all history up to now, so that no watch can start before that.
 pub(crate) fn compact(endpoint: &str) {
     let status = etcdctl(endpoint, &["put", "x", "y", "-w", "json"]);
     let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
@@ -162,7 +165,7 @@ pub(crate) fn compact(endpoint: &str) {
     etcdctl(endpoint, &["compact", &digits.collect::<String>()]);
 }
 
-/// A proxy in front of each member, and the address of all of them.
+/// A proxy in front of each member, and the URL of all proxies.
 pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     let proxies: Vec<Proxy> = cluster
         .servers()
@@ -174,11 +177,15 @@ pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     (proxies, url)
 }
 
-/// Which of the proxies a client uses that has done something since the last reset.
+/// The index of the proxy that the client uses, from the requests since the last reset.
 pub(crate) fn proxy_in_use(proxies: &[Proxy]) -> usize {
     let used: Vec<_> = (0..proxies.len())
         .filter(|index| proxies[*index].requests() > 0)
         .collect();
-    assert_eq!(used.len(), 1, "one server is asked at a time: {used:?}");
+    assert_eq!(
+        used.len(),
+        1,
+        "a client uses one server at a time: {used:?}"
+    );
     used[0]
 }

@@ -1,4 +1,4 @@
-//! Two removals of one attempt at once, and what somebody else has removed.
+//! Two concurrent removals of one attempt, and a removal by another program.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::common::{
     WAIT_LIMIT, acquire_free, client, driver, etcdctl, millis, name, seconds, wait_until,
 };
 
-/// Two removals of one attempt are under way at once (a release whose future was dropped goes on in the
-/// background, and the guard is released again). The first is answered, and gives the key back; the other
-/// one is late, and deletes the key of the next attempt.
+/// Two removals of one attempt are in flight at once: a release whose future was dropped continues
+/// in the background, and the guard is released again. The first one is answered and gives the key
+/// back. The second one is late and must not delete the key of the next attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
+async fn x1_late_second_removal_deletes_no_other_attempt() {
     let server = Server::builder().start().unwrap();
     let one = Proxy::for_etcd(server.address()).unwrap();
     let two = Proxy::for_etcd(server.address()).unwrap();
@@ -40,7 +40,7 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     };
     let (first, next) = (AttemptId::random().unwrap(), AttemptId::random().unwrap());
     backend.enqueue(enqueue(first)).await.unwrap();
-    // Whichever it uses.
+    // The proxy that the client uses.
     let used_proxy = if one.count("Txn") > two.count("Txn") {
         &one
     } else {
@@ -50,20 +50,23 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     used_proxy.hold_replies();
     used_proxy.reset();
     let removal = remove(first);
-    wait_until("the first is sent", WAIT_LIMIT, || {
+    wait_until("the first removal is sent", WAIT_LIMIT, || {
         used_proxy.count("DeleteRange") == 1
     })
     .await;
-    wait_until("and carried out", WAIT_LIMIT, || keys().is_empty()).await;
+    wait_until("the first removal is applied", WAIT_LIMIT, || {
+        keys().is_empty()
+    })
+    .await;
     used_proxy.hold_requests();
     // Moves the client to the other proxy after a second.
     let other = Arc::clone(&backend);
     let reader = tokio::spawn(async move { other.inspect(&name("b")).await.map(drop) });
     sleep(millis(500)).await;
     let repeated = remove(first);
-    // Whatever it is sent as.
+    // Counts the second removal, whichever request it uses.
     let changes = || used_proxy.count("DeleteRange") + used_proxy.count("Txn");
-    wait_until("the second is sent", WAIT_LIMIT, || changes() == 2).await;
+    wait_until("the second removal is sent", WAIT_LIMIT, || changes() == 2).await;
     used_proxy.release_replies();
     assert_eq!(removal.await.unwrap().unwrap(), Removed::AsHolder);
     reader.await.unwrap().unwrap();
@@ -73,25 +76,29 @@ async fn x1_the_second_of_two_removals_that_is_late_takes_nobody_else_out() {
     used_proxy.release_requests();
     let repeated = repeated.await;
     sleep(millis(300)).await;
-    assert!(repeated.unwrap().is_ok(), "it finds that it is done");
+    assert!(
+        repeated.unwrap().is_ok(),
+        "it finds the attempt already removed"
+    );
     assert_eq!(keys(), before, "X1: the key of the next attempt is gone");
 }
 
-/// The core does that: a release whose future was dropped before its removal was sent, and another one.
+/// The core does this: the future of a release is dropped before its removal is sent, and the
+/// release is repeated.
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_release_that_is_dropped_and_repeated_deletes_once() {
+async fn r1_dropped_and_repeated_release_deletes_once() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(3)).await;
     let guard = acquire_free(&client, "a").await;
     proxy.reset();
-    // A renewal is under way.
+    // A renewal is in flight.
     proxy.hold_replies();
-    wait_until("it is renewed", WAIT_LIMIT, || {
+    wait_until("a renewal is sent", WAIT_LIMIT, || {
         proxy.count("LeaseKeepAlive") + proxy.count("LeaseKeepAlive.message") > 0
     })
     .await;
-    // Its future is dropped, having sent nothing.
+    // The future of the release is dropped before it has sent anything.
     assert!(timeout(millis(10), guard.release()).await.is_err());
     assert_eq!(proxy.count("DeleteRange"), 0);
     let (again, ()) = tokio::join!(guard.release(), async {
@@ -115,7 +122,7 @@ async fn r1_a_release_that_is_dropped_and_repeated_deletes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_what_somebody_has_deleted_is_not_released() {
+async fn r1_release_of_deleted_lock_is_not_held() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(60)).await;
     let guard = acquire_free(&client, "a").await;

@@ -1,4 +1,4 @@
-//! Clients that take turns at one lock while something fails, and what must hold all the same.
+//! Clients that contend for one lock during a fault, and the properties that must hold throughout.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::common::{WAIT_LIMIT, client, millis};
 
 const LOCK: &str = "contended";
 
-/// Clients at one lock.
+/// Clients that contend for one lock.
 pub(crate) struct Contention {
     shared: Arc<SharedState>,
     clients: Vec<Client>,
@@ -37,7 +37,7 @@ struct SharedState {
 }
 
 impl Contention {
-    /// So many clients, each with two workers.
+    /// Starts this number of clients, each with two workers.
     pub(crate) async fn start(url: &str, clients: usize, ttl: Duration) -> Self {
         let count = clients * 2;
         let shared = Arc::new(SharedState {
@@ -63,12 +63,12 @@ impl Contention {
             monitor,
         };
         contention
-            .wait_until_all_held("at first", 2, WAIT_LIMIT)
+            .wait_until_all_held("before the fault", 2, WAIT_LIMIT)
             .await;
         contention
     }
 
-    /// Waits until every worker has held the lock so many times more.
+    /// Waits until every worker has held the lock this many times more.
     pub(crate) async fn wait_until_all_held(&self, when: &str, more: u64, within: Duration) {
         let now = || -> Vec<u64> {
             let holds = self.shared.holds.iter();
@@ -86,25 +86,25 @@ impl Contention {
             }
             assert!(
                 Instant::now() < deadline,
-                "{when}: not every worker has had {more} turns within {within:?}: {before:?} \
-                 became {after:?}"
+                "{when}: not every worker has held the lock {more} times more within {within:?}: \
+                 {before:?} became {after:?}"
             );
             sleep(millis(10)).await;
         }
     }
 
-    /// How often the lock was held.
+    /// How often the lock was held in total.
     pub(crate) fn holds(&self) -> u64 {
         let holds = self.shared.holds.iter();
         holds.map(|holds| holds.load(Ordering::SeqCst)).sum()
     }
 
-    /// The declared bound, and what a busy machine adds.
+    /// The declared takeover bound, plus the delay of a busy machine.
     pub(crate) fn time_limit(&self, ttl: Duration) -> Duration {
         self.clients[0].capabilities().takeover.of(ttl, ttl) + WAIT_LIMIT
     }
 
-    /// Ends it, and holds what has happened against the contract.
+    /// Stops the workers and checks what happened against the contract.
     pub(crate) async fn finish(self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers {
@@ -114,7 +114,7 @@ impl Contention {
         assert_eq!(
             self.shared.overlaps.load(Ordering::SeqCst),
             0,
-            "X1: two guards said that they are held"
+            "X1: two guards were held at once"
         );
         let tokens = self.shared.tokens.lock().unwrap();
         for pair in tokens.windows(2) {
@@ -137,7 +137,8 @@ async fn work(client: Client, shared: Arc<SharedState>, index: usize) {
         let guard = Arc::new(guard);
         if let Ok(token) = guard.check() {
             let mut tokens = shared.tokens.lock().unwrap();
-            // Asked again under the mutex: between grant and note the lock may have been lost.
+            // Checked again under the mutex: the lock may have been lost between the grant and the
+            // record of it.
             if guard.check().is_ok() {
                 tokens.push(token.get());
             }
@@ -163,7 +164,7 @@ async fn monitor(shared: Arc<SharedState>) {
                 .filter(held)
                 .map(Arc::clone)
                 .collect();
-            // One that was given back while the others were asked is no overlap.
+            // A guard that was released while the others were checked is no overlap.
             first.iter().filter(is_held).count()
         };
         if held > 1 {

@@ -1,4 +1,4 @@
-//! An enqueue that a stopped server carries out long after its attempt was removed (A4).
+//! An enqueue that a stopped server applies long after its attempt was removed (A4).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const ROUNDS: usize = 20;
 const ATTEMPTS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
+async fn a4_enqueue_applied_after_its_removal_leaves_no_entry() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
     let backend = driver(&url).await;
@@ -26,7 +26,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
     let ttl = seconds(60);
     let mut late = 0;
     for round in 0..ROUNDS {
-        // Shows where it is, and that it has a lease.
+        // Shows which server the client uses, and that the client has a lease.
         for proxy in &proxies {
             proxy.reset();
         }
@@ -41,7 +41,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
             .await
             .unwrap();
         let index = proxy_in_use(&proxies);
-        let carried_out = || {
+        let applied = || {
             let metric = "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Txn\",\
                           grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
             cluster
@@ -51,7 +51,7 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
                 .flatten()
                 .unwrap_or(0.0)
         };
-        let before = carried_out();
+        let before = applied();
         cluster.server(index).pause().unwrap();
         let mut sent = Vec::new();
         for number in 0..ATTEMPTS {
@@ -67,12 +67,13 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
                 .map(|proxy| proxy.count("Txn"))
                 .sum::<usize>()
         };
-        // One was that of the first lock. Whatever else the client does at this moment may make it
-        // turn to another server before it has sent them all.
-        wait_until("all were sent", WAIT_LIMIT, || total() > ATTEMPTS).await;
+        // One of them was the transaction of the first lock. Another request of the client at this
+        // moment may move it to another server before it has sent all of them.
+        wait_until("all enqueues are sent", WAIT_LIMIT, || total() > ATTEMPTS).await;
         let mut kept = Vec::new();
         for (number, attempt, task) in sent {
-            // The core drops what it gives up; what it does not has to find out.
+            // The core drops the enqueues that it gives up. The others have to find out that they
+            // were removed.
             if number % 2 == 0 {
                 task.abort();
             } else {
@@ -99,20 +100,20 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
         }
         cluster.wait_healthy(WAIT_LIMIT).unwrap();
         sleep(millis(100)).await;
-        late += usize::from(carried_out() > before);
+        late += usize::from(applied() > before);
         let found = etcdctl(
             &cluster.server(index).address(),
             &["get", "--prefix", "--keys-only", "default/ghost"],
         );
-        assert_eq!(found.trim(), "", "round {round}: ghosts");
+        assert_eq!(found.trim(), "", "round {round}: entries were left");
     }
-    eprintln!("in {late} of {ROUNDS} rounds enqueues were carried out after their removal");
+    eprintln!("in {late} of {ROUNDS} rounds enqueues were applied after their removal");
     assert!(
         late > 0,
-        "no enqueue was carried out late; this shows nothing"
+        "no enqueue was applied late, so the test shows nothing"
     );
     wait_until_free(&other, "ghost-0", WAIT_LIMIT).await;
-    // What fences them off ends with the lease.
+    // The fences end with the lease.
     let fences = || {
         etcdctl(
             &cluster.server(0).address(),
@@ -121,5 +122,5 @@ async fn a4_an_enqueue_that_is_carried_out_after_its_removal_leaves_no_ghost() {
     };
     assert!(!fences().trim().is_empty());
     backend.close().await;
-    assert_eq!(fences().trim(), "", "R4: fences stay");
+    assert_eq!(fences().trim(), "", "R4: fences were left");
 }

@@ -1,4 +1,5 @@
-//! A lease that expires while its owner is cut off, evicted or asleep.
+//! A lease that expires while its owner is partitioned, and grants that are revoked, deleted or
+//! evicted.
 
 use tenure_core::{Release, loss::LossReason, request::Evicted};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -11,7 +12,7 @@ use crate::common::{
 const TTL: std::time::Duration = seconds(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
+async fn x3_l1_r1_owner_recovers_after_partition_past_its_ttl() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let (owner, other) = (
@@ -36,7 +37,7 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
         assert!(matches!(stale, Release::NotHeld(_)), "{stale:?}");
         assert!(
             next.check().is_ok(),
-            "R1: a stale release has freed another's lock"
+            "R1: a stale release freed the lock of another client"
         );
         assert_eq!(
             other
@@ -49,8 +50,13 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
             Some(next.attempt())
         );
         let _ = next.release().await;
-        // The same client, with a new lease.
-        let again = expect_granted("it recovers", WAIT_LIMIT, spawn_acquire(&owner, "a")).await;
+        // The same client uses a new lease.
+        let again = expect_granted(
+            "the owner acquires again",
+            WAIT_LIMIT,
+            spawn_acquire(&owner, "a"),
+        )
+        .await;
         assert!(again.check().is_ok());
         let _ = again.release().await;
         wait_until_free(&other, "b", WAIT_LIMIT).await;
@@ -58,7 +64,7 @@ async fn x3_l1_r1_an_owner_that_is_cut_off_past_its_ttl_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_l3_a_revoked_lease_loses_all_its_locks_at_once() {
+async fn l2_l3_revoked_lease_loses_all_its_locks_at_once() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(60)).await;
     let (first, second) = (
@@ -83,15 +89,15 @@ async fn l2_l3_a_revoked_lease_loses_all_its_locks_at_once() {
             "{reason:?}"
         );
     }
-    // The waiter goes on with a new attempt under a new lease.
-    let guard = expect_granted("it goes on", WAIT_LIMIT, waited).await;
+    // The waiter continues with a new attempt under a new lease.
+    let guard = expect_granted("the waiter continues", WAIT_LIMIT, waited).await;
     assert!(guard.check().is_ok());
     let _ = guard.release().await;
     let _ = acquire_free(&client, "b").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
+async fn l2_i2_deletion_and_eviction_are_reported_at_once() {
     let server = Server::builder().start().unwrap();
     let (client, other) = (
         client(&server.url(), seconds(60)).await,
@@ -112,7 +118,7 @@ async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
         assert_eq!(reason, LossReason::Evicted);
         assert!(kept.check().is_ok());
         let _ = kept.release().await;
-        wait_until("it is forgotten", WAIT_LIMIT, || {
+        wait_until("the attempt is forgotten", WAIT_LIMIT, || {
             client.live_attempts() == 0
         })
         .await;
@@ -120,7 +126,7 @@ async fn l2_i2_deletion_and_eviction_are_heard_of_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_l2_history_that_is_compacted_costs_no_word() {
+async fn w2_l2_compacted_history_hides_no_grant_and_no_loss() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let (away, here) = (
@@ -135,14 +141,15 @@ async fn w2_l2_history_that_is_compacted_costs_no_word() {
     let waiter = spawn_acquire(&away, "a");
     wait_for_waiters(&here, "a", 1).await;
     tokio::time::sleep(millis(100)).await;
-    // While it is away its turn comes, one of its locks is taken away, and nobody can tell it later.
+    // While the client is disconnected, its waiter reaches the front and one of its locks is
+    // deleted; no event reports either of them later.
     proxy.refuse(true).unwrap();
     proxy.cut().unwrap();
     let _ = first.release().await;
     etcdctl(&server.address(), &["del", "--prefix", "default/lost/"]);
     compact(&server.address());
     proxy.refuse(false).unwrap();
-    let guard = expect_granted("it finds out about its turn", seconds(9), waiter).await;
+    let guard = expect_granted("the waiter learns of its grant", seconds(9), waiter).await;
     let reason = tokio::time::timeout(seconds(9), lost.lost()).await.unwrap();
     assert_eq!(reason, LossReason::Evicted);
     assert!(guard.check().is_ok() && kept.check().is_ok());

@@ -1,4 +1,4 @@
-//! Answers that are lost.
+//! Replies that are lost.
 
 use tenure_core::{Acquisition, Client, Release, error::ErrorKind};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -11,7 +11,7 @@ use crate::common::{
 const TTL: std::time::Duration = seconds(3);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
+async fn a3_a4_enqueue_with_lost_reply_leaves_no_entry() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let (client, other) = (
@@ -19,7 +19,7 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
         client(&server.url(), TTL).await,
     );
     let kept = acquire_free(&client, "kept").await;
-    // A lock that was free so often is entered by a shorter transaction.
+    // After 16 free acquisitions, a shorter transaction enters the lock.
     for (taken, free_before) in [(false, 0), (true, 0), (false, 16)] {
         for round in 0..5 {
             for _ in 0..free_before {
@@ -33,7 +33,7 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
             };
             assert!(
                 acquire_with_lost_reply(&client, &other, &proxy).await,
-                "A3, round {round}: no enqueue has an unknown outcome"
+                "A3, round {round}: no enqueue had an unknown outcome"
             );
             wait_for_waiters(&other, "a", 0).await;
             if let Some(holder) = holder {
@@ -43,20 +43,21 @@ async fn a3_a4_an_enqueue_whose_answer_is_lost_leaves_nothing() {
             wait_until_free(&other, "a", WAIT_LIMIT).await;
             assert!(
                 kept.check().is_ok(),
-                "L5: a broken connection has ended a grant"
+                "L5: a broken connection ended a grant"
             );
         }
     }
     assert!(proxy.replies_dropped() >= 15);
 }
 
-/// Acquires until an enqueue is carried out and not answered, and is told as of unknown outcome.
+/// Acquires until an enqueue is applied but not answered. Returns whether its outcome was reported
+/// as unknown.
 async fn acquire_with_lost_reply(client: &Client, other: &Client, proxy: &Proxy) -> bool {
     for _ in 0..10 {
         proxy.drop_reply_of_and_cut("Txn");
         match client.lock("a").unwrap().acquire_within(seconds(2)).await {
             Err(error) if error.kind() == ErrorKind::OutcomeUnknown => return true,
-            // The next answer of a transaction was that of a renewal, and not the enqueue's.
+            // The next reply to a transaction was that to a renewal and not that to the enqueue.
             Ok(Acquisition::Acquired(guard)) => drop(guard.release().await),
             Ok(_) | Err(_) => {}
         }
@@ -66,7 +67,7 @@ async fn acquire_with_lost_reply(client: &Client, other: &Client, proxy: &Proxy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
+async fn r1_removal_with_lost_reply_is_released() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let (client, other) = (
@@ -80,7 +81,7 @@ async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
         proxy.drop_reply_of_and_cut("DeleteRange");
         let mut released = guard.release().await;
         let dropped = proxy.replies_dropped();
-        wait_until("its answer is lost", WAIT_LIMIT, || dropped > 0).await;
+        wait_until("a reply is dropped", WAIT_LIMIT, || dropped > 0).await;
         if matches!(released, Release::Unknown(_)) {
             released = guard.release().await;
         }
@@ -90,9 +91,9 @@ async fn r1_a_removal_whose_answer_is_lost_is_found_out() {
     }
 }
 
-/// A deletion that was not answered may arrive late: it must not meet another attempt's key.
+/// An unanswered deletion may arrive late; it must not delete another attempt's key.
 #[tokio::test(flavor = "multi_thread")]
-async fn r3_a_key_is_used_again_only_after_its_deletion_was_answered() {
+async fn r3_key_is_reused_only_after_its_deletion_was_answered() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(60)).await;
@@ -104,11 +105,11 @@ async fn r3_a_key_is_used_again_only_after_its_deletion_was_answered() {
     let used = key();
     assert!(matches!(first.release().await, Release::Released));
     let second = acquire_free(&client, "a").await;
-    assert_eq!(key(), used, "it is used again");
+    assert_eq!(key(), used, "the key is used again");
     proxy.drop_reply_of_and_cut("DeleteRange");
     let mut released = second.release().await;
     let dropped = || proxy.replies_dropped() > 0;
-    wait_until("its answer is lost", WAIT_LIMIT, dropped).await;
+    wait_until("a reply is dropped", WAIT_LIMIT, dropped).await;
     while matches!(released, Release::Unknown(_)) {
         released = second.release().await;
     }
@@ -119,10 +120,10 @@ async fn r3_a_key_is_used_again_only_after_its_deletion_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_whose_question_is_not_answered_asks_again() {
+async fn w2_waiter_repeats_an_unanswered_position_request() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
-    // It asks again by itself, not with its next report.
+    // The waiter asks again by itself, not with its next report.
     let ttl = seconds(60);
     let (client, other) = (
         client(&proxy.url(), ttl).await,
@@ -132,11 +133,11 @@ async fn w2_a_waiter_whose_question_is_not_answered_asks_again() {
         let guard = acquire_free(&other, "a").await;
         let waiter = spawn_acquire(&client, "a");
         wait_for_waiters(&other, "a", 1).await;
-        // Its enqueue may be answered after the other client sees it.
+        // The reply to the enqueue may arrive after the other client sees the entry.
         tokio::time::sleep(millis(100)).await;
         proxy.drop_reply_of_and_cut("Txn");
         let _ = guard.release().await;
-        let next = expect_granted("it asks again", seconds(15), waiter).await;
+        let next = expect_granted("the waiter asks again", seconds(15), waiter).await;
         assert!(next.check().is_ok());
         let _ = next.release().await;
     }
@@ -144,7 +145,7 @@ async fn w2_a_waiter_whose_question_is_not_answered_asks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_d2_lost_keep_alives_lose_nothing() {
+async fn l5_d2_lost_keep_alive_replies_end_no_grant() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
@@ -152,11 +153,11 @@ async fn l5_d2_lost_keep_alives_lose_nothing() {
     for name in ["LeaseKeepAlive", "LeaseKeepAlive.message", "Txn"] {
         let (before, until_now) = (proxy.replies_dropped(), guard.valid_until());
         proxy.drop_reply_of_and_cut(name);
-        wait_until("its answer is lost", WAIT_LIMIT, || {
+        wait_until("a reply is dropped", WAIT_LIMIT, || {
             proxy.replies_dropped() > before
         })
         .await;
-        wait_until("it is renewed all the same", WAIT_LIMIT, || {
+        wait_until("the grant is renewed all the same", WAIT_LIMIT, || {
             assert!(guard.check().is_ok(), "L5: {name}");
             guard.valid_until() > until_now
         })

@@ -1,10 +1,10 @@
-//! What happens to locks on real etcd servers when servers, connections and clients fail.
+//! Locks on real etcd servers while servers, connections and clients fail.
 //!
-//! One program, so that tests that mostly wait run beside each other.
+//! One binary, so that tests that mostly wait run in parallel.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic as tests may"
+    reason = "test helpers may panic, as tests may"
 )]
 
 mod common;

@@ -11,7 +11,7 @@ use crate::common::{
     spawn_acquire, wait_for_waiters, wait_until,
 };
 
-/// Takes many locks at once, a hundred at a time.
+/// Acquires many locks, a hundred at a time.
 async fn acquire_all(client: &Client, count: usize) -> Vec<Guard> {
     let mut guards = Vec::with_capacity(count);
     for start in (0..count).step_by(100) {
@@ -41,7 +41,7 @@ async fn release_all(mut guards: Vec<Guard>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k1_ten_thousand_locks_cost_one_keep_alive() {
+async fn k1_ten_thousand_locks_share_one_keep_alive() {
     const LOCKS: usize = 10_000;
     let ttl = seconds(15);
     let server = Server::builder().start().unwrap();
@@ -49,8 +49,8 @@ async fn k1_ten_thousand_locks_cost_one_keep_alive() {
     let client = client(&proxy.url(), ttl).await;
     let _ = acquire_free(&client, "lease").await.release().await;
     let guards = acquire_all(&client, LOCKS).await;
-    // Their watches begin a little later.
-    wait_until("all are watched", WAIT_LIMIT * 2, || {
+    // Their watches start a little later.
+    wait_until("all locks are watched", WAIT_LIMIT * 2, || {
         proxy.count("Watch.message") >= LOCKS
     })
     .await;
@@ -68,7 +68,8 @@ async fn k1_ten_thousand_locks_cost_one_keep_alive() {
     .into();
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
     let keep_alives = counts[0].1 + counts[1].1;
-    // Three thirds of a TTL, of each of the moments at which the locks were taken.
+    // Three renewals, each after a third of a TTL, for each of the moments at which the locks were
+    // acquired.
     assert!(keep_alives <= 12, "K1: {counts:?}");
     assert!(counts[2].1 <= 24, "K1: {counts:?}");
     release_all(guards).await;
@@ -96,7 +97,7 @@ async fn k1_w1_waiters_share_a_stream_and_their_reports() {
     let txns = proxy.count("Txn");
     assert!(
         txns <= WAITERS / 2,
-        "K1: {txns} transactions of {WAITERS} waiters in one TTL"
+        "K1: {txns} transactions for {WAITERS} waiters in one TTL"
     );
     let _ = guard.release().await;
     let mut tokens = Vec::new();
@@ -109,7 +110,7 @@ async fn k1_w1_waiters_share_a_stream_and_their_reports() {
     assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "W1");
 }
 
-/// The first of the waiters that is done.
+/// The first waiter that was granted.
 async fn next_granted(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard, usize, Duration) {
     let began = tokio::time::Instant::now();
     loop {
@@ -120,13 +121,13 @@ async fn next_granted(waiters: &mut [tokio::task::JoinHandle<Guard>]) -> (Guard,
             let guard = (&mut waiters[index]).await.unwrap();
             return (guard, index, began.elapsed());
         }
-        assert!(began.elapsed() < WAIT_LIMIT, "W2: nobody's turn has come");
+        assert!(began.elapsed() < WAIT_LIMIT, "W2: no waiter was granted");
         sleep(millis(1)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
+async fn k1_l2_large_batch_reports_evictions_like_a_small_one() {
     const LOCKS: usize = 300;
     let ttl = seconds(30);
     let server = Server::builder().start().unwrap();
@@ -149,7 +150,7 @@ async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
         LOCKS - 3
     );
     let again = expect_granted(
-        "the evicted one is free",
+        "the evicted lock is free",
         WAIT_LIMIT,
         spawn_acquire(&other, "lock-150"),
     )
@@ -157,17 +158,18 @@ async fn k1_l2_a_large_batch_hears_of_what_a_small_one_does() {
     assert!(again.check().is_ok());
 }
 
-/// Most of a large batch is not looked at one by one: the watches would tell. Here none can.
+/// A renewal does not read most entries of a large batch, because the watches would report a
+/// change. Here the watches cannot.
 #[tokio::test(flavor = "multi_thread")]
-async fn k1_l2_a_large_batch_hears_of_what_was_compacted() {
+async fn k1_l2_large_batch_reports_compacted_deletions() {
     const LOCKS: usize = 300;
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(9)).await;
     let guards = acquire_all(&client, LOCKS).await;
-    // Until all of them are watched, and were seen to be.
+    // Waits until the server has confirmed the watches of all of them.
     let renewed: Vec<_> = guards.iter().map(Guard::valid_until).collect();
-    wait_until("all are renewed", WAIT_LIMIT, || {
+    wait_until("all locks are renewed", WAIT_LIMIT, || {
         let mut times = guards.iter().zip(&renewed);
         times.all(|(guard, before)| guard.valid_until() > *before)
     })

@@ -1,4 +1,4 @@
-//! Members that are killed and come back.
+//! Members that are killed and restarted.
 
 use tenure_test_servers::etcd::Cluster;
 use tokio::time::sleep;
@@ -8,23 +8,23 @@ use crate::{common::seconds, contention::Contention};
 const TTL: std::time::Duration = seconds(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_t1_w2_a_follower_is_killed_and_comes_back() {
+async fn x1_t1_w2_follower_is_killed_and_restarted() {
     let cluster = Cluster::builder().start().unwrap();
     let contention = Contention::start(&cluster.url(), 3, TTL).await;
     let follower = cluster.leader().unwrap() + 1;
     cluster.server(follower).kill();
     contention
-        .wait_until_all_held("one is down", 2, contention.time_limit(TTL))
+        .wait_until_all_held("a follower is down", 2, contention.time_limit(TTL))
         .await;
     cluster.server(follower).restart().unwrap();
     contention
-        .wait_until_all_held("it is back", 2, contention.time_limit(TTL))
+        .wait_until_all_held("the member is back", 2, contention.time_limit(TTL))
         .await;
     contention.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_t1_w2_the_leader_is_killed_and_comes_back() {
+async fn x1_t1_w2_leader_is_killed_and_restarted() {
     let cluster = Cluster::builder().start().unwrap();
     let contention = Contention::start(&cluster.url(), 3, TTL).await;
     for _ in 0..2 {
@@ -35,14 +35,14 @@ async fn x1_t1_w2_the_leader_is_killed_and_comes_back() {
             .await;
         cluster.server(leader).restart().unwrap();
         contention
-            .wait_until_all_held("it is back", 2, contention.time_limit(TTL))
+            .wait_until_all_held("the member is back", 2, contention.time_limit(TTL))
             .await;
     }
     contention.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_t1_l1_two_are_killed_and_come_back() {
+async fn x1_t1_l1_majority_is_killed_and_restarted() {
     let cluster = Cluster::builder().start().unwrap();
     let contention = Contention::start(&cluster.url(), 3, TTL).await;
     let leader = cluster.leader().unwrap();
@@ -54,12 +54,12 @@ async fn x1_t1_l1_two_are_killed_and_come_back() {
     assert_eq!(
         contention.holds(),
         without,
-        "there is no majority, and the lock is granted"
+        "the lock was granted without a majority"
     );
     cluster.server(leader).restart().unwrap();
     cluster.server(leader + 1).restart().unwrap();
     contention
-        .wait_until_all_held("they are back", 2, contention.time_limit(TTL))
+        .wait_until_all_held("the members are back", 2, contention.time_limit(TTL))
         .await;
     contention.finish().await;
 }

@@ -1,4 +1,4 @@
-//! A client that is cut off from the server that it talks to, while the other servers go on.
+//! A client that is partitioned from the server it uses, while the other servers keep running.
 
 use tenure_core::Release;
 use tenure_test_servers::etcd::Cluster;
@@ -10,12 +10,12 @@ use crate::common::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
+async fn l5_w2_client_fails_over_before_a_grant_is_lost() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
     let other = client(&cluster.url(), seconds(30)).await;
     let blocked = acquire_free(&other, "waited for").await;
-    // The first holder's; a connection that is cut says so, one that is held does not.
+    // A cut connection reports its end; a held one does not.
     for held in [false, true, true] {
         for proxy in &proxies {
             proxy.reset();
@@ -36,7 +36,7 @@ async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
         while Instant::now() < until {
             assert!(
                 guard.check().is_ok(),
-                "L5: lost while two of three servers could be asked"
+                "L5: lost while two of three servers were reachable"
             );
             sleep(millis(10)).await;
         }
@@ -55,10 +55,11 @@ async fn l5_w2_another_server_is_asked_before_anything_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_hears_of_its_turn_from_another_server() {
+async fn w2_waiter_is_granted_by_another_server() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
-    // A third of this TTL, after which it reports in any case, is longer than the test waits.
+    // A third of this TTL, after which the waiter reports in any case, is longer than the test
+    // waits.
     let (ttl, soon) = (seconds(90), seconds(15));
     let other = client(&cluster.url(), ttl).await;
     let guard = acquire_free(&other, "a").await;
@@ -73,7 +74,7 @@ async fn w2_a_waiter_hears_of_its_turn_from_another_server() {
     proxy.hold_replies();
     let released = guard.release().await;
     assert!(matches!(released, Release::Released));
-    let next = expect_granted("the waiter's server is silent", soon, waiter).await;
+    let next = expect_granted("the server of the waiter does not answer", soon, waiter).await;
     assert!(next.check().is_ok());
     let _ = tokio::time::timeout(WAIT_LIMIT, next.release()).await;
 }

@@ -1,4 +1,4 @@
-//! A leader that is stopped past the TTL, and goes on.
+//! A leader that is paused past the TTL and resumed.
 
 use tenure_core::clock::{Clock as _, SystemClock};
 use tenure_test_servers::etcd::Cluster;
@@ -15,28 +15,29 @@ use crate::{
 const TTL: std::time::Duration = seconds(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_t1_w2_a_leader_is_stopped_past_the_ttl_and_goes_on() {
+async fn x1_t1_w2_leader_is_paused_past_the_ttl_and_resumed() {
     let cluster = Cluster::builder().start().unwrap();
     let contention = Contention::start(&cluster.url(), 3, TTL).await;
     for _ in 0..2 {
         let leader = cluster.leader().unwrap();
         cluster.server(leader).pause().unwrap();
         contention
-            .wait_until_all_held("it is stopped", 2, contention.time_limit(TTL))
+            .wait_until_all_held("the leader is paused", 2, contention.time_limit(TTL))
             .await;
         sleep(TTL * 2).await;
         cluster.server(leader).resume().unwrap();
         contention
-            .wait_until_all_held("it goes on", 2, contention.time_limit(TTL))
+            .wait_until_all_held("the leader is resumed", 2, contention.time_limit(TTL))
             .await;
     }
     contention.finish().await;
 }
 
-/// The holder reaches nobody but the leader, which is cut off from the others by being stopped; when it
-/// goes on, it answers what was sent to it meanwhile before it has heard of its successor.
+/// The holder reaches only the leader, and the pause partitions the leader from the others. When
+/// the leader resumes, it answers the requests that were sent in the meantime before it learns of
+/// its successor.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holder() {
+async fn x1_leader_deposed_while_paused_grants_no_second_holder() {
     let cluster = Cluster::builder().start().unwrap();
     for _ in 0..3 {
         let leader = cluster.leader().unwrap();
@@ -46,9 +47,10 @@ async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holde
         let waiter = spawn_acquire(&other, "a");
         wait_for_waiters(&other, "a", 1).await;
         cluster.server(leader).pause().unwrap();
-        // By the time that the waiter holds, the stopped leader has renewals in its socket.
+        // When the waiter becomes the holder, renewals already lie in the socket of the paused
+        // leader.
         let next = expect_granted(
-            "the lease has expired under another leader",
+            "the lease expired under another leader",
             WAIT_LIMIT * 2,
             waiter,
         )
@@ -56,19 +58,20 @@ async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holde
         assert!(guard.check().is_err(), "X1: two guards are held");
         cluster.server(leader).resume().unwrap();
         sleep(TTL).await;
-        // The next one need not hold any more: a leader of that age that goes on may have its
-        // successor revoke leases which it believes to have expired (etcd issue 15247). Then it has
-        // been told.
+        // The new holder may have lost the lock by now: a resumed leader of these versions may have
+        // its successor revoke leases that it believes to have expired (etcd issue 15247). The loss
+        // was reported then.
         assert!(guard.check().is_err());
         assert!(next.token() > guard.token());
         let _ = next.release().await;
     }
 }
 
-/// Servers of that age answer keep-alives also when nobody follows them any more, until they see it
-/// themselves an election timeout later. What proves a lease has to have been agreed upon.
+/// Servers of these versions answer keep-alives even when no follower follows them, until they
+/// notice it themselves an election timeout later. Only a reply that a majority agreed on proves a
+/// lease.
 #[tokio::test(flavor = "multi_thread")]
-async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
+async fn d2_l1_keep_alive_of_leader_without_majority_is_no_proof() {
     let cluster = Cluster::builder().start().unwrap();
     for _ in 0..3 {
         let leader = cluster.leader().unwrap();
@@ -80,11 +83,11 @@ async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
         let stopped = SystemClock.now();
         timeout(WAIT_LIMIT, guard.lost())
             .await
-            .expect("L1: no loss is told");
+            .expect("L1: no loss was reported");
         let end = guard.valid_until();
         assert!(
             end <= stopped + TTL,
-            "D2: proved {:?} after the last majority",
+            "D2: proved {:?} past the last majority",
             end.since(stopped + TTL)
         );
         for step in 1..3 {
@@ -95,7 +98,7 @@ async fn d2_l1_what_a_leader_answers_whose_followers_are_stopped_is_no_proof() {
     }
 }
 
-/// The address of the two others.
+/// The URL of the two followers.
 fn followers(cluster: &Cluster, leader: usize) -> String {
     let others = [1, 2].map(|step| cluster.server(leader + step).address());
     format!("etcd://{}", others.join(","))

@@ -1,4 +1,4 @@
-//! How many round trips each step takes, counted on the wire.
+//! The round trips of each operation, counted on the wire.
 
 use tenure_core::{Acquisition, Release, request::Waiting};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -14,7 +14,7 @@ use crate::common::{
 
 const TTL: std::time::Duration = seconds(60);
 
-/// What was asked for; the stream of watches aside, for whose messages nobody waits.
+/// The requests of a client, without the watch stream, whose messages no caller waits for.
 fn calls(proxy: &Proxy) -> Vec<String> {
     let commands = proxy.commands().into_iter();
     let names = commands.map(|command| command.name);
@@ -22,13 +22,13 @@ fn calls(proxy: &Proxy) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+async fn acquire_and_release_of_a_free_lock_take_one_round_trip_each() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
-    // How many in a row were given back at once.
+    // How many locks in a row were released at once.
     let (mut quick, mut most) = (0, 0);
-    // After 16 free ones that may wait, it is a shorter transaction.
+    // After 16 free acquisitions that may wait, a shorter transaction is used.
     for round in 0..20 {
         for waits in [false, true] {
             proxy.reset();
@@ -49,8 +49,8 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
             let released = guard.release().await;
             assert!(matches!(released, Release::Released));
             assert_eq!(calls(&proxy), ["DeleteRange"], "round {round}");
-            // What is given back at once is not worth a watch. Where the machine stands still nothing is,
-            // and the end of such a watch may come with the next one.
+            // A lock that is released at once gets no watch. On a stalled machine no release comes
+            // at once, and the end of its watch may come with the next lock.
             if begin.elapsed() >= millis(15) {
                 quick = 0;
                 continue;
@@ -61,17 +61,17 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
                 assert_eq!(
                     proxy.count("Watch.message"),
                     0,
-                    "it was given back too soon to be watched"
+                    "a lock released at once was watched"
                 );
             }
         }
     }
-    assert!(most > 1, "nothing was given back at once");
+    assert!(most > 1, "no lock was released at once");
     assert_eq!(proxy.connections_unreadable(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
+async fn w2_wait_and_hand_over_take_one_round_trip_each() {
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     let proxy = Proxy::for_etcd(server.address()).unwrap();
@@ -82,7 +82,7 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
     proxy.reset();
     let busy = second.lock("a").unwrap().try_acquire().await.unwrap();
     assert!(matches!(busy, Acquisition::Busy(_)));
-    assert_eq!(calls(&proxy), ["Txn"], "a try");
+    assert_eq!(calls(&proxy), ["Txn"], "a try_acquire");
 
     let _ = guard.release().await;
 
@@ -92,11 +92,11 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
         let waiter = spawn_acquire(&second, "a");
         wait_for_waiters(&first, "a", 1).await;
         let _ = guard.release().await;
-        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
+        let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
         assert_eq!(
             calls(&proxy),
             ["Txn", "Txn"],
-            "to enter, and to ask whose turn it is"
+            "one to enter, one to find the position"
         );
         next.check().unwrap();
         proxy.reset();
@@ -113,7 +113,7 @@ async fn w2_waiting_is_one_round_trip_and_a_hand_over_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_was_always_free_and_is_not_costs_one_round_trip_more_once() {
+async fn first_contention_of_an_uncontended_lock_takes_one_more_round_trip() {
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     let proxy = Proxy::for_etcd(server.address()).unwrap();
@@ -131,7 +131,7 @@ async fn a_lock_that_was_always_free_and_is_not_costs_one_round_trip_more_once()
         assert!(!waiter.is_finished());
         let token = guard.token();
         let _ = guard.release().await;
-        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
+        let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
         assert!(next.token() > token);
         let _ = next.release().await;
     }
@@ -139,7 +139,7 @@ async fn a_lock_that_was_always_free_and_is_not_costs_one_round_trip_more_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
+async fn w2_hand_over_within_a_client_takes_only_the_release() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
@@ -149,18 +149,23 @@ async fn w2_a_hand_over_within_a_client_is_the_release_alone() {
         let mut waits = Some(waits);
         let lock = client.lock("a").unwrap();
         let waiter = tokio::spawn(async move {
-            let told = |_: &Waiting| {
+            let on_wait = |_: &Waiting| {
                 waits.take().map(|waits| waits.send(()));
             };
-            let outcome = lock.acquire_observed(None, told).await.unwrap();
+            let outcome = lock.acquire_observed(None, on_wait).await.unwrap();
             outcome.acquired().unwrap()
         });
-        // That it is in the store is not enough: the client has to have been told.
+        // An entry in the store is not enough: the client must have received the report that it
+        // waits.
         timeout(WAIT_LIMIT, waiting).await.unwrap().unwrap();
         proxy.reset();
         assert!(matches!(guard.release().await, Release::Released));
-        let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
-        assert_eq!(calls(&proxy), ["Txn"], "the release tells whose turn it is");
+        let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
+        assert_eq!(
+            calls(&proxy),
+            ["Txn"],
+            "the release returns the next holder"
+        );
         next.check().unwrap();
         guard = next;
     }

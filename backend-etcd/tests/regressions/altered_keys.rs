@@ -1,4 +1,4 @@
-//! Keys that somebody else has put, deleted or written over.
+//! Keys that another program has put, deleted or overwritten.
 
 use std::{io::Write as _, process::Stdio};
 
@@ -26,16 +26,16 @@ fn put(server: &Server, key: &str, value: &[u8]) {
 fn key_of(server: &Server, guard: &Guard) -> String {
     let prefix = format!("default/{}/", guard.name());
     let attempt = guard.attempt().to_string();
-    // A key in one line, what it holds in the next.
+    // Each key is one line; its value is the next line.
     let entries = etcdctl(&server.address(), &["get", "--prefix", &prefix]);
     let lines: Vec<&str> = entries.lines().collect();
     let entry = lines.chunks(2).find(|pair| pair[1].contains(&attempt));
     entry.unwrap()[0].to_owned()
 }
 
-/// R1: what lies in front is no contender; the holder's first request is lost on the way.
+/// R1: the key in front is not a contender, and the holder's first request is lost on the way.
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_holder_behind_noise_has_released_also_at_the_second_try() {
+async fn r1_repeated_release_behind_unrelated_key_is_released() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(10)).await;
@@ -56,9 +56,9 @@ async fn r1_a_holder_behind_noise_has_released_also_at_the_second_try() {
     }
 }
 
-/// L2: the grant was deleted, and the key put again, while its owner was away.
+/// L2: the grant was deleted, and the key put again, while its owner was disconnected.
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
+async fn l2_key_deleted_and_put_again_is_no_grant() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(60)).await;
@@ -71,18 +71,18 @@ async fn l2_a_key_that_was_deleted_and_put_again_is_no_grant() {
     proxy.cut().unwrap();
     etcdctl(&server.address(), &["del", &key]);
     put(&server, &key, b"whatever");
-    // Its watch would tell; here nobody tells that any more.
+    // A watch would report it, but the history is compacted.
     compact(&server.address());
     proxy.refuse(false).unwrap();
     let reason = tokio::time::timeout(seconds(9), guard.lost()).await;
     assert_eq!(reason, Ok(LossReason::Evicted), "L2");
-    let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
+    let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
     assert!(next.token() > guard.token());
 }
 
-/// W2, K1: what is told of a key may be larger than one message usually is.
+/// W2, K1: a watch event may be larger than a usual message.
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
+async fn s2_large_values_of_a_watched_key_keep_the_watch_stream_open() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let (away, here) = (
@@ -114,13 +114,13 @@ async fn s2_large_values_under_a_watched_key_do_not_end_all_watches() {
     sleep(seconds(5)).await;
     let made = proxy.connections_made() - before;
     drop(guard);
-    let _ = expect_granted("its turn", seconds(10), waiter).await;
+    let _ = expect_granted("the waiter is granted", seconds(10), waiter).await;
     assert!(made <= 1, "{made} connections in five seconds");
 }
 
-/// A waiter in front of which, by its creation, lies a contender that cannot be read.
+/// A contender that cannot be read lies in front of a waiter by its create revision.
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_s3_nobody_is_granted_past_what_cannot_be_read() {
+async fn s2_s3_no_waiter_is_granted_past_an_unreadable_contender() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(5)).await;
     for value in [&b"\xff\x00"[..], b"{\"tenure\":2}", b"{}"] {
@@ -135,16 +135,16 @@ async fn s2_s3_nobody_is_granted_past_what_cannot_be_read() {
             &server.address(),
             &["get", "--prefix", "--keys-only", "default/a/"],
         );
-        assert_eq!(keys.trim(), key, "R4: something stays");
+        assert_eq!(keys.trim(), key, "R4: an entry was left");
         etcdctl(&server.address(), &["del", key]);
         let _ = acquire_free(&client, "a").await.release().await;
     }
 }
 
-/// T1: nothing of a lock is left in the store that would remember a floor.
+/// T1: a free lock leaves nothing in the store that would remember a floor.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "tokens fall where clients of one namespace have different floors; see what to say of it"]
-async fn t1_a_client_with_a_lower_floor_gives_no_lower_token() {
+#[ignore = "tokens fall if clients of one namespace have different floors; how to document that is open"]
+async fn t1_client_with_lower_floor_grants_no_lower_token() {
     let server = Server::builder().start().unwrap();
     let lifted = crate::common::builder(&server.url())
         .token_floor(tenure_core::token::FencingToken::new(1_000_000))
@@ -157,6 +157,6 @@ async fn t1_a_client_with_a_lower_floor_gives_no_lower_token() {
     let waiter = spawn_acquire(&plain, "a");
     wait_for_waiters(&plain, "a", 1).await;
     let _ = guard.release().await;
-    let next = expect_granted("its turn", WAIT_LIMIT, waiter).await;
+    let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
     assert!(next.token() > before, "T1: {} {before}", next.token());
 }

@@ -1,4 +1,4 @@
-//! Log-ins that end, and rights that are taken away.
+//! Authentication tokens that expire.
 
 use tenure_core::{Client, Release, secret::Secret};
 use tenure_etcd::Options;
@@ -20,9 +20,9 @@ async fn connect_as_alice(server: &Server, ttl: std::time::Duration) -> Client {
         .unwrap()
 }
 
-/// W2, L5: the log-in ends every two seconds.
+/// W2, L5: the authentication token expires every two seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_l5_log_ins_that_end_are_renewed() {
+async fn w2_l5_expired_auth_tokens_are_renewed() {
     let server = Server::builder()
         .user("alice", "canary-secret", "default/")
         .flag("--auth-token-ttl=2")
@@ -43,7 +43,7 @@ async fn w2_l5_log_ins_that_end_are_renewed() {
         }
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
-        // A third of its TTL is longer.
+        // A third of the waiter's TTL is longer.
         let next = expect_granted("W2", seconds(8), waiter).await;
         assert!(next.check().is_ok());
         let released = next.release().await;
@@ -51,9 +51,9 @@ async fn w2_l5_log_ins_that_end_are_renewed() {
     }
 }
 
-/// The same with keep-alives.
+/// L5: the same for keep-alives.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_keep_alives_outlive_log_ins() {
+async fn l5_keep_alives_continue_after_auth_token_expires() {
     let server = Server::builder()
         .user("alice", "canary-secret", "default/")
         .flag("--auth-token-ttl=2")
@@ -68,6 +68,11 @@ async fn l5_keep_alives_outlive_log_ins() {
     }
     let released = guard.release().await;
     assert!(matches!(released, Release::Released), "{released:?}");
-    let again = expect_granted("again", WAIT_LIMIT, spawn_acquire(&client, "a")).await;
+    let again = expect_granted(
+        "the client acquires again",
+        WAIT_LIMIT,
+        spawn_acquire(&client, "a"),
+    )
+    .await;
     let _ = again.release().await;
 }

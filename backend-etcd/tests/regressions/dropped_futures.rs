@@ -1,4 +1,4 @@
-//! Futures of the driver that are dropped at every point at which they wait.
+//! Futures of the driver that are dropped at each await point.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ impl EventHandler for IgnoreEvents {
     fn handle(&self, _event: BackendEvent) {}
 }
 
-/// Ends with `None` after so many polls.
+/// Ends with `None` after this number of polls.
 struct LimitedPolls<F>(Pin<Box<F>>, usize);
 
 impl<F: Future> Future for LimitedPolls<F> {
@@ -52,9 +52,9 @@ async fn connect(url: &str, handler: &Arc<dyn EventHandler>) -> Arc<dyn Backend>
         .unwrap()
 }
 
-/// A4: with a lease and without one, for a lock that is free and one that is not.
+/// A4: with and without a lease, for a free lock and for a held one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
+async fn a4_enqueue_dropped_at_any_await_point_leaves_nothing() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     proxy.delay_replies(millis(2));
@@ -73,7 +73,7 @@ async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
     ] {
         let other = connect(&server.url(), &handler).await;
         let holder = AttemptId::random().unwrap();
-        // Noise makes it ask a second time.
+        // A key that is no contender makes the enqueue send a second request.
         etcdctl(&server.address(), &["put", "default/a/noise", "x"]);
         if taken {
             let held = other.enqueue(enqueue("a", holder, true)).await.unwrap();
@@ -95,7 +95,7 @@ async fn a4_an_enqueue_that_is_dropped_anywhere_leaves_nothing() {
                 polls,
             );
             let done = entering.await.is_some();
-            // A removal may be dropped as well.
+            // The future of a removal may be dropped as well.
             let remove = Remove::new(name("a"), attempt, ttl, done);
             for also in 1..3 {
                 let leaving = LimitedPolls(Box::pin(backend.remove(remove.clone())), also);

@@ -1,12 +1,12 @@
-//! What has once broken a clause on this backend, or nearly: keys that somebody else wrote over, distant
-//! servers, log-ins that end, futures that are dropped anywhere, crowds.
+//! Cases that once broke a clause on this backend, or nearly did: overwritten keys, slow networks,
+//! expired authentication tokens, dropped futures, thousands of locks and waiters.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic as tests may"
+    reason = "test helpers may panic, as tests may"
 )]
 
-#[expect(dead_code, reason = "the other tests use more of it")]
+#[expect(dead_code, reason = "the other test binary uses more of it")]
 #[path = "../faults/common.rs"]
 mod common;
 

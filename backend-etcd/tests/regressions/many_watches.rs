@@ -1,4 +1,4 @@
-//! Many locks when the connection breaks, and many waiters that leave together.
+//! Many locks on a connection that breaks, and many waiters that leave at once.
 
 use tenure_core::{Client, Guard};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -25,16 +25,16 @@ async fn acquire_all(client: &Client, count: usize) -> Vec<Guard> {
     guards
 }
 
-/// L5: a connection with thousands of watches breaks, and they are begun again.
+/// L5: a connection with thousands of watches breaks, and the watches are restarted.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_thousands_of_watches_are_begun_again_once() {
+async fn l5_thousands_of_watches_are_restarted_once() {
     const LOCKS: usize = 10_000;
     let ttl = seconds(6);
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = client(&proxy.url(), ttl).await;
     let guards = acquire_all(&client, LOCKS).await;
-    wait_until("all are watched", WAIT_LIMIT * 2, || {
+    wait_until("all locks are watched", WAIT_LIMIT * 2, || {
         proxy.count("Watch.message") >= LOCKS
     })
     .await;
@@ -62,7 +62,7 @@ async fn l5_thousands_of_watches_are_begun_again_once() {
         proxy.count("Watch.message"),
         proxy.connections_made() - before,
     );
-    // By hundreds: what is given back all at once is another test's business.
+    // Two hundred at a time; releasing all of them at once is another test's subject.
     let mut guards = guards;
     while !guards.is_empty() {
         let part = guards.split_off(guards.len().saturating_sub(200));
@@ -83,7 +83,7 @@ async fn l5_thousands_of_watches_are_begun_again_once() {
 
 /// W1, W3: all but the last of a thousand waiters leave at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn w3_a_thousand_waiters_leave_and_the_last_stays() {
+async fn w3_last_waiter_stays_when_a_thousand_leave() {
     const WAITERS: usize = 1_000;
     let ttl = seconds(30);
     let server = Server::builder().start().unwrap();
@@ -112,7 +112,7 @@ async fn w3_a_thousand_waiters_leave_and_the_last_stays() {
     eprintln!("left in {:?}", began.elapsed());
     let _ = guard.release().await;
     let began = Instant::now();
-    let next = expect_granted("its turn", seconds(9), remaining).await;
+    let next = expect_granted("the last waiter is granted", seconds(9), remaining).await;
     eprintln!("granted after {:?}", began.elapsed());
     assert!(next.check().is_ok());
 }

@@ -1,4 +1,4 @@
-//! Fences that have gone with their lease, while what they fenced off is still on its way (A4).
+//! Fences that ended with their lease while a fenced enqueue is still in flight (A4).
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl EventHandler for IgnoreEvents {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
+async fn a4_enqueue_that_outlives_its_fence_has_no_lease() {
     let cluster = Cluster::builder().start().unwrap();
     let (proxies, url) = proxies(&cluster);
     let handler: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
@@ -67,12 +67,13 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
             .map(|proxy| proxy.count("Txn"))
             .sum::<usize>()
     };
-    wait_until("all were sent", WAIT_LIMIT, || total() > 20).await;
+    wait_until("all enqueues are sent", WAIT_LIMIT, || total() > 20).await;
     for attempt in attempts {
         fenced("ghost", attempt).await;
     }
     late.shutdown().await;
-    // Nothing of them is known here any more; their lease is given up for having fenced so many.
+    // The client no longer knows these attempts. Their lease is retired after it has fenced a
+    // thousand.
     for _ in 0..50 {
         let mut part = JoinSet::new();
         for _ in 0..20 {
@@ -96,7 +97,7 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
         );
         found.lines().filter(|line| !line.is_empty()).count()
     };
-    wait_until("the lease goes, and the fences with it", WAIT_LIMIT, || {
+    wait_until("the lease ends, and the fences with it", WAIT_LIMIT, || {
         fences() < 100
     })
     .await;
@@ -107,7 +108,7 @@ async fn a4_an_enqueue_that_outlives_its_fence_has_no_lease_any_more() {
         &cluster.server(index).address(),
         &["get", "--prefix", "--keys-only", "default/ghost"],
     );
-    assert_eq!(found.trim(), "", "A4: ghosts");
+    assert_eq!(found.trim(), "", "A4: entries were left");
     backend.close().await;
     assert_eq!(fences(), 0, "R4");
 }

@@ -1,4 +1,4 @@
-//! Servers that are far away: each answer comes so much later, and all of them as fast as they come.
+//! Distant servers: each reply arrives with a delay, and any number of replies may be in flight.
 
 use std::{
     sync::{
@@ -21,12 +21,12 @@ use crate::common::{
     WAIT_LIMIT, client, expect_granted, millis, seconds, spawn_acquire, wait_for_waiters,
 };
 
-/// A way to a server that takes so long, and has room for any number of answers under way. (The proxy of
-/// the test servers delays one piece after the other.)
+/// A proxy that delays each reply by the same time and has room for any number of replies in
+/// flight. (The proxy of the test servers delays one piece after the other.)
 struct DelayProxy {
     address: String,
     made: Arc<AtomicU64>,
-    /// Milliseconds.
+    /// In milliseconds.
     delay: Arc<AtomicU64>,
 }
 
@@ -77,7 +77,7 @@ impl DelayProxy {
     }
 }
 
-/// What a client is worth whose every answer comes so late.
+/// Holds a lock and waits for it with a client whose replies are all delayed.
 async fn hold_and_wait_with_delay(
     delay: Duration,
     ttl: Duration,
@@ -91,11 +91,15 @@ async fn hold_and_wait_with_delay(
     }
     let addresses: Vec<_> = far.iter().map(|far| far.address.as_str()).collect();
     let away = client(&format!("etcd://{}", addresses.join(",")), ttl).await;
-    let _ = expect_granted("a lease", WAIT_LIMIT, spawn_acquire(&away, "lease"))
-        .await
-        .release()
-        .await;
-    let guard = expect_granted("it is free", WAIT_LIMIT, spawn_acquire(&away, "a")).await;
+    let _ = expect_granted(
+        "the client gets a lease",
+        WAIT_LIMIT,
+        spawn_acquire(&away, "lease"),
+    )
+    .await
+    .release()
+    .await;
+    let guard = expect_granted("the lock is free", WAIT_LIMIT, spawn_acquire(&away, "a")).await;
     for far in &far {
         let millis = u64::try_from(delay.as_millis()).unwrap();
         far.delay.store(millis, Ordering::Relaxed);
@@ -123,18 +127,18 @@ async fn hold_and_wait_with_delay(
     eprintln!("{delay:?}: {released:?} after {:?}", began.elapsed());
     assert!(matches!(released, Release::Released), "R1: {released:?}");
     let next = expect_granted("R2", WAIT_LIMIT, waiter).await;
-    // And as a waiter.
+    // The same client as a waiter.
     let waiter = spawn_acquire(&away, "a");
     wait_for_waiters(&near, "a", 1).await;
     sleep(seconds(9)).await;
     let _ = next.release().await;
-    let next = expect_granted("it is its turn", WAIT_LIMIT, waiter).await;
+    let next = expect_granted("the waiter is granted", WAIT_LIMIT, waiter).await;
     assert!(next.check().is_ok());
 }
 
 /// L5, R1: a round trip takes a 23rd of the TTL.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_r1_a_slow_server_is_slow_and_no_more() {
+async fn l5_r1_slow_server_ends_no_grant() {
     let server = Server::builder().start().unwrap();
     hold_and_wait_with_delay(
         millis(1300),
@@ -145,17 +149,17 @@ async fn l5_r1_a_slow_server_is_slow_and_no_more() {
     .await;
 }
 
-/// The same of each member of a cluster.
+/// L5, R1: the same delay for each member of a cluster.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_r1_a_slow_cluster_is_slow_and_no_more() {
+async fn l5_r1_slow_cluster_ends_no_grant() {
     let cluster = Cluster::builder().start().unwrap();
     let targets = cluster.servers().iter().map(Server::address).collect();
     hold_and_wait_with_delay(millis(1300), seconds(30), targets, &cluster.url()).await;
 }
 
-/// The same with the shortest TTL.
+/// L5, R1: a delay that fits the shortest TTL.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_r1_a_slow_server_and_the_shortest_ttl() {
+async fn l5_r1_slow_server_ends_no_grant_with_the_shortest_ttl() {
     let server = Server::builder().start().unwrap();
     hold_and_wait_with_delay(
         millis(280),
