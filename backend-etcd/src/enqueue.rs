@@ -21,8 +21,8 @@ use crate::{
 
 const OPERATION: &str = "acquiring";
 
-/// How often an enqueue is repeated when only keys that are no contenders lie below its prefix.
-const MAX_NOISE_RETRIES: usize = 5;
+/// How often an enqueue is repeated when only keys that are not contenders lie below its prefix.
+const MAX_CHANGED_PREFIX_RETRIES: usize = 5;
 
 /// An enqueue in flight.
 struct EnqueueOp<'a> {
@@ -164,7 +164,7 @@ impl EnqueueOp<'_> {
         lease: &Arc<Lease>,
         mut free: Txn,
     ) -> Result<Result<Enqueued, Error>, RequestError> {
-        for _ in 0..MAX_NOISE_RETRIES {
+        for _ in 0..MAX_CHANGED_PREFIX_RETRIES {
             let mut reply = self.shared.txn(free).await?;
             if reply.succeeded {
                 return Ok(Ok(self.granted(lease, reply.revision)));

@@ -11,7 +11,7 @@
 //! the id of the lease in hexadecimal digits, as the Go client writes it. SLOT is a number that is
 //! used again as soon as no contender of the same lease has it: the store keeps each key that ever
 //! existed until its history is compacted, and scans all of them on each read below the prefix. The
-//! contender with the lowest create revision holds the lock. Any other key below the prefix is no
+//! contender with the lowest create revision holds the lock. Any other key below the prefix is not a
 //! contender.
 
 use tenure_core::{
@@ -94,7 +94,7 @@ impl KeySpace {
     }
 }
 
-/// The kind of a key below this prefix. Returns `None` if it is no contender.
+/// The kind of a key below this prefix. Returns `None` if it is not a contender.
 pub(crate) fn parse_below(prefix: &str, key: &[u8]) -> Option<Contender> {
     parse_contender(std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?)
 }

@@ -115,7 +115,7 @@ fn predecessor_without_holder(predecessor: &KeyValue) -> Predecessor {
     }
 }
 
-/// The predecessor of an entry when some keys below the prefix are no contenders, and the revision
+/// The predecessor of an entry when some keys below the prefix are not contenders, and the revision
 /// at which it was read.
 pub(crate) async fn find_predecessor(
     shared: &Shared,

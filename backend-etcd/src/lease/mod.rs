@@ -202,16 +202,16 @@ impl Lease {
             stream.requests.keep_alive().await?;
             stream.replies.message().await
         });
-        let Some(answer) = endpoints.await_reply(&connection, limit, exchange).await? else {
+        let Some(response) = endpoints.await_reply(&connection, limit, exchange).await? else {
             endpoints.mark_suspect(connection.generation);
             return Err(RequestError::no_reply());
         };
-        if answer.ttl() <= 0 {
+        if response.ttl() <= 0 {
             return Err(RequestError::LeaseGone);
         }
         let reply = KeepAliveReply {
             sent_at,
-            term: answer.header().map(RaftTerm::of),
+            term: response.header().map(RaftTerm::of),
             trusted: connection.trusted,
         };
         Ok((stream, reply))

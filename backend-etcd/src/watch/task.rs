@@ -132,10 +132,10 @@ impl WatchTask {
             .await_reply(&connection, self.endpoints.failover_timeout(), exchange)
             .await?;
         let (mut writer, replies) = stream.split();
-        let (requests, mut written) = mpsc::unbounded_channel();
+        let (requests, mut queued) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            while let Some(request) = written.recv().await {
+            while let Some(request) = queued.recv().await {
                 let sent = match request {
                     StreamRequest::Create(key, options) => writer.watch(&*key, Some(options)).await,
                     StreamRequest::Cancel(id) => writer.cancel(watch_id(id)).await,

@@ -73,7 +73,7 @@ async fn a4_enqueue_dropped_at_any_await_point_leaves_nothing() {
     ] {
         let other = connect(&server.url(), &handler).await;
         let holder = AttemptId::random().unwrap();
-        // A key that is no contender makes the enqueue send a second request.
+        // A key that is not a contender makes the enqueue send a second request.
         etcdctl(&server.address(), &["put", "default/a/noise", "x"]);
         if taken {
             let held = other.enqueue(enqueue("a", holder, true)).await.unwrap();
