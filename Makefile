@@ -54,7 +54,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p tenure-core --all-targets --features metrics -- -D warnings
 	$(CARGO) clippy -p tenure --no-default-features -- -D warnings
-	$(CARGO) clippy --workspace --test worst -- -D warnings
+	$(CARGO) clippy --workspace --test worst --test regressions -- -D warnings
 
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
@@ -78,7 +78,7 @@ examples:
 # What is too long for every change: the worst moments of etcd and ZooKeeper, the rest of the command's
 # tests on each store, and the storm on the second version of etcd.
 more: servers
-	$(CARGO) test --workspace --test worst
+	$(CARGO) test --workspace --test worst --test regressions
 	$(call cli_more_on,redis)
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)

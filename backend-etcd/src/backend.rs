@@ -1,17 +1,15 @@
-//! The driver: each request of the core is a transaction.
+//! The driver: each operation of the trait is a transaction.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{GetOptions, GetResponse, Txn};
 use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
     },
-    clock::Instant,
-    error::{Error, ErrorKind},
+    error::Error,
     name::LockName,
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
@@ -22,216 +20,104 @@ use tenure_core::{
 use tokio::task::AbortHandle;
 
 use crate::{
-    book::Book,
-    config::{Options, Target},
-    enqueue,
-    error::Fault,
+    address::Address,
+    attempts::Attempts,
+    config::Options,
+    enqueue, inspect,
     keys::KeySpace,
-    link::Link,
-    quiet::Quiet,
-    removal, renewal,
-    session::Pool,
-    txn::{self, Answer},
-    view,
-    watch::{Watcher, Watching},
+    lease::LeasePool,
+    remove, renew,
+    shared::Shared,
+    transport::Endpoints,
+    uncontended::UncontendedLocks,
+    watch::{WatchTask, Watcher},
 };
 
-/// The longest TTL: whoever takes a lock for longer means it to outlive its holder.
-const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The longest TTL. A longer one is most likely meant to outlive its holder.
+const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How large an answer may be.
-pub(crate) const LARGEST_ANSWER: usize = 64 << 20;
-
-/// A store of locks on etcd, not yet connected.
+/// A lock store on etcd that is not connected yet.
 #[derive(Clone, Debug)]
 pub struct EtcdStore {
-    target: Target,
+    address: Address,
     options: Options,
 }
 
 impl EtcdStore {
-    /// The store at this address, by the schemes that [`EtcdFactory`](crate::EtcdFactory) lists.
-    /// Nothing is sent yet.
+    /// A store at this address. [`EtcdFactory`](crate::EtcdFactory) lists the schemes. This sends
+    /// nothing yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is wrong with the
-    /// address, or with an option for it.
+    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) describes what is wrong with
+    /// the address, or with an option that does not fit it.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
-        let target = Target::new(url, &options)?;
-        Ok(Self { target, options })
+        let address = Address::new(url, &options)?;
+        Ok(Self { address, options })
     }
 }
 
 #[async_trait]
 impl Connect for EtcdStore {
     fn info(&self) -> BackendInfo {
-        BackendInfo::new("etcd", self.target.to_string())
+        BackendInfo::new("etcd", self.address.to_string())
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        const OPERATION: &str = "connecting";
-        let link = Arc::new(Link::new(
-            self.target.clone(),
+        let endpoints = Arc::new(Endpoints::new(
+            self.address.clone(),
             self.options.clone(),
             context.events.clone(),
             context.request_timeout,
         ));
         let keys = KeySpace::new(&context.namespace);
-        let user = self.options.username.clone();
-        let nowhere = keys.nowhere();
+        let absent_key = keys.absent_key();
         let clock = Arc::clone(&context.clock);
-        let pool = Arc::new(Pool::new(Arc::clone(&link), clock, nowhere.clone()));
-        let (watcher, inbox) = Watcher::new();
-        let mut core = Core {
-            link: Arc::clone(&link),
-            pool: Arc::clone(&pool),
+        let leases = Arc::new(LeasePool::new(
+            Arc::clone(&endpoints),
+            clock,
+            absent_key.clone(),
+        ));
+        let (watcher, input) = Watcher::new();
+        let mut shared = Shared {
+            endpoints: Arc::clone(&endpoints),
+            leases: Arc::clone(&leases),
             keys,
-            nowhere: nowhere.clone(),
-            book: Book::default(),
-            quiet: Quiet::default(),
+            absent_key: absent_key.clone(),
+            attempts: Attempts::default(),
+            uncontended: UncontendedLocks::default(),
             watcher,
-            shortest: Duration::from_secs(1),
+            min_ttl: Duration::from_secs(1),
             context,
         };
-        core.check_rights().await.map_err(|fault| {
-            let error = fault.into_read_error(OPERATION);
-            if error.kind() != ErrorKind::PermissionDenied {
-                return error;
-            }
-            let who = match &user {
-                Some(user) => format!("the user {user:?}"),
-                None => "who names no user".to_owned(),
-            };
-            let prefix = core.keys.all();
-            error.with_detail(format!(
-                "{who} may not read and write the keys that begin with {prefix:?}; grant `readwrite` \
-                 on that prefix, or see whether `namespace` is right"
-            ))
-        })?;
+        shared
+            .check_access(self.options.username.as_deref())
+            .await?;
         let mut tasks = Vec::new();
-        if !core.context.observer {
-            // Servers grant no less than one and a half times their election time. Nothing but a grant
-            // tells; this one is left to expire.
-            let granted = pool.ask_for(1).await;
-            core.shortest = granted.map_err(|fault| fault.into_read_error(OPERATION))?.1;
+        if !shared.context.observer {
+            shared.min_ttl = shared.probe_min_ttl().await?;
         }
-        let observer = core.context.observer;
-        let core = Arc::new(core);
+        let observer = shared.context.observer;
+        let shared = Arc::new(shared);
         if !observer {
-            let watching = Watching::new(Arc::downgrade(&core), link, nowhere, inbox);
-            tasks.push(tokio::spawn(watching.run()).abort_handle());
-            tasks.push(tokio::spawn(Pool::keep(Arc::downgrade(&pool))).abort_handle());
+            let task = WatchTask::new(Arc::downgrade(&shared), endpoints, absent_key, input);
+            tasks.push(tokio::spawn(task.run()).abort_handle());
+            tasks.push(tokio::spawn(LeasePool::run(Arc::downgrade(&leases))).abort_handle());
         }
         Ok(Arc::new(EtcdBackend {
             info: self.info(),
-            core,
+            shared,
             tasks,
         }))
     }
 }
 
-/// One client's way to the locks of a namespace.
+/// One client's connection to the locks of a namespace.
 #[derive(Debug)]
 pub(crate) struct EtcdBackend {
     info: BackendInfo,
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
-}
-
-/// What every operation works with.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) link: Arc<Link>,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) keys: KeySpace,
-    /// A key that never exists.
-    pub(crate) nowhere: String,
-    pub(crate) book: Book,
-    pub(crate) quiet: Quiet,
-    pub(crate) watcher: Watcher,
-    /// The shortest TTL that the servers grant.
-    shortest: Duration,
-    pub(crate) context: Context,
-}
-
-impl Core {
-    pub(crate) fn now(&self) -> Instant {
-        self.context.clock.now()
-    }
-
-    /// Carries out a transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Fault> {
-        self.txn_within(self.link.limit, txn).await
-    }
-
-    /// Carries out a transaction that will be asked for again if it is not answered: then it is better
-    /// not to wait for a server that has stopped.
-    pub(crate) async fn txn_soon(&self, txn: Txn) -> Result<Answer, Fault> {
-        self.txn_within(self.link.patience(), txn).await
-    }
-
-    /// Deletes one key, in the time of [`txn_soon`](Self::txn_soon). Tells whether it was there.
-    pub(crate) async fn delete_soon(&self, key: &str) -> Result<bool, Fault> {
-        let limit = self.link.patience();
-        let response = self.link.call(limit, key, |member, key| async move {
-            member.client.kv_client().delete(key, None).await
-        });
-        Ok(response.await?.deleted() > 0)
-    }
-
-    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<Answer, Fault> {
-        let response = self.link.call(limit, txn, |member, txn| async move {
-            let client = member.client.kv_client();
-            client
-                .max_decoding_message_size(LARGEST_ANSWER)
-                .txn(txn)
-                .await
-        });
-        Answer::new(&response.await?)
-    }
-
-    /// Carries out a transaction that writes nothing.
-    pub(crate) async fn look(&self, txn: Txn) -> Result<Answer, Fault> {
-        let response = self.link.ask_around(txn, |member, txn| async move {
-            let client = member.client.kv_client();
-            client
-                .max_decoding_message_size(LARGEST_ANSWER)
-                .txn(txn)
-                .await
-        });
-        Answer::new(&response.await?)
-    }
-
-    pub(crate) async fn get(
-        &self,
-        key: impl Into<Vec<u8>>,
-        options: GetOptions,
-    ) -> Result<GetResponse, Fault> {
-        let request = (key.into(), options);
-        self.link
-            .ask_around(request, |member, (key, options)| async move {
-                let client = member.client.kv_client();
-                let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
-                client.get(key, Some(options)).await
-            })
-            .await
-    }
-
-    /// Tries every right that locks need, without changing anything: one that is missing would else be
-    /// noticed in the middle of a hand-over. Also shows that there is a majority.
-    async fn check_rights(&self) -> Result<(), Fault> {
-        let all = self.keys.all();
-        if self.context.observer {
-            let options = GetOptions::new()
-                .with_range(crate::keys::range_end(&all))
-                .with_count_only();
-            self.get(all, options).await?;
-        } else {
-            self.txn(txn::rights(&all, &self.nowhere)).await?;
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -246,53 +132,53 @@ impl Backend for EtcdBackend {
             WaitMode::Push,
             LossEvidence::new(Evidence::Push, Evidence::Push),
             TtlRange::new(
-                self.core.shortest,
-                LONGEST_TTL,
+                self.shared.min_ttl,
+                MAX_TTL,
                 Duration::from_secs(1),
                 TtlScope::Pooled,
             ),
-            // The server looks for expired leases every half a second, and revokes them through its
-            // log. Half of the waiter's TTL is for a message that was lost with its server.
+            // The server searches for expired leases every half a second and revokes them through
+            // its log. Half of the waiter's TTL covers a watch event that was lost with its server.
             TakeoverBound::new(100, 50, Duration::from_secs(2)),
         )
         .with_residue(Some(Duration::ZERO)))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
-        enqueue::enqueue(&self.core, &request).await
+        enqueue::enqueue(&self.shared, &request).await
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renewal::renew(&self.core, entries).await
+        renew::renew(&self.shared, entries).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        removal::remove(&self.core, &request).await
+        remove::remove(&self.shared, &request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        view::inspect(&self.core, name).await
+        inspect::inspect(&self.shared, name).await
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        view::list(&self.core, &request).await
+        inspect::list(&self.shared, &request).await
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        view::evict(&self.core, name, token).await
+        inspect::evict(&self.shared, name, token).await
     }
 
     async fn close(&self) {
         for task in &self.tasks {
             task.abort();
         }
-        let patience = self
-            .core
+        let timeout = self
+            .shared
             .context
             .request_timeout
             .min(Duration::from_secs(2));
-        self.core.pool.close(patience).await;
-        self.core.link.close();
+        self.shared.leases.close(timeout).await;
+        self.shared.endpoints.close();
     }
 }
 

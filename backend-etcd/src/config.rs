@@ -1,4 +1,4 @@
-//! What can be set about an etcd store, and where its servers are.
+//! The options of an etcd store.
 
 use std::{fmt, fs, path::Path, time::Duration};
 
@@ -6,39 +6,39 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use tenure_core::{
     error::{Error, ErrorKind},
     secret::Secret,
-    settings::{Settings, StoreUrl, Tls},
+    settings::{Settings, Tls},
 };
 
-/// The port of a server whose address names none.
-const PORT: u16 = 2379;
+use crate::address::Address;
 
 /// The options of an etcd store.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// So long may it take to reach one server: name look-up, connection, TLS, log-in. 2 s by
-    /// default.
+    /// The time limit for connecting to one server: name resolution, connection, TLS and
+    /// authentication. 2 s by default.
     pub connect_timeout: Duration,
-    /// Whether the answer to a keep-alive is believed as it is.
+    /// Whether a keep-alive reply alone proves that the lease is alive.
     pub keepalive_trusted: KeepaliveTrust,
-    /// Who we are to the servers.
+    /// The user name for authentication.
     pub username: Option<String>,
-    /// How we prove that.
+    /// The password for authentication.
     pub password: Option<Secret>,
-    /// Certificates, for the scheme `etcds`.
+    /// Certificates for the scheme `etcds`.
     pub tls: Tls,
 }
 
-/// Whether the answer to a keep-alive is believed as it is. Before 3.4.31 and 3.5.13 a leader that was
-/// cut off or stopped answered although its successor had let the lease expire; there an answer counts
-/// only once the same server has answered a transaction, sent later, in the same term of its leader.
+/// Whether a keep-alive reply alone proves that the lease is alive. Before 3.4.31 and 3.5.13, a
+/// leader that was partitioned or stopped still answered keep-alives although its successor had let
+/// the lease expire. On those versions a reply counts only after the same server has answered a
+/// transaction that was sent later, in the same raft term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeepaliveTrust {
-    /// By the version of the server.
+    /// Decided by the version of the server.
     #[default]
     Auto,
-    /// Never, whatever the version.
+    /// Never, on any version.
     Never,
 }
 
@@ -55,24 +55,24 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The names under which a configuration may set them.
+    /// The option names that a configuration may use.
     pub const KEYS: &'static [&'static str] = &["connect_timeout", "keepalive_trusted"];
 
-    /// Sets the time to reach one server.
+    /// Sets the time limit for connecting to one server.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets whether keep-alives are believed.
+    /// Sets whether a keep-alive reply alone is trusted.
     #[must_use]
     pub const fn keepalive_trusted(mut self, trust: KeepaliveTrust) -> Self {
         self.keepalive_trusted = trust;
         self
     }
 
-    /// Sets who we are to the servers.
+    /// Sets the user name and the password.
     #[must_use]
     pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
         self.username = username;
@@ -87,16 +87,16 @@ impl Options {
         self
     }
 
-    /// Reads them from settings.
-    pub(crate) fn read(settings: &Settings) -> Result<Self, Error> {
+    /// Reads the options from the settings.
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
         let keepalive_trusted = match given.get::<String>("keepalive_trusted")?.as_deref() {
             None | Some("auto") => KeepaliveTrust::Auto,
             Some("never") => KeepaliveTrust::Never,
             Some(_) => {
-                return Err(refuse(
-                    "`backend.options.keepalive_trusted` is \"auto\" or \"never\"",
+                return Err(config_error(
+                    "`backend.options.keepalive_trusted` must be \"auto\" or \"never\"",
                 ));
             }
         };
@@ -111,12 +111,12 @@ impl Options {
         })
     }
 
-    /// How each connection is made. Reads the files anew each time, so that a renewed certificate
-    /// needs no restart.
-    pub(crate) fn connection(&self, target: &Target) -> Result<ConnectOptions, Error> {
+    /// The options of each connection. Reads the certificate files each time, so that a renewed
+    /// certificate needs no restart.
+    pub(crate) fn connect_options(&self, address: &Address) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.connect_timeout)
-            // Servers refuse pings that come more often than every five seconds.
+            // Servers reject pings that arrive more often than every five seconds.
             .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
@@ -124,136 +124,77 @@ impl Options {
         if let (Some(user), Some(password)) = (&self.username, &self.password) {
             options = options.with_user(user.clone(), password.expose());
         }
-        if target.tls {
-            options = options.with_tls(tls(&self.tls)?);
+        if address.tls {
+            options = options.with_tls(tls_options(&self.tls)?);
         }
         Ok(options)
     }
 
-    fn check(&self, target: &Target) -> Result<(), Error> {
+    pub(crate) fn validate(&self, address: &Address) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
-            return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
+            return Err(config_error(
+                "`backend.options.connect_timeout` must be at least 1 ms",
+            ));
         }
         match (&self.username, &self.password) {
             (Some(_), None) => {
-                return Err(refuse(
-                    "`backend.username` is set and no password; set `backend.password_file` too",
+                return Err(config_error(
+                    "`backend.username` is set without a password; also set `backend.password_file`",
                 ));
             }
             (None, Some(_)) => {
-                return Err(refuse(
-                    "a password is set and no `backend.username`; etcd needs both",
+                return Err(config_error(
+                    "a password is set without `backend.username`; etcd needs both",
                 ));
             }
             _ => {}
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(refuse(
-                "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
-                 or neither",
+            return Err(config_error(
+                "a client certificate needs its key; set both `cert_file` and `key_file`, or neither",
             ));
         }
-        if !target.tls && !self.tls.is_empty() {
-            return Err(refuse(
-                "certificates are set under `[backend.tls]`, and the scheme `etcd` does not use \
-                 them; use `etcds`",
+        if !address.tls && !self.tls.is_empty() {
+            return Err(config_error(
+                "`[backend.tls]` sets certificates, but the scheme `etcd` does not use TLS; use \
+                 `etcds`",
             ));
         }
         Ok(())
     }
 }
 
-fn tls(files: &Tls) -> Result<TlsOptions, Error> {
+fn tls_options(files: &Tls) -> Result<TlsOptions, Error> {
     let mut options = TlsOptions::new();
     options = match &files.ca_file {
-        Some(path) => options.ca_certificate(Certificate::from_pem(pem(path)?)),
+        Some(path) => options.ca_certificate(Certificate::from_pem(read_pem(path)?)),
         None => options.with_native_roots(),
     };
     if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {
-        options = options.identity(Identity::from_pem(pem(cert)?, pem(key)?));
+        options = options.identity(Identity::from_pem(read_pem(cert)?, read_pem(key)?));
     }
     Ok(options)
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, Error> {
+fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
     let shown = path.display();
     let bytes =
-        fs::read(path).map_err(|error| refuse(format!("`{shown}` cannot be read: {error}")))?;
+        fs::read(path).map_err(|error| config_error(format!("cannot read `{shown}`: {error}")))?;
     let marker = b"-----BEGIN ";
     if !bytes.windows(marker.len()).any(|window| window == marker) {
-        return Err(refuse(format!("`{shown}` is no PEM file")));
+        return Err(config_error(format!("`{shown}` is not a PEM file")));
     }
     Ok(bytes)
 }
 
-/// A refusal of the configuration.
-pub(crate) fn refuse(detail: impl Into<String>) -> Error {
+/// An error about the configuration.
+pub(crate) fn config_error(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, "configuring the store")
         .with_backend("etcd")
         .with_detail(detail)
 }
 
-/// Where the servers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// As `host:port`.
-    hosts: Vec<String>,
-    tls: bool,
-}
-
-impl Target {
-    /// The servers of an address, held against the options.
-    pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
-        let tls = match url.scheme() {
-            "etcd" => false,
-            "etcds" => true,
-            other => return Err(refuse(format!("`{other}` is no scheme of etcd"))),
-        };
-        if !matches!(url.path(), "" | "/") {
-            return Err(refuse(
-                "an address of etcd has no path; choose a `namespace` to keep locks apart",
-            ));
-        }
-        let hosts: Vec<_> = url
-            .hosts()
-            .iter()
-            .map(|host| {
-                let mut host = host.clone();
-                host.port.get_or_insert(PORT);
-                host.to_string()
-            })
-            .collect();
-        if hosts.is_empty() {
-            return Err(refuse(
-                "the address names no server; write etcd://host:2379",
-            ));
-        }
-        let target = Self { hosts, tls };
-        options.check(&target)?;
-        Ok(target)
-    }
-
-    /// How many servers there are; never none.
-    pub(crate) fn len(&self) -> usize {
-        self.hosts.len()
-    }
-
-    /// One of them, as the client library wants it.
-    pub(crate) fn endpoint(&self, index: usize) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        let host = &self.hosts[index % self.hosts.len()];
-        format!("{scheme}://{host}")
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "etcds" } else { "etcd" };
-        write!(f, "{scheme}://{}", self.hosts.join(","))
-    }
-}
-
-// Who we are is left out: only that it is set.
+// Shows only whether a user name is set.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -268,7 +209,7 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as Given, Value};
+    use tenure_core::settings::{Options as Given, StoreUrl, Value};
 
     use super::*;
 
@@ -279,12 +220,12 @@ mod tests {
             Value::from(value),
             "variable X",
         ));
-        let options = Options::read(&settings)?;
-        Target::new(&url, &options).map(|_| options)
+        let options = Options::from_settings(&settings)?;
+        Address::new(&url, &options).map(|_| options)
     }
 
     #[test]
-    fn every_option_is_read_and_what_cannot_be_meant_is_refused() {
+    fn options_are_parsed_and_invalid_values_rejected() {
         let seven = Duration::from_secs(7);
         assert_eq!(
             read("connect_timeout", "7s").unwrap().connect_timeout,
@@ -305,23 +246,12 @@ mod tests {
             Options::default().tls(Tls::new(Some("ca.pem".into()), None, None)),
             Options::default().tls(Tls::new(None, Some("c.pem".into()), None)),
         ] {
-            assert!(Target::new(&url, &wrong).is_err());
+            assert!(Address::new(&url, &wrong).is_err());
         }
     }
 
     #[test]
-    fn addresses_are_read() {
-        let open = |text: &str| Target::new(&StoreUrl::parse(text).unwrap(), &Options::default());
-        let target = open("etcd://h1,[::1]:7,h3/").unwrap();
-        assert_eq!(target.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
-        assert_eq!(target.endpoint(4), "http://[::1]:7");
-        assert_eq!(open("etcds://h").unwrap().endpoint(0), "https://h:2379");
-        assert!(open("etcd://h/locks").is_err());
-        assert!(open("etcd:").is_err());
-    }
-
-    #[test]
-    fn s1_debug_shows_no_secret() {
+    fn s1_debug_output_contains_no_secret() {
         let secret = Some(Secret::new("canary"));
         let options = Options::default().credentials(Some("canary".into()), secret);
         assert!(!format!("{options:?}").contains("canary"));

@@ -2,336 +2,289 @@
 
 use std::sync::Arc;
 
-use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget, Txn};
+use etcd_client::{KeyValue, Txn};
 use tenure_core::{
     error::{Error, ErrorKind},
-    id::AttemptId,
-    request::{Enqueue, Enqueued, Grant, StoreTime, Waiting},
+    request::{Enqueue, Enqueued},
 };
 
 use crate::{
-    backend::Core,
-    book::{Ahead, Begun},
-    error::{Fault, error, unexpected},
-    keys::{below, range_end},
-    record::{self, Entry},
-    removal,
-    session::Lease,
-    turn::{self, Turn},
-    txn::{self, Answer, Place},
+    attempts::{Predecessor, Registration},
+    error::{RequestError, backend_error, protocol_error},
+    keys::parse_below,
+    lease::Lease,
+    queue::{self, Position, grant, predecessor_with_holder},
+    record, remove,
+    shared::Shared,
+    txn::{self, AttemptKeys, TxnReply},
 };
 
 const OPERATION: &str = "acquiring";
 
-/// How often an attempt is repeated that has met nothing but noise below its prefix.
-const TRIES: usize = 5;
+/// How often an enqueue is repeated when only keys that are not contenders lie below its prefix.
+const MAX_CHANGED_PREFIX_RETRIES: usize = 5;
 
-/// An enqueue under way.
-struct Entering<'a> {
-    core: &'a Core,
+/// An enqueue in flight.
+struct EnqueueOp<'a> {
+    shared: &'a Shared,
     request: &'a Enqueue,
     prefix: String,
     fence: String,
 }
 
-pub(crate) async fn enqueue(core: &Core, request: &Enqueue) -> Result<Enqueued, Error> {
+pub(crate) async fn enqueue(shared: &Shared, request: &Enqueue) -> Result<Enqueued, Error> {
     let attempt = request.attempt;
-    let entering = Entering {
-        core,
+    let operation = EnqueueOp {
+        shared,
         request,
-        prefix: core.keys.prefix(&request.name),
-        fence: core.keys.fence(attempt),
+        prefix: shared.keys.prefix(&request.name),
+        fence: shared.keys.fence(attempt),
     };
-    let answer = match core.book.begin(attempt, &request.name) {
-        Begun::Fenced => return Ok(Enqueued::Gone),
-        Begun::Anew => entering.anew().await,
-        Begun::Again(sight) => match sight.lease {
-            Some(lease) => entering.again(&lease, &sight.key, sight.revision).await,
-            None => entering.anew().await,
+    let outcome = match shared.attempts.register(attempt, &request.name) {
+        Registration::Fenced => return Ok(Enqueued::Gone),
+        Registration::New => operation.enqueue_new().await,
+        Registration::Existing(snapshot) => match snapshot.lease {
+            Some(lease) => {
+                operation
+                    .repeat(&lease, &snapshot.key, snapshot.revision)
+                    .await
+            }
+            None => operation.enqueue_new().await,
         },
     };
-    let over = match &answer {
+    let is_finished = match &outcome {
         Ok(Enqueued::Busy(_) | Enqueued::Gone) => true,
         Ok(_) => false,
         Err(error) => error.kind().is_without_effect(),
     };
-    if over {
-        core.watcher.end(core.book.forget(attempt));
+    if is_finished {
+        shared.watcher.stop(shared.attempts.forget(attempt));
     }
-    answer
+    outcome
 }
 
-impl Entering<'_> {
-    async fn anew(&self) -> Result<Enqueued, Error> {
-        let Self { core, request, .. } = self;
+impl EnqueueOp<'_> {
+    async fn enqueue_new(&self) -> Result<Enqueued, Error> {
+        let Self {
+            shared, request, ..
+        } = self;
         loop {
-            let seat = core.pool.seat(request.ttl).await;
-            let seat = seat.map_err(|fault| fault.into_error(OPERATION))?;
-            let lease = Arc::clone(seat.lease());
-            let stem = core.keys.stem(&request.name, lease.id);
-            // From here on it can be found again, whatever becomes of this future.
-            let Some(key) = core.book.seat(request.attempt, seat, stem) else {
+            let lease_ref = shared.leases.acquire(request.ttl).await;
+            let lease_ref = lease_ref.map_err(|error| error.into_error(OPERATION))?;
+            let lease = Arc::clone(lease_ref.lease());
+            let stem = shared.keys.stem(&request.name, lease.id);
+            // From here on, the attempt can be found again even if this future is dropped.
+            let Some(key) = shared
+                .attempts
+                .assign_lease(request.attempt, lease_ref, stem)
+            else {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
-                Ok(answer) => return answer,
-                // The store has let the lease expire, and has done nothing.
-                Err(Fault::LeaseGone) => core.pool.bury(&lease),
-                Err(fault) => return Err(fault.into_error(OPERATION)),
+                Ok(reply) => return reply,
+                // The lease has expired, so the store has changed nothing.
+                Err(RequestError::LeaseGone) => shared.leases.mark_expired(&lease),
+                Err(error) => return Err(error.into_error(OPERATION)),
             }
         }
     }
 
-    /// Asks for an attempt that was enqueued before: the same answer, with the full TTL (T3).
-    async fn again(&self, lease: &Arc<Lease>, key: &str, revision: i64) -> Result<Enqueued, Error> {
-        match self.core.pool.refresh(lease).await {
+    /// Repeats an enqueue that was sent before: the same result, with the full TTL (T3).
+    async fn repeat(
+        &self,
+        lease: &Arc<Lease>,
+        key: &str,
+        revision: i64,
+    ) -> Result<Enqueued, Error> {
+        match self.shared.leases.refresh(lease).await {
             Ok(()) => {}
-            Err(Fault::LeaseGone) => {
-                self.core.pool.bury(lease);
+            Err(RequestError::LeaseGone) => {
+                self.shared.leases.mark_expired(lease);
                 return Ok(Enqueued::Gone);
             }
-            Err(fault) => return Err(unanswered(fault)),
+            Err(error) => return Err(outcome_unknown(error)),
         }
         if revision > 0 {
-            return self.turn().await;
+            return self.locate().await;
         }
         match self.send(lease, key).await {
-            Ok(answer) => answer,
-            Err(Fault::LeaseGone) => Ok(Enqueued::Gone),
-            Err(fault) => Err(fault.into_error(OPERATION)),
+            Ok(reply) => reply,
+            Err(RequestError::LeaseGone) => Ok(Enqueued::Gone),
+            Err(error) => Err(error.into_error(OPERATION)),
         }
     }
 
-    async fn send(&self, lease: &Arc<Lease>, key: &str) -> Result<Result<Enqueued, Error>, Fault> {
-        let value = record::encode(self.request, self.core.context.token_floor);
-        let place = Place {
+    async fn send(
+        &self,
+        lease: &Arc<Lease>,
+        key: &str,
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
+        let value = record::encode(self.request, self.shared.context.token_floor);
+        let keys = AttemptKeys {
             prefix: &self.prefix,
-            me: key,
+            key,
             fence: &self.fence,
         };
         if !self.request.wait {
-            let free = txn::enter_free(place, value.clone(), lease.id);
-            return self.send_free(place, value, lease, free).await;
+            let free = txn::try_enqueue(keys, value.clone(), lease.id);
+            return self.try_enqueue(keys, value, lease, free).await;
         }
-        let (quiet, name) = (&self.core.quiet, &self.request.name);
-        if quiet.is_quiet(name) {
-            let enter = txn::enter_quiet(place, value.clone(), lease.id);
-            let answer = self.core.txn(enter).await?;
-            if answer.succeeded {
-                return Ok(Ok(self.granted(lease, answer.revision)));
+        let (uncontended, name) = (&self.shared.uncontended, &self.request.name);
+        if uncontended.contains(name) {
+            let request = txn::enqueue_uncontended(keys, value.clone(), lease.id);
+            let reply = self.shared.txn(request).await?;
+            if reply.succeeded {
+                return Ok(Ok(self.granted(lease, reply.revision)));
             }
-            quiet.was_taken(name);
+            uncontended.record_contended(name);
         }
-        let mut answer = self.core.txn(txn::enter(place, value, lease.id)).await?;
-        if !answer.succeeded {
-            return self.refused(&mut answer).await;
+        let mut reply = self.shared.txn(txn::enqueue(keys, value, lease.id)).await?;
+        if !reply.succeeded {
+            return self.not_enqueued(&mut reply).await;
         }
-        let (first, last) = (answer.one()?, answer.one()?);
+        let (first, last) = (reply.next_kv()?, reply.next_kv()?);
         let Some(last) = last else {
-            quiet.was_free(name);
-            return Ok(Ok(self.granted(lease, answer.revision)));
+            uncontended.record_free(name);
+            return Ok(Ok(self.granted(lease, reply.revision)));
         };
-        quiet.was_taken(name);
-        let queued = self.queued(answer.revision, first, last).await;
-        match queued {
-            Ok(Some(ahead)) => Ok(Ok(self.waiting(lease, answer.revision, ahead))),
-            Ok(None) => Ok(Ok(self.granted(lease, answer.revision))),
-            // What is in front cannot be read: nothing may be left behind.
-            Err(unreadable) => Ok(Err(self.undo(answer.revision, unreadable).await)),
+        uncontended.record_contended(name);
+        let predecessor = self.predecessor(reply.revision, first, last).await;
+        match predecessor {
+            Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, reply.revision, predecessor))),
+            Ok(None) => Ok(Ok(self.granted(lease, reply.revision))),
+            // The predecessor cannot be read; the entry must not stay behind.
+            Err(unreadable) => Ok(Err(self.undo(reply.revision, unreadable).await)),
         }
     }
 
-    async fn send_free(
+    async fn try_enqueue(
         &self,
-        place: Place<'_>,
+        keys: AttemptKeys<'_>,
         value: Vec<u8>,
         lease: &Arc<Lease>,
         mut free: Txn,
-    ) -> Result<Result<Enqueued, Error>, Fault> {
-        for _ in 0..TRIES {
-            let mut answer = self.core.txn(free).await?;
-            if answer.succeeded {
-                return Ok(Ok(self.granted(lease, answer.revision)));
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
+        for _ in 0..MAX_CHANGED_PREFIX_RETRIES {
+            let mut reply = self.shared.txn(free).await?;
+            if reply.succeeded {
+                return Ok(Ok(self.granted(lease, reply.revision)));
             }
-            let (me, fence, first) = (answer.one()?, answer.one()?, answer.one()?);
+            let (own, fence, first) = (reply.next_kv()?, reply.next_kv()?, reply.next_kv()?);
             if fence.is_some() {
                 return Ok(Ok(Enqueued::Gone));
             }
-            if let Some(me) = me {
-                self.entered(me.create_revision());
-                return Ok(self.turn().await);
+            if let Some(own) = own {
+                self.record_revision(own.create_revision());
+                return Ok(self.locate().await);
             }
-            let first = first.ok_or_else(Fault::garbled)?;
-            if let Some(contender) = below(&self.prefix, first.key()) {
+            let first = first.ok_or_else(RequestError::malformed_reply)?;
+            if let Some(contender) = parse_below(&self.prefix, first.key()) {
                 let holder = record::read(OPERATION, contender, &first);
                 return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
             }
-            // Something lies below the prefix that is no contender.
-            let (found, revision) = self.core.contenders(&self.prefix, None).await?;
+            // The first key below the prefix is not a contender.
+            let (found, revision) = self.shared.contenders(&self.prefix, None).await?;
             if let Some(first) = found.first() {
-                let entry = self.core.read(OPERATION, first).await?;
+                let entry = self.shared.read(OPERATION, first).await?;
                 return Ok(entry.map(|entry| {
                     Enqueued::Busy(entry.map(|entry| entry.holder()).unwrap_or_default())
                 }));
             }
-            free = txn::enter_unchanged(place, value.clone(), lease.id, revision);
+            free = txn::try_enqueue_unchanged(keys, value.clone(), lease.id, revision);
         }
-        Ok(Err(error(
+        Ok(Err(backend_error(
             ErrorKind::Unavailable,
             OPERATION,
-            "keys below the lock's prefix change all the time; see who else writes there",
+            "keys below the lock's prefix keep changing; find out which other program writes them",
         )))
     }
 
-    /// The entry is there already, or the attempt was fenced off.
-    async fn refused(&self, answer: &mut Answer) -> Result<Result<Enqueued, Error>, Fault> {
-        let (me, fence) = (answer.one()?, answer.one()?);
-        match (me, fence) {
+    /// The entry already exists, or the attempt was fenced off.
+    async fn not_enqueued(
+        &self,
+        reply: &mut TxnReply,
+    ) -> Result<Result<Enqueued, Error>, RequestError> {
+        let (own, fence) = (reply.next_kv()?, reply.next_kv()?);
+        match (own, fence) {
             (_, Some(_)) => Ok(Ok(Enqueued::Gone)),
-            (Some(me), None) => {
-                self.entered(me.create_revision());
-                Ok(self.turn().await)
+            (Some(own), None) => {
+                self.record_revision(own.create_revision());
+                Ok(self.locate().await)
             }
-            (None, None) => Err(Fault::garbled()),
+            (None, None) => Err(RequestError::malformed_reply()),
         }
     }
 
-    /// Who is in front: `None` if it is nothing but noise.
-    async fn queued(
+    /// The predecessor, or `None` if no other key below the prefix is a contender.
+    async fn predecessor(
         &self,
         revision: i64,
         first: Option<KeyValue>,
         last: KeyValue,
-    ) -> Result<Option<Ahead>, Error> {
-        let first = first.ok_or_else(|| unexpected(OPERATION))?;
-        let known = below(&self.prefix, first.key()).zip(below(&self.prefix, last.key()));
+    ) -> Result<Option<Predecessor>, Error> {
+        let first = first.ok_or_else(|| protocol_error(OPERATION))?;
+        let known =
+            parse_below(&self.prefix, first.key()).zip(parse_below(&self.prefix, last.key()));
         let Some((holder, predecessor)) = known else {
-            return turn::behind_noise(self.core, &self.prefix, revision)
+            return queue::find_predecessor(self.shared, &self.prefix, revision)
                 .await
-                .map(|found| found.map(|(ahead, _)| ahead))
-                .map_err(unanswered);
+                .map(|found| found.map(|(predecessor, _)| predecessor))
+                .map_err(outcome_unknown);
         };
         let holder = record::read(OPERATION, holder, &first)?;
         record::read(OPERATION, predecessor, &last)?;
-        Ok(Some(ahead(&last, &holder)))
+        Ok(Some(predecessor_with_holder(&last, &holder)))
     }
 
-    fn entered(&self, revision: i64) {
-        self.core.book.edit(self.request.attempt, |entry| {
+    fn record_revision(&self, revision: i64) {
+        self.shared.attempts.update(self.request.attempt, |entry| {
             entry.revision = revision;
-            entry.verified = revision;
+            entry.verified_revision = revision;
         });
     }
 
     fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
         let attempt = self.request.attempt;
-        self.entered(revision);
-        turn::hold(self.core, attempt);
-        Enqueued::Granted(grant(self.core, attempt, lease, revision))
+        self.record_revision(revision);
+        queue::mark_holding(self.shared, attempt);
+        Enqueued::Granted(grant(self.shared, attempt, lease, revision))
     }
 
-    fn waiting(&self, lease: &Lease, revision: i64, ahead: Ahead) -> Enqueued {
-        self.entered(revision);
-        Enqueued::Waiting(turn::wait(
-            self.core,
+    fn waiting(&self, lease: &Lease, revision: i64, predecessor: Predecessor) -> Enqueued {
+        self.record_revision(revision);
+        Enqueued::Waiting(queue::mark_waiting(
+            self.shared,
             self.request.attempt,
             lease,
             revision,
-            ahead,
+            predecessor,
         ))
     }
 
-    async fn turn(&self) -> Result<Enqueued, Error> {
-        match turn::turn(self.core, self.request.attempt).await {
-            Ok(Ok(Turn::Granted(grant))) => Ok(Enqueued::Granted(grant)),
-            Ok(Ok(Turn::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
-            Ok(Ok(Turn::Gone)) => Ok(Enqueued::Gone),
-            // The entry is there: to forget it would be wrong.
+    async fn locate(&self) -> Result<Enqueued, Error> {
+        match queue::locate(self.shared, self.request.attempt).await {
+            Ok(Ok(Position::Granted(grant))) => Ok(Enqueued::Granted(grant)),
+            Ok(Ok(Position::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
+            Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
+            // The entry exists, so it must not be forgotten.
             Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
-            Err(fault) => Err(unanswered(fault)),
+            Err(error) => Err(outcome_unknown(error)),
         }
     }
 
-    /// Takes back what was entered.
+    /// Removes the entry again.
     async fn undo(&self, revision: i64, reason: Error) -> Error {
-        self.entered(revision);
-        match removal::take_out(self.core, self.request.attempt, &self.request.name).await {
+        self.record_revision(revision);
+        match remove::remove_known(self.shared, self.request.attempt, &self.request.name).await {
             Ok(_) => reason,
             Err(_) => reason.with_kind(ErrorKind::OutcomeUnknown),
         }
     }
 }
 
-/// Nothing was said about an entry that may be there.
-fn unanswered(fault: Fault) -> Error {
-    fault
+/// The error for an entry that may exist although no reply says so.
+fn outcome_unknown(error: RequestError) -> Error {
+    error
         .into_error(OPERATION)
         .with_kind(ErrorKind::OutcomeUnknown)
-}
-
-/// What a grant under this lease is worth.
-pub(crate) fn grant(core: &Core, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
-    let token = record::token(core.context.token_floor.get(), revision);
-    let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved());
-    grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    grant
-}
-
-/// Waiting for that one.
-pub(crate) fn waiting(lease: &Lease, revision: i64, ahead: &Ahead) -> Waiting {
-    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let waiting = Waiting::new(lease.proved(), as_of).with_holder(ahead.holder.clone());
-    match &ahead.holder {
-        Some(_) if ahead.is_holder => waiting.with_ahead(1),
-        _ => waiting,
-    }
-}
-
-/// The one in front, of which it is known who the holder is.
-pub(crate) fn ahead(predecessor: &KeyValue, holder: &Entry) -> Ahead {
-    Ahead {
-        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
-        revision: predecessor.create_revision(),
-        watch: 0,
-        is_holder: predecessor.create_revision() == holder.revision,
-        is_told: false,
-        holder: Some(holder.holder()),
-    }
-}
-
-impl Core {
-    /// The keys of all contenders of a lock, the holder's first; those that entered before `before`,
-    /// where given. And the revision at which they were read.
-    pub(crate) async fn contenders(
-        &self,
-        prefix: &str,
-        before: Option<i64>,
-    ) -> Result<(Vec<KeyValue>, i64), Fault> {
-        let options = GetOptions::new()
-            .with_range(range_end(prefix))
-            .with_sort(SortTarget::Create, SortOrder::Ascend)
-            .with_max_create_revision(before.map_or(0, |before| before - 1));
-        let mut found = self.get(prefix, options).await?;
-        let revision = found.header().ok_or_else(Fault::garbled)?.revision();
-        let mut keys = found.take_kvs();
-        keys.retain(|kv| below(prefix, kv.key()).is_some());
-        Ok((keys, revision))
-    }
-
-    /// Reads one contender by its key; `None` if it is gone.
-    pub(crate) async fn read(
-        &self,
-        operation: &'static str,
-        key: &KeyValue,
-    ) -> Result<Result<Option<Entry>, Error>, Fault> {
-        let mut found = self.get(key.key(), GetOptions::new()).await?;
-        let Some(kv) = found.take_kvs().into_iter().next() else {
-            return Ok(Ok(None));
-        };
-        let contender = self.keys.parse(kv.key()).map(|(_, contender)| contender);
-        let Some(contender) = contender else {
-            return Ok(Ok(None));
-        };
-        Ok(record::read(operation, contender, &kv).map(Some))
-    }
 }

@@ -33,7 +33,7 @@ impl Factory for EtcdFactory {
     }
 
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
-        let options = Options::read(settings)?;
+        let options = Options::from_settings(settings)?;
         Ok(Arc::new(EtcdStore::open(&settings.url, options)?))
     }
 }

@@ -1,35 +1,36 @@
-//! Which keys a lock has in the store.
+//! The keys of a lock in the store.
 //!
-//! | key | holds |
+//! | key | content |
 //! |---|---|
-//! | `NS/NAME/LEASE-SLOT` | one contender of ours: who it is |
-//! | `NS/NAME/LEASE` | one contender of `etcdctl lock NS/NAME` or `concurrency.Mutex` |
+//! | `NS/NAME/LEASE-SLOT` | a contender of `tenure`; the value names its owner |
+//! | `NS/NAME/LEASE` | a contender of `etcdctl lock NS/NAME` or `concurrency.Mutex` |
 //! | `NS/%fenced/ATTEMPT` | an attempt that is fenced off |
 //!
-//! Namespace and name are encoded by the table of [`tenure_core::name`], so that neither holds a slash,
-//! and neither can read `%fenced`: a percent sign is followed by upper-case digits there. LEASE is the
-//! lease's id in hexadecimal digits, as the Go client writes it. SLOT is a number that is used again as
-//! soon as nobody of the same lease has it: the store remembers each key that ever was until its history
-//! is compacted, and goes through all of them whenever it looks below the prefix. The contender with the
-//! lowest create revision holds the lock. Anything else below the prefix is no contender.
+//! The table in [`tenure_core::name`] encodes namespace and name, so that neither contains a slash
+//! and neither can be `%fenced`: in that table, upper-case digits follow a percent sign. LEASE is
+//! the id of the lease in hexadecimal digits, as the Go client writes it. SLOT is a number that is
+//! used again as soon as no contender of the same lease has it: the store keeps each key that ever
+//! existed until its history is compacted, and scans all of them on each read below the prefix. The
+//! contender with the lowest create revision holds the lock. Any other key below the prefix is not a
+//! contender.
 
 use tenure_core::{
     id::AttemptId,
     name::{LockName, Namespace, encode},
 };
 
-/// How the locks of one namespace are named in the store.
+/// Builds the keys of the locks of one namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
     namespace: String,
 }
 
-/// What a key below a lock's prefix is.
+/// The kind of a key below a lock's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// One of ours.
+    /// A contender of `tenure`.
     Ours { lease: i64 },
-    /// Somebody else's.
+    /// A contender of another program.
     Foreign { lease: i64 },
 }
 
@@ -48,17 +49,17 @@ impl KeySpace {
         }
     }
 
-    /// What all keys of the namespace begin with.
-    pub(crate) fn all(&self) -> String {
+    /// The prefix of all keys of the namespace.
+    pub(crate) fn namespace_prefix(&self) -> String {
         format!("{}/", self.namespace)
     }
 
-    /// What all keys of a lock begin with.
+    /// The prefix of all keys of a lock.
     pub(crate) fn prefix(&self, name: &LockName) -> String {
         format!("{}/{}/", self.namespace, name.encoded())
     }
 
-    /// What the keys of a lease's contenders begin with; the slot's number follows.
+    /// The prefix of the keys of a lease's contenders; the number of the slot follows.
     pub(crate) fn stem(&self, name: &LockName, lease: i64) -> String {
         format!("{}{lease:x}-", self.prefix(name))
     }
@@ -68,14 +69,14 @@ impl KeySpace {
         format!("{}/%fenced/{attempt}", self.namespace)
     }
 
-    /// A key that never exists, to ask something of the store with.
-    pub(crate) fn nowhere(&self) -> String {
+    /// A key that never exists, for requests that need some key.
+    pub(crate) fn absent_key(&self) -> String {
         format!("{}/%nowhere", self.namespace)
     }
 
-    /// Where the keys of locks begin whose names begin so.
-    pub(crate) fn listing(&self, prefix: &str) -> String {
-        // The table writes each byte for itself, but for a name that is nothing but dots.
+    /// Where the keys begin of the locks whose names have this prefix.
+    pub(crate) fn listing_start(&self, prefix: &str) -> String {
+        // The table encodes each byte independently, except in a name that consists of dots alone.
         let encoded = match prefix {
             "." | ".." => String::new(),
             _ => encode(prefix),
@@ -83,22 +84,22 @@ impl KeySpace {
         format!("{}/{encoded}", self.namespace)
     }
 
-    /// The lock and the contender that a key of the namespace belongs to; `None` if it is neither
-    /// ours nor of the form that we share.
+    /// The lock and the contender that a key of the namespace belongs to. Returns `None` if the key
+    /// has neither the form of `tenure` nor the form shared with the Go client.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<(LockName, Contender)> {
         let rest = std::str::from_utf8(key).ok()?;
         let rest = rest.strip_prefix(&*self.namespace)?.strip_prefix('/')?;
         let (name, tail) = rest.split_once('/')?;
-        Some((LockName::from_encoded(name)?, contender(tail)?))
+        Some((LockName::from_encoded(name)?, parse_contender(tail)?))
     }
 }
 
-/// What a key below this prefix is; `None` for noise.
-pub(crate) fn below(prefix: &str, key: &[u8]) -> Option<Contender> {
-    contender(std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?)
+/// The kind of a key below this prefix. Returns `None` if it is not a contender.
+pub(crate) fn parse_below(prefix: &str, key: &[u8]) -> Option<Contender> {
+    parse_contender(std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?)
 }
 
-fn contender(tail: &str) -> Option<Contender> {
+fn parse_contender(tail: &str) -> Option<Contender> {
     let (lease, rest) = match tail.split_once('-') {
         Some((lease, rest)) => (lease, Some(rest)),
         None => (tail, None),
@@ -118,7 +119,7 @@ fn contender(tail: &str) -> Option<Contender> {
     }
 }
 
-/// The end of the range of all keys that begin so.
+/// The end of the range of all keys with this prefix.
 pub(crate) fn range_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -130,8 +131,8 @@ pub(crate) fn range_end(prefix: &str) -> Vec<u8> {
     vec![0]
 }
 
-/// A key as it can be shown in one line.
-pub(crate) fn shown(key: &[u8]) -> String {
+/// Formats a key in one line.
+pub(crate) fn display_key(key: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(key))
 }
 
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_keys_of_different_locks_have_different_prefixes() {
+    fn n2_different_locks_have_disjoint_prefixes() {
         let names = [
             "a", "a/b", "a-b", "A", "é", ".", "..", "%fenced", "a%2Fb", "x",
         ];
@@ -160,7 +161,7 @@ mod tests {
                 prefixes.push(keys.prefix(&name));
             }
             assert_eq!(keys.parse(keys.fence(attempt).as_bytes()), None);
-            assert_eq!(keys.parse(keys.nowhere().as_bytes()), None);
+            assert_eq!(keys.parse(keys.absent_key().as_bytes()), None);
         }
         for (index, one) in prefixes.iter().enumerate() {
             for other in &prefixes[index + 1..] {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn w1_contenders_are_told_from_noise() {
+    fn w1_only_well_formed_keys_are_contenders() {
         let foreign = Some(Contender::Foreign { lease: 0x1f });
         for (tail, expected) in [
             ("1f".to_owned(), foreign),
@@ -190,13 +191,13 @@ mod tests {
             ("11111111111111111".to_owned(), None),
         ] {
             let key = format!("ns/a/{tail}");
-            assert_eq!(below("ns/a/", key.as_bytes()), expected, "{tail}");
+            assert_eq!(parse_below("ns/a/", key.as_bytes()), expected, "{tail}");
         }
-        assert_eq!(below("ns/a/", b"ns/a/\xff"), None);
+        assert_eq!(parse_below("ns/a/", b"ns/a/\xff"), None);
     }
 
     #[test]
-    fn ranges_end_behind_the_prefix() {
+    fn range_end_follows_all_keys_with_the_prefix() {
         assert_eq!(range_end("a/"), b"a0");
         assert_eq!(range_end(""), [0]);
     }

@@ -1,10 +1,10 @@
-//! Locks on etcd: first come first served, with revisions as fencing tokens, for when being wrong is
+//! Locks on etcd: a FIFO queue, with revisions as fencing tokens, for uses where a mistake is
 //! expensive.
 //!
-//! One transaction enters the queue and says who is in front; one leaves it. Whoever waits watches
-//! the one in front, and asks once more when it is gone. `etcdctl lock NAMESPACE/NAME` and
-//! `concurrency.Mutex` of the Go client keep their queue in the same way under the same keys: they
-//! exclude `tenure` and are excluded by it, in order.
+//! One transaction enters the queue and returns the predecessor; one removes the entry. A waiter
+//! watches its predecessor and runs one more transaction when the predecessor is gone. `etcdctl
+//! lock NAMESPACE/NAME` and the Go client's `concurrency.Mutex` keep the same queue under the same
+//! keys: they and `tenure` exclude each other and share one order.
 //!
 //! ```no_run
 //! use tenure_core::Client;
@@ -19,10 +19,11 @@
 //! # }
 //! ```
 //!
-//! The locks of one client that have the same TTL share a lease. It is made when the first of them is
-//! taken, which costs one more round trip, and is lost for all of them together.
+//! The locks of one client that have the same TTL share a lease. The client creates the lease when
+//! it takes the first of these locks, which costs one more round trip. If the lease is lost, all of
+//! these locks are lost together.
 //!
-//! A user needs the rights to read and to write below its namespace and no others, here for the
+//! A user needs read and write permission below its namespace and no other permission. For the
 //! namespace `billing`:
 //!
 //! ```text
@@ -31,25 +32,28 @@
 //! etcdctl user grant-role billing billing
 //! ```
 //!
-//! A namespace is written in keys by the table of [`tenure_core::name`].
+//! The table in [`tenure_core::name`] defines how keys encode a namespace.
 
+mod address;
+mod attempts;
 mod backend;
-mod book;
+mod check;
 mod config;
 mod enqueue;
 mod error;
 mod factory;
+mod inspect;
+mod keepalive_validity;
 mod keys;
-mod link;
-mod quiet;
+mod lease;
+mod queue;
 mod record;
-mod removal;
-mod renewal;
-mod session;
-mod trust;
-mod turn;
+mod remove;
+mod renew;
+mod shared;
+mod transport;
 mod txn;
-mod view;
+mod uncontended;
 mod watch;
 
 pub use backend::EtcdStore;

@@ -1,4 +1,4 @@
-//! What a contender's key holds: who it is, to be shown to people.
+//! The value of a contender's key: its owner, for people to read.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,47 +11,50 @@ use tenure_core::{
 };
 
 use crate::{
-    error::error,
-    keys::{Contender, shown},
+    error::backend_error,
+    keys::{Contender, display_key},
 };
 
 /// The format that this version writes.
-const FORMAT: u64 = 1;
+const FORMAT_VERSION: u64 = 1;
 
 /// One line of JSON.
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
     tenure: u64,
-    /// Whose entry it is.
+    /// The attempt that owns the entry.
     attempt: String,
     label: String,
     host: String,
     pid: u32,
-    /// Milliseconds.
+    /// In milliseconds.
     ttl: u64,
-    /// When it was enqueued, by its client's clock: microseconds since 1970.
+    /// The time of the enqueue by the clock of its client, in microseconds since 1970.
     at: u64,
-    /// What is added to the revision to make the token.
+    /// Added to the revision to make the token.
     #[serde(default, skip_serializing_if = "is_zero")]
     floor: u64,
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct FormatOnly {
     tenure: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde requires this signature"
+)]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A contender as it is shown.
+/// A contender as read from the store.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct QueueEntry {
     pub(crate) contender: Contender,
     pub(crate) revision: i64,
-    /// `None` for somebody else's.
+    /// `None` for a foreign contender.
     details: Option<Details>,
 }
 
@@ -64,16 +67,16 @@ struct Details {
     floor: u64,
 }
 
-/// The token of a contender that was created at this revision.
+/// The token of a contender with this create revision.
 pub(crate) fn token(floor: u64, revision: i64) -> FencingToken {
     FencingToken::new(floor.saturating_add(u64::try_from(revision).unwrap_or(0)))
 }
 
-/// What the key of this attempt is to hold.
+/// The value for the key of this attempt.
 pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let record = Record {
-        tenure: FORMAT,
+        tenure: FORMAT_VERSION,
         attempt: request.attempt.to_string(),
         label: request.owner.label.clone(),
         host: request.owner.host.clone(),
@@ -85,42 +88,42 @@ pub(crate) fn encode(request: &Enqueue, floor: FencingToken) -> Vec<u8> {
     serde_json::to_vec(&record).unwrap_or_default()
 }
 
-/// Reads a contender. The value of one that is not ours may be anything.
+/// Reads a contender. The value of a foreign contender may be anything.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::NewerFormat`] or [`ErrorKind::Corrupt`], with the key, if it is one of ours that this
-/// version cannot read.
+/// [`ErrorKind::NewerFormat`] or [`ErrorKind::Corrupt`], with the key, if this version cannot read
+/// an entry of `tenure`.
 pub(crate) fn read(
     operation: &'static str,
     contender: Contender,
     kv: &etcd_client::KeyValue,
-) -> Result<Entry, Error> {
+) -> Result<QueueEntry, Error> {
     let revision = kv.create_revision();
     let details = match contender {
         Contender::Foreign { .. } => None,
-        Contender::Ours { .. } => Some(decode(kv.value()).map_err(|flaw| match flaw {
-            Flaw::Newer(version) => error(
+        Contender::Ours { .. } => Some(decode(kv.value()).map_err(|error| match error {
+            DecodeError::Newer(version) => backend_error(
                 ErrorKind::NewerFormat,
                 operation,
                 format!(
-                    "key {} was written in format {version}, this version understands format \
-                     {FORMAT}; update this program",
-                    shown(kv.key())
+                    "key {} has format {version}, but this version reads formats up to \
+                     {FORMAT_VERSION}; update this program",
+                    display_key(kv.key())
                 ),
             ),
-            Flaw::Malformed => error(
+            DecodeError::Malformed => backend_error(
                 ErrorKind::Corrupt,
                 operation,
                 format!(
-                    "key {} does not hold what this backend writes; delete it if nothing else uses \
-                     it",
-                    shown(kv.key())
+                    "key {} holds a value that this backend did not write; delete the key if \
+                     nothing else uses it",
+                    display_key(kv.key())
                 ),
             ),
         })?),
     };
-    Ok(Entry {
+    Ok(QueueEntry {
         contender,
         revision,
         details,
@@ -128,31 +131,31 @@ pub(crate) fn read(
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Flaw {
+enum DecodeError {
     Newer(u64),
     Malformed,
 }
 
-fn decode(value: &[u8]) -> Result<Details, Flaw> {
-    let version: Version = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
-    if version.tenure > FORMAT {
-        return Err(Flaw::Newer(version.tenure));
+fn decode(value: &[u8]) -> Result<Details, DecodeError> {
+    let version: FormatOnly = serde_json::from_slice(value).map_err(|_| DecodeError::Malformed)?;
+    if version.tenure > FORMAT_VERSION {
+        return Err(DecodeError::Newer(version.tenure));
     }
-    let record: Record = serde_json::from_slice(value).map_err(|_| Flaw::Malformed)?;
+    let record: Record = serde_json::from_slice(value).map_err(|_| DecodeError::Malformed)?;
     let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(record.at));
-    if record.tenure != FORMAT || record.floor > FencingToken::MAX.get() {
-        return Err(Flaw::Malformed);
+    if record.tenure != FORMAT_VERSION || record.floor > FencingToken::MAX.get() {
+        return Err(DecodeError::Malformed);
     }
     Ok(Details {
-        attempt: AttemptId::parse(&record.attempt).ok_or(Flaw::Malformed)?,
+        attempt: AttemptId::parse(&record.attempt).ok_or(DecodeError::Malformed)?,
         owner: Owner::new(record.label, record.host, record.pid),
         ttl: Duration::from_millis(record.ttl),
-        since: since.ok_or(Flaw::Malformed)?,
+        since: since.ok_or(DecodeError::Malformed)?,
         floor: record.floor,
     })
 }
 
-impl Entry {
+impl QueueEntry {
     pub(crate) fn token(&self) -> FencingToken {
         let floor = self.details.as_ref().map_or(0, |details| details.floor);
         token(floor, self.revision)
@@ -174,7 +177,7 @@ impl Entry {
         Waiter::new(self.attempt(), owner, since)
     }
 
-    /// Whose it is; `None` for somebody else's.
+    /// The attempt that owns the entry; `None` for a foreign contender.
     pub(crate) fn attempt(&self) -> Option<AttemptId> {
         self.details.as_ref().map(|details| details.attempt)
     }
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_survive_any_text_in_one_line() {
+    fn owners_round_trip_as_one_line_of_json() {
         for label in ["", "a b", "\"", "é%", "\n\u{1}"] {
             let value = written(label, 5);
             assert!(!value.contains(&b'\n'), "{label:?}");
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_s3_what_cannot_be_read_says_why() {
+    fn s2_s3_unreadable_values_are_rejected_with_their_reason() {
         for wrong in [
             &b""[..],
             b"\xff",
@@ -223,15 +226,15 @@ mod tests {
             b"{\"tenure\":0,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1}",
             b"{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":1,\"floor\":9223372036854775807}",
         ] {
-            assert_eq!(decode(wrong).unwrap_err(), Flaw::Malformed, "{wrong:?}");
+            assert_eq!(decode(wrong).unwrap_err(), DecodeError::Malformed, "{wrong:?}");
         }
         let newer = decode(b"{\"tenure\":2,\"what\":\"ever\"}").unwrap_err();
-        assert_eq!(newer, Flaw::Newer(2));
+        assert_eq!(newer, DecodeError::Newer(2));
         let latest = format!(
             "{{\"tenure\":1,\"attempt\":\"00000000000000000000000000000001\",\"label\":\"\",\"host\":\"\",\"pid\":1,\"ttl\":1,\"at\":{}}}",
             u64::MAX
         );
-        // Some systems cannot tell that far a date; none may panic.
+        // Some systems cannot represent such a late date; none may panic.
         let _ = decode(latest.as_bytes());
     }
 }

@@ -1,17 +1,18 @@
-//! Watching keys: one stream for all that this client waits for or holds.
+//! Watching keys: one stream for every key that this client waits for or holds.
 //!
-//! A watch tells of a key's deletion, and is over then. The stream is opened anew when it ends, when its
-//! server stops answering, and when the connection moves; each watch begins again where nothing of it
-//! can have been missed. Where that part of the history is compacted, the store is asked instead.
+//! A watch reports the deletion of its key and then ends. The stream is opened again when it ends,
+//! when its server stops answering, and when the connection changes; each watch then restarts at a
+//! revision from which it misses nothing. If that part of the history is compacted, a read takes
+//! its place.
 //!
-//! A server catches up with watches that begin in the past every 100 ms only. So the watch of a
-//! predecessor begins now, and where the store has moved on since the predecessor was seen, it is asked
-//! once more whether that one is still there. That of one of ours is put off a little: its release tells
-//! sooner.
+//! A server catches up with watches that start in the past only every 100 ms. So the watch of a
+//! predecessor starts now; if the store has moved on since the predecessor was seen, one more read
+//! checks whether the predecessor still exists. The watch of an own key is deferred a little,
+//! because the reply to its removal usually arrives earlier.
 
-mod later;
-mod pulses;
-mod table;
+mod active;
+mod deferred;
+mod progress_requests;
 mod task;
 
 use std::{
@@ -29,167 +30,168 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::later::Later;
-pub(crate) use self::task::Watching;
-use crate::backend::Core;
+use self::deferred::DeferredWatches;
+pub(crate) use self::task::WatchTask;
+use crate::shared::Shared;
 
-/// Asks for watches. Never blocks.
+/// Starts and stops watches. Never blocks.
 pub(crate) struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
-    later: Arc<Later>,
-    numbers: Arc<AtomicU64>,
-    /// Rises with every stream.
-    stream: Arc<AtomicU64>,
+    deferred: Arc<DeferredWatches>,
+    ids: Arc<AtomicU64>,
+    /// Incremented with every stream.
+    stream_id: Arc<AtomicU64>,
 }
 
 enum Command {
-    Begin(u64, Watch),
-    End(u64),
-    /// Something was put off.
-    Later,
-    Pulse(oneshot::Sender<()>),
+    Start(u64, Watch),
+    Stop(u64),
+    /// A watch was deferred.
+    DeferredAdded,
+    RequestProgress(oneshot::Sender<()>),
 }
 
 struct Watch {
-    what: What,
+    target: WatchTarget,
     attempt: AttemptId,
     key: Arc<str>,
-    /// The first revision of which it has to tell.
+    /// The first revision that the watch has to report.
     from: i64,
-    /// It was begun later than there.
-    gap: bool,
+    /// It starts later than that revision.
+    starts_late: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
+enum WatchTarget {
     /// An attempt's own key.
     Own,
-    /// The key that an attempt waits for. Not `soon`: it is one of ours, whose removal tells sooner.
-    Ahead { soon: bool },
+    /// The key that an attempt waits for. Not `immediate`: the key is one of this client, whose
+    /// removal reports earlier.
+    Predecessor { immediate: bool },
 }
 
-impl What {
-    fn is_ahead(self) -> bool {
-        matches!(self, Self::Ahead { .. })
+impl WatchTarget {
+    fn is_predecessor(self) -> bool {
+        matches!(self, Self::Predecessor { .. })
     }
 
-    fn is_soon(self) -> bool {
-        matches!(self, Self::Ahead { soon: true })
+    fn is_immediate(self) -> bool {
+        matches!(self, Self::Predecessor { immediate: true })
     }
 }
 
-/// Whether the stream lives.
+/// A request to learn whether the stream is alive.
 #[derive(Debug)]
-pub(crate) struct Pulse {
-    answer: Option<oneshot::Receiver<()>>,
-    alive: bool,
-    patience: Duration,
+pub(crate) struct ProgressRequest {
+    reply: Option<oneshot::Receiver<()>>,
+    is_alive: bool,
+    timeout: Duration,
 }
 
-impl Pulse {
-    /// Whether it has answered since this was asked.
-    pub(crate) async fn alive(&mut self) -> bool {
-        if let Some(answer) = self.answer.take() {
-            let answer = time::timeout(self.patience, answer).await;
-            self.alive = matches!(answer, Ok(Ok(())));
+impl ProgressRequest {
+    /// Whether the stream has answered since the request was made.
+    pub(crate) async fn is_alive(&mut self) -> bool {
+        if let Some(reply) = self.reply.take() {
+            let reply = time::timeout(self.timeout, reply).await;
+            self.is_alive = matches!(reply, Ok(Ok(())));
         }
-        self.alive
+        self.is_alive
     }
 }
 
 impl Watcher {
-    /// A watcher, and what it asks of its task.
-    pub(crate) fn new() -> (Self, Inbox) {
-        let (commands, inbox) = mpsc::unbounded_channel();
+    /// Returns a watcher and the input of its task.
+    pub(crate) fn new() -> (Self, TaskInput) {
+        let (commands, input) = mpsc::unbounded_channel();
         let watcher = Self {
             commands,
-            later: Arc::default(),
-            numbers: Arc::new(AtomicU64::new(1)),
-            stream: Arc::default(),
+            deferred: Arc::default(),
+            ids: Arc::new(AtomicU64::new(1)),
+            stream_id: Arc::default(),
         };
-        let inbox = Inbox {
-            commands: inbox,
-            later: Arc::clone(&watcher.later),
-            numbers: Arc::clone(&watcher.numbers),
-            stream: Arc::clone(&watcher.stream),
+        let input = TaskInput {
+            commands: input,
+            deferred: Arc::clone(&watcher.deferred),
+            ids: Arc::clone(&watcher.ids),
+            stream_id: Arc::clone(&watcher.stream_id),
         };
-        (watcher, inbox)
+        (watcher, input)
     }
 
-    /// A number for a watch, used once.
-    pub(crate) fn number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
+    /// Returns a watch id that was never used.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The stream that is open, by its number.
-    pub(crate) fn stream(&self) -> u64 {
-        self.stream.load(Ordering::SeqCst)
+    /// The id of the stream that is open.
+    pub(crate) fn stream_id(&self) -> u64 {
+        self.stream_id.load(Ordering::SeqCst)
     }
 
     /// Watches an attempt's own key.
-    pub(crate) fn own(&self, core: &Core, attempt: AttemptId) {
-        let number = self.number();
-        let watch = core.book.edit(attempt, |entry| {
-            entry.watch = number;
+    pub(crate) fn watch_own(&self, shared: &Shared, attempt: AttemptId) {
+        let id = self.next_id();
+        let watch = shared.attempts.update(attempt, |entry| {
+            entry.own_watch = id;
             Watch {
-                what: What::Own,
+                target: WatchTarget::Own,
                 attempt,
                 key: Arc::clone(&entry.key),
-                from: entry.revision.max(entry.verified) + 1,
-                gap: false,
+                from: entry.revision.max(entry.verified_revision) + 1,
+                starts_late: false,
             }
         });
         if let Some(watch) = watch {
-            self.begin(number, watch);
+            self.start(id, watch);
         }
     }
 
-    /// Watches the key that an attempt waits for: at once if `soon`, else a little later, where the
-    /// removal of whoever has that key tells of its end.
-    pub(crate) fn ahead(
+    /// Watches the key that an attempt waits for: at once if `immediate`; otherwise a little later,
+    /// because the removal of that key by this client reports its end.
+    pub(crate) fn watch_predecessor(
         &self,
         attempt: AttemptId,
         key: String,
-        number: u64,
+        id: u64,
         from: i64,
-        soon: bool,
+        immediate: bool,
     ) {
         let watch = Watch {
-            what: What::Ahead { soon },
+            target: WatchTarget::Predecessor { immediate },
             attempt,
             key: Arc::from(key),
             from,
-            gap: true,
+            starts_late: true,
         };
-        self.begin(number, watch);
+        self.start(id, watch);
     }
 
-    fn begin(&self, number: u64, watch: Watch) {
-        if watch.what.is_soon() {
-            let _ = self.commands.send(Command::Begin(number, watch));
-        } else if self.later.put_off(Instant::now(), number, watch) {
-            let _ = self.commands.send(Command::Later);
+    fn start(&self, id: u64, watch: Watch) {
+        if watch.target.is_immediate() {
+            let _ = self.commands.send(Command::Start(id, watch));
+        } else if self.deferred.defer(Instant::now(), id, watch) {
+            let _ = self.commands.send(Command::DeferredAdded);
         }
     }
 
-    /// Ends watches.
-    pub(crate) fn end(&self, numbers: Vec<u64>) {
-        for number in numbers.into_iter().filter(|number| *number != 0) {
-            // To wake the task for each lock was one in fourteen of a client's context switches.
-            if !self.later.take_back(number) {
-                let _ = self.commands.send(Command::End(number));
+    /// Stops watches.
+    pub(crate) fn stop(&self, ids: Vec<u64>) {
+        for id in ids.into_iter().filter(|id| *id != 0) {
+            // Waking the task for each lock was one in fourteen of a client's context switches.
+            if !self.deferred.cancel(id) {
+                let _ = self.commands.send(Command::Stop(id));
             }
         }
     }
 
-    /// Asks the stream whether it lives.
-    pub(crate) fn pulse(&self, patience: Duration) -> Pulse {
-        let (tell, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Pulse(tell));
-        Pulse {
-            answer: Some(answer),
-            alive: false,
-            patience,
+    /// Requests a sign of life from the stream.
+    pub(crate) fn request_progress(&self, timeout: Duration) -> ProgressRequest {
+        let (sender, reply) = oneshot::channel();
+        let _ = self.commands.send(Command::RequestProgress(sender));
+        ProgressRequest {
+            reply: Some(reply),
+            is_alive: false,
+            timeout,
         }
     }
 }
@@ -197,17 +199,17 @@ impl Watcher {
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watcher")
-            .field("stream", &self.stream())
+            .field("stream", &self.stream_id())
             .finish_non_exhaustive()
     }
 }
 
-/// What is asked of the task.
-pub(crate) struct Inbox {
+/// The input of the task.
+pub(crate) struct TaskInput {
     commands: mpsc::UnboundedReceiver<Command>,
-    later: Arc<Later>,
-    numbers: Arc<AtomicU64>,
-    stream: Arc<AtomicU64>,
+    deferred: Arc<DeferredWatches>,
+    ids: Arc<AtomicU64>,
+    stream_id: Arc<AtomicU64>,
 }
 
 #[cfg(test)]
@@ -215,21 +217,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_is_given_back_soon_wakes_the_task_once_at_most() {
-        let (watcher, mut inbox) = Watcher::new();
+    fn locks_released_early_wake_the_task_at_most_once() {
+        let (watcher, mut input) = Watcher::new();
         for _ in 0..100 {
-            let number = watcher.number();
+            let id = watcher.next_id();
             let watch = Watch {
-                what: What::Own,
+                target: WatchTarget::Own,
                 attempt: AttemptId::random().unwrap(),
                 key: Arc::from("k"),
                 from: 1,
-                gap: false,
+                starts_late: false,
             };
-            watcher.begin(number, watch);
-            watcher.end(vec![number]);
+            watcher.start(id, watch);
+            watcher.stop(vec![id]);
         }
-        assert!(matches!(inbox.commands.try_recv(), Ok(Command::Later)));
-        assert!(inbox.commands.try_recv().is_err());
+        assert!(matches!(
+            input.commands.try_recv(),
+            Ok(Command::DeferredAdded)
+        ));
+        assert!(input.commands.try_recv().is_err());
     }
 }

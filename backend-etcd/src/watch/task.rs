@@ -1,4 +1,4 @@
-//! The task that holds the stream.
+//! The task that owns the watch stream.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -15,363 +15,387 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Command, Inbox, Watch, What, later::SETTLED, pulses::Pulses, table::Table};
+use super::{
+    Command, TaskInput, Watch, WatchTarget, active::ActiveWatches, deferred::DEFERRAL,
+    progress_requests::ProgressRequests,
+};
 use crate::{
-    backend::{Core, LARGEST_ANSWER},
-    error::Fault,
-    link::{Link, Member},
-    turn,
+    error::RequestError,
+    queue,
+    shared::{MAX_RESPONSE_BYTES, Shared},
+    transport::{Connection, Endpoints},
 };
 
-/// A watch tells of what happens after it was made.
-const NOW: i64 = 0;
+/// The start revision of a watch that reports only events after its creation.
+const FROM_NOW: i64 = 0;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// The task.
-pub(crate) struct Watching {
-    core: Weak<Core>,
-    link: Arc<Link>,
+/// The task that owns the watch stream.
+pub(crate) struct WatchTask {
+    shared: Weak<Shared>,
+    endpoints: Arc<Endpoints>,
     /// A key that never exists.
-    nowhere: String,
-    inbox: Inbox,
-    watches: Table,
-    pulses: Pulses,
+    absent_key: String,
+    input: TaskInput,
+    watches: ActiveWatches,
+    progress: ProgressRequests,
 }
 
-/// What is written to the stream.
-enum Line {
-    Watch(Arc<str>, WatchOptions),
+/// A request that is written to the stream.
+enum StreamRequest {
+    Create(Arc<str>, WatchOptions),
     Cancel(u64),
 }
 
 /// An open stream.
-struct Open {
-    member: Member,
-    lines: mpsc::UnboundedSender<Line>,
-    answers: WatchResponseStream,
-    /// Writes the lines: whoever reads must never wait for the server to take something.
+struct OpenStream {
+    connection: Connection,
+    requests: mpsc::UnboundedSender<StreamRequest>,
+    replies: WatchResponseStream,
+    /// Writes the requests; the reader must never wait until the server accepts one.
     _writer: JoinSet<()>,
 }
 
-/// How a stream has ended.
-enum Ended {
-    /// With the client.
-    Over,
+/// Why a stream ended.
+enum StreamEnd {
+    /// The client ended.
+    Closed,
     Broken,
-    /// The server takes no watches of this user, or of this log-in.
+    /// The server rejects watches of this user, or of this authentication token.
     Refused(String),
 }
 
-impl Watching {
-    pub(crate) fn new(core: Weak<Core>, link: Arc<Link>, nowhere: String, inbox: Inbox) -> Self {
+impl WatchTask {
+    pub(crate) fn new(
+        shared: Weak<Shared>,
+        endpoints: Arc<Endpoints>,
+        absent_key: String,
+        input: TaskInput,
+    ) -> Self {
         Self {
-            core,
-            link,
-            nowhere,
-            inbox,
-            watches: Table::default(),
-            pulses: Pulses::new(Instant::now()),
+            shared,
+            endpoints,
+            absent_key,
+            input,
+            watches: ActiveWatches::default(),
+            progress: ProgressRequests::new(Instant::now()),
         }
     }
 
-    /// Runs until the watcher is gone.
+    /// Runs until the watcher is dropped.
     pub(crate) async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = RECONNECT_BACKOFF_MIN;
         loop {
-            let opened = self.open().await;
+            let opened = self.open_stream().await;
             let ended = match opened {
                 Ok(open) => {
                     let began = Instant::now();
-                    let member = open.member.clone();
-                    let ended = self.follow(open).await;
-                    if began.elapsed() > LONGEST_PAUSE {
-                        pause = FIRST_PAUSE;
+                    let connection = open.connection.clone();
+                    let ended = self.serve(open).await;
+                    if began.elapsed() > RECONNECT_BACKOFF_MAX {
+                        backoff = RECONNECT_BACKOFF_MIN;
                     }
-                    if let Ended::Refused(reason) = &ended {
-                        tracing::warn!(reason, "the server ended a watch");
-                        // Watches are refused in a stream that itself goes on, so that the client
-                        // library does not see that it has to log in again.
-                        let _ = time::timeout(LONGEST_PAUSE, member.client.refresh_token()).await;
+                    if let StreamEnd::Refused(reason) = &ended {
+                        tracing::warn!(reason, "the server cancelled a watch");
+                        // The server rejects watches while the stream itself stays open, so the
+                        // client library does not notice that it has to authenticate again.
+                        let _ =
+                            time::timeout(RECONNECT_BACKOFF_MAX, connection.client.refresh_token())
+                                .await;
                     }
                     ended
                 }
-                Err(fault) => {
-                    tracing::debug!(?fault, "no stream for watches");
-                    Ended::Broken
+                Err(error) => {
+                    tracing::debug!(?error, "no watch stream");
+                    StreamEnd::Broken
                 }
             };
-            if matches!(ended, Ended::Over) || self.inbox.commands.is_closed() {
+            if matches!(ended, StreamEnd::Closed) || self.input.commands.is_closed() {
                 return;
             }
-            time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            time::sleep(backoff).await;
+            backoff = (backoff * 2).min(RECONNECT_BACKOFF_MAX);
         }
     }
 
-    async fn open(&self) -> Result<Open, Fault> {
-        let member = self.link.member().await?;
-        let number = self.number();
-        let options = options(number, 0);
-        let client = member.client.watch_client();
-        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
-        let opening = Box::pin(client.watch(self.nowhere.as_str(), Some(options)));
+    async fn open_stream(&self) -> Result<OpenStream, RequestError> {
+        let connection = self.endpoints.connection().await?;
+        let id = self.next_id();
+        let options = options(id, 0);
+        let client = connection.client.watch_client();
+        let mut client = client.max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let exchange = Box::pin(client.watch(self.absent_key.as_str(), Some(options)));
         let stream: WatchStream = self
-            .link
-            .patiently(&member, self.link.patience(), opening)
+            .endpoints
+            .await_reply(&connection, self.endpoints.failover_timeout(), exchange)
             .await?;
-        let (mut writer, answers) = stream.split();
-        let (lines, mut written) = mpsc::unbounded_channel();
+        let (mut writer, replies) = stream.split();
+        let (requests, mut queued) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            while let Some(line) = written.recv().await {
-                let sent = match line {
-                    Line::Watch(key, options) => writer.watch(&*key, Some(options)).await,
-                    Line::Cancel(number) => writer.cancel(signed(number)).await,
+            while let Some(request) = queued.recv().await {
+                let sent = match request {
+                    StreamRequest::Create(key, options) => writer.watch(&*key, Some(options)).await,
+                    StreamRequest::Cancel(id) => writer.cancel(watch_id(id)).await,
                 };
                 if sent.is_err() {
                     return;
                 }
             }
         });
-        let _ = lines.send(Line::Cancel(number));
-        Ok(Open {
-            member,
-            lines,
-            answers,
+        let _ = requests.send(StreamRequest::Cancel(id));
+        Ok(OpenStream {
+            connection,
+            requests,
+            replies,
             _writer: task,
         })
     }
 
-    async fn follow(&mut self, mut open: Open) -> Ended {
-        let stream = self.inbox.stream.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut moves = self.link.moves();
-        self.pulses = Pulses::new(Instant::now());
-        self.begin_again(&open);
+    async fn serve(&mut self, mut open: OpenStream) -> StreamEnd {
+        let stream = self.input.stream_id.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut changes = self.endpoints.connection_changes();
+        self.progress = ProgressRequests::new(Instant::now());
+        self.restart_all(&open);
         loop {
-            let alarm = self.inbox.later.alarm();
-            let waited_for = self.watches.waited_for_since();
-            let ring = self.pulses.ring(waited_for, self.link.patience());
+            let deferred_due = self.input.deferred.next_due();
+            let watched_since = self.watches.predecessor_watched_since();
+            let progress_due = self
+                .progress
+                .deadline(watched_since, self.endpoints.failover_timeout());
             tokio::select! {
-                answer = open.answers.message() => match answer {
-                    Ok(Some(answer)) => {
-                        self.pulses.heard(Instant::now());
-                        self.link.alive(open.member.generation);
-                        if let Some(reason) = self.read(&open, &answer, stream) {
-                            return Ended::Refused(reason);
+                reply = open.replies.message() => match reply {
+                    Ok(Some(reply)) => {
+                        self.progress.on_reply(Instant::now());
+                        self.endpoints.mark_alive(open.connection.generation);
+                        if let Some(reason) = self.handle_reply(&open, &reply, stream) {
+                            return StreamEnd::Refused(reason);
                         }
                     }
-                    Ok(None) => return Ended::Broken,
+                    Ok(None) => return StreamEnd::Broken,
                     Err(error) => {
-                        let fault = Fault::from(error);
-                        tracing::debug!(?fault, "the stream of watches has ended");
-                        if fault.blames_server() {
-                            self.link.suspect(open.member.generation);
+                        let error = RequestError::from(error);
+                        tracing::debug!(?error, "watch stream ended");
+                        if error.is_server_failure() {
+                            self.endpoints.mark_suspect(open.connection.generation);
                         }
-                        return Ended::Broken;
+                        return StreamEnd::Broken;
                     }
                 },
-                command = self.inbox.commands.recv() => match command {
-                    Some(command) => self.obey(&open, command),
-                    None => return Ended::Over,
+                command = self.input.commands.recv() => match command {
+                    Some(command) => self.handle_command(&open, command),
+                    None => return StreamEnd::Closed,
                 },
-                () = sleep_until(alarm) => self.begin_later(&open),
-                () = sleep_until(ring) => {
-                    if self.pulses.is_empty() {
-                        self.beat(&open, Vec::new());
+                () = sleep_until(deferred_due) => self.start_deferred(&open),
+                () = sleep_until(progress_due) => {
+                    if self.progress.is_empty() {
+                        self.request_progress(&open, Vec::new());
                     } else {
-                        self.link.suspect(open.member.generation);
-                        return Ended::Broken;
+                        self.endpoints.mark_suspect(open.connection.generation);
+                        return StreamEnd::Broken;
                     }
                 }
-                moved = moves.changed() => {
-                    if moved.is_err() || *moves.borrow_and_update() == u64::MAX {
-                        return Ended::Over;
+                changed = changes.changed() => {
+                    if changed.is_err() || *changes.borrow_and_update() == u64::MAX {
+                        return StreamEnd::Closed;
                     }
-                    self.beat(&open, Vec::new());
+                    self.request_progress(&open, Vec::new());
                 }
             }
         }
     }
 
-    fn obey(&mut self, open: &Open, command: Command) {
+    fn handle_command(&mut self, open: &OpenStream, command: Command) {
         match command {
-            Command::Begin(number, watch) => self.begin(open, number, watch, Instant::now()),
-            Command::End(number) => self.end(open, number),
-            // It is looked for before each wait.
-            Command::Later => {}
-            Command::Pulse(tell) => {
-                if let Some(tell) = self.pulses.join(tell) {
-                    self.beat(open, vec![tell]);
+            Command::Start(id, watch) => self.start(open, id, watch, Instant::now()),
+            Command::Stop(id) => self.stop(open, id),
+            // The loop reads the next due time before each wait.
+            Command::DeferredAdded => {}
+            Command::RequestProgress(waiter) => {
+                if let Some(waiter) = self.progress.join_last(waiter) {
+                    self.request_progress(open, vec![waiter]);
                 }
             }
         }
     }
 
-    fn beat(&mut self, open: &Open, tell: Vec<oneshot::Sender<()>>) {
-        let number = self.number();
-        let watch = Line::Watch(Arc::from(self.nowhere.as_str()), options(number, 0));
-        let _ = open.lines.send(watch);
-        self.pulses.send(number, Instant::now(), tell);
+    fn request_progress(&mut self, open: &OpenStream, waiters: Vec<oneshot::Sender<()>>) {
+        let id = self.next_id();
+        let watch = StreamRequest::Create(Arc::from(self.absent_key.as_str()), options(id, 0));
+        let _ = open.requests.send(watch);
+        self.progress.send(id, Instant::now(), waiters);
     }
 
-    fn end(&mut self, open: &Open, number: u64) {
-        if self.watches.end(number) {
-            let _ = open.lines.send(Line::Cancel(number));
+    fn stop(&mut self, open: &OpenStream, id: u64) {
+        if self.watches.stop(id) {
+            let _ = open.requests.send(StreamRequest::Cancel(id));
         }
     }
 
-    fn begin(&mut self, open: &Open, number: u64, watch: Watch, since: Instant) {
-        let Some(core) = self.core.upgrade() else {
+    fn start(&mut self, open: &OpenStream, id: u64, watch: Watch, since: Instant) {
+        let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if let Some(watch) = self.watches.begin(&core.book, number, watch, since) {
-            begin(open, number, watch);
+        if let Some(watch) = self.watches.start(&shared.attempts, id, watch, since) {
+            send_watch(open, id, watch);
         }
     }
 
-    fn begin_later(&mut self, open: &Open) {
+    fn start_deferred(&mut self, open: &OpenStream) {
         let now = Instant::now();
-        for (number, watch) in self.inbox.later.due(now) {
-            self.begin(open, number, watch, now - SETTLED);
+        for (id, watch) in self.input.deferred.take_due(now) {
+            self.start(open, id, watch, now - DEFERRAL);
         }
     }
 
-    fn begin_again(&mut self, open: &Open) {
-        let core = self.core.upgrade();
-        let pages = core.as_ref().map(|core| core.book.lock());
-        for (number, watch) in self.watches.all() {
-            let entry = pages.as_ref().and_then(|pages| pages.get(watch.attempt));
-            if let (What::Own, Some(entry)) = (watch.what, entry) {
-                watch.from = watch.from.max(entry.verified + 1);
+    fn restart_all(&mut self, open: &OpenStream) {
+        let shared = self.shared.upgrade();
+        let table = shared.as_ref().map(|shared| shared.attempts.lock());
+        for (id, watch) in self.watches.all() {
+            let entry = table.as_ref().and_then(|table| table.get(watch.attempt));
+            if let (WatchTarget::Own, Some(entry)) = (watch.target, entry) {
+                watch.from = watch.from.max(entry.verified_revision + 1);
             }
-            watch.gap = false;
-            begin(open, number, watch);
+            watch.starts_late = false;
+            send_watch(open, id, watch);
         }
     }
 
-    /// Reads one answer; returns the reason if the server takes no watches.
-    fn read(&mut self, open: &Open, answer: &WatchResponse, stream: u64) -> Option<String> {
-        let number = u64::try_from(answer.watch_id()).unwrap_or(0);
-        if answer.canceled() {
-            return self.canceled(open, number, answer);
+    /// Handles one reply. Returns the reason if the server rejects watches.
+    fn handle_reply(
+        &mut self,
+        open: &OpenStream,
+        reply: &WatchResponse,
+        stream: u64,
+    ) -> Option<String> {
+        let id = u64::try_from(reply.watch_id()).unwrap_or(0);
+        if reply.canceled() {
+            return self.on_canceled(open, id, reply);
         }
-        if answer.created() {
-            let as_of = answer.header().map_or(i64::MAX, ResponseHeader::revision);
-            self.created(open, number, stream, as_of);
+        if reply.created() {
+            let as_of = reply.header().map_or(i64::MAX, ResponseHeader::revision);
+            self.on_created(open, id, stream, as_of);
         }
-        for event in answer.events() {
-            // A deletion has no version. The library's own way to tell panics on what it does not know.
+        for event in reply.events() {
+            // A deletion has version 0. The library's own method panics on event types that it does
+            // not know.
             let deleted = event.kv().is_some_and(|kv| kv.version() == 0);
             let revision = event.kv().map_or(i64::MAX, KeyValue::mod_revision);
-            self.happened(open, number, deleted, revision);
+            self.on_event(open, id, deleted, revision);
         }
         None
     }
 
-    /// The server watches, and tells of what comes after that revision, if not of more.
-    fn created(&mut self, open: &Open, number: u64, stream: u64, as_of: i64) {
-        if self.pulses.answered(number) {
-            let _ = open.lines.send(Line::Cancel(number));
+    /// Handles the creation of a watch: the server reports all events after this revision, and
+    /// possibly earlier ones.
+    fn on_created(&mut self, open: &OpenStream, id: u64, stream: u64, as_of: i64) {
+        if self.progress.complete(id) {
+            let _ = open.requests.send(StreamRequest::Cancel(id));
             return;
         }
-        let Some(watch) = self.watches.get(number) else {
+        let Some(watch) = self.watches.get(id) else {
             return;
         };
-        match watch.what {
-            What::Own => {
-                if let Some(core) = self.core.upgrade() {
-                    core.book
-                        .edit(watch.attempt, |entry| entry.watched_in = stream);
+        match watch.target {
+            WatchTarget::Own => {
+                if let Some(shared) = self.shared.upgrade() {
+                    shared
+                        .attempts
+                        .update(watch.attempt, |entry| entry.confirmed_stream = stream);
                 }
             }
-            // Between the answer that named the predecessor and this watch, it may have gone.
-            What::Ahead { .. } if watch.gap && as_of >= watch.from => {
-                tokio::spawn(turn::look(Weak::clone(&self.core), watch.attempt));
+            // The predecessor may have disappeared between the reply that named it and this watch.
+            WatchTarget::Predecessor { .. } if watch.starts_late && as_of >= watch.from => {
+                tokio::spawn(queue::recheck(Weak::clone(&self.shared), watch.attempt));
             }
-            What::Ahead { .. } => {}
+            WatchTarget::Predecessor { .. } => {}
         }
     }
 
-    fn canceled(&mut self, open: &Open, number: u64, answer: &WatchResponse) -> Option<String> {
-        let compacted = answer.compact_revision();
-        if let Some(watch) = self.watches.get_mut(number)
+    fn on_canceled(&mut self, open: &OpenStream, id: u64, reply: &WatchResponse) -> Option<String> {
+        let compacted = reply.compact_revision();
+        if let Some(watch) = self.watches.get_mut(id)
             && compacted > 0
         {
-            // What happened before that nobody tells any more.
+            // No event reports what happened before this revision any more.
             watch.from = compacted;
-            watch.gap = false;
-            begin(open, number, watch);
+            watch.starts_late = false;
+            send_watch(open, id, watch);
             let attempt = watch.attempt;
-            self.doubt(attempt);
+            self.request_recheck(attempt);
             return None;
         }
-        let known = self.watches.get(number).is_some() || answer.watch_id() < 0;
-        known.then(|| answer.cancel_reason().to_owned())
+        let known = self.watches.get(id).is_some() || reply.watch_id() < 0;
+        known.then(|| reply.cancel_reason().to_owned())
     }
 
-    fn happened(&mut self, open: &Open, number: u64, deleted: bool, revision: i64) {
-        let Some(watch) = self.watches.concerned(number, revision) else {
+    fn on_event(&mut self, open: &OpenStream, id: u64, deleted: bool, revision: i64) {
+        let Some(watch) = self.watches.get_for_event(id, revision) else {
             return;
         };
-        let (what, attempt) = (watch.what, watch.attempt);
-        match (what, deleted) {
-            (What::Own, false) => self.doubt(attempt),
-            (What::Ahead { .. }, false) => {}
-            (What::Own, true) => {
-                self.end(open, number);
-                let Some(core) = self.core.upgrade() else {
+        let (target, attempt) = (watch.target, watch.attempt);
+        match (target, deleted) {
+            (WatchTarget::Own, false) => self.request_recheck(attempt),
+            (WatchTarget::Predecessor { .. }, false) => {}
+            (WatchTarget::Own, true) => {
+                self.stop(open, id);
+                let Some(shared) = self.shared.upgrade() else {
                     return;
                 };
-                let event = core
-                    .book
-                    .edit(attempt, |_| ())
-                    .map(|()| turn::lost(&core, attempt));
+                let event = shared
+                    .attempts
+                    .update(attempt, |_| ())
+                    .map(|()| queue::loss_event(&shared, attempt));
                 if let Some(event) = event {
-                    core.context.events.send(event);
+                    shared.context.events.send(event);
                 }
             }
-            (What::Ahead { .. }, true) => {
-                self.end(open, number);
-                tokio::spawn(turn::look(Weak::clone(&self.core), attempt));
+            (WatchTarget::Predecessor { .. }, true) => {
+                self.stop(open, id);
+                tokio::spawn(queue::recheck(Weak::clone(&self.shared), attempt));
             }
         }
     }
 
-    /// Has the store asked what has become of an attempt.
-    fn doubt(&self, attempt: AttemptId) {
-        let Some(core) = self.core.upgrade() else {
+    /// Asks the core to recheck an attempt.
+    fn request_recheck(&self, attempt: AttemptId) {
+        let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if core
-            .book
-            .edit(attempt, |entry| entry.doubtful = true)
+        if shared
+            .attempts
+            .update(attempt, |entry| entry.needs_check = true)
             .is_some()
         {
-            core.context.events.send(BackendEvent::Look { attempt });
+            shared.context.events.send(BackendEvent::Look { attempt });
         }
     }
 
-    fn number(&self) -> u64 {
-        self.inbox.numbers.fetch_add(1, Ordering::Relaxed)
+    fn next_id(&self) -> u64 {
+        self.input.ids.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-fn begin(open: &Open, number: u64, watch: &Watch) {
-    let from = if watch.gap { NOW } else { watch.from };
-    let line = Line::Watch(Arc::clone(&watch.key), options(number, from));
-    let _ = open.lines.send(line);
+fn send_watch(open: &OpenStream, id: u64, watch: &Watch) {
+    let from = if watch.starts_late {
+        FROM_NOW
+    } else {
+        watch.from
+    };
+    let request = StreamRequest::Create(Arc::clone(&watch.key), options(id, from));
+    let _ = open.requests.send(request);
 }
 
-fn options(number: u64, from: i64) -> WatchOptions {
+fn options(id: u64, from: i64) -> WatchOptions {
     WatchOptions::new()
-        .with_watch_id(signed(number))
+        .with_watch_id(watch_id(id))
         .with_start_revision(from)
 }
 
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+fn watch_id(id: u64) -> i64 {
+    i64::try_from(id).unwrap_or(i64::MAX)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -1,5 +1,5 @@
-//! What the tests share: clients of real servers, holders and waiters, and looking until something is
-//! so.
+//! Helpers that the tests share: clients of real servers, holders and waiters, and waiting for a
+//! condition.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -18,8 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// For what takes moments, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// The time limit for what takes moments, on a busy machine.
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -33,15 +33,15 @@ pub(crate) fn store(url: &str, options: Options) -> EtcdStore {
     EtcdStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap()
 }
 
-struct Nobody;
+struct IgnoreEvents;
 
-impl EventHandler for Nobody {
+impl EventHandler for IgnoreEvents {
     fn handle(&self, _: BackendEvent) {}
 }
 
-/// The driver itself, whose events nobody hears.
+/// The driver itself; its events are ignored.
 pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
-    let events: Arc<dyn EventHandler> = Arc::new(Nobody);
+    let events: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let sink = EventSink::new(Arc::downgrade(&events));
     let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
         .with_request_timeout(seconds(10));
@@ -49,18 +49,18 @@ pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
     store.connect(context).await.unwrap()
 }
 
-/// A client of that address, not yet connected.
+/// The builder of a client of this address.
 pub(crate) fn builder(url: &str) -> ClientBuilder {
     Client::builder(store(url, Options::default()))
 }
 
-/// A client of that address whose locks have that TTL.
+/// A client of this address whose locks have this TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         match builder(url).ttl(ttl).connect().await {
             Ok(client) => return client,
-            // On a machine that stands still, the servers may take a moment to answer.
+            // On a stalled machine, the servers may need a moment before they answer.
             Err(error) if error.is_retryable() && Instant::now() < deadline => {
                 sleep(millis(50)).await;
             }
@@ -73,30 +73,34 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// Takes a lock that is free.
-pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
+/// Acquires a lock that must be free.
+pub(crate) async fn acquire_free(client: &Client, lock: &str) -> Guard {
     match client.lock(lock).unwrap().try_acquire().await.unwrap() {
         Acquisition::Acquired(guard) => guard,
         busy => panic!("{lock} is not free: {busy:?}"),
     }
 }
 
-/// Waits for a lock in the background.
-pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
+/// Acquires a lock in a task.
+pub(crate) fn spawn_acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
 }
 
-/// The guard of a waiter that must come to its turn in that time.
-pub(crate) async fn granted(what: &str, within: Duration, waiter: JoinHandle<Guard>) -> Guard {
+/// The guard of a waiter that must be granted within this time.
+pub(crate) async fn expect_granted(
+    what: &str,
+    within: Duration,
+    waiter: JoinHandle<Guard>,
+) -> Guard {
     match timeout(within, waiter).await {
         Ok(guard) => guard.unwrap(),
         Err(_) => panic!("not within {within:?}: {what}"),
     }
 }
 
-/// Looks until it is so.
-pub(crate) async fn until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
+/// Polls until the condition holds.
+pub(crate) async fn wait_until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
@@ -104,21 +108,24 @@ pub(crate) async fn until(what: &str, within: Duration, mut is_so: impl FnMut() 
     }
 }
 
-/// Looks until so many wait for a lock.
-pub(crate) async fn until_waiting(client: &Client, lock: &str, count: usize) {
-    let deadline = Instant::now() + SOON;
+/// Polls until this number of attempts wait for a lock.
+pub(crate) async fn wait_for_waiters(client: &Client, lock: &str, count: usize) {
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let state = client.inspect(&name(lock)).await;
         if state.is_ok_and(|state| state.queue.len() == count) {
             return;
         }
-        assert!(Instant::now() < deadline, "{count} should wait for {lock}");
+        assert!(
+            Instant::now() < deadline,
+            "not {count} attempts wait for {lock}"
+        );
         sleep(millis(10)).await;
     }
 }
 
-/// Looks until a lock has neither holder nor queue.
-pub(crate) async fn until_free(client: &Client, lock: &str, within: Duration) {
+/// Polls until a lock has neither a holder nor a queue.
+pub(crate) async fn wait_until_free(client: &Client, lock: &str, within: Duration) {
     let deadline = Instant::now() + within;
     loop {
         let state = client.inspect(&name(lock)).await;
@@ -131,7 +138,7 @@ pub(crate) async fn until_free(client: &Client, lock: &str, within: Duration) {
     }
 }
 
-/// What `etcdctl` says; it must succeed.
+/// The output of `etcdctl`, which must succeed.
 pub(crate) fn etcdctl(endpoint: &str, arguments: &[&str]) -> String {
     let output = etcdctl_command(endpoint).args(arguments).output().unwrap();
     assert!(
@@ -150,7 +157,7 @@ pub(crate) fn etcdctl_command(endpoint: &str) -> Command {
     command
 }
 
-/// Drops all history up to now: no watch can be begun before that.
+/// Compacts all history up to now, so that no watch can start before that.
 pub(crate) fn compact(endpoint: &str) {
     let status = etcdctl(endpoint, &["put", "x", "y", "-w", "json"]);
     let at = status.find("\"revision\":").unwrap() + "\"revision\":".len();
@@ -158,7 +165,7 @@ pub(crate) fn compact(endpoint: &str) {
     etcdctl(endpoint, &["compact", &digits.collect::<String>()]);
 }
 
-/// A proxy in front of each member, and the address of all of them.
+/// A proxy in front of each member, and the URL of all proxies.
 pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     let proxies: Vec<Proxy> = cluster
         .servers()
@@ -170,11 +177,15 @@ pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     (proxies, url)
 }
 
-/// Which of the proxies a client uses that has done something since the last reset.
-pub(crate) fn in_use(proxies: &[Proxy]) -> usize {
+/// The index of the proxy that the client uses, from the requests since the last reset.
+pub(crate) fn proxy_in_use(proxies: &[Proxy]) -> usize {
     let used: Vec<_> = (0..proxies.len())
         .filter(|index| proxies[*index].requests() > 0)
         .collect();
-    assert_eq!(used.len(), 1, "one server is asked at a time: {used:?}");
+    assert_eq!(
+        used.len(),
+        1,
+        "a client uses one server at a time: {used:?}"
+    );
     used[0]
 }

@@ -1,4 +1,4 @@
-//! `etcdctl lock` at the same locks, in both orders of arrival.
+//! `etcdctl lock` contends for the same locks, in both orders of arrival.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,18 +12,19 @@ use tenure_test_servers::etcd::Server;
 use tokio::time::timeout;
 
 use crate::common::{
-    SOON, acquire, client, etcdctl, etcdctl_command, granted, hold, millis, name, seconds, until,
-    until_waiting,
+    WAIT_LIMIT, acquire_free, client, etcdctl, etcdctl_command, expect_granted, millis, name,
+    seconds, spawn_acquire, wait_for_waiters, wait_until,
 };
 
-/// A running `etcdctl lock`, which says so when it holds, and gives back when a file is gone.
-struct Peer {
+/// A running `etcdctl lock`, which reports when it holds the lock, and releases it when a file is
+/// deleted.
+struct EtcdctlLock {
     child: Child,
     file: PathBuf,
     held: tokio::sync::oneshot::Receiver<String>,
 }
 
-impl Peer {
+impl EtcdctlLock {
     fn start(server: &Server, lock: &str) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -39,11 +40,11 @@ impl Peer {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let (tell, held) = tokio::sync::oneshot::channel();
+        let (on_held, held) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             let mut lines = output.lines();
             if let Some(Ok(key)) = lines.next() {
-                let _ = tell.send(key);
+                let _ = on_held.send(key);
             }
             for _ in lines {}
         });
@@ -51,16 +52,16 @@ impl Peer {
     }
 
     async fn holds(&mut self) -> String {
-        timeout(SOON, &mut self.held).await.unwrap().unwrap()
+        timeout(WAIT_LIMIT, &mut self.held).await.unwrap().unwrap()
     }
 
-    fn give_back(mut self) {
+    fn release(mut self) {
         std::fs::remove_file(&self.file).unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Peer {
+impl Drop for EtcdctlLock {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.file);
         let _ = self.child.kill();
@@ -69,96 +70,99 @@ impl Drop for Peer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w1_etcdctl_excludes_and_is_excluded_in_order() {
+async fn w1_etcdctl_and_tenure_exclude_each_other_in_order() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(10)).await;
 
-    // It comes first.
-    let mut peer = Peer::start(&server, "default/a");
+    // `etcdctl` comes first.
+    let mut peer = EtcdctlLock::start(&server, "default/a");
     let key = peer.holds().await;
     assert!(key.starts_with("default/a/"), "{key}");
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
     let Acquisition::Busy(holder) = tried else {
-        panic!("X1: what etcdctl holds was granted");
+        panic!("X1: a lock held by etcdctl was granted");
     };
     assert_eq!((holder.attempt, holder.owner), (None, None));
-    let waiter = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
-    // And again behind us.
-    let mut second = Peer::start(&server, "default/a");
-    until_waiting(&client, "a", 2).await;
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
+    // Another `etcdctl` behind the waiter.
+    let mut second = EtcdctlLock::start(&server, "default/a");
+    wait_for_waiters(&client, "a", 2).await;
     let shown = client.inspect(&name("a")).await.unwrap();
     assert!(shown.queue[0].attempt.is_some() && shown.queue[1].attempt.is_none());
-    peer.give_back();
-    let guard = granted("it is our turn", SOON, waiter).await;
+    peer.release();
+    let guard = expect_granted("the waiter is granted after etcdctl", WAIT_LIMIT, waiter).await;
     tokio::time::sleep(millis(300)).await;
     assert!(
         second.held.try_recv().is_err(),
-        "X1: etcdctl holds what we hold"
+        "X1: etcdctl was granted a held lock"
     );
     assert!(guard.check().is_ok());
     let _ = guard.release().await;
     second.holds().await;
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
     assert!(matches!(tried, Acquisition::Busy(_)));
-    second.give_back();
-    let guard = hold(&client, "a").await;
+    second.release();
+    let guard = acquire_free(&client, "a").await;
 
-    // We come first.
-    let mut third = Peer::start(&server, "default/a");
-    until_waiting(&client, "a", 1).await;
+    // `tenure` comes first.
+    let mut third = EtcdctlLock::start(&server, "default/a");
+    wait_for_waiters(&client, "a", 1).await;
     tokio::time::sleep(millis(300)).await;
     assert!(
         third.held.try_recv().is_err(),
-        "X1: etcdctl holds what we hold"
+        "X1: etcdctl was granted a held lock"
     );
     let _ = guard.release().await;
     third.holds().await;
-    third.give_back();
+    third.release();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x3_an_etcdctl_that_dies_is_succeeded() {
+async fn x3_waiter_succeeds_killed_etcdctl() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(10)).await;
-    let mut peer = Peer::start(&server, "default/a");
+    let mut peer = EtcdctlLock::start(&server, "default/a");
     peer.holds().await;
-    let waiter = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let waiter = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     peer.child.kill().unwrap();
-    let guard = granted("its lease expires", SOON, waiter).await;
+    let guard = expect_granted("the lease of etcdctl expires", WAIT_LIMIT, waiter).await;
     assert!(guard.check().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn n2_noise_below_a_prefix_is_no_contender() {
+async fn n2_unrelated_keys_below_the_prefix_are_no_contenders() {
     let server = Server::builder().start().unwrap();
     let client = client(&server.url(), seconds(10)).await;
-    // Another lock of etcdctl, whose name begins with ours; and anything.
-    let mut peer = Peer::start(&server, "default/a/b");
+    // A lock of `etcdctl` whose name starts with this lock's name, and an arbitrary key.
+    let mut peer = EtcdctlLock::start(&server, "default/a/b");
     peer.holds().await;
     etcdctl(&server.address(), &["put", "default/a/hello", "x"]);
-    let guard = hold(&client, "a").await;
+    let guard = acquire_free(&client, "a").await;
     let tried = client.lock("a").unwrap().try_acquire().await.unwrap();
     let Acquisition::Busy(holder) = tried else {
         panic!("X1: granted twice");
     };
     assert_eq!(holder.attempt, Some(guard.attempt()));
-    let first = acquire(&client, "a");
-    until_waiting(&client, "a", 1).await;
+    let first = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 1).await;
     etcdctl(&server.address(), &["put", "default/a/later", "x"]);
-    let second = acquire(&client, "a");
-    until_waiting(&client, "a", 2).await;
+    let second = spawn_acquire(&client, "a");
+    wait_for_waiters(&client, "a", 2).await;
     let _ = guard.release().await;
-    let guard = granted("the first", SOON, first).await;
+    let guard = expect_granted("the first waiter", WAIT_LIMIT, first).await;
     tokio::time::sleep(millis(200)).await;
     assert!(!second.is_finished(), "X1: granted twice");
     let _ = guard.release().await;
-    let guard = granted("the second", SOON, second).await;
+    let guard = expect_granted("the second waiter", WAIT_LIMIT, second).await;
     let _ = guard.release().await;
-    let waiting = acquire(&client, "a");
-    let guard = granted("nothing but noise is there", SOON, waiting).await;
+    let waiting = spawn_acquire(&client, "a");
+    let guard = expect_granted("only unrelated keys are in front", WAIT_LIMIT, waiting).await;
     drop(guard);
-    until("it is given back", SOON, || client.live_attempts() == 0).await;
-    peer.give_back();
+    wait_until("the attempt is removed", WAIT_LIMIT, || {
+        client.live_attempts() == 0
+    })
+    .await;
+    peer.release();
 }

@@ -1,21 +1,21 @@
-//! What happens to locks on real etcd servers when servers, connections and clients fail.
+//! Locks on real etcd servers while servers, connections and clients fail.
 //!
-//! One program, so that tests that mostly wait run beside each other.
+//! One binary, so that tests that mostly wait run in parallel.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic as tests may"
+    reason = "test helpers may panic, as tests may"
 )]
 
-mod arena;
 mod common;
-mod crowd;
-mod cut;
-mod expiry;
-mod ghost;
+mod concurrent_removal;
+mod contention;
 mod interop;
-mod leader;
-mod lost;
-mod nodes;
-mod twice;
-mod wire;
+mod late_enqueue;
+mod lease_expiry;
+mod lost_replies;
+mod many_locks;
+mod member_failures;
+mod partition;
+mod paused_leader;
+mod round_trips;

@@ -1,0 +1,393 @@
+//! Renewals and waiter reports, in batches: one keep-alive for each lease, and one transaction that
+//! checks whether the entries still exist.
+//!
+//! A keep-alive proves the lease but not the entry, which an operator may have deleted. A batch
+//! that is too large for one transaction relies on the watches of the holders' keys, once their
+//! stream has shown that it is alive.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tenure_core::{
+    backend::BackendEvent,
+    clock::Instant,
+    error::Error,
+    id::AttemptId,
+    loss::LossReason,
+    request::{Renewal, Renewed, StoreTime, Waiting},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    attempts::{AttemptSnapshot, Stage},
+    error::RequestError,
+    lease::{KeepAliveReply, Lease},
+    queue::{self, Position, altered_key, grant},
+    record,
+    shared::Shared,
+    txn::{self, EntryCheck, MAX_COMPARES, TxnReply},
+};
+
+const OPERATION: &str = "renewing";
+
+/// How often a keep-alive is repeated after a leader change has made its reply worthless.
+const MAX_KEEPALIVE_ATTEMPTS: usize = 3;
+
+/// One entry of a batch.
+struct RenewalItem {
+    index: usize,
+    renewal: Renewal,
+    snapshot: AttemptSnapshot,
+    check: EntryCheck,
+}
+
+/// The entries under one lease.
+struct LeaseBatch {
+    shared: Arc<Shared>,
+    lease: Arc<Lease>,
+    items: Vec<RenewalItem>,
+    /// Whether other parts of the renewal may take longer, so that each outcome is also sent as an
+    /// event at once.
+    send_events: bool,
+    outcomes: Vec<(usize, Renewed)>,
+}
+
+/// Renews grants and reports waiters. Returns one outcome for each entry, in the order of the
+/// entries.
+pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Renewed> {
+    let count = entries.len();
+    let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
+    outcomes.resize_with(count, || None);
+    let mut batches: HashMap<i64, LeaseBatch> = HashMap::new();
+    for (index, renewal) in entries.into_iter().enumerate() {
+        match prepare(shared, &renewal) {
+            Ok((snapshot, check, lease)) => batches
+                .entry(lease.id)
+                .or_insert_with(|| LeaseBatch::new(shared, lease))
+                .items
+                .push(RenewalItem {
+                    index,
+                    renewal,
+                    snapshot,
+                    check,
+                }),
+            Err(reason) => outcomes[index] = Some(Renewed::Gone(reason)),
+        }
+    }
+    let send_events = batches.len() > 1;
+    let mut tasks = JoinSet::new();
+    let mut single = None;
+    for (_, mut batch) in batches {
+        batch.send_events = send_events;
+        if send_events {
+            tasks.spawn(batch.run());
+        } else {
+            single = Some(batch);
+        }
+    }
+    if let Some(batch) = single {
+        for (index, outcome) in batch.run().await {
+            outcomes[index] = Some(outcome);
+        }
+    }
+    while let Some(finished) = tasks.join_next().await {
+        for (index, outcome) in finished.unwrap_or_default() {
+            outcomes[index] = Some(outcome);
+        }
+    }
+    let unknown = || Renewed::Unknown(RequestError::no_reply().into_error(OPERATION));
+    let outcomes = outcomes.into_iter();
+    outcomes.map(|one| one.unwrap_or_else(unknown)).collect()
+}
+
+/// What the transaction has to check for an entry, or the reason why the entry is lost.
+fn prepare(
+    shared: &Shared,
+    renewal: &Renewal,
+) -> Result<(AttemptSnapshot, EntryCheck, Arc<Lease>), LossReason> {
+    let table = shared.attempts.lock();
+    let entry = table.get(renewal.attempt).ok_or(LossReason::Evicted)?;
+    let lease = entry
+        .lease_ref
+        .as_ref()
+        .map(|lease_ref| Arc::clone(lease_ref.lease()));
+    let lease = lease.ok_or(LossReason::Evicted)?;
+    let floor = shared.context.token_floor.get();
+    let token = record::token(floor, entry.revision);
+    if entry.revision == 0 || renewal.token.is_some_and(|given| given != token) {
+        return Err(LossReason::Displaced);
+    }
+    let predecessor = entry
+        .predecessor
+        .as_ref()
+        .filter(|_| renewal.token.is_none());
+    let check = EntryCheck {
+        key: entry.key.to_string(),
+        revision: entry.revision,
+        predecessor: predecessor.map(|predecessor| (predecessor.key.clone(), predecessor.revision)),
+    };
+    let snapshot = AttemptSnapshot {
+        name: entry.name.clone(),
+        key: Arc::clone(&entry.key),
+        lease: None,
+        revision: entry.revision,
+        stage: entry.stage,
+        confirmed_stream: entry.confirmed_stream,
+        needs_check: entry.needs_check,
+    };
+    drop(table);
+    Ok((snapshot, check, lease))
+}
+
+impl LeaseBatch {
+    fn new(shared: &Arc<Shared>, lease: Arc<Lease>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            lease,
+            items: Vec::new(),
+            send_events: false,
+            outcomes: Vec::new(),
+        }
+    }
+
+    async fn run(mut self) -> Vec<(usize, Renewed)> {
+        if let Err(error) = self.prove().await {
+            let error = error.into_error(OPERATION);
+            for item in std::mem::take(&mut self.items) {
+                self.set_outcome(&item, Renewed::Unknown(error.clone()));
+            }
+        }
+        self.outcomes
+    }
+
+    /// Proves the lease and checks the entries. On failure, the outcome of each entry left in
+    /// `items` is unknown.
+    async fn prove(&mut self) -> Result<(), RequestError> {
+        let mut progress = self
+            .shared
+            .watcher
+            .request_progress(self.shared.endpoints.failover_timeout());
+        let mut proof = self.keep_alive().await?;
+        // Entries that the watches would not report come first.
+        let stream_id = self.shared.watcher.stream_id();
+        let watched = |item: &RenewalItem| {
+            item.snapshot.confirmed_stream == stream_id
+                && item.check.predecessor.is_none()
+                && !item.snapshot.needs_check
+        };
+        self.items.sort_by_key(watched);
+        let mut first = true;
+        while !self.items.is_empty() {
+            if !first && self.items.iter().all(watched) && progress.is_alive().await {
+                break;
+            }
+            let chunk = self.next_chunk();
+            // The entries of this chunk need not wait for the remaining ones.
+            self.send_events |= !self.items.is_empty();
+            let checks: Vec<EntryCheck> = chunk.iter().map(|item| item.check.clone()).collect();
+            let check = txn::check_entries(&checks, &self.shared.absent_key);
+            let reply = match self.shared.txn_read_only(check).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    self.items.extend(chunk);
+                    return Err(error);
+                }
+            };
+            if first && let Some(unvalidated) = proof {
+                proof = self.validate(unvalidated, &reply).await;
+                if let Some(valid) = proof {
+                    self.lease.prove(valid.sent_at);
+                }
+            }
+            first = false;
+            self.apply_reply(chunk, reply, proof.is_some()).await;
+        }
+        for item in std::mem::take(&mut self.items) {
+            let outcome = match proof {
+                Some(_) => Renewed::Proved {
+                    from: self.lease.proved_from(),
+                },
+                None => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
+            };
+            self.set_outcome(&item, outcome);
+        }
+        Ok(())
+    }
+
+    /// Sends one keep-alive. Returns `None` if the store says that the lease does not exist; the
+    /// entries then show the truth.
+    async fn keep_alive(&self) -> Result<Option<KeepAliveReply>, RequestError> {
+        let clock = &*self.shared.context.clock;
+        match self.lease.keep_alive(&self.shared.endpoints, clock).await {
+            Ok(proof) => Ok(Some(proof)),
+            Err(RequestError::LeaseGone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns a keep-alive that this reply makes valid, or a later keep-alive that is valid.
+    async fn validate(
+        &self,
+        mut proof: KeepAliveReply,
+        reply: &TxnReply,
+    ) -> Option<KeepAliveReply> {
+        let mut term = Some(reply.term);
+        for _ in 0..MAX_KEEPALIVE_ATTEMPTS {
+            if proof.is_valid(term) {
+                return Some(proof);
+            }
+            proof = self.keep_alive().await.ok()??;
+            let check = self
+                .shared
+                .txn_read_only(txn::check_entries(&[], &self.shared.absent_key));
+            term = Some(check.await.ok()?.term);
+        }
+        None
+    }
+
+    /// The entries that fit into one transaction.
+    fn next_chunk(&mut self) -> Vec<RenewalItem> {
+        let mut compares = 0;
+        let fits = |item: &&RenewalItem| {
+            compares += item.check.compare_count();
+            compares <= MAX_COMPARES
+        };
+        let count = self.items.iter().take_while(fits).count().max(1);
+        let rest = self.items.split_off(count);
+        std::mem::replace(&mut self.items, rest)
+    }
+
+    async fn apply_reply(&mut self, chunk: Vec<RenewalItem>, mut reply: TxnReply, proved: bool) {
+        if reply.succeeded {
+            for item in chunk {
+                self.on_intact(&item, reply.revision, proved);
+            }
+            return;
+        }
+        for item in chunk {
+            let own = reply.next_kv();
+            let predecessor = item.check.predecessor.as_ref().map(|_| reply.next_kv());
+            let own = match own {
+                Ok(own) => own,
+                Err(error) => {
+                    self.set_outcome(&item, Renewed::Unknown(error.into_error(OPERATION)));
+                    continue;
+                }
+            };
+            // A key that was deleted and put again has another revision; the grant is gone all the
+            // same.
+            let same = own.filter(|own| own.create_revision() == item.check.revision);
+            let Some(own) = same else {
+                self.on_gone(&item, proved);
+                continue;
+            };
+            if own.mod_revision() != item.check.revision {
+                let error = altered_key(OPERATION, &item.check.key);
+                self.set_outcome(&item, Renewed::Unknown(error));
+                continue;
+            }
+            let revision = item
+                .check
+                .predecessor
+                .as_ref()
+                .map(|(_, revision)| *revision);
+            let predecessor = predecessor.and_then(Result::ok).flatten();
+            if predecessor.map(|predecessor| predecessor.create_revision()) == revision
+                && item.check.predecessor.is_some()
+                || item.renewal.token.is_some()
+            {
+                self.on_intact(&item, reply.revision, proved);
+            } else {
+                self.relocate(&item, proved).await;
+            }
+        }
+    }
+
+    /// Handles an entry that is unchanged, and so is its predecessor.
+    fn on_intact(&mut self, item: &RenewalItem, revision: i64, proved: bool) {
+        let attempt = item.renewal.attempt;
+        let now = self.shared.attempts.update(attempt, |entry| {
+            entry.verified_revision = entry.verified_revision.max(revision);
+            entry.needs_check = false;
+            (entry.stage, entry.predecessor.clone())
+        });
+        if !proved {
+            // The keep-alive was for a lease that the store does not know, yet the entry exists:
+            // one of the two replies is out of date.
+            let error = RequestError::no_reply().into_error(OPERATION);
+            self.set_outcome(item, Renewed::Unknown(error));
+            return;
+        }
+        let from = self.lease.proved_from();
+        let outcome = match now {
+            Some(_) if item.renewal.token.is_some() => Renewed::Proved { from },
+            // The attempt may have become the holder in the meantime.
+            Some((Stage::Holding, _)) => {
+                let revision = item.check.revision;
+                Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision))
+            }
+            Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
+            _ => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
+        };
+        self.set_outcome(item, outcome);
+    }
+
+    fn on_gone(&mut self, item: &RenewalItem, proved: bool) {
+        let reason = if proved {
+            LossReason::Evicted
+        } else {
+            self.shared.leases.mark_expired(&self.lease);
+            LossReason::SessionLost
+        };
+        self.set_outcome(item, Renewed::Gone(reason));
+    }
+
+    /// Handles a waiter whose predecessor is gone.
+    async fn relocate(&mut self, item: &RenewalItem, proved: bool) {
+        let unknown = |error: Error| Renewed::Unknown(error);
+        let outcome = match queue::locate(&self.shared, item.renewal.attempt).await {
+            _ if !proved => unknown(RequestError::no_reply().into_error(OPERATION)),
+            Ok(Ok(Position::Granted(grant))) => Renewed::Granted(grant),
+            Ok(Ok(Position::Waiting(waiting))) => Renewed::Waiting(waiting),
+            Ok(Ok(Position::Gone)) => Renewed::Gone(LossReason::Evicted),
+            Ok(Err(unreadable)) => unknown(unreadable),
+            Err(error) => unknown(error.into_error(OPERATION)),
+        };
+        self.set_outcome(item, outcome);
+    }
+
+    fn set_outcome(&mut self, item: &RenewalItem, outcome: Renewed) {
+        if self.send_events {
+            let event = outcome_event(item.renewal.attempt, &outcome);
+            if let Some(event) = event {
+                self.shared.context.events.send(event);
+            }
+        }
+        self.outcomes.push((item.index, outcome));
+    }
+}
+
+fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predecessor) -> Waiting {
+    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    let reply = Waiting::new(from, as_of);
+    if predecessor.is_holder {
+        reply.with_holder(predecessor.holder.clone()).with_ahead(1)
+    } else {
+        // The holder may have changed since it was read.
+        reply
+    }
+}
+
+fn outcome_event(attempt: AttemptId, outcome: &Renewed) -> Option<BackendEvent> {
+    match outcome {
+        Renewed::Proved { from } => Some(BackendEvent::Proved {
+            attempt,
+            from: *from,
+        }),
+        Renewed::Granted(grant) => Some(BackendEvent::Granted(grant.clone())),
+        Renewed::Gone(reason) => Some(BackendEvent::Lost {
+            attempt,
+            reason: *reason,
+        }),
+        _ => None,
+    }
+}
