@@ -23,15 +23,16 @@ use tenure_core::{
 };
 
 use crate::{
+    address::Address,
     config::{Durability as Kept, Options},
     confirm::Confirming,
     error::{error, from_fault, unexpected},
     keys::{KeySpace, LockKeys, inbox},
-    link::{Answer, Call, Link, Listener, Opening, Target},
     record::{read_holder, read_message, reason},
     renewal,
     reply::Reply,
     scripts::{self, FENCE_LIFE, Scripts},
+    transport::{CallResult, Listener, OpenParams, ScriptCall, Transport},
     view,
 };
 
@@ -42,7 +43,7 @@ const FENCED_LIFE: Duration = Duration::from_secs(600);
 /// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
-    target: Target,
+    target: Address,
     options: Options,
 }
 
@@ -54,7 +55,7 @@ impl RedisStore {
     ///
     /// [`ErrorKind::Config`] says what is wrong with the address, or with an option for it.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
-        let target = Target::new(url, &options)?;
+        let target = Address::new(url, &options)?;
         if let Some(template) = &options.plain_key {
             KeySpace::plain(&Namespace::default(), template)?;
         }
@@ -78,16 +79,16 @@ impl Connect for RedisStore {
             events: context.events.clone(),
             confirming: confirming.clone(),
         });
-        let opening = Opening {
+        let opening = OpenParams {
             inbox: (!context.observer).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             limit: context.request_timeout,
             clock: Arc::clone(&context.clock),
             listener,
         };
-        let link = Link::open(self.target.clone(), self.options.clone(), opening).await?;
+        let link = Transport::open(self.target.clone(), self.options.clone(), opening).await?;
         tracing::debug!(facts = ?link.facts(), "connected");
-        let core = Arc::new(Core {
+        let core = Arc::new(Shared {
             link,
             keys,
             options: self.options.clone(),
@@ -141,13 +142,13 @@ impl Listener for Inbox {
 #[derive(Debug)]
 pub(crate) struct RedisBackend {
     info: BackendInfo,
-    core: Arc<Core>,
+    core: Arc<Shared>,
 }
 
 /// What every operation works with.
 #[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) link: Link,
+pub(crate) struct Shared {
+    pub(crate) link: Transport,
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
@@ -155,7 +156,7 @@ pub(crate) struct Core {
     pub(crate) confirming: Option<Arc<Confirming>>,
 }
 
-impl Core {
+impl Shared {
     pub(crate) fn now(&self) -> Instant {
         self.context.clock.now()
     }
@@ -175,8 +176,8 @@ impl Core {
     /// `each` hears of every answer with the number of replicas that are missing.
     pub(crate) async fn grant_all(
         &self,
-        calls: Vec<Call>,
-        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+        calls: Vec<ScriptCall>,
+        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) {
         let wanted = self.options.min_replicas;
         if wanted == 0 {
@@ -212,7 +213,7 @@ impl Core {
         const OPERATION: &str = "connecting";
         let client = self.context.client;
         let keys = self.lock(&LockName::new(format!("rights of {client}"))?)?;
-        let mut call = Call::new(&Scripts::get().rights, 5, 4 * keys.room());
+        let mut call = ScriptCall::new(&Scripts::get().rights, 5, 4 * keys.room());
         keys.shown(&mut call);
         call.arg(inbox(client));
         call.arg(u8::from(self.context.observer));
@@ -283,7 +284,11 @@ impl Core {
         }
     }
 
-    pub(crate) async fn run(&self, operation: &'static str, call: Call) -> Result<Value, Error> {
+    pub(crate) async fn run(
+        &self,
+        operation: &'static str,
+        call: ScriptCall,
+    ) -> Result<Value, Error> {
         self.link
             .call(call)
             .await
@@ -362,7 +367,7 @@ impl Backend for RedisBackend {
         const OPERATION: &str = "evicting";
         let core = &*self.core;
         let keys = core.lock(name)?;
-        let mut call = Call::new(&Scripts::get().evict, 6, 5 * keys.room());
+        let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.room());
         keys.all(&mut call);
         call.arg(token);
         call.arg(core.floor());

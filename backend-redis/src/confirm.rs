@@ -17,18 +17,18 @@ use tenure_core::{
     request::{Grant, Renewal, Renewed},
 };
 
-use crate::{backend::Core, renewal};
+use crate::{backend::Shared, renewal};
 
 /// The attempts that wait, which a message names by their ids alone.
 #[derive(Debug, Default)]
 pub(crate) struct Confirming {
-    core: OnceLock<Weak<Core>>,
+    core: OnceLock<Weak<Shared>>,
     waiting: Mutex<HashMap<AttemptId, (LockName, Duration)>>,
 }
 
 impl Confirming {
     /// Says by what to confirm.
-    pub(crate) fn begin(&self, core: Weak<Core>) {
+    pub(crate) fn begin(&self, core: Weak<Shared>) {
         let _ = self.core.set(core);
     }
 

@@ -3,7 +3,7 @@
 use redis::Value;
 use tenure_core::error::{Error, ErrorKind};
 
-use crate::link::Fault;
+use crate::transport::CallError;
 
 /// An error of this backend.
 pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<String>) -> Error {
@@ -30,20 +30,22 @@ pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
 }
 
 /// A fault, as the error of an operation.
-pub(crate) fn from_fault(operation: &'static str, fault: Fault) -> Error {
+pub(crate) fn from_fault(operation: &'static str, fault: CallError) -> Error {
     match fault {
-        Fault::Refused { code: None, detail } => error(ErrorKind::Unavailable, operation, detail),
-        Fault::Refused {
+        CallError::Refused { code: None, detail } => {
+            error(ErrorKind::Unavailable, operation, detail)
+        }
+        CallError::Refused {
             code: Some(code),
             detail,
         } => answered(operation, &code, &detail),
-        Fault::Unanswered(source) => error(
+        CallError::Unanswered(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,
             "the server did not answer; whether it has carried the request out is not known",
         )
         .with_source(source),
-        Fault::Failed { code, detail } => answered(operation, &code, &detail),
+        CallError::Failed { code, detail } => answered(operation, &code, &detail),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tenure_core::{backend::Connect, error::Error, registry::Factory, settings::Settings};
 
-use crate::{Options, RedisStore, link::SCHEMES};
+use crate::{Options, RedisStore, address::SCHEMES};
 
 /// The schemes `redis`, `redis+unix`, `redis+sentinel` and `redis+cluster`, and with TLS `rediss`,
 /// `rediss+sentinel` and `rediss+cluster`.

@@ -24,7 +24,7 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-use crate::link::Call;
+use crate::transport::ScriptCall;
 
 /// What the keys of a lock end with.
 const HOLDER: &str = "holder";
@@ -187,7 +187,7 @@ impl KeySpace {
 
 impl LockKeys {
     /// Gives a script all that are there for every attempt, in the order in which scripts take them.
-    pub(crate) fn all(&self, call: &mut Call) {
+    pub(crate) fn all(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
         for last in [FENCE, QUEUE, ENTRIES] {
             self.one(last, call);
@@ -195,7 +195,7 @@ impl LockKeys {
     }
 
     /// Gives a script those that show who holds the lock and who waits for it.
-    pub(crate) fn shown(&self, call: &mut Call) {
+    pub(crate) fn shown(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
         for last in [QUEUE, ENTRIES] {
             self.one(last, call);
@@ -203,7 +203,7 @@ impl LockKeys {
     }
 
     /// Gives a script the key by which an attempt is fenced off.
-    pub(crate) fn fenced(&self, attempt: AttemptId, call: &mut Call) {
+    pub(crate) fn fenced(&self, attempt: AttemptId, call: &mut ScriptCall) {
         call.key_with(|text| {
             text.push_str(self.stem());
             // Writing to a text does not fail.
@@ -216,7 +216,7 @@ impl LockKeys {
         self.holder.len().max(self.stem().len()) + 16
     }
 
-    fn one(&self, last: &str, call: &mut Call) {
+    fn one(&self, last: &str, call: &mut ScriptCall) {
         call.key_with(|text| {
             text.push_str(self.stem());
             text.push_str(last);

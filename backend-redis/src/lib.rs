@@ -19,17 +19,18 @@
 //! What the servers must be and may lose, the rights that are needed, and what each option means is
 //! in `docs/operations.md`.
 
+mod address;
 mod backend;
 mod config;
 mod confirm;
 mod error;
 mod factory;
 mod keys;
-mod link;
 mod record;
 mod renewal;
 mod reply;
 mod scripts;
+mod transport;
 mod view;
 
 pub use backend::RedisStore;

@@ -12,12 +12,12 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::{Core, grouped, reported},
+    backend::{Shared, grouped, reported},
     error::{answered, from_fault, unexpected},
     keys::LockKeys,
-    link::{Answer, Call, Fault},
     reply::Reply,
     scripts::Scripts,
+    transport::{CallError, CallResult, ScriptCall},
 };
 
 const OPERATION: &str = "renewing";
@@ -30,7 +30,7 @@ const REPORTS: usize = 25;
 
 /// What has become of a batch so far.
 struct Batch<'a> {
-    core: &'a Core,
+    core: &'a Shared,
     entries: &'a [Renewal],
     keys: Vec<Option<LockKeys>>,
     from: Instant,
@@ -47,7 +47,7 @@ struct Batch<'a> {
 }
 
 /// Renews grants and reports waiters: an answer for each, in their order.
-pub(crate) async fn renew(core: &Core, entries: &[Renewal]) -> Vec<Renewed> {
+pub(crate) async fn renew(core: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
     let mut batch = Batch {
         core,
         entries,
@@ -142,10 +142,10 @@ impl Batch<'_> {
     }
 
     /// Whether the group's keys are in two places; then it is asked of each entry by itself.
-    fn is_parted(&mut self, group: &[usize], answer: &Answer) -> bool {
+    fn is_parted(&mut self, group: &[usize], answer: &CallResult) -> bool {
         let refused = matches!(
             answer,
-            Err(Fault::Refused { code: Some(code), .. }) if code == "TRYAGAIN"
+            Err(CallError::Refused { code: Some(code), .. }) if code == "TRYAGAIN"
         );
         let parted = refused && group.len() > 1;
         if parted {
@@ -168,9 +168,9 @@ impl Batch<'_> {
         grouped(slots, most)
     }
 
-    fn renewing(&self, group: &[usize]) -> Call {
+    fn renewing(&self, group: &[usize]) -> ScriptCall {
         let script = &Scripts::get().renew;
-        let mut call = Call::new(script, 3 * group.len(), 128 * group.len());
+        let mut call = ScriptCall::new(script, 3 * group.len(), 128 * group.len());
         for (lock, _) in self.named(group) {
             call.key(&lock.holder);
         }
@@ -184,9 +184,9 @@ impl Batch<'_> {
         call
     }
 
-    fn reporting(&self, group: &[usize]) -> Call {
+    fn reporting(&self, group: &[usize]) -> ScriptCall {
         let script = &Scripts::get().report;
-        let mut call = Call::new(script, 1 + 5 * group.len(), 256 * group.len());
+        let mut call = ScriptCall::new(script, 1 + 5 * group.len(), 256 * group.len());
         for (lock, _) in self.named(group) {
             lock.all(&mut call);
         }
@@ -203,7 +203,7 @@ impl Batch<'_> {
         group.iter().filter_map(named)
     }
 
-    fn renewed(&mut self, group: &[usize], answer: Answer, missing: u32) {
+    fn renewed(&mut self, group: &[usize], answer: CallResult, missing: u32) {
         if self.is_parted(group, &answer) {
             return;
         }
@@ -227,7 +227,7 @@ impl Batch<'_> {
         }
     }
 
-    fn reported(&mut self, group: &[usize], answer: Answer, missing: u32) {
+    fn reported(&mut self, group: &[usize], answer: CallResult, missing: u32) {
         if self.is_parted(group, &answer) {
             return;
         }

@@ -11,12 +11,12 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::{Core, grouped},
+    backend::{Shared, grouped},
     error::{answered, from_fault},
-    link::Call,
     record::{decode_owner, read_holder, wall},
     reply::Reply,
     scripts::Scripts,
+    transport::ScriptCall,
 };
 
 /// How many waiters one request shows: a script holds up the whole server.
@@ -26,13 +26,13 @@ const WAITERS: usize = 500;
 const LOCKS: usize = 50;
 
 /// A lock and its queue. A queue of more than 500 is read in parts, between which it may change.
-pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, Error> {
+pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
     let keys = core.lock(name)?;
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let mut place = "-inf".to_owned();
     loop {
-        let mut call = Call::new(&Scripts::get().inspect, 5, 4 * keys.room());
+        let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.room());
         keys.shown(&mut call);
         call.arg(place);
         call.arg(WAITERS);
@@ -60,7 +60,7 @@ pub(crate) async fn inspect(core: &Core, name: &LockName) -> Result<LockState, E
 
 /// A page of the locks of the namespace, by `SCAN`: a lock that is there all the time is listed, and
 /// may be listed twice while the server makes room.
-pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
+pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
     let pattern = core.keys.pattern(&request.prefix);
     let (found, next) = core
@@ -87,7 +87,8 @@ pub(crate) async fn list(core: &Core, request: &List) -> Result<Page, Error> {
     let calls = groups
         .iter()
         .map(|group| {
-            let mut call = Call::new(&Scripts::get().peek, 3 * group.len(), 256 * group.len());
+            let mut call =
+                ScriptCall::new(&Scripts::get().peek, 3 * group.len(), 256 * group.len());
             for &index in group {
                 let (keys, _) = &locks[index].1;
                 keys.shown(&mut call);

@@ -26,8 +26,8 @@ use tenure_test_servers::redis::Server;
 use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
-    link::{Call, Script},
     record::{decode_owner, read_message},
+    transport::{Script, ScriptCall},
 };
 
 const WHO: usize = 6;
@@ -119,7 +119,7 @@ struct Store {
 
 impl Store {
     /// Runs a script of this clock with what the call gives that of the server's clock.
-    fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &Call) -> Value {
+    fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &ScriptCall) -> Value {
         let text = script(&self.scripts).text.clone();
         let (keys, args) = call.given();
         let mut command = redis::cmd("EVAL");
@@ -131,7 +131,7 @@ impl Store {
     }
 
     fn report(&mut self, who: usize) -> Value {
-        let mut call = Call::new(&Scripts::get().report, 6, 0);
+        let mut call = ScriptCall::new(&Scripts::get().report, 6, 0);
         self.keys.all(&mut call);
         call.arg(&self.floor);
         call.arg(attempt(who));
@@ -152,7 +152,7 @@ impl Store {
                 self.run(|all| &all.enqueue, &call)
             }
             Op::Renew(who) => {
-                let mut call = Call::new(&Scripts::get().renew, 3, 0);
+                let mut call = ScriptCall::new(&Scripts::get().renew, 3, 0);
                 call.key(&self.keys.holder);
                 call.arg(attempt(who));
                 call.arg(token);
@@ -170,14 +170,14 @@ impl Store {
                 self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
-                let mut call = Call::new(&Scripts::get().evict, 6, 0);
+                let mut call = ScriptCall::new(&Scripts::get().evict, 6, 0);
                 self.keys.all(&mut call);
                 call.arg(token);
                 call.arg(&self.floor);
                 self.run(|all| &all.evict, &call)
             }
             Op::Inspect => {
-                let mut call = Call::new(&Scripts::get().inspect, 5, 0);
+                let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 0);
                 self.keys.shown(&mut call);
                 call.arg("-inf");
                 call.arg(500);

@@ -18,8 +18,8 @@ use tenure_core::{
 
 use crate::{
     keys::{INBOX, LockKeys},
-    link::{Call, Script},
     record::write_whose,
+    transport::{Script, ScriptCall},
 };
 
 /// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
@@ -136,8 +136,13 @@ impl Scripts {
 }
 
 /// What takes an attempt in. What is as usual is left out: each word costs the server.
-pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floor: &str) -> Call {
-    let mut call = Call::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
+pub(crate) fn enqueue(
+    keys: &LockKeys,
+    request: &Enqueue,
+    client: ClientId,
+    floor: &str,
+) -> ScriptCall {
+    let mut call = ScriptCall::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
     keys.all(&mut call);
     keys.fenced(request.attempt, &mut call);
     call.arg_with(|text| {
@@ -160,8 +165,8 @@ pub(crate) fn remove(
     fence: Duration,
     floor: &str,
     closed: bool,
-) -> Call {
-    let mut call = Call::new(&Scripts::get().remove, 9, 5 * keys.room() + ROOM);
+) -> ScriptCall {
+    let mut call = ScriptCall::new(&Scripts::get().remove, 9, 5 * keys.room() + ROOM);
     keys.all(&mut call);
     if !fence.is_zero() {
         keys.fenced(attempt, &mut call);

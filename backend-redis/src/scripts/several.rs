@@ -16,7 +16,7 @@ use tenure_test_servers::redis::Server;
 use super::Scripts;
 use crate::{
     keys::{KeySpace, LockKeys},
-    link::Call,
+    transport::ScriptCall,
 };
 
 const LOCKS: usize = 4;
@@ -61,7 +61,7 @@ fn keys(namespace: &str, lock: usize) -> LockKeys {
         .unwrap()
 }
 
-fn call(what: What, keys: &LockKeys, who: u128, floor: &str) -> Call {
+fn call(what: What, keys: &LockKeys, who: u128, floor: &str) -> ScriptCall {
     let ttl = Duration::from_micros(HOUR);
     let attempt = AttemptId::from_u128(who);
     match what {
@@ -134,7 +134,7 @@ fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseE
         };
         let together = calls("a");
         prop_assert!(together.iter().all(|call| together[0].joins(call)));
-        let together = store.run(act.what, &Call::together(together.iter()).unwrap());
+        let together = store.run(act.what, &ScriptCall::together(together.iter()).unwrap());
         let mut alone = Vec::new();
         for call in calls("b") {
             alone.extend(store.run(act.what, &call.command(false)));
@@ -178,7 +178,7 @@ fn f1_items_of_one_lock_are_enqueued_in_their_order() {
     }
     let mut run = |what| -> Vec<Value> {
         let calls = [3, 1, 2].map(|who| call(what, &keys, who, "0"));
-        let command = Call::together(calls.iter()).unwrap();
+        let command = ScriptCall::together(calls.iter()).unwrap();
         command.query(&mut connection).unwrap()
     };
     let answers = run(What::Enqueue { wait: true });

@@ -20,9 +20,9 @@ fn inbox_home(cluster: &Cluster) -> &Server {
     home.unwrap()
 }
 
-async fn run_all(link: &Link, keys: &[String]) -> Vec<Answer> {
+async fn run_all(link: &Transport, keys: &[String]) -> Vec<CallResult> {
     let calls = keys.iter().map(|key| count(key)).collect();
-    let mut answers: Vec<Answer> = keys.iter().map(|_| Ok(Value::Nil)).collect();
+    let mut answers: Vec<CallResult> = keys.iter().map(|_| Ok(Value::Nil)).collect();
     link.call_all(calls, &mut |index, answer| answers[index] = answer)
         .await;
     answers

@@ -9,12 +9,12 @@ use redis::{Value, cmd};
 use tenure_core::error::ErrorKind;
 
 use super::{
-    check::text,
-    conn::{Conn, Purpose},
-    settings::Settings,
-    target::Place,
-    trouble::{Trouble, one_line},
+    config::TransportConfig,
+    connect_error::{ConnectError, one_line},
+    connection::{Connection, Purpose},
+    handshake::text,
 };
+use crate::address::Endpoint;
 
 /// So often the sentinels are asked whether the master is still the master.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -25,18 +25,21 @@ const CHANGES: usize = 3;
 /// The sentinels, in the order in which they are asked: the one that knew it last time first.
 #[derive(Debug)]
 pub(super) struct Sentinels {
-    order: Mutex<Vec<Place>>,
+    order: Mutex<Vec<Endpoint>>,
     name: String,
 }
 
 impl Sentinels {
-    pub(super) fn new(places: Vec<Place>, name: String) -> Self {
+    pub(super) fn new(places: Vec<Endpoint>, name: String) -> Self {
         let order = Mutex::new(places);
         Self { order, name }
     }
 
     /// Asks one after the other, until one names a server that says itself that it is the master.
-    pub(super) async fn connect(&self, settings: &Settings) -> Result<Conn, Trouble> {
+    pub(super) async fn connect(
+        &self,
+        settings: &TransportConfig,
+    ) -> Result<Connection, ConnectError> {
         let mut troubles = Vec::new();
         let mut unknown = 0;
         let order = self.order().clone();
@@ -56,7 +59,7 @@ impl Sentinels {
                 "the sentinels know no master {name:?}; compare with `sentinel monitor` in their \
                  configuration"
             );
-            return Err(Trouble::new(ErrorKind::Config, what));
+            return Err(ConnectError::new(ErrorKind::Config, what));
         }
         // What waiting cannot mend comes first; then whatever the last one said.
         let worst = troubles
@@ -64,7 +67,8 @@ impl Sentinels {
             .find(|trouble| !trouble.kind.is_retryable())
             .or_else(|| troubles.last())
             .cloned();
-        Err(worst.unwrap_or_else(|| Trouble::new(ErrorKind::Unavailable, "no sentinel answered")))
+        Err(worst
+            .unwrap_or_else(|| ConnectError::new(ErrorKind::Unavailable, "no sentinel answered")))
     }
 
     /// Returns when a sentinel names another server than this one, and that says itself that it is
@@ -72,8 +76,8 @@ impl Sentinels {
     ///
     /// A master that was only cut off from the others takes requests until it hears that it is none
     /// any more, and loses them then. So the sentinels are asked all the while.
-    pub(super) async fn replaced(&self, master: &Place, settings: &Settings) {
-        let mut asked: Option<Conn> = None;
+    pub(super) async fn replaced(&self, master: &Endpoint, settings: &TransportConfig) {
+        let mut asked: Option<Connection> = None;
         loop {
             tokio::time::sleep(WATCH_EVERY).await;
             let first = self.order().first().cloned();
@@ -92,7 +96,7 @@ impl Sentinels {
             };
             match answer {
                 Ok(Some(place)) if place != *master => {
-                    let named = Conn::open(&place, Purpose::Replicas, settings).await;
+                    let named = Connection::open(&place, Purpose::Replicas, settings).await;
                     if named.is_ok() {
                         return;
                     }
@@ -112,40 +116,47 @@ impl Sentinels {
     /// It is asked once more when there is a connection. A master that was killed and comes back, empty,
     /// says of itself that it is one until the sentinels have told it otherwise: whoever was told its
     /// address before the failover would take it for the master, and every lock for lost.
-    async fn master(&self, sentinel: &Place, settings: &Settings) -> Result<Option<Conn>, Trouble> {
+    async fn master(
+        &self,
+        sentinel: &Endpoint,
+        settings: &TransportConfig,
+    ) -> Result<Option<Connection>, ConnectError> {
         let asked = Self::reach(sentinel, settings).await?;
         let Some(mut named) = self.question(&asked).await? else {
             return Ok(None);
         };
         for _ in 0..CHANGES {
-            let conn = Conn::open(&named, Purpose::Commands, settings).await;
+            let conn = Connection::open(&named, Purpose::Commands, settings).await;
             match self.question(&asked).await? {
                 Some(still) if still == named => return conn.map(Some),
                 Some(other) => named = other,
                 None => return Ok(None),
             }
         }
-        Err(Trouble::new(
+        Err(ConnectError::new(
             ErrorKind::Unavailable,
             format!("sentinel {sentinel}: it names another master each time it is asked"),
         ))
     }
 
-    async fn reach(sentinel: &Place, settings: &Settings) -> Result<Conn, Trouble> {
-        let conn = Conn::open_sentinel(sentinel, settings).await;
-        conn.map_err(|trouble| Trouble {
+    async fn reach(
+        sentinel: &Endpoint,
+        settings: &TransportConfig,
+    ) -> Result<Connection, ConnectError> {
+        let conn = Connection::open_sentinel(sentinel, settings).await;
+        conn.map_err(|trouble| ConnectError {
             detail: format!("sentinel {}", trouble.detail),
             ..trouble
         })
     }
 
-    async fn question(&self, conn: &Conn) -> Result<Option<Place>, Trouble> {
+    async fn question(&self, conn: &Connection) -> Result<Option<Endpoint>, ConnectError> {
         let sentinel = &conn.place;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(&self.name);
         let wrong = |what: &str| {
             let what = format!("sentinel {sentinel}: {what}");
-            Trouble::new(ErrorKind::Unavailable, what)
+            ConnectError::new(ErrorKind::Unavailable, what)
         };
         match conn.command(&question).await {
             Ok(Value::Nil) => Ok(None),
@@ -155,19 +166,19 @@ impl Sentinels {
                     _ => (None, None),
                 };
                 host.zip(port)
-                    .and_then(|(host, port)| Place::named(host, port, sentinel))
+                    .and_then(|(host, port)| Endpoint::named(host, port, sentinel))
                     .map(Some)
                     .ok_or_else(|| wrong("its answer is no address"))
             }
             Ok(Value::ServerError(error)) => match error.code() {
-                "NOAUTH" => Err(Trouble::new(
+                "NOAUTH" => Err(ConnectError::new(
                     ErrorKind::Unauthenticated,
                     format!(
                         "sentinel {sentinel}: it wants a password; set \
                          `backend.options.sentinel_password`"
                     ),
                 )),
-                "NOPERM" => Err(Trouble::new(
+                "NOPERM" => Err(ConnectError::new(
                     ErrorKind::PermissionDenied,
                     format!(
                         "sentinel {sentinel}: `sentinel_username` may not ask \
@@ -179,7 +190,7 @@ impl Sentinels {
                         .details()
                         .is_some_and(|d| d.contains("unknown command")) =>
                 {
-                    Err(Trouble::new(
+                    Err(ConnectError::new(
                         ErrorKind::Config,
                         format!(
                             "{sentinel} is no sentinel; sentinels listen on port 26379 usually"
@@ -196,14 +207,14 @@ impl Sentinels {
         }
     }
 
-    fn prefer(&self, sentinel: &Place) {
+    fn prefer(&self, sentinel: &Endpoint) {
         let mut order = self.order();
         if let Some(at) = order.iter().position(|place| place == sentinel) {
             order[..=at].rotate_right(1);
         }
     }
 
-    fn order(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
+    fn order(&self) -> std::sync::MutexGuard<'_, Vec<Endpoint>> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,13 +14,13 @@ use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
     batch::Batcher,
-    call::Listener,
-    check::{Hello, Info},
-    settings::Settings,
-    stream::{self, Life, Limits, Tracked, Wire},
-    target::{Deployment, Place},
-    trouble::Trouble,
+    config::TransportConfig,
+    connect_error::ConnectError,
+    handshake::{HelloReply, InfoReply},
+    script_call::Listener,
+    stream::{self, Liveness, MonitoredStream, RawStream, Timeouts},
 };
+use crate::address::{Deployment, Endpoint};
 
 /// Requests that wait to be written. Only bounds memory: what does not fit waits for room.
 const BUFFER: usize = 1024;
@@ -33,12 +33,12 @@ pub(super) enum Purpose {
     /// Requests that end with a wait for replicas.
     Replicas,
     /// A question to a node of a cluster about the others.
-    Question,
+    Query,
 }
 
 /// What was learnt of a server when it was connected.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Learnt {
+pub(super) struct ServerInfo {
     pub(super) version: String,
     pub(super) policy: Option<String>,
     pub(super) aof_enabled: Option<bool>,
@@ -48,30 +48,30 @@ pub(super) struct Learnt {
 
 /// One connection. Ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Conn {
-    pub(super) place: Place,
-    pub(super) learnt: Learnt,
+pub(super) struct Connection {
+    pub(super) place: Endpoint,
+    pub(super) learnt: ServerInfo,
     pub(super) batcher: Batcher,
     mux: MultiplexedConnection,
-    life: Arc<Life>,
+    life: Arc<Liveness>,
     ended: watch::Receiver<bool>,
     driver: AbortHandle,
     patience: Duration,
 }
 
-impl Drop for Conn {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Conn {
+impl Connection {
     /// Connects, logs in and checks the server, within the time of the options.
     pub(super) async fn open(
-        place: &Place,
+        place: &Endpoint,
         purpose: Purpose,
-        settings: &Settings,
-    ) -> Result<Self, Trouble> {
+        settings: &TransportConfig,
+    ) -> Result<Self, ConnectError> {
         let limit = settings.connect_limit();
         let options = &settings.options;
         let login = Login {
@@ -83,7 +83,7 @@ impl Conn {
         let listener = (purpose == Purpose::Commands).then(|| Arc::clone(&settings.listener));
         let patience = match purpose {
             Purpose::Replicas => settings.limit + options.replica_timeout,
-            Purpose::Commands | Purpose::Question => settings.limit,
+            Purpose::Commands | Purpose::Query => settings.limit,
         };
         let in_tls = AtomicBool::new(false);
         let opening = async {
@@ -95,12 +95,15 @@ impl Conn {
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
+            Err(_) => Err(ConnectError::late(place, limit, in_tls.into_inner())),
         }
     }
 
     /// Connects to a sentinel.
-    pub(super) async fn open_sentinel(place: &Place, settings: &Settings) -> Result<Self, Trouble> {
+    pub(super) async fn open_sentinel(
+        place: &Endpoint,
+        settings: &TransportConfig,
+    ) -> Result<Self, ConnectError> {
         let limit = settings.connect_limit();
         let login = Login {
             database: 0,
@@ -116,19 +119,19 @@ impl Conn {
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(Trouble::late(place, limit, in_tls.into_inner())),
+            Err(_) => Err(ConnectError::late(place, limit, in_tls.into_inner())),
         }
     }
 
     async fn wire(
-        place: &Place,
-        settings: &Settings,
+        place: &Endpoint,
+        settings: &TransportConfig,
         in_tls: &AtomicBool,
-    ) -> Result<Wire, Trouble> {
-        let Settings {
+    ) -> Result<RawStream, ConnectError> {
+        let TransportConfig {
             target, options, ..
         } = settings;
-        let limits = Limits {
+        let limits = Timeouts {
             connect: settings.connect_limit(),
             answer: settings.limit,
         };
@@ -136,16 +139,16 @@ impl Conn {
     }
 
     async fn log_in(
-        wire: Wire,
-        place: &Place,
+        wire: RawStream,
+        place: &Endpoint,
         login: &Login<'_>,
         patience: Duration,
         listener: Option<Arc<dyn Listener>>,
-        settings: &Settings,
-    ) -> Result<Self, Trouble> {
+        settings: &TransportConfig,
+    ) -> Result<Self, ConnectError> {
         let files = &settings.options.tls;
-        let life = Life::new();
-        let tracked = Tracked::new(wire, Arc::clone(&life));
+        let life = Liveness::new();
+        let tracked = MonitoredStream::new(wire, Arc::clone(&life));
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(Some(patience))
@@ -159,18 +162,18 @@ impl Conn {
         let made = MultiplexedConnection::new_with_config(&login.info(), tracked, config).await;
         let (mux, driver) = made.map_err(|error| {
             let wire = life.take_failure();
-            let wire = wire.map(|error| Trouble::of_io(place, &error, files));
-            Trouble::of_reply(place, "logging in", &error, wire)
+            let wire = wire.map(|error| ConnectError::of_io(place, &error, files));
+            ConnectError::of_reply(place, "logging in", &error, wire)
         })?;
         let (end, ended) = watch::channel(false);
         let driver = tokio::spawn(async move {
             // Set however the driver ends, also if it is aborted.
-            let _end = End(end);
+            let _end = SetOnDrop(end);
             driver.await;
         });
         Ok(Self {
             place: place.clone(),
-            learnt: Learnt::default(),
+            learnt: ServerInfo::default(),
             batcher: Batcher::new(),
             mux,
             life,
@@ -181,9 +184,13 @@ impl Conn {
     }
 
     /// Asks the server who it is, in one round trip, and hands it the scripts on the way.
-    async fn check(&mut self, purpose: Purpose, settings: &Settings) -> Result<(), Trouble> {
+    async fn check(
+        &mut self,
+        purpose: Purpose,
+        settings: &TransportConfig,
+    ) -> Result<(), ConnectError> {
         let place = &self.place;
-        let put = |trouble: Trouble| Trouble {
+        let put = |trouble: ConnectError| ConnectError {
             detail: format!("{place}: {}", trouble.detail),
             ..trouble
         };
@@ -202,8 +209,8 @@ impl Conn {
         }
         let wrong = |doing: &str, error: &RedisError| {
             let wire = self.life.take_failure();
-            let wire = wire.map(|error| Trouble::of_io(place, &error, &options.tls));
-            Trouble::of_reply(place, doing, error, wire)
+            let wire = wire.map(|error| ConnectError::of_io(place, &error, &options.tls));
+            ConnectError::of_reply(place, doing, error, wire)
         };
         let replies = self.pipeline(&pipe).await;
         let mut replies = replies
@@ -213,13 +220,13 @@ impl Conn {
             Value::ServerError(error) => Err(wrong(doing, &error.into())),
             value => Ok(value),
         };
-        let hello = Hello::read(&next("HELLO")?);
+        let hello = HelloReply::read(&next("HELLO")?);
         hello.check(settings.is_cluster()).map_err(put)?;
-        let mut learnt = Learnt {
+        let mut learnt = ServerInfo {
             version: hello.version.clone(),
-            ..Learnt::default()
+            ..ServerInfo::default()
         };
-        if purpose != Purpose::Question && !hello.is_master() {
+        if purpose != Purpose::Query && !hello.is_master() {
             let what = match settings.target.deployment {
                 Deployment::Single(_) => {
                     "it is a replica, and locks need the master; name that, or let sentinels find \
@@ -229,12 +236,12 @@ impl Conn {
                     "it is named as the master and is a replica; perhaps a failover is under way"
                 }
             };
-            return Err(put(Trouble::new(ErrorKind::Unavailable, what)));
+            return Err(put(ConnectError::new(ErrorKind::Unavailable, what)));
         }
         if purpose == Purpose::Commands {
             match next("INFO") {
                 Ok(info) => {
-                    let info = Info::read(&info);
+                    let info = InfoReply::read(&info);
                     if let Some(warning) = info.check(options).map_err(put)? {
                         settings.warn_once(&format!("{place}: {warning}"));
                     }
@@ -267,9 +274,9 @@ impl Conn {
     }
 
     /// Subscribes to the inbox.
-    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), Trouble> {
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(), ConnectError> {
         let done = self.mux.clone().subscribe(channel).await;
-        done.map_err(|error| Trouble::of_reply(&self.place, "SUBSCRIBE", &error, None))
+        done.map_err(|error| ConnectError::of_reply(&self.place, "SUBSCRIBE", &error, None))
     }
 
     /// Sends one command. Every kind of error reply is an `Ok(Value::ServerError)`.
@@ -321,12 +328,12 @@ impl Conn {
     }
 
     /// What ended it, in words.
-    pub(super) fn ending(&self, settings: &Settings) -> String {
+    pub(super) fn ending(&self, settings: &TransportConfig) -> String {
         match self.life.take_failure() {
             Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 format!("{}: it closed the connection", self.place)
             }
-            Some(error) => Trouble::of_io(&self.place, &error, &settings.options.tls).detail,
+            Some(error) => ConnectError::of_io(&self.place, &error, &settings.options.tls).detail,
             None => format!("{}: the connection was given up", self.place),
         }
     }
@@ -334,7 +341,7 @@ impl Conn {
 
 /// Without `INFO` the server's settings are unknown. That is only a warning, unless an option rests
 /// on them.
-fn skip_info(place: &Place, settings: &Settings) -> Result<(), Trouble> {
+fn skip_info(place: &Endpoint, settings: &TransportConfig) -> Result<(), ConnectError> {
     let options = &settings.options;
     let needs = if options.durability == crate::config::Durability::Local {
         "durability = \"local\""
@@ -347,7 +354,7 @@ fn skip_info(place: &Place, settings: &Settings) -> Result<(), Trouble> {
         ));
         return Ok(());
     };
-    Err(Trouble::new(
+    Err(ConnectError::new(
         ErrorKind::PermissionDenied,
         format!("{place}: `backend.options.{needs}` needs the right to ask INFO (`+info`)"),
     ))
@@ -363,9 +370,9 @@ fn deliver(listener: &dyn Listener, push: PushInfo) {
     }
 }
 
-struct End(watch::Sender<bool>);
+struct SetOnDrop(watch::Sender<bool>);
 
-impl Drop for End {
+impl Drop for SetOnDrop {
     fn drop(&mut self) {
         self.0.send_replace(true);
     }

@@ -11,14 +11,12 @@ use std::{
 
 use tenure_core::clock::Clock;
 
-use super::{
-    call::{Listener, Script},
-    target::{Deployment, Target},
-};
+use super::script_call::{Listener, Script};
+use crate::address::{Address, Deployment};
 use crate::config::Options;
 
-pub(super) struct Settings {
-    pub(super) target: Target,
+pub(super) struct TransportConfig {
+    pub(super) target: Address,
     pub(super) options: Options,
     /// The channel to subscribe to; an observer has none.
     pub(super) inbox: Option<String>,
@@ -30,7 +28,7 @@ pub(super) struct Settings {
     pub(super) warned: AtomicBool,
 }
 
-impl Settings {
+impl TransportConfig {
     pub(super) const fn is_cluster(&self) -> bool {
         matches!(self.target.deployment, Deployment::Cluster { .. })
     }
@@ -57,7 +55,7 @@ impl Settings {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("target", &self.target)

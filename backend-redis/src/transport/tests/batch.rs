@@ -28,12 +28,12 @@ static BREAKS: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// All at once: the first is sent by itself, and the others come while it is under way.
-async fn at_once(link: &Link, calls: Vec<Call>) -> Vec<Answer> {
+async fn at_once(link: &Transport, calls: Vec<ScriptCall>) -> Vec<CallResult> {
     let mut tasks: Vec<_> = calls
         .into_iter()
         .map(|call| Box::pin(link.call(call)))
         .collect();
-    let mut answers: Vec<Option<Answer>> = tasks.iter().map(|_| None).collect();
+    let mut answers: Vec<Option<CallResult>> = tasks.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         for (task, answer) in tasks.iter_mut().zip(&mut answers) {
             if answer.is_none()
@@ -51,15 +51,15 @@ async fn at_once(link: &Link, calls: Vec<Call>) -> Vec<Answer> {
     answers.into_iter().flatten().collect()
 }
 
-fn texts(answers: Vec<Answer>) -> Vec<String> {
+fn texts(answers: Vec<CallResult>) -> Vec<String> {
     answers
         .into_iter()
         .map(|answer| match answer {
             Ok(Value::BulkString(text)) => String::from_utf8(text).unwrap(),
             Ok(other) => format!("{other:?}"),
-            Err(Fault::Refused { code, .. }) => format!("refused {}", code.unwrap_or_default()),
-            Err(Fault::Failed { code, .. }) => format!("failed {code}"),
-            Err(Fault::Unanswered(_)) => "unanswered".to_owned(),
+            Err(CallError::Refused { code, .. }) => format!("refused {}", code.unwrap_or_default()),
+            Err(CallError::Failed { code, .. }) => format!("failed {code}"),
+            Err(CallError::Unanswered(_)) => "unanswered".to_owned(),
         })
         .collect()
 }
@@ -219,8 +219,8 @@ fn runtime() -> tokio::runtime::Runtime {
 fn under_way(
     runtime: &tokio::runtime::Runtime,
     server: &Server,
-    link: &Link,
-) -> tokio::task::JoinHandle<Answer> {
+    link: &Transport,
+) -> tokio::task::JoinHandle<CallResult> {
     runtime.block_on(async { number(link.call(call(&BREAKS, "known", &["x", "w"])).await) });
     server.pause().unwrap();
     let link = link.clone();

@@ -3,26 +3,26 @@
 use redis::{RedisResult, ServerError, Value};
 
 use super::{
-    call::{Answer, Fault},
-    target::Place,
-    trouble::one_line,
+    connect_error::one_line,
+    script_call::{CallError, CallResult},
 };
+use crate::address::Endpoint;
 
 /// What to do about a reply to a script.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum ReplyClass {
     /// It is the answer.
-    Done(Answer),
+    Done(CallResult),
     /// The server does not know the script; it has done nothing. Send the text.
     Unknown,
     /// The slot is served over there now; nothing was done.
-    Moved(Place),
+    Moved(Endpoint),
     /// For this once the question goes there; nothing was done.
-    Ask(Place),
+    Ask(Endpoint),
     /// The slot is on the move and its keys are in two places; nothing was done.
-    TryAgain(Fault),
+    TryAgain(CallError),
     /// This server is a replica now; nothing was done.
-    Demoted(Fault),
+    Demoted(CallError),
 }
 
 /// Errors with which a server refuses a request before any of it is carried out. Those that can
@@ -42,15 +42,15 @@ const WITHOUT_EFFECT: &[&str] = &[
     "TRYAGAIN",
 ];
 
-pub(super) fn judge(reply: RedisResult<Value>, asked: &Place) -> Verdict {
+pub(super) fn judge(reply: RedisResult<Value>, asked: &Endpoint) -> ReplyClass {
     match reply {
         Ok(Value::ServerError(error)) => refusal(&error, asked),
-        Ok(value) => Verdict::Done(Ok(value)),
-        Err(error) => Verdict::Done(Err(Fault::Unanswered(error))),
+        Ok(value) => ReplyClass::Done(Ok(value)),
+        Err(error) => ReplyClass::Done(Err(CallError::Unanswered(error))),
     }
 }
 
-fn refusal(error: &ServerError, asked: &Place) -> Verdict {
+fn refusal(error: &ServerError, asked: &Endpoint) -> ReplyClass {
     let text = error.details().unwrap_or_default();
     let ran = text.contains("user_script");
     // Servers before 7.0 put the error of a command inside of a script behind the place in it.
@@ -61,23 +61,23 @@ fn refusal(error: &ServerError, asked: &Place) -> Verdict {
         Some((code, text)) => (code, text),
         None => (error.code(), text),
     };
-    let fault = || Fault::Refused {
+    let fault = || CallError::Refused {
         code: Some(code.to_owned()),
         detail: format!("{asked}: {}", one_line(text)),
     };
     let elsewhere = || {
         let (_slot, place) = text.split_once(' ')?;
-        Place::parse(place, asked)
+        Endpoint::parse(place, asked)
     };
     match code {
-        "NOSCRIPT" => Verdict::Unknown,
-        "MOVED" => elsewhere().map_or_else(|| Verdict::Done(Err(fault())), Verdict::Moved),
-        "ASK" => elsewhere().map_or_else(|| Verdict::Done(Err(fault())), Verdict::Ask),
-        "TRYAGAIN" => Verdict::TryAgain(fault()),
-        "MASTERDOWN" | "READONLY" => Verdict::Demoted(fault()),
-        code if WITHOUT_EFFECT.contains(&code) => Verdict::Done(Err(fault())),
-        "NOPERM" if !ran => Verdict::Done(Err(fault())),
-        code => Verdict::Done(Err(Fault::Failed {
+        "NOSCRIPT" => ReplyClass::Unknown,
+        "MOVED" => elsewhere().map_or_else(|| ReplyClass::Done(Err(fault())), ReplyClass::Moved),
+        "ASK" => elsewhere().map_or_else(|| ReplyClass::Done(Err(fault())), ReplyClass::Ask),
+        "TRYAGAIN" => ReplyClass::TryAgain(fault()),
+        "MASTERDOWN" | "READONLY" => ReplyClass::Demoted(fault()),
+        code if WITHOUT_EFFECT.contains(&code) => ReplyClass::Done(Err(fault())),
+        "NOPERM" if !ran => ReplyClass::Done(Err(fault())),
+        code => ReplyClass::Done(Err(CallError::Failed {
             code: code.to_owned(),
             detail: one_line(text),
         })),
@@ -96,17 +96,17 @@ fn inner(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    fn verdict(line: &str) -> Verdict {
+    fn verdict(line: &str) -> ReplyClass {
         let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        judge(Ok(reply), &Place::tcp("h", 1))
+        judge(Ok(reply), &Endpoint::tcp("h", 1))
     }
 
     fn code(line: &str) -> (bool, String) {
         match verdict(line) {
-            Verdict::Done(Err(Fault::Refused { code, .. }))
-            | Verdict::Demoted(Fault::Refused { code, .. })
-            | Verdict::TryAgain(Fault::Refused { code, .. }) => (true, code.unwrap()),
-            Verdict::Done(Err(Fault::Failed { code, .. })) => (false, code),
+            ReplyClass::Done(Err(CallError::Refused { code, .. }))
+            | ReplyClass::Demoted(CallError::Refused { code, .. })
+            | ReplyClass::TryAgain(CallError::Refused { code, .. }) => (true, code.unwrap()),
+            ReplyClass::Done(Err(CallError::Failed { code, .. })) => (false, code),
             other => panic!("{other:?}"),
         }
     }
@@ -172,18 +172,18 @@ mod tests {
     #[test]
     fn redirections_name_the_place() {
         let place = |line| match verdict(line) {
-            Verdict::Moved(place) => format!("moved {place}"),
-            Verdict::Ask(place) => format!("ask {place}"),
+            ReplyClass::Moved(place) => format!("moved {place}"),
+            ReplyClass::Ask(place) => format!("ask {place}"),
             other => panic!("{other:?}"),
         };
         assert_eq!(place("MOVED 3999 10.0.0.1:6381"), "moved 10.0.0.1:6381");
         assert_eq!(place("MOVED 3999 :6381"), "moved h:6381");
         assert_eq!(place("ASK 3999 ::1:6381"), "ask [::1]:6381");
-        assert!(matches!(verdict("MOVED rubbish"), Verdict::Done(Err(_))));
+        assert!(matches!(verdict("MOVED rubbish"), ReplyClass::Done(Err(_))));
         assert!(matches!(
             verdict("NOSCRIPT No matching script."),
-            Verdict::Unknown
+            ReplyClass::Unknown
         ));
-        assert!(matches!(verdict("READONLY x"), Verdict::Demoted(_)));
+        assert!(matches!(verdict("READONLY x"), ReplyClass::Demoted(_)));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use redis::{Cmd, RedisError, Value};
 
-use super::words::Words;
+use super::arg_buffer::ArgBuffer;
 
 /// A script that runs on the server.
 #[derive(Debug)]
@@ -37,20 +37,20 @@ impl Script {
 
 /// One run of a script, of one item if it is one of items. All its keys are in one slot of a cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ScriptCall {
     script: &'static Script,
     /// Its `KEYS`, and then its `ARGV`.
-    words: Words,
+    words: ArgBuffer,
     keys: usize,
 }
 
-impl Call {
+impl ScriptCall {
     /// A run of this script, with neither keys nor arguments yet, and room for so many words of so
     /// many bytes together. At least one key has to follow.
     pub(crate) fn new(script: &'static Script, words: usize, bytes: usize) -> Self {
         Self {
             script,
-            words: Words::with_capacity(words, bytes),
+            words: ArgBuffer::with_capacity(words, bytes),
             keys: 0,
         }
     }
@@ -155,7 +155,7 @@ impl Call {
 
 /// Why there is no answer, or none from the script.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum CallError {
     /// It was certainly not carried out: there was no connection, or the server refused it before
     /// it began (`LOADING`, `BUSY`, `READONLY`, `NOPERM`, `OOM` at the beginning, `TRYAGAIN`, ...).
     /// `code` is the first word of the server's refusal.
@@ -187,4 +187,4 @@ pub(crate) trait Listener: Send + Sync + 'static {
 }
 
 /// The answer of a script.
-pub(crate) type Answer = Result<Value, Fault>;
+pub(crate) type CallResult = Result<Value, CallError>;

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 
 use super::{
-    call::Fault,
-    check::text,
-    core::Core,
-    fault::{Verdict, judge},
+    handshake::text,
     node::{Node, unsent},
+    reply_class::{ReplyClass, judge},
+    script_call::CallError,
+    topology::Topology,
 };
 
 /// One page, and where to go on: `<cursor of the server> <its place>`. The nodes are walked in the
 /// order of their places, so that one which joins or leaves meanwhile shifts nothing.
 pub(super) async fn scan(
-    core: &Core,
+    core: &Topology,
     cursor: Option<&str>,
     pattern: &str,
     count: usize,
-) -> Result<(Vec<Vec<u8>>, Option<String>), Fault> {
+) -> Result<(Vec<Vec<u8>>, Option<String>), CallError> {
     let mut nodes: Vec<(String, Arc<Node>)> = core
         .nodes()
         .into_iter()
@@ -56,7 +56,7 @@ pub(super) async fn scan(
         .arg("COUNT")
         .arg(count.max(1));
     let reply = match judge(conn.command(&command).await, &conn.place) {
-        Verdict::Done(answer) => answer?,
+        ReplyClass::Done(answer) => answer?,
         _ => return Err(unsent(format!("{} does not answer SCAN", conn.place))),
     };
     let (next, keys) =

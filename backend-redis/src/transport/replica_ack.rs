@@ -10,12 +10,12 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    call::Fault,
-    conn::{Conn, Purpose},
+    config::TransportConfig,
+    connection::{Connection, Purpose},
     node::unsent,
-    settings::Settings,
-    target::Place,
+    script_call::CallError,
 };
+use crate::address::Endpoint;
 
 /// So many commands share one `WAIT` at most: few enough that a small one that comes meanwhile does
 /// not wait for long, and so many that ten thousand locks wait five times for a replica that is
@@ -23,23 +23,23 @@ use super::{
 const SHARED: usize = 2000;
 
 /// Commands, a reply for each, and how many replicas have acknowledged them all.
-type Outcome = Result<(RedisResult<Vec<Value>>, u32), Fault>;
+type Outcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
 
-struct Job {
+struct AckRequest {
     commands: Vec<Cmd>,
     replicas: u32,
     patience: Duration,
-    place: Place,
+    place: Endpoint,
     done: oneshot::Sender<Outcome>,
 }
 
 /// Sends them, one bundle after the other.
 #[derive(Clone, Debug)]
-pub(super) struct Replicator(mpsc::UnboundedSender<Job>);
+pub(super) struct ReplicaAckQueue(mpsc::UnboundedSender<AckRequest>);
 
-impl Replicator {
+impl ReplicaAckQueue {
     /// Its task ends with the last clone.
-    pub(super) fn start(settings: Arc<Settings>) -> Self {
+    pub(super) fn start(settings: Arc<TransportConfig>) -> Self {
         let (jobs, incoming) = mpsc::unbounded_channel();
         tokio::spawn(work(settings, incoming));
         Self(jobs)
@@ -49,13 +49,13 @@ impl Replicator {
     /// or for so long.
     pub(super) async fn send(
         &self,
-        place: Place,
+        place: Endpoint,
         commands: Vec<Cmd>,
         replicas: u32,
         patience: Duration,
     ) -> Outcome {
         let (done, outcome) = oneshot::channel();
-        let job = Job {
+        let job = AckRequest {
             commands,
             replicas,
             patience,
@@ -68,9 +68,9 @@ impl Replicator {
     }
 }
 
-async fn work(settings: Arc<Settings>, mut incoming: mpsc::UnboundedReceiver<Job>) {
-    let mut conn: Option<Conn> = None;
-    let mut next: Option<Job> = None;
+async fn work(settings: Arc<TransportConfig>, mut incoming: mpsc::UnboundedReceiver<AckRequest>) {
+    let mut conn: Option<Connection> = None;
+    let mut next: Option<AckRequest> = None;
     loop {
         let first = match next.take() {
             Some(job) => job,
@@ -99,7 +99,7 @@ async fn work(settings: Arc<Settings>, mut incoming: mpsc::UnboundedReceiver<Job
             .as_ref()
             .is_none_or(|conn| conn.has_ended() || conn.place != place)
         {
-            match Conn::open(&place, Purpose::Replicas, &settings).await {
+            match Connection::open(&place, Purpose::Replicas, &settings).await {
                 Ok(made) => conn = Some(made),
                 Err(trouble) => {
                     conn = None;
@@ -119,7 +119,7 @@ async fn work(settings: Arc<Settings>, mut incoming: mpsc::UnboundedReceiver<Job
 }
 
 /// Sends what the jobs want and one `WAIT` for all. Says whether the connection is still good.
-async fn bundle(conn: &Conn, jobs: Vec<Job>) -> bool {
+async fn bundle(conn: &Connection, jobs: Vec<AckRequest>) -> bool {
     let mut pipe = Pipeline::new();
     for command in jobs.iter().flat_map(|job| &job.commands) {
         pipe.add_command(command.clone());

@@ -8,22 +8,22 @@ use std::sync::{
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    call::Fault,
     cluster::Cluster,
-    conn::{Conn, Purpose},
-    node::{Node, State, supervise, unsent},
+    config::TransportConfig,
+    connect_error::ConnectError,
+    connection::{Connection, Purpose},
+    node::{Node, NodeState, supervise, unsent},
+    script_call::CallError,
     sentinel::Sentinels,
-    settings::Settings,
-    target::{Deployment, Place},
-    trouble::Trouble,
 };
+use crate::address::{Deployment, Endpoint};
 
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) settings: Arc<Settings>,
+pub(super) struct Topology {
+    pub(super) settings: Arc<TransportConfig>,
     pub(super) layout: Layout,
     /// The connection on which the inbox is subscribed. Locked while that changes.
-    inbox: Mutex<Weak<Conn>>,
+    inbox: Mutex<Weak<Connection>>,
     /// Whether opening has succeeded: before that nobody is told of anything.
     opened: AtomicBool,
     closing: watch::Sender<bool>,
@@ -31,13 +31,13 @@ pub(super) struct Core {
 
 #[derive(Debug)]
 pub(super) enum Layout {
-    Single(Place, Arc<Node>),
+    Single(Endpoint, Arc<Node>),
     Sentinel(Sentinels, Arc<Node>),
     Cluster(Cluster),
 }
 
-impl Core {
-    pub(super) fn new(settings: Settings) -> Arc<Self> {
+impl Topology {
+    pub(super) fn new(settings: TransportConfig) -> Arc<Self> {
         let layout = match settings.target.deployment.clone() {
             Deployment::Single(place) => Layout::Single(place, Node::new(None)),
             Deployment::Sentinel { sentinels, name } => {
@@ -55,14 +55,14 @@ impl Core {
     }
 
     /// Starts the tasks, and waits for the first connections.
-    pub(super) async fn start(self: &Arc<Self>) -> Result<(), Trouble> {
+    pub(super) async fn start(self: &Arc<Self>) -> Result<(), ConnectError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => {
                 self.spawn(node);
                 match node.settled(&self.settings).await {
-                    State::Up(_) => {}
-                    State::Down(trouble) => return Err(trouble),
-                    State::Fresh | State::Gone => return Err(self.late()),
+                    NodeState::Up(_) => {}
+                    NodeState::Down(trouble) => return Err(trouble),
+                    NodeState::Fresh | NodeState::Gone => return Err(self.late()),
                 }
             }
             Layout::Cluster(cluster) => cluster.start(self).await?,
@@ -72,11 +72,11 @@ impl Core {
     }
 
     /// The first connection took all the time there was.
-    pub(super) fn late(&self) -> Trouble {
+    pub(super) fn late(&self) -> ConnectError {
         let target = &self.settings.target;
         let limit = self.settings.limit;
         let what = format!("{target}: no connection within {limit:?}");
-        Trouble::new(tenure_core::error::ErrorKind::Unavailable, what)
+        ConnectError::new(tenure_core::error::ErrorKind::Unavailable, what)
     }
 
     /// Keeps that node connected from now on.
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Whoever serves a slot.
-    pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>, Fault> {
+    pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>, CallError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => Ok(Arc::clone(node)),
             Layout::Cluster(cluster) => cluster
@@ -127,11 +127,11 @@ impl Core {
     }
 
     /// One try to connect a node, find out whether it will do, and subscribe.
-    pub(super) async fn connect(&self, node: &Node) -> Result<Arc<Conn>, Trouble> {
+    pub(super) async fn connect(&self, node: &Node) -> Result<Arc<Connection>, ConnectError> {
         let conn = match (&self.layout, &node.place) {
             (Layout::Sentinel(sentinels, _), _) => sentinels.connect(&self.settings).await?,
             (Layout::Cluster(_), Some(place)) | (Layout::Single(place, _), _) => {
-                Conn::open(place, Purpose::Commands, &self.settings).await?
+                Connection::open(place, Purpose::Commands, &self.settings).await?
             }
             (Layout::Cluster(_), None) => return Err(self.late()),
         };
@@ -141,7 +141,7 @@ impl Core {
     }
 
     /// Returns when a connection has ended; ends it when its server was replaced.
-    pub(super) async fn until_ended(&self, conn: &Conn) {
+    pub(super) async fn until_ended(&self, conn: &Connection) {
         match &self.layout {
             Layout::Single(..) => conn.ended().await,
             Layout::Sentinel(sentinels, _) => tokio::select! {
@@ -159,7 +159,7 @@ impl Core {
 
     /// Never returns. In a cluster the node that has our inbox may serve none of our locks, so that
     /// nothing would be missing if it were stopped: so something is asked. `HELLO` needs no right.
-    async fn keep_asking(&self, conn: &Conn) {
+    async fn keep_asking(&self, conn: &Connection) {
         loop {
             tokio::time::sleep(self.settings.limit).await;
             if std::ptr::eq(self.inbox.lock().await.as_ptr(), conn) {
@@ -170,7 +170,7 @@ impl Core {
 
     /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches
     /// every node.
-    async fn subscribe(&self, conn: &Arc<Conn>) -> Result<(), Trouble> {
+    async fn subscribe(&self, conn: &Arc<Connection>) -> Result<(), ConnectError> {
         let Some(channel) = &self.settings.inbox else {
             return Ok(());
         };
@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// The inbox must not stay on that connection.
-    pub(super) async fn unsubscribe(&self, conn: &Arc<Conn>) {
+    pub(super) async fn unsubscribe(&self, conn: &Arc<Connection>) {
         let mut home = self.inbox.lock().await;
         if std::ptr::eq(home.as_ptr(), Arc::as_ptr(conn)) {
             *home = Weak::new();

@@ -11,14 +11,14 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     backoff::Backoff,
-    check::text,
-    conn::{Conn, Purpose},
-    core::Core,
-    node::{Node, State},
+    connect_error::ConnectError,
+    connection::{Connection, Purpose},
+    handshake::text,
+    node::{Node, NodeState},
     slots::SLOTS,
-    target::Place,
-    trouble::Trouble,
+    topology::Topology,
 };
+use crate::address::Endpoint;
 
 /// The map is not asked for more often than this, however many redirections come.
 const MAP_EVERY: Duration = Duration::from_millis(100);
@@ -31,20 +31,20 @@ const NOBODY: u16 = u16::MAX;
 /// So much of the cluster as is known.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    seeds: Vec<Place>,
-    map: RwLock<Map>,
+    seeds: Vec<Endpoint>,
+    map: RwLock<SlotMap>,
     wanted: Notify,
 }
 
 #[derive(Debug)]
-struct Map {
+struct SlotMap {
     nodes: Vec<Arc<Node>>,
     /// By slot, the place in `nodes`.
     owners: Vec<u16>,
 }
 
-impl Map {
-    fn find(&self, place: &Place) -> Option<usize> {
+impl SlotMap {
+    fn find(&self, place: &Endpoint) -> Option<usize> {
         let wanted = Some(place);
         self.nodes
             .iter()
@@ -53,13 +53,13 @@ impl Map {
 }
 
 /// The first and last slot of a run, and its master.
-type Range = (u16, u16, Place);
+type SlotRange = (u16, u16, Endpoint);
 
 impl Cluster {
-    pub(super) const fn new(seeds: Vec<Place>) -> Self {
+    pub(super) const fn new(seeds: Vec<Endpoint>) -> Self {
         Self {
             seeds,
-            map: RwLock::new(Map {
+            map: RwLock::new(SlotMap {
                 nodes: Vec::new(),
                 owners: Vec::new(),
             }),
@@ -69,7 +69,7 @@ impl Cluster {
 
     /// Asks for the map and connects to every master in it. One that is only out of reach is no
     /// obstacle, so long as another one is not.
-    pub(super) async fn start(&self, core: &Arc<Core>) -> Result<(), Trouble> {
+    pub(super) async fn start(&self, core: &Arc<Topology>) -> Result<(), ConnectError> {
         let ranges = self.fetch(core).await?;
         self.apply(core, &ranges).await;
         tokio::spawn(keep_map(Arc::clone(core)));
@@ -77,10 +77,10 @@ impl Cluster {
         let mut unreachable = None;
         for node in self.nodes() {
             match node.settled(&core.settings).await {
-                State::Up(_) => connected = true,
-                State::Down(trouble) if !trouble.kind.is_retryable() => return Err(trouble),
-                State::Down(trouble) => unreachable = Some(trouble),
-                State::Fresh | State::Gone => {}
+                NodeState::Up(_) => connected = true,
+                NodeState::Down(trouble) if !trouble.kind.is_retryable() => return Err(trouble),
+                NodeState::Down(trouble) => unreachable = Some(trouble),
+                NodeState::Fresh | NodeState::Gone => {}
             }
         }
         if connected {
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     /// The node at that place, which is connected from now on if it was not known.
-    pub(super) fn node_at(&self, core: &Arc<Core>, place: &Place) -> Arc<Node> {
+    pub(super) fn node_at(&self, core: &Arc<Topology>, place: &Endpoint) -> Arc<Node> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let node = match map.find(place) {
             Some(at) => Arc::clone(&map.nodes[at]),
@@ -130,7 +130,7 @@ impl Cluster {
     }
 
     /// A server has said that another one serves that slot.
-    pub(super) fn moved(&self, core: &Arc<Core>, slot: u16, place: &Place) -> Arc<Node> {
+    pub(super) fn moved(&self, core: &Arc<Topology>, slot: u16, place: &Endpoint) -> Arc<Node> {
         let node = self.node_at(core, place);
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = map.find(place)
@@ -144,12 +144,12 @@ impl Cluster {
         node
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Map> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, SlotMap> {
         self.map.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks whoever is connected for the map; if nobody is, whoever might be reached.
-    async fn fetch(&self, core: &Core) -> Result<Vec<Range>, Trouble> {
+    async fn fetch(&self, core: &Topology) -> Result<Vec<SlotRange>, ConnectError> {
         let mut trouble = None;
         let nodes = self.nodes();
         for conn in nodes.iter().filter_map(|node| node.up()) {
@@ -157,12 +157,12 @@ impl Cluster {
             match timeout(limit, ask(&conn)).await {
                 Ok(Ok(ranges)) => return Ok(ranges),
                 Ok(Err(error)) => trouble = Some(error),
-                Err(_) => trouble = Some(Trouble::late(&conn.place, limit, false)),
+                Err(_) => trouble = Some(ConnectError::late(&conn.place, limit, false)),
             }
         }
         let known = nodes.iter().filter_map(|node| node.place.as_ref());
         for place in self.seeds.iter().chain(known) {
-            let asked = match Conn::open(place, Purpose::Question, &core.settings).await {
+            let asked = match Connection::open(place, Purpose::Query, &core.settings).await {
                 Ok(conn) => ask(&conn).await,
                 Err(error) => Err(error),
             };
@@ -179,7 +179,7 @@ impl Cluster {
     }
 
     /// Takes over a map: connects to who is new in it, and parts from who is gone.
-    async fn apply(&self, core: &Arc<Core>, ranges: &[Range]) {
+    async fn apply(&self, core: &Arc<Topology>, ranges: &[SlotRange]) {
         let (fresh, parted) = self.replace(core, ranges);
         // First those who take over, so that whoever is told that all is well can be served.
         for node in &fresh {
@@ -204,9 +204,13 @@ impl Cluster {
     }
 
     /// Who is new in the map, and who is no longer in it.
-    fn replace(&self, core: &Arc<Core>, ranges: &[Range]) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
+    fn replace(
+        &self,
+        core: &Arc<Topology>,
+        ranges: &[SlotRange],
+    ) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let mut new = Map {
+        let mut new = SlotMap {
             nodes: Vec::new(),
             owners: vec![NOBODY; usize::from(SLOTS)],
         };
@@ -244,8 +248,8 @@ impl Cluster {
 }
 
 /// Asks for the map whenever it is wanted.
-async fn keep_map(core: Arc<Core>) {
-    let super::core::Layout::Cluster(cluster) = &core.layout else {
+async fn keep_map(core: Arc<Topology>) {
+    let super::topology::Layout::Cluster(cluster) = &core.layout else {
         return;
     };
     let work = async {
@@ -276,7 +280,7 @@ async fn keep_map(core: Arc<Core>) {
     }
 }
 
-async fn ask(conn: &Conn) -> Result<Vec<Range>, Trouble> {
+async fn ask(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> {
     let mut question = cmd("CLUSTER");
     question.arg("SLOTS");
     let place = &conn.place;
@@ -287,18 +291,18 @@ async fn ask(conn: &Conn) -> Result<Vec<Range>, Trouble> {
     }) {
         Ok(value) => read(&value, place).ok_or_else(|| {
             let what = format!("{place}: it serves no slots; has the cluster been made?");
-            Trouble::new(ErrorKind::Unavailable, what)
+            ConnectError::new(ErrorKind::Unavailable, what)
         }),
-        Err(error) => Err(Trouble::of_reply(place, "CLUSTER SLOTS", &error, None)),
+        Err(error) => Err(ConnectError::of_reply(place, "CLUSTER SLOTS", &error, None)),
     }
 }
 
 /// Reads a map: `[first, last, [host, port, ...], replicas ...]` for each run of slots.
-fn read(reply: &Value, asked: &Place) -> Option<Vec<Range>> {
+fn read(reply: &Value, asked: &Endpoint) -> Option<Vec<SlotRange>> {
     let Value::Array(runs) = reply else {
         return None;
     };
-    let ranges: Vec<Range> = runs
+    let ranges: Vec<SlotRange> = runs
         .iter()
         .filter_map(|run| {
             let Value::Array(parts) = run else {
@@ -318,7 +322,7 @@ fn read(reply: &Value, asked: &Place) -> Option<Vec<Range>> {
                 _ => return None,
             };
             let slot = |number: i64| u16::try_from(number).ok().filter(|slot| *slot < SLOTS);
-            let place = Place::named(host, u16::try_from(port).ok()?, asked)?;
+            let place = Endpoint::named(host, u16::try_from(port).ok()?, asked)?;
             Some((slot(*first)?, slot(*last)?, place))
         })
         .collect();
@@ -331,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_map_is_read_and_rubbish_is_left_out() {
-        let asked = Place::tcp("h", 1);
+        let asked = Endpoint::tcp("h", 1);
         let text = "*4\r\n\
              *3\r\n:0\r\n:5\r\n*2\r\n$2\r\nh2\r\n:7000\r\n\
              *4\r\n:6\r\n:9\r\n*2\r\n$0\r\n\r\n:7001\r\n*2\r\n$2\r\nh3\r\n:7002\r\n\
@@ -339,8 +343,8 @@ mod tests {
              $1\r\nx\r\n";
         let reply = redis::parse_redis_value(text.as_bytes()).unwrap();
         let expected = vec![
-            (0, 5, Place::tcp("h2", 7000)),
-            (6, 9, Place::tcp("h", 7001)),
+            (0, 5, Endpoint::tcp("h2", 7000)),
+            (6, 9, Endpoint::tcp("h", 7001)),
         ];
         assert_eq!(read(&reply, &asked), Some(expected));
         assert_eq!(read(&Value::Array(vec![]), &asked), None);

@@ -25,7 +25,7 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// One server's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum Endpoint {
     /// Over TCP.
     Tcp {
         /// Name or address; an IPv6 address without brackets.
@@ -37,7 +37,7 @@ pub(crate) enum Place {
     Unix(PathBuf),
 }
 
-impl Place {
+impl Endpoint {
     pub(crate) fn tcp(host: impl Into<String>, port: u16) -> Self {
         let host = host.into();
         Self::Tcp { host, port }
@@ -66,7 +66,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -80,24 +80,24 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Deployment {
     /// One server.
-    Single(Place),
+    Single(Endpoint),
     /// The server that the sentinels say is the master of this name.
     Sentinel {
         /// Whom to ask.
-        sentinels: Vec<Place>,
+        sentinels: Vec<Endpoint>,
         /// What they call it.
         name: String,
     },
     /// The masters of a cluster.
     Cluster {
         /// Whom to ask for them.
-        seeds: Vec<Place>,
+        seeds: Vec<Endpoint>,
     },
 }
 
 /// Which servers are meant, and how they are reached. Holds nothing secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Address {
     pub(crate) deployment: Deployment,
     /// Whether over TLS.
     pub(crate) secure: bool,
@@ -105,7 +105,7 @@ pub(crate) struct Target {
     pub(crate) database: u32,
 }
 
-impl Target {
+impl Address {
     /// Reads an address, together with the options that belong to it.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Target {
                         "the socket's path is absolute: `redis+unix:/run/redis/redis.sock`",
                     ));
                 }
-                (Deployment::Single(Place::Unix(path.into())), None)
+                (Deployment::Single(Endpoint::Unix(path.into())), None)
             }
             "sentinel" => {
                 let wanted = "name the sentinels and the master: `redis+sentinel://h1,h2/name`";
@@ -147,7 +147,10 @@ impl Target {
                 if hosts.is_empty() || name.is_empty() || parts.next().is_some() {
                     return Err(refuse(wanted));
                 }
-                let sentinels = hosts.iter().map(|h| Place::of(h, SENTINEL_PORT)).collect();
+                let sentinels = hosts
+                    .iter()
+                    .map(|h| Endpoint::of(h, SENTINEL_PORT))
+                    .collect();
                 let number = number.map(database).transpose()?;
                 (Deployment::Sentinel { sentinels, name }, number)
             }
@@ -157,7 +160,7 @@ impl Target {
                         "name one node of the cluster or several: `redis+cluster://h1,h2`",
                     ));
                 }
-                let seeds = hosts.iter().map(|h| Place::of(h, SERVER_PORT)).collect();
+                let seeds = hosts.iter().map(|h| Endpoint::of(h, SERVER_PORT)).collect();
                 (Deployment::Cluster { seeds }, path_database(path)?)
             }
             _ => {
@@ -167,7 +170,7 @@ impl Target {
                          `{base}+sentinel` or `{base}+cluster`"
                     )));
                 };
-                let place = Place::of(host, SERVER_PORT);
+                let place = Endpoint::of(host, SERVER_PORT);
                 (Deployment::Single(place), path_database(path)?)
             }
         };
@@ -213,15 +216,15 @@ fn database(number: &str) -> Result<u32, Error> {
 }
 
 // The same text for the same store, with what the address left out.
-impl fmt::Display for Target {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.secure { "s" } else { "" };
-        let list = |places: &[Place]| {
-            let places: Vec<_> = places.iter().map(Place::to_string).collect();
+        let list = |places: &[Endpoint]| {
+            let places: Vec<_> = places.iter().map(Endpoint::to_string).collect();
             places.join(",")
         };
         match &self.deployment {
-            Deployment::Single(Place::Unix(path)) => {
+            Deployment::Single(Endpoint::Unix(path)) => {
                 write!(f, "redis+unix:{}", path.display())?;
                 if self.database != 0 {
                     write!(f, " database {}", self.database)?;
@@ -248,8 +251,8 @@ mod tests {
 
     use super::*;
 
-    fn target(url: &str) -> Result<Target, Error> {
-        Target::new(&StoreUrl::parse(url).unwrap(), &Options::default())
+    fn target(url: &str) -> Result<Address, Error> {
+        Address::new(&StoreUrl::parse(url).unwrap(), &Options::default())
     }
 
     #[test]
@@ -275,7 +278,7 @@ mod tests {
         }
         let options = Options::default().database(3);
         let url = StoreUrl::parse("redis+unix:/s").unwrap();
-        assert_eq!(Target::new(&url, &options).unwrap().database, 3);
+        assert_eq!(Address::new(&url, &options).unwrap().database, 3);
     }
 
     #[test]
@@ -303,24 +306,24 @@ mod tests {
             Options::default().tls(Tls::new(Some("ca.pem".into()), None, None)),
             Options::default().sentinel_credentials(None, Some(Secret::new("x"))),
         ] {
-            let error = Target::new(&url, &options).unwrap_err();
+            let error = Address::new(&url, &options).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{options:?}");
         }
     }
 
     #[test]
     fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
-        let asked = Place::tcp("h", 1);
+        let asked = Endpoint::tcp("h", 1);
         for (text, place) in [
-            ("10.0.0.1:7000", Place::tcp("10.0.0.1", 7000)),
-            (":7000", Place::tcp("h", 7000)),
-            ("?:7000", Place::tcp("h", 7000)),
-            ("::1:7000", Place::tcp("::1", 7000)),
+            ("10.0.0.1:7000", Endpoint::tcp("10.0.0.1", 7000)),
+            (":7000", Endpoint::tcp("h", 7000)),
+            ("?:7000", Endpoint::tcp("h", 7000)),
+            ("::1:7000", Endpoint::tcp("::1", 7000)),
         ] {
-            assert_eq!(Place::parse(text, &asked), Some(place));
+            assert_eq!(Endpoint::parse(text, &asked), Some(place));
         }
         for text in ["", "h", "h:", "h:0", "h:70000"] {
-            assert_eq!(Place::parse(text, &asked), None, "{text}");
+            assert_eq!(Endpoint::parse(text, &asked), None, "{text}");
         }
     }
 }

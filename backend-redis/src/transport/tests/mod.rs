@@ -3,7 +3,7 @@
 mod batch;
 mod cancel;
 mod cluster;
-mod login;
+mod connect_errors;
 mod replies;
 mod sentinel;
 mod single;
@@ -25,8 +25,8 @@ use tenure_core::{
 use tenure_test_servers::redis::Server;
 use tokio::time::Instant;
 
-use super::{Answer, Call, Fault, Link, Listener, Opening, Script, Target};
-use crate::config::Options;
+use super::{CallError, CallResult, Listener, OpenParams, Script, ScriptCall, Transport};
+use crate::{address::Address, config::Options};
 
 /// No test waits for longer than this for anything.
 const BOUND: Duration = Duration::from_secs(30);
@@ -103,7 +103,7 @@ async fn until_ok<T, E: std::fmt::Debug>(
 }
 
 struct Opened {
-    link: Link,
+    link: Transport,
     heard: Arc<Heard>,
 }
 
@@ -114,15 +114,15 @@ async fn open(url: &str, options: Options) -> Result<Opened, Error> {
 
 async fn open_within(url: &str, options: Options, limit: Duration) -> Result<Opened, Error> {
     let heard = Arc::new(Heard::default());
-    let opening = Opening {
+    let opening = OpenParams {
         inbox: Some(INBOX.to_owned()),
         scripts: vec![&COUNT],
         limit,
         clock: Arc::new(SystemClock),
         listener: Arc::clone(&heard) as Arc<dyn Listener>,
     };
-    let target = Target::new(&StoreUrl::parse(url)?, &options)?;
-    let link = Link::open(target, options, opening).await?;
+    let target = Address::new(&StoreUrl::parse(url)?, &options)?;
+    let link = Transport::open(target, options, opening).await?;
     Ok(Opened { link, heard })
 }
 
@@ -130,8 +130,8 @@ fn user(name: &str, password: &str) -> Options {
     Options::default().credentials(Some(name.to_owned()), Some(Secret::new(password)))
 }
 
-fn call(script: &'static Script, key: &str, args: &[&str]) -> Call {
-    let mut call = Call::new(script, 0, 0);
+fn call(script: &'static Script, key: &str, args: &[&str]) -> ScriptCall {
+    let mut call = ScriptCall::new(script, 0, 0);
     call.key(key);
     for arg in args {
         call.arg(arg);
@@ -140,7 +140,7 @@ fn call(script: &'static Script, key: &str, args: &[&str]) -> Call {
 }
 
 /// A script that counts how often it ran.
-fn count(key: &str) -> Call {
+fn count(key: &str) -> ScriptCall {
     call(&COUNT, key, &[])
 }
 
@@ -149,7 +149,7 @@ fn ran(server: &Server, key: &str) -> String {
 }
 
 #[track_caller]
-fn number(answer: Answer) -> i64 {
+fn number(answer: CallResult) -> i64 {
     match answer {
         Ok(Value::Int(number)) => number,
         other => panic!("{other:?}"),
@@ -158,9 +158,9 @@ fn number(answer: Answer) -> i64 {
 
 /// The code of a refusal; `-` for one without.
 #[track_caller]
-fn refused(answer: Answer) -> String {
+fn refused(answer: CallResult) -> String {
     match answer {
-        Err(Fault::Refused { code, .. }) => code.unwrap_or_else(|| "-".to_owned()),
+        Err(CallError::Refused { code, .. }) => code.unwrap_or_else(|| "-".to_owned()),
         other => panic!("{other:?}"),
     }
 }

@@ -85,7 +85,10 @@ async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
     let Opened { link, heard } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.drop_reply_of_and_cut("EVALSHA");
     let answer = link.call(count("k")).await;
-    assert!(matches!(answer, Err(Fault::Unanswered(_))), "{answer:?}");
+    assert!(
+        matches!(answer, Err(CallError::Unanswered(_))),
+        "{answer:?}"
+    );
     heard.until("up").await;
     assert_eq!(heard.all(), ["down", "up"]);
     assert_eq!(ran(&server, "k"), "1");
@@ -103,7 +106,10 @@ async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
     let calls: Vec<_> = (0..3).map(|n| count(&format!("k{n}"))).collect();
     let mut unanswered = 0;
     link.call_all(calls, &mut |_, answer| {
-        assert!(matches!(answer, Err(Fault::Unanswered(_))), "{answer:?}");
+        assert!(
+            matches!(answer, Err(CallError::Unanswered(_))),
+            "{answer:?}"
+        );
         unanswered += 1;
     })
     .await;

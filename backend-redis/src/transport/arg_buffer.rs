@@ -5,13 +5,13 @@
 /// A request has some ten of them, of a few dozen bytes. Each in memory of its own, making and freeing
 /// them cost a busy client a tenth of its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Words {
+pub(crate) struct ArgBuffer {
     text: String,
     /// Where in the text each of them ends.
     ends: Vec<usize>,
 }
 
-impl Words {
+impl ArgBuffer {
     /// None yet, and room for so many, of so many bytes together.
     pub(crate) fn with_capacity(words: usize, bytes: usize) -> Self {
         Self {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn words_come_out_as_they_went_in() {
-        let mut words = Words::with_capacity(1, 1);
+        let mut words = ArgBuffer::with_capacity(1, 1);
         assert_eq!((words.len(), words.iter().next()), (0, None));
         for word in ["one", "", "drei \u{e9}", ""] {
             words.push_with(|text| text.push_str(word));

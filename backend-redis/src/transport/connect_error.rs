@@ -8,16 +8,16 @@ use tenure_core::{
     settings::Tls,
 };
 
-use super::target::Place;
+use crate::address::Endpoint;
 
 /// A failure to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct ConnectError {
     pub(crate) kind: ErrorKind,
     pub(crate) detail: String,
 }
 
-impl Trouble {
+impl ConnectError {
     pub(super) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, detail }
@@ -29,7 +29,7 @@ impl Trouble {
     }
 
     /// The server did not answer in that time.
-    pub(super) fn late(place: &Place, limit: Duration, in_tls: bool) -> Self {
+    pub(super) fn late(place: &Endpoint, limit: Duration, in_tls: bool) -> Self {
         // A server without TLS waits for the end of what it takes for a command.
         let hint = if in_tls {
             " to the beginning of TLS; does it speak TLS there?"
@@ -43,7 +43,7 @@ impl Trouble {
     }
 
     /// What the network or TLS said.
-    pub(super) fn of_io(place: &Place, error: &io::Error, files: &Tls) -> Self {
+    pub(super) fn of_io(place: &Endpoint, error: &io::Error, files: &Tls) -> Self {
         if let Some(tls) = tenure_tls::explain(error, files) {
             return Self::new(tls.kind, format!("{place}: {}", tls.detail));
         }
@@ -67,7 +67,7 @@ impl Trouble {
     /// What the server said to our log-in, or to one of the first commands. `wire` is the last
     /// failure of the network under it.
     pub(super) fn of_reply(
-        place: &Place,
+        place: &Endpoint,
         doing: &str,
         error: &RedisError,
         wire: Option<Self>,
@@ -117,7 +117,7 @@ impl Trouble {
         Self::new(kind, format!("{place}: {what}"))
     }
 
-    fn of_failure(place: &Place, error: &RedisError, wire: Option<Self>) -> Self {
+    fn of_failure(place: &Endpoint, error: &RedisError, wire: Option<Self>) -> Self {
         let text = one_line(&error.to_string());
         let (kind, what) = match error.kind() {
             redis::ErrorKind::RESP3NotSupported => (

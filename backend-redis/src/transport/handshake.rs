@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 use tenure_core::error::ErrorKind;
 
-use super::trouble::Trouble;
+use super::connect_error::ConnectError;
 use crate::config::{Durability, Eviction, Options};
 
 /// The oldest server that will do.
@@ -13,13 +13,13 @@ const OLDEST: (u32, u32) = (6, 2);
 
 /// What `HELLO` says. Every user may ask it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hello {
+pub(super) struct HelloReply {
     pub(super) version: String,
     pub(super) mode: String,
     pub(super) role: String,
 }
 
-impl Hello {
+impl HelloReply {
     /// Reads the answer. What is missing stays empty, and fails where it is needed.
     pub(super) fn read(reply: &Value) -> Self {
         let mut hello = Self::default();
@@ -43,30 +43,30 @@ impl Hello {
     }
 
     /// Refuses a server that is too old, or that stands otherwise than the address says.
-    pub(super) fn check(&self, cluster: bool) -> Result<(), Trouble> {
+    pub(super) fn check(&self, cluster: bool) -> Result<(), ConnectError> {
         let mut parts = self
             .version
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
         let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if version < OLDEST {
-            let version = super::trouble::one_line(&self.version);
-            return Err(Trouble::new(
+            let version = super::connect_error::one_line(&self.version);
+            return Err(ConnectError::new(
                 ErrorKind::Unsupported,
                 format!("it is version {version:?}, and Redis 6.2 or newer is needed"),
             ));
         }
         match (self.mode.as_str(), cluster) {
-            ("sentinel", _) => Err(Trouble::new(
+            ("sentinel", _) => Err(ConnectError::new(
                 ErrorKind::Config,
                 "it is a sentinel; write `redis+sentinel://host/name`",
             )),
-            ("cluster", false) => Err(Trouble::new(
+            ("cluster", false) => Err(ConnectError::new(
                 ErrorKind::Config,
                 "it is a node of a cluster; write `redis+cluster://` (`rediss+cluster://` with TLS)",
             )),
             ("cluster", true) | (_, false) => Ok(()),
-            (_, true) => Err(Trouble::new(
+            (_, true) => Err(ConnectError::new(
                 ErrorKind::Config,
                 "it is not in cluster mode; write `redis://` (`rediss://` with TLS)",
             )),
@@ -80,7 +80,7 @@ impl Hello {
 
 /// What `INFO` says of what matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Info {
+pub(super) struct InfoReply {
     pub(super) maxmemory: u64,
     pub(super) policy: Option<String>,
     pub(super) aof_enabled: Option<bool>,
@@ -88,7 +88,7 @@ pub(super) struct Info {
     pub(super) loading: bool,
 }
 
-impl Info {
+impl InfoReply {
     pub(super) fn read(reply: &Value) -> Self {
         let mut info = Self::default();
         for (key, value) in text(reply)
@@ -110,15 +110,15 @@ impl Info {
 
     /// Refuses a server that is not ready, or does not keep what the options say. The warning, if
     /// any, is about what the options let pass.
-    pub(super) fn check(&self, options: &Options) -> Result<Option<String>, Trouble> {
+    pub(super) fn check(&self, options: &Options) -> Result<Option<String>, ConnectError> {
         if self.loading {
-            return Err(Trouble::new(
+            return Err(ConnectError::new(
                 ErrorKind::Unavailable,
                 "it is still loading its data",
             ));
         }
         if options.durability == Durability::Local && self.aof_enabled != Some(true) {
-            return Err(Trouble::new(
+            return Err(ConnectError::new(
                 ErrorKind::Config,
                 "`durability = \"local\"` is set, but its `appendonly` is off; set `appendonly yes` \
                  and `appendfsync always` on the server, or `durability = \"volatile\"`",
@@ -139,7 +139,7 @@ impl Info {
         );
         match options.eviction {
             Eviction::Warn => Ok(Some(what)),
-            Eviction::Refuse => Err(Trouble::new(
+            Eviction::Refuse => Err(ConnectError::new(
                 ErrorKind::Config,
                 format!("{what}, or set `backend.options.eviction = \"warn\"`"),
             )),
@@ -173,8 +173,8 @@ fn text_of_key(value: &Value) -> &str {
 mod tests {
     use super::*;
 
-    fn hello(version: &str, mode: &str) -> Hello {
-        Hello {
+    fn hello(version: &str, mode: &str) -> HelloReply {
+        HelloReply {
             version: version.to_owned(),
             mode: mode.to_owned(),
             role: "master".to_owned(),
@@ -199,8 +199,8 @@ mod tests {
         }
     }
 
-    fn info(text: &str) -> Info {
-        Info::read(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()))
+    fn info(text: &str) -> InfoReply {
+        InfoReply::read(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()))
     }
 
     #[test]

@@ -21,7 +21,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{target::Place, trouble::Trouble};
+use super::connect_error::ConnectError;
+use crate::address::Endpoint;
 
 /// Probes begin after so long without a byte, ...
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Timeouts {
     /// To connect. The name's addresses share it.
     pub(super) connect: Duration,
     /// To answer.
@@ -41,41 +42,41 @@ pub(super) struct Limits {
 
 /// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
 pub(super) async fn open(
-    place: &Place,
+    place: &Endpoint,
     secure: bool,
     files: &Tls,
-    limits: Limits,
+    limits: Timeouts,
     in_tls: &AtomicBool,
-) -> Result<Wire, Trouble> {
-    let wrong = |error: io::Error| Trouble::of_io(place, &error, files);
+) -> Result<RawStream, ConnectError> {
+    let wrong = |error: io::Error| ConnectError::of_io(place, &error, files);
     let (host, port) = match place {
-        Place::Unix(path) => {
+        Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(wrong)?;
-            return Ok(Wire::Unix(stream));
+            return Ok(RawStream::Unix(stream));
         }
-        Place::Tcp { host, port } => (host.as_str(), *port),
+        Endpoint::Tcp { host, port } => (host.as_str(), *port),
     };
     let tcp = connect(host, port, limits.connect).await.map_err(wrong)?;
     settle(&tcp, limits.answer).map_err(wrong)?;
     if !secure {
-        return Ok(Wire::Tcp(tcp));
+        return Ok(RawStream::Tcp(tcp));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
         let what = format!("{place}: no certificate can be made out for that host name");
-        Trouble::new(ErrorKind::Config, what)
+        ConnectError::new(ErrorKind::Config, what)
     })?;
     let files_read = files.clone();
     let config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_read))
         .await
-        .map_err(|_| Trouble::new(ErrorKind::Unavailable, "this runtime is shutting down"))?
-        .map_err(Trouble::of_files)?;
+        .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "this runtime is shutting down"))?
+        .map_err(ConnectError::of_files)?;
     in_tls.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(config)
         .connect(name, tcp)
         .await
         .map_err(wrong)?;
     in_tls.store(false, Ordering::Relaxed);
-    Ok(Wire::Tls(Box::new(stream)))
+    Ok(RawStream::Tls(Box::new(stream)))
 }
 
 async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
@@ -110,7 +111,7 @@ fn settle(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     let probes = probes.with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&probes)?;
     // Bytes that the peer's machine does not acknowledge for so long end the connection. Our own
-    // watch (`Life`) is sooner, where a request waits.
+    // watch (`Liveness`) is sooner, where a request waits.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(limit.saturating_mul(2)))?;
     #[cfg(not(target_os = "linux"))]
@@ -120,7 +121,7 @@ fn settle(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
 
 /// What the bytes go through.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum RawStream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
@@ -132,14 +133,14 @@ pub(super) enum Wire {
 /// Every request is answered, so silence that lasts longer than a request may take is a peer that
 /// is gone or stopped, whoever asked and whether or not they still wait for the answer.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Liveness {
     begun: Instant,
     /// Milliseconds since `begun`, plus 1; 0 while nothing waits.
     waiting_since: AtomicU64,
     failure: Mutex<Option<io::Error>>,
 }
 
-impl Life {
+impl Liveness {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             begun: Instant::now(),
@@ -191,20 +192,20 @@ impl Life {
     }
 }
 
-/// A wire that keeps its [`Life`] up to date.
+/// A wire that keeps its [`Liveness`] up to date.
 #[derive(Debug)]
-pub(super) struct Tracked {
-    wire: Wire,
-    life: Arc<Life>,
+pub(super) struct MonitoredStream {
+    wire: RawStream,
+    life: Arc<Liveness>,
 }
 
-impl Tracked {
-    pub(super) const fn new(wire: Wire, life: Arc<Life>) -> Self {
+impl MonitoredStream {
+    pub(super) const fn new(wire: RawStream, life: Arc<Liveness>) -> Self {
         Self { wire, life }
     }
 }
 
-impl AsyncRead for Tracked {
+impl AsyncRead for MonitoredStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -212,9 +213,9 @@ impl AsyncRead for Tracked {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = ready!(match &mut self.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Wire::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            RawStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            RawStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            RawStream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
         });
         if buffer.filled().len() > before {
             self.life.read();
@@ -227,7 +228,7 @@ impl AsyncRead for Tracked {
     }
 }
 
-impl AsyncWrite for Tracked {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -236,27 +237,27 @@ impl AsyncWrite for Tracked {
         // Noted before: the answer may be read by the time that a slow write returns.
         self.life.wrote();
         let result = ready!(match &mut self.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Wire::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Wire::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            RawStream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            RawStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            RawStream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         });
         Poll::Ready(self.life.note(result))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = ready!(match &mut self.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Wire::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            RawStream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            RawStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            RawStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
         });
         Poll::Ready(self.life.note(result))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Wire::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            RawStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            RawStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            RawStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::{
     batch::{self, Outcome},
-    call::{Answer, Call, Fault},
-    conn::Conn,
-    core::{Core, Layout},
-    fault::{Verdict, judge},
+    connection::Connection,
     node::{Node, unsent},
+    reply_class::{ReplyClass, judge},
+    script_call::{CallError, CallResult, ScriptCall},
+    topology::{Layout, Topology},
 };
 
 /// More hops than a slot can have made.
@@ -26,9 +26,9 @@ const PAUSE: Duration = Duration::from_millis(15);
 
 /// One script on its way.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct RoutedCall {
     index: usize,
-    pub(super) call: Call,
+    pub(super) call: ScriptCall,
     slot: u16,
     /// Whether its text is sent.
     whole: bool,
@@ -37,8 +37,8 @@ pub(super) struct Item {
     hops: u32,
 }
 
-impl Item {
-    pub(super) const fn new(index: usize, call: Call, slot: u16) -> Self {
+impl RoutedCall {
+    pub(super) const fn new(index: usize, call: ScriptCall, slot: u16) -> Self {
         Self {
             index,
             call,
@@ -54,7 +54,7 @@ impl Item {
     }
 
     /// Asks for it alone.
-    pub(super) async fn ask(&self, conn: &Conn) -> RedisResult<Value> {
+    pub(super) async fn ask(&self, conn: &Connection) -> RedisResult<Value> {
         let reply = conn.command(&self.command()).await;
         reply.map(|reply| self.call.reply(reply))
     }
@@ -63,7 +63,7 @@ impl Item {
         matches!(&self.via, Some((_, true)))
     }
 
-    fn node(&self, core: &Core) -> Result<Arc<Node>, Fault> {
+    fn node(&self, core: &Topology) -> Result<Arc<Node>, CallError> {
         match &self.via {
             Some((node, _)) => Ok(Arc::clone(node)),
             None => core.owner(self.slot),
@@ -73,7 +73,7 @@ impl Item {
 
 /// What is asked of the replicas.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Replicas {
+pub(super) struct ReplicaAck {
     pub(super) count: u32,
     pub(super) patience: Duration,
 }
@@ -81,10 +81,10 @@ pub(super) struct Replicas {
 /// Runs them all, with one write to each node; `each` hears every answer, with the number of
 /// replicas that have acknowledged it (0 if none were asked).
 pub(super) async fn run(
-    core: &Arc<Core>,
-    items: Vec<Item>,
-    replicas: Option<Replicas>,
-    each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+    core: &Arc<Topology>,
+    items: Vec<RoutedCall>,
+    replicas: Option<ReplicaAck>,
+    each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
 ) {
     let until = Instant::now() + PATIENCE;
     let mut items = items;
@@ -104,9 +104,9 @@ pub(super) async fn run(
             for (item, reply) in group.into_iter().zip(replies) {
                 let index = item.index;
                 match follow(core, &node, &conn, item, reply, until) {
-                    Next::Done(answer) => each(index, answer, acknowledged),
-                    Next::Again(item) => again.push(item),
-                    Next::Later(item) => {
+                    NextStep::Done(answer) => each(index, answer, acknowledged),
+                    NextStep::Again(item) => again.push(item),
+                    NextStep::Later(item) => {
                         pause = true;
                         again.push(item);
                     }
@@ -124,7 +124,7 @@ pub(super) async fn run(
 }
 
 /// Runs one script. The usual case costs no more than the request itself.
-pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
+pub(super) async fn run_one(core: &Arc<Topology>, item: RoutedCall) -> CallResult {
     let node = item.node(core)?;
     let conn = node.conn(&core.settings).await?;
     // In a cluster, two locks are hardly ever in one slot.
@@ -140,8 +140,8 @@ pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
         Outcome::Replied(item, reply) => {
             let until = Instant::now() + PATIENCE;
             match follow(core, &node, &conn, item, reply, until) {
-                Next::Done(answer) => return answer,
-                Next::Again(item) | Next::Later(item) => item,
+                NextStep::Done(answer) => return answer,
+                NextStep::Again(item) | NextStep::Later(item) => item,
             }
         }
     };
@@ -154,32 +154,32 @@ pub(super) async fn run_one(core: &Arc<Core>, item: Item) -> Answer {
 }
 
 /// The answer of whoever did not come to answer: nothing is known.
-pub(super) fn unheard() -> Fault {
-    Fault::Unanswered((redis::ErrorKind::Client, "no answer was heard").into())
+pub(super) fn unheard() -> CallError {
+    CallError::Unanswered((redis::ErrorKind::Client, "no answer was heard").into())
 }
 
 /// What becomes of an item after a reply.
-enum Next {
-    Done(Answer),
+enum NextStep {
+    Done(CallResult),
     /// It is sent again, as it is now.
-    Again(Item),
+    Again(RoutedCall),
     /// The same after a pause.
-    Later(Item),
+    Later(RoutedCall),
 }
 
 fn follow(
-    core: &Arc<Core>,
+    core: &Arc<Topology>,
     node: &Arc<Node>,
-    conn: &Conn,
-    mut item: Item,
+    conn: &Connection,
+    mut item: RoutedCall,
     reply: RedisResult<Value>,
     until: Instant,
-) -> Next {
+) -> NextStep {
     let verdict = match judge(reply, &conn.place) {
-        Verdict::Done(answer) => return Next::Done(answer),
+        ReplyClass::Done(answer) => return NextStep::Done(answer),
         verdict => verdict,
     };
-    let refuse = |what: String| Next::Done(Err(unsent(what)));
+    let refuse = |what: String| NextStep::Done(Err(unsent(what)));
     let asking = item.asking();
     item.hops += 1;
     item.via = None;
@@ -187,47 +187,51 @@ fn follow(
         return refuse("the servers of the cluster send it in a circle".to_owned());
     }
     match (verdict, &core.layout) {
-        (Verdict::Done(answer), _) => Next::Done(answer),
-        (Verdict::Demoted(fault), _) => {
+        (ReplyClass::Done(answer), _) => NextStep::Done(answer),
+        (ReplyClass::Demoted(fault), _) => {
             conn.give_up("it is a replica now");
             // The reply may have come over the connection that waits for replicas.
             if let Some(conn) = node.up() {
                 conn.give_up("it is a replica now");
             }
-            Next::Done(Err(fault))
+            NextStep::Done(Err(fault))
         }
-        (Verdict::Unknown, _) if item.whole => refuse("the server forgets its scripts".to_owned()),
-        (Verdict::Unknown, _) => {
+        (ReplyClass::Unknown, _) if item.whole => {
+            refuse("the server forgets its scripts".to_owned())
+        }
+        (ReplyClass::Unknown, _) => {
             item.whole = true;
             item.via = Some((Arc::clone(node), asking));
-            Next::Again(item)
+            NextStep::Again(item)
         }
-        (Verdict::TryAgain(fault), _) if Instant::now() + PAUSE > until => Next::Done(Err(fault)),
-        (Verdict::TryAgain(_), _) => {
+        (ReplyClass::TryAgain(fault), _) if Instant::now() + PAUSE > until => {
+            NextStep::Done(Err(fault))
+        }
+        (ReplyClass::TryAgain(_), _) => {
             // From the start: by then the slot may be served elsewhere.
             item.hops -= 1;
-            Next::Later(item)
+            NextStep::Later(item)
         }
-        (Verdict::Moved(place), Layout::Cluster(cluster)) => {
+        (ReplyClass::Moved(place), Layout::Cluster(cluster)) => {
             item.via = Some((cluster.moved(core, item.slot, &place), false));
-            Next::Again(item)
+            NextStep::Again(item)
         }
-        (Verdict::Ask(place), Layout::Cluster(cluster)) => {
+        (ReplyClass::Ask(place), Layout::Cluster(cluster)) => {
             item.via = Some((cluster.node_at(core, &place), true));
-            Next::Again(item)
+            NextStep::Again(item)
         }
-        (Verdict::Moved(place) | Verdict::Ask(place), _) => {
+        (ReplyClass::Moved(place) | ReplyClass::Ask(place), _) => {
             refuse(format!("{} sends it to {place}", conn.place))
         }
     }
 }
 
 fn by_node(
-    core: &Core,
-    items: Vec<Item>,
-    each: &mut (dyn FnMut(usize, Answer, u32) + Send),
-) -> Vec<(Arc<Node>, Vec<Item>)> {
-    let mut groups: Vec<(Arc<Node>, Vec<Item>)> = Vec::new();
+    core: &Topology,
+    items: Vec<RoutedCall>,
+    each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+) -> Vec<(Arc<Node>, Vec<RoutedCall>)> {
+    let mut groups: Vec<(Arc<Node>, Vec<RoutedCall>)> = Vec::new();
     for item in items {
         match item.node(core) {
             Ok(node) => match groups
@@ -245,11 +249,11 @@ fn by_node(
 
 /// One write: a reply for each item, and how many replicas have acknowledged.
 async fn send(
-    core: &Core,
+    core: &Topology,
     node: &Arc<Node>,
-    items: &[Item],
-    replicas: Option<Replicas>,
-) -> Result<(Arc<Conn>, Vec<RedisResult<Value>>, u32), Fault> {
+    items: &[RoutedCall],
+    replicas: Option<ReplicaAck>,
+) -> Result<(Arc<Connection>, Vec<RedisResult<Value>>, u32), CallError> {
     let settings = &core.settings;
     let conn = node.conn(settings).await?;
     if let (None, [item]) = (replicas, items)
@@ -266,7 +270,7 @@ async fn send(
         commands.push(item.command());
     }
     let (replies, acknowledged) = match replicas {
-        Some(Replicas { count, patience }) => {
+        Some(ReplicaAck { count, patience }) => {
             let place = conn.place.clone();
             let way = node.replicas(settings);
             way.send(place, commands, count, patience).await?

@@ -3,25 +3,24 @@
 //!
 //! It connects again by itself, and sends nothing twice (see ADR 0005).
 
+mod arg_buffer;
 mod backoff;
 mod batch;
-mod call;
-mod check;
 mod cluster;
-mod conn;
-mod core;
-mod exec;
-mod fault;
+mod config;
+mod connect_error;
+mod connection;
+mod handshake;
 mod node;
-mod replicas;
+mod redirect;
+mod replica_ack;
+mod reply_class;
 mod scan;
+mod script_call;
 mod sentinel;
-mod settings;
 mod slots;
 mod stream;
-mod target;
-mod trouble;
-mod words;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -39,15 +38,14 @@ use tenure_core::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-pub(crate) use call::{Answer, Call, Fault, Listener, Script};
-pub(crate) use target::{SCHEMES, Target};
+pub(crate) use script_call::{CallError, CallResult, Listener, Script, ScriptCall};
 
 use self::{
-    core::Core,
-    exec::{Item, Replicas, unheard},
-    settings::Settings,
+    config::TransportConfig,
+    redirect::{ReplicaAck, RoutedCall, unheard},
+    topology::Topology,
 };
-use crate::config::Options;
+use crate::{address::Address, config::Options};
 
 /// So many scripts go in one write.
 const PART: usize = 100;
@@ -56,14 +54,14 @@ const PART: usize = 100;
 const PARTS_AT_ONCE: usize = 4;
 
 /// What a link is opened with, besides where to.
-pub(crate) struct Opening {
+pub(crate) struct OpenParams {
     /// The channel to subscribe to; an observer has none.
     pub(crate) inbox: Option<String>,
     /// Handed to each server when it is connected.
     pub(crate) scripts: Vec<&'static Script>,
     /// The longest time for which a request may go unanswered, and for opening.
     pub(crate) limit: Duration,
-    /// The clock of [`Link::closed_until`].
+    /// The clock of [`Transport::closed_until`].
     pub(crate) clock: Arc<dyn Clock>,
     /// Who hears of messages and of the connection, once it is open.
     pub(crate) listener: Arc<dyn Listener>,
@@ -71,7 +69,7 @@ pub(crate) struct Opening {
 
 /// What is known of the servers, as of their last connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct DeploymentInfo {
     /// The version of one of them.
     pub(crate) version: String,
     /// Its `maxmemory-policy`, if it may be asked.
@@ -84,17 +82,17 @@ pub(crate) struct Facts {
 
 /// One client's connections. Clones share them; they end with the last clone.
 #[derive(Clone)]
-pub(crate) struct Link(Arc<Handle>);
+pub(crate) struct Transport(Arc<CloseOnDrop>);
 
-struct Handle(Arc<Core>);
+struct CloseOnDrop(Arc<Topology>);
 
-impl Drop for Handle {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("target", &self.core().settings.target.to_string())
@@ -102,7 +100,7 @@ impl fmt::Debug for Link {
     }
 }
 
-impl Link {
+impl Transport {
     /// Connects once. From then on keeps the connections by itself.
     ///
     /// # Errors
@@ -114,11 +112,11 @@ impl Link {
     ///
     /// Dropping the future ends what it began.
     pub(crate) async fn open(
-        target: Target,
+        target: Address,
         options: Options,
-        opening: Opening,
+        opening: OpenParams,
     ) -> Result<Self, Error> {
-        let settings = Settings {
+        let settings = TransportConfig {
             target,
             options,
             inbox: opening.inbox,
@@ -129,21 +127,21 @@ impl Link {
             warned: AtomicBool::new(false),
         };
         let limit = settings.limit;
-        let link = Self(Arc::new(Handle(Core::new(settings))));
+        let link = Self(Arc::new(CloseOnDrop(Topology::new(settings))));
         let started = tokio::time::timeout(limit, link.core().start()).await;
         started
             .unwrap_or_else(|_| Err(link.core().late()))
-            .map_err(trouble::Trouble::into_error)?;
+            .map_err(connect_error::ConnectError::into_error)?;
         Ok(link)
     }
 
-    fn core(&self) -> &Arc<Core> {
+    fn core(&self) -> &Arc<Topology> {
         &self.0.0
     }
 
-    fn item(&self, index: usize, call: Call) -> Item {
+    fn item(&self, index: usize, call: ScriptCall) -> RoutedCall {
         let slot = call.first_key().map_or(0, |key| self.slot(key));
-        Item::new(index, call, slot)
+        RoutedCall::new(index, call, slot)
     }
 
     /// Runs a script.
@@ -151,8 +149,8 @@ impl Link {
     /// # Cancel safety
     ///
     /// Once sent, it runs whether or not anybody waits for its answer.
-    pub(crate) async fn call(&self, call: Call) -> Answer {
-        exec::run_one(self.core(), self.item(0, call)).await
+    pub(crate) async fn call(&self, call: ScriptCall) -> CallResult {
+        redirect::run_one(self.core(), self.item(0, call)).await
     }
 
     /// Runs them all, by one write for each node and 100 scripts. `each` hears every answer once,
@@ -163,8 +161,8 @@ impl Link {
     /// Once sent, they run whether or not anybody waits for their answers.
     pub(crate) async fn call_all(
         &self,
-        calls: Vec<Call>,
-        each: &mut (dyn FnMut(usize, Answer) + Send),
+        calls: Vec<ScriptCall>,
+        each: &mut (dyn FnMut(usize, CallResult) + Send),
     ) {
         let each = &mut |index, answer, _| each(index, answer);
         let parts = self.parts(calls, each);
@@ -174,18 +172,18 @@ impl Link {
     /// Runs parts of several nodes, so many of each node at once.
     async fn spread(
         &self,
-        mut parts: Vec<(usize, Vec<Item>)>,
+        mut parts: Vec<(usize, Vec<RoutedCall>)>,
         at_once: usize,
-        replicas: Option<Replicas>,
-        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
+        replicas: Option<ReplicaAck>,
+        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) {
         if parts.len() == 1
             && let Some((_, part)) = parts.pop()
         {
-            return exec::run(self.core(), part, replicas, each).await;
+            return redirect::run(self.core(), part, replicas, each).await;
         }
         // The lanes of one node take its parts in turn.
-        let mut lanes: HashMap<(usize, usize), Vec<Vec<Item>>> = HashMap::new();
+        let mut lanes: HashMap<(usize, usize), Vec<Vec<RoutedCall>>> = HashMap::new();
         let mut seen: HashMap<usize, usize> = HashMap::new();
         for (node, part) in parts {
             let count = seen.entry(node).or_default();
@@ -203,7 +201,7 @@ impl Link {
                     let mut each = |index, answer, count| {
                         let _ = heard.send((index, answer, count));
                     };
-                    exec::run(&core, part, replicas, &mut each).await;
+                    redirect::run(&core, part, replicas, &mut each).await;
                 }
             });
         }
@@ -216,10 +214,10 @@ impl Link {
     /// Calls by node, at most [`PART`] together.
     fn parts(
         &self,
-        calls: Vec<Call>,
-        each: &mut (dyn FnMut(usize, Answer, u32) + Send),
-    ) -> Vec<(usize, Vec<Item>)> {
-        let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
+        calls: Vec<ScriptCall>,
+        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+    ) -> Vec<(usize, Vec<RoutedCall>)> {
+        let mut parts: Vec<(usize, Vec<RoutedCall>)> = Vec::new();
         let mut open: HashMap<usize, usize> = HashMap::new();
         for (index, call) in calls.into_iter().enumerate() {
             let slot = call.first_key().map_or(0, |key| self.slot(key));
@@ -230,7 +228,7 @@ impl Link {
                     continue;
                 }
             };
-            let item = Item::new(index, call, slot);
+            let item = RoutedCall::new(index, call, slot);
             match open.get(&node).and_then(|at| parts.get_mut(*at)) {
                 Some((_, part)) if part.len() < PART => part.push(item),
                 _ => {
@@ -250,17 +248,17 @@ impl Link {
     /// Once sent, they run whether or not anybody waits for their answers.
     pub(crate) async fn call_replicated(
         &self,
-        calls: Vec<Call>,
+        calls: Vec<ScriptCall>,
         replicas: u32,
         patience: Duration,
-    ) -> Vec<(Answer, u32)> {
+    ) -> Vec<(CallResult, u32)> {
         let mut answers: Vec<_> = calls.iter().map(|_| (Err(unheard()), 0)).collect();
         let each = &mut |index: usize, answer, count| {
             if let Some(place) = answers.get_mut(index) {
                 *place = (answer, count);
             }
         };
-        let wanted = Replicas {
+        let wanted = ReplicaAck {
             count: replicas,
             patience,
         };
@@ -290,7 +288,7 @@ impl Link {
         cursor: Option<&str>,
         pattern: &str,
         count: usize,
-    ) -> Result<(Vec<Vec<u8>>, Option<String>), Fault> {
+    ) -> Result<(Vec<Vec<u8>>, Option<String>), CallError> {
         scan::scan(self.core(), cursor, pattern, count).await
     }
 
@@ -309,11 +307,11 @@ impl Link {
         }
     }
 
-    pub(crate) fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> DeploymentInfo {
         let nodes = self.core().nodes();
-        let mut facts = Facts {
+        let mut facts = DeploymentInfo {
             masters: nodes.len(),
-            ..Facts::default()
+            ..DeploymentInfo::default()
         };
         for conn in nodes.iter().filter_map(|node| node.up()) {
             let learnt = &conn.learnt;

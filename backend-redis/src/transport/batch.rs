@@ -20,10 +20,10 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use super::{
-    call::{Call, Fault},
-    conn::Conn,
-    exec::{Item, unheard},
-    fault::{Verdict, judge},
+    connection::Connection,
+    redirect::{RoutedCall, unheard},
+    reply_class::{ReplyClass, judge},
+    script_call::{CallError, ScriptCall},
 };
 
 /// So many items are one run at the most: a script holds up the whole server.
@@ -33,30 +33,30 @@ const MOST: usize = 32;
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// This came back for it.
-    Replied(Item, RedisResult<Value>),
+    Replied(RoutedCall, RedisResult<Value>),
     /// The run as a whole was refused, perhaps not for its sake: it has to be asked by itself.
-    Apart(Item),
+    Apart(RoutedCall),
     /// There is no reply.
-    Failed(Fault),
+    Failed(CallError),
 }
 
 /// Who waits to be asked over a connection, and how many have not been answered.
 #[derive(Debug)]
 pub(super) struct Batcher {
     under_way: AtomicUsize,
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<QueuedCall>>,
     /// Where the connection lives. Who asks may be of a runtime that ends before.
     home: Handle,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    item: Item,
+struct QueuedCall {
+    item: RoutedCall,
     heard: oneshot::Sender<Outcome>,
 }
 
-impl Waiting {
-    fn hear(self, outcome: impl FnOnce(Item) -> Outcome) {
+impl QueuedCall {
+    fn hear(self, outcome: impl FnOnce(RoutedCall) -> Outcome) {
         // Whoever has left needs no answer.
         let _ = self.heard.send(outcome(self.item));
     }
@@ -64,9 +64,9 @@ impl Waiting {
 
 /// Counts as under way.
 #[derive(Debug)]
-struct UnderWay<'a>(&'a Batcher);
+struct InFlight<'a>(&'a Batcher);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -83,13 +83,13 @@ impl Batcher {
     }
 
     /// Says whether it is the first one: then somebody has to send them.
-    fn add(&self, one: Waiting) -> bool {
+    fn add(&self, one: QueuedCall) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push(one);
         waiting.len() == 1
     }
 
-    fn take(&self) -> Vec<Waiting> {
+    fn take(&self) -> Vec<QueuedCall> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *waiting)
     }
@@ -100,17 +100,17 @@ impl Batcher {
 /// # Cancel safety
 ///
 /// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
-pub(super) async fn ask(conn: &Arc<Conn>, item: Item) -> Outcome {
+pub(super) async fn ask(conn: &Arc<Connection>, item: RoutedCall) -> Outcome {
     let batcher = &conn.batcher;
     let others = batcher.under_way.fetch_add(1, Ordering::Relaxed);
-    let _under_way = UnderWay(batcher);
+    let _under_way = InFlight(batcher);
     if others == 0 {
         let reply = item.ask(conn).await;
         return Outcome::Replied(item, reply);
     }
     let (heard, outcome) = oneshot::channel();
-    if batcher.add(Waiting { item, heard }) {
-        let turn = Turn(Some(Arc::clone(conn)));
+    if batcher.add(QueuedCall { item, heard }) {
+        let turn = Flush(Some(Arc::clone(conn)));
         batcher.home.spawn(turn.send());
     }
     let outcome = outcome.await;
@@ -118,9 +118,9 @@ pub(super) async fn ask(conn: &Arc<Conn>, item: Item) -> Outcome {
 }
 
 /// The duty to send what is gathered.
-struct Turn(Option<Arc<Conn>>);
+struct Flush(Option<Arc<Connection>>);
 
-impl Drop for Turn {
+impl Drop for Flush {
     fn drop(&mut self) {
         // Its runtime ends, and the connection with it: nobody must wait for this turn.
         if let Some(conn) = self.0.take() {
@@ -129,7 +129,7 @@ impl Drop for Turn {
     }
 }
 
-impl Turn {
+impl Flush {
     /// Sends them, in one write.
     async fn send(mut self) {
         // Whoever was woken by the same replies as the first one has a turn to ask.
@@ -138,7 +138,7 @@ impl Turn {
         let groups = grouped(conn.batcher.take());
         let mut pipe = Pipeline::with_capacity(groups.len());
         for group in &groups {
-            if let Some(command) = Call::together(group.iter().map(|one| &one.item.call)) {
+            if let Some(command) = ScriptCall::together(group.iter().map(|one| &one.item.call)) {
                 pipe.add_command(command);
             }
         }
@@ -159,10 +159,10 @@ impl Turn {
 }
 
 /// Those that one run can answer, in the order in which they came.
-fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
-    let mut groups: Vec<Vec<Waiting>> = Vec::new();
+fn grouped(waiting: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
+    let mut groups: Vec<Vec<QueuedCall>> = Vec::new();
     for one in waiting {
-        let fits = |group: &&mut Vec<Waiting>| {
+        let fits = |group: &&mut Vec<QueuedCall>| {
             let first = group.first();
             group.len() < MOST && first.is_some_and(|first| first.item.call.joins(&one.item.call))
         };
@@ -175,7 +175,7 @@ fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
 }
 
 /// Tells each of a group what a reply says of it.
-fn tell(group: Vec<Waiting>, conn: &Conn, reply: Value) {
+fn tell(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
     let replied = Outcome::Replied;
     match reply {
         Value::Array(answers) if answers.len() == group.len() => {
@@ -198,10 +198,10 @@ fn tell(group: Vec<Waiting>, conn: &Conn, reply: Value) {
 }
 
 /// Whether nothing at all was carried out.
-fn is_refusal(reply: &Value, conn: &Conn) -> bool {
+fn is_refusal(reply: &Value, conn: &Connection) -> bool {
     !matches!(
         judge(Ok(reply.clone()), &conn.place),
-        Verdict::Done(Ok(_) | Err(Fault::Failed { .. } | Fault::Unanswered(_)))
+        ReplyClass::Done(Ok(_) | Err(CallError::Failed { .. } | CallError::Unanswered(_)))
     )
 }
 

@@ -9,9 +9,9 @@ static OURS: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.error_reply('NEWER 7 of us')".to_owned()));
 
 #[track_caller]
-fn failed(answer: Answer) -> (String, String) {
+fn failed(answer: CallResult) -> (String, String) {
     match answer {
-        Err(Fault::Failed { code, detail }) => (code, detail),
+        Err(CallError::Failed { code, detail }) => (code, detail),
         other => panic!("{other:?}"),
     }
 }

@@ -12,19 +12,20 @@ use tokio::{
 };
 
 use super::{
-    backoff::Backoff, call::Fault, conn::Conn, core::Core, replicas::Replicator,
-    settings::Settings, target::Place, trouble::Trouble,
+    backoff::Backoff, config::TransportConfig, connect_error::ConnectError, connection::Connection,
+    replica_ack::ReplicaAckQueue, script_call::CallError, topology::Topology,
 };
+use crate::address::Endpoint;
 
 /// Where a server's connection stands.
 #[derive(Clone, Debug)]
-pub(super) enum State {
+pub(super) enum NodeState {
     /// The first try has not ended.
     Fresh,
     /// Connected, checked, and where it is our turn, subscribed.
-    Up(Arc<Conn>),
+    Up(Arc<Connection>),
     /// Not connected, and why.
-    Down(Trouble),
+    Down(ConnectError),
     /// No longer wanted.
     Gone,
 }
@@ -33,74 +34,77 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Node {
     /// In a cluster, where it is. Else it is looked up each time.
-    pub(super) place: Option<Place>,
-    state: watch::Sender<State>,
-    replicas: Mutex<Option<Replicator>>,
+    pub(super) place: Option<Endpoint>,
+    state: watch::Sender<NodeState>,
+    replicas: Mutex<Option<ReplicaAckQueue>>,
     /// When a request was last sent there because another server said so.
     touched: Mutex<Option<Instant>>,
 }
 
 impl Node {
-    pub(super) fn new(place: Option<Place>) -> Arc<Self> {
+    pub(super) fn new(place: Option<Endpoint>) -> Arc<Self> {
         Arc::new(Self {
             place,
-            state: watch::Sender::new(State::Fresh),
+            state: watch::Sender::new(NodeState::Fresh),
             replicas: Mutex::new(None),
             touched: Mutex::new(None),
         })
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> NodeState {
         self.state.borrow().clone()
     }
 
     /// The connection, if there is one.
-    pub(super) fn up(&self) -> Option<Arc<Conn>> {
+    pub(super) fn up(&self) -> Option<Arc<Connection>> {
         match &*self.state.borrow() {
-            State::Up(conn) => Some(Arc::clone(conn)),
-            State::Fresh | State::Down(_) | State::Gone => None,
+            NodeState::Up(conn) => Some(Arc::clone(conn)),
+            NodeState::Fresh | NodeState::Down(_) | NodeState::Gone => None,
         }
     }
 
     /// The connection, or at once why there is none. Only for the very first try it waits.
-    pub(super) async fn conn(&self, settings: &Settings) -> Result<Arc<Conn>, Fault> {
+    pub(super) async fn conn(
+        &self,
+        settings: &TransportConfig,
+    ) -> Result<Arc<Connection>, CallError> {
         if let Some(conn) = self.up() {
             return Ok(conn);
         }
         match self.settled(settings).await {
-            State::Up(conn) => Ok(conn),
-            State::Down(trouble) => Err(unsent(trouble.detail)),
-            State::Fresh => Err(unsent("it is being connected")),
-            State::Gone => Err(unsent("its connection was closed")),
+            NodeState::Up(conn) => Ok(conn),
+            NodeState::Down(trouble) => Err(unsent(trouble.detail)),
+            NodeState::Fresh => Err(unsent("it is being connected")),
+            NodeState::Gone => Err(unsent("its connection was closed")),
         }
     }
 
     /// What became of the first try, in the time of a request.
-    pub(super) async fn settled(&self, settings: &Settings) -> State {
+    pub(super) async fn settled(&self, settings: &TransportConfig) -> NodeState {
         let mut state = self.state.subscribe();
-        let tried = state.wait_for(|state| !matches!(state, State::Fresh));
+        let tried = state.wait_for(|state| !matches!(state, NodeState::Fresh));
         let _ = timeout(settings.limit, tried).await;
         self.state()
     }
 
     /// The way for requests that wait for replicas.
-    pub(super) fn replicas(&self, settings: &Arc<Settings>) -> Replicator {
+    pub(super) fn replicas(&self, settings: &Arc<TransportConfig>) -> ReplicaAckQueue {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let way = replicas.get_or_insert_with(|| Replicator::start(Arc::clone(settings)));
+        let way = replicas.get_or_insert_with(|| ReplicaAckQueue::start(Arc::clone(settings)));
         way.clone()
     }
 
     /// It is no longer wanted.
     pub(super) fn part(&self) {
-        self.set(State::Gone);
+        self.set(NodeState::Gone);
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         *replicas = None;
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: NodeState) {
         self.state.send_if_modified(|now| {
             // What is gone stays so.
-            let change = !matches!(now, State::Gone);
+            let change = !matches!(now, NodeState::Gone);
             if change {
                 *now = state;
             }
@@ -120,20 +124,22 @@ impl Node {
 
     async fn gone(&self) {
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| matches!(state, State::Gone)).await;
+        let _ = state
+            .wait_for(|state| matches!(state, NodeState::Gone))
+            .await;
     }
 }
 
 /// Nothing was sent.
-pub(super) fn unsent(why: impl Into<String>) -> Fault {
-    Fault::Refused {
+pub(super) fn unsent(why: impl Into<String>) -> CallError {
+    CallError::Refused {
         code: None,
         detail: why.into(),
     }
 }
 
 /// Keeps a node connected until it is no longer wanted.
-pub(super) async fn supervise(core: Arc<Core>, node: Arc<Node>) {
+pub(super) async fn supervise(core: Arc<Topology>, node: Arc<Node>) {
     let gone = node.gone();
     tokio::select! {
         () = gone => {}
@@ -141,7 +147,7 @@ pub(super) async fn supervise(core: Arc<Core>, node: Arc<Node>) {
     }
 }
 
-async fn keep(core: &Core, node: &Arc<Node>) {
+async fn keep(core: &Topology, node: &Arc<Node>) {
     let mut backoff = Backoff::default();
     let mut was_up = false;
     loop {
@@ -156,7 +162,10 @@ async fn keep(core: &Core, node: &Arc<Node>) {
             return;
         }
         tracing::warn!(backend = "redis", "{why}; connecting again");
-        node.set(State::Down(Trouble::new(ErrorKind::Unavailable, why)));
+        node.set(NodeState::Down(ConnectError::new(
+            ErrorKind::Unavailable,
+            why,
+        )));
         core.tell_down();
         core.lost().await;
         tokio::time::sleep(backoff.next()).await;
@@ -164,12 +173,17 @@ async fn keep(core: &Core, node: &Arc<Node>) {
 }
 
 /// Connects it, however long that takes. Tells so if there was a gap.
-async fn connect(core: &Core, node: &Arc<Node>, backoff: &mut Backoff, was_up: bool) -> Arc<Conn> {
+async fn connect(
+    core: &Topology,
+    node: &Arc<Node>,
+    backoff: &mut Backoff,
+    was_up: bool,
+) -> Arc<Connection> {
     let mut told: Option<String> = None;
     loop {
         match core.connect(node).await {
             Ok(conn) => {
-                node.set(State::Up(Arc::clone(&conn)));
+                node.set(NodeState::Up(Arc::clone(&conn)));
                 if was_up || told.is_some() {
                     tracing::info!(backend = "redis", server = %conn.place, "connected again");
                     core.tell_up();
@@ -184,7 +198,7 @@ async fn connect(core: &Core, node: &Arc<Node>, backoff: &mut Backoff, was_up: b
                     }
                     told = Some(trouble.detail.clone());
                 }
-                node.set(State::Down(trouble));
+                node.set(NodeState::Down(trouble));
                 core.failed();
             }
         }
