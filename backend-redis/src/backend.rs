@@ -31,14 +31,14 @@ use crate::{
     record::{read_holder, read_message, reason},
     renewal,
     reply::Reply,
-    scripts::{self, FENCE_LIFE, Scripts},
+    scripts::{self, LAST_TOKEN_TTL, Scripts},
     transport::{CallResult, Listener, OpenParams, ScriptCall, Transport},
     view,
 };
 
 /// For how long an attempt is fenced off at least: a request may lie about for longer than a short
 /// TTL, on a connection that hangs.
-const FENCED_LIFE: Duration = Duration::from_secs(600);
+const FENCE_TTL: Duration = Duration::from_secs(600);
 
 /// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
@@ -271,7 +271,7 @@ impl Shared {
         let fence = if request.outcome_known {
             Duration::ZERO
         } else {
-            request.ttl.max(FENCED_LIFE)
+            request.ttl.max(FENCE_TTL)
         };
         let closed = self.closed(OPERATION, &keys).is_some();
         let call = scripts::remove(&keys, request.attempt, fence, &self.floor(), closed);
@@ -479,7 +479,7 @@ fn capabilities(options: &Options) -> Capabilities {
         TtlRange::new(
             Duration::from_millis(100),
             // Beyond it, the server's clock would be all that keeps tokens rising.
-            FENCE_LIFE,
+            LAST_TOKEN_TTL,
             Duration::from_millis(1),
             TtlScope::Lock,
         ),
@@ -487,7 +487,7 @@ fn capabilities(options: &Options) -> Capabilities {
         // for one that has to be repeated.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
-    .with_residue(Some(FENCE_LIFE))
+    .with_residue(Some(LAST_TOKEN_TTL))
 }
 
 /// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more

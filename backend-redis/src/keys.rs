@@ -27,19 +27,19 @@ use tenure_core::{
 use crate::transport::ScriptCall;
 
 /// What the keys of a lock end with.
-const HOLDER: &str = "holder";
-const FENCE: &str = "fence";
-const QUEUE: &str = "queue";
-const ENTRIES: &str = "entries";
+const HOLDER_SUFFIX: &str = "holder";
+const LAST_TOKEN_SUFFIX: &str = "fence";
+const QUEUE_SUFFIX: &str = "queue";
+const ENTRIES_SUFFIX: &str = "entries";
 /// ... and an attempt.
-const FENCED: &str = "fenced:";
+const FENCE_SUFFIX: &str = "fenced:";
 
 /// What the channels of all clients begin with.
-pub(crate) const INBOX: &str = "tenure:inbox:";
+pub(crate) const INBOX_PREFIX: &str = "tenure:inbox:";
 
 /// The channel on which a client is told of its attempts.
 pub(crate) fn inbox(client: ClientId) -> String {
-    format!("{INBOX}{client}")
+    format!("{INBOX_PREFIX}{client}")
 }
 
 /// How the locks of one namespace are named on the server.
@@ -108,7 +108,14 @@ impl KeySpace {
     pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
         let encoded = name.encoded();
         let Some(plain) = &self.plain else {
-            let parts = ["tenure:{", &self.namespace, ":", &encoded, "}:", HOLDER];
+            let parts = [
+                "tenure:{",
+                &self.namespace,
+                ":",
+                &encoded,
+                "}:",
+                HOLDER_SUFFIX,
+            ];
             return Ok(LockKeys {
                 holder: parts.concat(),
                 stem: None,
@@ -189,7 +196,7 @@ impl LockKeys {
     /// Gives a script all that are there for every attempt, in the order in which scripts take them.
     pub(crate) fn all(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [FENCE, QUEUE, ENTRIES] {
+        for last in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
             self.one(last, call);
         }
     }
@@ -197,7 +204,7 @@ impl LockKeys {
     /// Gives a script those that show who holds the lock and who waits for it.
     pub(crate) fn shown(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [QUEUE, ENTRIES] {
+        for last in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
             self.one(last, call);
         }
     }
@@ -207,7 +214,7 @@ impl LockKeys {
         call.key_with(|text| {
             text.push_str(self.stem());
             // Writing to a text does not fail.
-            let _ = write!(text, "{FENCED}{attempt}");
+            let _ = write!(text, "{FENCE_SUFFIX}{attempt}");
         });
     }
 
@@ -226,7 +233,10 @@ impl LockKeys {
     fn stem(&self) -> &str {
         match &self.stem {
             Some(stem) => stem,
-            None => self.holder.strip_suffix(HOLDER).unwrap_or(&self.holder),
+            None => self
+                .holder
+                .strip_suffix(HOLDER_SUFFIX)
+                .unwrap_or(&self.holder),
         }
     }
 }
@@ -266,19 +276,19 @@ fn glob(text: &str) -> String {
 #[cfg(test)]
 impl LockKeys {
     pub(crate) fn fence(&self) -> String {
-        format!("{}{FENCE}", self.stem())
+        format!("{}{LAST_TOKEN_SUFFIX}", self.stem())
     }
 
     pub(crate) fn queue(&self) -> String {
-        format!("{}{QUEUE}", self.stem())
+        format!("{}{QUEUE_SUFFIX}", self.stem())
     }
 
     pub(crate) fn entries(&self) -> String {
-        format!("{}{ENTRIES}", self.stem())
+        format!("{}{ENTRIES_SUFFIX}", self.stem())
     }
 
     pub(crate) fn fence_of(&self, attempt: AttemptId) -> String {
-        format!("{}{FENCED}{attempt}", self.stem())
+        format!("{}{FENCE_SUFFIX}{attempt}", self.stem())
     }
 }
 

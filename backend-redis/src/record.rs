@@ -16,7 +16,7 @@ use tenure_core::{
 };
 
 /// What every record and message of this version begins with.
-const VERSION: &str = "tenure/1 ";
+const FORMAT_PREFIX: &str = "tenure/1 ";
 
 /// Writes an owner as one word without blanks.
 fn write_owner(owner: &Owner, text: &mut String) {
@@ -67,7 +67,7 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
 }
 
 fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
-    let mut words = raw.strip_prefix(VERSION)?.split(' ');
+    let mut words = raw.strip_prefix(FORMAT_PREFIX)?.split(' ');
     let attempt = AttemptId::parse(words.next()?)?;
     let mut number = || words.next()?.parse::<u64>().ok();
     let (refreshed, token, ttl) = (number()?, number()?, number()?);
@@ -97,7 +97,7 @@ pub(crate) fn reason(word: &str) -> LossReason {
 /// Reads a message of the inbox; `None` for one that is not of this version.
 pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
     let text = std::str::from_utf8(payload).ok()?;
-    let mut words = text.strip_prefix(VERSION)?.split(' ');
+    let mut words = text.strip_prefix(FORMAT_PREFIX)?.split(' ');
     let kind = words.next()?;
     let attempt = AttemptId::parse(words.next()?)?;
     match kind {

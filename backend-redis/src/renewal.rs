@@ -23,10 +23,10 @@ use crate::{
 const OPERATION: &str = "renewing";
 
 /// How many grants one request renews.
-const GRANTS: usize = 100;
+const MAX_GRANTS_PER_CALL: usize = 100;
 
 /// How many waiters one request reports: each costs the server several times as much as a grant.
-const REPORTS: usize = 25;
+const MAX_REPORTS_PER_CALL: usize = 25;
 
 /// What has become of a batch so far.
 struct Batch<'a> {
@@ -72,15 +72,15 @@ pub(crate) async fn renew(core: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
         batch.keys.push(keys);
         batch.outcomes.push(outcome);
     }
-    let holders = batch.groups(GRANTS, |entry| entry.token.is_some());
-    let waiters = batch.groups(REPORTS, |entry| entry.token.is_none());
+    let holders = batch.groups(MAX_GRANTS_PER_CALL, |entry| entry.token.is_some());
+    let waiters = batch.groups(MAX_REPORTS_PER_CALL, |entry| entry.token.is_none());
     batch.split = holders.len() + waiters.len() > 1;
     batch.send(&holders, &waiters).await;
     batch.one_by_one().await;
     if !batch.doubtful.is_empty() {
         let mut doubtful = std::mem::take(&mut batch.doubtful);
         doubtful.retain(|&index| !batch.is_closed(index));
-        let groups = batch.grouped(doubtful.into_iter(), REPORTS);
+        let groups = batch.grouped(doubtful.into_iter(), MAX_REPORTS_PER_CALL);
         batch.again();
         batch.send(&[], &groups).await;
         batch.one_by_one().await;

@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// How many waiters one request shows: a script holds up the whole server.
-const WAITERS: usize = 500;
+const MAX_WAITERS_PER_CALL: usize = 500;
 
 /// How many locks one request shows.
-const LOCKS: usize = 50;
+const MAX_LOCKS_PER_CALL: usize = 50;
 
 /// A lock and its queue. A queue of more than 500 is read in parts, between which it may change.
 pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState, Error> {
@@ -35,7 +35,7 @@ pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState,
         let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.room());
         keys.shown(&mut call);
         call.arg(place);
-        call.arg(WAITERS);
+        call.arg(MAX_WAITERS_PER_CALL);
         let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
         let now = reply.count()?;
         let raw = reply.text()?;
@@ -83,7 +83,7 @@ pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
         .iter()
         .enumerate()
         .map(|(index, (_, (keys, _)))| (index, core.link.slot(&keys.holder)));
-    let groups = grouped(slots, LOCKS);
+    let groups = grouped(slots, MAX_LOCKS_PER_CALL);
     let calls = groups
         .iter()
         .map(|group| {

@@ -116,7 +116,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
 
   local function tell(client, ...)
     -- A message that cannot be sent must not undo what it tells of. Whoever it is for asks in time.
-    redis.pcall('PUBLISH', INBOX .. client, table.concat({'tenure/1', ...}, ' '))
+    redis.pcall('PUBLISH', INBOX_PREFIX .. client, table.concat({'tenure/1', ...}, ' '))
   end
 
   -- The queue's keys live for as long as the longest of their entries might. This is also the first
@@ -252,7 +252,7 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
       end
     end
     if not holder then return 0 end
-    if holder.foreign then return FOREIGN_RECHECK end
+    if holder.foreign then return FOREIGN_RECHECK_US end
     return left(holder)
   end
 

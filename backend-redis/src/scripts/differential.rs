@@ -30,13 +30,13 @@ use crate::{
     transport::{Script, ScriptCall},
 };
 
-const WHO: usize = 6;
+const ATTEMPTS: usize = 6;
 const HOUR: u64 = 3_600_000_000;
 /// A time at which the server's clock might be.
-const START: u64 = 1_800_000_000_000_000;
+const START_TIME: u64 = 1_800_000_000_000_000;
 
 /// The key that is the clock of a test.
-const CLOCK: &str = "clock";
+const CLOCK_KEY: &str = "clock";
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -57,10 +57,10 @@ struct Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let op = prop_oneof![
-        5 => (0..WHO, any::<bool>()).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
-        3 => (0..WHO).prop_map(Op::Renew),
-        3 => (0..WHO).prop_map(Op::Report),
-        4 => (0..WHO, any::<bool>()).prop_map(|(who, fence)| Op::Remove(who, fence)),
+        5 => (0..ATTEMPTS, any::<bool>()).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
+        3 => (0..ATTEMPTS).prop_map(Op::Renew),
+        3 => (0..ATTEMPTS).prop_map(Op::Report),
+        4 => (0..ATTEMPTS, any::<bool>()).prop_map(|(who, fence)| Op::Remove(who, fence)),
         1 => any::<bool>().prop_map(Op::Evict),
         1 => Just(Op::Inspect),
     ];
@@ -126,7 +126,7 @@ impl Store {
         command.arg(text).arg(keys.len()).arg(keys);
         command.arg(args);
         let clock = self.now.to_string();
-        let _: () = self.query("SET", &[CLOCK, &clock]);
+        let _: () = self.query("SET", &[CLOCK_KEY, &clock]);
         call.reply(command.query(&mut self.connection).unwrap())
     }
 
@@ -251,7 +251,7 @@ impl Store {
                 grant: None,
             });
         }
-        for who in 0..WHO {
+        for who in 0..ATTEMPTS {
             let fenced: Option<String> = self.query("GET", &[&keys.fence_of(attempt(who))]);
             if let Some(fenced) = fenced {
                 let words: Vec<_> = fenced.split(' ').collect();
@@ -443,8 +443,8 @@ fn matches(told: &[BackendEvent], notices: &[Notice]) -> bool {
 }
 
 fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
-    static TURN: Mutex<u64> = Mutex::new(0);
-    let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    static RUN_NUMBER: Mutex<u64> = Mutex::new(0);
+    let mut turn = RUN_NUMBER.lock().unwrap_or_else(PoisonError::into_inner);
     *turn += 1;
     let redis = redis::Client::open(server().url()).unwrap();
     let mut listening = redis.get_connection().unwrap();
@@ -455,11 +455,11 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
     let name = LockName::new(format!("lock {turn}")).unwrap();
     let mut store = Store {
         connection: redis.get_connection().unwrap(),
-        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK}')\n")),
+        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK_KEY}')\n")),
         keys: KeySpace::new(&Namespace::default())
             .lock(&name, false)
             .unwrap(),
-        now: START,
+        now: START_TIME,
         floor: floor.to_string(),
     };
     let mut queue = Queue::new();

@@ -22,7 +22,7 @@ for item = 1, #KEYS / 5 do
       local ten, one = string.byte(note, -11, -10)
       local had_ten, had_one
       if was then had_ten, had_one = string.byte(was, #note - 10, #note - 9) end
-      if one ~= had_one or ten ~= had_ten then redis.call('PEXPIRE', FENCE, FENCE_LIFE) end
+      if one ~= had_one or ten ~= had_ten then redis.call('PEXPIRE', FENCE, LAST_TOKEN_TTL_MS) end
       redis.call('SET', KEYS[key - 4], 'tenure/1 ' .. ARGV[word - 1] .. ' ' .. stamp .. ' ' .. least .. ' '
         .. ARGV[word] .. ' ' .. stamp .. ' ' .. stamp, 'PX', ARGV[word + 1])
       answers[item] = least

@@ -17,31 +17,31 @@ use tenure_core::{
 };
 
 use crate::{
-    keys::{INBOX, LockKeys},
+    keys::{INBOX_PREFIX, LockKeys},
     record::write_whose,
     transport::{Script, ScriptCall},
 };
 
 /// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
 /// all by itself; this keeps them rising when that clock is set back by less.
-pub(crate) const FENCE_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LAST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// How soon a foreign holder is looked at again: it tells nobody when it goes.
-pub(crate) const FOREIGN_RECHECK: Duration = Duration::from_millis(200);
+pub(crate) const FOREIGN_RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Bytes that the usual arguments of a call take together.
-const ROOM: usize = 160;
+const TYPICAL_ARGS_LEN: usize = 160;
 
 /// How a floor is written that lifts nothing.
-const NO_FLOOR: &str = "0";
+const NO_TOKEN_FLOOR: &str = "0";
 /// What is asked of a removal that fences nothing off, where there is no floor and the store is open.
-const AS_USUAL: &str = "0";
+const DEFAULT_REMOVE_OPTIONS: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
-const LEAST: &str = include_str!("least.lua");
+const MIN_TOKEN: &str = include_str!("least.lua");
 /// Whoever only looks gives no token.
-const LOOK: &str = "local least\n";
+const NO_MIN_TOKEN: &str = "local least\n";
 const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
 
@@ -73,7 +73,7 @@ impl Scripts {
             enqueue: of_items(&[
                 include_str!("enqueue_words.lua"),
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 include_str!("enqueue_free.lua"),
                 NOW,
                 TOKEN,
@@ -83,19 +83,33 @@ impl Scripts {
             evict: script(&[
                 "local floor = ARGV[2]\n",
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
                 include_str!("evict.lua"),
             ]),
-            inspect: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("inspect.lua")]),
-            peek: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("peek.lua")]),
+            inspect: script(&[
+                NO_MIN_TOKEN,
+                clock,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("inspect.lua"),
+            ]),
+            peek: script(&[
+                NO_MIN_TOKEN,
+                clock,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("peek.lua"),
+            ]),
             remove: of_items(&[
                 include_str!("remove_words.lua"),
                 include_str!("remove_held.lua"),
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
@@ -105,7 +119,7 @@ impl Scripts {
             report: script(&[
                 "local floor = ARGV[1]\n",
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
@@ -142,7 +156,11 @@ pub(crate) fn enqueue(
     client: ClientId,
     floor: &str,
 ) -> ScriptCall {
-    let mut call = ScriptCall::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
+    let mut call = ScriptCall::new(
+        &Scripts::get().enqueue,
+        10,
+        5 * keys.room() + TYPICAL_ARGS_LEN,
+    );
     keys.all(&mut call);
     keys.fenced(request.attempt, &mut call);
     call.arg_with(|text| {
@@ -166,15 +184,19 @@ pub(crate) fn remove(
     floor: &str,
     closed: bool,
 ) -> ScriptCall {
-    let mut call = ScriptCall::new(&Scripts::get().remove, 9, 5 * keys.room() + ROOM);
+    let mut call = ScriptCall::new(
+        &Scripts::get().remove,
+        9,
+        5 * keys.room() + TYPICAL_ARGS_LEN,
+    );
     keys.all(&mut call);
     if !fence.is_zero() {
         keys.fenced(attempt, &mut call);
     }
     call.arg_with(|text| {
         // Writing to a text does not fail.
-        let _ = if fence.is_zero() && floor == NO_FLOOR && !closed {
-            text.write_str(AS_USUAL)
+        let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !closed {
+            text.write_str(DEFAULT_REMOVE_OPTIONS)
         } else {
             let closed = u8::from(closed);
             write!(text, "{} {floor} {closed}", fence.as_micros())
@@ -186,12 +208,16 @@ pub(crate) fn remove(
 
 fn constants() -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "local INBOX = '{INBOX}'");
-    let _ = writeln!(text, "local FENCE_LIFE = '{}'", FENCE_LIFE.as_millis());
+    let _ = writeln!(text, "local INBOX_PREFIX = '{INBOX_PREFIX}'");
     let _ = writeln!(
         text,
-        "local FOREIGN_RECHECK = {}",
-        FOREIGN_RECHECK.as_micros()
+        "local LAST_TOKEN_TTL_MS = '{}'",
+        LAST_TOKEN_TTL.as_millis()
+    );
+    let _ = writeln!(
+        text,
+        "local FOREIGN_RECHECK_US = {}",
+        FOREIGN_RECHECK_INTERVAL.as_micros()
     );
     text
 }

@@ -22,7 +22,7 @@ use crate::{
 const LOCKS: usize = 4;
 const HOUR: u64 = 3_600_000_000;
 /// The key that is the clock of a test.
-const CLOCK: &str = "clock";
+const CLOCK_KEY: &str = "clock";
 
 #[derive(Clone, Copy, Debug)]
 enum What {
@@ -124,7 +124,7 @@ fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseE
         now += act.tenths * HOUR / 10;
         let mut set = redis::cmd("SET");
         let _: () = set
-            .arg(CLOCK)
+            .arg(CLOCK_KEY)
             .arg(now)
             .query(&mut store.connection)
             .unwrap();
@@ -151,7 +151,7 @@ fn several_items_are_as_many_runs() {
     let client = redis::Client::open(server.url()).unwrap();
     let mut store = Store {
         connection: client.get_connection().unwrap(),
-        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK}')\n")),
+        scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK_KEY}')\n")),
     };
     let config = ProptestConfig {
         cases: 100,

@@ -28,10 +28,10 @@ local function write_fence(key, token, ended, noted)
   local note = 'tenure/1 ' .. token .. ended
   if token ~= least and later(token, least) == token then
     local ahead = (tonumber(token) - tonumber(least)) / 1000
-    redis.call('SET', key, note, 'PX', string.format('%.0f', FENCE_LIFE + ahead))
+    redis.call('SET', key, note, 'PX', string.format('%.0f', LAST_TOKEN_TTL_MS + ahead))
   elseif string.sub(noted, 1, -10) == string.sub(token, 1, -10) then
     redis.call('SET', key, note, 'KEEPTTL')
   else
-    redis.call('SET', key, note, 'PX', FENCE_LIFE)
+    redis.call('SET', key, note, 'PX', LAST_TOKEN_TTL_MS)
   end
 end

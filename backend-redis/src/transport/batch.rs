@@ -27,7 +27,7 @@ use super::{
 };
 
 /// So many items are one run at the most: a script holds up the whole server.
-const MOST: usize = 32;
+const MAX_BATCH_SIZE: usize = 32;
 
 /// What came of asking for one item.
 #[derive(Debug)]
@@ -164,7 +164,8 @@ fn grouped(waiting: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
     for one in waiting {
         let fits = |group: &&mut Vec<QueuedCall>| {
             let first = group.first();
-            group.len() < MOST && first.is_some_and(|first| first.item.call.joins(&one.item.call))
+            group.len() < MAX_BATCH_SIZE
+                && first.is_some_and(|first| first.item.call.joins(&one.item.call))
         };
         match groups.iter_mut().rev().find(fits) {
             Some(group) => group.push(one),

@@ -15,18 +15,18 @@ use super::{
     connection::{Connection, Purpose},
     handshake::text,
     node::{Node, NodeState},
-    slots::SLOTS,
+    slots::SLOT_COUNT,
     topology::Topology,
 };
 use crate::address::Endpoint;
 
 /// The map is not asked for more often than this, however many redirections come.
-const MAP_EVERY: Duration = Duration::from_millis(100);
+const MAP_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 /// A node without slots that a request was sent to this recently is kept: slots are on their way
 /// to it.
-const RECENTLY: Duration = Duration::from_secs(10);
+const UNASSIGNED_NODE_GRACE: Duration = Duration::from_secs(10);
 /// A slot that nobody serves.
-const NOBODY: u16 = u16::MAX;
+const UNASSIGNED: u16 = u16::MAX;
 
 /// So much of the cluster as is known.
 #[derive(Debug)]
@@ -212,7 +212,7 @@ impl Cluster {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let mut new = SlotMap {
             nodes: Vec::new(),
-            owners: vec![NOBODY; usize::from(SLOTS)],
+            owners: vec![UNASSIGNED; usize::from(SLOT_COUNT)],
         };
         let mut fresh = Vec::new();
         for (first, last, place) in ranges {
@@ -226,7 +226,7 @@ impl Cluster {
                 }));
                 new.nodes.len() - 1
             });
-            let at = u16::try_from(at).unwrap_or(NOBODY);
+            let at = u16::try_from(at).unwrap_or(UNASSIGNED);
             for slot in *first..=*last {
                 new.owners[usize::from(slot)] = at;
             }
@@ -236,7 +236,7 @@ impl Cluster {
             if new.nodes.iter().any(|kept| Arc::ptr_eq(kept, node)) {
                 continue;
             }
-            if node.touched_within(RECENTLY) && node.up().is_some() {
+            if node.touched_within(UNASSIGNED_NODE_GRACE) && node.up().is_some() {
                 new.nodes.push(Arc::clone(node));
             } else {
                 parted.push(Arc::clone(node));
@@ -268,10 +268,10 @@ async fn keep_map(core: Arc<Topology>) {
                         trouble.detail
                     );
                     cluster.want_map();
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
-            tokio::time::sleep(MAP_EVERY).await;
+            tokio::time::sleep(MAP_REFRESH_INTERVAL).await;
         }
     };
     tokio::select! {
@@ -321,7 +321,7 @@ fn read(reply: &Value, asked: &Endpoint) -> Option<Vec<SlotRange>> {
                 [host, Value::Int(port), ..] => (text(host).unwrap_or_default(), *port),
                 _ => return None,
             };
-            let slot = |number: i64| u16::try_from(number).ok().filter(|slot| *slot < SLOTS);
+            let slot = |number: i64| u16::try_from(number).ok().filter(|slot| *slot < SLOT_COUNT);
             let place = Endpoint::named(host, u16::try_from(port).ok()?, asked)?;
             Some((slot(*first)?, slot(*last)?, place))
         })

@@ -23,7 +23,7 @@ use super::{
 use crate::address::{Deployment, Endpoint};
 
 /// Requests that wait to be written. Only bounds memory: what does not fit waits for room.
-const BUFFER: usize = 1024;
+const PIPELINE_BUFFER_SIZE: usize = 1024;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Connection {
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(Some(patience))
-            .set_pipeline_buffer_size(BUFFER);
+            .set_pipeline_buffer_size(PIPELINE_BUFFER_SIZE);
         if let Some(listener) = listener {
             config = config.set_push_sender(move |push: PushInfo| {
                 deliver(&*listener, push);

@@ -9,7 +9,7 @@ use super::connect_error::ConnectError;
 use crate::config::{Durability, Eviction, Options};
 
 /// The oldest server that will do.
-const OLDEST: (u32, u32) = (6, 2);
+const MIN_SERVER_VERSION: (u32, u32) = (6, 2);
 
 /// What `HELLO` says. Every user may ask it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl HelloReply {
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
         let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        if version < OLDEST {
+        if version < MIN_SERVER_VERSION {
             let version = super::connect_error::one_line(&self.version);
             return Err(ConnectError::new(
                 ErrorKind::Unsupported,

@@ -48,10 +48,10 @@ use self::{
 use crate::{address::Address, config::Options};
 
 /// So many scripts go in one write.
-const PART: usize = 100;
+const MAX_CALLS_PER_WRITE: usize = 100;
 /// So many such writes to one node are under way at a time: enough to keep a distant server busy,
 /// and few enough that a request that comes meanwhile does not wait for all of them.
-const PARTS_AT_ONCE: usize = 4;
+const MAX_WRITES_IN_FLIGHT: usize = 4;
 
 /// What a link is opened with, besides where to.
 pub(crate) struct OpenParams {
@@ -166,7 +166,7 @@ impl Transport {
     ) {
         let each = &mut |index, answer, _| each(index, answer);
         let parts = self.parts(calls, each);
-        self.spread(parts, PARTS_AT_ONCE, None, each).await;
+        self.spread(parts, MAX_WRITES_IN_FLIGHT, None, each).await;
     }
 
     /// Runs parts of several nodes, so many of each node at once.
@@ -211,7 +211,7 @@ impl Transport {
         }
     }
 
-    /// Calls by node, at most [`PART`] together.
+    /// Calls by node, at most [`MAX_CALLS_PER_WRITE`] together.
     fn parts(
         &self,
         calls: Vec<ScriptCall>,
@@ -230,7 +230,7 @@ impl Transport {
             };
             let item = RoutedCall::new(index, call, slot);
             match open.get(&node).and_then(|at| parts.get_mut(*at)) {
-                Some((_, part)) if part.len() < PART => part.push(item),
+                Some((_, part)) if part.len() < MAX_CALLS_PER_WRITE => part.push(item),
                 _ => {
                     open.insert(node, parts.len());
                     parts.push((node, vec![item]));
@@ -271,7 +271,7 @@ impl Transport {
     /// Which keys may be used together: those with the same number.
     pub(crate) fn slot(&self, key: &str) -> u16 {
         if self.is_cluster() {
-            slots::slot(key)
+            slots::key_slot(key)
         } else {
             0
         }

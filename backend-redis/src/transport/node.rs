@@ -155,7 +155,7 @@ async fn keep(core: &Topology, node: &Arc<Node>) {
         was_up = true;
         let since = Instant::now();
         core.until_ended(&conn).await;
-        backoff.lasted(since.elapsed());
+        backoff.record_uptime(since.elapsed());
         let why = conn.ending(&core.settings);
         drop(conn);
         if !core.is_open() {
@@ -168,7 +168,7 @@ async fn keep(core: &Topology, node: &Arc<Node>) {
         )));
         core.tell_down();
         core.lost().await;
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -202,6 +202,6 @@ async fn connect(
                 core.failed();
             }
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }

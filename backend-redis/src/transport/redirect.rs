@@ -18,11 +18,11 @@ use super::{
 };
 
 /// More hops than a slot can have made.
-const HOPS: u32 = 8;
+const MAX_REDIRECTS: u32 = 8;
 /// For so long a request whose keys are on the move is tried again.
-const PATIENCE: Duration = Duration::from_millis(100);
+const TRY_AGAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// ... at this interval.
-const PAUSE: Duration = Duration::from_millis(15);
+const TRY_AGAIN_INTERVAL: Duration = Duration::from_millis(15);
 
 /// One script on its way.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct RoutedCall {
     whole: bool,
     /// Where it goes, if not to the owner of its slot; and whether only for this once.
     via: Option<(Arc<Node>, bool)>,
-    hops: u32,
+    redirects: u32,
 }
 
 impl RoutedCall {
@@ -45,7 +45,7 @@ impl RoutedCall {
             slot,
             whole: false,
             via: None,
-            hops: 0,
+            redirects: 0,
         }
     }
 
@@ -86,7 +86,7 @@ pub(super) async fn run(
     replicas: Option<ReplicaAck>,
     each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
 ) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TRY_AGAIN_TIMEOUT;
     let mut items = items;
     loop {
         let mut again = Vec::new();
@@ -117,7 +117,7 @@ pub(super) async fn run(
             return;
         }
         if pause {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(TRY_AGAIN_INTERVAL).await;
         }
         items = again;
     }
@@ -138,7 +138,7 @@ pub(super) async fn run_one(core: &Arc<Topology>, item: RoutedCall) -> CallResul
         Outcome::Failed(fault) => return Err(fault),
         Outcome::Apart(item) => item,
         Outcome::Replied(item, reply) => {
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + TRY_AGAIN_TIMEOUT;
             match follow(core, &node, &conn, item, reply, until) {
                 NextStep::Done(answer) => return answer,
                 NextStep::Again(item) | NextStep::Later(item) => item,
@@ -181,9 +181,9 @@ fn follow(
     };
     let refuse = |what: String| NextStep::Done(Err(unsent(what)));
     let asking = item.asking();
-    item.hops += 1;
+    item.redirects += 1;
     item.via = None;
-    if item.hops >= HOPS {
+    if item.redirects >= MAX_REDIRECTS {
         return refuse("the servers of the cluster send it in a circle".to_owned());
     }
     match (verdict, &core.layout) {
@@ -204,12 +204,12 @@ fn follow(
             item.via = Some((Arc::clone(node), asking));
             NextStep::Again(item)
         }
-        (ReplyClass::TryAgain(fault), _) if Instant::now() + PAUSE > until => {
+        (ReplyClass::TryAgain(fault), _) if Instant::now() + TRY_AGAIN_INTERVAL > until => {
             NextStep::Done(Err(fault))
         }
         (ReplyClass::TryAgain(_), _) => {
             // From the start: by then the slot may be served elsewhere.
-            item.hops -= 1;
+            item.redirects -= 1;
             NextStep::Later(item)
         }
         (ReplyClass::Moved(place), Layout::Cluster(cluster)) => {

@@ -20,7 +20,7 @@ use crate::address::Endpoint;
 /// So many commands share one `WAIT` at most: few enough that a small one that comes meanwhile does
 /// not wait for long, and so many that ten thousand locks wait five times for a replica that is
 /// down.
-const SHARED: usize = 2000;
+const MAX_COMMANDS_PER_WAIT: usize = 2000;
 
 /// Commands, a reply for each, and how many replicas have acknowledged them all.
 type Outcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
@@ -84,7 +84,7 @@ async fn work(settings: Arc<TransportConfig>, mut incoming: mpsc::UnboundedRecei
         let mut jobs = vec![first];
         while let Ok(job) = incoming.try_recv() {
             count += job.commands.len();
-            if job.place != place || count > SHARED {
+            if job.place != place || count > MAX_COMMANDS_PER_WAIT {
                 next = Some(job);
                 break;
             }

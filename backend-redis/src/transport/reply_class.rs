@@ -27,7 +27,7 @@ pub(super) enum ReplyClass {
 
 /// Errors with which a server refuses a request before any of it is carried out. Those that can
 /// also come from inside of a script come there with its first write, so nothing was done either.
-const WITHOUT_EFFECT: &[&str] = &[
+const NOT_EXECUTED_CODES: &[&str] = &[
     "BUSY",
     "CLUSTERDOWN",
     "CROSSSLOT",
@@ -75,7 +75,7 @@ fn refusal(error: &ServerError, asked: &Endpoint) -> ReplyClass {
         "ASK" => elsewhere().map_or_else(|| ReplyClass::Done(Err(fault())), ReplyClass::Ask),
         "TRYAGAIN" => ReplyClass::TryAgain(fault()),
         "MASTERDOWN" | "READONLY" => ReplyClass::Demoted(fault()),
-        code if WITHOUT_EFFECT.contains(&code) => ReplyClass::Done(Err(fault())),
+        code if NOT_EXECUTED_CODES.contains(&code) => ReplyClass::Done(Err(fault())),
         "NOPERM" if !ran => ReplyClass::Done(Err(fault())),
         code => ReplyClass::Done(Err(CallError::Failed {
             code: code.to_owned(),

@@ -17,10 +17,10 @@ use super::{
 use crate::address::Endpoint;
 
 /// So often the sentinels are asked whether the master is still the master.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// So often in a row a sentinel may name another master before the next sentinel is asked.
-const CHANGES: usize = 3;
+const MAX_MASTER_CHANGES: usize = 3;
 
 /// The sentinels, in the order in which they are asked: the one that knew it last time first.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Sentinels {
     pub(super) async fn replaced(&self, master: &Endpoint, settings: &TransportConfig) {
         let mut asked: Option<Connection> = None;
         loop {
-            tokio::time::sleep(WATCH_EVERY).await;
+            tokio::time::sleep(MASTER_CHECK_INTERVAL).await;
             let first = self.order().first().cloned();
             let Some(sentinel) = first else { return };
             let conn = match asked.take() {
@@ -125,7 +125,7 @@ impl Sentinels {
         let Some(mut named) = self.question(&asked).await? else {
             return Ok(None);
         };
-        for _ in 0..CHANGES {
+        for _ in 0..MAX_MASTER_CHANGES {
             let conn = Connection::open(&named, Purpose::Commands, settings).await;
             match self.question(&asked).await? {
                 Some(still) if still == named => return conn.map(Some),

@@ -1,18 +1,18 @@
 //! Which of the 16,384 slots of a cluster a key is in.
 
 /// How many slots there are.
-pub(super) const SLOTS: u16 = 16384;
+pub(super) const SLOT_COUNT: u16 = 16384;
 
 /// The slot of a key: that of its hash tag, the text between its first `{` and the next `}`, if
 /// there is one and it is not empty; else of the whole key.
-pub(super) fn slot(key: &str) -> u16 {
+pub(super) fn key_slot(key: &str) -> u16 {
     let key = key.as_bytes();
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let length = rest.iter().position(|b| *b == b'}')?;
         (length > 0).then(|| &rest[..length])
     });
-    crc16(tag.unwrap_or(key)) % SLOTS
+    crc16(tag.unwrap_or(key)) % SLOT_COUNT
 }
 
 /// CRC-16/XMODEM.
@@ -44,18 +44,18 @@ mod tests {
     fn slots_are_those_that_the_server_computes() {
         // As `CLUSTER KEYSLOT` answers.
         for (key, expected) in [("", 0), ("a", 15495), ("foo", 12182), ("bar", 5061)] {
-            assert_eq!(slot(key), expected, "{key}");
+            assert_eq!(key_slot(key), expected, "{key}");
         }
     }
 
     #[test]
     fn only_the_first_whole_tag_counts() {
-        assert_eq!(slot("x{foo}y"), slot("foo"));
-        assert_eq!(slot("{foo}{bar}"), slot("foo"));
-        assert_eq!(slot("{{bar}}zap"), slot("{bar"));
+        assert_eq!(key_slot("x{foo}y"), key_slot("foo"));
+        assert_eq!(key_slot("{foo}{bar}"), key_slot("foo"));
+        assert_eq!(key_slot("{{bar}}zap"), key_slot("{bar"));
         // An empty tag is none, and so is one that does not end.
-        assert_ne!(slot("{}foo"), slot(""));
-        assert_eq!(slot("{}foo"), crc16(b"{}foo") % SLOTS);
-        assert_eq!(slot("{foo"), crc16(b"{foo") % SLOTS);
+        assert_ne!(key_slot("{}foo"), key_slot(""));
+        assert_eq!(key_slot("{}foo"), crc16(b"{}foo") % SLOT_COUNT);
+        assert_eq!(key_slot("{foo"), crc16(b"{foo") % SLOT_COUNT);
     }
 }

@@ -25,11 +25,11 @@ use super::connect_error::ConnectError;
 use crate::address::Endpoint;
 
 /// Probes begin after so long without a byte, ...
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// ... go on at this interval, ...
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// ... and so many without an answer end the connection.
-const KEEPALIVE_PROBES: u32 = 3;
+const KEEPALIVE_MAX_PROBES: u32 = 3;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -105,10 +105,10 @@ fn settle(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
     let probes = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_EVERY);
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
     #[cfg(not(windows))]
-    let probes = probes.with_retries(KEEPALIVE_PROBES);
+    let probes = probes.with_retries(KEEPALIVE_MAX_PROBES);
     socket.set_tcp_keepalive(&probes)?;
     // Bytes that the peer's machine does not acknowledge for so long end the connection. Our own
     // watch (`Liveness`) is sooner, where a request waits.

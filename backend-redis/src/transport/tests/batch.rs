@@ -307,7 +307,7 @@ fn w2_a_runtime_that_ends_leaves_nobody_unsent() {
     number(main.block_on(first).unwrap());
     let both = main.block_on(async {
         let calls = ["a", "b"].map(|key| call(&BREAKS, key, &["x", "w"]));
-        tokio::time::timeout(BOUND, at_once(&link, calls.into())).await
+        tokio::time::timeout(TEST_TIMEOUT, at_once(&link, calls.into())).await
     });
     assert_eq!(texts(both.unwrap()), ["int(1)", "int(1)"]);
 }

@@ -39,7 +39,7 @@ async fn answers_stay_with_their_questions_when_callers_leave() {
             // A third of them leaves, at once or a little later.
             let patience = match n % 9 {
                 0..3 => Duration::from_micros(n * 50),
-                _ => BOUND,
+                _ => TEST_TIMEOUT,
             };
             let left = tokio::time::timeout(patience, work).await.is_err();
             for (index, answer) in answers {

@@ -29,7 +29,7 @@ use super::{CallError, CallResult, Listener, OpenParams, Script, ScriptCall, Tra
 use crate::{address::Address, config::Options};
 
 /// No test waits for longer than this for anything.
-const BOUND: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The channel of every test.
 const INBOX: &str = "tenure-test:inbox";
 
@@ -81,7 +81,10 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()
     async move {
         let begun = Instant::now();
         while !holds() {
-            assert!(begun.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+            assert!(
+                begun.elapsed() < TEST_TIMEOUT,
+                "not within {TEST_TIMEOUT:?}: {what}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -96,7 +99,7 @@ async fn until_ok<T, E: std::fmt::Debug>(
     loop {
         match try_it().await {
             Ok(value) => return value,
-            Err(error) => assert!(begun.elapsed() < BOUND, "{what}: {error:?}"),
+            Err(error) => assert!(begun.elapsed() < TEST_TIMEOUT, "{what}: {error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -99,7 +99,7 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
 /// A killed master that comes back empty says of itself that it is the master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
-    let builder = Sentinel::builder().down_after(BOUND * 4);
+    let builder = Sentinel::builder().down_after(TEST_TIMEOUT * 4);
     let group = builder.start().unwrap();
     group.wait_until_settled().unwrap();
     let [sentinel] = group.sentinels() else {
@@ -115,7 +115,8 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
     };
     assert!(!asked());
     let url = group.url();
-    let opening = tokio::spawn(async move { open_within(&url, Options::default(), BOUND).await });
+    let opening =
+        tokio::spawn(async move { open_within(&url, Options::default(), TEST_TIMEOUT).await });
     until("the sentinel is asked", asked).await;
     let (name, port) = (group.name(), other.port().to_string());
     sentinel.command(&["SENTINEL", "REMOVE", name]).unwrap();

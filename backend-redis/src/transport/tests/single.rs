@@ -4,7 +4,7 @@ use tenure_test_servers::wire::Proxy;
 
 use super::*;
 
-const SHORT: Duration = Duration::from_millis(500);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_answered_and_messages_heard_over_one_connection() {
@@ -64,7 +64,7 @@ async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
     server.kill();
     heard.until("down").await;
     // At once, and without being sent later.
-    let answer = tokio::time::timeout(SHORT, link.call(count("k"))).await;
+    let answer = tokio::time::timeout(SHORT_TIMEOUT, link.call(count("k"))).await;
     assert_eq!(refused(answer.unwrap()), "-");
     server.restart().unwrap();
     heard.until("up").await;
@@ -144,8 +144,10 @@ async fn a_dropped_connection_is_told_and_subscribed_again() {
 async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let options = Options::default().connect_timeout(SHORT);
-    let opened = open_within(&proxy.url(), options, SHORT).await.unwrap();
+    let options = Options::default().connect_timeout(SHORT_TIMEOUT);
+    let opened = open_within(&proxy.url(), options, SHORT_TIMEOUT)
+        .await
+        .unwrap();
     let Opened { link, heard } = opened;
     server.pause().unwrap();
     let begun = Instant::now();
@@ -153,9 +155,9 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
     let waited = tokio::time::timeout(Duration::from_millis(20), link.call(count("k"))).await;
     assert!(waited.is_err());
     heard.until("down").await;
-    assert!(begun.elapsed() >= SHORT, "given up too early");
+    assert!(begun.elapsed() >= SHORT_TIMEOUT, "given up too early");
     assert_eq!(refused(link.call(count("k")).await), "-");
-    tokio::time::sleep(SHORT * 6).await;
+    tokio::time::sleep(SHORT_TIMEOUT * 6).await;
     let made = proxy.connections_made();
     assert!((2..=20).contains(&made), "{made} connections");
     server.resume().unwrap();
@@ -210,14 +212,14 @@ async fn an_idle_connection_is_not_given_up() {
 async fn a_slow_answer_is_waited_for_while_others_come() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let opened = open_within(&proxy.url(), Options::default(), SHORT).await;
+    let opened = open_within(&proxy.url(), Options::default(), SHORT_TIMEOUT).await;
     let Opened { link, heard } = opened.unwrap();
     // The answer is late; a push is life.
-    let until = Instant::now() + SHORT * 4;
+    let until = Instant::now() + SHORT_TIMEOUT * 4;
     while Instant::now() < until {
         server.command(&["PUBLISH", INBOX, "tick"]).unwrap();
         assert!(link.call(count("k")).await.is_ok());
-        tokio::time::sleep(SHORT / 10).await;
+        tokio::time::sleep(SHORT_TIMEOUT / 10).await;
     }
     assert_eq!(heard.count("down"), 0);
 }
@@ -278,7 +280,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
                             assert_eq!(error.kind(), ErrorKind::Unavailable);
                             break;
                         }
-                        _ => assert!(begun.elapsed() < BOUND, "it was never seen to load"),
+                        _ => assert!(begun.elapsed() < TEST_TIMEOUT, "it was never seen to load"),
                     }
                 }
             });
