@@ -43,21 +43,21 @@ impl Endpoint {
         Self::Tcp { host, port }
     }
 
-    fn of(host: &Host, port: u16) -> Self {
+    fn from_host(host: &Host, port: u16) -> Self {
         Self::tcp(&*host.name, host.port.unwrap_or(port))
     }
 
     /// Reads the `host:port` of a server's answer. A server that does not know its own name gives
-    /// an empty one, or `?`: then it is where `asked` is.
-    pub(crate) fn parse(text: &str, asked: &Self) -> Option<Self> {
+    /// an empty one, or `?`: then it is where `source` is.
+    pub(crate) fn parse(text: &str, source: &Self) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let port = port.parse().ok()?;
-        Self::named(host, port, asked)
+        Self::from_host_and_port(host, port, source)
     }
 
     /// The same of a name and a port.
-    pub(crate) fn named(host: &str, port: u16, asked: &Self) -> Option<Self> {
-        let host = match (host, asked) {
+    pub(crate) fn from_host_and_port(host: &str, port: u16, source: &Self) -> Option<Self> {
+        let host = match (host, source) {
             ("" | "?", Self::Tcp { host, .. }) => host,
             ("" | "?", Self::Unix(_)) => return None,
             (host, _) => host,
@@ -149,9 +149,9 @@ impl Address {
                 }
                 let sentinels = hosts
                     .iter()
-                    .map(|h| Endpoint::of(h, SENTINEL_PORT))
+                    .map(|h| Endpoint::from_host(h, SENTINEL_PORT))
                     .collect();
-                let number = number.map(database).transpose()?;
+                let number = number.map(parse_database).transpose()?;
                 (Deployment::Sentinel { sentinels, name }, number)
             }
             "cluster" => {
@@ -160,8 +160,11 @@ impl Address {
                         "name one node of the cluster or several: `redis+cluster://h1,h2`",
                     ));
                 }
-                let seeds = hosts.iter().map(|h| Endpoint::of(h, SERVER_PORT)).collect();
-                (Deployment::Cluster { seeds }, path_database(path)?)
+                let seeds = hosts
+                    .iter()
+                    .map(|h| Endpoint::from_host(h, SERVER_PORT))
+                    .collect();
+                (Deployment::Cluster { seeds }, parse_path(path)?)
             }
             _ => {
                 let [host] = hosts else {
@@ -170,8 +173,8 @@ impl Address {
                          `{base}+sentinel` or `{base}+cluster`"
                     )));
                 };
-                let place = Endpoint::of(host, SERVER_PORT);
-                (Deployment::Single(place), path_database(path)?)
+                let endpoint = Endpoint::from_host(host, SERVER_PORT);
+                (Deployment::Single(endpoint), parse_path(path)?)
             }
         };
         let database = match (number, options.database) {
@@ -201,14 +204,14 @@ impl Address {
     }
 }
 
-fn path_database(path: &str) -> Result<Option<u32>, Error> {
+fn parse_path(path: &str) -> Result<Option<u32>, Error> {
     match path.strip_prefix('/').unwrap_or(path) {
         "" => Ok(None),
-        number => database(number).map(Some),
+        number => parse_database(number).map(Some),
     }
 }
 
-fn database(number: &str) -> Result<u32, Error> {
+fn parse_database(number: &str) -> Result<u32, Error> {
     // The text may be anything that somebody put there by mistake: it is not repeated.
     number
         .parse()
@@ -219,9 +222,9 @@ fn database(number: &str) -> Result<u32, Error> {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.secure { "s" } else { "" };
-        let list = |places: &[Endpoint]| {
-            let places: Vec<_> = places.iter().map(Endpoint::to_string).collect();
-            places.join(",")
+        let list = |endpoints: &[Endpoint]| {
+            let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+            endpoints.join(",")
         };
         match &self.deployment {
             Deployment::Single(Endpoint::Unix(path)) => {
@@ -231,7 +234,7 @@ impl fmt::Display for Address {
                 }
                 Ok(())
             }
-            Deployment::Single(place) => write!(f, "redis{s}://{place}/{}", self.database),
+            Deployment::Single(endpoint) => write!(f, "redis{s}://{endpoint}/{}", self.database),
             Deployment::Sentinel { sentinels, name } => {
                 let sentinels = list(sentinels);
                 write!(
@@ -251,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    fn target(url: &str) -> Result<Address, Error> {
+    fn address(url: &str) -> Result<Address, Error> {
         Address::new(&StoreUrl::parse(url).unwrap(), &Options::default())
     }
 
@@ -274,7 +277,7 @@ mod tests {
             ("redis+cluster://a,b:1", "redis+cluster://a:6379,b:1"),
             ("rediss+cluster://a/0", "rediss+cluster://a:6379"),
         ] {
-            assert_eq!(target(url).unwrap().to_string(), shown);
+            assert_eq!(address(url).unwrap().to_string(), shown);
         }
         let options = Options::default().database(3);
         let url = StoreUrl::parse("redis+unix:/s").unwrap();
@@ -296,7 +299,7 @@ mod tests {
             ("redis+cluter://a", "known are"),
             ("rediss+unix:/s", "known are"),
         ] {
-            let error = target(url).unwrap_err();
+            let error = address(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
             assert!(error.to_string().contains(hint), "{error}");
         }
@@ -313,17 +316,17 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
-        let asked = Endpoint::tcp("h", 1);
-        for (text, place) in [
+        let source = Endpoint::tcp("h", 1);
+        for (text, endpoint) in [
             ("10.0.0.1:7000", Endpoint::tcp("10.0.0.1", 7000)),
             (":7000", Endpoint::tcp("h", 7000)),
             ("?:7000", Endpoint::tcp("h", 7000)),
             ("::1:7000", Endpoint::tcp("::1", 7000)),
         ] {
-            assert_eq!(Endpoint::parse(text, &asked), Some(place));
+            assert_eq!(Endpoint::parse(text, &source), Some(endpoint));
         }
         for text in ["", "h", "h:", "h:0", "h:70000"] {
-            assert_eq!(Endpoint::parse(text, &asked), None, "{text}");
+            assert_eq!(Endpoint::parse(text, &source), None, "{text}");
         }
     }
 }

@@ -82,12 +82,12 @@ impl Connect for RedisStore {
         let opening = OpenParams {
             inbox: (!context.observer).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
-            limit: context.request_timeout,
+            request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),
             listener,
         };
         let link = Transport::open(self.target.clone(), self.options.clone(), opening).await?;
-        tracing::debug!(facts = ?link.facts(), "connected");
+        tracing::debug!(facts = ?link.deployment_info(), "connected");
         let core = Arc::new(Shared {
             link,
             keys,
@@ -117,7 +117,7 @@ struct Inbox {
 }
 
 impl Listener for Inbox {
-    fn message(&self, payload: &[u8]) {
+    fn on_message(&self, payload: &[u8]) {
         match (read_message(payload), &self.confirming) {
             (Some(BackendEvent::Granted(grant)), Some(confirming)) => {
                 confirming.confirm(grant, self.events.clone());
@@ -129,11 +129,11 @@ impl Listener for Inbox {
         }
     }
 
-    fn down(&self) {
+    fn on_disconnected(&self) {
         self.events.send(BackendEvent::Suspect);
     }
 
-    fn up(&self) {
+    fn on_reconnected(&self) {
         self.events.send(BackendEvent::Reconnected);
     }
 }
@@ -247,7 +247,7 @@ impl Shared {
     /// Whether the server of these keys was started so short a while ago that nothing may be granted
     /// there yet, as an error.
     pub(crate) fn closed(&self, operation: &'static str, keys: &LockKeys) -> Option<Error> {
-        let until = self.link.closed_until(&keys.holder)?;
+        let until = self.link.grants_blocked_until(&keys.holder)?;
         let left = until.since(self.now());
         (!left.is_zero()).then(|| {
             error(

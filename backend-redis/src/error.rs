@@ -32,20 +32,20 @@ pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
 /// A fault, as the error of an operation.
 pub(crate) fn from_fault(operation: &'static str, fault: CallError) -> Error {
     match fault {
-        CallError::Refused { code: None, detail } => {
+        CallError::NotExecuted { code: None, detail } => {
             error(ErrorKind::Unavailable, operation, detail)
         }
-        CallError::Refused {
+        CallError::NotExecuted {
             code: Some(code),
             detail,
         } => answered(operation, &code, &detail),
-        CallError::Unanswered(source) => error(
+        CallError::OutcomeUnknown(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,
             "the server did not answer; whether it has carried the request out is not known",
         )
         .with_source(source),
-        CallError::Failed { code, detail } => answered(operation, &code, &detail),
+        CallError::ScriptFailed { code, detail } => answered(operation, &code, &detail),
     }
 }
 

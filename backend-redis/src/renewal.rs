@@ -145,7 +145,7 @@ impl Batch<'_> {
     fn is_parted(&mut self, group: &[usize], answer: &CallResult) -> bool {
         let refused = matches!(
             answer,
-            Err(CallError::Refused { code: Some(code), .. }) if code == "TRYAGAIN"
+            Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
         );
         let parted = refused && group.len() > 1;
         if parted {

@@ -121,13 +121,13 @@ impl Store {
     /// Runs a script of this clock with what the call gives that of the server's clock.
     fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &ScriptCall) -> Value {
         let text = script(&self.scripts).text.clone();
-        let (keys, args) = call.given();
+        let (keys, args) = call.keys_and_args();
         let mut command = redis::cmd("EVAL");
         command.arg(text).arg(keys.len()).arg(keys);
         command.arg(args);
         let clock = self.now.to_string();
         let _: () = self.query("SET", &[CLOCK_KEY, &clock]);
-        call.reply(command.query(&mut self.connection).unwrap())
+        call.unwrap_reply(command.query(&mut self.connection).unwrap())
     }
 
     fn report(&mut self, who: usize) -> Value {

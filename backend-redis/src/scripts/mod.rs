@@ -68,9 +68,9 @@ impl Scripts {
             text
         };
         let script = |parts: &[&str]| Script::new(text(parts));
-        let of_items = |parts: &[&str]| Script::of_items(text(parts));
+        let batchable = |parts: &[&str]| Script::batchable(text(parts));
         Self {
-            enqueue: of_items(&[
+            enqueue: batchable(&[
                 include_str!("enqueue_words.lua"),
                 clock,
                 MIN_TOKEN,
@@ -105,7 +105,7 @@ impl Scripts {
                 COMMON,
                 include_str!("peek.lua"),
             ]),
-            remove: of_items(&[
+            remove: batchable(&[
                 include_str!("remove_words.lua"),
                 include_str!("remove_held.lua"),
                 clock,

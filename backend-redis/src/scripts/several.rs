@@ -133,8 +133,11 @@ fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseE
             act.locks.iter().map(call).collect::<Vec<_>>()
         };
         let together = calls("a");
-        prop_assert!(together.iter().all(|call| together[0].joins(call)));
-        let together = store.run(act.what, &ScriptCall::together(together.iter()).unwrap());
+        prop_assert!(together.iter().all(|call| together[0].can_batch_with(call)));
+        let together = store.run(
+            act.what,
+            &ScriptCall::batch_command(together.iter()).unwrap(),
+        );
         let mut alone = Vec::new();
         for call in calls("b") {
             alone.extend(store.run(act.what, &call.command(false)));
@@ -178,7 +181,7 @@ fn f1_items_of_one_lock_are_enqueued_in_their_order() {
     }
     let mut run = |what| -> Vec<Value> {
         let calls = [3, 1, 2].map(|who| call(what, &keys, who, "0"));
-        let command = ScriptCall::together(calls.iter()).unwrap();
+        let command = ScriptCall::batch_command(calls.iter()).unwrap();
         command.query(&mut connection).unwrap()
     };
     let answers = run(What::Enqueue { wait: true });

@@ -13,10 +13,10 @@ pub(crate) struct ArgBuffer {
 
 impl ArgBuffer {
     /// None yet, and room for so many, of so many bytes together.
-    pub(crate) fn with_capacity(words: usize, bytes: usize) -> Self {
+    pub(crate) fn with_capacity(args: usize, bytes: usize) -> Self {
         Self {
             text: String::with_capacity(bytes),
-            ends: Vec::with_capacity(words),
+            ends: Vec::with_capacity(args),
         }
     }
 
@@ -47,9 +47,9 @@ impl ArgBuffer {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         let mut from = 0;
         self.ends.iter().map(move |&to| {
-            let word = self.text.get(from..to).unwrap_or_default();
+            let arg = self.text.get(from..to).unwrap_or_default();
             from = to;
-            word
+            arg
         })
     }
 }
@@ -60,17 +60,17 @@ mod tests {
 
     #[test]
     fn words_come_out_as_they_went_in() {
-        let mut words = ArgBuffer::with_capacity(1, 1);
-        assert_eq!((words.len(), words.iter().next()), (0, None));
-        for word in ["one", "", "drei \u{e9}", ""] {
-            words.push_with(|text| text.push_str(word));
+        let mut args = ArgBuffer::with_capacity(1, 1);
+        assert_eq!((args.len(), args.iter().next()), (0, None));
+        for arg in ["one", "", "drei \u{e9}", ""] {
+            args.push_with(|text| text.push_str(arg));
         }
         assert_eq!(
-            words.iter().collect::<Vec<_>>(),
+            args.iter().collect::<Vec<_>>(),
             ["one", "", "drei \u{e9}", ""]
         );
-        assert_eq!((words.len(), words.bytes()), (4, 10));
-        let got: Vec<_> = (0..5).map(|index| words.get(index)).collect();
+        assert_eq!((args.len(), args.bytes()), (4, 10));
+        let got: Vec<_> = (0..5).map(|index| args.get(index)).collect();
         assert_eq!(
             got,
             [Some("one"), Some(""), Some("drei \u{e9}"), Some(""), None]

@@ -21,8 +21,8 @@ use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use super::{
     connection::Connection,
-    redirect::{RoutedCall, unheard},
-    reply_class::{ReplyClass, judge},
+    redirect::{RoutedCall, no_reply},
+    reply_class::{ReplyClass, classify},
     script_call::{CallError, ScriptCall},
 };
 
@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     /// This came back for it.
     Replied(RoutedCall, RedisResult<Value>),
     /// The run as a whole was refused, perhaps not for its sake: it has to be asked by itself.
-    Apart(RoutedCall),
+    SendAlone(RoutedCall),
     /// There is no reply.
     Failed(CallError),
 }
@@ -43,22 +43,22 @@ pub(super) enum Outcome {
 /// Who waits to be asked over a connection, and how many have not been answered.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    under_way: AtomicUsize,
-    waiting: Mutex<Vec<QueuedCall>>,
+    in_flight: AtomicUsize,
+    queued: Mutex<Vec<QueuedCall>>,
     /// Where the connection lives. Who asks may be of a runtime that ends before.
-    home: Handle,
+    runtime: Handle,
 }
 
 #[derive(Debug)]
 struct QueuedCall {
-    item: RoutedCall,
-    heard: oneshot::Sender<Outcome>,
+    routed: RoutedCall,
+    reply_to: oneshot::Sender<Outcome>,
 }
 
 impl QueuedCall {
-    fn hear(self, outcome: impl FnOnce(RoutedCall) -> Outcome) {
+    fn complete(self, outcome: impl FnOnce(RoutedCall) -> Outcome) {
         // Whoever has left needs no answer.
-        let _ = self.heard.send(outcome(self.item));
+        let _ = self.reply_to.send(outcome(self.routed));
     }
 }
 
@@ -68,7 +68,7 @@ struct InFlight<'a>(&'a Batcher);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -76,22 +76,22 @@ impl Batcher {
     /// That of a connection of this runtime.
     pub(super) fn new() -> Self {
         Self {
-            under_way: AtomicUsize::new(0),
-            waiting: Mutex::default(),
-            home: Handle::current(),
+            in_flight: AtomicUsize::new(0),
+            queued: Mutex::default(),
+            runtime: Handle::current(),
         }
     }
 
     /// Says whether it is the first one: then somebody has to send them.
-    fn add(&self, one: QueuedCall) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(one);
-        waiting.len() == 1
+    fn push(&self, queued_call: QueuedCall) -> bool {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        queued.push(queued_call);
+        queued.len() == 1
     }
 
-    fn take(&self) -> Vec<QueuedCall> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting)
+    fn drain(&self) -> Vec<QueuedCall> {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *queued)
     }
 }
 
@@ -100,21 +100,21 @@ impl Batcher {
 /// # Cancel safety
 ///
 /// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
-pub(super) async fn ask(conn: &Arc<Connection>, item: RoutedCall) -> Outcome {
+pub(super) async fn send(conn: &Arc<Connection>, routed: RoutedCall) -> Outcome {
     let batcher = &conn.batcher;
-    let others = batcher.under_way.fetch_add(1, Ordering::Relaxed);
-    let _under_way = InFlight(batcher);
-    if others == 0 {
-        let reply = item.ask(conn).await;
-        return Outcome::Replied(item, reply);
+    let in_flight_before = batcher.in_flight.fetch_add(1, Ordering::Relaxed);
+    let _in_flight = InFlight(batcher);
+    if in_flight_before == 0 {
+        let reply = routed.send(conn).await;
+        return Outcome::Replied(routed, reply);
     }
-    let (heard, outcome) = oneshot::channel();
-    if batcher.add(QueuedCall { item, heard }) {
-        let turn = Flush(Some(Arc::clone(conn)));
-        batcher.home.spawn(turn.send());
+    let (reply_to, outcome) = oneshot::channel();
+    if batcher.push(QueuedCall { routed, reply_to }) {
+        let flush = Flush(Some(Arc::clone(conn)));
+        batcher.runtime.spawn(flush.run());
     }
     let outcome = outcome.await;
-    outcome.unwrap_or_else(|_| Outcome::Failed(unheard()))
+    outcome.unwrap_or_else(|_| Outcome::Failed(no_reply()))
 }
 
 /// The duty to send what is gathered.
@@ -124,34 +124,36 @@ impl Drop for Flush {
     fn drop(&mut self) {
         // Its runtime ends, and the connection with it: nobody must wait for this turn.
         if let Some(conn) = self.0.take() {
-            drop(conn.batcher.take());
+            drop(conn.batcher.drain());
         }
     }
 }
 
 impl Flush {
     /// Sends them, in one write.
-    async fn send(mut self) {
+    async fn run(mut self) {
         // Whoever was woken by the same replies as the first one has a turn to ask.
         yield_now().await;
         let Some(conn) = self.0.take() else { return };
-        let groups = grouped(conn.batcher.take());
+        let groups = group_by_script(conn.batcher.drain());
         let mut pipe = Pipeline::with_capacity(groups.len());
         for group in &groups {
-            if let Some(command) = ScriptCall::together(group.iter().map(|one| &one.item.call)) {
+            if let Some(command) =
+                ScriptCall::batch_command(group.iter().map(|queued_call| &queued_call.routed.call))
+            {
                 pipe.add_command(command);
             }
         }
         match conn.pipeline(&pipe).await {
             Ok(replies) => {
                 for (group, reply) in groups.into_iter().zip(replies) {
-                    tell(group, &conn, reply);
+                    dispatch_reply(group, &conn, reply);
                 }
             }
             Err(error) => {
-                for one in groups.into_iter().flatten() {
+                for queued_call in groups.into_iter().flatten() {
                     let error = Err(error.clone());
-                    one.hear(|item| Outcome::Replied(item, error));
+                    queued_call.complete(|routed| Outcome::Replied(routed, error));
                 }
             }
         }
@@ -159,39 +161,40 @@ impl Flush {
 }
 
 /// Those that one run can answer, in the order in which they came.
-fn grouped(waiting: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
+fn group_by_script(queued: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
     let mut groups: Vec<Vec<QueuedCall>> = Vec::new();
-    for one in waiting {
+    for queued_call in queued {
         let fits = |group: &&mut Vec<QueuedCall>| {
             let first = group.first();
             group.len() < MAX_BATCH_SIZE
-                && first.is_some_and(|first| first.item.call.joins(&one.item.call))
+                && first
+                    .is_some_and(|first| first.routed.call.can_batch_with(&queued_call.routed.call))
         };
         match groups.iter_mut().rev().find(fits) {
-            Some(group) => group.push(one),
-            None => groups.push(vec![one]),
+            Some(group) => group.push(queued_call),
+            None => groups.push(vec![queued_call]),
         }
     }
     groups
 }
 
 /// Tells each of a group what a reply says of it.
-fn tell(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
+fn dispatch_reply(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
     let replied = Outcome::Replied;
     match reply {
-        Value::Array(answers) if answers.len() == group.len() => {
-            for (one, answer) in group.into_iter().zip(answers) {
-                one.hear(|item| replied(item, Ok(answer)));
+        Value::Array(replies) if replies.len() == group.len() => {
+            for (queued_call, reply_of_call) in group.into_iter().zip(replies) {
+                queued_call.complete(|routed| replied(routed, Ok(reply_of_call)));
             }
         }
         reply => {
             let alone = group.len() == 1;
-            for one in group {
-                one.hear(|item| match &reply {
+            for queued_call in group {
+                queued_call.complete(|routed| match &reply {
                     // What is said to one alone is meant for it.
-                    reply if alone => replied(item, Ok(reply.clone())),
-                    reply if is_refusal(reply, conn) => Outcome::Apart(item),
-                    _ => replied(item, Err(cut_short())),
+                    reply if alone => replied(routed, Ok(reply.clone())),
+                    reply if is_not_executed(reply, conn) => Outcome::SendAlone(routed),
+                    _ => replied(routed, Err(script_aborted())),
                 });
             }
         }
@@ -199,14 +202,16 @@ fn tell(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
 }
 
 /// Whether nothing at all was carried out.
-fn is_refusal(reply: &Value, conn: &Connection) -> bool {
+fn is_not_executed(reply: &Value, conn: &Connection) -> bool {
     !matches!(
-        judge(Ok(reply.clone()), &conn.place),
-        ReplyClass::Done(Ok(_) | Err(CallError::Failed { .. } | CallError::Unanswered(_)))
+        classify(Ok(reply.clone()), &conn.endpoint),
+        ReplyClass::Final(
+            Ok(_) | Err(CallError::ScriptFailed { .. } | CallError::OutcomeUnknown(_))
+        )
     )
 }
 
 /// The script ended in the middle: whether an item was carried out is not known.
-fn cut_short() -> RedisError {
+fn script_aborted() -> RedisError {
     (redis::ErrorKind::Client, "the script was cut short").into()
 }

@@ -13,7 +13,7 @@ use super::{
     backoff::Backoff,
     connect_error::ConnectError,
     connection::{Connection, Purpose},
-    handshake::text,
+    handshake::as_text,
     node::{Node, NodeState},
     slots::SLOT_COUNT,
     topology::Topology,
@@ -33,7 +33,7 @@ const UNASSIGNED: u16 = u16::MAX;
 pub(super) struct Cluster {
     seeds: Vec<Endpoint>,
     map: RwLock<SlotMap>,
-    wanted: Notify,
+    refresh_requested: Notify,
 }
 
 #[derive(Debug)]
@@ -44,11 +44,11 @@ struct SlotMap {
 }
 
 impl SlotMap {
-    fn find(&self, place: &Endpoint) -> Option<usize> {
-        let wanted = Some(place);
+    fn find(&self, endpoint: &Endpoint) -> Option<usize> {
+        let wanted = Some(endpoint);
         self.nodes
             .iter()
-            .position(|node| node.place.as_ref() == wanted)
+            .position(|node| node.endpoint.as_ref() == wanted)
     }
 }
 
@@ -63,30 +63,30 @@ impl Cluster {
                 nodes: Vec::new(),
                 owners: Vec::new(),
             }),
-            wanted: Notify::const_new(),
+            refresh_requested: Notify::const_new(),
         }
     }
 
     /// Asks for the map and connects to every master in it. One that is only out of reach is no
     /// obstacle, so long as another one is not.
-    pub(super) async fn start(&self, core: &Arc<Topology>) -> Result<(), ConnectError> {
-        let ranges = self.fetch(core).await?;
-        self.apply(core, &ranges).await;
-        tokio::spawn(keep_map(Arc::clone(core)));
+    pub(super) async fn start(&self, topology: &Arc<Topology>) -> Result<(), ConnectError> {
+        let ranges = self.fetch_map(topology).await?;
+        self.apply_map(topology, &ranges).await;
+        tokio::spawn(refresh_map_task(Arc::clone(topology)));
         let mut connected = false;
         let mut unreachable = None;
         for node in self.nodes() {
-            match node.settled(&core.settings).await {
-                NodeState::Up(_) => connected = true,
-                NodeState::Down(trouble) if !trouble.kind.is_retryable() => return Err(trouble),
-                NodeState::Down(trouble) => unreachable = Some(trouble),
-                NodeState::Fresh | NodeState::Gone => {}
+            match node.first_attempt(&topology.config).await {
+                NodeState::Connected(_) => connected = true,
+                NodeState::Disconnected(error) if !error.kind.is_retryable() => return Err(error),
+                NodeState::Disconnected(error) => unreachable = Some(error),
+                NodeState::Connecting | NodeState::Retired => {}
             }
         }
         if connected {
             return Ok(());
         }
-        Err(unreachable.unwrap_or_else(|| core.late()))
+        Err(unreachable.unwrap_or_else(|| topology.timed_out()))
     }
 
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
@@ -99,48 +99,53 @@ impl Cluster {
         let owner = map.nodes.get(usize::from(at)).cloned();
         drop(map);
         if owner.is_none() {
-            self.want_map();
+            self.request_map_refresh();
         }
         owner
     }
 
     /// The map is asked for anew, soon.
-    pub(super) fn want_map(&self) {
-        self.wanted.notify_one();
+    pub(super) fn request_map_refresh(&self) {
+        self.refresh_requested.notify_one();
     }
 
     /// The node at that place, which is connected from now on if it was not known.
-    pub(super) fn node_at(&self, core: &Arc<Topology>, place: &Endpoint) -> Arc<Node> {
+    pub(super) fn node_at(&self, topology: &Arc<Topology>, endpoint: &Endpoint) -> Arc<Node> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let node = match map.find(place) {
+        let node = match map.find(endpoint) {
             Some(at) => Arc::clone(&map.nodes[at]),
             None => {
-                let node = Node::new(Some(place.clone()));
+                let node = Node::new(Some(endpoint.clone()));
                 map.nodes.push(Arc::clone(&node));
-                core.spawn(&node);
+                topology.supervise(&node);
                 node
             }
         };
         drop(map);
-        if core.is_closing() {
-            node.part();
+        if topology.is_closing() {
+            node.retire();
         }
-        node.touch();
+        node.mark_redirect_target();
         node
     }
 
     /// A server has said that another one serves that slot.
-    pub(super) fn moved(&self, core: &Arc<Topology>, slot: u16, place: &Endpoint) -> Arc<Node> {
-        let node = self.node_at(core, place);
+    pub(super) fn record_move(
+        &self,
+        topology: &Arc<Topology>,
+        slot: u16,
+        endpoint: &Endpoint,
+    ) -> Arc<Node> {
+        let node = self.node_at(topology, endpoint);
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = map.find(place)
+        if let Some(at) = map.find(endpoint)
             && let Ok(at) = u16::try_from(at)
             && let Some(owner) = map.owners.get_mut(usize::from(slot))
         {
             *owner = at;
         }
         drop(map);
-        self.want_map();
+        self.request_map_refresh();
         node
     }
 
@@ -149,64 +154,64 @@ impl Cluster {
     }
 
     /// Asks whoever is connected for the map; if nobody is, whoever might be reached.
-    async fn fetch(&self, core: &Topology) -> Result<Vec<SlotRange>, ConnectError> {
-        let mut trouble = None;
+    async fn fetch_map(&self, topology: &Topology) -> Result<Vec<SlotRange>, ConnectError> {
+        let mut last_error = None;
         let nodes = self.nodes();
-        for conn in nodes.iter().filter_map(|node| node.up()) {
-            let limit = core.settings.connect_limit();
-            match timeout(limit, ask(&conn)).await {
+        for conn in nodes.iter().filter_map(|node| node.connection()) {
+            let limit = topology.config.connect_timeout();
+            match timeout(limit, query_slots(&conn)).await {
                 Ok(Ok(ranges)) => return Ok(ranges),
-                Ok(Err(error)) => trouble = Some(error),
-                Err(_) => trouble = Some(ConnectError::late(&conn.place, limit, false)),
+                Ok(Err(error)) => last_error = Some(error),
+                Err(_) => last_error = Some(ConnectError::timed_out(&conn.endpoint, limit, false)),
             }
         }
-        let known = nodes.iter().filter_map(|node| node.place.as_ref());
-        for place in self.seeds.iter().chain(known) {
-            let asked = match Connection::open(place, Purpose::Query, &core.settings).await {
-                Ok(conn) => ask(&conn).await,
+        let known = nodes.iter().filter_map(|node| node.endpoint.as_ref());
+        for endpoint in self.seeds.iter().chain(known) {
+            let ranges = match Connection::open(endpoint, Purpose::Query, &topology.config).await {
+                Ok(conn) => query_slots(&conn).await,
                 Err(error) => Err(error),
             };
-            match asked {
+            match ranges {
                 Ok(ranges) => return Ok(ranges),
                 // What waiting cannot mend is worth more than what it can.
                 Err(error) if error.kind.is_retryable() => {
-                    trouble.get_or_insert(error);
+                    last_error.get_or_insert(error);
                 }
-                Err(error) => trouble = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        Err(trouble.unwrap_or_else(|| core.late()))
+        Err(last_error.unwrap_or_else(|| topology.timed_out()))
     }
 
     /// Takes over a map: connects to who is new in it, and parts from who is gone.
-    async fn apply(&self, core: &Arc<Topology>, ranges: &[SlotRange]) {
-        let (fresh, parted) = self.replace(core, ranges);
+    async fn apply_map(&self, topology: &Arc<Topology>, ranges: &[SlotRange]) {
+        let (added, removed) = self.replace_map(topology, ranges);
         // First those who take over, so that whoever is told that all is well can be served.
-        for node in &fresh {
-            node.settled(&core.settings).await;
+        for node in &added {
+            node.first_attempt(&topology.config).await;
         }
         let mut gap = false;
-        for node in parted {
-            match node.up() {
-                Some(conn) => core.unsubscribe(&conn).await,
+        for node in removed {
+            match node.connection() {
+                Some(conn) => topology.unsubscribe(&conn).await,
                 // Somebody was told that it is down, and nothing is left that could come up.
                 None => gap = true,
             }
-            node.part();
+            node.retire();
         }
-        if !core.is_closing() && core.move_inbox().await {
-            core.tell_down();
+        if !topology.is_closing() && topology.move_inbox().await {
+            topology.notify_disconnected();
             gap = true;
         }
         if gap {
-            core.tell_up();
+            topology.notify_reconnected();
         }
     }
 
     /// Who is new in the map, and who is no longer in it.
-    fn replace(
+    fn replace_map(
         &self,
-        core: &Arc<Topology>,
+        topology: &Arc<Topology>,
         ranges: &[SlotRange],
     ) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
@@ -214,14 +219,14 @@ impl Cluster {
             nodes: Vec::new(),
             owners: vec![UNASSIGNED; usize::from(SLOT_COUNT)],
         };
-        let mut fresh = Vec::new();
-        for (first, last, place) in ranges {
-            let at = new.find(place).unwrap_or_else(|| {
-                let known = map.find(place).map(|at| Arc::clone(&map.nodes[at]));
+        let mut added = Vec::new();
+        for (first, last, endpoint) in ranges {
+            let at = new.find(endpoint).unwrap_or_else(|| {
+                let known = map.find(endpoint).map(|at| Arc::clone(&map.nodes[at]));
                 new.nodes.push(known.unwrap_or_else(|| {
-                    let node = Node::new(Some(place.clone()));
-                    core.spawn(&node);
-                    fresh.push(Arc::clone(&node));
+                    let node = Node::new(Some(endpoint.clone()));
+                    topology.supervise(&node);
+                    added.push(Arc::clone(&node));
                     node
                 }));
                 new.nodes.len() - 1
@@ -231,43 +236,40 @@ impl Cluster {
                 new.owners[usize::from(slot)] = at;
             }
         }
-        let mut parted = Vec::new();
+        let mut removed = Vec::new();
         for node in &map.nodes {
             if new.nodes.iter().any(|kept| Arc::ptr_eq(kept, node)) {
                 continue;
             }
-            if node.touched_within(UNASSIGNED_NODE_GRACE) && node.up().is_some() {
+            if node.was_redirect_target_within(UNASSIGNED_NODE_GRACE) && node.connection().is_some()
+            {
                 new.nodes.push(Arc::clone(node));
             } else {
-                parted.push(Arc::clone(node));
+                removed.push(Arc::clone(node));
             }
         }
         *map = new;
-        (fresh, parted)
+        (added, removed)
     }
 }
 
 /// Asks for the map whenever it is wanted.
-async fn keep_map(core: Arc<Topology>) {
-    let super::topology::Layout::Cluster(cluster) = &core.layout else {
+async fn refresh_map_task(topology: Arc<Topology>) {
+    let super::topology::Layout::Cluster(cluster) = &topology.layout else {
         return;
     };
     let work = async {
         let mut backoff = Backoff::default();
         loop {
-            cluster.wanted.notified().await;
-            match cluster.fetch(&core).await {
+            cluster.refresh_requested.notified().await;
+            match cluster.fetch_map(&topology).await {
                 Ok(ranges) => {
-                    cluster.apply(&core, &ranges).await;
+                    cluster.apply_map(&topology, &ranges).await;
                     backoff = Backoff::default();
                 }
-                Err(trouble) => {
-                    tracing::debug!(
-                        backend = "redis",
-                        "no map of the cluster: {}",
-                        trouble.detail
-                    );
-                    cluster.want_map();
+                Err(error) => {
+                    tracing::debug!(backend = "redis", "no map of the cluster: {}", error.detail);
+                    cluster.request_map_refresh();
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
@@ -275,30 +277,35 @@ async fn keep_map(core: Arc<Topology>) {
         }
     };
     tokio::select! {
-        () = core.closed() => {}
+        () = topology.closed() => {}
         () = work => {}
     }
 }
 
-async fn ask(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> {
-    let mut question = cmd("CLUSTER");
-    question.arg("SLOTS");
-    let place = &conn.place;
-    let reply = conn.command(&question).await;
+async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> {
+    let mut command = cmd("CLUSTER");
+    command.arg("SLOTS");
+    let endpoint = &conn.endpoint;
+    let reply = conn.command(&command).await;
     match reply.and_then(|value| match value {
         Value::ServerError(error) => Err(error.into()),
         value => Ok(value),
     }) {
-        Ok(value) => read(&value, place).ok_or_else(|| {
-            let what = format!("{place}: it serves no slots; has the cluster been made?");
+        Ok(value) => parse_slots(&value, endpoint).ok_or_else(|| {
+            let what = format!("{endpoint}: it serves no slots; has the cluster been made?");
             ConnectError::new(ErrorKind::Unavailable, what)
         }),
-        Err(error) => Err(ConnectError::of_reply(place, "CLUSTER SLOTS", &error, None)),
+        Err(error) => Err(ConnectError::from_reply(
+            endpoint,
+            "CLUSTER SLOTS",
+            &error,
+            None,
+        )),
     }
 }
 
 /// Reads a map: `[first, last, [host, port, ...], replicas ...]` for each run of slots.
-fn read(reply: &Value, asked: &Endpoint) -> Option<Vec<SlotRange>> {
+fn parse_slots(reply: &Value, source: &Endpoint) -> Option<Vec<SlotRange>> {
     let Value::Array(runs) = reply else {
         return None;
     };
@@ -318,12 +325,12 @@ fn read(reply: &Value, asked: &Endpoint) -> Option<Vec<SlotRange>> {
                 return None;
             };
             let (host, port) = match &**master {
-                [host, Value::Int(port), ..] => (text(host).unwrap_or_default(), *port),
+                [host, Value::Int(port), ..] => (as_text(host).unwrap_or_default(), *port),
                 _ => return None,
             };
             let slot = |number: i64| u16::try_from(number).ok().filter(|slot| *slot < SLOT_COUNT);
-            let place = Endpoint::named(host, u16::try_from(port).ok()?, asked)?;
-            Some((slot(*first)?, slot(*last)?, place))
+            let endpoint = Endpoint::from_host_and_port(host, u16::try_from(port).ok()?, source)?;
+            Some((slot(*first)?, slot(*last)?, endpoint))
         })
         .collect();
     (!ranges.is_empty()).then_some(ranges)
@@ -335,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_map_is_read_and_rubbish_is_left_out() {
-        let asked = Endpoint::tcp("h", 1);
+        let source = Endpoint::tcp("h", 1);
         let text = "*4\r\n\
              *3\r\n:0\r\n:5\r\n*2\r\n$2\r\nh2\r\n:7000\r\n\
              *4\r\n:6\r\n:9\r\n*2\r\n$0\r\n\r\n:7001\r\n*2\r\n$2\r\nh3\r\n:7002\r\n\
@@ -346,8 +353,8 @@ mod tests {
             (0, 5, Endpoint::tcp("h2", 7000)),
             (6, 9, Endpoint::tcp("h", 7001)),
         ];
-        assert_eq!(read(&reply, &asked), Some(expected));
-        assert_eq!(read(&Value::Array(vec![]), &asked), None);
-        assert_eq!(read(&Value::Nil, &asked), None);
+        assert_eq!(parse_slots(&reply, &source), Some(expected));
+        assert_eq!(parse_slots(&Value::Array(vec![]), &source), None);
+        assert_eq!(parse_slots(&Value::Nil, &source), None);
     }
 }

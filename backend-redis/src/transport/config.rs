@@ -16,40 +16,43 @@ use crate::address::{Address, Deployment};
 use crate::config::Options;
 
 pub(super) struct TransportConfig {
-    pub(super) target: Address,
+    pub(super) address: Address,
     pub(super) options: Options,
     /// The channel to subscribe to; an observer has none.
     pub(super) inbox: Option<String>,
     pub(super) scripts: Vec<&'static Script>,
     /// The longest time for which a request may go unanswered.
-    pub(super) limit: Duration,
+    pub(super) request_timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) listener: Arc<dyn Listener>,
-    pub(super) warned: AtomicBool,
+    pub(super) has_warned: AtomicBool,
 }
 
 impl TransportConfig {
     pub(super) const fn is_cluster(&self) -> bool {
-        matches!(self.target.deployment, Deployment::Cluster { .. })
+        matches!(self.address.deployment, Deployment::Cluster { .. })
     }
 
     /// The time to reach one server. Where there are several to be asked, one that swallows
     /// everything leaves time for the next.
-    pub(super) fn connect_limit(&self) -> Duration {
-        let others = match &self.target.deployment {
+    pub(super) fn connect_timeout(&self) -> Duration {
+        let endpoints = match &self.address.deployment {
             Deployment::Single(_) => 0,
             Deployment::Sentinel { sentinels, .. } => sentinels.len(),
             Deployment::Cluster { seeds } => seeds.len(),
         };
-        let shares = u32::try_from(others + 1).unwrap_or(u32::MAX);
-        let limit = self.options.connect_timeout.min(self.limit / shares);
-        limit.max(Duration::from_millis(1))
+        let shares = u32::try_from(endpoints + 1).unwrap_or(u32::MAX);
+        let timeout = self
+            .options
+            .connect_timeout
+            .min(self.request_timeout / shares);
+        timeout.max(Duration::from_millis(1))
     }
 
     /// Writes a warning about how the server is set up, once for a client: it is the same after
     /// every reconnection.
     pub(super) fn warn_once(&self, what: &str) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(backend = "redis", "{what}");
         }
     }
@@ -58,9 +61,9 @@ impl TransportConfig {
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
-            .field("target", &self.target)
+            .field("target", &self.address)
             .field("options", &self.options)
-            .field("limit", &self.limit)
+            .field("limit", &self.request_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -24,28 +24,28 @@ impl ConnectError {
     }
 
     /// What is wrong with the files of TLS.
-    pub(super) fn of_files(tls: tenure_tls::Trouble) -> Self {
+    pub(super) fn from_tls(tls: tenure_tls::Trouble) -> Self {
         Self::new(tls.kind, tls.detail)
     }
 
     /// The server did not answer in that time.
-    pub(super) fn late(place: &Endpoint, limit: Duration, in_tls: bool) -> Self {
+    pub(super) fn timed_out(endpoint: &Endpoint, limit: Duration, in_tls_handshake: bool) -> Self {
         // A server without TLS waits for the end of what it takes for a command.
-        let hint = if in_tls {
+        let hint = if in_tls_handshake {
             " to the beginning of TLS; does it speak TLS there?"
         } else {
             ""
         };
         Self::new(
             ErrorKind::Unavailable,
-            format!("{place}: no answer within {limit:?}{hint}"),
+            format!("{endpoint}: no answer within {limit:?}{hint}"),
         )
     }
 
     /// What the network or TLS said.
-    pub(super) fn of_io(place: &Endpoint, error: &io::Error, files: &Tls) -> Self {
+    pub(super) fn from_io(endpoint: &Endpoint, error: &io::Error, files: &Tls) -> Self {
         if let Some(tls) = tenure_tls::explain(error, files) {
-            return Self::new(tls.kind, format!("{place}: {}", tls.detail));
+            return Self::new(tls.kind, format!("{endpoint}: {}", tls.detail));
         }
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
@@ -61,22 +61,22 @@ impl ConnectError {
             }
             _ => one_line(&error.to_string()),
         };
-        Self::new(ErrorKind::Unavailable, format!("{place}: {what}"))
+        Self::new(ErrorKind::Unavailable, format!("{endpoint}: {what}"))
     }
 
-    /// What the server said to our log-in, or to one of the first commands. `wire` is the last
+    /// What the server said to our log-in, or to one of the first commands. `io_error` is the last
     /// failure of the network under it.
-    pub(super) fn of_reply(
-        place: &Endpoint,
-        doing: &str,
+    pub(super) fn from_reply(
+        endpoint: &Endpoint,
+        step: &str,
         error: &RedisError,
-        wire: Option<Self>,
+        io_error: Option<Self>,
     ) -> Self {
         let code = error.code().unwrap_or_default();
         // A server that does not know a command repeats its arguments, which may be a password.
-        let said = error.to_string();
-        let said = said.split(", with args").next().unwrap_or_default();
-        let text = one_line(said);
+        let message = error.to_string();
+        let message = message.split(", with args").next().unwrap_or_default();
+        let text = one_line(message);
         let code = if text.contains("no permissions") {
             "NOPERM"
         } else {
@@ -94,7 +94,7 @@ impl ConnectError {
             "NOPERM" => (
                 ErrorKind::PermissionDenied,
                 format!(
-                    "this user may not do that ({doing}: {text}); compare its rights with the ACL \
+                    "this user may not do that ({step}: {text}); compare its rights with the ACL \
                      line in docs/operations.md"
                 ),
             ),
@@ -111,13 +111,13 @@ impl ConnectError {
                 "it has no database of that number; see `databases` in its configuration"
                     .to_owned(),
             ),
-            "" => return Self::of_failure(place, error, wire),
-            _ => (ErrorKind::Unavailable, format!("{doing}: {text}")),
+            "" => return Self::from_client_error(endpoint, error, io_error),
+            _ => (ErrorKind::Unavailable, format!("{step}: {text}")),
         };
-        Self::new(kind, format!("{place}: {what}"))
+        Self::new(kind, format!("{endpoint}: {what}"))
     }
 
-    fn of_failure(place: &Endpoint, error: &RedisError, wire: Option<Self>) -> Self {
+    fn from_client_error(endpoint: &Endpoint, error: &RedisError, io_error: Option<Self>) -> Self {
         let text = one_line(&error.to_string());
         let (kind, what) = match error.kind() {
             redis::ErrorKind::RESP3NotSupported => (
@@ -133,12 +133,12 @@ impl ConnectError {
                 ErrorKind::Unavailable,
                 "what answers there does not speak the protocol of Redis".to_owned(),
             ),
-            _ => match wire {
-                Some(wire) => return wire,
+            _ => match io_error {
+                Some(io_error) => return io_error,
                 None => (ErrorKind::Unavailable, text),
             },
         };
-        Self::new(kind, format!("{place}: {what}"))
+        Self::new(kind, format!("{endpoint}: {what}"))
     }
 
     /// As the error of the whole store.

@@ -43,20 +43,20 @@ pub(super) struct ServerInfo {
     pub(super) policy: Option<String>,
     pub(super) aof_enabled: Option<bool>,
     /// Until when nothing may be granted there.
-    pub(super) closed_until: Option<Instant>,
+    pub(super) grants_blocked_until: Option<Instant>,
 }
 
 /// One connection. Ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) place: Endpoint,
-    pub(super) learnt: ServerInfo,
+    pub(super) endpoint: Endpoint,
+    pub(super) server_info: ServerInfo,
     pub(super) batcher: Batcher,
     mux: MultiplexedConnection,
-    life: Arc<Liveness>,
-    ended: watch::Receiver<bool>,
+    liveness: Arc<Liveness>,
+    closed: watch::Receiver<bool>,
     driver: AbortHandle,
-    patience: Duration,
+    response_timeout: Duration,
 }
 
 impl Drop for Connection {
@@ -68,133 +68,149 @@ impl Drop for Connection {
 impl Connection {
     /// Connects, logs in and checks the server, within the time of the options.
     pub(super) async fn open(
-        place: &Endpoint,
+        endpoint: &Endpoint,
         purpose: Purpose,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Self, ConnectError> {
-        let limit = settings.connect_limit();
-        let options = &settings.options;
+        let limit = config.connect_timeout();
+        let options = &config.options;
         let login = Login {
-            database: settings.target.database,
+            database: config.address.database,
             username: options.username.as_deref(),
             password: options.password.as_ref(),
             resp3: true,
         };
-        let listener = (purpose == Purpose::Commands).then(|| Arc::clone(&settings.listener));
-        let patience = match purpose {
-            Purpose::Replicas => settings.limit + options.replica_timeout,
-            Purpose::Commands | Purpose::Query => settings.limit,
+        let listener = (purpose == Purpose::Commands).then(|| Arc::clone(&config.listener));
+        let response_timeout = match purpose {
+            Purpose::Replicas => config.request_timeout + options.replica_timeout,
+            Purpose::Commands | Purpose::Query => config.request_timeout,
         };
-        let in_tls = AtomicBool::new(false);
+        let in_tls_handshake = AtomicBool::new(false);
         let opening = async {
-            let wire = Self::wire(place, settings, &in_tls).await?;
-            let conn = Self::log_in(wire, place, &login, patience, listener, settings);
+            let stream = Self::open_stream(endpoint, config, &in_tls_handshake).await?;
+            let conn = Self::log_in(stream, endpoint, &login, response_timeout, listener, config);
             let mut conn = conn.await?;
-            conn.check(purpose, settings).await?;
+            conn.handshake(purpose, config).await?;
             Ok(conn)
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectError::late(place, limit, in_tls.into_inner())),
+            Err(_) => Err(ConnectError::timed_out(
+                endpoint,
+                limit,
+                in_tls_handshake.into_inner(),
+            )),
         }
     }
 
     /// Connects to a sentinel.
     pub(super) async fn open_sentinel(
-        place: &Endpoint,
-        settings: &TransportConfig,
+        endpoint: &Endpoint,
+        config: &TransportConfig,
     ) -> Result<Self, ConnectError> {
-        let limit = settings.connect_limit();
+        let limit = config.connect_timeout();
         let login = Login {
             database: 0,
-            username: settings.options.sentinel_username.as_deref(),
-            password: settings.options.sentinel_password.as_ref(),
+            username: config.options.sentinel_username.as_deref(),
+            password: config.options.sentinel_password.as_ref(),
             // Nothing is pushed, so the protocol that every sentinel knows will do.
             resp3: false,
         };
-        let in_tls = AtomicBool::new(false);
+        let in_tls_handshake = AtomicBool::new(false);
         let opening = async {
-            let wire = Self::wire(place, settings, &in_tls).await?;
-            Self::log_in(wire, place, &login, limit, None, settings).await
+            let stream = Self::open_stream(endpoint, config, &in_tls_handshake).await?;
+            Self::log_in(stream, endpoint, &login, limit, None, config).await
         };
         match timeout(limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectError::late(place, limit, in_tls.into_inner())),
+            Err(_) => Err(ConnectError::timed_out(
+                endpoint,
+                limit,
+                in_tls_handshake.into_inner(),
+            )),
         }
     }
 
-    async fn wire(
-        place: &Endpoint,
-        settings: &TransportConfig,
-        in_tls: &AtomicBool,
+    async fn open_stream(
+        endpoint: &Endpoint,
+        config: &TransportConfig,
+        in_tls_handshake: &AtomicBool,
     ) -> Result<RawStream, ConnectError> {
         let TransportConfig {
-            target, options, ..
-        } = settings;
-        let limits = Timeouts {
-            connect: settings.connect_limit(),
-            answer: settings.limit,
+            address, options, ..
+        } = config;
+        let timeouts = Timeouts {
+            connect: config.connect_timeout(),
+            response: config.request_timeout,
         };
-        stream::open(place, target.secure, &options.tls, limits, in_tls).await
+        stream::open(
+            endpoint,
+            address.secure,
+            &options.tls,
+            timeouts,
+            in_tls_handshake,
+        )
+        .await
     }
 
     async fn log_in(
-        wire: RawStream,
-        place: &Endpoint,
+        stream: RawStream,
+        endpoint: &Endpoint,
         login: &Login<'_>,
-        patience: Duration,
+        response_timeout: Duration,
         listener: Option<Arc<dyn Listener>>,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Self, ConnectError> {
-        let files = &settings.options.tls;
-        let life = Liveness::new();
-        let tracked = MonitoredStream::new(wire, Arc::clone(&life));
-        let mut config = AsyncConnectionConfig::new()
+        let files = &config.options.tls;
+        let liveness = Liveness::new();
+        let tracked = MonitoredStream::new(stream, Arc::clone(&liveness));
+        let mut redis_config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
-            .set_response_timeout(Some(patience))
+            .set_response_timeout(Some(response_timeout))
             .set_pipeline_buffer_size(PIPELINE_BUFFER_SIZE);
         if let Some(listener) = listener {
-            config = config.set_push_sender(move |push: PushInfo| {
+            redis_config = redis_config.set_push_sender(move |push: PushInfo| {
                 deliver(&*listener, push);
                 Ok::<_, std::convert::Infallible>(())
             });
         }
-        let made = MultiplexedConnection::new_with_config(&login.info(), tracked, config).await;
-        let (mux, driver) = made.map_err(|error| {
-            let wire = life.take_failure();
-            let wire = wire.map(|error| ConnectError::of_io(place, &error, files));
-            ConnectError::of_reply(place, "logging in", &error, wire)
+        let connected =
+            MultiplexedConnection::new_with_config(&login.info(), tracked, redis_config).await;
+        let (mux, driver) = connected.map_err(|error| {
+            let io_error = liveness.take_failure();
+            let io_error = io_error.map(|error| ConnectError::from_io(endpoint, &error, files));
+            ConnectError::from_reply(endpoint, "logging in", &error, io_error)
         })?;
-        let (end, ended) = watch::channel(false);
+        let (end, closed) = watch::channel(false);
         let driver = tokio::spawn(async move {
             // Set however the driver ends, also if it is aborted.
             let _end = SetOnDrop(end);
             driver.await;
         });
         Ok(Self {
-            place: place.clone(),
-            learnt: ServerInfo::default(),
+            endpoint: endpoint.clone(),
+            server_info: ServerInfo::default(),
             batcher: Batcher::new(),
             mux,
-            life,
-            ended,
+            liveness,
+            closed,
             driver: driver.abort_handle(),
-            patience,
+            response_timeout,
         })
     }
 
     /// Asks the server who it is, in one round trip, and hands it the scripts on the way.
-    async fn check(
+    async fn handshake(
         &mut self,
         purpose: Purpose,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<(), ConnectError> {
-        let place = &self.place;
-        let put = |trouble: ConnectError| ConnectError {
-            detail: format!("{place}: {}", trouble.detail),
-            ..trouble
+        let endpoint = &self.endpoint;
+        let with_endpoint = |error: ConnectError| ConnectError {
+            detail: format!("{endpoint}: {}", error.detail),
+            ..error
         };
-        let options = &settings.options;
+        let options = &config.options;
         let mut pipe = Pipeline::new();
         pipe.cmd("HELLO");
         if purpose == Purpose::Commands {
@@ -203,31 +219,32 @@ impl Connection {
                 // Asks for nothing and waits for nothing: only whether we may.
                 pipe.cmd("WAIT").arg(0).arg(1);
             }
-            for script in &settings.scripts {
+            for script in &config.scripts {
                 pipe.cmd("SCRIPT").arg("LOAD").arg(&script.text);
             }
         }
-        let wrong = |doing: &str, error: &RedisError| {
-            let wire = self.life.take_failure();
-            let wire = wire.map(|error| ConnectError::of_io(place, &error, &options.tls));
-            ConnectError::of_reply(place, doing, error, wire)
+        let reply_error = |step: &str, error: &RedisError| {
+            let io_error = self.liveness.take_failure();
+            let io_error =
+                io_error.map(|error| ConnectError::from_io(endpoint, &error, &options.tls));
+            ConnectError::from_reply(endpoint, step, error, io_error)
         };
         let replies = self.pipeline(&pipe).await;
         let mut replies = replies
-            .map_err(|error| wrong("asking who it is", &error))?
+            .map_err(|error| reply_error("asking who it is", &error))?
             .into_iter();
-        let mut next = |doing: &str| match replies.next().unwrap_or(Value::Nil) {
-            Value::ServerError(error) => Err(wrong(doing, &error.into())),
+        let mut next = |step: &str| match replies.next().unwrap_or(Value::Nil) {
+            Value::ServerError(error) => Err(reply_error(step, &error.into())),
             value => Ok(value),
         };
-        let hello = HelloReply::read(&next("HELLO")?);
-        hello.check(settings.is_cluster()).map_err(put)?;
-        let mut learnt = ServerInfo {
+        let hello = HelloReply::parse(&next("HELLO")?);
+        hello.check(config.is_cluster()).map_err(with_endpoint)?;
+        let mut server_info = ServerInfo {
             version: hello.version.clone(),
             ..ServerInfo::default()
         };
         if purpose != Purpose::Query && !hello.is_master() {
-            let what = match settings.target.deployment {
+            let what = match config.address.deployment {
                 Deployment::Single(_) => {
                     "it is a replica, and locks need the master; name that, or let sentinels find \
                      it (`redis+sentinel://`)"
@@ -236,47 +253,51 @@ impl Connection {
                     "it is named as the master and is a replica; perhaps a failover is under way"
                 }
             };
-            return Err(put(ConnectError::new(ErrorKind::Unavailable, what)));
+            return Err(with_endpoint(ConnectError::new(
+                ErrorKind::Unavailable,
+                what,
+            )));
         }
         if purpose == Purpose::Commands {
             match next("INFO") {
                 Ok(info) => {
-                    let info = InfoReply::read(&info);
-                    if let Some(warning) = info.check(options).map_err(put)? {
-                        settings.warn_once(&format!("{place}: {warning}"));
+                    let info = InfoReply::parse(&info);
+                    if let Some(warning) = info.check(options).map_err(with_endpoint)? {
+                        config.warn_once(&format!("{endpoint}: {warning}"));
                     }
-                    let closed = info.closed_for(options);
-                    if !closed.is_zero() {
-                        learnt.closed_until = Some(settings.clock.now() + closed);
+                    let delay_left = info.restart_delay_left(options);
+                    if !delay_left.is_zero() {
+                        server_info.grants_blocked_until = Some(config.clock.now() + delay_left);
                     }
-                    learnt.policy = info.policy;
-                    learnt.aof_enabled = info.aof_enabled;
+                    server_info.policy = info.policy;
+                    server_info.aof_enabled = info.aof_enabled;
                 }
-                Err(trouble) if trouble.kind == ErrorKind::PermissionDenied => {
-                    skip_info(place, settings)?;
+                Err(error) if error.kind == ErrorKind::PermissionDenied => {
+                    allow_missing_info(endpoint, config)?;
                 }
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
             if options.min_replicas > 0 {
                 next("WAIT")?;
             }
-            for _ in &settings.scripts {
+            for _ in &config.scripts {
                 match next("SCRIPT LOAD") {
                     // Then the first use carries the text.
-                    Err(trouble) if trouble.kind == ErrorKind::PermissionDenied => break,
-                    Err(trouble) => return Err(trouble),
+                    Err(error) if error.kind == ErrorKind::PermissionDenied => break,
+                    Err(error) => return Err(error),
                     Ok(_) => {}
                 }
             }
         }
-        self.learnt = learnt;
+        self.server_info = server_info;
         Ok(())
     }
 
     /// Subscribes to the inbox.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), ConnectError> {
-        let done = self.mux.clone().subscribe(channel).await;
-        done.map_err(|error| ConnectError::of_reply(&self.place, "SUBSCRIBE", &error, None))
+        let subscribed = self.mux.clone().subscribe(channel).await;
+        subscribed
+            .map_err(|error| ConnectError::from_reply(&self.endpoint, "SUBSCRIBE", &error, None))
     }
 
     /// Sends one command. Every kind of error reply is an `Ok(Value::ServerError)`.
@@ -291,35 +312,35 @@ impl Connection {
         let replies = mux.send_packed_commands(pipe, 0, count).await?;
         if replies.len() != count {
             // Cannot be told apart any more.
-            self.give_up("its answers do not match the questions");
+            self.abort("its answers do not match the questions");
             return Err((RedisKind::Client, "the answers do not match the questions").into());
         }
         Ok(replies)
     }
 
     /// Ends the connection. What is under way is unanswered.
-    pub(super) fn give_up(&self, why: &str) {
-        if !self.has_ended() {
-            tracing::debug!(backend = "redis", server = %self.place, why, "connection given up");
+    pub(super) fn abort(&self, reason: &str) {
+        if !self.is_closed() {
+            tracing::debug!(backend = "redis", server = %self.endpoint, reason, "connection given up");
         }
         self.driver.abort();
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        *self.ended.borrow() || self.driver.is_finished()
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow() || self.driver.is_finished()
     }
 
     /// Returns when the connection has ended; ends it itself when the other side has been silent
     /// for longer than any answer may take. That is how a peer is noticed that was stopped, or
     /// whose machine is gone.
-    pub(super) async fn ended(&self) {
-        let mut ended = self.ended.clone();
+    pub(super) async fn closed(&self) {
+        let mut closed = self.closed.clone();
         loop {
-            let slice = (self.patience / 4).max(Duration::from_millis(1));
-            match timeout(slice, ended.wait_for(|ended| *ended)).await {
+            let poll_interval = (self.response_timeout / 4).max(Duration::from_millis(1));
+            match timeout(poll_interval, closed.wait_for(|closed| *closed)).await {
                 Ok(_) => return,
-                Err(_) if self.life.silence() >= self.patience => {
-                    self.give_up("it has been silent for longer than an answer may take");
+                Err(_) if self.liveness.silence() >= self.response_timeout => {
+                    self.abort("it has been silent for longer than an answer may take");
                     return;
                 }
                 Err(_) => {}
@@ -328,35 +349,37 @@ impl Connection {
     }
 
     /// What ended it, in words.
-    pub(super) fn ending(&self, settings: &TransportConfig) -> String {
-        match self.life.take_failure() {
+    pub(super) fn close_reason(&self, config: &TransportConfig) -> String {
+        match self.liveness.take_failure() {
             Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                format!("{}: it closed the connection", self.place)
+                format!("{}: it closed the connection", self.endpoint)
             }
-            Some(error) => ConnectError::of_io(&self.place, &error, &settings.options.tls).detail,
-            None => format!("{}: the connection was given up", self.place),
+            Some(error) => {
+                ConnectError::from_io(&self.endpoint, &error, &config.options.tls).detail
+            }
+            None => format!("{}: the connection was given up", self.endpoint),
         }
     }
 }
 
 /// Without `INFO` the server's settings are unknown. That is only a warning, unless an option rests
 /// on them.
-fn skip_info(place: &Endpoint, settings: &TransportConfig) -> Result<(), ConnectError> {
-    let options = &settings.options;
+fn allow_missing_info(endpoint: &Endpoint, config: &TransportConfig) -> Result<(), ConnectError> {
+    let options = &config.options;
     let needs = if options.durability == crate::config::Durability::Local {
         "durability = \"local\""
     } else if !options.restart_delay.is_zero() {
         "restart_delay"
     } else {
-        settings.warn_once(&format!(
-            "{place}: this user may not ask INFO (`+info`), so it was not checked whether the \
+        config.warn_once(&format!(
+            "{endpoint}: this user may not ask INFO (`+info`), so it was not checked whether the \
              server may evict locks"
         ));
         return Ok(());
     };
     Err(ConnectError::new(
         ErrorKind::PermissionDenied,
-        format!("{place}: `backend.options.{needs}` needs the right to ask INFO (`+info`)"),
+        format!("{endpoint}: `backend.options.{needs}` needs the right to ask INFO (`+info`)"),
     ))
 }
 
@@ -366,7 +389,7 @@ fn deliver(listener: &dyn Listener, push: PushInfo) {
     }
     // A channel and what was said there.
     if let Some(Value::BulkString(payload)) = push.data.get(1) {
-        listener.message(payload);
+        listener.on_message(payload);
     }
 }
 

@@ -21,11 +21,11 @@ pub(super) struct HelloReply {
 
 impl HelloReply {
     /// Reads the answer. What is missing stays empty, and fails where it is needed.
-    pub(super) fn read(reply: &Value) -> Self {
+    pub(super) fn parse(reply: &Value) -> Self {
         let mut hello = Self::default();
         let mut take = |key: &Value, value: &Value| {
-            let text = text(value).unwrap_or_default().to_owned();
-            match text_of_key(key) {
+            let text = as_text(value).unwrap_or_default().to_owned();
+            match key_text(key) {
                 "version" => hello.version = text,
                 "mode" => hello.mode = text,
                 "role" => hello.role = text,
@@ -89,9 +89,9 @@ pub(super) struct InfoReply {
 }
 
 impl InfoReply {
-    pub(super) fn read(reply: &Value) -> Self {
+    pub(super) fn parse(reply: &Value) -> Self {
         let mut info = Self::default();
-        for (key, value) in text(reply)
+        for (key, value) in as_text(reply)
             .unwrap_or_default()
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -147,7 +147,7 @@ impl InfoReply {
     }
 
     /// How much longer nothing may be granted.
-    pub(super) fn closed_for(&self, options: &Options) -> Duration {
+    pub(super) fn restart_delay_left(&self, options: &Options) -> Duration {
         // A server that does not tell might have started just now. One that does takes the
         // difference of two whole seconds, and may say 1 when it is a moment old.
         let up = self.uptime.unwrap_or(Duration::ZERO);
@@ -157,7 +157,7 @@ impl InfoReply {
 }
 
 /// The text of a reply that is one.
-pub(super) fn text(value: &Value) -> Option<&str> {
+pub(super) fn as_text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
@@ -165,8 +165,8 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-fn text_of_key(value: &Value) -> &str {
-    text(value).unwrap_or_default()
+fn key_text(value: &Value) -> &str {
+    as_text(value).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -194,18 +194,18 @@ mod tests {
             ("7.0.15", "sentinel", false, "redis+sentinel://"),
             ("7.0.15", "sentinel", true, "redis+sentinel://"),
         ] {
-            let trouble = hello(old, mode).check(cluster).unwrap_err();
-            assert!(trouble.detail.contains(hint), "{trouble:?}");
+            let error = hello(old, mode).check(cluster).unwrap_err();
+            assert!(error.detail.contains(hint), "{error:?}");
         }
     }
 
     fn info(text: &str) -> InfoReply {
-        InfoReply::read(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()))
+        InfoReply::parse(&Value::BulkString(text.replace('\n', "\r\n").into_bytes()))
     }
 
     #[test]
     fn a_server_that_may_evict_is_refused_or_warned_of() {
-        let text = |policy: &str, max: u64| {
+        let info_with = |policy: &str, max: u64| {
             info(&format!(
                 "# Memory\nmaxmemory:{max}\nmaxmemory_policy:{policy}\n"
             ))
@@ -213,14 +213,14 @@ mod tests {
         let refuse = Options::default();
         let warn = Options::default().eviction(Eviction::Warn);
         for policy in ["allkeys-lru", "volatile-ttl"] {
-            let trouble = text(policy, 1).check(&refuse).unwrap_err();
-            assert_eq!(trouble.kind, ErrorKind::Config);
-            assert!(trouble.detail.contains(policy), "{trouble:?}");
-            let warning = text(policy, 1).check(&warn).unwrap();
+            let error = info_with(policy, 1).check(&refuse).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Config);
+            assert!(error.detail.contains(policy), "{error:?}");
+            let warning = info_with(policy, 1).check(&warn).unwrap();
             assert!(warning.unwrap().contains("noeviction"));
-            assert_eq!(text(policy, 0).check(&refuse), Ok(None));
+            assert_eq!(info_with(policy, 0).check(&refuse), Ok(None));
         }
-        assert_eq!(text("noeviction", 1).check(&refuse), Ok(None));
+        assert_eq!(info_with("noeviction", 1).check(&refuse), Ok(None));
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_server_stays_closed_for_what_is_left_of_the_delay() {
         let options = Options::default().restart_delay(Duration::from_secs(30));
-        let left = |text| info(text).closed_for(&options).as_secs();
+        let left = |text| info(text).restart_delay_left(&options).as_secs();
         assert_eq!(left("uptime_in_seconds:10\n"), 21);
         assert_eq!(left("uptime_in_seconds:30\n"), 1);
         assert_eq!(left("uptime_in_seconds:31\n"), 0);

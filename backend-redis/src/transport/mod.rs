@@ -42,7 +42,7 @@ pub(crate) use script_call::{CallError, CallResult, Listener, Script, ScriptCall
 
 use self::{
     config::TransportConfig,
-    redirect::{ReplicaAck, RoutedCall, unheard},
+    redirect::{ReplicaAck, RoutedCall, no_reply},
     topology::Topology,
 };
 use crate::{address::Address, config::Options};
@@ -60,8 +60,8 @@ pub(crate) struct OpenParams {
     /// Handed to each server when it is connected.
     pub(crate) scripts: Vec<&'static Script>,
     /// The longest time for which a request may go unanswered, and for opening.
-    pub(crate) limit: Duration,
-    /// The clock of [`Transport::closed_until`].
+    pub(crate) request_timeout: Duration,
+    /// The clock of [`Transport::grants_blocked_until`].
     pub(crate) clock: Arc<dyn Clock>,
     /// Who hears of messages and of the connection, once it is open.
     pub(crate) listener: Arc<dyn Listener>,
@@ -95,7 +95,7 @@ impl Drop for CloseOnDrop {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("target", &self.core().settings.target.to_string())
+            .field("target", &self.topology().config.address.to_string())
             .finish_non_exhaustive()
     }
 }
@@ -112,34 +112,34 @@ impl Transport {
     ///
     /// Dropping the future ends what it began.
     pub(crate) async fn open(
-        target: Address,
+        address: Address,
         options: Options,
-        opening: OpenParams,
+        params: OpenParams,
     ) -> Result<Self, Error> {
-        let settings = TransportConfig {
-            target,
+        let config = TransportConfig {
+            address,
             options,
-            inbox: opening.inbox,
-            scripts: opening.scripts,
-            limit: opening.limit.max(Duration::from_millis(1)),
-            clock: opening.clock,
-            listener: opening.listener,
-            warned: AtomicBool::new(false),
+            inbox: params.inbox,
+            scripts: params.scripts,
+            request_timeout: params.request_timeout.max(Duration::from_millis(1)),
+            clock: params.clock,
+            listener: params.listener,
+            has_warned: AtomicBool::new(false),
         };
-        let limit = settings.limit;
-        let link = Self(Arc::new(CloseOnDrop(Topology::new(settings))));
-        let started = tokio::time::timeout(limit, link.core().start()).await;
+        let timeout = config.request_timeout;
+        let transport = Self(Arc::new(CloseOnDrop(Topology::new(config))));
+        let started = tokio::time::timeout(timeout, transport.topology().start()).await;
         started
-            .unwrap_or_else(|_| Err(link.core().late()))
+            .unwrap_or_else(|_| Err(transport.topology().timed_out()))
             .map_err(connect_error::ConnectError::into_error)?;
-        Ok(link)
+        Ok(transport)
     }
 
-    fn core(&self) -> &Arc<Topology> {
+    fn topology(&self) -> &Arc<Topology> {
         &self.0.0
     }
 
-    fn item(&self, index: usize, call: ScriptCall) -> RoutedCall {
+    fn routed(&self, index: usize, call: ScriptCall) -> RoutedCall {
         let slot = call.first_key().map_or(0, |key| self.slot(key));
         RoutedCall::new(index, call, slot)
     }
@@ -150,10 +150,10 @@ impl Transport {
     ///
     /// Once sent, it runs whether or not anybody waits for its answer.
     pub(crate) async fn call(&self, call: ScriptCall) -> CallResult {
-        redirect::run_one(self.core(), self.item(0, call)).await
+        redirect::run_one(self.topology(), self.routed(0, call)).await
     }
 
-    /// Runs them all, by one write for each node and 100 scripts. `each` hears every answer once,
+    /// Runs them all, by one write for each node and 100 scripts. `on_reply` hears every answer once,
     /// as soon as its part is there, in any order.
     ///
     /// # Cancel safety
@@ -162,82 +162,83 @@ impl Transport {
     pub(crate) async fn call_all(
         &self,
         calls: Vec<ScriptCall>,
-        each: &mut (dyn FnMut(usize, CallResult) + Send),
+        on_reply: &mut (dyn FnMut(usize, CallResult) + Send),
     ) {
-        let each = &mut |index, answer, _| each(index, answer);
-        let parts = self.parts(calls, each);
-        self.spread(parts, MAX_WRITES_IN_FLIGHT, None, each).await;
+        let on_reply = &mut |index, result, _| on_reply(index, result);
+        let writes = self.writes(calls, on_reply);
+        self.run_concurrently(writes, MAX_WRITES_IN_FLIGHT, None, on_reply)
+            .await;
     }
 
     /// Runs parts of several nodes, so many of each node at once.
-    async fn spread(
+    async fn run_concurrently(
         &self,
-        mut parts: Vec<(usize, Vec<RoutedCall>)>,
-        at_once: usize,
+        mut writes: Vec<(usize, Vec<RoutedCall>)>,
+        max_in_flight: usize,
         replicas: Option<ReplicaAck>,
-        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+        on_reply: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) {
-        if parts.len() == 1
-            && let Some((_, part)) = parts.pop()
+        if writes.len() == 1
+            && let Some((_, write)) = writes.pop()
         {
-            return redirect::run(self.core(), part, replicas, each).await;
+            return redirect::run_all(self.topology(), write, replicas, on_reply).await;
         }
         // The lanes of one node take its parts in turn.
         let mut lanes: HashMap<(usize, usize), Vec<Vec<RoutedCall>>> = HashMap::new();
-        let mut seen: HashMap<usize, usize> = HashMap::new();
-        for (node, part) in parts {
-            let count = seen.entry(node).or_default();
-            let lane = (node, *count % at_once);
+        let mut writes_of_node: HashMap<usize, usize> = HashMap::new();
+        for (node, write) in writes {
+            let count = writes_of_node.entry(node).or_default();
+            let lane = (node, *count % max_in_flight);
             *count += 1;
-            lanes.entry(lane).or_default().push(part);
+            lanes.entry(lane).or_default().push(write);
         }
-        let (heard, mut answers) = mpsc::unbounded_channel();
+        let (sender, mut results) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         for lane in lanes.into_values() {
-            let core = Arc::clone(self.core());
-            let heard = heard.clone();
+            let topology = Arc::clone(self.topology());
+            let sender = sender.clone();
             tasks.spawn(async move {
-                for part in lane {
-                    let mut each = |index, answer, count| {
-                        let _ = heard.send((index, answer, count));
+                for write in lane {
+                    let mut on_reply = |index, result, count| {
+                        let _ = sender.send((index, result, count));
                     };
-                    redirect::run(&core, part, replicas, &mut each).await;
+                    redirect::run_all(&topology, write, replicas, &mut on_reply).await;
                 }
             });
         }
-        drop(heard);
-        while let Some((index, answer, count)) = answers.recv().await {
-            each(index, answer, count);
+        drop(sender);
+        while let Some((index, result, count)) = results.recv().await {
+            on_reply(index, result, count);
         }
     }
 
     /// Calls by node, at most [`MAX_CALLS_PER_WRITE`] together.
-    fn parts(
+    fn writes(
         &self,
         calls: Vec<ScriptCall>,
-        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+        on_reply: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) -> Vec<(usize, Vec<RoutedCall>)> {
-        let mut parts: Vec<(usize, Vec<RoutedCall>)> = Vec::new();
+        let mut writes: Vec<(usize, Vec<RoutedCall>)> = Vec::new();
         let mut open: HashMap<usize, usize> = HashMap::new();
         for (index, call) in calls.into_iter().enumerate() {
             let slot = call.first_key().map_or(0, |key| self.slot(key));
-            let node = match self.core().owner(slot) {
+            let node = match self.topology().owner(slot) {
                 Ok(node) => Arc::as_ptr(&node) as usize,
-                Err(fault) => {
-                    each(index, Err(fault), 0);
+                Err(error) => {
+                    on_reply(index, Err(error), 0);
                     continue;
                 }
             };
-            let item = RoutedCall::new(index, call, slot);
-            match open.get(&node).and_then(|at| parts.get_mut(*at)) {
-                Some((_, part)) if part.len() < MAX_CALLS_PER_WRITE => part.push(item),
+            let routed = RoutedCall::new(index, call, slot);
+            match open.get(&node).and_then(|at| writes.get_mut(*at)) {
+                Some((_, write)) if write.len() < MAX_CALLS_PER_WRITE => write.push(routed),
                 _ => {
-                    open.insert(node, parts.len());
-                    parts.push((node, vec![item]));
+                    open.insert(node, writes.len());
+                    writes.push((node, vec![routed]));
                 }
             }
         }
-        parts
+        writes
     }
 
     /// Runs scripts, and after those of each node waits there for so many replicas, or for so long.
@@ -250,22 +251,23 @@ impl Transport {
         &self,
         calls: Vec<ScriptCall>,
         replicas: u32,
-        patience: Duration,
+        timeout: Duration,
     ) -> Vec<(CallResult, u32)> {
-        let mut answers: Vec<_> = calls.iter().map(|_| (Err(unheard()), 0)).collect();
-        let each = &mut |index: usize, answer, count| {
-            if let Some(place) = answers.get_mut(index) {
-                *place = (answer, count);
+        let mut results: Vec<_> = calls.iter().map(|_| (Err(no_reply()), 0)).collect();
+        let on_reply = &mut |index: usize, result, count| {
+            if let Some(slot) = results.get_mut(index) {
+                *slot = (result, count);
             }
         };
-        let wanted = ReplicaAck {
+        let ack = ReplicaAck {
             count: replicas,
-            patience,
+            timeout,
         };
-        let parts = self.parts(calls, each);
+        let writes = self.writes(calls, on_reply);
         // All at once: those of one node share one wait, else each of them would wait for itself.
-        self.spread(parts, usize::MAX, Some(wanted), each).await;
-        answers
+        self.run_concurrently(writes, usize::MAX, Some(ack), on_reply)
+            .await;
+        results
     }
 
     /// Which keys may be used together: those with the same number.
@@ -278,7 +280,7 @@ impl Transport {
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        self.core().settings.is_cluster()
+        self.topology().config.is_cluster()
     }
 
     /// One page of the keys that match the pattern, about `count` of them, and where to go on.
@@ -289,44 +291,47 @@ impl Transport {
         pattern: &str,
         count: usize,
     ) -> Result<(Vec<Vec<u8>>, Option<String>), CallError> {
-        scan::scan(self.core(), cursor, pattern, count).await
+        scan::scan(self.topology(), cursor, pattern, count).await
     }
 
     /// Until when nothing may be granted by the server of that key, because it was started only
     /// just now. One that is not connected may be about to come back, started this moment.
-    pub(crate) fn closed_until(&self, key: &str) -> Option<Instant> {
-        let settings = &self.core().settings;
-        let delay = settings.options.restart_delay;
+    pub(crate) fn grants_blocked_until(&self, key: &str) -> Option<Instant> {
+        let config = &self.topology().config;
+        let delay = config.options.restart_delay;
         if delay.is_zero() {
             return None;
         }
-        let conn = self.core().owner(self.slot(key)).ok();
-        match conn.and_then(|node| node.up()) {
-            Some(conn) => conn.learnt.closed_until,
-            None => Some(settings.clock.now() + delay),
+        let conn = self.topology().owner(self.slot(key)).ok();
+        match conn.and_then(|node| node.connection()) {
+            Some(conn) => conn.server_info.grants_blocked_until,
+            None => Some(config.clock.now() + delay),
         }
     }
 
-    pub(crate) fn facts(&self) -> DeploymentInfo {
-        let nodes = self.core().nodes();
-        let mut facts = DeploymentInfo {
+    pub(crate) fn deployment_info(&self) -> DeploymentInfo {
+        let nodes = self.topology().nodes();
+        let mut deployment_info = DeploymentInfo {
             masters: nodes.len(),
             ..DeploymentInfo::default()
         };
-        for conn in nodes.iter().filter_map(|node| node.up()) {
-            let learnt = &conn.learnt;
-            facts.version.clone_from(&learnt.version);
-            facts.eviction_policy.clone_from(&learnt.policy);
-            facts.aof_enabled = match (facts.aof_enabled, learnt.aof_enabled) {
-                (Some(one), Some(other)) => Some(one && other),
-                (one, other) => one.or(other),
-            };
+        for conn in nodes.iter().filter_map(|node| node.connection()) {
+            let server_info = &conn.server_info;
+            deployment_info.version.clone_from(&server_info.version);
+            deployment_info
+                .eviction_policy
+                .clone_from(&server_info.policy);
+            deployment_info.aof_enabled =
+                match (deployment_info.aof_enabled, server_info.aof_enabled) {
+                    (Some(one), Some(other)) => Some(one && other),
+                    (one, other) => one.or(other),
+                };
         }
-        facts
+        deployment_info
     }
 
     /// Ends the connections. Requests that are under way are unanswered, later ones refused.
     pub(crate) async fn close(&self) {
-        self.core().close();
+        self.topology().close();
     }
 }

@@ -21,33 +21,33 @@ use crate::address::Endpoint;
 #[derive(Clone, Debug)]
 pub(super) enum NodeState {
     /// The first try has not ended.
-    Fresh,
+    Connecting,
     /// Connected, checked, and where it is our turn, subscribed.
-    Up(Arc<Connection>),
+    Connected(Arc<Connection>),
     /// Not connected, and why.
-    Down(ConnectError),
+    Disconnected(ConnectError),
     /// No longer wanted.
-    Gone,
+    Retired,
 }
 
 /// One server, or whichever server is the master now.
 #[derive(Debug)]
 pub(super) struct Node {
     /// In a cluster, where it is. Else it is looked up each time.
-    pub(super) place: Option<Endpoint>,
+    pub(super) endpoint: Option<Endpoint>,
     state: watch::Sender<NodeState>,
-    replicas: Mutex<Option<ReplicaAckQueue>>,
+    replica_acks: Mutex<Option<ReplicaAckQueue>>,
     /// When a request was last sent there because another server said so.
-    touched: Mutex<Option<Instant>>,
+    last_redirect: Mutex<Option<Instant>>,
 }
 
 impl Node {
-    pub(super) fn new(place: Option<Endpoint>) -> Arc<Self> {
+    pub(super) fn new(endpoint: Option<Endpoint>) -> Arc<Self> {
         Arc::new(Self {
-            place,
-            state: watch::Sender::new(NodeState::Fresh),
-            replicas: Mutex::new(None),
-            touched: Mutex::new(None),
+            endpoint,
+            state: watch::Sender::new(NodeState::Connecting),
+            replica_acks: Mutex::new(None),
+            last_redirect: Mutex::new(None),
         })
     }
 
@@ -56,55 +56,61 @@ impl Node {
     }
 
     /// The connection, if there is one.
-    pub(super) fn up(&self) -> Option<Arc<Connection>> {
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
         match &*self.state.borrow() {
-            NodeState::Up(conn) => Some(Arc::clone(conn)),
-            NodeState::Fresh | NodeState::Down(_) | NodeState::Gone => None,
+            NodeState::Connected(conn) => Some(Arc::clone(conn)),
+            NodeState::Connecting | NodeState::Disconnected(_) | NodeState::Retired => None,
         }
     }
 
     /// The connection, or at once why there is none. Only for the very first try it waits.
-    pub(super) async fn conn(
+    pub(super) async fn ready_connection(
         &self,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Arc<Connection>, CallError> {
-        if let Some(conn) = self.up() {
+        if let Some(conn) = self.connection() {
             return Ok(conn);
         }
-        match self.settled(settings).await {
-            NodeState::Up(conn) => Ok(conn),
-            NodeState::Down(trouble) => Err(unsent(trouble.detail)),
-            NodeState::Fresh => Err(unsent("it is being connected")),
-            NodeState::Gone => Err(unsent("its connection was closed")),
+        match self.first_attempt(config).await {
+            NodeState::Connected(conn) => Ok(conn),
+            NodeState::Disconnected(error) => Err(not_sent(error.detail)),
+            NodeState::Connecting => Err(not_sent("it is being connected")),
+            NodeState::Retired => Err(not_sent("its connection was closed")),
         }
     }
 
     /// What became of the first try, in the time of a request.
-    pub(super) async fn settled(&self, settings: &TransportConfig) -> NodeState {
+    pub(super) async fn first_attempt(&self, config: &TransportConfig) -> NodeState {
         let mut state = self.state.subscribe();
-        let tried = state.wait_for(|state| !matches!(state, NodeState::Fresh));
-        let _ = timeout(settings.limit, tried).await;
+        let first_attempt = state.wait_for(|state| !matches!(state, NodeState::Connecting));
+        let _ = timeout(config.request_timeout, first_attempt).await;
         self.state()
     }
 
     /// The way for requests that wait for replicas.
-    pub(super) fn replicas(&self, settings: &Arc<TransportConfig>) -> ReplicaAckQueue {
-        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let way = replicas.get_or_insert_with(|| ReplicaAckQueue::start(Arc::clone(settings)));
-        way.clone()
+    pub(super) fn replica_acks(&self, config: &Arc<TransportConfig>) -> ReplicaAckQueue {
+        let mut replica_acks = self
+            .replica_acks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let queue = replica_acks.get_or_insert_with(|| ReplicaAckQueue::start(Arc::clone(config)));
+        queue.clone()
     }
 
     /// It is no longer wanted.
-    pub(super) fn part(&self) {
-        self.set(NodeState::Gone);
-        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        *replicas = None;
+    pub(super) fn retire(&self) {
+        self.set(NodeState::Retired);
+        let mut replica_acks = self
+            .replica_acks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *replica_acks = None;
     }
 
     fn set(&self, state: NodeState) {
         self.state.send_if_modified(|now| {
             // What is gone stays so.
-            let change = !matches!(now, NodeState::Gone);
+            let change = !matches!(now, NodeState::Retired);
             if change {
                 *now = state;
             }
@@ -112,94 +118,100 @@ impl Node {
         });
     }
 
-    pub(super) fn touch(&self) {
-        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        *touched = Some(Instant::now());
+    pub(super) fn mark_redirect_target(&self) {
+        let mut last_redirect = self
+            .last_redirect
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last_redirect = Some(Instant::now());
     }
 
-    pub(super) fn touched_within(&self, span: Duration) -> bool {
-        let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        touched.is_some_and(|at| at.elapsed() < span)
+    pub(super) fn was_redirect_target_within(&self, span: Duration) -> bool {
+        let last_redirect = self
+            .last_redirect
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last_redirect.is_some_and(|at| at.elapsed() < span)
     }
 
-    async fn gone(&self) {
+    async fn retired(&self) {
         let mut state = self.state.subscribe();
         let _ = state
-            .wait_for(|state| matches!(state, NodeState::Gone))
+            .wait_for(|state| matches!(state, NodeState::Retired))
             .await;
     }
 }
 
 /// Nothing was sent.
-pub(super) fn unsent(why: impl Into<String>) -> CallError {
-    CallError::Refused {
+pub(super) fn not_sent(reason: impl Into<String>) -> CallError {
+    CallError::NotExecuted {
         code: None,
-        detail: why.into(),
+        detail: reason.into(),
     }
 }
 
 /// Keeps a node connected until it is no longer wanted.
-pub(super) async fn supervise(core: Arc<Topology>, node: Arc<Node>) {
-    let gone = node.gone();
+pub(super) async fn supervise(topology: Arc<Topology>, node: Arc<Node>) {
+    let retired = node.retired();
     tokio::select! {
-        () = gone => {}
-        () = keep(&core, &node) => {}
+        () = retired => {}
+        () = keep_connected(&topology, &node) => {}
     }
 }
 
-async fn keep(core: &Topology, node: &Arc<Node>) {
+async fn keep_connected(topology: &Topology, node: &Arc<Node>) {
     let mut backoff = Backoff::default();
-    let mut was_up = false;
+    let mut was_connected = false;
     loop {
-        let conn = connect(core, node, &mut backoff, was_up).await;
-        was_up = true;
+        let conn = connect_with_backoff(topology, node, &mut backoff, was_connected).await;
+        was_connected = true;
         let since = Instant::now();
-        core.until_ended(&conn).await;
+        topology.until_closed(&conn).await;
         backoff.record_uptime(since.elapsed());
-        let why = conn.ending(&core.settings);
+        let reason = conn.close_reason(&topology.config);
         drop(conn);
-        if !core.is_open() {
+        if !topology.is_open() {
             return;
         }
-        tracing::warn!(backend = "redis", "{why}; connecting again");
-        node.set(NodeState::Down(ConnectError::new(
+        tracing::warn!(backend = "redis", "{reason}; connecting again");
+        node.set(NodeState::Disconnected(ConnectError::new(
             ErrorKind::Unavailable,
-            why,
+            reason,
         )));
-        core.tell_down();
-        core.lost().await;
+        topology.notify_disconnected();
+        topology.connection_lost().await;
         tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
 /// Connects it, however long that takes. Tells so if there was a gap.
-async fn connect(
-    core: &Topology,
+async fn connect_with_backoff(
+    topology: &Topology,
     node: &Arc<Node>,
     backoff: &mut Backoff,
-    was_up: bool,
+    was_connected: bool,
 ) -> Arc<Connection> {
-    let mut told: Option<String> = None;
+    let mut reported: Option<String> = None;
     loop {
-        match core.connect(node).await {
+        match topology.connect(node).await {
             Ok(conn) => {
-                node.set(NodeState::Up(Arc::clone(&conn)));
-                if was_up || told.is_some() {
-                    tracing::info!(backend = "redis", server = %conn.place, "connected again");
-                    core.tell_up();
+                node.set(NodeState::Connected(Arc::clone(&conn)));
+                if was_connected || reported.is_some() {
+                    tracing::info!(backend = "redis", server = %conn.endpoint, "connected again");
+                    topology.notify_reconnected();
                 }
                 return conn;
             }
-            Err(trouble) => {
+            Err(error) => {
                 // Once for each reason: an outage may take a thousand tries.
-                if told.as_ref() != Some(&trouble.detail) {
-                    if core.is_open() {
-                        tracing::warn!(backend = "redis", "not connected: {}", trouble.detail);
+                if reported.as_ref() != Some(&error.detail) {
+                    if topology.is_open() {
+                        tracing::warn!(backend = "redis", "not connected: {}", error.detail);
                     }
-                    told = Some(trouble.detail.clone());
+                    reported = Some(error.detail.clone());
                 }
-                node.set(NodeState::Down(trouble));
-                core.failed();
+                node.set(NodeState::Disconnected(error));
+                topology.connect_failed();
             }
         }
         tokio::time::sleep(backoff.next_delay()).await;

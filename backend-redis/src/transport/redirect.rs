@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::{
     batch::{self, Outcome},
     connection::Connection,
-    node::{Node, unsent},
-    reply_class::{ReplyClass, judge},
+    node::{Node, not_sent},
+    reply_class::{ReplyClass, classify},
     script_call::{CallError, CallResult, ScriptCall},
     topology::{Layout, Topology},
 };
@@ -31,9 +31,9 @@ pub(super) struct RoutedCall {
     pub(super) call: ScriptCall,
     slot: u16,
     /// Whether its text is sent.
-    whole: bool,
+    with_source: bool,
     /// Where it goes, if not to the owner of its slot; and whether only for this once.
-    via: Option<(Arc<Node>, bool)>,
+    route: Option<(Arc<Node>, bool)>,
     redirects: u32,
 }
 
@@ -43,30 +43,30 @@ impl RoutedCall {
             index,
             call,
             slot,
-            whole: false,
-            via: None,
+            with_source: false,
+            route: None,
             redirects: 0,
         }
     }
 
     fn command(&self) -> Cmd {
-        self.call.command(self.whole)
+        self.call.command(self.with_source)
     }
 
     /// Asks for it alone.
-    pub(super) async fn ask(&self, conn: &Connection) -> RedisResult<Value> {
+    pub(super) async fn send(&self, conn: &Connection) -> RedisResult<Value> {
         let reply = conn.command(&self.command()).await;
-        reply.map(|reply| self.call.reply(reply))
+        reply.map(|reply| self.call.unwrap_reply(reply))
     }
 
-    fn asking(&self) -> bool {
-        matches!(&self.via, Some((_, true)))
+    fn needs_asking(&self) -> bool {
+        matches!(&self.route, Some((_, true)))
     }
 
-    fn node(&self, core: &Topology) -> Result<Arc<Node>, CallError> {
-        match &self.via {
+    fn node(&self, topology: &Topology) -> Result<Arc<Node>, CallError> {
+        match &self.route {
             Some((node, _)) => Ok(Arc::clone(node)),
-            None => core.owner(self.slot),
+            None => topology.owner(self.slot),
         }
     }
 }
@@ -75,205 +75,207 @@ impl RoutedCall {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplicaAck {
     pub(super) count: u32,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
-/// Runs them all, with one write to each node; `each` hears every answer, with the number of
+/// Runs them all, with one write to each node; `on_reply` hears every answer, with the number of
 /// replicas that have acknowledged it (0 if none were asked).
-pub(super) async fn run(
-    core: &Arc<Topology>,
-    items: Vec<RoutedCall>,
+pub(super) async fn run_all(
+    topology: &Arc<Topology>,
+    calls: Vec<RoutedCall>,
     replicas: Option<ReplicaAck>,
-    each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+    on_reply: &mut (dyn FnMut(usize, CallResult, u32) + Send),
 ) {
-    let until = Instant::now() + TRY_AGAIN_TIMEOUT;
-    let mut items = items;
+    let deadline = Instant::now() + TRY_AGAIN_TIMEOUT;
+    let mut calls = calls;
     loop {
-        let mut again = Vec::new();
+        let mut to_resend = Vec::new();
         let mut pause = false;
-        for (node, group) in by_node(core, items, each) {
-            let (conn, replies, acknowledged) = match send(core, &node, &group, replicas).await {
+        for (node, group) in group_by_node(topology, calls, on_reply) {
+            let (conn, replies, acks) = match send_group(topology, &node, &group, replicas).await {
                 Ok(sent) => sent,
-                Err(fault) => {
-                    for item in group {
-                        each(item.index, Err(fault.clone()), 0);
+                Err(error) => {
+                    for routed in group {
+                        on_reply(routed.index, Err(error.clone()), 0);
                     }
                     continue;
                 }
             };
-            for (item, reply) in group.into_iter().zip(replies) {
-                let index = item.index;
-                match follow(core, &node, &conn, item, reply, until) {
-                    NextStep::Done(answer) => each(index, answer, acknowledged),
-                    NextStep::Again(item) => again.push(item),
-                    NextStep::Later(item) => {
+            for (routed, reply) in group.into_iter().zip(replies) {
+                let index = routed.index;
+                match handle_reply(topology, &node, &conn, routed, reply, deadline) {
+                    NextStep::Done(result) => on_reply(index, result, acks),
+                    NextStep::Resend(routed) => to_resend.push(routed),
+                    NextStep::ResendLater(routed) => {
                         pause = true;
-                        again.push(item);
+                        to_resend.push(routed);
                     }
                 }
             }
         }
-        if again.is_empty() {
+        if to_resend.is_empty() {
             return;
         }
         if pause {
             tokio::time::sleep(TRY_AGAIN_INTERVAL).await;
         }
-        items = again;
+        calls = to_resend;
     }
 }
 
 /// Runs one script. The usual case costs no more than the request itself.
-pub(super) async fn run_one(core: &Arc<Topology>, item: RoutedCall) -> CallResult {
-    let node = item.node(core)?;
-    let conn = node.conn(&core.settings).await?;
+pub(super) async fn run_one(topology: &Arc<Topology>, routed: RoutedCall) -> CallResult {
+    let node = routed.node(topology)?;
+    let conn = node.ready_connection(&topology.config).await?;
     // In a cluster, two locks are hardly ever in one slot.
-    let outcome = if item.call.is_item() && !core.settings.is_cluster() {
-        batch::ask(&conn, item).await
+    let outcome = if routed.call.is_batchable() && !topology.config.is_cluster() {
+        batch::send(&conn, routed).await
     } else {
-        let reply = item.ask(&conn).await;
-        Outcome::Replied(item, reply)
+        let reply = routed.send(&conn).await;
+        Outcome::Replied(routed, reply)
     };
-    let item = match outcome {
-        Outcome::Failed(fault) => return Err(fault),
-        Outcome::Apart(item) => item,
-        Outcome::Replied(item, reply) => {
-            let until = Instant::now() + TRY_AGAIN_TIMEOUT;
-            match follow(core, &node, &conn, item, reply, until) {
-                NextStep::Done(answer) => return answer,
-                NextStep::Again(item) | NextStep::Later(item) => item,
+    let routed = match outcome {
+        Outcome::Failed(error) => return Err(error),
+        Outcome::SendAlone(routed) => routed,
+        Outcome::Replied(routed, reply) => {
+            let deadline = Instant::now() + TRY_AGAIN_TIMEOUT;
+            match handle_reply(topology, &node, &conn, routed, reply, deadline) {
+                NextStep::Done(result) => return result,
+                NextStep::Resend(routed) | NextStep::ResendLater(routed) => routed,
             }
         }
     };
     let mut answer = None;
-    run(core, vec![item], None, &mut |_, heard, _| {
-        answer = Some(heard);
+    run_all(topology, vec![routed], None, &mut |_, result, _| {
+        answer = Some(result);
     })
     .await;
-    answer.unwrap_or_else(|| Err(unheard()))
+    answer.unwrap_or_else(|| Err(no_reply()))
 }
 
 /// The answer of whoever did not come to answer: nothing is known.
-pub(super) fn unheard() -> CallError {
-    CallError::Unanswered((redis::ErrorKind::Client, "no answer was heard").into())
+pub(super) fn no_reply() -> CallError {
+    CallError::OutcomeUnknown((redis::ErrorKind::Client, "no answer was heard").into())
 }
 
 /// What becomes of an item after a reply.
 enum NextStep {
     Done(CallResult),
     /// It is sent again, as it is now.
-    Again(RoutedCall),
+    Resend(RoutedCall),
     /// The same after a pause.
-    Later(RoutedCall),
+    ResendLater(RoutedCall),
 }
 
-fn follow(
-    core: &Arc<Topology>,
+fn handle_reply(
+    topology: &Arc<Topology>,
     node: &Arc<Node>,
     conn: &Connection,
-    mut item: RoutedCall,
+    mut routed: RoutedCall,
     reply: RedisResult<Value>,
-    until: Instant,
+    deadline: Instant,
 ) -> NextStep {
-    let verdict = match judge(reply, &conn.place) {
-        ReplyClass::Done(answer) => return NextStep::Done(answer),
-        verdict => verdict,
+    let class = match classify(reply, &conn.endpoint) {
+        ReplyClass::Final(result) => return NextStep::Done(result),
+        class => class,
     };
-    let refuse = |what: String| NextStep::Done(Err(unsent(what)));
-    let asking = item.asking();
-    item.redirects += 1;
-    item.via = None;
-    if item.redirects >= MAX_REDIRECTS {
-        return refuse("the servers of the cluster send it in a circle".to_owned());
+    let reject = |what: String| NextStep::Done(Err(not_sent(what)));
+    let needs_asking = routed.needs_asking();
+    routed.redirects += 1;
+    routed.route = None;
+    if routed.redirects >= MAX_REDIRECTS {
+        return reject("the servers of the cluster send it in a circle".to_owned());
     }
-    match (verdict, &core.layout) {
-        (ReplyClass::Done(answer), _) => NextStep::Done(answer),
-        (ReplyClass::Demoted(fault), _) => {
-            conn.give_up("it is a replica now");
+    match (class, &topology.layout) {
+        (ReplyClass::Final(result), _) => NextStep::Done(result),
+        (ReplyClass::Demoted(error), _) => {
+            conn.abort("it is a replica now");
             // The reply may have come over the connection that waits for replicas.
-            if let Some(conn) = node.up() {
-                conn.give_up("it is a replica now");
+            if let Some(conn) = node.connection() {
+                conn.abort("it is a replica now");
             }
-            NextStep::Done(Err(fault))
+            NextStep::Done(Err(error))
         }
-        (ReplyClass::Unknown, _) if item.whole => {
-            refuse("the server forgets its scripts".to_owned())
+        (ReplyClass::UnknownScript, _) if routed.with_source => {
+            reject("the server forgets its scripts".to_owned())
         }
-        (ReplyClass::Unknown, _) => {
-            item.whole = true;
-            item.via = Some((Arc::clone(node), asking));
-            NextStep::Again(item)
+        (ReplyClass::UnknownScript, _) => {
+            routed.with_source = true;
+            routed.route = Some((Arc::clone(node), needs_asking));
+            NextStep::Resend(routed)
         }
-        (ReplyClass::TryAgain(fault), _) if Instant::now() + TRY_AGAIN_INTERVAL > until => {
-            NextStep::Done(Err(fault))
+        (ReplyClass::TryAgain(error), _) if Instant::now() + TRY_AGAIN_INTERVAL > deadline => {
+            NextStep::Done(Err(error))
         }
         (ReplyClass::TryAgain(_), _) => {
             // From the start: by then the slot may be served elsewhere.
-            item.redirects -= 1;
-            NextStep::Later(item)
+            routed.redirects -= 1;
+            NextStep::ResendLater(routed)
         }
-        (ReplyClass::Moved(place), Layout::Cluster(cluster)) => {
-            item.via = Some((cluster.moved(core, item.slot, &place), false));
-            NextStep::Again(item)
+        (ReplyClass::Moved(endpoint), Layout::Cluster(cluster)) => {
+            routed.route = Some((cluster.record_move(topology, routed.slot, &endpoint), false));
+            NextStep::Resend(routed)
         }
-        (ReplyClass::Ask(place), Layout::Cluster(cluster)) => {
-            item.via = Some((cluster.node_at(core, &place), true));
-            NextStep::Again(item)
+        (ReplyClass::Ask(endpoint), Layout::Cluster(cluster)) => {
+            routed.route = Some((cluster.node_at(topology, &endpoint), true));
+            NextStep::Resend(routed)
         }
-        (ReplyClass::Moved(place) | ReplyClass::Ask(place), _) => {
-            refuse(format!("{} sends it to {place}", conn.place))
+        (ReplyClass::Moved(endpoint) | ReplyClass::Ask(endpoint), _) => {
+            reject(format!("{} sends it to {endpoint}", conn.endpoint))
         }
     }
 }
 
-fn by_node(
-    core: &Topology,
-    items: Vec<RoutedCall>,
-    each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+fn group_by_node(
+    topology: &Topology,
+    calls: Vec<RoutedCall>,
+    on_reply: &mut (dyn FnMut(usize, CallResult, u32) + Send),
 ) -> Vec<(Arc<Node>, Vec<RoutedCall>)> {
     let mut groups: Vec<(Arc<Node>, Vec<RoutedCall>)> = Vec::new();
-    for item in items {
-        match item.node(core) {
+    for routed in calls {
+        match routed.node(topology) {
             Ok(node) => match groups
                 .iter_mut()
                 .find(|(known, _)| Arc::ptr_eq(known, &node))
             {
-                Some((_, group)) => group.push(item),
-                None => groups.push((node, vec![item])),
+                Some((_, group)) => group.push(routed),
+                None => groups.push((node, vec![routed])),
             },
-            Err(fault) => each(item.index, Err(fault), 0),
+            Err(error) => on_reply(routed.index, Err(error), 0),
         }
     }
     groups
 }
 
 /// One write: a reply for each item, and how many replicas have acknowledged.
-async fn send(
-    core: &Topology,
+async fn send_group(
+    topology: &Topology,
     node: &Arc<Node>,
-    items: &[RoutedCall],
+    calls: &[RoutedCall],
     replicas: Option<ReplicaAck>,
 ) -> Result<(Arc<Connection>, Vec<RedisResult<Value>>, u32), CallError> {
-    let settings = &core.settings;
-    let conn = node.conn(settings).await?;
-    if let (None, [item]) = (replicas, items)
-        && !item.asking()
+    let config = &topology.config;
+    let conn = node.ready_connection(config).await?;
+    if let (None, [routed]) = (replicas, calls)
+        && !routed.needs_asking()
     {
-        let reply = item.ask(&conn).await;
+        let reply = routed.send(&conn).await;
         return Ok((conn, vec![reply], 0));
     }
-    let mut commands = Vec::with_capacity(items.len());
-    for item in items {
-        if item.asking() {
+    let mut commands = Vec::with_capacity(calls.len());
+    for routed in calls {
+        if routed.needs_asking() {
             commands.push(cmd("ASKING"));
         }
-        commands.push(item.command());
+        commands.push(routed.command());
     }
-    let (replies, acknowledged) = match replicas {
-        Some(ReplicaAck { count, patience }) => {
-            let place = conn.place.clone();
-            let way = node.replicas(settings);
-            way.send(place, commands, count, patience).await?
+    let (replies, acks) = match replicas {
+        Some(ReplicaAck { count, timeout }) => {
+            let endpoint = conn.endpoint.clone();
+            let replica_acks = node.replica_acks(config);
+            replica_acks
+                .send(endpoint, commands, count, timeout)
+                .await?
         }
         None => {
             let mut pipe = Pipeline::with_capacity(commands.len());
@@ -286,18 +288,18 @@ async fn send(
     let replies = match replies {
         Ok(replies) => {
             let mut replies = replies.into_iter();
-            items
+            calls
                 .iter()
-                .map(|item| {
-                    if item.asking() {
+                .map(|routed| {
+                    if routed.needs_asking() {
                         replies.next();
                     }
                     let reply = replies.next().unwrap_or(Value::Nil);
-                    Ok(item.call.reply(reply))
+                    Ok(routed.call.unwrap_reply(reply))
                 })
                 .collect()
         }
-        Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+        Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
     };
-    Ok((conn, replies, acknowledged))
+    Ok((conn, replies, acks))
 }

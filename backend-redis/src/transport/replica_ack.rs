@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     config::TransportConfig,
     connection::{Connection, Purpose},
-    node::unsent,
+    node::not_sent,
     script_call::CallError,
 };
 use crate::address::Endpoint;
@@ -23,14 +23,14 @@ use crate::address::Endpoint;
 const MAX_COMMANDS_PER_WAIT: usize = 2000;
 
 /// Commands, a reply for each, and how many replicas have acknowledged them all.
-type Outcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
+type AckOutcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
 
 struct AckRequest {
     commands: Vec<Cmd>,
     replicas: u32,
-    patience: Duration,
-    place: Endpoint,
-    done: oneshot::Sender<Outcome>,
+    timeout: Duration,
+    endpoint: Endpoint,
+    reply_to: oneshot::Sender<AckOutcome>,
 }
 
 /// Sends them, one bundle after the other.
@@ -39,79 +39,79 @@ pub(super) struct ReplicaAckQueue(mpsc::UnboundedSender<AckRequest>);
 
 impl ReplicaAckQueue {
     /// Its task ends with the last clone.
-    pub(super) fn start(settings: Arc<TransportConfig>) -> Self {
-        let (jobs, incoming) = mpsc::unbounded_channel();
-        tokio::spawn(work(settings, incoming));
-        Self(jobs)
+    pub(super) fn start(config: Arc<TransportConfig>) -> Self {
+        let (requests, incoming) = mpsc::unbounded_channel();
+        tokio::spawn(run_task(config, incoming));
+        Self(requests)
     }
 
     /// Sends the commands to the server at that place, and then waits there for so many replicas,
     /// or for so long.
     pub(super) async fn send(
         &self,
-        place: Endpoint,
+        endpoint: Endpoint,
         commands: Vec<Cmd>,
         replicas: u32,
-        patience: Duration,
-    ) -> Outcome {
-        let (done, outcome) = oneshot::channel();
-        let job = AckRequest {
+        timeout: Duration,
+    ) -> AckOutcome {
+        let (reply_to, outcome) = oneshot::channel();
+        let request = AckRequest {
             commands,
             replicas,
-            patience,
-            place,
-            done,
+            timeout,
+            endpoint,
+            reply_to,
         };
-        let closed = || unsent("the client is closed");
-        self.0.send(job).map_err(|_| closed())?;
+        let closed = || not_sent("the client is closed");
+        self.0.send(request).map_err(|_| closed())?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 }
 
-async fn work(settings: Arc<TransportConfig>, mut incoming: mpsc::UnboundedReceiver<AckRequest>) {
+async fn run_task(config: Arc<TransportConfig>, mut incoming: mpsc::UnboundedReceiver<AckRequest>) {
     let mut conn: Option<Connection> = None;
     let mut next: Option<AckRequest> = None;
     loop {
         let first = match next.take() {
-            Some(job) => job,
+            Some(request) => request,
             None => match incoming.recv().await {
-                Some(job) => job,
+                Some(request) => request,
                 None => return,
             },
         };
-        let place = first.place.clone();
+        let endpoint = first.endpoint.clone();
         let mut count = first.commands.len();
-        let mut jobs = vec![first];
-        while let Ok(job) = incoming.try_recv() {
-            count += job.commands.len();
-            if job.place != place || count > MAX_COMMANDS_PER_WAIT {
-                next = Some(job);
+        let mut requests = vec![first];
+        while let Ok(request) = incoming.try_recv() {
+            count += request.commands.len();
+            if request.endpoint != endpoint || count > MAX_COMMANDS_PER_WAIT {
+                next = Some(request);
                 break;
             }
-            jobs.push(job);
+            requests.push(request);
         }
         // Whoever no longer waits has not been sent.
-        jobs.retain(|job| !job.done.is_closed());
-        if jobs.is_empty() {
+        requests.retain(|request| !request.reply_to.is_closed());
+        if requests.is_empty() {
             continue;
         }
         if conn
             .as_ref()
-            .is_none_or(|conn| conn.has_ended() || conn.place != place)
+            .is_none_or(|conn| conn.is_closed() || conn.endpoint != endpoint)
         {
-            match Connection::open(&place, Purpose::Replicas, &settings).await {
-                Ok(made) => conn = Some(made),
-                Err(trouble) => {
+            match Connection::open(&endpoint, Purpose::Replicas, &config).await {
+                Ok(opened) => conn = Some(opened),
+                Err(error) => {
                     conn = None;
-                    for job in jobs {
-                        let _ = job.done.send(Err(unsent(trouble.detail.clone())));
+                    for request in requests {
+                        let _ = request.reply_to.send(Err(not_sent(error.detail.clone())));
                     }
                     continue;
                 }
             }
         }
         if let Some(open) = &conn
-            && !bundle(open, jobs).await
+            && !send_with_wait(open, requests).await
         {
             conn = None;
         }
@@ -119,20 +119,24 @@ async fn work(settings: Arc<TransportConfig>, mut incoming: mpsc::UnboundedRecei
 }
 
 /// Sends what the jobs want and one `WAIT` for all. Says whether the connection is still good.
-async fn bundle(conn: &Connection, jobs: Vec<AckRequest>) -> bool {
+async fn send_with_wait(conn: &Connection, requests: Vec<AckRequest>) -> bool {
     let mut pipe = Pipeline::new();
-    for command in jobs.iter().flat_map(|job| &job.commands) {
+    for command in requests.iter().flat_map(|request| &request.commands) {
         pipe.add_command(command.clone());
     }
-    let replicas = jobs.iter().map(|job| job.replicas).max().unwrap_or(0);
-    let patience = jobs.iter().map(|job| job.patience).max();
-    let patience = patience.unwrap_or_default().max(Duration::from_millis(1));
+    let replicas = requests
+        .iter()
+        .map(|request| request.replicas)
+        .max()
+        .unwrap_or(0);
+    let timeout = requests.iter().map(|request| request.timeout).max();
+    let timeout = timeout.unwrap_or_default().max(Duration::from_millis(1));
     pipe.cmd("WAIT")
         .arg(replicas)
-        .arg(patience.as_millis() as u64);
+        .arg(timeout.as_millis() as u64);
     match conn.pipeline(&pipe).await {
         Ok(mut replies) => {
-            let acknowledged = match replies.pop() {
+            let acks = match replies.pop() {
                 Some(Value::Int(count)) => u32::try_from(count).unwrap_or(0),
                 other => {
                     tracing::warn!(
@@ -144,15 +148,15 @@ async fn bundle(conn: &Connection, jobs: Vec<AckRequest>) -> bool {
                 }
             };
             let mut replies = replies.into_iter();
-            for job in jobs {
-                let own = replies.by_ref().take(job.commands.len()).collect();
-                let _ = job.done.send(Ok((Ok(own), acknowledged)));
+            for request in requests {
+                let own_replies = replies.by_ref().take(request.commands.len()).collect();
+                let _ = request.reply_to.send(Ok((Ok(own_replies), acks)));
             }
             true
         }
         Err(error) => {
-            for job in jobs {
-                let _ = job.done.send(Ok((Err(error.clone()), 0)));
+            for request in requests {
+                let _ = request.reply_to.send(Ok((Err(error.clone()), 0)));
             }
             false
         }

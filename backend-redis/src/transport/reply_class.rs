@@ -12,9 +12,9 @@ use crate::address::Endpoint;
 #[derive(Debug)]
 pub(super) enum ReplyClass {
     /// It is the answer.
-    Done(CallResult),
+    Final(CallResult),
     /// The server does not know the script; it has done nothing. Send the text.
-    Unknown,
+    UnknownScript,
     /// The slot is served over there now; nothing was done.
     Moved(Endpoint),
     /// For this once the question goes there; nothing was done.
@@ -42,42 +42,44 @@ const NOT_EXECUTED_CODES: &[&str] = &[
     "TRYAGAIN",
 ];
 
-pub(super) fn judge(reply: RedisResult<Value>, asked: &Endpoint) -> ReplyClass {
+pub(super) fn classify(reply: RedisResult<Value>, endpoint: &Endpoint) -> ReplyClass {
     match reply {
-        Ok(Value::ServerError(error)) => refusal(&error, asked),
-        Ok(value) => ReplyClass::Done(Ok(value)),
-        Err(error) => ReplyClass::Done(Err(CallError::Unanswered(error))),
+        Ok(Value::ServerError(error)) => classify_error(&error, endpoint),
+        Ok(value) => ReplyClass::Final(Ok(value)),
+        Err(error) => ReplyClass::Final(Err(CallError::OutcomeUnknown(error))),
     }
 }
 
-fn refusal(error: &ServerError, asked: &Endpoint) -> ReplyClass {
+fn classify_error(error: &ServerError, endpoint: &Endpoint) -> ReplyClass {
     let text = error.details().unwrap_or_default();
-    let ran = text.contains("user_script");
+    let inside_script = text.contains("user_script");
     // Servers before 7.0 put the error of a command inside of a script behind the place in it.
-    let (code, text) = match (ran && error.code() == "ERR")
-        .then(|| inner(text))
+    let (code, text) = match (inside_script && error.code() == "ERR")
+        .then(|| nested_error(text))
         .flatten()
     {
         Some((code, text)) => (code, text),
         None => (error.code(), text),
     };
-    let fault = || CallError::Refused {
+    let not_executed = || CallError::NotExecuted {
         code: Some(code.to_owned()),
-        detail: format!("{asked}: {}", one_line(text)),
+        detail: format!("{endpoint}: {}", one_line(text)),
     };
-    let elsewhere = || {
-        let (_slot, place) = text.split_once(' ')?;
-        Endpoint::parse(place, asked)
+    let redirect_endpoint = || {
+        let (_slot, address) = text.split_once(' ')?;
+        Endpoint::parse(address, endpoint)
     };
     match code {
-        "NOSCRIPT" => ReplyClass::Unknown,
-        "MOVED" => elsewhere().map_or_else(|| ReplyClass::Done(Err(fault())), ReplyClass::Moved),
-        "ASK" => elsewhere().map_or_else(|| ReplyClass::Done(Err(fault())), ReplyClass::Ask),
-        "TRYAGAIN" => ReplyClass::TryAgain(fault()),
-        "MASTERDOWN" | "READONLY" => ReplyClass::Demoted(fault()),
-        code if NOT_EXECUTED_CODES.contains(&code) => ReplyClass::Done(Err(fault())),
-        "NOPERM" if !ran => ReplyClass::Done(Err(fault())),
-        code => ReplyClass::Done(Err(CallError::Failed {
+        "NOSCRIPT" => ReplyClass::UnknownScript,
+        "MOVED" => redirect_endpoint()
+            .map_or_else(|| ReplyClass::Final(Err(not_executed())), ReplyClass::Moved),
+        "ASK" => redirect_endpoint()
+            .map_or_else(|| ReplyClass::Final(Err(not_executed())), ReplyClass::Ask),
+        "TRYAGAIN" => ReplyClass::TryAgain(not_executed()),
+        "MASTERDOWN" | "READONLY" => ReplyClass::Demoted(not_executed()),
+        code if NOT_EXECUTED_CODES.contains(&code) => ReplyClass::Final(Err(not_executed())),
+        "NOPERM" if !inside_script => ReplyClass::Final(Err(not_executed())),
+        code => ReplyClass::Final(Err(CallError::ScriptFailed {
             code: code.to_owned(),
             detail: one_line(text),
         })),
@@ -85,28 +87,28 @@ fn refusal(error: &ServerError, asked: &Endpoint) -> ReplyClass {
 }
 
 /// `CODE` and the rest out of `Error running script ...: @user_script: 4: -CODE rest`.
-fn inner(text: &str) -> Option<(&str, &str)> {
+fn nested_error(text: &str) -> Option<(&str, &str)> {
     let (_, error) = text.rsplit_once(": -")?;
     let (code, rest) = error.split_once(' ')?;
-    let sound = !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase());
-    sound.then_some((code, rest))
+    let is_code = !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase());
+    is_code.then_some((code, rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn verdict(line: &str) -> ReplyClass {
+    fn class_of(line: &str) -> ReplyClass {
         let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        judge(Ok(reply), &Endpoint::tcp("h", 1))
+        classify(Ok(reply), &Endpoint::tcp("h", 1))
     }
 
     fn code(line: &str) -> (bool, String) {
-        match verdict(line) {
-            ReplyClass::Done(Err(CallError::Refused { code, .. }))
-            | ReplyClass::Demoted(CallError::Refused { code, .. })
-            | ReplyClass::TryAgain(CallError::Refused { code, .. }) => (true, code.unwrap()),
-            ReplyClass::Done(Err(CallError::Failed { code, .. })) => (false, code),
+        match class_of(line) {
+            ReplyClass::Final(Err(CallError::NotExecuted { code, .. }))
+            | ReplyClass::Demoted(CallError::NotExecuted { code, .. })
+            | ReplyClass::TryAgain(CallError::NotExecuted { code, .. }) => (true, code.unwrap()),
+            ReplyClass::Final(Err(CallError::ScriptFailed { code, .. })) => (false, code),
             other => panic!("{other:?}"),
         }
     }
@@ -171,19 +173,22 @@ mod tests {
 
     #[test]
     fn redirections_name_the_place() {
-        let place = |line| match verdict(line) {
-            ReplyClass::Moved(place) => format!("moved {place}"),
-            ReplyClass::Ask(place) => format!("ask {place}"),
+        let endpoint = |line| match class_of(line) {
+            ReplyClass::Moved(endpoint) => format!("moved {endpoint}"),
+            ReplyClass::Ask(endpoint) => format!("ask {endpoint}"),
             other => panic!("{other:?}"),
         };
-        assert_eq!(place("MOVED 3999 10.0.0.1:6381"), "moved 10.0.0.1:6381");
-        assert_eq!(place("MOVED 3999 :6381"), "moved h:6381");
-        assert_eq!(place("ASK 3999 ::1:6381"), "ask [::1]:6381");
-        assert!(matches!(verdict("MOVED rubbish"), ReplyClass::Done(Err(_))));
+        assert_eq!(endpoint("MOVED 3999 10.0.0.1:6381"), "moved 10.0.0.1:6381");
+        assert_eq!(endpoint("MOVED 3999 :6381"), "moved h:6381");
+        assert_eq!(endpoint("ASK 3999 ::1:6381"), "ask [::1]:6381");
         assert!(matches!(
-            verdict("NOSCRIPT No matching script."),
-            ReplyClass::Unknown
+            class_of("MOVED rubbish"),
+            ReplyClass::Final(Err(_))
         ));
-        assert!(matches!(verdict("READONLY x"), ReplyClass::Demoted(_)));
+        assert!(matches!(
+            class_of("NOSCRIPT No matching script."),
+            ReplyClass::UnknownScript
+        ));
+        assert!(matches!(class_of("READONLY x"), ReplyClass::Demoted(_)));
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 
 use super::{
-    handshake::text,
-    node::{Node, unsent},
-    reply_class::{ReplyClass, judge},
+    handshake::as_text,
+    node::{Node, not_sent},
+    reply_class::{ReplyClass, classify},
     script_call::CallError,
     topology::Topology,
 };
@@ -15,39 +15,41 @@ use super::{
 /// One page, and where to go on: `<cursor of the server> <its place>`. The nodes are walked in the
 /// order of their places, so that one which joins or leaves meanwhile shifts nothing.
 pub(super) async fn scan(
-    core: &Topology,
+    topology: &Topology,
     cursor: Option<&str>,
     pattern: &str,
     count: usize,
 ) -> Result<(Vec<Vec<u8>>, Option<String>), CallError> {
-    let mut nodes: Vec<(String, Arc<Node>)> = core
+    let mut nodes: Vec<(String, Arc<Node>)> = topology
         .nodes()
         .into_iter()
         .map(|node| {
-            let place = node.place.as_ref().map(ToString::to_string);
-            (place.unwrap_or_default(), node)
+            let endpoint = node.endpoint.as_ref().map(ToString::to_string);
+            (endpoint.unwrap_or_default(), node)
         })
         .collect();
     nodes.sort_by(|one, other| one.0.cmp(&other.0));
     let (position, from) = match cursor {
         None => ("0", None),
         Some(cursor) => match cursor.split_once(' ') {
-            Some((position, place)) if position.parse::<u64>().is_ok() => (position, Some(place)),
-            _ => return Err(unsent("that is no place to go on from")),
+            Some((position, endpoint)) if position.parse::<u64>().is_ok() => {
+                (position, Some(endpoint))
+            }
+            _ => return Err(not_sent("that is no place to go on from")),
         },
     };
-    let Some((place, node)) = nodes
+    let Some((endpoint, node)) = nodes
         .iter()
-        .find(|(place, _)| from.is_none_or(|from| &**place >= from))
+        .find(|(endpoint, _)| from.is_none_or(|from| &**endpoint >= from))
     else {
         return Ok((Vec::new(), None));
     };
     // Another node than the cursor was made for is walked from its beginning.
     let position = match from {
-        Some(from) if from == place => position,
+        Some(from) if from == endpoint => position,
         _ => "0",
     };
-    let conn = node.conn(&core.settings).await?;
+    let conn = node.ready_connection(&topology.config).await?;
     let mut command = cmd("SCAN");
     command.arg(position);
     command
@@ -55,24 +57,24 @@ pub(super) async fn scan(
         .arg(pattern)
         .arg("COUNT")
         .arg(count.max(1));
-    let reply = match judge(conn.command(&command).await, &conn.place) {
-        ReplyClass::Done(answer) => answer?,
-        _ => return Err(unsent(format!("{} does not answer SCAN", conn.place))),
+    let reply = match classify(conn.command(&command).await, &conn.endpoint) {
+        ReplyClass::Final(answer) => answer?,
+        _ => return Err(not_sent(format!("{} does not answer SCAN", conn.endpoint))),
     };
-    let (next, keys) =
-        read(reply).ok_or_else(|| unsent(format!("{}: its answer to SCAN is none", conn.place)))?;
+    let (next, keys) = parse_page(reply)
+        .ok_or_else(|| not_sent(format!("{}: its answer to SCAN is none", conn.endpoint)))?;
     let after = nodes
         .iter()
-        .find(|(other, _)| other > place)
+        .find(|(other, _)| other > endpoint)
         .map(|(other, _)| format!("0 {other}"));
     let next = match next.as_str() {
         "0" => after,
-        next => Some(format!("{next} {place}")),
+        next => Some(format!("{next} {endpoint}")),
     };
     Ok((keys, next))
 }
 
-fn read(reply: Value) -> Option<(String, Vec<Vec<u8>>)> {
+fn parse_page(reply: Value) -> Option<(String, Vec<Vec<u8>>)> {
     let Value::Array(parts) = reply else {
         return None;
     };
@@ -83,5 +85,5 @@ fn read(reply: Value) -> Option<(String, Vec<Vec<u8>>)> {
         Value::BulkString(key) => Some(key),
         _ => None,
     });
-    Some((text(&cursor)?.to_owned(), keys.collect()))
+    Some((as_text(&cursor)?.to_owned(), keys.collect()))
 }

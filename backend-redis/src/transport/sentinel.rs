@@ -12,7 +12,7 @@ use super::{
     config::TransportConfig,
     connect_error::{ConnectError, one_line},
     connection::{Connection, Purpose},
-    handshake::text,
+    handshake::as_text,
 };
 use crate::address::Endpoint;
 
@@ -30,30 +30,30 @@ pub(super) struct Sentinels {
 }
 
 impl Sentinels {
-    pub(super) fn new(places: Vec<Endpoint>, name: String) -> Self {
-        let order = Mutex::new(places);
+    pub(super) fn new(endpoints: Vec<Endpoint>, name: String) -> Self {
+        let order = Mutex::new(endpoints);
         Self { order, name }
     }
 
     /// Asks one after the other, until one names a server that says itself that it is the master.
     pub(super) async fn connect(
         &self,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
-        let mut troubles = Vec::new();
+        let mut errors = Vec::new();
         let mut unknown = 0;
         let order = self.order().clone();
         for sentinel in &order {
-            match self.master(sentinel, settings).await {
+            match self.connect_master(sentinel, config).await {
                 Ok(Some(conn)) => {
-                    self.prefer(sentinel);
+                    self.move_to_front(sentinel);
                     return Ok(conn);
                 }
                 Ok(None) => unknown += 1,
-                Err(trouble) => troubles.push(trouble),
+                Err(error) => errors.push(error),
             }
         }
-        if unknown == order.len() || (unknown > 0 && troubles.is_empty()) {
+        if unknown == order.len() || (unknown > 0 && errors.is_empty()) {
             let name = one_line(&self.name);
             let what = format!(
                 "the sentinels know no master {name:?}; compare with `sentinel monitor` in their \
@@ -62,10 +62,10 @@ impl Sentinels {
             return Err(ConnectError::new(ErrorKind::Config, what));
         }
         // What waiting cannot mend comes first; then whatever the last one said.
-        let worst = troubles
+        let worst = errors
             .iter()
-            .find(|trouble| !trouble.kind.is_retryable())
-            .or_else(|| troubles.last())
+            .find(|error| !error.kind.is_retryable())
+            .or_else(|| errors.last())
             .cloned();
         Err(worst
             .unwrap_or_else(|| ConnectError::new(ErrorKind::Unavailable, "no sentinel answered")))
@@ -76,27 +76,27 @@ impl Sentinels {
     ///
     /// A master that was only cut off from the others takes requests until it hears that it is none
     /// any more, and loses them then. So the sentinels are asked all the while.
-    pub(super) async fn replaced(&self, master: &Endpoint, settings: &TransportConfig) {
-        let mut asked: Option<Connection> = None;
+    pub(super) async fn until_replaced(&self, master: &Endpoint, config: &TransportConfig) {
+        let mut sentinel_conn: Option<Connection> = None;
         loop {
             tokio::time::sleep(MASTER_CHECK_INTERVAL).await;
             let first = self.order().first().cloned();
             let Some(sentinel) = first else { return };
-            let conn = match asked.take() {
-                Some(conn) if conn.place == sentinel && !conn.has_ended() => Ok(conn),
-                _ => Self::reach(&sentinel, settings).await,
+            let conn = match sentinel_conn.take() {
+                Some(conn) if conn.endpoint == sentinel && !conn.is_closed() => Ok(conn),
+                _ => Self::connect_sentinel(&sentinel, config).await,
             };
             let answer = match conn {
                 Ok(conn) => {
-                    let answer = self.question(&conn).await;
-                    asked = Some(conn);
+                    let answer = self.query_master(&conn).await;
+                    sentinel_conn = Some(conn);
                     answer
                 }
-                Err(trouble) => Err(trouble),
+                Err(error) => Err(error),
             };
             match answer {
-                Ok(Some(place)) if place != *master => {
-                    let named = Connection::open(&place, Purpose::Replicas, settings).await;
+                Ok(Some(endpoint)) if endpoint != *master => {
+                    let named = Connection::open(&endpoint, Purpose::Replicas, config).await;
                     if named.is_ok() {
                         return;
                     }
@@ -104,7 +104,7 @@ impl Sentinels {
                 Ok(Some(_)) => {}
                 // The next one knows more, perhaps.
                 Ok(None) | Err(_) => {
-                    asked = None;
+                    sentinel_conn = None;
                     self.order().rotate_left(1);
                 }
             }
@@ -116,19 +116,19 @@ impl Sentinels {
     /// It is asked once more when there is a connection. A master that was killed and comes back, empty,
     /// says of itself that it is one until the sentinels have told it otherwise: whoever was told its
     /// address before the failover would take it for the master, and every lock for lost.
-    async fn master(
+    async fn connect_master(
         &self,
         sentinel: &Endpoint,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Option<Connection>, ConnectError> {
-        let asked = Self::reach(sentinel, settings).await?;
-        let Some(mut named) = self.question(&asked).await? else {
+        let sentinel_conn = Self::connect_sentinel(sentinel, config).await?;
+        let Some(mut named) = self.query_master(&sentinel_conn).await? else {
             return Ok(None);
         };
         for _ in 0..MAX_MASTER_CHANGES {
-            let conn = Connection::open(&named, Purpose::Commands, settings).await;
-            match self.question(&asked).await? {
-                Some(still) if still == named => return conn.map(Some),
+            let conn = Connection::open(&named, Purpose::Commands, config).await;
+            match self.query_master(&sentinel_conn).await? {
+                Some(confirmed) if confirmed == named => return conn.map(Some),
                 Some(other) => named = other,
                 None => return Ok(None),
             }
@@ -139,36 +139,39 @@ impl Sentinels {
         ))
     }
 
-    async fn reach(
+    async fn connect_sentinel(
         sentinel: &Endpoint,
-        settings: &TransportConfig,
+        config: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
-        let conn = Connection::open_sentinel(sentinel, settings).await;
-        conn.map_err(|trouble| ConnectError {
-            detail: format!("sentinel {}", trouble.detail),
-            ..trouble
+        let conn = Connection::open_sentinel(sentinel, config).await;
+        conn.map_err(|error| ConnectError {
+            detail: format!("sentinel {}", error.detail),
+            ..error
         })
     }
 
-    async fn question(&self, conn: &Connection) -> Result<Option<Endpoint>, ConnectError> {
-        let sentinel = &conn.place;
-        let mut question = cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.name);
-        let wrong = |what: &str| {
+    async fn query_master(&self, conn: &Connection) -> Result<Option<Endpoint>, ConnectError> {
+        let sentinel = &conn.endpoint;
+        let mut command = cmd("SENTINEL");
+        command.arg("get-master-addr-by-name").arg(&self.name);
+        let unavailable = |what: &str| {
             let what = format!("sentinel {sentinel}: {what}");
             ConnectError::new(ErrorKind::Unavailable, what)
         };
-        match conn.command(&question).await {
+        match conn.command(&command).await {
             Ok(Value::Nil) => Ok(None),
             Ok(Value::Array(parts)) => {
                 let (host, port) = match &*parts {
-                    [host, port] => (text(host), text(port).and_then(|port| port.parse().ok())),
+                    [host, port] => (
+                        as_text(host),
+                        as_text(port).and_then(|port| port.parse().ok()),
+                    ),
                     _ => (None, None),
                 };
                 host.zip(port)
-                    .and_then(|(host, port)| Endpoint::named(host, port, sentinel))
+                    .and_then(|(host, port)| Endpoint::from_host_and_port(host, port, sentinel))
                     .map(Some)
-                    .ok_or_else(|| wrong("its answer is no address"))
+                    .ok_or_else(|| unavailable("its answer is no address"))
             }
             Ok(Value::ServerError(error)) => match error.code() {
                 "NOAUTH" => Err(ConnectError::new(
@@ -197,19 +200,19 @@ impl Sentinels {
                         ),
                     ))
                 }
-                code => Err(wrong(&one_line(&format!(
+                code => Err(unavailable(&one_line(&format!(
                     "{code} {}",
                     error.details().unwrap_or_default()
                 )))),
             },
-            Ok(_) => Err(wrong("its answer is no address")),
-            Err(error) => Err(wrong(&one_line(&error.to_string()))),
+            Ok(_) => Err(unavailable("its answer is no address")),
+            Err(error) => Err(unavailable(&one_line(&error.to_string()))),
         }
     }
 
-    fn prefer(&self, sentinel: &Endpoint) {
+    fn move_to_front(&self, sentinel: &Endpoint) {
         let mut order = self.order();
-        if let Some(at) = order.iter().position(|place| place == sentinel) {
+        if let Some(at) = order.iter().position(|endpoint| endpoint == sentinel) {
             order[..=at].rotate_right(1);
         }
     }

@@ -37,45 +37,47 @@ pub(super) struct Timeouts {
     /// To connect. The name's addresses share it.
     pub(super) connect: Duration,
     /// To answer.
-    pub(super) answer: Duration,
+    pub(super) response: Duration,
 }
 
 /// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
 pub(super) async fn open(
-    place: &Endpoint,
+    endpoint: &Endpoint,
     secure: bool,
     files: &Tls,
-    limits: Timeouts,
-    in_tls: &AtomicBool,
+    timeouts: Timeouts,
+    in_tls_handshake: &AtomicBool,
 ) -> Result<RawStream, ConnectError> {
-    let wrong = |error: io::Error| ConnectError::of_io(place, &error, files);
-    let (host, port) = match place {
+    let io_error = |error: io::Error| ConnectError::from_io(endpoint, &error, files);
+    let (host, port) = match endpoint {
         Endpoint::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(wrong)?;
+            let stream = UnixStream::connect(path).await.map_err(io_error)?;
             return Ok(RawStream::Unix(stream));
         }
         Endpoint::Tcp { host, port } => (host.as_str(), *port),
     };
-    let tcp = connect(host, port, limits.connect).await.map_err(wrong)?;
-    settle(&tcp, limits.answer).map_err(wrong)?;
+    let tcp = connect(host, port, timeouts.connect)
+        .await
+        .map_err(io_error)?;
+    configure_socket(&tcp, timeouts.response).map_err(io_error)?;
     if !secure {
         return Ok(RawStream::Tcp(tcp));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-        let what = format!("{place}: no certificate can be made out for that host name");
+        let what = format!("{endpoint}: no certificate can be made out for that host name");
         ConnectError::new(ErrorKind::Config, what)
     })?;
-    let files_read = files.clone();
-    let config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_read))
+    let files_for_task = files.clone();
+    let tls_config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_for_task))
         .await
         .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "this runtime is shutting down"))?
-        .map_err(ConnectError::of_files)?;
-    in_tls.store(true, Ordering::Relaxed);
-    let stream = TlsConnector::from(config)
+        .map_err(ConnectError::from_tls)?;
+    in_tls_handshake.store(true, Ordering::Relaxed);
+    let stream = TlsConnector::from(tls_config)
         .connect(name, tcp)
         .await
-        .map_err(wrong)?;
-    in_tls.store(false, Ordering::Relaxed);
+        .map_err(io_error)?;
+    in_tls_handshake.store(false, Ordering::Relaxed);
     Ok(RawStream::Tls(Box::new(stream)))
 }
 
@@ -101,7 +103,7 @@ async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream
 }
 
 /// Sets what the system's defaults get wrong for small urgent requests and for peers that vanish.
-fn settle(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
+fn configure_socket(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
     let probes = TcpKeepalive::new()
@@ -155,14 +157,14 @@ impl Liveness {
             .saturating_add(1)
     }
 
-    fn wrote(&self) {
+    fn on_write(&self) {
         let now = self.now();
         let _ = self
             .waiting_since
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn read(&self) {
+    fn on_read(&self) {
         self.waiting_since.store(0, Ordering::Relaxed);
     }
 
@@ -180,7 +182,7 @@ impl Liveness {
         failure.take()
     }
 
-    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn record_failure<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
             let copy = match tenure_tls::failure(error) {
                 Some(tls) => io::Error::new(error.kind(), tls.clone()),
@@ -195,13 +197,13 @@ impl Liveness {
 /// A wire that keeps its [`Liveness`] up to date.
 #[derive(Debug)]
 pub(super) struct MonitoredStream {
-    wire: RawStream,
-    life: Arc<Liveness>,
+    raw: RawStream,
+    liveness: Arc<Liveness>,
 }
 
 impl MonitoredStream {
-    pub(super) const fn new(wire: RawStream, life: Arc<Liveness>) -> Self {
-        Self { wire, life }
+    pub(super) const fn new(raw: RawStream, liveness: Arc<Liveness>) -> Self {
+        Self { raw, liveness }
     }
 }
 
@@ -212,19 +214,19 @@ impl AsyncRead for MonitoredStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let result = ready!(match &mut self.wire {
+        let result = ready!(match &mut self.raw {
             RawStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             RawStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             RawStream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
         });
         if buffer.filled().len() > before {
-            self.life.read();
+            self.liveness.on_read();
         } else if result.is_ok() {
             let _ = self
-                .life
-                .note::<()>(Err(io::ErrorKind::UnexpectedEof.into()));
+                .liveness
+                .record_failure::<()>(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        Poll::Ready(self.life.note(result))
+        Poll::Ready(self.liveness.record_failure(result))
     }
 }
 
@@ -235,26 +237,26 @@ impl AsyncWrite for MonitoredStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         // Noted before: the answer may be read by the time that a slow write returns.
-        self.life.wrote();
-        let result = ready!(match &mut self.wire {
+        self.liveness.on_write();
+        let result = ready!(match &mut self.raw {
             RawStream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             RawStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             RawStream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         });
-        Poll::Ready(self.life.note(result))
+        Poll::Ready(self.liveness.record_failure(result))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(match &mut self.wire {
+        let result = ready!(match &mut self.raw {
             RawStream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             RawStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
             RawStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
         });
-        Poll::Ready(self.life.note(result))
+        Poll::Ready(self.liveness.record_failure(result))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.wire {
+        match &mut self.raw {
             RawStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             RawStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             RawStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),

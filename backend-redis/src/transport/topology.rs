@@ -12,7 +12,7 @@ use super::{
     config::TransportConfig,
     connect_error::ConnectError,
     connection::{Connection, Purpose},
-    node::{Node, NodeState, supervise, unsent},
+    node::{Node, NodeState, not_sent, supervise},
     script_call::CallError,
     sentinel::Sentinels,
 };
@@ -20,7 +20,7 @@ use crate::address::{Deployment, Endpoint};
 
 #[derive(Debug)]
 pub(super) struct Topology {
-    pub(super) settings: Arc<TransportConfig>,
+    pub(super) config: Arc<TransportConfig>,
     pub(super) layout: Layout,
     /// The connection on which the inbox is subscribed. Locked while that changes.
     inbox: Mutex<Weak<Connection>>,
@@ -37,16 +37,16 @@ pub(super) enum Layout {
 }
 
 impl Topology {
-    pub(super) fn new(settings: TransportConfig) -> Arc<Self> {
-        let layout = match settings.target.deployment.clone() {
-            Deployment::Single(place) => Layout::Single(place, Node::new(None)),
+    pub(super) fn new(config: TransportConfig) -> Arc<Self> {
+        let layout = match config.address.deployment.clone() {
+            Deployment::Single(endpoint) => Layout::Single(endpoint, Node::new(None)),
             Deployment::Sentinel { sentinels, name } => {
                 Layout::Sentinel(Sentinels::new(sentinels, name), Node::new(None))
             }
             Deployment::Cluster { seeds } => Layout::Cluster(Cluster::new(seeds)),
         };
         Arc::new(Self {
-            settings: Arc::new(settings),
+            config: Arc::new(config),
             layout,
             inbox: Mutex::new(Weak::new()),
             opened: AtomicBool::new(false),
@@ -58,11 +58,11 @@ impl Topology {
     pub(super) async fn start(self: &Arc<Self>) -> Result<(), ConnectError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => {
-                self.spawn(node);
-                match node.settled(&self.settings).await {
-                    NodeState::Up(_) => {}
-                    NodeState::Down(trouble) => return Err(trouble),
-                    NodeState::Fresh | NodeState::Gone => return Err(self.late()),
+                self.supervise(node);
+                match node.first_attempt(&self.config).await {
+                    NodeState::Connected(_) => {}
+                    NodeState::Disconnected(error) => return Err(error),
+                    NodeState::Connecting | NodeState::Retired => return Err(self.timed_out()),
                 }
             }
             Layout::Cluster(cluster) => cluster.start(self).await?,
@@ -72,15 +72,15 @@ impl Topology {
     }
 
     /// The first connection took all the time there was.
-    pub(super) fn late(&self) -> ConnectError {
-        let target = &self.settings.target;
-        let limit = self.settings.limit;
-        let what = format!("{target}: no connection within {limit:?}");
-        ConnectError::new(tenure_core::error::ErrorKind::Unavailable, what)
+    pub(super) fn timed_out(&self) -> ConnectError {
+        let target = &self.config.address;
+        let limit = self.config.request_timeout;
+        let detail = format!("{target}: no connection within {limit:?}");
+        ConnectError::new(tenure_core::error::ErrorKind::Unavailable, detail)
     }
 
     /// Keeps that node connected from now on.
-    pub(super) fn spawn(self: &Arc<Self>, node: &Arc<Node>) {
+    pub(super) fn supervise(self: &Arc<Self>, node: &Arc<Node>) {
         tokio::spawn(supervise(Arc::clone(self), Arc::clone(node)));
     }
 
@@ -88,10 +88,10 @@ impl Topology {
     pub(super) fn close(&self) {
         self.closing.send_replace(true);
         for node in self.nodes() {
-            if let Some(conn) = node.up() {
-                conn.give_up("the client is closed");
+            if let Some(conn) = node.connection() {
+                conn.abort("the client is closed");
             }
-            node.part();
+            node.retire();
         }
     }
 
@@ -122,18 +122,18 @@ impl Topology {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => Ok(Arc::clone(node)),
             Layout::Cluster(cluster) => cluster
                 .owner(slot)
-                .ok_or_else(|| unsent(format!("no node of the cluster serves slot {slot}"))),
+                .ok_or_else(|| not_sent(format!("no node of the cluster serves slot {slot}"))),
         }
     }
 
     /// One try to connect a node, find out whether it will do, and subscribe.
     pub(super) async fn connect(&self, node: &Node) -> Result<Arc<Connection>, ConnectError> {
-        let conn = match (&self.layout, &node.place) {
-            (Layout::Sentinel(sentinels, _), _) => sentinels.connect(&self.settings).await?,
-            (Layout::Cluster(_), Some(place)) | (Layout::Single(place, _), _) => {
-                Connection::open(place, Purpose::Commands, &self.settings).await?
+        let conn = match (&self.layout, &node.endpoint) {
+            (Layout::Sentinel(sentinels, _), _) => sentinels.connect(&self.config).await?,
+            (Layout::Cluster(_), Some(endpoint)) | (Layout::Single(endpoint, _), _) => {
+                Connection::open(endpoint, Purpose::Commands, &self.config).await?
             }
-            (Layout::Cluster(_), None) => return Err(self.late()),
+            (Layout::Cluster(_), None) => return Err(self.timed_out()),
         };
         let conn = Arc::new(conn);
         self.subscribe(&conn).await?;
@@ -141,27 +141,27 @@ impl Topology {
     }
 
     /// Returns when a connection has ended; ends it when its server was replaced.
-    pub(super) async fn until_ended(&self, conn: &Connection) {
+    pub(super) async fn until_closed(&self, conn: &Connection) {
         match &self.layout {
-            Layout::Single(..) => conn.ended().await,
+            Layout::Single(..) => conn.closed().await,
             Layout::Sentinel(sentinels, _) => tokio::select! {
-                () = conn.ended() => {}
-                () = sentinels.replaced(&conn.place, &self.settings) => {
-                    conn.give_up("the sentinels name another master");
+                () = conn.closed() => {}
+                () = sentinels.until_replaced(&conn.endpoint, &self.config) => {
+                    conn.abort("the sentinels name another master");
                 }
             },
             Layout::Cluster(_) => tokio::select! {
-                () = conn.ended() => {}
-                () = self.keep_asking(conn) => {}
+                () = conn.closed() => {}
+                () = self.probe_inbox_connection(conn) => {}
             },
         }
     }
 
     /// Never returns. In a cluster the node that has our inbox may serve none of our locks, so that
     /// nothing would be missing if it were stopped: so something is asked. `HELLO` needs no right.
-    async fn keep_asking(&self, conn: &Connection) {
+    async fn probe_inbox_connection(&self, conn: &Connection) {
         loop {
-            tokio::time::sleep(self.settings.limit).await;
+            tokio::time::sleep(self.config.request_timeout).await;
             if std::ptr::eq(self.inbox.lock().await.as_ptr(), conn) {
                 let _ = conn.command(&redis::cmd("HELLO")).await;
             }
@@ -171,70 +171,73 @@ impl Topology {
     /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches
     /// every node.
     async fn subscribe(&self, conn: &Arc<Connection>) -> Result<(), ConnectError> {
-        let Some(channel) = &self.settings.inbox else {
+        let Some(channel) = &self.config.inbox else {
             return Ok(());
         };
-        let mut home = self.inbox.lock().await;
-        if home.upgrade().is_some_and(|home| !home.has_ended()) {
+        let mut subscribed = self.inbox.lock().await;
+        if subscribed
+            .upgrade()
+            .is_some_and(|subscribed| !subscribed.is_closed())
+        {
             return Ok(());
         }
         conn.subscribe(channel).await?;
-        *home = Arc::downgrade(conn);
+        *subscribed = Arc::downgrade(conn);
         Ok(())
     }
 
     /// The inbox must not stay on that connection.
     pub(super) async fn unsubscribe(&self, conn: &Arc<Connection>) {
-        let mut home = self.inbox.lock().await;
-        if std::ptr::eq(home.as_ptr(), Arc::as_ptr(conn)) {
-            *home = Weak::new();
+        let mut subscribed = self.inbox.lock().await;
+        if std::ptr::eq(subscribed.as_ptr(), Arc::as_ptr(conn)) {
+            *subscribed = Weak::new();
         }
     }
 
     /// Subscribes on another node, if that is needed and one is connected. Says whether it was
     /// needed.
     pub(super) async fn move_inbox(&self) -> bool {
-        if self.settings.inbox.is_none() {
+        if self.config.inbox.is_none() {
             return false;
         }
-        let home = self.inbox.lock().await.upgrade();
-        if home.is_some_and(|home| !home.has_ended()) {
+        let subscribed = self.inbox.lock().await.upgrade();
+        if subscribed.is_some_and(|subscribed| !subscribed.is_closed()) {
             return false;
         }
-        for conn in self.nodes().iter().filter_map(|node| node.up()) {
-            if !conn.has_ended() && self.subscribe(&conn).await.is_ok() {
+        for conn in self.nodes().iter().filter_map(|node| node.connection()) {
+            if !conn.is_closed() && self.subscribe(&conn).await.is_ok() {
                 break;
             }
         }
         true
     }
 
-    pub(super) fn tell_down(&self) {
+    pub(super) fn notify_disconnected(&self) {
         if self.is_open() {
-            self.settings.listener.down();
+            self.config.listener.on_disconnected();
         }
     }
 
-    pub(super) fn tell_up(&self) {
+    pub(super) fn notify_reconnected(&self) {
         if self.is_open() {
-            self.settings.listener.up();
+            self.config.listener.on_reconnected();
         }
     }
 
     /// A node's connection was lost.
-    pub(super) async fn lost(&self) {
+    pub(super) async fn connection_lost(&self) {
         if let Layout::Cluster(cluster) = &self.layout {
-            cluster.want_map();
+            cluster.request_map_refresh();
             if self.move_inbox().await {
-                self.tell_up();
+                self.notify_reconnected();
             }
         }
     }
 
     /// A node could not be connected.
-    pub(super) fn failed(&self) {
+    pub(super) fn connect_failed(&self) {
         if let Layout::Cluster(cluster) = &self.layout {
-            cluster.want_map();
+            cluster.request_map_refresh();
         }
     }
 }

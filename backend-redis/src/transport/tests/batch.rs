@@ -4,7 +4,7 @@ use super::*;
 
 /// Answers each item with its word, how many there are, and what is for all; fails for `wrong`.
 static ITEMS: LazyLock<Script> = LazyLock::new(|| {
-    Script::of_items(
+    Script::batchable(
         "local answers = {} \
          for item = 1, #ARGV - 1 do \
            answers[item] = ARGV[item + 1] .. ' of ' .. #ARGV - 1 .. ' ' .. ARGV[1] .. ' ' .. KEYS[item] \
@@ -16,7 +16,7 @@ static ITEMS: LazyLock<Script> = LazyLock::new(|| {
 });
 /// Counts an item, and then fails for `wrong`.
 static BREAKS: LazyLock<Script> = LazyLock::new(|| {
-    Script::of_items(
+    Script::batchable(
         "local answers = {} \
          for item = 1, #ARGV - 1 do \
            answers[item] = redis.call('INCR', KEYS[item]) \
@@ -28,10 +28,10 @@ static BREAKS: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// All at once: the first is sent by itself, and the others come while it is under way.
-async fn at_once(link: &Transport, calls: Vec<ScriptCall>) -> Vec<CallResult> {
+async fn at_once(transport: &Transport, calls: Vec<ScriptCall>) -> Vec<CallResult> {
     let mut tasks: Vec<_> = calls
         .into_iter()
-        .map(|call| Box::pin(link.call(call)))
+        .map(|call| Box::pin(transport.call(call)))
         .collect();
     let mut answers: Vec<Option<CallResult>> = tasks.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
@@ -57,9 +57,11 @@ fn texts(answers: Vec<CallResult>) -> Vec<String> {
         .map(|answer| match answer {
             Ok(Value::BulkString(text)) => String::from_utf8(text).unwrap(),
             Ok(other) => format!("{other:?}"),
-            Err(CallError::Refused { code, .. }) => format!("refused {}", code.unwrap_or_default()),
-            Err(CallError::Failed { code, .. }) => format!("failed {code}"),
-            Err(CallError::Unanswered(_)) => "unanswered".to_owned(),
+            Err(CallError::NotExecuted { code, .. }) => {
+                format!("refused {}", code.unwrap_or_default())
+            }
+            Err(CallError::ScriptFailed { code, .. }) => format!("failed {code}"),
+            Err(CallError::OutcomeUnknown(_)) => "unanswered".to_owned(),
         })
         .collect()
 }
@@ -67,12 +69,12 @@ fn texts(answers: Vec<CallResult>) -> Vec<String> {
 #[tokio::test]
 async fn who_comes_while_another_is_under_way_is_asked_with_others() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     // The script is not known yet: each finds its way all the same.
     for _ in 0..2 {
         let calls = ["a", "b", "c", "d"].map(|word| call(&ITEMS, word, &["x", word]));
         let other = call(&ITEMS, "e", &["y", "e"]);
-        let answers = at_once(&link, calls.into_iter().chain([other]).collect()).await;
+        let answers = at_once(&transport, calls.into_iter().chain([other]).collect()).await;
         let known = ["a of 1 x a", "b of 3 x b", "c of 3 x c", "d of 3 x d"];
         let alone = ["a of 1 x a", "b of 1 x b", "c of 1 x c", "d of 1 x d"];
         let answers = texts(answers);
@@ -91,10 +93,10 @@ async fn who_comes_while_another_is_under_way_is_asked_with_others() {
 #[tokio::test]
 async fn no_run_is_of_too_many() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
-    texts(at_once(&link, vec![call(&ITEMS, "k", &["x", "known"])]).await);
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
+    texts(at_once(&transport, vec![call(&ITEMS, "k", &["x", "known"])]).await);
     let calls = (0..71).map(|n| call(&ITEMS, "k", &["x", &n.to_string()]));
-    let answers = texts(at_once(&link, calls.collect()).await);
+    let answers = texts(at_once(&transport, calls.collect()).await);
     for (n, answer) in answers.iter().enumerate() {
         let together = match n {
             0 => 1,
@@ -108,10 +110,10 @@ async fn no_run_is_of_too_many() {
 #[tokio::test]
 async fn an_item_that_fails_fails_alone() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     for _ in 0..2 {
         let calls = ["first", "a", "wrong", "b"].map(|word| call(&ITEMS, "k", &["x", word]));
-        let answers = texts(at_once(&link, calls.into()).await);
+        let answers = texts(at_once(&transport, calls.into()).await);
         assert_eq!(answers[2], "failed NEWER");
         assert!(answers[1].starts_with("a of "), "{answers:?}");
         assert!(answers[3].starts_with("b of "), "{answers:?}");
@@ -124,10 +126,10 @@ async fn a_right_that_one_lacks_is_refused_to_that_one_only() {
         .acl_user("app", "secret", "~ok:* &* +@all")
         .start()
         .unwrap();
-    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
     for _ in 0..2 {
         let calls = ["ok:a", "ok:b", "no:c", "ok:d"].map(|key| call(&ITEMS, key, &["x", "w"]));
-        let answers = texts(at_once(&link, calls.into()).await);
+        let answers = texts(at_once(&transport, calls.into()).await);
         let alone = |key| format!("w of 1 x {key}");
         assert_eq!(
             answers,
@@ -145,11 +147,11 @@ async fn a_right_that_one_lacks_is_refused_to_that_one_only() {
 #[tokio::test]
 async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
-    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
+    number(transport.call(call(&BREAKS, "known", &["x", "w"])).await);
     let calls = [("a", "w"), ("b", "w"), ("c", "wrong"), ("d", "w")];
     let calls = calls.map(|(key, word)| call(&BREAKS, key, &["x", word]));
-    let answers = texts(at_once(&link, calls.into()).await);
+    let answers = texts(at_once(&transport, calls.into()).await);
     assert_eq!(
         answers,
         ["int(1)", "unanswered", "unanswered", "unanswered"]
@@ -157,7 +159,7 @@ async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
     let counts = ["a", "b", "c", "d"].map(|key| ran(&server, key));
     assert_eq!(counts, ["1", "1", "1", ""]);
     // One alone is told what it was.
-    let answers = texts(at_once(&link, vec![call(&BREAKS, "e", &["x", "wrong"])]).await);
+    let answers = texts(at_once(&transport, vec![call(&BREAKS, "e", &["x", "wrong"])]).await);
     assert_eq!(answers, ["failed ERR"]);
 }
 
@@ -165,11 +167,11 @@ async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
 #[tokio::test]
 async fn who_leaves_leaves_the_others_their_answers() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
-    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
-    let first = link.call(call(&BREAKS, "first", &["x", "w"]));
-    let leaves = link.call(call(&BREAKS, "leaves", &["x", "w"]));
-    let stays = link.call(call(&BREAKS, "stays", &["x", "w"]));
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
+    number(transport.call(call(&BREAKS, "known", &["x", "w"])).await);
+    let first = transport.call(call(&BREAKS, "first", &["x", "w"]));
+    let leaves = transport.call(call(&BREAKS, "leaves", &["x", "w"]));
+    let stays = transport.call(call(&BREAKS, "stays", &["x", "w"]));
     let mut leaves = Box::pin(leaves);
     let (mut first, mut stays) = (Box::pin(first), Box::pin(stays));
     // Each has asked, the second one first among those that go together.
@@ -189,22 +191,25 @@ async fn who_leaves_leaves_the_others_their_answers() {
 #[tokio::test]
 async fn with_the_server_gone_everybody_is_told() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
-    number(link.call(call(&BREAKS, "known", &["x", "w"])).await);
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
+    number(transport.call(call(&BREAKS, "known", &["x", "w"])).await);
     server.pause().unwrap();
     let calls = ["a", "b", "c"].map(|key| call(&BREAKS, key, &["x", "w"]));
     let tasks = tokio::spawn({
-        let link = link.clone();
-        async move { texts(at_once(&link, calls.into()).await) }
+        let transport = transport.clone();
+        async move { texts(at_once(&transport, calls.into()).await) }
     });
-    tokio::time::timeout(Duration::from_millis(50), heard.until("down"))
+    tokio::time::timeout(Duration::from_millis(50), events.until("down"))
         .await
         .unwrap_err();
     drop(server);
     assert_eq!(tasks.await.unwrap(), ["unanswered"; 3]);
-    heard.until("down").await;
+    events.until("down").await;
     let calls = ["a", "b", "c"].map(|key| call(&BREAKS, key, &["x", "w"]));
-    assert_eq!(texts(at_once(&link, calls.into()).await), ["refused "; 3]);
+    assert_eq!(
+        texts(at_once(&transport, calls.into()).await),
+        ["refused "; 3]
+    );
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -219,14 +224,14 @@ fn runtime() -> tokio::runtime::Runtime {
 fn under_way(
     runtime: &tokio::runtime::Runtime,
     server: &Server,
-    link: &Transport,
+    transport: &Transport,
 ) -> tokio::task::JoinHandle<CallResult> {
-    runtime.block_on(async { number(link.call(call(&BREAKS, "known", &["x", "w"])).await) });
+    runtime.block_on(async { number(transport.call(call(&BREAKS, "known", &["x", "w"])).await) });
     server.pause().unwrap();
-    let link = link.clone();
+    let transport = transport.clone();
     let (sender, asked) = std::sync::mpsc::channel();
     let task = runtime.spawn(async move {
-        let mut task = Box::pin(link.call(call(&BREAKS, "first", &["x", "w"])));
+        let mut task = Box::pin(transport.call(call(&BREAKS, "first", &["x", "w"])));
         let waits = poll_once(&mut task).await;
         sender.send(waits).unwrap();
         task.await
@@ -250,23 +255,23 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
     let server = Server::builder().start().unwrap();
     let main = runtime();
     let options = Options::default().restart_delay(Duration::from_secs(12));
-    let Opened { link, heard } = main.block_on(open(&server.url(), options)).unwrap();
+    let Opened { transport, events } = main.block_on(open(&server.url(), options)).unwrap();
     let open_now = {
-        let link = link.clone();
+        let transport = transport.clone();
         move || {
-            let until = link.closed_until("k");
+            let until = transport.grants_blocked_until("k");
             until.is_none_or(|until| until <= SystemClock.now())
         }
     };
     main.block_on(async { until("it is open", &open_now).await });
-    let first = under_way(&main, &server, &link);
+    let first = under_way(&main, &server, &transport);
     let (go_on, held_up) = std::sync::mpsc::channel::<()>();
     let (sender, asked) = std::sync::mpsc::channel();
     let gathered = main.spawn({
         let open_now = open_now.clone();
         async move {
             assert!(open_now());
-            let mut task = Box::pin(link.call(call(&BREAKS, "second", &["x", "w"])));
+            let mut task = Box::pin(transport.call(call(&BREAKS, "second", &["x", "w"])));
             sender.send(poll_once(&mut task).await).unwrap();
             // So is the worker, and what it was to do next.
             held_up.recv().unwrap();
@@ -276,7 +281,7 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
     assert!(asked.recv().unwrap());
     server.kill();
     server.restart().unwrap();
-    main.block_on(heard.until("up"));
+    main.block_on(events.until("up"));
     assert!(!open_now(), "it was started just now");
     go_on.send(()).unwrap();
     let _ = main.block_on(first).unwrap();
@@ -289,17 +294,17 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
 fn w2_a_runtime_that_ends_leaves_nobody_unsent() {
     let server = Server::builder().start().unwrap();
     let main = runtime();
-    let Opened { link, .. } = main
+    let Opened { transport, .. } = main
         .block_on(open(&server.url(), Options::default()))
         .unwrap();
-    let first = under_way(&main, &server, &link);
+    let first = under_way(&main, &server, &transport);
     {
         let other = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        let link = link.clone();
+        let transport = transport.clone();
         other.block_on(async move {
-            let mut task = Box::pin(link.call(call(&BREAKS, "second", &["x", "w"])));
+            let mut task = Box::pin(transport.call(call(&BREAKS, "second", &["x", "w"])));
             assert!(poll_once(&mut task).await);
         });
     }
@@ -307,7 +312,7 @@ fn w2_a_runtime_that_ends_leaves_nobody_unsent() {
     number(main.block_on(first).unwrap());
     let both = main.block_on(async {
         let calls = ["a", "b"].map(|key| call(&BREAKS, key, &["x", "w"]));
-        tokio::time::timeout(TEST_TIMEOUT, at_once(&link, calls.into())).await
+        tokio::time::timeout(TEST_TIMEOUT, at_once(&transport, calls.into())).await
     });
     assert_eq!(texts(both.unwrap()), ["int(1)", "int(1)"]);
 }

@@ -10,10 +10,10 @@ static LATE_ECHO: LazyLock<Script> = LazyLock::new(|| {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_stay_with_their_questions_when_callers_leave() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..400_u64 {
-        let link = link.clone();
+        let transport = transport.clone();
         tasks.spawn(async move {
             let args: Vec<_> = (0..3).map(|part| format!("{n}.{part}")).collect();
             let calls: Vec<_> = args
@@ -23,25 +23,25 @@ async fn answers_stay_with_their_questions_when_callers_leave() {
             let mut answers = Vec::new();
             let work = async {
                 match n % 3 {
-                    0 => answers.push((0, link.call(calls[0].clone()).await)),
+                    0 => answers.push((0, transport.call(calls[0].clone()).await)),
                     1 => {
                         let hear = &mut |index, answer| answers.push((index, answer));
-                        link.call_all(calls, hear).await;
+                        transport.call_all(calls, hear).await;
                     }
                     _ => {
-                        let patience = Duration::from_millis(1);
-                        let all = link.call_replicated(calls, 0, patience).await;
+                        let timeout = Duration::from_millis(1);
+                        let all = transport.call_replicated(calls, 0, timeout).await;
                         let all = all.into_iter().map(|(answer, _)| answer);
                         answers.extend(all.enumerate());
                     }
                 }
             };
             // A third of them leaves, at once or a little later.
-            let patience = match n % 9 {
+            let timeout = match n % 9 {
                 0..3 => Duration::from_micros(n * 50),
                 _ => TEST_TIMEOUT,
             };
-            let left = tokio::time::timeout(patience, work).await.is_err();
+            let left = tokio::time::timeout(timeout, work).await.is_err();
             for (index, answer) in answers {
                 let Ok(Value::BulkString(text)) = answer else {
                     panic!("{answer:?}");
@@ -56,21 +56,21 @@ async fn answers_stay_with_their_questions_when_callers_leave() {
         left += usize::from(gone.unwrap());
     }
     assert!(left > 20, "{left} callers left");
-    assert_eq!(heard.count("down"), 0);
+    assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_for_replicas_share_one_wait() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
-    let patience = Duration::from_millis(200);
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let timeout = Duration::from_millis(200);
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
-        let link = link.clone();
+        let transport = transport.clone();
         tasks.spawn(async move {
             let calls = vec![count(&format!("k{n}"))];
-            link.call_replicated(calls, 1, patience).await
+            transport.call_replicated(calls, 1, timeout).await
         });
     }
     while let Some(answers) = tasks.join_next().await {

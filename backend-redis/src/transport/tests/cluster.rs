@@ -20,10 +20,11 @@ fn inbox_home(cluster: &Cluster) -> &Server {
     home.unwrap()
 }
 
-async fn run_all(link: &Transport, keys: &[String]) -> Vec<CallResult> {
+async fn run_all(transport: &Transport, keys: &[String]) -> Vec<CallResult> {
     let calls = keys.iter().map(|key| count(key)).collect();
     let mut answers: Vec<CallResult> = keys.iter().map(|_| Ok(Value::Nil)).collect();
-    link.call_all(calls, &mut |index, answer| answers[index] = answer)
+    transport
+        .call_all(calls, &mut |index, answer| answers[index] = answer)
         .await;
     answers
 }
@@ -31,21 +32,21 @@ async fn run_all(link: &Transport, keys: &[String]) -> Vec<CallResult> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
     let cluster = Cluster::builder().start().unwrap();
-    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
-    assert!(link.is_cluster());
-    assert_eq!(link.facts().masters, 3);
+    let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
+    assert!(transport.is_cluster());
+    assert_eq!(transport.deployment_info().masters, 3);
     let keys = keys(300);
-    for answer in run_all(&link, &keys).await {
+    for answer in run_all(&transport, &keys).await {
         assert_eq!(number(answer), 1);
     }
     for (n, key) in keys.iter().enumerate().take(10) {
-        assert_eq!(link.slot(key), cluster.slot_of(key).unwrap());
-        assert_eq!(number(link.call(count(key)).await), 2, "{n}");
+        assert_eq!(transport.slot(key), cluster.slot_of(key).unwrap());
+        assert_eq!(number(transport.call(count(key)).await), 2, "{n}");
     }
     let mut found = BTreeSet::new();
     let mut cursor = None;
     loop {
-        let (page, next) = link.scan(cursor.as_deref(), "{k*", 40).await.unwrap();
+        let (page, next) = transport.scan(cursor.as_deref(), "{k*", 40).await.unwrap();
         found.extend(page);
         match next {
             Some(next) => cursor = Some(next),
@@ -63,7 +64,7 @@ async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
     }
     assert_eq!(subscribed, 1);
     for master in cluster.masters() {
-        heard.until(&master.address()).await;
+        events.until(&master.address()).await;
     }
 }
 
@@ -74,8 +75,8 @@ async fn one_seed_is_enough_and_a_single_address_is_refused_with_a_hint() {
     let dead = Server::builder().start().unwrap();
     dead.kill();
     let url = format!("redis+cluster://{},{}", dead.address(), first.address());
-    let Opened { link, .. } = open(&url, Options::default()).await.unwrap();
-    assert_eq!(link.facts().masters, 3);
+    let Opened { transport, .. } = open(&url, Options::default()).await.unwrap();
+    assert_eq!(transport.deployment_info().masters, 3);
     let error = open(&first.url(), Options::default()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("redis+cluster://"), "{error}");
@@ -84,9 +85,9 @@ async fn one_seed_is_enough_and_a_single_address_is_refused_with_a_hint() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     let cluster = Cluster::builder().start().unwrap();
-    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let here: Vec<_> = (0..20).map(|n| format!("{{moves}}{n}")).collect();
-    for answer in run_all(&link, &here).await {
+    for answer in run_all(&transport, &here).await {
         assert_eq!(number(answer), 1);
     }
     let slot = cluster.slot_of("{moves}").unwrap();
@@ -96,11 +97,11 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     moving.begin().unwrap();
     assert_eq!(moving.migrate_keys(7).unwrap(), 7);
     // Half of them are there, half of them here.
-    for answer in run_all(&link, &here).await {
+    for answer in run_all(&transport, &here).await {
         assert_eq!(number(answer), 2);
     }
     for key in &here {
-        assert_eq!(number(link.call(count(key)).await), 3);
+        assert_eq!(number(transport.call(count(key)).await), 3);
     }
     // Two keys in two places: refused after some tries, and not done.
     let (gone, left): (Vec<_>, Vec<_>) = here.iter().partition(|key| {
@@ -111,10 +112,10 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     });
     let mut both = count(gone[0]);
     both.key(left[0]);
-    assert_eq!(refused(link.call(both).await), "TRYAGAIN");
+    assert_eq!(rejection_code(transport.call(both).await), "TRYAGAIN");
     while moving.migrate_keys(100).unwrap() > 0 {}
     moving.finish().unwrap();
-    for answer in run_all(&link, &here).await {
+    for answer in run_all(&transport, &here).await {
         assert_eq!(number(answer), 4);
     }
     for key in &here {
@@ -123,7 +124,7 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     // The map is taken over: no more detours.
     let before = moving.source().info("total_error_replies").unwrap();
     let known = async || {
-        number(link.call(count(&here[0])).await);
+        number(transport.call(count(&here[0])).await);
         let now = moving.source().info("total_error_replies").unwrap();
         if now == before {
             Ok(())
@@ -131,8 +132,8 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
             Err((now, before.clone()))
         }
     };
-    until_ok("it goes straight to the new owner", known).await;
-    assert_eq!(heard.count("down"), 0);
+    retry_until_ok("it goes straight to the new owner", known).await;
+    assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,27 +144,27 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
         .nodes(Server::builder().config("cluster-require-full-coverage", "no"))
         .start()
         .unwrap();
-    let Opened { link, heard } = open(&cluster.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let keys = keys(100);
-    for answer in run_all(&link, &keys).await {
+    for answer in run_all(&transport, &keys).await {
         assert_eq!(number(answer), 1);
     }
     let home = inbox_home(&cluster);
     home.kill();
-    heard.until("down").await;
-    heard.until("up").await;
+    events.until("down").await;
+    events.until("up").await;
     let another = cluster
         .masters()
         .iter()
         .find(|node| node.is_running())
         .unwrap();
     another.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
     // What lives elsewhere is served all the while; the rest is again, once a replica is a master.
     let mut refusals = 0;
     let begun = Instant::now();
     loop {
-        let answers = run_all(&link, &keys).await;
+        let answers = run_all(&transport, &keys).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         refusals += failed;
         assert!(failed < 70, "more than one node is gone");
@@ -175,11 +176,11 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
     }
     assert!(refusals > 0);
     until("the map has three masters that are connected", || {
-        link.facts().masters == 3
+        transport.deployment_info().masters == 3
     })
     .await;
-    let heard = heard.all();
-    assert_eq!(heard.last().map(String::as_str), Some("up"), "{heard:?}");
+    let events = events.all();
+    assert_eq!(events.last().map(String::as_str), Some("up"), "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,11 +188,11 @@ async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
     let cluster = Cluster::builder().start().unwrap();
     let limit = Duration::from_secs(1);
     let opened = open_within(&cluster.url(), Options::default(), limit).await;
-    let Opened { heard, .. } = &opened.unwrap();
+    let Opened { events, .. } = &opened.unwrap();
     let home = inbox_home(&cluster);
     home.pause().unwrap();
-    heard.until("up").await;
-    assert_eq!(heard.all()[..2], ["down", "up"]);
+    events.until("up").await;
+    assert_eq!(events.all()[..2], ["down", "up"]);
     let another = cluster
         .masters()
         .iter()
@@ -200,7 +201,7 @@ async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
         .unwrap()
         .command(&["PUBLISH", INBOX, "hello"])
         .unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
     home.resume().unwrap();
 }
 
@@ -209,18 +210,18 @@ async fn few_rights_are_enough() {
     let rules = "~* &* -@all +evalsha +eval +incr +subscribe +scan +cluster|slots +asking";
     let nodes = Server::builder().acl_user("app", "secret", rules);
     let cluster = Cluster::builder().nodes(nodes).start().unwrap();
-    let Opened { link, .. } = open(&cluster.url(), user("app", "secret")).await.unwrap();
+    let Opened { transport, .. } = open(&cluster.url(), user("app", "secret")).await.unwrap();
     let key = "{moves}1";
-    assert_eq!(number(link.call(count(key)).await), 1);
+    assert_eq!(number(transport.call(count(key)).await), 1);
     let slot = cluster.slot_of(key).unwrap();
     let owner = cluster.owner_of_slot(slot).unwrap().port();
     let target = cluster.masters().iter().find(|node| node.port() != owner);
     let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
     moving.begin().unwrap();
     assert_eq!(moving.migrate_keys(9).unwrap(), 1);
-    assert_eq!(number(link.call(count(key)).await), 2);
+    assert_eq!(number(transport.call(count(key)).await), 2);
     moving.finish().unwrap();
-    assert_eq!(number(link.call(count(key)).await), 3);
+    assert_eq!(number(transport.call(count(key)).await), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,13 +229,13 @@ async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
     let builder = Cluster::builder().replicas(1);
     let cluster = builder.start().unwrap();
     let options = Options::default().replicas(1, Duration::from_secs(1));
-    let Opened { link, .. } = open(&cluster.url(), options).await.unwrap();
-    let patience = Duration::from_secs(5);
+    let Opened { transport, .. } = open(&cluster.url(), options).await.unwrap();
+    let timeout = Duration::from_secs(5);
     let mut keys = keys(1000);
     keys.extend((0..10).map(|n| format!("{{moves}}{n}")));
     let run = async |ran: i64| {
         let calls = keys.iter().map(|key| count(key)).collect();
-        for (answer, acknowledged) in link.call_replicated(calls, 1, patience).await {
+        for (answer, acknowledged) in transport.call_replicated(calls, 1, timeout).await {
             assert_eq!((number(answer), acknowledged), (ran, 1));
         }
     };
@@ -255,7 +256,7 @@ async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
     }
     let begun = Instant::now();
     let calls = keys.iter().map(|key| count(key)).collect();
-    for (answer, acknowledged) in link.call_replicated(calls, 1, patience / 10).await {
+    for (answer, acknowledged) in transport.call_replicated(calls, 1, timeout / 10).await {
         assert_eq!((number(answer), acknowledged), (4, 0));
     }
     assert!(

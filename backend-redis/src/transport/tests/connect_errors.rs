@@ -72,8 +72,8 @@ async fn s1_wrong_credentials_are_said_and_not_shown() {
     says(&shown, ErrorKind::Unauthenticated, &["password_file"]);
     let shown = error(&server.url(), user("app", "canary")).await;
     says(&shown, ErrorKind::Unauthenticated, &["wrong"]);
-    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
-    let shown = format!("{link:?}");
+    let Opened { transport, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    let shown = format!("{transport:?}");
     assert!(
         shown.contains("redis://") && !shown.contains("secret"),
         "{shown}"
@@ -104,9 +104,9 @@ async fn missing_rights_name_the_command() {
     }
     let least = || user("least", "secret");
     // Without INFO and SCRIPT LOAD it goes on ...
-    let Opened { link, .. } = open(&url, least()).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
-    assert_eq!(link.facts().aof_enabled, None);
+    let Opened { transport, .. } = open(&url, least()).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(transport.deployment_info().aof_enabled, None);
     // ... unless something rests on them.
     let shown = error(&url, least().durability(Durability::Local)).await;
     says(
@@ -151,8 +151,8 @@ async fn durability_local_needs_the_log() {
     server
         .command(&["CONFIG", "SET", "appendonly", "yes"])
         .unwrap();
-    let Opened { link, .. } = open(&server.url(), local()).await.unwrap();
-    assert_eq!(link.facts().aof_enabled, Some(true));
+    let Opened { transport, .. } = open(&server.url(), local()).await.unwrap();
+    assert_eq!(transport.deployment_info().aof_enabled, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

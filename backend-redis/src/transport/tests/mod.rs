@@ -39,24 +39,24 @@ static ECHO: LazyLock<Script> = LazyLock::new(|| Script::new("return ARGV[1]".to
 
 /// What a listener has heard, in order.
 #[derive(Debug, Default)]
-struct Heard(Mutex<Vec<String>>);
+struct RecordedEvents(Mutex<Vec<String>>);
 
-impl Listener for Heard {
-    fn message(&self, payload: &[u8]) {
+impl Listener for RecordedEvents {
+    fn on_message(&self, payload: &[u8]) {
         let text = String::from_utf8_lossy(payload).into_owned();
         self.0.lock().unwrap().push(text);
     }
 
-    fn down(&self) {
+    fn on_disconnected(&self) {
         self.0.lock().unwrap().push("down".to_owned());
     }
 
-    fn up(&self) {
+    fn on_reconnected(&self) {
         self.0.lock().unwrap().push("up".to_owned());
     }
 }
 
-impl Heard {
+impl RecordedEvents {
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -66,7 +66,7 @@ impl Heard {
     }
 
     fn count(&self, what: &str) -> usize {
-        self.all().iter().filter(|heard| *heard == what).count()
+        self.all().iter().filter(|events| *events == what).count()
     }
 
     async fn until(&self, what: &str) {
@@ -91,7 +91,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()
 }
 
 /// As [`until`], for what has to be awaited.
-async fn until_ok<T, E: std::fmt::Debug>(
+async fn retry_until_ok<T, E: std::fmt::Debug>(
     what: &str,
     mut try_it: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
@@ -106,8 +106,8 @@ async fn until_ok<T, E: std::fmt::Debug>(
 }
 
 struct Opened {
-    link: Transport,
-    heard: Arc<Heard>,
+    transport: Transport,
+    events: Arc<RecordedEvents>,
 }
 
 /// Opens a link whose requests may take a second.
@@ -116,17 +116,17 @@ async fn open(url: &str, options: Options) -> Result<Opened, Error> {
 }
 
 async fn open_within(url: &str, options: Options, limit: Duration) -> Result<Opened, Error> {
-    let heard = Arc::new(Heard::default());
-    let opening = OpenParams {
+    let events = Arc::new(RecordedEvents::default());
+    let params = OpenParams {
         inbox: Some(INBOX.to_owned()),
         scripts: vec![&COUNT],
-        limit,
+        request_timeout: limit,
         clock: Arc::new(SystemClock),
-        listener: Arc::clone(&heard) as Arc<dyn Listener>,
+        listener: Arc::clone(&events) as Arc<dyn Listener>,
     };
-    let target = Address::new(&StoreUrl::parse(url)?, &options)?;
-    let link = Transport::open(target, options, opening).await?;
-    Ok(Opened { link, heard })
+    let address = Address::new(&StoreUrl::parse(url)?, &options)?;
+    let transport = Transport::open(address, options, params).await?;
+    Ok(Opened { transport, events })
 }
 
 fn user(name: &str, password: &str) -> Options {
@@ -161,9 +161,9 @@ fn number(answer: CallResult) -> i64 {
 
 /// The code of a refusal; `-` for one without.
 #[track_caller]
-fn refused(answer: CallResult) -> String {
+fn rejection_code(answer: CallResult) -> String {
     match answer {
-        Err(CallError::Refused { code, .. }) => code.unwrap_or_else(|| "-".to_owned()),
+        Err(CallError::NotExecuted { code, .. }) => code.unwrap_or_else(|| "-".to_owned()),
         other => panic!("{other:?}"),
     }
 }

@@ -9,9 +9,9 @@ static OURS: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.error_reply('NEWER 7 of us')".to_owned()));
 
 #[track_caller]
-fn failed(answer: CallResult) -> (String, String) {
+fn script_failure(answer: CallResult) -> (String, String) {
     match answer {
-        Err(CallError::Failed { code, detail }) => (code, detail),
+        Err(CallError::ScriptFailed { code, detail }) => (code, detail),
         other => panic!("{other:?}"),
     }
 }
@@ -19,16 +19,17 @@ fn failed(answer: CallResult) -> (String, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flushed_script_is_sent_whole_once() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    assert_eq!(number(transport.call(count("k")).await), 1);
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
     let mut answers = Vec::new();
     let calls = vec![count("k"), count("k"), call(&ECHO, "k", &["x"])];
-    link.call_all(calls, &mut |index, answer| {
-        answers.push((index, answer.is_ok()))
-    })
-    .await;
+    transport
+        .call_all(calls, &mut |index, answer| {
+            answers.push((index, answer.is_ok()))
+        })
+        .await;
     answers.sort_unstable();
     assert_eq!(answers, [(0, true), (1, true), (2, true)]);
     assert_eq!(ran(&server, "k"), "3");
@@ -37,21 +38,27 @@ async fn a_flushed_script_is_sent_whole_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_of_a_script_are_failures_with_their_code() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["LPUSH", "list", "1"]).unwrap();
-    assert_eq!(failed(link.call(count("list")).await).0, "WRONGTYPE");
-    let (code, detail) = failed(link.call(call(&OURS, "k", &[])).await);
+    assert_eq!(
+        script_failure(transport.call(count("list")).await).0,
+        "WRONGTYPE"
+    );
+    let (code, detail) = script_failure(transport.call(call(&OURS, "k", &[])).await);
     assert_eq!((&*code, &*detail), ("NEWER", "7 of us"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_refuses_and_changes_nothing() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server
         .command(&["CONFIG", "SET", "maxmemory", "1"])
         .unwrap();
-    assert_eq!(refused(link.call(call(&WRITE, "k", &["1"])).await), "OOM");
+    assert_eq!(
+        rejection_code(transport.call(call(&WRITE, "k", &["1"])).await),
+        "OOM"
+    );
     server
         .command(&["CONFIG", "SET", "maxmemory", "0"])
         .unwrap();
@@ -64,10 +71,10 @@ async fn a_busy_server_refuses() {
         .config("busy-reply-threshold", "50")
         .start();
     let server = server.unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let endless = tokio::spawn({
-        let link = link.clone();
-        async move { link.call(call(&ENDLESS, "k", &[])).await }
+        let transport = transport.clone();
+        async move { transport.call(call(&ENDLESS, "k", &[])).await }
     });
     // It comes to the server behind the endless one, on the same connection; a second link does
     // not share that.
@@ -81,10 +88,10 @@ async fn a_busy_server_refuses() {
     assert_eq!(other.kind(), ErrorKind::Unavailable, "{other}");
     assert!(other.to_string().contains("BUSY"), "{other}");
     server.command(&["SCRIPT", "KILL"]).unwrap();
-    let (code, _) = failed(endless.await.unwrap());
+    let (code, _) = script_failure(endless.await.unwrap());
     assert_eq!(code, "ERR");
-    assert_eq!(number(link.call(count("k")).await), 1);
-    assert_eq!(heard.count("down"), 0);
+    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,33 +100,33 @@ async fn rights_that_are_taken_away_are_refusals() {
         .acl_user("app", "secret", "~* &* +@all")
         .start()
         .unwrap();
-    let Opened { link, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
     let set = |rule| server.command(&["ACL", "SETUSER", "app", rule]).unwrap();
     set("-evalsha");
-    assert_eq!(refused(link.call(count("k")).await), "NOPERM");
+    assert_eq!(rejection_code(transport.call(count("k")).await), "NOPERM");
     set("+evalsha");
     // Inside of a script something may have been done before.
     set("-incr");
-    let (code, _) = failed(link.call(count("k")).await);
+    let (code, _) = script_failure(transport.call(count("k")).await);
     assert!(matches!(&*code, "ERR" | "NOPERM"), "{code}");
     set("+incr");
-    assert_eq!(number(link.call(count("k")).await), 2);
+    assert_eq!(number(transport.call(count("k")).await), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_became_a_replica_is_left_and_nothing_is_repeated() {
     let server = Server::builder().start().unwrap();
     let other = Server::builder().start().unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let port = other.port().to_string();
     server.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
-    assert_eq!(refused(link.call(count("k")).await), "READONLY");
-    heard.until("down").await;
+    assert_eq!(rejection_code(transport.call(count("k")).await), "READONLY");
+    events.until("down").await;
     // By its address there is no other master to be found.
-    assert_eq!(refused(link.call(count("k")).await), "-");
-    assert_eq!(heard.count("up"), 0);
+    assert_eq!(rejection_code(transport.call(count("k")).await), "-");
+    assert_eq!(events.count("up"), 0);
     server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
-    heard.until("up").await;
-    assert_eq!(number(link.call(count("k")).await), 1);
+    events.until("up").await;
+    assert_eq!(number(transport.call(count("k")).await), 1);
 }

@@ -8,32 +8,32 @@ use super::*;
 async fn the_new_master_is_found_after_the_old_one_was_killed() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
-    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
     let master = tokio::task::block_in_place(|| group.kill_master()).unwrap();
-    heard.until("up").await;
-    assert_eq!(heard.all()[0], "down");
-    until_ok("it answers", async || link.call(count("n")).await).await;
+    events.until("up").await;
+    assert_eq!(events.all()[0], "down");
+    retry_until_ok("it answers", async || transport.call(count("n")).await).await;
     assert_ne!(ran(master, "n"), "");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demoted_master_is_left_for_the_new_one() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
-    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
     let old = group.master().unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    assert_eq!(number(transport.call(count("k")).await), 1);
     let master = tokio::task::block_in_place(|| group.failover()).unwrap();
     assert_ne!(old.port(), master.port());
     // Until the old one is told, it takes what it will lose.
-    heard.until("up").await;
-    until_ok("it answers", async || link.call(count("n")).await).await;
+    events.until("up").await;
+    retry_until_ok("it answers", async || transport.call(count("n")).await).await;
     assert_eq!(ran(master, "n"), "1", "nothing was repeated");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,8 +51,8 @@ async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
         second.address(),
         group.name()
     );
-    let Opened { link, .. } = open(&url, Options::default()).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, .. } = open(&url, Options::default()).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
 
     let unknown = format!("redis+sentinel://{}/nobody", first.address());
     let error = open(&unknown, Options::default()).await.err().unwrap();
@@ -78,8 +78,8 @@ async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
 async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
-    let Opened { link, heard } = open(&group.url(), Options::default()).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
     // Nobody but us reaches it: the sentinels are told that it is another one, and it is not.
     let [sentinel] = group.sentinels() else {
         panic!("one sentinel");
@@ -90,9 +90,9 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
     sentinel
         .command(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "1"])
         .unwrap();
-    heard.until("up").await;
-    assert_eq!(heard.all(), ["down", "up"]);
-    assert_eq!(number(link.call(count("n")).await), 1);
+    events.until("up").await;
+    assert_eq!(events.all(), ["down", "up"]);
+    assert_eq!(number(transport.call(count("n")).await), 1);
     assert_eq!(ran(&other, "n"), "1");
 }
 
@@ -115,7 +115,7 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
     };
     assert!(!asked());
     let url = group.url();
-    let opening =
+    let params =
         tokio::spawn(async move { open_within(&url, Options::default(), TEST_TIMEOUT).await });
     until("the sentinel is asked", asked).await;
     let (name, port) = (group.name(), other.port().to_string());
@@ -124,8 +124,8 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
         .command(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "1"])
         .unwrap();
     old.resume().unwrap();
-    let Opened { link, heard } = opening.await.unwrap().unwrap();
-    assert_eq!(number(link.call(count("n")).await), 1);
+    let Opened { transport, events } = params.await.unwrap().unwrap();
+    assert_eq!(number(transport.call(count("n")).await), 1);
     assert_eq!(ran(&other, "n"), "1", "it is the other one that is asked");
-    assert!(heard.all().is_empty(), "{:?}", heard.all());
+    assert!(events.all().is_empty(), "{:?}", events.all());
 }

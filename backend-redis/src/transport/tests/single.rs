@@ -10,27 +10,27 @@ const SHORT_TIMEOUT: Duration = Duration::from_millis(500);
 async fn calls_are_answered_and_messages_heard_over_one_connection() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { link, heard } = open(&proxy.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.reset();
-    assert_eq!(number(link.call(count("k")).await), 1);
-    assert_eq!(number(link.call(count("k")).await), 2);
+    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(number(transport.call(count("k")).await), 2);
     server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
     assert_eq!(proxy.requests(), 2);
     assert_eq!(proxy.count("EVALSHA"), 2);
     assert_eq!(proxy.connections_made(), 1);
-    assert_eq!(heard.all(), ["hello"]);
+    assert_eq!(events.all(), ["hello"]);
 
-    let facts = link.facts();
+    let facts = transport.deployment_info();
     assert_eq!((facts.masters, facts.aof_enabled), (1, Some(false)));
     assert_eq!(facts.eviction_policy.as_deref(), Some("noeviction"));
     assert!(facts.version.starts_with(char::is_numeric), "{facts:?}");
-    assert_eq!(link.closed_until("k"), None);
+    assert_eq!(transport.grants_blocked_until("k"), None);
 
-    link.close().await;
-    assert_eq!(refused(link.call(count("k")).await), "-");
+    transport.close().await;
+    assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     until("the connection is closed", || proxy.connections_open() == 0).await;
-    assert_eq!(heard.all(), ["hello"], "closing is no failure");
+    assert_eq!(events.all(), ["hello"], "closing is no failure");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,8 +38,8 @@ async fn a_unix_socket_and_a_database_are_reached() {
     let server = Server::builder().start().unwrap();
     let url = format!("redis+unix:{}", server.unix_socket().display());
     let options = Options::default().database(3);
-    let Opened { link, .. } = open(&url, options).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, .. } = open(&url, options).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
     assert!(server.info("db3").unwrap().is_some());
     assert!(server.info("db0").unwrap().is_none());
 }
@@ -48,9 +48,9 @@ async fn a_unix_socket_and_a_database_are_reached() {
 async fn the_connection_ends_with_the_last_clone() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
-    let clone = link.clone();
-    drop(link);
+    let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    let clone = transport.clone();
+    drop(transport);
     assert_eq!(number(clone.call(count("k")).await), 1);
     drop(clone);
     until("the connection is closed", || proxy.connections_open() == 0).await;
@@ -59,41 +59,41 @@ async fn the_connection_ends_with_the_last_clone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
     let server = Server::builder().start().unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
-    assert_eq!(number(link.call(count("k")).await), 1);
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
+    assert_eq!(number(transport.call(count("k")).await), 1);
     server.kill();
-    heard.until("down").await;
+    events.until("down").await;
     // At once, and without being sent later.
-    let answer = tokio::time::timeout(SHORT_TIMEOUT, link.call(count("k"))).await;
-    assert_eq!(refused(answer.unwrap()), "-");
+    let answer = tokio::time::timeout(SHORT_TIMEOUT, transport.call(count("k"))).await;
+    assert_eq!(rejection_code(answer.unwrap()), "-");
     server.restart().unwrap();
-    heard.until("up").await;
-    assert_eq!(heard.all(), ["down", "up"]);
+    events.until("up").await;
+    assert_eq!(events.all(), ["down", "up"]);
     assert_eq!(
-        number(link.call(count("k")).await),
+        number(transport.call(count("k")).await),
         1,
         "the server is empty"
     );
     server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-    heard.until("hello").await;
+    events.until("hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { link, heard } = open(&proxy.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.drop_reply_of_and_cut("EVALSHA");
-    let answer = link.call(count("k")).await;
+    let answer = transport.call(count("k")).await;
     assert!(
-        matches!(answer, Err(CallError::Unanswered(_))),
+        matches!(answer, Err(CallError::OutcomeUnknown(_))),
         "{answer:?}"
     );
-    heard.until("up").await;
-    assert_eq!(heard.all(), ["down", "up"]);
+    events.until("up").await;
+    assert_eq!(events.all(), ["down", "up"]);
     assert_eq!(ran(&server, "k"), "1");
     proxy.reset();
-    assert_eq!(number(link.call(count("k")).await), 2);
+    assert_eq!(number(transport.call(count("k")).await), 2);
     assert_eq!(proxy.count("EVALSHA"), 1);
 }
 
@@ -101,21 +101,22 @@ async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
 async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.drop_reply_of_and_cut("EVALSHA");
     let calls: Vec<_> = (0..3).map(|n| count(&format!("k{n}"))).collect();
     let mut unanswered = 0;
-    link.call_all(calls, &mut |_, answer| {
-        assert!(
-            matches!(answer, Err(CallError::Unanswered(_))),
-            "{answer:?}"
-        );
-        unanswered += 1;
-    })
-    .await;
+    transport
+        .call_all(calls, &mut |_, answer| {
+            assert!(
+                matches!(answer, Err(CallError::OutcomeUnknown(_))),
+                "{answer:?}"
+            );
+            unanswered += 1;
+        })
+        .await;
     assert_eq!(unanswered, 3);
     until("it is connected again", || {
-        link.facts().aof_enabled.is_some()
+        transport.deployment_info().aof_enabled.is_some()
     })
     .await;
     for n in 0..3 {
@@ -126,17 +127,17 @@ async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_connection_is_told_and_subscribed_again() {
     let server = Server::builder().start().unwrap();
-    let Opened { heard, .. } = &open(&server.url(), Options::default()).await.unwrap();
+    let Opened { events, .. } = &open(&server.url(), Options::default()).await.unwrap();
     for round in 0..3 {
-        heard.clear();
+        events.clear();
         server
             .command(&["CLIENT", "KILL", "TYPE", "pubsub"])
             .unwrap();
-        heard.until("up").await;
+        events.until("up").await;
         let message = format!("hello {round}");
         server.command(&["PUBLISH", INBOX, &message]).unwrap();
-        heard.until(&message).await;
-        assert_eq!(heard.all(), ["down", "up", &*message]);
+        events.until(&message).await;
+        assert_eq!(events.all(), ["down", "up", &*message]);
     }
 }
 
@@ -148,22 +149,22 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
     let opened = open_within(&proxy.url(), options, SHORT_TIMEOUT)
         .await
         .unwrap();
-    let Opened { link, heard } = opened;
+    let Opened { transport, events } = opened;
     server.pause().unwrap();
     let begun = Instant::now();
     // Nobody waits for its answer: that it is missing is noticed all the same.
-    let waited = tokio::time::timeout(Duration::from_millis(20), link.call(count("k"))).await;
+    let waited = tokio::time::timeout(Duration::from_millis(20), transport.call(count("k"))).await;
     assert!(waited.is_err());
-    heard.until("down").await;
+    events.until("down").await;
     assert!(begun.elapsed() >= SHORT_TIMEOUT, "given up too early");
-    assert_eq!(refused(link.call(count("k")).await), "-");
+    assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     tokio::time::sleep(SHORT_TIMEOUT * 6).await;
     let made = proxy.connections_made();
     assert!((2..=20).contains(&made), "{made} connections");
     server.resume().unwrap();
-    heard.until("up").await;
-    until_ok("it answers", async || {
-        link.call(call(&ECHO, "k", &["x"])).await
+    events.until("up").await;
+    retry_until_ok("it answers", async || {
+        transport.call(call(&ECHO, "k", &["x"])).await
     })
     .await;
     // What was under way was carried out once, at most.
@@ -174,16 +175,16 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
 async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { heard, .. } = &open(&proxy.url(), Options::default()).await.unwrap();
+    let Opened { events, .. } = &open(&proxy.url(), Options::default()).await.unwrap();
     server.kill();
-    heard.until("down").await;
+    events.until("down").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let made = proxy.connections_made();
     // Twelve on average; without the waits, thousands.
     assert!((3..=60).contains(&made), "{made} connections");
     server.restart().unwrap();
-    heard.until("up").await;
-    assert_eq!(heard.all(), ["down", "up"]);
+    events.until("up").await;
+    assert_eq!(events.all(), ["down", "up"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,16 +193,16 @@ async fn an_idle_connection_is_not_given_up() {
     let limit = Duration::from_millis(50);
     let opened = open_within(&server.url(), Options::default(), Duration::from_secs(1)).await;
     drop(opened.unwrap());
-    let opened = until_ok("it opens", async || {
+    let opened = retry_until_ok("it opens", async || {
         open_within(&server.url(), Options::default(), limit).await
     });
-    let Opened { link, heard } = opened.await;
-    until_ok("it answers", async || link.call(count("k")).await).await;
-    heard.clear();
+    let Opened { transport, events } = opened.await;
+    retry_until_ok("it answers", async || transport.call(count("k")).await).await;
+    events.clear();
     server.pause().unwrap();
     tokio::time::sleep(limit * 10).await;
     assert_eq!(
-        heard.all(),
+        events.all(),
         [""; 0],
         "nothing was asked, so nothing is missing"
     );
@@ -213,29 +214,29 @@ async fn a_slow_answer_is_waited_for_while_others_come() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let opened = open_within(&proxy.url(), Options::default(), SHORT_TIMEOUT).await;
-    let Opened { link, heard } = opened.unwrap();
+    let Opened { transport, events } = opened.unwrap();
     // The answer is late; a push is life.
     let until = Instant::now() + SHORT_TIMEOUT * 4;
     while Instant::now() < until {
         server.command(&["PUBLISH", INBOX, "tick"]).unwrap();
-        assert!(link.call(count("k")).await.is_ok());
+        assert!(transport.call(count("k")).await.is_ok());
         tokio::time::sleep(SHORT_TIMEOUT / 10).await;
     }
-    assert_eq!(heard.count("down"), 0);
+    assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_server_stays_closed_for_its_delay() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(3600));
-    let Opened { link, .. } = open(&server.url(), options).await.unwrap();
-    let left = link.closed_until("k").unwrap();
+    let Opened { transport, .. } = open(&server.url(), options).await.unwrap();
+    let left = transport.grants_blocked_until("k").unwrap();
     let left = left.since(tenure_core::clock::Clock::now(&SystemClock));
     assert!(left > Duration::from_secs(3500) && left <= Duration::from_secs(3600));
     let options = Options::default().restart_delay(Duration::from_millis(1));
     tokio::time::sleep(Duration::from_millis(2100)).await;
-    let Opened { link, .. } = open(&server.url(), options).await.unwrap();
-    assert_eq!(link.closed_until("k"), None);
+    let Opened { transport, .. } = open(&server.url(), options).await.unwrap();
+    assert_eq!(transport.grants_blocked_until("k"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,14 +244,14 @@ async fn a_server_that_is_away_counts_as_started_this_moment() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(2));
     tokio::time::sleep(Duration::from_millis(3100)).await;
-    let Opened { link, heard } = open(&server.url(), options).await.unwrap();
-    assert_eq!(link.closed_until("k"), None);
+    let Opened { transport, events } = open(&server.url(), options).await.unwrap();
+    assert_eq!(transport.grants_blocked_until("k"), None);
     server.kill();
-    heard.until("down").await;
-    assert!(link.closed_until("k").is_some());
+    events.until("down").await;
+    assert!(transport.grants_blocked_until("k").is_some());
     server.restart().unwrap();
-    heard.until("up").await;
-    assert!(link.closed_until("k").is_some());
+    events.until("up").await;
+    assert!(transport.grants_blocked_until("k").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,13 +262,13 @@ async fn a_server_that_loads_its_data_is_waited_for() {
         .config("loading-process-events-interval-bytes", "1024")
         .config("key-load-delay", "500");
     let server = builder.start().unwrap();
-    let Opened { link, heard } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let fill = "for i = 1, 2000 do redis.call('SET', 'k' .. i, i) end";
     server.command(&["EVAL", fill, "0"]).unwrap();
     server.command(&["BGREWRITEAOF"]).unwrap();
     let rewritten = || server.info("aof_rewrite_in_progress").unwrap().as_deref() == Some("0");
     until("the log is rewritten", rewritten).await;
-    heard.clear();
+    events.clear();
     std::thread::scope(|scope| {
         scope.spawn(|| server.restart().unwrap());
         let runtime = tokio::runtime::Handle::current();
@@ -286,23 +287,24 @@ async fn a_server_that_loads_its_data_is_waited_for() {
             });
         });
     });
-    heard.until("up").await;
-    assert_eq!(heard.all(), ["down", "up"]);
-    assert_eq!(number(link.call(count("k7")).await), 8);
+    events.until("up").await;
+    assert_eq!(events.all(), ["down", "up"]);
+    assert_eq!(number(transport.call(count("k7")).await), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_calls_go_in_one_write_for_each_hundred() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let Opened { link, .. } = open(&proxy.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.reset();
     let calls: Vec<_> = (0..1000).map(|n| count(&format!("k{n}"))).collect();
     let mut answers = BTreeMap::new();
-    link.call_all(calls, &mut |index, answer| {
-        assert!(answers.insert(index, number(answer)).is_none());
-    })
-    .await;
+    transport
+        .call_all(calls, &mut |index, answer| {
+            assert!(answers.insert(index, number(answer)).is_none());
+        })
+        .await;
     assert_eq!(answers.len(), 1000);
     assert!(answers.values().all(|ran| *ran == 1));
     assert_eq!(proxy.count("EVALSHA"), 1000);
@@ -316,11 +318,11 @@ async fn scan_finds_every_key_page_by_page() {
         server.command(&["SET", &format!("a:{n}"), "1"]).unwrap();
     }
     server.command(&["SET", "b:1", "1"]).unwrap();
-    let Opened { link, .. } = open(&server.url(), Options::default()).await.unwrap();
+    let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     let mut found = std::collections::BTreeSet::new();
     let mut cursor = None;
     loop {
-        let (keys, next) = link.scan(cursor.as_deref(), "a:*", 50).await.unwrap();
+        let (keys, next) = transport.scan(cursor.as_deref(), "a:*", 50).await.unwrap();
         found.extend(keys);
         match next {
             Some(next) => cursor = Some(next),
@@ -328,7 +330,7 @@ async fn scan_finds_every_key_page_by_page() {
         }
     }
     assert_eq!(found.len(), 300);
-    assert!(link.scan(Some("rubbish"), "*", 1).await.is_err());
+    assert!(transport.scan(Some("rubbish"), "*", 1).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,10 +338,10 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let options = Options::default().replicas(1, Duration::from_millis(300));
-    let Opened { link, .. } = open(&master.url(), options).await.unwrap();
-    let patience = Duration::from_secs(5);
-    let answers = link
-        .call_replicated(vec![count("a"), count("b")], 1, patience)
+    let Opened { transport, .. } = open(&master.url(), options).await.unwrap();
+    let timeout = Duration::from_secs(5);
+    let answers = transport
+        .call_replicated(vec![count("a"), count("b")], 1, timeout)
         .await;
     let answers: Vec<_> = answers.into_iter().map(|(a, n)| (number(a), n)).collect();
     assert_eq!(answers, [(1, 1), (1, 1)]);
@@ -347,19 +349,23 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
     // One that does not answer holds up nobody else.
     replica.pause().unwrap();
     let late = tokio::spawn({
-        let link = link.clone();
-        let patience = Duration::from_millis(600);
-        async move { link.call_replicated(vec![count("a")], 1, patience).await }
+        let transport = transport.clone();
+        let timeout = Duration::from_millis(600);
+        async move {
+            transport
+                .call_replicated(vec![count("a")], 1, timeout)
+                .await
+        }
     });
     let server = &master;
     until("it has been carried out", || ran(server, "a") == "2").await;
-    assert_eq!(number(link.call(count("c")).await), 1);
+    assert_eq!(number(transport.call(count("c")).await), 1);
     assert!(!late.is_finished());
     let late = late.await.unwrap();
     assert_eq!((number(late[0].0.clone()), late[0].1), (2, 0));
     replica.resume().unwrap();
     let (before, now) = (clients(&master), || clients(&master));
-    link.close().await;
+    transport.close().await;
     until("both connections are closed", || now() + 2 <= before).await;
 }
 

@@ -28,10 +28,10 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     let own = server.certificates().unwrap();
     for host in ["127.0.0.1", "localhost"] {
         let opened = open(&url(&server, host), with_ca(own.ca_file())).await;
-        let Opened { link, heard } = opened.unwrap();
-        assert!(link.call(count("k")).await.is_ok());
+        let Opened { transport, events } = opened.unwrap();
+        assert!(transport.call(count("k")).await.is_ok());
         server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
-        heard.until("hello").await;
+        events.until("hello").await;
     }
     let (kind, shown) = error(&url(&server, "127.0.0.1"), Options::default()).await;
     assert_eq!(kind, ErrorKind::Config, "{shown}");
@@ -64,13 +64,13 @@ async fn renewed_certificates_need_no_restart_of_ours() {
     let server = Server::builder().tls().start().unwrap();
     let ca = server.certificates().unwrap().ca_file();
     let opened = open(&url(&server, "localhost"), with_ca(ca)).await;
-    let Opened { link, heard } = opened.unwrap();
+    let Opened { transport, events } = opened.unwrap();
     server.kill();
-    heard.until("down").await;
+    events.until("down").await;
     Certificates::generate(server.directory()).unwrap();
     server.restart().unwrap();
-    heard.until("up").await;
-    assert_eq!(number(link.call(count("k")).await), 1);
+    events.until("up").await;
+    assert_eq!(number(transport.call(count("k")).await), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,8 +86,8 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
         Some(own.client_key_file()),
     );
     let url = url(&server, "127.0.0.1");
-    let Opened { link, .. } = open(&url, Options::default().tls(full)).await.unwrap();
-    assert!(link.call(count("k")).await.is_ok());
+    let Opened { transport, .. } = open(&url, Options::default().tls(full)).await.unwrap();
+    assert!(transport.call(count("k")).await.is_ok());
     let (kind, shown) = error(&url, with_ca(own.ca_file())).await;
     assert_eq!(kind, ErrorKind::Unauthenticated, "{shown}");
     assert!(shown.contains("cert_file"), "{shown}");
