@@ -7,7 +7,7 @@ use tenure_core::{
     settings::{Host, StoreUrl},
 };
 
-use crate::config::{Options, refuse};
+use crate::config::{Options, config_error};
 
 /// The schemes, each with what it is.
 pub(crate) const SCHEMES: &[&str] = &[
@@ -112,18 +112,18 @@ impl Address {
     ///
     /// `Config` says what is wrong.
     pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
-        options.check()?;
+        options.validate()?;
         let scheme = url.scheme();
         let (base, form) = scheme.split_once('+').unwrap_or((scheme, ""));
         let secure = base == "rediss";
         if (base != "redis" && !secure) || !SCHEMES.contains(&scheme) {
-            return Err(refuse(format!(
+            return Err(config_error(format!(
                 "`{scheme}` is no scheme of Redis; known are {}",
                 SCHEMES.join(", ")
             )));
         }
         if !secure && !options.tls.is_empty() {
-            return Err(refuse(format!(
+            return Err(config_error(format!(
                 "certificates are set, but `{scheme}` is without TLS; use a scheme that begins \
                  with `rediss`"
             )));
@@ -133,7 +133,7 @@ impl Address {
         let (deployment, number) = match form {
             "unix" => {
                 if !hosts.is_empty() || !path.starts_with('/') {
-                    return Err(refuse(
+                    return Err(config_error(
                         "the socket's path is absolute: `redis+unix:/run/redis/redis.sock`",
                     ));
                 }
@@ -145,7 +145,7 @@ impl Address {
                 let name = parts.next().unwrap_or_default().to_owned();
                 let number = parts.next().filter(|number| !number.is_empty());
                 if hosts.is_empty() || name.is_empty() || parts.next().is_some() {
-                    return Err(refuse(wanted));
+                    return Err(config_error(wanted));
                 }
                 let sentinels = hosts
                     .iter()
@@ -156,7 +156,7 @@ impl Address {
             }
             "cluster" => {
                 if hosts.is_empty() {
-                    return Err(refuse(
+                    return Err(config_error(
                         "name one node of the cluster or several: `redis+cluster://h1,h2`",
                     ));
                 }
@@ -168,7 +168,7 @@ impl Address {
             }
             _ => {
                 let [host] = hosts else {
-                    return Err(refuse(format!(
+                    return Err(config_error(format!(
                         "`{scheme}` takes one server, such as `{scheme}://localhost`; several are \
                          `{base}+sentinel` or `{base}+cluster`"
                     )));
@@ -179,19 +179,19 @@ impl Address {
         };
         let database = match (number, options.database) {
             (Some(one), Some(other)) if one != other => {
-                return Err(refuse(format!(
+                return Err(config_error(format!(
                     "the address says database {one}, `backend.options.database` says {other}"
                 )));
             }
             (one, other) => one.or(other).unwrap_or(0),
         };
         if database != 0 && matches!(deployment, Deployment::Cluster { .. }) {
-            return Err(refuse("a cluster has no databases but number 0"));
+            return Err(config_error("a cluster has no databases but number 0"));
         }
         if !matches!(deployment, Deployment::Sentinel { .. })
             && (options.sentinel_username.is_some() || options.sentinel_password.is_some())
         {
-            return Err(refuse(format!(
+            return Err(config_error(format!(
                 "the options `sentinel_username` and `sentinel_password` mean nothing for \
                  `{scheme}`"
             )));
@@ -213,9 +213,9 @@ fn parse_path(path: &str) -> Result<Option<u32>, Error> {
 
 fn parse_database(number: &str) -> Result<u32, Error> {
     // The text may be anything that somebody put there by mistake: it is not repeated.
-    number
-        .parse()
-        .map_err(|_| refuse("the path of the address is the number of a database, such as `/3`"))
+    number.parse().map_err(|_| {
+        config_error("the path of the address is the number of a database, such as `/3`")
+    })
 }
 
 // The same text for the same store, with what the address left out.

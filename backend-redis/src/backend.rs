@@ -24,16 +24,16 @@ use tenure_core::{
 
 use crate::{
     address::Address,
-    config::{Durability as Kept, Options},
-    confirm::Confirming,
-    error::{error, from_fault, unexpected},
+    config::{Durability as ConfiguredDurability, Options},
+    error::{error, from_call_error, unexpected_reply},
+    grant_confirmation::GrantConfirmation,
+    inspect,
     keys::{KeySpace, LockKeys, inbox},
-    record::{read_holder, read_message, reason},
-    renewal,
+    record::{loss_reason, read_holder, read_message},
+    renew,
     reply::Reply,
     scripts::{self, LAST_TOKEN_TTL, Scripts},
     transport::{CallResult, Listener, OpenParams, ScriptCall, Transport},
-    view,
 };
 
 /// For how long an attempt is fenced off at least: a request may lie about for longer than a short
@@ -43,7 +43,7 @@ const FENCE_TTL: Duration = Duration::from_secs(600);
 /// A store of locks on Redis, not yet connected.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
-    target: Address,
+    address: Address,
     options: Options,
 }
 
@@ -55,72 +55,73 @@ impl RedisStore {
     ///
     /// [`ErrorKind::Config`] says what is wrong with the address, or with an option for it.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
-        let target = Address::new(url, &options)?;
+        let address = Address::new(url, &options)?;
         if let Some(template) = &options.plain_key {
-            KeySpace::plain(&Namespace::default(), template)?;
+            KeySpace::with_template(&Namespace::default(), template)?;
         }
-        Ok(Self { target, options })
+        Ok(Self { address, options })
     }
 }
 
 #[async_trait]
 impl Connect for RedisStore {
     fn info(&self) -> BackendInfo {
-        BackendInfo::new("redis", self.target.to_string())
+        BackendInfo::new("redis", self.address.to_string())
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
         let keys = match &self.options.plain_key {
-            Some(template) => KeySpace::plain(&context.namespace, template)?,
+            Some(template) => KeySpace::with_template(&context.namespace, template)?,
             None => KeySpace::new(&context.namespace),
         };
-        let confirming = (self.options.min_replicas > 0).then(Arc::<Confirming>::default);
-        let listener = Arc::new(Inbox {
+        let grant_confirmation =
+            (self.options.min_replicas > 0).then(Arc::<GrantConfirmation>::default);
+        let listener = Arc::new(EventForwarder {
             events: context.events.clone(),
-            confirming: confirming.clone(),
+            grant_confirmation: grant_confirmation.clone(),
         });
-        let opening = OpenParams {
+        let params = OpenParams {
             inbox: (!context.observer).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),
             listener,
         };
-        let link = Transport::open(self.target.clone(), self.options.clone(), opening).await?;
-        tracing::debug!(facts = ?link.deployment_info(), "connected");
-        let core = Arc::new(Shared {
-            link,
+        let transport = Transport::open(self.address.clone(), self.options.clone(), params).await?;
+        tracing::debug!(facts = ?transport.deployment_info(), "connected");
+        let shared = Arc::new(Shared {
+            transport,
             keys,
             options: self.options.clone(),
             context,
-            confirming,
+            grant_confirmation,
         });
-        if let Some(confirming) = &core.confirming {
-            confirming.begin(Arc::downgrade(&core));
+        if let Some(grant_confirmation) = &shared.grant_confirmation {
+            grant_confirmation.attach(Arc::downgrade(&shared));
         }
-        if let Err(lacking) = core.check_rights().await {
-            core.link.close().await;
-            return Err(lacking);
+        if let Err(missing_rights) = shared.check_rights().await {
+            shared.transport.close().await;
+            return Err(missing_rights);
         }
         Ok(Arc::new(RedisBackend {
             info: self.info(),
-            core,
+            shared,
         }))
     }
 }
 
 /// Takes what the connection reports to the core.
 #[derive(Debug)]
-struct Inbox {
+struct EventForwarder {
     events: EventSink,
-    confirming: Option<Arc<Confirming>>,
+    grant_confirmation: Option<Arc<GrantConfirmation>>,
 }
 
-impl Listener for Inbox {
+impl Listener for EventForwarder {
     fn on_message(&self, payload: &[u8]) {
-        match (read_message(payload), &self.confirming) {
-            (Some(BackendEvent::Granted(grant)), Some(confirming)) => {
-                confirming.confirm(grant, self.events.clone());
+        match (read_message(payload), &self.grant_confirmation) {
+            (Some(BackendEvent::Granted(grant)), Some(grant_confirmation)) => {
+                grant_confirmation.confirm(grant, self.events.clone());
             }
             (Some(event), _) => self.events.send(event),
             (None, _) => {
@@ -142,18 +143,18 @@ impl Listener for Inbox {
 #[derive(Debug)]
 pub(crate) struct RedisBackend {
     info: BackendInfo,
-    core: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 /// What every operation works with.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) link: Transport,
+    pub(crate) transport: Transport,
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
     /// Present if replicas have to acknowledge what is granted.
-    pub(crate) confirming: Option<Arc<Confirming>>,
+    pub(crate) grant_confirmation: Option<Arc<GrantConfirmation>>,
 }
 
 impl Shared {
@@ -161,39 +162,39 @@ impl Shared {
         self.context.clock.now()
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Result<LockKeys, Error> {
-        self.keys.lock(name, self.link.is_cluster())
+    pub(crate) fn lock_keys(&self, name: &LockName) -> Result<LockKeys, Error> {
+        self.keys.lock(name, self.transport.is_cluster())
     }
 
     /// What every new token is above, as the scripts are given it.
-    pub(crate) fn floor(&self) -> String {
+    pub(crate) fn token_floor(&self) -> String {
         self.context.token_floor.to_string()
     }
 
     /// Runs calls that give or prolong grants, and calls a grant given only once enough replicas
     /// have it.
     ///
-    /// `each` hears of every answer with the number of replicas that are missing.
-    pub(crate) async fn grant_all(
+    /// `on_answer` hears of every answer with the number of replicas that are missing.
+    pub(crate) async fn call_granting(
         &self,
         calls: Vec<ScriptCall>,
-        each: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+        on_answer: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) {
         let wanted = self.options.min_replicas;
         if wanted == 0 {
-            self.link
-                .call_all(calls, &mut |index, answer| each(index, answer, 0))
+            self.transport
+                .call_all(calls, &mut |index, answer| on_answer(index, answer, 0))
                 .await;
             return;
         }
-        let patience = self.options.replica_timeout;
-        let answers = self.link.call_replicated(calls, wanted, patience).await;
-        for (index, (answer, reached)) in answers.into_iter().enumerate() {
-            each(index, answer, wanted.saturating_sub(reached));
+        let timeout = self.options.replica_timeout;
+        let answers = self.transport.call_replicated(calls, wanted, timeout).await;
+        for (index, (answer, acks)) in answers.into_iter().enumerate() {
+            on_answer(index, answer, wanted.saturating_sub(acks));
         }
     }
 
-    pub(crate) fn too_few_replicas(&self, operation: &'static str, missing: u32) -> Error {
+    pub(crate) fn too_few_replicas(&self, operation: &'static str, missing_acks: u32) -> Error {
         let wanted = self.options.min_replicas;
         error(
             ErrorKind::Unavailable,
@@ -201,7 +202,7 @@ impl Shared {
             format!(
                 "{} of {wanted} replicas have acknowledged it within {}; `min_replicas` asks for \
                  all of them",
-                wanted - missing,
+                wanted - missing_acks,
                 humantime(self.options.replica_timeout),
             ),
         )
@@ -212,15 +213,15 @@ impl Shared {
     async fn check_rights(&self) -> Result<(), Error> {
         const OPERATION: &str = "connecting";
         let client = self.context.client;
-        let keys = self.lock(&LockName::new(format!("rights of {client}"))?)?;
-        let mut call = ScriptCall::new(&Scripts::get().rights, 5, 4 * keys.room());
-        keys.shown(&mut call);
+        let keys = self.lock_keys(&LockName::new(format!("rights of {client}"))?)?;
+        let mut call = ScriptCall::new(&Scripts::get().rights, 5, 4 * keys.max_key_len());
+        keys.push_for_inspect(&mut call);
         call.arg(inbox(client));
         call.arg(u8::from(self.context.observer));
-        let value = match self.link.call(call).await {
+        let value = match self.transport.call(call).await {
             Ok(value) => value,
-            Err(fault) => {
-                let error = from_fault(OPERATION, fault);
+            Err(error) => {
+                let error = from_call_error(OPERATION, error);
                 // A server that is busy or away is no matter of rights, and is told with what is
                 // asked of it.
                 return match error.kind() {
@@ -229,8 +230,8 @@ impl Shared {
                 };
             }
         };
-        let lacking: Vec<String> = redis::from_redis_value(value).unwrap_or_default();
-        if lacking.is_empty() {
+        let missing_rights: Vec<String> = redis::from_redis_value(value).unwrap_or_default();
+        if missing_rights.is_empty() {
             return Ok(());
         }
         Err(error(
@@ -239,15 +240,19 @@ impl Shared {
             format!(
                 "this user lacks rights that locks need: {}; compare its rights with the ACL line in \
                  docs/operations.md",
-                lacking.join(" ")
+                missing_rights.join(" ")
             ),
         ))
     }
 
     /// Whether the server of these keys was started so short a while ago that nothing may be granted
     /// there yet, as an error.
-    pub(crate) fn closed(&self, operation: &'static str, keys: &LockKeys) -> Option<Error> {
-        let until = self.link.grants_blocked_until(&keys.holder)?;
+    pub(crate) fn restart_delay_error(
+        &self,
+        operation: &'static str,
+        keys: &LockKeys,
+    ) -> Option<Error> {
+        let until = self.transport.grants_blocked_until(&keys.holder)?;
         let left = until.since(self.now());
         (!left.is_zero()).then(|| {
             error(
@@ -264,23 +269,29 @@ impl Shared {
 
     pub(crate) async fn remove(&self, request: &Remove) -> Result<Removed, Error> {
         const OPERATION: &str = "releasing";
-        let keys = self.lock(&request.name)?;
-        if let Some(confirming) = &self.confirming {
-            confirming.forget(request.attempt);
+        let keys = self.lock_keys(&request.name)?;
+        if let Some(grant_confirmation) = &self.grant_confirmation {
+            grant_confirmation.remove(request.attempt);
         }
         let fence = if request.outcome_known {
             Duration::ZERO
         } else {
             request.ttl.max(FENCE_TTL)
         };
-        let closed = self.closed(OPERATION, &keys).is_some();
-        let call = scripts::remove(&keys, request.attempt, fence, &self.floor(), closed);
+        let grants_blocked = self.restart_delay_error(OPERATION, &keys).is_some();
+        let call = scripts::remove_call(
+            &keys,
+            request.attempt,
+            fence,
+            &self.token_floor(),
+            grants_blocked,
+        );
         let value = self.run(OPERATION, call).await?;
         match &value {
             Value::BulkString(word) if word == b"holder" => Ok(Removed::AsHolder),
             Value::BulkString(word) if word == b"waiter" => Ok(Removed::AsWaiter),
             Value::BulkString(word) if word == b"absent" => Ok(Removed::Absent),
-            other => Err(unexpected(OPERATION, other)),
+            other => Err(unexpected_reply(OPERATION, other)),
         }
     }
 
@@ -289,10 +300,10 @@ impl Shared {
         operation: &'static str,
         call: ScriptCall,
     ) -> Result<Value, Error> {
-        self.link
+        self.transport
             .call(call)
             .await
-            .map_err(|fault| from_fault(operation, fault))
+            .map_err(|error| from_call_error(operation, error))
     }
 }
 
@@ -307,71 +318,77 @@ impl Backend for RedisBackend {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        Ok(capabilities(&self.core.options))
+        Ok(capabilities(&self.shared.options))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
         const OPERATION: &str = "acquiring";
-        let core = &*self.core;
-        let keys = core.lock(&request.name)?;
-        if let Some(closed) = core.closed(OPERATION, &keys) {
-            return Err(closed);
+        let shared = &*self.shared;
+        let keys = shared.lock_keys(&request.name)?;
+        if let Some(error) = shared.restart_delay_error(OPERATION, &keys) {
+            return Err(error);
         }
-        let from = core.now();
-        let call = scripts::enqueue(&keys, &request, core.context.client, &core.floor());
-        let Some(confirming) = &core.confirming else {
-            let value = core.run(OPERATION, call).await?;
-            return standing(OPERATION, &request, from, value);
+        let from = shared.now();
+        let call = scripts::enqueue_call(
+            &keys,
+            &request,
+            shared.context.client,
+            &shared.token_floor(),
+        );
+        let Some(grant_confirmation) = &shared.grant_confirmation else {
+            let value = shared.run(OPERATION, call).await?;
+            return parse_enqueued(OPERATION, &request, from, value);
         };
         let mut outcome = None;
-        core.grant_all(vec![call], &mut |_, answer, missing| {
-            outcome = Some((answer, missing));
-        })
-        .await;
-        let (answer, missing) =
+        shared
+            .call_granting(vec![call], &mut |_, answer, missing_acks| {
+                outcome = Some((answer, missing_acks));
+            })
+            .await;
+        let (answer, missing_acks) =
             outcome.ok_or_else(|| error(ErrorKind::OutcomeUnknown, OPERATION, "no answer"))?;
-        let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
-        let answer = standing(OPERATION, &request, from, value)?;
+        let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
+        let answer = parse_enqueued(OPERATION, &request, from, value)?;
         if matches!(answer, Enqueued::Waiting(_)) {
-            confirming.add(request.attempt, request.name.clone(), request.ttl);
+            grant_confirmation.add(request.attempt, request.name.clone(), request.ttl);
         }
-        if missing == 0 || !matches!(answer, Enqueued::Granted(_)) {
+        if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
             return Ok(answer);
         }
         // Undone: a failover could give it to somebody else.
         let removal = Remove::new(request.name, request.attempt, request.ttl, true);
-        let short = core.too_few_replicas(OPERATION, missing);
-        match core.remove(&removal).await {
-            Ok(_) => Err(short),
-            Err(_) => Err(short.with_kind(ErrorKind::OutcomeUnknown)),
+        let too_few = shared.too_few_replicas(OPERATION, missing_acks);
+        match shared.remove(&removal).await {
+            Ok(_) => Err(too_few),
+            Err(_) => Err(too_few.with_kind(ErrorKind::OutcomeUnknown)),
         }
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renewal::renew(&self.core, &entries).await
+        renew::renew(&self.shared, &entries).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        self.core.remove(&request).await
+        self.shared.remove(&request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        view::inspect(&self.core, name).await
+        inspect::inspect(&self.shared, name).await
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        view::list(&self.core, &request).await
+        inspect::list(&self.shared, &request).await
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         const OPERATION: &str = "evicting";
-        let core = &*self.core;
-        let keys = core.lock(name)?;
-        let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.room());
-        keys.all(&mut call);
+        let shared = &*self.shared;
+        let keys = shared.lock_keys(name)?;
+        let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.max_key_len());
+        keys.push_all(&mut call);
         call.arg(token);
-        call.arg(core.floor());
-        let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
+        call.arg(shared.token_floor());
+        let mut reply = Reply::new(OPERATION, shared.run(OPERATION, call).await?)?;
         if reply.text()? == "evicted" {
             return Ok(Evicted::Evicted);
         }
@@ -381,12 +398,12 @@ impl Backend for RedisBackend {
     }
 
     async fn close(&self) {
-        self.core.link.close().await;
+        self.shared.transport.close().await;
     }
 }
 
 /// What an answer says of an attempt that asked to be enqueued.
-fn standing(
+fn parse_enqueued(
     operation: &'static str,
     request: &Enqueue,
     from: Instant,
@@ -396,37 +413,37 @@ fn standing(
     if let Value::BulkString(token) = &value {
         let token = std::str::from_utf8(token).ok();
         let token = token.and_then(|token| token.parse().ok());
-        let token = FencingToken::new(token.ok_or_else(|| unexpected(operation, &value))?);
+        let token = FencingToken::new(token.ok_or_else(|| unexpected_reply(operation, &value))?);
         let grant = Grant::proved(request.attempt, token, request.ttl, from);
         return Ok(Enqueued::Granted(grant));
     }
     let mut reply = Reply::new(operation, value)?;
     match reply.text()?.as_str() {
-        "granted" => Ok(Enqueued::Granted(granted(
+        "granted" => Ok(Enqueued::Granted(parse_granted(
             &mut reply,
             request.attempt,
             from,
         )?)),
-        "waiting" => Ok(Enqueued::Waiting(waiting(&mut reply, from)?)),
+        "waiting" => Ok(Enqueued::Waiting(parse_waiting(&mut reply, from)?)),
         "busy" => {
             let now = reply.count()?;
             let raw = reply.text()?;
-            let holder = shown_holder(&raw, now, reply.number()?);
+            let holder = holder_or_default(&raw, now, reply.number()?);
             Ok(Enqueued::Busy(holder.unwrap_or_default()))
         }
         "gone" => Ok(Enqueued::Gone),
-        _ => Err(unexpected(operation, &Value::Nil)),
+        _ => Err(unexpected_reply(operation, &Value::Nil)),
     }
 }
 
 /// A holder that is only to be shown. The script has done its work by now: that somebody scribbled
 /// over what is shown of another must not look like a failure without effect.
-fn shown_holder(raw: &str, now: u64, foreign_ms: i64) -> Option<Holder> {
+fn holder_or_default(raw: &str, now: u64, foreign_ms: i64) -> Option<Holder> {
     read_holder(raw, now, foreign_ms).unwrap_or_else(|_| Some(Holder::default()))
 }
 
 /// Reads the rest of "granted".
-pub(crate) fn granted(
+pub(crate) fn parse_granted(
     reply: &mut Reply,
     attempt: AttemptId,
     from: Instant,
@@ -437,13 +454,13 @@ pub(crate) fn granted(
 }
 
 /// Reads the rest of "waiting".
-pub(crate) fn waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error> {
+pub(crate) fn parse_waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error> {
     let as_of = StoreTime::new(reply.count()?);
     let now = reply.count()?;
     let ahead = reply.count()?;
     let within = Duration::from_micros(reply.count()?);
     let raw = reply.text()?;
-    let holder = shown_holder(&raw, now, reply.number()?);
+    let holder = holder_or_default(&raw, now, reply.number()?);
     Ok(Waiting::new(from, as_of)
         .with_ahead(ahead)
         .with_holder(holder)
@@ -451,7 +468,7 @@ pub(crate) fn waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error
 }
 
 /// Reads the answer to one report.
-pub(crate) fn reported(
+pub(crate) fn parse_report(
     operation: &'static str,
     attempt: AttemptId,
     from: Instant,
@@ -459,18 +476,18 @@ pub(crate) fn reported(
 ) -> Result<Renewed, Error> {
     let mut reply = Reply::new(operation, value)?;
     match reply.text()?.as_str() {
-        "granted" => Ok(Renewed::Granted(granted(&mut reply, attempt, from)?)),
-        "waiting" => Ok(Renewed::Waiting(waiting(&mut reply, from)?)),
-        "gone" => Ok(Renewed::Gone(reason(&reply.text()?))),
-        _ => Err(unexpected(operation, &Value::Nil)),
+        "granted" => Ok(Renewed::Granted(parse_granted(&mut reply, attempt, from)?)),
+        "waiting" => Ok(Renewed::Waiting(parse_waiting(&mut reply, from)?)),
+        "gone" => Ok(Renewed::Gone(loss_reason(&reply.text()?))),
+        _ => Err(unexpected_reply(operation, &Value::Nil)),
     }
 }
 
 fn capabilities(options: &Options) -> Capabilities {
     let durability = match (options.min_replicas, options.durability) {
         (1.., _) => Durability::Replicated,
-        (0, Kept::Local) => Durability::Local,
-        (0, Kept::Volatile) => Durability::Volatile,
+        (0, ConfiguredDurability::Local) => Durability::Local,
+        (0, ConfiguredDurability::Volatile) => Durability::Volatile,
     };
     Capabilities::new(
         durability,
@@ -492,7 +509,10 @@ fn capabilities(options: &Options) -> Capabilities {
 
 /// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more
 /// than so many.
-pub(crate) fn grouped(slots: impl Iterator<Item = (usize, u16)>, most: usize) -> Vec<Vec<usize>> {
+pub(crate) fn group_by_slot(
+    slots: impl Iterator<Item = (usize, u16)>,
+    max_len: usize,
+) -> Vec<Vec<usize>> {
     let mut by_slot: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for (index, slot) in slots {
         by_slot.entry(slot).or_default().push(index);
@@ -501,7 +521,7 @@ pub(crate) fn grouped(slots: impl Iterator<Item = (usize, u16)>, most: usize) ->
         .into_values()
         .flat_map(|indices| {
             indices
-                .chunks(most)
+                .chunks(max_len)
                 .map(<[usize]>::to_vec)
                 .collect::<Vec<_>>()
         })

@@ -187,14 +187,14 @@ impl Options {
     }
 
     /// Reads them from settings.
-    pub(crate) fn read(settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
         let durability = match given.get::<String>("durability")?.as_deref() {
             None | Some("volatile") => Durability::Volatile,
             Some("local") => Durability::Local,
             Some(_) => {
-                return Err(refuse(
+                return Err(config_error(
                     "`backend.options.durability` is \"volatile\" or \"local\"",
                 ));
             }
@@ -203,7 +203,7 @@ impl Options {
             None | Some("refuse") => Eviction::Refuse,
             Some("warn") => Eviction::Warn,
             Some(_) => {
-                return Err(refuse(
+                return Err(config_error(
                     "`backend.options.eviction` is \"refuse\" or \"warn\"",
                 ));
             }
@@ -232,33 +232,37 @@ impl Options {
     }
 
     /// Refuses what cannot be meant. What depends on the address is the target's to check.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
-            return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
+            return Err(config_error(
+                "`backend.options.connect_timeout` is under 1 ms",
+            ));
         }
         if self.replica_timeout < Duration::from_millis(1) {
             // A `WAIT` of 0 ms would wait for ever.
-            return Err(refuse("`backend.options.replica_timeout` is under 1 ms"));
+            return Err(config_error(
+                "`backend.options.replica_timeout` is under 1 ms",
+            ));
         }
         if let Some(template) = &self.plain_key
             && !template.contains("{name}")
         {
-            return Err(refuse(
+            return Err(config_error(
                 "`backend.options.plain_key` needs `{name}` in it, or all locks would share one key",
             ));
         }
         if self.username.is_some() && self.password.is_none() {
-            return Err(refuse(
+            return Err(config_error(
                 "`backend.username` is set and no password; set `backend.password_file` too",
             ));
         }
         if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
-            return Err(refuse(
+            return Err(config_error(
                 "`backend.options.sentinel_username` is set and `sentinel_password` is not",
             ));
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(refuse(
+            return Err(config_error(
                 "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
                  or neither",
             ));
@@ -268,7 +272,7 @@ impl Options {
 }
 
 /// A refusal of the configuration.
-pub(crate) fn refuse(detail: impl Into<String>) -> Error {
+pub(crate) fn config_error(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, "configuring the store")
         .with_backend("redis")
         .with_detail(detail)
@@ -297,15 +301,15 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as Given, StoreUrl, Value};
+    use tenure_core::settings::{Options as RawOptions, StoreUrl, Value};
 
     use super::*;
 
     fn read(key: &str, value: &str) -> Result<Options, Error> {
         let settings = Settings::new(StoreUrl::parse("redis://h").unwrap())
-            .with_options(Given::new().with(key, Value::from(value), "variable X"));
-        let options = Options::read(&settings)?;
-        options.check().map(|()| options)
+            .with_options(RawOptions::new().with(key, Value::from(value), "variable X"));
+        let options = Options::from_settings(&settings)?;
+        options.validate().map(|()| options)
     }
 
     #[test]
@@ -355,9 +359,9 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
         }
         let named = Options::default().credentials(Some("me".into()), None);
-        assert!(named.check().is_err());
+        assert!(named.validate().is_err());
         let half = Options::default().tls(Tls::new(None, Some("c.pem".into()), None));
-        assert!(half.check().is_err());
+        assert!(half.validate().is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<
 }
 
 /// The server answered what none of our scripts answers.
-pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
+pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error {
     let what = match value {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",
@@ -30,34 +30,34 @@ pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
 }
 
 /// A fault, as the error of an operation.
-pub(crate) fn from_fault(operation: &'static str, fault: CallError) -> Error {
-    match fault {
+pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) -> Error {
+    match call_error {
         CallError::NotExecuted { code: None, detail } => {
             error(ErrorKind::Unavailable, operation, detail)
         }
         CallError::NotExecuted {
             code: Some(code),
             detail,
-        } => answered(operation, &code, &detail),
+        } => from_reply(operation, &code, &detail),
         CallError::OutcomeUnknown(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,
             "the server did not answer; whether it has carried the request out is not known",
         )
         .with_source(source),
-        CallError::ScriptFailed { code, detail } => answered(operation, &code, &detail),
+        CallError::ScriptFailed { code, detail } => from_reply(operation, &code, &detail),
     }
 }
 
 /// An error that the server or a script answered. None of the scripts changes anything before the
 /// point where one of these can come up.
-pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Error {
+pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> Error {
     let (kind, text) = match code {
         "TENURE_CORRUPT" => (
             ErrorKind::Corrupt,
             format!(
                 "key {} does not hold what this backend writes; delete it if nothing else uses it",
-                shown(detail)
+                quoted(detail)
             ),
         ),
         "TENURE_NEWER" => {
@@ -67,7 +67,7 @@ pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Err
                 format!(
                     "key {} was written in format {version}, this version understands format 1; \
                      update this program",
-                    shown(key)
+                    quoted(key)
                 ),
             )
         }
@@ -85,14 +85,14 @@ pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Err
             ErrorKind::Unauthenticated,
             format!("the server says {code}: {detail}"),
         ),
-        "NOPERM" => (ErrorKind::PermissionDenied, lacking(detail)),
+        "NOPERM" => (ErrorKind::PermissionDenied, missing_rights(detail)),
         "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
         | "NOREPLICAS" | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => (
             ErrorKind::Unavailable,
             format!("the server says {code}: {detail}"),
         ),
         _ if detail.contains("ACL failure") || detail.contains("can't run this command") => {
-            (ErrorKind::PermissionDenied, lacking(detail))
+            (ErrorKind::PermissionDenied, missing_rights(detail))
         }
         _ => (
             ErrorKind::Protocol,
@@ -103,12 +103,12 @@ pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Err
 }
 
 /// What a refusal for want of a right says, without the place in the script, which helps nobody.
-fn lacking(detail: &str) -> String {
-    let said = detail.split(" script: ").next().unwrap_or(detail);
-    format!("{said}; compare its rights with the ACL line in docs/operations.md")
+fn missing_rights(detail: &str) -> String {
+    let message = detail.split(" script: ").next().unwrap_or(detail);
+    format!("{message}; compare its rights with the ACL line in docs/operations.md")
 }
 
 /// A key as it can be shown in one line.
-fn shown(key: &str) -> String {
+fn quoted(key: &str) -> String {
     format!("{key:?}")
 }

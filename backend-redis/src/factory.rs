@@ -38,7 +38,7 @@ impl Factory for RedisFactory {
     }
 
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
-        let options = Options::read(settings)?;
+        let options = Options::from_settings(settings)?;
         Ok(Arc::new(RedisStore::open(&settings.url, options)?))
     }
 }
@@ -49,7 +49,7 @@ mod tests {
         error::ErrorKind,
         registry::Registry,
         secret::Secret,
-        settings::{Options as Given, StoreUrl, Value},
+        settings::{Options as RawOptions, StoreUrl, Value},
     };
 
     use super::*;
@@ -59,7 +59,7 @@ mod tests {
         registry.register(Arc::new(RedisFactory::new()))?;
         let settings = Settings::new(StoreUrl::parse(url).unwrap())
             .with_credentials(Some("me".to_owned()), Some(Secret::new("canary")))
-            .with_options(Given::new().with(key, Value::from(value), "variable X"));
+            .with_options(RawOptions::new().with(key, Value::from(value), "variable X"));
         let store = registry.open(&settings)?;
         assert!(!format!("{store:?}").contains("canary"));
         assert_eq!(store.info().scheme, "redis");

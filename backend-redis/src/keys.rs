@@ -13,7 +13,7 @@
 //! brace or a colon: what stands between the braces is the hash tag, and keeps all keys of a lock in
 //! one slot of a cluster.
 //!
-//! With a template for [plain keys](KeySpace::plain) the holder's key is the one that other programs
+//! With a template for [plain keys](KeySpace::with_template) the holder's key is the one that other programs
 //! use; the other keys then carry its hash tag.
 
 use std::fmt::Write;
@@ -46,12 +46,12 @@ pub(crate) fn inbox(client: ClientId) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
     namespace: String,
-    plain: Option<Plain>,
+    template: Option<PlainTemplate>,
 }
 
 /// A template such as `lock:{name}`.
 #[derive(Clone, Debug)]
-struct Plain {
+struct PlainTemplate {
     before: String,
     after: String,
 }
@@ -61,7 +61,7 @@ struct Plain {
 pub(crate) struct LockKeys {
     pub(crate) holder: String,
     /// What the others begin with, if that is not what the holder's begins with.
-    stem: Option<String>,
+    prefix: Option<String>,
 }
 
 impl KeySpace {
@@ -69,7 +69,7 @@ impl KeySpace {
     pub(crate) fn new(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.encoded(),
-            plain: None,
+            template: None,
         }
     }
 
@@ -79,12 +79,12 @@ impl KeySpace {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] if `{name}` does not occur in it exactly once.
-    pub(crate) fn plain(namespace: &Namespace, template: &str) -> Result<Self, Error> {
+    pub(crate) fn with_template(namespace: &Namespace, template: &str) -> Result<Self, Error> {
         let template = template.replace("{namespace}", namespace.as_str());
         match template.split("{name}").collect::<Vec<_>>().as_slice() {
             [before, after] => Ok(Self {
                 namespace: namespace.encoded(),
-                plain: Some(Plain {
+                template: Some(PlainTemplate {
                     before: (*before).to_owned(),
                     after: (*after).to_owned(),
                 }),
@@ -107,7 +107,7 @@ impl KeySpace {
     /// can name.
     pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
         let encoded = name.encoded();
-        let Some(plain) = &self.plain else {
+        let Some(template) = &self.template else {
             let parts = [
                 "tenure:{",
                 &self.namespace,
@@ -118,10 +118,10 @@ impl KeySpace {
             ];
             return Ok(LockKeys {
                 holder: parts.concat(),
-                stem: None,
+                prefix: None,
             });
         };
-        let holder = format!("{}{}{}", plain.before, name.as_str(), plain.after);
+        let holder = format!("{}{}{}", template.before, name.as_str(), template.after);
         if holder.starts_with("tenure:") {
             return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
                 .with_backend("redis")
@@ -142,36 +142,36 @@ impl KeySpace {
                 ));
         }
         // The tag may hold anything; what follows it keeps locks apart.
-        let stem = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
+        let prefix = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
         Ok(LockKeys {
             holder,
-            stem: Some(stem),
+            prefix: Some(prefix),
         })
     }
 
     /// A pattern of `SCAN` that finds at least the holders' keys and the queues' of all locks whose
     /// names begin so.
-    pub(crate) fn pattern(&self, prefix: &str) -> String {
-        match &self.plain {
+    pub(crate) fn scan_pattern(&self, prefix: &str) -> String {
+        match &self.template {
             None => format!(
                 "tenure:{{{}:{}*",
-                glob(&self.namespace),
-                glob(&encoded_prefix(prefix))
+                escape_glob(&self.namespace),
+                escape_glob(&encoded_prefix(prefix))
             ),
-            Some(plain) => format!(
+            Some(template) => format!(
                 "{}{}*{}",
-                glob(&plain.before),
-                glob(prefix),
-                glob(&plain.after)
+                escape_glob(&template.before),
+                escape_glob(prefix),
+                escape_glob(&template.after)
             ),
         }
     }
 
-    /// The lock that a key found by [`pattern`](Self::pattern) belongs to; `None` for a key of
+    /// The lock that a key found by [`scan_pattern`](Self::scan_pattern) belongs to; `None` for a key of
     /// another kind, or somebody else's.
     pub(crate) fn name_of(&self, key: &[u8]) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?;
-        match &self.plain {
+        match &self.template {
             None => {
                 let rest = key
                     .strip_prefix("tenure:{")?
@@ -182,10 +182,10 @@ impl KeySpace {
                     .or_else(|| rest.strip_suffix("}:queue"))?;
                 LockName::from_encoded(encoded)
             }
-            Some(plain) => {
+            Some(template) => {
                 let name = key
-                    .strip_prefix(&*plain.before)?
-                    .strip_suffix(&*plain.after)?;
+                    .strip_prefix(&*template.before)?
+                    .strip_suffix(&*template.after)?;
                 LockName::new(name).ok()
             }
         }
@@ -194,45 +194,45 @@ impl KeySpace {
 
 impl LockKeys {
     /// Gives a script all that are there for every attempt, in the order in which scripts take them.
-    pub(crate) fn all(&self, call: &mut ScriptCall) {
+    pub(crate) fn push_all(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
-            self.one(last, call);
+        for suffix in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
+            self.push(suffix, call);
         }
     }
 
     /// Gives a script those that show who holds the lock and who waits for it.
-    pub(crate) fn shown(&self, call: &mut ScriptCall) {
+    pub(crate) fn push_for_inspect(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
-            self.one(last, call);
+        for suffix in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
+            self.push(suffix, call);
         }
     }
 
     /// Gives a script the key by which an attempt is fenced off.
-    pub(crate) fn fenced(&self, attempt: AttemptId, call: &mut ScriptCall) {
+    pub(crate) fn push_fence(&self, attempt: AttemptId, call: &mut ScriptCall) {
         call.key_with(|text| {
-            text.push_str(self.stem());
+            text.push_str(self.prefix());
             // Writing to a text does not fail.
             let _ = write!(text, "{FENCE_SUFFIX}{attempt}");
         });
     }
 
     /// More bytes than one of them takes, but for that by which an attempt is fenced off.
-    pub(crate) fn room(&self) -> usize {
-        self.holder.len().max(self.stem().len()) + 16
+    pub(crate) fn max_key_len(&self) -> usize {
+        self.holder.len().max(self.prefix().len()) + 16
     }
 
-    fn one(&self, last: &str, call: &mut ScriptCall) {
+    fn push(&self, suffix: &str, call: &mut ScriptCall) {
         call.key_with(|text| {
-            text.push_str(self.stem());
-            text.push_str(last);
+            text.push_str(self.prefix());
+            text.push_str(suffix);
         });
     }
 
-    fn stem(&self) -> &str {
-        match &self.stem {
-            Some(stem) => stem,
+    fn prefix(&self) -> &str {
+        match &self.prefix {
+            Some(prefix) => prefix,
             None => self
                 .holder
                 .strip_suffix(HOLDER_SUFFIX)
@@ -262,7 +262,7 @@ fn encoded_prefix(prefix: &str) -> String {
     }
 }
 
-fn glob(text: &str) -> String {
+fn escape_glob(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
@@ -275,20 +275,20 @@ fn glob(text: &str) -> String {
 
 #[cfg(test)]
 impl LockKeys {
-    pub(crate) fn fence(&self) -> String {
-        format!("{}{LAST_TOKEN_SUFFIX}", self.stem())
+    pub(crate) fn last_token(&self) -> String {
+        format!("{}{LAST_TOKEN_SUFFIX}", self.prefix())
     }
 
     pub(crate) fn queue(&self) -> String {
-        format!("{}{QUEUE_SUFFIX}", self.stem())
+        format!("{}{QUEUE_SUFFIX}", self.prefix())
     }
 
     pub(crate) fn entries(&self) -> String {
-        format!("{}{ENTRIES_SUFFIX}", self.stem())
+        format!("{}{ENTRIES_SUFFIX}", self.prefix())
     }
 
-    pub(crate) fn fence_of(&self, attempt: AttemptId) -> String {
-        format!("{}{FENCE_SUFFIX}{attempt}", self.stem())
+    pub(crate) fn fence(&self, attempt: AttemptId) -> String {
+        format!("{}{FENCE_SUFFIX}{attempt}", self.prefix())
     }
 }
 
@@ -326,7 +326,7 @@ mod tests {
                 assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.queue()));
                 assert_eq!(keys.name_of(lock.holder.as_bytes()), Some(name(text)));
                 assert_eq!(keys.name_of(lock.queue().as_bytes()), Some(name(text)));
-                assert_eq!(keys.name_of(lock.fence().as_bytes()), None);
+                assert_eq!(keys.name_of(lock.last_token().as_bytes()), None);
                 assert!(seen.insert(lock.holder), "{space} {text}");
             }
         }
@@ -334,28 +334,28 @@ mod tests {
 
     #[test]
     fn plain_keys_are_those_of_other_programs() {
-        let keys = KeySpace::plain(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
+        let keys = KeySpace::with_template(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
         let lock = keys.lock(&name("a{b}c"), true).unwrap();
         assert_eq!(lock.holder, "app/lock:a{b}c!");
-        assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.fence()));
+        assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.last_token()));
         assert_eq!(keys.name_of(b"app/lock:x!"), Some(name("x")));
         assert_eq!(keys.name_of(b"app/lock:\xff!"), None);
-        assert_eq!(keys.pattern("a*"), "app/lock:a\\**!");
+        assert_eq!(keys.scan_pattern("a*"), "app/lock:a\\**!");
         assert!(keys.lock(&name("a}"), true).is_err());
         assert!(keys.lock(&name("a}"), false).is_ok());
-        let bare = KeySpace::plain(&namespace("app"), "{name}").unwrap();
+        let bare = KeySpace::with_template(&namespace("app"), "{name}").unwrap();
         assert!(bare.lock(&name("tenure:{x}:a:x:fence"), false).is_err());
         for wrong in ["lock", "{name}{name}"] {
-            assert!(KeySpace::plain(&namespace("app"), wrong).is_err());
+            assert!(KeySpace::with_template(&namespace("app"), wrong).is_err());
         }
     }
 
     #[test]
     fn two_plain_keys_of_one_slot_keep_apart() {
-        let keys = KeySpace::plain(&namespace("app"), "{name}").unwrap();
-        let fences: Vec<_> = ["{a}b", "{a}c"]
-            .map(|text| keys.lock(&name(text), true).unwrap().fence())
+        let keys = KeySpace::with_template(&namespace("app"), "{name}").unwrap();
+        let last_tokens: Vec<_> = ["{a}b", "{a}c"]
+            .map(|text| keys.lock(&name(text), true).unwrap().last_token())
             .into();
-        assert_ne!(fences[0], fences[1]);
+        assert_ne!(last_tokens[0], last_tokens[1]);
     }
 }

@@ -22,16 +22,16 @@
 mod address;
 mod backend;
 mod config;
-mod confirm;
 mod error;
 mod factory;
+mod grant_confirmation;
+mod inspect;
 mod keys;
 mod record;
-mod renewal;
+mod renew;
 mod reply;
 mod scripts;
 mod transport;
-mod view;
 
 pub use backend::RedisStore;
 pub use config::{Durability, Eviction, Options};

@@ -35,12 +35,12 @@ pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
 }
 
 /// A moment of the server's clock.
-pub(crate) fn wall(micros: u64) -> SystemTime {
+pub(crate) fn system_time(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
 /// Writes whose an entry is, as the script that makes it is given it: TTL, client and owner.
-pub(crate) fn write_whose(request: &Enqueue, client: ClientId, text: &mut String) {
+pub(crate) fn write_attempt_fields(request: &Enqueue, client: ClientId, text: &mut String) {
     let _ = write!(text, "{} {client} ", request.ttl.as_micros());
     write_owner(&request.owner, text);
 }
@@ -79,14 +79,14 @@ fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     Some(
         Holder::new(attempt, owner)
             .with_token(FencingToken::new(token))
-            .with_since(Since::Granted(wall(granted)))
+            .with_since(Since::Granted(system_time(granted)))
             .with_expires_in(Some(Duration::from_micros(left)))
             .with_ttl(Duration::from_micros(ttl)),
     )
 }
 
 /// Reads why an entry is gone.
-pub(crate) fn reason(word: &str) -> LossReason {
+pub(crate) fn loss_reason(word: &str) -> LossReason {
     match word {
         "expired" => LossReason::Expired,
         "displaced" => LossReason::Displaced,
@@ -113,7 +113,7 @@ pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
         }
         "lost" => Some(BackendEvent::Lost {
             attempt,
-            reason: reason(words.next()?),
+            reason: loss_reason(words.next()?),
         }),
         _ => None,
     }

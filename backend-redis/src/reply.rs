@@ -20,14 +20,14 @@ impl Reply {
                 operation,
                 parts: parts.into_iter(),
             }),
-            other => Err(error::unexpected(operation, &other)),
+            other => Err(error::unexpected_reply(operation, &other)),
         }
     }
 
     fn next(&mut self) -> Result<Value, Error> {
         self.parts
             .next()
-            .ok_or_else(|| error::unexpected(self.operation, &Value::Nil))
+            .ok_or_else(|| error::unexpected_reply(self.operation, &Value::Nil))
     }
 
     /// The next part, as a text. What a script read from a key may be any bytes; those that are no
@@ -36,7 +36,7 @@ impl Reply {
         match self.next()? {
             Value::BulkString(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Value::SimpleString(text) => Ok(text),
-            other => Err(error::unexpected(self.operation, &other)),
+            other => Err(error::unexpected_reply(self.operation, &other)),
         }
     }
 
@@ -50,13 +50,14 @@ impl Reply {
                 .and_then(|text| text.parse().ok()),
             _ => None,
         };
-        number.ok_or_else(|| error::unexpected(self.operation, &part))
+        number.ok_or_else(|| error::unexpected_reply(self.operation, &part))
     }
 
     /// The next part, as a count or a moment: not negative.
     pub(crate) fn count(&mut self) -> Result<u64, Error> {
         let number = self.number()?;
-        u64::try_from(number).map_err(|_| error::unexpected(self.operation, &Value::Int(number)))
+        u64::try_from(number)
+            .map_err(|_| error::unexpected_reply(self.operation, &Value::Int(number)))
     }
 
     /// The next part, as a list of its own.

@@ -132,7 +132,7 @@ impl Store {
 
     fn report(&mut self, who: usize) -> Value {
         let mut call = ScriptCall::new(&Scripts::get().report, 6, 0);
-        self.keys.all(&mut call);
+        self.keys.push_all(&mut call);
         call.arg(&self.floor);
         call.arg(attempt(who));
         let answers = self.run(|all| &all.report, &call);
@@ -148,7 +148,7 @@ impl Store {
             Op::Enqueue(who, wait) => {
                 let name = LockName::new("any").unwrap();
                 let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
-                let call = super::enqueue(&self.keys, &request, client(who), &self.floor);
+                let call = super::enqueue_call(&self.keys, &request, client(who), &self.floor);
                 self.run(|all| &all.enqueue, &call)
             }
             Op::Renew(who) => {
@@ -166,19 +166,19 @@ impl Store {
             Op::Report(who) => self.report(who),
             Op::Remove(who, fence) => {
                 let fence = if fence { ttl(who) } else { Duration::ZERO };
-                let call = super::remove(&self.keys, attempt(who), fence, &self.floor, false);
+                let call = super::remove_call(&self.keys, attempt(who), fence, &self.floor, false);
                 self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
                 let mut call = ScriptCall::new(&Scripts::get().evict, 6, 0);
-                self.keys.all(&mut call);
+                self.keys.push_all(&mut call);
                 call.arg(token);
                 call.arg(&self.floor);
                 self.run(|all| &all.evict, &call)
             }
             Op::Inspect => {
                 let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 0);
-                self.keys.shown(&mut call);
+                self.keys.push_for_inspect(&mut call);
                 call.arg("-inf");
                 call.arg(500);
                 self.run(|all| &all.inspect, &call)
@@ -228,7 +228,7 @@ impl Store {
                 grant: Some((number(token), number(granted))),
             });
         }
-        if let Some(fence) = self.query::<Option<String>>("GET", &[&keys.fence()]) {
+        if let Some(fence) = self.query::<Option<String>>("GET", &[&keys.last_token()]) {
             let words: Vec<_> = fence.split(' ').collect();
             state.last_token = number(words[1]);
             state.ended = words
@@ -252,7 +252,7 @@ impl Store {
             });
         }
         for who in 0..ATTEMPTS {
-            let fenced: Option<String> = self.query("GET", &[&keys.fence_of(attempt(who))]);
+            let fenced: Option<String> = self.query("GET", &[&keys.fence(attempt(who))]);
             if let Some(fenced) = fenced {
                 let words: Vec<_> = fenced.split(' ').collect();
                 let (since, life) = (number(words[1]), number(words[2]));
@@ -260,7 +260,7 @@ impl Store {
                     state.fenced.insert(attempt(who), (since, life));
                 } else {
                     // As the server does by itself, on its own clock.
-                    let _: i64 = self.query("DEL", &[&keys.fence_of(attempt(who))]);
+                    let _: i64 = self.query("DEL", &[&keys.fence(attempt(who))]);
                 }
             }
         }

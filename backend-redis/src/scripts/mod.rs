@@ -18,7 +18,7 @@ use tenure_core::{
 
 use crate::{
     keys::{INBOX_PREFIX, LockKeys},
-    record::write_whose,
+    record::write_attempt_fields,
     transport::{Script, ScriptCall},
 };
 
@@ -61,7 +61,7 @@ pub(crate) struct Scripts {
 impl Scripts {
     /// The scripts with another text in the place of the server's clock.
     pub(crate) fn with_clock(clock: &str) -> Self {
-        let constants = constants();
+        let constants = lua_constants();
         let text = |parts: &[&str]| {
             let mut text = constants.clone();
             parts.iter().for_each(|part| text.push_str(part));
@@ -150,7 +150,7 @@ impl Scripts {
 }
 
 /// What takes an attempt in. What is as usual is left out: each word costs the server.
-pub(crate) fn enqueue(
+pub(crate) fn enqueue_call(
     keys: &LockKeys,
     request: &Enqueue,
     client: ClientId,
@@ -159,10 +159,10 @@ pub(crate) fn enqueue(
     let mut call = ScriptCall::new(
         &Scripts::get().enqueue,
         10,
-        5 * keys.room() + TYPICAL_ARGS_LEN,
+        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
     );
-    keys.all(&mut call);
-    keys.fenced(request.attempt, &mut call);
+    keys.push_all(&mut call);
+    keys.push_fence(request.attempt, &mut call);
     call.arg_with(|text| {
         text.push_str(floor);
         if !request.wait {
@@ -170,43 +170,43 @@ pub(crate) fn enqueue(
         }
     });
     call.arg(request.attempt);
-    call.arg_with(|text| write_whose(request, client, text));
+    call.arg_with(|text| write_attempt_fields(request, client, text));
     call.arg(request.ttl.as_millis());
     call
 }
 
 /// What takes an attempt out, and fences it off for that long unless that is zero. While the store is
 /// `closed`, what has lapsed is given to nobody.
-pub(crate) fn remove(
+pub(crate) fn remove_call(
     keys: &LockKeys,
     attempt: AttemptId,
     fence: Duration,
     floor: &str,
-    closed: bool,
+    grants_blocked: bool,
 ) -> ScriptCall {
     let mut call = ScriptCall::new(
         &Scripts::get().remove,
         9,
-        5 * keys.room() + TYPICAL_ARGS_LEN,
+        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
     );
-    keys.all(&mut call);
+    keys.push_all(&mut call);
     if !fence.is_zero() {
-        keys.fenced(attempt, &mut call);
+        keys.push_fence(attempt, &mut call);
     }
     call.arg_with(|text| {
         // Writing to a text does not fail.
-        let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !closed {
+        let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !grants_blocked {
             text.write_str(DEFAULT_REMOVE_OPTIONS)
         } else {
-            let closed = u8::from(closed);
-            write!(text, "{} {floor} {closed}", fence.as_micros())
+            let grants_blocked = u8::from(grants_blocked);
+            write!(text, "{} {floor} {grants_blocked}", fence.as_micros())
         };
     });
     call.arg(attempt);
     call
 }
 
-fn constants() -> String {
+fn lua_constants() -> String {
     let mut text = String::new();
     let _ = writeln!(text, "local INBOX_PREFIX = '{INBOX_PREFIX}'");
     let _ = writeln!(

@@ -24,14 +24,14 @@ impl Lock {
         let owner = Owner::new("label", "host", 7);
         let ttl = Duration::from_secs(30);
         let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
-        let call = super::enqueue(&self.keys, &request, ClientId::from_u128(2), "0");
+        let call = super::enqueue_call(&self.keys, &request, ClientId::from_u128(2), "0");
         let mut answers: Vec<String> = call.command(true).query(&mut self.connection)?;
         Ok(answers.remove(0))
     }
 
     /// Puts a note there that lives for a minute, and makes the lock free.
     fn note(&mut self, note: &str) {
-        let (holder, fence) = (&self.keys.holder, self.keys.fence());
+        let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
             .cmd("DEL")
             .arg(holder)
@@ -46,7 +46,7 @@ impl Lock {
 
     /// The note, how many milliseconds it lives, and whether the lock is held.
     fn now(&mut self) -> (String, i64, bool) {
-        let (holder, fence) = (&self.keys.holder, self.keys.fence());
+        let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
             .cmd("GET")
             .arg(&fence)
@@ -104,7 +104,7 @@ fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
     ] {
         lock.note(wrong);
         let error = lock.take().unwrap_err().to_string();
-        assert!(error.contains(&lock.keys.fence()), "{error}");
+        assert!(error.contains(&lock.keys.last_token()), "{error}");
         let (note, life, held) = lock.now();
         assert_eq!((note.as_str(), held), (wrong, false));
         assert!(life <= 60_000, "{life}");

@@ -69,11 +69,11 @@ fn call(what: What, keys: &LockKeys, who: u128, floor: &str) -> ScriptCall {
             let name = LockName::new("any").unwrap();
             let owner = Owner::new("label", "host", 7);
             let request = Enqueue::new(name, attempt, owner, ttl, wait);
-            super::enqueue(keys, &request, ClientId::from_u128(9), floor)
+            super::enqueue_call(keys, &request, ClientId::from_u128(9), floor)
         }
         What::Remove { fence } => {
             let fence = if fence { ttl } else { Duration::ZERO };
-            super::remove(keys, attempt, fence, floor, false)
+            super::remove_call(keys, attempt, fence, floor, false)
         }
     }
 }

@@ -17,46 +17,46 @@ use tenure_core::{
     request::{Grant, Renewal, Renewed},
 };
 
-use crate::{backend::Shared, renewal};
+use crate::{backend::Shared, renew};
 
 /// The attempts that wait, which a message names by their ids alone.
 #[derive(Debug, Default)]
-pub(crate) struct Confirming {
-    core: OnceLock<Weak<Shared>>,
+pub(crate) struct GrantConfirmation {
+    shared: OnceLock<Weak<Shared>>,
     waiting: Mutex<HashMap<AttemptId, (LockName, Duration)>>,
 }
 
-impl Confirming {
+impl GrantConfirmation {
     /// Says by what to confirm.
-    pub(crate) fn begin(&self, core: Weak<Shared>) {
-        let _ = self.core.set(core);
+    pub(crate) fn attach(&self, shared: Weak<Shared>) {
+        let _ = self.shared.set(shared);
     }
 
     pub(crate) fn add(&self, attempt: AttemptId, name: LockName, ttl: Duration) {
-        self.waiting().insert(attempt, (name, ttl));
+        self.waiting_attempts().insert(attempt, (name, ttl));
     }
 
-    pub(crate) fn forget(&self, attempt: AttemptId) {
-        self.waiting().remove(&attempt);
+    pub(crate) fn remove(&self, attempt: AttemptId) {
+        self.waiting_attempts().remove(&attempt);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<AttemptId, (LockName, Duration)>> {
+    fn waiting_attempts(&self) -> MutexGuard<'_, HashMap<AttemptId, (LockName, Duration)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Confirms a grant that came by push, and tells of it. Does not block.
     pub(crate) fn confirm(&self, grant: Grant, events: EventSink) {
         let attempt = grant.attempt;
-        let known = self.waiting().get(&attempt).cloned();
-        let core = self.core.get().and_then(Weak::upgrade);
-        let (Some((name, ttl)), Some(core)) = (known, core) else {
+        let known = self.waiting_attempts().get(&attempt).cloned();
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        let (Some((name, ttl)), Some(shared)) = (known, shared) else {
             // It has overtaken the answer to its enqueue: the core asks once that is there.
             events.send(BackendEvent::Look { attempt });
             return;
         };
         tokio::spawn(async move {
             let entry = Renewal::new(name, attempt, ttl, Some(grant.token));
-            let event = match renewal::renew(&core, &[entry]).await.pop() {
+            let event = match renew::renew(&shared, &[entry]).await.pop() {
                 Some(Renewed::Proved { from }) => {
                     BackendEvent::Granted(Grant::proved(attempt, grant.token, grant.ttl, from))
                 }

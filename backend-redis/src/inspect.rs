@@ -11,9 +11,9 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::{Shared, grouped},
-    error::{answered, from_fault},
-    record::{decode_owner, read_holder, wall},
+    backend::{Shared, group_by_slot},
+    error::{from_call_error, from_reply},
+    record::{decode_owner, read_holder, system_time},
     reply::Reply,
     scripts::Scripts,
     transport::ScriptCall,
@@ -26,21 +26,21 @@ const MAX_WAITERS_PER_CALL: usize = 500;
 const MAX_LOCKS_PER_CALL: usize = 50;
 
 /// A lock and its queue. A queue of more than 500 is read in parts, between which it may change.
-pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState, Error> {
+pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
-    let keys = core.lock(name)?;
+    let keys = shared.lock_keys(name)?;
     let mut state = LockState::new(name.clone(), None, Vec::new());
-    let mut place = "-inf".to_owned();
+    let mut position = "-inf".to_owned();
     loop {
-        let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.room());
-        keys.shown(&mut call);
-        call.arg(place);
+        let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.max_key_len());
+        keys.push_for_inspect(&mut call);
+        call.arg(position);
         call.arg(MAX_WAITERS_PER_CALL);
-        let mut reply = Reply::new(OPERATION, core.run(OPERATION, call).await?)?;
+        let mut reply = Reply::new(OPERATION, shared.run(OPERATION, call).await?)?;
         let now = reply.count()?;
         let raw = reply.text()?;
         let holder = read_holder(&raw, now, reply.number()?)?;
-        place = reply.text()?;
+        position = reply.text()?;
         let shown = reply.list()?;
         if state.queue.is_empty() {
             state.holder = holder;
@@ -48,11 +48,11 @@ pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState,
         for waiter in shown.rest() {
             let mut waiter = Reply::new(OPERATION, waiter)?;
             let attempt = AttemptId::parse(&waiter.text()?);
-            let since = wall(waiter.count()?);
+            let since = system_time(waiter.count()?);
             let owner = decode_owner(&waiter.text()?);
             state.queue.push(Waiter::new(attempt, owner, Some(since)));
         }
-        if place.is_empty() {
+        if position.is_empty() {
             return Ok(state);
         }
     }
@@ -60,19 +60,19 @@ pub(crate) async fn inspect(core: &Shared, name: &LockName) -> Result<LockState,
 
 /// A page of the locks of the namespace, by `SCAN`: a lock that is there all the time is listed, and
 /// may be listed twice while the server makes room.
-pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
+pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
-    let pattern = core.keys.pattern(&request.prefix);
-    let (found, next) = core
-        .link
+    let pattern = shared.keys.scan_pattern(&request.prefix);
+    let (found, next) = shared
+        .transport
         .scan(request.cursor.as_deref(), &pattern, request.limit)
         .await
-        .map_err(|fault| from_fault(OPERATION, fault))?;
+        .map_err(|error| from_call_error(OPERATION, error))?;
     let mut names = BTreeMap::new();
     for found in found {
-        let name = core.keys.name_of(&found);
+        let name = shared.keys.name_of(&found);
         if let Some(name) = name.filter(|name| name.as_str().starts_with(&request.prefix)) {
-            let keys = core.lock(&name)?;
+            let keys = shared.lock_keys(&name)?;
             let by_holder = found == keys.holder.as_bytes();
             let known = names.entry(name).or_insert((keys, false));
             known.1 |= by_holder;
@@ -82,8 +82,8 @@ pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
     let slots = locks
         .iter()
         .enumerate()
-        .map(|(index, (_, (keys, _)))| (index, core.link.slot(&keys.holder)));
-    let groups = grouped(slots, MAX_LOCKS_PER_CALL);
+        .map(|(index, (_, (keys, _)))| (index, shared.transport.slot(&keys.holder)));
+    let groups = group_by_slot(slots, MAX_LOCKS_PER_CALL);
     let calls = groups
         .iter()
         .map(|group| {
@@ -91,22 +91,23 @@ pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
                 ScriptCall::new(&Scripts::get().peek, 3 * group.len(), 256 * group.len());
             for &index in group {
                 let (keys, _) = &locks[index].1;
-                keys.shown(&mut call);
+                keys.push_for_inspect(&mut call);
             }
             call
         })
         .collect();
     let mut answers: Vec<Option<_>> = groups.iter().map(|_| None).collect();
-    core.link
+    shared
+        .transport
         .call_all(calls, &mut |index, answer| answers[index] = Some(answer))
         .await;
     let mut page = Page::new(Vec::new(), next);
     for (group, answer) in groups.iter().zip(answers) {
         let Some(answer) = answer else { continue };
-        let value = answer.map_err(|fault| from_fault(OPERATION, fault))?;
+        let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
         for (&index, shown) in group.iter().zip(Reply::new(OPERATION, value)?.rest()) {
             let (name, (_, by_holder)) = &locks[index];
-            let listed = listed(OPERATION, name, shown)?;
+            let listed = parse_listed(OPERATION, name, shown)?;
             // One that has a holder is listed where that key is found, not where its queue is.
             page.locks
                 .extend(listed.filter(|listed| *by_holder || listed.holder.is_none()));
@@ -115,9 +116,13 @@ pub(crate) async fn list(core: &Shared, request: &List) -> Result<Page, Error> {
     Ok(page)
 }
 
-fn listed(operation: &'static str, name: &LockName, shown: Value) -> Result<Option<Listed>, Error> {
+fn parse_listed(
+    operation: &'static str,
+    name: &LockName,
+    shown: Value,
+) -> Result<Option<Listed>, Error> {
     if let Value::ServerError(error) = &shown {
-        let error = answered(operation, error.code(), error.details().unwrap_or_default());
+        let error = from_reply(operation, error.code(), error.details().unwrap_or_default());
         // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
         return match error.kind() {
             ErrorKind::Corrupt | ErrorKind::NewerFormat => {

@@ -12,8 +12,8 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::{Shared, grouped, reported},
-    error::{answered, from_fault, unexpected},
+    backend::{Shared, group_by_slot, parse_report},
+    error::{from_call_error, from_reply, unexpected_reply},
     keys::LockKeys,
     reply::Reply,
     scripts::Scripts,
@@ -29,41 +29,44 @@ const MAX_GRANTS_PER_CALL: usize = 100;
 const MAX_REPORTS_PER_CALL: usize = 25;
 
 /// What has become of a batch so far.
-struct Batch<'a> {
-    core: &'a Shared,
+struct RenewBatch<'a> {
+    shared: &'a Shared,
     entries: &'a [Renewal],
     keys: Vec<Option<LockKeys>>,
     from: Instant,
     outcomes: Vec<Option<Renewed>>,
     /// Groups whose keys are in two places, as when a slot of a cluster moves. The keys of a single
     /// entry may be in one.
-    parted: Vec<Vec<usize>>,
+    split_slot_groups: Vec<Vec<usize>>,
     /// Grants that the short way did not find.
-    doubtful: Vec<usize>,
+    not_renewed: Vec<usize>,
     /// Grants that too few replicas have, to be undone.
-    short: Vec<usize>,
+    under_replicated: Vec<usize>,
     /// Whether answers are told as they come, because others may take longer.
-    split: bool,
+    emit_events: bool,
 }
 
 /// Renews grants and reports waiters: an answer for each, in their order.
-pub(crate) async fn renew(core: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
-    let mut batch = Batch {
-        core,
+pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
+    let mut batch = RenewBatch {
+        shared,
         entries,
         keys: Vec::with_capacity(entries.len()),
-        from: core.now(),
+        from: shared.now(),
         outcomes: Vec::with_capacity(entries.len()),
-        parted: Vec::new(),
-        doubtful: Vec::new(),
-        short: Vec::new(),
-        split: false,
+        split_slot_groups: Vec::new(),
+        not_renewed: Vec::new(),
+        under_replicated: Vec::new(),
+        emit_events: false,
     };
     for entry in entries {
-        let keys = core.lock(&entry.name).and_then(|keys| {
+        let keys = shared.lock_keys(&entry.name).and_then(|keys| {
             // A report may grant; a grant that is there may be renewed.
-            let closed = entry.token.is_none().then(|| core.closed(OPERATION, &keys));
-            closed.flatten().map_or(Ok(keys), Err)
+            let blocked = entry
+                .token
+                .is_none()
+                .then(|| shared.restart_delay_error(OPERATION, &keys));
+            blocked.flatten().map_or(Ok(keys), Err)
         });
         let (keys, outcome) = match keys {
             Ok(keys) => (Some(keys), None),
@@ -74,107 +77,111 @@ pub(crate) async fn renew(core: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
     }
     let holders = batch.groups(MAX_GRANTS_PER_CALL, |entry| entry.token.is_some());
     let waiters = batch.groups(MAX_REPORTS_PER_CALL, |entry| entry.token.is_none());
-    batch.split = holders.len() + waiters.len() > 1;
+    batch.emit_events = holders.len() + waiters.len() > 1;
     batch.send(&holders, &waiters).await;
-    batch.one_by_one().await;
-    if !batch.doubtful.is_empty() {
-        let mut doubtful = std::mem::take(&mut batch.doubtful);
-        doubtful.retain(|&index| !batch.is_closed(index));
-        let groups = batch.grouped(doubtful.into_iter(), MAX_REPORTS_PER_CALL);
-        batch.again();
+    batch.retry_individually().await;
+    if !batch.not_renewed.is_empty() {
+        let mut not_renewed = std::mem::take(&mut batch.not_renewed);
+        not_renewed.retain(|&index| !batch.refuse_while_blocked(index));
+        let groups = batch.grouped(not_renewed.into_iter(), MAX_REPORTS_PER_CALL);
+        batch.start_round();
         batch.send(&[], &groups).await;
-        batch.one_by_one().await;
+        batch.retry_individually().await;
     }
-    batch.undo().await;
+    batch.undo_under_replicated().await;
     let outcomes = std::mem::take(&mut batch.outcomes);
     outcomes
         .into_iter()
         .map(|outcome| {
-            outcome.unwrap_or_else(|| Renewed::Unknown(unexpected(OPERATION, &Value::Nil)))
+            outcome.unwrap_or_else(|| Renewed::Unknown(unexpected_reply(OPERATION, &Value::Nil)))
         })
         .collect()
 }
 
-impl Batch<'_> {
+impl RenewBatch<'_> {
     /// What is sent now counts only from now, and others have waited for long enough.
-    fn again(&mut self) {
-        self.split = true;
-        self.from = self.core.now();
+    fn start_round(&mut self) {
+        self.emit_events = true;
+        self.from = self.shared.now();
     }
 
     /// Whether the queue may not be asked of this one, because asking may grant; then so is said.
-    fn is_closed(&mut self, index: usize) -> bool {
+    fn refuse_while_blocked(&mut self, index: usize) -> bool {
         let keys = self.keys[index].as_ref();
-        let closed = keys.and_then(|keys| self.core.closed(OPERATION, keys));
-        let is_closed = closed.is_some();
-        if let Some(error) = closed {
+        let blocked = keys.and_then(|keys| self.shared.restart_delay_error(OPERATION, keys));
+        let is_blocked = blocked.is_some();
+        if let Some(error) = blocked {
             self.outcomes[index] = Some(Renewed::Unknown(error));
         }
-        is_closed
+        is_blocked
     }
 
     /// Renews the grants of some groups, and reports the entries of others.
     async fn send(&mut self, holders: &[Vec<usize>], waiters: &[Vec<usize>]) {
-        let mut calls: Vec<_> = holders.iter().map(|group| self.renewing(group)).collect();
-        calls.extend(waiters.iter().map(|group| self.reporting(group)));
-        let core = self.core;
-        core.grant_all(calls, &mut |index, answer, missing| {
-            if let Some(group) = holders.get(index) {
-                self.renewed(group, answer, missing);
-            } else if let Some(group) = waiters.get(index - holders.len()) {
-                self.reported(group, answer, missing);
-            }
-        })
-        .await;
+        let mut calls: Vec<_> = holders.iter().map(|group| self.renew_call(group)).collect();
+        calls.extend(waiters.iter().map(|group| self.report_call(group)));
+        let shared = self.shared;
+        shared
+            .call_granting(calls, &mut |index, answer, missing_acks| {
+                if let Some(group) = holders.get(index) {
+                    self.on_renewed(group, answer, missing_acks);
+                } else if let Some(group) = waiters.get(index - holders.len()) {
+                    self.on_reported(group, answer, missing_acks);
+                }
+            })
+            .await;
     }
 
     /// Asks of each entry by itself whose group is parted.
-    async fn one_by_one(&mut self) {
-        let parted = std::mem::take(&mut self.parted);
-        if parted.is_empty() {
+    async fn retry_individually(&mut self) {
+        let split_slot_groups = std::mem::take(&mut self.split_slot_groups);
+        if split_slot_groups.is_empty() {
             return;
         }
         let is_holder = |group: &Vec<usize>| self.entries[group[0]].token.is_some();
-        let single = parted.into_iter().flatten().map(|index| vec![index]);
+        let single = split_slot_groups
+            .into_iter()
+            .flatten()
+            .map(|index| vec![index]);
         let (holders, waiters): (Vec<_>, Vec<_>) = single.partition(is_holder);
-        self.again();
+        self.start_round();
         self.send(&holders, &waiters).await;
     }
 
     /// Whether the group's keys are in two places; then it is asked of each entry by itself.
-    fn is_parted(&mut self, group: &[usize], answer: &CallResult) -> bool {
+    fn defer_if_split(&mut self, group: &[usize], answer: &CallResult) -> bool {
         let refused = matches!(
             answer,
             Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
         );
-        let parted = refused && group.len() > 1;
-        if parted {
-            self.parted.push(group.to_vec());
+        let is_split = refused && group.len() > 1;
+        if is_split {
+            self.split_slot_groups.push(group.to_vec());
         }
-        parted
+        is_split
     }
 
-    fn groups(&self, most: usize, which: impl Fn(&Renewal) -> bool) -> Vec<Vec<usize>> {
+    fn groups(&self, max_len: usize, filter: impl Fn(&Renewal) -> bool) -> Vec<Vec<usize>> {
         let chosen = (0..self.entries.len())
-            .filter(|&index| self.keys[index].is_some() && which(&self.entries[index]));
-        self.grouped(chosen, most)
+            .filter(|&index| self.keys[index].is_some() && filter(&self.entries[index]));
+        self.grouped(chosen, max_len)
     }
 
-    fn grouped(&self, chosen: impl Iterator<Item = usize>, most: usize) -> Vec<Vec<usize>> {
+    fn grouped(&self, chosen: impl Iterator<Item = usize>, max_len: usize) -> Vec<Vec<usize>> {
         let slots = chosen.filter_map(|index| {
             let keys = self.keys[index].as_ref()?;
-            Some((index, self.core.link.slot(&keys.holder)))
+            Some((index, self.shared.transport.slot(&keys.holder)))
         });
-        grouped(slots, most)
+        group_by_slot(slots, max_len)
     }
 
-    fn renewing(&self, group: &[usize]) -> ScriptCall {
+    fn renew_call(&self, group: &[usize]) -> ScriptCall {
         let script = &Scripts::get().renew;
         let mut call = ScriptCall::new(script, 3 * group.len(), 128 * group.len());
-        for (lock, _) in self.named(group) {
+        for (lock, _) in self.group_entries(group) {
             call.key(&lock.holder);
         }
-        for (_, entry) in self.named(group) {
+        for (_, entry) in self.group_entries(group) {
             call.arg(entry.attempt);
             match entry.token {
                 Some(token) => call.arg(token),
@@ -184,114 +191,118 @@ impl Batch<'_> {
         call
     }
 
-    fn reporting(&self, group: &[usize]) -> ScriptCall {
+    fn report_call(&self, group: &[usize]) -> ScriptCall {
         let script = &Scripts::get().report;
         let mut call = ScriptCall::new(script, 1 + 5 * group.len(), 256 * group.len());
-        for (lock, _) in self.named(group) {
-            lock.all(&mut call);
+        for (lock, _) in self.group_entries(group) {
+            lock.push_all(&mut call);
         }
-        call.arg(self.core.floor());
-        for (_, entry) in self.named(group) {
+        call.arg(self.shared.token_floor());
+        for (_, entry) in self.group_entries(group) {
             call.arg(entry.attempt);
         }
         call
     }
 
     /// Those of a group whose locks have keys, with them.
-    fn named(&self, group: &[usize]) -> impl Iterator<Item = (&LockKeys, &Renewal)> {
+    fn group_entries(&self, group: &[usize]) -> impl Iterator<Item = (&LockKeys, &Renewal)> {
         let named = |&index: &usize| Some((self.keys[index].as_ref()?, &self.entries[index]));
         group.iter().filter_map(named)
     }
 
-    fn renewed(&mut self, group: &[usize], answer: CallResult, missing: u32) {
-        if self.is_parted(group, &answer) {
+    fn on_renewed(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
+        if self.defer_if_split(group, &answer) {
             return;
         }
         let reply = answer
-            .map_err(|fault| from_fault(OPERATION, fault))
+            .map_err(|error| from_call_error(OPERATION, error))
             .and_then(|value| Reply::new(OPERATION, value));
         let mut reply = match reply {
             Ok(reply) => reply,
-            Err(error) => return self.fail(group, &error),
+            Err(error) => return self.fail_group(group, &error),
         };
         for &index in group {
             match reply.number() {
-                Ok(1) if missing == 0 => self.settle(index, Renewed::Proved { from: self.from }),
-                Ok(1) => {
-                    let error = self.core.too_few_replicas(OPERATION, missing);
-                    self.settle(index, Renewed::Unknown(error));
+                Ok(1) if missing_acks == 0 => {
+                    self.set_outcome(index, Renewed::Proved { from: self.from })
                 }
-                Ok(_) => self.doubtful.push(index),
-                Err(error) => self.settle(index, Renewed::Unknown(error)),
+                Ok(1) => {
+                    let error = self.shared.too_few_replicas(OPERATION, missing_acks);
+                    self.set_outcome(index, Renewed::Unknown(error));
+                }
+                Ok(_) => self.not_renewed.push(index),
+                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
             }
         }
     }
 
-    fn reported(&mut self, group: &[usize], answer: CallResult, missing: u32) {
-        if self.is_parted(group, &answer) {
+    fn on_reported(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
+        if self.defer_if_split(group, &answer) {
             return;
         }
         let reply = answer
-            .map_err(|fault| from_fault(OPERATION, fault))
+            .map_err(|error| from_call_error(OPERATION, error))
             .and_then(|value| Reply::new(OPERATION, value));
         let mut answers = match reply {
             Ok(reply) => reply.rest(),
-            Err(error) => return self.fail(group, &error),
+            Err(error) => return self.fail_group(group, &error),
         };
         for &index in group {
             let attempt = self.entries[index].attempt;
             let outcome = match answers.next() {
-                Some(Value::ServerError(error)) => Err(answered(
+                Some(Value::ServerError(error)) => Err(from_reply(
                     OPERATION,
                     error.code(),
                     error.details().unwrap_or_default(),
                 )),
-                Some(value) => reported(OPERATION, attempt, self.from, value),
-                None => Err(unexpected(OPERATION, &Value::Nil)),
+                Some(value) => parse_report(OPERATION, attempt, self.from, value),
+                None => Err(unexpected_reply(OPERATION, &Value::Nil)),
             };
             match outcome {
-                Ok(Renewed::Granted(_)) if missing > 0 => self.granted_short(index, missing),
-                Ok(outcome) => self.settle(index, outcome),
-                Err(error) => self.settle(index, Renewed::Unknown(error)),
+                Ok(Renewed::Granted(_)) if missing_acks > 0 => {
+                    self.on_under_replicated_grant(index, missing_acks)
+                }
+                Ok(outcome) => self.set_outcome(index, outcome),
+                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
             }
         }
     }
 
-    fn granted_short(&mut self, index: usize, missing: u32) {
+    fn on_under_replicated_grant(&mut self, index: usize, missing_acks: u32) {
         if self.entries[index].token.is_some() {
-            let error = self.core.too_few_replicas(OPERATION, missing);
-            self.settle(index, Renewed::Unknown(error));
+            let error = self.shared.too_few_replicas(OPERATION, missing_acks);
+            self.set_outcome(index, Renewed::Unknown(error));
         } else {
-            self.short.push(index);
+            self.under_replicated.push(index);
         }
     }
 
     /// A waiter whose turn has come, but whose grant a failover could lose, gives it back and begins
     /// anew.
-    async fn undo(&mut self) {
-        for index in std::mem::take(&mut self.short) {
+    async fn undo_under_replicated(&mut self) {
+        for index in std::mem::take(&mut self.under_replicated) {
             let entry = &self.entries[index];
             let removal = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
-            let outcome = match self.core.remove(&removal).await {
+            let outcome = match self.shared.remove(&removal).await {
                 Ok(_) => Renewed::Gone(tenure_core::loss::LossReason::Evicted),
                 Err(error) => Renewed::Unknown(error),
             };
-            self.settle(index, outcome);
+            self.set_outcome(index, outcome);
         }
     }
 
-    fn fail(&mut self, group: &[usize], error: &Error) {
+    fn fail_group(&mut self, group: &[usize], error: &Error) {
         for &index in group {
-            self.settle(index, Renewed::Unknown(error.clone()));
+            self.set_outcome(index, Renewed::Unknown(error.clone()));
         }
     }
 
     /// One entry's outcome. It is told at once if others may take longer: a server of a cluster that
     /// is down must not hold up what the others have said.
-    fn settle(&mut self, index: usize, outcome: Renewed) {
+    fn set_outcome(&mut self, index: usize, outcome: Renewed) {
         let attempt = self.entries[index].attempt;
-        if self.split {
-            let events = &self.core.context.events;
+        if self.emit_events {
+            let events = &self.shared.context.events;
             match &outcome {
                 Renewed::Proved { from } => events.send(BackendEvent::Proved {
                     attempt,
