@@ -17,7 +17,7 @@ use tenure_core::{
     request::{Grant, Renewal, Renewed},
 };
 
-use crate::{backend::Shared, renew};
+use crate::{renew, shared::Shared};
 
 /// The attempts that wait, which a message names by their ids alone.
 #[derive(Debug, Default)]

@@ -7,15 +7,16 @@ use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
     name::LockName,
-    request::{Holder, List, Listed, LockState, Page, Waiter},
+    request::{Evicted, Holder, List, Listed, LockState, Page, Waiter},
+    token::FencingToken,
 };
 
 use crate::{
-    backend::{Shared, group_by_slot},
     error::{from_call_error, from_reply},
     record::{decode_owner, read_holder, system_time},
     reply::Reply,
     scripts::Scripts,
+    shared::{Shared, group_by_slot},
     transport::ScriptCall,
 };
 
@@ -139,4 +140,24 @@ fn parse_listed(
     let waiters = reply.count()?;
     let idle = holder.is_none() && waiters == 0;
     Ok((!idle).then(|| Listed::new(name.clone(), holder, waiters)))
+}
+
+pub(crate) async fn evict(
+    shared: &Shared,
+    name: &LockName,
+    token: FencingToken,
+) -> Result<Evicted, Error> {
+    const OPERATION: &str = "evicting";
+    let keys = shared.lock_keys(name)?;
+    let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.max_key_len());
+    keys.push_all(&mut call);
+    call.arg(token);
+    call.arg(shared.token_floor());
+    let mut reply = Reply::new(OPERATION, shared.run(OPERATION, call).await?)?;
+    if reply.text()? == "evicted" {
+        return Ok(Evicted::Evicted);
+    }
+    let now = reply.count()?;
+    let raw = reply.text()?;
+    Ok(Evicted::NotHeld(read_holder(&raw, now, reply.number()?)?))
 }

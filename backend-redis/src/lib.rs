@@ -21,16 +21,21 @@
 
 mod address;
 mod backend;
+mod check;
 mod config;
+mod enqueue;
 mod error;
 mod factory;
 mod grant_confirmation;
 mod inspect;
 mod keys;
+mod queue;
 mod record;
+mod remove;
 mod renew;
 mod reply;
 mod scripts;
+mod shared;
 mod transport;
 
 pub use backend::RedisStore;

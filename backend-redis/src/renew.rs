@@ -12,11 +12,13 @@ use tenure_core::{
 };
 
 use crate::{
-    backend::{Shared, group_by_slot, parse_report},
     error::{from_call_error, from_reply, unexpected_reply},
     keys::LockKeys,
+    queue::parse_report,
+    remove,
     reply::Reply,
     scripts::Scripts,
+    shared::{Shared, group_by_slot},
     transport::{CallError, CallResult, ScriptCall},
 };
 
@@ -283,7 +285,7 @@ impl RenewBatch<'_> {
         for index in std::mem::take(&mut self.under_replicated) {
             let entry = &self.entries[index];
             let removal = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
-            let outcome = match self.shared.remove(&removal).await {
+            let outcome = match remove::remove(self.shared, &removal).await {
                 Ok(_) => Renewed::Gone(tenure_core::loss::LossReason::Evicted),
                 Err(error) => Renewed::Unknown(error),
             };
