@@ -89,7 +89,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
         .iter()
         .map(|group| {
             let mut call =
-                ScriptCall::new(&Scripts::get().peek, 3 * group.len(), 256 * group.len());
+                ScriptCall::new(&Scripts::get().list, 3 * group.len(), 256 * group.len());
             for &index in group {
                 let (keys, _) = &locks[index].1;
                 keys.push_for_inspect(&mut call);

@@ -39,9 +39,9 @@ const DEFAULT_REMOVE_OPTIONS: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
-const MIN_TOKEN: &str = include_str!("least.lua");
+const MIN_TOKEN: &str = include_str!("min_token.lua");
 /// Whoever only looks gives no token.
-const NO_MIN_TOKEN: &str = "local least\n";
+const NO_MIN_TOKEN: &str = "local min_token\n";
 const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
 
@@ -51,7 +51,7 @@ pub(crate) struct Scripts {
     pub(crate) enqueue: Script,
     pub(crate) evict: Script,
     pub(crate) inspect: Script,
-    pub(crate) peek: Script,
+    pub(crate) list: Script,
     pub(crate) remove: Script,
     pub(crate) renew: Script,
     pub(crate) report: Script,
@@ -71,10 +71,10 @@ impl Scripts {
         let batchable = |parts: &[&str]| Script::batchable(text(parts));
         Self {
             enqueue: batchable(&[
-                include_str!("enqueue_words.lua"),
+                include_str!("enqueue_args.lua"),
                 clock,
                 MIN_TOKEN,
-                include_str!("enqueue_free.lua"),
+                include_str!("enqueue_fast_path.lua"),
                 NOW,
                 TOKEN,
                 COMMON,
@@ -97,17 +97,17 @@ impl Scripts {
                 COMMON,
                 include_str!("inspect.lua"),
             ]),
-            peek: script(&[
+            list: script(&[
                 NO_MIN_TOKEN,
                 clock,
                 NOW,
                 TOKEN,
                 COMMON,
-                include_str!("peek.lua"),
+                include_str!("list.lua"),
             ]),
             remove: batchable(&[
-                include_str!("remove_words.lua"),
-                include_str!("remove_held.lua"),
+                include_str!("remove_args.lua"),
+                include_str!("remove_fast_path.lua"),
                 clock,
                 MIN_TOKEN,
                 NOW,
@@ -141,7 +141,7 @@ impl Scripts {
             &self.enqueue,
             &self.evict,
             &self.inspect,
-            &self.peek,
+            &self.list,
             &self.remove,
             &self.renew,
             &self.report,
@@ -223,8 +223,8 @@ fn lua_constants() -> String {
 }
 
 #[cfg(test)]
-mod differential;
+mod batching;
 #[cfg(test)]
-mod note;
+mod last_token;
 #[cfg(test)]
-mod several;
+mod model;
