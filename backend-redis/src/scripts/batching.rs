@@ -20,39 +20,39 @@ use crate::{
 };
 
 const LOCKS: usize = 4;
-const HOUR: u64 = 3_600_000_000;
+const HOUR_US: u64 = 3_600_000_000;
 /// The key that is the clock of a test.
 const CLOCK_KEY: &str = "clock";
 
 #[derive(Clone, Copy, Debug)]
-enum What {
+enum Operation {
     Enqueue { wait: bool },
     Remove { fence: bool },
 }
 
 /// The same is asked of some locks, by somebody of each.
 #[derive(Clone, Debug)]
-struct Act {
-    what: What,
+struct Step {
+    operation: Operation,
     locks: Vec<usize>,
     who: [u128; LOCKS],
     tenths: u64,
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let what = prop_oneof![
-        4 => any::<bool>().prop_map(|wait| What::Enqueue { wait }),
-        3 => prop_oneof![3 => Just(false), 1 => Just(true)].prop_map(|fence| What::Remove { fence }),
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let operation = prop_oneof![
+        4 => any::<bool>().prop_map(|wait| Operation::Enqueue { wait }),
+        3 => prop_oneof![3 => Just(false), 1 => Just(true)].prop_map(|fence| Operation::Remove { fence }),
     ];
     let locks = subsequence((0..LOCKS).collect::<Vec<_>>(), 1..=LOCKS).prop_shuffle();
     let who = [1..5_u128, 1..5_u128, 1..5_u128, 1..5_u128];
-    let act = (what, locks, who, 0..8_u64).prop_map(|(what, locks, who, tenths)| Act {
-        what,
+    let step = (operation, locks, who, 0..8_u64).prop_map(|(operation, locks, who, tenths)| Step {
+        operation,
         locks,
         who,
         tenths,
     });
-    vec(act, 1..40)
+    vec(step, 1..40)
 }
 
 fn keys(namespace: &str, lock: usize) -> LockKeys {
@@ -61,17 +61,17 @@ fn keys(namespace: &str, lock: usize) -> LockKeys {
         .unwrap()
 }
 
-fn call(what: What, keys: &LockKeys, who: u128, floor: &str) -> ScriptCall {
-    let ttl = Duration::from_micros(HOUR);
+fn call(operation: Operation, keys: &LockKeys, who: u128, floor: &str) -> ScriptCall {
+    let ttl = Duration::from_micros(HOUR_US);
     let attempt = AttemptId::from_u128(who);
-    match what {
-        What::Enqueue { wait } => {
+    match operation {
+        Operation::Enqueue { wait } => {
             let name = LockName::new("any").unwrap();
             let owner = Owner::new("label", "host", 7);
             let request = Enqueue::new(name, attempt, owner, ttl, wait);
             super::enqueue_call(keys, &request, ClientId::from_u128(9), floor)
         }
-        What::Remove { fence } => {
+        Operation::Remove { fence } => {
             let fence = if fence { ttl } else { Duration::ZERO };
             super::remove_call(keys, attempt, fence, floor, false)
         }
@@ -85,10 +85,10 @@ struct Store {
 
 impl Store {
     /// The answers to what one run asks, by the clock of the test.
-    fn run(&mut self, what: What, command: &Cmd) -> Vec<Value> {
-        let script = match what {
-            What::Enqueue { .. } => &self.scripts.enqueue,
-            What::Remove { .. } => &self.scripts.remove,
+    fn run(&mut self, operation: Operation, command: &Cmd) -> Vec<Value> {
+        let script = match operation {
+            Operation::Enqueue { .. } => &self.scripts.enqueue,
+            Operation::Remove { .. } => &self.scripts.remove,
         };
         let mut whole = redis::cmd("EVAL");
         whole.arg(&script.text);
@@ -117,11 +117,11 @@ impl Store {
     }
 }
 
-fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseError> {
+fn run_history(store: &mut Store, steps: &[Step], floor: &str) -> Result<(), TestCaseError> {
     let _: () = redis::cmd("FLUSHALL").query(&mut store.connection).unwrap();
     let mut now = 1_800_000_000_000_000_u64;
-    for act in acts {
-        now += act.tenths * HOUR / 10;
+    for step in steps {
+        now += step.tenths * HOUR_US / 10;
         let mut set = redis::cmd("SET");
         let _: () = set
             .arg(CLOCK_KEY)
@@ -129,21 +129,28 @@ fn history(store: &mut Store, acts: &[Act], floor: &str) -> Result<(), TestCaseE
             .query(&mut store.connection)
             .unwrap();
         let calls = |namespace: &'static str| {
-            let call = |&lock: &usize| call(act.what, &keys(namespace, lock), act.who[lock], floor);
-            act.locks.iter().map(call).collect::<Vec<_>>()
+            let call = |&lock: &usize| {
+                call(
+                    step.operation,
+                    &keys(namespace, lock),
+                    step.who[lock],
+                    floor,
+                )
+            };
+            step.locks.iter().map(call).collect::<Vec<_>>()
         };
-        let together = calls("a");
-        prop_assert!(together.iter().all(|call| together[0].can_batch_with(call)));
-        let together = store.run(
-            act.what,
-            &ScriptCall::batch_command(together.iter()).unwrap(),
+        let batched = calls("a");
+        prop_assert!(batched.iter().all(|call| batched[0].can_batch_with(call)));
+        let batched = store.run(
+            step.operation,
+            &ScriptCall::batch_command(batched.iter()).unwrap(),
         );
-        let mut alone = Vec::new();
+        let mut single = Vec::new();
         for call in calls("b") {
-            alone.extend(store.run(act.what, &call.command(false)));
+            single.extend(store.run(step.operation, &call.command(false)));
         }
-        prop_assert_eq!(together, alone, "{:?}", act);
-        prop_assert_eq!(store.state("a"), store.state("b"), "after {:?}", act);
+        prop_assert_eq!(batched, single, "{:?}", step);
+        prop_assert_eq!(store.state("a"), store.state("b"), "after {:?}", step);
     }
     Ok(())
 }
@@ -163,8 +170,8 @@ fn several_items_are_as_many_runs() {
     };
     let floors = prop_oneof![3 => Just("0"), 1 => Just("999999999999999998")];
     let store = std::cell::RefCell::new(&mut store);
-    proptest!(config, |(acts in acts(), floor in floors)| {
-        history(&mut store.borrow_mut(), &acts, floor)?;
+    proptest!(config, |(steps in steps(), floor in floors)| {
+        run_history(&mut store.borrow_mut(), &steps, floor)?;
     });
 }
 
@@ -179,12 +186,12 @@ fn f1_items_of_one_lock_are_enqueued_in_their_order() {
     for script in [&scripts.enqueue, &scripts.remove] {
         let _: String = load(&script.text).query(&mut connection).unwrap();
     }
-    let mut run = |what| -> Vec<Value> {
-        let calls = [3, 1, 2].map(|who| call(what, &keys, who, "0"));
+    let mut run = |operation| -> Vec<Value> {
+        let calls = [3, 1, 2].map(|who| call(operation, &keys, who, "0"));
         let command = ScriptCall::batch_command(calls.iter()).unwrap();
         command.query(&mut connection).unwrap()
     };
-    let answers = run(What::Enqueue { wait: true });
+    let answers = run(Operation::Enqueue { wait: true });
     assert!(matches!(answers[0], Value::BulkString(_)), "{answers:?}");
     for (answer, ahead) in answers[1..].iter().zip([1, 2]) {
         let Value::Array(parts) = answer else {
@@ -194,6 +201,6 @@ fn f1_items_of_one_lock_are_enqueued_in_their_order() {
     }
     // Each removal makes the next one the holder.
     let holder = || Value::BulkString(b"holder".to_vec());
-    let answers = run(What::Remove { fence: false });
+    let answers = run(Operation::Remove { fence: false });
     assert_eq!(answers, [holder(), holder(), holder()]);
 }

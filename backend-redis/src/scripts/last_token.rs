@@ -19,7 +19,7 @@ struct Lock {
 }
 
 impl Lock {
-    fn take(&mut self) -> RedisResult<String> {
+    fn enqueue(&mut self) -> RedisResult<String> {
         let name = LockName::new("any").unwrap();
         let owner = Owner::new("label", "host", 7);
         let ttl = Duration::from_secs(30);
@@ -30,14 +30,14 @@ impl Lock {
     }
 
     /// Puts a note there that lives for a minute, and makes the lock free.
-    fn note(&mut self, note: &str) {
+    fn set_last_token(&mut self, record: &str) {
         let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
             .cmd("DEL")
             .arg(holder)
             .cmd("SET")
             .arg(fence)
-            .arg(note)
+            .arg(record)
             .arg("PX")
             .arg(60_000)
             .exec(&mut self.connection)
@@ -45,7 +45,7 @@ impl Lock {
     }
 
     /// The note, how many milliseconds it lives, and whether the lock is held.
-    fn now(&mut self) -> (String, i64, bool) {
+    fn state(&mut self) -> (String, i64, bool) {
         let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
             .cmd("GET")
@@ -69,44 +69,44 @@ fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
             .lock(&LockName::new("any").unwrap(), false)
             .unwrap(),
     };
-    let first: u64 = lock.take().unwrap().parse().unwrap();
-    let (note, life, held) = lock.now();
-    assert_eq!((note, held), (format!("tenure/1 {first}"), true));
-    assert!(life > 86_000_000, "{life}");
+    let first: u64 = lock.enqueue().unwrap().parse().unwrap();
+    let (record, ttl_ms, held) = lock.state();
+    assert_eq!((record, held), (format!("tenure/1 {first}"), true));
+    assert!(ttl_ms > 86_000_000, "{ttl_ms}");
 
     // Of long ago: it lives for another day. (The clock may pass a multiple of 1,000 s meanwhile.)
-    lock.note(&format!("tenure/1 {}", first - 2_000_000_000));
-    let token: u64 = lock.take().unwrap().parse().unwrap();
+    lock.set_last_token(&format!("tenure/1 {}", first - 2_000_000_000));
+    let token: u64 = lock.enqueue().unwrap().parse().unwrap();
     assert!(token > first);
-    assert!(lock.now().1 > 86_000_000);
+    assert!(lock.state().1 > 86_000_000);
 
     // How the last grant ended stays known.
     let ended = "0123456789abcdef0123456789abcdef expired";
-    lock.note(&format!("tenure/1 {token} {ended}"));
-    let token = lock.take().unwrap();
-    assert_eq!(lock.now().0, format!("tenure/1 {token} {ended}"));
+    lock.set_last_token(&format!("tenure/1 {token} {ended}"));
+    let token = lock.enqueue().unwrap();
+    assert_eq!(lock.state().0, format!("tenure/1 {token} {ended}"));
 
     // A day ahead of the clock: one more than that, and kept for a day after the clock is there.
     let ahead = first + 86_400_000_000;
-    lock.note(&format!("tenure/1 {ahead}"));
-    assert_eq!(lock.take().unwrap(), (ahead + 1).to_string());
-    let (note, life, _) = lock.now();
-    assert_eq!(note, format!("tenure/1 {}", ahead + 1));
-    assert!((172_700_000..=172_800_000).contains(&life), "{life}");
+    lock.set_last_token(&format!("tenure/1 {ahead}"));
+    assert_eq!(lock.enqueue().unwrap(), (ahead + 1).to_string());
+    let (record, ttl_ms, _) = lock.state();
+    assert_eq!(record, format!("tenure/1 {}", ahead + 1));
+    assert!((172_700_000..=172_800_000).contains(&ttl_ms), "{ttl_ms}");
 
     // S2: malformed ones are errors that change nothing, however much they look like one of ours.
-    for wrong in [
+    for malformed in [
         "tenure/1 123456789012345x",
         "tenure/1 0999999999999999",
         "tenure/1 1234567890123456 x",
         "nonsense",
         "tenure/2 1234567890123456",
     ] {
-        lock.note(wrong);
-        let error = lock.take().unwrap_err().to_string();
+        lock.set_last_token(malformed);
+        let error = lock.enqueue().unwrap_err().to_string();
         assert!(error.contains(&lock.keys.last_token()), "{error}");
-        let (note, life, held) = lock.now();
-        assert_eq!((note.as_str(), held), (wrong, false));
-        assert!(life <= 60_000, "{life}");
+        let (record, ttl_ms, held) = lock.state();
+        assert_eq!((record.as_str(), held), (malformed, false));
+        assert!(ttl_ms <= 60_000, "{ttl_ms}");
     }
 }

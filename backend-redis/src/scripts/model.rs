@@ -31,7 +31,7 @@ use crate::{
 };
 
 const ATTEMPTS: usize = 6;
-const HOUR: u64 = 3_600_000_000;
+const HOUR_US: u64 = 3_600_000_000;
 /// A time at which the server's clock might be.
 const START_TIME: u64 = 1_800_000_000_000_000;
 
@@ -49,13 +49,13 @@ enum Op {
 }
 
 #[derive(Clone, Debug)]
-struct Act {
+struct Step {
     op: Op,
     /// By how much the clock goes on first, or back, in tenths of an hour.
     tenths: i64,
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
+fn steps() -> impl Strategy<Value = Vec<Step>> {
     let op = prop_oneof![
         5 => (0..ATTEMPTS, any::<bool>()).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
         3 => (0..ATTEMPTS).prop_map(Op::Renew),
@@ -67,7 +67,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     // Back only now and then: a server's clock that is set back.
     let tenths = prop_oneof![8 => 0_i64..8, 2 => Just(10), 2 => -12_i64..0, 1 => 20_i64..40];
     vec(
-        (op, tenths).prop_map(|(op, tenths)| Act { op, tenths }),
+        (op, tenths).prop_map(|(op, tenths)| Step { op, tenths }),
         1..60,
     )
 }
@@ -85,20 +85,20 @@ fn owner(who: usize) -> Owner {
 }
 
 fn ttl(who: usize) -> Duration {
-    Duration::from_micros(HOUR * (1 + who as u64 % 3))
+    Duration::from_micros(HOUR_US * (1 + who as u64 % 3))
 }
 
 /// What the server holds, in the same words as what the machine holds.
 #[derive(Debug, PartialEq, Eq)]
-struct State {
+struct LockState {
     last_token: u64,
-    entries: Vec<Shown>,
+    entries: Vec<EntryState>,
     fenced: BTreeMap<AttemptId, (u64, u64)>,
     ended: Option<(AttemptId, String)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Shown {
+struct EntryState {
     attempt: AttemptId,
     client: String,
     owner: Owner,
@@ -193,9 +193,9 @@ impl Store {
             .unwrap()
     }
 
-    fn state(&mut self) -> State {
+    fn state(&mut self) -> LockState {
         let number = |word: &str| word.parse::<u64>().unwrap();
-        let mut state = State {
+        let mut state = LockState {
             last_token: 0,
             entries: Vec::new(),
             fenced: BTreeMap::new(),
@@ -218,7 +218,7 @@ impl Store {
             else {
                 panic!("{holder}");
             };
-            state.entries.push(Shown {
+            state.entries.push(EntryState {
                 attempt: AttemptId::parse(id).unwrap(),
                 client: client.to_owned(),
                 owner: decode_owner(owner).unwrap(),
@@ -241,7 +241,7 @@ impl Store {
             let [_, refreshed, ttl, client, enqueued, _as_of, owner] = words[..] else {
                 panic!("{entry}");
             };
-            state.entries.push(Shown {
+            state.entries.push(EntryState {
                 attempt: AttemptId::parse(&id).unwrap(),
                 client: client.to_owned(),
                 owner: decode_owner(owner).unwrap(),
@@ -283,7 +283,7 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap()
 }
 
-fn modelled(queue: &Queue, now: u64) -> State {
+fn model_state(queue: &Queue, now: u64) -> LockState {
     let stored = serde_json::to_value(queue).unwrap();
     let nanos = |value: &serde_json::Value| value.as_u64().unwrap() / 1000;
     let id = |value: &serde_json::Value| AttemptId::parse(value.as_str().unwrap()).unwrap();
@@ -295,11 +295,11 @@ fn modelled(queue: &Queue, now: u64) -> State {
             let since = nanos(&fenced["since"]["at"]);
             (id(&fenced["attempt"]), (since, nanos(&fenced["ttl"])))
         });
-    State {
+    LockState {
         last_token: queue.last_token().get(),
         entries: queue
             .entries()
-            .map(|entry| Shown {
+            .map(|entry| EntryState {
                 attempt: entry.attempt,
                 client: entry.client.to_string(),
                 owner: entry.owner.clone(),
@@ -360,7 +360,7 @@ fn event(op: &Op, token: u64) -> Option<Event> {
 }
 
 /// The answer of a script in the words of the machine's: its kind, and what the machine says more.
-fn answered(value: &Value) -> (String, Vec<String>) {
+fn normalize_reply(value: &Value) -> (String, Vec<String>) {
     let parts = match value {
         Value::BulkString(word) => {
             let word = String::from_utf8(word.clone()).unwrap();
@@ -389,7 +389,7 @@ fn answered(value: &Value) -> (String, Vec<String>) {
     (parts[0].clone(), more)
 }
 
-fn expected(op: &Op, answer: Answer, recheck: Option<Duration>) -> (String, Vec<String>) {
+fn expected_reply(op: &Op, answer: Answer, recheck: Option<Duration>) -> (String, Vec<String>) {
     let (kind, more) = match answer {
         Answer::Busy => ("busy", vec![]),
         Answer::Evicted => ("evicted", vec![]),
@@ -426,12 +426,12 @@ fn messages(store: &mut Store, inboxes: &mut PubSub<'_>) -> Vec<BackendEvent> {
     }
 }
 
-fn matches(told: &[BackendEvent], notices: &[Notice]) -> bool {
-    told.len() == notices.len()
-        && told
+fn messages_match(received: &[BackendEvent], notices: &[Notice]) -> bool {
+    received.len() == notices.len()
+        && received
             .iter()
             .zip(notices)
-            .all(|(told, notice)| match (told, notice.what) {
+            .all(|(received, notice)| match (received, notice.what) {
                 (BackendEvent::Granted(grant), Told::Granted { token, ttl }) => {
                     (grant.attempt, grant.token, grant.ttl) == (notice.attempt, token, ttl)
                 }
@@ -442,17 +442,17 @@ fn matches(told: &[BackendEvent], notices: &[Notice]) -> bool {
             })
 }
 
-fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
+fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
     static RUN_NUMBER: Mutex<u64> = Mutex::new(0);
-    let mut turn = RUN_NUMBER.lock().unwrap_or_else(PoisonError::into_inner);
-    *turn += 1;
+    let mut run_number = RUN_NUMBER.lock().unwrap_or_else(PoisonError::into_inner);
+    *run_number += 1;
     let redis = redis::Client::open(server().url()).unwrap();
     let mut listening = redis.get_connection().unwrap();
     let mut inboxes = listening.as_pubsub();
     inboxes
         .subscribe(&[inbox(client(0)), inbox(client(1))])
         .unwrap();
-    let name = LockName::new(format!("lock {turn}")).unwrap();
+    let name = LockName::new(format!("lock {run_number}")).unwrap();
     let mut store = Store {
         connection: redis.get_connection().unwrap(),
         scripts: Scripts::with_clock(&format!("local stamp = redis.call('GET', '{CLOCK_KEY}')\n")),
@@ -464,13 +464,13 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
     };
     let mut queue = Queue::new();
     let mut as_of: BTreeMap<AttemptId, u64> = BTreeMap::new();
-    for act in acts {
+    for step in steps {
         // Looking is no event of the machine's: no time passes with it, so that whatever ends with
         // time ends for both at the same event.
-        if !matches!(act.op, Op::Inspect) {
+        if !matches!(step.op, Op::Inspect) {
             store.now = store
                 .now
-                .saturating_add_signed(act.tenths * (HOUR as i64) / 10);
+                .saturating_add_signed(step.tenths * (HOUR_US as i64) / 10);
         }
         let at = |time| {
             let stamp = Stamp::new(ClockId::new(1), Duration::from_micros(time));
@@ -478,7 +478,7 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
         };
         // A grant with nobody behind it is removed without a look at the clock: as if that had been
         // before it lapsed.
-        let left_alone = match (&act.op, queue.holder()) {
+        let removed_at = match (&step.op, queue.holder()) {
             (Op::Remove(who, false), Some(holder))
                 if holder.attempt == attempt(*who) && queue.entries().count() == 1 =>
             {
@@ -486,20 +486,20 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
             }
             _ => None,
         };
-        let now = at(left_alone.unwrap_or(store.now));
+        let now = at(removed_at.unwrap_or(store.now));
         let held = queue
             .holder()
             .and_then(|entry| entry.grant)
             .map_or(7, |grant| grant.token.get());
-        let token = match act.op {
+        let token = match step.op {
             Op::Evict(false) => held.saturating_sub(1),
             _ => held,
         };
-        let answer = store.ask(&act.op, token);
-        let told = messages(&mut store, &mut inboxes);
-        let Some(event) = event(&act.op, token) else {
-            prop_assert!(told.is_empty());
-            prop_assert_eq!(store.state(), modelled(&queue, store.now));
+        let answer = store.ask(&step.op, token);
+        let received = messages(&mut store, &mut inboxes);
+        let Some(event) = event(&step.op, token) else {
+            prop_assert!(received.is_empty());
+            prop_assert_eq!(store.state(), model_state(&queue, store.now));
             continue;
         };
         // What has lapsed first, by an event that does nothing else.
@@ -511,44 +511,44 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
                 &now,
             )
             .notices;
-        let swept = queue.clone();
-        let step = queue.on(event, &now);
-        notices.extend(step.notices);
-        forget_release(&mut queue, &swept);
-        if left_alone.is_some() {
+        let before_step = queue.clone();
+        let transition = queue.on(event, &now);
+        notices.extend(transition.notices);
+        forget_release(&mut queue, &before_step);
+        if removed_at.is_some() {
             let nothing = FencingToken::new(0);
             queue.on(Event::Evict { token: nothing }, &at(store.now));
         }
-        let recheck = match act.op {
+        let recheck = match step.op {
             Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who) => {
                 queue.recheck(attempt(who), &now)
             }
             _ => None,
         };
         prop_assert_eq!(
-            answered(&answer),
-            expected(&act.op, step.answer, recheck),
+            normalize_reply(&answer),
+            expected_reply(&step.op, transition.answer, recheck),
             "{:?}",
-            act
+            step
         );
         prop_assert!(
-            matches(&told, &notices),
+            messages_match(&received, &notices),
             "told {:?}, not {:?}",
-            told,
+            received,
             notices
         );
         prop_assert_eq!(
             store.state(),
-            modelled(&queue, store.now),
+            model_state(&queue, store.now),
             "after {:?}",
-            act
+            step
         );
         // What is told to one attempt has rising times of the store, whatever its clock does (D4).
         let mut rises = |who, at| as_of.insert(who, at).is_none_or(|before| before < at);
         if let (
             Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who),
             ("waiting", Value::Array(parts)),
-        ) = (&act.op, (answered(&answer).0.as_str(), &answer))
+        ) = (&step.op, (normalize_reply(&answer).0.as_str(), &answer))
             && let Value::BulkString(at) = &parts[1]
             && queue.entry(attempt(*who)).is_some()
         {
@@ -558,7 +558,7 @@ fn history(acts: &[Act], floor: u64) -> Result<(), TestCaseError> {
                 "a report's answer is not later than the last"
             );
         }
-        for event in &told {
+        for event in &received {
             if let BackendEvent::Granted(grant) = event {
                 prop_assert!(
                     rises(grant.attempt, grant.as_of.get()),
@@ -579,10 +579,10 @@ proptest! {
 
     #[test]
     fn the_scripts_are_the_queue_machine(
-        acts in acts(),
+        steps in steps(),
         // Numbers in which a carry runs far, and that a double does not hold.
         floor in prop_oneof![3 => Just(0), 1 => Just(999_999_999_999_999_998), 1 => Just(1 << 61)],
     ) {
-        history(&acts, floor)?;
+        run_history(&steps, floor)?;
     }
 }

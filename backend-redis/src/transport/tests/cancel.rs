@@ -75,7 +75,7 @@ async fn those_who_wait_for_replicas_share_one_wait() {
     }
     while let Some(answers) = tasks.join_next().await {
         let answers = answers.unwrap();
-        assert_eq!((number(answers[0].0.clone()), answers[0].1), (1, 0));
+        assert_eq!((expect_int(answers[0].0.clone()), answers[0].1), (1, 0));
     }
     // One after the other they would take 20 s.
     assert!(begun.elapsed() < Duration::from_secs(5));

@@ -12,12 +12,12 @@ fn keys(count: usize) -> Vec<String> {
 }
 
 /// The node on which the inbox is subscribed.
-fn inbox_home(cluster: &Cluster) -> &Server {
-    let home = cluster.masters().iter().find(|master| {
+fn inbox_node(cluster: &Cluster) -> &Server {
+    let inbox_node = cluster.masters().iter().find(|master| {
         let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
         line.lines().any(|line| line == "1")
     });
-    home.unwrap()
+    inbox_node.unwrap()
 }
 
 async fn run_all(transport: &Transport, keys: &[String]) -> Vec<CallResult> {
@@ -37,11 +37,11 @@ async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
     assert_eq!(transport.deployment_info().masters, 3);
     let keys = keys(300);
     for answer in run_all(&transport, &keys).await {
-        assert_eq!(number(answer), 1);
+        assert_eq!(expect_int(answer), 1);
     }
     for (n, key) in keys.iter().enumerate().take(10) {
         assert_eq!(transport.slot(key), cluster.slot_of(key).unwrap());
-        assert_eq!(number(transport.call(count(key)).await), 2, "{n}");
+        assert_eq!(expect_int(transport.call(count(key)).await), 2, "{n}");
     }
     let mut found = BTreeSet::new();
     let mut cursor = None;
@@ -88,7 +88,7 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let here: Vec<_> = (0..20).map(|n| format!("{{moves}}{n}")).collect();
     for answer in run_all(&transport, &here).await {
-        assert_eq!(number(answer), 1);
+        assert_eq!(expect_int(answer), 1);
     }
     let slot = cluster.slot_of("{moves}").unwrap();
     let owner = cluster.owner_of_slot(slot).unwrap().port();
@@ -98,10 +98,10 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     assert_eq!(moving.migrate_keys(7).unwrap(), 7);
     // Half of them are there, half of them here.
     for answer in run_all(&transport, &here).await {
-        assert_eq!(number(answer), 2);
+        assert_eq!(expect_int(answer), 2);
     }
     for key in &here {
-        assert_eq!(number(transport.call(count(key)).await), 3);
+        assert_eq!(expect_int(transport.call(count(key)).await), 3);
     }
     // Two keys in two places: refused after some tries, and not done.
     let (gone, left): (Vec<_>, Vec<_>) = here.iter().partition(|key| {
@@ -116,15 +116,15 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     while moving.migrate_keys(100).unwrap() > 0 {}
     moving.finish().unwrap();
     for answer in run_all(&transport, &here).await {
-        assert_eq!(number(answer), 4);
+        assert_eq!(expect_int(answer), 4);
     }
     for key in &here {
-        assert_eq!(ran(moving.target(), key), "4");
+        assert_eq!(times_run(moving.target(), key), "4");
     }
     // The map is taken over: no more detours.
     let before = moving.source().info("total_error_replies").unwrap();
     let known = async || {
-        number(transport.call(count(&here[0])).await);
+        expect_int(transport.call(count(&here[0])).await);
         let now = moving.source().info("total_error_replies").unwrap();
         if now == before {
             Ok(())
@@ -147,10 +147,10 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let keys = keys(100);
     for answer in run_all(&transport, &keys).await {
-        assert_eq!(number(answer), 1);
+        assert_eq!(expect_int(answer), 1);
     }
-    let home = inbox_home(&cluster);
-    home.kill();
+    let inbox_node = inbox_node(&cluster);
+    inbox_node.kill();
     events.until("down").await;
     events.until("up").await;
     let another = cluster
@@ -189,20 +189,20 @@ async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
     let limit = Duration::from_secs(1);
     let opened = open_within(&cluster.url(), Options::default(), limit).await;
     let Opened { events, .. } = &opened.unwrap();
-    let home = inbox_home(&cluster);
-    home.pause().unwrap();
+    let inbox_node = inbox_node(&cluster);
+    inbox_node.pause().unwrap();
     events.until("up").await;
     assert_eq!(events.all()[..2], ["down", "up"]);
     let another = cluster
         .masters()
         .iter()
-        .find(|node| node.port() != home.port());
+        .find(|node| node.port() != inbox_node.port());
     another
         .unwrap()
         .command(&["PUBLISH", INBOX, "hello"])
         .unwrap();
     events.until("hello").await;
-    home.resume().unwrap();
+    inbox_node.resume().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,16 +212,16 @@ async fn few_rights_are_enough() {
     let cluster = Cluster::builder().nodes(nodes).start().unwrap();
     let Opened { transport, .. } = open(&cluster.url(), user("app", "secret")).await.unwrap();
     let key = "{moves}1";
-    assert_eq!(number(transport.call(count(key)).await), 1);
+    assert_eq!(expect_int(transport.call(count(key)).await), 1);
     let slot = cluster.slot_of(key).unwrap();
     let owner = cluster.owner_of_slot(slot).unwrap().port();
     let target = cluster.masters().iter().find(|node| node.port() != owner);
     let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
     moving.begin().unwrap();
     assert_eq!(moving.migrate_keys(9).unwrap(), 1);
-    assert_eq!(number(transport.call(count(key)).await), 2);
+    assert_eq!(expect_int(transport.call(count(key)).await), 2);
     moving.finish().unwrap();
-    assert_eq!(number(transport.call(count(key)).await), 3);
+    assert_eq!(expect_int(transport.call(count(key)).await), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,7 +236,7 @@ async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
     let run = async |ran: i64| {
         let calls = keys.iter().map(|key| count(key)).collect();
         for (answer, acknowledged) in transport.call_replicated(calls, 1, timeout).await {
-            assert_eq!((number(answer), acknowledged), (ran, 1));
+            assert_eq!((expect_int(answer), acknowledged), (ran, 1));
         }
     };
     run(1).await;
@@ -257,7 +257,7 @@ async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
     let begun = Instant::now();
     let calls = keys.iter().map(|key| count(key)).collect();
     for (answer, acknowledged) in transport.call_replicated(calls, 1, timeout / 10).await {
-        assert_eq!((number(answer), acknowledged), (4, 0));
+        assert_eq!((expect_int(answer), acknowledged), (4, 0));
     }
     assert!(
         begun.elapsed() < Duration::from_secs(4),

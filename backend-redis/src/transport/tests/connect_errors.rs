@@ -5,7 +5,7 @@ use tenure_core::error::ErrorKind;
 use super::*;
 use crate::config::{Durability, Eviction};
 
-async fn error(url: &str, options: Options) -> Error {
+async fn open_error(url: &str, options: Options) -> Error {
     match open(url, options).await {
         Err(error) => {
             let shown = error.to_string();
@@ -18,7 +18,7 @@ async fn error(url: &str, options: Options) -> Error {
 }
 
 #[track_caller]
-fn says(error: &Error, kind: ErrorKind, hints: &[&str]) {
+fn assert_error(error: &Error, kind: ErrorKind, hints: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
     for hint in hints {
         assert!(error.to_string().contains(hint), "{hint}: {error}");
@@ -30,21 +30,21 @@ async fn nobody_there_is_unavailable_and_named() {
     let server = Server::builder().start().unwrap();
     server.kill();
     let address = server.address();
-    let shown = error(&server.url(), Options::default()).await;
-    says(
-        &shown,
+    let error = open_error(&server.url(), Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Unavailable,
         &[&address, "nothing listens there"],
     );
-    let shown = error("redis://no-such-host.invalid", Options::default()).await;
-    says(
-        &shown,
+    let error = open_error("redis://no-such-host.invalid", Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Unavailable,
         &["no-such-host.invalid:6379"],
     );
-    let shown = error("redis+unix:/nowhere/redis.sock", Options::default()).await;
-    says(
-        &shown,
+    let error = open_error("redis+unix:/nowhere/redis.sock", Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Unavailable,
         &["/nowhere/redis.sock", "no such socket"],
     );
@@ -56,8 +56,8 @@ async fn a_server_that_does_not_answer_is_unavailable_in_time() {
     server.pause().unwrap();
     let begun = Instant::now();
     let options = Options::default().connect_timeout(Duration::from_millis(200));
-    let shown = error(&server.url(), options).await;
-    says(&shown, ErrorKind::Unavailable, &["no answer within 200ms"]);
+    let error = open_error(&server.url(), options).await;
+    assert_error(&error, ErrorKind::Unavailable, &["no answer within 200ms"]);
     assert!(begun.elapsed() < Duration::from_secs(4));
     server.resume().unwrap();
 }
@@ -68,15 +68,15 @@ async fn s1_wrong_credentials_are_said_and_not_shown() {
         .acl_user("app", "secret", "~* &* +@all")
         .start()
         .unwrap();
-    let shown = error(&server.url(), Options::default()).await;
-    says(&shown, ErrorKind::Unauthenticated, &["password_file"]);
-    let shown = error(&server.url(), user("app", "canary")).await;
-    says(&shown, ErrorKind::Unauthenticated, &["wrong"]);
+    let error = open_error(&server.url(), Options::default()).await;
+    assert_error(&error, ErrorKind::Unauthenticated, &["password_file"]);
+    let error = open_error(&server.url(), user("app", "canary")).await;
+    assert_error(&error, ErrorKind::Unauthenticated, &["wrong"]);
     let Opened { transport, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
-    let shown = format!("{transport:?}");
+    let error = format!("{transport:?}");
     assert!(
-        shown.contains("redis://") && !shown.contains("secret"),
-        "{shown}"
+        error.contains("redis://") && !error.contains("secret"),
+        "{error}"
     );
 }
 
@@ -95,9 +95,9 @@ async fn missing_rights_name_the_command() {
     let server = builder.start().unwrap();
     let url = server.url();
     for name in ["none", "deaf", "mute"] {
-        let shown = error(&url, user(name, "secret")).await;
-        says(
-            &shown,
+        let error = open_error(&url, user(name, "secret")).await;
+        assert_error(
+            &error,
             ErrorKind::PermissionDenied,
             &["SUBSCRIBE", "docs/operations.md"],
         );
@@ -105,25 +105,25 @@ async fn missing_rights_name_the_command() {
     let least = || user("least", "secret");
     // Without INFO and SCRIPT LOAD it goes on ...
     let Opened { transport, .. } = open(&url, least()).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     assert_eq!(transport.deployment_info().aof_enabled, None);
     // ... unless something rests on them.
-    let shown = error(&url, least().durability(Durability::Local)).await;
-    says(
-        &shown,
+    let error = open_error(&url, least().durability(Durability::Local)).await;
+    assert_error(
+        &error,
         ErrorKind::PermissionDenied,
         &["durability", "+info"],
     );
-    let shown = error(&url, least().restart_delay(Duration::from_secs(1))).await;
-    says(
-        &shown,
+    let error = open_error(&url, least().restart_delay(Duration::from_secs(1))).await;
+    assert_error(
+        &error,
         ErrorKind::PermissionDenied,
         &["restart_delay", "+info"],
     );
-    let shown = error(&url, least().replicas(1, Duration::from_secs(1))).await;
-    says(&shown, ErrorKind::PermissionDenied, &["WAIT"]);
-    let shown = error(&url, least().database(1)).await;
-    says(&shown, ErrorKind::PermissionDenied, &[]);
+    let error = open_error(&url, least().replicas(1, Duration::from_secs(1))).await;
+    assert_error(&error, ErrorKind::PermissionDenied, &["WAIT"]);
+    let error = open_error(&url, least().database(1)).await;
+    assert_error(&error, ErrorKind::PermissionDenied, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,9 +132,9 @@ async fn a_server_that_may_evict_is_refused_unless_told_otherwise() {
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru");
     let server = builder.start().unwrap();
-    let shown = error(&server.url(), Options::default()).await;
-    says(
-        &shown,
+    let error = open_error(&server.url(), Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Config,
         &["allkeys-lru", "noeviction", "eviction"],
     );
@@ -146,8 +146,8 @@ async fn a_server_that_may_evict_is_refused_unless_told_otherwise() {
 async fn durability_local_needs_the_log() {
     let local = || Options::default().durability(Durability::Local);
     let server = Server::builder().start().unwrap();
-    let shown = error(&server.url(), local()).await;
-    says(&shown, ErrorKind::Config, &["appendonly"]);
+    let error = open_error(&server.url(), local()).await;
+    assert_error(&error, ErrorKind::Config, &["appendonly"]);
     server
         .command(&["CONFIG", "SET", "appendonly", "yes"])
         .unwrap();
@@ -159,16 +159,16 @@ async fn durability_local_needs_the_log() {
 async fn what_is_not_the_master_is_said() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
-    let shown = error(&replica.url(), Options::default()).await;
-    says(
-        &shown,
+    let error = open_error(&replica.url(), Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Unavailable,
         &["replica", "redis+sentinel://"],
     );
     let cluster = master.url().replace("redis:", "redis+cluster:");
-    let shown = error(&cluster, Options::default()).await;
-    says(
-        &shown,
+    let error = open_error(&cluster, Options::default()).await;
+    assert_error(
+        &error,
         ErrorKind::Config,
         &["not in cluster mode", "redis://"],
     );
@@ -177,8 +177,8 @@ async fn what_is_not_the_master_is_said() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_not_there_is_said() {
     let server = Server::builder().start().unwrap();
-    let shown = error(&server.url(), Options::default().database(16)).await;
-    says(&shown, ErrorKind::Config, &["database"]);
+    let error = open_error(&server.url(), Options::default().database(16)).await;
+    assert_error(&error, ErrorKind::Config, &["database"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,6 +192,6 @@ async fn what_speaks_something_else_is_said() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
     });
-    let shown = error(&format!("redis://{address}"), Options::default()).await;
-    says(&shown, ErrorKind::Unavailable, &["does not speak"]);
+    let error = open_error(&format!("redis://{address}"), Options::default()).await;
+    assert_error(&error, ErrorKind::Unavailable, &["does not speak"]);
 }

@@ -147,14 +147,14 @@ fn count(key: &str) -> ScriptCall {
     call(&COUNT, key, &[])
 }
 
-fn ran(server: &Server, key: &str) -> String {
+fn times_run(server: &Server, key: &str) -> String {
     server.text(&["GET", key]).unwrap()
 }
 
 #[track_caller]
-fn number(answer: CallResult) -> i64 {
+fn expect_int(answer: CallResult) -> i64 {
     match answer {
-        Ok(Value::Int(number)) => number,
+        Ok(Value::Int(expect_int)) => expect_int,
         other => panic!("{other:?}"),
     }
 }

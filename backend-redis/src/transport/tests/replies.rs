@@ -2,10 +2,10 @@
 
 use super::*;
 
-static WRITE: LazyLock<Script> =
+static SET: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.call('SET', KEYS[1], ARGV[1])".to_owned()));
-static ENDLESS: LazyLock<Script> = LazyLock::new(|| Script::new("while true do end".to_owned()));
-static OURS: LazyLock<Script> =
+static BUSY_LOOP: LazyLock<Script> = LazyLock::new(|| Script::new("while true do end".to_owned()));
+static CUSTOM_ERROR: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.error_reply('NEWER 7 of us')".to_owned()));
 
 #[track_caller]
@@ -21,7 +21,7 @@ async fn a_flushed_script_is_sent_whole_once() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
     let mut answers = Vec::new();
     let calls = vec![count("k"), count("k"), call(&ECHO, "k", &["x"])];
@@ -32,7 +32,7 @@ async fn a_flushed_script_is_sent_whole_once() {
         .await;
     answers.sort_unstable();
     assert_eq!(answers, [(0, true), (1, true), (2, true)]);
-    assert_eq!(ran(&server, "k"), "3");
+    assert_eq!(times_run(&server, "k"), "3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +44,7 @@ async fn errors_of_a_script_are_failures_with_their_code() {
         script_failure(transport.call(count("list")).await).0,
         "WRONGTYPE"
     );
-    let (code, detail) = script_failure(transport.call(call(&OURS, "k", &[])).await);
+    let (code, detail) = script_failure(transport.call(call(&CUSTOM_ERROR, "k", &[])).await);
     assert_eq!((&*code, &*detail), ("NEWER", "7 of us"));
 }
 
@@ -56,13 +56,13 @@ async fn a_full_server_refuses_and_changes_nothing() {
         .command(&["CONFIG", "SET", "maxmemory", "1"])
         .unwrap();
     assert_eq!(
-        rejection_code(transport.call(call(&WRITE, "k", &["1"])).await),
+        rejection_code(transport.call(call(&SET, "k", &["1"])).await),
         "OOM"
     );
     server
         .command(&["CONFIG", "SET", "maxmemory", "0"])
         .unwrap();
-    assert_eq!(ran(&server, "k"), "");
+    assert_eq!(times_run(&server, "k"), "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +74,7 @@ async fn a_busy_server_refuses() {
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let endless = tokio::spawn({
         let transport = transport.clone();
-        async move { transport.call(call(&ENDLESS, "k", &[])).await }
+        async move { transport.call(call(&BUSY_LOOP, "k", &[])).await }
     });
     // It comes to the server behind the endless one, on the same connection; a second link does
     // not share that.
@@ -90,7 +90,7 @@ async fn a_busy_server_refuses() {
     server.command(&["SCRIPT", "KILL"]).unwrap();
     let (code, _) = script_failure(endless.await.unwrap());
     assert_eq!(code, "ERR");
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     assert_eq!(events.count("down"), 0);
 }
 
@@ -101,7 +101,7 @@ async fn rights_that_are_taken_away_are_refusals() {
         .start()
         .unwrap();
     let Opened { transport, .. } = open(&server.url(), user("app", "secret")).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     let set = |rule| server.command(&["ACL", "SETUSER", "app", rule]).unwrap();
     set("-evalsha");
     assert_eq!(rejection_code(transport.call(count("k")).await), "NOPERM");
@@ -111,7 +111,7 @@ async fn rights_that_are_taken_away_are_refusals() {
     let (code, _) = script_failure(transport.call(count("k")).await);
     assert!(matches!(&*code, "ERR" | "NOPERM"), "{code}");
     set("+incr");
-    assert_eq!(number(transport.call(count("k")).await), 2);
+    assert_eq!(expect_int(transport.call(count("k")).await), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,5 +128,5 @@ async fn a_server_that_became_a_replica_is_left_and_nothing_is_repeated() {
     assert_eq!(events.count("up"), 0);
     server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     events.until("up").await;
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
 }

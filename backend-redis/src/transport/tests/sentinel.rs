@@ -9,12 +9,12 @@ async fn the_new_master_is_found_after_the_old_one_was_killed() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     let master = tokio::task::block_in_place(|| group.kill_master()).unwrap();
     events.until("up").await;
     assert_eq!(events.all()[0], "down");
     retry_until_ok("it answers", async || transport.call(count("n")).await).await;
-    assert_ne!(ran(master, "n"), "");
+    assert_ne!(times_run(master, "n"), "");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
 }
@@ -25,13 +25,13 @@ async fn a_demoted_master_is_left_for_the_new_one() {
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
     let old = group.master().unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     let master = tokio::task::block_in_place(|| group.failover()).unwrap();
     assert_ne!(old.port(), master.port());
     // Until the old one is told, it takes what it will lose.
     events.until("up").await;
     retry_until_ok("it answers", async || transport.call(count("n")).await).await;
-    assert_eq!(ran(master, "n"), "1", "nothing was repeated");
+    assert_eq!(times_run(master, "n"), "1", "nothing was repeated");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
 }
@@ -52,7 +52,7 @@ async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
         group.name()
     );
     let Opened { transport, .. } = open(&url, Options::default()).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
 
     let unknown = format!("redis+sentinel://{}/nobody", first.address());
     let error = open(&unknown, Options::default()).await.err().unwrap();
@@ -79,7 +79,7 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     // Nobody but us reaches it: the sentinels are told that it is another one, and it is not.
     let [sentinel] = group.sentinels() else {
         panic!("one sentinel");
@@ -92,8 +92,8 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
         .unwrap();
     events.until("up").await;
     assert_eq!(events.all(), ["down", "up"]);
-    assert_eq!(number(transport.call(count("n")).await), 1);
-    assert_eq!(ran(&other, "n"), "1");
+    assert_eq!(expect_int(transport.call(count("n")).await), 1);
+    assert_eq!(times_run(&other, "n"), "1");
 }
 
 /// A killed master that comes back empty says of itself that it is the master.
@@ -125,7 +125,11 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
         .unwrap();
     old.resume().unwrap();
     let Opened { transport, events } = params.await.unwrap().unwrap();
-    assert_eq!(number(transport.call(count("n")).await), 1);
-    assert_eq!(ran(&other, "n"), "1", "it is the other one that is asked");
+    assert_eq!(expect_int(transport.call(count("n")).await), 1);
+    assert_eq!(
+        times_run(&other, "n"),
+        "1",
+        "it is the other one that is asked"
+    );
     assert!(events.all().is_empty(), "{:?}", events.all());
 }

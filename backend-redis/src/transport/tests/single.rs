@@ -12,8 +12,8 @@ async fn calls_are_answered_and_messages_heard_over_one_connection() {
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, events } = open(&proxy.url(), Options::default()).await.unwrap();
     proxy.reset();
-    assert_eq!(number(transport.call(count("k")).await), 1);
-    assert_eq!(number(transport.call(count("k")).await), 2);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 2);
     server.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
     assert_eq!(proxy.requests(), 2);
@@ -39,7 +39,7 @@ async fn a_unix_socket_and_a_database_are_reached() {
     let url = format!("redis+unix:{}", server.unix_socket().display());
     let options = Options::default().database(3);
     let Opened { transport, .. } = open(&url, options).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     assert!(server.info("db3").unwrap().is_some());
     assert!(server.info("db0").unwrap().is_none());
 }
@@ -51,7 +51,7 @@ async fn the_connection_ends_with_the_last_clone() {
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
     let clone = transport.clone();
     drop(transport);
-    assert_eq!(number(clone.call(count("k")).await), 1);
+    assert_eq!(expect_int(clone.call(count("k")).await), 1);
     drop(clone);
     until("the connection is closed", || proxy.connections_open() == 0).await;
 }
@@ -60,7 +60,7 @@ async fn the_connection_ends_with_the_last_clone() {
 async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
     server.kill();
     events.until("down").await;
     // At once, and without being sent later.
@@ -70,7 +70,7 @@ async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
     events.until("up").await;
     assert_eq!(events.all(), ["down", "up"]);
     assert_eq!(
-        number(transport.call(count("k")).await),
+        expect_int(transport.call(count("k")).await),
         1,
         "the server is empty"
     );
@@ -91,9 +91,9 @@ async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
     );
     events.until("up").await;
     assert_eq!(events.all(), ["down", "up"]);
-    assert_eq!(ran(&server, "k"), "1");
+    assert_eq!(times_run(&server, "k"), "1");
     proxy.reset();
-    assert_eq!(number(transport.call(count("k")).await), 2);
+    assert_eq!(expect_int(transport.call(count("k")).await), 2);
     assert_eq!(proxy.count("EVALSHA"), 1);
 }
 
@@ -120,7 +120,7 @@ async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
     })
     .await;
     for n in 0..3 {
-        assert_eq!(ran(&server, &format!("k{n}")), "1");
+        assert_eq!(times_run(&server, &format!("k{n}")), "1");
     }
 }
 
@@ -168,7 +168,7 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
     })
     .await;
     // What was under way was carried out once, at most.
-    assert_eq!(ran(&server, "k"), "1");
+    assert_eq!(times_run(&server, "k"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,7 +289,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
     });
     events.until("up").await;
     assert_eq!(events.all(), ["down", "up"]);
-    assert_eq!(number(transport.call(count("k7")).await), 8);
+    assert_eq!(expect_int(transport.call(count("k7")).await), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -302,11 +302,11 @@ async fn many_calls_go_in_one_write_for_each_hundred() {
     let mut answers = BTreeMap::new();
     transport
         .call_all(calls, &mut |index, answer| {
-            assert!(answers.insert(index, number(answer)).is_none());
+            assert!(answers.insert(index, expect_int(answer)).is_none());
         })
         .await;
     assert_eq!(answers.len(), 1000);
-    assert!(answers.values().all(|ran| *ran == 1));
+    assert!(answers.values().all(|times_run| *times_run == 1));
     assert_eq!(proxy.count("EVALSHA"), 1000);
     assert!(proxy.requests() <= 10, "{} writes", proxy.requests());
 }
@@ -343,9 +343,12 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
     let answers = transport
         .call_replicated(vec![count("a"), count("b")], 1, timeout)
         .await;
-    let answers: Vec<_> = answers.into_iter().map(|(a, n)| (number(a), n)).collect();
+    let answers: Vec<_> = answers
+        .into_iter()
+        .map(|(a, n)| (expect_int(a), n))
+        .collect();
     assert_eq!(answers, [(1, 1), (1, 1)]);
-    assert_eq!(ran(&replica, "a"), "1");
+    assert_eq!(times_run(&replica, "a"), "1");
     // One that does not answer holds up nobody else.
     replica.pause().unwrap();
     let late = tokio::spawn({
@@ -358,11 +361,11 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
         }
     });
     let server = &master;
-    until("it has been carried out", || ran(server, "a") == "2").await;
-    assert_eq!(number(transport.call(count("c")).await), 1);
+    until("it has been carried out", || times_run(server, "a") == "2").await;
+    assert_eq!(expect_int(transport.call(count("c")).await), 1);
     assert!(!late.is_finished());
     let late = late.await.unwrap();
-    assert_eq!((number(late[0].0.clone()), late[0].1), (2, 0));
+    assert_eq!((expect_int(late[0].0.clone()), late[0].1), (2, 0));
     replica.resume().unwrap();
     let (before, now) = (clients(&master), || clients(&master));
     transport.close().await;

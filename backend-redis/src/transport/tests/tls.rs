@@ -70,7 +70,7 @@ async fn renewed_certificates_need_no_restart_of_ours() {
     Certificates::generate(server.directory()).unwrap();
     server.restart().unwrap();
     events.until("up").await;
-    assert_eq!(number(transport.call(count("k")).await), 1);
+    assert_eq!(expect_int(transport.call(count("k")).await), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
