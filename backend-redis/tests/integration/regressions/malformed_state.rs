@@ -1,8 +1,9 @@
 //! What others have put into the keys.
 
-use tenure_core::clock::{Clock as _, SystemClock};
 use tenure_core::{
     Acquisition, Client,
+    clock::{Clock as _, SystemClock},
+    error::ErrorKind,
     id::AttemptId,
     request::{Enqueued, List, Remove},
 };
@@ -367,6 +368,43 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     tokio::time::sleep(seconds(15)).await;
     let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
     assert_eq!(lost, 0, "l5: {lost} of 20 guards are lost");
+}
+
+/// A4, S3: a place behind an entry of a newer version (or a malformed one) is taken before that
+/// entry is read; the answer is an error "without effect".
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
+    for bad in ["tenure/2 whatever", "tenure/1 nonsense"] {
+        let server = Server::builder().start().unwrap();
+        let client = client(&server.url(), seconds(30)).await;
+        let guard = hold(&client, "a").await;
+        let id = "c".repeat(32);
+        server
+            .command(&["ZADD", &key("a", "queue"), "1", &id])
+            .unwrap();
+        server
+            .command(&["HSET", &key("a", "entries"), &id, bad])
+            .unwrap();
+        let lock = client.lock("a").unwrap();
+        let error = lock.acquire_within(seconds(5)).await.unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            ErrorKind::NewerFormat | ErrorKind::Corrupt
+        ));
+        tokio::time::sleep(millis(300)).await;
+        let ghosts = queue_length(&server, "a") - 1;
+        // The newer one leaves; the holder too.
+        server.command(&["ZREM", &key("a", "queue"), &id]).unwrap();
+        server
+            .command(&["HDEL", &key("a", "entries"), &id])
+            .unwrap();
+        let _ = guard.release().await;
+        let next = lock.try_acquire().await;
+        assert_eq!(
+            ghosts, 0,
+            "a4: {bad}: {ghosts} ghosts in the queue; then {next:?}"
+        );
+    }
 }
 
 fn now() -> tenure_core::clock::Instant {

@@ -7,17 +7,18 @@
     reason = "helpers of tests may panic as tests may"
 )]
 
-mod blocked;
+mod blocked_server;
 mod common;
-mod crowd;
 mod failover;
-mod full;
 mod interop;
-mod late;
-mod lost;
-mod moving;
+mod late_requests;
+mod lost_replies;
+mod many_locks;
+mod out_of_memory;
 mod outage;
+mod regressions;
 mod residue;
-mod start;
+mod round_trips;
+mod slot_migration;
+mod startup;
 mod subscription;
-mod wire;

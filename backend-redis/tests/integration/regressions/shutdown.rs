@@ -1,0 +1,40 @@
+//! What stays of a client that is gone.
+
+use tenure_core::Client;
+use tenure_redis::Options;
+use tenure_test_servers::redis::Server;
+
+use crate::common::{SOON, hold, seconds, store, until, wait_in_line};
+
+/// Nothing of a client stays connected after it is shut down or dropped, also with replicas.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_no_connection_stays_after_a_shutdown() {
+    let master = Server::builder().start().unwrap();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    replica.wait_until_in_step(&master).unwrap();
+    let count = || {
+        let list = master.text(&["CLIENT", "LIST", "TYPE", "NORMAL"]).unwrap();
+        let pubsub = master.text(&["CLIENT", "LIST", "TYPE", "PUBSUB"]).unwrap();
+        list.lines().count() + pubsub.lines().count()
+    };
+    let before = count();
+    let mut kept = Vec::new();
+    for round in 0..4 {
+        let options = Options::default().replicas(1, seconds(2));
+        let client = Client::builder(store(&master.url(), options));
+        let client = client.ttl(seconds(10)).connect().await.unwrap();
+        let guard = hold(&client, "a").await;
+        let waiter = wait_in_line(&master, &client, "a", 1).await;
+        if round % 2 == 0 {
+            let report = client.shutdown(seconds(5)).await;
+            assert!(report.unreleased.is_empty());
+            kept.push((client, guard));
+            let _ = waiter.await;
+        } else {
+            waiter.abort();
+            drop(guard);
+            drop(client);
+        }
+        until("all are closed", SOON, || count() <= before).await;
+    }
+}
