@@ -6,16 +6,19 @@ use tenure_core::loss::LossReason;
 use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::time::{Instant, sleep_until};
 
-use crate::common::{SOON, acquire, client, granted, hold, name, queue_length, seconds, until};
+use crate::common::{
+    OPERATION_TIMEOUT, acquire, client, expect_granted, hold, name, queue_length, seconds,
+    wait_until,
+};
 
-const BLOCK: Duration = seconds(10);
+const BLOCK_TIME: Duration = seconds(10);
 const LOCKS: usize = 5;
 /// Each of the two clients gives up the silent connection and a few that come to nothing.
-const CONNECTIONS: u64 = 2 * 8;
+const MAX_CONNECTIONS: u64 = 2 * 8;
 
 /// Long leases survive it; short ones are told in time that they are lost; and afterwards all goes
 /// on with the same clients.
-async fn blocked(block: impl FnOnce(Arc<Server>)) {
+async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
     let server = Arc::new(Server::builder().start().unwrap());
     let proxy = Proxy::start(server.address()).unwrap();
     let holding = client(&proxy.url(), seconds(30)).await;
@@ -30,7 +33,7 @@ async fn blocked(block: impl FnOnce(Arc<Server>)) {
         short.push(lock.acquire().await.unwrap());
         waiters.push(acquire(&waiting, &format!("short {index}")));
     }
-    until("all wait", SOON, || {
+    wait_until("all wait", OPERATION_TIMEOUT, || {
         (0..LOCKS).all(|index| queue_length(&server, &format!("short {index}")) == 1)
     })
     .await;
@@ -45,16 +48,16 @@ async fn blocked(block: impl FnOnce(Arc<Server>)) {
             "l1: by the deadline, while it is blocked"
         );
     }
-    assert!(begun.elapsed() < BLOCK / 2, "l1");
+    assert!(begun.elapsed() < BLOCK_TIME / 2, "l1");
     let tokens: Vec<_> = short.iter().map(|guard| guard.token()).collect();
     assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
-    sleep_until(begun + BLOCK).await;
+    sleep_until(begun + BLOCK_TIME).await;
     for guard in &long {
         assert!(guard.check().is_ok(), "l5");
         guard.renew().await.unwrap();
     }
     for (waiter, token) in waiters.into_iter().zip(tokens) {
-        let guard = granted("a waiter's turn", SOON, waiter).await;
+        let guard = expect_granted("a waiter's turn", OPERATION_TIMEOUT, waiter).await;
         assert!(guard.token() > token, "t1");
         let _ = guard.release().await;
     }
@@ -69,12 +72,12 @@ async fn blocked(block: impl FnOnce(Arc<Server>)) {
         assert_eq!(state.holder.unwrap().token, Some(guard.token()));
     }
     let made = proxy.connections_made();
-    assert!(made <= CONNECTIONS, "a storm of {made} connections");
+    assert!(made <= MAX_CONNECTIONS, "a storm of {made} connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_seconds_of_a_server_that_sleeps() {
-    blocked(|server| {
+    leases_while_blocked(|server| {
         tokio::task::spawn_blocking(move || server.command(&["DEBUG", "SLEEP", "10"]).unwrap());
     })
     .await;
@@ -82,7 +85,7 @@ async fn ten_seconds_of_a_server_that_sleeps() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_seconds_of_paused_clients() {
-    blocked(|server| {
+    leases_while_blocked(|server| {
         server.command(&["CLIENT", "PAUSE", "10000"]).unwrap();
     })
     .await;

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// For what takes moments, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -44,7 +44,7 @@ pub(crate) fn builder(url: &str) -> ClientBuilder {
 
 /// A client of that address whose locks have that TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + OPERATION_TIMEOUT;
     loop {
         match builder(url).ttl(ttl).connect().await {
             Ok(client) => return client,
@@ -100,14 +100,14 @@ pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
 
 /// As [`acquire`], and returns when it is in the queue, as the one of that place behind the holder,
 /// and knows it.
-pub(crate) async fn wait_in_line(
+pub(crate) async fn enqueue_waiter(
     server: &Server,
     client: &Client,
     lock: &str,
     place: usize,
 ) -> JoinHandle<Guard> {
     let task = acquire(client, lock);
-    until("the waiter is in the queue", SOON, || {
+    wait_until("the waiter is in the queue", OPERATION_TIMEOUT, || {
         queue_length(server, lock) == place
     })
     .await;
@@ -123,7 +123,7 @@ pub(crate) fn queue_length(server: &Server, lock: &str) -> usize {
 }
 
 /// What a waiter's task came to.
-pub(crate) async fn granted(what: &str, bound: Duration, task: JoinHandle<Guard>) -> Guard {
+pub(crate) async fn expect_granted(what: &str, bound: Duration, task: JoinHandle<Guard>) -> Guard {
     within(what, bound, task).await.unwrap()
 }
 
@@ -134,9 +134,9 @@ pub(crate) async fn within<T>(what: &str, bound: Duration, future: impl Future<O
 }
 
 /// Looks until it is so.
-pub(crate) async fn until(what: &str, bound: Duration, mut so: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !so() {
+    while !holds() {
         assert!(begun.elapsed() < bound, "{what}: not within {bound:?}");
         sleep(millis(5)).await;
     }
@@ -161,34 +161,34 @@ pub(crate) fn keys(server: &Server, pattern: &str) -> Vec<String> {
 
 /// A driver without a client above it: it sends what it is told and no more, as a client does that
 /// has died or gone mad.
-pub(crate) struct Raw {
+pub(crate) struct RawBackend {
     pub(crate) backend: Arc<dyn Backend>,
-    seen: Arc<Events>,
+    recorded: Arc<RecordedEvents>,
 }
 
 #[derive(Default)]
-struct Events(Mutex<Vec<BackendEvent>>);
+struct RecordedEvents(Mutex<Vec<BackendEvent>>);
 
-impl EventHandler for Events {
+impl EventHandler for RecordedEvents {
     fn handle(&self, event: BackendEvent) {
         self.0.lock().unwrap().push(event);
     }
 }
 
-impl Raw {
+impl RawBackend {
     pub(crate) async fn connect(url: &str, options: Options) -> Self {
-        let seen = Arc::<Events>::default();
-        let handler: Arc<dyn EventHandler> = Arc::<Events>::clone(&seen);
+        let recorded = Arc::<RecordedEvents>::default();
+        let handler: Arc<dyn EventHandler> = Arc::<RecordedEvents>::clone(&recorded);
         let events = EventSink::new(Arc::downgrade(&handler));
         let id = ClientId::random().unwrap();
         let context = Context::new(id, events, Arc::new(SystemClock));
         let backend = store(url, options).connect(context).await.unwrap();
-        Self { backend, seen }
+        Self { backend, recorded }
     }
 
     /// What it was told so far.
     pub(crate) fn events(&self) -> Vec<BackendEvent> {
-        self.seen.0.lock().unwrap().clone()
+        self.recorded.0.lock().unwrap().clone()
     }
 
     pub(crate) fn enqueue(lock: &str, attempt: AttemptId, ttl: Duration) -> Enqueue {
@@ -201,13 +201,16 @@ pub(crate) async fn connected(client: &Client) {
     let free = name("nobody has this one");
     let begun = Instant::now();
     while let Err(error) = client.inspect(&free).await {
-        assert!(begun.elapsed() < SOON, "not connected again: {error}");
+        assert!(
+            begun.elapsed() < OPERATION_TIMEOUT,
+            "not connected again: {error}"
+        );
         sleep(millis(2)).await;
     }
 }
 
 /// Whether a lock has neither a holder nor a queue on the server.
-pub(crate) fn is_idle(server: &Server, lock: &str) -> bool {
+pub(crate) fn is_unused(server: &Server, lock: &str) -> bool {
     let parts = ["holder", "queue", "entries"].map(|part| key(lock, part));
     let exists = server
         .text(&["EXISTS", &parts[0], &parts[1], &parts[2]])
@@ -219,18 +222,18 @@ pub(crate) fn is_idle(server: &Server, lock: &str) -> bool {
 /// [`bypass`](Self::bypass) wait on a slow part of the way, while new connections go past it. What
 /// waits reaches the server when it is [let go](Self::let_go), although its client has long given it
 /// up.
-pub(crate) struct Detour {
+pub(crate) struct DelayedPath {
     front: Proxy,
-    slow: Proxy,
+    delayed: Proxy,
     direct: String,
 }
 
-impl Detour {
+impl DelayedPath {
     pub(crate) fn start(server: &Server) -> Self {
-        let slow = Proxy::start(server.address()).unwrap();
+        let delayed = Proxy::start(server.address()).unwrap();
         Self {
-            front: Proxy::start(slow.address()).unwrap(),
-            slow,
+            front: Proxy::start(delayed.address()).unwrap(),
+            delayed,
             direct: server.address(),
         }
     }
@@ -241,27 +244,27 @@ impl Detour {
 
     /// From now on nothing gets through on the connections that there are.
     pub(crate) fn bypass(&self) {
-        self.slow.reset();
-        self.slow.hold_requests();
+        self.delayed.reset();
+        self.delayed.hold_requests();
         self.front.set_target(self.direct.as_str()).unwrap();
     }
 
     /// Returns when a script waits on the slow part, and cuts its client off from it.
-    pub(crate) async fn cut_off(&self) {
-        until("a script is under way", SOON, || {
-            self.slow.count("EVALSHA") > 0
+    pub(crate) async fn cut_after_script_sent(&self) {
+        wait_until("a script is under way", OPERATION_TIMEOUT, || {
+            self.delayed.count("EVALSHA") > 0
         })
         .await;
         self.front.cut().unwrap();
     }
 
     /// Lets what waits reach the server, and returns when that has carried it out.
-    pub(crate) async fn let_go(&self, server: &Server) {
+    pub(crate) async fn release(&self, server: &Server) {
         let before = scripts_run(server);
-        let stuck = self.slow.count("EVALSHA") as u64;
+        let stuck = self.delayed.count("EVALSHA") as u64;
         assert!(stuck > 0, "nothing is late");
-        self.slow.release_requests();
-        until("what was late is carried out", SOON, || {
+        self.delayed.release_requests();
+        wait_until("what was late is carried out", OPERATION_TIMEOUT, || {
             scripts_run(server) >= before + stuck
         })
         .await;

@@ -21,22 +21,22 @@ use tokio::{
 };
 
 use crate::common::{
-    SOON, acquire, connected, granted, hold, hold_all, is_idle, millis, name, seconds, store,
-    until, wait_in_line, within,
+    OPERATION_TIMEOUT, acquire, connected, enqueue_waiter, expect_granted, hold, hold_all,
+    is_unused, millis, name, seconds, store, wait_until, within,
 };
 
 /// Longer than a failover takes, and the return of the old master as a replica.
 const TTL: Duration = seconds(24);
 /// Of holders that die with the master.
-const SHORT: Duration = seconds(4);
+const DEAD_HOLDER_TTL: Duration = seconds(4);
 const LOCKS: usize = 8;
 
 #[derive(Clone, Copy)]
-enum Fault {
+enum FailoverKind {
     /// The old master lives on as a replica.
-    Handover,
+    Planned,
     /// The old master is killed, and comes back later.
-    Kill,
+    Crash,
 }
 
 async fn client(url: &str, min_replicas: u32) -> Client {
@@ -47,7 +47,7 @@ async fn client(url: &str, min_replicas: u32) -> Client {
 
 /// Takes one lock after the other, through all of it, until told to stop. An acquire that fails has
 /// failed in a way that can be tried again.
-async fn run(client: Client, stop: Arc<AtomicBool>) -> Vec<Guard> {
+async fn acquire_until_stopped(client: Client, stop: Arc<AtomicBool>) -> Vec<Guard> {
     let mut guards = Vec::new();
     for index in 0.. {
         if stop.load(Ordering::SeqCst) {
@@ -69,9 +69,9 @@ async fn run(client: Client, stop: Arc<AtomicBool>) -> Vec<Guard> {
 }
 
 /// Tries until there is an answer: a new master may have no replica for a moment.
-async fn attempt(client: &Client, lock: &str) -> Acquisition {
+async fn try_until_answered(client: &Client, lock: &str) -> Acquisition {
     let lock = client.lock(lock).unwrap();
-    within("an answer", SOON, async {
+    within("an answer", OPERATION_TIMEOUT, async {
         loop {
             match lock.try_acquire().await {
                 Ok(answer) => return answer,
@@ -83,8 +83,8 @@ async fn attempt(client: &Client, lock: &str) -> Acquisition {
     .await
 }
 
-async fn waiting_everywhere(client: &Client, names: &[String]) {
-    within("all wait", SOON, async {
+async fn wait_until_queued(client: &Client, names: &[String]) {
+    within("all wait", OPERATION_TIMEOUT, async {
         for lock in names {
             while client.inspect(&name(lock)).await.unwrap().queue.is_empty() {
                 sleep(millis(5)).await;
@@ -96,7 +96,7 @@ async fn waiting_everywhere(client: &Client, names: &[String]) {
 
 /// `min_replicas` is also what may be asked of the locks: with it, nobody gets a lock that somebody
 /// was given before and believes in; without it, that is so for locks that the replica had.
-async fn failover(fault: Fault, min_replicas: u32) {
+async fn failover(kind: FailoverKind, min_replicas: u32) {
     let group = Arc::new(Sentinel::builder().start().unwrap());
     let url = group.url();
     let holding = client(&url, min_replicas).await;
@@ -106,25 +106,25 @@ async fn failover(fault: Fault, min_replicas: u32) {
     let held = hold_all(&holding, &names).await;
     let mut dead = Vec::new();
     for lock in &dying {
-        let lock = holding.lock(lock).unwrap().ttl(SHORT);
+        let lock = holding.lock(lock).unwrap().ttl(DEAD_HOLDER_TTL);
         dead.push(lock.acquire().await.unwrap());
     }
     let waiters: Vec<_> = names.iter().map(|lock| acquire(&waiting, lock)).collect();
-    let heirs: Vec<_> = dying.iter().map(|lock| acquire(&waiting, lock)).collect();
+    let successors: Vec<_> = dying.iter().map(|lock| acquire(&waiting, lock)).collect();
     let all: Vec<_> = names.iter().chain(&dying).cloned().collect();
-    waiting_everywhere(&holding, &all).await;
+    wait_until_queued(&holding, &all).await;
     // From here on the replica has all of this.
     let master = group.master().unwrap();
     assert_eq!(master.text(&["WAIT", "1", "10000"]).unwrap(), "1");
     let offset = |at: usize, field: &str| group.servers()[at].info(field).unwrap().unwrap();
     let written: u64 = offset(0, "master_repl_offset").parse().unwrap();
-    until("the replica has it", SOON, || {
+    wait_until("the replica has it", OPERATION_TIMEOUT, || {
         offset(1, "slave_repl_offset").parse::<u64>().unwrap() >= written
     })
     .await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let running = tokio::spawn(run(holding.clone(), Arc::clone(&stop)));
+    let running = tokio::spawn(acquire_until_stopped(holding.clone(), Arc::clone(&stop)));
     sleep(millis(300)).await;
     let mut dead_tokens = Vec::new();
     for guard in dead {
@@ -133,11 +133,11 @@ async fn failover(fault: Fault, min_replicas: u32) {
     }
     let begun = SystemClock.now();
     let failing = Arc::clone(&group);
-    spawn_blocking(move || match fault {
-        Fault::Handover => {
+    spawn_blocking(move || match kind {
+        FailoverKind::Planned => {
             failing.failover().unwrap();
         }
-        Fault::Kill => {
+        FailoverKind::Crash => {
             failing.kill_master().unwrap();
             // One failover is what this is about; a second one, to a server that came back empty and
             // is not in step yet, loses every lock.
@@ -158,12 +158,15 @@ async fn failover(fault: Fault, min_replicas: u32) {
     connected(&holding).await;
     for guard in &held {
         assert!(guard.check().is_ok(), "the replica had it: {guard:?}");
-        within("a renewal", SOON, guard.renew()).await.unwrap();
+        within("a renewal", OPERATION_TIMEOUT, guard.renew())
+            .await
+            .unwrap();
     }
     let third = client(&url, min_replicas).await;
     let mut taken = 0;
     for guard in held.iter().chain(&run) {
-        let Acquisition::Acquired(second) = attempt(&third, guard.name().as_str()).await else {
+        let Acquisition::Acquired(second) = try_until_answered(&third, guard.name().as_str()).await
+        else {
             continue;
         };
         assert!(second.token() > guard.token(), "t1");
@@ -179,16 +182,16 @@ async fn failover(fault: Fault, min_replicas: u32) {
     );
 
     // While there was no master, nothing moved on.
-    let bound = holding.capabilities().takeover.of(SHORT, TTL) + took;
-    for (heir, token) in heirs.into_iter().zip(dead_tokens) {
-        let left = bound.saturating_sub(SystemClock.now().since(begun)) + SOON / 4;
-        let guard = granted("the takeover from a dead holder", left, heir).await;
+    let bound = holding.capabilities().takeover.of(DEAD_HOLDER_TTL, TTL) + took;
+    for (successor, token) in successors.into_iter().zip(dead_tokens) {
+        let left = bound.saturating_sub(SystemClock.now().since(begun)) + OPERATION_TIMEOUT / 4;
+        let guard = expect_granted("the takeover from a dead holder", left, successor).await;
         assert!(guard.token() > token, "t1");
     }
     for (guard, waiter) in held.iter().zip(waiters) {
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
-        let next = granted("a waiter's turn", SOON, waiter).await;
+        let next = expect_granted("a waiter's turn", OPERATION_TIMEOUT, waiter).await;
         assert!(next.token() > guard.token(), "t1");
     }
     for guard in run {
@@ -198,22 +201,22 @@ async fn failover(fault: Fault, min_replicas: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_a_handover_with_replicas_that_acknowledge() {
-    failover(Fault::Handover, 1).await;
+    failover(FailoverKind::Planned, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_a_handover_with_nobody_who_acknowledges() {
-    failover(Fault::Handover, 0).await;
+    failover(FailoverKind::Planned, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_a_killed_master_with_replicas_that_acknowledge() {
-    failover(Fault::Kill, 1).await;
+    failover(FailoverKind::Crash, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_a_killed_master_with_nobody_who_acknowledges() {
-    failover(Fault::Kill, 0).await;
+    failover(FailoverKind::Crash, 0).await;
 }
 
 /// What no replica has, a failover would lose: so it is not given, and not believed to be renewed.
@@ -225,7 +228,7 @@ async fn x1_what_no_replica_acknowledges_is_given_back() {
     let second = client(&master.url(), 1).await;
     let held = hold(&first, "held").await;
     let passed = hold(&first, "passed").await;
-    let waiter = wait_in_line(&master, &second, "passed", 1).await;
+    let waiter = enqueue_waiter(&master, &second, "passed", 1).await;
 
     replica.pause().unwrap();
     let error = first.lock("new").unwrap().try_acquire().await.unwrap_err();
@@ -234,7 +237,7 @@ async fn x1_what_no_replica_acknowledges_is_given_back() {
         error.is_retryable() && error.to_string().contains("min_replicas"),
         "{error}"
     );
-    assert!(is_idle(&master, "new"), "it is given back");
+    assert!(is_unused(&master, "new"), "it is given back");
     let proved = held.valid_until();
     assert!(
         timeout(seconds(3), held.renew()).await.is_err(),
@@ -247,10 +250,12 @@ async fn x1_what_no_replica_acknowledges_is_given_back() {
     assert!(!waiter.is_finished(), "it holds what no replica has");
 
     replica.resume().unwrap();
-    let next = granted("the waiter's turn", SOON, waiter).await;
+    let next = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
     assert!(next.token() > passed.token(), "t1");
-    within("a renewal", SOON, held.renew()).await.unwrap();
-    let Acquisition::Acquired(new) = attempt(&first, "new").await else {
+    within("a renewal", OPERATION_TIMEOUT, held.renew())
+        .await
+        .unwrap();
+    let Acquisition::Acquired(new) = try_until_answered(&first, "new").await else {
         panic!("somebody has it");
     };
     for guard in [held, next, new] {

@@ -7,11 +7,11 @@ use tenure_redis::Options;
 use tenure_test_servers::redis::{Server, Value};
 use tokio::time::sleep;
 
-use crate::common::{acquire, granted, millis, seconds, store};
+use crate::common::{acquire, expect_granted, millis, seconds, store};
 
 const TTL: Duration = seconds(60);
 /// A foreign holder is looked at every 200 ms.
-const SOON_AFTER: Duration = seconds(2);
+const RECHECK_TIMEOUT: Duration = seconds(2);
 
 async fn client(server: &Server) -> Client {
     let options = Options::default().plain_key("lock:{name}");
@@ -87,12 +87,12 @@ async fn w2_a_waiter_finds_out_that_a_plain_client_is_done() {
                     guard = &mut second => (guard.unwrap(), waiter),
                 }
             };
-            tokio::time::timeout(SOON_AFTER, either).await.unwrap()
+            tokio::time::timeout(RECHECK_TIMEOUT, either).await.unwrap()
         };
         assert!(!other.is_finished(), "x1");
         assert!(!foreign_set(&server, "mine", "60000"));
         let _ = guard.release().await;
-        let guard = granted("the next one, by push", SOON_AFTER, other).await;
+        let guard = expect_granted("the next one, by push", RECHECK_TIMEOUT, other).await;
         let _ = guard.release().await;
     }
 }

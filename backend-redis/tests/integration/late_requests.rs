@@ -8,8 +8,8 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::time::sleep;
 
 use crate::common::{
-    Detour, SOON, client, granted, hold, is_idle, key, millis, queue_length, seconds, until,
-    wait_in_line,
+    DelayedPath, OPERATION_TIMEOUT, client, enqueue_waiter, expect_granted, hold, is_unused, key,
+    millis, queue_length, seconds, wait_until,
 };
 
 /// Much longer than any of these tests may wait for what must not wait for it.
@@ -21,13 +21,13 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let first = client(&server.url(), TTL).await;
-    let fickle = client(&proxy.url(), TTL).await;
+    let cancelling = client(&proxy.url(), TTL).await;
     for round in 0..ROUNDS {
         let holder = hold(&first, "a").await;
-        let cancelled = wait_in_line(&server, &fickle, "a", 1).await;
+        let cancelled = enqueue_waiter(&server, &cancelling, "a", 1).await;
         let next = match round / 5 % 2 {
             0 => None,
-            _ => Some(wait_in_line(&server, &first, "a", 2).await),
+            _ => Some(enqueue_waiter(&server, &first, "a", 2).await),
         };
         // From zero to some round trips later.
         let moment = Duration::from_micros(round / 10 * 100);
@@ -74,15 +74,18 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
         // If it was faster, it is given back here.
         drop(cancelled.await);
         if let Some(next) = next {
-            let next = granted("the next waiter's turn", SOON, next).await;
+            let next = expect_granted("the next waiter's turn", OPERATION_TIMEOUT, next).await;
             let released = next.release().await;
             assert!(
                 matches!(released, Release::Released),
                 "round {round}: {released:?}"
             );
         }
-        until("the lock is free", SOON, || is_idle(&server, "a")).await;
-        assert_eq!(fickle.live_attempts(), 0, "round {round}");
+        wait_until("the lock is free", OPERATION_TIMEOUT, || {
+            is_unused(&server, "a")
+        })
+        .await;
+        assert_eq!(cancelling.live_attempts(), 0, "round {round}");
     }
 }
 
@@ -92,26 +95,26 @@ async fn w5_a_report_that_arrives_after_its_cancellation_creates_nothing() {
     let first = client(&server.url(), TTL).await;
     for is_held in [true, false] {
         let holder = hold(&first, "a").await;
-        let detour = Detour::start(&server);
-        let late = client(&detour.url(), seconds(3)).await;
-        let waiter = wait_in_line(&server, &late, "a", 1).await;
-        detour.bypass();
-        detour.cut_off().await;
+        let path = DelayedPath::start(&server);
+        let late = client(&path.url(), seconds(3)).await;
+        let waiter = enqueue_waiter(&server, &late, "a", 1).await;
+        path.bypass();
+        path.cut_after_script_sent().await;
         waiter.abort();
-        until("its place is given up", SOON, || {
+        wait_until("its place is given up", OPERATION_TIMEOUT, || {
             queue_length(&server, "a") == 0
         })
         .await;
         if is_held {
-            detour.let_go(&server).await;
+            path.release(&server).await;
             holder.renew().await.unwrap();
             assert_eq!(queue_length(&server, "a"), 0, "a ghost waits");
             let _ = holder.release().await;
         } else {
             let _ = holder.release().await;
-            detour.let_go(&server).await;
+            path.release(&server).await;
         }
-        assert!(is_idle(&server, "a"), "a ghost holds the lock");
+        assert!(is_unused(&server, "a"), "a ghost holds the lock");
     }
 }
 
@@ -120,22 +123,22 @@ async fn k2_a_renewal_that_arrives_after_its_release_revives_nothing() {
     let server = Server::builder().start().unwrap();
     let other = client(&server.url(), TTL).await;
     for is_taken in [false, true] {
-        let detour = Detour::start(&server);
-        let late = client(&detour.url(), seconds(3)).await;
+        let path = DelayedPath::start(&server);
+        let late = client(&path.url(), seconds(3)).await;
         let guard = hold(&late, "a").await;
-        detour.bypass();
-        detour.cut_off().await;
+        path.bypass();
+        path.cut_after_script_sent().await;
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
         if !is_taken {
-            detour.let_go(&server).await;
-            assert!(is_idle(&server, "a"), "the old grant is back");
+            path.release(&server).await;
+            assert!(is_unused(&server, "a"), "the old grant is back");
             continue;
         }
         let next = hold(&other, "a").await;
         let record = || server.text(&["GET", &key("a", "holder")]).unwrap();
         let before = record();
-        detour.let_go(&server).await;
+        path.release(&server).await;
         assert_eq!(record(), before, "somebody else's grant was touched");
         next.renew().await.unwrap();
         let _ = next.release().await;

@@ -6,17 +6,17 @@ use tenure_core::{Acquisition, Client, Guard, Release, error::ErrorKind};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::common::{
-    Detour, SOON, builder, client, connected, granted, hold, is_idle, key, keys, queue_length,
-    seconds, until, wait_in_line,
+    DelayedPath, OPERATION_TIMEOUT, builder, client, connected, enqueue_waiter, expect_granted,
+    hold, is_unused, key, keys, queue_length, seconds, wait_until,
 };
 
 /// Much longer than any of these tests may wait for what must not wait for it.
 const TTL: Duration = seconds(60);
 
 /// A try whose answer does not come.
-async fn unanswered(client: &Client, lock: &str) {
+async fn acquire_without_reply(client: &Client, lock: &str) {
     let lock = client.lock(lock).unwrap();
-    let error = lock.acquire_within(SOON).await.unwrap_err();
+    let error = lock.acquire_within(OPERATION_TIMEOUT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "a3: {error}");
 }
 
@@ -26,20 +26,27 @@ async fn a4_an_enqueue_whose_reply_is_lost_leaves_nobody_behind() {
     let proxy = Proxy::start(server.address()).unwrap();
     let other = client(&server.url(), TTL).await;
     for round in 0..10 {
-        let hapless = client(&proxy.url(), TTL).await;
+        let client = client(&proxy.url(), TTL).await;
         proxy.drop_reply_of_and_cut("EVALSHA");
-        unanswered(&hapless, "a").await;
+        acquire_without_reply(&client, "a").await;
         let lock = other.lock("a").unwrap();
-        let held = lock.acquire_within(SOON).await.unwrap().acquired();
+        let held = lock
+            .acquire_within(OPERATION_TIMEOUT)
+            .await
+            .unwrap()
+            .acquired();
         let held = held.unwrap_or_else(|| panic!("round {round}: a ghost holds the lock"));
 
-        connected(&hapless).await;
+        connected(&client).await;
         proxy.drop_reply_of_and_cut("EVALSHA");
-        unanswered(&hapless, "a").await;
-        until("no ghost waits", SOON, || queue_length(&server, "a") == 0).await;
+        acquire_without_reply(&client, "a").await;
+        wait_until("no ghost waits", OPERATION_TIMEOUT, || {
+            queue_length(&server, "a") == 0
+        })
+        .await;
         let _ = held.release().await;
-        assert!(is_idle(&server, "a"), "round {round}");
-        assert_eq!(hapless.live_attempts(), 0);
+        assert!(is_unused(&server, "a"), "round {round}");
+        assert_eq!(client.live_attempts(), 0);
     }
     assert_eq!(proxy.replies_dropped(), 20);
 }
@@ -53,23 +60,26 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_has_no_effect() {
             true => Some(hold(&other, "a").await),
             false => None,
         };
-        let detour = Detour::start(&server);
-        let late = client(&detour.url(), TTL).await;
-        detour.bypass();
-        let _ = tokio::join!(unanswered(&late, "a"), detour.cut_off());
+        let path = DelayedPath::start(&server);
+        let late = client(&path.url(), TTL).await;
+        path.bypass();
+        let _ = tokio::join!(
+            acquire_without_reply(&late, "a"),
+            path.cut_after_script_sent()
+        );
         // Its removal goes another way.
         let fenced = key("a", "fenced:*");
-        until("it is fenced off", SOON, || {
+        wait_until("it is fenced off", OPERATION_TIMEOUT, || {
             !keys(&server, &fenced).is_empty()
         })
         .await;
-        detour.let_go(&server).await;
+        path.release(&server).await;
         assert_eq!(queue_length(&server, "a"), 0, "a ghost waits");
         if let Some(holder) = &holder {
             holder.renew().await.unwrap();
             let _ = holder.release().await;
         }
-        assert!(is_idle(&server, "a"), "a ghost holds the lock");
+        assert!(is_unused(&server, "a"), "a ghost holds the lock");
         server.command(&["FLUSHALL"]).unwrap();
     }
 }
@@ -80,11 +90,11 @@ async fn r1_a_release_whose_reply_is_lost_is_a_release() {
     let proxy = Proxy::start(server.address()).unwrap();
     let other = client(&server.url(), TTL).await;
     for round in 0..20 {
-        let hapless = client(&proxy.url(), TTL).await;
-        let guard = hold(&hapless, "a").await;
+        let client = client(&proxy.url(), TTL).await;
+        let guard = hold(&client, "a").await;
         let waiter = match round % 2 {
             0 => None,
-            _ => Some(wait_in_line(&server, &other, "a", 1).await),
+            _ => Some(enqueue_waiter(&server, &other, "a", 1).await),
         };
         proxy.drop_reply_of_and_cut("EVALSHA");
         let released = guard.release().await;
@@ -93,9 +103,9 @@ async fn r1_a_release_whose_reply_is_lost_is_a_release() {
             "round {round}: {released:?}"
         );
         match waiter {
-            None => assert!(is_idle(&server, "a"), "round {round}"),
+            None => assert!(is_unused(&server, "a"), "round {round}"),
             Some(waiter) => {
-                let next = granted("the waiter's turn", SOON, waiter).await;
+                let next = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
                 let _ = next.release().await;
             }
         }
@@ -107,11 +117,11 @@ async fn r1_a_release_whose_reply_is_lost_is_a_release() {
 async fn r1_a_release_that_stays_unanswered_is_unknown_and_goes_on() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let hapless = builder(&proxy.url()).ttl(TTL).request_timeout(seconds(1));
-    let hapless = hapless.connect().await.unwrap();
+    let client = builder(&proxy.url()).ttl(TTL).request_timeout(seconds(1));
+    let client = client.connect().await.unwrap();
     for carried_out in [false, true] {
-        connected(&hapless).await;
-        let guard = hold(&hapless, "a").await;
+        connected(&client).await;
+        let guard = hold(&client, "a").await;
         if carried_out {
             proxy.hold_replies();
         } else {
@@ -122,13 +132,13 @@ async fn r1_a_release_that_stays_unanswered_is_unknown_and_goes_on() {
             panic!("{released:?}");
         };
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
-        assert_eq!(is_idle(&server, "a"), carried_out);
+        assert_eq!(is_unused(&server, "a"), carried_out);
         // What was held back is lost with its connection.
         proxy.cut().unwrap();
         proxy.release_replies();
         proxy.release_requests();
-        until("it is removed in the background", SOON, || {
-            is_idle(&server, "a")
+        wait_until("it is removed in the background", OPERATION_TIMEOUT, || {
+            is_unused(&server, "a")
         })
         .await;
         let again = guard.release().await;
@@ -142,7 +152,7 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
     let proxy = Proxy::start(server.address()).unwrap();
     let renewed = async |guard: &Guard| {
         let before = guard.valid_until();
-        until("a renewal is proved", SOON, || {
+        wait_until("a renewal is proved", OPERATION_TIMEOUT, || {
             guard.check().unwrap();
             guard.valid_until() > before
         })
@@ -156,7 +166,7 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
         for lost in 1..=2 {
             let before = proxy.replies_dropped();
             proxy.drop_reply_of_and_cut("EVALSHA");
-            until("a renewal's reply is lost", SOON, || {
+            wait_until("a renewal's reply is lost", OPERATION_TIMEOUT, || {
                 proxy.replies_dropped() > before
             })
             .await;
@@ -166,7 +176,7 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
         // No answer at all on a connection that stays, and then neither a connection.
         proxy.reset();
         proxy.hold_replies();
-        until("two renewals are on their way", SOON, || {
+        wait_until("two renewals are on their way", OPERATION_TIMEOUT, || {
             proxy.count("EVALSHA") == 2
         })
         .await;

@@ -6,14 +6,16 @@ use tenure_core::Guard;
 use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::common::{SOON, client, hold, hold_all, name, queue_length, seconds, until, within};
+use crate::common::{
+    OPERATION_TIMEOUT, client, hold, hold_all, name, queue_length, seconds, wait_until, within,
+};
 
 const LOCKS: usize = 10_000;
 /// So many requests renew all of them, in a third of a TTL.
-const REQUESTS: u64 = 100;
+const MAX_REQUESTS: u64 = 100;
 /// Locks that were taken at different times are renewed in different rounds, each of which may end
 /// with a request that is not full: so many more, at the slowest taking that the test allows.
-const ROUNDS: u64 = 5;
+const MAX_EXTRA_COMMANDS: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl() {
@@ -28,7 +30,7 @@ async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl
     // Until each has been renewed once, some are renewed alone with those taken at the same time.
     let deadlines = |guards: &[Guard]| guards.iter().map(Guard::valid_until).collect::<Vec<_>>();
     let first = deadlines(&guards);
-    until("each is renewed once", TTL, || {
+    wait_until("each is renewed once", TTL, || {
         let now = guards.iter().map(Guard::valid_until);
         now.zip(&first).all(|(now, first)| now > *first)
     })
@@ -37,7 +39,7 @@ async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl
     proxy.reset();
     let begun = Instant::now();
     let second = deadlines(&guards);
-    until("each is renewed once more", TTL, || {
+    wait_until("each is renewed once more", TTL, || {
         let now = guards.iter().map(Guard::valid_until);
         now.zip(&second).all(|(now, second)| now > *second)
     })
@@ -49,9 +51,13 @@ async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
     let commands = proxy.commands();
     assert!(commands.iter().all(|command| command.name == "EVALSHA"));
-    assert!(proxy.requests() <= REQUESTS, "{} writes", proxy.requests());
     assert!(
-        commands.len() as u64 <= REQUESTS + ROUNDS,
+        proxy.requests() <= MAX_REQUESTS,
+        "{} writes",
+        proxy.requests()
+    );
+    assert!(
+        commands.len() as u64 <= MAX_REQUESTS + MAX_EXTRA_COMMANDS,
         "{} commands",
         commands.len()
     );
@@ -66,20 +72,20 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
     let proxy = Proxy::start(server.address()).unwrap();
     let client = client(&proxy.url(), seconds(30)).await;
     let holder = hold(&client, "a").await;
-    let (passed, mut passing) = mpsc::unbounded_channel();
+    let (grants, mut received_grants) = mpsc::unbounded_channel();
     let lock = client.lock("a").unwrap();
     let waiters: Vec<_> = (0..WAITERS)
         .map(|_| {
-            let (lock, passed) = (lock.clone(), passed.clone());
+            let (lock, grants) = (lock.clone(), grants.clone());
             tokio::spawn(async move {
                 let guard = lock.acquire().await.unwrap();
                 guard.check().unwrap();
-                passed.send((guard.attempt(), guard.token())).unwrap();
+                grants.send((guard.attempt(), guard.token())).unwrap();
                 let _ = guard.release().await;
             })
         })
         .collect();
-    until("all are in the queue", SOON, || {
+    wait_until("all are in the queue", OPERATION_TIMEOUT, || {
         queue_length(&server, "a") == WAITERS
     })
     .await;
@@ -109,7 +115,12 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
     let mut token = holder.token();
     let _ = holder.release().await;
     for turn in 0..WAITERS {
-        let next = within("the next one has its turn", seconds(60), passing.recv()).await;
+        let next = within(
+            "the next one has its turn",
+            seconds(60),
+            received_grants.recv(),
+        )
+        .await;
         let (attempt, next) = next.unwrap();
         assert_eq!(places[&attempt], turn, "w1");
         assert!(next > token, "t1");

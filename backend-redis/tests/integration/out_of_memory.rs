@@ -6,8 +6,8 @@ use tenure_core::{Release, error::ErrorKind};
 use tenure_test_servers::redis::Server;
 
 use crate::common::{
-    SOON, client, connected, granted, hold, keys, queue_length, seconds, until, wait_in_line,
-    within,
+    OPERATION_TIMEOUT, client, connected, enqueue_waiter, expect_granted, hold, keys, queue_length,
+    seconds, wait_until, within,
 };
 
 /// Short, so that within the test everything has to be renewed several times.
@@ -21,8 +21,8 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
     let kept = hold(&holding, "kept").await;
     let passed = hold(&holding, "passed").await;
     let expiring = hold(&holding, "expiring").await;
-    let waiter = wait_in_line(&server, &waiting, "passed", 1).await;
-    let heir = wait_in_line(&server, &waiting, "expiring", 1).await;
+    let waiter = enqueue_waiter(&server, &waiting, "passed", 1).await;
+    let successor = enqueue_waiter(&server, &waiting, "expiring", 1).await;
     let freed = hold(&holding, "freed").await;
 
     let used: u64 = server
@@ -57,7 +57,7 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
 
     // What it has is renewed and reported for longer than a TTL.
     let proved = kept.valid_until();
-    until("more than a TTL has passed", SOON, || {
+    wait_until("more than a TTL has passed", OPERATION_TIMEOUT, || {
         for guard in [&kept, &passed, &expiring, &freed] {
             guard.check().unwrap();
         }
@@ -78,14 +78,16 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
     let released = passed.release().await;
     assert!(matches!(released, Release::Released), "{released:?}");
     // By push, and no later by a report.
-    let next = granted("the waiter's turn", TTL / 3, waiter).await;
+    let next = expect_granted("the waiter's turn", TTL / 3, waiter).await;
     assert!(next.token() > token, "t1");
     let token = expiring.token();
     expiring.abandon();
-    let heir = granted("the takeover", TTL * 2 + SOON, heir).await;
-    assert!(heir.token() > token, "t1");
-    for guard in [&next, &heir, &kept] {
-        within("a renewal", SOON, guard.renew()).await.unwrap();
+    let successor = expect_granted("the takeover", TTL * 2 + OPERATION_TIMEOUT, successor).await;
+    assert!(successor.token() > token, "t1");
+    for guard in [&next, &successor, &kept] {
+        within("a renewal", OPERATION_TIMEOUT, guard.renew())
+            .await
+            .unwrap();
     }
     let error = holding
         .lock("new")
@@ -98,9 +100,9 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
     let observer = client(&server.url(), TTL).await;
     connected(&observer).await;
 
-    until(
+    wait_until(
         "nothing but a fence is left of those that failed",
-        SOON,
+        OPERATION_TIMEOUT,
         || {
             let left = keys(&server, "*:new}:*");
             left.iter().all(|key| key.contains("}:fenced:"))
@@ -114,7 +116,7 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
 
     limit(0);
     let guard = hold(&waiting, "new").await;
-    for guard in [guard, next, heir, kept] {
+    for guard in [guard, next, successor, kept] {
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
     }

@@ -7,8 +7,8 @@ use tenure_test_servers::redis::Server;
 use tokio::time::sleep;
 
 use crate::common::{
-    SOON, client, connected, granted, hold, hold_all, millis, queue_length, seconds, until,
-    wait_in_line, within,
+    OPERATION_TIMEOUT, client, connected, enqueue_waiter, expect_granted, hold, hold_all, millis,
+    queue_length, seconds, wait_until, within,
 };
 
 fn names(count: usize) -> Vec<String> {
@@ -33,10 +33,10 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     ];
     let names = names(5);
     let old = hold_all(&holding, &names).await;
-    let (mut firsts, mut seconds_in_line) = (Vec::new(), Vec::new());
+    let (mut first_waiters, mut second_waiters) = (Vec::new(), Vec::new());
     for name in &names {
-        firsts.push(wait_in_line(&server, &waiting, name, 1).await);
-        seconds_in_line.push(wait_in_line(&server, &waiting, name, 2).await);
+        first_waiters.push(enqueue_waiter(&server, &waiting, name, 1).await);
+        second_waiters.push(enqueue_waiter(&server, &waiting, name, 2).await);
     }
     server.kill();
     let ends = deadlines(&old);
@@ -49,9 +49,9 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     }
     server.restart().unwrap();
 
-    let bound = TTL / 3 + SOON;
+    let bound = TTL / 3 + OPERATION_TIMEOUT;
     let mut new = Vec::new();
-    for (first, second) in firsts.into_iter().zip(seconds_in_line) {
+    for (first, second) in first_waiters.into_iter().zip(second_waiters) {
         // Which of the two is the first to ask again is not said: the queue is forgotten as well.
         let (mut first, mut second) = (first, second);
         let (guard, other) = within("a waiter has the lock", bound, async {
@@ -85,7 +85,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     }
     for (guard, other) in new {
         let _ = guard.release().await;
-        let last = granted("the other waiter's turn", SOON, other).await;
+        let last = expect_granted("the other waiter's turn", OPERATION_TIMEOUT, other).await;
         assert!(last.token() > guard.token(), "t1");
         let _ = last.release().await;
     }
@@ -107,7 +107,7 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
     let old = hold_all(&holding, &names).await;
     let mut waiters = Vec::new();
     for name in &names {
-        waiters.push(wait_in_line(&server, &waiting, name, 1).await);
+        waiters.push(enqueue_waiter(&server, &waiting, name, 1).await);
     }
     server.command(&["FLUSHALL"]).unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
@@ -117,7 +117,7 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
     let flushed = tokio::time::Instant::now();
     for (old, waiter) in old.iter().zip(waiters) {
         let left = || bound.saturating_sub(flushed.elapsed());
-        let new = granted("a waiter asks again", left(), waiter).await;
+        let new = expect_granted("a waiter asks again", left(), waiter).await;
         assert!(new.token() > old.token(), "t1");
         let reason = within("the old holder learns of it", left(), old.lost()).await;
         assert!(
@@ -127,7 +127,7 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
         assert!(new.check().is_ok());
         let _ = new.release().await;
     }
-    until("nobody is left in a queue", SOON, || {
+    wait_until("nobody is left in a queue", OPERATION_TIMEOUT, || {
         names.iter().all(|name| queue_length(&server, name) == 0)
     })
     .await;
@@ -150,7 +150,7 @@ async fn a_server_that_stays_away_for_longer_than_a_ttl() {
     let old = hold_all(&holding, &names).await;
     let mut waiters = Vec::new();
     for name in &names {
-        waiters.push(wait_in_line(&server, &waiting, name, 1).await);
+        waiters.push(enqueue_waiter(&server, &waiting, name, 1).await);
     }
     server.kill();
     for guard in &old {
@@ -168,7 +168,7 @@ async fn a_server_that_stays_away_for_longer_than_a_ttl() {
     assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
     server.restart().unwrap();
     for (old, waiter) in old.iter().zip(waiters) {
-        let new = granted("a waiter has the lock", SOON, waiter).await;
+        let new = expect_granted("a waiter has the lock", OPERATION_TIMEOUT, waiter).await;
         assert!(new.token() > old.token(), "t1");
         let _ = new.release().await;
     }

@@ -8,15 +8,18 @@ use tenure_core::{
 use tenure_redis::{Options, RedisStore};
 use tenure_test_servers::redis::Server;
 
-use crate::common::{Raw, SOON, client, granted, hold, keys, millis, seconds, until, wait_in_line};
+use crate::common::{
+    OPERATION_TIMEOUT, RawBackend, client, enqueue_waiter, expect_granted, hold, keys, millis,
+    seconds, wait_until,
+};
 
 const TTL: Duration = seconds(2);
 const NAMES: u64 = 8;
 
 /// One that waits and is never heard of again.
-async fn wait_and_die(dead: &Raw, name: &str) {
+async fn enqueue_dead_waiter(dead: &RawBackend, name: &str) {
     let attempt = AttemptId::random().unwrap();
-    let request = Raw::enqueue(name, attempt, TTL);
+    let request = RawBackend::enqueue(name, attempt, TTL);
     let answer = dead.backend.enqueue(request).await.unwrap();
     assert!(matches!(answer, Enqueued::Waiting(_)), "{answer:?}");
 }
@@ -26,7 +29,7 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     let second = client(&server.url(), TTL).await;
-    let dead = Raw::connect(&server.url(), Options::default()).await;
+    let dead = RawBackend::connect(&server.url(), Options::default()).await;
     for round in 0..40 {
         let name = &format!("lock {}", round % NAMES);
         let holder = first.lock(name).unwrap().acquire().await.unwrap();
@@ -36,23 +39,23 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
                 assert!(matches!(released, Release::Released), "{released:?}");
             }
             1 => {
-                let waiter = wait_in_line(&server, &second, name, 1).await;
+                let waiter = enqueue_waiter(&server, &second, name, 1).await;
                 waiter.abort();
                 drop(holder);
             }
             2 => {
-                let waiter = wait_in_line(&server, &second, name, 1).await;
+                let waiter = enqueue_waiter(&server, &second, name, 1).await;
                 drop(holder);
-                let guard = granted("the waiter's turn", SOON, waiter).await;
+                let guard = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
                 let _ = guard.release().await;
             }
             3 => {
-                wait_and_die(&dead, name).await;
+                enqueue_dead_waiter(&dead, name).await;
                 let _ = holder.release().await;
             }
             // Both, and nobody comes after them.
             _ if round >= 40 - NAMES => {
-                wait_and_die(&dead, name).await;
+                enqueue_dead_waiter(&dead, name).await;
                 holder.abandon();
             }
             // One that holds and is never heard of again.
@@ -63,17 +66,21 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
         !dead.events().is_empty(),
         "a dead waiter was granted a lock"
     );
-    let gone = first.shutdown(SOON).await;
+    let gone = first.shutdown(OPERATION_TIMEOUT).await;
     assert!(gone.unreleased.is_empty(), "{gone:?}");
-    let _ = second.shutdown(SOON).await;
+    let _ = second.shutdown(OPERATION_TIMEOUT).await;
 
     let residue = dead.backend.capabilities().await.unwrap().residue.unwrap();
     // The longest that a key of a queue lives is twice its TTL.
-    until("only fencing state is left", TTL * 2 + SOON, || {
-        let keys = keys(&server, "*");
-        keys.iter()
-            .all(|key| key.ends_with("}:fence") || key.contains("}:fenced:"))
-    })
+    wait_until(
+        "only fencing state is left",
+        TTL * 2 + OPERATION_TIMEOUT,
+        || {
+            let keys = keys(&server, "*");
+            keys.iter()
+                .all(|key| key.ends_with("}:fence") || key.contains("}:fenced:"))
+        },
+    )
     .await;
     let left = keys(&server, "*");
     assert_eq!(
@@ -128,9 +135,9 @@ async fn t1_tokens_above_a_floor_rise_whatever_is_deleted() {
     server
         .command(&["DEL", "tenure:{default:x}:fence"])
         .unwrap();
-    let waiter = wait_in_line(&server, &plain, "x", 1).await;
+    let waiter = enqueue_waiter(&server, &plain, "x", 1).await;
     let _ = guard.release().await;
-    let guard = granted("the waiter's turn", SOON, waiter).await;
+    let guard = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
     assert!(guard.token() > third);
     assert!(life() > caught_up, "{}", life());
 }

@@ -3,7 +3,9 @@
 use tenure_core::{Acquisition, Release};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::common::{SOON, acquire, client, granted, hold, queue_length, seconds, until};
+use crate::common::{
+    OPERATION_TIMEOUT, acquire, client, expect_granted, hold, queue_length, seconds, wait_until,
+};
 
 const TTL: std::time::Duration = seconds(60);
 
@@ -47,21 +49,27 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_push() {
 
     proxy.reset();
     let waiter = acquire(&second, "a");
-    until("it waits", SOON, || queue_length(&server, "a") == 1).await;
+    wait_until("it waits", OPERATION_TIMEOUT, || {
+        queue_length(&server, "a") == 1
+    })
+    .await;
     assert_eq!(names(&proxy), ["EVALSHA"], "a contended acquire");
 
     // Nothing that it sends from now on can be what gives it the lock.
     proxy.hold_requests();
     proxy.reset();
     let _ = guard.release().await;
-    let guard = granted("the push makes it the holder", SOON, waiter).await;
+    let guard = expect_granted("the push makes it the holder", OPERATION_TIMEOUT, waiter).await;
     guard.check().unwrap();
     // Its immediate renewal (D4), which is under way and not yet at the server.
-    until("it renews at once", SOON, || proxy.count("EVALSHA") == 1).await;
+    wait_until("it renews at once", OPERATION_TIMEOUT, || {
+        proxy.count("EVALSHA") == 1
+    })
+    .await;
     assert_eq!(proxy.requests(), 1);
     let pushed_until = guard.valid_until();
     proxy.release_requests();
-    until("the renewal is a proof", SOON, || {
+    wait_until("the renewal is a proof", OPERATION_TIMEOUT, || {
         guard.valid_until() > pushed_until
     })
     .await;

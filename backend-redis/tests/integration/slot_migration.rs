@@ -6,7 +6,9 @@ use tenure_core::{Acquisition, Guard, error::ErrorKind};
 use tenure_test_servers::redis::Cluster;
 use tokio::time::sleep;
 
-use crate::common::{SOON, acquire, client, granted, hold_all, key, millis, seconds, until};
+use crate::common::{
+    OPERATION_TIMEOUT, acquire, client, expect_granted, hold_all, key, millis, seconds, wait_until,
+};
 
 const LOCKS: usize = 100;
 
@@ -25,7 +27,7 @@ fn slot(tag: &str) -> u16 {
 }
 
 /// The first slot that so many locks of the default namespace share, and their names.
-fn crowded(count: usize) -> (u16, Vec<String>) {
+fn locks_in_one_slot(count: usize) -> (u16, Vec<String>) {
     let mut slots: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for index in 0.. {
         let name = format!("n{index}");
@@ -47,7 +49,7 @@ fn crowded(count: usize) -> (u16, Vec<String>) {
 async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     const TTL: Duration = seconds(6);
     let cluster = Cluster::builder().start().unwrap();
-    let (slot, mut names) = crowded(LOCKS + 1);
+    let (slot, mut names) = locks_in_one_slot(LOCKS + 1);
     let spare = names.pop().unwrap();
     assert_eq!(cluster.slot_of(&key(&names[0], "holder")).unwrap(), slot);
     let holder = client(&cluster.url(), TTL).await;
@@ -57,7 +59,7 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     let waiting = client(&cluster.url(), TTL).await;
     let waiters: Vec<_> = names.iter().map(|name| acquire(&waiting, name)).collect();
     let source = cluster.owner_of_slot(slot).unwrap();
-    until("all are in their queues", SOON, || {
+    wait_until("all are in their queues", OPERATION_TIMEOUT, || {
         let count = source
             .text(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
             .unwrap();
@@ -109,15 +111,19 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     for (guard, before) in guards.iter().zip(renewed_before) {
         assert!(guard.valid_until() > before, "k1");
     }
-    until("the lock that nobody held can be taken", SOON, || {
-        cluster
-            .owner_of_slot(slot)
-            .is_ok_and(|owner| owner.port() == target.port())
-    })
+    wait_until(
+        "the lock that nobody held can be taken",
+        OPERATION_TIMEOUT,
+        || {
+            cluster
+                .owner_of_slot(slot)
+                .is_ok_and(|owner| owner.port() == target.port())
+        },
+    )
     .await;
     let spare = holder.lock(&spare).unwrap();
     let spare = spare
-        .acquire_within(SOON)
+        .acquire_within(OPERATION_TIMEOUT)
         .await
         .unwrap()
         .acquired()
@@ -130,7 +136,7 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
         let _ = guard.release().await;
     }
     for (waiter, before) in waiters.into_iter().zip(tokens) {
-        let guard = granted("a waiter's turn", TTL, waiter).await;
+        let guard = expect_granted("a waiter's turn", TTL, waiter).await;
         assert!(guard.token() > before, "t1");
     }
 }

@@ -11,7 +11,8 @@ use tenure_test_servers::redis::{Cluster, Server};
 use tokio::time::{Instant, sleep};
 
 use crate::common::{
-    SOON, builder, client, connected, granted, hold, millis, seconds, store, wait_in_line,
+    OPERATION_TIMEOUT, builder, client, connected, enqueue_waiter, expect_granted, hold, millis,
+    seconds, store,
 };
 
 async fn connect(url: &str, options: Options) -> Result<Client, Error> {
@@ -88,7 +89,7 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
                     assert!(error.is_retryable());
-                    assert!(begun.elapsed() < TTL + SOON, "{error}");
+                    assert!(begun.elapsed() < TTL + OPERATION_TIMEOUT, "{error}");
                     refused += u64::from(error.to_string().contains("restart_delay"));
                 }
             }
@@ -104,14 +105,14 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
     let fresh = connect().await;
     let waiting = connect().await;
     let _ = take(&waiting, "b").await.0.release().await;
-    let waiter = wait_in_line(&server, &waiting, "a", 1).await;
+    let waiter = enqueue_waiter(&server, &waiting, "a", 1).await;
     server.restart().unwrap();
     let restarted = Instant::now();
     connected(&fresh).await;
     let error = fresh.lock("b").unwrap().try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("restart_delay"), "{error}");
     // One that waits goes on waiting.
-    let new = granted("the waiter's turn", TTL + SOON, waiter).await;
+    let new = expect_granted("the waiter's turn", TTL + OPERATION_TIMEOUT, waiter).await;
     assert!(old.check().is_err(), "two holders");
     assert!(new.token() > old.token(), "t1");
     // The server tells whole seconds.

@@ -6,22 +6,25 @@ use tenure_core::Client;
 use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::task::JoinHandle;
 
-use crate::common::{SOON, client, connected, granted, hold, millis, seconds, until, wait_in_line};
+use crate::common::{
+    OPERATION_TIMEOUT, client, connected, enqueue_waiter, expect_granted, hold, millis, seconds,
+    wait_until,
+};
 
 /// A waiter whose connection is in doubt reports by itself after an eighteenth of this, any waiter
 /// after a third; and takes over after all of it.
 const TTL: Duration = seconds(600);
 /// Well before all of these.
-const SOON_AFTER: Duration = seconds(10);
+const PUSH_TIMEOUT: Duration = seconds(10);
 
-struct Gap {
+struct SubscriptionTest {
     server: Server,
     proxy: Proxy,
     first: Client,
     second: Client,
 }
 
-impl Gap {
+impl SubscriptionTest {
     async fn start() -> Self {
         let server = Server::builder().start().unwrap();
         let proxy = Proxy::start(server.address()).unwrap();
@@ -34,12 +37,12 @@ impl Gap {
     }
 
     async fn waiter(&self) -> JoinHandle<tenure_core::Guard> {
-        wait_in_line(&self.server, &self.second, "a", 1).await
+        enqueue_waiter(&self.server, &self.second, "a", 1).await
     }
 
     /// It has the lock soon, and hears of the next one by push again.
-    async fn recovered(&self, waiter: JoinHandle<tenure_core::Guard>) {
-        let guard = granted("it asks when it is back", SOON_AFTER, waiter).await;
+    async fn assert_recovers(&self, waiter: JoinHandle<tenure_core::Guard>) {
+        let guard = expect_granted("it asks when it is back", PUSH_TIMEOUT, waiter).await;
         guard.renew().await.unwrap();
         let _ = guard.release().await;
         connected(&self.first).await;
@@ -47,7 +50,7 @@ impl Gap {
         let waiter = self.waiter().await;
         self.proxy.hold_requests();
         let _ = holder.release().await;
-        let guard = granted("it is told by push", SOON_AFTER, waiter).await;
+        let guard = expect_granted("it is told by push", PUSH_TIMEOUT, waiter).await;
         self.proxy.release_requests();
         let _ = guard.release().await;
         assert_eq!(self.second.live_attempts(), 0);
@@ -56,56 +59,56 @@ impl Gap {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_release_while_the_subscriber_is_killed_and_kept_away() {
-    let gap = Gap::start().await;
-    let holder = hold(&gap.first, "a").await;
-    let waiter = gap.waiter().await;
-    gap.proxy.refuse(true).unwrap();
-    let killed = gap
+    let test = SubscriptionTest::start().await;
+    let holder = hold(&test.first, "a").await;
+    let waiter = test.waiter().await;
+    test.proxy.refuse(true).unwrap();
+    let killed = test
         .server
         .text(&["CLIENT", "KILL", "TYPE", "pubsub"])
         .unwrap();
     assert_eq!(killed, "2", "one subscription for each client");
-    until("its connection is gone", SOON, || {
-        gap.proxy.connections_open() == 0
+    wait_until("its connection is gone", OPERATION_TIMEOUT, || {
+        test.proxy.connections_open() == 0
     })
     .await;
-    connected(&gap.first).await;
+    connected(&test.first).await;
     let _ = holder.release().await;
     assert!(!waiter.is_finished());
-    gap.proxy.refuse(false).unwrap();
-    gap.recovered(waiter).await;
+    test.proxy.refuse(false).unwrap();
+    test.assert_recovers(waiter).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_release_at_the_moment_that_the_subscriber_is_killed() {
-    let gap = Gap::start().await;
+    let test = SubscriptionTest::start().await;
     for round in 0..10 {
-        let holder = hold(&gap.first, "a").await;
-        let waiter = gap.waiter().await;
+        let holder = hold(&test.first, "a").await;
+        let waiter = test.waiter().await;
         let release = tokio::spawn(async move { holder.release().await });
         tokio::time::sleep(Duration::from_micros(round * 100)).await;
-        gap.proxy.cut().unwrap();
-        let guard = granted("it asks when it is back", SOON_AFTER, waiter).await;
+        test.proxy.cut().unwrap();
+        let guard = expect_granted("it asks when it is back", PUSH_TIMEOUT, waiter).await;
         let _ = release.await.unwrap();
-        connected(&gap.second).await;
+        connected(&test.second).await;
         let _ = guard.release().await;
     }
-    let holder = hold(&gap.first, "a").await;
-    let waiter = gap.waiter().await;
+    let holder = hold(&test.first, "a").await;
+    let waiter = test.waiter().await;
     let _ = holder.release().await;
-    gap.recovered(waiter).await;
+    test.assert_recovers(waiter).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_push_that_is_lost_with_its_connection() {
-    let gap = Gap::start().await;
-    let holder = hold(&gap.first, "a").await;
-    let waiter = gap.waiter().await;
-    gap.proxy.hold_replies();
+    let test = SubscriptionTest::start().await;
+    let holder = hold(&test.first, "a").await;
+    let waiter = test.waiter().await;
+    test.proxy.hold_replies();
     let _ = holder.release().await;
     tokio::time::sleep(millis(100)).await;
     assert!(!waiter.is_finished());
-    gap.proxy.cut().unwrap();
-    gap.proxy.release_replies();
-    gap.recovered(waiter).await;
+    test.proxy.cut().unwrap();
+    test.proxy.release_replies();
+    test.assert_recovers(waiter).await;
 }

@@ -2,7 +2,7 @@
 
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::common::{builder, client, hold, key, seconds, wait_in_line};
+use crate::common::{builder, client, enqueue_waiter, hold, key, seconds};
 
 /// S2, L1: a message in the inbox that names a waiter's attempt makes a guard of whatever TTL it says.
 #[tokio::test(flavor = "multi_thread")]
@@ -16,7 +16,7 @@ async fn s2_a_forged_grant_is_believed_for_no_longer_than_the_ttl_that_was_asked
         .connect()
         .await
         .unwrap();
-    let waiter = wait_in_line(&server, &far, "x", 1).await;
+    let waiter = enqueue_waiter(&server, &far, "x", 1).await;
     let entry = server.text(&["HGETALL", &key("x", "entries")]).unwrap();
     let mut words = entry.split_whitespace();
     let attempt = words.next().unwrap().to_owned();

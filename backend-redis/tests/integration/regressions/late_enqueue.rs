@@ -3,28 +3,33 @@
 use tenure_core::error::ErrorKind;
 use tenure_test_servers::redis::Server;
 
-use crate::common::{Detour, SOON, builder, is_idle, key, keys, millis, until};
+use crate::common::{
+    DelayedPath, OPERATION_TIMEOUT, builder, is_unused, key, keys, millis, wait_until,
+};
 
 /// A4: what arrives one TTL after its removal finds no fence any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_an_enqueue_that_arrives_later_than_one_ttl_has_no_effect() {
     let server = Server::builder().start().unwrap();
-    let detour = Detour::start(&server);
-    let late = builder(&detour.url())
+    let path = DelayedPath::start(&server);
+    let late = builder(&path.url())
         .ttl(millis(500))
         .connect()
         .await
         .unwrap();
-    detour.bypass();
+    path.bypass();
     let lock = late.lock("a").unwrap();
-    let (outcome, ()) = tokio::join!(lock.acquire_within(SOON), detour.cut_off());
+    let (outcome, ()) = tokio::join!(
+        lock.acquire_within(OPERATION_TIMEOUT),
+        path.cut_after_script_sent()
+    );
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     let fenced = key("a", "fenced:*");
-    until("it is fenced off", SOON, || {
+    wait_until("it is fenced off", OPERATION_TIMEOUT, || {
         !keys(&server, &fenced).is_empty()
     })
     .await;
     tokio::time::sleep(millis(700)).await;
-    detour.let_go(&server).await;
-    assert!(is_idle(&server, "a"), "a ghost holds the lock");
+    path.release(&server).await;
+    assert!(is_unused(&server, "a"), "a ghost holds the lock");
 }

@@ -11,15 +11,15 @@ use tenure_redis::Options;
 use tenure_test_servers::redis::Server;
 
 use crate::common::{
-    Raw, SOON, acquire, builder, client, hold, hold_all, key, millis, name, queue_length, seconds,
-    store,
+    OPERATION_TIMEOUT, RawBackend, acquire, builder, client, hold, hold_all, key, millis, name,
+    queue_length, seconds, store,
 };
 
 fn server() -> Server {
     Server::builder().start().unwrap()
 }
 
-fn micros(server: &Server) -> u128 {
+fn server_time_us(server: &Server) -> u128 {
     let time = server.text(&["TIME"]).unwrap();
     let mut parts = time
         .split_whitespace()
@@ -27,8 +27,8 @@ fn micros(server: &Server) -> u128 {
     parts.next().unwrap() * 1_000_000 + parts.next().unwrap()
 }
 
-fn a_holder(server: &Server, owner: &str, ttl_ms: u128) -> String {
-    let now = micros(server);
+fn holder_record(server: &Server, owner: &str, ttl_ms: u128) -> String {
+    let now = server_time_us(server);
     format!(
         "tenure/1 {} {now} {now} {} {} {owner} {now} {now}",
         "a".repeat(32),
@@ -43,9 +43,9 @@ fn a_holder(server: &Server, owner: &str, ttl_ms: u128) -> String {
 async fn a4_a_holder_that_cannot_be_shown_is_waited_for_all_the_same() {
     let server = server();
     let client = client(&server.url(), seconds(30)).await;
-    for bad in ["owner-without-slashes", "%zz/h/1", "a/b/99999999999"] {
+    for malformed in ["owner-without-slashes", "%zz/h/1", "a/b/99999999999"] {
         server.command(&["FLUSHALL"]).unwrap();
-        let record = a_holder(&server, bad, 1500);
+        let record = holder_record(&server, malformed, 1500);
         server
             .command(&["SET", &key("a", "holder"), &record, "PX", "1500"])
             .unwrap();
@@ -53,7 +53,7 @@ async fn a4_a_holder_that_cannot_be_shown_is_waited_for_all_the_same() {
         let acquired = lock.acquire_within(seconds(10)).await;
         assert!(
             matches!(acquired, Ok(Acquisition::Acquired(_))),
-            "a4: {bad}: {acquired:?}"
+            "a4: {malformed}: {acquired:?}"
         );
         assert_eq!(queue_length(&server, "a"), 0);
     }
@@ -197,9 +197,9 @@ async fn r4_a_queue_that_was_deleted_by_hand_does_not_stay_for_ever() {
     let server = server();
     let holder = client(&server.url(), seconds(60)).await;
     let _guard = hold(&holder, "a").await;
-    let raw = Raw::connect(&server.url(), Options::default()).await;
+    let raw = RawBackend::connect(&server.url(), Options::default()).await;
     let join = async |id| {
-        let request = Raw::enqueue("a", AttemptId::from_u128(id), seconds(5));
+        let request = RawBackend::enqueue("a", AttemptId::from_u128(id), seconds(5));
         raw.backend.enqueue(request).await.unwrap()
     };
     let _ = join(1).await;
@@ -213,9 +213,9 @@ async fn r4_a_queue_that_was_deleted_by_hand_does_not_stay_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn w1_the_order_is_kept_behind_a_place_that_is_no_number() {
     let server = server();
-    let raw = Raw::connect(&server.url(), Options::default()).await;
+    let raw = RawBackend::connect(&server.url(), Options::default()).await;
     let join = async |id| {
-        let request = Raw::enqueue("a", AttemptId::from_u128(id), seconds(60));
+        let request = RawBackend::enqueue("a", AttemptId::from_u128(id), seconds(60));
         raw.backend.enqueue(request).await
     };
     let _ = join(9).await.unwrap();
@@ -258,7 +258,7 @@ async fn x3_a_crowd_of_the_dead_delays_nobody_beyond_the_takeover_bound() {
         let ttl = millis(300);
         let client = builder(&server.url()).ttl(ttl).connect().await.unwrap();
         let begun = now();
-        let guard = tokio::time::timeout(SOON, acquire(&client, "a")).await;
+        let guard = tokio::time::timeout(OPERATION_TIMEOUT, acquire(&client, "a")).await;
         let took = now().since(begun);
         let bound = ttl / 2 + millis(500);
         eprintln!("{count}: {took:?}, bound {bound:?}, {:?}", guard.is_ok());
@@ -323,7 +323,7 @@ async fn s2_a_fence_beyond_the_highest_token_is_corrupt_and_gives_no_grant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
     let server = server();
-    for bad in ["tenure/1 garbage", "tenure/2 newer"] {
+    for malformed in ["tenure/1 garbage", "tenure/2 newer"] {
         server.command(&["FLUSHALL"]).unwrap();
         let client = client(&server.url(), seconds(1)).await;
         let guard = hold(&client, "a").await;
@@ -331,17 +331,22 @@ async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
             let lock = client.lock("a").unwrap();
             tokio::spawn(async move { lock.acquire().await.map(|_| ()) })
         };
-        crate::common::until("it waits", SOON, || queue_length(&server, "a") == 1).await;
-        server.command(&["SET", &key("a", "holder"), bad]).unwrap();
+        crate::common::wait_until("it waits", OPERATION_TIMEOUT, || {
+            queue_length(&server, "a") == 1
+        })
+        .await;
+        server
+            .command(&["SET", &key("a", "holder"), malformed])
+            .unwrap();
         let fresh = client.lock("a").unwrap().try_acquire().await;
         let ended = tokio::time::timeout(seconds(10), waiter).await;
         eprintln!(
-            "{bad}: guard {:?}, fresh {fresh:?}, waiter {ended:?}",
+            "{malformed}: guard {:?}, fresh {fresh:?}, waiter {ended:?}",
             guard.check()
         );
         assert!(
             matches!(ended, Ok(Ok(Err(_)))),
-            "s2: {bad}: ten TTLs later the waiter still waits, and knows nothing; a new one: {fresh:?}"
+            "s2: {malformed}: ten TTLs later the waiter still waits, and knows nothing; a new one: {fresh:?}"
         );
     }
 }
@@ -353,7 +358,7 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     let client = client(&server.url(), seconds(3)).await;
     let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
     let guards = hold_all(&client, &names).await;
-    let record = a_holder(&server, "a/b/1", 60_000);
+    let record = holder_record(&server, "a/b/1", 60_000);
     let holder = key("x", "holder");
     server
         .command(&["SET", &holder, &record, "PX", "60000"])
@@ -361,7 +366,7 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     let _waiter = acquire(&client, "x");
     tokio::time::sleep(seconds(1)).await;
     let huge = format!("{}/b/1", "a".repeat(40 << 20));
-    let record = a_holder(&server, &huge, 60_000);
+    let record = holder_record(&server, &huge, 60_000);
     server
         .command(&["SET", &holder, &record, "PX", "60000"])
         .unwrap();
@@ -374,7 +379,7 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
 /// entry is read; the answer is an error "without effect".
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
-    for bad in ["tenure/2 whatever", "tenure/1 nonsense"] {
+    for malformed in ["tenure/2 whatever", "tenure/1 nonsense"] {
         let server = Server::builder().start().unwrap();
         let client = client(&server.url(), seconds(30)).await;
         let guard = hold(&client, "a").await;
@@ -383,7 +388,7 @@ async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
             .command(&["ZADD", &key("a", "queue"), "1", &id])
             .unwrap();
         server
-            .command(&["HSET", &key("a", "entries"), &id, bad])
+            .command(&["HSET", &key("a", "entries"), &id, malformed])
             .unwrap();
         let lock = client.lock("a").unwrap();
         let error = lock.acquire_within(seconds(5)).await.unwrap_err();
@@ -402,7 +407,7 @@ async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
         let next = lock.try_acquire().await;
         assert_eq!(
             ghosts, 0,
-            "a4: {bad}: {ghosts} ghosts in the queue; then {next:?}"
+            "a4: {malformed}: {ghosts} ghosts in the queue; then {next:?}"
         );
     }
 }

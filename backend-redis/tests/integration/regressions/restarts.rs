@@ -9,7 +9,7 @@ use tenure_core::{
 use tenure_redis::Options;
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::common::{hold, seconds, store, wait_in_line};
+use crate::common::{enqueue_waiter, hold, seconds, store};
 
 /// X1 with `restart_delay`: the server comes back with a snapshot (the default of redis.conf) that
 /// is older than the holder's last renewals. Whoever waited then is given the lock at once.
@@ -28,7 +28,7 @@ async fn x1_restart_delay_holds_for_those_who_wait_in_a_snapshot() {
     let holder = careful(&proxy.url(), TTL).await;
     let guard = hold(&holder, "a").await;
     let other = careful(&server.url(), seconds(60)).await;
-    let waiter = wait_in_line(&server, &other, "a", 1).await;
+    let waiter = enqueue_waiter(&server, &other, "a", 1).await;
     server.command(&["SAVE"]).unwrap();
     // The holder goes on renewing for longer than one TTL after the snapshot.
     tokio::time::sleep(TTL + seconds(1)).await;

@@ -4,7 +4,7 @@ use tenure_core::Client;
 use tenure_redis::Options;
 use tenure_test_servers::redis::Server;
 
-use crate::common::{SOON, hold, seconds, store, until, wait_in_line};
+use crate::common::{OPERATION_TIMEOUT, enqueue_waiter, hold, seconds, store, wait_until};
 
 /// Nothing of a client stays connected after it is shut down or dropped, also with replicas.
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +24,7 @@ async fn r5_no_connection_stays_after_a_shutdown() {
         let client = Client::builder(store(&master.url(), options));
         let client = client.ttl(seconds(10)).connect().await.unwrap();
         let guard = hold(&client, "a").await;
-        let waiter = wait_in_line(&master, &client, "a", 1).await;
+        let waiter = enqueue_waiter(&master, &client, "a", 1).await;
         if round % 2 == 0 {
             let report = client.shutdown(seconds(5)).await;
             assert!(report.unreleased.is_empty());
@@ -35,6 +35,6 @@ async fn r5_no_connection_stays_after_a_shutdown() {
             drop(guard);
             drop(client);
         }
-        until("all are closed", SOON, || count() <= before).await;
+        wait_until("all are closed", OPERATION_TIMEOUT, || count() <= before).await;
     }
 }

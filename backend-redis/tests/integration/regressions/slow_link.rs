@@ -10,10 +10,12 @@ use tokio::{
     time::Instant,
 };
 
-use crate::common::{SOON, builder, client, hold, millis, queue_length, seconds, until};
+use crate::common::{
+    OPERATION_TIMEOUT, builder, client, hold, millis, queue_length, seconds, wait_until,
+};
 
 /// Carries bytes both ways, each of them so much later.
-async fn distant(server: &Server, delay: Duration) -> String {
+async fn delaying_proxy(server: &Server, delay: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let target = server.address();
@@ -51,7 +53,7 @@ async fn l5_a_waiter_with_a_short_ttl_costs_no_guard_with_a_long_one() {
     let server = Server::builder().start().unwrap();
     let near = client(&server.url(), seconds(60)).await;
     let _held = hold(&near, "x").await;
-    let url = distant(&server, millis(80)).await;
+    let url = delaying_proxy(&server, millis(80)).await;
     let far = builder(&url).ttl(seconds(6)).connect().await.unwrap();
     let guard = hold(&far, "y").await;
     // Alone it is renewed all right.
@@ -59,7 +61,10 @@ async fn l5_a_waiter_with_a_short_ttl_costs_no_guard_with_a_long_one() {
     guard.check().unwrap();
     let lock = far.lock("x").unwrap().ttl(millis(200));
     let waiter = tokio::spawn(async move { lock.acquire_within(seconds(60)).await });
-    until("it waits", SOON, || queue_length(&server, "x") == 1).await;
+    wait_until("it waits", OPERATION_TIMEOUT, || {
+        queue_length(&server, "x") == 1
+    })
+    .await;
     let begun = Instant::now();
     while begun.elapsed() < seconds(15) {
         tokio::time::sleep(millis(20)).await;
