@@ -1,4 +1,4 @@
-//! Where the servers are: an address, read and checked.
+//! The address of a Redis deployment, parsed and validated.
 
 use std::{fmt, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tenure_core::{
 
 use crate::config::{Options, config_error};
 
-/// The schemes, each with what it is.
+/// The URL schemes of this backend.
 pub(crate) const SCHEMES: &[&str] = &[
     "redis",
     "redis+cluster",
@@ -23,17 +23,17 @@ pub(crate) const SCHEMES: &[&str] = &[
 const SERVER_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// One server's address.
+/// The address of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Endpoint {
-    /// Over TCP.
+    /// A TCP address.
     Tcp {
-        /// Name or address; an IPv6 address without brackets.
+        /// The host name or IP address; an IPv6 address has no brackets.
         host: String,
-        /// Its port.
+        /// The port.
         port: u16,
     },
-    /// A socket of this machine.
+    /// The path of a Unix socket on this machine.
     Unix(PathBuf),
 }
 
@@ -47,15 +47,15 @@ impl Endpoint {
         Self::tcp(&*host.name, host.port.unwrap_or(port))
     }
 
-    /// Reads the `host:port` of a server's answer. A server that does not know its own name gives
-    /// an empty one, or `?`: then it is where `source` is.
+    /// Parses the `host:port` in a server's reply. A server that does not know its own name sends
+    /// an empty host or `?`; the result then has the host of `source`, the server that replied.
     pub(crate) fn parse(text: &str, source: &Self) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let port = port.parse().ok()?;
         Self::from_host_and_port(host, port, source)
     }
 
-    /// The same of a name and a port.
+    /// Like [`parse`](Self::parse), for a host and a port that are already separate.
     pub(crate) fn from_host_and_port(host: &str, port: u16, source: &Self) -> Option<Self> {
         let host = match (host, source) {
             ("" | "?", Self::Tcp { host, .. }) => host,
@@ -76,41 +76,41 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How the servers stand together.
+/// How the servers are deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Deployment {
-    /// One server.
+    /// One standalone server.
     Single(Endpoint),
-    /// The server that the sentinels say is the master of this name.
+    /// The master that the sentinels report under this name.
     Sentinel {
-        /// Whom to ask.
+        /// The sentinels to query.
         sentinels: Vec<Endpoint>,
-        /// What they call it.
+        /// The name of the master in the sentinels' configuration.
         name: String,
     },
     /// The masters of a cluster.
     Cluster {
-        /// Whom to ask for them.
+        /// The nodes that are queried first for the slot map.
         seeds: Vec<Endpoint>,
     },
 }
 
-/// Which servers are meant, and how they are reached. Holds nothing secret.
+/// The servers of a store and how to connect to them. Contains no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) deployment: Deployment,
-    /// Whether over TLS.
+    /// Whether connections use TLS.
     pub(crate) secure: bool,
-    /// The number of the database.
+    /// The database number.
     pub(crate) database: u32,
 }
 
 impl Address {
-    /// Reads an address, together with the options that belong to it.
+    /// Parses a store URL together with the options that apply to it.
     ///
     /// # Errors
     ///
-    /// `Config` says what is wrong.
+    /// `Config`, with the reason.
     pub(crate) fn new(url: &StoreUrl, options: &Options) -> Result<Self, Error> {
         options.validate()?;
         let scheme = url.scheme();
@@ -212,13 +212,13 @@ fn parse_path(path: &str) -> Result<Option<u32>, Error> {
 }
 
 fn parse_database(number: &str) -> Result<u32, Error> {
-    // The text may be anything that somebody put there by mistake: it is not repeated.
+    // The error does not repeat the text: a user may have put anything there by mistake.
     number.parse().map_err(|_| {
         config_error("the path of the address is the number of a database, such as `/3`")
     })
 }
 
-// The same text for the same store, with what the address left out.
+// Equal addresses have equal texts. Default ports and the database number are included.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.secure { "s" } else { "" };

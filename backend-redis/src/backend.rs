@@ -1,4 +1,4 @@
-//! The driver: each request of the core is one run of a script.
+//! The driver: each operation runs one script.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,12 +41,13 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The store at this address, by the schemes that [`RedisFactory`](crate::RedisFactory) lists.
-    /// Nothing is sent yet.
+    /// Creates a store for this URL; [`RedisFactory`](crate::RedisFactory) lists the schemes. Sends
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) says what is wrong with the address, or with an option for it.
+    /// [`ErrorKind::Config`](tenure_core::error::ErrorKind::Config) if the URL or an option is
+    /// invalid; the error names which.
     pub fn open(url: &StoreUrl, options: Options) -> Result<Self, Error> {
         let address = Address::new(url, &options)?;
         if let Some(template) = &options.plain_key {
@@ -103,7 +104,7 @@ impl Connect for RedisStore {
     }
 }
 
-/// Takes what the connection reports to the core.
+/// Forwards messages and connection changes to the core.
 #[derive(Debug)]
 struct EventForwarder {
     events: EventSink,
@@ -132,7 +133,7 @@ impl Listener for EventForwarder {
     }
 }
 
-/// One client's way to the locks of a namespace.
+/// One client's connection to the locks of a namespace.
 #[derive(Debug)]
 pub(crate) struct RedisBackend {
     info: BackendInfo,
@@ -190,13 +191,13 @@ fn capabilities(options: &Options) -> Capabilities {
         LossEvidence::new(Evidence::Push, Evidence::NextRenewal),
         TtlRange::new(
             Duration::from_millis(100),
-            // Beyond it, the server's clock would be all that keeps tokens rising.
+            // Beyond this TTL, only the server's clock would keep tokens rising.
             LAST_TOKEN_TTL,
             Duration::from_millis(1),
             TtlScope::Lock,
         ),
-        // A report when the holder's grant runs out; half of the waiter's TTL and the constant are
-        // for one that has to be repeated.
+        // The first waiter reports when the holder's grant expires. Half of the waiter's TTL and
+        // the constant allow for a report that has to be repeated.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
     .with_residue(Some(LAST_TOKEN_TTL))

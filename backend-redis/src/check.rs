@@ -1,4 +1,4 @@
-//! What is checked when a client connects.
+//! The checks at start-up.
 
 use tenure_core::{
     error::{Error, ErrorKind},
@@ -13,8 +13,9 @@ use crate::{
     transport::ScriptCall,
 };
 
-/// Tries every right that the scripts need, on keys that nobody uses: a right that is missing would
-/// else be noticed when two want the same lock for the first time, or in the middle of a hand-over.
+/// Tries every command and key pattern that the scripts need, on keys that nobody uses. Without
+/// this check, a missing right would first show when two clients contend for a lock, or in the
+/// middle of a hand-over.
 pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
     const OPERATION: &str = "connecting";
     let client = shared.context.client;
@@ -27,8 +28,8 @@ pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
         Ok(value) => value,
         Err(error) => {
             let error = from_call_error(OPERATION, error);
-            // A server that is busy or away is no matter of rights, and is told with what is
-            // asked of it.
+            // Only missing rights are reported here. If the server is busy or unreachable, the next
+            // operation reports that.
             return match error.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => Err(error),
                 _ => Ok(()),

@@ -1,4 +1,4 @@
-//! Taking an attempt in.
+//! Enqueueing an attempt.
 
 use tenure_core::{
     error::{Error, ErrorKind},
@@ -45,7 +45,8 @@ pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueue
     if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
         return Ok(answer);
     }
-    // Undone: a failover could give it to somebody else.
+    // Too few replicas have the grant, so it is undone: after a failover, another client could be
+    // granted the lock.
     let removal = Remove::new(request.name, request.attempt, request.ttl, true);
     let too_few = shared.too_few_replicas(OPERATION, missing_acks);
     match remove::remove(shared, &removal).await {

@@ -1,4 +1,4 @@
-//! What went wrong on the way to the server or on it, in the words of the core.
+//! Converts errors of the transport and of the server into errors of the core.
 
 use redis::Value;
 use tenure_core::error::{Error, ErrorKind};
@@ -12,7 +12,7 @@ pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<
         .with_detail(detail)
 }
 
-/// The server answered what none of our scripts answers.
+/// The error for a reply that no script of this backend produces.
 pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error {
     let what = match value {
         Value::Nil => "nothing",
@@ -29,7 +29,7 @@ pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error 
     )
 }
 
-/// A fault, as the error of an operation.
+/// The error for a call that failed.
 pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) -> Error {
     match call_error {
         CallError::NotExecuted { code: None, detail } => {
@@ -49,8 +49,8 @@ pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) ->
     }
 }
 
-/// An error that the server or a script answered. None of the scripts changes anything before the
-/// point where one of these can come up.
+/// The error for an error reply of the server or of a script. The scripts change nothing before the
+/// point where they can return one of these errors.
 pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> Error {
     let (kind, text) = match code {
         "TENURE_CORRUPT" => (
@@ -102,13 +102,13 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
     error(kind, operation, text)
 }
 
-/// What a refusal for want of a right says, without the place in the script, which helps nobody.
+/// The server's message about a missing right, without the script position that Redis appends.
 fn missing_rights(detail: &str) -> String {
     let message = detail.split(" script: ").next().unwrap_or(detail);
     format!("{message}; compare its rights with the ACL line in docs/operations.md")
 }
 
-/// A key as it can be shown in one line.
+/// Quotes a key so that it fits on one line.
 fn quoted(key: &str) -> String {
     format!("{key:?}")
 }

@@ -1,4 +1,4 @@
-//! The Redis backend by configuration.
+//! Opens a Redis store from configuration.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use tenure_core::{backend::Connect, error::Error, registry::Factory, settings::S
 
 use crate::{Options, RedisStore, address::SCHEMES};
 
-/// The schemes `redis`, `redis+unix`, `redis+sentinel` and `redis+cluster`, and with TLS `rediss`,
-/// `rediss+sentinel` and `rediss+cluster`.
+/// The factory for the schemes `redis`, `redis+unix`, `redis+sentinel` and `redis+cluster`, and,
+/// with TLS, `rediss`, `rediss+sentinel` and `rediss+cluster`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RedisFactory;
 
 impl RedisFactory {
-    /// The factory.
+    /// Creates the factory.
     #[must_use]
     pub const fn new() -> Self {
         Self

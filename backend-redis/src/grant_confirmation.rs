@@ -1,8 +1,8 @@
-//! Grants that replicas have to acknowledge (`min_replicas`), when they come by push.
+//! Confirms pushed grants when replicas have to acknowledge grants (`min_replicas`).
 //!
-//! The write that made such a grant was somebody else's, on somebody else's connection, and `WAIT`
-//! speaks of one's own writes alone. So the new holder renews first, and waits for the replicas of
-//! that; only then is the grant told.
+//! A pushed grant was written by another client on another connection, and `WAIT` covers only the
+//! writes of its own connection. Therefore the new holder first renews the grant and waits until
+//! the replicas acknowledge that renewal. Only then does the core receive the grant.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use tenure_core::{
 
 use crate::{renew, shared::Shared};
 
-/// The attempts that wait, which a message names by their ids alone.
+/// The waiting attempts of this client. A message names an attempt by its id alone.
 #[derive(Debug, Default)]
 pub(crate) struct GrantConfirmation {
     shared: OnceLock<Weak<Shared>>,
@@ -27,7 +27,7 @@ pub(crate) struct GrantConfirmation {
 }
 
 impl GrantConfirmation {
-    /// Says by what to confirm.
+    /// Sets the state that confirmations are sent with.
     pub(crate) fn attach(&self, shared: Weak<Shared>) {
         let _ = self.shared.set(shared);
     }
@@ -44,13 +44,14 @@ impl GrantConfirmation {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Confirms a grant that came by push, and tells of it. Does not block.
+    /// Confirms a pushed grant in the background and then sends the event. Does not block.
     pub(crate) fn confirm(&self, grant: Grant, events: EventSink) {
         let attempt = grant.attempt;
         let known = self.waiting_attempts().get(&attempt).cloned();
         let shared = self.shared.get().and_then(Weak::upgrade);
         let (Some((name, ttl)), Some(shared)) = (known, shared) else {
-            // It has overtaken the answer to its enqueue: the core asks once that is there.
+            // The message arrived before the reply to the enqueue. The core asks again once that
+            // reply is there.
             events.send(BackendEvent::Look { attempt });
             return;
         };
@@ -62,7 +63,8 @@ impl GrantConfirmation {
                 }
                 Some(Renewed::Granted(grant)) => BackendEvent::Granted(grant),
                 Some(Renewed::Gone(reason)) => BackendEvent::Lost { attempt, reason },
-                // Asked as a waiter, it is given back if replicas are still missing.
+                // The core then reports the attempt as a waiter. If replicas are still missing,
+                // that report gives the grant back.
                 _ => BackendEvent::Look { attempt },
             };
             events.send(event);

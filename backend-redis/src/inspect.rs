@@ -1,4 +1,4 @@
-//! Looking at locks, which changes nothing.
+//! Inspecting, listing and evicting locks.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,14 @@ use crate::{
     transport::ScriptCall,
 };
 
-/// How many waiters one request shows: a script holds up the whole server.
+/// The most waiters in one reply. While a script runs, the server serves nobody else.
 const MAX_WAITERS_PER_CALL: usize = 500;
 
-/// How many locks one request shows.
+/// The most locks in one call of the list script.
 const MAX_LOCKS_PER_CALL: usize = 50;
 
-/// A lock and its queue. A queue of more than 500 is read in parts, between which it may change.
+/// Reads a lock and its queue without changing them. A queue of more than 500 waiters is read in
+/// several calls, between which it may change.
 pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
     let keys = shared.lock_keys(name)?;
@@ -59,8 +60,8 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     }
 }
 
-/// A page of the locks of the namespace, by `SCAN`: a lock that is there all the time is listed, and
-/// may be listed twice while the server makes room.
+/// Lists one page of the namespace's locks, using `SCAN`. A lock that exists during the whole scan
+/// is listed at least once, and may be listed twice while the server rehashes.
 pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
     let pattern = shared.keys.scan_pattern(&request.prefix);
@@ -109,7 +110,8 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
         for (&index, shown) in group.iter().zip(Reply::new(OPERATION, value)?.rest()) {
             let (name, (_, by_holder)) = &locks[index];
             let listed = parse_listed(OPERATION, name, shown)?;
-            // One that has a holder is listed where that key is found, not where its queue is.
+            // A lock with a holder is listed where its holder key is found, not where its queue key
+            // is.
             page.locks
                 .extend(listed.filter(|listed| *by_holder || listed.holder.is_none()));
         }
@@ -124,7 +126,7 @@ fn parse_listed(
 ) -> Result<Option<Listed>, Error> {
     if let Value::ServerError(error) = &shown {
         let error = from_reply(operation, error.code(), error.details().unwrap_or_default());
-        // A lock that cannot be read does not hide the others; `status` says what is wrong with it.
+        // A malformed lock must not hide the others. `status` shows what is wrong with it.
         return match error.kind() {
             ErrorKind::Corrupt | ErrorKind::NewerFormat => {
                 Ok(Some(Listed::new(name.clone(), Some(Holder::foreign()), 0)))

@@ -1,20 +1,20 @@
-//! Which keys a lock has on the server, and which channel a client.
+//! The keys of a lock on the server, and the channel of a client.
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `tenure:{NS:NAME}:holder` | string, expires | who has the lock |
-//! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was given |
-//! | `tenure:{NS:NAME}:queue` | sorted set, expires | who waits, in order |
-//! | `tenure:{NS:NAME}:entries` | hash, expires | what is known of each waiter |
+//! | `tenure:{NS:NAME}:holder` | string, expires | the holder |
+//! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was granted |
+//! | `tenure:{NS:NAME}:queue` | sorted set, expires | the waiters, in order |
+//! | `tenure:{NS:NAME}:entries` | hash, expires | the details of each waiter |
 //! | `tenure:{NS:NAME}:fenced:ATTEMPT` | string, expires | an attempt that is fenced off |
-//! | `tenure:inbox:CLIENT` | channel | word for one client |
+//! | `tenure:inbox:CLIENT` | channel | messages to one client |
 //!
-//! Namespace and name are encoded by the table of [`tenure_core::name`], so that neither holds a
-//! brace or a colon: what stands between the braces is the hash tag, and keeps all keys of a lock in
-//! one slot of a cluster.
+//! Namespace and name are encoded as [`tenure_core::name`] defines, so neither contains a brace or
+//! a colon. The text between the braces is the hash tag; it keeps all keys of a lock in one slot of
+//! a cluster.
 //!
-//! With a template for [plain keys](KeySpace::with_template) the holder's key is the one that other programs
-//! use; the other keys then carry its hash tag.
+//! With a [key template](KeySpace::with_template), the holder key is the key that other programs
+//! use, and the other keys carry its hash tag.
 
 use std::fmt::Write;
 
@@ -26,23 +26,23 @@ use tenure_core::{
 
 use crate::transport::ScriptCall;
 
-/// What the keys of a lock end with.
+/// The suffixes of a lock's keys.
 const HOLDER_SUFFIX: &str = "holder";
 const LAST_TOKEN_SUFFIX: &str = "fence";
 const QUEUE_SUFFIX: &str = "queue";
 const ENTRIES_SUFFIX: &str = "entries";
-/// ... and an attempt.
+/// An attempt follows this suffix.
 const FENCE_SUFFIX: &str = "fenced:";
 
-/// What the channels of all clients begin with.
+/// The prefix of every client's channel.
 pub(crate) const INBOX_PREFIX: &str = "tenure:inbox:";
 
-/// The channel on which a client is told of its attempts.
+/// The channel on which a client receives messages about its attempts.
 pub(crate) fn inbox(client: ClientId) -> String {
     format!("{INBOX_PREFIX}{client}")
 }
 
-/// How the locks of one namespace are named on the server.
+/// Names the keys of all locks in one namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
     namespace: String,
@@ -60,12 +60,12 @@ struct PlainTemplate {
 #[derive(Clone, Debug)]
 pub(crate) struct LockKeys {
     pub(crate) holder: String,
-    /// What the others begin with, if that is not what the holder's begins with.
+    /// The prefix of the other keys, if it differs from the prefix of the holder key.
     prefix: Option<String>,
 }
 
 impl KeySpace {
-    /// The keys of this namespace.
+    /// Creates the key names of this namespace.
     pub(crate) fn new(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.encoded(),
@@ -73,12 +73,12 @@ impl KeySpace {
         }
     }
 
-    /// The same with a template for the holder's key: `{name}` stands for the lock's name as it was
-    /// given, `{namespace}` for the namespace.
+    /// Like [`new`](Self::new), with a template for the holder key: `{name}` stands for the lock's
+    /// name as given, `{namespace}` for the namespace.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if `{name}` does not occur in it exactly once.
+    /// [`ErrorKind::Config`] unless the template contains `{name}` exactly once.
     pub(crate) fn with_template(namespace: &Namespace, template: &str) -> Result<Self, Error> {
         let template = template.replace("{namespace}", namespace.as_str());
         match template.split("{name}").collect::<Vec<_>>().as_slice() {
@@ -103,8 +103,8 @@ impl KeySpace {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if `clustered`, and the plain key is one whose slot no hash tag
-    /// can name.
+    /// [`ErrorKind::Unsupported`] if `clustered` is set and no hash tag can place other keys in the
+    /// slot of the plain key.
     pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
         let encoded = name.encoded();
         let Some(template) = &self.template else {
@@ -141,7 +141,7 @@ impl KeySpace {
                      followed by other keys; use another name, or `plain_key` with a hash tag",
                 ));
         }
-        // The tag may hold anything; what follows it keeps locks apart.
+        // The hash tag may contain anything; the part after it keeps different locks apart.
         let prefix = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
         Ok(LockKeys {
             holder,
@@ -149,8 +149,8 @@ impl KeySpace {
         })
     }
 
-    /// A pattern of `SCAN` that finds at least the holders' keys and the queues' of all locks whose
-    /// names begin so.
+    /// A `SCAN` pattern that matches at least the holder and queue keys of all locks whose names
+    /// begin with `prefix`.
     pub(crate) fn scan_pattern(&self, prefix: &str) -> String {
         match &self.template {
             None => format!(
@@ -167,8 +167,8 @@ impl KeySpace {
         }
     }
 
-    /// The lock that a key found by [`scan_pattern`](Self::scan_pattern) belongs to; `None` for a key of
-    /// another kind, or somebody else's.
+    /// The lock of a key that [`scan_pattern`](Self::scan_pattern) matched; `None` for another kind
+    /// of key or a foreign key.
     pub(crate) fn name_of(&self, key: &[u8]) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?;
         match &self.template {
@@ -193,7 +193,7 @@ impl KeySpace {
 }
 
 impl LockKeys {
-    /// Gives a script all that are there for every attempt, in the order in which scripts take them.
+    /// Adds the keys that every attempt shares, in the order in which the scripts expect them.
     pub(crate) fn push_all(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
         for suffix in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
@@ -201,7 +201,7 @@ impl LockKeys {
         }
     }
 
-    /// Gives a script those that show who holds the lock and who waits for it.
+    /// Adds the keys that show the holder and the waiters.
     pub(crate) fn push_for_inspect(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
         for suffix in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
@@ -209,16 +209,16 @@ impl LockKeys {
         }
     }
 
-    /// Gives a script the key by which an attempt is fenced off.
+    /// Adds the key that fences off an attempt.
     pub(crate) fn push_fence(&self, attempt: AttemptId, call: &mut ScriptCall) {
         call.key_with(|text| {
             text.push_str(self.prefix());
-            // Writing to a text does not fail.
+            // Writing to a `String` does not fail.
             let _ = write!(text, "{FENCE_SUFFIX}{attempt}");
         });
     }
 
-    /// More bytes than one of them takes, but for that by which an attempt is fenced off.
+    /// An upper bound of the length of each key, except the one that fences off an attempt.
     pub(crate) fn max_key_len(&self) -> usize {
         self.holder.len().max(self.prefix().len()) + 16
     }
@@ -241,8 +241,8 @@ impl LockKeys {
     }
 }
 
-/// What a cluster hashes of a key: what stands between the first brace and the next closing one, if
-/// anything; else all of it.
+/// The part of a key that a cluster hashes: the text between the first `{` and the next `}` if it
+/// is not empty, otherwise the whole key.
 pub(crate) fn hash_tag(key: &str) -> &str {
     let Some((_, after)) = key.split_once('{') else {
         return key;
@@ -253,8 +253,8 @@ pub(crate) fn hash_tag(key: &str) -> &str {
     }
 }
 
-/// Encodes the beginning of a name. The table writes each byte for itself, so the beginning of a
-/// text is written as the beginning of what is written for it; but for a name that is `.` or `..`.
+/// Encodes the beginning of a name. The encoding works byte by byte, so the encoded prefix is a
+/// prefix of the encoded name. The names `.` and `..` are exceptions.
 fn encoded_prefix(prefix: &str) -> String {
     match prefix {
         "." | ".." => String::new(),

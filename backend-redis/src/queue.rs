@@ -1,4 +1,4 @@
-//! What a script answers about the place of an attempt.
+//! Parses what the scripts answer about an attempt's position.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::{
     reply::Reply,
 };
 
-/// What an answer says of an attempt that asked to be enqueued.
+/// Parses the reply to an enqueue.
 pub(crate) fn parse_enqueued(
     operation: &'static str,
     request: &Enqueue,
     from: Instant,
     value: Value,
 ) -> Result<Enqueued, Error> {
-    // The common case: the token alone.
+    // The common case: the reply is the token alone.
     if let Value::BulkString(token) = &value {
         let token = std::str::from_utf8(token).ok();
         let token = token.and_then(|token| token.parse().ok());
@@ -51,20 +51,20 @@ pub(crate) fn parse_enqueued(
     }
 }
 
-/// A holder that is only to be shown. The script has done its work by now: that somebody scribbled
-/// over what is shown of another must not look like a failure without effect.
+/// Reads a holder for display only. The script has already changed the queue, so a malformed record
+/// of another client must not turn into an error that means "nothing was done".
 fn holder_or_default(raw: &str, now: u64, foreign_ms: i64) -> Option<Holder> {
     read_holder(raw, now, foreign_ms).unwrap_or_else(|_| Some(Holder::default()))
 }
 
-/// Reads the rest of "granted".
+/// Parses the rest of a "granted" reply.
 fn parse_granted(reply: &mut Reply, attempt: AttemptId, from: Instant) -> Result<Grant, Error> {
     let token = FencingToken::new(reply.count()?);
     let ttl = Duration::from_micros(reply.count()?);
     Ok(Grant::proved(attempt, token, ttl, from))
 }
 
-/// Reads the rest of "waiting".
+/// Parses the rest of a "waiting" reply.
 fn parse_waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error> {
     let as_of = StoreTime::new(reply.count()?);
     let now = reply.count()?;
@@ -78,7 +78,7 @@ fn parse_waiting(reply: &mut Reply, from: Instant) -> Result<Waiting, Error> {
         .with_recheck(Some(within)))
 }
 
-/// Reads the answer to one report.
+/// Parses the reply to one report.
 pub(crate) fn parse_report(
     operation: &'static str,
     attempt: AttemptId,

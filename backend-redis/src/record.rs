@@ -1,4 +1,4 @@
-//! What the scripts keep of an attempt, as it is shown to people; and the messages that they send.
+//! The records that the scripts store for an attempt, and the messages that they publish.
 
 use std::{
     fmt::Write,
@@ -15,17 +15,17 @@ use tenure_core::{
     token::FencingToken,
 };
 
-/// What every record and message of this version begins with.
+/// The prefix of every record and message in this format version.
 const FORMAT_PREFIX: &str = "tenure/1 ";
 
-/// Writes an owner as one word without blanks.
+/// Writes an owner as one word without spaces.
 fn write_owner(owner: &Owner, text: &mut String) {
     let (label, host) = (encode(&owner.label), encode(&owner.host));
-    // Writing to a text does not fail.
+    // Writing to a `String` does not fail.
     let _ = write!(text, "{label}/{host}/{}", owner.pid);
 }
 
-/// Reads what [`write_owner`] wrote. It may have been written by anybody.
+/// Parses what [`write_owner`] wrote. The text is untrusted.
 pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
     let mut parts = text.split('/');
     let label = decode(parts.next()?)?;
@@ -34,23 +34,24 @@ pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
     parts.next().is_none().then(|| Owner::new(label, host, pid))
 }
 
-/// A moment of the server's clock.
+/// Converts a time of the server's clock.
 pub(crate) fn system_time(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
-/// Writes whose an entry is, as the script that makes it is given it: TTL, client and owner.
+/// Writes the fields of an attempt as the enqueue script takes them: TTL, client and owner.
 pub(crate) fn write_attempt_fields(request: &Enqueue, client: ClientId, text: &mut String) {
     let _ = write!(text, "{} {client} ", request.ttl.as_micros());
     write_owner(&request.owner, text);
 }
 
-/// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
-/// for a foreign one how many milliseconds it has left, negative if it does not expire.
+/// Parses a holder as a script shows it. `raw` is the record, empty without a holder; `now` is the
+/// server's time; `foreign_ms` is the remaining TTL of a foreign holder in milliseconds, negative
+/// if it does not expire.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Corrupt`] if the record is one of ours and malformed.
+/// [`ErrorKind::Corrupt`] if the record has this project's prefix and is malformed.
 pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option<Holder>, Error> {
     if raw.is_empty() {
         return Ok(None);
@@ -85,7 +86,7 @@ fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     )
 }
 
-/// Reads why an entry is gone.
+/// Parses the reason for which an entry is gone.
 pub(crate) fn loss_reason(word: &str) -> LossReason {
     match word {
         "expired" => LossReason::Expired,
@@ -94,7 +95,7 @@ pub(crate) fn loss_reason(word: &str) -> LossReason {
     }
 }
 
-/// Reads a message of the inbox; `None` for one that is not of this version.
+/// Parses a message from the inbox channel; `None` if it is not of this format version.
 pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
     let text = std::str::from_utf8(payload).ok()?;
     let mut words = text.strip_prefix(FORMAT_PREFIX)?.split(' ');

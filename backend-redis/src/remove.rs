@@ -1,4 +1,4 @@
-//! Taking an attempt out.
+//! Removing an attempt.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tenure_core::{
 
 use crate::{error::unexpected_reply, scripts, shared::Shared};
 
-/// For how long an attempt is fenced off at least: a request may lie about for longer than a short
-/// TTL, on a connection that hangs.
+/// The minimum time for which an attempt is fenced off. On a connection that hangs, a request can
+/// be delayed for longer than a short TTL.
 const FENCE_TTL: Duration = Duration::from_secs(600);
 
 pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed, Error> {

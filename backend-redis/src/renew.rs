@@ -1,7 +1,8 @@
-//! Renewals and reports, in batches.
+//! Renews grants and reports waiters, in batches.
 //!
-//! A grant is renewed by a script that touches its holder's key alone, a hundred in one request. Of
-//! those that are not there any more, and of all waiters, the queue is asked.
+//! The renew script touches only the holder key of each lock, for up to a hundred grants in one
+//! request. The report script reads and updates the whole queue; it handles all waiters and the
+//! grants that the renew script did not find.
 
 use redis::Value;
 use tenure_core::{
@@ -24,31 +25,33 @@ use crate::{
 
 const OPERATION: &str = "renewing";
 
-/// How many grants one request renews.
+/// The most grants that one call renews.
 const MAX_GRANTS_PER_CALL: usize = 100;
 
-/// How many waiters one request reports: each costs the server several times as much as a grant.
+/// The most entries that one call reports. A report costs the server several times as much as a
+/// renewal.
 const MAX_REPORTS_PER_CALL: usize = 25;
 
-/// What has become of a batch so far.
+/// The state of one batch.
 struct RenewBatch<'a> {
     shared: &'a Shared,
     entries: &'a [Renewal],
     keys: Vec<Option<LockKeys>>,
     from: Instant,
     outcomes: Vec<Option<Renewed>>,
-    /// Groups whose keys are in two places, as when a slot of a cluster moves. The keys of a single
-    /// entry may be in one.
+    /// Groups whose keys are on two nodes because a slot of the cluster is moving. The keys of each
+    /// single entry may still be on one node.
     split_slot_groups: Vec<Vec<usize>>,
-    /// Grants that the short way did not find.
+    /// Grants that the renew script did not find.
     not_renewed: Vec<usize>,
-    /// Grants that too few replicas have, to be undone.
+    /// Grants that too few replicas have acknowledged. They are undone.
     under_replicated: Vec<usize>,
-    /// Whether answers are told as they come, because others may take longer.
+    /// Whether outcomes are sent as events at once, because other calls of this batch may take
+    /// longer.
     emit_events: bool,
 }
 
-/// Renews grants and reports waiters: an answer for each, in their order.
+/// Renews grants and reports waiters. Returns one outcome for each entry, in the same order.
 pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
     let mut batch = RenewBatch {
         shared,
@@ -63,7 +66,8 @@ pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> 
     };
     for entry in entries {
         let keys = shared.lock_keys(&entry.name).and_then(|keys| {
-            // A report may grant; a grant that is there may be renewed.
+            // A report may grant the lock, so it is refused while grants are blocked. A renewal
+            // grants nothing.
             let blocked = entry
                 .token
                 .is_none()
@@ -101,13 +105,15 @@ pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> 
 }
 
 impl RenewBatch<'_> {
-    /// What is sent now counts only from now, and others have waited for long enough.
+    /// Starts another round of calls. Proofs now count from the new start time, and outcomes are
+    /// sent at once because other entries have waited long enough.
     fn start_round(&mut self) {
         self.emit_events = true;
         self.from = self.shared.now();
     }
 
-    /// Whether the queue may not be asked of this one, because asking may grant; then so is said.
+    /// Sets an error as the outcome if grants are blocked, because a report may grant the lock.
+    /// Returns whether it did.
     fn refuse_while_blocked(&mut self, index: usize) -> bool {
         let keys = self.keys[index].as_ref();
         let blocked = keys.and_then(|keys| self.shared.restart_delay_error(OPERATION, keys));
@@ -118,7 +124,7 @@ impl RenewBatch<'_> {
         is_blocked
     }
 
-    /// Renews the grants of some groups, and reports the entries of others.
+    /// Renews the grants of `holders` and reports the entries of `waiters`.
     async fn send(&mut self, holders: &[Vec<usize>], waiters: &[Vec<usize>]) {
         let mut calls: Vec<_> = holders.iter().map(|group| self.renew_call(group)).collect();
         calls.extend(waiters.iter().map(|group| self.report_call(group)));
@@ -134,7 +140,7 @@ impl RenewBatch<'_> {
             .await;
     }
 
-    /// Asks of each entry by itself whose group is parted.
+    /// Sends each entry of the deferred groups in a call of its own.
     async fn retry_individually(&mut self) {
         let split_slot_groups = std::mem::take(&mut self.split_slot_groups);
         if split_slot_groups.is_empty() {
@@ -150,7 +156,8 @@ impl RenewBatch<'_> {
         self.send(&holders, &waiters).await;
     }
 
-    /// Whether the group's keys are in two places; then it is asked of each entry by itself.
+    /// Defers a group whose keys are on two nodes, so that each entry is sent individually. Returns
+    /// whether it did.
     fn defer_if_split(&mut self, group: &[usize], answer: &CallResult) -> bool {
         let refused = matches!(
             answer,
@@ -206,7 +213,7 @@ impl RenewBatch<'_> {
         call
     }
 
-    /// Those of a group whose locks have keys, with them.
+    /// The keys and entries of a group, without those that have no keys.
     fn group_entries(&self, group: &[usize]) -> impl Iterator<Item = (&LockKeys, &Renewal)> {
         let named = |&index: &usize| Some((self.keys[index].as_ref()?, &self.entries[index]));
         group.iter().filter_map(named)
@@ -279,8 +286,8 @@ impl RenewBatch<'_> {
         }
     }
 
-    /// A waiter whose turn has come, but whose grant a failover could lose, gives it back and begins
-    /// anew.
+    /// Removes waiters that were granted a lock which a failover could lose. Each of them starts
+    /// over with a new attempt.
     async fn undo_under_replicated(&mut self) {
         for index in std::mem::take(&mut self.under_replicated) {
             let entry = &self.entries[index];
@@ -299,8 +306,8 @@ impl RenewBatch<'_> {
         }
     }
 
-    /// One entry's outcome. It is told at once if others may take longer: a server of a cluster that
-    /// is down must not hold up what the others have said.
+    /// Sets the outcome of one entry. If other calls may take longer, the outcome is also sent as
+    /// an event: a cluster node that is down must not delay the outcomes of the others.
     fn set_outcome(&mut self, index: usize, outcome: Renewed) {
         let attempt = self.entries[index].attempt;
         if self.emit_events {

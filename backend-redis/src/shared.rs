@@ -1,4 +1,4 @@
-//! What every operation of one client works with.
+//! The state that all operations of one client share.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ use crate::{
     transport::{CallResult, ScriptCall, Transport},
 };
 
-/// What every operation works with.
+/// The state that all operations of one client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) transport: Transport,
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
-    /// Present if replicas have to acknowledge what is granted.
+    /// Present if replicas have to acknowledge grants.
     pub(crate) grant_confirmation: Option<Arc<GrantConfirmation>>,
 }
 
@@ -38,15 +38,15 @@ impl Shared {
         self.keys.lock(name, self.transport.is_cluster())
     }
 
-    /// What every new token is above, as the scripts are given it.
+    /// The token floor as the scripts take it. Every new token is above it.
     pub(crate) fn token_floor(&self) -> String {
         self.context.token_floor.to_string()
     }
 
-    /// Runs calls that give or prolong grants, and calls a grant given only once enough replicas
-    /// have it.
+    /// Runs calls that grant or renew locks. A grant counts only after enough replicas have
+    /// acknowledged it.
     ///
-    /// `on_answer` hears of every answer with the number of replicas that are missing.
+    /// `on_answer` receives each result with the number of missing replica acknowledgements.
     pub(crate) async fn call_granting(
         &self,
         calls: Vec<ScriptCall>,
@@ -80,8 +80,8 @@ impl Shared {
         )
     }
 
-    /// Whether the server of these keys was started so short a while ago that nothing may be granted
-    /// there yet, as an error.
+    /// An error if the server of these keys started so recently that `restart_delay` still blocks
+    /// grants.
     pub(crate) fn restart_delay_error(
         &self,
         operation: &'static str,
@@ -114,8 +114,8 @@ impl Shared {
     }
 }
 
-/// Entries that may be handled by one call, as indices into a batch: those of one slot, and no more
-/// than so many.
+/// Groups batch indices so that one call can handle each group: the entries of a group share a
+/// slot, and there are at most `max_len` of them.
 pub(crate) fn group_by_slot(
     slots: impl Iterator<Item = (usize, u16)>,
     max_len: usize,
