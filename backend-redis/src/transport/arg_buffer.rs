@@ -1,18 +1,18 @@
-//! The words of a request, one after the other in one piece of memory.
+//! The arguments of a request in one allocation.
 
-/// Words, in order.
+/// A list of arguments.
 ///
-/// A request has some ten of them, of a few dozen bytes. Each in memory of its own, making and freeing
-/// them cost a busy client a tenth of its time.
+/// A request has about ten of them, of a few dozen bytes each. One allocation per argument cost a
+/// busy client a tenth of its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ArgBuffer {
     text: String,
-    /// Where in the text each of them ends.
+    /// The end of each argument in `text`.
     ends: Vec<usize>,
 }
 
 impl ArgBuffer {
-    /// None yet, and room for so many, of so many bytes together.
+    /// An empty list with room for `args` arguments of `bytes` bytes in total.
     pub(crate) fn with_capacity(args: usize, bytes: usize) -> Self {
         Self {
             text: String::with_capacity(bytes),
@@ -24,12 +24,12 @@ impl ArgBuffer {
         self.ends.len()
     }
 
-    /// The bytes of all of them.
+    /// The total length of all arguments.
     pub(crate) fn bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// One more: what is written to the end of that text, which is not to be changed else.
+    /// Adds one argument: the text that `write` appends. `write` must not change the existing text.
     pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.text);
         self.ends.push(self.text.len());

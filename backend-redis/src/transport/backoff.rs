@@ -1,23 +1,24 @@
-//! How long to wait before the next try to connect.
+//! The delay before the next connection attempt.
 
 use std::time::Duration;
 
-/// The longest wait after the first failure.
+/// The longest delay after the first failure.
 const RECONNECT_BACKOFF_INITIAL: Duration = Duration::from_millis(10);
-/// The longest wait ever.
+/// The longest delay.
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// A connection that lasted for so long was a good one: the next failure is a first one again. A
-/// server that takes connections and drops them is not asked at full speed.
+/// A connection that lasted this long resets the backoff. A server that accepts connections and
+/// drops them is therefore not retried at full speed.
 const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(5);
 
-/// Doubling waits with full jitter: many clients that lost one server come back one by one.
+/// Exponential backoff with full jitter, so that the clients of a lost server do not all reconnect
+/// at once.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The next wait.
+    /// The delay before the next attempt.
     pub(super) fn next_delay(&mut self) -> Duration {
         let max_delay = self.max_delay();
         self.failures = self.failures.saturating_add(1);
@@ -31,7 +32,7 @@ impl Backoff {
             .min(RECONNECT_BACKOFF_MAX)
     }
 
-    /// A connection ended that had lasted for so long.
+    /// Records that a connection ended after this time.
     pub(super) fn record_uptime(&mut self, span: Duration) {
         if span >= STABLE_CONNECTION_AGE {
             self.failures = 0;

@@ -1,15 +1,16 @@
-//! Requests that come at once, asked as one.
+//! Combines concurrent calls of one script into one run.
 //!
-//! A script of items costs the server and the client less for several than for each: its name, the
-//! clock, a reply, a timer, a wake-up. So while a request is under way on a connection, others that come
-//! are gathered until all who are ready have asked, and run together. Nobody waits for anybody's answer,
-//! and who asks alone is sent at once.
+//! One run for several items costs the server and the client less than one run each: it saves
+//! script names, clock reads, replies, timers and wake-ups. While a call is in flight on a
+//! connection, further calls are queued until every task that is ready has queued its own; then
+//! they run together. No call waits for the reply to another call, and a lone call is sent at once.
 //!
-//! What was gathered for a connection goes over that one or not at all: who asked has made sure of the
-//! server at its other end, and not of one that was started since.
+//! A queued call is sent over the connection that it was queued for, or not at all. The caller has
+//! verified the server at the other end of that connection (for instance that it may grant locks),
+//! not a server that started later.
 //!
-//! What is gathered may overtake what is sent, and the reverse. No request needs another one before
-//! it: an attempt that is withdrawn before its answer has come is fenced off.
+//! Queued calls may overtake calls that were sent directly, and the reverse. No call depends on the
+//! order of two calls: an attempt that is withdrawn before its reply arrives is fenced off.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -26,26 +27,27 @@ use super::{
     script_call::{CallError, ScriptCall},
 };
 
-/// So many items are one run at the most: a script holds up the whole server.
+/// The most items in one run. While a script runs, the server serves nobody else.
 const MAX_BATCH_SIZE: usize = 32;
 
-/// What came of asking for one item.
+/// The outcome of one call.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// This came back for it.
+    /// The server replied to this call.
     Replied(RoutedCall, RedisResult<Value>),
-    /// The run as a whole was refused, perhaps not for its sake: it has to be asked by itself.
+    /// The server rejected the run as a whole, perhaps because of another item. The call has to be
+    /// sent alone.
     SendAlone(RoutedCall),
     /// There is no reply.
     Failed(CallError),
 }
 
-/// Who waits to be asked over a connection, and how many have not been answered.
+/// The queued calls of a connection, and the number of calls that have no reply yet.
 #[derive(Debug)]
 pub(super) struct Batcher {
     in_flight: AtomicUsize,
     queued: Mutex<Vec<QueuedCall>>,
-    /// Where the connection lives. Who asks may be of a runtime that ends before.
+    /// The runtime of the connection. The runtime of a caller may end earlier.
     runtime: Handle,
 }
 
@@ -57,12 +59,12 @@ struct QueuedCall {
 
 impl QueuedCall {
     fn complete(self, outcome: impl FnOnce(RoutedCall) -> Outcome) {
-        // Whoever has left needs no answer.
+        // A cancelled caller needs no reply.
         let _ = self.reply_to.send(outcome(self.routed));
     }
 }
 
-/// Counts as under way.
+/// Counts one call as in flight until it is dropped.
 #[derive(Debug)]
 struct InFlight<'a>(&'a Batcher);
 
@@ -73,7 +75,7 @@ impl Drop for InFlight<'_> {
 }
 
 impl Batcher {
-    /// That of a connection of this runtime.
+    /// Creates the batcher of a connection that lives on the current runtime.
     pub(super) fn new() -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
@@ -82,7 +84,8 @@ impl Batcher {
         }
     }
 
-    /// Says whether it is the first one: then somebody has to send them.
+    /// Adds a call. Returns whether it is the first one, in which case the caller has to start a
+    /// flush.
     fn push(&self, queued_call: QueuedCall) -> bool {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         queued.push(queued_call);
@@ -95,11 +98,12 @@ impl Batcher {
     }
 }
 
-/// Asks for one item of a script of items.
+/// Sends one call of a batchable script.
 ///
 /// # Cancel safety
 ///
-/// Once sent, it runs whether or not anybody waits for its answer. It may be sent later.
+/// Once queued or sent, the call runs even if the caller is cancelled. A queued call may be sent
+/// later.
 pub(super) async fn send(conn: &Arc<Connection>, routed: RoutedCall) -> Outcome {
     let batcher = &conn.batcher;
     let in_flight_before = batcher.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -117,12 +121,13 @@ pub(super) async fn send(conn: &Arc<Connection>, routed: RoutedCall) -> Outcome 
     outcome.unwrap_or_else(|_| Outcome::Failed(no_reply()))
 }
 
-/// The duty to send what is gathered.
+/// The obligation to send the queued calls.
 struct Flush(Option<Arc<Connection>>);
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        // Its runtime ends, and the connection with it: nobody must wait for this turn.
+        // The runtime is shutting down, and the connection with it. Dropping the queued calls wakes
+        // their callers.
         if let Some(conn) = self.0.take() {
             drop(conn.batcher.drain());
         }
@@ -130,9 +135,9 @@ impl Drop for Flush {
 }
 
 impl Flush {
-    /// Sends them, in one write.
+    /// Sends the queued calls in one write.
     async fn run(mut self) {
-        // Whoever was woken by the same replies as the first one has a turn to ask.
+        // Tasks that the same replies woke get a chance to queue their calls first.
         yield_now().await;
         let Some(conn) = self.0.take() else { return };
         let groups = group_by_script(conn.batcher.drain());
@@ -160,7 +165,7 @@ impl Flush {
     }
 }
 
-/// Those that one run can answer, in the order in which they came.
+/// Groups the calls that one run can answer, in the order in which they were queued.
 fn group_by_script(queued: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
     let mut groups: Vec<Vec<QueuedCall>> = Vec::new();
     for queued_call in queued {
@@ -178,7 +183,7 @@ fn group_by_script(queued: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
     groups
 }
 
-/// Tells each of a group what a reply says of it.
+/// Gives each call of a group its part of the reply.
 fn dispatch_reply(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
     let replied = Outcome::Replied;
     match reply {
@@ -191,7 +196,7 @@ fn dispatch_reply(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
             let alone = group.len() == 1;
             for queued_call in group {
                 queued_call.complete(|routed| match &reply {
-                    // What is said to one alone is meant for it.
+                    // A reply to a single call is meant for that call.
                     reply if alone => replied(routed, Ok(reply.clone())),
                     reply if is_not_executed(reply, conn) => Outcome::SendAlone(routed),
                     _ => replied(routed, Err(script_aborted())),
@@ -201,7 +206,7 @@ fn dispatch_reply(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
     }
 }
 
-/// Whether nothing at all was carried out.
+/// Whether the reply shows that nothing was executed.
 fn is_not_executed(reply: &Value, conn: &Connection) -> bool {
     !matches!(
         classify(Ok(reply.clone()), &conn.endpoint),
@@ -211,7 +216,7 @@ fn is_not_executed(reply: &Value, conn: &Connection) -> bool {
     )
 }
 
-/// The script ended in the middle: whether an item was carried out is not known.
+/// The script ended halfway, so it is unknown whether an item was executed.
 fn script_aborted() -> RedisError {
     (redis::ErrorKind::Client, "the script was cut short").into()
 }

@@ -1,4 +1,4 @@
-//! The masters of a cluster, and which slots each of them serves.
+//! The masters of a cluster and the slots that each of them serves.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -20,15 +20,15 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// The map is not asked for more often than this, however many redirections come.
+/// The shortest time between two fetches of the slot map, however many redirections arrive.
 const MAP_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
-/// A node without slots that a request was sent to this recently is kept: slots are on their way
-/// to it.
+/// A node without slots is kept for this long after a redirection to it, because slots may be
+/// moving there.
 const UNASSIGNED_NODE_GRACE: Duration = Duration::from_secs(10);
-/// A slot that nobody serves.
+/// Marks a slot that no node serves.
 const UNASSIGNED: u16 = u16::MAX;
 
-/// So much of the cluster as is known.
+/// The known state of the cluster.
 #[derive(Debug)]
 pub(super) struct Cluster {
     seeds: Vec<Endpoint>,
@@ -39,7 +39,7 @@ pub(super) struct Cluster {
 #[derive(Debug)]
 struct SlotMap {
     nodes: Vec<Arc<Node>>,
-    /// By slot, the place in `nodes`.
+    /// For each slot, an index into `nodes`.
     owners: Vec<u16>,
 }
 
@@ -52,7 +52,7 @@ impl SlotMap {
     }
 }
 
-/// The first and last slot of a run, and its master.
+/// The first and last slot of a range, and its master.
 type SlotRange = (u16, u16, Endpoint);
 
 impl Cluster {
@@ -67,8 +67,8 @@ impl Cluster {
         }
     }
 
-    /// Asks for the map and connects to every master in it. One that is only out of reach is no
-    /// obstacle, so long as another one is not.
+    /// Fetches the slot map and connects to every master in it. An unreachable master is tolerated
+    /// as long as another one is connected.
     pub(super) async fn start(&self, topology: &Arc<Topology>) -> Result<(), ConnectError> {
         let ranges = self.fetch_map(topology).await?;
         self.apply_map(topology, &ranges).await;
@@ -104,12 +104,12 @@ impl Cluster {
         owner
     }
 
-    /// The map is asked for anew, soon.
+    /// Requests a new slot map soon.
     pub(super) fn request_map_refresh(&self) {
         self.refresh_requested.notify_one();
     }
 
-    /// The node at that place, which is connected from now on if it was not known.
+    /// The node at this endpoint. A node that was unknown is connected from now on.
     pub(super) fn node_at(&self, topology: &Arc<Topology>, endpoint: &Endpoint) -> Arc<Node> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let node = match map.find(endpoint) {
@@ -129,7 +129,7 @@ impl Cluster {
         node
     }
 
-    /// A server has said that another one serves that slot.
+    /// Records that this node serves the slot, as another server reported.
     pub(super) fn record_move(
         &self,
         topology: &Arc<Topology>,
@@ -153,7 +153,8 @@ impl Cluster {
         self.map.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks whoever is connected for the map; if nobody is, whoever might be reached.
+    /// Fetches the slot map from a connected node; if there is none, from any seed or known node
+    /// that is reachable.
     async fn fetch_map(&self, topology: &Topology) -> Result<Vec<SlotRange>, ConnectError> {
         let mut last_error = None;
         let nodes = self.nodes();
@@ -173,7 +174,7 @@ impl Cluster {
             };
             match ranges {
                 Ok(ranges) => return Ok(ranges),
-                // What waiting cannot mend is worth more than what it can.
+                // An error that a retry cannot fix takes precedence over one that it can.
                 Err(error) if error.kind.is_retryable() => {
                     last_error.get_or_insert(error);
                 }
@@ -183,10 +184,12 @@ impl Cluster {
         Err(last_error.unwrap_or_else(|| topology.timed_out()))
     }
 
-    /// Takes over a map: connects to who is new in it, and parts from who is gone.
+    /// Applies a slot map: connects to the nodes that are new in it and retires the nodes that are
+    /// gone.
     async fn apply_map(&self, topology: &Arc<Topology>, ranges: &[SlotRange]) {
         let (added, removed) = self.replace_map(topology, ranges);
-        // First those who take over, so that whoever is told that all is well can be served.
+        // New nodes connect first, so that a listener that is notified of the reconnection can be
+        // served.
         for node in &added {
             node.first_attempt(&topology.config).await;
         }
@@ -194,7 +197,8 @@ impl Cluster {
         for node in removed {
             match node.connection() {
                 Some(conn) => topology.unsubscribe(&conn).await,
-                // Somebody was told that it is down, and nothing is left that could come up.
+                // The listener was told that this node is disconnected, and the node will never
+                // reconnect.
                 None => gap = true,
             }
             node.retire();
@@ -208,7 +212,7 @@ impl Cluster {
         }
     }
 
-    /// Who is new in the map, and who is no longer in it.
+    /// Replaces the map. Returns the nodes that are new in it and the nodes that are gone.
     fn replace_map(
         &self,
         topology: &Arc<Topology>,
@@ -253,7 +257,7 @@ impl Cluster {
     }
 }
 
-/// Asks for the map whenever it is wanted.
+/// Fetches the slot map whenever a refresh is requested.
 async fn refresh_map_task(topology: Arc<Topology>) {
     let super::topology::Layout::Cluster(cluster) = &topology.layout else {
         return;
@@ -304,7 +308,7 @@ async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> 
     }
 }
 
-/// Reads a map: `[first, last, [host, port, ...], replicas ...]` for each run of slots.
+/// Parses a slot map: `[first, last, [host, port, ...], replicas ...]` for each range of slots.
 fn parse_slots(reply: &Value, source: &Endpoint) -> Option<Vec<SlotRange>> {
     let Value::Array(runs) = reply else {
         return None;

@@ -1,4 +1,4 @@
-//! What all connections of one client have in common.
+//! The configuration that all connections of one client share.
 
 use std::{
     fmt,
@@ -18,10 +18,10 @@ use crate::config::Options;
 pub(super) struct TransportConfig {
     pub(super) address: Address,
     pub(super) options: Options,
-    /// The channel to subscribe to; an observer has none.
+    /// The inbox channel; a read-only client has none.
     pub(super) inbox: Option<String>,
     pub(super) scripts: Vec<&'static Script>,
-    /// The longest time for which a request may go unanswered.
+    /// The longest time that a request may go without a reply.
     pub(super) request_timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) listener: Arc<dyn Listener>,
@@ -33,8 +33,8 @@ impl TransportConfig {
         matches!(self.address.deployment, Deployment::Cluster { .. })
     }
 
-    /// The time to reach one server. Where there are several to be asked, one that swallows
-    /// everything leaves time for the next.
+    /// The timeout for connecting to one server. If several servers may have to be tried, the
+    /// timeout of one that never answers leaves time for the next.
     pub(super) fn connect_timeout(&self) -> Duration {
         let endpoints = match &self.address.deployment {
             Deployment::Single(_) => 0,
@@ -49,8 +49,8 @@ impl TransportConfig {
         timeout.max(Duration::from_millis(1))
     }
 
-    /// Writes a warning about how the server is set up, once for a client: it is the same after
-    /// every reconnection.
+    /// Logs a warning about the server's configuration once per client, because every reconnection
+    /// would find the same.
     pub(super) fn warn_once(&self, what: &str) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(backend = "redis", "{what}");

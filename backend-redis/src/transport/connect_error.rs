@@ -1,4 +1,4 @@
-//! Why a connection could not be made, in words for whoever must mend it.
+//! Reasons for which a connection cannot be made, in terms of what the operator can fix.
 
 use std::{io, time::Duration};
 
@@ -23,14 +23,15 @@ impl ConnectError {
         Self { kind, detail }
     }
 
-    /// What is wrong with the files of TLS.
+    /// A problem with the TLS files.
     pub(super) fn from_tls(tls: tenure_tls::Trouble) -> Self {
         Self::new(tls.kind, tls.detail)
     }
 
-    /// The server did not answer in that time.
+    /// The server did not answer in time.
     pub(super) fn timed_out(endpoint: &Endpoint, limit: Duration, in_tls_handshake: bool) -> Self {
-        // A server without TLS waits for the end of what it takes for a command.
+        // A server without TLS takes the handshake for the beginning of a command and waits for the
+        // rest.
         let hint = if in_tls_handshake {
             " to the beginning of TLS; does it speak TLS there?"
         } else {
@@ -42,7 +43,7 @@ impl ConnectError {
         )
     }
 
-    /// What the network or TLS said.
+    /// A network or TLS error.
     pub(super) fn from_io(endpoint: &Endpoint, error: &io::Error, files: &Tls) -> Self {
         if let Some(tls) = tenure_tls::explain(error, files) {
             return Self::new(tls.kind, format!("{endpoint}: {}", tls.detail));
@@ -64,8 +65,8 @@ impl ConnectError {
         Self::new(ErrorKind::Unavailable, format!("{endpoint}: {what}"))
     }
 
-    /// What the server said to our log-in, or to one of the first commands. `io_error` is the last
-    /// failure of the network under it.
+    /// An error reply to the login or to one of the first commands. `io_error` is the last network
+    /// error of the connection.
     pub(super) fn from_reply(
         endpoint: &Endpoint,
         step: &str,
@@ -73,7 +74,8 @@ impl ConnectError {
         io_error: Option<Self>,
     ) -> Self {
         let code = error.code().unwrap_or_default();
-        // A server that does not know a command repeats its arguments, which may be a password.
+        // A server that does not know a command repeats its arguments, which may include a
+        // password.
         let message = error.to_string();
         let message = message.split(", with args").next().unwrap_or_default();
         let text = one_line(message);
@@ -124,7 +126,7 @@ impl ConnectError {
                 ErrorKind::Unsupported,
                 "it is older than Redis 6.2".to_owned(),
             ),
-            // RESP2, which only sentinels are spoken to in.
+            // Only for RESP2, which is used with sentinels.
             redis::ErrorKind::AuthenticationFailed => (
                 ErrorKind::Unauthenticated,
                 "user name or password are wrong".to_owned(),
@@ -141,7 +143,7 @@ impl ConnectError {
         Self::new(kind, format!("{endpoint}: {what}"))
     }
 
-    /// As the error of the whole store.
+    /// The error for the whole store.
     pub(crate) fn into_error(self) -> Error {
         Error::new(self.kind, "connecting")
             .with_backend("redis")
@@ -149,7 +151,7 @@ impl ConnectError {
     }
 }
 
-/// A text that somebody else wrote, fit for one line of a message.
+/// Makes foreign text fit into one line of a message.
 pub(super) fn one_line(text: &str) -> String {
     let mut line: String = text
         .chars()

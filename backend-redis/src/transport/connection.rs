@@ -1,4 +1,4 @@
-//! One connection to one server: made, checked, and watched for life.
+//! One connection to one server: opening, handshake, and detection of a silent peer.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -22,31 +22,32 @@ use super::{
 };
 use crate::address::{Deployment, Endpoint};
 
-/// Requests that wait to be written. Only bounds memory: what does not fit waits for room.
+/// The number of requests that may wait to be written. It bounds memory only: further requests wait
+/// for room.
 const PIPELINE_BUFFER_SIZE: usize = 1024;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Commands, and perhaps the subscription.
+    /// Commands, and possibly the inbox subscription.
     Commands,
-    /// Requests that end with a wait for replicas.
+    /// Requests that end with `WAIT`.
     Replicas,
-    /// A question to a node of a cluster about the others.
+    /// A query to a cluster node about the cluster.
     Query,
 }
 
-/// What was learnt of a server when it was connected.
+/// What the handshake found out about a server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServerInfo {
     pub(super) version: String,
     pub(super) policy: Option<String>,
     pub(super) aof_enabled: Option<bool>,
-    /// Until when nothing may be granted there.
+    /// The end of the restart delay; until then the server may grant nothing.
     pub(super) grants_blocked_until: Option<Instant>,
 }
 
-/// One connection. Ends when it is dropped.
+/// One connection. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
@@ -66,7 +67,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects, logs in and checks the server, within the time of the options.
+    /// Connects, authenticates and performs the handshake within the connect timeout.
     pub(super) async fn open(
         endpoint: &Endpoint,
         purpose: Purpose,
@@ -113,7 +114,7 @@ impl Connection {
             database: 0,
             username: config.options.sentinel_username.as_deref(),
             password: config.options.sentinel_password.as_ref(),
-            // Nothing is pushed, so the protocol that every sentinel knows will do.
+            // A sentinel pushes nothing, so RESP2, which every sentinel supports, is enough.
             resp3: false,
         };
         let in_tls_handshake = AtomicBool::new(false);
@@ -183,7 +184,7 @@ impl Connection {
         })?;
         let (end, closed) = watch::channel(false);
         let driver = tokio::spawn(async move {
-            // Set however the driver ends, also if it is aborted.
+            // Set however the driver ends, including by being aborted.
             let _end = SetOnDrop(end);
             driver.await;
         });
@@ -199,7 +200,7 @@ impl Connection {
         })
     }
 
-    /// Asks the server who it is, in one round trip, and hands it the scripts on the way.
+    /// Identifies the server and loads the scripts, in one round trip.
     async fn handshake(
         &mut self,
         purpose: Purpose,
@@ -216,7 +217,8 @@ impl Connection {
         if purpose == Purpose::Commands {
             pipe.cmd("INFO");
             if options.min_replicas > 0 {
-                // Asks for nothing and waits for nothing: only whether we may.
+                // `WAIT 0 1` waits for nothing; it only checks whether the user may run the
+                // command.
                 pipe.cmd("WAIT").arg(0).arg(1);
             }
             for script in &config.scripts {
@@ -282,7 +284,7 @@ impl Connection {
             }
             for _ in &config.scripts {
                 match next("SCRIPT LOAD") {
-                    // Then the first use carries the text.
+                    // Then the first use of each script sends its source.
                     Err(error) if error.kind == ErrorKind::PermissionDenied => break,
                     Err(error) => return Err(error),
                     Ok(_) => {}
@@ -293,32 +295,32 @@ impl Connection {
         Ok(())
     }
 
-    /// Subscribes to the inbox.
+    /// Subscribes to the inbox channel.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), ConnectError> {
         let subscribed = self.mux.clone().subscribe(channel).await;
         subscribed
             .map_err(|error| ConnectError::from_reply(&self.endpoint, "SUBSCRIBE", &error, None))
     }
 
-    /// Sends one command. Every kind of error reply is an `Ok(Value::ServerError)`.
+    /// Sends one command. Every error reply is an `Ok(Value::ServerError)`.
     pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
         self.mux.clone().send_packed_command(command).await
     }
 
-    /// Sends commands in one write, and answers with one reply for each.
+    /// Sends commands in one write and returns one reply for each.
     pub(super) async fn pipeline(&self, pipe: &Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipe.len();
         let mut mux = self.mux.clone();
         let replies = mux.send_packed_commands(pipe, 0, count).await?;
         if replies.len() != count {
-            // Cannot be told apart any more.
+            // Later replies could no longer be matched to their requests.
             self.abort("its answers do not match the questions");
             return Err((RedisKind::Client, "the answers do not match the questions").into());
         }
         Ok(replies)
     }
 
-    /// Ends the connection. What is under way is unanswered.
+    /// Closes the connection. Requests in flight get no reply.
     pub(super) fn abort(&self, reason: &str) {
         if !self.is_closed() {
             tracing::debug!(backend = "redis", server = %self.endpoint, reason, "connection given up");
@@ -330,9 +332,8 @@ impl Connection {
         *self.closed.borrow() || self.driver.is_finished()
     }
 
-    /// Returns when the connection has ended; ends it itself when the other side has been silent
-    /// for longer than any answer may take. That is how a peer is noticed that was stopped, or
-    /// whose machine is gone.
+    /// Returns when the connection has ended. Closes it if the peer has been silent for longer than
+    /// any reply may take, which is how a stopped peer or a dead machine is detected.
     pub(super) async fn closed(&self) {
         let mut closed = self.closed.clone();
         loop {
@@ -348,7 +349,7 @@ impl Connection {
         }
     }
 
-    /// What ended it, in words.
+    /// A description of why the connection ended.
     pub(super) fn close_reason(&self, config: &TransportConfig) -> String {
         match self.liveness.take_failure() {
             Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -362,8 +363,8 @@ impl Connection {
     }
 }
 
-/// Without `INFO` the server's settings are unknown. That is only a warning, unless an option rests
-/// on them.
+/// Handles a user without the right to run `INFO`. The server's settings are then unknown, which is
+/// only a warning unless an option depends on them.
 fn allow_missing_info(endpoint: &Endpoint, config: &TransportConfig) -> Result<(), ConnectError> {
     let options = &config.options;
     let needs = if options.durability == crate::config::Durability::Local {
@@ -387,7 +388,7 @@ fn deliver(listener: &dyn Listener, push: PushInfo) {
     if push.kind != PushKind::Message {
         return;
     }
-    // A channel and what was said there.
+    // The elements are the channel and the payload.
     if let Some(Value::BulkString(payload)) = push.data.get(1) {
         listener.on_message(payload);
     }
@@ -401,7 +402,7 @@ impl Drop for SetOnDrop {
     }
 }
 
-/// Who we are to one server.
+/// The credentials and the protocol for one server.
 struct Login<'a> {
     database: u32,
     username: Option<&'a str>,
@@ -416,7 +417,7 @@ impl Login<'_> {
         } else {
             ProtocolVersion::RESP2
         };
-        // `CLIENT SETINFO` is a right more than is needed, and 7.0 does not know it.
+        // `CLIENT SETINFO` needs an additional right, and Redis 7.0 does not support it.
         let mut info = RedisConnectionInfo::default()
             .set_protocol(protocol)
             .set_db(i64::from(self.database))

@@ -1,4 +1,4 @@
-//! What a server says of itself, and whether it may keep locks.
+//! What a server reports about itself, and whether it is suitable for locks.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tenure_core::error::ErrorKind;
 use super::connect_error::ConnectError;
 use crate::config::{Durability, Eviction, Options};
 
-/// The oldest server that will do.
+/// The oldest supported server version.
 const MIN_SERVER_VERSION: (u32, u32) = (6, 2);
 
-/// What `HELLO` says. Every user may ask it.
+/// The reply to `HELLO`, which every user may run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HelloReply {
     pub(super) version: String,
@@ -20,7 +20,7 @@ pub(super) struct HelloReply {
 }
 
 impl HelloReply {
-    /// Reads the answer. What is missing stays empty, and fails where it is needed.
+    /// Parses the reply. Missing fields stay empty and fail where they are needed.
     pub(super) fn parse(reply: &Value) -> Self {
         let mut hello = Self::default();
         let mut take = |key: &Value, value: &Value| {
@@ -42,7 +42,7 @@ impl HelloReply {
         hello
     }
 
-    /// Refuses a server that is too old, or that stands otherwise than the address says.
+    /// Rejects a server that is too old or whose mode does not match the URL.
     pub(super) fn check(&self, cluster: bool) -> Result<(), ConnectError> {
         let mut parts = self
             .version
@@ -78,7 +78,7 @@ impl HelloReply {
     }
 }
 
-/// What `INFO` says of what matters here.
+/// The relevant fields of the reply to `INFO`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct InfoReply {
     pub(super) maxmemory: u64,
@@ -108,8 +108,8 @@ impl InfoReply {
         info
     }
 
-    /// Refuses a server that is not ready, or does not keep what the options say. The warning, if
-    /// any, is about what the options let pass.
+    /// Rejects a server that is not ready or does not keep what the options state. Returns a
+    /// warning about a problem that the options tolerate.
     pub(super) fn check(&self, options: &Options) -> Result<Option<String>, ConnectError> {
         if self.loading {
             return Err(ConnectError::new(
@@ -146,17 +146,17 @@ impl InfoReply {
         }
     }
 
-    /// How much longer nothing may be granted.
+    /// The time for which the restart delay still blocks grants.
     pub(super) fn restart_delay_left(&self, options: &Options) -> Duration {
-        // A server that does not tell might have started just now. One that does takes the
-        // difference of two whole seconds, and may say 1 when it is a moment old.
+        // A server that does not report its uptime may have just started. A reported uptime is the
+        // difference of two whole seconds, so it may be 1 s immediately after the start.
         let up = self.uptime.unwrap_or(Duration::ZERO);
         let up = up.saturating_sub(Duration::from_secs(1));
         options.restart_delay.saturating_sub(up)
     }
 }
 
-/// The text of a reply that is one.
+/// The text of a reply, if it is one.
 pub(super) fn as_text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),

@@ -1,7 +1,7 @@
-//! The way to the server or servers: one client's connections, and what becomes of a request that
-//! is sent over them. It knows nothing of locks.
+//! The connections of one client and the handling of its requests. This module knows nothing about
+//! locks.
 //!
-//! It connects again by itself, and sends nothing twice (see ADR 0005).
+//! It reconnects automatically and never sends a request twice (see ADR 0005).
 
 mod arg_buffer;
 mod backoff;
@@ -47,40 +47,40 @@ use self::{
 };
 use crate::{address::Address, config::Options};
 
-/// So many scripts go in one write.
+/// The most script calls in one write.
 const MAX_CALLS_PER_WRITE: usize = 100;
-/// So many such writes to one node are under way at a time: enough to keep a distant server busy,
-/// and few enough that a request that comes meanwhile does not wait for all of them.
+/// The most writes in flight to one node: enough to keep a distant server busy, and few enough that
+/// another request does not wait behind all of them.
 const MAX_WRITES_IN_FLIGHT: usize = 4;
 
-/// What a link is opened with, besides where to.
+/// What a transport needs in addition to the address and the options.
 pub(crate) struct OpenParams {
-    /// The channel to subscribe to; an observer has none.
+    /// The inbox channel; a read-only client has none.
     pub(crate) inbox: Option<String>,
-    /// Handed to each server when it is connected.
+    /// The scripts that are loaded into each server on connecting.
     pub(crate) scripts: Vec<&'static Script>,
-    /// The longest time for which a request may go unanswered, and for opening.
+    /// The longest time that a request, or opening, may take.
     pub(crate) request_timeout: Duration,
     /// The clock of [`Transport::grants_blocked_until`].
     pub(crate) clock: Arc<dyn Clock>,
-    /// Who hears of messages and of the connection, once it is open.
+    /// Receives messages and connection changes once the transport is open.
     pub(crate) listener: Arc<dyn Listener>,
 }
 
-/// What is known of the servers, as of their last connection.
+/// What is known about the servers as of their last connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeploymentInfo {
-    /// The version of one of them.
+    /// The version of one of the servers.
     pub(crate) version: String,
-    /// Its `maxmemory-policy`, if it may be asked.
+    /// Its `maxmemory-policy`, if the user may read it.
     pub(crate) eviction_policy: Option<String>,
-    /// Whether all of them write an append-only file, if they may be asked.
+    /// Whether all servers write an append-only file, if the user may read that.
     pub(crate) aof_enabled: Option<bool>,
-    /// How many masters there are.
+    /// The number of masters.
     pub(crate) masters: usize,
 }
 
-/// One client's connections. Clones share them; they end with the last clone.
+/// The connections of one client. Clones share them, and they close with the last clone.
 #[derive(Clone)]
 pub(crate) struct Transport(Arc<CloseOnDrop>);
 
@@ -101,16 +101,16 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    /// Connects once. From then on keeps the connections by itself.
+    /// Connects, and keeps the connections open from then on.
     ///
     /// # Errors
     ///
-    /// Says what was tried, what came of it and what to do: `Unavailable`, `Unauthenticated`,
+    /// The error states what failed, why, and what to do: `Unavailable`, `Unauthenticated`,
     /// `PermissionDenied`, `Config`, `Unsupported`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends what it began.
+    /// Dropping the future closes what it opened.
     pub(crate) async fn open(
         address: Address,
         options: Options,
@@ -148,17 +148,17 @@ impl Transport {
     ///
     /// # Cancel safety
     ///
-    /// Once sent, it runs whether or not anybody waits for its answer.
+    /// Once sent, the script runs even if the caller is cancelled.
     pub(crate) async fn call(&self, call: ScriptCall) -> CallResult {
         redirect::run_one(self.topology(), self.routed(0, call)).await
     }
 
-    /// Runs them all, by one write for each node and 100 scripts. `on_reply` hears every answer once,
-    /// as soon as its part is there, in any order.
+    /// Runs several scripts, with one write for each node and 100 scripts. `on_reply` receives each
+    /// result once, as soon as the replies to its write are there, in any order.
     ///
     /// # Cancel safety
     ///
-    /// Once sent, they run whether or not anybody waits for their answers.
+    /// Once sent, the scripts run even if the caller is cancelled.
     pub(crate) async fn call_all(
         &self,
         calls: Vec<ScriptCall>,
@@ -170,7 +170,7 @@ impl Transport {
             .await;
     }
 
-    /// Runs parts of several nodes, so many of each node at once.
+    /// Runs the writes of several nodes, at most `max_in_flight` of each node at a time.
     async fn run_concurrently(
         &self,
         mut writes: Vec<(usize, Vec<RoutedCall>)>,
@@ -183,7 +183,8 @@ impl Transport {
         {
             return redirect::run_all(self.topology(), write, replicas, on_reply).await;
         }
-        // The lanes of one node take its parts in turn.
+        // Each lane runs its writes one after the other; the writes of a node are distributed over
+        // its lanes.
         let mut lanes: HashMap<(usize, usize), Vec<Vec<RoutedCall>>> = HashMap::new();
         let mut writes_of_node: HashMap<usize, usize> = HashMap::new();
         for (node, write) in writes {
@@ -212,7 +213,7 @@ impl Transport {
         }
     }
 
-    /// Calls by node, at most [`MAX_CALLS_PER_WRITE`] together.
+    /// Splits the calls into writes: one node and at most [`MAX_CALLS_PER_WRITE`] calls in each.
     fn writes(
         &self,
         calls: Vec<ScriptCall>,
@@ -241,12 +242,13 @@ impl Transport {
         writes
     }
 
-    /// Runs scripts, and after those of each node waits there for so many replicas, or for so long.
-    /// Answers with how many have acknowledged. On connections of their own.
+    /// Runs scripts and then waits, on each node, until `replicas` replicas have acknowledged them
+    /// or `timeout` has passed. Returns each result with the number of acknowledgements. Uses
+    /// separate connections.
     ///
     /// # Cancel safety
     ///
-    /// Once sent, they run whether or not anybody waits for their answers.
+    /// Once sent, the scripts run even if the caller is cancelled.
     pub(crate) async fn call_replicated(
         &self,
         calls: Vec<ScriptCall>,
@@ -264,13 +266,14 @@ impl Transport {
             timeout,
         };
         let writes = self.writes(calls, on_reply);
-        // All at once: those of one node share one wait, else each of them would wait for itself.
+        // All writes start at once so that those of one node share one `WAIT`; otherwise each of
+        // them would wait separately.
         self.run_concurrently(writes, usize::MAX, Some(ack), on_reply)
             .await;
         results
     }
 
-    /// Which keys may be used together: those with the same number.
+    /// The slot of a key. One call may use only keys of the same slot.
     pub(crate) fn slot(&self, key: &str) -> u16 {
         if self.is_cluster() {
             slots::key_slot(key)
@@ -283,8 +286,8 @@ impl Transport {
         self.topology().config.is_cluster()
     }
 
-    /// One page of the keys that match the pattern, about `count` of them, and where to go on.
-    /// As `SCAN` has it, a key may come twice.
+    /// Returns one page of the keys that match the pattern, about `count` of them, and the cursor
+    /// of the next page. As with `SCAN`, a key may appear twice.
     pub(crate) async fn scan(
         &self,
         cursor: Option<&str>,
@@ -294,8 +297,8 @@ impl Transport {
         scan::scan(self.topology(), cursor, pattern, count).await
     }
 
-    /// Until when nothing may be granted by the server of that key, because it was started only
-    /// just now. One that is not connected may be about to come back, started this moment.
+    /// The time until which the server of this key may grant nothing because it started recently. A
+    /// server that is not connected may just be restarting, so it counts as started now.
     pub(crate) fn grants_blocked_until(&self, key: &str) -> Option<Instant> {
         let config = &self.topology().config;
         let delay = config.options.restart_delay;
@@ -330,7 +333,7 @@ impl Transport {
         deployment_info
     }
 
-    /// Ends the connections. Requests that are under way are unanswered, later ones refused.
+    /// Closes the connections. Requests in flight get no reply; later requests are rejected.
     pub(crate) async fn close(&self) {
         self.topology().close();
     }

@@ -1,4 +1,4 @@
-//! One server that is kept connected: what its connection is now, and who watches it.
+//! One server that is kept connected: the state of its connection, and the task that supervises it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,27 +17,28 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// Where a server's connection stands.
+/// The state of a node's connection.
 #[derive(Clone, Debug)]
 pub(super) enum NodeState {
-    /// The first try has not ended.
+    /// The first connection attempt has not ended.
     Connecting,
-    /// Connected, checked, and where it is our turn, subscribed.
+    /// Connected and checked, and subscribed if this node carries the inbox.
     Connected(Arc<Connection>),
-    /// Not connected, and why.
+    /// Not connected, with the reason.
     Disconnected(ConnectError),
-    /// No longer wanted.
+    /// No longer needed.
     Retired,
 }
 
-/// One server, or whichever server is the master now.
+/// One server, or the current master.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// In a cluster, where it is. Else it is looked up each time.
+    /// The fixed endpoint of a cluster node. Otherwise the endpoint is determined at each
+    /// connection attempt.
     pub(super) endpoint: Option<Endpoint>,
     state: watch::Sender<NodeState>,
     replica_acks: Mutex<Option<ReplicaAckQueue>>,
-    /// When a request was last sent there because another server said so.
+    /// When a redirection last sent a request to this node.
     last_redirect: Mutex<Option<Instant>>,
 }
 
@@ -63,7 +64,8 @@ impl Node {
         }
     }
 
-    /// The connection, or at once why there is none. Only for the very first try it waits.
+    /// The connection, or immediately the reason for its absence. Waits only for the first
+    /// connection attempt.
     pub(super) async fn ready_connection(
         &self,
         config: &TransportConfig,
@@ -79,7 +81,7 @@ impl Node {
         }
     }
 
-    /// What became of the first try, in the time of a request.
+    /// The state after the first connection attempt, or after the request timeout.
     pub(super) async fn first_attempt(&self, config: &TransportConfig) -> NodeState {
         let mut state = self.state.subscribe();
         let first_attempt = state.wait_for(|state| !matches!(state, NodeState::Connecting));
@@ -87,7 +89,7 @@ impl Node {
         self.state()
     }
 
-    /// The way for requests that wait for replicas.
+    /// The queue of requests that wait for replicas.
     pub(super) fn replica_acks(&self, config: &Arc<TransportConfig>) -> ReplicaAckQueue {
         let mut replica_acks = self
             .replica_acks
@@ -97,7 +99,7 @@ impl Node {
         queue.clone()
     }
 
-    /// It is no longer wanted.
+    /// Marks the node as no longer needed.
     pub(super) fn retire(&self) {
         self.set(NodeState::Retired);
         let mut replica_acks = self
@@ -109,7 +111,7 @@ impl Node {
 
     fn set(&self, state: NodeState) {
         self.state.send_if_modified(|now| {
-            // What is gone stays so.
+            // A retired node stays retired.
             let change = !matches!(now, NodeState::Retired);
             if change {
                 *now = state;
@@ -142,7 +144,7 @@ impl Node {
     }
 }
 
-/// Nothing was sent.
+/// The error for a call that was not sent.
 pub(super) fn not_sent(reason: impl Into<String>) -> CallError {
     CallError::NotExecuted {
         code: None,
@@ -150,7 +152,7 @@ pub(super) fn not_sent(reason: impl Into<String>) -> CallError {
     }
 }
 
-/// Keeps a node connected until it is no longer wanted.
+/// Keeps a node connected until it is retired.
 pub(super) async fn supervise(topology: Arc<Topology>, node: Arc<Node>) {
     let retired = node.retired();
     tokio::select! {
@@ -184,7 +186,8 @@ async fn keep_connected(topology: &Topology, node: &Arc<Node>) {
     }
 }
 
-/// Connects it, however long that takes. Tells so if there was a gap.
+/// Connects the node, however long that takes. Notifies the listener if the connection was
+/// interrupted.
 async fn connect_with_backoff(
     topology: &Topology,
     node: &Arc<Node>,
@@ -203,7 +206,7 @@ async fn connect_with_backoff(
                 return conn;
             }
             Err(error) => {
-                // Once for each reason: an outage may take a thousand tries.
+                // Each reason is logged once, because an outage may take a thousand attempts.
                 if reported.as_ref() != Some(&error.detail) {
                     if topology.is_open() {
                         tracing::warn!(backend = "redis", "not connected: {}", error.detail);

@@ -1,7 +1,8 @@
-//! Sends scripts, and follows where the servers send them.
+//! Sends calls and follows redirections.
 //!
-//! Nothing is sent twice, except what a server has said that it did not carry out: a script that it
-//! does not know (then its text is sent), a slot that is elsewhere, keys that are on the move.
+//! A call is resent only if the server reported that it did not execute it: because it does not
+//! know the script (then its source is sent), because another node serves the slot, or because the
+//! keys are being moved.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,22 +18,23 @@ use super::{
     topology::{Layout, Topology},
 };
 
-/// More hops than a slot can have made.
+/// More redirections than a slot can legitimately cause.
 const MAX_REDIRECTS: u32 = 8;
-/// For so long a request whose keys are on the move is tried again.
+/// The longest time for which a call whose keys are being moved is retried.
 const TRY_AGAIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// ... at this interval.
+/// The interval between these retries.
 const TRY_AGAIN_INTERVAL: Duration = Duration::from_millis(15);
 
-/// One script on its way.
+/// One call together with its route.
 #[derive(Debug)]
 pub(super) struct RoutedCall {
     index: usize,
     pub(super) call: ScriptCall,
     slot: u16,
-    /// Whether its text is sent.
+    /// Whether to send the source of the script.
     with_source: bool,
-    /// Where it goes, if not to the owner of its slot; and whether only for this once.
+    /// The node to use instead of the owner of the slot, and whether only for this request
+    /// (`ASKING`).
     route: Option<(Arc<Node>, bool)>,
     redirects: u32,
 }
@@ -53,7 +55,7 @@ impl RoutedCall {
         self.call.command(self.with_source)
     }
 
-    /// Asks for it alone.
+    /// Sends this call alone.
     pub(super) async fn send(&self, conn: &Connection) -> RedisResult<Value> {
         let reply = conn.command(&self.command()).await;
         reply.map(|reply| self.call.unwrap_reply(reply))
@@ -71,15 +73,15 @@ impl RoutedCall {
     }
 }
 
-/// What is asked of the replicas.
+/// How many replicas have to acknowledge, and how long to wait for them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplicaAck {
     pub(super) count: u32,
     pub(super) timeout: Duration,
 }
 
-/// Runs them all, with one write to each node; `on_reply` hears every answer, with the number of
-/// replicas that have acknowledged it (0 if none were asked).
+/// Runs all calls with one write to each node. `on_reply` receives each result with the number of
+/// replicas that have acknowledged it, which is 0 if no acknowledgement was requested.
 pub(super) async fn run_all(
     topology: &Arc<Topology>,
     calls: Vec<RoutedCall>,
@@ -123,11 +125,11 @@ pub(super) async fn run_all(
     }
 }
 
-/// Runs one script. The usual case costs no more than the request itself.
+/// Runs one call. In the usual case it costs nothing beyond the request itself.
 pub(super) async fn run_one(topology: &Arc<Topology>, routed: RoutedCall) -> CallResult {
     let node = routed.node(topology)?;
     let conn = node.ready_connection(&topology.config).await?;
-    // In a cluster, two locks are hardly ever in one slot.
+    // In a cluster, two locks are rarely in the same slot.
     let outcome = if routed.call.is_batchable() && !topology.config.is_cluster() {
         batch::send(&conn, routed).await
     } else {
@@ -153,17 +155,17 @@ pub(super) async fn run_one(topology: &Arc<Topology>, routed: RoutedCall) -> Cal
     answer.unwrap_or_else(|| Err(no_reply()))
 }
 
-/// The answer of whoever did not come to answer: nothing is known.
+/// The error for a call that never received a result: its outcome is unknown.
 pub(super) fn no_reply() -> CallError {
     CallError::OutcomeUnknown((redis::ErrorKind::Client, "no answer was heard").into())
 }
 
-/// What becomes of an item after a reply.
+/// What happens to a call after a reply.
 enum NextStep {
     Done(CallResult),
-    /// It is sent again, as it is now.
+    /// The call is sent again.
     Resend(RoutedCall),
-    /// The same after a pause.
+    /// The call is sent again after a pause.
     ResendLater(RoutedCall),
 }
 
@@ -190,7 +192,7 @@ fn handle_reply(
         (ReplyClass::Final(result), _) => NextStep::Done(result),
         (ReplyClass::Demoted(error), _) => {
             conn.abort("it is a replica now");
-            // The reply may have come over the connection that waits for replicas.
+            // The reply may have arrived on the connection that waits for replicas.
             if let Some(conn) = node.connection() {
                 conn.abort("it is a replica now");
             }
@@ -208,7 +210,7 @@ fn handle_reply(
             NextStep::Done(Err(error))
         }
         (ReplyClass::TryAgain(_), _) => {
-            // From the start: by then the slot may be served elsewhere.
+            // The route starts over, because another node may serve the slot by then.
             routed.redirects -= 1;
             NextStep::ResendLater(routed)
         }
@@ -247,7 +249,8 @@ fn group_by_node(
     groups
 }
 
-/// One write: a reply for each item, and how many replicas have acknowledged.
+/// Sends a group in one write. Returns a reply for each call and the number of replicas that have
+/// acknowledged.
 async fn send_group(
     topology: &Topology,
     node: &Arc<Node>,

@@ -1,8 +1,8 @@
 //! Requests that wait until replicas have acknowledged them.
 //!
-//! `WAIT` is answered late, and holds up what comes behind it on the same connection. So these
-//! requests have a connection of their own, and those that come while one `WAIT` is out share the
-//! next one.
+//! The reply to `WAIT` is late and holds up everything behind it on the same connection. Therefore
+//! these requests have their own connection, and requests that arrive while one `WAIT` is pending
+//! share the next one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,11 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// So many commands share one `WAIT` at most: few enough that a small one that comes meanwhile does
-/// not wait for long, and so many that ten thousand locks wait five times for a replica that is
-/// down.
+/// The most commands that share one `WAIT`: few enough that a small request does not wait long
+/// behind them, and enough that ten thousand locks wait only five times for a replica that is down.
 const MAX_COMMANDS_PER_WAIT: usize = 2000;
 
-/// Commands, a reply for each, and how many replicas have acknowledged them all.
+/// One reply for each command, and the number of replicas that have acknowledged all of them.
 type AckOutcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
 
 struct AckRequest {
@@ -33,20 +32,20 @@ struct AckRequest {
     reply_to: oneshot::Sender<AckOutcome>,
 }
 
-/// Sends them, one bundle after the other.
+/// Sends the requests, one combined write after the other.
 #[derive(Clone, Debug)]
 pub(super) struct ReplicaAckQueue(mpsc::UnboundedSender<AckRequest>);
 
 impl ReplicaAckQueue {
-    /// Its task ends with the last clone.
+    /// Starts the task. It ends with the last clone of the queue.
     pub(super) fn start(config: Arc<TransportConfig>) -> Self {
         let (requests, incoming) = mpsc::unbounded_channel();
         tokio::spawn(run_task(config, incoming));
         Self(requests)
     }
 
-    /// Sends the commands to the server at that place, and then waits there for so many replicas,
-    /// or for so long.
+    /// Sends the commands to the server at this endpoint and waits until `replicas` replicas have
+    /// acknowledged them or `timeout` has passed.
     pub(super) async fn send(
         &self,
         endpoint: Endpoint,
@@ -90,7 +89,7 @@ async fn run_task(config: Arc<TransportConfig>, mut incoming: mpsc::UnboundedRec
             }
             requests.push(request);
         }
-        // Whoever no longer waits has not been sent.
+        // The requests of cancelled callers are not sent.
         requests.retain(|request| !request.reply_to.is_closed());
         if requests.is_empty() {
             continue;
@@ -118,7 +117,8 @@ async fn run_task(config: Arc<TransportConfig>, mut incoming: mpsc::UnboundedRec
     }
 }
 
-/// Sends what the jobs want and one `WAIT` for all. Says whether the connection is still good.
+/// Sends the commands of all requests and one `WAIT`. Returns whether the connection is still
+/// usable.
 async fn send_with_wait(conn: &Connection, requests: Vec<AckRequest>) -> bool {
     let mut pipe = Pipeline::new();
     for command in requests.iter().flat_map(|request| &request.commands) {

@@ -1,4 +1,4 @@
-//! What a reply means: an answer, a refusal, or where to go instead.
+//! Classifies a reply: result, rejection, or redirection.
 
 use redis::{RedisResult, ServerError, Value};
 
@@ -8,25 +8,25 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// What to do about a reply to a script.
+/// What a reply to a script call means.
 #[derive(Debug)]
 pub(super) enum ReplyClass {
-    /// It is the answer.
+    /// The reply is the result.
     Final(CallResult),
-    /// The server does not know the script; it has done nothing. Send the text.
+    /// The server does not know the script and executed nothing. The source has to be sent.
     UnknownScript,
-    /// The slot is served over there now; nothing was done.
+    /// Another node serves the slot now; nothing was executed.
     Moved(Endpoint),
-    /// For this once the question goes there; nothing was done.
+    /// This request alone has to go to another node; nothing was executed.
     Ask(Endpoint),
-    /// The slot is on the move and its keys are in two places; nothing was done.
+    /// The slot is moving and its keys are on two nodes; nothing was executed.
     TryAgain(CallError),
-    /// This server is a replica now; nothing was done.
+    /// This server has become a replica; nothing was executed.
     Demoted(CallError),
 }
 
-/// Errors with which a server refuses a request before any of it is carried out. Those that can
-/// also come from inside of a script come there with its first write, so nothing was done either.
+/// Error codes with which a server rejects a request before executing any of it. A script can also
+/// end with some of these codes, but only at its first write, so nothing was executed then either.
 const NOT_EXECUTED_CODES: &[&str] = &[
     "BUSY",
     "CLUSTERDOWN",
@@ -53,7 +53,8 @@ pub(super) fn classify(reply: RedisResult<Value>, endpoint: &Endpoint) -> ReplyC
 fn classify_error(error: &ServerError, endpoint: &Endpoint) -> ReplyClass {
     let text = error.details().unwrap_or_default();
     let inside_script = text.contains("user_script");
-    // Servers before 7.0 put the error of a command inside of a script behind the place in it.
+    // Servers before 7.0 append the error of a command inside a script to the position in the
+    // script.
     let (code, text) = match (inside_script && error.code() == "ERR")
         .then(|| nested_error(text))
         .flatten()
@@ -86,7 +87,7 @@ fn classify_error(error: &ServerError, endpoint: &Endpoint) -> ReplyClass {
     }
 }
 
-/// `CODE` and the rest out of `Error running script ...: @user_script: 4: -CODE rest`.
+/// Extracts `CODE` and the rest from `Error running script ...: @user_script: 4: -CODE rest`.
 fn nested_error(text: &str) -> Option<(&str, &str)> {
     let (_, error) = text.rsplit_once(": -")?;
     let (code, rest) = error.split_once(' ')?;
@@ -137,7 +138,7 @@ mod tests {
                 true,
                 "OOM",
             ),
-            // A script that was let begin, and then was not let do one thing.
+            // The user was allowed to start the script but not to run one of its commands.
             (
                 "NOPERM this user has no permissions to run the 'publish' command script: ab, on @user_script:3.",
                 false,
@@ -150,7 +151,7 @@ mod tests {
             ),
             ("NEWER 7 k", false, "NEWER"),
             ("ERR value is not an integer or out of range", false, "ERR"),
-            // As 6.2 says it.
+            // The format of Redis 6.2.
             (
                 "ERR Error running script (call to f_ab): @user_script:1: @user_script: 1: -OOM command not allowed",
                 true,

@@ -1,4 +1,4 @@
-//! Walks the keys of all masters, page by page.
+//! Scans the keys of all masters, page by page.
 
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use super::{
     topology::Topology,
 };
 
-/// One page, and where to go on: `<cursor of the server> <its place>`. The nodes are walked in the
-/// order of their places, so that one which joins or leaves meanwhile shifts nothing.
+/// Returns one page and the cursor of the next one: `<cursor of the server> <its endpoint>`. The
+/// nodes are scanned in the order of their endpoints, so that a node that joins or leaves does not
+/// shift the others.
 pub(super) async fn scan(
     topology: &Topology,
     cursor: Option<&str>,
@@ -44,7 +45,7 @@ pub(super) async fn scan(
     else {
         return Ok((Vec::new(), None));
     };
-    // Another node than the cursor was made for is walked from its beginning.
+    // If the cursor's node is gone, the next node is scanned from its beginning.
     let position = match from {
         Some(from) if from == endpoint => position,
         _ => "0",

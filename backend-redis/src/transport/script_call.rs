@@ -1,4 +1,4 @@
-//! What is asked of a server, and how it can fail.
+//! A call of a script, and how it can fail.
 
 use std::fmt::{Display, Write};
 
@@ -9,11 +9,11 @@ use super::arg_buffer::ArgBuffer;
 /// A script that runs on the server.
 #[derive(Debug)]
 pub(crate) struct Script {
-    /// Its whole text.
+    /// The source.
     pub(crate) text: String,
-    /// The SHA-1 of the text, in hexadecimal: what `EVALSHA` calls it by.
+    /// The hexadecimal SHA-1 of the source, which `EVALSHA` takes.
     pub(crate) sha: String,
-    /// Whether one run may be of any number of items, see [`batchable`](Self::of_items).
+    /// Whether one run may handle several items, see [`batchable`](Self::batchable).
     batchable: bool,
 }
 
@@ -28,9 +28,9 @@ impl Script {
         }
     }
 
-    /// A script of items: the first of its `ARGV` is for all of them, and all else is of the one item
-    /// or of the other, as many `KEYS` and `ARGV` of each. It answers with a list of one answer for
-    /// each, and an item that fails is an error in that list.
+    /// A script that handles any number of items in one run. The first `ARGV` is shared by all
+    /// items; each item has the same number of the other `KEYS` and `ARGV`. The script returns a
+    /// list with one reply per item, in which the reply of a failed item is an error.
     pub(crate) fn batchable(text: String) -> Self {
         Self {
             batchable: true,
@@ -39,18 +39,19 @@ impl Script {
     }
 }
 
-/// One run of a script, of one item if it is one of items. All its keys are in one slot of a cluster.
+/// One call of a script, with one item if the script is batchable. All its keys are in one slot of
+/// a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ScriptCall {
     script: &'static Script,
-    /// Its `KEYS`, and then its `ARGV`.
+    /// The `KEYS`, followed by the `ARGV`.
     args: ArgBuffer,
     key_count: usize,
 }
 
 impl ScriptCall {
-    /// A run of this script, with neither keys nor arguments yet, and room for so many words of so
-    /// many bytes together. At least one key has to follow.
+    /// Creates a call without keys and arguments, with room for `args` of them of `bytes` bytes in
+    /// total. At least one key has to be added.
     pub(crate) fn new(script: &'static Script, args: usize, bytes: usize) -> Self {
         Self {
             script,
@@ -59,12 +60,12 @@ impl ScriptCall {
         }
     }
 
-    /// Adds one of its `KEYS`, before any of its `ARGV`.
+    /// Adds one of its `KEYS`. All keys have to be added before the first argument.
     pub(crate) fn key(&mut self, key: &str) {
         self.key_with(|text| text.push_str(key));
     }
 
-    /// The same with what is written to the end of the text.
+    /// Like [`key`](Self::key), with the text that `write` appends.
     pub(crate) fn key_with(&mut self, write: impl FnOnce(&mut String)) {
         debug_assert_eq!(self.key_count, self.args.len(), "keys come first");
         self.args.push_with(write);
@@ -73,21 +74,21 @@ impl ScriptCall {
 
     /// Adds one of its `ARGV`.
     pub(crate) fn arg(&mut self, arg: impl Display) {
-        // Writing to a text does not fail.
+        // Writing to a `String` does not fail.
         self.arg_with(|text| _ = write!(text, "{arg}"));
     }
 
-    /// The same with what is written to the end of the text.
+    /// Like [`arg`](Self::arg), with the text that `write` appends.
     pub(crate) fn arg_with(&mut self, write: impl FnOnce(&mut String)) {
         self.args.push_with(write);
     }
 
-    /// The one by which its server is found.
+    /// The key that determines the server.
     pub(crate) fn first_key(&self) -> Option<&str> {
         self.args.iter().next().filter(|_| self.key_count > 0)
     }
 
-    /// `KEYS` and `ARGV`.
+    /// The `KEYS` and the `ARGV`.
     #[cfg(test)]
     pub(crate) fn keys_and_args(&self) -> (Vec<String>, Vec<String>) {
         let mut keys: Vec<_> = self.args.iter().map(str::to_owned).collect();
@@ -95,14 +96,14 @@ impl ScriptCall {
         (keys, args)
     }
 
-    /// As it is sent: with the script's name, or with its whole text.
+    /// The command to send, with the script's hash or with its source.
     pub(crate) fn command(&self, with_source: bool) -> Cmd {
         let (name, script) = if with_source {
             ("EVAL", &self.script.text)
         } else {
             ("EVALSHA", &self.script.sha)
         };
-        // Its name, the script, and how many keys there are.
+        // The command name, the script, and the number of keys.
         let overhead = name.len() + script.len() + 4;
         let mut command = Cmd::with_capacity(3 + self.args.len(), overhead + self.args.bytes());
         command.arg(name).arg(script).arg(self.key_count);
@@ -112,12 +113,12 @@ impl ScriptCall {
         command
     }
 
-    /// Whether it may be one item of a run of several.
+    /// Whether the call may be one item of a run with several items.
     pub(crate) fn is_batchable(&self) -> bool {
         self.script.batchable
     }
 
-    /// Whether one run of the script can answer this and that.
+    /// Whether one run of the script can handle both calls.
     pub(crate) fn can_batch_with(&self, other: &Self) -> bool {
         self.is_batchable()
             && std::ptr::eq(self.script, other.script)
@@ -125,12 +126,13 @@ impl ScriptCall {
             && self.args.get(self.key_count) == other.args.get(other.key_count)
     }
 
-    /// One run for all of these items, each of which [joins](Self::joins) the first.
+    /// One command for several calls, each of which [can be batched](Self::can_batch_with) with the
+    /// first.
     pub(crate) fn batch_command<'a>(calls: impl Iterator<Item = &'a Self> + Clone) -> Option<Cmd> {
         let first = calls.clone().next()?;
         let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
         let bytes = sum(|call| call.args.bytes());
-        // Its name, the script, and how many keys there are.
+        // The command name, the script, and the number of keys.
         let overhead = first.script.sha.len() + 16;
         let mut command = Cmd::with_capacity(3 + sum(|call| call.args.len()), overhead + bytes);
         command.arg("EVALSHA").arg(&first.script.sha);
@@ -139,14 +141,15 @@ impl ScriptCall {
             .clone()
             .flat_map(|call| call.args.iter().take(call.key_count));
         keys.for_each(|key| _ = command.arg(key));
-        // What is for all of them.
+        // The shared argument.
         command.arg(first.args.get(first.key_count).unwrap_or_default());
         let per_call = calls.flat_map(|call| call.args.iter().skip(call.key_count + 1));
         per_call.for_each(|arg| _ = command.arg(arg));
         Some(command)
     }
 
-    /// What a reply to it alone says: of items, the list's only entry.
+    /// The reply to this call when it was sent alone. For a batchable script that is the only
+    /// element of the list.
     pub(crate) fn unwrap_reply(&self, reply: Value) -> Value {
         match reply {
             Value::Array(mut answers) if self.is_batchable() && answers.len() == 1 => {
@@ -157,38 +160,39 @@ impl ScriptCall {
     }
 }
 
-/// Why there is no answer, or none from the script.
+/// Why a call has no result.
 #[derive(Clone, Debug)]
 pub(crate) enum CallError {
-    /// It was certainly not carried out: there was no connection, or the server refused it before
-    /// it began (`LOADING`, `BUSY`, `READONLY`, `NOPERM`, `OOM` at the beginning, `TRYAGAIN`, ...).
-    /// `code` is the first word of the server's refusal.
+    /// The call was certainly not executed: there was no connection, or the server rejected it
+    /// before it began (`LOADING`, `BUSY`, `READONLY`, `NOPERM`, `OOM` at the beginning,
+    /// `TRYAGAIN`, ...).
     NotExecuted {
-        /// The first word of the server's answer, such as `READONLY`; `None` if nothing was sent.
+        /// The first word of the server's error, such as `READONLY`; `None` if nothing was sent.
         code: Option<String>,
-        /// What is known, fit to be shown; no secrets.
+        /// The details for the user; contains no secrets.
         detail: String,
     },
-    /// It may have been carried out: it was sent, and its answer did not come.
+    /// The call may have been executed: it was sent, and no reply arrived.
     OutcomeUnknown(RedisError),
-    /// The script ran and ended with this error (our own error replies, `WRONGTYPE`).
+    /// The script ran and ended with this error (one of this project's error codes, or
+    /// `WRONGTYPE`).
     ScriptFailed {
-        /// The first word.
+        /// The first word of the error.
         code: String,
-        /// The rest.
+        /// The rest of the error.
         detail: String,
     },
 }
 
-/// What hears of the connection. Nothing here may block.
+/// Receives messages and connection changes. The methods must not block.
 pub(crate) trait Listener: Send + Sync + 'static {
-    /// A message came on the inbox channel.
+    /// A message arrived on the inbox channel.
     fn on_message(&self, payload: &[u8]);
-    /// A connection is lost; messages may be lost from now on.
+    /// A connection was lost; messages may be lost from now on.
     fn on_disconnected(&self);
-    /// All is well again, and the inbox is subscribed; messages may have been lost before.
+    /// All connections are back and the inbox is subscribed; messages may have been lost before.
     fn on_reconnected(&self);
 }
 
-/// The answer of a script.
+/// The result of a script call.
 pub(crate) type CallResult = Result<Value, CallError>;

@@ -1,4 +1,4 @@
-//! Which server the sentinels say is the master.
+//! Finds the master through sentinels.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,13 +16,14 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// So often the sentinels are asked whether the master is still the master.
+/// The interval at which a sentinel is queried for the current master.
 const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So often in a row a sentinel may name another master before the next sentinel is asked.
+/// The number of times in a row that a sentinel may name another master before the next sentinel is
+/// queried.
 const MAX_MASTER_CHANGES: usize = 3;
 
-/// The sentinels, in the order in which they are asked: the one that knew it last time first.
+/// The sentinels in query order. The sentinel that last knew the master comes first.
 #[derive(Debug)]
 pub(super) struct Sentinels {
     order: Mutex<Vec<Endpoint>>,
@@ -35,7 +36,7 @@ impl Sentinels {
         Self { order, name }
     }
 
-    /// Asks one after the other, until one names a server that says itself that it is the master.
+    /// Queries the sentinels in turn until one names a server that itself reports to be the master.
     pub(super) async fn connect(
         &self,
         config: &TransportConfig,
@@ -61,7 +62,7 @@ impl Sentinels {
             );
             return Err(ConnectError::new(ErrorKind::Config, what));
         }
-        // What waiting cannot mend comes first; then whatever the last one said.
+        // An error that a retry cannot fix comes first, then the last error.
         let worst = errors
             .iter()
             .find(|error| !error.kind.is_retryable())
@@ -71,11 +72,10 @@ impl Sentinels {
             .unwrap_or_else(|| ConnectError::new(ErrorKind::Unavailable, "no sentinel answered")))
     }
 
-    /// Returns when a sentinel names another server than this one, and that says itself that it is
-    /// the master.
+    /// Returns when a sentinel names another server that itself reports to be the master.
     ///
-    /// A master that was only cut off from the others takes requests until it hears that it is none
-    /// any more, and loses them then. So the sentinels are asked all the while.
+    /// A master that is only cut off from the other servers accepts requests until it learns that
+    /// it was replaced, and then loses them. Therefore the sentinels are queried throughout.
     pub(super) async fn until_replaced(&self, master: &Endpoint, config: &TransportConfig) {
         let mut sentinel_conn: Option<Connection> = None;
         loop {
@@ -102,7 +102,7 @@ impl Sentinels {
                     }
                 }
                 Ok(Some(_)) => {}
-                // The next one knows more, perhaps.
+                // The next sentinel may know more.
                 Ok(None) | Err(_) => {
                     sentinel_conn = None;
                     self.order().rotate_left(1);
@@ -111,11 +111,11 @@ impl Sentinels {
         }
     }
 
-    /// A connection to the master that this sentinel names; `None` if it knows none.
+    /// Connects to the master that this sentinel names; `None` if it knows none.
     ///
-    /// It is asked once more when there is a connection. A master that was killed and comes back, empty,
-    /// says of itself that it is one until the sentinels have told it otherwise: whoever was told its
-    /// address before the failover would take it for the master, and every lock for lost.
+    /// The sentinel is queried again after connecting. A master that was killed and restarts empty
+    /// reports itself as master until the sentinels reconfigure it. A client that got its address
+    /// before the failover would otherwise connect to it and take every lock for lost.
     async fn connect_master(
         &self,
         sentinel: &Endpoint,

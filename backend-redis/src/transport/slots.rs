@@ -1,10 +1,10 @@
-//! Which of the 16,384 slots of a cluster a key is in.
+//! Computes the slot of a key in a cluster.
 
-/// How many slots there are.
+/// The number of slots.
 pub(super) const SLOT_COUNT: u16 = 16384;
 
-/// The slot of a key: that of its hash tag, the text between its first `{` and the next `}`, if
-/// there is one and it is not empty; else of the whole key.
+/// The slot of a key: that of its hash tag (the text between the first `{` and the next `}`) if
+/// there is one and it is not empty, otherwise that of the whole key.
 pub(super) fn key_slot(key: &str) -> u16 {
     let key = key.as_bytes();
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
@@ -35,14 +35,14 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_published_one() {
-        // The check value of the cluster's specification.
+        // The check value in the cluster specification.
         assert_eq!(crc16(b"123456789"), 0x31C3);
         assert_eq!(crc16(b""), 0);
     }
 
     #[test]
     fn slots_are_those_that_the_server_computes() {
-        // As `CLUSTER KEYSLOT` answers.
+        // The expected values are the replies of `CLUSTER KEYSLOT`.
         for (key, expected) in [("", 0), ("a", 15495), ("foo", 12182), ("bar", 5061)] {
             assert_eq!(key_slot(key), expected, "{key}");
         }
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(key_slot("x{foo}y"), key_slot("foo"));
         assert_eq!(key_slot("{foo}{bar}"), key_slot("foo"));
         assert_eq!(key_slot("{{bar}}zap"), key_slot("{bar"));
-        // An empty tag is none, and so is one that does not end.
+        // An empty tag does not count, and neither does an unterminated one.
         assert_ne!(key_slot("{}foo"), key_slot(""));
         assert_eq!(key_slot("{}foo"), crc16(b"{}foo") % SLOT_COUNT);
         assert_eq!(key_slot("{foo"), crc16(b"{foo") % SLOT_COUNT);

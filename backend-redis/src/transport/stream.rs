@@ -1,4 +1,4 @@
-//! The bytes of one connection: how it is opened, and whether the other side shows life.
+//! The byte stream of one connection: how it is opened, and whether the peer responds.
 
 use std::{
     io,
@@ -24,23 +24,24 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::connect_error::ConnectError;
 use crate::address::Endpoint;
 
-/// Probes begin after so long without a byte, ...
+/// The idle time before the first keep-alive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// ... go on at this interval, ...
+/// The interval between keep-alive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// ... and so many without an answer end the connection.
+/// The number of unanswered probes after which the connection ends.
 const KEEPALIVE_MAX_PROBES: u32 = 3;
 
-/// How long things may take.
+/// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// To connect. The name's addresses share it.
+    /// The limit for connecting, shared by all addresses of the host name.
     pub(super) connect: Duration,
-    /// To answer.
+    /// The limit for a response.
     pub(super) response: Duration,
 }
 
-/// Opens a connection. The caller limits the time, and may see whether it was spent on TLS.
+/// Opens a connection. The caller limits the total time and can see whether it was spent in the TLS
+/// handshake.
 pub(super) async fn open(
     endpoint: &Endpoint,
     secure: bool,
@@ -89,7 +90,7 @@ async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream
         )
     })?;
     let addresses: Vec<_> = addresses.collect();
-    // One address that swallows everything must not hide the next one.
+    // An address that never answers must leave time for the next one.
     let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = None;
     for address in addresses {
@@ -102,7 +103,8 @@ async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream
     Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))
 }
 
-/// Sets what the system's defaults get wrong for small urgent requests and for peers that vanish.
+/// Changes the defaults of the operating system that do not suit small urgent requests or peers
+/// that vanish.
 fn configure_socket(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
@@ -112,8 +114,8 @@ fn configure_socket(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     #[cfg(not(windows))]
     let probes = probes.with_retries(KEEPALIVE_MAX_PROBES);
     socket.set_tcp_keepalive(&probes)?;
-    // Bytes that the peer's machine does not acknowledge for so long end the connection. Our own
-    // watch (`Liveness`) is sooner, where a request waits.
+    // The connection ends if the peer's machine acknowledges no bytes for this long. `Liveness`
+    // notices it earlier while a request is pending.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(limit.saturating_mul(2)))?;
     #[cfg(not(target_os = "linux"))]
@@ -121,7 +123,7 @@ fn configure_socket(tcp: &TcpStream, limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// What the bytes go through.
+/// The underlying stream.
 #[derive(Debug)]
 pub(super) enum RawStream {
     Tcp(TcpStream),
@@ -129,15 +131,14 @@ pub(super) enum RawStream {
     Unix(UnixStream),
 }
 
-/// Whether the other side shows life: since when something of ours waits there without a single
-/// byte having come back.
+/// Tracks since when the peer has owed a response without sending a single byte.
 ///
-/// Every request is answered, so silence that lasts longer than a request may take is a peer that
-/// is gone or stopped, whoever asked and whether or not they still wait for the answer.
+/// The server answers every request, so a silence that is longer than a request may take means that
+/// the peer is gone or stopped. That holds whether or not the caller still waits for the response.
 #[derive(Debug)]
 pub(super) struct Liveness {
     begun: Instant,
-    /// Milliseconds since `begun`, plus 1; 0 while nothing waits.
+    /// Milliseconds since `begun`, plus 1; 0 while no response is pending.
     waiting_since: AtomicU64,
     failure: Mutex<Option<io::Error>>,
 }
@@ -168,7 +169,7 @@ impl Liveness {
         self.waiting_since.store(0, Ordering::Relaxed);
     }
 
-    /// For how long something has waited without a byte of an answer.
+    /// How long a response has been pending without a single byte.
     pub(super) fn silence(&self) -> Duration {
         match self.waiting_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -176,7 +177,7 @@ impl Liveness {
         }
     }
 
-    /// The failure that ended the connection, if it has been noticed and not taken yet.
+    /// The error that ended the connection, if one was recorded and not yet taken.
     pub(super) fn take_failure(&self) -> Option<io::Error> {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.take()
@@ -194,7 +195,7 @@ impl Liveness {
     }
 }
 
-/// A wire that keeps its [`Liveness`] up to date.
+/// A stream that keeps its [`Liveness`] up to date.
 #[derive(Debug)]
 pub(super) struct MonitoredStream {
     raw: RawStream,
@@ -236,7 +237,8 @@ impl AsyncWrite for MonitoredStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // Noted before: the answer may be read by the time that a slow write returns.
+        // Recorded before the write: by the time a slow write returns, the reply may have been
+        // read.
         self.liveness.on_write();
         let result = ready!(match &mut self.raw {
             RawStream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -1,4 +1,5 @@
-//! What the tasks of one client share: its nodes, and where its inbox is subscribed.
+//! The state that the tasks of one client share: its nodes, and the connection that carries the
+//! inbox.
 
 use std::sync::{
     Arc, Weak,
@@ -24,7 +25,7 @@ pub(super) struct Topology {
     pub(super) layout: Layout,
     /// The connection on which the inbox is subscribed. Locked while that changes.
     inbox: Mutex<Weak<Connection>>,
-    /// Whether opening has succeeded: before that nobody is told of anything.
+    /// Whether opening has succeeded. Before that, the listener is not notified.
     opened: AtomicBool,
     closing: watch::Sender<bool>,
 }
@@ -54,7 +55,7 @@ impl Topology {
         })
     }
 
-    /// Starts the tasks, and waits for the first connections.
+    /// Starts the tasks and waits for the first connections.
     pub(super) async fn start(self: &Arc<Self>) -> Result<(), ConnectError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => {
@@ -71,7 +72,7 @@ impl Topology {
         Ok(())
     }
 
-    /// The first connection took all the time there was.
+    /// The error for the case that the first connection took all the available time.
     pub(super) fn timed_out(&self) -> ConnectError {
         let target = &self.config.address;
         let limit = self.config.request_timeout;
@@ -79,12 +80,12 @@ impl Topology {
         ConnectError::new(tenure_core::error::ErrorKind::Unavailable, detail)
     }
 
-    /// Keeps that node connected from now on.
+    /// Keeps this node connected from now on.
     pub(super) fn supervise(self: &Arc<Self>, node: &Arc<Node>) {
         tokio::spawn(supervise(Arc::clone(self), Arc::clone(node)));
     }
 
-    /// Ends everything. What is under way is unanswered.
+    /// Closes all connections. Requests in flight get no reply.
     pub(super) fn close(&self) {
         self.closing.send_replace(true);
         for node in self.nodes() {
@@ -116,7 +117,7 @@ impl Topology {
         }
     }
 
-    /// Whoever serves a slot.
+    /// The node that serves a slot.
     pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>, CallError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => Ok(Arc::clone(node)),
@@ -126,7 +127,7 @@ impl Topology {
         }
     }
 
-    /// One try to connect a node, find out whether it will do, and subscribe.
+    /// Makes one attempt to connect a node, check it, and subscribe.
     pub(super) async fn connect(&self, node: &Node) -> Result<Arc<Connection>, ConnectError> {
         let conn = match (&self.layout, &node.endpoint) {
             (Layout::Sentinel(sentinels, _), _) => sentinels.connect(&self.config).await?,
@@ -140,7 +141,7 @@ impl Topology {
         Ok(conn)
     }
 
-    /// Returns when a connection has ended; ends it when its server was replaced.
+    /// Returns when a connection has ended. Closes it when its server has been replaced.
     pub(super) async fn until_closed(&self, conn: &Connection) {
         match &self.layout {
             Layout::Single(..) => conn.closed().await,
@@ -157,8 +158,9 @@ impl Topology {
         }
     }
 
-    /// Never returns. In a cluster the node that has our inbox may serve none of our locks, so that
-    /// nothing would be missing if it were stopped: so something is asked. `HELLO` needs no right.
+    /// Sends a request at regular intervals; never returns. In a cluster, the node that carries the
+    /// inbox may serve none of our locks, so without requests nobody would notice that it has
+    /// stopped. `HELLO` needs no right.
     async fn probe_inbox_connection(&self, conn: &Connection) {
         loop {
             tokio::time::sleep(self.config.request_timeout).await;
@@ -168,8 +170,8 @@ impl Topology {
         }
     }
 
-    /// Subscribes there, unless the inbox is subscribed elsewhere. In a cluster a message reaches
-    /// every node.
+    /// Subscribes on this connection unless the inbox is subscribed elsewhere. In a cluster, a
+    /// message reaches every node.
     async fn subscribe(&self, conn: &Arc<Connection>) -> Result<(), ConnectError> {
         let Some(channel) = &self.config.inbox else {
             return Ok(());
@@ -186,7 +188,7 @@ impl Topology {
         Ok(())
     }
 
-    /// The inbox must not stay on that connection.
+    /// Moves the inbox away from this connection.
     pub(super) async fn unsubscribe(&self, conn: &Arc<Connection>) {
         let mut subscribed = self.inbox.lock().await;
         if std::ptr::eq(subscribed.as_ptr(), Arc::as_ptr(conn)) {
@@ -194,8 +196,8 @@ impl Topology {
         }
     }
 
-    /// Subscribes on another node, if that is needed and one is connected. Says whether it was
-    /// needed.
+    /// Subscribes on another node if that is necessary and one is connected. Returns whether it was
+    /// necessary.
     pub(super) async fn move_inbox(&self) -> bool {
         if self.config.inbox.is_none() {
             return false;
@@ -224,7 +226,7 @@ impl Topology {
         }
     }
 
-    /// A node's connection was lost.
+    /// Handles the loss of a node's connection.
     pub(super) async fn connection_lost(&self) {
         if let Layout::Cluster(cluster) = &self.layout {
             cluster.request_map_refresh();
@@ -234,7 +236,7 @@ impl Topology {
         }
     }
 
-    /// A node could not be connected.
+    /// Handles a failed connection attempt.
     pub(super) fn connect_failed(&self) {
         if let Layout::Cluster(cluster) = &self.layout {
             cluster.request_map_refresh();
