@@ -1,4 +1,4 @@
-//! A run of several items, held to as many runs of one.
+//! Compares one run with several items to several runs with one item each.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 
 const LOCKS: usize = 4;
 const HOUR_US: u64 = 3_600_000_000;
-/// The key that is the clock of a test.
+/// The key that serves as the clock of a test.
 const CLOCK_KEY: &str = "clock";
 
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ enum Operation {
     Remove { fence: bool },
 }
 
-/// The same is asked of some locks, by somebody of each.
+/// The same operation on several locks, with one attempt for each.
 #[derive(Clone, Debug)]
 struct Step {
     operation: Operation,
@@ -84,7 +84,7 @@ struct Store {
 }
 
 impl Store {
-    /// The answers to what one run asks, by the clock of the test.
+    /// Runs a command on the clock of the test and returns the replies.
     fn run(&mut self, operation: Operation, command: &Cmd) -> Vec<Value> {
         let script = match operation {
             Operation::Enqueue { .. } => &self.scripts.enqueue,
@@ -100,7 +100,7 @@ impl Store {
         whole.query(&mut self.connection).unwrap()
     }
 
-    /// All that is kept of a namespace's locks.
+    /// Everything that is stored for the locks of a namespace.
     fn state(&mut self, namespace: &str) -> Vec<(String, Vec<u8>)> {
         let mut keys: Vec<String> = redis::cmd("KEYS")
             .arg(format!("tenure:{{{namespace}:*"))
@@ -199,7 +199,7 @@ fn f1_items_of_one_lock_are_enqueued_in_their_order() {
         };
         assert_eq!(parts[3], Value::Int(ahead));
     }
-    // Each removal makes the next one the holder.
+    // Each removal makes the next attempt the holder.
     let holder = || Value::BulkString(b"holder".to_vec());
     let answers = run(Operation::Remove { fence: false });
     assert_eq!(answers, [holder(), holder(), holder()]);

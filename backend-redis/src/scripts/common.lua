@@ -1,22 +1,23 @@
--- The queue machine of the core (`tenure_core::queue`), over these keys of one lock:
+-- The core's queue machine (`tenure_core::queue`) over the keys of one lock:
 --
---   HOLDER   string  tenure/1 ATTEMPT REFRESHED TOKEN TTL CLIENT OWNER ENQUEUED GRANTED
---   LAST_TOKEN  string  tenure/1 LAST-TOKEN [ATTEMPT evicted|expired]
---   QUEUE    sorted set of waiting attempts, by their places
---   ENTRIES  hash    ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
---   FENCE    string  tenure/1 SINCE TTL, one key for each attempt that is fenced off
+--   HOLDER      string      tenure/1 ATTEMPT REFRESHED TOKEN TTL CLIENT OWNER ENQUEUED GRANTED
+--   LAST_TOKEN  string      tenure/1 TOKEN [ATTEMPT evicted|expired]
+--   QUEUE       sorted set  the waiting attempts by position
+--   ENTRIES     hash        ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
+--   FENCE       string      tenure/1 SINCE TTL, one key for each attempt that is fenced off
 --
--- All times are microseconds. A key expires by itself no sooner than what it says has lapsed; what
--- decides is what it says.
+-- All times are in microseconds. A key never expires before its record has lapsed; the record
+-- decides.
 
--- How many entries one run looks at or takes out: a script holds up the whole server.
+-- Bounds of the entries that one run reads or deletes. While a script runs, the server serves
+-- nobody else.
 local CHUNK_SIZE, MAX_CHUNKS = 64, 8
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
--- Ends the script with an error that Rust knows by its first word, and that names the key.
+-- Ends the script with an error whose first word identifies it to Rust and which names the key.
 local function malformed(key, value)
   local version = type(value) == 'string' and string.match(value, '^tenure/(%d+) ')
   if version and tonumber(version) > 1 then
@@ -29,7 +30,7 @@ local function error_of(reply)
   return type(reply) == 'table' and reply.err
 end
 
--- `redis.call`, but an error names the key.
+-- Like `redis.call`, but an error names the key.
 local function checked_call(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if error_of(reply) then
@@ -43,7 +44,7 @@ end
 
 local function number(digits)
   local value = tonumber(digits)
-  -- Beyond that, a double skips numbers.
+  -- From this value on, a double cannot represent every integer.
   if value and value < 9007199254740992 then return value end
 end
 
@@ -54,7 +55,7 @@ local function read_holder(key)
   local attempt, refreshed, token, ttl, client, owner, timestamps =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
-  -- Ours are shorter. Whatever is shown goes out with every answer.
+  -- A valid record never reaches this length. The record is sent with every reply.
   if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32 and #raw <= 4096) then
     malformed(key, raw)
   end
@@ -80,15 +81,15 @@ local function time_left(entry)
   return math.max(entry.refreshed + entry.ttl - now, 0)
 end
 
--- How a holder is shown: its record, and of a foreign one, whose value may be of any size, no more
--- than the time that it has left.
+-- How a reply shows a holder: its record, or, for a foreign holder, whose value may have any size,
+-- only the remaining time.
 local function display_holder(key, holder)
   if not holder then return '', -1 end
   if holder.foreign then return 'foreign', redis.call('PTTL', key) end
   return holder.raw, -1
 end
 
--- What the core calls by one name, for the keys of one lock.
+-- The operations of the queue machine for the keys of one lock.
 local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   local self = {}
 
@@ -100,7 +101,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return {last = last, ended = ended}
   end
 
-  -- `timestamps`: when it was enqueued and when it was granted.
+  -- `timestamps`: when the attempt was enqueued and when it was granted.
   local function write_holder(attempt, token, entry, timestamps)
     redis.call('SET', HOLDER,
       table.concat({'tenure/1', attempt, text(entry.refreshed), token, text(entry.ttl), entry.client,
@@ -115,12 +116,14 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   end
 
   local function publish(client, ...)
-    -- A message that cannot be sent must not undo what it tells of. Whoever it is for asks in time.
+    -- A message that cannot be sent must not undo the change that it reports. Its recipient also
+    -- asks in time.
     redis.pcall('PUBLISH', INBOX_PREFIX .. client, table.concat({'tenure/1', ...}, ' '))
   end
 
-  -- The queue's keys live for as long as the longest of their entries might. This is also the first
-  -- write of a report, one that a full server allows; after it, it allows the others.
+  -- Keeps the queue's keys for as long as the longest-lived entry may exist. This is also the first
+  -- write of a report: a full server allows PEXPIRE, and after the first write it allows the
+  -- others.
   local function extend_queue_ttl(ttl)
     local needed = math.ceil(ttl / 1000)
     local current = redis.call('PTTL', ENTRIES)
@@ -129,14 +132,15 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     redis.call('PEXPIRE', ENTRIES, current)
   end
 
-  -- The entries at these places, nearest to `from` first; raises before anything is changed.
+  -- The entries at these ranks, nearest to `from` first. Raises an error before anything is
+  -- changed.
   local function entries_at(from, to)
     local attempts = checked_call('ZRANGE', QUEUE, from, to)
     if #attempts == 0 then return attempts, {} end
     local raws = checked_call('HMGET', ENTRIES, unpack(attempts))
     local entries = {}
     for index, raw in ipairs(raws) do
-      -- A waiter without its entry, or the reverse: somebody deleted a key by hand.
+      -- If a user deleted a key, a waiter can be without its entry, or the reverse.
       entries[index] = raw and read_entry(ENTRIES, raw) or false
     end
     return attempts, entries
@@ -149,7 +153,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
   end
 
-  -- The first waiter that is alive, and those before it that are not. Changes nothing.
+  -- The first live waiter, and the lapsed ones before it. Changes nothing.
   local function first_live_waiter()
     local lapsed_attempts = {}
     for chunk = 0, MAX_CHUNKS - 1 do
@@ -167,13 +171,14 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return nil, nil, lapsed_attempts
   end
 
-  -- Ends the grant that there is, if any, and gives the lock to whoever is next. `reason` is how it
-  -- ended, for the one who asks later.
+  -- Ends the current grant, if there is one, and grants the lock to the next waiter. `reason` says
+  -- how the grant ended; it is stored so that the former holder can be told.
   function self.promote_next(holder, reason)
     local attempt, entry, lapsed_attempts = first_live_waiter()
     local stored = (attempt or reason) and read_last_token()
     if attempt then lapsed_attempts[#lapsed_attempts + 1] = attempt end
-    -- Deleting comes first: a full server allows it, and after it what follows.
+    -- Deleting comes first: a full server allows it, and after the first write it allows the
+    -- others.
     delete_entries(lapsed_attempts)
     if holder and not attempt then redis.call('DEL', HOLDER) end
     if reason then
@@ -188,16 +193,16 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     local last = holder and greater_token(stored.last, holder.token) or stored.last
     local token = next_token(last)
-    -- Until its entry as a waiter would have lapsed, and no longer (D4).
+    -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
     write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
-    -- Strictly later than every "still waiting" that this attempt was answered.
+    -- Strictly later than every "waiting" reply to this attempt.
     local as_of = math.max(now, entry.as_of + 1)
     publish(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
   end
 
-  -- The holder, once what has lapsed is out of the way. While the store is `grants_blocked` nobody is granted
-  -- what may still be held by one whom it has forgotten.
+  -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, nobody is granted a
+  -- lock, because a holder that the server has forgotten may still hold it.
   function self.expire_lapsed(grants_blocked)
     local holder = read_holder(HOLDER)
     if holder and (holder.foreign or not lapsed(holder)) then return holder end
@@ -216,9 +221,9 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return token
   end
 
-  -- The whole TTL anew, for the one who holds.
+  -- Restarts the full TTL of the holder.
   function self.refresh(holder)
-    -- A full server allows this one, and then the other.
+    -- A full server allows PEXPIRE, and after the first write it allows SET.
     redis.call('PEXPIRE', HOLDER, math.ceil(holder.ttl / 1000))
     holder.refreshed = now
     write_holder(holder.attempt, holder.token, holder, holder.timestamps)
@@ -230,7 +235,8 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return {kind, stamp, raw, ms}
   end
 
-  -- When to ask again because the nearest entry ahead that is alive lapses unless it is renewed.
+  -- The time after which to ask again, because the nearest live entry ahead lapses then unless it
+  -- is renewed.
   local function recheck_delay(rank, holder)
     local to = rank - 1
     local size = 1
@@ -246,7 +252,8 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
       end
       to, size = from - 1, CHUNK_SIZE
       if to >= 0 and chunk == MAX_CHUNKS then
-        -- More of them than one run may look at: fewer the next time, which is soon.
+        -- There are more lapsed entries than one run may read. The next run, which follows soon,
+        -- finds fewer.
         delete_entries(lapsed_attempts)
         return 0
       end
@@ -272,7 +279,8 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     local score = last[2] and number(last[2]) or (last[2] and malformed(QUEUE)) or 0
     local entry =
       {refreshed = now, ttl = ttl, client = client, enqueued = stamp, as_of = now, owner = owner}
-    -- Before anything is written: what cannot be read is an error that leaves nothing behind.
+    -- Everything is read before the first write, so that unreadable state is an error that leaves
+    -- nothing behind.
     local rank = redis.call('ZCARD', QUEUE)
     local answer = waiting_reply(rank, entry, holder)
     redis.call('ZADD', QUEUE, score + 1, attempt)
@@ -292,7 +300,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return holder and 'displaced' or 'evicted'
   end
 
-  -- A holder's renewal or a waiter's report, once settled.
+  -- A holder's renewal or a waiter's report, after `expire_lapsed`.
   function self.renew_or_report(attempt, holder)
     if holder and holder.attempt == attempt then return self.refresh(holder) end
     local entry = self.find_waiter(attempt)
@@ -303,7 +311,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     local rank = redis.call('ZRANK', QUEUE, attempt)
     if not rank then
-      -- Its place was deleted by hand.
+      -- A user deleted its position.
       redis.call('HDEL', ENTRIES, attempt)
       return {'gone', 'evicted'}
     end
@@ -317,8 +325,8 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   return self
 end
 
--- Runs a function; what it raised becomes the script's error. A server from 7.0 on makes a text of
--- an error before `pcall` gives it back.
+-- Runs a function and returns an error that it raised as the script's error. Servers from 7.0 on
+-- convert an error to text before `pcall` returns it.
 local function catch_error(run)
   local ok, result = pcall(run)
   if ok or type(result) == 'table' then return result end

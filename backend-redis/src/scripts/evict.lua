@@ -1,4 +1,4 @@
--- Takes away the grant with this token, and no other.
+-- Removes the grant with this token and no other.
 local token = ARGV[1]
 return catch_error(function()
   local lock = lock(KEYS[1], KEYS[2], KEYS[3], KEYS[4])

@@ -1,5 +1,5 @@
--- Shows a lock and a part of its queue, from a place on, and changes nothing.
--- KEYS: holder, queue, entries; ARGV: the first place, how many.
+-- Shows a lock and a part of its queue. Changes nothing. KEYS: holder, queue, entries; ARGV: the
+-- position after which to start, the number of waiters.
 return catch_error(function()
   local holder = read_holder(KEYS[1])
   local display, foreign_ttl = display_holder(KEYS[1], holder)

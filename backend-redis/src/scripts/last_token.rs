@@ -1,5 +1,5 @@
-//! The note of the last token, where a free lock is taken in few commands: what is read and written
-//! at once is put right afterwards.
+//! The record of the last token on the fast path, where one command replaces the record before it
+//! is checked and a wrong replacement is corrected afterwards.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Lock {
         Ok(answers.remove(0))
     }
 
-    /// Puts a note there that lives for a minute, and makes the lock free.
+    /// Stores a record with a TTL of one minute and frees the lock.
     fn set_last_token(&mut self, record: &str) {
         let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
@@ -44,7 +44,7 @@ impl Lock {
             .unwrap();
     }
 
-    /// The note, how many milliseconds it lives, and whether the lock is held.
+    /// The record, its TTL in milliseconds, and whether the lock is held.
     fn state(&mut self) -> (String, i64, bool) {
         let (holder, fence) = (&self.keys.holder, self.keys.last_token());
         redis::pipe()
@@ -74,19 +74,21 @@ fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
     assert_eq!((record, held), (format!("tenure/1 {first}"), true));
     assert!(ttl_ms > 86_000_000, "{ttl_ms}");
 
-    // Of long ago: it lives for another day. (The clock may pass a multiple of 1,000 s meanwhile.)
+    // An old record: the new one lives for another day. (The clock may pass a multiple of 1,000 s
+    // meanwhile.)
     lock.set_last_token(&format!("tenure/1 {}", first - 2_000_000_000));
     let token: u64 = lock.enqueue().unwrap().parse().unwrap();
     assert!(token > first);
     assert!(lock.state().1 > 86_000_000);
 
-    // How the last grant ended stays known.
+    // How the last grant ended is kept.
     let ended = "0123456789abcdef0123456789abcdef expired";
     lock.set_last_token(&format!("tenure/1 {token} {ended}"));
     let token = lock.enqueue().unwrap();
     assert_eq!(lock.state().0, format!("tenure/1 {token} {ended}"));
 
-    // A day ahead of the clock: one more than that, and kept for a day after the clock is there.
+    // A record that is a day ahead of the clock: the next token is one more, and the record lives
+    // for a day after the clock has caught up.
     let ahead = first + 86_400_000_000;
     lock.set_last_token(&format!("tenure/1 {ahead}"));
     assert_eq!(lock.enqueue().unwrap(), (ahead + 1).to_string());
@@ -94,7 +96,8 @@ fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
     assert_eq!(record, format!("tenure/1 {}", ahead + 1));
     assert!((172_700_000..=172_800_000).contains(&ttl_ms), "{ttl_ms}");
 
-    // S2: malformed ones are errors that change nothing, however much they look like one of ours.
+    // S2: a malformed record is an error that changes nothing, however similar it is to a valid
+    // one.
     for malformed in [
         "tenure/1 123456789012345x",
         "tenure/1 0999999999999999",

@@ -1,11 +1,12 @@
--- Shows holders and how many wait, for a listing. For each lock three KEYS: holder, queue, entries.
+-- Shows the holders and the numbers of waiters for a listing. Each lock has three KEYS: holder,
+-- queue, entries.
 local answers = {}
 for index = 1, #KEYS, 3 do
   answers[#answers + 1] = catch_error(function()
     local holder = read_holder(KEYS[index])
     local display, foreign_ttl = display_holder(KEYS[index], holder)
     local waiters = checked_call('ZCARD', KEYS[index + 1])
-    -- Of a long queue, those that have lapsed are counted too.
+    -- For a longer queue, the number includes lapsed waiters.
     if waiters > 0 and waiters <= CHUNK_SIZE then
       waiters = 0
       for _, raw in ipairs(checked_call('HVALS', KEYS[index + 2])) do

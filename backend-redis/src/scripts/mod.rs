@@ -1,13 +1,13 @@
-//! The scripts that run on the server, one for each operation of the driver.
+//! The Lua scripts that run on the server, one for each operation of the driver.
 //!
-//! They are the core's queue machine ([`tenure_core::queue`]) in Lua, and a differential test holds
-//! the one to the other. Each script is put together from the same parts: its constants, the clock,
-//! the common functions, and its own text. A script that has a fast path has it in front of the
-//! common functions, which then are not even defined: making a function costs at each run, as does
-//! every word that a script is given and every command that it calls.
+//! They implement the core's queue machine ([`tenure_core::queue`]); the test module `model`
+//! compares the two. Each script is assembled from constants, the clock, the common functions, and
+//! its own source. A fast path comes before the common functions, so that a run that ends there
+//! does not even define them: defining a function costs time in each run, as does every argument
+//! and every command.
 //!
-//! What takes an attempt in or out is a script of items: a client that asks several at once has them
-//! answered by one run.
+//! The scripts that enqueue and remove attempts are batchable: one run handles several calls of a
+//! client that are pending at the same time.
 
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
@@ -22,25 +22,27 @@ use crate::{
     transport::{Script, ScriptCall},
 };
 
-/// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
-/// all by itself; this keeps them rising when that clock is set back by less.
+/// The TTL of the last-token record of a free lock. The server's clock alone keeps tokens rising;
+/// this record keeps them rising if the clock is set back by less than this.
 pub(crate) const LAST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How soon a foreign holder is looked at again: it tells nobody when it goes.
+/// The interval at which a waiter checks a foreign holder, which sends no message when it releases
+/// the lock.
 pub(crate) const FOREIGN_RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Bytes that the usual arguments of a call take together.
+/// The typical total length of a call's arguments in bytes.
 const TYPICAL_ARGS_LEN: usize = 160;
 
-/// How a floor is written that lifts nothing.
+/// The token floor that lifts nothing.
 const NO_TOKEN_FLOOR: &str = "0";
-/// What is asked of a removal that fences nothing off, where there is no floor and the store is open.
+/// The options of a removal without a fence, without a token floor, and while grants are not
+/// blocked.
 const DEFAULT_REMOVE_OPTIONS: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
 const MIN_TOKEN: &str = include_str!("min_token.lua");
-/// Whoever only looks gives no token.
+/// Read-only scripts grant no token.
 const NO_MIN_TOKEN: &str = "local min_token\n";
 const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
@@ -59,7 +61,7 @@ pub(crate) struct Scripts {
 }
 
 impl Scripts {
-    /// The scripts with another text in the place of the server's clock.
+    /// The scripts with another source for the clock.
     pub(crate) fn with_clock(clock: &str) -> Self {
         let constants = lua_constants();
         let text = |parts: &[&str]| {
@@ -129,13 +131,13 @@ impl Scripts {
         }
     }
 
-    /// The scripts as they run.
+    /// The scripts with the server's clock.
     pub(crate) fn get() -> &'static Self {
         static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts::with_clock(CLOCK));
         &SCRIPTS
     }
 
-    /// Each of them.
+    /// The scripts that are loaded on connecting.
     pub(crate) fn all(&self) -> [&Script; 7] {
         [
             &self.enqueue,
@@ -149,7 +151,8 @@ impl Scripts {
     }
 }
 
-/// What takes an attempt in. What is as usual is left out: each word costs the server.
+/// The call that enqueues an attempt. Default values are left out, because each argument costs the
+/// server time.
 pub(crate) fn enqueue_call(
     keys: &LockKeys,
     request: &Enqueue,
@@ -175,8 +178,8 @@ pub(crate) fn enqueue_call(
     call
 }
 
-/// What takes an attempt out, and fences it off for that long unless that is zero. While the store is
-/// `closed`, what has lapsed is given to nobody.
+/// The call that removes an attempt and fences it off for `fence`, unless that is zero. While
+/// `grants_blocked` is set, a lock whose grant has lapsed is granted to nobody.
 pub(crate) fn remove_call(
     keys: &LockKeys,
     attempt: AttemptId,
@@ -194,7 +197,7 @@ pub(crate) fn remove_call(
         keys.push_fence(attempt, &mut call);
     }
     call.arg_with(|text| {
-        // Writing to a text does not fail.
+        // Writing to a `String` does not fail.
         let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !grants_blocked {
             text.write_str(DEFAULT_REMOVE_OPTIONS)
         } else {

@@ -1,9 +1,10 @@
-//! The scripts on a real server, held to the queue machine of the core: the same random operations
-//! at the same times, and after each the same answer, the same messages, and the same state.
+//! Compares the scripts on a real server with the core's queue machine. Both run the same random
+//! operations at the same times; after each operation, the reply, the messages and the state have
+//! to be equal.
 //!
-//! The clock is the test's own: it takes the place of `clock.lua`. Its spans are hours, so that no
-//! key of the server's expires by itself; that a key does so, and no sooner than it may, is shown
-//! by the conformance suite, on the real clock.
+//! The test controls the clock, in place of `clock.lua`. Time steps are hours, so that no key
+//! expires on the server by itself. The conformance suite checks on the real clock that keys
+//! expire, and no earlier than they may.
 
 use std::{
     collections::BTreeMap,
@@ -32,10 +33,10 @@ use crate::{
 
 const ATTEMPTS: usize = 6;
 const HOUR_US: u64 = 3_600_000_000;
-/// A time at which the server's clock might be.
+/// A plausible time of the server's clock.
 const START_TIME: u64 = 1_800_000_000_000_000;
 
-/// The key that is the clock of a test.
+/// The key that serves as the clock of a test.
 const CLOCK_KEY: &str = "clock";
 
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ enum Op {
 #[derive(Clone, Debug)]
 struct Step {
     op: Op,
-    /// By how much the clock goes on first, or back, in tenths of an hour.
+    /// The step of the clock before the operation, forwards or backwards, in tenths of an hour.
     tenths: i64,
 }
 
@@ -64,7 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<bool>().prop_map(Op::Evict),
         1 => Just(Op::Inspect),
     ];
-    // Back only now and then: a server's clock that is set back.
+    // Steps backwards are rare: they stand for a server clock that is set back.
     let tenths = prop_oneof![8 => 0_i64..8, 2 => Just(10), 2 => -12_i64..0, 1 => 20_i64..40];
     vec(
         (op, tenths).prop_map(|(op, tenths)| Step { op, tenths }),
@@ -88,7 +89,7 @@ fn ttl(who: usize) -> Duration {
     Duration::from_micros(HOUR_US * (1 + who as u64 % 3))
 }
 
-/// What the server holds, in the same words as what the machine holds.
+/// The state of a lock, in a form that the server and the machine can be compared in.
 #[derive(Debug, PartialEq, Eq)]
 struct LockState {
     last_token: u64,
@@ -105,7 +106,7 @@ struct EntryState {
     ttl: u64,
     refreshed: u64,
     enqueued: u64,
-    /// Token, and when it was given.
+    /// The token, and the time of the grant.
     grant: Option<(u64, u64)>,
 }
 
@@ -118,7 +119,8 @@ struct Store {
 }
 
 impl Store {
-    /// Runs a script of this clock with what the call gives that of the server's clock.
+    /// Runs a script with the test's clock, with the keys and arguments of a call for the script
+    /// with the server's clock.
     fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &ScriptCall) -> Value {
         let text = script(&self.scripts).text.clone();
         let (keys, args) = call.keys_and_args();
@@ -142,7 +144,7 @@ impl Store {
         answers.remove(0)
     }
 
-    /// Asks the server the same as the machine.
+    /// Runs on the server the operation that the machine runs.
     fn ask(&mut self, op: &Op, token: u64) -> Value {
         match *op {
             Op::Enqueue(who, wait) => {
@@ -259,7 +261,7 @@ impl Store {
                 if self.now < since + life {
                     state.fenced.insert(attempt(who), (since, life));
                 } else {
-                    // As the server does by itself, on its own clock.
+                    // The server would expire this key by its own clock.
                     let _: i64 = self.query("DEL", &[&keys.fence(attempt(who))]);
                 }
             }
@@ -326,7 +328,7 @@ fn model_state(queue: &Queue, now: u64) -> LockState {
     }
 }
 
-/// The scripts do not note that a grant was released: the one who released it knows.
+/// The scripts do not record that a grant was released, because the client that released it knows.
 fn forget_release(queue: &mut Queue, before: &Queue) {
     let mut stored = serde_json::to_value(&*queue).unwrap();
     if stored["ended"]["ending"] == "released" {
@@ -359,7 +361,8 @@ fn event(op: &Op, token: u64) -> Option<Event> {
     })
 }
 
-/// The answer of a script in the words of the machine's: its kind, and what the machine says more.
+/// Converts a script's reply to the form of the machine's answer: its kind, and the details that
+/// the machine also returns.
 fn normalize_reply(value: &Value) -> (String, Vec<String>) {
     let parts = match value {
         Value::BulkString(word) => {
@@ -382,7 +385,7 @@ fn normalize_reply(value: &Value) -> (String, Vec<String>) {
         .collect();
     let more = match parts[0].as_str() {
         "granted" | "gone" => vec![parts[1].clone()],
-        // How many are ahead, and when to ask again.
+        // The number of entries ahead, and the time after which to ask again.
         "waiting" => vec![parts[3].clone(), parts[4].clone()],
         _ => Vec::new(),
     };
@@ -413,7 +416,7 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::builder().start().unwrap())
 }
 
-/// All messages until one that the test itself sends.
+/// All messages up to one that the test itself sends.
 fn messages(store: &mut Store, inboxes: &mut PubSub<'_>) -> Vec<BackendEvent> {
     let _: i64 = store.query("PUBLISH", &[&inbox(client(0)), "end"]);
     let mut events = Vec::new();
@@ -465,8 +468,8 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
     let mut queue = Queue::new();
     let mut as_of: BTreeMap<AttemptId, u64> = BTreeMap::new();
     for step in steps {
-        // Looking is no event of the machine's: no time passes with it, so that whatever ends with
-        // time ends for both at the same event.
+        // Inspecting is no event of the machine, so the clock does not advance with it. Whatever
+        // lapses with time then ends in both at the same event.
         if !matches!(step.op, Op::Inspect) {
             store.now = store
                 .now
@@ -476,8 +479,8 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             let stamp = Stamp::new(ClockId::new(1), Duration::from_micros(time));
             Now::new(stamp, time, time + floor)
         };
-        // A grant with nobody behind it is removed without a look at the clock: as if that had been
-        // before it lapsed.
+        // A grant that no waiter follows is removed without reading the clock, as if the removal
+        // had come before the grant lapsed.
         let removed_at = match (&step.op, queue.holder()) {
             (Op::Remove(who, false), Some(holder))
                 if holder.attempt == attempt(*who) && queue.entries().count() == 1 =>
@@ -502,7 +505,7 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             prop_assert_eq!(store.state(), model_state(&queue, store.now));
             continue;
         };
-        // What has lapsed first, by an event that does nothing else.
+        // First end what has lapsed, by an event that does nothing else.
         let mut notices = queue
             .on(
                 Event::Evict {
@@ -543,7 +546,7 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             "after {:?}",
             step
         );
-        // What is told to one attempt has rising times of the store, whatever its clock does (D4).
+        // The store times sent to one attempt rise, whatever the server's clock does (D4).
         let mut rises = |who, at| as_of.insert(who, at).is_none_or(|before| before < at);
         if let (
             Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who),
@@ -580,7 +583,7 @@ proptest! {
     #[test]
     fn the_scripts_are_the_queue_machine(
         steps in steps(),
-        // Numbers in which a carry runs far, and that a double does not hold.
+        // Numbers with a long carry, and numbers that a double cannot represent.
         floor in prop_oneof![3 => Just(0), 1 => Just(999_999_999_999_999_998), 1 => Just(1 << 61)],
     ) {
         run_history(&steps, floor)?;

@@ -1,4 +1,5 @@
--- Takes an attempt out, whether it holds or waits; fences it off for so many microseconds, if any.
+-- Removes an attempt, whether it holds or waits. Fences it off for `fence_us` microseconds unless
+-- that is 0.
 local function remove(key_index, attempt)
   local lock = lock(KEYS[key_index + 1], KEYS[key_index + 2], KEYS[key_index + 3], KEYS[key_index + 4])
   local holder = lock.expire_lapsed(grants_blocked == '1')
@@ -9,7 +10,7 @@ local function remove(key_index, attempt)
   elseif lock.remove_waiter(attempt) then
     removed_as = 'waiter'
   end
-  -- Last: a full server refuses it, unless something was deleted before.
+  -- This comes last: a full server refuses it unless something was deleted before.
   if fence_us ~= '0' then
     redis.call('SET', KEYS[key_index + 5], 'tenure/1 ' .. stamp .. ' ' .. fence_us, 'PX', math.ceil(fence_us / 1000))
   end

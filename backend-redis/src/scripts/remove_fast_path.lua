@@ -1,5 +1,6 @@
--- Holders that leave, with nobody behind them: the common case, in few calls and without a function.
--- No clock is read: a grant that has lapsed, and that no script has ended since, nobody else was given.
+-- Removes holders that no waiter follows. This is the common case; it takes few commands and
+-- defines no function. It needs no clock: if the grant has lapsed and no script has ended it since,
+-- nobody else was granted the lock.
 for item = 1, #ARGV - 1 do
   local key_index = keys_per_item * (item - 1)
   if fence_us == '0' and redis.call('EXISTS', KEYS[key_index + 3]) == 0 then

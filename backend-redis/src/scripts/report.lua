@@ -1,5 +1,6 @@
--- Waiters report, and grants are renewed of which more has to be known: for each entry four KEYS and
--- an attempt in ARGV, after the token floor. One that fails does not fail the others.
+-- Handles the reports of waiters, and grants that the renew script did not find. ARGV has the token
+-- floor and then an attempt for each entry; each entry has four KEYS. An entry that fails does not
+-- fail the others.
 local answers = {}
 for index = 1, #ARGV - 1 do
   local key_index = 4 * index - 3

@@ -1,6 +1,6 @@
--- Which of the rights that the scripts need this user lacks, tried on keys that nobody uses and that
--- are gone again by the end. KEYS: a holder's, a queue's, an entries' key; ARGV: a channel, and '1' if
--- this client only looks.
+-- Returns the rights that the scripts need and this user lacks. It tries them on keys that nobody
+-- uses and deletes those keys at the end. KEYS: a holder key, a queue key, an entries key; ARGV: a
+-- channel, and '1' if this client is read-only.
 local probes = {
   {'time'}, {'get', KEYS[1]}, {'pttl', KEYS[1]}, {'zrange', KEYS[2], '0', '0'}, {'zcard', KEYS[2]},
   {'hget', KEYS[3], 'x'}, {'hvals', KEYS[3]},
@@ -17,7 +17,7 @@ end
 local missing = {}
 for _, probe in ipairs(probes) do
   local reply = redis.pcall(unpack(probe))
-  -- Other errors (a full server, say) are no matter of rights.
+  -- Other errors, for instance of a full server, say nothing about rights.
   local message = type(reply) == 'table' and reply.err or ''
   if string.find(message, 'run this command', 1, true) then
     missing[#missing + 1] = '+' .. probe[1]

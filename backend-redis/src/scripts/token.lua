@@ -1,4 +1,4 @@
--- What is done with tokens once there are waiters, or a token that is ahead of the clock.
+-- Token arithmetic for locks with waiters and for tokens that are ahead of the clock.
 
 local function is_token(digits)
   return digits and (#digits < 19 or #digits == 19 and digits <= '4611686018427387903')
@@ -11,7 +11,7 @@ local function greater_token(one, other)
   return one > other and one or other
 end
 
--- One more than the last token, but no less than the least.
+-- The last token plus one, but at least `min_token`.
 local function next_token(last_token)
   if greater_token(min_token, last_token) ~= last_token then return min_token end
   local prefix, nines = string.match(last_token, '^(%d-)(9*)$')
@@ -20,10 +20,11 @@ local function next_token(last_token)
   return string.sub(prefix, 1, -2) .. string.char(string.byte(prefix, -1) + 1) .. zeros
 end
 
--- Notes the last token. The note expires a day after the last grant, or up to 1,000 s sooner, since
--- setting an expiry anew costs; by then the clock alone keeps tokens rising. Where tokens are ahead of
--- the clock (it was set back, or a floor was taken away), a day after the clock has caught up.
--- `previous` is the token that the note has had so far, '0' if there was none.
+-- Stores the last token. The record expires a day after the last grant, or up to 1,000 s earlier
+-- because renewing the expiry costs time; by then the clock alone keeps tokens rising. If the token
+-- is ahead of the clock (the clock was set back, or a floor was removed), the record expires a day
+-- after the clock has caught up. `previous` is the token in the existing record, '0' if there is
+-- none.
 local function write_last_token(key, token, ended_grant, previous)
   local record = 'tenure/1 ' .. token .. ended_grant
   if token ~= min_token and greater_token(token, min_token) == token then
