@@ -118,14 +118,14 @@ impl Address {
         let secure = base == "rediss";
         if (base != "redis" && !secure) || !SCHEMES.contains(&scheme) {
             return Err(config_error(format!(
-                "`{scheme}` is no scheme of Redis; known are {}",
+                "unknown scheme `{scheme}`; known schemes: {}",
                 SCHEMES.join(", ")
             )));
         }
         if !secure && !options.tls.is_empty() {
             return Err(config_error(format!(
-                "certificates are set, but `{scheme}` is without TLS; use a scheme that begins \
-                 with `rediss`"
+                "certificates are configured, but `{scheme}` does not use TLS; use a scheme that \
+                 begins with `rediss`"
             )));
         }
         let hosts = url.hosts();
@@ -134,13 +134,15 @@ impl Address {
             "unix" => {
                 if !hosts.is_empty() || !path.starts_with('/') {
                     return Err(config_error(
-                        "the socket's path is absolute: `redis+unix:/run/redis/redis.sock`",
+                        "the socket path must be absolute, such as \
+                         `redis+unix:/run/redis/redis.sock`",
                     ));
                 }
                 (Deployment::Single(Endpoint::Unix(path.into())), None)
             }
             "sentinel" => {
-                let wanted = "name the sentinels and the master: `redis+sentinel://h1,h2/name`";
+                let wanted = "the URL must name the sentinels and the master: \
+                              `redis+sentinel://h1,h2/name`";
                 let mut parts = path.trim_start_matches('/').split('/');
                 let name = parts.next().unwrap_or_default().to_owned();
                 let number = parts.next().filter(|number| !number.is_empty());
@@ -157,7 +159,8 @@ impl Address {
             "cluster" => {
                 if hosts.is_empty() {
                     return Err(config_error(
-                        "name one node of the cluster or several: `redis+cluster://h1,h2`",
+                        "the URL must name at least one node of the cluster: \
+                         `redis+cluster://h1,h2`",
                     ));
                 }
                 let seeds = hosts
@@ -169,8 +172,8 @@ impl Address {
             _ => {
                 let [host] = hosts else {
                     return Err(config_error(format!(
-                        "`{scheme}` takes one server, such as `{scheme}://localhost`; several are \
-                         `{base}+sentinel` or `{base}+cluster`"
+                        "`{scheme}` takes one server, such as `{scheme}://localhost`; for \
+                         several, use `{base}+sentinel` or `{base}+cluster`"
                     )));
                 };
                 let endpoint = Endpoint::from_host(host, SERVER_PORT);
@@ -180,19 +183,19 @@ impl Address {
         let database = match (number, options.database) {
             (Some(one), Some(other)) if one != other => {
                 return Err(config_error(format!(
-                    "the address says database {one}, `backend.options.database` says {other}"
+                    "the URL names database {one}, but `backend.options.database` is {other}"
                 )));
             }
             (one, other) => one.or(other).unwrap_or(0),
         };
         if database != 0 && matches!(deployment, Deployment::Cluster { .. }) {
-            return Err(config_error("a cluster has no databases but number 0"));
+            return Err(config_error("a cluster has only database 0"));
         }
         if !matches!(deployment, Deployment::Sentinel { .. })
             && (options.sentinel_username.is_some() || options.sentinel_password.is_some())
         {
             return Err(config_error(format!(
-                "the options `sentinel_username` and `sentinel_password` mean nothing for \
+                "the options `sentinel_username` and `sentinel_password` do not apply to \
                  `{scheme}`"
             )));
         }
@@ -213,9 +216,9 @@ fn parse_path(path: &str) -> Result<Option<u32>, Error> {
 
 fn parse_database(number: &str) -> Result<u32, Error> {
     // The error does not repeat the text: a user may have put anything there by mistake.
-    number.parse().map_err(|_| {
-        config_error("the path of the address is the number of a database, such as `/3`")
-    })
+    number
+        .parse()
+        .map_err(|_| config_error("the path of the URL must be a database number, such as `/3`"))
 }
 
 // Equal addresses have equal texts. Default ports and the database number are included.
@@ -289,15 +292,15 @@ mod tests {
         for (url, hint) in [
             ("redis:", "one server"),
             ("redis://a,b", "redis+cluster"),
-            ("redis://a/x", "number of a database"),
+            ("redis://a/x", "database number"),
             ("redis+unix:r.sock", "absolute"),
             ("redis+sentinel://a", "name"),
             ("redis+sentinel:///main", "name"),
             ("redis+sentinel://a/main/1/2", "name"),
-            ("redis+cluster:", "name one node"),
-            ("redis+cluster://a/1", "no databases"),
-            ("redis+cluter://a", "known are"),
-            ("rediss+unix:/s", "known are"),
+            ("redis+cluster:", "name at least one node"),
+            ("redis+cluster://a/1", "only database 0"),
+            ("redis+cluter://a", "known schemes"),
+            ("rediss+unix:/s", "known schemes"),
         ] {
             let error = address(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

@@ -119,7 +119,7 @@ impl Listener for EventForwarder {
             }
             (Some(event), _) => self.events.send(event),
             (None, _) => {
-                tracing::debug!("a message that is none of ours came on the inbox channel")
+                tracing::debug!("ignored an unknown message on the inbox channel")
             }
         }
     }

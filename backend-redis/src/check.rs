@@ -44,7 +44,7 @@ pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
         ErrorKind::PermissionDenied,
         OPERATION,
         format!(
-            "this user lacks rights that locks need: {}; compare its rights with the ACL line in \
+            "the user lacks rights that locks need: {}; compare its rights with the ACL line in \
              docs/operations.md",
             missing_rights.join(" ")
         ),

@@ -198,7 +198,7 @@ impl Options {
             Some("local") => Durability::Local,
             Some(_) => {
                 return Err(config_error(
-                    "`backend.options.durability` is \"volatile\" or \"local\"",
+                    "`backend.options.durability` must be \"volatile\" or \"local\"",
                 ));
             }
         };
@@ -207,7 +207,7 @@ impl Options {
             Some("warn") => Eviction::Warn,
             Some(_) => {
                 return Err(config_error(
-                    "`backend.options.eviction` is \"refuse\" or \"warn\"",
+                    "`backend.options.eviction` must be \"refuse\" or \"warn\"",
                 ));
             }
         };
@@ -239,36 +239,37 @@ impl Options {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
             return Err(config_error(
-                "`backend.options.connect_timeout` is under 1 ms",
+                "`backend.options.connect_timeout` must be at least 1 ms",
             ));
         }
         if self.replica_timeout < Duration::from_millis(1) {
             // A `WAIT` with a timeout of 0 would block forever.
             return Err(config_error(
-                "`backend.options.replica_timeout` is under 1 ms",
+                "`backend.options.replica_timeout` must be at least 1 ms",
             ));
         }
         if let Some(template) = &self.plain_key
             && !template.contains("{name}")
         {
             return Err(config_error(
-                "`backend.options.plain_key` needs `{name}` in it, or all locks would share one key",
+                "`backend.options.plain_key` must contain `{name}`; otherwise all locks would \
+                 share one key",
             ));
         }
         if self.username.is_some() && self.password.is_none() {
             return Err(config_error(
-                "`backend.username` is set and no password; set `backend.password_file` too",
+                "`backend.username` is set without a password; set `backend.password_file` too",
             ));
         }
         if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
             return Err(config_error(
-                "`backend.options.sentinel_username` is set and `sentinel_password` is not",
+                "`backend.options.sentinel_username` is set without `sentinel_password`",
             ));
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(config_error(
-                "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
-                 or neither",
+                "a client certificate needs its key, and the reverse; set both `cert_file` and \
+                 `key_file`, or neither",
             ));
         }
         Ok(())

@@ -17,7 +17,7 @@ pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error 
     let what = match value {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",
-        Value::BulkString(_) | Value::SimpleString(_) => "a text",
+        Value::BulkString(_) | Value::SimpleString(_) => "text",
         Value::Array(_) => "a list",
         Value::ServerError(_) => "an error",
         _ => "something else",
@@ -25,7 +25,10 @@ pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error 
     error(
         ErrorKind::Protocol,
         operation,
-        format!("the server's answer holds {what} where a script of ours gives another part"),
+        format!(
+            "the server's reply contains {what} where a script of this backend returns \
+                 another type"
+        ),
     )
 }
 
@@ -42,7 +45,7 @@ pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) ->
         CallError::OutcomeUnknown(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,
-            "the server did not answer; whether it has carried the request out is not known",
+            "the server did not answer; it is unknown whether it executed the request",
         )
         .with_source(source),
         CallError::ScriptFailed { code, detail } => from_reply(operation, &code, &detail),
@@ -56,7 +59,8 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
         "TENURE_CORRUPT" => (
             ErrorKind::Corrupt,
             format!(
-                "key {} does not hold what this backend writes; delete it if nothing else uses it",
+                "key {} contains data that this backend does not write; delete it if nothing else \
+                 uses it",
                 quoted(detail)
             ),
         ),
@@ -65,38 +69,38 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
             (
                 ErrorKind::NewerFormat,
                 format!(
-                    "key {} was written in format {version}, this version understands format 1; \
-                     update this program",
+                    "key {} was written in format {version}, but this version supports only \
+                     format 1; update this program",
                     quoted(key)
                 ),
             )
         }
         "WRONGTYPE" => (
             ErrorKind::Corrupt,
-            "a key of the lock is of another type than this backend makes it; see which one with \
-             `redis-cli --scan --pattern 'tenure:*'`"
+            "a key of the lock has an unexpected type; find it with `redis-cli --scan --pattern \
+             'tenure:*'`"
                 .to_owned(),
         ),
         "OOM" => (
             ErrorKind::Exhausted,
-            "the server has used up its `maxmemory`".to_owned(),
+            "the server has reached its `maxmemory`".to_owned(),
         ),
         "NOAUTH" | "WRONGPASS" => (
             ErrorKind::Unauthenticated,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
         "NOPERM" => (ErrorKind::PermissionDenied, missing_rights(detail)),
         "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
         | "NOREPLICAS" | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => (
             ErrorKind::Unavailable,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
         _ if detail.contains("ACL failure") || detail.contains("can't run this command") => {
             (ErrorKind::PermissionDenied, missing_rights(detail))
         }
         _ => (
             ErrorKind::Protocol,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
     };
     error(kind, operation, text)
@@ -105,7 +109,7 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
 /// The server's message about a missing right, without the script position that Redis appends.
 fn missing_rights(detail: &str) -> String {
     let message = detail.split(" script: ").next().unwrap_or(detail);
-    format!("{message}; compare its rights with the ACL line in docs/operations.md")
+    format!("{message}; compare the user's rights with the ACL line in docs/operations.md")
 }
 
 /// Quotes a key so that it fits on one line.

@@ -89,13 +89,11 @@ impl KeySpace {
                     after: (*after).to_owned(),
                 }),
             }),
-            _ => Err(
-                Error::new(ErrorKind::Config, "reading the backend's options")
-                    .with_backend("redis")
-                    .with_detail(
-                        "`plain_key` must hold `{name}` exactly once, such as \"lock:{name}\"",
-                    ),
-            ),
+            _ => Err(Error::new(ErrorKind::Config, "reading options")
+                .with_backend("redis")
+                .with_detail(
+                    "`plain_key` must contain `{name}` exactly once, such as \"lock:{name}\"",
+                )),
         }
     }
 
@@ -123,22 +121,22 @@ impl KeySpace {
         };
         let holder = format!("{}{}{}", template.before, name.as_str(), template.after);
         if holder.starts_with("tenure:") {
-            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+            return Err(Error::new(ErrorKind::Unsupported, "deriving the keys of")
                 .with_backend("redis")
                 .with_lock(name.clone())
                 .with_detail(
-                    "its plain key would begin with `tenure:`, as all keys of this backend do; use \
-                     another name, or a `plain_key` that begins otherwise",
+                    "the plain key would begin with `tenure:`, which is reserved for this \
+                     backend; use another name, or a `plain_key` with another prefix",
                 ));
         }
         let tag = hash_tag(&holder);
         if tag.contains('}') && clustered {
-            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+            return Err(Error::new(ErrorKind::Unsupported, "deriving the keys of")
                 .with_backend("redis")
                 .with_lock(name.clone())
                 .with_detail(
-                    "in a cluster, a plain key with a `}` that closes no hash tag cannot be \
-                     followed by other keys; use another name, or `plain_key` with a hash tag",
+                    "in a cluster, no other key can share the slot of a plain key with a `}` that \
+                     closes no hash tag; use another name, or a `plain_key` with a hash tag",
                 ));
         }
         // The hash tag may contain anything; the part after it keeps different locks apart.

@@ -63,7 +63,7 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
     parse_holder(raw, now).map(Some).ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "reading a holder")
             .with_backend("redis")
-            .with_detail("its holder's record is malformed; delete the key if nobody uses it")
+            .with_detail("the holder's record is malformed; delete the key if nobody uses it")
     })
 }
 

@@ -72,8 +72,8 @@ impl Shared {
             ErrorKind::Unavailable,
             operation,
             format!(
-                "{} of {wanted} replicas have acknowledged it within {:?}; `min_replicas` asks for \
-                 all of them",
+                "{} of {wanted} replicas acknowledged the write within {:?}; `min_replicas` \
+                 requires all of them",
                 wanted - missing_acks,
                 self.options.replica_timeout,
             ),
@@ -94,8 +94,8 @@ impl Shared {
                 ErrorKind::Unavailable,
                 operation,
                 format!(
-                    "the server was started a short while ago and may have forgotten locks; \
-                     `restart_delay` keeps this client from taking any for another {:?}",
+                    "the server started recently and may have forgotten locks; `restart_delay` \
+                     blocks grants for another {:?}",
                     Duration::from_secs(left.as_secs() + 1),
                 ),
             )

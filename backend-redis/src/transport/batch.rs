@@ -218,5 +218,5 @@ fn is_not_executed(reply: &Value, conn: &Connection) -> bool {
 
 /// The script ended halfway, so it is unknown whether an item was executed.
 fn script_aborted() -> RedisError {
-    (redis::ErrorKind::Client, "the script was cut short").into()
+    (redis::ErrorKind::Client, "the script was aborted").into()
 }

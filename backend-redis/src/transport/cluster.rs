@@ -272,7 +272,12 @@ async fn refresh_map_task(topology: Arc<Topology>) {
                     backoff = Backoff::default();
                 }
                 Err(error) => {
-                    tracing::debug!(backend = "redis", "no map of the cluster: {}", error.detail);
+                    tracing::debug!(
+                        backend = "redis",
+                        "cannot fetch the slot map of the cluster: \
+                                                        {}",
+                        error.detail
+                    );
                     cluster.request_map_refresh();
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -296,7 +301,10 @@ async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> 
         value => Ok(value),
     }) {
         Ok(value) => parse_slots(&value, endpoint).ok_or_else(|| {
-            let what = format!("{endpoint}: it serves no slots; has the cluster been made?");
+            let what = format!(
+                "{endpoint}: the server serves no slots; has the cluster been \
+                                created?"
+            );
             ConnectError::new(ErrorKind::Unavailable, what)
         }),
         Err(error) => Err(ConnectError::from_reply(

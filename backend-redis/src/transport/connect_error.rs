@@ -33,7 +33,7 @@ impl ConnectError {
         // A server without TLS takes the handshake for the beginning of a command and waits for the
         // rest.
         let hint = if in_tls_handshake {
-            " to the beginning of TLS; does it speak TLS there?"
+            " to the TLS handshake; does the server use TLS on this port?"
         } else {
             ""
         };
@@ -50,14 +50,14 @@ impl ConnectError {
         }
         let what = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
-            io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-            io::ErrorKind::TimedOut => "it does not answer".to_owned(),
-            io::ErrorKind::PermissionDenied => "we may not open that socket".to_owned(),
+            io::ErrorKind::NotFound => "no such socket".to_owned(),
+            io::ErrorKind::TimedOut => "the connection timed out".to_owned(),
+            io::ErrorKind::PermissionDenied => "permission to open the socket is denied".to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe => {
-                "it closed the connection at once; does it want TLS (a scheme with `rediss`), or \
-                 has it no room for more clients?"
+                "the server closed the connection at once; does it require TLS (a scheme with \
+                 `rediss`), or has it reached its limit of clients?"
                     .to_owned()
             }
             _ => one_line(&error.to_string()),
@@ -87,30 +87,31 @@ impl ConnectError {
         let (kind, what) = match code {
             "NOAUTH" => (
                 ErrorKind::Unauthenticated,
-                "it wants a password; set `backend.password_file`".to_owned(),
+                "the server requires a password; set `backend.password_file`".to_owned(),
             ),
             "WRONGPASS" => (
                 ErrorKind::Unauthenticated,
-                "user name or password are wrong, or that user is switched off".to_owned(),
+                "the user name or password is wrong, or the user is disabled".to_owned(),
             ),
             "NOPERM" => (
                 ErrorKind::PermissionDenied,
                 format!(
-                    "this user may not do that ({step}: {text}); compare its rights with the ACL \
+                    "the user lacks a right ({step}: {text}); compare its rights with the ACL \
                      line in docs/operations.md"
                 ),
             ),
             "DENIED" => (
                 ErrorKind::PermissionDenied,
-                "it is in protected mode and takes no clients from other hosts".to_owned(),
+                "the server is in protected mode and accepts no clients from other hosts"
+                    .to_owned(),
             ),
             "LOADING" => (
                 ErrorKind::Unavailable,
-                "it is still loading its data".to_owned(),
+                "the server is still loading its data".to_owned(),
             ),
             "ERR" if text.contains("switch database") => (
                 ErrorKind::Config,
-                "it has no database of that number; see `databases` in its configuration"
+                "the server has no database with this number; see `databases` in its configuration"
                     .to_owned(),
             ),
             "" => return Self::from_client_error(endpoint, error, io_error),
@@ -124,16 +125,16 @@ impl ConnectError {
         let (kind, what) = match error.kind() {
             redis::ErrorKind::RESP3NotSupported => (
                 ErrorKind::Unsupported,
-                "it is older than Redis 6.2".to_owned(),
+                "the server is older than Redis 6.2".to_owned(),
             ),
             // Only for RESP2, which is used with sentinels.
             redis::ErrorKind::AuthenticationFailed => (
                 ErrorKind::Unauthenticated,
-                "user name or password are wrong".to_owned(),
+                "the user name or password is wrong".to_owned(),
             ),
             redis::ErrorKind::Parse => (
                 ErrorKind::Unavailable,
-                "what answers there does not speak the protocol of Redis".to_owned(),
+                "the server does not speak the Redis protocol".to_owned(),
             ),
             _ => match io_error {
                 Some(io_error) => return io_error,

@@ -233,7 +233,7 @@ impl Connection {
         };
         let replies = self.pipeline(&pipe).await;
         let mut replies = replies
-            .map_err(|error| reply_error("asking who it is", &error))?
+            .map_err(|error| reply_error("handshake", &error))?
             .into_iter();
         let mut next = |step: &str| match replies.next().unwrap_or(Value::Nil) {
             Value::ServerError(error) => Err(reply_error(step, &error.into())),
@@ -248,11 +248,12 @@ impl Connection {
         if purpose != Purpose::Query && !hello.is_master() {
             let what = match config.address.deployment {
                 Deployment::Single(_) => {
-                    "it is a replica, and locks need the master; name that, or let sentinels find \
-                     it (`redis+sentinel://`)"
+                    "the server is a replica, but locks need the master; use the master's \
+                     address, or find it through sentinels (`redis+sentinel://`)"
                 }
                 Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
-                    "it is named as the master and is a replica; perhaps a failover is under way"
+                    "the server was reported as the master but is a replica; a failover may be in \
+                     progress"
                 }
             };
             return Err(with_endpoint(ConnectError::new(
@@ -314,8 +315,8 @@ impl Connection {
         let replies = mux.send_packed_commands(pipe, 0, count).await?;
         if replies.len() != count {
             // Later replies could no longer be matched to their requests.
-            self.abort("its answers do not match the questions");
-            return Err((RedisKind::Client, "the answers do not match the questions").into());
+            self.abort("the replies do not match the requests");
+            return Err((RedisKind::Client, "the replies do not match the requests").into());
         }
         Ok(replies)
     }
@@ -323,7 +324,8 @@ impl Connection {
     /// Closes the connection. Requests in flight get no reply.
     pub(super) fn abort(&self, reason: &str) {
         if !self.is_closed() {
-            tracing::debug!(backend = "redis", server = %self.endpoint, reason, "connection given up");
+            tracing::debug!(backend = "redis", server = %self.endpoint, reason, "closing the \
+                                                                                 connection");
         }
         self.driver.abort();
     }
@@ -341,7 +343,7 @@ impl Connection {
             match timeout(poll_interval, closed.wait_for(|closed| *closed)).await {
                 Ok(_) => return,
                 Err(_) if self.liveness.silence() >= self.response_timeout => {
-                    self.abort("it has been silent for longer than an answer may take");
+                    self.abort("the server has been silent for longer than a reply may take");
                     return;
                 }
                 Err(_) => {}
@@ -353,12 +355,12 @@ impl Connection {
     pub(super) fn close_reason(&self, config: &TransportConfig) -> String {
         match self.liveness.take_failure() {
             Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                format!("{}: it closed the connection", self.endpoint)
+                format!("{}: the server closed the connection", self.endpoint)
             }
             Some(error) => {
                 ConnectError::from_io(&self.endpoint, &error, &config.options.tls).detail
             }
-            None => format!("{}: the connection was given up", self.endpoint),
+            None => format!("{}: this client closed the connection", self.endpoint),
         }
     }
 }
@@ -373,14 +375,14 @@ fn allow_missing_info(endpoint: &Endpoint, config: &TransportConfig) -> Result<(
         "restart_delay"
     } else {
         config.warn_once(&format!(
-            "{endpoint}: this user may not ask INFO (`+info`), so it was not checked whether the \
-             server may evict locks"
+            "{endpoint}: the user may not run INFO (`+info`), so this client could not check \
+             whether the server may evict locks"
         ));
         return Ok(());
     };
     Err(ConnectError::new(
         ErrorKind::PermissionDenied,
-        format!("{endpoint}: `backend.options.{needs}` needs the right to ask INFO (`+info`)"),
+        format!("{endpoint}: `backend.options.{needs}` requires the right to run INFO (`+info`)"),
     ))
 }
 

@@ -53,22 +53,23 @@ impl HelloReply {
             let version = super::connect_error::one_line(&self.version);
             return Err(ConnectError::new(
                 ErrorKind::Unsupported,
-                format!("it is version {version:?}, and Redis 6.2 or newer is needed"),
+                format!("the server has version {version:?}, but Redis 6.2 or later is required"),
             ));
         }
         match (self.mode.as_str(), cluster) {
             ("sentinel", _) => Err(ConnectError::new(
                 ErrorKind::Config,
-                "it is a sentinel; write `redis+sentinel://host/name`",
+                "the server is a sentinel; use `redis+sentinel://host/name`",
             )),
             ("cluster", false) => Err(ConnectError::new(
                 ErrorKind::Config,
-                "it is a node of a cluster; write `redis+cluster://` (`rediss+cluster://` with TLS)",
+                "the server is a cluster node; use `redis+cluster://` (`rediss+cluster://` with \
+                 TLS)",
             )),
             ("cluster", true) | (_, false) => Ok(()),
             (_, true) => Err(ConnectError::new(
                 ErrorKind::Config,
-                "it is not in cluster mode; write `redis://` (`rediss://` with TLS)",
+                "the server is not in cluster mode; use `redis://` (`rediss://` with TLS)",
             )),
         }
     }
@@ -114,14 +115,15 @@ impl InfoReply {
         if self.loading {
             return Err(ConnectError::new(
                 ErrorKind::Unavailable,
-                "it is still loading its data",
+                "the server is still loading its data",
             ));
         }
         if options.durability == Durability::Local && self.aof_enabled != Some(true) {
             return Err(ConnectError::new(
                 ErrorKind::Config,
-                "`durability = \"local\"` is set, but its `appendonly` is off; set `appendonly yes` \
-                 and `appendfsync always` on the server, or `durability = \"volatile\"`",
+                "`durability = \"local\"` is set, but the server's `appendonly` is off; set \
+                 `appendonly yes` and `appendfsync always` on the server, or `durability = \
+                 \"volatile\"`",
             ));
         }
         let policy = self.policy.as_deref().unwrap_or("noeviction");
@@ -129,8 +131,8 @@ impl InfoReply {
             return Ok(None);
         }
         let what = format!(
-            "its `maxmemory-policy` is `{policy}`: short of memory it evicts {}; set it to \
-             `noeviction`",
+            "the server's `maxmemory-policy` is `{policy}`, which evicts {} when memory runs out; \
+             set it to `noeviction`",
             if policy.starts_with("volatile") {
                 "the locks"
             } else {

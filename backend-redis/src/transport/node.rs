@@ -76,8 +76,8 @@ impl Node {
         match self.first_attempt(config).await {
             NodeState::Connected(conn) => Ok(conn),
             NodeState::Disconnected(error) => Err(not_sent(error.detail)),
-            NodeState::Connecting => Err(not_sent("it is being connected")),
-            NodeState::Retired => Err(not_sent("its connection was closed")),
+            NodeState::Connecting => Err(not_sent("the connection is still being opened")),
+            NodeState::Retired => Err(not_sent("the connection was closed")),
         }
     }
 
@@ -175,7 +175,7 @@ async fn keep_connected(topology: &Topology, node: &Arc<Node>) {
         if !topology.is_open() {
             return;
         }
-        tracing::warn!(backend = "redis", "{reason}; connecting again");
+        tracing::warn!(backend = "redis", "{reason}; reconnecting");
         node.set(NodeState::Disconnected(ConnectError::new(
             ErrorKind::Unavailable,
             reason,
@@ -200,7 +200,7 @@ async fn connect_with_backoff(
             Ok(conn) => {
                 node.set(NodeState::Connected(Arc::clone(&conn)));
                 if was_connected || reported.is_some() {
-                    tracing::info!(backend = "redis", server = %conn.endpoint, "connected again");
+                    tracing::info!(backend = "redis", server = %conn.endpoint, "reconnected");
                     topology.notify_reconnected();
                 }
                 return conn;
@@ -209,7 +209,7 @@ async fn connect_with_backoff(
                 // Each reason is logged once, because an outage may take a thousand attempts.
                 if reported.as_ref() != Some(&error.detail) {
                     if topology.is_open() {
-                        tracing::warn!(backend = "redis", "not connected: {}", error.detail);
+                        tracing::warn!(backend = "redis", "cannot connect: {}", error.detail);
                     }
                     reported = Some(error.detail.clone());
                 }

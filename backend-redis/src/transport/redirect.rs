@@ -157,7 +157,7 @@ pub(super) async fn run_one(topology: &Arc<Topology>, routed: RoutedCall) -> Cal
 
 /// The error for a call that never received a result: its outcome is unknown.
 pub(super) fn no_reply() -> CallError {
-    CallError::OutcomeUnknown((redis::ErrorKind::Client, "no answer was heard").into())
+    CallError::OutcomeUnknown((redis::ErrorKind::Client, "no reply arrived").into())
 }
 
 /// What happens to a call after a reply.
@@ -186,20 +186,20 @@ fn handle_reply(
     routed.redirects += 1;
     routed.route = None;
     if routed.redirects >= MAX_REDIRECTS {
-        return reject("the servers of the cluster send it in a circle".to_owned());
+        return reject("too many cluster redirections".to_owned());
     }
     match (class, &topology.layout) {
         (ReplyClass::Final(result), _) => NextStep::Done(result),
         (ReplyClass::Demoted(error), _) => {
-            conn.abort("it is a replica now");
+            conn.abort("the server is a replica now");
             // The reply may have arrived on the connection that waits for replicas.
             if let Some(conn) = node.connection() {
-                conn.abort("it is a replica now");
+                conn.abort("the server is a replica now");
             }
             NextStep::Done(Err(error))
         }
         (ReplyClass::UnknownScript, _) if routed.with_source => {
-            reject("the server forgets its scripts".to_owned())
+            reject("the server does not know a script whose source was just sent".to_owned())
         }
         (ReplyClass::UnknownScript, _) => {
             routed.with_source = true;
@@ -222,9 +222,10 @@ fn handle_reply(
             routed.route = Some((cluster.node_at(topology, &endpoint), true));
             NextStep::Resend(routed)
         }
-        (ReplyClass::Moved(endpoint) | ReplyClass::Ask(endpoint), _) => {
-            reject(format!("{} sends it to {endpoint}", conn.endpoint))
-        }
+        (ReplyClass::Moved(endpoint) | ReplyClass::Ask(endpoint), _) => reject(format!(
+            "{} redirects the request to {endpoint}",
+            conn.endpoint
+        )),
     }
 }
 

@@ -142,7 +142,7 @@ async fn send_with_wait(conn: &Connection, requests: Vec<AckRequest>) -> bool {
                     tracing::warn!(
                         backend = "redis",
                         ?other,
-                        "WAIT was not answered by a number"
+                        "the reply to WAIT is not a number"
                     );
                     0
                 }

@@ -36,7 +36,11 @@ pub(super) async fn scan(
             Some((position, endpoint)) if position.parse::<u64>().is_ok() => {
                 (position, Some(endpoint))
             }
-            _ => return Err(not_sent("that is no place to go on from")),
+            _ => {
+                return Err(not_sent(
+                    "invalid cursor; use one returned by a previous page",
+                ));
+            }
         },
     };
     let Some((endpoint, node)) = nodes
@@ -60,10 +64,10 @@ pub(super) async fn scan(
         .arg(count.max(1));
     let reply = match classify(conn.command(&command).await, &conn.endpoint) {
         ReplyClass::Final(answer) => answer?,
-        _ => return Err(not_sent(format!("{} does not answer SCAN", conn.endpoint))),
+        _ => return Err(not_sent(format!("{} rejects SCAN", conn.endpoint))),
     };
     let (next, keys) = parse_page(reply)
-        .ok_or_else(|| not_sent(format!("{}: its answer to SCAN is none", conn.endpoint)))?;
+        .ok_or_else(|| not_sent(format!("{}: malformed reply to SCAN", conn.endpoint)))?;
     let after = nodes
         .iter()
         .find(|(other, _)| other > endpoint)

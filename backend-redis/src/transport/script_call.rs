@@ -67,7 +67,11 @@ impl ScriptCall {
 
     /// Like [`key`](Self::key), with the text that `write` appends.
     pub(crate) fn key_with(&mut self, write: impl FnOnce(&mut String)) {
-        debug_assert_eq!(self.key_count, self.args.len(), "keys come first");
+        debug_assert_eq!(
+            self.key_count,
+            self.args.len(),
+            "keys have to be added before arguments"
+        );
         self.args.push_with(write);
         self.key_count += 1;
     }

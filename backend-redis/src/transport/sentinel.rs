@@ -57,8 +57,8 @@ impl Sentinels {
         if unknown == order.len() || (unknown > 0 && errors.is_empty()) {
             let name = one_line(&self.name);
             let what = format!(
-                "the sentinels know no master {name:?}; compare with `sentinel monitor` in their \
-                 configuration"
+                "the sentinels know no master {name:?}; compare the name with `sentinel monitor` \
+                 in their configuration"
             );
             return Err(ConnectError::new(ErrorKind::Config, what));
         }
@@ -135,7 +135,7 @@ impl Sentinels {
         }
         Err(ConnectError::new(
             ErrorKind::Unavailable,
-            format!("sentinel {sentinel}: it names another master each time it is asked"),
+            format!("sentinel {sentinel}: it names another master at each query"),
         ))
     }
 
@@ -171,20 +171,20 @@ impl Sentinels {
                 host.zip(port)
                     .and_then(|(host, port)| Endpoint::from_host_and_port(host, port, sentinel))
                     .map(Some)
-                    .ok_or_else(|| unavailable("its answer is no address"))
+                    .ok_or_else(|| unavailable("the reply is not an address"))
             }
             Ok(Value::ServerError(error)) => match error.code() {
                 "NOAUTH" => Err(ConnectError::new(
                     ErrorKind::Unauthenticated,
                     format!(
-                        "sentinel {sentinel}: it wants a password; set \
+                        "sentinel {sentinel}: a password is required; set \
                          `backend.options.sentinel_password`"
                     ),
                 )),
                 "NOPERM" => Err(ConnectError::new(
                     ErrorKind::PermissionDenied,
                     format!(
-                        "sentinel {sentinel}: `sentinel_username` may not ask \
+                        "sentinel {sentinel}: `sentinel_username` may not run \
                          `sentinel|get-master-addr-by-name`"
                     ),
                 )),
@@ -196,7 +196,7 @@ impl Sentinels {
                     Err(ConnectError::new(
                         ErrorKind::Config,
                         format!(
-                            "{sentinel} is no sentinel; sentinels listen on port 26379 usually"
+                            "{sentinel} is not a sentinel; sentinels usually listen on port 26379"
                         ),
                     ))
                 }
@@ -205,7 +205,7 @@ impl Sentinels {
                     error.details().unwrap_or_default()
                 )))),
             },
-            Ok(_) => Err(unavailable("its answer is no address")),
+            Ok(_) => Err(unavailable("the reply is not an address")),
             Err(error) => Err(unavailable(&one_line(&error.to_string()))),
         }
     }

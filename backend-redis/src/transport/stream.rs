@@ -65,13 +65,13 @@ pub(super) async fn open(
         return Ok(RawStream::Tcp(tcp));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-        let what = format!("{endpoint}: no certificate can be made out for that host name");
+        let what = format!("{endpoint}: this host name is not valid in a certificate");
         ConnectError::new(ErrorKind::Config, what)
     })?;
     let files_for_task = files.clone();
     let tls_config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_for_task))
         .await
-        .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "this runtime is shutting down"))?
+        .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "the runtime is shutting down"))?
         .map_err(ConnectError::from_tls)?;
     in_tls_handshake.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(tls_config)
@@ -86,7 +86,7 @@ async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream
     let addresses = lookup_host((host, port)).await.map_err(|error| {
         io::Error::new(
             error.kind(),
-            format!("the name cannot be resolved: {error}"),
+            format!("cannot resolve the host name: {error}"),
         )
     })?;
     let addresses: Vec<_> = addresses.collect();
@@ -100,7 +100,7 @@ async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream
             Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
     }
-    Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))
+    Err(last.unwrap_or_else(|| io::Error::other("the host name has no address")))
 }
 
 /// Changes the defaults of the operating system that do not suit small urgent requests or peers

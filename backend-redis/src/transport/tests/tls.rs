@@ -133,7 +133,7 @@ async fn tls_and_plain_that_meet_are_told_apart() {
     let secure = Server::builder().tls().start().unwrap();
     let ca = secure.certificates().unwrap().ca_file();
     let (_, shown) = error(&url(&plain, "127.0.0.1"), with_ca(ca)).await;
-    assert!(shown.contains("does it speak TLS there?"), "{shown}");
+    assert!(shown.contains("use TLS on this port?"), "{shown}");
     let plain_url = format!("redis://{}", secure.address());
     let (_, shown) = error(&plain_url, Options::default()).await;
     assert!(shown.contains("rediss"), "{shown}");
