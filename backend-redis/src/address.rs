@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read_and_shown_in_full() {
+    fn url_of_each_form_is_parsed_and_displayed_in_full() {
         for (url, shown) in [
             ("redis://h", "redis://h:6379/0"),
             ("redis://h/", "redis://h:6379/0"),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_url_or_option_is_rejected() {
         for (url, hint) in [
             ("redis:", "one server"),
             ("redis://a,b", "redis+cluster"),
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
+    fn server_without_a_known_name_keeps_the_queried_host() {
         let source = Endpoint::tcp("h", 1);
         for (text, endpoint) in [
             ("10.0.0.1:7000", Endpoint::tcp("10.0.0.1", 7000)),

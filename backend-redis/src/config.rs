@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_read() {
+    fn each_option_is_read() {
         assert_eq!(read("database", "3").unwrap().database, Some(3));
         assert_eq!(read("min_replicas", "2").unwrap().min_replicas, 2);
         let second = Duration::from_secs(7);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_option_is_rejected() {
         for (key, value) in [
             ("database", "-1"),
             ("min_replicas", "x"),

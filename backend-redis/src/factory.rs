@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_is_opened_and_shown_the_same_way_each_time() {
+    fn store_of_each_scheme_opens_and_displays_its_address() {
         for (url, shown) in [
             ("redis://h", "redis://h:6379/0"),
             ("rediss://h:1/2", "rediss://h:1/2"),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_what_is_refused_names_the_option_and_shows_no_secret() {
+    fn s1_rejected_option_is_named_and_no_secret_is_shown() {
         for (key, value) in [
             ("sentinel_pasword", "canary"),
             ("sentinel_password", "canary"),

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_keys_of_different_locks_are_different_and_share_a_slot_each() {
+    fn n2_keys_of_different_locks_differ_and_share_a_slot_per_lock() {
         let texts = [
             "a",
             "a}",
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_keys_are_those_of_other_programs() {
+    fn plain_key_matches_the_template() {
         let keys = KeySpace::with_template(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
         let lock = keys.lock(&name("a{b}c"), true).unwrap();
         assert_eq!(lock.holder, "app/lock:a{b}c!");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn two_plain_keys_of_one_slot_keep_apart() {
+    fn n2_plain_keys_in_one_slot_have_different_other_keys() {
         let keys = KeySpace::with_template(&namespace("app"), "{name}").unwrap();
         let last_tokens: Vec<_> = ["{a}b", "{a}c"]
             .map(|text| keys.lock(&name(text), true).unwrap().last_token())

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_survive_any_text() {
+    fn owner_with_any_text_survives_encoding() {
         for label in ["", "a b", "a/b", "é%", "..", "\n"] {
             let owner = Owner::new(label, "host", 7);
             let mut word = String::new();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_holders_are_ours_foreign_or_malformed() {
+    fn s2_holder_is_ours_foreign_or_malformed() {
         let id = AttemptId::from_u128(1);
         let client = "2".repeat(32);
         let raw = format!("tenure/1 {id} 1000 9 500 {client} a/b/5 3 4");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_messages_of_others_are_no_messages() {
+    fn s2_foreign_message_is_ignored() {
         for wrong in [
             &b"\xff"[..],
             b"",

@@ -156,7 +156,7 @@ fn run_history(store: &mut Store, steps: &[Step], floor: &str) -> Result<(), Tes
 }
 
 #[test]
-fn several_items_are_as_many_runs() {
+fn run_with_several_items_equals_several_runs() {
     let server = Server::builder().start().unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let mut store = Store {
@@ -176,7 +176,7 @@ fn several_items_are_as_many_runs() {
 }
 
 #[test]
-fn f1_items_of_one_lock_are_enqueued_in_their_order() {
+fn w1_items_for_one_lock_are_enqueued_in_order() {
     let server = Server::builder().start().unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_connection().unwrap();

@@ -60,7 +60,7 @@ impl Lock {
 }
 
 #[test]
-fn t1_the_note_rises_is_kept_and_is_not_overwritten() {
+fn t1_last_token_record_rises_and_malformed_one_is_kept() {
     let server = Server::builder().start().unwrap();
     let redis = redis::Client::open(server.url()).unwrap();
     let mut lock = Lock {

@@ -272,7 +272,7 @@ impl Store {
             .filter(|entry| entry.grant.is_none())
             .count();
         let kept: usize = self.query("HLEN", &[&keys.entries()]);
-        assert_eq!(waiting, kept, "places and entries differ");
+        assert_eq!(waiting, kept, "positions and entries differ");
         state
     }
 }
@@ -403,7 +403,7 @@ fn expected_reply(op: &Op, answer: Answer, recheck: Option<Duration>) -> (String
         Answer::RemovedHolder => ("holder", vec![]),
         Answer::RemovedWaiter => ("waiter", vec![]),
         Answer::Waiting { ahead } => {
-            let within = micros(recheck.expect("somebody is ahead"));
+            let within = micros(recheck.expect("another entry is ahead"));
             ("waiting", vec![ahead.to_string(), within.to_string()])
         }
         other => panic!("{other:?}"),
@@ -536,7 +536,7 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
         );
         prop_assert!(
             messages_match(&received, &notices),
-            "told {:?}, not {:?}",
+            "received {:?}, expected {:?}",
             received,
             notices
         );
@@ -558,7 +558,7 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             let at = String::from_utf8_lossy(at).parse().unwrap();
             prop_assert!(
                 rises(attempt(*who), at),
-                "a report's answer is not later than the last"
+                "a report's reply is not later than the previous one"
             );
         }
         for event in &received {
@@ -581,7 +581,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_scripts_are_the_queue_machine(
+    fn scripts_behave_like_the_queue_machine(
         steps in steps(),
         // Numbers with a long carry, and numbers that a double cannot represent.
         floor in prop_oneof![3 => Just(0), 1 => Just(999_999_999_999_999_998), 1 => Just(1 << 61)],

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_come_out_as_they_went_in() {
+    fn arguments_are_returned_unchanged() {
         let mut args = ArgBuffer::with_capacity(1, 1);
         assert_eq!((args.len(), args.iter().next()), (0, None));
         for arg in ["one", "", "drei \u{e9}", ""] {

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_bound_and_start_again_after_a_good_connection() {
+    fn delays_grow_to_the_maximum_and_reset_after_a_stable_connection() {
         let mut backoff = Backoff::default();
         let max_delays: Vec<_> = (0..12)
             .map(|_| {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_differ() {
+    fn delays_are_random() {
         let delay = || Backoff { failures: 20 }.next_delay();
         let first = delay();
         assert!((0..20).any(|_| delay() != first));

@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_is_read_and_rubbish_is_left_out() {
+    fn slot_map_is_parsed_without_malformed_ranges() {
         let source = Endpoint::tcp("h", 1);
         let text = "*4\r\n\
              *3\r\n:0\r\n:5\r\n*2\r\n$2\r\nh2\r\n:7000\r\n\

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn old_servers_and_wrong_modes_are_refused_with_a_hint() {
+    fn old_server_or_wrong_mode_is_rejected_with_a_hint() {
         assert_eq!(hello("6.2.0", "standalone").check(false), Ok(()));
         assert_eq!(hello("8.0.1", "cluster").check(true), Ok(()));
         assert_eq!(hello("10.0", "standalone").check(false), Ok(()));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_may_evict_is_refused_or_warned_of() {
+    fn server_that_may_evict_is_rejected_or_warned_about() {
         let info_with = |policy: &str, max: u64| {
             info(&format!(
                 "# Memory\nmaxmemory:{max}\nmaxmemory_policy:{policy}\n"
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn durability_local_needs_the_log() {
+    fn durability_local_requires_the_append_only_file() {
         let local = Options::default().durability(Durability::Local);
         assert!(info("aof_enabled:0\n").check(&local).is_err());
         assert!(info("").check(&local).is_err());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_stays_closed_for_what_is_left_of_the_delay() {
+    fn grants_stay_blocked_for_the_rest_of_the_restart_delay() {
         let options = Options::default().restart_delay(Duration::from_secs(30));
         let left = |text| info(text).restart_delay_left(&options).as_secs();
         assert_eq!(left("uptime_in_seconds:10\n"), 21);

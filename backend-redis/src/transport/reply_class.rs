@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_from_failures_of_the_script() {
+    fn rejection_is_distinguished_from_script_failure() {
         for (line, refused, word) in [
             (
                 "LOADING Redis is loading the dataset in memory",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_name_the_place() {
+    fn redirection_names_the_endpoint() {
         let endpoint = |line| match class_of(line) {
             ReplyClass::Moved(endpoint) => format!("moved {endpoint}"),
             ReplyClass::Ask(endpoint) => format!("ask {endpoint}"),

@@ -34,14 +34,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_the_published_one() {
+    fn crc16_matches_the_published_check_value() {
         // The check value in the cluster specification.
         assert_eq!(crc16(b"123456789"), 0x31C3);
         assert_eq!(crc16(b""), 0);
     }
 
     #[test]
-    fn slots_are_those_that_the_server_computes() {
+    fn slot_matches_the_server() {
         // The expected values are the replies of `CLUSTER KEYSLOT`.
         for (key, expected) in [("", 0), ("a", 15495), ("foo", 12182), ("bar", 5061)] {
             assert_eq!(key_slot(key), expected, "{key}");
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_whole_tag_counts() {
+    fn only_the_first_complete_hash_tag_counts() {
         assert_eq!(key_slot("x{foo}y"), key_slot("foo"));
         assert_eq!(key_slot("{foo}{bar}"), key_slot("foo"));
         assert_eq!(key_slot("{{bar}}zap"), key_slot("{bar"));

@@ -13,11 +13,11 @@ use crate::common::{
 
 const BLOCK_TIME: Duration = seconds(10);
 const LOCKS: usize = 5;
-/// Each of the two clients gives up the silent connection and a few that come to nothing.
+/// Each of the two clients closes the silent connection and makes a few failed attempts.
 const MAX_CONNECTIONS: u64 = 2 * 8;
 
-/// Long leases survive it; short ones are told in time that they are lost; and afterwards all goes
-/// on with the same clients.
+/// Long leases survive. Holders of short leases learn of the loss by the deadline. Afterwards the
+/// same clients continue.
 async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
     let server = Arc::new(Server::builder().start().unwrap());
     let proxy = Proxy::start(server.address()).unwrap();
@@ -33,7 +33,7 @@ async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
         short.push(lock.acquire().await.unwrap());
         waiters.push(acquire(&waiting, &format!("short {index}")));
     }
-    wait_until("all wait", OPERATION_TIMEOUT, || {
+    wait_until("all waiters are queued", OPERATION_TIMEOUT, || {
         (0..LOCKS).all(|index| queue_length(&server, &format!("short {index}")) == 1)
     })
     .await;
@@ -45,7 +45,7 @@ async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
         assert_eq!(
             reason,
             Ok(LossReason::Expired),
-            "l1: by the deadline, while it is blocked"
+            "l1: lost by the deadline while the server is blocked"
         );
     }
     assert!(begun.elapsed() < BLOCK_TIME / 2, "l1");
@@ -57,7 +57,7 @@ async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
         guard.renew().await.unwrap();
     }
     for (waiter, token) in waiters.into_iter().zip(tokens) {
-        let guard = expect_granted("a waiter's turn", OPERATION_TIMEOUT, waiter).await;
+        let guard = expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
         assert!(guard.token() > token, "t1");
         let _ = guard.release().await;
     }
@@ -72,11 +72,11 @@ async fn leases_while_blocked(block: impl FnOnce(Arc<Server>)) {
         assert_eq!(state.holder.unwrap().token, Some(guard.token()));
     }
     let made = proxy.connections_made();
-    assert!(made <= MAX_CONNECTIONS, "a storm of {made} connections");
+    assert!(made <= MAX_CONNECTIONS, "{made} connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_seconds_of_a_server_that_sleeps() {
+async fn l5_server_asleep_for_ten_seconds() {
     leases_while_blocked(|server| {
         tokio::task::spawn_blocking(move || server.command(&["DEBUG", "SLEEP", "10"]).unwrap());
     })
@@ -84,7 +84,7 @@ async fn ten_seconds_of_a_server_that_sleeps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_seconds_of_paused_clients() {
+async fn l5_clients_paused_for_ten_seconds() {
     leases_while_blocked(|server| {
         server.command(&["CLIENT", "PAUSE", "10000"]).unwrap();
     })

@@ -1,5 +1,4 @@
-//! What the tests share: clients of a real server, holders and waiters, and looking until something
-//! is so.
+//! Shared helpers: clients of a real server, holders and waiters, and polling for a condition.
 
 use std::{
     sync::{Arc, Mutex},
@@ -22,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// For what takes moments, on a busy machine.
+/// The timeout for operations that take moments, with slack for a busy machine.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const fn seconds(count: u64) -> Duration {
@@ -37,18 +36,18 @@ pub(crate) fn store(url: &str, options: Options) -> RedisStore {
     RedisStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap()
 }
 
-/// A client of that address, not yet connected.
+/// A client of this URL, not yet connected.
 pub(crate) fn builder(url: &str) -> ClientBuilder {
     Client::builder(store(url, Options::default()))
 }
 
-/// A client of that address whose locks have that TTL.
+/// A client of this URL with this default TTL.
 pub(crate) async fn client(url: &str, ttl: Duration) -> Client {
     let deadline = Instant::now() + OPERATION_TIMEOUT;
     loop {
         match builder(url).ttl(ttl).connect().await {
             Ok(client) => return client,
-            // On a machine that stands still, the servers may take a moment to answer.
+            // On an overloaded machine, a server may take a moment to answer.
             Err(error) if error.is_retryable() && Instant::now() < deadline => {
                 sleep(millis(50)).await;
             }
@@ -61,12 +60,12 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// A key of a lock in the default namespace, as the server knows it.
+/// The key of a lock in the default namespace.
 pub(crate) fn key(lock: &str, part: &str) -> String {
     format!("tenure:{{default:{}}}:{part}", name(lock).encoded())
 }
 
-/// Takes a lock that is free.
+/// Acquires a lock that is free.
 pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
     match client.lock(lock).unwrap().try_acquire().await.unwrap() {
         Acquisition::Acquired(guard) => guard,
@@ -74,7 +73,7 @@ pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
     }
 }
 
-/// Takes many locks at once, a hundred at a time.
+/// Acquires many locks, a hundred at a time.
 pub(crate) async fn hold_all(client: &Client, locks: &[String]) -> Vec<Guard> {
     let mut guards = Vec::with_capacity(locks.len());
     for part in locks.chunks(100) {
@@ -92,14 +91,14 @@ pub(crate) async fn hold_all(client: &Client, locks: &[String]) -> Vec<Guard> {
     guards
 }
 
-/// Waits for a lock in a task of its own. Aborting it is a cancelled acquire.
+/// Waits for a lock in its own task. Aborting the task cancels the acquire.
 pub(crate) fn acquire(client: &Client, lock: &str) -> JoinHandle<Guard> {
     let lock = client.lock(lock).unwrap();
     tokio::spawn(async move { lock.acquire().await.unwrap() })
 }
 
-/// As [`acquire`], and returns when it is in the queue, as the one of that place behind the holder,
-/// and knows it.
+/// Like [`acquire`]; returns when the waiter is at this position behind the holder and has received
+/// the reply to its enqueue.
 pub(crate) async fn enqueue_waiter(
     server: &Server,
     client: &Client,
@@ -111,18 +110,18 @@ pub(crate) async fn enqueue_waiter(
         queue_length(server, lock) == place
     })
     .await;
-    // Its own answer comes before this one's, on one connection.
+    // On one connection, the reply to the enqueue comes before the reply to this request.
     connected(client).await;
     task
 }
 
-/// How many entries a lock's queue has, dead or alive.
+/// The number of entries in a lock's queue, including lapsed ones.
 pub(crate) fn queue_length(server: &Server, lock: &str) -> usize {
     let length = server.text(&["ZCARD", &key(lock, "queue")]).unwrap();
     length.parse().unwrap()
 }
 
-/// What a waiter's task came to.
+/// The guard of a waiter's task.
 pub(crate) async fn expect_granted(what: &str, bound: Duration, task: JoinHandle<Guard>) -> Guard {
     within(what, bound, task).await.unwrap()
 }
@@ -133,7 +132,7 @@ pub(crate) async fn within<T>(what: &str, bound: Duration, future: impl Future<O
         .unwrap_or_else(|_| panic!("{what}: not within {bound:?}"))
 }
 
-/// Looks until it is so.
+/// Polls until the condition holds.
 pub(crate) async fn wait_until(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
@@ -142,7 +141,7 @@ pub(crate) async fn wait_until(what: &str, bound: Duration, mut holds: impl FnMu
     }
 }
 
-/// How many scripts the server has been asked to run.
+/// The number of script calls that the server has received.
 pub(crate) fn scripts_run(server: &Server) -> u64 {
     let calls = |name: &str| {
         let stat = server.info(&format!("cmdstat_{name}")).unwrap();
@@ -153,14 +152,14 @@ pub(crate) fn scripts_run(server: &Server) -> u64 {
     calls("evalsha") + calls("eval")
 }
 
-/// The keys of a pattern.
+/// The keys that match a pattern.
 pub(crate) fn keys(server: &Server, pattern: &str) -> Vec<String> {
     let keys = server.text(&["KEYS", pattern]).unwrap();
     keys.lines().map(str::to_owned).collect()
 }
 
-/// A driver without a client above it: it sends what it is told and no more, as a client does that
-/// has died or gone mad.
+/// A driver without a client above it. It sends only what the test requests, like a client that has
+/// died or misbehaves.
 pub(crate) struct RawBackend {
     pub(crate) backend: Arc<dyn Backend>,
     recorded: Arc<RecordedEvents>,
@@ -186,7 +185,7 @@ impl RawBackend {
         Self { backend, recorded }
     }
 
-    /// What it was told so far.
+    /// The events received so far.
     pub(crate) fn events(&self) -> Vec<BackendEvent> {
         self.recorded.0.lock().unwrap().clone()
     }
@@ -198,12 +197,12 @@ impl RawBackend {
 
 /// Returns when the client's connection carries requests.
 pub(crate) async fn connected(client: &Client) {
-    let free = name("nobody has this one");
+    let free = name("unused");
     let begun = Instant::now();
     while let Err(error) = client.inspect(&free).await {
         assert!(
             begun.elapsed() < OPERATION_TIMEOUT,
-            "not connected again: {error}"
+            "not reconnected: {error}"
         );
         sleep(millis(2)).await;
     }
@@ -218,10 +217,10 @@ pub(crate) fn is_unused(server: &Server, lock: &str) -> bool {
     exists == "0"
 }
 
-/// A way to the server on which bytes can stay behind: those of connections made before
-/// [`bypass`](Self::bypass) wait on a slow part of the way, while new connections go past it. What
-/// waits reaches the server when it is [let go](Self::let_go), although its client has long given it
-/// up.
+/// A path to the server that can hold bytes back. After [`bypass`](Self::bypass), the requests of
+/// existing connections wait in a delayed part of the path, and new connections avoid it.
+/// [`release`](Self::release) lets the delayed requests reach the server, long after their client
+/// has given them up.
 pub(crate) struct DelayedPath {
     front: Proxy,
     delayed: Proxy,
@@ -242,29 +241,30 @@ impl DelayedPath {
         self.front.url()
     }
 
-    /// From now on nothing gets through on the connections that there are.
+    /// From now on, nothing passes on the existing connections.
     pub(crate) fn bypass(&self) {
         self.delayed.reset();
         self.delayed.hold_requests();
         self.front.set_target(self.direct.as_str()).unwrap();
     }
 
-    /// Returns when a script waits on the slow part, and cuts its client off from it.
+    /// Waits until a script call is held back, and then disconnects its client from the delayed
+    /// part.
     pub(crate) async fn cut_after_script_sent(&self) {
-        wait_until("a script is under way", OPERATION_TIMEOUT, || {
+        wait_until("a script call is held back", OPERATION_TIMEOUT, || {
             self.delayed.count("EVALSHA") > 0
         })
         .await;
         self.front.cut().unwrap();
     }
 
-    /// Lets what waits reach the server, and returns when that has carried it out.
+    /// Lets the delayed requests reach the server. Returns when the server has executed them.
     pub(crate) async fn release(&self, server: &Server) {
         let before = scripts_run(server);
         let stuck = self.delayed.count("EVALSHA") as u64;
-        assert!(stuck > 0, "nothing is late");
+        assert!(stuck > 0, "no script call is held back");
         self.delayed.release_requests();
-        wait_until("what was late is carried out", OPERATION_TIMEOUT, || {
+        wait_until("the late calls are executed", OPERATION_TIMEOUT, || {
             scripts_run(server) >= before + stuck
         })
         .await;

@@ -1,4 +1,4 @@
-//! Sentinels make another server the master.
+//! Sentinels promote another server.
 
 use std::{
     sync::{
@@ -25,17 +25,17 @@ use crate::common::{
     is_unused, millis, name, seconds, store, wait_until, within,
 };
 
-/// Longer than a failover takes, and the return of the old master as a replica.
+/// Longer than a failover and the return of the old master as a replica.
 const TTL: Duration = seconds(24);
-/// Of holders that die with the master.
+/// The TTL of holders that die together with the master.
 const DEAD_HOLDER_TTL: Duration = seconds(4);
 const LOCKS: usize = 8;
 
 #[derive(Clone, Copy)]
 enum FailoverKind {
-    /// The old master lives on as a replica.
+    /// The old master continues as a replica.
     Planned,
-    /// The old master is killed, and comes back later.
+    /// The old master is killed and restarts later.
     Crash,
 }
 
@@ -45,8 +45,8 @@ async fn client(url: &str, min_replicas: u32) -> Client {
     Client::builder(store).ttl(TTL).connect().await.unwrap()
 }
 
-/// Takes one lock after the other, through all of it, until told to stop. An acquire that fails has
-/// failed in a way that can be tried again.
+/// Acquires one lock after the other until told to stop. An acquire may fail only with a retryable
+/// error.
 async fn acquire_until_stopped(client: Client, stop: Arc<AtomicBool>) -> Vec<Guard> {
     let mut guards = Vec::new();
     for index in 0.. {
@@ -68,7 +68,7 @@ async fn acquire_until_stopped(client: Client, stop: Arc<AtomicBool>) -> Vec<Gua
     guards
 }
 
-/// Tries until there is an answer: a new master may have no replica for a moment.
+/// Retries until there is an answer, because a new master may briefly have no replica.
 async fn try_until_answered(client: &Client, lock: &str) -> Acquisition {
     let lock = client.lock(lock).unwrap();
     within("an answer", OPERATION_TIMEOUT, async {
@@ -84,7 +84,7 @@ async fn try_until_answered(client: &Client, lock: &str) -> Acquisition {
 }
 
 async fn wait_until_queued(client: &Client, names: &[String]) {
-    within("all wait", OPERATION_TIMEOUT, async {
+    within("all waiters are queued", OPERATION_TIMEOUT, async {
         for lock in names {
             while client.inspect(&name(lock)).await.unwrap().queue.is_empty() {
                 sleep(millis(5)).await;
@@ -94,8 +94,9 @@ async fn wait_until_queued(client: &Client, names: &[String]) {
     .await;
 }
 
-/// `min_replicas` is also what may be asked of the locks: with it, nobody gets a lock that somebody
-/// was given before and believes in; without it, that is so for locks that the replica had.
+/// `min_replicas` also determines what the test may require. With it, no lock is granted while
+/// another guard, acknowledged before, still says that it is held. Without it, that holds only for
+/// the locks that the replica had received.
 async fn failover(kind: FailoverKind, min_replicas: u32) {
     let group = Arc::new(Sentinel::builder().start().unwrap());
     let url = group.url();
@@ -113,14 +114,16 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
     let successors: Vec<_> = dying.iter().map(|lock| acquire(&waiting, lock)).collect();
     let all: Vec<_> = names.iter().chain(&dying).cloned().collect();
     wait_until_queued(&holding, &all).await;
-    // From here on the replica has all of this.
+    // At this point the replica has received everything so far.
     let master = group.master().unwrap();
     assert_eq!(master.text(&["WAIT", "1", "10000"]).unwrap(), "1");
     let offset = |at: usize, field: &str| group.servers()[at].info(field).unwrap().unwrap();
     let written: u64 = offset(0, "master_repl_offset").parse().unwrap();
-    wait_until("the replica has it", OPERATION_TIMEOUT, || {
-        offset(1, "slave_repl_offset").parse::<u64>().unwrap() >= written
-    })
+    wait_until(
+        "the replica has received everything",
+        OPERATION_TIMEOUT,
+        || offset(1, "slave_repl_offset").parse::<u64>().unwrap() >= written,
+    )
     .await;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -139,8 +142,8 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
         }
         FailoverKind::Crash => {
             failing.kill_master().unwrap();
-            // One failover is what this is about; a second one, to a server that came back empty and
-            // is not in step yet, loses every lock.
+            // This test is about one failover. A second failover, to a server that restarted empty
+            // and is not in sync yet, would lose every lock.
             failing.set_down_after(seconds(60)).unwrap();
             failing.servers()[0].restart().unwrap();
             failing.wait_until_settled().unwrap();
@@ -154,10 +157,13 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
     let run = running.await.unwrap();
     assert!(run.len() > 20, "{} locks, {took:?}", run.len());
 
-    // The same clients go on; another one sees what they see.
+    // The same clients continue, and another client sees the same state.
     connected(&holding).await;
     for guard in &held {
-        assert!(guard.check().is_ok(), "the replica had it: {guard:?}");
+        assert!(
+            guard.check().is_ok(),
+            "the replica had this grant: {guard:?}"
+        );
         within("a renewal", OPERATION_TIMEOUT, guard.renew())
             .await
             .unwrap();
@@ -173,15 +179,15 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
         taken += 1;
         assert!(
             min_replicas == 0 || guard.check().is_err(),
-            "x1: {guard:?} was acknowledged by a replica, and {second:?} as well"
+            "x1: a replica acknowledged both {guard:?} and {second:?}"
         );
     }
     println!(
-        "{} locks, {taken} of them were given again; {took:?}",
+        "{} locks, {taken} of them granted again; {took:?}",
         run.len()
     );
 
-    // While there was no master, nothing moved on.
+    // While there was no master, no waiter could be granted a lock.
     let bound = holding.capabilities().takeover.of(DEAD_HOLDER_TTL, TTL) + took;
     for (successor, token) in successors.into_iter().zip(dead_tokens) {
         let left = bound.saturating_sub(SystemClock.now().since(begun)) + OPERATION_TIMEOUT / 4;
@@ -191,7 +197,7 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
     for (guard, waiter) in held.iter().zip(waiters) {
         let released = guard.release().await;
         assert!(matches!(released, Release::Released), "{released:?}");
-        let next = expect_granted("a waiter's turn", OPERATION_TIMEOUT, waiter).await;
+        let next = expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
         assert!(next.token() > guard.token(), "t1");
     }
     for guard in run {
@@ -200,28 +206,29 @@ async fn failover(kind: FailoverKind, min_replicas: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_a_handover_with_replicas_that_acknowledge() {
+async fn x1_planned_failover_with_acknowledging_replicas() {
     failover(FailoverKind::Planned, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_a_handover_with_nobody_who_acknowledges() {
+async fn t1_planned_failover_without_acknowledgement() {
     failover(FailoverKind::Planned, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_a_killed_master_with_replicas_that_acknowledge() {
+async fn x1_killed_master_with_acknowledging_replicas() {
     failover(FailoverKind::Crash, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_a_killed_master_with_nobody_who_acknowledges() {
+async fn t1_killed_master_without_acknowledgement() {
     failover(FailoverKind::Crash, 0).await;
 }
 
-/// What no replica has, a failover would lose: so it is not given, and not believed to be renewed.
+/// A failover would lose a grant that no replica has. Such a grant is not given, and such a renewal
+/// proves nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_what_no_replica_acknowledges_is_given_back() {
+async fn x1_grant_without_acknowledgement_is_undone() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let first = client(&master.url(), 1).await;
@@ -237,26 +244,29 @@ async fn x1_what_no_replica_acknowledges_is_given_back() {
         error.is_retryable() && error.to_string().contains("min_replicas"),
         "{error}"
     );
-    assert!(is_unused(&master, "new"), "it is given back");
+    assert!(is_unused(&master, "new"), "the grant is undone");
     let proved = held.valid_until();
     assert!(
         timeout(seconds(3), held.renew()).await.is_err(),
-        "k4: nothing is proved"
+        "k4: the renewal is not proved"
     );
     assert_eq!(held.valid_until(), proved, "d2");
     assert!(held.check().is_ok(), "l5");
     let _ = passed.release().await;
     sleep(seconds(3)).await;
-    assert!(!waiter.is_finished(), "it holds what no replica has");
+    assert!(
+        !waiter.is_finished(),
+        "the waiter holds a lock that no replica has"
+    );
 
     replica.resume().unwrap();
-    let next = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
+    let next = expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
     assert!(next.token() > passed.token(), "t1");
     within("a renewal", OPERATION_TIMEOUT, held.renew())
         .await
         .unwrap();
     let Acquisition::Acquired(new) = try_until_answered(&first, "new").await else {
-        panic!("somebody has it");
+        panic!("the lock is held");
     };
     for guard in [held, next, new] {
         let released = guard.release().await;

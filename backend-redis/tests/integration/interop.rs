@@ -1,4 +1,4 @@
-//! Programs that lock by `SET key value NX PX` and locks of this project exclude each other.
+//! This project and programs that lock with `SET key value NX PX` exclude each other.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::common::{acquire, expect_granted, millis, seconds, store};
 
 const TTL: Duration = seconds(60);
-/// A foreign holder is looked at every 200 ms.
+/// A waiter checks a foreign holder every 200 ms.
 const RECHECK_TIMEOUT: Duration = seconds(2);
 
 async fn client(server: &Server) -> Client {
@@ -27,7 +27,7 @@ fn foreign_set(server: &Server, value: &str, ms: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_a_plain_client_and_this_one_exclude_each_other() {
+async fn x1_plain_client_and_this_client_exclude_each_other() {
     let server = Server::builder().start().unwrap();
     let client = client(&server).await;
     let lock = client.lock("x").unwrap();
@@ -40,9 +40,9 @@ async fn x1_a_plain_client_and_this_one_exclude_each_other() {
 
     assert!(foreign_set(&server, "mine", "60000"));
     let Acquisition::Busy(holder) = lock.try_acquire().await.unwrap() else {
-        panic!("both have it");
+        panic!("both hold the lock");
     };
-    assert_eq!(holder.attempt, None, "a5: it is shown as foreign");
+    assert_eq!(holder.attempt, None, "a5: the holder is shown as foreign");
     let left = holder.expires_in.unwrap();
     assert!(left > seconds(30) && left <= seconds(60), "a5: {left:?}");
     let state = client.inspect(lock.name()).await.unwrap();
@@ -50,21 +50,21 @@ async fn x1_a_plain_client_and_this_one_exclude_each_other() {
     assert_eq!(
         server.text(&["GET", "lock:x"]).unwrap(),
         "mine",
-        "r1: it was not touched"
+        "r1: the foreign key is unchanged"
     );
     server.command(&["DEL", "lock:x"]).unwrap();
     let next = lock.acquire().await.unwrap();
     assert!(
         next.token() > guard.token(),
-        "t1: tokens go on behind a foreign holder"
+        "t1: tokens rise after a foreign holder"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_finds_out_that_a_plain_client_is_done() {
+async fn w2_waiter_notices_the_end_of_a_plain_client() {
     let server = Server::builder().start().unwrap();
     let client = client(&server).await;
-    // Deleted, run out, and with no end of its own.
+    // The foreign lock is deleted, expires, or never expires by itself.
     for (ms, delete) in [("60000", true), ("300", false), ("", true)] {
         if ms.is_empty() {
             server.command(&["SET", "lock:x", "mine"]).unwrap();
@@ -92,13 +92,14 @@ async fn w2_a_waiter_finds_out_that_a_plain_client_is_done() {
         assert!(!other.is_finished(), "x1");
         assert!(!foreign_set(&server, "mine", "60000"));
         let _ = guard.release().await;
-        let guard = expect_granted("the next one, by push", RECHECK_TIMEOUT, other).await;
+        let guard =
+            expect_granted("the next waiter is granted by push", RECHECK_TIMEOUT, other).await;
         let _ = guard.release().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_a_key_of_another_type_is_an_error_and_stays_what_it_is() {
+async fn s2_key_of_another_type_is_an_error_and_stays_unchanged() {
     let server = Server::builder().start().unwrap();
     let client = client(&server).await;
     let lock = client.lock("x").unwrap();
@@ -115,16 +116,16 @@ async fn s2_a_key_of_another_type_is_an_error_and_stays_what_it_is() {
     assert_eq!(
         server.text(&["DBSIZE"]).unwrap(),
         "1",
-        "nothing of ours is left"
+        "none of our keys remains"
     );
 
-    // The same in the place of a grant.
+    // The same, with a foreign key in place of a grant.
     server.command(&["DEL", "lock:x"]).unwrap();
     let guard = lock.acquire().await.unwrap();
     server.command(&["DEL", "lock:x"]).unwrap();
     server.command(&["RPUSH", "lock:x", "one"]).unwrap();
     let Release::Unknown(error) = guard.release().await else {
-        panic!("something else was released");
+        panic!("a foreign key was released");
     };
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(server.text(&["TYPE", "lock:x"]).unwrap(), "list");

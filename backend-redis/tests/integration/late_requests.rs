@@ -1,5 +1,5 @@
-//! Waiters that are cancelled while they are granted; reports and renewals that arrive after the
-//! removal of what they are about.
+//! Waiters that are cancelled while they are granted the lock; reports and renewals that arrive
+//! after the removal of their attempt.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::common::{
     millis, queue_length, seconds, wait_until,
 };
 
-/// Much longer than any of these tests may wait for what must not wait for it.
+/// Much longer than any wait of these tests that must not depend on it.
 const TTL: Duration = seconds(60);
 const ROUNDS: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() {
+async fn a4_waiter_cancelled_during_its_grant_blocks_nobody() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let first = client(&server.url(), TTL).await;
@@ -29,10 +29,10 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
             0 => None,
             _ => Some(enqueue_waiter(&server, &first, "a", 2).await),
         };
-        // From zero to some round trips later.
+        // From zero to a few round trips.
         let moment = Duration::from_micros(round / 10 * 100);
         match round % 5 {
-            // The server has granted it, and the word of it is on its way.
+            // The server has granted the lock, and the message is still on its way.
             0 => {
                 proxy.hold_replies();
                 let _ = holder.release().await;
@@ -40,7 +40,7 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
                 sleep(moment).await;
                 proxy.release_replies();
             }
-            // The word of it comes as the waiter goes.
+            // The message arrives while the waiter is being cancelled.
             1 => {
                 proxy.hold_replies();
                 let _ = holder.release().await;
@@ -48,20 +48,20 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
                 sleep(moment).await;
                 cancelled.abort();
             }
-            // The release and the cancellation meet at the server.
+            // The release and the cancellation reach the server together.
             2 => {
                 let release = tokio::spawn(async move { holder.release().await });
                 sleep(moment).await;
                 cancelled.abort();
                 let _ = release.await.unwrap();
             }
-            // It has gone before the release.
+            // The waiter is removed before the release.
             3 => {
                 cancelled.abort();
                 sleep(moment).await;
                 let _ = holder.release().await;
             }
-            // The cancellation is late.
+            // The cancellation arrives late.
             _ => {
                 proxy.hold_requests();
                 let _ = holder.release().await;
@@ -71,10 +71,10 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
                 proxy.release_requests();
             }
         }
-        // If it was faster, it is given back here.
+        // If the grant was faster than the cancellation, this gives the lock back.
         drop(cancelled.await);
         if let Some(next) = next {
-            let next = expect_granted("the next waiter's turn", OPERATION_TIMEOUT, next).await;
+            let next = expect_granted("the next waiter is granted", OPERATION_TIMEOUT, next).await;
             let released = next.release().await;
             assert!(
                 matches!(released, Release::Released),
@@ -90,7 +90,7 @@ async fn a4_a_waiter_cancelled_while_it_is_granted_keeps_nobody_from_the_lock() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w5_a_report_that_arrives_after_its_cancellation_creates_nothing() {
+async fn w5_report_arriving_after_cancellation_creates_nothing() {
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     for is_held in [true, false] {
@@ -101,25 +101,29 @@ async fn w5_a_report_that_arrives_after_its_cancellation_creates_nothing() {
         path.bypass();
         path.cut_after_script_sent().await;
         waiter.abort();
-        wait_until("its place is given up", OPERATION_TIMEOUT, || {
+        wait_until("the entry is removed", OPERATION_TIMEOUT, || {
             queue_length(&server, "a") == 0
         })
         .await;
         if is_held {
             path.release(&server).await;
             holder.renew().await.unwrap();
-            assert_eq!(queue_length(&server, "a"), 0, "a ghost waits");
+            assert_eq!(
+                queue_length(&server, "a"),
+                0,
+                "a late request left a waiter"
+            );
             let _ = holder.release().await;
         } else {
             let _ = holder.release().await;
             path.release(&server).await;
         }
-        assert!(is_unused(&server, "a"), "a ghost holds the lock");
+        assert!(is_unused(&server, "a"), "a late request holds the lock");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k2_a_renewal_that_arrives_after_its_release_revives_nothing() {
+async fn k2_renewal_arriving_after_release_revives_nothing() {
     let server = Server::builder().start().unwrap();
     let other = client(&server.url(), TTL).await;
     for is_taken in [false, true] {
@@ -132,14 +136,14 @@ async fn k2_a_renewal_that_arrives_after_its_release_revives_nothing() {
         assert!(matches!(released, Release::Released), "{released:?}");
         if !is_taken {
             path.release(&server).await;
-            assert!(is_unused(&server, "a"), "the old grant is back");
+            assert!(is_unused(&server, "a"), "the old grant was revived");
             continue;
         }
         let next = hold(&other, "a").await;
         let record = || server.text(&["GET", &key("a", "holder")]).unwrap();
         let before = record();
         path.release(&server).await;
-        assert_eq!(record(), before, "somebody else's grant was touched");
+        assert_eq!(record(), before, "another client's grant was changed");
         next.renew().await.unwrap();
         let _ = next.release().await;
     }

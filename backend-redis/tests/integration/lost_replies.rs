@@ -1,4 +1,4 @@
-//! Replies that are lost, and requests that arrive after they were given up.
+//! Replies that are lost, and requests that arrive after their client has given them up.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::common::{
     hold, is_unused, key, keys, queue_length, seconds, wait_until,
 };
 
-/// Much longer than any of these tests may wait for what must not wait for it.
+/// Much longer than any wait of these tests that must not depend on it.
 const TTL: Duration = seconds(60);
 
-/// A try whose answer does not come.
+/// An acquire whose reply does not arrive.
 async fn acquire_without_reply(client: &Client, lock: &str) {
     let lock = client.lock(lock).unwrap();
     let error = lock.acquire_within(OPERATION_TIMEOUT).await.unwrap_err();
@@ -21,7 +21,7 @@ async fn acquire_without_reply(client: &Client, lock: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_whose_reply_is_lost_leaves_nobody_behind() {
+async fn a4_enqueue_with_a_lost_reply_leaves_no_entry() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let other = client(&server.url(), TTL).await;
@@ -35,12 +35,12 @@ async fn a4_an_enqueue_whose_reply_is_lost_leaves_nobody_behind() {
             .await
             .unwrap()
             .acquired();
-        let held = held.unwrap_or_else(|| panic!("round {round}: a ghost holds the lock"));
+        let held = held.unwrap_or_else(|| panic!("round {round}: a late request holds the lock"));
 
         connected(&client).await;
         proxy.drop_reply_of_and_cut("EVALSHA");
         acquire_without_reply(&client, "a").await;
-        wait_until("no ghost waits", OPERATION_TIMEOUT, || {
+        wait_until("no late request left a waiter", OPERATION_TIMEOUT, || {
             queue_length(&server, "a") == 0
         })
         .await;
@@ -52,7 +52,7 @@ async fn a4_an_enqueue_whose_reply_is_lost_leaves_nobody_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_arrives_after_its_removal_has_no_effect() {
+async fn a4_enqueue_arriving_after_its_removal_has_no_effect() {
     let server = Server::builder().start().unwrap();
     let other = client(&server.url(), TTL).await;
     for is_held in [false, true] {
@@ -67,25 +67,29 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_has_no_effect() {
             acquire_without_reply(&late, "a"),
             path.cut_after_script_sent()
         );
-        // Its removal goes another way.
+        // The removal takes the direct path.
         let fenced = key("a", "fenced:*");
-        wait_until("it is fenced off", OPERATION_TIMEOUT, || {
+        wait_until("the attempt is fenced off", OPERATION_TIMEOUT, || {
             !keys(&server, &fenced).is_empty()
         })
         .await;
         path.release(&server).await;
-        assert_eq!(queue_length(&server, "a"), 0, "a ghost waits");
+        assert_eq!(
+            queue_length(&server, "a"),
+            0,
+            "a late request left a waiter"
+        );
         if let Some(holder) = &holder {
             holder.renew().await.unwrap();
             let _ = holder.release().await;
         }
-        assert!(is_unused(&server, "a"), "a ghost holds the lock");
+        assert!(is_unused(&server, "a"), "a late request holds the lock");
         server.command(&["FLUSHALL"]).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_release_whose_reply_is_lost_is_a_release() {
+async fn r1_release_with_a_lost_reply_counts_as_released() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let other = client(&server.url(), TTL).await;
@@ -105,7 +109,7 @@ async fn r1_a_release_whose_reply_is_lost_is_a_release() {
         match waiter {
             None => assert!(is_unused(&server, "a"), "round {round}"),
             Some(waiter) => {
-                let next = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
+                let next = expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
                 let _ = next.release().await;
             }
         }
@@ -114,7 +118,7 @@ async fn r1_a_release_whose_reply_is_lost_is_a_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_release_that_stays_unanswered_is_unknown_and_goes_on() {
+async fn r1_unanswered_release_is_unknown_and_continues_in_background() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let client = builder(&proxy.url()).ttl(TTL).request_timeout(seconds(1));
@@ -133,13 +137,15 @@ async fn r1_a_release_that_stays_unanswered_is_unknown_and_goes_on() {
         };
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(is_unused(&server, "a"), carried_out);
-        // What was held back is lost with its connection.
+        // The requests that were held back are lost with their connection.
         proxy.cut().unwrap();
         proxy.release_replies();
         proxy.release_requests();
-        wait_until("it is removed in the background", OPERATION_TIMEOUT, || {
-            is_unused(&server, "a")
-        })
+        wait_until(
+            "the attempt is removed in the background",
+            OPERATION_TIMEOUT,
+            || is_unused(&server, "a"),
+        )
         .await;
         let again = guard.release().await;
         assert!(matches!(again, Release::Released), "{again:?}");
@@ -147,7 +153,7 @@ async fn r1_a_release_that_stays_unanswered_is_unknown_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
+async fn l5_two_renewals_lost_in_a_row_lose_no_lease() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let renewed = async |guard: &Guard| {
@@ -159,10 +165,10 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
         .await;
     };
     for round in 0..3 {
-        // One whose connections were not lost before: it need not wait before it makes another.
+        // A client that has lost no connection before, so it reconnects without delay.
         let client = client(&proxy.url(), seconds(3)).await;
         let guard = hold(&client, "a").await;
-        // Carried out, and the reply lost with the connection.
+        // The server executes the renewal; its reply is lost with the connection.
         for lost in 1..=2 {
             let before = proxy.replies_dropped();
             proxy.drop_reply_of_and_cut("EVALSHA");
@@ -173,10 +179,10 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
             assert!(guard.check().is_ok(), "round {round}, lost {lost}");
         }
         renewed(&guard).await;
-        // No answer at all on a connection that stays, and then neither a connection.
+        // First no reply on a connection that stays open, and then no connection.
         proxy.reset();
         proxy.hold_replies();
-        wait_until("two renewals are on their way", OPERATION_TIMEOUT, || {
+        wait_until("two renewals have been sent", OPERATION_TIMEOUT, || {
             proxy.count("EVALSHA") == 2
         })
         .await;
@@ -186,7 +192,7 @@ async fn l5_two_renewals_lost_in_a_row_are_no_loss() {
         renewed(&guard).await;
         let busy = client.lock("a").unwrap().try_acquire().await.unwrap();
         let Acquisition::Busy(holder) = busy else {
-            panic!("two hold it");
+            panic!("two guards hold the lock");
         };
         assert_eq!(holder.token, Some(guard.token()), "t2");
         let released = guard.release().await;

@@ -1,10 +1,10 @@
-//! What happens to locks on real Redis servers when servers, connections and clients fail.
+//! Locks on real Redis servers when servers, connections and clients fail.
 //!
-//! One program, so that tests that mostly wait run beside each other.
+//! All tests are in one binary, so that tests that mostly wait run concurrently.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests may panic as tests may"
+    reason = "test helpers may panic as tests may"
 )]
 
 mod blocked_server;

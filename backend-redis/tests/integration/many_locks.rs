@@ -1,4 +1,4 @@
-//! Many locks and many waiters of one client share what they send (K1).
+//! Many locks and many waiters of one client share their requests (K1).
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,14 +11,15 @@ use crate::common::{
 };
 
 const LOCKS: usize = 10_000;
-/// So many requests renew all of them, in a third of a TTL.
+/// The number of requests that renew all locks within a third of a TTL.
 const MAX_REQUESTS: u64 = 100;
-/// Locks that were taken at different times are renewed in different rounds, each of which may end
-/// with a request that is not full: so many more, at the slowest taking that the test allows.
+/// Locks acquired at different times are renewed in different rounds, and each round may end with a
+/// partly filled request. This is the number of such requests at the slowest rate of acquiring that
+/// the test accepts.
 const MAX_EXTRA_COMMANDS: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl() {
+async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_per_third_of_a_ttl() {
     const TTL: Duration = seconds(30);
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
@@ -26,11 +27,15 @@ async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl
     let names: Vec<String> = (0..LOCKS).map(|index| format!("lock {index}")).collect();
     let begun = Instant::now();
     let guards = hold_all(&client, &names).await;
-    assert!(begun.elapsed() < TTL / 3, "the machine is too busy to tell");
-    // Until each has been renewed once, some are renewed alone with those taken at the same time.
+    assert!(
+        begun.elapsed() < TTL / 3,
+        "the machine is too busy for this test"
+    );
+    // Until each lock has been renewed once, locks are renewed together only with those acquired at
+    // the same time.
     let deadlines = |guards: &[Guard]| guards.iter().map(Guard::valid_until).collect::<Vec<_>>();
     let first = deadlines(&guards);
-    wait_until("each is renewed once", TTL, || {
+    wait_until("each lock is renewed once", TTL, || {
         let now = guards.iter().map(Guard::valid_until);
         now.zip(&first).all(|(now, first)| now > *first)
     })
@@ -39,7 +44,7 @@ async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_in_a_third_of_a_ttl
     proxy.reset();
     let begun = Instant::now();
     let second = deadlines(&guards);
-    wait_until("each is renewed once more", TTL, || {
+    wait_until("each lock is renewed once more", TTL, || {
         let now = guards.iter().map(Guard::valid_until);
         now.zip(&second).all(|(now, second)| now > *second)
     })
@@ -85,13 +90,13 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
             })
         })
         .collect();
-    wait_until("all are in the queue", OPERATION_TIMEOUT, || {
+    wait_until("all waiters are queued", OPERATION_TIMEOUT, || {
         queue_length(&server, "a") == WAITERS
     })
     .await;
 
     assert_eq!(proxy.connections_made(), 1);
-    // The test's own connections come by the unix socket.
+    // The test's own connections use the Unix socket.
     let list = server.text(&["CLIENT", "LIST"]).unwrap();
     let by_tcp = list.lines().filter(|line| line.contains("addr=127.0.0.1:"));
     assert_eq!(by_tcp.count(), 1, "{list}");
@@ -102,10 +107,7 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
 
     let queue = client.inspect(&name("a")).await.unwrap().queue;
     let since = queue.iter().map(|waiter| waiter.since.unwrap());
-    assert!(
-        since.is_sorted(),
-        "w1: the queue is in the order of enqueueing"
-    );
+    assert!(since.is_sorted(), "w1: the queue is in enqueueing order");
     let places: HashMap<_, _> = queue
         .iter()
         .map(|waiter| waiter.attempt.unwrap())
@@ -116,7 +118,7 @@ async fn k1_a_thousand_waiters_use_one_connection_and_one_subscription() {
     let _ = holder.release().await;
     for turn in 0..WAITERS {
         let next = within(
-            "the next one has its turn",
+            "the next waiter is granted",
             seconds(60),
             received_grants.recv(),
         )

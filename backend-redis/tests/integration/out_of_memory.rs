@@ -1,4 +1,4 @@
-//! A server that has used up its memory.
+//! A server that has reached its memory limit.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::common::{
     seconds, wait_until, within,
 };
 
-/// Short, so that within the test everything has to be renewed several times.
+/// Short, so that everything has to be renewed several times during the test.
 const TTL: Duration = seconds(3);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
+async fn k1_full_server_keeps_existing_grants_and_rejects_new_ones() {
     let server = Server::builder().start().unwrap();
     let holding = client(&server.url(), TTL).await;
     let waiting = client(&server.url(), TTL).await;
@@ -36,9 +36,9 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
             .command(&["CONFIG", "SET", "maxmemory", &bytes.to_string()])
             .unwrap();
     };
-    // Less than is used, so that nothing that is freed meanwhile makes room.
+    // Less than the memory in use, so that memory freed meanwhile does not make room.
     limit(used / 2);
-    // That an attempt is fenced off is kept for its TTL, no longer.
+    // A fence is kept only for its TTL.
     let lasting = || {
         let mut keys = keys(&server, "*");
         keys.retain(|key| !key.contains("}:fenced:"));
@@ -52,10 +52,10 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         assert!(error.is_retryable());
     }
-    assert_eq!(lasting(), before, "they leave nothing");
+    assert_eq!(lasting(), before, "rejected acquires leave nothing");
     assert_eq!(queue_length(&server, "passed"), 1);
 
-    // What it has is renewed and reported for longer than a TTL.
+    // The existing grants and entries are renewed for longer than a TTL.
     let proved = kept.valid_until();
     wait_until("more than a TTL has passed", OPERATION_TIMEOUT, || {
         for guard in [&kept, &passed, &expiring, &freed] {
@@ -67,18 +67,18 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
     assert_eq!(
         queue_length(&server, "passed"),
         1,
-        "the waiter has its place"
+        "the waiter keeps its position"
     );
 
-    // It is released, handed over by a release, and taken over from a holder that is silent.
+    // A lock is released, handed over by a release, and taken over from a silent holder.
     let released = freed.release().await;
     assert!(matches!(released, Release::Released), "{released:?}");
     assert!(keys(&server, "*freed*holder").is_empty());
     let token = passed.token();
     let released = passed.release().await;
     assert!(matches!(released, Release::Released), "{released:?}");
-    // By push, and no later by a report.
-    let next = expect_granted("the waiter's turn", TTL / 3, waiter).await;
+    // The grant arrives by push, before any report.
+    let next = expect_granted("the waiter is granted", TTL / 3, waiter).await;
     assert!(next.token() > token, "t1");
     let token = expiring.token();
     expiring.abandon();
@@ -96,12 +96,12 @@ async fn a_full_server_goes_on_with_what_it_has_and_takes_nothing_new() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-    // A client can come while it is full, and see what there is.
+    // A client can connect to a full server and inspect its state.
     let observer = client(&server.url(), TTL).await;
     connected(&observer).await;
 
     wait_until(
-        "nothing but a fence is left of those that failed",
+        "only a fence remains of the rejected acquires",
         OPERATION_TIMEOUT,
         || {
             let left = keys(&server, "*:new}:*");

@@ -1,4 +1,4 @@
-//! A server that dies, and one that forgets everything.
+//! A server that is killed, and a server that loses its data.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ fn deadlines(guards: &[Guard]) -> Vec<Instant> {
     guards.iter().map(Guard::valid_until).collect()
 }
 
-/// Durability `volatile` admits that a holder from before the end of the server and one from after
-/// it believe in the same lock, until the older one's deadline of before. It admits nothing else:
-/// no proof for the older one, no two new ones, no token that falls.
+/// With durability `volatile`, a holder from before the restart and one from after it may both
+/// believe in the same lock, until the deadline that the older one had before the restart. Nothing
+/// else may happen: no proof for the older holder, no two new holders, no falling token.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_and_comes_back_empty() {
+async fn x1_killed_server_restarts_empty() {
     const TTL: Duration = seconds(5);
     let server = Server::builder().start().unwrap();
     let [holding, waiting, idle] = [
@@ -42,19 +42,16 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     let ends = deadlines(&old);
     sleep(millis(300)).await;
     for guard in &old {
-        assert!(
-            guard.check().is_ok(),
-            "l5: no more than the connection is lost"
-        );
+        assert!(guard.check().is_ok(), "l5: only the connection is lost");
     }
     server.restart().unwrap();
 
     let bound = TTL / 3 + OPERATION_TIMEOUT;
     let mut new = Vec::new();
     for (first, second) in first_waiters.into_iter().zip(second_waiters) {
-        // Which of the two is the first to ask again is not said: the queue is forgotten as well.
+        // Either waiter may ask first, because the server has also lost the queue.
         let (mut first, mut second) = (first, second);
-        let (guard, other) = within("a waiter has the lock", bound, async {
+        let (guard, other) = within("a waiter is granted", bound, async {
             tokio::select! {
                 guard = &mut first => (guard.unwrap(), second),
                 guard = &mut second => (guard.unwrap(), first),
@@ -64,7 +61,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
         new.push((guard, other));
     }
     for (guard, end) in old.iter().zip(&ends) {
-        let reason = within("the old holder learns of it", TTL, guard.lost()).await;
+        let reason = within("the old holder learns of the loss", TTL, guard.lost()).await;
         assert!(
             matches!(
                 reason,
@@ -75,7 +72,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
         assert_eq!(
             guard.valid_until(),
             *end,
-            "k2: proved by a server that knows nothing of it"
+            "k2: proved by a server that does not know the grant"
         );
     }
     for ((guard, other), old) in new.iter().zip(&old) {
@@ -85,7 +82,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     }
     for (guard, other) in new {
         let _ = guard.release().await;
-        let last = expect_granted("the other waiter's turn", OPERATION_TIMEOUT, other).await;
+        let last = expect_granted("the other waiter is granted", OPERATION_TIMEOUT, other).await;
         assert!(last.token() > guard.token(), "t1");
         let _ = last.release().await;
     }
@@ -98,7 +95,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_forgets_everything_and_its_scripts() {
+async fn l2_flushed_server_loses_state_and_scripts() {
     const TTL: Duration = seconds(12);
     let server = Server::builder().start().unwrap();
     let holding = client(&server.url(), TTL).await;
@@ -111,15 +108,15 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
     }
     server.command(&["FLUSHALL"]).unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
-    // Both sides by their next word to the server, which is due within a third of a TTL; with some
-    // slack, and still before any deadline.
+    // Both sides learn of the loss with their next request, which is due within a third of a TTL.
+    // The bound adds some slack and is still before any deadline.
     let bound = TTL / 2;
     let flushed = tokio::time::Instant::now();
     for (old, waiter) in old.iter().zip(waiters) {
         let left = || bound.saturating_sub(flushed.elapsed());
-        let new = expect_granted("a waiter asks again", left(), waiter).await;
+        let new = expect_granted("the waiter is granted by its next request", left(), waiter).await;
         assert!(new.token() > old.token(), "t1");
-        let reason = within("the old holder learns of it", left(), old.lost()).await;
+        let reason = within("the old holder learns of the loss", left(), old.lost()).await;
         assert!(
             matches!(reason, LossReason::Evicted | LossReason::Displaced),
             "l2: {reason:?}"
@@ -127,7 +124,7 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
         assert!(new.check().is_ok());
         let _ = new.release().await;
     }
-    wait_until("nobody is left in a queue", OPERATION_TIMEOUT, || {
+    wait_until("all queues are empty", OPERATION_TIMEOUT, || {
         names.iter().all(|name| queue_length(&server, name) == 0)
     })
     .await;
@@ -138,10 +135,10 @@ async fn a_server_that_forgets_everything_and_its_scripts() {
     }
 }
 
-/// Nobody is told anything by a server that is not there: the deadline is what ends a grant (L1), and
-/// whoever waits goes on waiting.
+/// A server that is away notifies nobody. A grant ends at its deadline (L1), and waiters keep
+/// waiting.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stays_away_for_longer_than_a_ttl() {
+async fn l1_server_away_for_longer_than_a_ttl() {
     const TTL: Duration = seconds(2);
     let server = Server::builder().start().unwrap();
     let holding = client(&server.url(), TTL).await;
@@ -168,7 +165,7 @@ async fn a_server_that_stays_away_for_longer_than_a_ttl() {
     assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
     server.restart().unwrap();
     for (old, waiter) in old.iter().zip(waiters) {
-        let new = expect_granted("a waiter has the lock", OPERATION_TIMEOUT, waiter).await;
+        let new = expect_granted("a waiter is granted", OPERATION_TIMEOUT, waiter).await;
         assert!(new.token() > old.token(), "t1");
         let _ = new.release().await;
     }

@@ -1,4 +1,4 @@
-//! What is left in the store when everybody has gone (R4).
+//! What remains in the store when all clients have gone (R4).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::common::{
 const TTL: Duration = seconds(2);
 const NAMES: u64 = 8;
 
-/// One that waits and is never heard of again.
+/// Enqueues a waiter that never sends anything again.
 async fn enqueue_dead_waiter(dead: &RawBackend, name: &str) {
     let attempt = AttemptId::random().unwrap();
     let request = RawBackend::enqueue(name, attempt, TTL);
@@ -25,7 +25,7 @@ async fn enqueue_dead_waiter(dead: &RawBackend, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_time() {
+async fn r4_only_fencing_state_remains_for_a_known_time() {
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     let second = client(&server.url(), TTL).await;
@@ -46,19 +46,20 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
             2 => {
                 let waiter = enqueue_waiter(&server, &second, name, 1).await;
                 drop(holder);
-                let guard = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
+                let guard =
+                    expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
                 let _ = guard.release().await;
             }
             3 => {
                 enqueue_dead_waiter(&dead, name).await;
                 let _ = holder.release().await;
             }
-            // Both, and nobody comes after them.
+            // Both the holder and the waiter die, and no attempt follows.
             _ if round >= 40 - NAMES => {
                 enqueue_dead_waiter(&dead, name).await;
                 holder.abandon();
             }
-            // One that holds and is never heard of again.
+            // A holder that never sends anything again.
             _ => holder.abandon(),
         }
     }
@@ -71,9 +72,9 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
     let _ = second.shutdown(OPERATION_TIMEOUT).await;
 
     let residue = dead.backend.capabilities().await.unwrap().residue.unwrap();
-    // The longest that a key of a queue lives is twice its TTL.
+    // A key of a queue lives for at most twice the TTL.
     wait_until(
-        "only fencing state is left",
+        "only fencing state remains",
         TTL * 2 + OPERATION_TIMEOUT,
         || {
             let keys = keys(&server, "*");
@@ -89,12 +90,12 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
     );
     for key in left {
         let ms: i64 = server.text(&["PTTL", &key]).unwrap().parse().unwrap();
-        let ms = u64::try_from(ms).unwrap_or_else(|_| panic!("{key} stays for ever ({ms})"));
+        let ms = u64::try_from(ms).unwrap_or_else(|_| panic!("{key} never expires ({ms})"));
         let fenced = key.contains(":fenced:");
         let most = if fenced { seconds(600) } else { residue };
         assert!(millis(ms) <= most, "{key}: {ms}");
     }
-    // The same when it is used again.
+    // The same holds after the lock is used again.
     let third = client(&server.url(), TTL).await;
     let guard = hold(&third, "lock 0").await;
     let _ = guard.release().await;
@@ -102,7 +103,7 @@ async fn r4_after_all_have_gone_only_fencing_state_is_left_and_that_for_a_known_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_tokens_above_a_floor_rise_whatever_is_deleted() {
+async fn t1_tokens_above_a_floor_rise_after_any_deletion() {
     const FLOOR: u64 = 1 << 60;
     let server = Server::builder().start().unwrap();
     let life = || {
@@ -119,25 +120,26 @@ async fn t1_tokens_above_a_floor_rise_whatever_is_deleted() {
     let first = guard.token();
     let _ = guard.release().await;
     assert!(life() > 0, "by the clock above the floor: {}", life());
-    // When all is deleted, they rise by the clock all the same.
+    // Even if everything is deleted, tokens rise with the clock.
     server.command(&["FLUSHALL"]).unwrap();
     let guard = hold(&lifted, "x").await;
     let second = guard.token();
     assert!(second > first, "{second} after {first}");
     let _ = guard.release().await;
-    // Somebody without that floor rises by the note alone, which is kept until the clock is there.
+    // For a client without this floor, only the record of the last token keeps tokens rising. The
+    // record is kept until the clock has caught up.
     let caught_up = i64::try_from(FLOOR / 1_000).unwrap();
     let guard = hold(&plain, "x").await;
     let third = guard.token();
     assert!(third > second, "{third} after {second}");
     assert!(life() > caught_up, "{}", life());
-    // Also when it is deleted under the holder.
+    // The same holds if the record is deleted while the lock is held.
     server
         .command(&["DEL", "tenure:{default:x}:fence"])
         .unwrap();
     let waiter = enqueue_waiter(&server, &plain, "x", 1).await;
     let _ = guard.release().await;
-    let guard = expect_granted("the waiter's turn", OPERATION_TIMEOUT, waiter).await;
+    let guard = expect_granted("the waiter is granted", OPERATION_TIMEOUT, waiter).await;
     assert!(guard.token() > third);
     assert!(life() > caught_up, "{}", life());
 }

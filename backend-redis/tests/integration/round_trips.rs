@@ -1,4 +1,4 @@
-//! How many round trips each step takes, counted on the wire.
+//! The number of round trips of each step, counted on the wire.
 
 use tenure_core::{Acquisition, Release};
 use tenure_test_servers::{redis::Server, wire::Proxy};
@@ -14,7 +14,7 @@ fn names(proxy: &Proxy) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+async fn uncontended_acquire_and_release_take_one_round_trip_each() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;
@@ -35,7 +35,7 @@ async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_the_next_holder_needs_no_round_trip_after_the_push() {
+async fn w2_next_holder_needs_no_round_trip_after_the_push() {
     let server = Server::builder().start().unwrap();
     let first = client(&server.url(), TTL).await;
     let proxy = Proxy::start(server.address()).unwrap();
@@ -49,27 +49,30 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_push() {
 
     proxy.reset();
     let waiter = acquire(&second, "a");
-    wait_until("it waits", OPERATION_TIMEOUT, || {
+    wait_until("the waiter is queued", OPERATION_TIMEOUT, || {
         queue_length(&server, "a") == 1
     })
     .await;
     assert_eq!(names(&proxy), ["EVALSHA"], "a contended acquire");
 
-    // Nothing that it sends from now on can be what gives it the lock.
+    // From now on, no request of this client reaches the server, so only the push can grant the
+    // lock.
     proxy.hold_requests();
     proxy.reset();
     let _ = guard.release().await;
-    let guard = expect_granted("the push makes it the holder", OPERATION_TIMEOUT, waiter).await;
+    let guard = expect_granted("the push grants the lock", OPERATION_TIMEOUT, waiter).await;
     guard.check().unwrap();
-    // Its immediate renewal (D4), which is under way and not yet at the server.
-    wait_until("it renews at once", OPERATION_TIMEOUT, || {
-        proxy.count("EVALSHA") == 1
-    })
+    // The immediate renewal (D4) has been sent and has not reached the server.
+    wait_until(
+        "the new holder renews immediately",
+        OPERATION_TIMEOUT,
+        || proxy.count("EVALSHA") == 1,
+    )
     .await;
     assert_eq!(proxy.requests(), 1);
     let pushed_until = guard.valid_until();
     proxy.release_requests();
-    wait_until("the renewal is a proof", OPERATION_TIMEOUT, || {
+    wait_until("the renewal is proved", OPERATION_TIMEOUT, || {
         guard.valid_until() > pushed_until
     })
     .await;

@@ -1,4 +1,4 @@
-//! A slot of a cluster moves to another node while its locks are held and waited for.
+//! A cluster slot moves to another node while its locks are held and waited for.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,13 +26,13 @@ fn slot(tag: &str) -> u16 {
     tag.bytes().fold(0, step) % 16_384
 }
 
-/// The first slot that so many locks of the default namespace share, and their names.
+/// The first slot that `count` locks of the default namespace share, and the names of these locks.
 fn locks_in_one_slot(count: usize) -> (u16, Vec<String>) {
     let mut slots: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for index in 0.. {
         let name = format!("n{index}");
         let slot = slot(&format!("default:{name}"));
-        // A few slots are enough to look at.
+        // A few slots are enough.
         if slot >= 64 {
             continue;
         }
@@ -46,7 +46,7 @@ fn locks_in_one_slot(count: usize) -> (u16, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
+async fn l5_slot_migration_loses_no_lease_and_grants_every_waiter() {
     const TTL: Duration = seconds(6);
     let cluster = Cluster::builder().start().unwrap();
     let (slot, mut names) = locks_in_one_slot(LOCKS + 1);
@@ -54,16 +54,16 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     assert_eq!(cluster.slot_of(&key(&names[0], "holder")).unwrap(), slot);
     let holder = client(&cluster.url(), TTL).await;
     let guards = hold_all(&holder, &names).await;
-    // A waiter's report needs all four keys of its lock in one place; a place in the queue may lapse
-    // by the time that they are.
+    // A waiter's report needs all four keys of its lock on one node, and the waiter's entry may
+    // lapse before they are.
     let waiting = client(&cluster.url(), TTL).await;
     let waiters: Vec<_> = names.iter().map(|name| acquire(&waiting, name)).collect();
     let source = cluster.owner_of_slot(slot).unwrap();
-    wait_until("all are in their queues", OPERATION_TIMEOUT, || {
+    wait_until("all waiters are queued", OPERATION_TIMEOUT, || {
         let count = source
             .text(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
             .unwrap();
-        // Holder, fence, queue and entries of each.
+        // Each lock has a holder, a last token, a queue and entries.
         count.parse() == Ok(4 * LOCKS)
     })
     .await;
@@ -76,7 +76,7 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     let moving = cluster.slot_move(slot, target).unwrap();
     let all_held = |when: &str| {
         let lost = guards.iter().filter(|guard| guard.check().is_err()).count();
-        assert_eq!(lost, 0, "{when}: x3, locks lost");
+        assert_eq!(lost, 0, "l5: locks lost {when}");
     };
     let renewed_before: Vec<_> = guards.iter().map(Guard::valid_until).collect();
     moving.begin().unwrap();
@@ -88,7 +88,7 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
                 acquired += 1;
                 drop(guard);
             }
-            // Only the one of the last step, which is on its way out.
+            // Only the guard of the previous step, which is being released, can hold the lock.
             Ok(Acquisition::Busy(_)) => assert!(acquired > 0),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {
@@ -97,7 +97,8 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
                 assert!(error.is_retryable());
             }
         }
-        // In all more than one TTL, so that every lease and every place has to be renewed.
+        // The steps take more than one TTL in total, so every lease and every entry has to be
+        // renewed.
         if moving.migrate_keys(12).unwrap() == 0 {
             break;
         }
@@ -106,20 +107,16 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
     }
     assert!(steps >= 4 * LOCKS / 12, "{steps}");
     assert!(acquired + refused > 0);
-    all_held("before the end");
+    all_held("before the move ends");
     moving.finish().unwrap();
     for (guard, before) in guards.iter().zip(renewed_before) {
         assert!(guard.valid_until() > before, "k1");
     }
-    wait_until(
-        "the lock that nobody held can be taken",
-        OPERATION_TIMEOUT,
-        || {
-            cluster
-                .owner_of_slot(slot)
-                .is_ok_and(|owner| owner.port() == target.port())
-        },
-    )
+    wait_until("the target owns the slot", OPERATION_TIMEOUT, || {
+        cluster
+            .owner_of_slot(slot)
+            .is_ok_and(|owner| owner.port() == target.port())
+    })
     .await;
     let spare = holder.lock(&spare).unwrap();
     let spare = spare
@@ -136,7 +133,7 @@ async fn no_lease_is_lost_while_a_slot_moves_and_every_waiter_has_its_turn() {
         let _ = guard.release().await;
     }
     for (waiter, before) in waiters.into_iter().zip(tokens) {
-        let guard = expect_granted("a waiter's turn", TTL, waiter).await;
+        let guard = expect_granted("the waiter is granted", TTL, waiter).await;
         assert!(guard.token() > before, "t1");
     }
 }

@@ -1,4 +1,4 @@
-//! What a client finds out about its server when it connects, and does about it.
+//! What a client checks about its server when it connects.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn connect(url: &str, options: Options) -> Result<Client, Error> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_may_evict_locks_is_refused_unless_told_otherwise() {
+async fn server_that_may_evict_locks_is_rejected_unless_allowed() {
     let server = Server::builder()
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru")
@@ -43,7 +43,7 @@ async fn a_server_that_may_evict_locks_is_refused_unless_told_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_and_a_node_of_a_cluster_are_no_single_server() {
+async fn replica_or_cluster_node_is_rejected_as_single_server() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let error = builder(&replica.url()).connect().await.unwrap_err();
@@ -67,10 +67,10 @@ async fn a_replica_and_a_node_of_a_cluster_are_no_single_server() {
     assert!(error.to_string().contains("`redis://`"), "{error}");
 }
 
-/// With it there are no two holders, however a server forgets: whoever held before has lost it by
-/// then.
+/// With `restart_delay` there are never two holders, even if the server loses all state: by the end
+/// of the delay, every earlier holder has lost its lock.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_delay() {
+async fn x1_restarted_server_grants_nothing_for_the_restart_delay() {
     const TTL: Duration = seconds(4);
     let server = Server::builder().start().unwrap();
     let options = || Options::default().restart_delay(TTL);
@@ -97,7 +97,7 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
         }
     };
     let (old, refused) = take(&careful, "a").await;
-    assert!(refused > 0, "the server was new");
+    assert!(refused > 0, "the server has just started");
     let before = old.valid_until();
     old.renew().await.unwrap();
     assert!(old.valid_until() > before);
@@ -111,16 +111,16 @@ async fn x1_a_server_that_was_started_just_now_grants_nothing_for_the_restart_de
     connected(&fresh).await;
     let error = fresh.lock("b").unwrap().try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("restart_delay"), "{error}");
-    // One that waits goes on waiting.
-    let new = expect_granted("the waiter's turn", TTL + OPERATION_TIMEOUT, waiter).await;
+    // A waiter keeps waiting.
+    let new = expect_granted("the waiter is granted", TTL + OPERATION_TIMEOUT, waiter).await;
     assert!(old.check().is_err(), "two holders");
     assert!(new.token() > old.token(), "t1");
-    // The server tells whole seconds.
+    // The server reports its uptime in whole seconds.
     assert!(restarted.elapsed() > TTL - seconds(2));
     let _ = new.release().await;
     let (again, _) = take(&careful, "a").await;
     assert!(
         again.token() > new.token(),
-        "t1: the old client goes on, too"
+        "t1: tokens also rise for the old client"
     );
 }

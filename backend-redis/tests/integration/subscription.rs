@@ -1,4 +1,5 @@
-//! The subscription is lost while a lock is waited for, and the word of the grant with it (W2).
+//! The subscription is lost while a client waits for a lock, and the message about the grant with
+//! it (W2).
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use crate::common::{
     wait_until,
 };
 
-/// A waiter whose connection is in doubt reports by itself after an eighteenth of this, any waiter
-/// after a third; and takes over after all of it.
+/// A waiter whose connection is suspect reports after an eighteenth of this time, any other waiter
+/// after a third, and a takeover happens after all of it.
 const TTL: Duration = seconds(600);
-/// Well before all of these.
+/// Far shorter than all of these.
 const PUSH_TIMEOUT: Duration = seconds(10);
 
 struct SubscriptionTest {
@@ -40,9 +41,11 @@ impl SubscriptionTest {
         enqueue_waiter(&self.server, &self.second, "a", 1).await
     }
 
-    /// It has the lock soon, and hears of the next one by push again.
+    /// Asserts that the waiter is granted the lock soon, and that the next grant arrives by push
+    /// again.
     async fn assert_recovers(&self, waiter: JoinHandle<tenure_core::Guard>) {
-        let guard = expect_granted("it asks when it is back", PUSH_TIMEOUT, waiter).await;
+        let guard =
+            expect_granted("the waiter asks after reconnecting", PUSH_TIMEOUT, waiter).await;
         guard.renew().await.unwrap();
         let _ = guard.release().await;
         connected(&self.first).await;
@@ -50,7 +53,7 @@ impl SubscriptionTest {
         let waiter = self.waiter().await;
         self.proxy.hold_requests();
         let _ = holder.release().await;
-        let guard = expect_granted("it is told by push", PUSH_TIMEOUT, waiter).await;
+        let guard = expect_granted("the grant arrives by push", PUSH_TIMEOUT, waiter).await;
         self.proxy.release_requests();
         let _ = guard.release().await;
         assert_eq!(self.second.live_attempts(), 0);
@@ -58,7 +61,7 @@ impl SubscriptionTest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_release_while_the_subscriber_is_killed_and_kept_away() {
+async fn w2_release_while_the_subscriber_is_kept_disconnected() {
     let test = SubscriptionTest::start().await;
     let holder = hold(&test.first, "a").await;
     let waiter = test.waiter().await;
@@ -68,7 +71,7 @@ async fn w2_a_release_while_the_subscriber_is_killed_and_kept_away() {
         .text(&["CLIENT", "KILL", "TYPE", "pubsub"])
         .unwrap();
     assert_eq!(killed, "2", "one subscription for each client");
-    wait_until("its connection is gone", OPERATION_TIMEOUT, || {
+    wait_until("the connection is closed", OPERATION_TIMEOUT, || {
         test.proxy.connections_open() == 0
     })
     .await;
@@ -80,7 +83,7 @@ async fn w2_a_release_while_the_subscriber_is_killed_and_kept_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_release_at_the_moment_that_the_subscriber_is_killed() {
+async fn w2_release_while_the_subscriber_is_being_killed() {
     let test = SubscriptionTest::start().await;
     for round in 0..10 {
         let holder = hold(&test.first, "a").await;
@@ -88,7 +91,8 @@ async fn w2_a_release_at_the_moment_that_the_subscriber_is_killed() {
         let release = tokio::spawn(async move { holder.release().await });
         tokio::time::sleep(Duration::from_micros(round * 100)).await;
         test.proxy.cut().unwrap();
-        let guard = expect_granted("it asks when it is back", PUSH_TIMEOUT, waiter).await;
+        let guard =
+            expect_granted("the waiter asks after reconnecting", PUSH_TIMEOUT, waiter).await;
         let _ = release.await.unwrap();
         connected(&test.second).await;
         let _ = guard.release().await;
@@ -100,7 +104,7 @@ async fn w2_a_release_at_the_moment_that_the_subscriber_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_push_that_is_lost_with_its_connection() {
+async fn w2_push_lost_with_its_connection() {
     let test = SubscriptionTest::start().await;
     let holder = hold(&test.first, "a").await;
     let waiter = test.waiter().await;

@@ -1,8 +1,9 @@
-//! Items that are asked at once.
+//! Calls that are pending at the same time.
 
 use super::*;
 
-/// Answers each item with its word, how many there are, and what is for all; fails for `wrong`.
+/// Replies to each item with its argument, the number of items, and the shared argument; fails for
+/// `wrong`.
 static DESCRIBE_ITEMS: LazyLock<Script> = LazyLock::new(|| {
     Script::batchable(
         "local answers = {} \
@@ -14,7 +15,7 @@ static DESCRIBE_ITEMS: LazyLock<Script> = LazyLock::new(|| {
             .to_owned(),
     )
 });
-/// Counts an item, and then fails for `wrong`.
+/// Counts each item, and then fails the run for `wrong`.
 static COUNT_THEN_FAIL: LazyLock<Script> = LazyLock::new(|| {
     Script::batchable(
         "local answers = {} \
@@ -27,7 +28,7 @@ static COUNT_THEN_FAIL: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// All at once: the first is sent by itself, and the others come while it is under way.
+/// Polls all calls together: the first is sent alone, and the others arrive while it is in flight.
 async fn call_concurrently(transport: &Transport, calls: Vec<ScriptCall>) -> Vec<CallResult> {
     let mut tasks: Vec<_> = calls
         .into_iter()
@@ -67,10 +68,10 @@ fn texts(answers: Vec<CallResult>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn who_comes_while_another_is_under_way_is_asked_with_others() {
+async fn calls_during_a_call_in_flight_are_batched() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
-    // The script is not known yet: each finds its way all the same.
+    // In the first round the server does not know the script, and every call still gets its reply.
     for _ in 0..2 {
         let calls = ["a", "b", "c", "d"].map(|word| call(&DESCRIBE_ITEMS, word, &["x", word]));
         let other = call(&DESCRIBE_ITEMS, "e", &["y", "e"]);
@@ -88,11 +89,11 @@ async fn who_comes_while_another_is_under_way_is_asked_with_others() {
             return;
         }
     }
-    panic!("they were never asked together");
+    panic!("the calls were never batched");
 }
 
 #[tokio::test]
-async fn no_run_is_of_too_many() {
+async fn no_run_exceeds_the_maximum_batch_size() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     texts(
@@ -115,7 +116,7 @@ async fn no_run_is_of_too_many() {
 }
 
 #[tokio::test]
-async fn an_item_that_fails_fails_alone() {
+async fn failed_item_does_not_fail_the_others() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     for _ in 0..2 {
@@ -129,7 +130,7 @@ async fn an_item_that_fails_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_right_that_one_lacks_is_refused_to_that_one_only() {
+async fn missing_right_for_one_key_rejects_only_that_item() {
     let server = Server::builder()
         .acl_user("app", "secret", "~ok:* &* +@all")
         .start()
@@ -152,9 +153,9 @@ async fn a_right_that_one_lacks_is_refused_to_that_one_only() {
     }
 }
 
-/// What was carried out of a run that ended in the middle is not known, and nothing is repeated.
+/// After a run that was aborted halfway, no outcome is known and nothing is repeated.
 #[tokio::test]
-async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
+async fn a3_aborted_run_leaves_all_outcomes_unknown() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     expect_int(
@@ -171,7 +172,7 @@ async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
     );
     let counts = ["a", "b", "c", "d"].map(|key| times_run(&server, key));
     assert_eq!(counts, ["1", "1", "1", ""]);
-    // One alone is told what it was.
+    // A single call gets the script's error.
     let answers = texts(
         call_concurrently(
             &transport,
@@ -182,9 +183,9 @@ async fn e3_a_run_that_breaks_off_leaves_everybody_unanswered() {
     assert_eq!(answers, ["failed ERR"]);
 }
 
-/// Nobody waits for somebody else's answer.
+/// No call waits for the reply to another call.
 #[tokio::test]
-async fn who_leaves_leaves_the_others_their_answers() {
+async fn cancelled_caller_leaves_the_other_replies_intact() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     expect_int(
@@ -197,7 +198,7 @@ async fn who_leaves_leaves_the_others_their_answers() {
     let kept = transport.call(call(&COUNT_THEN_FAIL, "stays", &["x", "w"]));
     let mut cancelled = Box::pin(cancelled);
     let (mut first, mut kept) = (Box::pin(first), Box::pin(kept));
-    // Each has asked, the second one first among those that go together.
+    // All three have been polled; the second call is the first one in the queue.
     for task in [&mut first, &mut cancelled, &mut kept] {
         let asked = std::future::poll_fn(|context| {
             std::task::Poll::Ready(task.as_mut().poll(context).is_pending())
@@ -207,12 +208,12 @@ async fn who_leaves_leaves_the_others_their_answers() {
     drop(cancelled);
     assert_eq!(expect_int(first.await), 1);
     assert_eq!(expect_int(kept.await), 1);
-    // It was sent all the same.
+    // The cancelled call was sent nevertheless.
     assert_eq!(times_run(&server, "leaves"), "1");
 }
 
 #[tokio::test]
-async fn with_the_server_gone_everybody_is_told() {
+async fn killed_server_fails_all_batched_calls() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     expect_int(
@@ -247,7 +248,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// A task of that runtime whose request the server, which is paused, does not answer yet.
+/// A task of that runtime whose call stays in flight because the server is paused.
 fn blocked_call(
     runtime: &tokio::runtime::Runtime,
     server: &Server,
@@ -273,17 +274,17 @@ fn blocked_call(
     task
 }
 
-/// Whether it waits.
+/// Polls once and returns whether the task is pending.
 async fn poll_once(task: &mut (impl Future + Unpin)) -> bool {
     let mut task = std::pin::Pin::new(task);
     std::future::poll_fn(|context| std::task::Poll::Ready(task.as_mut().poll(context).is_pending()))
         .await
 }
 
-/// Who asks has made sure that the server may grant, and the server at the other end of a new connection
-/// was perhaps started since.
+/// The caller has checked that the server may grant locks. The server at the other end of a new
+/// connection may have started since.
 #[test]
-fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
+fn x1_queued_calls_are_not_sent_to_a_restarted_server() {
     use tenure_core::clock::Clock as _;
     let server = Server::builder().start().unwrap();
     let main = runtime();
@@ -296,7 +297,7 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
             until.is_none_or(|until| until <= SystemClock.now())
         }
     };
-    main.block_on(async { until("it is open", &grants_allowed).await });
+    main.block_on(async { until("grants are allowed", &grants_allowed).await });
     let first = blocked_call(&main, &server, &transport);
     let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     let (sender, asked) = std::sync::mpsc::channel();
@@ -306,7 +307,7 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
             assert!(grants_allowed());
             let mut task = Box::pin(transport.call(call(&COUNT_THEN_FAIL, "second", &["x", "w"])));
             sender.send(poll_once(&mut task).await).unwrap();
-            // So is the worker, and what it was to do next.
+            // This blocks the worker thread, together with the flush that it was to run next.
             blocked.recv().unwrap();
             task.await
         }
@@ -315,16 +316,16 @@ fn x1_what_was_gathered_goes_to_no_server_that_was_started_since() {
     server.kill();
     server.restart().unwrap();
     main.block_on(events.until("up"));
-    assert!(!grants_allowed(), "it was started just now");
+    assert!(!grants_allowed(), "the server has just started");
     unblock.send(()).unwrap();
     let _ = main.block_on(first).unwrap();
     let answer = main.block_on(gathered).unwrap();
-    assert!(answer.is_err(), "carried out on the new server: {answer:?}");
+    assert!(answer.is_err(), "executed on the new server: {answer:?}");
     assert_eq!(times_run(&server, "second"), "");
 }
 
 #[test]
-fn w2_a_runtime_that_ends_leaves_nobody_unsent() {
+fn w2_ended_runtime_leaves_no_call_unsent() {
     let server = Server::builder().start().unwrap();
     let main = runtime();
     let Opened { transport, .. } = main

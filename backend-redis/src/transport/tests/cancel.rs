@@ -1,14 +1,14 @@
-//! Callers that stop waiting, at any moment.
+//! Callers that are cancelled at any moment.
 
 use super::*;
 
-/// Slow enough for callers to be gone before it answers.
+/// Slow enough for callers to be cancelled before the reply.
 static LATE_ECHO: LazyLock<Script> = LazyLock::new(|| {
     Script::new("local n = 0 for i = 1, 20000 do n = n + i end return ARGV[1]".to_owned())
 });
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_stay_with_their_questions_when_callers_leave() {
+async fn replies_match_their_calls_when_callers_are_cancelled() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -36,7 +36,7 @@ async fn answers_stay_with_their_questions_when_callers_leave() {
                     }
                 }
             };
-            // A third of them leaves, at once or a little later.
+            // A third of the callers is cancelled, immediately or a little later.
             let timeout = match n % 9 {
                 0..3 => Duration::from_micros(n * 50),
                 _ => TEST_TIMEOUT,
@@ -55,12 +55,12 @@ async fn answers_stay_with_their_questions_when_callers_leave() {
     while let Some(gone) = tasks.join_next().await {
         left += usize::from(gone.unwrap());
     }
-    assert!(left > 20, "{left} callers left");
+    assert!(left > 20, "{left} callers were cancelled");
     assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_wait_for_replicas_share_one_wait() {
+async fn concurrent_calls_share_one_wait_for_replicas() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     let timeout = Duration::from_millis(200);
@@ -77,6 +77,6 @@ async fn those_who_wait_for_replicas_share_one_wait() {
         let answers = answers.unwrap();
         assert_eq!((expect_int(answers[0].0.clone()), answers[0].1), (1, 0));
     }
-    // One after the other they would take 20 s.
+    // One after the other, they would take 20 s.
     assert!(begun.elapsed() < Duration::from_secs(5));
 }

@@ -1,4 +1,4 @@
-//! A cluster: slots that move, nodes that go.
+//! A cluster whose slots move and whose nodes fail.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use tenure_test_servers::redis::Cluster;
 
 use super::*;
 
-/// Keys that every master has some of.
+/// Keys that are spread over all masters.
 fn keys(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{{k{n}}}")).collect()
 }
 
-/// The node on which the inbox is subscribed.
+/// The node that carries the inbox subscription.
 fn inbox_node(cluster: &Cluster) -> &Server {
     let inbox_node = cluster.masters().iter().find(|master| {
         let line = master.text(&["PUBSUB", "NUMSUB", INBOX]).unwrap();
@@ -30,7 +30,7 @@ async fn run_all(transport: &Transport, keys: &[String]) -> Vec<CallResult> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
+async fn every_node_is_used_and_scanned_and_one_carries_the_inbox() {
     let cluster = Cluster::builder().start().unwrap();
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     assert!(transport.is_cluster());
@@ -69,7 +69,7 @@ async fn every_node_is_used_and_scanned_and_the_inbox_is_on_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_seed_is_enough_and_a_single_address_is_refused_with_a_hint() {
+async fn one_reachable_seed_is_enough_and_a_single_server_url_is_rejected() {
     let cluster = Cluster::builder().start().unwrap();
     let first = &cluster.masters()[0];
     let dead = Server::builder().start().unwrap();
@@ -83,7 +83,7 @@ async fn one_seed_is_enough_and_a_single_address_is_refused_with_a_hint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
+async fn moving_slot_is_followed_and_no_call_runs_twice() {
     let cluster = Cluster::builder().start().unwrap();
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let here: Vec<_> = (0..20).map(|n| format!("{{moves}}{n}")).collect();
@@ -96,14 +96,14 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     let moving = cluster.slot_move(slot, target.unwrap()).unwrap();
     moving.begin().unwrap();
     assert_eq!(moving.migrate_keys(7).unwrap(), 7);
-    // Half of them are there, half of them here.
+    // Half of the keys are on the target, half on the source.
     for answer in run_all(&transport, &here).await {
         assert_eq!(expect_int(answer), 2);
     }
     for key in &here {
         assert_eq!(expect_int(transport.call(count(key)).await), 3);
     }
-    // Two keys in two places: refused after some tries, and not done.
+    // A call with keys on two nodes is rejected after some retries and not executed.
     let (gone, left): (Vec<_>, Vec<_>) = here.iter().partition(|key| {
         let there = moving
             .target()
@@ -121,7 +121,7 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
     for key in &here {
         assert_eq!(times_run(moving.target(), key), "4");
     }
-    // The map is taken over: no more detours.
+    // The client has applied the new slot map and causes no more redirections.
     let before = moving.source().info("total_error_replies").unwrap();
     let known = async || {
         expect_int(transport.call(count(&here[0])).await);
@@ -132,12 +132,12 @@ async fn a_slot_that_moves_is_followed_and_nothing_runs_twice() {
             Err((now, before.clone()))
         }
     };
-    retry_until_ok("it goes straight to the new owner", known).await;
+    retry_until_ok("calls go directly to the new owner", known).await;
     assert_eq!(events.count("down"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
+async fn killed_node_is_replaced_by_its_replica_and_the_inbox_moves() {
     let cluster = Cluster::builder()
         .replicas(1)
         .node_timeout(Duration::from_secs(1))
@@ -160,14 +160,15 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
         .unwrap();
     another.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
-    // What lives elsewhere is served all the while; the rest is again, once a replica is a master.
+    // The slots of the other nodes are served throughout; the rest is served again once a replica
+    // has become a master.
     let mut refusals = 0;
     let begun = Instant::now();
     loop {
         let answers = run_all(&transport, &keys).await;
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         refusals += failed;
-        assert!(failed < 70, "more than one node is gone");
+        assert!(failed < 70, "more than one node is unavailable");
         if failed == 0 {
             break;
         }
@@ -175,7 +176,7 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(refusals > 0);
-    until("the map has three masters that are connected", || {
+    until("the map has three connected masters", || {
         transport.deployment_info().masters == 3
     })
     .await;
@@ -184,7 +185,7 @@ async fn a_node_that_dies_is_replaced_by_its_replica_and_the_inbox_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
+async fn stopped_node_without_requests_loses_the_inbox() {
     let cluster = Cluster::builder().start().unwrap();
     let limit = Duration::from_secs(1);
     let opened = open_within(&cluster.url(), Options::default(), limit).await;
@@ -206,7 +207,7 @@ async fn a_stopped_node_loses_the_inbox_though_nothing_is_asked_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_rights_are_enough() {
+async fn few_rights_are_sufficient() {
     let rules = "~* &* -@all +evalsha +eval +incr +subscribe +scan +cluster|slots +asking";
     let nodes = Server::builder().acl_user("app", "secret", rules);
     let cluster = Cluster::builder().nodes(nodes).start().unwrap();
@@ -225,7 +226,7 @@ async fn few_rights_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
+async fn replicas_of_every_node_are_awaited_while_a_slot_moves() {
     let builder = Cluster::builder().replicas(1);
     let cluster = builder.start().unwrap();
     let options = Options::default().replicas(1, Duration::from_secs(1));
@@ -250,7 +251,7 @@ async fn replicas_of_every_node_are_waited_for_also_while_a_slot_moves() {
     while moving.migrate_keys(100).unwrap() > 0 {}
     moving.finish().unwrap();
     run(3).await;
-    // Nobody acknowledges, and all of them wait together.
+    // No replica acknowledges, and all calls wait together.
     for replica in &cluster.nodes()[cluster.masters().len()..] {
         replica.pause().unwrap();
     }

@@ -1,4 +1,4 @@
-//! What is said about servers that cannot be used.
+//! Errors about servers that cannot be used.
 
 use tenure_core::error::ErrorKind;
 
@@ -26,7 +26,7 @@ fn assert_error(error: &Error, kind: ErrorKind, hints: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_there_is_unavailable_and_named() {
+async fn unreachable_server_is_unavailable_and_named() {
     let server = Server::builder().start().unwrap();
     server.kill();
     let address = server.address();
@@ -51,7 +51,7 @@ async fn nobody_there_is_unavailable_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_does_not_answer_is_unavailable_in_time() {
+async fn silent_server_is_unavailable_within_the_connect_timeout() {
     let server = Server::builder().start().unwrap();
     server.pause().unwrap();
     let begun = Instant::now();
@@ -63,7 +63,7 @@ async fn a_server_that_does_not_answer_is_unavailable_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s1_wrong_credentials_are_said_and_not_shown() {
+async fn s1_wrong_credentials_are_reported_without_showing_them() {
     let server = Server::builder()
         .acl_user("app", "secret", "~* &* +@all")
         .start()
@@ -81,7 +81,7 @@ async fn s1_wrong_credentials_are_said_and_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_rights_name_the_command() {
+async fn missing_right_names_the_command() {
     let rules = "&* ~* -@all +eval +evalsha +incr";
     let builder = Server::builder()
         .acl_user("none", "secret", "-@all")
@@ -103,11 +103,11 @@ async fn missing_rights_name_the_command() {
         );
     }
     let least = || user("least", "secret");
-    // Without INFO and SCRIPT LOAD it goes on ...
+    // A user without the right to run INFO and SCRIPT LOAD can connect ...
     let Opened { transport, .. } = open(&url, least()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
     assert_eq!(transport.deployment_info().aof_enabled, None);
-    // ... unless something rests on them.
+    // ... unless an option depends on them.
     let error = open_error(&url, least().durability(Durability::Local)).await;
     assert_error(
         &error,
@@ -127,7 +127,7 @@ async fn missing_rights_name_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_may_evict_is_refused_unless_told_otherwise() {
+async fn server_that_may_evict_is_rejected_unless_allowed() {
     let builder = Server::builder()
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru");
@@ -143,7 +143,7 @@ async fn a_server_that_may_evict_is_refused_unless_told_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn durability_local_needs_the_log() {
+async fn durability_local_requires_the_append_only_file() {
     let local = || Options::default().durability(Durability::Local);
     let server = Server::builder().start().unwrap();
     let error = open_error(&server.url(), local()).await;
@@ -156,7 +156,7 @@ async fn durability_local_needs_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_the_master_is_said() {
+async fn replica_or_wrong_mode_is_reported() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let error = open_error(&replica.url(), Options::default()).await;
@@ -175,14 +175,14 @@ async fn what_is_not_the_master_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_not_there_is_said() {
+async fn missing_database_is_reported() {
     let server = Server::builder().start().unwrap();
     let error = open_error(&server.url(), Options::default().database(16)).await;
     assert_error(&error, ErrorKind::Config, &["database"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_speaks_something_else_is_said() {
+async fn server_of_another_protocol_is_reported() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

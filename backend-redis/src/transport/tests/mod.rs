@@ -1,4 +1,4 @@
-//! The link against real servers.
+//! The transport against real servers.
 
 mod batch;
 mod cancel;
@@ -28,16 +28,16 @@ use tokio::time::Instant;
 use super::{CallError, CallResult, Listener, OpenParams, Script, ScriptCall, Transport};
 use crate::{address::Address, config::Options};
 
-/// No test waits for longer than this for anything.
+/// The longest wait of any test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The channel of every test.
+/// The inbox channel of every test.
 const INBOX: &str = "tenure-test:inbox";
 
 static COUNT: LazyLock<Script> =
     LazyLock::new(|| Script::new("return redis.call('INCR', KEYS[1])".to_owned()));
 static ECHO: LazyLock<Script> = LazyLock::new(|| Script::new("return ARGV[1]".to_owned()));
 
-/// What a listener has heard, in order.
+/// The events that a listener has received, in order.
 #[derive(Debug, Default)]
 struct RecordedEvents(Mutex<Vec<String>>);
 
@@ -74,7 +74,7 @@ impl RecordedEvents {
     }
 }
 
-/// Looks until it holds.
+/// Polls until the condition holds.
 #[track_caller]
 fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let what = what.to_owned();
@@ -90,7 +90,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()
     }
 }
 
-/// As [`until`], for what has to be awaited.
+/// Like [`until`], for an asynchronous condition.
 async fn retry_until_ok<T, E: std::fmt::Debug>(
     what: &str,
     mut try_it: impl AsyncFnMut() -> Result<T, E>,
@@ -110,7 +110,7 @@ struct Opened {
     events: Arc<RecordedEvents>,
 }
 
-/// Opens a link whose requests may take a second.
+/// Opens a transport with a request timeout of 5 s.
 async fn open(url: &str, options: Options) -> Result<Opened, Error> {
     open_within(url, options, Duration::from_secs(5)).await
 }
@@ -142,7 +142,7 @@ fn call(script: &'static Script, key: &str, args: &[&str]) -> ScriptCall {
     call
 }
 
-/// A script that counts how often it ran.
+/// A call that counts its runs.
 fn count(key: &str) -> ScriptCall {
     call(&COUNT, key, &[])
 }
@@ -159,7 +159,7 @@ fn expect_int(answer: CallResult) -> i64 {
     }
 }
 
-/// The code of a refusal; `-` for one without.
+/// The code of a rejection; `-` for one without a code.
 #[track_caller]
 fn rejection_code(answer: CallResult) -> String {
     match answer {

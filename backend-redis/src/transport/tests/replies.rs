@@ -1,4 +1,4 @@
-//! What servers refuse, and how that is told.
+//! Rejections by servers and how they are reported.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn script_failure(answer: CallResult) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_script_is_sent_whole_once() {
+async fn flushed_script_is_resent_with_its_source_once() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
@@ -36,7 +36,7 @@ async fn a_flushed_script_is_sent_whole_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn errors_of_a_script_are_failures_with_their_code() {
+async fn script_error_is_a_failure_with_its_code() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["LPUSH", "list", "1"]).unwrap();
@@ -49,7 +49,7 @@ async fn errors_of_a_script_are_failures_with_their_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_server_refuses_and_changes_nothing() {
+async fn full_server_rejects_and_changes_nothing() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server
@@ -66,7 +66,7 @@ async fn a_full_server_refuses_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_server_refuses() {
+async fn busy_server_rejects() {
     let server = Server::builder()
         .config("busy-reply-threshold", "50")
         .start();
@@ -76,12 +76,12 @@ async fn a_busy_server_refuses() {
         let transport = transport.clone();
         async move { transport.call(call(&BUSY_LOOP, "k", &[])).await }
     });
-    // It comes to the server behind the endless one, on the same connection; a second link does
-    // not share that.
+    // On the same connection, a call would be queued behind the endless one. A second transport has
+    // a connection of its own.
     let begun = Instant::now();
     let other = loop {
         match open(&server.url(), Options::default()).await {
-            Ok(_) => assert!(begun.elapsed() < TEST_TIMEOUT, "it is not busy"),
+            Ok(_) => assert!(begun.elapsed() < TEST_TIMEOUT, "the server is not busy"),
             Err(error) => break error,
         }
     };
@@ -95,7 +95,7 @@ async fn a_busy_server_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rights_that_are_taken_away_are_refusals() {
+async fn revoked_right_is_a_rejection() {
     let server = Server::builder()
         .acl_user("app", "secret", "~* &* +@all")
         .start()
@@ -106,7 +106,7 @@ async fn rights_that_are_taken_away_are_refusals() {
     set("-evalsha");
     assert_eq!(rejection_code(transport.call(count("k")).await), "NOPERM");
     set("+evalsha");
-    // Inside of a script something may have been done before.
+    // Inside a script, an earlier command may already have changed something.
     set("-incr");
     let (code, _) = script_failure(transport.call(count("k")).await);
     assert!(matches!(&*code, "ERR" | "NOPERM"), "{code}");
@@ -115,7 +115,7 @@ async fn rights_that_are_taken_away_are_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_became_a_replica_is_left_and_nothing_is_repeated() {
+async fn demoted_server_is_left_and_no_call_is_repeated() {
     let server = Server::builder().start().unwrap();
     let other = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_server_that_became_a_replica_is_left_and_nothing_is_repeated() {
     server.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
     assert_eq!(rejection_code(transport.call(count("k")).await), "READONLY");
     events.until("down").await;
-    // By its address there is no other master to be found.
+    // The URL names one server, so no other master can be found.
     assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     assert_eq!(events.count("up"), 0);
     server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();

@@ -1,11 +1,11 @@
-//! A master that the sentinels name, and that changes.
+//! A master that sentinels name and replace.
 
 use tenure_test_servers::redis::Sentinel;
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_new_master_is_found_after_the_old_one_was_killed() {
+async fn new_master_is_found_after_the_old_one_is_killed() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
@@ -13,14 +13,17 @@ async fn the_new_master_is_found_after_the_old_one_was_killed() {
     let master = tokio::task::block_in_place(|| group.kill_master()).unwrap();
     events.until("up").await;
     assert_eq!(events.all()[0], "down");
-    retry_until_ok("it answers", async || transport.call(count("n")).await).await;
+    retry_until_ok("the server answers", async || {
+        transport.call(count("n")).await
+    })
+    .await;
     assert_ne!(times_run(master, "n"), "");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_master_is_left_for_the_new_one() {
+async fn demoted_master_is_left_for_the_new_one() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
@@ -28,16 +31,19 @@ async fn a_demoted_master_is_left_for_the_new_one() {
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
     let master = tokio::task::block_in_place(|| group.failover()).unwrap();
     assert_ne!(old.port(), master.port());
-    // Until the old one is told, it takes what it will lose.
+    // Until the old master is reconfigured, it accepts writes that it will lose.
     events.until("up").await;
-    retry_until_ok("it answers", async || transport.call(count("n")).await).await;
-    assert_eq!(times_run(master, "n"), "1", "nothing was repeated");
+    retry_until_ok("the server answers", async || {
+        transport.call(count("n")).await
+    })
+    .await;
+    assert_eq!(times_run(master, "n"), "1", "no call was repeated");
     master.command(&["PUBLISH", INBOX, "hello"]).unwrap();
     events.until("hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
+async fn sentinels_are_queried_in_turn_and_their_errors_reported() {
     let group = Sentinel::builder().sentinels(2).start().unwrap();
     let dead = Server::builder().start().unwrap();
     dead.kill();
@@ -75,12 +81,13 @@ async fn sentinels_are_asked_in_turn_and_their_troubles_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
+async fn isolated_master_is_left_for_the_new_one() {
     let group = Sentinel::builder().start().unwrap();
     group.wait_until_settled().unwrap();
     let Opened { transport, events } = open(&group.url(), Options::default()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
-    // Nobody but us reaches it: the sentinels are told that it is another one, and it is not.
+    // The sentinels cannot see that this master still runs: they are told that another server is
+    // the master.
     let [sentinel] = group.sentinels() else {
         panic!("one sentinel");
     };
@@ -96,9 +103,9 @@ async fn a_master_that_was_only_cut_off_from_the_others_is_left() {
     assert_eq!(times_run(&other, "n"), "1");
 }
 
-/// A killed master that comes back empty says of itself that it is the master.
+/// A killed master that restarts empty reports itself as master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
+async fn master_replaced_during_connecting_is_left() {
     let builder = Sentinel::builder().down_after(TEST_TIMEOUT * 4);
     let group = builder.start().unwrap();
     group.wait_until_settled().unwrap();
@@ -107,7 +114,8 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
     };
     let old = group.master().unwrap();
     let other = Server::builder().start().unwrap();
-    // The sentinel names it, and it does not answer before the sentinel names the other one.
+    // The sentinel names the old master, which does not answer until the sentinel names the other
+    // server.
     old.pause().unwrap();
     let asked = || {
         let clients = sentinel.text(&["CLIENT", "LIST"]).unwrap();
@@ -117,7 +125,7 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
     let url = group.url();
     let params =
         tokio::spawn(async move { open_within(&url, Options::default(), TEST_TIMEOUT).await });
-    until("the sentinel is asked", asked).await;
+    until("the sentinel is queried", asked).await;
     let (name, port) = (group.name(), other.port().to_string());
     sentinel.command(&["SENTINEL", "REMOVE", name]).unwrap();
     sentinel
@@ -129,7 +137,7 @@ async fn a_master_that_was_replaced_while_it_was_connected_to_is_left() {
     assert_eq!(
         times_run(&other, "n"),
         "1",
-        "it is the other one that is asked"
+        "the call goes to the other server"
     );
     assert!(events.all().is_empty(), "{:?}", events.all());
 }

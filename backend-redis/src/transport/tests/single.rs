@@ -1,4 +1,4 @@
-//! One server: that is killed, stopped, out of reach.
+//! One server that is killed, stopped or unreachable.
 
 use tenure_test_servers::wire::Proxy;
 
@@ -7,7 +7,7 @@ use super::*;
 const SHORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_are_answered_and_messages_heard_over_one_connection() {
+async fn calls_and_messages_share_one_connection() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, events } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -30,11 +30,11 @@ async fn calls_are_answered_and_messages_heard_over_one_connection() {
     transport.close().await;
     assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     until("the connection is closed", || proxy.connections_open() == 0).await;
-    assert_eq!(events.all(), ["hello"], "closing is no failure");
+    assert_eq!(events.all(), ["hello"], "closing is not a failure");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_unix_socket_and_a_database_are_reached() {
+async fn unix_socket_with_a_database_is_supported() {
     let server = Server::builder().start().unwrap();
     let url = format!("redis+unix:{}", server.unix_socket().display());
     let options = Options::default().database(3);
@@ -45,7 +45,7 @@ async fn a_unix_socket_and_a_database_are_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_connection_ends_with_the_last_clone() {
+async fn connection_closes_with_the_last_clone() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -57,13 +57,13 @@ async fn the_connection_ends_with_the_last_clone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
+async fn killed_server_is_reconnected_and_the_inbox_resubscribed() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
     server.kill();
     events.until("down").await;
-    // At once, and without being sent later.
+    // The call is rejected immediately and not sent later.
     let answer = tokio::time::timeout(SHORT_TIMEOUT, transport.call(count("k"))).await;
     assert_eq!(rejection_code(answer.unwrap()), "-");
     server.restart().unwrap();
@@ -79,7 +79,7 @@ async fn a_killed_server_is_found_again_and_the_inbox_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
+async fn a2_request_with_a_lost_reply_has_unknown_outcome_and_is_not_resent() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, events } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_request_whose_answer_is_lost_is_unanswered_and_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
+async fn a2_batch_with_lost_replies_has_unknown_outcome_and_is_not_resent() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
         })
         .await;
     assert_eq!(unanswered, 3);
-    until("it is connected again", || {
+    until("the connection is back", || {
         transport.deployment_info().aof_enabled.is_some()
     })
     .await;
@@ -125,7 +125,7 @@ async fn a_batch_whose_answers_are_lost_is_unanswered_and_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_connection_is_told_and_subscribed_again() {
+async fn dropped_connection_is_reported_and_resubscribed() {
     let server = Server::builder().start().unwrap();
     let Opened { events, .. } = &open(&server.url(), Options::default()).await.unwrap();
     for round in 0..3 {
@@ -142,7 +142,7 @@ async fn a_dropped_connection_is_told_and_subscribed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
+async fn stopped_server_is_abandoned_and_reconnected_without_a_connection_storm() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let options = Options::default().connect_timeout(SHORT_TIMEOUT);
@@ -152,27 +152,27 @@ async fn a_stopped_server_is_given_up_and_found_again_without_a_storm() {
     let Opened { transport, events } = opened;
     server.pause().unwrap();
     let begun = Instant::now();
-    // Nobody waits for its answer: that it is missing is noticed all the same.
+    // The caller is cancelled; the missing reply is noticed nevertheless.
     let waited = tokio::time::timeout(Duration::from_millis(20), transport.call(count("k"))).await;
     assert!(waited.is_err());
     events.until("down").await;
-    assert!(begun.elapsed() >= SHORT_TIMEOUT, "given up too early");
+    assert!(begun.elapsed() >= SHORT_TIMEOUT, "disconnected too early");
     assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     tokio::time::sleep(SHORT_TIMEOUT * 6).await;
     let made = proxy.connections_made();
     assert!((2..=20).contains(&made), "{made} connections");
     server.resume().unwrap();
     events.until("up").await;
-    retry_until_ok("it answers", async || {
+    retry_until_ok("the server answers", async || {
         transport.call(call(&ECHO, "k", &["x"])).await
     })
     .await;
-    // What was under way was carried out once, at most.
+    // The call in flight was executed at most once.
     assert_eq!(times_run(&server, "k"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
+async fn server_that_drops_new_connections_is_retried_with_backoff() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { events, .. } = &open(&proxy.url(), Options::default()).await.unwrap();
@@ -180,7 +180,7 @@ async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
     events.until("down").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let made = proxy.connections_made();
-    // Twelve on average; without the waits, thousands.
+    // Twelve on average with backoff; thousands without it.
     assert!((3..=60).contains(&made), "{made} connections");
     server.restart().unwrap();
     events.until("up").await;
@@ -188,34 +188,37 @@ async fn a_server_that_takes_connections_and_drops_them_is_not_stormed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_is_not_given_up() {
+async fn idle_connection_stays_open() {
     let server = Server::builder().start().unwrap();
     let limit = Duration::from_millis(50);
     let opened = open_within(&server.url(), Options::default(), Duration::from_secs(1)).await;
     drop(opened.unwrap());
-    let opened = retry_until_ok("it opens", async || {
+    let opened = retry_until_ok("the transport opens", async || {
         open_within(&server.url(), Options::default(), limit).await
     });
     let Opened { transport, events } = opened.await;
-    retry_until_ok("it answers", async || transport.call(count("k")).await).await;
+    retry_until_ok("the server answers", async || {
+        transport.call(count("k")).await
+    })
+    .await;
     events.clear();
     server.pause().unwrap();
     tokio::time::sleep(limit * 10).await;
     assert_eq!(
         events.all(),
         [""; 0],
-        "nothing was asked, so nothing is missing"
+        "no request was sent, so no reply is missing"
     );
     server.resume().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_answer_is_waited_for_while_others_come() {
+async fn slow_reply_is_awaited_while_other_bytes_arrive() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let opened = open_within(&proxy.url(), Options::default(), SHORT_TIMEOUT).await;
     let Opened { transport, events } = opened.unwrap();
-    // The answer is late; a push is life.
+    // The reply is late, but pushed messages show that the peer is alive.
     let until = Instant::now() + SHORT_TIMEOUT * 4;
     while Instant::now() < until {
         server.command(&["PUBLISH", INBOX, "tick"]).unwrap();
@@ -226,7 +229,7 @@ async fn a_slow_answer_is_waited_for_while_others_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_server_stays_closed_for_its_delay() {
+async fn restarted_server_blocks_grants_for_the_restart_delay() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(3600));
     let Opened { transport, .. } = open(&server.url(), options).await.unwrap();
@@ -240,7 +243,7 @@ async fn a_restarted_server_stays_closed_for_its_delay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_away_counts_as_started_this_moment() {
+async fn disconnected_server_counts_as_just_started() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(2));
     tokio::time::sleep(Duration::from_millis(3100)).await;
@@ -255,7 +258,7 @@ async fn a_server_that_is_away_counts_as_started_this_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_loads_its_data_is_waited_for() {
+async fn loading_server_is_awaited() {
     let builder = Server::builder()
         .config("appendonly", "yes")
         .config("appendfsync", "always")
@@ -281,7 +284,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
                             assert_eq!(error.kind(), ErrorKind::Unavailable);
                             break;
                         }
-                        _ => assert!(begun.elapsed() < TEST_TIMEOUT, "it was never seen to load"),
+                        _ => assert!(begun.elapsed() < TEST_TIMEOUT, "loading was never observed"),
                     }
                 }
             });
@@ -293,7 +296,7 @@ async fn a_server_that_loads_its_data_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_calls_go_in_one_write_for_each_hundred() {
+async fn calls_are_sent_in_writes_of_one_hundred() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -312,7 +315,7 @@ async fn many_calls_go_in_one_write_for_each_hundred() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scan_finds_every_key_page_by_page() {
+async fn scan_returns_every_key_in_pages() {
     let server = Server::builder().start().unwrap();
     for n in 0..300 {
         server.command(&["SET", &format!("a:{n}"), "1"]).unwrap();
@@ -334,7 +337,7 @@ async fn scan_finds_every_key_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_are_waited_for_on_a_connection_of_its_own() {
+async fn replicas_are_awaited_on_a_separate_connection() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let options = Options::default().replicas(1, Duration::from_millis(300));
@@ -349,7 +352,7 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
         .collect();
     assert_eq!(answers, [(1, 1), (1, 1)]);
     assert_eq!(times_run(&replica, "a"), "1");
-    // One that does not answer holds up nobody else.
+    // A replica that does not answer delays no other call.
     replica.pause().unwrap();
     let late = tokio::spawn({
         let transport = transport.clone();
@@ -361,7 +364,7 @@ async fn replicas_are_waited_for_on_a_connection_of_its_own() {
         }
     });
     let server = &master;
-    until("it has been carried out", || times_run(server, "a") == "2").await;
+    until("the call was executed", || times_run(server, "a") == "2").await;
     assert_eq!(expect_int(transport.call(count("c")).await), 1);
     assert!(!late.is_finished());
     let late = late.await.unwrap();

@@ -1,4 +1,4 @@
-//! TLS, and what is said when it fails.
+//! TLS and its errors.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ async fn error(url: &str, options: Options) -> (ErrorKind, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authority_of_ones_own_is_trusted_and_no_other() {
+async fn private_authority_is_trusted_exclusively() {
     let server = Server::builder().tls().start().unwrap();
     let own = server.certificates().unwrap();
     for host in ["127.0.0.1", "localhost"] {
@@ -47,10 +47,10 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         "{shown}"
     );
 
-    // Neither is a provider for the whole program needed, nor is one set behind its back.
+    // The client neither needs nor installs a process-wide crypto provider.
     assert!(rustls::crypto::CryptoProvider::get_default().is_none());
 
-    // 127.0.0.2 is this machine too, and does not stand in the certificate.
+    // 127.0.0.2 is also this machine, but the certificate does not name it.
     server
         .command(&["CONFIG", "SET", "bind", "127.0.0.1 127.0.0.2"])
         .unwrap();
@@ -60,7 +60,7 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn renewed_certificates_need_no_restart_of_ours() {
+async fn renewed_certificates_are_used_without_a_client_restart() {
     let server = Server::builder().tls().start().unwrap();
     let ca = server.certificates().unwrap().ca_file();
     let opened = open(&url(&server, "localhost"), with_ca(ca)).await;
@@ -74,7 +74,7 @@ async fn renewed_certificates_need_no_restart_of_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_certificate_is_shown_where_it_is_wanted() {
+async fn client_certificate_is_sent_where_required() {
     let server = Server::builder()
         .require_client_certificate()
         .start()
@@ -94,7 +94,7 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_are_no_use_are_named() {
+async fn unusable_tls_file_is_named() {
     let server = Server::builder().tls().start().unwrap();
     let own = server.certificates().unwrap();
     let url = url(&server, "127.0.0.1");
@@ -128,7 +128,7 @@ async fn files_that_are_no_use_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_and_plain_that_meet_are_told_apart() {
+async fn tls_mismatch_is_reported_on_both_sides() {
     let plain = Server::builder().start().unwrap();
     let secure = Server::builder().tls().start().unwrap();
     let ca = secure.certificates().unwrap().ca_file();

@@ -1,4 +1,4 @@
-//! What is said when a client cannot connect.
+//! Errors of a client that cannot connect.
 
 use tenure_core::{Client, error::ErrorKind, secret::Secret};
 use tenure_redis::Options;
@@ -6,10 +6,9 @@ use tenure_test_servers::redis::Server;
 
 use crate::common::{keys, store};
 
-/// W2, C3: a right that is missing is said at the start, by its name, and not noticed in the middle of
-/// a hand-over.
+/// W2, C3: a missing right is reported by name at start-up, not in the middle of a hand-over.
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_missing_rights_are_named_at_the_start() {
+async fn w2_missing_rights_are_named_at_startup() {
     for (rights, named) in [
         ("~tenure:* &tenure:inbox:* +@all -publish", "+publish"),
         ("~tenure:* &tenure:inbox:* +@all -zadd -hget", "+hget +zadd"),
@@ -29,15 +28,15 @@ async fn w2_missing_rights_are_named_at_the_start() {
             "{rights}: {error}"
         );
         assert!(error.to_string().contains(named), "{rights}: {error}");
-        // The check has left nothing behind.
+        // The check leaves nothing behind.
         assert!(keys(&server, "*").is_empty());
     }
 }
 
-/// S1: a server that does not know HELLO (a renamed command, as managed services have it, or a
-/// proxy) quotes the arguments of what it does not know.
+/// S1: a server that does not know HELLO (a command renamed by a managed service, or a proxy)
+/// quotes the arguments of the unknown command.
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_the_password_is_not_in_the_error_of_a_server_without_hello() {
+async fn s1_error_of_a_server_without_hello_hides_the_password() {
     let server = Server::builder()
         .config("rename-command", "HELLO \"\"")
         .start();
@@ -53,9 +52,9 @@ async fn s1_the_password_is_not_in_the_error_of_a_server_without_hello() {
     assert!(!format!("{error:?}").contains("canary-secret"), "{error:?}");
 }
 
-/// S1: the same of a sentinel.
+/// S1: the same for a sentinel.
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_the_sentinels_password_is_not_in_an_error() {
+async fn s1_error_of_a_sentinel_hides_the_password() {
     let server = Server::builder()
         .config("rename-command", "AUTH \"\"")
         .start()

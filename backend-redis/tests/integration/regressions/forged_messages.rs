@@ -4,9 +4,10 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::common::{builder, client, enqueue_waiter, hold, key, seconds};
 
-/// S2, L1: a message in the inbox that names a waiter's attempt makes a guard of whatever TTL it says.
+/// S2, L1: an inbox message that names a waiter's attempt created a guard with whatever TTL the
+/// message stated.
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_a_forged_grant_is_believed_for_no_longer_than_the_ttl_that_was_asked_for() {
+async fn s2_forged_grant_is_believed_no_longer_than_the_requested_ttl() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let near = client(&server.url(), seconds(60)).await;
@@ -22,7 +23,7 @@ async fn s2_a_forged_grant_is_believed_for_no_longer_than_the_ttl_that_was_asked
     let attempt = words.next().unwrap().to_owned();
     let inbox = words.nth(3).unwrap().to_owned();
     let message = format!("tenure/1 granted {attempt} 5 {} {}", u64::MAX, u64::MAX);
-    // The renewal that would find it out does not come back.
+    // The reply to the renewal that would detect the forgery never arrives.
     proxy.hold_requests();
     server
         .command(&["PUBLISH", &format!("tenure:inbox:{inbox}"), &message])

@@ -7,9 +7,9 @@ use crate::common::{
     DelayedPath, OPERATION_TIMEOUT, builder, is_unused, key, keys, millis, wait_until,
 };
 
-/// A4: what arrives one TTL after its removal finds no fence any more.
+/// A4: a request that arrived one TTL after its removal found no fence any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_arrives_later_than_one_ttl_has_no_effect() {
+async fn a4_enqueue_arriving_more_than_one_ttl_late_has_no_effect() {
     let server = Server::builder().start().unwrap();
     let path = DelayedPath::start(&server);
     let late = builder(&path.url())
@@ -25,11 +25,11 @@ async fn a4_an_enqueue_that_arrives_later_than_one_ttl_has_no_effect() {
     );
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     let fenced = key("a", "fenced:*");
-    wait_until("it is fenced off", OPERATION_TIMEOUT, || {
+    wait_until("the attempt is fenced off", OPERATION_TIMEOUT, || {
         !keys(&server, &fenced).is_empty()
     })
     .await;
     tokio::time::sleep(millis(700)).await;
     path.release(&server).await;
-    assert!(is_unused(&server, "a"), "a ghost holds the lock");
+    assert!(is_unused(&server, "a"), "a late request holds the lock");
 }

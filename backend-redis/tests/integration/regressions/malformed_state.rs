@@ -1,4 +1,4 @@
-//! What others have put into the keys.
+//! Keys with contents that other programs wrote.
 
 use tenure_core::{
     Acquisition, Client,
@@ -37,10 +37,10 @@ fn holder_record(server: &Server, owner: &str, ttl_ms: u128) -> String {
     )
 }
 
-/// A4, S2: the script takes for sound what the client cannot show. That must not look like a failure
-/// without effect: the attempt is in the queue.
+/// A4, S2: the script accepts a holder that the client cannot display. That must not look like a
+/// failure without effect, because the attempt is in the queue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_a_holder_that_cannot_be_shown_is_waited_for_all_the_same() {
+async fn a4_unreadable_holder_is_still_waited_for() {
     let server = server();
     let client = client(&server.url(), seconds(30)).await;
     for malformed in ["owner-without-slashes", "%zz/h/1", "a/b/99999999999"] {
@@ -59,9 +59,10 @@ async fn a4_a_holder_that_cannot_be_shown_is_waited_for_all_the_same() {
     }
 }
 
-/// T1, S2: a number with leading zeros is longer and so "later" than the clock, whatever it is worth.
+/// T1, S2: a number with leading zeros is longer and therefore counted as greater than the clock,
+/// whatever its value.
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_a_fence_with_leading_zeros_lowers_no_token() {
+async fn t1_last_token_with_leading_zeros_lowers_no_token() {
     let server = server();
     let client = client(&server.url(), seconds(30)).await;
     let guard = hold(&client, "a").await;
@@ -75,9 +76,9 @@ async fn t1_a_fence_with_leading_zeros_lowers_no_token() {
     }
 }
 
-/// I1, S2: a foreign lock whose value is empty (`SET lock:x "" NX PX`) is shown as foreign.
+/// I1, S2: a foreign lock with an empty value (`SET lock:x "" NX PX`) is shown as foreign.
 #[tokio::test(flavor = "multi_thread")]
-async fn i1_a_foreign_holder_with_an_empty_value_is_shown() {
+async fn i1_foreign_holder_with_an_empty_value_is_shown() {
     let server = server();
     let options = Options::default().plain_key("lock:{name}");
     let client = Client::builder(store(&server.url(), options))
@@ -94,16 +95,16 @@ async fn i1_a_foreign_holder_with_an_empty_value_is_shown() {
     eprintln!("{state:?} {page:?}");
     assert!(
         state.holder.is_some(),
-        "i1: it is shown as free; listed: {}",
+        "i1: the lock is shown as free; listed: {}",
         page.locks.len()
     );
     assert_eq!(page.locks.len(), 1);
 }
 
-/// L5, S2: the value of a foreign holder comes along with every answer of a waiter, over the
-/// connection that the server counts as a subscriber's: 32 MB, and it is closed.
+/// L5, S2: the value of a foreign holder was part of every reply to a waiter. The server counts the
+/// connection as a subscriber's and closes it at 32 MB.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_a_huge_foreign_value_costs_nobody_else_his_grant() {
+async fn l5_huge_foreign_value_loses_no_other_grant() {
     let server = server();
     let options = Options::default().plain_key("lock:{name}");
     let client = Client::builder(store(&server.url(), options))
@@ -138,9 +139,9 @@ async fn l5_a_huge_foreign_value_costs_nobody_else_his_grant() {
     assert!(waits, "the waiter gave up");
 }
 
-/// The same with a value of ordinary size and many who wait for it.
+/// L5, S2: the same with a value of ordinary size and many waiters.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_many_waiters_behind_a_foreign_value_cost_nobody_else_his_grant() {
+async fn l5_many_waiters_behind_a_foreign_value_lose_no_other_grant() {
     let server = server();
     let options = Options::default().plain_key("lock:{name}");
     let client = Client::builder(store(&server.url(), options))
@@ -170,9 +171,9 @@ async fn l5_many_waiters_behind_a_foreign_value_cost_nobody_else_his_grant() {
     assert_eq!(ended, 0, "waiters gave up");
 }
 
-/// L5, S2: one record with a number that is none fails the renewal of all that go with it.
+/// L5, S2: one record with an invalid number failed the renewal of all grants in the same request.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_one_malformed_record_fails_no_other_renewal() {
+async fn l5_malformed_record_fails_no_other_renewal() {
     let server = server();
     let client = client(&server.url(), seconds(2)).await;
     let names: Vec<_> = (0..20).map(|n| format!("n{n}")).collect();
@@ -190,10 +191,10 @@ async fn l5_one_malformed_record_fails_no_other_renewal() {
     );
 }
 
-/// R4: the queue's key gets its time to live together with the entries' key, so one that is made anew
-/// beside old entries has none.
+/// R4: the queue key gets its TTL together with the entries key, so a queue key that was recreated
+/// beside old entries had none.
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_a_queue_that_was_deleted_by_hand_does_not_stay_for_ever() {
+async fn r4_queue_recreated_after_manual_deletion_expires() {
     let server = server();
     let holder = client(&server.url(), seconds(60)).await;
     let _guard = hold(&holder, "a").await;
@@ -209,9 +210,9 @@ async fn r4_a_queue_that_was_deleted_by_hand_does_not_stay_for_ever() {
     assert_ne!(ttl.trim(), "-1", "r4: the queue never expires");
 }
 
-/// W1, S2: a place of a size that is none makes all later ones equal.
+/// W1, S2: a position that is not a finite number makes all later positions equal.
 #[tokio::test(flavor = "multi_thread")]
-async fn w1_the_order_is_kept_behind_a_place_that_is_no_number() {
+async fn w1_order_is_kept_behind_a_non_finite_position() {
     let server = server();
     let raw = RawBackend::connect(&server.url(), Options::default()).await;
     let join = async |id| {
@@ -239,9 +240,9 @@ async fn w1_the_order_is_kept_behind_a_place_that_is_no_number() {
     let _ = raw.backend.remove(leave).await;
 }
 
-/// W2, X3: 1,000 and 10,000 dead waiters, and one who lives.
+/// W2, X3: one live waiter behind 1,000 and then 10,000 dead waiters.
 #[tokio::test(flavor = "multi_thread")]
-async fn x3_a_crowd_of_the_dead_delays_nobody_beyond_the_takeover_bound() {
+async fn x3_many_dead_waiters_delay_nobody_beyond_the_takeover_bound() {
     let server = server();
     for count in ["1000", "10000"] {
         server.command(&["FLUSHALL"]).unwrap();
@@ -268,9 +269,10 @@ async fn x3_a_crowd_of_the_dead_delays_nobody_beyond_the_takeover_bound() {
     }
 }
 
-/// L5, S2: the same, but the value comes while somebody waits, so that it is asked for again and again.
+/// L5, S2: a foreign value becomes huge while a client waits, so that it is requested again and
+/// again.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_a_foreign_value_that_becomes_huge_costs_nobody_else_his_grant() {
+async fn l5_foreign_value_that_becomes_huge_loses_no_other_grant() {
     let server = server();
     let options = Options::default().plain_key("lock:{name}");
     let client = Client::builder(store(&server.url(), options))
@@ -302,9 +304,9 @@ async fn l5_a_foreign_value_that_becomes_huge_costs_nobody_else_his_grant() {
     );
 }
 
-/// S2, T1: a last token beyond what tokens may be.
+/// S2, T1: a last token beyond the maximum.
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_a_fence_beyond_the_highest_token_is_corrupt_and_gives_no_grant() {
+async fn s2_last_token_beyond_the_maximum_is_corrupt_and_grants_nothing() {
     let server = server();
     let client = client(&server.url(), seconds(30)).await;
     server
@@ -319,9 +321,9 @@ async fn s2_a_fence_beyond_the_highest_token_is_corrupt_and_gives_no_grant() {
     }
 }
 
-/// S2, S3: whoever waits already is told of malformed state as well as whoever comes.
+/// S2, S3: a client that already waits learns of malformed state just as a new client does.
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
+async fn s2_waiter_learns_that_the_holder_record_is_malformed() {
     let server = server();
     for malformed in ["tenure/1 garbage", "tenure/2 newer"] {
         server.command(&["FLUSHALL"]).unwrap();
@@ -331,7 +333,7 @@ async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
             let lock = client.lock("a").unwrap();
             tokio::spawn(async move { lock.acquire().await.map(|_| ()) })
         };
-        crate::common::wait_until("it waits", OPERATION_TIMEOUT, || {
+        crate::common::wait_until("the waiter is queued", OPERATION_TIMEOUT, || {
             queue_length(&server, "a") == 1
         })
         .await;
@@ -346,14 +348,14 @@ async fn s2_a_waiter_is_told_that_the_holders_record_is_malformed() {
         );
         assert!(
             matches!(ended, Ok(Ok(Err(_)))),
-            "s2: {malformed}: ten TTLs later the waiter still waits, and knows nothing; a new one: {fresh:?}"
+            "s2: {malformed}: after ten TTLs the waiter still waits without an error; a new acquire: {fresh:?}"
         );
     }
 }
 
-/// L5: the same, where the huge value stands in a record that looks like ours; no option is set.
+/// L5: the huge value is in a record that looks like one of ours; no option is set.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
+async fn l5_huge_owner_in_a_holder_record_loses_no_other_grant() {
     let server = server();
     let client = client(&server.url(), seconds(3)).await;
     let names: Vec<_> = (0..20).map(|n| format!("other-{n}")).collect();
@@ -375,10 +377,10 @@ async fn l5_a_huge_owner_in_a_holders_record_costs_nobody_else_his_grant() {
     assert_eq!(lost, 0, "l5: {lost} of 20 guards are lost");
 }
 
-/// A4, S3: a place behind an entry of a newer version (or a malformed one) is taken before that
-/// entry is read; the answer is an error "without effect".
+/// A4, S3: behind an entry of a newer version, or a malformed one, the position was taken before
+/// that entry was read, and the error claimed to have had no effect.
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
+async fn a4_acquire_rejected_for_a_newer_waiter_leaves_no_entry() {
     for malformed in ["tenure/2 whatever", "tenure/1 nonsense"] {
         let server = Server::builder().start().unwrap();
         let client = client(&server.url(), seconds(30)).await;
@@ -397,8 +399,8 @@ async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
             ErrorKind::NewerFormat | ErrorKind::Corrupt
         ));
         tokio::time::sleep(millis(300)).await;
-        let ghosts = queue_length(&server, "a") - 1;
-        // The newer one leaves; the holder too.
+        let leftover = queue_length(&server, "a") - 1;
+        // The entry of the newer version is removed, and the holder releases the lock.
         server.command(&["ZREM", &key("a", "queue"), &id]).unwrap();
         server
             .command(&["HDEL", &key("a", "entries"), &id])
@@ -406,8 +408,8 @@ async fn a4_an_acquire_refused_for_a_newer_waiter_leaves_nothing() {
         let _ = guard.release().await;
         let next = lock.try_acquire().await;
         assert_eq!(
-            ghosts, 0,
-            "a4: {malformed}: {ghosts} ghosts in the queue; then {next:?}"
+            leftover, 0,
+            "a4: {malformed}: {leftover} entries left in the queue; then {next:?}"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! What has once broken a clause on this backend, or nearly: hostile and malformed state, state that
-//! was deleted by hand, a distant server, forged messages, late requests.
+//! Situations that once broke a clause on this backend, or nearly did: hostile and malformed state,
+//! manually deleted state, a distant server, forged messages, late requests.
 
 mod connecting;
 mod forged_messages;

@@ -1,4 +1,4 @@
-//! Keys that other programs use, too.
+//! Keys that are shared with other programs.
 
 use tenure_core::{Client, error::ErrorKind};
 use tenure_redis::Options;
@@ -6,9 +6,9 @@ use tenure_test_servers::redis::Server;
 
 use crate::common::{hold, store};
 
-/// N2: a name whose plain key would be another lock's key of ours.
+/// N2: a name whose plain key would be a key of another lock of ours.
 #[tokio::test(flavor = "multi_thread")]
-async fn n2_no_plain_key_is_one_of_ours() {
+async fn n2_plain_key_with_our_prefix_is_rejected() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().plain_key("{name}");
     let client = Client::builder(store(&server.url(), options))

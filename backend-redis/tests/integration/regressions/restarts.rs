@@ -11,10 +11,11 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::common::{enqueue_waiter, hold, seconds, store};
 
-/// X1 with `restart_delay`: the server comes back with a snapshot (the default of redis.conf) that
-/// is older than the holder's last renewals. Whoever waited then is given the lock at once.
+/// X1 with `restart_delay`: the server restarts from a snapshot (the default of redis.conf) that is
+/// older than the holder's last renewals. A waiter in that snapshot was granted the lock
+/// immediately.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_restart_delay_holds_for_those_who_wait_in_a_snapshot() {
+async fn x1_restart_delay_applies_to_waiters_from_a_snapshot() {
     const TTL: Duration = seconds(4);
     const DELAY: Duration = seconds(6);
     let server = Server::builder().start().unwrap();
@@ -23,14 +24,14 @@ async fn x1_restart_delay_holds_for_those_who_wait_in_a_snapshot() {
         let store = store(url, Options::default().restart_delay(DELAY));
         Client::builder(store).ttl(ttl).connect().await.unwrap()
     };
-    // The server is new.
+    // The server has just started.
     tokio::time::sleep(DELAY + seconds(2)).await;
     let holder = careful(&proxy.url(), TTL).await;
     let guard = hold(&holder, "a").await;
     let other = careful(&server.url(), seconds(60)).await;
     let waiter = enqueue_waiter(&server, &other, "a", 1).await;
     server.command(&["SAVE"]).unwrap();
-    // The holder goes on renewing for longer than one TTL after the snapshot.
+    // The holder keeps renewing for longer than one TTL after the snapshot.
     tokio::time::sleep(TTL + seconds(1)).await;
     guard.check().unwrap();
     proxy.refuse(true).unwrap();

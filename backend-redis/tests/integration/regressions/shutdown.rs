@@ -1,4 +1,4 @@
-//! What stays of a client that is gone.
+//! What remains of a client that is gone.
 
 use tenure_core::Client;
 use tenure_redis::Options;
@@ -6,9 +6,10 @@ use tenure_test_servers::redis::Server;
 
 use crate::common::{OPERATION_TIMEOUT, enqueue_waiter, hold, seconds, store, wait_until};
 
-/// Nothing of a client stays connected after it is shut down or dropped, also with replicas.
+/// R5: no connection of a client stays open after it is shut down or dropped, with replicas as
+/// well.
 #[tokio::test(flavor = "multi_thread")]
-async fn r5_no_connection_stays_after_a_shutdown() {
+async fn r5_shutdown_closes_every_connection() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     replica.wait_until_in_step(&master).unwrap();
@@ -35,6 +36,9 @@ async fn r5_no_connection_stays_after_a_shutdown() {
             drop(guard);
             drop(client);
         }
-        wait_until("all are closed", OPERATION_TIMEOUT, || count() <= before).await;
+        wait_until("all connections are closed", OPERATION_TIMEOUT, || {
+            count() <= before
+        })
+        .await;
     }
 }

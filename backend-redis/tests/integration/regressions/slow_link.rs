@@ -14,7 +14,7 @@ use crate::common::{
     OPERATION_TIMEOUT, builder, client, hold, millis, queue_length, seconds, wait_until,
 };
 
-/// Carries bytes both ways, each of them so much later.
+/// Forwards bytes in both directions, each with this delay.
 async fn delaying_proxy(server: &Server, delay: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,22 +46,22 @@ async fn delaying_proxy(server: &Server, delay: Duration) -> String {
     format!("redis://{address}")
 }
 
-/// L5, K1: all entries of a batch are given the patience of the shortest TTL in it, and a guard of a
-/// long TTL comes to share every batch with a waiter of a short one.
+/// L5, K1: all entries of a batch got the timeout of the shortest TTL in it, and a guard with a
+/// long TTL came to share every batch with a waiter with a short one.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_a_waiter_with_a_short_ttl_costs_no_guard_with_a_long_one() {
+async fn l5_waiter_with_a_short_ttl_loses_no_lease_with_a_long_one() {
     let server = Server::builder().start().unwrap();
     let near = client(&server.url(), seconds(60)).await;
     let _held = hold(&near, "x").await;
     let url = delaying_proxy(&server, millis(80)).await;
     let far = builder(&url).ttl(seconds(6)).connect().await.unwrap();
     let guard = hold(&far, "y").await;
-    // Alone it is renewed all right.
+    // Alone, the guard is renewed in time.
     tokio::time::sleep(seconds(8)).await;
     guard.check().unwrap();
     let lock = far.lock("x").unwrap().ttl(millis(200));
     let waiter = tokio::spawn(async move { lock.acquire_within(seconds(60)).await });
-    wait_until("it waits", OPERATION_TIMEOUT, || {
+    wait_until("the waiter is queued", OPERATION_TIMEOUT, || {
         queue_length(&server, "x") == 1
     })
     .await;

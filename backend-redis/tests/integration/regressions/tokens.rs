@@ -1,14 +1,14 @@
-//! Tokens that have to rise when the last one is forgotten.
+//! Tokens that have to rise although the last one is forgotten.
 
 use tenure_core::token::FencingToken;
 use tenure_test_servers::redis::Server;
 
 use crate::common::{builder, connected, hold, key, seconds};
 
-/// T1: the note of the last token lives for a day after the grant, and renewals do not touch it. When a
-/// lock was held for longer, the clock keeps tokens rising. (The day is made short by hand.)
+/// T1: the record of the last token lives for a day after the grant, and renewals do not extend it.
+/// If a lock was held for longer, the clock keeps tokens rising. (The test shortens the day.)
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_tokens_rise_after_a_lock_was_held_for_longer_than_a_day() {
+async fn t1_tokens_rise_after_a_lock_is_held_for_longer_than_a_day() {
     let server = Server::builder().start().unwrap();
     let client = builder(&server.url())
         .token_floor(FencingToken::new(1 << 60))
@@ -27,7 +27,10 @@ async fn t1_tokens_rise_after_a_lock_was_held_for_longer_than_a_day() {
     let _ = guard.release().await;
     let left = server.text(&["EXISTS", &key("a", "fence")]).unwrap();
     let next = hold(&client, "a").await;
-    eprintln!("fences left: {left}; {token} and then {}", next.token());
+    eprintln!(
+        "last-token records left: {left}; {token} and then {}",
+        next.token()
+    );
     assert!(
         next.token() > token,
         "t1: {token} and then {}",
@@ -35,9 +38,9 @@ async fn t1_tokens_rise_after_a_lock_was_held_for_longer_than_a_day() {
     );
 }
 
-/// T1: a floor above the server's clock (microseconds) is all that keeps tokens up there.
+/// T1: for a floor above the server's clock (microseconds), only the floor keeps tokens that high.
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_tokens_above_the_clock_rise_across_a_restart_and_a_deletion() {
+async fn t1_tokens_above_the_clock_rise_across_restart_and_deletion() {
     let server = Server::builder().start().unwrap();
     let floor = FencingToken::new(1 << 60);
     for by_restart in [false, true] {
