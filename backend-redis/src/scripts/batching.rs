@@ -35,7 +35,7 @@ enum Operation {
 struct Step {
     operation: Operation,
     locks: Vec<usize>,
-    who: [u128; LOCKS],
+    attempts: [u128; LOCKS],
     tenths: u64,
 }
 
@@ -45,13 +45,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => prop_oneof![3 => Just(false), 1 => Just(true)].prop_map(|fence| Operation::Remove { fence }),
     ];
     let locks = subsequence((0..LOCKS).collect::<Vec<_>>(), 1..=LOCKS).prop_shuffle();
-    let who = [1..5_u128, 1..5_u128, 1..5_u128, 1..5_u128];
-    let step = (operation, locks, who, 0..8_u64).prop_map(|(operation, locks, who, tenths)| Step {
-        operation,
-        locks,
-        who,
-        tenths,
-    });
+    let attempts = [1..5_u128, 1..5_u128, 1..5_u128, 1..5_u128];
+    let step =
+        (operation, locks, attempts, 0..8_u64).prop_map(|(operation, locks, attempts, tenths)| {
+            Step {
+                operation,
+                locks,
+                attempts,
+                tenths,
+            }
+        });
     vec(step, 1..40)
 }
 
@@ -61,9 +64,9 @@ fn keys(namespace: &str, lock: usize) -> LockKeys {
         .unwrap()
 }
 
-fn call(operation: Operation, keys: &LockKeys, who: u128, floor: &str) -> ScriptCall {
+fn call(operation: Operation, keys: &LockKeys, number: u128, floor: &str) -> ScriptCall {
     let ttl = Duration::from_micros(HOUR_US);
-    let attempt = AttemptId::from_u128(who);
+    let attempt = AttemptId::from_u128(number);
     match operation {
         Operation::Enqueue { wait } => {
             let name = LockName::new("any").unwrap();
@@ -133,7 +136,7 @@ fn run_history(store: &mut Store, steps: &[Step], floor: &str) -> Result<(), Tes
                 call(
                     step.operation,
                     &keys(namespace, lock),
-                    step.who[lock],
+                    step.attempts[lock],
                     floor,
                 )
             };
@@ -187,7 +190,7 @@ fn w1_items_for_one_lock_are_enqueued_in_order() {
         let _: String = load(&script.text).query(&mut connection).unwrap();
     }
     let mut run = |operation| -> Vec<Value> {
-        let calls = [3, 1, 2].map(|who| call(operation, &keys, who, "0"));
+        let calls = [3, 1, 2].map(|number| call(operation, &keys, number, "0"));
         let command = ScriptCall::batch_command(calls.iter()).unwrap();
         command.query(&mut connection).unwrap()
     };

@@ -172,7 +172,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   end
 
   -- Ends the current grant, if there is one, and grants the lock to the next waiter. `reason` says
-  -- how the grant ended; it is stored so that the former holder can be told.
+  -- how the grant ended; it is stored for the former holder's next request.
   function self.promote_next(holder, reason)
     local attempt, entry, lapsed_attempts = first_live_waiter()
     local stored = (attempt or reason) and read_last_token()

@@ -58,10 +58,10 @@ struct Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let op = prop_oneof![
-        5 => (0..ATTEMPTS, any::<bool>()).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
+        5 => (0..ATTEMPTS, any::<bool>()).prop_map(|(index, wait)| Op::Enqueue(index, wait)),
         3 => (0..ATTEMPTS).prop_map(Op::Renew),
         3 => (0..ATTEMPTS).prop_map(Op::Report),
-        4 => (0..ATTEMPTS, any::<bool>()).prop_map(|(who, fence)| Op::Remove(who, fence)),
+        4 => (0..ATTEMPTS, any::<bool>()).prop_map(|(index, fence)| Op::Remove(index, fence)),
         1 => any::<bool>().prop_map(Op::Evict),
         1 => Just(Op::Inspect),
     ];
@@ -73,20 +73,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-fn attempt(who: usize) -> AttemptId {
-    AttemptId::from_u128(who as u128 + 1)
+fn attempt(index: usize) -> AttemptId {
+    AttemptId::from_u128(index as u128 + 1)
 }
 
-fn client(who: usize) -> ClientId {
-    ClientId::from_u128(who as u128 % 2 + 100)
+fn client(index: usize) -> ClientId {
+    ClientId::from_u128(index as u128 % 2 + 100)
 }
 
-fn owner(who: usize) -> Owner {
-    Owner::new(format!("label {who}"), "host", 7)
+fn owner(index: usize) -> Owner {
+    Owner::new(format!("label {index}"), "host", 7)
 }
 
-fn ttl(who: usize) -> Duration {
-    Duration::from_micros(HOUR_US * (1 + who as u64 % 3))
+fn ttl(index: usize) -> Duration {
+    Duration::from_micros(HOUR_US * (1 + index as u64 % 3))
 }
 
 /// The state of a lock, in a form that the server and the machine can be compared in.
@@ -132,11 +132,11 @@ impl Store {
         call.unwrap_reply(command.query(&mut self.connection).unwrap())
     }
 
-    fn report(&mut self, who: usize) -> Value {
+    fn report(&mut self, index: usize) -> Value {
         let mut call = ScriptCall::new(&Scripts::get().report, 6, 0);
         self.keys.push_all(&mut call);
         call.arg(&self.floor);
-        call.arg(attempt(who));
+        call.arg(attempt(index));
         let answers = self.run(|all| &all.report, &call);
         let Value::Array(mut answers) = answers else {
             panic!("{answers:?}")
@@ -147,28 +147,29 @@ impl Store {
     /// Runs on the server the operation that the machine runs.
     fn ask(&mut self, op: &Op, token: u64) -> Value {
         match *op {
-            Op::Enqueue(who, wait) => {
+            Op::Enqueue(index, wait) => {
                 let name = LockName::new("any").unwrap();
-                let request = Enqueue::new(name, attempt(who), owner(who), ttl(who), wait);
-                let call = super::enqueue_call(&self.keys, &request, client(who), &self.floor);
+                let request = Enqueue::new(name, attempt(index), owner(index), ttl(index), wait);
+                let call = super::enqueue_call(&self.keys, &request, client(index), &self.floor);
                 self.run(|all| &all.enqueue, &call)
             }
-            Op::Renew(who) => {
+            Op::Renew(index) => {
                 let mut call = ScriptCall::new(&Scripts::get().renew, 3, 0);
                 call.key(&self.keys.holder);
-                call.arg(attempt(who));
+                call.arg(attempt(index));
                 call.arg(token);
                 match self.run(|all| &all.renew, &call) {
                     Value::Array(answers) if answers == [Value::Int(1)] => {
                         Value::Array(vec![text("granted"), text(&token.to_string())])
                     }
-                    _ => self.report(who),
+                    _ => self.report(index),
                 }
             }
-            Op::Report(who) => self.report(who),
-            Op::Remove(who, fence) => {
-                let fence = if fence { ttl(who) } else { Duration::ZERO };
-                let call = super::remove_call(&self.keys, attempt(who), fence, &self.floor, false);
+            Op::Report(index) => self.report(index),
+            Op::Remove(index, fence) => {
+                let fence = if fence { ttl(index) } else { Duration::ZERO };
+                let call =
+                    super::remove_call(&self.keys, attempt(index), fence, &self.floor, false);
                 self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
@@ -253,16 +254,16 @@ impl Store {
                 grant: None,
             });
         }
-        for who in 0..ATTEMPTS {
-            let fenced: Option<String> = self.query("GET", &[&keys.fence(attempt(who))]);
+        for index in 0..ATTEMPTS {
+            let fenced: Option<String> = self.query("GET", &[&keys.fence(attempt(index))]);
             if let Some(fenced) = fenced {
                 let words: Vec<_> = fenced.split(' ').collect();
                 let (since, life) = (number(words[1]), number(words[2]));
                 if self.now < since + life {
-                    state.fenced.insert(attempt(who), (since, life));
+                    state.fenced.insert(attempt(index), (since, life));
                 } else {
                     // The server would expire this key by its own clock.
-                    let _: i64 = self.query("DEL", &[&keys.fence(attempt(who))]);
+                    let _: i64 = self.query("DEL", &[&keys.fence(attempt(index))]);
                 }
             }
         }
@@ -340,19 +341,19 @@ fn forget_release(queue: &mut Queue, before: &Queue) {
 
 fn event(op: &Op, token: u64) -> Option<Event> {
     Some(match *op {
-        Op::Enqueue(who, wait) => Event::Enqueue {
-            attempt: attempt(who),
-            client: client(who),
-            owner: owner(who),
-            ttl: ttl(who),
+        Op::Enqueue(index, wait) => Event::Enqueue {
+            attempt: attempt(index),
+            client: client(index),
+            owner: owner(index),
+            ttl: ttl(index),
             wait,
         },
-        Op::Renew(who) | Op::Report(who) => Event::Renew {
-            attempt: attempt(who),
+        Op::Renew(index) | Op::Report(index) => Event::Renew {
+            attempt: attempt(index),
         },
-        Op::Remove(who, fence) => Event::Remove {
-            attempt: attempt(who),
-            fence: fence.then(|| ttl(who)),
+        Op::Remove(index, fence) => Event::Remove {
+            attempt: attempt(index),
+            fence: fence.then(|| ttl(index)),
         },
         Op::Evict(_) => Event::Evict {
             token: FencingToken::new(token),
@@ -438,8 +439,8 @@ fn messages_match(received: &[BackendEvent], notices: &[Notice]) -> bool {
                 (BackendEvent::Granted(grant), Told::Granted { token, ttl }) => {
                     (grant.attempt, grant.token, grant.ttl) == (notice.attempt, token, ttl)
                 }
-                (BackendEvent::Lost { attempt, reason }, Told::Lost(why)) => {
-                    (*attempt, *reason) == (notice.attempt, why)
+                (BackendEvent::Lost { attempt, reason }, Told::Lost(expected_reason)) => {
+                    (*attempt, *reason) == (notice.attempt, expected_reason)
                 }
                 _ => false,
             })
@@ -482,8 +483,8 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
         // A grant that no waiter follows is removed without reading the clock, as if the removal
         // had come before the grant lapsed.
         let removed_at = match (&step.op, queue.holder()) {
-            (Op::Remove(who, false), Some(holder))
-                if holder.attempt == attempt(*who) && queue.entries().count() == 1 =>
+            (Op::Remove(index, false), Some(holder))
+                if holder.attempt == attempt(*index) && queue.entries().count() == 1 =>
             {
                 Some(micros(holder.refreshed.at).min(store.now))
             }
@@ -523,8 +524,8 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             queue.on(Event::Evict { token: nothing }, &at(store.now));
         }
         let recheck = match step.op {
-            Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who) => {
-                queue.recheck(attempt(who), &now)
+            Op::Enqueue(index, _) | Op::Renew(index) | Op::Report(index) => {
+                queue.recheck(attempt(index), &now)
             }
             _ => None,
         };
@@ -547,17 +548,17 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
             step
         );
         // The store times sent to one attempt rise, whatever the server's clock does (D4).
-        let mut rises = |who, at| as_of.insert(who, at).is_none_or(|before| before < at);
+        let mut rises = |index, at| as_of.insert(index, at).is_none_or(|before| before < at);
         if let (
-            Op::Enqueue(who, _) | Op::Renew(who) | Op::Report(who),
+            Op::Enqueue(index, _) | Op::Renew(index) | Op::Report(index),
             ("waiting", Value::Array(parts)),
         ) = (&step.op, (normalize_reply(&answer).0.as_str(), &answer))
             && let Value::BulkString(at) = &parts[1]
-            && queue.entry(attempt(*who)).is_some()
+            && queue.entry(attempt(*index)).is_some()
         {
             let at = String::from_utf8_lossy(at).parse().unwrap();
             prop_assert!(
-                rises(attempt(*who), at),
+                rises(attempt(*index), at),
                 "a report's reply is not later than the previous one"
             );
         }
@@ -569,7 +570,11 @@ fn run_history(steps: &[Step], floor: u64) -> Result<(), TestCaseError> {
                 );
             }
         }
-        as_of.retain(|who, _| queue.entry(*who).is_some_and(|entry| entry.grant.is_none()));
+        as_of.retain(|index, _| {
+            queue
+                .entry(*index)
+                .is_some_and(|entry| entry.grant.is_none())
+        });
     }
     for key in store.query::<Vec<String>>("KEYS", &["tenure:*"]) {
         let _: i64 = store.query("DEL", &[&key]);

@@ -301,11 +301,11 @@ async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> 
         value => Ok(value),
     }) {
         Ok(value) => parse_slots(&value, endpoint).ok_or_else(|| {
-            let what = format!(
+            let detail = format!(
                 "{endpoint}: the server serves no slots; has the cluster been \
                                 created?"
             );
-            ConnectError::new(ErrorKind::Unavailable, what)
+            ConnectError::new(ErrorKind::Unavailable, detail)
         }),
         Err(error) => Err(ConnectError::from_reply(
             endpoint,

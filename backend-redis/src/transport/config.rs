@@ -51,9 +51,9 @@ impl TransportConfig {
 
     /// Logs a warning about the server's configuration once per client, because every reconnection
     /// would find the same.
-    pub(super) fn warn_once(&self, what: &str) {
+    pub(super) fn warn_once(&self, warning: &str) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(backend = "redis", "{what}");
+            tracing::warn!(backend = "redis", "{warning}");
         }
     }
 }

@@ -48,7 +48,7 @@ impl ConnectError {
         if let Some(tls) = tenure_tls::explain(error, files) {
             return Self::new(tls.kind, format!("{endpoint}: {}", tls.detail));
         }
-        let what = match error.kind() {
+        let detail = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
             io::ErrorKind::NotFound => "no such socket".to_owned(),
             io::ErrorKind::TimedOut => "the connection timed out".to_owned(),
@@ -62,7 +62,7 @@ impl ConnectError {
             }
             _ => one_line(&error.to_string()),
         };
-        Self::new(ErrorKind::Unavailable, format!("{endpoint}: {what}"))
+        Self::new(ErrorKind::Unavailable, format!("{endpoint}: {detail}"))
     }
 
     /// An error reply to the login or to one of the first commands. `io_error` is the last network
@@ -84,7 +84,7 @@ impl ConnectError {
         } else {
             code
         };
-        let (kind, what) = match code {
+        let (kind, detail) = match code {
             "NOAUTH" => (
                 ErrorKind::Unauthenticated,
                 "the server requires a password; set `backend.password_file`".to_owned(),
@@ -117,12 +117,12 @@ impl ConnectError {
             "" => return Self::from_client_error(endpoint, error, io_error),
             _ => (ErrorKind::Unavailable, format!("{step}: {text}")),
         };
-        Self::new(kind, format!("{endpoint}: {what}"))
+        Self::new(kind, format!("{endpoint}: {detail}"))
     }
 
     fn from_client_error(endpoint: &Endpoint, error: &RedisError, io_error: Option<Self>) -> Self {
         let text = one_line(&error.to_string());
-        let (kind, what) = match error.kind() {
+        let (kind, detail) = match error.kind() {
             redis::ErrorKind::RESP3NotSupported => (
                 ErrorKind::Unsupported,
                 "the server is older than Redis 6.2".to_owned(),
@@ -141,7 +141,7 @@ impl ConnectError {
                 None => (ErrorKind::Unavailable, text),
             },
         };
-        Self::new(kind, format!("{endpoint}: {what}"))
+        Self::new(kind, format!("{endpoint}: {detail}"))
     }
 
     /// The error for the whole store.

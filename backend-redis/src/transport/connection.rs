@@ -246,7 +246,7 @@ impl Connection {
             ..ServerInfo::default()
         };
         if purpose != Purpose::Query && !hello.is_master() {
-            let what = match config.address.deployment {
+            let detail = match config.address.deployment {
                 Deployment::Single(_) => {
                     "the server is a replica, but locks need the master; use the master's \
                      address, or find it through sentinels (`redis+sentinel://`)"
@@ -258,7 +258,7 @@ impl Connection {
             };
             return Err(with_endpoint(ConnectError::new(
                 ErrorKind::Unavailable,
-                what,
+                detail,
             )));
         }
         if purpose == Purpose::Commands {

@@ -130,7 +130,7 @@ impl InfoReply {
         if self.maxmemory == 0 || policy == "noeviction" {
             return Ok(None);
         }
-        let what = format!(
+        let problem = format!(
             "the server's `maxmemory-policy` is `{policy}`, which evicts {} when memory runs out; \
              set it to `noeviction`",
             if policy.starts_with("volatile") {
@@ -140,10 +140,10 @@ impl InfoReply {
             }
         );
         match options.eviction {
-            Eviction::Warn => Ok(Some(what)),
+            Eviction::Warn => Ok(Some(problem)),
             Eviction::Refuse => Err(ConnectError::new(
                 ErrorKind::Config,
-                format!("{what}, or set `backend.options.eviction = \"warn\"`"),
+                format!("{problem}, or set `backend.options.eviction = \"warn\"`"),
             )),
         }
     }

@@ -181,7 +181,7 @@ fn handle_reply(
         ReplyClass::Final(result) => return NextStep::Done(result),
         class => class,
     };
-    let reject = |what: String| NextStep::Done(Err(not_sent(what)));
+    let reject = |detail: String| NextStep::Done(Err(not_sent(detail)));
     let needs_asking = routed.needs_asking();
     routed.redirects += 1;
     routed.route = None;

@@ -56,11 +56,11 @@ impl Sentinels {
         }
         if unknown == order.len() || (unknown > 0 && errors.is_empty()) {
             let name = one_line(&self.name);
-            let what = format!(
+            let detail = format!(
                 "the sentinels know no master {name:?}; compare the name with `sentinel monitor` \
                  in their configuration"
             );
-            return Err(ConnectError::new(ErrorKind::Config, what));
+            return Err(ConnectError::new(ErrorKind::Config, detail));
         }
         // An error that a retry cannot fix comes first, then the last error.
         let worst = errors
@@ -154,9 +154,9 @@ impl Sentinels {
         let sentinel = &conn.endpoint;
         let mut command = cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(&self.name);
-        let unavailable = |what: &str| {
-            let what = format!("sentinel {sentinel}: {what}");
-            ConnectError::new(ErrorKind::Unavailable, what)
+        let unavailable = |detail: &str| {
+            let detail = format!("sentinel {sentinel}: {detail}");
+            ConnectError::new(ErrorKind::Unavailable, detail)
         };
         match conn.command(&command).await {
             Ok(Value::Nil) => Ok(None),

@@ -65,8 +65,8 @@ pub(super) async fn open(
         return Ok(RawStream::Tcp(tcp));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-        let what = format!("{endpoint}: this host name is not valid in a certificate");
-        ConnectError::new(ErrorKind::Config, what)
+        let detail = format!("{endpoint}: this host name is not valid in a certificate");
+        ConnectError::new(ErrorKind::Config, detail)
     })?;
     let files_for_task = files.clone();
     let tls_config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_for_task))
