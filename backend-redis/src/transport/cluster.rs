@@ -76,7 +76,7 @@ impl Cluster {
         let mut connected = false;
         let mut unreachable = None;
         for node in self.nodes() {
-            match node.first_attempt(&topology.config).await {
+            match node.wait_first_connect(&topology.config).await {
                 NodeState::Connected(_) => connected = true,
                 NodeState::Disconnected(error) if !error.kind.is_retryable() => return Err(error),
                 NodeState::Disconnected(error) => unreachable = Some(error),
@@ -191,7 +191,7 @@ impl Cluster {
         // New nodes connect first, so that a listener that is notified of the reconnection can be
         // served.
         for node in &added {
-            node.first_attempt(&topology.config).await;
+            node.wait_first_connect(&topology.config).await;
         }
         let mut gap = false;
         for node in removed {

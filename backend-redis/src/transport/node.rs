@@ -73,7 +73,7 @@ impl Node {
         if let Some(conn) = self.connection() {
             return Ok(conn);
         }
-        match self.first_attempt(config).await {
+        match self.wait_first_connect(config).await {
             NodeState::Connected(conn) => Ok(conn),
             NodeState::Disconnected(error) => Err(not_sent(error.detail)),
             NodeState::Connecting => Err(not_sent("the connection is still being opened")),
@@ -82,10 +82,10 @@ impl Node {
     }
 
     /// The state after the first connection attempt, or after the request timeout.
-    pub(super) async fn first_attempt(&self, config: &TransportConfig) -> NodeState {
+    pub(super) async fn wait_first_connect(&self, config: &TransportConfig) -> NodeState {
         let mut state = self.state.subscribe();
-        let first_attempt = state.wait_for(|state| !matches!(state, NodeState::Connecting));
-        let _ = timeout(config.request_timeout, first_attempt).await;
+        let first_connect = state.wait_for(|state| !matches!(state, NodeState::Connecting));
+        let _ = timeout(config.request_timeout, first_connect).await;
         self.state()
     }
 

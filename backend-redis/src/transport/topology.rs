@@ -60,7 +60,7 @@ impl Topology {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => {
                 self.supervise(node);
-                match node.first_attempt(&self.config).await {
+                match node.wait_first_connect(&self.config).await {
                     NodeState::Connected(_) => {}
                     NodeState::Disconnected(error) => return Err(error),
                     NodeState::Connecting | NodeState::Retired => return Err(self.timed_out()),
