@@ -1,4 +1,4 @@
-//! What can be set about a Redis store.
+//! The configuration of a Redis store.
 
 use std::{fmt, time::Duration};
 
@@ -10,64 +10,67 @@ use tenure_core::{
 
 /// The options of a Redis store.
 ///
-/// The defaults suit one server whose loss may cost the locks: nothing is asked of replicas or of
-/// the disk.
+/// The defaults suit a single server whose loss may cost the locks: they require nothing of
+/// replicas or of persistence.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// The database's number; `None`: that of the address, or 0. A cluster has none but 0.
+    /// The database number. `None` means the number in the URL, or 0. A cluster has only database
+    /// 0.
     pub database: Option<u32>,
-    /// So many replicas must have acknowledged a grant before it counts. 0: none is asked.
+    /// The number of replicas that must acknowledge a grant before it counts. 0 disables this.
     pub min_replicas: u32,
-    /// So long is waited for them. 1 ms or more; 1 s by default.
+    /// The longest wait for these acknowledgements. At least 1 ms; 1 s by default.
     pub replica_timeout: Duration,
-    /// What the server is known to keep.
+    /// What the server keeps across a restart.
     pub durability: Durability,
-    /// What to do about a server that may evict locks when it is short of memory.
+    /// What to do about a server that may evict locks when it runs out of memory.
     pub eviction: Eviction,
-    /// Nothing is granted until the server has been up for so long: after a restart with an empty
-    /// memory, holders of before may still believe in their locks. At least the longest TTL in use
-    /// if it is to help; zero, the default, is off.
+    /// No lock is granted until the server has been up for this long. After a restart that lost the
+    /// data, holders from before may still believe that they hold their locks. To be effective, the
+    /// delay must be at least the longest TTL in use. Zero, the default, disables it.
     pub restart_delay: Duration,
-    /// How other programs that lock with `SET key value NX PX` call the key of a lock: a text with
-    /// `{name}`, and `{namespace}` if wanted.
+    /// The key format of other programs that lock with `SET key value NX PX`: a template with
+    /// `{name}`, and optionally `{namespace}`.
     pub plain_key: Option<String>,
-    /// So long may it take to reach one server: name look-up, connection, TLS, log-in. 2 s by
-    /// default.
+    /// The timeout for connecting to one server, including name resolution, TLS and authentication.
+    /// 2 s by default.
     pub connect_timeout: Duration,
-    /// Who we are to the server.
+    /// The user name on the server.
     pub username: Option<String>,
-    /// How we prove that.
+    /// The password on the server.
     pub password: Option<Secret>,
-    /// Who we are to the sentinels.
+    /// The user name on the sentinels.
     pub sentinel_username: Option<String>,
-    /// How we prove that.
+    /// The password on the sentinels.
     pub sentinel_password: Option<Secret>,
-    /// Certificates, for the schemes that begin with `rediss`.
+    /// Certificates for the schemes that begin with `rediss`.
     pub tls: Tls,
 }
 
-/// What the operator says that the server keeps.
+/// What the server keeps across a restart, as stated by the operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A restart or a failover may lose what was acknowledged.
+    /// A restart or a failover may lose acknowledged writes.
     #[default]
     Volatile,
-    /// The server runs with `appendonly yes` and `appendfsync always`: a restart loses nothing.
-    /// Refused if the server says that its log is off; `appendfsync` it does not tell.
+    /// The server runs with `appendonly yes` and `appendfsync always`, so a restart loses nothing.
+    /// Connecting fails if the server reports that its append-only file is off. The server does not
+    /// report `appendfsync`, so that setting is not checked.
     Local,
 }
 
-/// What to do about a server that may evict locks: `maxmemory` is set, and `maxmemory-policy` is
-/// not `noeviction`. The `volatile-*` policies take the locks away, `allkeys-*` the queues too.
+/// What to do about a server that may evict locks, that is, one with `maxmemory` set and a
+/// `maxmemory-policy` other than `noeviction`. The `volatile-*` policies evict locks, the
+/// `allkeys-*` policies also evict queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Eviction {
-    /// Do not connect to it.
+    /// Refuse to connect.
     #[default]
     Refuse,
-    /// Write a warning and go on.
+    /// Log a warning and connect.
     Warn,
 }
 
@@ -92,7 +95,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The names under which a configuration may set them.
+    /// The option names in a configuration file.
     pub const KEYS: &'static [&'static str] = &[
         "connect_timeout",
         "database",
@@ -106,17 +109,17 @@ impl Options {
         "sentinel_username",
     ];
 
-    /// Those of them that are secret.
+    /// The options that hold secrets.
     pub const SECRET_KEYS: &'static [&'static str] = &["sentinel_password"];
 
-    /// Sets the database's number.
+    /// Sets the database number.
     #[must_use]
     pub const fn database(mut self, number: u32) -> Self {
         self.database = Some(number);
         self
     }
 
-    /// Asks so many replicas to acknowledge each grant, for so long.
+    /// Requires `min` replicas to acknowledge each grant within `timeout`.
     #[must_use]
     pub const fn replicas(mut self, min: u32, timeout: Duration) -> Self {
         self.min_replicas = min;
@@ -124,21 +127,21 @@ impl Options {
         self
     }
 
-    /// Says what the server keeps.
+    /// Sets what the server keeps across a restart.
     #[must_use]
     pub const fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Says what to do about a server that may evict locks.
+    /// Sets what to do about a server that may evict locks.
     #[must_use]
     pub const fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
         self
     }
 
-    /// Grants nothing until the server has been up for so long.
+    /// Grants no lock until the server has been up for `delay`.
     #[must_use]
     pub const fn restart_delay(mut self, delay: Duration) -> Self {
         self.restart_delay = delay;
@@ -152,14 +155,14 @@ impl Options {
         self
     }
 
-    /// Sets the time to reach one server.
+    /// Sets the timeout for connecting to one server.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets who we are to the server.
+    /// Sets the credentials for the server.
     #[must_use]
     pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
         self.username = username;
@@ -167,7 +170,7 @@ impl Options {
         self
     }
 
-    /// Sets who we are to the sentinels.
+    /// Sets the credentials for the sentinels.
     #[must_use]
     pub fn sentinel_credentials(
         mut self,
@@ -186,16 +189,16 @@ impl Options {
         self
     }
 
-    /// Reads them from settings.
-    pub(crate) fn read(settings: &Settings) -> Result<Self, Error> {
+    /// Reads the options from settings.
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let given = &settings.options;
         let default = Self::default();
         let durability = match given.get::<String>("durability")?.as_deref() {
             None | Some("volatile") => Durability::Volatile,
             Some("local") => Durability::Local,
             Some(_) => {
-                return Err(refuse(
-                    "`backend.options.durability` is \"volatile\" or \"local\"",
+                return Err(config_error(
+                    "`backend.options.durability` must be \"volatile\" or \"local\"",
                 ));
             }
         };
@@ -203,8 +206,8 @@ impl Options {
             None | Some("refuse") => Eviction::Refuse,
             Some("warn") => Eviction::Warn,
             Some(_) => {
-                return Err(refuse(
-                    "`backend.options.eviction` is \"refuse\" or \"warn\"",
+                return Err(config_error(
+                    "`backend.options.eviction` must be \"refuse\" or \"warn\"",
                 ));
             }
         };
@@ -231,50 +234,56 @@ impl Options {
         })
     }
 
-    /// Refuses what cannot be meant. What depends on the address is the target's to check.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Rejects invalid combinations. [`Address::new`](crate::address::Address::new) checks what
+    /// depends on the URL.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
-            return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
+            return Err(config_error(
+                "`backend.options.connect_timeout` must be at least 1 ms",
+            ));
         }
         if self.replica_timeout < Duration::from_millis(1) {
-            // A `WAIT` of 0 ms would wait for ever.
-            return Err(refuse("`backend.options.replica_timeout` is under 1 ms"));
+            // A `WAIT` with a timeout of 0 would block forever.
+            return Err(config_error(
+                "`backend.options.replica_timeout` must be at least 1 ms",
+            ));
         }
         if let Some(template) = &self.plain_key
             && !template.contains("{name}")
         {
-            return Err(refuse(
-                "`backend.options.plain_key` needs `{name}` in it, or all locks would share one key",
+            return Err(config_error(
+                "`backend.options.plain_key` must contain `{name}`; otherwise all locks would \
+                 share one key",
             ));
         }
         if self.username.is_some() && self.password.is_none() {
-            return Err(refuse(
-                "`backend.username` is set and no password; set `backend.password_file` too",
+            return Err(config_error(
+                "`backend.username` is set without a password; set `backend.password_file` too",
             ));
         }
         if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
-            return Err(refuse(
-                "`backend.options.sentinel_username` is set and `sentinel_password` is not",
+            return Err(config_error(
+                "`backend.options.sentinel_username` is set without `sentinel_password`",
             ));
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(refuse(
-                "a certificate of our own and its key go together; set `cert_file` and `key_file`, \
-                 or neither",
+            return Err(config_error(
+                "a client certificate needs its key, and the reverse; set both `cert_file` and \
+                 `key_file`, or neither",
             ));
         }
         Ok(())
     }
 }
 
-/// A refusal of the configuration.
-pub(crate) fn refuse(detail: impl Into<String>) -> Error {
+/// An error about the configuration.
+pub(crate) fn config_error(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, "configuring the store")
         .with_backend("redis")
         .with_detail(detail)
 }
 
-// Who we are is left out: only that it is set.
+// User names are not shown, only whether they are set.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -297,19 +306,19 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as Given, StoreUrl, Value};
+    use tenure_core::settings::{Options as RawOptions, StoreUrl, Value};
 
     use super::*;
 
     fn read(key: &str, value: &str) -> Result<Options, Error> {
         let settings = Settings::new(StoreUrl::parse("redis://h").unwrap())
-            .with_options(Given::new().with(key, Value::from(value), "variable X"));
-        let options = Options::read(&settings)?;
-        options.check().map(|()| options)
+            .with_options(RawOptions::new().with(key, Value::from(value), "variable X"));
+        let options = Options::from_settings(&settings)?;
+        options.validate().map(|()| options)
     }
 
     #[test]
-    fn every_option_is_read() {
+    fn each_option_is_read() {
         assert_eq!(read("database", "3").unwrap().database, Some(3));
         assert_eq!(read("min_replicas", "2").unwrap().min_replicas, 2);
         let second = Duration::from_secs(7);
@@ -339,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_option_is_rejected() {
         for (key, value) in [
             ("database", "-1"),
             ("min_replicas", "x"),
@@ -355,9 +364,9 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
         }
         let named = Options::default().credentials(Some("me".into()), None);
-        assert!(named.check().is_err());
+        assert!(named.validate().is_err());
         let half = Options::default().tls(Tls::new(None, Some("c.pem".into()), None));
-        assert!(half.check().is_err());
+        assert!(half.validate().is_err());
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What went wrong on the way to the server or on it, in the words of the core.
+//! Converts errors of the transport and of the server into errors of the core.
 
 use redis::Value;
 use tenure_core::error::{Error, ErrorKind};
 
-use crate::link::Fault;
+use crate::transport::CallError;
 
 /// An error of this backend.
 pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<String>) -> Error {
@@ -12,12 +12,12 @@ pub(crate) fn error(kind: ErrorKind, operation: &'static str, detail: impl Into<
         .with_detail(detail)
 }
 
-/// The server answered what none of our scripts answers.
-pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
+/// The error for a reply that no script of this backend produces.
+pub(crate) fn unexpected_reply(operation: &'static str, value: &Value) -> Error {
     let what = match value {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",
-        Value::BulkString(_) | Value::SimpleString(_) => "a text",
+        Value::BulkString(_) | Value::SimpleString(_) => "text",
         Value::Array(_) => "a list",
         Value::ServerError(_) => "an error",
         _ => "something else",
@@ -25,37 +25,43 @@ pub(crate) fn unexpected(operation: &'static str, value: &Value) -> Error {
     error(
         ErrorKind::Protocol,
         operation,
-        format!("the server's answer holds {what} where a script of ours gives another part"),
+        format!(
+            "the server's reply contains {what} where a script of this backend returns \
+                 another type"
+        ),
     )
 }
 
-/// A fault, as the error of an operation.
-pub(crate) fn from_fault(operation: &'static str, fault: Fault) -> Error {
-    match fault {
-        Fault::Refused { code: None, detail } => error(ErrorKind::Unavailable, operation, detail),
-        Fault::Refused {
+/// The error for a call that failed.
+pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) -> Error {
+    match call_error {
+        CallError::NotExecuted { code: None, detail } => {
+            error(ErrorKind::Unavailable, operation, detail)
+        }
+        CallError::NotExecuted {
             code: Some(code),
             detail,
-        } => answered(operation, &code, &detail),
-        Fault::Unanswered(source) => error(
+        } => from_reply(operation, &code, &detail),
+        CallError::OutcomeUnknown(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,
-            "the server did not answer; whether it has carried the request out is not known",
+            "the server did not answer; it is unknown whether it executed the request",
         )
         .with_source(source),
-        Fault::Failed { code, detail } => answered(operation, &code, &detail),
+        CallError::ScriptFailed { code, detail } => from_reply(operation, &code, &detail),
     }
 }
 
-/// An error that the server or a script answered. None of the scripts changes anything before the
-/// point where one of these can come up.
-pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Error {
+/// The error for an error reply of the server or of a script. The scripts change nothing before the
+/// point where they can return one of these errors.
+pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> Error {
     let (kind, text) = match code {
         "TENURE_CORRUPT" => (
             ErrorKind::Corrupt,
             format!(
-                "key {} does not hold what this backend writes; delete it if nothing else uses it",
-                shown(detail)
+                "key {} contains data that this backend does not write; delete it if nothing else \
+                 uses it",
+                quoted(detail)
             ),
         ),
         "TENURE_NEWER" => {
@@ -63,50 +69,50 @@ pub(crate) fn answered(operation: &'static str, code: &str, detail: &str) -> Err
             (
                 ErrorKind::NewerFormat,
                 format!(
-                    "key {} was written in format {version}, this version understands format 1; \
-                     update this program",
-                    shown(key)
+                    "key {} was written in format {version}, but this version supports only \
+                     format 1; update this program",
+                    quoted(key)
                 ),
             )
         }
         "WRONGTYPE" => (
             ErrorKind::Corrupt,
-            "a key of the lock is of another type than this backend makes it; see which one with \
-             `redis-cli --scan --pattern 'tenure:*'`"
+            "a key of the lock has an unexpected type; find it with `redis-cli --scan --pattern \
+             'tenure:*'`"
                 .to_owned(),
         ),
         "OOM" => (
             ErrorKind::Exhausted,
-            "the server has used up its `maxmemory`".to_owned(),
+            "the server has reached its `maxmemory`".to_owned(),
         ),
         "NOAUTH" | "WRONGPASS" => (
             ErrorKind::Unauthenticated,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
-        "NOPERM" => (ErrorKind::PermissionDenied, lacking(detail)),
+        "NOPERM" => (ErrorKind::PermissionDenied, missing_rights(detail)),
         "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
         | "NOREPLICAS" | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => (
             ErrorKind::Unavailable,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
         _ if detail.contains("ACL failure") || detail.contains("can't run this command") => {
-            (ErrorKind::PermissionDenied, lacking(detail))
+            (ErrorKind::PermissionDenied, missing_rights(detail))
         }
         _ => (
             ErrorKind::Protocol,
-            format!("the server says {code}: {detail}"),
+            format!("the server replied {code}: {detail}"),
         ),
     };
     error(kind, operation, text)
 }
 
-/// What a refusal for want of a right says, without the place in the script, which helps nobody.
-fn lacking(detail: &str) -> String {
-    let said = detail.split(" script: ").next().unwrap_or(detail);
-    format!("{said}; compare its rights with the ACL line in docs/operations.md")
+/// The server's message about a missing right, without the script position that Redis appends.
+fn missing_rights(detail: &str) -> String {
+    let message = detail.split(" script: ").next().unwrap_or(detail);
+    format!("{message}; compare the user's rights with the ACL line in docs/operations.md")
 }
 
-/// A key as it can be shown in one line.
-fn shown(key: &str) -> String {
+/// Quotes a key so that it fits on one line.
+fn quoted(key: &str) -> String {
     format!("{key:?}")
 }

@@ -1,19 +1,19 @@
-//! The Redis backend by configuration.
+//! Opens a Redis store from configuration.
 
 use std::sync::Arc;
 
 use tenure_core::{backend::Connect, error::Error, registry::Factory, settings::Settings};
 
-use crate::{Options, RedisStore, link::SCHEMES};
+use crate::{Options, RedisStore, address::SCHEMES};
 
-/// The schemes `redis`, `redis+unix`, `redis+sentinel` and `redis+cluster`, and with TLS `rediss`,
-/// `rediss+sentinel` and `rediss+cluster`.
+/// The factory for the schemes `redis`, `redis+unix`, `redis+sentinel` and `redis+cluster`, and,
+/// with TLS, `rediss`, `rediss+sentinel` and `rediss+cluster`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RedisFactory;
 
 impl RedisFactory {
-    /// The factory.
+    /// Creates the factory.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -38,7 +38,7 @@ impl Factory for RedisFactory {
     }
 
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
-        let options = Options::read(settings)?;
+        let options = Options::from_settings(settings)?;
         Ok(Arc::new(RedisStore::open(&settings.url, options)?))
     }
 }
@@ -49,7 +49,7 @@ mod tests {
         error::ErrorKind,
         registry::Registry,
         secret::Secret,
-        settings::{Options as Given, StoreUrl, Value},
+        settings::{Options as RawOptions, StoreUrl, Value},
     };
 
     use super::*;
@@ -59,7 +59,7 @@ mod tests {
         registry.register(Arc::new(RedisFactory::new()))?;
         let settings = Settings::new(StoreUrl::parse(url).unwrap())
             .with_credentials(Some("me".to_owned()), Some(Secret::new("canary")))
-            .with_options(Given::new().with(key, Value::from(value), "variable X"));
+            .with_options(RawOptions::new().with(key, Value::from(value), "variable X"));
         let store = registry.open(&settings)?;
         assert!(!format!("{store:?}").contains("canary"));
         assert_eq!(store.info().scheme, "redis");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_is_opened_and_shown_the_same_way_each_time() {
+    fn store_of_each_scheme_opens_and_displays_its_address() {
         for (url, shown) in [
             ("redis://h", "redis://h:6379/0"),
             ("rediss://h:1/2", "rediss://h:1/2"),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_what_is_refused_names_the_option_and_shows_no_secret() {
+    fn s1_rejected_option_is_named_and_no_secret_is_shown() {
         for (key, value) in [
             ("sentinel_pasword", "canary"),
             ("sentinel_password", "canary"),

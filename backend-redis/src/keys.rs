@@ -1,20 +1,20 @@
-//! Which keys a lock has on the server, and which channel a client.
+//! The keys of a lock on the server, and the channel of a client.
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `tenure:{NS:NAME}:holder` | string, expires | who has the lock |
-//! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was given |
-//! | `tenure:{NS:NAME}:queue` | sorted set, expires | who waits, in order |
-//! | `tenure:{NS:NAME}:entries` | hash, expires | what is known of each waiter |
+//! | `tenure:{NS:NAME}:holder` | string, expires | the holder |
+//! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was granted |
+//! | `tenure:{NS:NAME}:queue` | sorted set, expires | the waiters, in order |
+//! | `tenure:{NS:NAME}:entries` | hash, expires | the details of each waiter |
 //! | `tenure:{NS:NAME}:fenced:ATTEMPT` | string, expires | an attempt that is fenced off |
-//! | `tenure:inbox:CLIENT` | channel | word for one client |
+//! | `tenure:inbox:CLIENT` | channel | messages to one client |
 //!
-//! Namespace and name are encoded by the table of [`tenure_core::name`], so that neither holds a
-//! brace or a colon: what stands between the braces is the hash tag, and keeps all keys of a lock in
-//! one slot of a cluster.
+//! Namespace and name are encoded as [`tenure_core::name`] defines, so neither contains a brace or
+//! a colon. The text between the braces is the hash tag; it keeps all keys of a lock in one slot of
+//! a cluster.
 //!
-//! With a template for [plain keys](KeySpace::plain) the holder's key is the one that other programs
-//! use; the other keys then carry its hash tag.
+//! With a [key template](KeySpace::with_template), the holder key is the key that other programs
+//! use, and the other keys carry its hash tag.
 
 use std::fmt::Write;
 
@@ -24,34 +24,34 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-use crate::link::Call;
+use crate::transport::ScriptCall;
 
-/// What the keys of a lock end with.
-const HOLDER: &str = "holder";
-const FENCE: &str = "fence";
-const QUEUE: &str = "queue";
-const ENTRIES: &str = "entries";
-/// ... and an attempt.
-const FENCED: &str = "fenced:";
+/// The suffixes of a lock's keys.
+const HOLDER_SUFFIX: &str = "holder";
+const LAST_TOKEN_SUFFIX: &str = "fence";
+const QUEUE_SUFFIX: &str = "queue";
+const ENTRIES_SUFFIX: &str = "entries";
+/// An attempt follows this suffix.
+const FENCE_SUFFIX: &str = "fenced:";
 
-/// What the channels of all clients begin with.
-pub(crate) const INBOX: &str = "tenure:inbox:";
+/// The prefix of every client's channel.
+pub(crate) const INBOX_PREFIX: &str = "tenure:inbox:";
 
-/// The channel on which a client is told of its attempts.
+/// The channel on which a client receives messages about its attempts.
 pub(crate) fn inbox(client: ClientId) -> String {
-    format!("{INBOX}{client}")
+    format!("{INBOX_PREFIX}{client}")
 }
 
-/// How the locks of one namespace are named on the server.
+/// Names the keys of all locks in one namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
     namespace: String,
-    plain: Option<Plain>,
+    template: Option<PlainTemplate>,
 }
 
 /// A template such as `lock:{name}`.
 #[derive(Clone, Debug)]
-struct Plain {
+struct PlainTemplate {
     before: String,
     after: String,
 }
@@ -60,42 +60,40 @@ struct Plain {
 #[derive(Clone, Debug)]
 pub(crate) struct LockKeys {
     pub(crate) holder: String,
-    /// What the others begin with, if that is not what the holder's begins with.
-    stem: Option<String>,
+    /// The prefix of the other keys, if it differs from the prefix of the holder key.
+    prefix: Option<String>,
 }
 
 impl KeySpace {
-    /// The keys of this namespace.
+    /// Creates the key names of this namespace.
     pub(crate) fn new(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.encoded(),
-            plain: None,
+            template: None,
         }
     }
 
-    /// The same with a template for the holder's key: `{name}` stands for the lock's name as it was
-    /// given, `{namespace}` for the namespace.
+    /// Like [`new`](Self::new), with a template for the holder key: `{name}` stands for the lock's
+    /// name as given, `{namespace}` for the namespace.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if `{name}` does not occur in it exactly once.
-    pub(crate) fn plain(namespace: &Namespace, template: &str) -> Result<Self, Error> {
+    /// [`ErrorKind::Config`] unless the template contains `{name}` exactly once.
+    pub(crate) fn with_template(namespace: &Namespace, template: &str) -> Result<Self, Error> {
         let template = template.replace("{namespace}", namespace.as_str());
         match template.split("{name}").collect::<Vec<_>>().as_slice() {
             [before, after] => Ok(Self {
                 namespace: namespace.encoded(),
-                plain: Some(Plain {
+                template: Some(PlainTemplate {
                     before: (*before).to_owned(),
                     after: (*after).to_owned(),
                 }),
             }),
-            _ => Err(
-                Error::new(ErrorKind::Config, "reading the backend's options")
-                    .with_backend("redis")
-                    .with_detail(
-                        "`plain_key` must hold `{name}` exactly once, such as \"lock:{name}\"",
-                    ),
-            ),
+            _ => Err(Error::new(ErrorKind::Config, "reading options")
+                .with_backend("redis")
+                .with_detail(
+                    "`plain_key` must contain `{name}` exactly once, such as \"lock:{name}\"",
+                )),
         }
     }
 
@@ -103,68 +101,75 @@ impl KeySpace {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if `clustered`, and the plain key is one whose slot no hash tag
-    /// can name.
+    /// [`ErrorKind::Unsupported`] if `clustered` is set and no hash tag can place other keys in the
+    /// slot of the plain key.
     pub(crate) fn lock(&self, name: &LockName, clustered: bool) -> Result<LockKeys, Error> {
         let encoded = name.encoded();
-        let Some(plain) = &self.plain else {
-            let parts = ["tenure:{", &self.namespace, ":", &encoded, "}:", HOLDER];
+        let Some(template) = &self.template else {
+            let parts = [
+                "tenure:{",
+                &self.namespace,
+                ":",
+                &encoded,
+                "}:",
+                HOLDER_SUFFIX,
+            ];
             return Ok(LockKeys {
                 holder: parts.concat(),
-                stem: None,
+                prefix: None,
             });
         };
-        let holder = format!("{}{}{}", plain.before, name.as_str(), plain.after);
+        let holder = format!("{}{}{}", template.before, name.as_str(), template.after);
         if holder.starts_with("tenure:") {
-            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+            return Err(Error::new(ErrorKind::Unsupported, "deriving the keys of")
                 .with_backend("redis")
                 .with_lock(name.clone())
                 .with_detail(
-                    "its plain key would begin with `tenure:`, as all keys of this backend do; use \
-                     another name, or a `plain_key` that begins otherwise",
+                    "the plain key would begin with `tenure:`, which is reserved for this \
+                     backend; use another name, or a `plain_key` with another prefix",
                 ));
         }
         let tag = hash_tag(&holder);
         if tag.contains('}') && clustered {
-            return Err(Error::new(ErrorKind::Unsupported, "naming its keys")
+            return Err(Error::new(ErrorKind::Unsupported, "deriving the keys of")
                 .with_backend("redis")
                 .with_lock(name.clone())
                 .with_detail(
-                    "in a cluster, a plain key with a `}` that closes no hash tag cannot be \
-                     followed by other keys; use another name, or `plain_key` with a hash tag",
+                    "in a cluster, no other key can share the slot of a plain key with a `}` that \
+                     closes no hash tag; use another name, or a `plain_key` with a hash tag",
                 ));
         }
-        // The tag may hold anything; what follows it keeps locks apart.
-        let stem = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
+        // The hash tag may contain anything; the part after it keeps different locks apart.
+        let prefix = format!("tenure:{{{tag}}}:{}:{encoded}:", self.namespace);
         Ok(LockKeys {
             holder,
-            stem: Some(stem),
+            prefix: Some(prefix),
         })
     }
 
-    /// A pattern of `SCAN` that finds at least the holders' keys and the queues' of all locks whose
-    /// names begin so.
-    pub(crate) fn pattern(&self, prefix: &str) -> String {
-        match &self.plain {
+    /// A `SCAN` pattern that matches at least the holder and queue keys of all locks whose names
+    /// begin with `prefix`.
+    pub(crate) fn scan_pattern(&self, prefix: &str) -> String {
+        match &self.template {
             None => format!(
                 "tenure:{{{}:{}*",
-                glob(&self.namespace),
-                glob(&encoded_prefix(prefix))
+                escape_glob(&self.namespace),
+                escape_glob(&encoded_prefix(prefix))
             ),
-            Some(plain) => format!(
+            Some(template) => format!(
                 "{}{}*{}",
-                glob(&plain.before),
-                glob(prefix),
-                glob(&plain.after)
+                escape_glob(&template.before),
+                escape_glob(prefix),
+                escape_glob(&template.after)
             ),
         }
     }
 
-    /// The lock that a key found by [`pattern`](Self::pattern) belongs to; `None` for a key of
-    /// another kind, or somebody else's.
+    /// The lock of a key that [`scan_pattern`](Self::scan_pattern) matched; `None` for another kind
+    /// of key or a foreign key.
     pub(crate) fn name_of(&self, key: &[u8]) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?;
-        match &self.plain {
+        match &self.template {
             None => {
                 let rest = key
                     .strip_prefix("tenure:{")?
@@ -175,10 +180,10 @@ impl KeySpace {
                     .or_else(|| rest.strip_suffix("}:queue"))?;
                 LockName::from_encoded(encoded)
             }
-            Some(plain) => {
+            Some(template) => {
                 let name = key
-                    .strip_prefix(&*plain.before)?
-                    .strip_suffix(&*plain.after)?;
+                    .strip_prefix(&*template.before)?
+                    .strip_suffix(&*template.after)?;
                 LockName::new(name).ok()
             }
         }
@@ -186,53 +191,56 @@ impl KeySpace {
 }
 
 impl LockKeys {
-    /// Gives a script all that are there for every attempt, in the order in which scripts take them.
-    pub(crate) fn all(&self, call: &mut Call) {
+    /// Adds the keys that every attempt shares, in the order in which the scripts expect them.
+    pub(crate) fn push_all(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [FENCE, QUEUE, ENTRIES] {
-            self.one(last, call);
+        for suffix in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
+            self.push(suffix, call);
         }
     }
 
-    /// Gives a script those that show who holds the lock and who waits for it.
-    pub(crate) fn shown(&self, call: &mut Call) {
+    /// Adds the keys that show the holder and the waiters.
+    pub(crate) fn push_for_inspect(&self, call: &mut ScriptCall) {
         call.key(&self.holder);
-        for last in [QUEUE, ENTRIES] {
-            self.one(last, call);
+        for suffix in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
+            self.push(suffix, call);
         }
     }
 
-    /// Gives a script the key by which an attempt is fenced off.
-    pub(crate) fn fenced(&self, attempt: AttemptId, call: &mut Call) {
+    /// Adds the key that fences off an attempt.
+    pub(crate) fn push_fence(&self, attempt: AttemptId, call: &mut ScriptCall) {
         call.key_with(|text| {
-            text.push_str(self.stem());
-            // Writing to a text does not fail.
-            let _ = write!(text, "{FENCED}{attempt}");
+            text.push_str(self.prefix());
+            // Writing to a `String` does not fail.
+            let _ = write!(text, "{FENCE_SUFFIX}{attempt}");
         });
     }
 
-    /// More bytes than one of them takes, but for that by which an attempt is fenced off.
-    pub(crate) fn room(&self) -> usize {
-        self.holder.len().max(self.stem().len()) + 16
+    /// An upper bound of the length of each key, except the one that fences off an attempt.
+    pub(crate) fn max_key_len(&self) -> usize {
+        self.holder.len().max(self.prefix().len()) + 16
     }
 
-    fn one(&self, last: &str, call: &mut Call) {
+    fn push(&self, suffix: &str, call: &mut ScriptCall) {
         call.key_with(|text| {
-            text.push_str(self.stem());
-            text.push_str(last);
+            text.push_str(self.prefix());
+            text.push_str(suffix);
         });
     }
 
-    fn stem(&self) -> &str {
-        match &self.stem {
-            Some(stem) => stem,
-            None => self.holder.strip_suffix(HOLDER).unwrap_or(&self.holder),
+    fn prefix(&self) -> &str {
+        match &self.prefix {
+            Some(prefix) => prefix,
+            None => self
+                .holder
+                .strip_suffix(HOLDER_SUFFIX)
+                .unwrap_or(&self.holder),
         }
     }
 }
 
-/// What a cluster hashes of a key: what stands between the first brace and the next closing one, if
-/// anything; else all of it.
+/// The part of a key that a cluster hashes: the text between the first `{` and the next `}` if it
+/// is not empty, otherwise the whole key.
 pub(crate) fn hash_tag(key: &str) -> &str {
     let Some((_, after)) = key.split_once('{') else {
         return key;
@@ -243,8 +251,8 @@ pub(crate) fn hash_tag(key: &str) -> &str {
     }
 }
 
-/// Encodes the beginning of a name. The table writes each byte for itself, so the beginning of a
-/// text is written as the beginning of what is written for it; but for a name that is `.` or `..`.
+/// Encodes the beginning of a name. The encoding works byte by byte, so the encoded prefix is a
+/// prefix of the encoded name. The names `.` and `..` are exceptions.
 fn encoded_prefix(prefix: &str) -> String {
     match prefix {
         "." | ".." => String::new(),
@@ -252,7 +260,7 @@ fn encoded_prefix(prefix: &str) -> String {
     }
 }
 
-fn glob(text: &str) -> String {
+fn escape_glob(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
@@ -265,20 +273,20 @@ fn glob(text: &str) -> String {
 
 #[cfg(test)]
 impl LockKeys {
-    pub(crate) fn fence(&self) -> String {
-        format!("{}{FENCE}", self.stem())
+    pub(crate) fn last_token(&self) -> String {
+        format!("{}{LAST_TOKEN_SUFFIX}", self.prefix())
     }
 
     pub(crate) fn queue(&self) -> String {
-        format!("{}{QUEUE}", self.stem())
+        format!("{}{QUEUE_SUFFIX}", self.prefix())
     }
 
     pub(crate) fn entries(&self) -> String {
-        format!("{}{ENTRIES}", self.stem())
+        format!("{}{ENTRIES_SUFFIX}", self.prefix())
     }
 
-    pub(crate) fn fence_of(&self, attempt: AttemptId) -> String {
-        format!("{}{FENCED}{attempt}", self.stem())
+    pub(crate) fn fence(&self, attempt: AttemptId) -> String {
+        format!("{}{FENCE_SUFFIX}{attempt}", self.prefix())
     }
 }
 
@@ -295,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_keys_of_different_locks_are_different_and_share_a_slot_each() {
+    fn n2_keys_of_different_locks_differ_and_share_a_slot_per_lock() {
         let texts = [
             "a",
             "a}",
@@ -316,36 +324,36 @@ mod tests {
                 assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.queue()));
                 assert_eq!(keys.name_of(lock.holder.as_bytes()), Some(name(text)));
                 assert_eq!(keys.name_of(lock.queue().as_bytes()), Some(name(text)));
-                assert_eq!(keys.name_of(lock.fence().as_bytes()), None);
+                assert_eq!(keys.name_of(lock.last_token().as_bytes()), None);
                 assert!(seen.insert(lock.holder), "{space} {text}");
             }
         }
     }
 
     #[test]
-    fn plain_keys_are_those_of_other_programs() {
-        let keys = KeySpace::plain(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
+    fn plain_key_matches_the_template() {
+        let keys = KeySpace::with_template(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
         let lock = keys.lock(&name("a{b}c"), true).unwrap();
         assert_eq!(lock.holder, "app/lock:a{b}c!");
-        assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.fence()));
+        assert_eq!(hash_tag(&lock.holder), hash_tag(&lock.last_token()));
         assert_eq!(keys.name_of(b"app/lock:x!"), Some(name("x")));
         assert_eq!(keys.name_of(b"app/lock:\xff!"), None);
-        assert_eq!(keys.pattern("a*"), "app/lock:a\\**!");
+        assert_eq!(keys.scan_pattern("a*"), "app/lock:a\\**!");
         assert!(keys.lock(&name("a}"), true).is_err());
         assert!(keys.lock(&name("a}"), false).is_ok());
-        let bare = KeySpace::plain(&namespace("app"), "{name}").unwrap();
+        let bare = KeySpace::with_template(&namespace("app"), "{name}").unwrap();
         assert!(bare.lock(&name("tenure:{x}:a:x:fence"), false).is_err());
         for wrong in ["lock", "{name}{name}"] {
-            assert!(KeySpace::plain(&namespace("app"), wrong).is_err());
+            assert!(KeySpace::with_template(&namespace("app"), wrong).is_err());
         }
     }
 
     #[test]
-    fn two_plain_keys_of_one_slot_keep_apart() {
-        let keys = KeySpace::plain(&namespace("app"), "{name}").unwrap();
-        let fences: Vec<_> = ["{a}b", "{a}c"]
-            .map(|text| keys.lock(&name(text), true).unwrap().fence())
+    fn n2_plain_keys_in_one_slot_have_different_other_keys() {
+        let keys = KeySpace::with_template(&namespace("app"), "{name}").unwrap();
+        let last_tokens: Vec<_> = ["{a}b", "{a}c"]
+            .map(|text| keys.lock(&name(text), true).unwrap().last_token())
             .into();
-        assert_ne!(fences[0], fences[1]);
+        assert_ne!(last_tokens[0], last_tokens[1]);
     }
 }

@@ -1,7 +1,7 @@
-//! Locks on Redis: first come first served, with fencing tokens, handed over by push.
+//! Locks on Redis with FIFO order, fencing tokens and hand-over by push.
 //!
-//! A driver and nothing more: the queue is kept by one Lua script per operation, and everything
-//! that is policy (when to renew, what may be believed) is the core's.
+//! This crate is a driver only. One Lua script per operation keeps the queue; the core decides
+//! everything that is policy, such as when to renew and what a client may believe.
 //!
 //! ```no_run
 //! use tenure_core::Client;
@@ -16,21 +16,27 @@
 //! # }
 //! ```
 //!
-//! What the servers must be and may lose, the rights that are needed, and what each option means is
-//! in `docs/operations.md`.
+//! `docs/operations.md` describes the server requirements, what a failover can lose, the rights
+//! that a user needs, and each option.
 
+mod address;
 mod backend;
+mod check;
 mod config;
-mod confirm;
+mod enqueue;
 mod error;
 mod factory;
+mod grant_confirmation;
+mod inspect;
 mod keys;
-mod link;
+mod queue;
 mod record;
-mod renewal;
+mod remove;
+mod renew;
 mod reply;
 mod scripts;
-mod view;
+mod shared;
+mod transport;
 
 pub use backend::RedisStore;
 pub use config::{Durability, Eviction, Options};

@@ -1,4 +1,4 @@
-//! What the scripts keep of an attempt, as it is shown to people; and the messages that they send.
+//! The records that the scripts store for an attempt, and the messages that they publish.
 
 use std::{
     fmt::Write,
@@ -15,17 +15,17 @@ use tenure_core::{
     token::FencingToken,
 };
 
-/// What every record and message of this version begins with.
-const VERSION: &str = "tenure/1 ";
+/// The prefix of every record and message in this format version.
+const FORMAT_PREFIX: &str = "tenure/1 ";
 
-/// Writes an owner as one word without blanks.
+/// Writes an owner as one word without spaces.
 fn write_owner(owner: &Owner, text: &mut String) {
     let (label, host) = (encode(&owner.label), encode(&owner.host));
-    // Writing to a text does not fail.
+    // Writing to a `String` does not fail.
     let _ = write!(text, "{label}/{host}/{}", owner.pid);
 }
 
-/// Reads what [`write_owner`] wrote. It may have been written by anybody.
+/// Parses what [`write_owner`] wrote. The text is untrusted.
 pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
     let mut parts = text.split('/');
     let label = decode(parts.next()?)?;
@@ -34,23 +34,24 @@ pub(crate) fn decode_owner(text: &str) -> Option<Owner> {
     parts.next().is_none().then(|| Owner::new(label, host, pid))
 }
 
-/// A moment of the server's clock.
-pub(crate) fn wall(micros: u64) -> SystemTime {
+/// Converts a time of the server's clock.
+pub(crate) fn system_time(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
-/// Writes whose an entry is, as the script that makes it is given it: TTL, client and owner.
-pub(crate) fn write_whose(request: &Enqueue, client: ClientId, text: &mut String) {
+/// Writes the fields of an attempt as the enqueue script takes them: TTL, client and owner.
+pub(crate) fn write_attempt_fields(request: &Enqueue, client: ClientId, text: &mut String) {
     let _ = write!(text, "{} {client} ", request.ttl.as_micros());
     write_owner(&request.owner, text);
 }
 
-/// Reads a holder as a script shows it: the record, empty if there is none; the server's time; and
-/// for a foreign one how many milliseconds it has left, negative if it does not expire.
+/// Parses a holder as a script shows it. `raw` is the record, empty without a holder; `now` is the
+/// server's time; `foreign_ms` is the remaining TTL of a foreign holder in milliseconds, negative
+/// if it does not expire.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Corrupt`] if the record is one of ours and malformed.
+/// [`ErrorKind::Corrupt`] if the record has this project's prefix and is malformed.
 pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option<Holder>, Error> {
     if raw.is_empty() {
         return Ok(None);
@@ -62,12 +63,12 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
     parse_holder(raw, now).map(Some).ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "reading a holder")
             .with_backend("redis")
-            .with_detail("its holder's record is malformed; delete the key if nobody uses it")
+            .with_detail("the holder's record is malformed; delete the key if nobody uses it")
     })
 }
 
 fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
-    let mut words = raw.strip_prefix(VERSION)?.split(' ');
+    let mut words = raw.strip_prefix(FORMAT_PREFIX)?.split(' ');
     let attempt = AttemptId::parse(words.next()?)?;
     let mut number = || words.next()?.parse::<u64>().ok();
     let (refreshed, token, ttl) = (number()?, number()?, number()?);
@@ -79,14 +80,14 @@ fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     Some(
         Holder::new(attempt, owner)
             .with_token(FencingToken::new(token))
-            .with_since(Since::Granted(wall(granted)))
+            .with_since(Since::Granted(system_time(granted)))
             .with_expires_in(Some(Duration::from_micros(left)))
             .with_ttl(Duration::from_micros(ttl)),
     )
 }
 
-/// Reads why an entry is gone.
-pub(crate) fn reason(word: &str) -> LossReason {
+/// Parses the reason for which an entry is gone.
+pub(crate) fn loss_reason(word: &str) -> LossReason {
     match word {
         "expired" => LossReason::Expired,
         "displaced" => LossReason::Displaced,
@@ -94,10 +95,10 @@ pub(crate) fn reason(word: &str) -> LossReason {
     }
 }
 
-/// Reads a message of the inbox; `None` for one that is not of this version.
+/// Parses a message from the inbox channel; `None` if it is not of this format version.
 pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
     let text = std::str::from_utf8(payload).ok()?;
-    let mut words = text.strip_prefix(VERSION)?.split(' ');
+    let mut words = text.strip_prefix(FORMAT_PREFIX)?.split(' ');
     let kind = words.next()?;
     let attempt = AttemptId::parse(words.next()?)?;
     match kind {
@@ -113,7 +114,7 @@ pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
         }
         "lost" => Some(BackendEvent::Lost {
             attempt,
-            reason: reason(words.next()?),
+            reason: loss_reason(words.next()?),
         }),
         _ => None,
     }
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_survive_any_text() {
+    fn owner_with_any_text_survives_encoding() {
         for label in ["", "a b", "a/b", "é%", "..", "\n"] {
             let owner = Owner::new(label, "host", 7);
             let mut word = String::new();
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_holders_are_ours_foreign_or_malformed() {
+    fn s2_holder_is_ours_foreign_or_malformed() {
         let id = AttemptId::from_u128(1);
         let client = "2".repeat(32);
         let raw = format!("tenure/1 {id} 1000 9 500 {client} a/b/5 3 4");
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_messages_of_others_are_no_messages() {
+    fn s2_foreign_message_is_ignored() {
         for wrong in [
             &b"\xff"[..],
             b"",

@@ -1,11 +1,11 @@
-//! Reading what a script answered.
+//! Reads the reply of a script.
 
 use redis::Value;
 use tenure_core::error::Error;
 
 use crate::error;
 
-/// The parts of one answer, read one after the other.
+/// A list reply, read element by element.
 #[derive(Debug)]
 pub(crate) struct Reply {
     operation: &'static str,
@@ -13,34 +13,34 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// An answer that is a list.
+    /// Reads a reply that is a list.
     pub(crate) fn new(operation: &'static str, value: Value) -> Result<Self, Error> {
         match value {
             Value::Array(parts) => Ok(Self {
                 operation,
                 parts: parts.into_iter(),
             }),
-            other => Err(error::unexpected(operation, &other)),
+            other => Err(error::unexpected_reply(operation, &other)),
         }
     }
 
     fn next(&mut self) -> Result<Value, Error> {
         self.parts
             .next()
-            .ok_or_else(|| error::unexpected(self.operation, &Value::Nil))
+            .ok_or_else(|| error::unexpected_reply(self.operation, &Value::Nil))
     }
 
-    /// The next part, as a text. What a script read from a key may be any bytes; those that are no
-    /// text are shown as such.
+    /// The next element as text. A script may return any bytes that it read from a key; invalid
+    /// UTF-8 is replaced.
     pub(crate) fn text(&mut self) -> Result<String, Error> {
         match self.next()? {
             Value::BulkString(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Value::SimpleString(text) => Ok(text),
-            other => Err(error::unexpected(self.operation, &other)),
+            other => Err(error::unexpected_reply(self.operation, &other)),
         }
     }
 
-    /// The next part, as a number that may be written as a text.
+    /// The next element as a number, which may be encoded as text.
     pub(crate) fn number(&mut self) -> Result<i64, Error> {
         let part = self.next()?;
         let number = match &part {
@@ -50,22 +50,23 @@ impl Reply {
                 .and_then(|text| text.parse().ok()),
             _ => None,
         };
-        number.ok_or_else(|| error::unexpected(self.operation, &part))
+        number.ok_or_else(|| error::unexpected_reply(self.operation, &part))
     }
 
-    /// The next part, as a count or a moment: not negative.
+    /// The next element as a non-negative number.
     pub(crate) fn count(&mut self) -> Result<u64, Error> {
         let number = self.number()?;
-        u64::try_from(number).map_err(|_| error::unexpected(self.operation, &Value::Int(number)))
+        u64::try_from(number)
+            .map_err(|_| error::unexpected_reply(self.operation, &Value::Int(number)))
     }
 
-    /// The next part, as a list of its own.
+    /// The next element as a nested list.
     pub(crate) fn list(&mut self) -> Result<Self, Error> {
         let part = self.next()?;
         Self::new(self.operation, part)
     }
 
-    /// The parts that have not been read.
+    /// The elements that have not been read.
     pub(crate) fn rest(self) -> impl Iterator<Item = Value> {
         self.parts
     }

@@ -1,22 +1,23 @@
--- The queue machine of the core (`tenure_core::queue`), over these keys of one lock:
+-- The core's queue machine (`tenure_core::queue`) over the keys of one lock:
 --
---   HOLDER   string  tenure/1 ATTEMPT REFRESHED TOKEN TTL CLIENT OWNER ENQUEUED GRANTED
---   FENCE    string  tenure/1 LAST-TOKEN [ATTEMPT evicted|expired]
---   QUEUE    sorted set of waiting attempts, by their places
---   ENTRIES  hash    ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
---   FENCED   string  tenure/1 SINCE TTL, one key for each attempt that is fenced off
+--   HOLDER      string      tenure/1 ATTEMPT REFRESHED TOKEN TTL CLIENT OWNER ENQUEUED GRANTED
+--   LAST_TOKEN  string      tenure/1 TOKEN [ATTEMPT evicted|expired]
+--   QUEUE       sorted set  the waiting attempts by position
+--   ENTRIES     hash        ATTEMPT -> tenure/1 REFRESHED TTL CLIENT ENQUEUED AS-OF OWNER
+--   FENCE       string      tenure/1 SINCE TTL, one key for each attempt that is fenced off
 --
--- All times are microseconds. A key expires by itself no sooner than what it says has lapsed; what
--- decides is what it says.
+-- All times are in microseconds. A key never expires before its record has lapsed; the record
+-- decides.
 
--- How many entries one run looks at or takes out: a script holds up the whole server.
-local CHUNK, CHUNKS = 64, 8
+-- Bounds of the entries that one run reads or deletes. While a script runs, the server serves
+-- nobody else.
+local CHUNK_SIZE, MAX_CHUNKS = 64, 8
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
--- Ends the script with an error that Rust knows by its first word, and that names the key.
+-- Ends the script with an error whose first word identifies it to Rust and which names the key.
 local function malformed(key, value)
   local version = type(value) == 'string' and string.match(value, '^tenure/(%d+) ')
   if version and tonumber(version) > 1 then
@@ -25,14 +26,14 @@ local function malformed(key, value)
   error({err = 'TENURE_CORRUPT ' .. key})
 end
 
-local function wrong_type(reply)
+local function error_of(reply)
   return type(reply) == 'table' and reply.err
 end
 
--- `redis.call`, but an error names the key.
-local function ask(command, key, ...)
+-- Like `redis.call`, but an error names the key.
+local function checked_call(command, key, ...)
   local reply = redis.pcall(command, key, ...)
-  if wrong_type(reply) then
+  if error_of(reply) then
     if string.find(reply.err, 'WRONGTYPE', 1, true) then
       error({err = 'TENURE_CORRUPT ' .. key})
     end
@@ -43,24 +44,24 @@ end
 
 local function number(digits)
   local value = tonumber(digits)
-  -- Beyond that, a double skips numbers.
+  -- From this value on, a double cannot represent every integer.
   if value and value < 9007199254740992 then return value end
 end
 
 local function read_holder(key)
-  local raw = ask('GET', key)
+  local raw = checked_call('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
-  local attempt, refreshed, token, ttl, client, owner, rest =
+  local attempt, refreshed, token, ttl, client, owner, timestamps =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
-  -- Ours are shorter. Whatever is shown goes out with every answer.
+  -- A valid record never reaches this length. The record is sent with every reply.
   if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32 and #raw <= 4096) then
     malformed(key, raw)
   end
   return {
     raw = raw, attempt = attempt, client = client, owner = owner, ttl = ttl, token = token,
-    refreshed = refreshed, rest = rest,
+    refreshed = refreshed, timestamps = timestamps,
   }
 end
 
@@ -76,36 +77,36 @@ local function lapsed(entry)
   return now >= entry.refreshed + entry.ttl
 end
 
-local function left(entry)
+local function time_left(entry)
   return math.max(entry.refreshed + entry.ttl - now, 0)
 end
 
--- How a holder is shown: its record, and of a foreign one, whose value may be of any size, no more
--- than the time that it has left.
-local function show(key, holder)
+-- How a reply shows a holder: its record, or, for a foreign holder, whose value may have any size,
+-- only the remaining time.
+local function display_holder(key, holder)
   if not holder then return '', -1 end
   if holder.foreign then return 'foreign', redis.call('PTTL', key) end
   return holder.raw, -1
 end
 
--- What the core calls by one name, for the keys of one lock.
-local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
+-- The operations of the queue machine for the keys of one lock.
+local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   local self = {}
 
-  local function read_fence()
-    local raw = ask('GET', FENCE)
+  local function read_last_token()
+    local raw = checked_call('GET', LAST_TOKEN)
     if not raw then return {last = '0', ended = ''} end
     local last, ended = string.match(raw, '^tenure/1 (%d+)(.*)$')
-    if not is_token(last) or (ended ~= '' and not string.find(ended, '^ %x+ %l+$')) then malformed(FENCE, raw) end
+    if not is_token(last) or (ended ~= '' and not string.find(ended, '^ %x+ %l+$')) then malformed(LAST_TOKEN, raw) end
     return {last = last, ended = ended}
   end
 
-  -- `rest`: when it was enqueued and when it was granted.
-  local function write_holder(attempt, token, entry, rest)
+  -- `timestamps`: when the attempt was enqueued and when it was granted.
+  local function write_holder(attempt, token, entry, timestamps)
     redis.call('SET', HOLDER,
       table.concat({'tenure/1', attempt, text(entry.refreshed), token, text(entry.ttl), entry.client,
-        entry.owner, rest}, ' '),
-      'PX', math.max(math.ceil(left(entry) / 1000), 1))
+        entry.owner, timestamps}, ' '),
+      'PX', math.max(math.ceil(time_left(entry) / 1000), 1))
   end
 
   local function write_entry(attempt, entry)
@@ -114,212 +115,219 @@ local function lock(HOLDER, FENCE, QUEUE, ENTRIES)
         text(entry.as_of), entry.owner}, ' '))
   end
 
-  local function tell(client, ...)
-    -- A message that cannot be sent must not undo what it tells of. Whoever it is for asks in time.
-    redis.pcall('PUBLISH', INBOX .. client, table.concat({'tenure/1', ...}, ' '))
+  local function publish(client, ...)
+    -- A message that cannot be sent must not undo the change that it reports. Its recipient also
+    -- asks in time.
+    redis.pcall('PUBLISH', INBOX_PREFIX .. client, table.concat({'tenure/1', ...}, ' '))
   end
 
-  -- The queue's keys live for as long as the longest of their entries might. This is also the first
-  -- write of a report, one that a full server allows; after it, it allows the others.
-  local function keep(ttl)
-    local wanted = math.ceil(ttl / 1000)
-    local had = redis.call('PTTL', ENTRIES)
-    if had < wanted then had = 2 * wanted end
-    redis.call('PEXPIRE', QUEUE, had)
-    redis.call('PEXPIRE', ENTRIES, had)
+  -- Keeps the queue's keys for as long as the longest-lived entry may exist. This is also the first
+  -- write of a report: a full server allows PEXPIRE, and after the first write it allows the
+  -- others.
+  local function extend_queue_ttl(ttl)
+    local needed = math.ceil(ttl / 1000)
+    local current = redis.call('PTTL', ENTRIES)
+    if current < needed then current = 2 * needed end
+    redis.call('PEXPIRE', QUEUE, current)
+    redis.call('PEXPIRE', ENTRIES, current)
   end
 
-  -- The entries at these places, nearest to `from` first; raises before anything is changed.
-  local function at(from, to)
-    local attempts = ask('ZRANGE', QUEUE, from, to)
+  -- The entries at these ranks, nearest to `from` first. Raises an error before anything is
+  -- changed.
+  local function entries_at(from, to)
+    local attempts = checked_call('ZRANGE', QUEUE, from, to)
     if #attempts == 0 then return attempts, {} end
-    local raws = ask('HMGET', ENTRIES, unpack(attempts))
+    local raws = checked_call('HMGET', ENTRIES, unpack(attempts))
     local entries = {}
     for index, raw in ipairs(raws) do
-      -- A waiter without its entry, or the reverse: somebody deleted a key by hand.
+      -- If a user deleted a key, a waiter can be without its entry, or the reverse.
       entries[index] = raw and read_entry(ENTRIES, raw) or false
     end
     return attempts, entries
   end
 
-  local function take_out(attempts)
+  local function delete_entries(attempts)
     if #attempts > 0 then
       redis.call('ZREM', QUEUE, unpack(attempts))
       redis.call('HDEL', ENTRIES, unpack(attempts))
     end
   end
 
-  -- The first waiter that is alive, and those before it that are not. Changes nothing.
-  local function first_alive()
-    local dead = {}
-    for chunk = 0, CHUNKS - 1 do
-      local attempts, entries = at(chunk * CHUNK, chunk * CHUNK + (chunk == 0 and 0 or CHUNK - 1))
+  -- The first live waiter, and the lapsed ones before it. Changes nothing.
+  local function first_live_waiter()
+    local lapsed_attempts = {}
+    for chunk = 0, MAX_CHUNKS - 1 do
+      local attempts, entries = entries_at(chunk * CHUNK_SIZE, chunk * CHUNK_SIZE + (chunk == 0 and 0 or CHUNK_SIZE - 1))
       if chunk == 0 and #attempts == 1 and (not entries[1] or lapsed(entries[1])) then
-        attempts, entries = at(0, CHUNK - 1)
+        attempts, entries = entries_at(0, CHUNK_SIZE - 1)
       end
       for index, attempt in ipairs(attempts) do
         local entry = entries[index]
-        if entry and not lapsed(entry) then return attempt, entry, dead end
-        dead[#dead + 1] = attempt
+        if entry and not lapsed(entry) then return attempt, entry, lapsed_attempts end
+        lapsed_attempts[#lapsed_attempts + 1] = attempt
       end
-      if #attempts < CHUNK then break end
+      if #attempts < CHUNK_SIZE then break end
     end
-    return nil, nil, dead
+    return nil, nil, lapsed_attempts
   end
 
-  -- Ends the grant that there is, if any, and gives the lock to whoever is next. `ended` is how it
-  -- ended, for the one who asks later.
-  function self.pass_on(holder, ended)
-    local attempt, entry, dead = first_alive()
-    local fence = (attempt or ended) and read_fence()
-    if attempt then dead[#dead + 1] = attempt end
-    -- Deleting comes first: a full server allows it, and after it what follows.
-    take_out(dead)
+  -- Ends the current grant, if there is one, and grants the lock to the next waiter. `reason` says
+  -- how the grant ended; it is stored for the former holder's next request.
+  function self.promote_next(holder, reason)
+    local attempt, entry, lapsed_attempts = first_live_waiter()
+    local stored = (attempt or reason) and read_last_token()
+    if attempt then lapsed_attempts[#lapsed_attempts + 1] = attempt end
+    -- Deleting comes first: a full server allows it, and after the first write it allows the
+    -- others.
+    delete_entries(lapsed_attempts)
     if holder and not attempt then redis.call('DEL', HOLDER) end
-    if ended then
-      fence.ended = ' ' .. holder.attempt .. ' ' .. ended
-      tell(holder.client, 'lost', holder.attempt, ended)
+    if reason then
+      stored.ended = ' ' .. holder.attempt .. ' ' .. reason
+      publish(holder.client, 'lost', holder.attempt, reason)
     end
     if not attempt then
-      if ended then
-        write_fence(FENCE, later(fence.last, holder.token), fence.ended, fence.last)
+      if reason then
+        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended, stored.last)
       end
       return
     end
-    local last = holder and later(fence.last, holder.token) or fence.last
+    local last = holder and greater_token(stored.last, holder.token) or stored.last
     local token = next_token(last)
-    -- Until its entry as a waiter would have lapsed, and no longer (D4).
+    -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last)
-    -- Strictly later than every "still waiting" that this attempt was answered.
+    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
+    -- Strictly later than every "waiting" reply to this attempt.
     local as_of = math.max(now, entry.as_of + 1)
-    tell(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
+    publish(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
   end
 
-  -- The holder, once what has lapsed is out of the way. While the store is `closed` nobody is granted
-  -- what may still be held by one whom it has forgotten.
-  function self.settle(closed)
+  -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, nobody is granted a
+  -- lock, because a holder that the server has forgotten may still hold it.
+  function self.expire_lapsed(grants_blocked)
     local holder = read_holder(HOLDER)
     if holder and (holder.foreign or not lapsed(holder)) then return holder end
-    if closed then return nil end
+    if grants_blocked then return nil end
     if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
-    self.pass_on(holder, holder and 'expired')
+    self.promote_next(holder, holder and 'expired')
     return read_holder(HOLDER)
   end
 
   function self.grant(attempt, ttl, client, owner)
-    local fence = read_fence()
-    local token = next_token(fence.last)
+    local stored = read_last_token()
+    local token = next_token(stored.last)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_fence(FENCE, token, fence.ended, fence.last)
+    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
     return token
   end
 
-  -- The whole TTL anew, for the one who holds.
+  -- Restarts the full TTL of the holder.
   function self.refresh(holder)
-    -- A full server allows this one, and then the other.
+    -- A full server allows PEXPIRE, and after the first write it allows SET.
     redis.call('PEXPIRE', HOLDER, math.ceil(holder.ttl / 1000))
     holder.refreshed = now
-    write_holder(holder.attempt, holder.token, holder, holder.rest)
+    write_holder(holder.attempt, holder.token, holder, holder.timestamps)
     return {'granted', holder.token, text(holder.ttl)}
   end
 
-  function self.busy(kind, holder)
-    local raw, ms = show(HOLDER, holder)
+  function self.busy_reply(kind, holder)
+    local raw, ms = display_holder(HOLDER, holder)
     return {kind, stamp, raw, ms}
   end
 
-  -- When to ask again because the nearest entry ahead that is alive lapses unless it is renewed.
-  local function recheck(rank, holder)
+  -- The time after which to ask again, because the nearest live entry ahead lapses then unless it
+  -- is renewed.
+  local function recheck_delay(rank, holder)
     local to = rank - 1
     local size = 1
-    for chunk = 1, CHUNKS do
+    for chunk = 1, MAX_CHUNKS do
       if to < 0 then break end
       local from = math.max(to - size + 1, 0)
-      local attempts, entries = at(from, to)
-      local dead = {}
+      local attempts, entries = entries_at(from, to)
+      local lapsed_attempts = {}
       for index = #attempts, 1, -1 do
         local entry = entries[index]
-        if entry and not lapsed(entry) then return left(entry) end
-        dead[#dead + 1] = attempts[index]
+        if entry and not lapsed(entry) then return time_left(entry) end
+        lapsed_attempts[#lapsed_attempts + 1] = attempts[index]
       end
-      to, size = from - 1, CHUNK
-      if to >= 0 and chunk == CHUNKS then
-        -- More of them than one run may look at: fewer the next time, which is soon.
-        take_out(dead)
+      to, size = from - 1, CHUNK_SIZE
+      if to >= 0 and chunk == MAX_CHUNKS then
+        -- There are more lapsed entries than one run may read. The next run, which follows soon,
+        -- finds fewer.
+        delete_entries(lapsed_attempts)
         return 0
       end
     end
     if not holder then return 0 end
-    if holder.foreign then return FOREIGN_RECHECK end
-    return left(holder)
+    if holder.foreign then return FOREIGN_RECHECK_US end
+    return time_left(holder)
   end
 
-  local function standing(rank, entry, holder)
-    local within = recheck(rank, holder)
-    local raw, ms = show(HOLDER, holder)
+  local function waiting_reply(rank, entry, holder)
+    local within = recheck_delay(rank, holder)
+    local raw, ms = display_holder(HOLDER, holder)
     return {'waiting', text(entry.as_of), stamp, rank + (holder and 1 or 0), text(within), raw, ms}
   end
 
-  function self.find(attempt)
-    local raw = ask('HGET', ENTRIES, attempt)
+  function self.find_waiter(attempt)
+    local raw = checked_call('HGET', ENTRIES, attempt)
     return raw and read_entry(ENTRIES, raw)
   end
 
   function self.append(attempt, ttl, client, owner, holder)
-    local last = ask('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
-    local place = last[2] and number(last[2]) or (last[2] and malformed(QUEUE)) or 0
+    local last = checked_call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local score = last[2] and number(last[2]) or (last[2] and malformed(QUEUE)) or 0
     local entry =
       {refreshed = now, ttl = ttl, client = client, enqueued = stamp, as_of = now, owner = owner}
-    -- Before anything is written: what cannot be read is an error that leaves nothing behind.
+    -- Everything is read before the first write, so that unreadable state is an error that leaves
+    -- nothing behind.
     local rank = redis.call('ZCARD', QUEUE)
-    local answer = standing(rank, entry, holder)
-    redis.call('ZADD', QUEUE, place + 1, attempt)
+    local answer = waiting_reply(rank, entry, holder)
+    redis.call('ZADD', QUEUE, score + 1, attempt)
     write_entry(attempt, entry)
-    keep(ttl)
+    extend_queue_ttl(ttl)
     return answer
   end
 
-  function self.drop(attempt)
+  function self.remove_waiter(attempt)
     redis.call('ZREM', QUEUE, attempt)
     return redis.call('HDEL', ENTRIES, attempt) == 1
   end
 
-  local function why_gone(attempt, holder)
-    local ended, how = string.match(read_fence().ended, '^ (%x+) (%l+)$')
-    if ended == attempt then return how end
+  local function gone_reason(attempt, holder)
+    local ended_attempt, reason = string.match(read_last_token().ended, '^ (%x+) (%l+)$')
+    if ended_attempt == attempt then return reason end
     return holder and 'displaced' or 'evicted'
   end
 
-  -- A holder's renewal or a waiter's report, once settled.
-  function self.report(attempt, holder)
+  -- A holder's renewal or a waiter's report, after `expire_lapsed`.
+  function self.renew_or_report(attempt, holder)
     if holder and holder.attempt == attempt then return self.refresh(holder) end
-    local entry = self.find(attempt)
-    if not entry then return {'gone', why_gone(attempt, holder)} end
+    local entry = self.find_waiter(attempt)
+    if not entry then return {'gone', gone_reason(attempt, holder)} end
     if lapsed(entry) then
-      self.drop(attempt)
+      self.remove_waiter(attempt)
       return {'gone', 'expired'}
     end
     local rank = redis.call('ZRANK', QUEUE, attempt)
     if not rank then
-      -- Its place was deleted by hand.
+      -- A user deleted its position.
       redis.call('HDEL', ENTRIES, attempt)
       return {'gone', 'evicted'}
     end
-    keep(entry.ttl)
+    extend_queue_ttl(entry.ttl)
     entry.refreshed = now
     entry.as_of = math.max(now, entry.as_of + 1)
     write_entry(attempt, entry)
-    return standing(rank, entry, holder)
+    return waiting_reply(rank, entry, holder)
   end
 
   return self
 end
 
--- Runs a function; what it raised becomes the script's error. A server from 7.0 on makes a text of
--- an error before `pcall` gives it back.
-local function guarded(run)
+-- Runs a function and returns an error that it raised as the script's error. Servers from 7.0 on
+-- convert an error to text before `pcall` returns it.
+local function catch_error(run)
   local ok, result = pcall(run)
   if ok or type(result) == 'table' then return result end
   if string.find(result, '^%u[%u_]+ ') then return {err = result} end

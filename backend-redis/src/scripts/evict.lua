@@ -1,11 +1,11 @@
--- Takes away the grant with this token, and no other.
+-- Removes the grant with this token and no other.
 local token = ARGV[1]
-return guarded(function()
+return catch_error(function()
   local lock = lock(KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-  local holder = lock.settle()
+  local holder = lock.expire_lapsed()
   if holder and not holder.foreign and holder.token == token then
-    lock.pass_on(holder, 'evicted')
+    lock.promote_next(holder, 'evicted')
     return {'evicted'}
   end
-  return lock.busy('not held', holder)
+  return lock.busy_reply('not held', holder)
 end)

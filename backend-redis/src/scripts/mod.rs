@@ -1,13 +1,13 @@
-//! The scripts that run on the server, one for each operation of the driver.
+//! The Lua scripts that run on the server, one for each operation of the driver.
 //!
-//! They are the core's queue machine ([`tenure_core::queue`]) in Lua, and a differential test holds
-//! the one to the other. Each script is put together from the same parts: its constants, the clock,
-//! the common functions, and its own text. A script that has a fast path has it in front of the
-//! common functions, which then are not even defined: making a function costs at each run, as does
-//! every word that a script is given and every command that it calls.
+//! They implement the core's queue machine ([`tenure_core::queue`]); the test module `model`
+//! compares the two. Each script is assembled from constants, the clock, the common functions, and
+//! its own source. A fast path comes before the common functions, so that a run that ends there
+//! does not even define them: defining a function costs time in each run, as does every argument
+//! and every command.
 //!
-//! What takes an attempt in or out is a script of items: a client that asks several at once has them
-//! answered by one run.
+//! The scripts that enqueue and remove attempts are batchable: one run handles several calls of a
+//! client that are pending at the same time.
 
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
@@ -17,31 +17,33 @@ use tenure_core::{
 };
 
 use crate::{
-    keys::{INBOX, LockKeys},
-    link::{Call, Script},
-    record::write_whose,
+    keys::{INBOX_PREFIX, LockKeys},
+    record::write_attempt_fields,
+    transport::{Script, ScriptCall},
 };
 
-/// For how long the fencing state of a free lock is kept. The server's clock keeps tokens rising
-/// all by itself; this keeps them rising when that clock is set back by less.
-pub(crate) const FENCE_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The TTL of the last-token record of a free lock. The server's clock alone keeps tokens rising;
+/// this record keeps them rising if the clock is set back by less than this.
+pub(crate) const LAST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How soon a foreign holder is looked at again: it tells nobody when it goes.
-pub(crate) const FOREIGN_RECHECK: Duration = Duration::from_millis(200);
+/// The interval at which a waiter checks a foreign holder, which sends no message when it releases
+/// the lock.
+pub(crate) const FOREIGN_RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Bytes that the usual arguments of a call take together.
-const ROOM: usize = 160;
+/// The typical total length of a call's arguments in bytes.
+const TYPICAL_ARGS_LEN: usize = 160;
 
-/// How a floor is written that lifts nothing.
-const NO_FLOOR: &str = "0";
-/// What is asked of a removal that fences nothing off, where there is no floor and the store is open.
-const AS_USUAL: &str = "0";
+/// The token floor that lifts nothing.
+const NO_TOKEN_FLOOR: &str = "0";
+/// The options of a removal without a fence, without a token floor, and while grants are not
+/// blocked.
+const DEFAULT_REMOVE_OPTIONS: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
-const LEAST: &str = include_str!("least.lua");
-/// Whoever only looks gives no token.
-const LOOK: &str = "local least\n";
+const MIN_TOKEN: &str = include_str!("min_token.lua");
+/// Read-only scripts grant no token.
+const NO_MIN_TOKEN: &str = "local min_token\n";
 const TOKEN: &str = include_str!("token.lua");
 const COMMON: &str = include_str!("common.lua");
 
@@ -51,7 +53,7 @@ pub(crate) struct Scripts {
     pub(crate) enqueue: Script,
     pub(crate) evict: Script,
     pub(crate) inspect: Script,
-    pub(crate) peek: Script,
+    pub(crate) list: Script,
     pub(crate) remove: Script,
     pub(crate) renew: Script,
     pub(crate) report: Script,
@@ -59,22 +61,22 @@ pub(crate) struct Scripts {
 }
 
 impl Scripts {
-    /// The scripts with another text in the place of the server's clock.
+    /// The scripts with another source for the clock.
     pub(crate) fn with_clock(clock: &str) -> Self {
-        let constants = constants();
+        let constants = lua_constants();
         let text = |parts: &[&str]| {
             let mut text = constants.clone();
             parts.iter().for_each(|part| text.push_str(part));
             text
         };
         let script = |parts: &[&str]| Script::new(text(parts));
-        let of_items = |parts: &[&str]| Script::of_items(text(parts));
+        let batchable = |parts: &[&str]| Script::batchable(text(parts));
         Self {
-            enqueue: of_items(&[
-                include_str!("enqueue_words.lua"),
+            enqueue: batchable(&[
+                include_str!("enqueue_args.lua"),
                 clock,
-                LEAST,
-                include_str!("enqueue_free.lua"),
+                MIN_TOKEN,
+                include_str!("enqueue_fast_path.lua"),
                 NOW,
                 TOKEN,
                 COMMON,
@@ -83,19 +85,33 @@ impl Scripts {
             evict: script(&[
                 "local floor = ARGV[2]\n",
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
                 include_str!("evict.lua"),
             ]),
-            inspect: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("inspect.lua")]),
-            peek: script(&[LOOK, clock, NOW, TOKEN, COMMON, include_str!("peek.lua")]),
-            remove: of_items(&[
-                include_str!("remove_words.lua"),
-                include_str!("remove_held.lua"),
+            inspect: script(&[
+                NO_MIN_TOKEN,
                 clock,
-                LEAST,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("inspect.lua"),
+            ]),
+            list: script(&[
+                NO_MIN_TOKEN,
+                clock,
+                NOW,
+                TOKEN,
+                COMMON,
+                include_str!("list.lua"),
+            ]),
+            remove: batchable(&[
+                include_str!("remove_args.lua"),
+                include_str!("remove_fast_path.lua"),
+                clock,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
@@ -105,7 +121,7 @@ impl Scripts {
             report: script(&[
                 "local floor = ARGV[1]\n",
                 clock,
-                LEAST,
+                MIN_TOKEN,
                 NOW,
                 TOKEN,
                 COMMON,
@@ -115,19 +131,19 @@ impl Scripts {
         }
     }
 
-    /// The scripts as they run.
+    /// The scripts with the server's clock.
     pub(crate) fn get() -> &'static Self {
         static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts::with_clock(CLOCK));
         &SCRIPTS
     }
 
-    /// Each of them.
+    /// The scripts that are loaded on connecting.
     pub(crate) fn all(&self) -> [&Script; 7] {
         [
             &self.enqueue,
             &self.evict,
             &self.inspect,
-            &self.peek,
+            &self.list,
             &self.remove,
             &self.renew,
             &self.report,
@@ -135,11 +151,21 @@ impl Scripts {
     }
 }
 
-/// What takes an attempt in. What is as usual is left out: each word costs the server.
-pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floor: &str) -> Call {
-    let mut call = Call::new(&Scripts::get().enqueue, 10, 5 * keys.room() + ROOM);
-    keys.all(&mut call);
-    keys.fenced(request.attempt, &mut call);
+/// The call that enqueues an attempt. Default values are left out, because each argument costs the
+/// server time.
+pub(crate) fn enqueue_call(
+    keys: &LockKeys,
+    request: &Enqueue,
+    client: ClientId,
+    floor: &str,
+) -> ScriptCall {
+    let mut call = ScriptCall::new(
+        &Scripts::get().enqueue,
+        10,
+        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
+    );
+    keys.push_all(&mut call);
+    keys.push_fence(request.attempt, &mut call);
     call.arg_with(|text| {
         text.push_str(floor);
         if !request.wait {
@@ -147,53 +173,61 @@ pub(crate) fn enqueue(keys: &LockKeys, request: &Enqueue, client: ClientId, floo
         }
     });
     call.arg(request.attempt);
-    call.arg_with(|text| write_whose(request, client, text));
+    call.arg_with(|text| write_attempt_fields(request, client, text));
     call.arg(request.ttl.as_millis());
     call
 }
 
-/// What takes an attempt out, and fences it off for that long unless that is zero. While the store is
-/// `closed`, what has lapsed is given to nobody.
-pub(crate) fn remove(
+/// The call that removes an attempt and fences it off for `fence`, unless that is zero. While
+/// `grants_blocked` is set, a lock whose grant has lapsed is granted to nobody.
+pub(crate) fn remove_call(
     keys: &LockKeys,
     attempt: AttemptId,
     fence: Duration,
     floor: &str,
-    closed: bool,
-) -> Call {
-    let mut call = Call::new(&Scripts::get().remove, 9, 5 * keys.room() + ROOM);
-    keys.all(&mut call);
+    grants_blocked: bool,
+) -> ScriptCall {
+    let mut call = ScriptCall::new(
+        &Scripts::get().remove,
+        9,
+        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
+    );
+    keys.push_all(&mut call);
     if !fence.is_zero() {
-        keys.fenced(attempt, &mut call);
+        keys.push_fence(attempt, &mut call);
     }
     call.arg_with(|text| {
-        // Writing to a text does not fail.
-        let _ = if fence.is_zero() && floor == NO_FLOOR && !closed {
-            text.write_str(AS_USUAL)
+        // Writing to a `String` does not fail.
+        let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !grants_blocked {
+            text.write_str(DEFAULT_REMOVE_OPTIONS)
         } else {
-            let closed = u8::from(closed);
-            write!(text, "{} {floor} {closed}", fence.as_micros())
+            let grants_blocked = u8::from(grants_blocked);
+            write!(text, "{} {floor} {grants_blocked}", fence.as_micros())
         };
     });
     call.arg(attempt);
     call
 }
 
-fn constants() -> String {
+fn lua_constants() -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "local INBOX = '{INBOX}'");
-    let _ = writeln!(text, "local FENCE_LIFE = '{}'", FENCE_LIFE.as_millis());
+    let _ = writeln!(text, "local INBOX_PREFIX = '{INBOX_PREFIX}'");
     let _ = writeln!(
         text,
-        "local FOREIGN_RECHECK = {}",
-        FOREIGN_RECHECK.as_micros()
+        "local LAST_TOKEN_TTL_MS = '{}'",
+        LAST_TOKEN_TTL.as_millis()
+    );
+    let _ = writeln!(
+        text,
+        "local FOREIGN_RECHECK_US = {}",
+        FOREIGN_RECHECK_INTERVAL.as_micros()
     );
     text
 }
 
 #[cfg(test)]
-mod differential;
+mod batching;
 #[cfg(test)]
-mod note;
+mod last_token;
 #[cfg(test)]
-mod several;
+mod model;

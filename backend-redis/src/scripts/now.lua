@@ -1,2 +1,2 @@
--- The same as a number. A double holds it exactly until the year 2255.
+-- The clock as a number. A double represents it exactly until the year 2255.
 local now = tonumber(stamp)

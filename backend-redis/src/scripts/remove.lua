@@ -1,22 +1,23 @@
--- Takes an attempt out, whether it holds or waits; fences it off for so many microseconds, if any.
-local function remove(key, attempt)
-  local lock = lock(KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], KEYS[key + 4])
-  local holder = lock.settle(closed == '1')
-  local was = 'absent'
+-- Removes an attempt, whether it holds or waits. Fences it off for `fence_us` microseconds unless
+-- that is 0.
+local function remove(key_index, attempt)
+  local lock = lock(KEYS[key_index + 1], KEYS[key_index + 2], KEYS[key_index + 3], KEYS[key_index + 4])
+  local holder = lock.expire_lapsed(grants_blocked == '1')
+  local removed_as = 'absent'
   if holder and holder.attempt == attempt then
-    was = 'holder'
-    lock.pass_on(holder)
-  elseif lock.drop(attempt) then
-    was = 'waiter'
+    removed_as = 'holder'
+    lock.promote_next(holder)
+  elseif lock.remove_waiter(attempt) then
+    removed_as = 'waiter'
   end
-  -- Last: a full server refuses it, unless something was deleted before.
-  if fence ~= '0' then
-    redis.call('SET', KEYS[key + 5], 'tenure/1 ' .. stamp .. ' ' .. fence, 'PX', math.ceil(fence / 1000))
+  -- This comes last: a full server refuses it unless something was deleted before.
+  if fence_us ~= '0' then
+    redis.call('SET', KEYS[key_index + 5], 'tenure/1 ' .. stamp .. ' ' .. fence_us, 'PX', math.ceil(fence_us / 1000))
   end
-  return was
+  return removed_as
 end
 
-for _, item in ipairs(rest) do
-  answers[item] = guarded(function() return remove(count * (item - 1), ARGV[item + 1]) end)
+for _, item in ipairs(remaining) do
+  answers[item] = catch_error(function() return remove(keys_per_item * (item - 1), ARGV[item + 1]) end)
 end
 return answers

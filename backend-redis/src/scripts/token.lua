@@ -1,4 +1,4 @@
--- What is done with tokens once there are waiters, or a token that is ahead of the clock.
+-- Token arithmetic for locks with waiters and for tokens that are ahead of the clock.
 
 local function is_token(digits)
   return digits and (#digits < 19 or #digits == 19 and digits <= '4611686018427387903')
@@ -6,32 +6,33 @@ local function is_token(digits)
 end
 
 -- The greater of two tokens.
-local function later(one, other)
+local function greater_token(one, other)
   if #one ~= #other then return #one > #other and one or other end
   return one > other and one or other
 end
 
--- One more than the last token, but no less than the least.
-local function next_token(last)
-  if later(least, last) ~= last then return least end
-  local head, nines = string.match(last, '^(%d-)(9*)$')
+-- The last token plus one, but at least `min_token`.
+local function next_token(last_token)
+  if greater_token(min_token, last_token) ~= last_token then return min_token end
+  local prefix, nines = string.match(last_token, '^(%d-)(9*)$')
   local zeros = string.rep('0', #nines)
-  if head == '' then return '1' .. zeros end
-  return string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
+  if prefix == '' then return '1' .. zeros end
+  return string.sub(prefix, 1, -2) .. string.char(string.byte(prefix, -1) + 1) .. zeros
 end
 
--- Notes the last token. The note expires a day after the last grant, or up to 1,000 s sooner, since
--- setting an expiry anew costs; by then the clock alone keeps tokens rising. Where tokens are ahead of
--- the clock (it was set back, or a floor was taken away), a day after the clock has caught up.
--- `noted` is the token that the note has had so far, '0' if there was none.
-local function write_fence(key, token, ended, noted)
-  local note = 'tenure/1 ' .. token .. ended
-  if token ~= least and later(token, least) == token then
-    local ahead = (tonumber(token) - tonumber(least)) / 1000
-    redis.call('SET', key, note, 'PX', string.format('%.0f', FENCE_LIFE + ahead))
-  elseif string.sub(noted, 1, -10) == string.sub(token, 1, -10) then
-    redis.call('SET', key, note, 'KEEPTTL')
+-- Stores the last token. The record expires a day after the last grant, or up to 1,000 s earlier
+-- because renewing the expiry costs time; by then the clock alone keeps tokens rising. If the token
+-- is ahead of the clock (the clock was set back, or a floor was removed), the record expires a day
+-- after the clock has caught up. `previous` is the token in the existing record, '0' if there is
+-- none.
+local function write_last_token(key, token, ended_grant, previous)
+  local record = 'tenure/1 ' .. token .. ended_grant
+  if token ~= min_token and greater_token(token, min_token) == token then
+    local ahead = (tonumber(token) - tonumber(min_token)) / 1000
+    redis.call('SET', key, record, 'PX', string.format('%.0f', LAST_TOKEN_TTL_MS + ahead))
+  elseif string.sub(previous, 1, -10) == string.sub(token, 1, -10) then
+    redis.call('SET', key, record, 'KEEPTTL')
   else
-    redis.call('SET', key, note, 'PX', FENCE_LIFE)
+    redis.call('SET', key, record, 'PX', LAST_TOKEN_TTL_MS)
   end
 end

@@ -1,0 +1,56 @@
+//! Enqueueing an attempt.
+
+use tenure_core::{
+    error::{Error, ErrorKind},
+    request::{Enqueue, Enqueued, Remove},
+};
+
+use crate::{
+    error::{error, from_call_error},
+    queue::parse_enqueued,
+    remove, scripts,
+    shared::Shared,
+};
+
+pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueued, Error> {
+    const OPERATION: &str = "acquiring";
+    let keys = shared.lock_keys(&request.name)?;
+    if let Some(error) = shared.restart_delay_error(OPERATION, &keys) {
+        return Err(error);
+    }
+    let from = shared.now();
+    let call = scripts::enqueue_call(
+        &keys,
+        &request,
+        shared.context.client,
+        &shared.token_floor(),
+    );
+    let Some(grant_confirmation) = &shared.grant_confirmation else {
+        let value = shared.run(OPERATION, call).await?;
+        return parse_enqueued(OPERATION, &request, from, value);
+    };
+    let mut outcome = None;
+    shared
+        .call_granting(vec![call], &mut |_, answer, missing_acks| {
+            outcome = Some((answer, missing_acks));
+        })
+        .await;
+    let (answer, missing_acks) =
+        outcome.ok_or_else(|| error(ErrorKind::OutcomeUnknown, OPERATION, "no answer"))?;
+    let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
+    let answer = parse_enqueued(OPERATION, &request, from, value)?;
+    if matches!(answer, Enqueued::Waiting(_)) {
+        grant_confirmation.add(request.attempt, request.name.clone(), request.ttl);
+    }
+    if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
+        return Ok(answer);
+    }
+    // Too few replicas have the grant, so it is undone: after a failover, another client could be
+    // granted the lock.
+    let removal = Remove::new(request.name, request.attempt, request.ttl, true);
+    let too_few = shared.too_few_replicas(OPERATION, missing_acks);
+    match remove::remove(shared, &removal).await {
+        Ok(_) => Err(too_few),
+        Err(_) => Err(too_few.with_kind(ErrorKind::OutcomeUnknown)),
+    }
+}

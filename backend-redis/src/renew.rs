@@ -1,0 +1,330 @@
+//! Renews grants and reports waiters, in batches.
+//!
+//! The renew script touches only the holder key of each lock, for up to a hundred grants in one
+//! request. The report script reads and updates the whole queue; it handles all waiters and the
+//! grants that the renew script did not find.
+
+use redis::Value;
+use tenure_core::{
+    backend::BackendEvent,
+    clock::Instant,
+    error::Error,
+    request::{Remove, Renewal, Renewed},
+};
+
+use crate::{
+    error::{from_call_error, from_reply, unexpected_reply},
+    keys::LockKeys,
+    queue::parse_report,
+    remove,
+    reply::Reply,
+    scripts::Scripts,
+    shared::{Shared, group_by_slot},
+    transport::{CallError, CallResult, ScriptCall},
+};
+
+const OPERATION: &str = "renewing";
+
+/// The most grants that one call renews.
+const MAX_GRANTS_PER_CALL: usize = 100;
+
+/// The most entries that one call reports. A report costs the server several times as much as a
+/// renewal.
+const MAX_REPORTS_PER_CALL: usize = 25;
+
+/// The state of one batch.
+struct RenewBatch<'a> {
+    shared: &'a Shared,
+    entries: &'a [Renewal],
+    keys: Vec<Option<LockKeys>>,
+    from: Instant,
+    outcomes: Vec<Option<Renewed>>,
+    /// Groups whose keys are on two nodes because a slot of the cluster is moving. The keys of each
+    /// single entry may still be on one node.
+    split_slot_groups: Vec<Vec<usize>>,
+    /// Grants that the renew script did not find.
+    not_renewed: Vec<usize>,
+    /// Grants that too few replicas have acknowledged. They are undone.
+    under_replicated: Vec<usize>,
+    /// Whether outcomes are sent as events at once, because other calls of this batch may take
+    /// longer.
+    emit_events: bool,
+}
+
+/// Renews grants and reports waiters. Returns one outcome for each entry, in the same order.
+pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
+    let mut batch = RenewBatch {
+        shared,
+        entries,
+        keys: Vec::with_capacity(entries.len()),
+        from: shared.now(),
+        outcomes: Vec::with_capacity(entries.len()),
+        split_slot_groups: Vec::new(),
+        not_renewed: Vec::new(),
+        under_replicated: Vec::new(),
+        emit_events: false,
+    };
+    for entry in entries {
+        let keys = shared.lock_keys(&entry.name).and_then(|keys| {
+            // A report may grant the lock, so it is refused while grants are blocked. A renewal
+            // grants nothing.
+            let blocked = entry
+                .token
+                .is_none()
+                .then(|| shared.restart_delay_error(OPERATION, &keys));
+            blocked.flatten().map_or(Ok(keys), Err)
+        });
+        let (keys, outcome) = match keys {
+            Ok(keys) => (Some(keys), None),
+            Err(error) => (None, Some(Renewed::Unknown(error))),
+        };
+        batch.keys.push(keys);
+        batch.outcomes.push(outcome);
+    }
+    let holders = batch.groups(MAX_GRANTS_PER_CALL, |entry| entry.token.is_some());
+    let waiters = batch.groups(MAX_REPORTS_PER_CALL, |entry| entry.token.is_none());
+    batch.emit_events = holders.len() + waiters.len() > 1;
+    batch.send(&holders, &waiters).await;
+    batch.retry_individually().await;
+    if !batch.not_renewed.is_empty() {
+        let mut not_renewed = std::mem::take(&mut batch.not_renewed);
+        not_renewed.retain(|&index| !batch.refuse_while_blocked(index));
+        let groups = batch.grouped(not_renewed.into_iter(), MAX_REPORTS_PER_CALL);
+        batch.start_round();
+        batch.send(&[], &groups).await;
+        batch.retry_individually().await;
+    }
+    batch.undo_under_replicated().await;
+    let outcomes = std::mem::take(&mut batch.outcomes);
+    outcomes
+        .into_iter()
+        .map(|outcome| {
+            outcome.unwrap_or_else(|| Renewed::Unknown(unexpected_reply(OPERATION, &Value::Nil)))
+        })
+        .collect()
+}
+
+impl RenewBatch<'_> {
+    /// Starts another round of calls. Proofs now count from the new start time, and outcomes are
+    /// sent at once because other entries have waited long enough.
+    fn start_round(&mut self) {
+        self.emit_events = true;
+        self.from = self.shared.now();
+    }
+
+    /// Sets an error as the outcome if grants are blocked, because a report may grant the lock.
+    /// Returns whether it did.
+    fn refuse_while_blocked(&mut self, index: usize) -> bool {
+        let keys = self.keys[index].as_ref();
+        let blocked = keys.and_then(|keys| self.shared.restart_delay_error(OPERATION, keys));
+        let is_blocked = blocked.is_some();
+        if let Some(error) = blocked {
+            self.outcomes[index] = Some(Renewed::Unknown(error));
+        }
+        is_blocked
+    }
+
+    /// Renews the grants of `holders` and reports the entries of `waiters`.
+    async fn send(&mut self, holders: &[Vec<usize>], waiters: &[Vec<usize>]) {
+        let mut calls: Vec<_> = holders.iter().map(|group| self.renew_call(group)).collect();
+        calls.extend(waiters.iter().map(|group| self.report_call(group)));
+        let shared = self.shared;
+        shared
+            .call_granting(calls, &mut |index, answer, missing_acks| {
+                if let Some(group) = holders.get(index) {
+                    self.on_renewed(group, answer, missing_acks);
+                } else if let Some(group) = waiters.get(index - holders.len()) {
+                    self.on_reported(group, answer, missing_acks);
+                }
+            })
+            .await;
+    }
+
+    /// Sends each entry of the deferred groups in a call of its own.
+    async fn retry_individually(&mut self) {
+        let split_slot_groups = std::mem::take(&mut self.split_slot_groups);
+        if split_slot_groups.is_empty() {
+            return;
+        }
+        let is_holder = |group: &Vec<usize>| self.entries[group[0]].token.is_some();
+        let single = split_slot_groups
+            .into_iter()
+            .flatten()
+            .map(|index| vec![index]);
+        let (holders, waiters): (Vec<_>, Vec<_>) = single.partition(is_holder);
+        self.start_round();
+        self.send(&holders, &waiters).await;
+    }
+
+    /// Defers a group whose keys are on two nodes, so that each entry is sent individually. Returns
+    /// whether it did.
+    fn defer_if_split(&mut self, group: &[usize], answer: &CallResult) -> bool {
+        let refused = matches!(
+            answer,
+            Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
+        );
+        let is_split = refused && group.len() > 1;
+        if is_split {
+            self.split_slot_groups.push(group.to_vec());
+        }
+        is_split
+    }
+
+    fn groups(&self, max_len: usize, filter: impl Fn(&Renewal) -> bool) -> Vec<Vec<usize>> {
+        let chosen = (0..self.entries.len())
+            .filter(|&index| self.keys[index].is_some() && filter(&self.entries[index]));
+        self.grouped(chosen, max_len)
+    }
+
+    fn grouped(&self, chosen: impl Iterator<Item = usize>, max_len: usize) -> Vec<Vec<usize>> {
+        let slots = chosen.filter_map(|index| {
+            let keys = self.keys[index].as_ref()?;
+            Some((index, self.shared.transport.slot(&keys.holder)))
+        });
+        group_by_slot(slots, max_len)
+    }
+
+    fn renew_call(&self, group: &[usize]) -> ScriptCall {
+        let script = &Scripts::get().renew;
+        let mut call = ScriptCall::new(script, 3 * group.len(), 128 * group.len());
+        for (lock, _) in self.group_entries(group) {
+            call.key(&lock.holder);
+        }
+        for (_, entry) in self.group_entries(group) {
+            call.arg(entry.attempt);
+            match entry.token {
+                Some(token) => call.arg(token),
+                None => call.arg(""),
+            }
+        }
+        call
+    }
+
+    fn report_call(&self, group: &[usize]) -> ScriptCall {
+        let script = &Scripts::get().report;
+        let mut call = ScriptCall::new(script, 1 + 5 * group.len(), 256 * group.len());
+        for (lock, _) in self.group_entries(group) {
+            lock.push_all(&mut call);
+        }
+        call.arg(self.shared.token_floor());
+        for (_, entry) in self.group_entries(group) {
+            call.arg(entry.attempt);
+        }
+        call
+    }
+
+    /// The keys and entries of a group, without those that have no keys.
+    fn group_entries(&self, group: &[usize]) -> impl Iterator<Item = (&LockKeys, &Renewal)> {
+        let named = |&index: &usize| Some((self.keys[index].as_ref()?, &self.entries[index]));
+        group.iter().filter_map(named)
+    }
+
+    fn on_renewed(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
+        if self.defer_if_split(group, &answer) {
+            return;
+        }
+        let reply = answer
+            .map_err(|error| from_call_error(OPERATION, error))
+            .and_then(|value| Reply::new(OPERATION, value));
+        let mut reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => return self.fail_group(group, &error),
+        };
+        for &index in group {
+            match reply.number() {
+                Ok(1) if missing_acks == 0 => {
+                    self.set_outcome(index, Renewed::Proved { from: self.from })
+                }
+                Ok(1) => {
+                    let error = self.shared.too_few_replicas(OPERATION, missing_acks);
+                    self.set_outcome(index, Renewed::Unknown(error));
+                }
+                Ok(_) => self.not_renewed.push(index),
+                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
+            }
+        }
+    }
+
+    fn on_reported(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
+        if self.defer_if_split(group, &answer) {
+            return;
+        }
+        let reply = answer
+            .map_err(|error| from_call_error(OPERATION, error))
+            .and_then(|value| Reply::new(OPERATION, value));
+        let mut answers = match reply {
+            Ok(reply) => reply.rest(),
+            Err(error) => return self.fail_group(group, &error),
+        };
+        for &index in group {
+            let attempt = self.entries[index].attempt;
+            let outcome = match answers.next() {
+                Some(Value::ServerError(error)) => Err(from_reply(
+                    OPERATION,
+                    error.code(),
+                    error.details().unwrap_or_default(),
+                )),
+                Some(value) => parse_report(OPERATION, attempt, self.from, value),
+                None => Err(unexpected_reply(OPERATION, &Value::Nil)),
+            };
+            match outcome {
+                Ok(Renewed::Granted(_)) if missing_acks > 0 => {
+                    self.on_under_replicated_grant(index, missing_acks)
+                }
+                Ok(outcome) => self.set_outcome(index, outcome),
+                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
+            }
+        }
+    }
+
+    fn on_under_replicated_grant(&mut self, index: usize, missing_acks: u32) {
+        if self.entries[index].token.is_some() {
+            let error = self.shared.too_few_replicas(OPERATION, missing_acks);
+            self.set_outcome(index, Renewed::Unknown(error));
+        } else {
+            self.under_replicated.push(index);
+        }
+    }
+
+    /// Removes waiters that were granted a lock which a failover could lose. Each of them starts
+    /// over with a new attempt.
+    async fn undo_under_replicated(&mut self) {
+        for index in std::mem::take(&mut self.under_replicated) {
+            let entry = &self.entries[index];
+            let removal = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
+            let outcome = match remove::remove(self.shared, &removal).await {
+                Ok(_) => Renewed::Gone(tenure_core::loss::LossReason::Evicted),
+                Err(error) => Renewed::Unknown(error),
+            };
+            self.set_outcome(index, outcome);
+        }
+    }
+
+    fn fail_group(&mut self, group: &[usize], error: &Error) {
+        for &index in group {
+            self.set_outcome(index, Renewed::Unknown(error.clone()));
+        }
+    }
+
+    /// Sets the outcome of one entry. If other calls may take longer, the outcome is also sent as
+    /// an event: a cluster node that is down must not delay the outcomes of the others.
+    fn set_outcome(&mut self, index: usize, outcome: Renewed) {
+        let attempt = self.entries[index].attempt;
+        if self.emit_events {
+            let events = &self.shared.context.events;
+            match &outcome {
+                Renewed::Proved { from } => events.send(BackendEvent::Proved {
+                    attempt,
+                    from: *from,
+                }),
+                Renewed::Granted(grant) => events.send(BackendEvent::Granted(grant.clone())),
+                Renewed::Gone(reason) => events.send(BackendEvent::Lost {
+                    attempt,
+                    reason: *reason,
+                }),
+                _ => {}
+            }
+        }
+        self.outcomes[index] = Some(outcome);
+    }
+}
