@@ -89,18 +89,16 @@ pub(super) async fn run(session: Arc<Session>) {
             () = asked_to_end(&mut closing) => ServeEnd::Closed,
         };
         connector.last_connected = clock.now();
+        if end == ServeEnd::Closed && *session.closing.borrow() != Closing::Abandon {
+            let bye = connection.close();
+            let _ = until(&*clock, session.config.request_limit(), bye).await;
+        }
+        connection.abandon();
         match end {
             ServeEnd::Lost | ServeEnd::Unused => {}
             ServeEnd::Expired => return session.end(None, LossReason::SessionLost),
-            ServeEnd::Closed => {
-                if *session.closing.borrow() != Closing::Abandon {
-                    let bye = connection.close();
-                    let _ = until(&*clock, session.config.request_limit(), bye).await;
-                }
-                return session.end(None, LossReason::Closed);
-            }
+            ServeEnd::Closed => return session.end(None, LossReason::Closed),
         }
-        connection.abandon();
         let reason = ConnectError::new(
             ErrorKind::Unavailable,
             "the connection was lost and is being made again",

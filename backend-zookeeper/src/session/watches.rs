@@ -100,63 +100,63 @@ impl Session {
             let (Some(session), Some(connection)) = (session.upgrade(), weak.upgrade()) else {
                 return;
             };
-            match event.event_type {
-                EventType::Session => {}
-                EventType::NodeDeleted => session.predecessor_deleted(&connection, attempt, &node),
+            let turn = match event.event_type {
+                EventType::Session => return,
+                EventType::NodeDeleted => {
+                    let mut attempts = session.attempts();
+                    attempts.predecessor_deleted(attempt, &node, connection.number)
+                }
                 // The watch is used up, and the node is still there.
-                _ => session.locate_later(&connection, attempt),
+                _ => Turn::Locate,
+            };
+            match (turn, session.fresh_proof()) {
+                (Turn::None, _) => {}
+                (Turn::First, Some(from)) => session.emit_grant(attempt, from),
+                (Turn::First, None) | (Turn::Locate, _) => {
+                    session.locate_and_grant(&connection, attempt).await;
+                }
             }
         });
     }
 
-    fn predecessor_deleted(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        attempt: AttemptId,
-        node: &str,
-    ) {
-        let turn = self
-            .attempts()
-            .predecessor_deleted(attempt, node, connection.number);
-        match turn {
-            Turn::None => {}
-            Turn::First => match self.fresh_proof() {
-                Some(from) => self.emit_grant(attempt, from),
-                None => self.locate_later(connection, attempt),
-            },
-            Turn::Locate => self.locate_later(connection, attempt),
-        }
+    /// Looks up a waiter's position in the background.
+    pub(crate) fn locate_later(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
+        let (session, weak) = (Arc::clone(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            if let Some(connection) = weak.upgrade() {
+                session.locate_and_grant(&connection, attempt).await;
+            }
+        });
     }
 
     /// Looks up a waiter's position, unless that is under way, and grants it the lock when it is
     /// first. Progress does not depend on any report of the waiter: a report that comes too late
     /// takes nothing back.
-    pub(crate) fn locate_later(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
+    async fn locate_and_grant(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
         if !self.attempts().begin_locating(attempt, connection.number) {
             return;
         }
-        let (session, weak) = (Arc::clone(self), Arc::downgrade(connection));
-        connection.spawn(async move {
-            while let Some(connection) = weak.upgrade() {
-                match locate(&session, &connection, attempt, None, false).await {
-                    Ok(Located::First) => {
-                        session.attempts().set_locate_error(attempt, None);
-                        if let Some(from) = session.wait_fresh(&connection).await {
-                            session.emit_grant(attempt, from);
-                        }
+        loop {
+            let located = locate(self, connection, attempt, None, false).await;
+            let error = match located {
+                // The next report asks again.
+                Err(error) if error.is_retryable() => None,
+                Err(error) => Some(error),
+                Ok(located) => {
+                    if matches!(located, Located::First)
+                        && let Some(from) = self.wait_fresh(connection).await
+                    {
+                        self.emit_grant(attempt, from);
                     }
-                    Ok(Located::Waiting | Located::Gone) => {
-                        session.attempts().set_locate_error(attempt, None);
-                    }
-                    // The next report asks again.
-                    Err(error) if error.is_retryable() => {}
-                    Err(error) => session.attempts().set_locate_error(attempt, Some(error)),
+                    None
                 }
-                if !session.attempts().end_locating(attempt) {
-                    break;
-                }
+            };
+            let mut attempts = self.attempts();
+            attempts.set_locate_error(attempt, error);
+            if !attempts.end_locating(attempt) {
+                break;
             }
-        });
+        }
     }
 
     /// Hands the grant of an attempt that is first to the core.

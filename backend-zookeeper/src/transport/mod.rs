@@ -13,18 +13,17 @@ mod tls;
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tenure_core::error::ErrorKind;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit, mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use zookeeper_client::{Client, Error as ZkError, MultiReadResult, SessionState, StateWatcher};
 
 use self::task::ClientTask;
@@ -94,13 +93,12 @@ impl Connection {
     fn serve(client: Client, task: ClientTask, number: u64) -> Arc<Self> {
         let (background, incoming) = mpsc::unbounded_channel();
         let lost = watch::Sender::new(false);
-        let futures = tokio::spawn(run_background(incoming, lost.subscribe()));
         let (states, session_id) = (client.state_watcher(), client.session_id().0);
         let client = Arc::new(Mutex::new(Some(Arc::new(client))));
         tokio::spawn({
             let (client, lost) = (Arc::clone(&client), lost.clone());
             async move {
-                serve(states, task, lost, futures).await;
+                serve(states, task, lost, incoming).await;
                 drop(client);
             }
         });
@@ -221,37 +219,38 @@ impl Drop for Connection {
     }
 }
 
-/// Polls the client's task until the connection is lost.
+/// Polls the client's task and the futures of a connection until the connection is lost.
+///
+/// All in one task: what a future sends in answer to an event is written without waking another task.
 async fn serve(
     mut states: StateWatcher,
     mut task: ClientTask,
     lost: watch::Sender<bool>,
-    background: JoinHandle<()>,
+    mut incoming: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
 ) {
+    let mut futures = FuturesUnordered::new();
     let mut abandoned = lost.subscribe();
+    let serving = poll_fn(|context| {
+        if task.poll(context).is_ready() || states.state() != SessionState::SyncConnected {
+            return Poll::Ready(());
+        }
+        loop {
+            while let Poll::Ready(Some(future)) = incoming.poll_recv(context) {
+                futures.push(future);
+            }
+            match futures.poll_next_unpin(context) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
     tokio::select! {
         biased;
         _ = abandoned.wait_for(|lost| *lost) => {}
-        () = task.until(|| states.state() != SessionState::SyncConnected) => {}
+        () = serving => {}
     }
     lost.send_replace(true);
     // A watcher that is polled after the task was dropped panics, so the watchers go first.
-    let _ = background.await;
+    drop(futures);
     drop(task);
-}
-
-/// Polls the futures of a connection until it is lost.
-async fn run_background(
-    mut incoming: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
-    mut lost: watch::Receiver<bool>,
-) {
-    let mut futures = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            _ = lost.wait_for(|lost| *lost) => break,
-            Some(future) = incoming.recv() => futures.push(future),
-            Some(()) = futures.next(), if !futures.is_empty() => {}
-        }
-    }
 }

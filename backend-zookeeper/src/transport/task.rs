@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use asyncs::task::{Spawn, Task, enter};
@@ -47,17 +47,10 @@ impl ClientTask {
         (output, task.map(|task| Self(Box::into_pin(task.future))))
     }
 
-    /// Polls the task until it ends or, after a poll, `over` says so. The session's state changes
-    /// only while the task is polled, so no reconnection can come between the change and the check.
-    pub(super) async fn until(&mut self, mut over: impl FnMut() -> bool) {
-        poll_fn(|context| {
-            let ended = self.0.as_mut().poll(context).is_ready();
-            if ended || over() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+    /// Polls the task; ready when it has ended. The session's state changes only in this call, and the
+    /// task reconnects only in later ones, so a caller that checks the state after each call can stop
+    /// before that.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
     }
 }
