@@ -21,7 +21,7 @@ plugin_report = $(abspath $(or $(CARGO_TARGET_DIR),target))/plugin-conformance
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
-	@echo 'make more    longer tests: worst moments, the command on each store, etcd 3.5 under faults'
+	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults'
 	@echo 'make soak    ten minutes of broken connections and servers on every store, with every history checked'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make matrix  docs/conformance-matrix.md, from the suite on every deployment; about eight minutes'
@@ -54,7 +54,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p tenure-core --all-targets --features metrics -- -D warnings
 	$(CARGO) clippy -p tenure --no-default-features -- -D warnings
-	$(CARGO) clippy --workspace --test worst --test regressions -- -D warnings
+	$(CARGO) clippy --workspace --test regressions --test upstream -- -D warnings
 
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
@@ -75,10 +75,10 @@ examples:
 	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"
 	@test -s '$(plugin_report)/line.html'
 
-# What is too long for every change: the worst moments of etcd and ZooKeeper, the rest of the command's
+# What is too long for every change: regressions of etcd and ZooKeeper, what the ZooKeeper client crate lacks, the rest of the command's
 # tests on each store, and the storm on the second version of etcd.
 more: servers
-	$(CARGO) test --workspace --test worst --test regressions
+	$(CARGO) test --workspace --test regressions --test upstream
 	$(call cli_more_on,redis)
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)

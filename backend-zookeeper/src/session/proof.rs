@@ -9,6 +9,9 @@
 //! the leader before the `sync` of the third, because every connection keeps its order. So the leader
 //! has counted the session as alive at a moment not before the first heartbeat was sent.
 //!
+//! The first of a chain may be any request that a majority of the servers has to answer: it is enough that
+//! the follower has received it.
+//!
 //! A chain belongs to one connection. On another connection another server may answer, and a server
 //! that was stopped and still believes itself the leader answers too, for up to a tick: three
 //! heartbeats of a new chain take longer.

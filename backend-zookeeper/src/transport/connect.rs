@@ -6,7 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tenure_core::{clock::Instant, error::ErrorKind};
 use zookeeper_client::{Client, Error as ZkError, SessionInfo};
 
-use super::{ConnectError, Connection, diagnose::diagnose, task::ClientTask, tls};
+use super::{
+    ConnectError, Connection,
+    diagnose::{diagnose, tls_hint},
+    task::ClientTask,
+    tls,
+};
 use crate::{
     address::Endpoint,
     error::RequestError,
@@ -73,18 +78,11 @@ pub(crate) async fn connect(
             ErrorKind::Unavailable,
             "the connection could not be made again",
         ))),
-        None => {
-            let hint = if config.address.secure {
-                ""
-            } else {
-                "; does it want TLS (`zookeepers://`)?"
-            };
-            Err(Failure::Error(ConnectError::of_endpoint(
-                endpoint,
-                ErrorKind::Unavailable,
-                format_args!("no answer within {limit:?}{hint}"),
-            )))
-        }
+        None => Err(Failure::Error(ConnectError::of_endpoint(
+            endpoint,
+            ErrorKind::Unavailable,
+            format_args!("no answer within {limit:?}{}", tls_hint(config)),
+        ))),
     }
 }
 

@@ -26,6 +26,15 @@ const FORBIDDEN: &str = "is not executed because it is not in the whitelist";
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
+/// What a server that wants TLS does not say by itself.
+pub(super) const fn tls_hint(config: &DriverConfig) -> &'static str {
+    if config.address.secure {
+        ""
+    } else {
+        "; does it want TLS (`zookeepers://`)?"
+    }
+}
+
 /// Finds out why a server cannot be reached.
 pub(super) async fn diagnose(
     endpoint: &Endpoint,
@@ -35,10 +44,9 @@ pub(super) async fn diagnose(
     let clock = &*config.context.clock;
     let reason = until(clock, clock.now() + limit, examine(endpoint, config)).await;
     let (kind, detail) = reason.unwrap_or_else(|| {
-        (
-            ErrorKind::Unavailable,
-            "the server accepts connections and does not answer".to_owned(),
-        )
+        let hint = tls_hint(config);
+        let detail = format!("it accepts connections and does not answer{hint}");
+        (ErrorKind::Unavailable, detail)
     });
     ConnectError::of_endpoint(endpoint, kind, detail)
 }

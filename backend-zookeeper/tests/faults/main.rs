@@ -1,6 +1,6 @@
-//! What goes wrong on the way and on the servers, with real servers: what a lock costs on the wire,
-//! replies that are lost, servers that die, stop and come back or are set up otherwise, owners that
-//! are stopped, rights that change, and other programs on the same lock.
+//! Faults of the network and of the servers, with real servers: what a lock costs on the wire, lost
+//! replies, servers that die, stop, come back, are configured otherwise or send garbage, stopped owners,
+//! changed rights, other programs on the same lock, and the messages for a user.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,12 +11,15 @@ mod common;
 mod crowd;
 mod ensemble;
 mod foreign;
+mod hostile;
 mod idle;
 mod interop;
 mod late;
 mod lost;
+mod messages;
 mod other;
 mod proof;
+mod providers;
 mod rights;
 mod stopped;
 mod wake;

@@ -14,7 +14,11 @@ use crate::common::{
 /// When the heartbeats came since the last reset, of the connection that had most of them.
 fn heartbeats(proxy: &Proxy) -> Vec<Instant> {
     let commands = proxy.commands();
-    let beats = commands.iter().filter(|command| command.name == "sync");
+    // The first request on a new connection counts as a heartbeat: it reaches the leader too.
+    let is_first = |name: &str, path: &str| name == "delete" && path.starts_with("/zookeeper/");
+    let beats = commands
+        .iter()
+        .filter(|command| command.name == "sync" || is_first(&command.name, &command.argument(0)));
     let mut by_connection: Vec<(u64, Vec<Instant>)> = Vec::new();
     for beat in beats {
         match by_connection

@@ -1,5 +1,5 @@
-//! What has once broken a clause on this backend, or nearly, and takes long to show: servers that
-//! fall silent, very many locks, cancellations without end.
+//! Situations that once broke a clause on this backend, or nearly, and that take long to show: silent
+//! servers, ten thousand locks, and a stream of cancellations.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
