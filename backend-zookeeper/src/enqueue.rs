@@ -37,12 +37,18 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     let clock = &*shared.config.context.clock;
     let limit = shared.config.request_limit();
     let (session, connection) = loop {
-        let session = shared
-            .pool
-            .locks(request.ttl)
-            .ok_or_else(|| closed(OPERATION))?;
         // An attempt belongs to the session in which it was first asked for.
-        let session = shared.session_of(request.attempt).unwrap_or(session);
+        let session = match shared.session_of(request.attempt) {
+            Some(session) if session.is_ended() => {
+                shared.forget(request.attempt);
+                return Ok(Enqueued::Gone);
+            }
+            Some(session) => session,
+            None => shared
+                .pool
+                .locks(request.ttl)
+                .ok_or_else(|| closed(OPERATION))?,
+        };
         session.touch();
         match session.connection(OPERATION, limit).await {
             Ok(connection) => break (session, connection),
@@ -378,7 +384,8 @@ impl Enqueuing {
         };
         let node = self.session.attempts().node(attempt);
         if let Some(node) = node {
-            self.session.watch_own_node(&self.connection, attempt, node);
+            self.session
+                .watch_own_node(&self.connection, attempt, node, None);
         }
         Ok(Enqueued::Granted(grant))
     }

@@ -131,7 +131,7 @@ impl Queue {
             if stat.is_none() {
                 return Ok(Some(Located::Gone));
             }
-            session.follow_own_node(connection, attempt, self.own, watcher);
+            session.watch_own_node(connection, attempt, self.own, Some(watcher));
         }
         let (stat, watcher) = next.map_err(failed)?;
         if stat.is_none() {

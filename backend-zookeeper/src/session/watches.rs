@@ -37,7 +37,7 @@ impl Session {
             waits,
         } in all
         {
-            self.watch_own_node(connection, attempt, node);
+            self.watch_own_node(connection, attempt, node, None);
             if waits {
                 self.locate_later(connection, attempt);
             }
@@ -45,39 +45,30 @@ impl Session {
         self.note_checked();
     }
 
-    /// Looks up an attempt's own node and watches it.
+    /// Watches an attempt's own node from now on. `watcher` is a watch that was set before; without one
+    /// the node is looked up first.
     pub(crate) fn watch_own_node(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         attempt: AttemptId,
         node: Arc<str>,
+        mut watcher: Option<OneshotWatcher>,
     ) {
-        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
+        let (session, connected) = (Arc::downgrade(self), Arc::downgrade(connection));
         connection.spawn(async move {
-            while let Some(watcher) = set_own_watch(&session, &weak, attempt, &node).await {
-                if !own_node_changed(&session, &weak, attempt, &node, watcher).await {
+            loop {
+                if watcher.is_none() {
+                    // In a box, because this future is kept for as long as the lock is held.
+                    let set = set_own_watch(&session, &connected, attempt, &node);
+                    watcher = Box::pin(set).await;
+                }
+                let Some(current) = watcher.take() else {
+                    break;
+                };
+                let event = current.changed().await;
+                if !own_node_changed(&session, attempt, &node, event.event_type) {
                     break;
                 }
-            }
-        });
-    }
-
-    /// Goes on with a watch of an attempt's own node that was set before.
-    pub(crate) fn follow_own_node(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        attempt: AttemptId,
-        node: Arc<str>,
-        watcher: OneshotWatcher,
-    ) {
-        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
-        connection.spawn(async move {
-            let mut watcher = Some(watcher);
-            while let Some(current) = watcher {
-                if !own_node_changed(&session, &weak, attempt, &node, current).await {
-                    break;
-                }
-                watcher = set_own_watch(&session, &weak, attempt, &node).await;
             }
         });
     }
@@ -211,19 +202,17 @@ async fn set_own_watch(
     Some(watcher)
 }
 
-/// Waits for a change of an attempt's own node. Returns whether to watch it again.
-async fn own_node_changed(
+/// Notes a change of an attempt's own node. Returns whether to watch it again.
+fn own_node_changed(
     session: &Weak<Session>,
-    connection: &Weak<Connection>,
     attempt: AttemptId,
     node: &str,
-    watcher: OneshotWatcher,
+    event: EventType,
 ) -> bool {
-    let event = watcher.changed().await;
-    let (Some(session), Some(_)) = (session.upgrade(), connection.upgrade()) else {
+    let Some(session) = session.upgrade() else {
         return false;
     };
-    match event.event_type {
+    match event {
         EventType::Session => false,
         EventType::NodeDeleted => {
             let lost = session.attempts().gone(attempt, LossReason::Evicted);
@@ -232,9 +221,8 @@ async fn own_node_changed(
             false
         }
         _ => {
-            session
-                .attempts()
-                .set_data_error(attempt, Some(overwritten(node)));
+            let mut attempts = session.attempts();
+            attempts.set_data_error(attempt, Some(overwritten(node)));
             true
         }
     }

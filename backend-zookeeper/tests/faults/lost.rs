@@ -4,7 +4,7 @@ use tenure_core::{
     Release,
     error::ErrorKind,
     id::AttemptId,
-    request::{Enqueued, Remove},
+    request::{Enqueued, Remove, Renewal, Renewed},
 };
 use tenure_test_servers::wire::{Command, Proxy};
 use tokio::time::Instant;
@@ -168,4 +168,29 @@ async fn x3_a_session_that_is_left_to_expire_is_not_closed() {
         let left = children(&server, &format!("/default/{lock}")).await;
         assert_eq!(left.len(), 1, "round {round}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a2_an_attempt_whose_session_has_ended_is_gone() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let raw = Raw::connect(&proxy.url()).await;
+    let attempt = AttemptId::random().unwrap();
+    let request = Raw::enqueue("a", attempt);
+    let entered = raw.backend.enqueue(request.clone()).await;
+    assert!(matches!(entered.unwrap(), Enqueued::Granted(_)));
+    proxy.refuse(true).unwrap();
+    proxy.cut().unwrap();
+    let begun = Instant::now();
+    loop {
+        let renewal = Renewal::new(name("a"), attempt, TTL, None);
+        if let [Renewed::Gone(_)] = raw.backend.renew(vec![renewal]).await[..] {
+            break;
+        }
+        assert!(begun.elapsed() < SOON, "the session does not end");
+    }
+    proxy.refuse(false).unwrap();
+    let again = raw.backend.enqueue(request).await;
+    assert_eq!(again.unwrap(), Enqueued::Gone);
 }
