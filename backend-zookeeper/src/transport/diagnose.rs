@@ -55,6 +55,10 @@ async fn examine(endpoint: &Endpoint, config: &DriverConfig) -> (ErrorKind, Stri
     let unavailable = |detail: String| (ErrorKind::Unavailable, detail);
     let stream = match TcpStream::connect((&*endpoint.host, endpoint.port)).await {
         Ok(stream) => stream,
+        // Closed while it was being made.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return of_answer("", config.address.secure);
+        }
         Err(error) => return unavailable(of_connecting(&error)),
     };
     if config.address.secure {

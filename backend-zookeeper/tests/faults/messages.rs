@@ -17,9 +17,10 @@ use crate::common::{SOON, TICK, client, cluster, millis, room, server};
 
 /// Connects, and returns the error.
 async fn refusal(url: &str, tls: Tls) -> Error {
-    let options = Options::default().tick(TICK).tls(tls);
+    let options = Options::default().tick(TICK).tls(tls).connect_timeout(millis(5000));
     let store = ZooKeeperStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap();
-    Client::builder(store).connect().await.unwrap_err()
+    let builder = Client::builder(store).request_timeout(3 * SOON);
+    builder.connect().await.unwrap_err()
 }
 
 async fn expect(url: &str, tls: Tls, kind: ErrorKind, part: &str) {
