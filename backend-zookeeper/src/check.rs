@@ -12,7 +12,7 @@ use tenure_core::{
 use zookeeper_client::{CreateMode, Error as ZkError};
 
 use crate::{
-    error::{closed, error, of_read},
+    error::{error, of_read},
     session::{
         DriverConfig, Purpose, Session,
         pool::LONGEST_TIMEOUT,
@@ -39,11 +39,10 @@ impl ServerLimits {
     pub(crate) async fn discover(shared: &Shared) -> Result<Self, Error> {
         let config = &shared.config;
         if config.context.observer {
-            let reader = shared.pool.reader().ok_or_else(|| closed(OPERATION))?;
-            reader.connection(OPERATION, config.request_limit()).await?;
+            let (_, permit) = shared.reader(OPERATION).await?;
             return Ok(Self {
                 min: Duration::ZERO,
-                max: reader.granted(),
+                max: permit.session().granted(),
             });
         }
         let max = granted(config, LONGEST_TIMEOUT).await?;
@@ -113,12 +112,21 @@ impl ServerLimits {
     }
 }
 
+/// A session that ends with the call that began it, also if the call is given up.
+struct Probe(Arc<Session>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
 /// The time-out that the servers grant to a session that asks for this one.
 async fn granted(config: &Arc<DriverConfig>, timeout: Duration) -> Result<Duration, Error> {
-    let probe = Session::begin(config, timeout, Purpose::Reads);
-    let connected = probe.connection(OPERATION, config.request_limit()).await;
-    let granted = probe.granted();
-    probe.close().await;
+    let probe = Probe(Session::begin(config, timeout, Purpose::Reads));
+    let connected = probe.0.connection(OPERATION, config.request_limit()).await;
+    let granted = probe.0.granted();
+    probe.0.close().await;
     // The session may be over by now. It is enough that it began.
     if granted.is_zero() {
         connected?;
@@ -132,7 +140,7 @@ pub(crate) async fn prepare(shared: &Shared) -> Result<(), Error> {
     if root.is_empty() || shared.config.context.observer {
         return Ok(());
     }
-    let connection = shared.reader(OPERATION).await?;
+    let (connection, _permit) = shared.reader(OPERATION).await?;
     let failed = |path: &str, failure| of_read(OPERATION, path, failure);
     let client = connection
         .client()

@@ -105,6 +105,9 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     answer.unwrap_or_else(|| Err(unanswered(OPERATION)))
 }
 
+/// Whether the caller of an enqueue still waits for its answer.
+type WaitedFor<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
 /// An enqueue under way.
 struct Enqueuing {
     shared: Arc<Shared>,
@@ -119,10 +122,11 @@ struct Enqueuing {
 
 impl Enqueuing {
     async fn run(self, answer: oneshot::Sender<Result<Enqueued, Error>>) {
+        let waited_for = || !answer.is_closed();
         let outcome = if self.repeated.is_some() {
-            self.repeat().await
+            self.repeat(&waited_for).await
         } else {
-            self.create().await
+            self.create(&waited_for).await
         };
         // After such an answer the core does not remove the attempt. A repeated enqueue is another
         // matter: what was asked for before may be in the queue.
@@ -142,10 +146,7 @@ impl Enqueuing {
                 attempt: self.attempt(),
                 reason: LossReason::Evicted,
             }]),
-            Err(Err(error)) if !error.is_retryable() => {
-                let mut attempts = self.session.attempts();
-                attempts.set_locate_error(self.attempt(), Some(error));
-            }
+            // Of an attempt in the queue its next report tells the error.
             _ => {}
         }
     }
@@ -155,7 +156,7 @@ impl Enqueuing {
     }
 
     /// Creates the node and looks up its position.
-    async fn create(&self) -> Result<Enqueued, Error> {
+    async fn create(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
         let prefix = format!("{}/{}", self.lock, node_prefix(self.attempt()));
         let data = record::encode(&self.request);
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
@@ -175,7 +176,7 @@ impl Enqueuing {
             match self.connection.answer(created).await {
                 Ok((stat, sequence)) => {
                     let path = format!("{prefix}{sequence}");
-                    return self.created(&path, &stat, Some(listed)).await;
+                    return self.created(&path, &stat, Some(listed), waited_for).await;
                 }
                 Err(RequestError::Refused(ZkError::NoNode)) => self.create_parents().await?,
                 Err(failure) => return Err(of_write(OPERATION, &self.lock, failure)),
@@ -192,7 +193,7 @@ impl Enqueuing {
     }
 
     /// Answers the same attempt again: its node may be there, or on its way.
-    async fn repeat(&self) -> Result<Enqueued, Error> {
+    async fn repeat(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
         let known = {
             let attempts = self.session.attempts();
             let entry = attempts.get(self.attempt());
@@ -205,7 +206,7 @@ impl Enqueuing {
         };
         match known {
             None | Some((true, _)) => return Ok(Enqueued::Gone),
-            Some((false, Some(_))) => return self.answer(None).await,
+            Some((false, Some(_))) => return self.answer(None, waited_for).await,
             Some((false, None)) => {}
         }
         let unknown = |_: RequestError| unanswered(OPERATION);
@@ -213,13 +214,13 @@ impl Enqueuing {
             .await
             .map_err(unknown)?;
         let Some((path, _)) = found.into_iter().next() else {
-            return self.create().await;
+            return self.create(waited_for).await;
         };
         let client = self.connection.client().map_err(unknown)?;
         match self.connection.answer(client.check_stat(&path)).await {
             Ok(Some(stat)) => {
                 let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
-                self.created(&path, &stat, unlisted).await
+                self.created(&path, &stat, unlisted, waited_for).await
             }
             Ok(None) => Ok(Enqueued::Gone),
             Err(failure) => Err(unknown(failure)),
@@ -232,6 +233,7 @@ impl Enqueuing {
         path: &str,
         stat: &zookeeper_client::Stat,
         listed: Option<impl Future<Output = Result<Listing, ZkError>>>,
+        waited_for: WaitedFor<'_>,
     ) -> Result<Enqueued, Error> {
         let floor = self.shared.config.context.token_floor;
         let number = self.connection.number;
@@ -243,13 +245,13 @@ impl Enqueuing {
         if !noted {
             // The attempt was asked for twice at once: the later node goes.
             self.delete(path).await?;
-            return self.answer(None).await;
+            return self.answer(None, waited_for).await;
         }
         let listing = match listed {
             Some(listed) => self.connection.answer(listed).await.ok(),
             None => None,
         };
-        self.answer(listing).await
+        self.answer(listing, waited_for).await
     }
 
     async fn delete(&self, node: &str) -> Result<(), Error> {
@@ -291,7 +293,11 @@ impl Enqueuing {
     }
 
     /// The answer for an attempt whose node is known.
-    async fn answer(&self, listing: Option<Listing>) -> Result<Enqueued, Error> {
+    async fn answer(
+        &self,
+        listing: Option<Listing>,
+        waited_for: WaitedFor<'_>,
+    ) -> Result<Enqueued, Error> {
         if !self.request.wait {
             return self.grant_or_leave(listing).await;
         }
@@ -308,8 +314,26 @@ impl Enqueuing {
                     None => self.grant().await,
                 }
             }
-            // The state of another contender that this client must not pass by: leave the queue.
-            Err(error) => Err(self.leave_with(error).await),
+            // The node is in the queue: looking up its position again may help.
+            Err(error) if error.is_retryable() => {
+                self.session.locate_later(&self.connection, attempt);
+                let from = self.session.proved();
+                let waiting = from.and_then(|from| self.session.attempts().waiting(attempt, from));
+                let waiting = waiting.ok_or_else(|| unanswered(OPERATION))?;
+                Ok(Enqueued::Waiting(waiting))
+            }
+            // A right is missing, or the state of another contender cannot be read. A caller that was
+            // answered before learns it from its next report, and then removes the attempt.
+            Err(error) => {
+                self.session
+                    .attempts()
+                    .set_locate_error(attempt, Some(error.clone()));
+                if waited_for() {
+                    Err(self.leave_with(error).await)
+                } else {
+                    Err(error.with_kind(ErrorKind::OutcomeUnknown))
+                }
+            }
         }
     }
 
@@ -338,7 +362,7 @@ impl Enqueuing {
             }
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
-        self.session.attempts().begin_removal(self.attempt());
+        self.session.begin_removal(self.attempt());
         let (shown, deleted) =
             futures_util::join!(self.connection.read_one(&first), self.delete(&node));
         deleted?;
@@ -352,7 +376,7 @@ impl Enqueuing {
         let Some(node) = self.session.attempts().node(self.attempt()) else {
             return error;
         };
-        self.session.attempts().begin_removal(self.attempt());
+        self.session.begin_removal(self.attempt());
         match self.delete(&node).await {
             Ok(()) => error,
             Err(_) => error.with_kind(ErrorKind::OutcomeUnknown),
@@ -369,6 +393,10 @@ impl Enqueuing {
         };
         if !first {
             return Ok(Enqueued::Gone);
+        }
+        // What a lost connection has shown may be over: its node was not looked up on the next one.
+        if self.connection.is_lost() {
+            return Err(unanswered(OPERATION));
         }
         let from = match self.repeated {
             None => self.session.wait_fresh(&self.connection).await,

@@ -42,7 +42,7 @@ fn paths_in_order(lock: &str, names: &[String]) -> Vec<String> {
 /// A lock and its queue.
 pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
-    let connection = shared.reader(OPERATION).await?;
+    let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(name);
     let failed = |failure| of_read(OPERATION, &lock, failure);
     let paths = paths_in_order(&lock, &children(&connection, &lock).await.map_err(failed)?);
@@ -65,7 +65,7 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
 /// A page of the locks of the namespace, ordered by name.
 pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error> {
     const OPERATION: &str = "listing";
-    let connection = shared.reader(OPERATION).await?;
+    let (connection, _permit) = shared.reader(OPERATION).await?;
     let namespace = shared.keys.namespace();
     let failed = |failure| of_read(OPERATION, namespace, failure);
     let mut encoded = children(&connection, namespace).await.map_err(failed)?;
@@ -131,7 +131,7 @@ pub(crate) async fn evict(
     token: FencingToken,
 ) -> Result<Evicted, Error> {
     const OPERATION: &str = "evicting";
-    let connection = shared.reader(OPERATION).await?;
+    let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(name);
     let floor = shared.config.context.token_floor;
     loop {

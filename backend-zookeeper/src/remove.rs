@@ -43,14 +43,19 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
     let Some(session) = shared.session_of(attempt) else {
         return remove_unregistered(shared, request).await;
     };
+    session.begin_removal(attempt);
     let known = {
-        let mut attempts = session.attempts();
-        attempts.begin_removal(attempt);
+        let attempts = session.attempts();
         attempts.get(attempt).map(|entry| Known {
             lock: Arc::clone(&entry.lock),
             node: entry.node.clone(),
             held: matches!(entry.position, Position::First),
-            gone: matches!(entry.position, Position::Gone(_)),
+            // The end of a node may have been misread, so a node that is known is deleted all the same.
+            gone: match entry.position {
+                Position::Gone(LossReason::Closed) => true,
+                Position::Gone(_) => entry.node.is_none(),
+                _ => false,
+            },
         })
     };
     let known = match known {
@@ -124,7 +129,7 @@ impl Known {
 /// Removes an attempt that is not registered here: another client's, or one that was removed before.
 async fn remove_unregistered(shared: &Shared, request: &Remove) -> Result<Removed, Error> {
     let limit = shared.config.request_limit();
-    let connection = shared.reader(OPERATION).await?;
+    let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(&request.name);
     let clock = &*shared.config.context.clock;
     let removing = search_and_delete(&connection, &lock, request.attempt);

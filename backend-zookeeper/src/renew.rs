@@ -64,6 +64,7 @@ async fn renew_part(session: &Arc<Session>, part: Part, split: bool) -> Vec<(usi
         Ok(connection) => connection,
         Err(error) => return unproved(session, part, &error),
     };
+    session.watch_overlooked(&connection, part.iter().map(|(_, entry)| entry.attempt));
     for (_, entry) in &part {
         if entry.token.is_none() {
             check_predecessor(session, &connection, entry.attempt);

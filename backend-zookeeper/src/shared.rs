@@ -16,7 +16,7 @@ use tenure_core::{
 use crate::{
     error::{closed, error},
     keys::Keys,
-    session::{DriverConfig, Session, pool::Pool},
+    session::{DriverConfig, ReadPermit, Session, pool::Pool},
     transport::Connection,
 };
 
@@ -94,11 +94,15 @@ impl Shared {
         }
     }
 
-    /// A connection to read the state of locks with.
-    pub(crate) async fn reader(&self, operation: &'static str) -> Result<Arc<Connection>, Error> {
-        let session = self.pool.reader().ok_or_else(|| closed(operation))?;
+    /// A connection to read the state of locks with, and the permit to be held meanwhile.
+    pub(crate) async fn reader(
+        &self,
+        operation: &'static str,
+    ) -> Result<(Arc<Connection>, ReadPermit), Error> {
+        let permit = self.pool.reader().ok_or_else(|| closed(operation))?;
         let limit = self.config.request_limit();
-        session.connection(operation, limit).await
+        let connection = permit.session().connection(operation, limit).await?;
+        Ok((connection, permit))
     }
 
     /// The node that the address names is gone.

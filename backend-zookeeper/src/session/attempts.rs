@@ -202,6 +202,7 @@ impl Attempts {
 
     /// This client begins to remove an attempt: from now on nothing about it is a loss.
     pub(crate) fn begin_removal(&mut self, attempt: AttemptId) {
+        self.unchecked.remove(&attempt);
         if let Some(entry) = self.entries.get_mut(&attempt) {
             entry.removing = true;
         }
@@ -237,7 +238,9 @@ impl Attempts {
         self.unchecked.clear();
         let mut watched = Vec::new();
         for (attempt, entry) in &self.entries {
+            // The end of a node that is being removed is no loss, so it needs no watch.
             if let Some(node) = &entry.node
+                && !entry.removing
                 && !matches!(entry.position, Position::Gone(_))
             {
                 self.unchecked.insert(*attempt);
@@ -283,6 +286,40 @@ impl Attempts {
             }
         };
         self.gone(attempt, reason)
+    }
+
+    /// The attempts of a batch whose nodes are not being looked up on this connection and were not seen on
+    /// it: an answer of the connection before came late.
+    pub(crate) fn overlooked(
+        &mut self,
+        batch: impl Iterator<Item = AttemptId>,
+        connection: u64,
+    ) -> Vec<Watched> {
+        let mut overlooked = Vec::new();
+        for attempt in batch {
+            if let Some(entry) = self.entries.get(&attempt)
+                && let Some(node) = &entry.node
+                && entry.seen_on != connection
+                && self.is_wanted(attempt)
+                && !self.unchecked.contains(&attempt)
+            {
+                overlooked.push(Watched {
+                    attempt,
+                    node: Arc::clone(node),
+                    waits: !matches!(entry.position, Position::First),
+                });
+            }
+        }
+        self.unchecked
+            .extend(overlooked.iter().map(|watched| watched.attempt));
+        overlooked
+    }
+
+    /// The watch of an attempt's own node is used up.
+    pub(crate) fn unwatched(&mut self, attempt: AttemptId) {
+        if let Some(entry) = self.entries.get_mut(&attempt) {
+            entry.watched_on = 0;
+        }
     }
 
     /// Begins to look up an attempt's position. `false`: that is under way, and is done once more
@@ -366,9 +403,17 @@ impl Attempts {
     }
 
     /// The answer to a waiter; `None` if it does not wait, or its node is not known.
-    pub(crate) fn waiting(&self, attempt: AttemptId, from: Instant) -> Option<Waiting> {
-        let entry = self.entries.get(&attempt)?;
-        entry.position.waiting(entry.czxid, from)
+    pub(crate) fn waiting(&mut self, attempt: AttemptId, from: Instant) -> Option<Waiting> {
+        let entry = self.entries.get_mut(&attempt)?;
+        let waiting = entry.position.waiting(entry.czxid, from)?;
+        entry.reported = entry.reported.max(Some(from));
+        Some(waiting)
+    }
+
+    /// The newest proof that any attempt of the session was given.
+    pub(crate) fn newest_report_of_all(&self) -> Option<Instant> {
+        let entries = self.entries.values();
+        entries.filter_map(|entry| entry.reported).max()
     }
 
     /// The newest proof that any of these attempts was given.

@@ -29,8 +29,8 @@ pub(super) enum ServeEnd {
 }
 
 impl Session {
-    /// Sends heartbeats until the connection should be left. `first`: when a request that counts as
-    /// the first heartbeat was sent and answered.
+    /// Sends heartbeats until the connection should be left. `first`: when the greeting, which
+    /// counts as the first heartbeat, was sent and answered.
     pub(super) async fn send_heartbeats(
         &self,
         connection: &Connection,

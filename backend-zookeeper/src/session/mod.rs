@@ -75,6 +75,34 @@ pub(crate) enum Purpose {
     Reads,
 }
 
+/// The operations that read with a session.
+#[derive(Debug, Default)]
+struct Reads {
+    running: usize,
+    /// Whether the session is to end after the last of them.
+    last: bool,
+}
+
+/// Keeps a session for an operation that reads with it.
+#[derive(Debug)]
+pub(crate) struct ReadPermit(Arc<Session>);
+
+impl ReadPermit {
+    pub(crate) fn session(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for ReadPermit {
+    fn drop(&mut self) {
+        let mut reads = self.0.reads();
+        reads.running -= 1;
+        if reads.last && reads.running == 0 {
+            self.0.begin_close();
+        }
+    }
+}
+
 /// How a session is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
@@ -100,6 +128,7 @@ pub(crate) struct Session {
     granted: watch::Sender<Duration>,
     attempts: Mutex<Attempts>,
     closing: watch::Sender<Closing>,
+    reads: Mutex<Reads>,
     /// When the core last asked for something that needs the session.
     used: watch::Sender<Instant>,
 }
@@ -127,6 +156,7 @@ impl Session {
             granted: watch::Sender::new(Duration::ZERO),
             attempts: Mutex::default(),
             closing: watch::Sender::new(Closing::No),
+            reads: Mutex::default(),
             used: watch::Sender::new(config.now()),
         });
         tokio::spawn(task::run(Arc::clone(&session)));
@@ -135,6 +165,25 @@ impl Session {
 
     pub(crate) fn attempts(&self) -> MutexGuard<'_, Attempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reads(&self) -> MutexGuard<'_, Reads> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an operation that reads with this session.
+    pub(crate) fn begin_read(self: &Arc<Self>) -> ReadPermit {
+        self.reads().running += 1;
+        ReadPermit(Arc::clone(self))
+    }
+
+    /// Ends the session after the operations that read with it.
+    pub(crate) fn close_after_reads(&self) {
+        let mut reads = self.reads();
+        reads.last = true;
+        if reads.running == 0 {
+            self.begin_close();
+        }
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -288,6 +337,12 @@ impl Session {
     /// Forgets an attempt of which nothing is left in the store.
     pub(crate) fn forget(&self, attempt: AttemptId) {
         self.attempts().forget(attempt);
+        self.note_checked();
+    }
+
+    /// This client begins to remove an attempt: from now on nothing about it is a loss.
+    pub(crate) fn begin_removal(&self, attempt: AttemptId) {
+        self.attempts().begin_removal(attempt);
         self.note_checked();
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{DriverConfig, Purpose, Session};
+use super::{DriverConfig, Purpose, ReadPermit, Session};
 
 /// A time-out that is longer than any server grants, so that it grants its longest.
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
@@ -48,7 +48,7 @@ impl Pool {
             }
             // From now on that session reads too.
             if let Some(reader) = sessions.reader.take() {
-                reader.begin_close();
+                reader.close_after_reads();
             }
             Arc::clone(session)
         })
@@ -56,19 +56,19 @@ impl Pool {
 
     /// A session to read the state of locks with: one for locks that is connected and in use, since it
     /// is kept alive anyway, or else one of its own. `None` after the pool was closed.
-    pub(crate) fn reader(&self) -> Option<Arc<Session>> {
+    pub(crate) fn reader(&self) -> Option<ReadPermit> {
         self.with(|sessions, config| {
             let mut locks = sessions.by_ttl.values();
             let usable =
                 |session: &&Arc<Session>| session.is_in_use() && session.connected().is_some();
             if let Some(session) = locks.find(usable) {
-                return Arc::clone(session);
+                return session.begin_read();
             }
             match &sessions.reader {
-                Some(session) if !session.is_ended() => Arc::clone(session),
+                Some(session) if !session.is_ended() => session.begin_read(),
                 _ => {
                     let session = Session::begin(config, LONGEST_TIMEOUT, Purpose::Reads);
-                    Arc::clone(sessions.reader.insert(session))
+                    sessions.reader.insert(session).begin_read()
                 }
             }
         })

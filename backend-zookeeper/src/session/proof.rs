@@ -9,8 +9,8 @@
 //! the leader before the `sync` of the third, because every connection keeps its order. So the leader
 //! has counted the session as alive at a moment not before the first heartbeat was sent.
 //!
-//! The first of a chain may be any request that a majority of the servers has to answer: it is enough that
-//! the follower has received it.
+//! The greeting that resumes a session counts as the first of a chain: the leader has validated the session
+//! by then, and counted it as alive.
 //!
 //! A chain belongs to one connection. On another connection another server may answer, and a server
 //! that was stopped and still believes itself the leader answers too, for up to a tick: three

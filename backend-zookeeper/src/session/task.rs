@@ -24,8 +24,6 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after every server was tried; it doubles each time up to the maximum.
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// The shortest time limit for one server on a reconnection.
-const RECONNECT_LIMIT_MIN: Duration = Duration::from_millis(200);
 
 /// The outcome of trying every server once.
 enum Round {
@@ -85,7 +83,7 @@ pub(super) async fn run(session: Arc<Session>) {
         session.watch_all(&connection);
         let end = tokio::select! {
             () = connection.lost() => ServeEnd::Lost,
-            end = session.send_heartbeats(&connection, opened.caught_up) => end,
+            end = session.send_heartbeats(&connection, opened.greeted) => end,
             () = asked_to_end(&mut closing) => ServeEnd::Closed,
         };
         connector.last_connected = clock.now();
@@ -132,13 +130,14 @@ impl Connector {
     /// The moment until which it is worth resuming the session.
     ///
     /// For locks: every greeting prolongs the session, also one whose answer is lost. One TTL after
-    /// the newest proof no lease on it is valid any more, so from then on it is left to expire (X3).
-    /// The server may have granted no proof yet; then the connection's end counts.
+    /// the newest proof that the core was given, no lease on it is valid any more, so from then on
+    /// it is left to expire (X3).
     fn resumable_until(&self) -> Instant {
         let session = &self.session;
-        let proved = session.proved().unwrap_or(self.last_connected);
+        let reported = session.attempts().newest_report_of_all();
+        let proved = reported.or_else(|| session.proved());
         match session.purpose {
-            Purpose::Locks => proved + session.ttl,
+            Purpose::Locks => proved.unwrap_or(self.last_connected) + session.ttl,
             Purpose::Reads => self.last_connected + session.granted(),
         }
     }
@@ -163,18 +162,21 @@ impl Connector {
                 break;
             };
             let asked = clock.now();
-            let mut limit = session.config.options.connect_timeout;
-            if self.resume.is_some() {
-                // Other servers have to be tried within the session's time-out.
-                limit = limit.min(silence_limit(session.granted()).max(RECONNECT_LIMIT_MIN));
+            if self.resume.is_some() && asked >= self.resumable_until() {
+                return Round::Expired;
             }
             let greeting = Greeting {
                 resume: self.resume.clone(),
                 timeout: session.ttl,
-                silence: silence_limit(session.ttl),
+                silence: if self.resume.is_some() {
+                    // Other servers have to be tried within the session's time-out.
+                    silence_limit(session.granted())
+                } else {
+                    silence_limit(session.ttl)
+                },
                 number: self.connections + 1,
             };
-            last = match connect(endpoint, &session.config, greeting, limit).await {
+            last = match connect(endpoint, &session.config, greeting).await {
                 Ok(opened) => return Round::Connected(opened, asked),
                 Err(Failure::Expired) if self.resume.is_some() => return Round::Expired,
                 Err(Failure::Expired) => ConnectError::new(

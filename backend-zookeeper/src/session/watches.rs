@@ -21,6 +21,7 @@ use super::{
 use crate::{
     error::error,
     locate::{Located, locate},
+    queue::Position,
     record,
     transport::Connection,
 };
@@ -31,18 +32,32 @@ impl Session {
     /// Looks up every node on a new connection, with watches, and the positions of the waiters.
     pub(super) fn watch_all(self: &Arc<Self>, connection: &Arc<Connection>) {
         let all = self.attempts().begin_check(connection.number);
+        self.watch(connection, all);
+        self.note_checked();
+    }
+
+    /// Looks up nodes of a renewal that were not looked up on this connection yet.
+    pub(crate) fn watch_overlooked(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        batch: impl Iterator<Item = AttemptId>,
+    ) {
+        let overlooked = self.attempts().overlooked(batch, connection.number);
+        self.watch(connection, overlooked);
+    }
+
+    fn watch(self: &Arc<Self>, connection: &Arc<Connection>, nodes: Vec<Watched>) {
         for Watched {
             attempt,
             node,
             waits,
-        } in all
+        } in nodes
         {
             self.watch_own_node(connection, attempt, node, None);
             if waits {
                 self.locate_later(connection, attempt);
             }
         }
-        self.note_checked();
     }
 
     /// Watches an attempt's own node from now on. `watcher` is a watch that was set before; without one
@@ -128,7 +143,13 @@ impl Session {
             return;
         }
         loop {
-            let located = locate(self, connection, attempt, None, false).await;
+            // Strict as the enqueue, as long as that has not found out the position.
+            let strict = {
+                let attempts = self.attempts();
+                let entry = attempts.get(attempt);
+                entry.is_some_and(|entry| matches!(entry.position, Position::Unknown))
+            };
+            let located = locate(self, connection, attempt, None, strict).await;
             let error = match located {
                 // The next report asks again.
                 Err(error) if error.is_retryable() => None,
@@ -222,6 +243,7 @@ fn own_node_changed(
         }
         _ => {
             let mut attempts = session.attempts();
+            attempts.unwatched(attempt);
             attempts.set_data_error(attempt, Some(overwritten(node)));
             true
         }

@@ -42,8 +42,9 @@ pub(crate) struct Opened {
     pub(crate) session: SessionInfo,
     /// The session's time-out as the server grants it.
     pub(crate) timeout: Duration,
-    /// When the first request of a resumed session was sent and answered. It counts as a heartbeat.
-    pub(crate) caught_up: Option<(Instant, Instant)>,
+    /// When the greeting of a resumed session was sent and answered. It counts as a heartbeat: the leader
+    /// validates the session, and counts it as alive.
+    pub(crate) greeted: Option<(Instant, Instant)>,
 }
 
 /// How an attempt to connect failed.
@@ -54,15 +55,24 @@ pub(crate) enum Failure {
     Error(ConnectError),
 }
 
-/// Connects to one server within a time limit. A new session's failure is explained, which takes
-/// another connection.
+/// How many answers of a server a resumed session waits for: to the greeting, to a ping of the crate, to
+/// the credentials, and to the first request.
+const RESUME_ANSWERS: u32 = 4;
+
+/// Connects to one server. A new session has the option `connect_timeout` for that. To resume one, each
+/// answer may take as long as a server may be silent. A new session's failure is explained, which
+/// takes another connection.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     config: &DriverConfig,
     greeting: Greeting,
-    limit: Duration,
 ) -> Result<Opened, Failure> {
     let new = greeting.resume.is_none();
+    let limit = if new {
+        config.options.connect_timeout
+    } else {
+        greeting.silence * RESUME_ANSWERS
+    };
     let clock = &*config.context.clock;
     let opening = Box::pin(open(endpoint, config, greeting));
     let opened = until(clock, clock.now() + limit, opening).await;
@@ -112,6 +122,7 @@ async fn open(
         connector = connector.with_tls(tls::options(&config.options.tls)?);
     }
     let resumed = greeting.resume.as_ref().map(SessionInfo::id);
+    let silence = greeting.silence;
     if let Some(session) = greeting.resume {
         connector = connector.with_session(session);
     }
@@ -123,7 +134,9 @@ async fn open(
             connector.connect(&server).await
         }
     };
+    let asked = config.now();
     let (connected, task) = ClientTask::capture(connecting).await;
+    let greeted = (asked, config.now());
     let client = connected.map_err(|error| match error {
         ZkError::SessionExpired => OpenError::Failed(Failure::Expired),
         ZkError::AuthFailed => rejected(endpoint).into(),
@@ -143,17 +156,16 @@ async fn open(
     let timeout = client.session_timeout();
     let connection = Connection::serve(client, task, greeting.number);
     authenticate(endpoint, config, &connection).await?;
-    let mut caught_up = None;
     if resumed.is_some() {
-        let sent = config.now();
-        catch_up(endpoint, &connection).await?;
-        caught_up = Some((sent, config.now()));
+        let (clock, limit) = (&*config.context.clock, config.now() + silence);
+        let catching_up = until(clock, limit, catch_up(endpoint, &connection));
+        catching_up.await.ok_or(OpenError::Unreachable)??;
     }
     Ok(Opened {
         connection,
         session,
         timeout,
-        caught_up,
+        greeted: resumed.map(|_| greeted),
     })
 }
 

@@ -9,6 +9,7 @@
 
 mod common;
 mod crowd;
+mod delayed_link;
 mod ensemble;
 mod foreign;
 mod hostile;
@@ -20,6 +21,7 @@ mod messages;
 mod other;
 mod proof;
 mod providers;
+mod reconnection;
 mod rights;
 mod stopped;
 mod wake;

@@ -17,7 +17,10 @@ use crate::common::{SOON, TICK, client, cluster, millis, room, server};
 
 /// Connects, and returns the error.
 async fn refusal(url: &str, tls: Tls) -> Error {
-    let options = Options::default().tick(TICK).tls(tls).connect_timeout(millis(5000));
+    let options = Options::default()
+        .tick(TICK)
+        .tls(tls)
+        .connect_timeout(millis(5000));
     let store = ZooKeeperStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap();
     let builder = Client::builder(store).request_timeout(3 * SOON);
     builder.connect().await.unwrap_err()

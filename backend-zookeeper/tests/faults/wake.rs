@@ -161,3 +161,42 @@ async fn l2_a_node_that_was_written_over_is_watched_again() {
     }
     assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }
+
+/// The event of a node that was written over uses up its watch. If the node is deleted before it is watched
+/// again, and then the holder leaves, the waiter must not take its turn for granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn w4_x1_a_waiter_whose_node_was_written_over_and_deleted_is_granted_nothing() {
+    let _room = room().await;
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
+    let server = server.start().unwrap();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let other = client_for(&server.url(), LONG).await;
+    let holder = hold(&other, "a").await;
+    let held = children(&server, "/default/a").await;
+    let waiter = acquire(&client, "a");
+    waiting(&other, "a", 1).await;
+    let both = children(&server, "/default/a").await;
+    let node = both.iter().find(|node| !held.contains(node)).unwrap();
+    let node = format!("/default/a/{node}");
+    let third = acquire(&other, "a");
+    waiting(&other, "a", 2).await;
+    sleep(millis(300)).await;
+    proxy.hold_requests();
+    write_over(&server, &node, b"something else").await;
+    sleep(millis(100)).await;
+    delete(&server, &node).await;
+    let _ = holder.release().await;
+    let third = granted("the third", SOON, third).await;
+    sleep(millis(200)).await;
+    if waiter.is_finished() {
+        let guard = waiter.await.unwrap();
+        assert!(
+            guard.check().is_err() || third.check().is_err(),
+            "two guards are held"
+        );
+    }
+    proxy.release_requests();
+}
