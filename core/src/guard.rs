@@ -12,7 +12,7 @@ use std::{
 use tracing::Instrument;
 
 use crate::{
-    client::{Client, Errand, Removal, Slot},
+    client::{Attempt, Client, Command, Removal},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -35,11 +35,11 @@ use crate::{
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     client: Client,
-    slot: Arc<Slot>,
+    attempt: Arc<Attempt>,
     token: FencingToken,
     ttl: Duration,
     /// The slot's version that the user has seen last.
-    seen: AtomicU64,
+    seen_version: AtomicU64,
     abandoned: bool,
 }
 
@@ -79,17 +79,18 @@ pub enum Release {
 }
 
 impl Guard {
-    pub(crate) fn new(client: Client, slot: Arc<Slot>) -> Self {
+    pub(crate) fn new(client: Client, attempt: Arc<Attempt>) -> Self {
         let (token, ttl, _) =
-            slot.grant()
+            attempt
+                .grant()
                 .unwrap_or((FencingToken::new(0), Duration::ZERO, Instant::ORIGIN));
-        let seen = AtomicU64::new(slot.version());
+        let seen_version = AtomicU64::new(attempt.version());
         Self {
             client,
-            slot,
+            attempt,
             token,
             ttl,
-            seen,
+            seen_version,
             abandoned: false,
         }
     }
@@ -97,7 +98,7 @@ impl Guard {
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &LockName {
-        &self.slot.name
+        &self.attempt.name
     }
 
     /// The fencing token of this grant. It does not change.
@@ -115,13 +116,13 @@ impl Guard {
     /// The attempt's id, as the store knows it.
     #[must_use]
     pub fn attempt(&self) -> AttemptId {
-        self.slot.attempt
+        self.attempt.id
     }
 
     /// What the lease is now. Reads the clock.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.slot.phase(self.client.0.hub.now())
+        self.attempt.phase(self.client.0.dispatcher.now())
     }
 
     /// The token, if the lock is held at this moment. Reads the clock that runs on while the
@@ -134,7 +135,7 @@ impl Guard {
         match self.phase() {
             Phase::Held | Phase::Suspect => Ok(self.token),
             Phase::Lost(reason) => {
-                self.client.0.hub.look(&self.slot);
+                self.client.0.dispatcher.check_deadline(&self.attempt);
                 Err(NotHeld::Lost(reason))
             }
             Phase::Releasing | Phase::Released => Err(NotHeld::Released),
@@ -146,14 +147,14 @@ impl Guard {
     /// known but that the connection is in doubt.
     #[must_use]
     pub fn trouble(&self) -> Option<Error> {
-        self.slot.trouble()
+        self.attempt.last_renewal_error()
     }
 
     /// How long it may be believed in without a further renewal; zero once it is not held.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        let now = self.client.0.hub.now();
-        if self.slot.phase(now).is_live() {
+        let now = self.client.0.dispatcher.now();
+        if self.attempt.phase(now).is_live() {
             self.valid_until().since(now)
         } else {
             Duration::ZERO
@@ -163,7 +164,7 @@ impl Guard {
     /// The moment until which it may be believed in, on the client's clock. Renewals move it.
     #[must_use]
     pub fn valid_until(&self) -> Instant {
-        self.slot
+        self.attempt
             .grant()
             .map_or(Instant::ORIGIN, |(.., valid_until)| valid_until)
     }
@@ -175,14 +176,14 @@ impl Guard {
     ///
     /// Can be dropped and called again; a loss is never missed.
     pub async fn lost(&self) -> LossReason {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.slot.phase(hub.now()) {
+            match self.attempt.phase(dispatcher.now()) {
                 Phase::Lost(reason) => {
-                    hub.look(&self.slot);
+                    dispatcher.check_deadline(&self.attempt);
                     return reason;
                 }
                 // Beside the keeper's own alarm: this does not rest on any other task.
@@ -191,7 +192,7 @@ impl Guard {
                     tokio::select! {
                         biased;
                         () = changed => {}
-                        () = hub.clock.sleep_until(deadline) => {}
+                        () = dispatcher.clock.sleep_until(deadline) => {}
                     }
                 }
                 Phase::Releasing | Phase::Released => changed.await,
@@ -207,11 +208,11 @@ impl Guard {
     /// Can be dropped and called again; a change is never missed.
     pub async fn deadline_changed(&self) {
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let version = self.slot.version();
-            if self.seen.swap(version, Ordering::SeqCst) != version {
+            let version = self.attempt.version();
+            if self.seen_version.swap(version, Ordering::SeqCst) != version {
                 return;
             }
             changed.await;
@@ -230,15 +231,15 @@ impl Guard {
     ///
     /// The renewal goes on.
     pub async fn renew(&self) -> Result<(), NotHeld> {
-        let hub = &self.client.0.hub;
-        let before = self.slot.sent();
-        hub.hurry(&self.slot);
+        let dispatcher = &self.client.0.dispatcher;
+        let before = self.attempt.renewals_sent();
+        dispatcher.renew_now(&self.attempt);
         let confirmed = async {
             loop {
-                let changed = self.slot.changed();
+                let changed = self.attempt.changed();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.slot.is_confirmed_after(before) || !self.phase().is_live() {
+                if self.attempt.is_confirmed_after(before) || !self.phase().is_live() {
                     return;
                 }
                 changed.await;
@@ -271,38 +272,38 @@ impl Guard {
     }
 
     async fn release_once(&self) -> Release {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.slot.begin_release(hub.now()) {
+            match self.attempt.begin_release(dispatcher.now()) {
                 Ok(true) => break,
                 Ok(false) => changed.await,
                 Err(Phase::Lost(reason)) => {
-                    hub.look(&self.slot);
+                    dispatcher.check_deadline(&self.attempt);
                     return Release::NotHeld(reason);
                 }
                 Err(_) => {
                     return self
-                        .slot
-                        .release_found()
+                        .attempt
+                        .loss_found_at_release()
                         .map_or(Release::Released, Release::NotHeld);
                 }
             }
         }
-        hub.forget(&self.slot);
-        let mut handover = Handover {
+        dispatcher.forget(&self.attempt);
+        let mut release_on_drop = ReleaseOnDrop {
             guard: self,
             answer: None,
         };
         let outcome = self.remove().await;
-        handover.answer = match &outcome {
+        release_on_drop.answer = match &outcome {
             Release::Released => Some(Ok(())),
             Release::NotHeld(reason) => Some(Err(*reason)),
             Release::Unknown(_) => None,
         };
-        drop(handover);
+        drop(release_on_drop);
         telemetry::released(
             self.client.info().scheme,
             match outcome {
@@ -315,22 +316,24 @@ impl Guard {
     }
 
     async fn remove(&self) -> Release {
-        const PAUSE: Duration = Duration::from_millis(20);
-        let hub = &self.client.0.hub;
-        let budget = hub.request_timeout;
-        self.slot.settled(&*hub.clock, hub.now() + budget).await;
+        const RELEASE_RETRY_DELAY: Duration = Duration::from_millis(20);
+        let dispatcher = &self.client.0.dispatcher;
+        let budget = dispatcher.request_timeout;
+        self.attempt
+            .wait_idle(&*dispatcher.clock, dispatcher.now() + budget)
+            .await;
         let removal = self.removal();
-        let limit = hub.now() + budget;
-        let mut unanswered = self.slot.has_unanswered_removal();
+        let limit = dispatcher.now() + budget;
+        let mut unanswered = self.attempt.has_unanswered_removal();
         loop {
             // Half of it, so that one lost answer leaves time for a second try.
-            let patience = limit.since(hub.now()).min(budget / 2);
-            let error = match self.client.0.remover.once(&removal, patience).await {
-                Ok(removed) => return self.judge(removed, unanswered),
+            let try_limit = limit.since(dispatcher.now()).min(budget / 2);
+            let error = match self.client.0.releaser.try_remove(&removal, try_limit).await {
+                Ok(removed) => return self.classify_removal(removed, unanswered),
                 Err(error) => error,
             };
             unanswered |= !error.kind().is_without_effect();
-            let again = hub.now() + PAUSE;
+            let again = dispatcher.now() + RELEASE_RETRY_DELAY;
             if !error.is_retryable() || again >= limit {
                 let kind = if unanswered {
                     ErrorKind::OutcomeUnknown
@@ -340,13 +343,13 @@ impl Guard {
                 let error = error.with_kind(kind).with_lock(self.name().clone());
                 return Release::Unknown(error);
             }
-            hub.clock.sleep_until(again).await;
+            dispatcher.clock.sleep_until(again).await;
         }
     }
 
     /// What the store's answer means for the user (clause R1).
-    fn judge(&self, removed: Removed, unanswered: bool) -> Release {
-        let in_time = self.client.0.hub.now() < self.valid_until();
+    fn classify_removal(&self, removed: Removed, unanswered: bool) -> Release {
+        let in_time = self.client.0.dispatcher.now() < self.valid_until();
         match removed {
             Removed::AsHolder => Release::Released,
             // Our own removal that was not answered did it.
@@ -359,25 +362,25 @@ impl Guard {
 
     fn removal(&self) -> Removal {
         Removal {
-            name: self.slot.name.clone(),
-            attempt: self.slot.attempt,
+            name: self.attempt.name.clone(),
+            id: self.attempt.id,
             ttl: self.ttl,
             outcome_known: true,
             not_before: None,
-            slot: Arc::clone(&self.slot),
+            attempt: Arc::clone(&self.attempt),
         }
     }
 
     /// Stops renewing, and leaves the lock to its TTL without telling the store: nobody else gets
     /// it before that.
     pub fn abandon(mut self) {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         self.abandoned = true;
-        hub.forget(&self.slot);
-        if hub.is_pooled() {
+        dispatcher.forget(&self.attempt);
+        if dispatcher.is_pooled() {
             // The session under it lives on, so somebody has to end the grant.
-            let not_before = Some(hub.now() + self.ttl);
-            hub.errand(Errand::Remove(Removal {
+            let not_before = Some(dispatcher.now() + self.ttl);
+            dispatcher.send_command(Command::Remove(Removal {
                 not_before,
                 ..self.removal()
             }));
@@ -386,17 +389,19 @@ impl Guard {
 }
 
 /// Ends a release that was begun, also when its future is dropped.
-struct Handover<'a> {
+struct ReleaseOnDrop<'a> {
     guard: &'a Guard,
     answer: Option<Result<(), LossReason>>,
 }
 
-impl Drop for Handover<'_> {
+impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
-        let hub = &self.guard.client.0.hub;
-        self.guard.slot.end_release(self.answer, hub.now());
+        let dispatcher = &self.guard.client.0.dispatcher;
+        self.guard
+            .attempt
+            .end_release(self.answer, dispatcher.now());
         if self.answer.is_none() {
-            hub.remove_later(&self.guard.slot, true);
+            dispatcher.remove_in_background(&self.guard.attempt, true);
         }
     }
 }
@@ -406,9 +411,9 @@ impl Drop for Guard {
         if self.abandoned {
             return;
         }
-        let hub = &self.client.0.hub;
-        if let Ok(true) = self.slot.begin_release(hub.now()) {
-            hub.remove_later(&self.slot, true);
+        let dispatcher = &self.client.0.dispatcher;
+        if let Ok(true) = self.attempt.begin_release(dispatcher.now()) {
+            dispatcher.remove_in_background(&self.attempt, true);
         }
     }
 }
@@ -416,7 +421,7 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("name", &self.slot.name)
+            .field("name", &self.attempt.name)
             .field("token", &self.token)
             .field("phase", &self.phase())
             .finish_non_exhaustive()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::{
-    client::{Acquisition, Client, Order},
+    client::{AcquireParams, Acquisition, Client},
     clock::Instant,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
@@ -130,8 +130,8 @@ impl Lock {
     /// queue is lost (clause A4).
     pub async fn acquire(&self) -> Result<Guard, Error> {
         loop {
-            let order = self.order(true, Instant::FAR_FUTURE)?;
-            let acquired = self.instrumented(order, &mut |_| {}).await?;
+            let params = self.params(true, Instant::FAR_FUTURE)?;
+            let acquired = self.instrumented(params, &mut |_| {}).await?;
             if let Acquisition::Acquired(guard) = acquired {
                 return Ok(guard);
             }
@@ -149,9 +149,9 @@ impl Lock {
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquisition, Error> {
         // One request's time, whatever the number of attempts.
-        let hub = &self.client.0.hub;
-        let order = self.order(false, hub.now() + hub.request_timeout)?;
-        self.instrumented(order, &mut |_| {}).await
+        let dispatcher = &self.client.0.dispatcher;
+        let params = self.params(false, dispatcher.now() + dispatcher.request_timeout)?;
+        self.instrumented(params, &mut |_| {}).await
     }
 
     /// Acquires the lock, and waits for it at most that long, requests included (clause A1).
@@ -185,10 +185,10 @@ impl Lock {
         mut on_wait: impl FnMut(&Waiting) + Send,
     ) -> Result<Acquisition, Error> {
         let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
-            self.client.0.hub.now() + budget
+            self.client.0.dispatcher.now() + budget
         });
-        let order = self.order(true, until)?;
-        self.instrumented(order, &mut on_wait).await
+        let params = self.params(true, until)?;
+        self.instrumented(params, &mut on_wait).await
     }
 
     /// Runs `body` while holding the lock, and stops it when the lock is lost.
@@ -233,7 +233,7 @@ impl Lock {
 
     async fn instrumented(
         &self,
-        order: Order,
+        params: AcquireParams,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Acquisition, Error> {
         let span = tracing::debug_span!(
@@ -241,10 +241,10 @@ impl Lock {
             lock.name = %self.name.as_str().escape_debug(),
             lock.backend = self.client.info().scheme,
         );
-        self.client.acquire(order, on_wait).instrument(span).await
+        self.client.acquire(params, on_wait).instrument(span).await
     }
 
-    fn order(&self, wait: bool, until: Instant) -> Result<Order, Error> {
+    fn params(&self, wait: bool, until: Instant) -> Result<AcquireParams, Error> {
         let inner = &self.client.0;
         let scheme = inner.info.scheme;
         let named = |error: Error| {
@@ -265,12 +265,12 @@ impl Lock {
         let ttl = range
             .resolve(wanted, inner.defaults.clamp_ttl)
             .map_err(named)?;
-        inner.hub.terms.check(ttl).map_err(named)?;
+        inner.dispatcher.terms.check(ttl).map_err(named)?;
         let mut owner = inner.defaults.owner.clone();
         if let Some(label) = &self.label {
             owner = Owner::new(label.clone(), owner.host, owner.pid);
         }
-        Ok(Order {
+        Ok(AcquireParams {
             name: self.name.clone(),
             owner,
             ttl,

@@ -7,7 +7,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Client, Inner, hub::Hub, keeper, releaser::Remover, time};
+use super::{
+    Client, Inner, dispatcher::Dispatcher, releaser::Releaser, renewer, timeout::timeout_at,
+};
 use crate::{
     backend::{Connect, Context, EventHandler, EventSink},
     capability::{Requirements, TtlScope},
@@ -152,16 +154,16 @@ impl ClientBuilder {
                 "the request time-out is zero".to_owned(),
             ));
         }
-        let (errands, inbox) = mpsc::unbounded_channel();
-        let hub = Arc::new(Hub::new(
+        let (commands, command_rx) = mpsc::unbounded_channel();
+        let dispatcher = Arc::new(Dispatcher::new(
             info.scheme,
             Arc::clone(&self.clock),
             self.terms,
             self.request_timeout,
-            errands,
+            commands,
         ));
-        let weak: Weak<Hub> = Arc::downgrade(&hub);
-        let handler = Arc::clone(&hub) as Arc<dyn EventHandler>;
+        let weak: Weak<Dispatcher> = Arc::downgrade(&dispatcher);
+        let handler = Arc::clone(&dispatcher) as Arc<dyn EventHandler>;
         let handler = Arc::downgrade(&handler);
         let context = Context::new(
             ClientId::random()?,
@@ -172,8 +174,8 @@ impl ClientBuilder {
         .with_token_floor(self.token_floor)
         .with_request_timeout(self.request_timeout)
         .with_observer(self.observer);
-        let limit = hub.now() + self.request_timeout;
-        let reached = time::until(&*self.clock, limit, async {
+        let limit = dispatcher.now() + self.request_timeout;
+        let reached = timeout_at(&*self.clock, limit, async {
             let backend = self.connect.connect(context).await?;
             let capabilities = backend.capabilities().await?;
             Ok::<_, Error>((backend, capabilities))
@@ -185,8 +187,8 @@ impl ClientBuilder {
                 format!("the store gave no answer within {waited}"),
             ))
         })?;
-        hub.set_capabilities(capabilities);
-        let remover = Remover {
+        dispatcher.set_capabilities(capabilities);
+        let releaser = Releaser {
             backend: Arc::clone(&backend),
             clock: self.clock,
             request_timeout: self.request_timeout,
@@ -206,13 +208,13 @@ impl ClientBuilder {
             backend.close().await;
             return Err(error.with_backend(info.scheme));
         }
-        runtime.spawn(keeper::keep(weak, Arc::clone(&backend)));
-        runtime.spawn(remover.clone().run(inbox));
+        runtime.spawn(renewer::run(weak, Arc::clone(&backend)));
+        runtime.spawn(releaser.clone().run(command_rx));
         let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.observer);
         let namespace = self.namespace;
         Ok(Client(Arc::new(Inner {
-            hub,
-            remover,
+            dispatcher,
+            releaser,
             info,
             namespace,
             defaults,

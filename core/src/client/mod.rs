@@ -1,13 +1,13 @@
 //! The client: one connection to a store, and all locks and waiters of this process on it.
 
 mod acquire;
-mod book;
+mod attempt;
 mod builder;
-mod hub;
-mod keeper;
+mod dispatcher;
 mod releaser;
-mod slot;
-mod time;
+mod renewal_schedule;
+mod renewer;
+mod timeout;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,11 +18,12 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::timeout::timeout_at;
 pub(crate) use self::{
-    acquire::Order,
-    hub::Hub,
-    releaser::{Errand, Persisted, Removal, Remover},
-    slot::Slot,
+    acquire::AcquireParams,
+    attempt::Attempt,
+    dispatcher::Dispatcher,
+    releaser::{Command, Releaser, Removal, RemovalOutcome},
 };
 use crate::{
     backend::{Backend, BackendInfo, Connect},
@@ -44,8 +45,8 @@ use crate::{
 pub struct Client(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) remover: Remover,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) releaser: Releaser,
     pub(crate) info: BackendInfo,
     pub(crate) namespace: Namespace,
     pub(crate) defaults: Defaults,
@@ -107,20 +108,20 @@ impl Client {
     /// What the backend can do, as it was last read.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.0.hub.capabilities()
+        self.0.dispatcher.capabilities()
     }
 
     /// The driver below, for tools and test suites. What is acquired through it directly is
     /// neither renewed nor watched.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
-        &self.0.remover.backend
+        &self.0.releaser.backend
     }
 
     /// How many attempts of this client hold or wait now.
     #[must_use]
     pub fn live_attempts(&self) -> usize {
-        self.0.hub.len()
+        self.0.dispatcher.len()
     }
 
     /// Shows who holds a lock and who waits for it, and changes nothing (clause I1).
@@ -134,7 +135,7 @@ impl Client {
     ///
     /// Cancelling has no effect on the lock.
     pub async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.limited(
+        self.with_request_timeout(
             "inspecting",
             ErrorKind::Timeout,
             self.backend().inspect(name),
@@ -152,7 +153,7 @@ impl Client {
     ///
     /// Cancelling has no effect on any lock.
     pub async fn list(&self, request: List) -> Result<Page, Error> {
-        self.limited("listing", ErrorKind::Timeout, self.backend().list(request))
+        self.with_request_timeout("listing", ErrorKind::Timeout, self.backend().list(request))
             .await
     }
 
@@ -170,7 +171,7 @@ impl Client {
     /// Whether the grant was evicted is not known then. Asking again does no harm.
     pub async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         let call = self.backend().evict(name, token);
-        self.limited("evicting", ErrorKind::OutcomeUnknown, call)
+        self.with_request_timeout("evicting", ErrorKind::OutcomeUnknown, call)
             .await
     }
 
@@ -185,43 +186,43 @@ impl Client {
     ///
     /// The client stays closed. What was not yet removed is left to the TTL.
     pub async fn shutdown(&self, within: Duration) -> Shutdown {
-        let Some(slots) = self.0.hub.close() else {
+        let Some(attempts) = self.0.dispatcher.close() else {
             return Shutdown::default();
         };
-        let now = self.0.hub.now();
+        let now = self.0.dispatcher.now();
         let limit = now + within;
         let mut report = Shutdown::default();
         let mut removals = JoinSet::new();
-        let places = Arc::new(Semaphore::new(releaser::AT_ONCE));
-        for slot in slots {
-            let held = slot.grant().filter(|_| slot.phase(now).is_live());
-            let _ = slot.gone(LossReason::Closed, now);
-            slot.leave(now);
-            self.0.hub.forget(&slot);
+        let permits = Arc::new(Semaphore::new(releaser::MAX_CONCURRENT_REMOVALS));
+        for attempt in attempts {
+            let held = attempt.grant().filter(|_| attempt.phase(now).is_live());
+            let _ = attempt.on_gone(LossReason::Closed, now);
+            attempt.stop_waiting(now);
+            self.0.dispatcher.forget(&attempt);
             if let Some((token, ..)) = held {
                 report.unreleased.push(Unreleased {
-                    name: slot.name.clone(),
+                    name: attempt.name.clone(),
                     token,
                 });
             }
-            let remover = self.0.remover.clone();
+            let releaser = self.0.releaser.clone();
             let removal = Removal {
-                name: slot.name.clone(),
-                attempt: slot.attempt,
-                ttl: slot.ttl,
+                name: attempt.name.clone(),
+                id: attempt.id,
+                ttl: attempt.ttl,
                 outcome_known: held.is_some(),
                 not_before: None,
-                slot: Arc::clone(&slot),
+                attempt: Arc::clone(&attempt),
             };
-            let places = Arc::clone(&places);
+            let permits = Arc::clone(&permits);
             removals.spawn(async move {
-                let _place = places.acquire().await;
-                (remover.persist(removal).await, held, slot)
+                let _permit = permits.acquire().await;
+                (releaser.remove_with_retry(removal).await, held, attempt)
             });
         }
-        let clock = &*self.0.hub.clock;
-        while let Some(Some(done)) = time::until(clock, limit, removals.join_next()).await {
-            let Ok((Persisted::Done(removed), Some((token, ..)), slot)) = done else {
+        let clock = &*self.0.dispatcher.clock;
+        while let Some(Some(done)) = timeout_at(clock, limit, removals.join_next()).await {
+            let Ok((RemovalOutcome::Done(removed), Some((token, ..)), attempt)) = done else {
                 continue;
             };
             let (Removed::AsHolder | Removed::Absent) = removed else {
@@ -230,33 +231,33 @@ impl Client {
             let before = report.unreleased.len();
             report
                 .unreleased
-                .retain(|left| left.token != token || left.name != slot.name);
+                .retain(|left| left.token != token || left.name != attempt.name);
             report.released += before - report.unreleased.len();
         }
         // What guards and cancelled acquires have left to the releaser is ours to wait for too.
         let (done, drained) = oneshot::channel();
-        if self.0.hub.errand(Errand::Drain(done)) {
-            let _ = time::until(clock, limit, drained).await;
+        if self.0.dispatcher.send_command(Command::Drain(done)) {
+            let _ = timeout_at(clock, limit, drained).await;
         }
-        let _ = time::until(clock, limit, self.backend().close()).await;
+        let _ = timeout_at(clock, limit, self.backend().close()).await;
         report
     }
 
-    async fn limited<T>(
+    async fn with_request_timeout<T>(
         &self,
         operation: &'static str,
         kind: ErrorKind,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let hub = &self.0.hub;
-        let limit = hub.now() + hub.request_timeout;
-        match time::until(&*hub.clock, limit, call).await {
+        let dispatcher = &self.0.dispatcher;
+        let limit = dispatcher.now() + dispatcher.request_timeout;
+        match timeout_at(&*dispatcher.clock, limit, call).await {
             Some(answer) => answer,
             None => Err(Error::new(kind, operation)
                 .with_backend(self.0.info.scheme)
                 .with_detail(format!(
                     "the store gave no answer within {}",
-                    humantime::format_duration(hub.request_timeout)
+                    humantime::format_duration(dispatcher.request_timeout)
                 ))),
         }
     }

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Instant};
 /// Runs a future until a moment. `None` if the moment came first.
 ///
 /// A future that is ready at once costs no timer.
-pub(crate) async fn until<T>(
+pub(crate) async fn timeout_at<T>(
     clock: &dyn Clock,
     limit: Instant,
     future: impl Future<Output = T>,

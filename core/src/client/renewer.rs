@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 
 use tokio::task::JoinSet;
 
-use super::{hub::Hub, time};
+use super::{dispatcher::Dispatcher, timeout::timeout_at};
 use crate::{
     backend::Backend,
     clock::{Clock, Instant},
@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Runs until the hub is gone. It holds no strong reference to it while it sleeps.
-pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
-    let Some((bell, clock)) = hub
+pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>) {
+    let Some((wakeup, clock)) = dispatcher
         .upgrade()
-        .map(|hub| (hub.bell(), Arc::clone(&hub.clock)))
+        .map(|dispatcher| (dispatcher.wakeup(), Arc::clone(&dispatcher.clock)))
     else {
         return;
     };
@@ -24,23 +24,28 @@ pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
     // itself.
     let mut calls = JoinSet::new();
     loop {
-        let Some(strong) = hub.upgrade() else { break };
+        let Some(strong) = dispatcher.upgrade() else {
+            break;
+        };
         if strong.reconnected.swap(false, Ordering::SeqCst) {
-            calls.spawn(refresh(Arc::clone(&strong), Arc::clone(&backend)));
+            calls.spawn(refresh_capabilities(
+                Arc::clone(&strong),
+                Arc::clone(&backend),
+            ));
         }
-        let (batch, alarm) = strong.collect();
+        let (batch, next_wakeup) = strong.collect_due();
         if let Some((renewals, batch)) = batch {
-            let (hub, backend) = (Arc::clone(&strong), Arc::clone(&backend));
+            let (dispatcher, backend) = (Arc::clone(&strong), Arc::clone(&backend));
             calls.spawn(async move {
-                telemetry::renewing(hub.scheme, renewals.len());
+                telemetry::renewing(dispatcher.scheme, renewals.len());
                 // An answer that comes later than that proves nothing useful any more, for any of
                 // them: a short TTL among them must not cut off the answers of the others.
                 let longest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).max();
-                let patience = longest.unwrap_or_default().min(hub.request_timeout);
-                let limit = hub.now() + patience;
-                let call = time::until(&*hub.clock, limit, backend.renew(renewals));
+                let useful_for = longest.unwrap_or_default().min(dispatcher.request_timeout);
+                let limit = dispatcher.now() + useful_for;
+                let call = timeout_at(&*dispatcher.clock, limit, backend.renew(renewals));
                 if let Some(answers) = call.await {
-                    batch.answered(answers);
+                    batch.on_answers(answers);
                 }
             });
         }
@@ -50,8 +55,8 @@ pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
         // through.
         tokio::select! {
             biased;
-            () = bell.notified() => {}
-            () = sleep(&*clock, alarm) => {}
+            () = wakeup.notified() => {}
+            () = sleep(&*clock, next_wakeup) => {}
             Some(ended) = calls.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a backend failed while renewing");
@@ -61,18 +66,18 @@ pub(super) async fn keep(hub: Weak<Hub>, backend: Arc<dyn Backend>) {
     }
 }
 
-async fn sleep(clock: &dyn Clock, alarm: Option<Instant>) {
-    match alarm {
-        Some(alarm) => clock.sleep_until(alarm).await,
+async fn sleep(clock: &dyn Clock, next_wakeup: Option<Instant>) {
+    match next_wakeup {
+        Some(next_wakeup) => clock.sleep_until(next_wakeup).await,
         None => std::future::pending().await,
     }
 }
 
 /// Some capabilities are known only once connected, and may be others on the next connection.
-async fn refresh(hub: Arc<Hub>, backend: Arc<dyn Backend>) {
-    let limit = hub.now() + hub.request_timeout;
-    match time::until(&*hub.clock, limit, backend.capabilities()).await {
-        Some(Ok(capabilities)) => hub.set_capabilities(capabilities),
+async fn refresh_capabilities(dispatcher: Arc<Dispatcher>, backend: Arc<dyn Backend>) {
+    let limit = dispatcher.now() + dispatcher.request_timeout;
+    match timeout_at(&*dispatcher.clock, limit, backend.capabilities()).await {
+        Some(Ok(capabilities)) => dispatcher.set_capabilities(capabilities),
         Some(Err(error)) => tracing::warn!(%error, "could not read the capabilities again"),
         None => tracing::warn!("could not read the capabilities again: no answer"),
     }

@@ -20,18 +20,18 @@ use crate::{
 
 /// One attempt. Shared by whoever acquires or holds, and by the keeper.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Attempt {
     pub(crate) name: LockName,
-    pub(crate) attempt: AttemptId,
+    pub(crate) id: AttemptId,
     /// The TTL that was asked for.
     pub(crate) ttl: Duration,
     terms: Terms,
-    state: Mutex<State>,
+    state: Mutex<AttemptState>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct AttemptState {
     stage: Stage,
     /// Renewals that were handed to the driver and not answered.
     in_flight: u32,
@@ -48,7 +48,7 @@ struct State {
     /// What a release found in place of the grant, to be said again when asked again.
     not_held: Option<LossReason>,
     /// Why the last renewal or report came to nothing.
-    trouble: Option<Error>,
+    last_renewal_error: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -57,22 +57,22 @@ pub(super) enum Stage {
     Enqueuing {
         grant: Option<Grant>,
         lost: Option<LossReason>,
-        look: bool,
+        recheck: bool,
     },
     /// In the queue.
     Waiting { turn: Turn, answer: Box<Waiting> },
     /// Granted. What became of the grant is the lease's to say.
     Granted { lease: Lease, token: FencingToken },
     /// The waiter's entry is gone, or nobody waits for it any more.
-    Left(LossReason),
+    Ended(LossReason),
 }
 
 /// What the hub has to do after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Then {
-    /// Look at the slot again at its [date](Slot::date).
-    Look,
+pub(crate) enum NextAction {
+    /// Look at the slot again at its [next_due](Attempt::next_due).
+    Reschedule,
     /// It was lost: forget it, and remove the attempt from the store all the same (L4).
     Lost(LossReason),
     /// Nothing more will happen to it by itself: forget it.
@@ -87,16 +87,16 @@ pub(crate) enum Progress {
     /// A report met an error that no repetition helps against: a right that was taken away, a state
     /// that cannot be read.
     Failed(Error),
-    Left(LossReason),
+    Ended(LossReason),
 }
 
 /// A renewal or report under way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct InFlight {
     /// How many came before it.
-    number: u64,
+    sequence: u64,
     /// When it was handed to the driver.
-    at: Instant,
+    sent_at: Instant,
     /// Which of them it was: a push can make a holder of a waiter whose report is under way.
     as_holder: bool,
 }
@@ -104,27 +104,27 @@ pub(crate) struct Sent {
 /// What there is to send for a slot.
 #[derive(Debug)]
 pub(crate) struct Due {
-    pub(crate) renewal: Option<(Renewal, Sent)>,
-    pub(crate) then: Then,
+    pub(crate) renewal: Option<(Renewal, InFlight)>,
+    pub(crate) next: NextAction,
 }
 
-impl Slot {
-    pub(crate) fn new(name: LockName, attempt: AttemptId, ttl: Duration, terms: Terms) -> Self {
+impl Attempt {
+    pub(crate) fn new(name: LockName, id: AttemptId, ttl: Duration, terms: Terms) -> Self {
         Self {
             name,
-            attempt,
+            id,
             ttl,
             terms,
-            state: Mutex::new(State {
+            state: Mutex::new(AttemptState {
                 stage: Stage::Enqueuing {
                     grant: None,
                     lost: None,
-                    look: false,
+                    recheck: false,
                 },
                 in_flight: 0,
                 sent: 0,
                 confirmed: 0,
-                trouble: None,
+                last_renewal_error: None,
                 version: 0,
                 releasing: false,
                 unanswered: false,
@@ -140,8 +140,8 @@ impl Slot {
     }
 
     /// The enqueue was answered with a grant.
-    pub(crate) fn granted(&self, grant: &Grant, now: Instant) -> Then {
-        self.edit(now, |state, terms| {
+    pub(crate) fn on_granted(&self, grant: &Grant, now: Instant) -> NextAction {
+        self.update(now, |state, terms| {
             let Stage::Enqueuing { lost, .. } = state.stage else {
                 return;
             };
@@ -158,15 +158,25 @@ impl Slot {
     }
 
     /// The enqueue was answered with a place in the queue.
-    pub(crate) fn enqueued(&self, answer: Waiting, poll: Option<Duration>, now: Instant) -> Then {
+    pub(crate) fn on_waiting(
+        &self,
+        answer: Waiting,
+        poll: Option<Duration>,
+        now: Instant,
+    ) -> NextAction {
         let ttl = self.ttl;
-        self.edit(now, |state, terms| {
-            let Stage::Enqueuing { grant, lost, look } = &mut state.stage else {
+        self.update(now, |state, terms| {
+            let Stage::Enqueuing {
+                grant,
+                lost,
+                recheck,
+            } = &mut state.stage
+            else {
                 return;
             };
-            let (grant, lost, look) = (grant.take(), *lost, *look);
+            let (grant, lost, recheck) = (grant.take(), *lost, *recheck);
             let mut turn = Turn::new(ttl, &answer, poll, now);
-            if look {
+            if recheck {
                 turn.hurry();
             }
             state.stage = Stage::Waiting {
@@ -174,28 +184,28 @@ impl Slot {
                 answer: Box::new(answer),
             };
             match (grant, lost) {
-                (_, Some(reason)) => state.stage = Stage::Left(reason),
-                (Some(grant), None) => push(state, terms, &grant, now),
+                (_, Some(reason)) => state.stage = Stage::Ended(reason),
+                (Some(grant), None) => apply_push(state, terms, &grant, now),
                 (None, None) => {}
             }
         })
     }
 
     /// The driver reports a grant on its own account.
-    pub(crate) fn pushed(&self, mut grant: Grant, now: Instant) -> Then {
+    pub(crate) fn on_pushed_grant(&self, mut grant: Grant, now: Instant) -> NextAction {
         if grant.proved_from.is_none() {
             // A message may say anything; believed is no more than what was asked for.
             grant.ttl = grant.ttl.min(self.ttl);
         }
-        self.edit(now, |state, terms| match &mut state.stage {
+        self.update(now, |state, terms| match &mut state.stage {
             Stage::Enqueuing { grant: early, .. } => *early = Some(grant),
-            _ => push(state, terms, &grant, now),
+            _ => apply_push(state, terms, &grant, now),
         })
     }
 
     /// The driver reports a proof on its own account.
-    pub(crate) fn proved(&self, from: Instant, now: Instant) -> Then {
-        self.edit(now, |state, _| {
+    pub(crate) fn on_proved(&self, from: Instant, now: Instant) -> NextAction {
+        self.update(now, |state, _| {
             if let Stage::Granted { lease, .. } = &mut state.stage {
                 lease.on(Input::Proved { from }, now);
             }
@@ -203,44 +213,44 @@ impl Slot {
     }
 
     /// There is definite evidence that the entry is gone.
-    pub(crate) fn gone(&self, reason: LossReason, now: Instant) -> Then {
-        self.edit(now, |state, _| gone(state, reason, now))
+    pub(crate) fn on_gone(&self, reason: LossReason, now: Instant) -> NextAction {
+        self.update(now, |state, _| apply_gone(state, reason, now))
     }
 
     /// The connection is in doubt.
-    pub(crate) fn doubt(&self, now: Instant) -> Then {
-        self.edit(now, |state, _| doubt(state, now))
+    pub(crate) fn mark_suspect(&self, now: Instant) -> NextAction {
+        self.update(now, |state, _| apply_suspect(state, now))
     }
 
     /// Something may have changed: send a renewal or report at once, even if one is under way.
-    pub(crate) fn hurry(&self, now: Instant) -> Then {
-        self.edit(now, |state, _| match &mut state.stage {
-            Stage::Enqueuing { look, .. } => *look = true,
+    pub(crate) fn renew_now(&self, now: Instant) -> NextAction {
+        self.update(now, |state, _| match &mut state.stage {
+            Stage::Enqueuing { recheck, .. } => *recheck = true,
             Stage::Granted { lease, .. } => lease.hurry(),
             Stage::Waiting { turn, .. } => turn.hurry(),
-            Stage::Left(_) => {}
+            Stage::Ended(_) => {}
         })
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&self, now: Instant) -> Then {
-        self.edit(now, |_, _| {})
+    pub(crate) fn tick(&self, now: Instant) -> NextAction {
+        self.update(now, |_, _| {})
     }
 
     /// Time has come: what is there to send? What would be due until `horizon` is sent as well.
-    pub(crate) fn due(&self, now: Instant, horizon: Instant) -> Due {
+    pub(crate) fn take_due(&self, now: Instant, horizon: Instant) -> Due {
         let mut renewal = None;
-        let then = self.edit(now, |state, _| {
-            let number = state.sent + 1;
+        let next = self.update(now, |state, _| {
+            let sequence = state.sent + 1;
             let entry = |token: Option<_>| {
                 let as_holder = token.is_some();
-                let renewal = Renewal::new(self.name.clone(), self.attempt, self.ttl, token);
-                let sent = Sent {
-                    number,
-                    at: now,
+                let renewal = Renewal::new(self.name.clone(), self.id, self.ttl, token);
+                let in_flight = InFlight {
+                    sequence,
+                    sent_at: now,
                     as_holder,
                 };
-                (renewal, sent)
+                (renewal, in_flight)
             };
             match &mut state.stage {
                 Stage::Granted { lease, token }
@@ -248,62 +258,62 @@ impl Slot {
                 {
                     lease.on(Input::Sent, now);
                     state.in_flight += 1;
-                    state.sent = number;
+                    state.sent = sequence;
                     renewal = Some(entry(Some(*token)));
                 }
                 Stage::Waiting { turn, .. } if turn.next_report() <= horizon => {
                     turn.sent(now);
                     state.in_flight += 1;
-                    state.sent = number;
+                    state.sent = sequence;
                     renewal = Some(entry(None));
                 }
                 _ => {}
             }
         });
-        Due { renewal, then }
+        Due { renewal, next }
     }
 
     /// A renewal or report is answered.
-    pub(crate) fn answered(
+    pub(crate) fn on_answer(
         &self,
         answer: Renewed,
-        sent: Sent,
+        request: InFlight,
         poll: Option<Duration>,
         now: Instant,
-    ) -> Then {
-        self.edit(now, |state, terms| {
+    ) -> NextAction {
+        self.update(now, |state, terms| {
             state.in_flight = state.in_flight.saturating_sub(1);
             match answer {
-                Renewed::Gone(reason) => gone(state, reason, now),
+                Renewed::Gone(reason) => apply_gone(state, reason, now),
                 Renewed::Granted(grant) => {
-                    state.confirmed = state.confirmed.max(sent.number);
-                    confirm(state, terms, &grant, now);
+                    state.confirmed = state.confirmed.max(request.sequence);
+                    apply_grant(state, terms, &grant, now);
                 }
                 Renewed::Proved { from } => {
-                    state.confirmed = state.confirmed.max(sent.number);
+                    state.confirmed = state.confirmed.max(request.sequence);
                     if let Stage::Granted { lease, .. } = &mut state.stage {
                         lease.on(Input::Proved { from }, now);
                     }
                 }
                 // Its proof may have come as an event, before the call as a whole was given up.
-                Renewed::Unknown(_) if state.is_proved_since(sent.at) => {}
+                Renewed::Unknown(_) if state.is_proved_since(request.sent_at) => {}
                 Renewed::Unknown(error) => {
                     if matches!(state.stage, Stage::Waiting { .. }) {
                         state.version += u64::from(!error.is_retryable());
                     }
-                    state.trouble = Some(error);
-                    doubt(state, now);
+                    state.last_renewal_error = Some(error);
+                    apply_suspect(state, now);
                 }
                 Renewed::Waiting(answer) => match &mut state.stage {
                     Stage::Waiting { turn, answer: last } => {
-                        state.trouble = None;
+                        state.last_renewal_error = None;
                         turn.waiting(&answer, poll, now);
                         **last = answer;
                     }
                     // The store says that a holder waits. It was rolled back; what it believes
                     // now is not what it granted.
-                    Stage::Granted { .. } if sent.as_holder => {
-                        gone(state, LossReason::Displaced, now);
+                    Stage::Granted { .. } if request.as_holder => {
+                        apply_gone(state, LossReason::Displaced, now);
                     }
                     _ => {}
                 },
@@ -312,37 +322,37 @@ impl Slot {
     }
 
     /// When to look at it again, by what is known now.
-    pub(crate) fn date(&self) -> Instant {
-        self.lock().date()
+    pub(crate) fn next_due(&self) -> Instant {
+        self.lock().next_due()
     }
 
     /// What an acquire that waits for this slot wants to know.
     pub(crate) fn progress(&self, now: Instant) -> Progress {
         let state = self.lock();
-        match (&state.stage, &state.trouble) {
+        match (&state.stage, &state.last_renewal_error) {
             (Stage::Granted { lease, .. }, _) => match lease.check(now) {
-                Phase::Lost(reason) => Progress::Left(reason),
+                Phase::Lost(reason) => Progress::Ended(reason),
                 _ => Progress::Granted,
             },
             (Stage::Waiting { .. }, Some(error)) if !error.is_retryable() => {
                 Progress::Failed(error.clone())
             }
             (Stage::Waiting { answer, .. }, _) => Progress::Waiting(answer.clone()),
-            (Stage::Enqueuing { .. }, _) => Progress::Left(LossReason::Closed),
-            (Stage::Left(reason), _) => Progress::Left(*reason),
+            (Stage::Enqueuing { .. }, _) => Progress::Ended(LossReason::Closed),
+            (Stage::Ended(reason), _) => Progress::Ended(*reason),
         }
     }
 
     /// Why the last renewal or report came to nothing; `None` if it did not.
-    pub(crate) fn trouble(&self) -> Option<Error> {
-        self.lock().trouble.clone()
+    pub(crate) fn last_renewal_error(&self) -> Option<Error> {
+        self.lock().last_renewal_error.clone()
     }
 
     /// Nobody waits for this slot any more.
-    pub(crate) fn leave(&self, now: Instant) {
-        let _ = self.edit(now, |state, _| {
+    pub(crate) fn stop_waiting(&self, now: Instant) {
+        let _ = self.update(now, |state, _| {
             if !matches!(state.stage, Stage::Granted { .. }) {
-                state.stage = Stage::Left(LossReason::Closed);
+                state.stage = Stage::Ended(LossReason::Closed);
             }
         });
     }
@@ -351,7 +361,7 @@ impl Slot {
     /// there is nothing to release; `Ok(false)` if another call is at it.
     pub(crate) fn begin_release(&self, now: Instant) -> Result<bool, Phase> {
         let mut outcome = Err(Phase::Released);
-        let _ = self.edit(now, |state, _| {
+        let _ = self.update(now, |state, _| {
             let Stage::Granted { lease, .. } = &mut state.stage else {
                 return;
             };
@@ -371,7 +381,7 @@ impl Slot {
     /// Ends what [`begin_release`](Self::begin_release) began: with an answer of the store, `Err` if
     /// the grant was gone already, or without one.
     pub(crate) fn end_release(&self, answer: Option<Result<(), LossReason>>, now: Instant) {
-        let _ = self.edit(now, |state, _| {
+        let _ = self.update(now, |state, _| {
             state.releasing = false;
             state.version += 1;
             match (answer, &mut state.stage) {
@@ -386,7 +396,7 @@ impl Slot {
     }
 
     /// What an earlier release found in place of the grant.
-    pub(crate) fn release_found(&self) -> Option<LossReason> {
+    pub(crate) fn loss_found_at_release(&self) -> Option<LossReason> {
         self.lock().not_held
     }
 
@@ -398,7 +408,7 @@ impl Slot {
 
     /// Returns when no renewal is under way, so that none can reach the store after a removal that
     /// is sent then (K3); at that moment at the latest.
-    pub(crate) async fn settled(&self, clock: &dyn Clock, limit: Instant) {
+    pub(crate) async fn wait_idle(&self, clock: &dyn Clock, limit: Instant) {
         loop {
             let changed = self.changed();
             tokio::pin!(changed);
@@ -415,7 +425,7 @@ impl Slot {
     }
 
     /// How many renewals were handed to the driver so far.
-    pub(crate) fn sent(&self) -> u64 {
+    pub(crate) fn renewals_sent(&self) -> u64 {
         self.lock().sent
     }
 
@@ -428,7 +438,7 @@ impl Slot {
     pub(crate) fn phase(&self, now: Instant) -> Phase {
         match &self.lock().stage {
             Stage::Granted { lease, .. } => lease.check(now),
-            Stage::Left(reason) => Phase::Lost(*reason),
+            Stage::Ended(reason) => Phase::Lost(*reason),
             Stage::Enqueuing { .. } | Stage::Waiting { .. } => Phase::Lost(LossReason::Closed),
         }
     }
@@ -446,22 +456,22 @@ impl Slot {
         self.lock().version
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AttemptState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn edit(&self, now: Instant, change: impl FnOnce(&mut State, Terms)) -> Then {
+    fn update(&self, now: Instant, change: impl FnOnce(&mut AttemptState, Terms)) -> NextAction {
         let mut state = self.lock();
-        let before = (state.digest(), state.in_flight);
+        let before = (state.observable_state(), state.in_flight);
         change(&mut state, self.terms);
         if let Stage::Granted { lease, .. } = &mut state.stage {
             lease.on(Input::Tick, now);
             if lease.phase() == Phase::Held {
-                state.trouble = None;
+                state.last_renewal_error = None;
             }
         }
-        let then = state.then();
-        let after = (state.digest(), state.in_flight);
+        let next = state.next_action();
+        let after = (state.observable_state(), state.in_flight);
         let notify = before.0 != after.0 || after.1 < before.1;
         if before.0 != after.0 {
             state.version += 1;
@@ -470,11 +480,11 @@ impl Slot {
         if notify {
             self.changed.notify_waiters();
         }
-        then
+        next
     }
 }
 
-impl State {
+impl AttemptState {
     fn is_proved_since(&self, sent: Instant) -> bool {
         match &self.stage {
             Stage::Granted { lease, .. } => lease.proved_from() >= sent,
@@ -483,7 +493,7 @@ impl State {
     }
 
     /// Whatever somebody may wait for.
-    fn digest(&self) -> (u8, Option<Phase>, Option<Instant>, u64, u64) {
+    fn observable_state(&self) -> (u8, Option<Phase>, Option<Instant>, u64, u64) {
         let confirmed = self.confirmed;
         match &self.stage {
             Stage::Enqueuing { .. } => (0, None, None, self.version, confirmed),
@@ -498,23 +508,23 @@ impl State {
                 let deadline = Some(lease.valid_until());
                 (2, Some(lease.phase()), deadline, self.version, confirmed)
             }
-            Stage::Left(reason) => (3, Some(Phase::Lost(*reason)), None, self.version, confirmed),
+            Stage::Ended(reason) => (3, Some(Phase::Lost(*reason)), None, self.version, confirmed),
         }
     }
 
-    fn then(&self) -> Then {
+    fn next_action(&self) -> NextAction {
         match &self.stage {
-            Stage::Enqueuing { .. } | Stage::Waiting { .. } => Then::Look,
+            Stage::Enqueuing { .. } | Stage::Waiting { .. } => NextAction::Reschedule,
             Stage::Granted { lease, .. } => match lease.phase() {
-                Phase::Held | Phase::Suspect => Then::Look,
-                Phase::Lost(reason) => Then::Lost(reason),
-                Phase::Releasing | Phase::Released => Then::Forget,
+                Phase::Held | Phase::Suspect => NextAction::Reschedule,
+                Phase::Lost(reason) => NextAction::Lost(reason),
+                Phase::Releasing | Phase::Released => NextAction::Forget,
             },
-            Stage::Left(_) => Then::Forget,
+            Stage::Ended(_) => NextAction::Forget,
         }
     }
 
-    fn date(&self) -> Instant {
+    fn next_due(&self) -> Instant {
         match &self.stage {
             Stage::Waiting { turn, .. } => turn.next_report(),
             Stage::Granted { lease, .. } if lease.phase().is_live() => {
@@ -526,9 +536,9 @@ impl State {
 }
 
 /// A grant that was not asked for: it counts by the rule of D4.
-fn push(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
+fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instant) {
     if grant.proved_from.is_some() {
-        return confirm(state, terms, grant, now);
+        return apply_grant(state, terms, grant, now);
     }
     let Stage::Waiting { turn, .. } = &mut state.stage else {
         return;
@@ -549,11 +559,11 @@ fn push(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
 }
 
 /// A grant that an answer from the store proves.
-fn confirm(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
+fn apply_grant(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instant) {
     match &mut state.stage {
         Stage::Waiting { .. } => {
             let Some(from) = grant.proved_from else {
-                return push(state, terms, grant, now);
+                return apply_push(state, terms, grant, now);
             };
             let lease = Lease::new(terms, grant.ttl, from);
             state.stage = Stage::Granted {
@@ -574,18 +584,18 @@ fn confirm(state: &mut State, terms: Terms, grant: &Grant, now: Instant) {
     }
 }
 
-fn gone(state: &mut State, reason: LossReason, now: Instant) {
+fn apply_gone(state: &mut AttemptState, reason: LossReason, now: Instant) {
     match &mut state.stage {
         Stage::Enqueuing { lost, .. } => *lost = Some(reason),
-        Stage::Waiting { .. } => state.stage = Stage::Left(reason),
+        Stage::Waiting { .. } => state.stage = Stage::Ended(reason),
         Stage::Granted { lease, .. } => {
             lease.on(Input::Gone(reason), now);
         }
-        Stage::Left(_) => {}
+        Stage::Ended(_) => {}
     }
 }
 
-fn doubt(state: &mut State, now: Instant) {
+fn apply_suspect(state: &mut AttemptState, now: Instant) {
     match &mut state.stage {
         Stage::Granted { lease, .. } => {
             lease.on(Input::Doubt, now);
