@@ -9,7 +9,7 @@ use crate::{clock::Instant, id::AttemptId, name::LockName};
 
 /// What is known of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum AttemptStatus {
     /// Its enqueue has not been answered: that it is absent says nothing.
     Sent,
     /// It is in the queue.
@@ -18,7 +18,7 @@ pub(super) enum Standing {
     Holding,
 }
 
-type Locks = HashMap<LockName, HashMap<AttemptId, Standing>>;
+type Locks = HashMap<LockName, HashMap<AttemptId, AttemptStatus>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
@@ -37,7 +37,7 @@ impl Attempts {
             .entry(name.clone())
             .or_default()
             .entry(attempt)
-            .or_insert(Standing::Sent);
+            .or_insert(AttemptStatus::Sent);
         first
     }
 
@@ -57,12 +57,17 @@ impl Attempts {
 
     /// Notes where an attempt stands, if it is still registered. Returns whether that is news. A
     /// holder never waits again.
-    pub(super) fn note(&self, name: &LockName, attempt: AttemptId, standing: Standing) -> bool {
+    pub(super) fn set_status(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        status: AttemptStatus,
+    ) -> bool {
         let mut locks = self.locked();
         let known = locks.get_mut(name).and_then(|list| list.get_mut(&attempt));
         match known {
-            Some(known) if *known != standing && *known != Standing::Holding => {
-                *known = standing;
+            Some(known) if *known != status && *known != AttemptStatus::Holding => {
+                *known = status;
                 true
             }
             _ => false,
@@ -70,10 +75,10 @@ impl Attempts {
     }
 
     /// The attempts at a lock.
-    pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, Standing)> {
+    pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, AttemptStatus)> {
         self.locked()
             .get(name)
-            .map(|list| list.iter().map(|(id, standing)| (*id, *standing)).collect())
+            .map(|list| list.iter().map(|(id, status)| (*id, *status)).collect())
             .unwrap_or_default()
     }
 

@@ -22,13 +22,13 @@ const COUNTER_LIMIT: u64 = 1 << 62;
 
 /// The state of a lock with its place in the order of swaps.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub(super) struct LockRecord {
     /// Rises with each swap, across deletion of the blob as far as the wall clock does.
     pub(super) generation: u64,
     pub(super) queue: Queue,
 }
 
-impl State {
+impl LockRecord {
     pub(super) const fn as_of(&self) -> StoreTime {
         StoreTime::new(self.generation)
     }
@@ -36,12 +36,12 @@ impl State {
 
 /// Why bytes are not a state.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct InvalidBlob {
     pub(super) kind: ErrorKind,
     why: String,
 }
 
-impl Refused {
+impl InvalidBlob {
     fn corrupt(why: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Corrupt,
@@ -50,14 +50,14 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for InvalidBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct SerializedRecord<'a> {
     namespace: &'a str,
     name: &'a str,
     generation: u64,
@@ -66,7 +66,7 @@ struct Written<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Read {
+struct DeserializedRecord {
     namespace: String,
     name: String,
     generation: u64,
@@ -74,8 +74,8 @@ struct Read {
 }
 
 /// The bytes of a state.
-pub(super) fn encode(key: &Key, state: &State) -> Result<Vec<u8>, serde_json::Error> {
-    let body = serde_json::to_vec(&Written {
+pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(&SerializedRecord {
         namespace: key.namespace.as_str(),
         name: key.name.as_str(),
         generation: state.generation,
@@ -87,12 +87,12 @@ pub(super) fn encode(key: &Key, state: &State) -> Result<Vec<u8>, serde_json::Er
 }
 
 /// The state in those bytes, which anybody may have written.
-pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
+pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob> {
     if bytes.is_empty() {
-        return Err(Refused::corrupt("it is empty"));
+        return Err(InvalidBlob::corrupt("it is empty"));
     }
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err(Refused::corrupt(
+        return Err(InvalidBlob::corrupt(
             "it was not written by tenure, or was overwritten",
         ));
     };
@@ -100,15 +100,15 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
         .iter()
         .take(64)
         .position(|&byte| byte == b'\n')
-        .ok_or_else(|| Refused::corrupt("its first line is cut off"))?;
+        .ok_or_else(|| InvalidBlob::corrupt("its first line is cut off"))?;
     let (header, body) = (&rest[..end], &rest[end + 1..]);
-    let header =
-        std::str::from_utf8(header).map_err(|_| Refused::corrupt("its first line is not text"))?;
+    let header = std::str::from_utf8(header)
+        .map_err(|_| InvalidBlob::corrupt("its first line is not text"))?;
     let (format, checksum) = header.split_once(' ').unwrap_or((header, ""));
-    let format: u64 =
-        canonical(format).ok_or_else(|| Refused::corrupt("its first line has no format number"))?;
+    let format: u64 = canonical(format)
+        .ok_or_else(|| InvalidBlob::corrupt("its first line has no format number"))?;
     if format > FORMAT {
-        return Err(Refused {
+        return Err(InvalidBlob {
             kind: ErrorKind::NewerFormat,
             why: format!(
                 "it has format {format}, and this version of tenure understands formats up to \
@@ -117,29 +117,29 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
         });
     }
     if format != FORMAT {
-        return Err(Refused::corrupt("its format number was never used"));
+        return Err(InvalidBlob::corrupt("its format number was never used"));
     }
     if checksum != format!("{:08x}", crc32fast::hash(body)) {
-        return Err(Refused::corrupt(
+        return Err(InvalidBlob::corrupt(
             "its checksum is wrong: it was cut off or overwritten",
         ));
     }
-    let read: Read = serde_json::from_slice(body)
-        .map_err(|error| Refused::corrupt(format!("it is not a lock's state: {error}")))?;
+    let read: DeserializedRecord = serde_json::from_slice(body)
+        .map_err(|error| InvalidBlob::corrupt(format!("it is not a lock's state: {error}")))?;
     if read.namespace != key.namespace.as_str() || read.name != key.name.as_str() {
-        return Err(Refused::corrupt(format!(
+        return Err(InvalidBlob::corrupt(format!(
             "it is the state of another lock: {:?} in namespace {:?}",
             read.name, read.namespace
         )));
     }
     read.queue
         .validate()
-        .map_err(|malformed| Refused::corrupt(malformed.to_string()))?;
+        .map_err(|malformed| InvalidBlob::corrupt(malformed.to_string()))?;
     let beats_too_often = |queue: &Queue| queue.entries().any(|entry| entry.beat >= COUNTER_LIMIT);
     if read.generation >= COUNTER_LIMIT || beats_too_often(&read.queue) {
-        return Err(Refused::corrupt("a counter in it is out of range"));
+        return Err(InvalidBlob::corrupt("a counter in it is out of range"));
     }
-    Ok(State {
+    Ok(LockRecord {
         generation: read.generation,
         queue: read.queue,
     })
@@ -169,7 +169,7 @@ mod tests {
         Key::new(Namespace::default(), LockName::new("job").unwrap())
     }
 
-    fn held() -> State {
+    fn held() -> LockRecord {
         let mut queue = Queue::new();
         let now = Now::new(
             Stamp::new(ClockId::new(7), Duration::from_secs(5)),
@@ -188,7 +188,7 @@ mod tests {
                 &now,
             );
         }
-        State {
+        LockRecord {
             generation: 3,
             queue,
         }
@@ -225,16 +225,16 @@ mod tests {
 
     #[test]
     fn s3_a_newer_format_is_named() {
-        let refused = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
-        assert_eq!(refused.kind, ErrorKind::NewerFormat);
-        let text = refused.to_string();
+        let invalid = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
+        assert_eq!(invalid.kind, ErrorKind::NewerFormat);
+        let text = invalid.to_string();
         assert!(
             text.contains("format 2") && text.contains("up to 1"),
             "{text}"
         );
         for odd in ["tenure 0 00000000\n", "tenure +1 0\n", "tenure 01 0\n"] {
-            let refused = decode(&key(), odd.as_bytes()).unwrap_err();
-            assert_eq!(refused.kind, ErrorKind::Corrupt, "{odd}");
+            let invalid = decode(&key(), odd.as_bytes()).unwrap_err();
+            assert_eq!(invalid.kind, ErrorKind::Corrupt, "{odd}");
         }
     }
 
@@ -261,8 +261,8 @@ mod tests {
         ] {
             assert!(body.contains(from), "{from} in {body}");
             let changed = body.replacen(from, to, 1);
-            let refused = decode(&key(), &resealed(&changed)).unwrap_err();
-            assert_eq!(refused.kind, ErrorKind::Corrupt, "{to}");
+            let invalid = decode(&key(), &resealed(&changed)).unwrap_err();
+            assert_eq!(invalid.kind, ErrorKind::Corrupt, "{to}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{inner::Moment, observed::Observed, store::Key};
+use super::{observed::Observed, store::Key, transaction::ClockReading};
 use crate::{
     id::AttemptId,
     queue::{Entry, Queue},
@@ -14,7 +14,7 @@ use crate::{
 pub(super) struct Viewer<'a> {
     pub(super) key: &'a Key,
     pub(super) observed: &'a Observed,
-    pub(super) moment: &'a Moment,
+    pub(super) moment: &'a ClockReading,
 }
 
 impl Viewer<'_> {
@@ -55,7 +55,7 @@ impl Viewer<'_> {
     fn expires_in(&self, entry: &Entry) -> Option<Duration> {
         entry
             .expires_in(&self.moment.now)
-            .or_else(|| self.observed.bound(self.key, entry, self.moment.clock))
+            .or_else(|| self.observed.expires_in(self.key, entry, self.moment.clock))
     }
 }
 

@@ -81,11 +81,11 @@ fn pair() -> (Arc<Map>, Client, Client) {
 #[tokio::test]
 async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
     let (map, a, b) = pair();
-    let first = a.acquire(1).await;
+    let first_ = a.acquire(1).await;
     let waiting = b.wait(2).await;
     assert_eq!(waiting.ahead, Some(1));
     let holder = waiting.holder.unwrap();
-    assert_eq!(holder.token, Some(first.token));
+    assert_eq!(holder.token, Some(first_.token));
     assert_eq!(holder.expires_in, Some(TTL));
     assert_eq!(a.wait(3).await.ahead, Some(2));
     assert_eq!(a.remove(1, true).await, Removed::AsHolder);
@@ -93,7 +93,7 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
         panic!()
     };
     assert_eq!(grant.attempt, id(2));
-    assert!(grant.token > first.token && grant.as_of > waiting.as_of);
+    assert!(grant.token > first_.token && grant.as_of > waiting.as_of);
     // From when it counts is for the core to say (D4).
     assert_eq!(grant.proved_from, None);
     assert_eq!(b.remove(2, true).await, Removed::AsHolder);
@@ -113,10 +113,10 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
 #[tokio::test]
 async fn t3_asking_again_gives_the_same_grant_from_later_on() {
     let (_, a, _) = pair();
-    let first = a.acquire(1).await;
+    let first_ = a.acquire(1).await;
     a.clock.advance(TTL / 2);
     let again = a.acquire(1).await;
-    assert_eq!(first.token, again.token);
+    assert_eq!(first_.token, again.token);
     assert_eq!(again.proved_from, Some(a.clock.now()));
 }
 
@@ -295,8 +295,8 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
     let a = client(&map, 1, &theirs, None);
     let b = client(&map, 2, &ours, None);
     let grant = a.acquire(1).await;
-    let first = b.wait(2).await;
-    assert_eq!(first.holder.unwrap().expires_in, Some(TTL));
+    let first_ = b.wait(2).await;
+    assert_eq!(first_.holder.unwrap().expires_in, Some(TTL));
     ours.advance(TTL - Duration::from_millis(1));
     let Renewed::Waiting(still) = b.renew(2, None).await else {
         panic!()
@@ -324,7 +324,7 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
     ));
     // What is no longer there is no longer remembered.
     let _ = b.renew(2, None).await;
-    assert_eq!(b.cas.inner.observed.len(), 0);
+    assert_eq!(b.cas.shared.observed.len(), 0);
 }
 
 #[tokio::test]
@@ -371,10 +371,10 @@ async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
     let Renewed::Proved { from } = a.renew(1, Some(grant.token)).await else {
         panic!()
     };
-    let (_, state) = a.cas.inner.read(&a.cas.inner.key(&job())).await.unwrap();
+    let (_, state) = a.cas.shared.read(&a.cas.shared.key(&job())).await.unwrap();
     let stamp = state.queue.entry(id(1)).unwrap().refreshed;
     // What was reported is what was published, and it was read anew after the conflicts.
-    assert_eq!(a.cas.inner.own_stamp(&stamp, from), Some(from));
+    assert_eq!(a.cas.shared.own_stamp(&stamp, from), Some(from));
     assert!(from.since(grant.proved_from.unwrap()) >= Duration::from_millis(3));
 }
 
@@ -470,8 +470,8 @@ async fn a_token_floor_lifts_tokens_and_has_a_limit() {
     };
     let grant = with_floor(1 << 60).unwrap().acquire(1).await;
     assert!(grant.token.get() > 1 << 60);
-    let refused = with_floor(u64::MAX).err().unwrap();
-    assert_eq!(refused.kind(), ErrorKind::Config);
+    let invalid = with_floor(u64::MAX).err().unwrap();
+    assert_eq!(invalid.kind(), ErrorKind::Config);
 }
 
 trait IsUnknown {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    attempts::{Attempts, Standing},
-    blob::{self, State},
+    attempts::{AttemptStatus, Attempts},
+    blob::{self, LockRecord},
     observed::Observed,
     store::{BlobStore, Key, Swap, Version},
     view::Viewer,
@@ -24,13 +24,13 @@ use crate::{
 };
 
 /// States that are kept from the last swap, so that the next one needs no read.
-const MOST_KEPT: usize = 256;
+const MAX_CACHED_STATES: usize = 256;
 /// So many conflicts in a row are no longer contention but something broken.
-const MOST_CONFLICTS: u32 = 1000;
+const MAX_CONFLICTS: u32 = 1000;
 
 /// One reading of the clocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     /// The client's clock, as `proved_from` reports it.
     pub(super) clock: Instant,
     /// The same moment as the machine takes it.
@@ -39,20 +39,20 @@ pub(super) struct Moment {
 
 /// What to do with a state that was read.
 #[derive(Debug)]
-pub(super) struct Turnout<'a> {
+pub(super) struct Transaction<'a> {
     /// The state, to be changed.
     pub(super) queue: &'a mut Queue,
     /// When it was read.
-    pub(super) moment: Moment,
+    pub(super) moment: ClockReading,
     /// When it was published.
     pub(super) as_of: StoreTime,
     /// When it will be published, if it is.
-    pub(super) next: StoreTime,
+    pub(super) next_as_of: StoreTime,
     notices: Vec<Notice>,
     write: bool,
 }
 
-impl Turnout<'_> {
+impl Transaction<'_> {
     /// Lets the machine take an event.
     pub(super) fn on(&mut self, event: Event) -> Answer {
         let Step {
@@ -73,13 +73,13 @@ impl Turnout<'_> {
 
 /// What came of a transaction.
 #[derive(Debug)]
-pub(super) struct Done<T> {
+pub(super) struct TxOutcome<T> {
     pub(super) value: T,
-    pub(super) state: State,
+    pub(super) state: LockRecord,
 }
 
 #[derive(Debug)]
-pub(super) struct Inner<S> {
+pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) context: Context,
     pub(super) attempts: Attempts,
@@ -89,10 +89,10 @@ pub(super) struct Inner<S> {
     /// earlier boot starts its clock, and whoever comes one TTL later finds it dead: nobody has to
     /// stay and watch it.
     shares_clock: bool,
-    kept: Mutex<HashMap<LockName, (Version, State)>>,
+    cached: Mutex<HashMap<LockName, (Version, LockRecord)>>,
 }
 
-impl<S: BlobStore> Inner<S> {
+impl<S: BlobStore> Shared<S> {
     pub(super) fn new(store: S, context: Context) -> Result<Self, Error> {
         if context.token_floor.get() >= 1 << 61 {
             return Err(
@@ -114,7 +114,7 @@ impl<S: BlobStore> Inner<S> {
             observed: Observed::new(own_clock),
             own_clock,
             shares_clock,
-            kept: Mutex::default(),
+            cached: Mutex::default(),
         })
     }
 
@@ -122,7 +122,7 @@ impl<S: BlobStore> Inner<S> {
         Key::new(self.context.namespace.clone(), name.clone())
     }
 
-    pub(super) fn viewer<'a>(&'a self, key: &'a Key, moment: &'a Moment) -> Viewer<'a> {
+    pub(super) fn viewer<'a>(&'a self, key: &'a Key, moment: &'a ClockReading) -> Viewer<'a> {
         Viewer {
             key,
             observed: &self.observed,
@@ -133,7 +133,7 @@ impl<S: BlobStore> Inner<S> {
     /// Reads the clocks. Called after the state was read and before it is published: so stamps of
     /// one clock never go back from one version to the next, and a process that is stopped in
     /// between publishes an old stamp, by which others rightly let it expire.
-    pub(super) fn moment(&self) -> Moment {
+    pub(super) fn read_clocks(&self) -> ClockReading {
         let clock = self.context.clock.now();
         let wall_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -142,20 +142,20 @@ impl<S: BlobStore> Inner<S> {
             .unwrap_or(0);
         let floor = wall_us.max(self.context.token_floor.get() + 1);
         let stamp = Stamp::new(self.own_clock, clock.since_origin());
-        Moment {
+        ClockReading {
             clock,
             now: Now::new(stamp, wall_us, floor),
         }
     }
 
     /// The state of a lock, read from the store; `None` for its version if there is none yet.
-    pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, State), Error> {
+    pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, LockRecord), Error> {
         let Some(blob) = self.store.read(key).await? else {
-            return Ok((None, State::default()));
+            return Ok((None, LockRecord::default()));
         };
-        let state = blob::decode(key, &blob.bytes).map_err(|refused| {
-            Error::new(refused.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {refused}; nobody can hold this lock until that is restored; to free the \
+        let state = blob::decode(key, &blob.bytes).map_err(|invalid| {
+            Error::new(invalid.kind, "reading the state of a lock").with_detail(format!(
+                "{}: {invalid}; nobody can hold this lock until that is restored; to free the \
                  lock, delete {}",
                 self.store.location(key),
                 self.store.to_delete(key)
@@ -169,45 +169,45 @@ impl<S: BlobStore> Inner<S> {
     pub(super) async fn transact<T: Send>(
         &self,
         key: &Key,
-        mut decide: impl FnMut(&mut Turnout<'_>) -> T + Send,
-    ) -> Result<Done<T>, Error> {
+        mut decide: impl FnMut(&mut Transaction<'_>) -> T + Send,
+    ) -> Result<TxOutcome<T>, Error> {
         let started = self.context.clock.now();
-        let mut kept = self.take_kept(&key.name);
+        let mut cached = self.take_cached(&key.name);
         let mut conflicts = 0;
         loop {
-            let from_memory = kept.is_some();
-            let (version, before) = match kept.take() {
+            let from_memory = cached.is_some();
+            let (version, before) = match cached.take() {
                 Some((version, state)) => (Some(version), state),
                 None => self.read(key).await?,
             };
-            let moment = self.moment();
+            let moment = self.read_clocks();
             let mut state = before;
             let as_of = state.as_of();
             let generation = (state.generation + 1).max(moment.now.wall_us);
-            let mut turnout = Turnout {
+            let mut tx = Transaction {
                 queue: &mut state.queue,
                 moment,
                 as_of,
-                next: StoreTime::new(generation),
+                next_as_of: StoreTime::new(generation),
                 notices: Vec::new(),
                 write: false,
             };
-            let dead = self.observed.look(key, turnout.queue, moment.clock);
+            let dead = self.observed.observe(key, tx.queue, moment.clock);
             for (attempt, beat) in dead {
-                turnout.on(Event::Lapsed { attempt, beat });
+                tx.on(Event::Lapsed { attempt, beat });
             }
             if self.shares_clock {
-                for (attempt, beat) in self.observed.foreign(turnout.queue) {
-                    turnout.on(Event::Adopt { attempt, beat });
+                for (attempt, beat) in self.observed.foreign_entries(tx.queue) {
+                    tx.on(Event::Adopt { attempt, beat });
                 }
             }
-            let value = decide(&mut turnout);
-            let Turnout { notices, write, .. } = turnout;
+            let value = decide(&mut tx);
+            let Transaction { notices, write, .. } = tx;
             if !write {
                 if from_memory {
                     continue;
                 }
-                return Ok(Done { value, state });
+                return Ok(TxOutcome { value, state });
             }
             state.generation = generation;
             let bytes = blob::encode(key, &state).map_err(|source| {
@@ -217,14 +217,14 @@ impl<S: BlobStore> Inner<S> {
             })?;
             let swap = self.store.compare_and_swap(key, version.as_ref(), bytes);
             if let Swap::Swapped(version) = swap.await? {
-                self.keep(&key.name, version, &state);
-                self.tell(key, &notices, &state).await;
-                return Ok(Done { value, state });
+                self.cache(&key.name, version, &state);
+                self.notify(key, &notices, &state).await;
+                return Ok(TxOutcome { value, state });
             }
             if !from_memory {
                 conflicts += 1;
                 let waited = self.context.clock.now().since(started);
-                if conflicts > MOST_CONFLICTS || waited > self.context.request_timeout {
+                if conflicts > MAX_CONFLICTS || waited > self.context.request_timeout {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
                         "changing the state of a lock",
@@ -241,7 +241,7 @@ impl<S: BlobStore> Inner<S> {
 
     /// Looks at a lock after the store said that it changed, and reports what became of this
     /// client's attempts.
-    pub(super) async fn look_again(&self, name: &LockName) {
+    pub(super) async fn recheck(&self, name: &LockName) {
         let attempts = self.attempts.at(name);
         if attempts.is_empty() {
             return;
@@ -254,11 +254,11 @@ impl<S: BlobStore> Inner<S> {
                 return;
             }
         };
-        let moment = self.moment();
-        for (attempt, standing) in attempts {
+        let moment = self.read_clocks();
+        for (attempt, status) in attempts {
             match state.queue.entry(attempt) {
                 Some(_) => self.report_grant(name, attempt, &state),
-                None if standing == Standing::Sent => {}
+                None if status == AttemptStatus::Sent => {}
                 None => {
                     let mut copy = state.queue.clone();
                     let answer = copy.on(Event::Renew { attempt }, &moment.now).answer;
@@ -272,12 +272,12 @@ impl<S: BlobStore> Inner<S> {
 
     /// Tells those whom a swap concerns: this client's attempts by events, other clients by the
     /// store.
-    async fn tell(&self, key: &Key, notices: &[Notice], state: &State) {
-        let mut told = Vec::new();
+    async fn notify(&self, key: &Key, notices: &[Notice], state: &LockRecord) {
+        let mut notified = Vec::new();
         for notice in notices {
             if notice.client != self.context.client {
-                if !told.contains(&notice.client) {
-                    told.push(notice.client);
+                if !notified.contains(&notice.client) {
+                    notified.push(notice.client);
                 }
                 continue;
             }
@@ -286,17 +286,20 @@ impl<S: BlobStore> Inner<S> {
                 Told::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
             }
         }
-        for client in told {
+        for client in notified {
             self.store.wake(client, key).await;
         }
     }
 
-    fn report_grant(&self, name: &LockName, attempt: AttemptId, state: &State) {
+    fn report_grant(&self, name: &LockName, attempt: AttemptId, state: &LockRecord) {
         let Some(entry) = state.queue.entry(attempt) else {
             return;
         };
         let Some(record) = entry.grant else { return };
-        if !self.attempts.note(name, attempt, Standing::Holding) {
+        if !self
+            .attempts
+            .set_status(name, attempt, AttemptStatus::Holding)
+        {
             return;
         }
         // Counting from the last report that was answered is the core's part (D4).
@@ -335,17 +338,17 @@ impl<S: BlobStore> Inner<S> {
         (stamp.clock == self.own_clock && at <= now).then_some(at)
     }
 
-    fn take_kept(&self, name: &LockName) -> Option<(Version, State)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.remove(name)
+    fn take_cached(&self, name: &LockName) -> Option<(Version, LockRecord)> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.remove(name)
     }
 
-    fn keep(&self, name: &LockName, version: Version, state: &State) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MOST_KEPT {
-            kept.clear();
+    fn cache(&self, name: &LockName, version: Version, state: &LockRecord) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= MAX_CACHED_STATES {
+            cached.clear();
         }
-        kept.insert(name.clone(), (version, state.clone()));
+        cached.insert(name.clone(), (version, state.clone()));
     }
 }
 
