@@ -19,7 +19,7 @@
 //! # Ok(()) }
 //! ```
 
-mod driver;
+mod backend;
 mod factory;
 mod store;
 

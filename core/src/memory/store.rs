@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::driver::MemoryBackend;
+use super::backend::MemoryBackend;
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink},
     capability::{
@@ -46,13 +46,13 @@ pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     healed: tokio::sync::Notify,
 }
 
 /// All that the store holds.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct StoreState {
     spaces: HashMap<Namespace, BTreeMap<LockName, Queue>>,
     clients: HashMap<ClientId, EventSink>,
     /// Counts the events: the store's own time.
@@ -64,7 +64,7 @@ pub(super) struct State {
 }
 
 /// What came of an event, with the time at which it was taken.
-pub(super) struct Taken {
+pub(super) struct Applied {
     pub(super) step: Step,
     pub(super) as_of: StoreTime,
 }
@@ -90,8 +90,8 @@ impl MemoryStore {
     /// of it through the same path as with any other store. Returns the token that it had.
     pub fn lose(&self, namespace: &Namespace, name: &LockName) -> Option<FencingToken> {
         let token = self.token(namespace, name)?;
-        let taken = self.take(namespace, name, 0, Event::Evict { token })?;
-        (taken.step.answer == Answer::Evicted).then_some(token)
+        let applied = self.apply(namespace, name, 0, Event::Evict { token })?;
+        (applied.step.answer == Answer::Evicted).then_some(token)
     }
 
     /// The token of the grant that the store holds for that lock.
@@ -144,13 +144,13 @@ impl MemoryStore {
 
     /// Takes one event for one lock. `None` if it is about a lock without state and changes
     /// nothing.
-    pub(super) fn take(
+    pub(super) fn apply(
         &self,
         namespace: &Namespace,
         name: &LockName,
         token_floor: u64,
         event: Event,
-    ) -> Option<Taken> {
+    ) -> Option<Applied> {
         let mut state = self.state();
         state.time += 1;
         let now = self.now(&state, token_floor);
@@ -179,11 +179,11 @@ impl MemoryStore {
         for (client, event) in messages {
             client.send(event);
         }
-        Some(Taken { step, as_of })
+        Some(Applied { step, as_of })
     }
 
     fn messages(
-        state: &State,
+        state: &StoreState,
         notices: &[Notice],
         as_of: StoreTime,
     ) -> Vec<(EventSink, BackendEvent)> {
@@ -218,7 +218,7 @@ impl MemoryStore {
         )
     }
 
-    fn now(&self, state: &State, token_floor: u64) -> Now {
+    fn now(&self, state: &StoreState, token_floor: u64) -> Now {
         let wall = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -234,7 +234,7 @@ impl MemoryStore {
     }
 
     /// Returns once the store does not hang.
-    pub(super) async fn unless_hanging(&self) {
+    pub(super) async fn wait_unless_hanging(&self) {
         loop {
             let healed = self.0.healed.notified();
             tokio::pin!(healed);
@@ -250,7 +250,7 @@ impl MemoryStore {
         self.state().clients.remove(&client);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -151,7 +151,7 @@ impl Queue {
     /// can revive them; whoever is next then holds the lock.
     pub fn on(&mut self, event: Event, now: &Now) -> Step {
         let mut notices = Vec::new();
-        let mut changed = self.sweep(now, &mut notices);
+        let mut changed = self.expire_lapsed(now, &mut notices);
         let answer = match event {
             Event::Enqueue {
                 attempt,
@@ -160,14 +160,14 @@ impl Queue {
                 ttl,
                 wait,
             } => {
-                let arrival = Arrival {
+                let new_entry = NewEntry {
                     attempt,
                     client,
                     owner,
                     ttl,
                     wait,
                 };
-                self.enqueue(arrival, now, &mut changed, &mut notices)
+                self.enqueue(new_entry, now, &mut changed, &mut notices)
             }
             Event::Renew { attempt } => self.renew(attempt, now, &mut changed, &mut notices),
             Event::Remove { attempt, fence } => {
@@ -182,11 +182,11 @@ impl Queue {
                     });
                     changed = true;
                 }
-                self.end(attempt, Ending::Released, now, &mut changed, &mut notices)
+                self.remove_entry(attempt, Ending::Released, now, &mut changed, &mut notices)
             }
             Event::Evict { token } => match self.granted(token) {
                 Some(attempt) => {
-                    self.end(attempt, Ending::Evicted, now, &mut changed, &mut notices);
+                    self.remove_entry(attempt, Ending::Evicted, now, &mut changed, &mut notices);
                     Answer::Evicted
                 }
                 None => Answer::Nothing,
@@ -197,7 +197,7 @@ impl Queue {
             }
             Event::Lapsed { attempt, beat } => match self.entry(attempt) {
                 Some(entry) if entry.beat == beat => {
-                    self.end(attempt, Ending::Expired, now, &mut changed, &mut notices)
+                    self.remove_entry(attempt, Ending::Expired, now, &mut changed, &mut notices)
                 }
                 _ => Answer::Nothing,
             },
@@ -211,18 +211,18 @@ impl Queue {
 
     fn enqueue(
         &mut self,
-        arrival: Arrival,
+        new_entry: NewEntry,
         now: &Now,
         changed: &mut bool,
         notices: &mut Vec<Notice>,
     ) -> Answer {
-        let Arrival {
+        let NewEntry {
             attempt,
             client,
             owner,
             ttl,
             wait,
-        } = arrival;
+        } = new_entry;
         if self.fenced.iter().any(|fenced| fenced.attempt == attempt) {
             return Answer::Gone(LossReason::Evicted);
         }
@@ -240,7 +240,7 @@ impl Queue {
             grant: None,
         });
         self.promote(now, Some(attempt), notices);
-        let answer = self.standing(self.entries.len() - 1);
+        let answer = self.answer_at(self.entries.len() - 1);
         if matches!(answer, Answer::Waiting { .. }) && !wait {
             self.entries.pop_back();
             return Answer::Busy;
@@ -257,10 +257,10 @@ impl Queue {
         notices: &mut Vec<Notice>,
     ) -> Answer {
         let Some(index) = self.index(attempt) else {
-            return Answer::Gone(self.why_gone(attempt));
+            return Answer::Gone(self.gone_reason(attempt));
         };
         if self.entries[index].has_lapsed(now) {
-            self.end(attempt, Ending::Expired, now, changed, notices);
+            self.remove_entry(attempt, Ending::Expired, now, changed, notices);
             return Answer::Gone(LossReason::Expired);
         }
         *changed = true;
@@ -268,7 +268,7 @@ impl Queue {
         entry.refreshed = now.stamp;
         // It may come from a store, and so be any number.
         entry.beat = entry.beat.wrapping_add(1);
-        self.standing(index)
+        self.answer_at(index)
     }
 
     fn adopt(&mut self, attempt: AttemptId, beat: u64, now: &Now) -> bool {
@@ -283,7 +283,7 @@ impl Queue {
         foreign
     }
 
-    fn end(
+    fn remove_entry(
         &mut self,
         attempt: AttemptId,
         ending: Ending,
@@ -295,7 +295,7 @@ impl Queue {
             .index(attempt)
             .and_then(|index| self.entries.remove(index))
         else {
-            return Answer::Gone(self.why_gone(attempt));
+            return Answer::Gone(self.gone_reason(attempt));
         };
         *changed = true;
         if entry.grant.is_none() {
@@ -314,7 +314,7 @@ impl Queue {
                 what: Told::Lost(reason),
             });
         }
-        self.sweep(now, notices);
+        self.expire_lapsed(now, notices);
         self.promote(now, None, notices);
         Answer::RemovedHolder
     }
@@ -322,7 +322,7 @@ impl Queue {
     /// Removes lapsed entries from the front, until a live one stands there, and forgets fences
     /// that have served. Lapsed entries further back are removed when they get there, or when
     /// they report.
-    fn sweep(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
+    fn expire_lapsed(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
         let fences = self.fenced.len();
         self.fenced.retain(|fenced| !fenced.has_served(now));
         let mut changed = fences != self.fenced.len();
@@ -382,14 +382,14 @@ impl Queue {
         }
     }
 
-    fn standing(&self, index: usize) -> Answer {
+    fn answer_at(&self, index: usize) -> Answer {
         match self.entries[index].grant {
             Some(grant) => Answer::Granted(grant.token),
             None => Answer::Waiting { ahead: index },
         }
     }
 
-    fn why_gone(&self, attempt: AttemptId) -> LossReason {
+    fn gone_reason(&self, attempt: AttemptId) -> LossReason {
         match self.ended {
             Some(Ended {
                 attempt: ended,
@@ -402,7 +402,7 @@ impl Queue {
     }
 }
 
-struct Arrival {
+struct NewEntry {
     attempt: AttemptId,
     client: ClientId,
     owner: Owner,

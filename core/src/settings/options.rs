@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::value::{Reader, Value};
+use super::value::{Value, ValueDeserializer};
 use crate::error::{Error, ErrorKind};
 
 /// The table `[backend.options]`: by name, values with the words of their origin.
@@ -65,7 +65,7 @@ impl Options {
         let Some(entry) = self.0.get(key) else {
             return Ok(None);
         };
-        T::deserialize(Reader(entry.value.clone()))
+        T::deserialize(ValueDeserializer(entry.value.clone()))
             .map(Some)
             .map_err(|mismatch| entry.refuse(key, &mismatch))
     }

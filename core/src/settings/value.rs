@@ -34,7 +34,7 @@ pub enum Value {
 }
 
 impl Value {
-    const fn what(&self) -> &'static str {
+    const fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) => "a truth value",
             Self::Float(_) => "a number with a fraction",
@@ -113,9 +113,9 @@ impl de::Error for Mismatch {
 }
 
 /// Reads a value as whatever is wanted.
-pub(super) struct Reader(pub(super) Value);
+pub(super) struct ValueDeserializer(pub(super) Value);
 
-impl<'de> de::IntoDeserializer<'de, Mismatch> for Reader {
+impl<'de> de::IntoDeserializer<'de, Mismatch> for ValueDeserializer {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -139,7 +139,7 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'de> Deserializer<'de> for Reader {
+impl<'de> Deserializer<'de> for ValueDeserializer {
     type Error = Mismatch;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -215,7 +215,7 @@ impl<'de> Deserializer<'de> for Reader {
             }
             other => Err(Mismatch(format!(
                 "it is {}, wanted is one of {}",
-                other.what(),
+                other.type_name(),
                 variants.join(", ")
             ))),
         }
