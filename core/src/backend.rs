@@ -217,7 +217,7 @@ pub enum BackendEvent {
     /// Something changed in front of a waiter, or under a grant: it is worth asking now. For
     /// stores that tell of a change and not of a grant. The core renews or reports the attempt
     /// with a request that is sent after this.
-    Look {
+    Recheck {
         /// Whose.
         attempt: AttemptId,
     },

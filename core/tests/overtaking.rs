@@ -115,7 +115,7 @@ impl Backend for Gate {
                     .unwrap()
                     .events
                     .clone();
-                events.send(BackendEvent::Look {
+                events.send(BackendEvent::Recheck {
                     attempt: entries[0].attempt,
                 });
             }

@@ -215,7 +215,7 @@ fn arrive<R: Clone + Send + 'static>(
             (Told::Granted { token, ttl }, Wake::Grant) => {
                 BackendEvent::Granted(Grant::pushed(notice.attempt, token, ttl, as_of))
             }
-            (Told::Granted { .. }, Wake::Look) => BackendEvent::Look {
+            (Told::Granted { .. }, Wake::Look) => BackendEvent::Recheck {
                 attempt: notice.attempt,
             },
             (Told::Lost(reason), Wake::Grant | Wake::Look) => BackendEvent::Lost {

@@ -260,7 +260,7 @@ impl EventHandler for Dispatcher {
         let now = self.now();
         let (attempt, event) = match event {
             BackendEvent::Granted(grant) => (grant.attempt, BackendEvent::Granted(grant)),
-            BackendEvent::Look { attempt }
+            BackendEvent::Recheck { attempt }
             | BackendEvent::Lost { attempt, .. }
             | BackendEvent::Proved { attempt, .. } => (attempt, event),
             BackendEvent::Suspect => {
@@ -287,7 +287,7 @@ impl EventHandler for Dispatcher {
         };
         let next = match event {
             BackendEvent::Granted(grant) => attempt.on_pushed_grant(grant, now),
-            BackendEvent::Look { .. } => attempt.renew_now(now),
+            BackendEvent::Recheck { .. } => attempt.renew_now(now),
             BackendEvent::Lost { reason, .. } => attempt.on_gone(reason, now),
             BackendEvent::Proved { from, .. } => attempt.on_proved(from, now),
             BackendEvent::Reconnected | BackendEvent::Suspect => return,
