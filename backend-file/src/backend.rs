@@ -106,11 +106,11 @@ impl Connect for FileStore {
             clock,
             inbox: None,
         };
-        let observer = context.observer;
+        let read_only = context.read_only;
         let named = |error: Error| error.with_backend("file");
         blobs
             .run(move |place| {
-                if observer {
+                if read_only {
                     return root::look(&place.root, place.options);
                 }
                 root::prepare(&place.root, place.options)?;
@@ -119,7 +119,7 @@ impl Connect for FileStore {
             })
             .await
             .map_err(named)?;
-        if observer {
+        if read_only {
             return Ok(Arc::new(Cas::new(blobs, context).map_err(named)?));
         }
         match Inbox::open(&self.root, context.client, self.options) {

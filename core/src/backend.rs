@@ -147,7 +147,7 @@ pub struct Context {
     pub request_timeout: Duration,
     /// This client acquires nothing: it inspects, lists and evicts. Connecting it must make nothing
     /// in the store, and needs no way to be told of anything.
-    pub observer: bool,
+    pub read_only: bool,
 }
 
 impl Context {
@@ -161,7 +161,7 @@ impl Context {
             clock,
             token_floor: FencingToken::new(0),
             request_timeout: Duration::from_secs(5),
-            observer: false,
+            read_only: false,
         }
     }
 
@@ -181,8 +181,8 @@ impl Context {
 
     /// Says whether this client acquires nothing.
     #[must_use]
-    pub const fn with_observer(mut self, observer: bool) -> Self {
-        self.observer = observer;
+    pub const fn with_read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 

@@ -32,11 +32,11 @@ pub(crate) struct Defaults {
     owner: Owner,
     ttl: Duration,
     clamp_ttl: bool,
-    observer: bool,
+    read_only: bool,
 }
 
 impl Defaults {
-    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, observer: bool) -> Self {
+    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, read_only: bool) -> Self {
         let host = rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -45,7 +45,7 @@ impl Defaults {
             owner: Owner::new(label, host, std::process::id()),
             ttl,
             clamp_ttl,
-            observer,
+            read_only,
         }
     }
 }
@@ -253,7 +253,7 @@ impl Lock {
                 .with_backend(scheme)
                 .with_lock(self.name.clone())
         };
-        if inner.defaults.observer {
+        if inner.defaults.read_only {
             return Err(named(
                 Error::new(ErrorKind::Unsupported, "acquiring").with_detail(
                     "this client was connected as an observer, which acquires nothing",

@@ -39,7 +39,7 @@ struct Gate {
     context: Arc<Mutex<Option<Context>>>,
     first: Arc<tokio::sync::Notify>,
     renews: Arc<AtomicU32>,
-    /// Send `Look` right before the first answer.
+    /// Send `Recheck` right before the first answer.
     look: bool,
     /// Tell each renewal's proof as an event, and never return from the call.
     parts: bool,
@@ -157,7 +157,7 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// W2 and ADR 0001: "`Look`: the core reports this waiter, with a report sent after the event".
+/// W2 and ADR 0001: "`Recheck`: the core reports this waiter, with a report sent after the event".
 /// The event comes while a report is under way whose answer follows at once.
 #[tokio::test]
 async fn w2_a_look_during_a_report_is_followed_by_another_report() {

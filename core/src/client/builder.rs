@@ -36,7 +36,7 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     token_floor: FencingToken,
     requirements: Requirements,
-    observer: bool,
+    read_only: bool,
 }
 
 impl ClientBuilder {
@@ -52,7 +52,7 @@ impl ClientBuilder {
             clock: Arc::new(SystemClock),
             token_floor: FencingToken::new(0),
             requirements: Requirements::default(),
-            observer: false,
+            read_only: false,
         }
     }
 
@@ -116,8 +116,8 @@ impl ClientBuilder {
     /// A client that acquires nothing: it inspects, lists and evicts, and an acquire fails with
     /// [`ErrorKind::Unsupported`]. Connecting it makes nothing in the store, and its TTL does not
     /// matter. Default: no.
-    pub const fn observer(mut self, observer: bool) -> Self {
-        self.observer = observer;
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
@@ -173,7 +173,7 @@ impl ClientBuilder {
         .with_namespace(self.namespace.clone())
         .with_token_floor(self.token_floor)
         .with_request_timeout(self.request_timeout)
-        .with_observer(self.observer);
+        .with_read_only(self.read_only);
         let limit = dispatcher.now() + self.request_timeout;
         let reached = timeout_at(&*self.clock, limit, async {
             let backend = self.connect.connect(context).await?;
@@ -197,7 +197,7 @@ impl ClientBuilder {
         let checked = self
             .requirements
             .check(info.scheme, &capabilities)
-            .and_then(|()| match self.observer {
+            .and_then(|()| match self.read_only {
                 true => Ok(()),
                 false => {
                     let ttl = capabilities.ttl.resolve(self.ttl, self.clamp_ttl)?;
@@ -210,7 +210,7 @@ impl ClientBuilder {
         }
         runtime.spawn(renewer::run(weak, Arc::clone(&backend)));
         runtime.spawn(releaser.clone().run(command_rx));
-        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.observer);
+        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.read_only);
         let namespace = self.namespace;
         Ok(Client(Arc::new(Inner {
             dispatcher,

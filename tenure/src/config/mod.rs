@@ -207,7 +207,7 @@ impl Config {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn observe(&self, registry: &Registry) -> Result<Client, Error> {
-        self.client(registry)?.observer(true).connect().await
+        self.client(registry)?.read_only(true).connect().await
     }
 }
 
