@@ -3,7 +3,7 @@
 //!
 //! The machines are the real ones, not copies: the store is a [`Queue`](tenure_core::queue::Queue),
 //! what a client believes is a [`Lease`](tenure_core::lease::Lease), what a waiter may take for its
-//! own is a [`Turn`](tenure_core::lease::Turn). Around them stands as little as possible: a clock
+//! own is a [`WaiterLease`](tenure_core::lease::WaiterLease). Around them stands as little as possible: a clock
 //! for each, messages under way, and who does what.
 //!
 //! - **Time** goes in steps by which the store's clock moves ten units. A client's clock moves

@@ -11,7 +11,7 @@ use crate::{
     clock::{Clock, Instant},
     error::Error,
     id::AttemptId,
-    lease::{Input, Lease, Phase, Terms, Turn},
+    lease::{Input, Lease, Phase, Terms, WaiterLease},
     loss::LossReason,
     name::LockName,
     request::{Grant, Renewal, Renewed, Waiting},
@@ -60,7 +60,10 @@ pub(super) enum Stage {
         recheck: bool,
     },
     /// In the queue.
-    Waiting { turn: Turn, answer: Box<Waiting> },
+    Waiting {
+        waiter_lease: WaiterLease,
+        answer: Box<Waiting>,
+    },
     /// Granted. What became of the grant is the lease's to say.
     Granted { lease: Lease, token: FencingToken },
     /// The waiter's entry is gone, or nobody waits for it any more.
@@ -175,12 +178,12 @@ impl Attempt {
                 return;
             };
             let (grant, lost, recheck) = (grant.take(), *lost, *recheck);
-            let mut turn = Turn::new(ttl, &answer, poll, now);
+            let mut waiter_lease = WaiterLease::new(ttl, &answer, poll, now);
             if recheck {
-                turn.hurry();
+                waiter_lease.report_now();
             }
             state.stage = Stage::Waiting {
-                turn,
+                waiter_lease,
                 answer: Box::new(answer),
             };
             match (grant, lost) {
@@ -226,8 +229,8 @@ impl Attempt {
     pub(crate) fn renew_now(&self, now: Instant) -> NextAction {
         self.update(now, |state, _| match &mut state.stage {
             Stage::Enqueuing { recheck, .. } => *recheck = true,
-            Stage::Granted { lease, .. } => lease.hurry(),
-            Stage::Waiting { turn, .. } => turn.hurry(),
+            Stage::Granted { lease, .. } => lease.renew_now(),
+            Stage::Waiting { waiter_lease, .. } => waiter_lease.report_now(),
             Stage::Ended(_) => {}
         })
     }
@@ -261,8 +264,8 @@ impl Attempt {
                     state.sent = sequence;
                     renewal = Some(entry(Some(*token)));
                 }
-                Stage::Waiting { turn, .. } if turn.next_report() <= horizon => {
-                    turn.sent(now);
+                Stage::Waiting { waiter_lease, .. } if waiter_lease.next_report() <= horizon => {
+                    waiter_lease.on_report_sent(now);
                     state.in_flight += 1;
                     state.sent = sequence;
                     renewal = Some(entry(None));
@@ -305,9 +308,12 @@ impl Attempt {
                     apply_suspect(state, now);
                 }
                 Renewed::Waiting(answer) => match &mut state.stage {
-                    Stage::Waiting { turn, answer: last } => {
+                    Stage::Waiting {
+                        waiter_lease,
+                        answer: last,
+                    } => {
                         state.last_renewal_error = None;
-                        turn.waiting(&answer, poll, now);
+                        waiter_lease.on_waiting(&answer, poll, now);
                         **last = answer;
                     }
                     // The store says that a holder waits. It was rolled back; what it believes
@@ -497,10 +503,13 @@ impl AttemptState {
         let confirmed = self.confirmed;
         match &self.stage {
             Stage::Enqueuing { .. } => (0, None, None, self.version, confirmed),
-            Stage::Waiting { turn, answer } => (
+            Stage::Waiting {
+                waiter_lease,
+                answer,
+            } => (
                 1,
                 None,
-                Some(turn.next_report()),
+                Some(waiter_lease.next_report()),
                 answer.as_of.get(),
                 confirmed,
             ),
@@ -526,7 +535,7 @@ impl AttemptState {
 
     fn next_due(&self) -> Instant {
         match &self.stage {
-            Stage::Waiting { turn, .. } => turn.next_report(),
+            Stage::Waiting { waiter_lease, .. } => waiter_lease.next_report(),
             Stage::Granted { lease, .. } if lease.phase().is_live() => {
                 lease.next_renewal().min(lease.valid_until())
             }
@@ -540,10 +549,10 @@ fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instan
     if grant.proved_from.is_some() {
         return apply_grant(state, terms, grant, now);
     }
-    let Stage::Waiting { turn, .. } = &mut state.stage else {
+    let Stage::Waiting { waiter_lease, .. } = &mut state.stage else {
         return;
     };
-    let Some(from) = turn.accepts(grant.as_of) else {
+    let Some(from) = waiter_lease.accept_push(grant.as_of) else {
         return;
     };
     let lease = Lease::pushed(terms, grant.ttl, from, now);
@@ -554,7 +563,7 @@ fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instan
         };
     } else {
         // The own entry may have lapsed with it (W4). Only the store can tell.
-        turn.hurry();
+        waiter_lease.report_now();
     }
 }
 
@@ -598,9 +607,9 @@ fn apply_gone(state: &mut AttemptState, reason: LossReason, now: Instant) {
 fn apply_suspect(state: &mut AttemptState, now: Instant) {
     match &mut state.stage {
         Stage::Granted { lease, .. } => {
-            lease.on(Input::Doubt, now);
+            lease.on(Input::RenewalFailed, now);
         }
-        Stage::Waiting { turn, .. } => turn.doubt(now),
+        Stage::Waiting { waiter_lease, .. } => waiter_lease.mark_suspect(now),
         _ => {}
     }
 }

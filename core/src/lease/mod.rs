@@ -15,12 +15,12 @@
 mod terms;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod waiter_lease;
 
 use std::time::Duration;
 
 pub use terms::Terms;
-pub use turn::Turn;
+pub use waiter_lease::WaiterLease;
 
 use crate::{clock::Instant, loss::LossReason};
 
@@ -66,7 +66,7 @@ pub enum Input {
     /// A renewal was handed to the driver.
     Sent,
     /// A renewal failed, or the connection did; what the store holds is not known.
-    Doubt,
+    RenewalFailed,
     /// Definite evidence that the grant is gone.
     Gone(LossReason),
     /// The user gives it back, and no renewal may be sent from now on.
@@ -86,7 +86,7 @@ pub struct Lease {
     proved_from: Instant,
     next_renewal: Instant,
     /// Something happened that only a renewal sent from now on can tell of.
-    hurried: bool,
+    renewal_requested: bool,
 }
 
 impl Lease {
@@ -100,7 +100,7 @@ impl Lease {
             ttl,
             proved_from,
             next_renewal,
-            hurried: false,
+            renewal_requested: false,
         }
     }
 
@@ -134,11 +134,11 @@ impl Lease {
             (Phase::Held | Phase::Suspect, Input::Sent) => {
                 // The next one does not wait for this one's answer: two may be lost (L5), also
                 // when a grant was pushed on the strength of an old report.
-                self.hurried = false;
+                self.renewal_requested = false;
                 let left = self.valid_until().since(now);
                 self.next_renewal = now + (left / 3).clamp(self.ttl / 60, self.ttl / 6);
             }
-            (Phase::Held | Phase::Suspect, Input::Doubt) => {
+            (Phase::Held | Phase::Suspect, Input::RenewalFailed) => {
                 self.phase = Phase::Suspect;
                 self.next_renewal = self.next_renewal.min(now + self.ttl / 18);
             }
@@ -155,8 +155,8 @@ impl Lease {
 
     /// Makes the next renewal due at once, whatever is answered to those under way, as after a
     /// connection came back.
-    pub const fn hurry(&mut self) {
-        self.hurried = true;
+    pub const fn renew_now(&mut self) {
+        self.renewal_requested = true;
     }
 
     /// What it is, as far as inputs have told. [`check`](Self::check) also looks at the clock.
@@ -183,7 +183,7 @@ impl Lease {
     /// When to send the next renewal; never again once it is released or lost (K3).
     #[must_use]
     pub const fn next_renewal(&self) -> Instant {
-        match (self.phase.is_live(), self.hurried) {
+        match (self.phase.is_live(), self.renewal_requested) {
             (false, _) => Instant::FAR_FUTURE,
             (true, true) => Instant::ORIGIN,
             (true, false) => self.next_renewal,

@@ -58,7 +58,7 @@ fn run(terms: Terms, ttl: Duration, course: &[(u8, u64, u64)]) -> Vec<Moment> {
                 from: now.before(part * u32::try_from(age).unwrap()),
             },
             6..=8 => Input::Sent,
-            9..=10 => Input::Doubt,
+            9..=10 => Input::RenewalFailed,
             11 => Input::Gone(LossReason::Evicted),
             12 => Input::Release,
             13 => Input::Released,
@@ -149,7 +149,7 @@ proptest! {
     #[test]
     fn l5_doubt_alone_ends_nothing((terms, ttl) in accepted(), course in course()) {
         for Moment { before, input, now, after, .. } in run(terms, ttl, &course) {
-            if matches!(input, Input::Doubt | Input::Sent | Input::Tick) && before.check(now).is_live() {
+            if matches!(input, Input::RenewalFailed | Input::Sent | Input::Tick) && before.check(now).is_live() {
                 prop_assert!(after.phase().is_live());
             }
         }
@@ -187,7 +187,7 @@ proptest! {
             prop_assert!(now < lease.valid_until(), "renewal {lost} would come too late");
             lease.on(Input::Sent, now);
             if failing {
-                lease.on(Input::Doubt, now + NANO);
+                lease.on(Input::RenewalFailed, now + NANO);
             }
         }
         let third = lease.next_renewal();
@@ -205,7 +205,7 @@ proptest! {
         let start = Instant::from_origin(ttl * 3);
         let (mut lease, mut now) = (Lease::new(terms, ttl, start.before(age)), start);
         let answer = Waiting::new(start.before(age), StoreTime::new(1));
-        let mut turn = Turn::new(ttl, &answer, None, start);
+        let mut waiter_lease = WaiterLease::new(ttl, &answer, None, start);
         for _ in 0..100 {
             now = now.max(lease.next_renewal()) + NANO;
             lease.on(Input::Sent, now);
@@ -214,10 +214,10 @@ proptest! {
         }
         prop_assert!(lease.phase().is_live());
         for _ in 0..100 {
-            now = now.max(turn.next_report());
-            turn.waiting(&Waiting::new(now.before(age), StoreTime::new(1)), None, now);
-            prop_assert!(turn.next_report() >= now + ttl / 18);
-            prop_assert!(turn.next_report() <= now + ttl / 3);
+            now = now.max(waiter_lease.next_report());
+            waiter_lease.on_waiting(&Waiting::new(now.before(age), StoreTime::new(1)), None, now);
+            prop_assert!(waiter_lease.next_report() >= now + ttl / 18);
+            prop_assert!(waiter_lease.next_report() <= now + ttl / 3);
         }
     }
 
@@ -227,27 +227,27 @@ proptest! {
     ) {
         let ttl = Duration::from_secs(1);
         let waiting = |(from, time)| Waiting::new(at(from), StoreTime::new(time));
-        let mut turn = Turn::new(ttl, &waiting(answers[0]), None, at(2_000));
+        let mut waiter_lease = WaiterLease::new(ttl, &waiting(answers[0]), None, at(2_000));
         let mut heard = vec![answers[0]];
         for &answer in &answers[1..] {
             // Answers come in any order; what was overtaken is not heard.
             if answer.1 >= heard.iter().map(|heard| heard.1).max().unwrap() {
                 heard.push(answer);
             }
-            turn.waiting(&waiting(answer), None, at(2_000));
+            waiter_lease.on_waiting(&waiting(answer), None, at(2_000));
         }
         let latest = heard.iter().map(|heard| heard.1).max().unwrap();
         let from = heard.iter().map(|heard| heard.0).max().map(at);
         let expected = from.filter(|_| u64::from(pushed) > latest);
-        prop_assert_eq!(turn.accepts(StoreTime::new(u64::from(pushed))), expected);
-        prop_assert_eq!(turn.accepts(StoreTime::new(latest)), None);
+        prop_assert_eq!(waiter_lease.accept_push(StoreTime::new(u64::from(pushed))), expected);
+        prop_assert_eq!(waiter_lease.accept_push(StoreTime::new(latest)), None);
     }
 
     #[test]
     fn w4_a_push_to_a_waiter_that_lapsed_is_lost_at_once((terms, ttl) in accepted(), over in 0_u64..1_000) {
         let reported = Instant::from_origin(ttl);
-        let turn = Turn::new(ttl, &Waiting::new(reported, StoreTime::new(1)), None, reported);
-        let from = turn.accepts(StoreTime::new(2)).unwrap();
+        let waiter_lease = WaiterLease::new(ttl, &Waiting::new(reported, StoreTime::new(1)), None, reported);
+        let from = waiter_lease.accept_push(StoreTime::new(2)).unwrap();
         let now = terms.deadline(reported, ttl) + Duration::from_nanos(over);
         prop_assert!(!Lease::pushed(terms, ttl, from, now).check(now).is_live());
     }
@@ -262,7 +262,7 @@ proptest! {
         let answer = Waiting::new(now, StoreTime::new(1))
             .with_ahead(ahead)
             .with_holder(Some(holder.with_expires_in(Some(millis(left)))));
-        let turn = Turn::new(millis(ttl), &answer, every.map(millis), now);
+        let waiter_lease = WaiterLease::new(millis(ttl), &answer, every.map(millis), now);
         let mut expected = now + millis(ttl) / 3;
         if ahead == 1 {
             expected = expected.min(now + millis((left + 1).max(10)));
@@ -270,7 +270,7 @@ proptest! {
         if let Some(every) = every {
             expected = expected.min(now + millis(every));
         }
-        prop_assert_eq!(turn.next_report(), expected);
+        prop_assert_eq!(waiter_lease.next_report(), expected);
     }
 }
 
@@ -302,7 +302,7 @@ fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
     let ttl = Duration::from_secs(9);
     let mut lease = Lease::new(Terms::DEFAULT, ttl, at(100));
     lease.on(Input::Proved { from: at(300) }, at(400));
-    lease.on(Input::Doubt, at(500));
+    lease.on(Input::RenewalFailed, at(500));
     lease.on(Input::Proved { from: at(200) }, at(600));
     assert_eq!(lease.phase(), Phase::Suspect);
     assert_eq!(lease.proved_from(), at(300));

@@ -2,7 +2,7 @@
 
 use tenure_core::{
     clock::Instant,
-    lease::{Input, Lease, Phase, Turn},
+    lease::{Input, Lease, Phase, WaiterLease},
     loss::LossReason,
     request::{StoreTime, Waiting},
 };
@@ -18,7 +18,7 @@ pub(crate) enum Role {
         early: Option<(u64, u64)>,
     },
     Waiting {
-        turn: Turn,
+        waiter_lease: WaiterLease,
     },
     /// There is a guard; it may be lost.
     Holding {
@@ -136,8 +136,8 @@ impl World {
             (Role::Asking { early }, Reply::Waiting { as_of }) => {
                 let early = *early;
                 // The schedule of reports is no matter here: they are sent at any time.
-                let turn = Turn::new(bounds.ttl(), &answer(as_of), None, from);
-                client.role = Role::Waiting { turn };
+                let waiter_lease = WaiterLease::new(bounds.ttl(), &answer(as_of), None, from);
+                client.role = Role::Waiting { waiter_lease };
                 if let Some((token, as_of)) = early {
                     self.notice(bounds, attempt, Push::Granted { token, as_of });
                 }
@@ -146,8 +146,8 @@ impl World {
                 self.hold(bounds, index, from, token, false);
             }
             (Role::Asking { .. } | Role::Waiting { .. }, Reply::Gone) => client.role = Role::Idle,
-            (Role::Waiting { turn }, Reply::Waiting { as_of }) => {
-                turn.waiting(&answer(as_of), None, from);
+            (Role::Waiting { waiter_lease }, Reply::Waiting { as_of }) => {
+                waiter_lease.on_waiting(&answer(as_of), None, from);
             }
             (
                 Role::Holding {
@@ -187,8 +187,8 @@ impl World {
             (Role::Asking { early }, Push::Granted { token, as_of }) => {
                 *early = Some((token, as_of));
             }
-            (Role::Waiting { turn }, Push::Granted { token, as_of }) => {
-                let accepted = turn.accepts(StoreTime::new(as_of));
+            (Role::Waiting { waiter_lease }, Push::Granted { token, as_of }) => {
+                let accepted = waiter_lease.accept_push(StoreTime::new(as_of));
                 let wrong = bounds.rule == Rule::PushFromArrival;
                 if let Some(from) = accepted.map(|from| if wrong { now } else { from }) {
                     self.hold(bounds, index, from, token, true);

@@ -9,36 +9,36 @@ use crate::{
 };
 
 /// Between two looks at a grant that should have run out.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const MIN_RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A waiter's view of its place in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Turn {
+pub struct WaiterLease {
     ttl: Duration,
     reported_from: Instant,
     as_of: StoreTime,
     next_report: Instant,
     /// Something happened that only a report sent from now on can tell of.
-    hurried: bool,
+    report_requested: bool,
 }
 
-impl Turn {
+impl WaiterLease {
     /// A waiter that was told "still waiting" in answer to its enqueue or a report.
     #[must_use]
     pub fn new(ttl: Duration, answer: &Waiting, poll: Option<Duration>, now: Instant) -> Self {
-        let mut turn = Self {
+        let mut waiter_lease = Self {
             ttl,
             reported_from: answer.proved_from,
             as_of: answer.as_of,
             next_report: now,
-            hurried: false,
+            report_requested: false,
         };
-        turn.schedule(answer, poll, now);
-        turn
+        waiter_lease.schedule(answer, poll, now);
+        waiter_lease
     }
 
     /// Takes another answer "still waiting". One that was overtaken by a later one is dropped.
-    pub fn waiting(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
+    pub fn on_waiting(&mut self, answer: &Waiting, poll: Option<Duration>, now: Instant) {
         if answer.as_of < self.as_of {
             return;
         }
@@ -53,30 +53,30 @@ impl Turn {
     /// A push that is not later than that answer belongs to a past that the store has taken back
     /// (a failover to a server that never saw the grant), and is dropped.
     #[must_use]
-    pub fn accepts(&self, pushed_at: StoreTime) -> Option<Instant> {
+    pub fn accept_push(&self, pushed_at: StoreTime) -> Option<Instant> {
         (pushed_at > self.as_of).then_some(self.reported_from)
     }
 
     /// A report was handed to the driver.
-    pub fn sent(&mut self, now: Instant) {
-        self.hurried = false;
+    pub fn on_report_sent(&mut self, now: Instant) {
+        self.report_requested = false;
         self.next_report = now + self.ttl / 6;
     }
 
     /// Makes the next report due at once, whatever is answered to those under way.
-    pub const fn hurry(&mut self) {
-        self.hurried = true;
+    pub const fn report_now(&mut self) {
+        self.report_requested = true;
     }
 
     /// A report failed.
-    pub fn doubt(&mut self, now: Instant) {
+    pub fn mark_suspect(&mut self, now: Instant) {
         self.next_report = self.next_report.min(now + self.ttl / 18);
     }
 
     /// When to report again.
     #[must_use]
     pub const fn next_report(&self) -> Instant {
-        if self.hurried {
+        if self.report_requested {
             return Instant::ORIGIN;
         }
         self.next_report
@@ -92,13 +92,13 @@ impl Turn {
             next = next.min(now + every);
         }
         if let Some(within) = answer.recheck {
-            next = next.min(now + within.max(SHORTEST_PAUSE));
+            next = next.min(now + within.max(MIN_RECHECK_INTERVAL));
         }
         let expiry = answer.holder.as_ref().and_then(|holder| holder.expires_in);
         if let (Some(1), Some(left)) = (answer.ahead, expiry) {
             // A store may take a moment to clear away what has expired.
             let left = left.saturating_add(Duration::from_millis(1));
-            next = next.min(now + left.max(SHORTEST_PAUSE));
+            next = next.min(now + left.max(MIN_RECHECK_INTERVAL));
         }
         self.next_report = next;
     }
