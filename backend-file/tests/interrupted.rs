@@ -30,7 +30,7 @@ use nix::{
 use tenure_core::{
     clock::{Clock, SystemClock},
     id::AttemptId,
-    lease::{Lease, Terms},
+    lease::{DriftBounds, Lease},
     name::LockName,
     request::{Enqueued, Removed, Renewed},
 };
@@ -139,7 +139,7 @@ async fn between_marks<T>(operation: impl Future<Output = T>) -> T {
 
 /// What a client would believe now.
 fn believed(ttl: Duration, proved_from: tenure_core::clock::Instant) -> String {
-    let lease = Lease::new(Terms::default(), ttl, proved_from);
+    let lease = Lease::new(DriftBounds::default(), ttl, proved_from);
     let live = lease.check(SystemClock.now()).is_live();
     if live { "holds" } else { "no longer" }.to_owned()
 }

@@ -265,7 +265,7 @@ impl Lock {
         let ttl = range
             .resolve(wanted, inner.defaults.clamp_ttl)
             .map_err(named)?;
-        inner.dispatcher.terms.check(ttl).map_err(named)?;
+        inner.dispatcher.drift_bounds.check(ttl).map_err(named)?;
         let mut owner = inner.defaults.owner.clone();
         if let Some(label) = &self.label {
             owner = Owner::new(label.clone(), owner.host, owner.pid);

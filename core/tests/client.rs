@@ -14,7 +14,7 @@ use tenure_core::{
     clock::ManualClock,
     error::ErrorKind,
     id::AttemptId,
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     loss::LossReason,
     memory::{Fault, MemoryStore},
     name::{LockName, Namespace},
@@ -484,11 +484,11 @@ async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("20ms"), "{error}");
-    let terms = Terms::new(10_000, Duration::ZERO);
+    let drift_bounds = DriftBounds::new(10_000, Duration::ZERO);
     assert!(
         Client::builder(store)
             .ttl(short)
-            .terms(terms)
+            .drift_bounds(drift_bounds)
             .connect()
             .await
             .is_ok()

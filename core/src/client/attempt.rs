@@ -11,7 +11,7 @@ use crate::{
     clock::{Clock, Instant},
     error::Error,
     id::AttemptId,
-    lease::{Input, Lease, Phase, Terms, WaiterLease},
+    lease::{DriftBounds, Input, Lease, Phase, WaiterLease},
     loss::LossReason,
     name::LockName,
     request::{Grant, Renewal, Renewed, Waiting},
@@ -25,7 +25,7 @@ pub(crate) struct Attempt {
     pub(crate) id: AttemptId,
     /// The TTL that was asked for.
     pub(crate) ttl: Duration,
-    terms: Terms,
+    drift_bounds: DriftBounds,
     state: Mutex<AttemptState>,
     changed: Notify,
 }
@@ -112,12 +112,17 @@ pub(crate) struct Due {
 }
 
 impl Attempt {
-    pub(crate) fn new(name: LockName, id: AttemptId, ttl: Duration, terms: Terms) -> Self {
+    pub(crate) fn new(
+        name: LockName,
+        id: AttemptId,
+        ttl: Duration,
+        drift_bounds: DriftBounds,
+    ) -> Self {
         Self {
             name,
             id,
             ttl,
-            terms,
+            drift_bounds,
             state: Mutex::new(AttemptState {
                 stage: Stage::Enqueuing {
                     grant: None,
@@ -144,12 +149,12 @@ impl Attempt {
 
     /// The enqueue was answered with a grant.
     pub(crate) fn on_granted(&self, grant: &Grant, now: Instant) -> NextAction {
-        self.update(now, |state, terms| {
+        self.update(now, |state, drift_bounds| {
             let Stage::Enqueuing { lost, .. } = state.stage else {
                 return;
             };
             let from = grant.proved_from.unwrap_or(Instant::ORIGIN);
-            let mut lease = Lease::new(terms, grant.ttl, from);
+            let mut lease = Lease::new(drift_bounds, grant.ttl, from);
             if let Some(reason) = lost {
                 lease.on(Input::Gone(reason), now);
             }
@@ -168,7 +173,7 @@ impl Attempt {
         now: Instant,
     ) -> NextAction {
         let ttl = self.ttl;
-        self.update(now, |state, terms| {
+        self.update(now, |state, drift_bounds| {
             let Stage::Enqueuing {
                 grant,
                 lost,
@@ -188,7 +193,7 @@ impl Attempt {
             };
             match (grant, lost) {
                 (_, Some(reason)) => state.stage = Stage::Ended(reason),
-                (Some(grant), None) => apply_push(state, terms, &grant, now),
+                (Some(grant), None) => apply_push(state, drift_bounds, &grant, now),
                 (None, None) => {}
             }
         })
@@ -200,9 +205,9 @@ impl Attempt {
             // A message may say anything; believed is no more than what was asked for.
             grant.ttl = grant.ttl.min(self.ttl);
         }
-        self.update(now, |state, terms| match &mut state.stage {
+        self.update(now, |state, drift_bounds| match &mut state.stage {
             Stage::Enqueuing { grant: early, .. } => *early = Some(grant),
-            _ => apply_push(state, terms, &grant, now),
+            _ => apply_push(state, drift_bounds, &grant, now),
         })
     }
 
@@ -284,13 +289,13 @@ impl Attempt {
         poll: Option<Duration>,
         now: Instant,
     ) -> NextAction {
-        self.update(now, |state, terms| {
+        self.update(now, |state, drift_bounds| {
             state.in_flight = state.in_flight.saturating_sub(1);
             match answer {
                 Renewed::Gone(reason) => apply_gone(state, reason, now),
                 Renewed::Granted(grant) => {
                     state.confirmed = state.confirmed.max(request.sequence);
-                    apply_grant(state, terms, &grant, now);
+                    apply_grant(state, drift_bounds, &grant, now);
                 }
                 Renewed::Proved { from } => {
                     state.confirmed = state.confirmed.max(request.sequence);
@@ -466,10 +471,14 @@ impl Attempt {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, now: Instant, change: impl FnOnce(&mut AttemptState, Terms)) -> NextAction {
+    fn update(
+        &self,
+        now: Instant,
+        change: impl FnOnce(&mut AttemptState, DriftBounds),
+    ) -> NextAction {
         let mut state = self.lock();
         let before = (state.observable_state(), state.in_flight);
-        change(&mut state, self.terms);
+        change(&mut state, self.drift_bounds);
         if let Stage::Granted { lease, .. } = &mut state.stage {
             lease.on(Input::Tick, now);
             if lease.phase() == Phase::Held {
@@ -545,9 +554,9 @@ impl AttemptState {
 }
 
 /// A grant that was not asked for: it counts by the rule of D4.
-fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instant) {
+fn apply_push(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Grant, now: Instant) {
     if grant.proved_from.is_some() {
-        return apply_grant(state, terms, grant, now);
+        return apply_grant(state, drift_bounds, grant, now);
     }
     let Stage::Waiting { waiter_lease, .. } = &mut state.stage else {
         return;
@@ -555,7 +564,7 @@ fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instan
     let Some(from) = waiter_lease.accept_push(grant.as_of) else {
         return;
     };
-    let lease = Lease::pushed(terms, grant.ttl, from, now);
+    let lease = Lease::pushed(drift_bounds, grant.ttl, from, now);
     if lease.check(now).is_live() {
         state.stage = Stage::Granted {
             lease,
@@ -568,13 +577,13 @@ fn apply_push(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instan
 }
 
 /// A grant that an answer from the store proves.
-fn apply_grant(state: &mut AttemptState, terms: Terms, grant: &Grant, now: Instant) {
+fn apply_grant(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Grant, now: Instant) {
     match &mut state.stage {
         Stage::Waiting { .. } => {
             let Some(from) = grant.proved_from else {
-                return apply_push(state, terms, grant, now);
+                return apply_push(state, drift_bounds, grant, now);
             };
-            let lease = Lease::new(terms, grant.ttl, from);
+            let lease = Lease::new(drift_bounds, grant.ttl, from);
             state.stage = Stage::Granted {
                 lease,
                 token: grant.token,

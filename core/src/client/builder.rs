@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind},
     id::ClientId,
-    lease::Terms,
+    lease::DriftBounds,
     lock::Defaults,
     name::Namespace,
     token::FencingToken,
@@ -31,7 +31,7 @@ pub struct ClientBuilder {
     label: String,
     ttl: Duration,
     clamp_ttl: bool,
-    terms: Terms,
+    drift_bounds: DriftBounds,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
     token_floor: FencingToken,
@@ -47,7 +47,7 @@ impl ClientBuilder {
             label: program(),
             ttl: Duration::from_secs(30),
             clamp_ttl: false,
-            terms: Terms::DEFAULT,
+            drift_bounds: DriftBounds::DEFAULT,
             request_timeout: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
             token_floor: FencingToken::new(0),
@@ -82,9 +82,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How far clocks are distrusted. Default: [`Terms::DEFAULT`].
-    pub const fn terms(mut self, terms: Terms) -> Self {
-        self.terms = terms;
+    /// How far clocks are distrusted. Default: [`DriftBounds::DEFAULT`].
+    pub const fn drift_bounds(mut self, drift_bounds: DriftBounds) -> Self {
+        self.drift_bounds = drift_bounds;
         self
     }
 
@@ -158,7 +158,7 @@ impl ClientBuilder {
         let dispatcher = Arc::new(Dispatcher::new(
             info.scheme,
             Arc::clone(&self.clock),
-            self.terms,
+            self.drift_bounds,
             self.request_timeout,
             commands,
         ));
@@ -201,7 +201,7 @@ impl ClientBuilder {
                 true => Ok(()),
                 false => {
                     let ttl = capabilities.ttl.resolve(self.ttl, self.clamp_ttl)?;
-                    self.terms.check(ttl)
+                    self.drift_bounds.check(ttl)
                 }
             });
         if let Err(error) = checked {

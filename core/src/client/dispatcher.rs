@@ -22,7 +22,7 @@ use crate::{
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
     id::AttemptId,
-    lease::Terms,
+    lease::DriftBounds,
     loss::LossReason,
     name::LockName,
     request::{Enqueued, Renewal, Renewed},
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) terms: Terms,
+    pub(crate) drift_bounds: DriftBounds,
     pub(crate) request_timeout: Duration,
     pub(super) scheme: &'static str,
     schedule: Mutex<RenewalSchedule>,
@@ -55,13 +55,13 @@ impl Dispatcher {
     pub(super) fn new(
         scheme: &'static str,
         clock: Arc<dyn Clock>,
-        terms: Terms,
+        drift_bounds: DriftBounds,
         request_timeout: Duration,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         Self {
             clock,
-            terms,
+            drift_bounds,
             request_timeout,
             scheme,
             schedule: Mutex::default(),
@@ -111,7 +111,7 @@ impl Dispatcher {
     /// Registers an attempt, before anything of it is sent.
     pub(crate) fn register(&self, name: LockName, ttl: Duration) -> Result<Arc<Attempt>, Error> {
         let id = AttemptId::random()?;
-        let attempt = Arc::new(Attempt::new(name, id, ttl, self.terms));
+        let attempt = Arc::new(Attempt::new(name, id, ttl, self.drift_bounds));
         let mut schedule = self.schedule();
         // Under the book's mutex, so that a shutdown sees every slot or this sees the shutdown.
         if self.closed.load(Ordering::SeqCst) {

@@ -12,14 +12,14 @@
 //!     └── the user releases ────────────▶ Releasing ── answered ──▶ Released  (final)
 //! ```
 
-mod terms;
+mod drift_bounds;
 #[cfg(test)]
 mod tests;
 mod waiter_lease;
 
 use std::time::Duration;
 
-pub use terms::Terms;
+pub use drift_bounds::DriftBounds;
 pub use waiter_lease::WaiterLease;
 
 use crate::{clock::Instant, loss::LossReason};
@@ -81,7 +81,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     phase: Phase,
-    terms: Terms,
+    drift_bounds: DriftBounds,
     ttl: Duration,
     proved_from: Instant,
     next_renewal: Instant,
@@ -92,11 +92,11 @@ pub struct Lease {
 impl Lease {
     /// A lease on a grant that was proved from that moment on.
     #[must_use]
-    pub fn new(terms: Terms, ttl: Duration, proved_from: Instant) -> Self {
+    pub fn new(drift_bounds: DriftBounds, ttl: Duration, proved_from: Instant) -> Self {
         let next_renewal = proved_from + ttl / 3;
         Self {
             phase: Phase::Held,
-            terms,
+            drift_bounds,
             ttl,
             proved_from,
             next_renewal,
@@ -106,10 +106,15 @@ impl Lease {
 
     /// A lease on a grant that came by push: to be renewed at once (D4).
     #[must_use]
-    pub fn pushed(terms: Terms, ttl: Duration, proved_from: Instant, now: Instant) -> Self {
+    pub fn pushed(
+        drift_bounds: DriftBounds,
+        ttl: Duration,
+        proved_from: Instant,
+        now: Instant,
+    ) -> Self {
         Self {
             next_renewal: now,
-            ..Self::new(terms, ttl, proved_from)
+            ..Self::new(drift_bounds, ttl, proved_from)
         }
     }
 
@@ -177,7 +182,7 @@ impl Lease {
     /// The moment at which it ends unless it is proved again (D1).
     #[must_use]
     pub fn valid_until(&self) -> Instant {
-        self.terms.deadline(self.proved_from, self.ttl)
+        self.drift_bounds.deadline(self.proved_from, self.ttl)
     }
 
     /// When to send the next renewal; never again once it is released or lost (K3).

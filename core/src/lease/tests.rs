@@ -16,16 +16,16 @@ fn at(nanos: u64) -> Instant {
     Instant::from_origin(Duration::from_nanos(nanos))
 }
 
-fn terms() -> impl Strategy<Value = Terms> {
+fn drift_bounds() -> impl Strategy<Value = DriftBounds> {
     (0_u32..200_000, 0_u64..100_000_000)
-        .prop_map(|(drift, margin)| Terms::new(drift, Duration::from_nanos(margin)))
+        .prop_map(|(drift, margin)| DriftBounds::new(drift, Duration::from_nanos(margin)))
 }
 
-/// Terms and a TTL that they accept.
-fn accepted() -> impl Strategy<Value = (Terms, Duration)> {
+/// DriftBounds and a TTL that they accept.
+fn accepted() -> impl Strategy<Value = (DriftBounds, Duration)> {
     let ttl = (1_000_000_u64..100_000_000_000).prop_map(Duration::from_nanos);
-    (terms(), ttl).prop_filter("too little is left of the TTL", |(terms, ttl)| {
-        terms.check(*ttl).is_ok()
+    (drift_bounds(), ttl).prop_filter("too little is left of the TTL", |(drift_bounds, ttl)| {
+        drift_bounds.check(*ttl).is_ok()
     })
 }
 
@@ -47,10 +47,10 @@ struct Moment {
     after: Lease,
 }
 
-fn run(terms: Terms, ttl: Duration, course: &[(u8, u64, u64)]) -> Vec<Moment> {
+fn run(drift_bounds: DriftBounds, ttl: Duration, course: &[(u8, u64, u64)]) -> Vec<Moment> {
     let part = ttl / 100;
     let mut now = Instant::from_origin(ttl * 10);
-    let mut lease = Lease::new(terms, ttl, now);
+    let mut lease = Lease::new(drift_bounds, ttl, now);
     let mut moment = |&(kind, pause, age): &(u8, u64, u64)| {
         now = now + part * u32::try_from(pause).unwrap();
         let input = match kind {
@@ -87,33 +87,33 @@ proptest! {
             let (seconds, below) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
             Duration::new(u64::try_from(seconds).unwrap(), u32::try_from(below).unwrap())
         };
-        let terms = Terms::new(drift, Duration::from_nanos(margin));
+        let drift_bounds = DriftBounds::new(drift, Duration::from_nanos(margin));
         // The loss by drift is rounded up: to multiply before dividing needs 128 bits.
         let product = ttl * u128::from(drift);
         let loss = product / 1_000_000 + u128::from(product % 1_000_000 > 0);
         let valid = ttl.saturating_sub(loss).saturating_sub(u128::from(margin));
-        prop_assert_eq!(terms.validity(duration(ttl)), duration(valid));
+        prop_assert_eq!(drift_bounds.validity(duration(ttl)), duration(valid));
         let deadline = at(from) + duration(valid);
-        prop_assert_eq!(terms.deadline(at(from), duration(ttl)), deadline);
-        prop_assert!(terms.validity(duration(ttl)) <= duration(ttl));
+        prop_assert_eq!(drift_bounds.deadline(at(from), duration(ttl)), deadline);
+        prop_assert!(drift_bounds.validity(duration(ttl)) <= duration(ttl));
     }
 
     #[test]
-    fn d2_only_a_proof_moves_the_deadline_and_never_back((terms, ttl) in accepted(), course in course()) {
-        for Moment { before, input, now, after, .. } in run(terms, ttl, &course) {
+    fn d2_only_a_proof_moves_the_deadline_and_never_back((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { before, input, now, after, .. } in run(drift_bounds, ttl, &course) {
             prop_assert!(after.valid_until() >= before.valid_until());
             let proof = match input {
                 Input::Proved { from } if before.check(now).is_live() => from,
                 _ => before.proved_from(),
             };
             prop_assert_eq!(after.proved_from(), proof.max(before.proved_from()));
-            prop_assert_eq!(after.valid_until(), terms.deadline(after.proved_from(), ttl));
+            prop_assert_eq!(after.valid_until(), drift_bounds.deadline(after.proved_from(), ttl));
         }
     }
 
     #[test]
-    fn l1_at_the_deadline_it_is_lost_whatever_comes((terms, ttl) in accepted(), course in course()) {
-        for Moment { before, now, after, .. } in run(terms, ttl, &course) {
+    fn l1_at_the_deadline_it_is_lost_whatever_comes((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { before, now, after, .. } in run(drift_bounds, ttl, &course) {
             let late = now >= before.valid_until();
             if before.phase().is_live() && late {
                 prop_assert_eq!(before.check(now), Phase::Lost(LossReason::Expired));
@@ -129,8 +129,8 @@ proptest! {
     }
 
     #[test]
-    fn l2_l4_an_end_is_final_and_the_own_release_has_no_echo((terms, ttl) in accepted(), course in course()) {
-        for Moment { before, input, now, changed, after } in run(terms, ttl, &course) {
+    fn l2_l4_an_end_is_final_and_the_own_release_has_no_echo((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { before, input, now, changed, after } in run(drift_bounds, ttl, &course) {
             prop_assert_eq!(changed, before.phase() != after.phase());
             if before.phase().is_final() {
                 prop_assert_eq!(&before, &after);
@@ -147,8 +147,8 @@ proptest! {
     }
 
     #[test]
-    fn l5_doubt_alone_ends_nothing((terms, ttl) in accepted(), course in course()) {
-        for Moment { before, input, now, after, .. } in run(terms, ttl, &course) {
+    fn l5_doubt_alone_ends_nothing((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { before, input, now, after, .. } in run(drift_bounds, ttl, &course) {
             if matches!(input, Input::RenewalFailed | Input::Sent | Input::Tick) && before.check(now).is_live() {
                 prop_assert!(after.phase().is_live());
             }
@@ -156,8 +156,8 @@ proptest! {
     }
 
     #[test]
-    fn k1_the_next_renewal_is_never_further_than_a_third((terms, ttl) in accepted(), course in course()) {
-        for Moment { now, after, .. } in run(terms, ttl, &course) {
+    fn k1_the_next_renewal_is_never_further_than_a_third((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { now, after, .. } in run(drift_bounds, ttl, &course) {
             if after.phase().is_live() {
                 let last = now.max(after.proved_from());
                 prop_assert!(after.next_renewal() <= last + ttl / 3);
@@ -166,21 +166,21 @@ proptest! {
     }
 
     #[test]
-    fn k3_no_renewal_is_due_after_the_end_or_the_release((terms, ttl) in accepted(), course in course()) {
-        for Moment { after, .. } in run(terms, ttl, &course) {
+    fn k3_no_renewal_is_due_after_the_end_or_the_release((drift_bounds, ttl) in accepted(), course in course()) {
+        for Moment { after, .. } in run(drift_bounds, ttl, &course) {
             prop_assert_eq!(after.phase().is_live(), after.next_renewal() < Instant::FAR_FUTURE);
         }
     }
 
     #[test]
     fn l5_the_third_renewal_comes_before_the_deadline(
-        (terms, ttl) in accepted(), failing in any::<bool>(), push_age in prop::option::of(0_u32..60),
+        (drift_bounds, ttl) in accepted(), failing in any::<bool>(), push_age in prop::option::of(0_u32..60),
     ) {
         let granted = Instant::from_origin(ttl * 3);
         let mut lease = match push_age {
-            None => Lease::new(terms, ttl, granted),
+            None => Lease::new(drift_bounds, ttl, granted),
             // A grant that was pushed on the strength of a report that is that old.
-            Some(age) => Lease::pushed(terms, ttl, granted.before(ttl / 100 * age), granted),
+            Some(age) => Lease::pushed(drift_bounds, ttl, granted.before(ttl / 100 * age), granted),
         };
         for lost in 0..2 {
             let now = lease.next_renewal();
@@ -195,15 +195,15 @@ proptest! {
         lease.on(Input::Sent, third);
         lease.on(Input::Proved { from: third }, third + NANO);
         prop_assert_eq!(lease.phase(), Phase::Held);
-        prop_assert_eq!(lease.valid_until(), terms.deadline(third, ttl));
+        prop_assert_eq!(lease.valid_until(), drift_bounds.deadline(third, ttl));
     }
 
     #[test]
-    fn k1_old_proofs_make_no_loop_without_a_pause((terms, ttl) in accepted(), age in 0_u32..70) {
+    fn k1_old_proofs_make_no_loop_without_a_pause((drift_bounds, ttl) in accepted(), age in 0_u32..70) {
         // A store whose proofs are always that old, and that answers at once.
         let age = ttl / 100 * age;
         let start = Instant::from_origin(ttl * 3);
-        let (mut lease, mut now) = (Lease::new(terms, ttl, start.before(age)), start);
+        let (mut lease, mut now) = (Lease::new(drift_bounds, ttl, start.before(age)), start);
         let answer = Waiting::new(start.before(age), StoreTime::new(1));
         let mut waiter_lease = WaiterLease::new(ttl, &answer, None, start);
         for _ in 0..100 {
@@ -244,12 +244,12 @@ proptest! {
     }
 
     #[test]
-    fn w4_a_push_to_a_waiter_that_lapsed_is_lost_at_once((terms, ttl) in accepted(), over in 0_u64..1_000) {
+    fn w4_a_push_to_a_waiter_that_lapsed_is_lost_at_once((drift_bounds, ttl) in accepted(), over in 0_u64..1_000) {
         let reported = Instant::from_origin(ttl);
         let waiter_lease = WaiterLease::new(ttl, &Waiting::new(reported, StoreTime::new(1)), None, reported);
         let from = waiter_lease.accept_push(StoreTime::new(2)).unwrap();
-        let now = terms.deadline(reported, ttl) + Duration::from_nanos(over);
-        prop_assert!(!Lease::pushed(terms, ttl, from, now).check(now).is_live());
+        let now = drift_bounds.deadline(reported, ttl) + Duration::from_nanos(over);
+        prop_assert!(!Lease::pushed(drift_bounds, ttl, from, now).check(now).is_live());
     }
 
     #[test]
@@ -277,21 +277,21 @@ proptest! {
 #[test]
 fn d1_the_published_example_holds() {
     let second = Duration::from_secs(1);
-    let validity = Terms::DEFAULT.validity(10 * second);
+    let validity = DriftBounds::DEFAULT.validity(10 * second);
     assert_eq!(validity, Duration::from_millis(10_000 - 100 - 25));
 }
 
 #[test]
 fn l5_terms_refuse_a_ttl_that_cannot_lose_two_renewals() {
-    let terms = Terms::new(10_000, Duration::from_millis(25));
-    let error = terms.check(Duration::from_millis(104)).unwrap_err();
+    let drift_bounds = DriftBounds::new(10_000, Duration::from_millis(25));
+    let error = drift_bounds.check(Duration::from_millis(104)).unwrap_err();
     assert!(error.to_string().contains("three"), "{error}");
-    assert!(terms.check(Duration::from_millis(105)).is_ok());
+    assert!(drift_bounds.check(Duration::from_millis(105)).is_ok());
     // No TTL is so long that the arithmetic overflows.
-    assert!(terms.check(Duration::MAX).is_ok());
-    assert!(terms.validity(Duration::MAX) < Duration::MAX - Duration::MAX / 101);
+    assert!(drift_bounds.check(Duration::MAX).is_ok());
+    assert!(drift_bounds.validity(Duration::MAX) < Duration::MAX - Duration::MAX / 101);
     assert!(
-        Terms::new(u32::MAX, Duration::MAX)
+        DriftBounds::new(u32::MAX, Duration::MAX)
             .check(Duration::MAX)
             .is_err()
     );
@@ -300,7 +300,7 @@ fn l5_terms_refuse_a_ttl_that_cannot_lose_two_renewals() {
 #[test]
 fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
     let ttl = Duration::from_secs(9);
-    let mut lease = Lease::new(Terms::DEFAULT, ttl, at(100));
+    let mut lease = Lease::new(DriftBounds::DEFAULT, ttl, at(100));
     lease.on(Input::Proved { from: at(300) }, at(400));
     lease.on(Input::RenewalFailed, at(500));
     lease.on(Input::Proved { from: at(200) }, at(600));
@@ -312,7 +312,7 @@ fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
 
 #[test]
 fn l1_the_deadline_itself_is_too_late() {
-    let mut lease = Lease::new(Terms::DEFAULT, Duration::from_secs(9), at(100));
+    let mut lease = Lease::new(DriftBounds::DEFAULT, Duration::from_secs(9), at(100));
     let deadline = lease.valid_until();
     lease.on(Input::Proved { from: at(200) }, deadline);
     assert_eq!(lease.phase(), Phase::Lost(LossReason::Expired));

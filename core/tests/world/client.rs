@@ -107,9 +107,9 @@ impl World {
     fn hold(&mut self, bounds: &Bounds, index: usize, from: Instant, token: u64, pushed: bool) {
         let now = self.now(index);
         let lease = if pushed {
-            Lease::pushed(bounds.terms(), bounds.ttl(), from, now)
+            Lease::pushed(bounds.drift_bounds(), bounds.ttl(), from, now)
         } else {
-            Lease::new(bounds.terms(), bounds.ttl(), from)
+            Lease::new(bounds.drift_bounds(), bounds.ttl(), from)
         };
         let lapsed = !lease.check(now).is_live();
         let lease = same(bounds, &lease);
@@ -207,7 +207,7 @@ impl World {
 /// differ in nothing else are one.
 fn same(bounds: &Bounds, lease: &Lease) -> Lease {
     let from = lease.proved_from();
-    let mut same = Lease::new(bounds.terms(), bounds.ttl(), from);
+    let mut same = Lease::new(bounds.drift_bounds(), bounds.ttl(), from);
     if let Phase::Lost(reason) = lease.phase() {
         same.on(Input::Gone(reason), from);
     }

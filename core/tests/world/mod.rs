@@ -9,7 +9,7 @@ use client::{Client, Role};
 use stateright::{Model, Property};
 use tenure_core::{
     clock::Instant,
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     loss::LossReason,
     queue::Queue,
 };
@@ -84,9 +84,9 @@ impl Bounds {
         Duration::from_nanos(self.ttl * STEP)
     }
 
-    fn terms(&self) -> Terms {
+    fn drift_bounds(&self) -> DriftBounds {
         let trusting = self.rule == Rule::NoDrift;
-        Terms::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
+        DriftBounds::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
     }
 }
 

@@ -6,7 +6,7 @@ use config::ValueKind;
 use tenure_core::{
     capability::{Durability, Requirements},
     error::Error,
-    lease::Terms,
+    lease::DriftBounds,
     name::Namespace,
     secret::Secret,
     settings::{Options, Settings, StoreUrl, Tls, Value, nearest},
@@ -74,7 +74,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
         label: read.text("lock.label")?,
         require,
         request_timeout,
-        terms: Terms::new(
+        terms: DriftBounds::new(
             DRIFT_PPM,
             read.duration("client.margin")?.unwrap_or_default(),
         ),

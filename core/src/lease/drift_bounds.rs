@@ -11,19 +11,19 @@ use crate::{
 ///
 /// `valid_until = proved_from + ttl * (1 - drift) - margin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Terms {
+pub struct DriftBounds {
     drift_ppm: u32,
     margin: Duration,
 }
 
-impl Terms {
+impl DriftBounds {
     /// One percent of drift, and 25 ms of margin.
     pub const DEFAULT: Self = Self {
         drift_ppm: 10_000,
         margin: Duration::from_millis(25),
     };
 
-    /// Terms of one's own: by how much clock *rates* may differ, in parts per million, and a
+    /// DriftBounds of one's own: by how much clock *rates* may differ, in parts per million, and a
     /// margin for what does not grow with the TTL (the difference of the wall clocks of servers
     /// that can succeed one another).
     #[must_use]
@@ -79,7 +79,7 @@ fn from_nanos(nanos: u128) -> Duration {
     u64::try_from(nanos / SECOND).map_or(Duration::MAX, |seconds| Duration::new(seconds, below))
 }
 
-impl Default for Terms {
+impl Default for DriftBounds {
     fn default() -> Self {
         Self::DEFAULT
     }
