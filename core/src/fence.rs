@@ -12,12 +12,12 @@ use crate::token::FencingToken;
 ///
 /// This is what makes a lock safe against a holder that was paused past its deadline and goes on
 /// writing. A resource that outlives its process must keep the highest token beside its data,
-/// and write both in one step; start the gate from there with [`Gate::starting_at`].
+/// and write both in one step; start the gate from there with [`TokenGate::starting_at`].
 ///
 /// Where a holder reads first, and writes what follows from that, the reading must pass the gate too:
 /// otherwise a holder that was overtaken can still write between its successor's look and write.
 #[derive(Debug)]
-pub struct Gate {
+pub struct TokenGate {
     highest: Mutex<FencingToken>,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for StaleToken {
 
 impl std::error::Error for StaleToken {}
 
-impl Gate {
+impl TokenGate {
     /// A gate that has seen no token.
     #[must_use]
     pub const fn new() -> Self {
@@ -83,7 +83,7 @@ impl Gate {
     }
 }
 
-impl Default for Gate {
+impl Default for TokenGate {
     fn default() -> Self {
         Self::new()
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_late_writer_is_refused() {
-        let gate = Gate::new();
+        let gate = TokenGate::new();
         let mut value = 0;
         let token = FencingToken::new;
         assert_eq!(gate.pass(token(5), || value = 1), Ok(()));

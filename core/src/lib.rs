@@ -3,14 +3,14 @@
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tenure_core::{Client, fence::Gate, memory::MemoryStore};
+//! use tenure_core::{Client, fence::TokenGate, memory::MemoryStore};
 //!
 //! let client = Client::builder(MemoryStore::new()).connect().await?;
 //! let guard = client.lock("invoice-42")?.acquire().await?;
 //!
 //! // Before each effect: is it still ours? And let the resource refuse whoever comes too late.
 //! let token = guard.check()?;
-//! let resource = Gate::new();
+//! let resource = TokenGate::new();
 //! resource.pass(token, || { /* write */ })?;
 //!
 //! let outcome = guard.release().await;
@@ -23,7 +23,7 @@
 //! by less than one percent and the store keeps what it has acknowledged. That is a statement
 //! about guards, not about work: a write that was under way when the lease ended, or a process
 //! that was paused between asking and writing, is beyond any lock. Against that each grant carries
-//! a [fencing token](token::FencingToken), and a resource that [checks it](fence::Gate) refuses the
+//! a [fencing token](token::FencingToken), and a resource that [checks it](fence::TokenGate) refuses the
 //! late writer. If nothing checks the token, a lock makes collisions rare and no more.
 //!
 //! # How a lease lives

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// It is greater than the token of every earlier grant of the same name. It is comparable only
 /// among grants of one name on one store, and successive tokens need not be contiguous. Hand it
 /// to the resource with each write, and let the resource refuse a lower one than it has seen:
-/// [`crate::fence::Gate`] does that.
+/// [`crate::fence::TokenGate`] does that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FencingToken(u64);
