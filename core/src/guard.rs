@@ -146,7 +146,7 @@ impl Guard {
     /// deadline: what an operator has to know. `None` while renewals succeed, and where nothing is
     /// known but that the connection is in doubt.
     #[must_use]
-    pub fn trouble(&self) -> Option<Error> {
+    pub fn last_renewal_error(&self) -> Option<Error> {
         self.attempt.last_renewal_error()
     }
 

@@ -107,7 +107,7 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
     bench.clock.advance(Duration::from_millis(500));
     assert_eq!(lost.await, LossReason::Expired);
     assert_eq!(guard.check(), Err(NotHeld::Lost(LossReason::Expired)));
-    assert!(guard.trouble().is_some(), "why it came to that");
+    assert!(guard.last_renewal_error().is_some(), "why it came to that");
     // L4: it stays lost when the store is back.
     bench.store.set_fault(Fault::None);
     bench.pass(TTL).await;
@@ -147,12 +147,12 @@ async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
     // Renewals go out at a third and at a half of the TTL.
     bench.pass(TTL * 6 / 10).await;
     assert_eq!(guard.phase(), Phase::Suspect);
-    let trouble = guard.trouble().expect("what failed is known");
+    let trouble = guard.last_renewal_error().expect("what failed is known");
     assert_eq!(trouble.kind(), ErrorKind::OutcomeUnknown);
     bench.store.set_fault(Fault::None);
     bench.pass(TTL).await;
     assert_eq!(guard.phase(), Phase::Held);
-    assert!(guard.trouble().is_none());
+    assert!(guard.last_renewal_error().is_none());
 }
 
 #[tokio::test]
