@@ -19,7 +19,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     name::LockName,
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, NoticeKind},
     request::{Grant, StoreTime},
 };
 
@@ -281,9 +281,9 @@ impl<S: BlobStore> Shared<S> {
                 }
                 continue;
             }
-            match notice.what {
-                Told::Granted { .. } => self.report_grant(&key.name, notice.attempt, state),
-                Told::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
+            match notice.kind {
+                NoticeKind::Granted { .. } => self.report_grant(&key.name, notice.attempt, state),
+                NoticeKind::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
             }
         }
         for client in notified {

@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     id::ClientId,
     name::{LockName, Namespace},
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, NoticeKind},
     request::{Grant, StoreTime},
     token::FencingToken,
 };
@@ -193,11 +193,11 @@ impl MemoryStore {
         let message = |notice: &Notice| {
             let client = state.clients.get(&notice.client)?.clone();
             let attempt = notice.attempt;
-            let event = match notice.what {
-                Told::Granted { token, ttl } => {
+            let event = match notice.kind {
+                NoticeKind::Granted { token, ttl } => {
                     BackendEvent::Granted(Grant::pushed(attempt, token, ttl, as_of))
                 }
-                Told::Lost(reason) => BackendEvent::Lost { attempt, reason },
+                NoticeKind::Lost(reason) => BackendEvent::Lost { attempt, reason },
             };
             Some((client, event))
         };

@@ -114,13 +114,13 @@ pub struct Notice {
     /// Where to send it.
     pub client: ClientId,
     /// What happened to it.
-    pub what: Told,
+    pub kind: NoticeKind,
 }
 
 /// What happened to the attempt of a [`Notice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Told {
+pub enum NoticeKind {
     /// It became the holder. The grant lasts until its entry would have lapsed as a waiter (D4).
     Granted {
         /// Its token.
@@ -311,7 +311,7 @@ impl Queue {
             notices.push(Notice {
                 attempt,
                 client: entry.client,
-                what: Told::Lost(reason),
+                kind: NoticeKind::Lost(reason),
             });
         }
         self.expire_lapsed(now, notices);
@@ -343,7 +343,7 @@ impl Queue {
                 notices.push(Notice {
                     attempt: entry.attempt,
                     client: entry.client,
-                    what: Told::Lost(LossReason::Expired),
+                    kind: NoticeKind::Lost(LossReason::Expired),
                 });
             }
         }
@@ -373,7 +373,7 @@ impl Queue {
                 notices.push(Notice {
                     attempt: entry.attempt,
                     client: entry.client,
-                    what: Told::Granted {
+                    kind: NoticeKind::Granted {
                         token,
                         ttl: entry.ttl,
                     },

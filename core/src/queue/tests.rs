@@ -202,9 +202,9 @@ impl Moment {
 
     /// Who was told by a message that it holds now, and under which token.
     fn told_granted(&self) -> Vec<(AttemptId, u64)> {
-        let granted = |notice: &Notice| match notice.what {
-            Told::Granted { token, .. } => Some((notice.attempt, token.get())),
-            Told::Lost(_) => None,
+        let granted = |notice: &Notice| match notice.kind {
+            NoticeKind::Granted { token, .. } => Some((notice.attempt, token.get())),
+            NoticeKind::Lost(_) => None,
         };
         self.step.notices.iter().filter_map(granted).collect()
     }

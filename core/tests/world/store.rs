@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenure_core::{
     id::{AttemptId, ClientId},
-    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step, NoticeKind},
     request::Owner,
 };
 
@@ -34,8 +34,8 @@ impl World {
         let step = self.queue.on(event.clone(), &self.store_now());
         self.check(&before, &event, &step);
         for notice in &step.notices {
-            let what = match notice.what {
-                Told::Granted { token, .. } => Push::Granted {
+            let what = match notice.kind {
+                NoticeKind::Granted { token, .. } => Push::Granted {
                     token: token.get(),
                     as_of: token.get(),
                 },
@@ -49,8 +49,8 @@ impl World {
     fn check(&mut self, before: &Queue, event: &Event, step: &Step) {
         // T1: every grant that begins is above all before it.
         let mut highest = before.last_token().get();
-        let pushed = step.notices.iter().filter_map(|notice| match notice.what {
-            Told::Granted { token, .. } => Some(token.get()),
+        let pushed = step.notices.iter().filter_map(|notice| match notice.kind {
+            NoticeKind::Granted { token, .. } => Some(token.get()),
             _ => None,
         });
         let held = |queue: &Queue| queue.holder().and_then(|entry| entry.grant);

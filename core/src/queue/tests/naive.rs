@@ -202,8 +202,8 @@ pub(super) fn show(answer: &Answer) -> String {
 
 pub(super) fn show_notice(notice: &Notice) -> String {
     let who = notice.attempt.as_u128();
-    match notice.what {
-        Told::Granted { token, .. } => format!("{who} granted {token}"),
-        Told::Lost(reason) => format!("{who} lost {}", reason.as_str()),
+    match notice.kind {
+        NoticeKind::Granted { token, .. } => format!("{who} granted {token}"),
+        NoticeKind::Lost(reason) => format!("{who} lost {}", reason.as_str()),
     }
 }
