@@ -104,7 +104,7 @@ mod tests {
     fn options_are_read_and_what_has_no_meaning_is_refused() {
         let settings = || Settings::new(StoreUrl::parse("file:/srv/locks").unwrap());
         let options = |value: Value| {
-            tenure_core::settings::Options::new().with("shared", value, "variable X")
+            tenure_core::settings::RawOptions::new().with("shared", value, "variable X")
         };
         let factory = FileFactory::new();
         let shared = factory.open(&settings().with_options(options(Value::from("true"))));

@@ -162,7 +162,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Options, StoreUrl, Value};
+    use crate::settings::{RawOptions, StoreUrl, Value};
 
     #[derive(Debug)]
     struct Fake(&'static [&'static str]);
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn unknown_options_are_refused_before_the_factory_is_asked() {
-        let options = Options::new().with("share", Value::Bool(true), "a.toml");
+        let options = RawOptions::new().with("share", Value::Bool(true), "a.toml");
         let settings = Settings::new(StoreUrl::parse("file:/x").unwrap()).with_options(options);
         let error = registry().open(&settings).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);

@@ -18,7 +18,7 @@ use tenure_core::{
     backend::BackendEvent,
     id::{AttemptId, ClientId},
     name::{LockName, Namespace},
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, NoticeKind},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp},
     request::{Enqueue, Owner},
     token::FencingToken,
 };

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     name::LockName,
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, NoticeKind},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp, Step},
     request::{Grant, StoreTime},
 };
 

@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     id::ClientId,
     name::{LockName, Namespace},
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, NoticeKind},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp, Step},
     request::{Grant, StoreTime},
     token::FencingToken,
 };

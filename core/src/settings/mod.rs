@@ -9,7 +9,7 @@ mod value;
 
 use std::path::PathBuf;
 
-pub use options::{OptionEntry, Options, nearest};
+pub use options::{OptionEntry, RawOptions, nearest};
 pub use url::{Host, StoreUrl};
 pub use value::Value;
 
@@ -28,7 +28,7 @@ pub struct Settings {
     /// Certificates.
     pub tls: Tls,
     /// What only this kind of store knows.
-    pub options: Options,
+    pub options: RawOptions,
 }
 
 impl Settings {
@@ -40,7 +40,7 @@ impl Settings {
             username: None,
             password: None,
             tls: Tls::default(),
-            options: Options::default(),
+            options: RawOptions::default(),
         }
     }
 
@@ -61,7 +61,7 @@ impl Settings {
 
     /// Sets the options.
     #[must_use]
-    pub fn with_options(mut self, options: Options) -> Self {
+    pub fn with_options(mut self, options: RawOptions) -> Self {
         self.options = options;
         self
     }

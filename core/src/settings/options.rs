@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 
 /// The table `[backend.options]`: by name, values with the words of their origin.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options(BTreeMap<String, OptionEntry>);
+pub struct RawOptions(BTreeMap<String, OptionEntry>);
 
 /// One option.
 #[derive(Clone, PartialEq)]
@@ -30,7 +30,7 @@ impl std::fmt::Debug for OptionEntry {
     }
 }
 
-impl Options {
+impl RawOptions {
     /// No options.
     #[must_use]
     pub fn new() -> Self {
@@ -136,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    fn text(value: &str) -> Options {
-        Options::new().with("x", Value::from(value), "variable X")
+    fn text(value: &str) -> RawOptions {
+        RawOptions::new().with("x", Value::from(value), "variable X")
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             Some(Duration::from_secs(90))
         );
         assert_eq!(text("1").get::<bool>("y").unwrap(), None);
-        let number = Options::new().with("x", Value::Int(7), "a.toml");
+        let number = RawOptions::new().with("x", Value::Int(7), "a.toml");
         assert!(number.get::<String>("x").is_err());
         assert_eq!(number.get::<u8>("x").unwrap(), Some(7));
     }
@@ -176,7 +176,7 @@ mod tests {
             ("mode".into(), Value::from("fast")),
             ("tries".into(), Value::from("3")),
         ]);
-        let options = Options::new().with("x", Value::Table(table), "a.toml");
+        let options = RawOptions::new().with("x", Value::Table(table), "a.toml");
         let inner: Inner = options.get("x").unwrap().unwrap();
         assert_eq!((inner.mode, inner.tries), (Mode::Fast, Some(3)));
         assert!(text("slow").get::<Mode>("x").is_err());
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn unknown_options_name_the_nearest() {
-        let options = Options::new().with("min_replica", Value::Int(1), "a.toml");
+        let options = RawOptions::new().with("min_replica", Value::Int(1), "a.toml");
         let shown = options
             .check_known("redis", &["min_replicas", "shared"])
             .unwrap_err()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenure_core::{
     id::{AttemptId, ClientId},
-    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step, NoticeKind},
+    queue::{Answer, ClockId, Event, NoticeKind, Now, Queue, Stamp, Step},
     request::Owner,
 };
 

@@ -12,7 +12,7 @@ use std::{
 use tenure::{
     clock::{Clock, SystemClock},
     id::ClientId,
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, NoticeKind},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},

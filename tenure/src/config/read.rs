@@ -9,7 +9,7 @@ use tenure_core::{
     lease::DriftBounds,
     name::Namespace,
     secret::Secret,
-    settings::{Options, Settings, StoreUrl, Tls, Value, nearest},
+    settings::{RawOptions, Settings, StoreUrl, Tls, Value, nearest},
 };
 
 use super::{
@@ -212,8 +212,8 @@ impl Reader<'_> {
         Ok(Some(Secret::new(text)))
     }
 
-    fn options(&self) -> Result<Options, Error> {
-        let mut options = Options::new();
+    fn options(&self) -> Result<RawOptions, Error> {
+        let mut options = RawOptions::new();
         for (key, found) in self.0 {
             if let Some(option) = key.strip_prefix(OPTIONS_PREFIX) {
                 let value = option_value(&found.value.kind).ok_or_else(|| {
