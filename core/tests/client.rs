@@ -16,7 +16,7 @@ use tenure_core::{
     id::AttemptId,
     lease::{DriftBounds, Phase},
     loss::LossReason,
-    memory::{Fault, MemoryStore},
+    memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
     request::{Enqueue, Owner},
 };
@@ -88,7 +88,7 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
     bench.pass(TTL).await;
-    bench.store.set_fault(Fault::Hang);
+    bench.store.set_fault(InjectedFault::Hang);
     let mut lost = pin!(guard.lost());
     let deadline = guard.valid_until();
     let steps = guard.remaining().as_millis() / 500;
@@ -109,7 +109,7 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
     assert_eq!(guard.check(), Err(NotHeld::Lost(LossReason::Expired)));
     assert!(guard.last_renewal_error().is_some(), "why it came to that");
     // L4: it stays lost when the store is back.
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(TTL).await;
     assert!(matches!(
         guard.release().await,
@@ -143,13 +143,13 @@ async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     // Renewals go out at a third and at a half of the TTL.
     bench.pass(TTL * 6 / 10).await;
     assert_eq!(guard.phase(), Phase::Suspect);
     let trouble = guard.last_renewal_error().expect("what failed is known");
     assert_eq!(trouble.kind(), ErrorKind::OutcomeUnknown);
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(TTL).await;
     assert_eq!(guard.phase(), Phase::Held);
     assert!(guard.last_renewal_error().is_none());
@@ -159,12 +159,12 @@ async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
 async fn a3_an_unknown_outcome_is_neither_success_nor_busy_and_leaves_nothing() {
     let bench = Bench::new();
     let client = bench.client().await;
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     let error = client.lock("a").unwrap().try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert_eq!(error.lock(), Some(&name()));
     assert_eq!(client.live_attempts(), 0);
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(Duration::from_secs(2)).await;
     let state = client.inspect(&name()).await.unwrap();
     assert_eq!(state.holder, None);
@@ -296,10 +296,10 @@ async fn r1_a_lost_answer_of_the_own_removal_is_released_all_the_same() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     let mut release = pin!(guard.release());
     assert!(poll(&mut release).is_pending());
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.clock.advance(Duration::from_millis(100));
     assert!(matches!(release.await, Release::Released));
 }
@@ -309,7 +309,7 @@ async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::Unreachable);
+    bench.store.set_fault(InjectedFault::Unreachable);
     let mut release = pin!(guard.release());
     let outcome = loop {
         match poll(&mut release) {
@@ -321,7 +321,7 @@ async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
         }
     };
     assert!(matches!(outcome, Release::Unknown(_)), "{outcome:?}");
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     let outcome = guard.release().await;
     assert!(matches!(outcome, Release::Released), "{outcome:?}");
 }
@@ -331,13 +331,13 @@ async fn r1_a_release_that_is_asked_for_again_knows_of_the_first_one() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     {
         // Dropped while its answer is awaited; the releaser goes on with it.
         let mut release = pin!(guard.release());
         assert!(poll(&mut release).is_pending());
     }
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(Duration::from_secs(2)).await;
     let outcome = guard.release().await;
     assert!(matches!(outcome, Release::Released), "{outcome:?}");
@@ -406,7 +406,7 @@ async fn r5_shutdown_releases_everything_and_says_what_it_could_not() {
     );
 
     let held = two.lock("d").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::Hang);
+    bench.store.set_fault(InjectedFault::Hang);
     let mut shutdown = pin!(two.shutdown(Duration::from_secs(1)));
     let report = loop {
         match poll(&mut shutdown) {

@@ -16,7 +16,7 @@ use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context},
     capability::{Capabilities, TtlRange, TtlScope},
     error::{Error, ErrorKind},
-    memory::{Fault, MemoryStore},
+    memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
@@ -136,10 +136,10 @@ async fn r1_release_again_after_unknown_is_released() {
         .await
         .unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    store.set_fault(Fault::LoseReplies);
+    store.set_fault(InjectedFault::LoseReplies);
     let first = guard.release().await;
     assert!(matches!(first, Release::Unknown(_)), "{first:?}");
-    store.set_fault(Fault::None);
+    store.set_fault(InjectedFault::None);
     let second = guard.release().await;
     assert!(matches!(second, Release::Released), "{second:?}");
 }
@@ -150,13 +150,13 @@ async fn r1_release_again_after_a_cancelled_one_is_released() {
     let store = MemoryStore::new();
     let client = Client::builder(store.clone()).connect().await.unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    store.set_fault(Fault::Hang);
+    store.set_fault(InjectedFault::Hang);
     assert!(
         tokio::time::timeout(Duration::from_millis(50), guard.release())
             .await
             .is_err()
     );
-    store.set_fault(Fault::None);
+    store.set_fault(InjectedFault::None);
     // The background removal does it.
     while store.token(&Namespace::default(), guard.name()).is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;

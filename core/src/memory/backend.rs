@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::store::{Applied, Fault, MemoryStore};
+use super::store::{Applied, InjectedFault, MemoryStore};
 use crate::{
     backend::{Backend, BackendInfo, Context},
     capability::Capabilities,
@@ -33,7 +33,7 @@ impl MemoryBackend {
     /// The way to the store: where a request can be refused, or hang.
     async fn check_reachable(&self, operation: &'static str) -> Result<(), Error> {
         self.store.wait_unless_hanging().await;
-        if self.store.fault() == Fault::Unreachable {
+        if self.store.fault() == InjectedFault::Unreachable {
             return Err(error(
                 ErrorKind::Unavailable,
                 operation,
@@ -45,7 +45,7 @@ impl MemoryBackend {
 
     /// The way back: where an answer can be lost.
     fn deliver_reply<T>(&self, operation: &'static str, answer: T) -> Result<T, Error> {
-        if self.store.fault() == Fault::LoseReplies {
+        if self.store.fault() == InjectedFault::LoseReplies {
             return Err(error(
                 ErrorKind::OutcomeUnknown,
                 operation,

@@ -24,4 +24,4 @@ mod factory;
 mod store;
 
 pub use factory::MemoryFactory;
-pub use store::{Fault, MemoryStore};
+pub use store::{InjectedFault, MemoryStore};

@@ -28,7 +28,7 @@ use crate::{
 /// How the store misbehaves towards all of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum InjectedFault {
     /// It does not.
     #[default]
     None,
@@ -60,7 +60,7 @@ pub(super) struct StoreState {
     /// The highest token of any lock. New ones are above it, so that they rise for a name whose
     /// state was deleted too (T1).
     last_token: u64,
-    fault: Fault,
+    fault: InjectedFault,
 }
 
 /// What came of an event, with the time at which it was taken.
@@ -122,16 +122,16 @@ impl MemoryStore {
 
     /// Makes the store misbehave from now on. When it was not reachable and is again, its clients
     /// are told so, as a client library tells of a reconnection.
-    pub fn set_fault(&self, fault: Fault) {
+    pub fn set_fault(&self, fault: InjectedFault) {
         let (before, clients) = {
             let mut state = self.state();
             let before = std::mem::replace(&mut state.fault, fault);
             (before, state.clients.values().cloned().collect::<Vec<_>>())
         };
         let event = match (before, fault) {
-            (Fault::Unreachable, Fault::Unreachable) => None,
-            (_, Fault::Unreachable) => Some(BackendEvent::Suspect),
-            (Fault::Unreachable, _) => Some(BackendEvent::Reconnected),
+            (InjectedFault::Unreachable, InjectedFault::Unreachable) => None,
+            (_, InjectedFault::Unreachable) => Some(BackendEvent::Suspect),
+            (InjectedFault::Unreachable, _) => Some(BackendEvent::Reconnected),
             _ => None,
         };
         if let Some(event) = event {
@@ -187,7 +187,7 @@ impl MemoryStore {
         notices: &[Notice],
         as_of: StoreTime,
     ) -> Vec<(EventSink, BackendEvent)> {
-        if state.fault != Fault::None {
+        if state.fault != InjectedFault::None {
             return Vec::new();
         }
         let message = |notice: &Notice| {
@@ -229,7 +229,7 @@ impl MemoryStore {
         )
     }
 
-    pub(super) fn fault(&self) -> Fault {
+    pub(super) fn fault(&self) -> InjectedFault {
         self.state().fault
     }
 
@@ -239,7 +239,7 @@ impl MemoryStore {
             let healed = self.0.healed.notified();
             tokio::pin!(healed);
             healed.as_mut().enable();
-            if self.fault() != Fault::Hang {
+            if self.fault() != InjectedFault::Hang {
                 return;
             }
             healed.await;
