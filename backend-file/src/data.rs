@@ -26,15 +26,15 @@ use tenure_core::{
 
 use crate::{
     config::Options,
-    error::{errno, found, unpublished},
+    error::{errno, io_error, path_error},
 };
 
 /// More than this is a file.
-pub(crate) const MOST_PIECES: u32 = 32;
+pub(crate) const MAX_PIECES: u32 = 32;
 /// Bytes of one piece.
-const PIECE: usize = 1000;
+const PIECE_BYTES: usize = 1000;
 /// A state beyond this size was not written by us.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_FILE_BYTES: u64 = 64 << 20;
 const READING: &str = "reading the state of a lock";
 
 /// One version: the generation and the nonce that nobody else draws.
@@ -69,12 +69,12 @@ impl Id {
     }
 
     /// The name of a directory in the making.
-    pub(crate) fn aside(self) -> String {
+    pub(crate) fn temporary_name(self) -> String {
         self.nonce.to_string()
     }
 
     pub(crate) fn pieces(self, count: u32) -> impl Iterator<Item = Piece> {
-        (0..count.min(MOST_PIECES)).map(move |index| Piece { id: self, index })
+        (0..count.min(MAX_PIECES)).map(move |index| Piece { id: self, index })
     }
 }
 
@@ -124,11 +124,11 @@ fn canonical(text: &str) -> Option<u64> {
 
 /// Writes the data of a version whole, and returns of how many pieces it is.
 pub(crate) fn write(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
-    let count = bytes.len().div_ceil(PIECE);
-    if count > MOST_PIECES as usize || bytes.contains(&0) {
+    let count = bytes.len().div_ceil(PIECE_BYTES);
+    if count > MAX_PIECES as usize || bytes.contains(&0) {
         return write_file(dir, id, bytes, options);
     }
-    for (piece, part) in id.pieces(MOST_PIECES).zip(bytes.chunks(PIECE)) {
+    for (piece, part) in id.pieces(MAX_PIECES).zip(bytes.chunks(PIECE_BYTES)) {
         let last = piece.index as usize + 1 == count;
         let mut target = vec![if last { b'.' } else { b'+' }];
         target.extend_from_slice(part);
@@ -163,16 +163,16 @@ pub(crate) fn read(
     id: Id,
 ) -> Result<Option<(Vec<u8>, u32)>, Error> {
     let mut bytes = Vec::new();
-    for piece in id.pieces(MOST_PIECES) {
+    for piece in id.pieces(MAX_PIECES) {
         let file = piece.file();
-        match fs::readlinkat(dir, &file, Vec::with_capacity(PIECE + 24)) {
+        match fs::readlinkat(dir, &file, Vec::with_capacity(PIECE_BYTES + 24)) {
             Err(Errno::NOENT) => return Ok(None),
             // Not a link.
             Err(Errno::INVAL) if piece.index == 0 => {
                 let whole = read_file(dir, &file, &path.join(&file))?;
                 return Ok(whole.map(|bytes| (bytes, 1)));
             }
-            Err(errno) => return Err(unpublished(READING, &path.join(&file), errno)),
+            Err(errno) => return Err(io_error(READING, &path.join(&file), errno)),
             Ok(target) => {
                 let target = target.as_bytes();
                 let part = target.get(1..).unwrap_or_default();
@@ -181,7 +181,7 @@ pub(crate) fn read(
                     Some(b'+') => {}
                     Some(b'.') => return Ok(Some((bytes, piece.index + 1))),
                     _ => {
-                        return Err(found(
+                        return Err(path_error(
                             ErrorKind::Corrupt,
                             READING,
                             &path.join(&file),
@@ -230,14 +230,14 @@ fn read_file(dir: BorrowedFd<'_>, name: &str, path: &Path) -> Result<Option<Vec<
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
-        other => File::from(other.map_err(|errno| unpublished(READING, path, errno))?),
+        other => File::from(other.map_err(|errno| io_error(READING, path, errno))?),
     };
     let mut bytes = Vec::with_capacity(1024);
-    file.take(MOST_BYTES + 1)
+    file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| unpublished(READING, path, errno(&error)))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(found(
+        .map_err(|error| io_error(READING, path, errno(&error)))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(path_error(
             ErrorKind::Corrupt,
             READING,
             path,

@@ -25,8 +25,8 @@ use tenure_core::{
 use crate::{
     config::Options,
     data::{self, Id, Piece},
-    error::{found, perhaps_published, unpublished},
-    paths::TMP,
+    error::{io_error, path_error, publishing_error},
+    paths::TMP_DIR,
     root,
 };
 
@@ -34,11 +34,11 @@ const READING: &str = "reading the state of a lock";
 const WRITING: &str = "writing the state of a lock";
 /// How often to look again when what was seen does not fit together, because the head was renamed
 /// while it was looked for.
-const LOOKS: u32 = 200;
+const MAX_READ_RETRIES: u32 = 200;
 /// Looks in quick succession before the others take some time.
-const QUICK_LOOKS: u32 = 50;
+const IMMEDIATE_READ_RETRIES: u32 = 50;
 /// Files to clear away that one version remembers.
-const MOST_LITTER: usize = 64;
+const MAX_STALE_FILES: usize = 64;
 
 /// The head, of how many pieces its data is and with what checksum, and the pieces that nobody
 /// needs once it is replaced.
@@ -47,14 +47,14 @@ struct Head {
     id: Id,
     pieces: u32,
     checksum: u32,
-    litter: Vec<Piece>,
+    stale: Vec<Piece>,
 }
 
 impl Head {
     /// As a version: the id, the number of pieces and the checksum, then the litter, with commas between them.
     fn version(&self) -> Version {
         let mut text = format!("{}+{}+{}", self.id, self.pieces, self.checksum);
-        for piece in self.litter.iter().take(MOST_LITTER) {
+        for piece in self.stale.iter().take(MAX_STALE_FILES) {
             text.push(',');
             text.push_str(&piece.to_string());
         }
@@ -62,28 +62,28 @@ impl Head {
     }
 
     fn parse(version: &Version) -> Option<Self> {
-        let (head, litter) = match version.as_str().split_once(',') {
-            Some((head, litter)) => (head, Some(litter)),
+        let (head, stale) = match version.as_str().split_once(',') {
+            Some((head, stale)) => (head, Some(stale)),
             None => (version.as_str(), None),
         };
         let (id, counts) = head.split_once('+')?;
         let (pieces, checksum) = counts.split_once('+')?;
-        let litter = litter.into_iter().flat_map(|text| text.split(','));
+        let stale = stale.into_iter().flat_map(|text| text.split(','));
         Some(Self {
             id: Id::parse(id)?,
             pieces: pieces.parse().ok()?,
             checksum: checksum.parse().ok()?,
-            litter: litter.map(Piece::parse).collect::<Option<_>>()?,
+            stale: stale.map(Piece::parse).collect::<Option<_>>()?,
         })
     }
 }
 
 /// Reads the present version of a lock; `None` if the lock has no directory, or an empty one.
 pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
-    let failed = |errno| unpublished(READING, dir, errno);
-    let mut seen = Seen::default();
-    for look in 0..LOOKS {
-        if look > QUICK_LOOKS {
+    let failed = |errno| io_error(READING, dir, errno);
+    let mut listed = DirListing::default();
+    for attempt in 0..MAX_READ_RETRIES {
+        if attempt > IMMEDIATE_READ_RETRIES {
             std::thread::sleep(Duration::from_micros(200));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -92,11 +92,11 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             other => other.map_err(failed)?,
         };
         let mut listing = fs::Dir::new(fd).map_err(failed)?;
-        seen = look_through(&mut listing).map_err(failed)?;
-        if seen.entries == 0 {
+        listed = list_dir(&mut listing).map_err(failed)?;
+        if listed.entries == 0 {
             return Ok(None);
         }
-        let Some(mut head) = seen.head.clone() else {
+        let Some(mut head) = listed.head.clone() else {
             continue;
         };
         let fd = listing.fd().map_err(failed)?;
@@ -106,11 +106,11 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             return Ok(Some(Versioned::new(head.version(), bytes)));
         }
     }
-    let what = match seen.head {
+    let what = match listed.head {
         None => "it has no file `head.*`".to_owned(),
         Some(head) => format!("its `{}` is missing or incomplete", head.id.data()),
     };
-    Err(found(
+    Err(path_error(
         ErrorKind::Corrupt,
         READING,
         dir,
@@ -125,8 +125,8 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
 pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(dir, flags, Mode::empty()).ok()?;
-    let seen = look_through(&mut fs::Dir::new(fd).ok()?).ok()?;
-    Some(dir.join(seen.head?.id.data()))
+    let listed = list_dir(&mut fs::Dir::new(fd).ok()?).ok()?;
+    Some(dir.join(listed.head?.id.data()))
 }
 
 /// Publishes the next version if the present one is `expected`.
@@ -142,13 +142,13 @@ pub(crate) fn replace(
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match fs::open(dir, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
+        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
     let old_name = head.id.head();
     // Spares a write and a sync when it is plain already that somebody was faster.
     match fs::statat(&fd, &old_name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
+        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
     // Whoever read that version some time ago must not paper over what happened to its bytes.
     match data::read(fd.as_fd(), dir, head.id)? {
@@ -159,11 +159,11 @@ pub(crate) fn replace(
     let pieces = match data::write(&fd, next, bytes, options) {
         Ok(pieces) => pieces,
         Err(errno) => {
-            data::remove(&fd, next, data::MOST_PIECES);
+            data::remove(&fd, next, data::MAX_PIECES);
             return match errno {
                 // The directory was deleted under our feet.
                 Errno::NOENT => Ok(Swap::Conflict),
-                errno => Err(unpublished(WRITING, &dir.join(next.data()), errno)),
+                errno => Err(io_error(WRITING, &dir.join(next.data()), errno)),
             };
         }
     };
@@ -173,17 +173,17 @@ pub(crate) fn replace(
             data::remove(&fd, next, pieces);
             return Ok(Swap::Conflict);
         }
-        Err(errno) => return Err(perhaps_published(WRITING, dir, errno)),
+        Err(errno) => return Err(publishing_error(WRITING, dir, errno)),
     }
     // The data of the version before stays: after a loss of power its head may be back.
-    for piece in &head.litter {
+    for piece in &head.stale {
         let _ = fs::unlinkat(&fd, piece.file(), AtFlags::empty());
     }
     let head = Head {
         id: next,
         pieces,
         checksum: crc32fast::hash(bytes),
-        litter: head.id.pieces(head.pieces).collect(),
+        stale: head.id.pieces(head.pieces).collect(),
     };
     Ok(Swap::Swapped(head.version()))
 }
@@ -199,7 +199,7 @@ pub(crate) fn create(
     let first = Id::after(0)?;
     let mut last = Errno::NOENT;
     for _ in 0..5 {
-        let made = root.join(TMP).join(first.aside());
+        let made = root.join(TMP_DIR).join(first.temporary_name());
         let prepared = match prepare(&made, first, bytes, options) {
             Ok(pieces) => fs::renameat(CWD, &made, CWD, dir).map(|()| pieces),
             Err(errno) => Err(errno),
@@ -210,7 +210,7 @@ pub(crate) fn create(
                     id: first,
                     pieces,
                     checksum: crc32fast::hash(bytes),
-                    litter: Vec::new(),
+                    stale: Vec::new(),
                 };
                 return Ok(Swap::Swapped(head.version()));
             }
@@ -224,12 +224,12 @@ pub(crate) fn create(
                 let _ = std::fs::remove_dir_all(&made);
                 return match errno {
                     Errno::EXIST | Errno::NOTEMPTY | Errno::NOENT => Ok(Swap::Conflict),
-                    errno => Err(perhaps_published(WRITING, dir, errno)),
+                    errno => Err(publishing_error(WRITING, dir, errno)),
                 };
             }
         }
     }
-    Err(unpublished(WRITING, dir, last))
+    Err(io_error(WRITING, dir, last))
 }
 
 fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
@@ -242,7 +242,7 @@ fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32
 }
 
 fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> {
-    let mut missing = vec![root.join(TMP)];
+    let mut missing = vec![root.join(TMP_DIR)];
     let inside = dir.parent().into_iter().flat_map(Path::ancestors);
     missing.extend(
         inside
@@ -251,31 +251,31 @@ fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> 
     );
     missing.push(root.to_path_buf());
     for path in missing.iter().rev() {
-        root::make_dir(path, options).map_err(|errno| unpublished(WRITING, path, errno))?;
+        root::make_dir(path, options).map_err(|errno| io_error(WRITING, path, errno))?;
     }
     Ok(())
 }
 
 #[derive(Default)]
-struct Seen {
+struct DirListing {
     entries: usize,
     head: Option<Head>,
 }
 
-fn look_through(listing: &mut fs::Dir) -> Result<Seen, Errno> {
-    let mut seen = Seen::default();
+fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
+    let mut listed = DirListing::default();
     let mut highest: Option<Id> = None;
     let mut data = Vec::new();
     while let Some(entry) = listing.read() {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else {
-            seen.entries += 1;
+            listed.entries += 1;
             continue;
         };
         if name == "." || name == ".." {
             continue;
         }
-        seen.entries += 1;
+        listed.entries += 1;
         if let Some(id) = name.strip_prefix("head.").and_then(Id::parse) {
             // Both names of a head that is being renamed may be seen.
             highest = highest.max(Some(id));
@@ -283,17 +283,17 @@ fn look_through(listing: &mut fs::Dir) -> Result<Seen, Errno> {
             data.push(piece);
         }
     }
-    seen.head = highest.map(|id| Head {
+    listed.head = highest.map(|id| Head {
         id,
         pieces: 0,
         checksum: 0,
         // What is not newer than the head and not its own can never be published any more.
-        litter: data
+        stale: data
             .into_iter()
             .filter(|other| other.id.generation <= id.generation && other.id != id)
             .collect(),
     });
-    Ok(seen)
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     fn some(root: &Path) -> std::path::PathBuf {
-        root::make_dir(&root.join(TMP), Options::default()).unwrap();
+        root::make_dir(&root.join(TMP_DIR), Options::default()).unwrap();
         root.join("default").join("job")
     }
 
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(files(&dir), ["data.1", "data.2", "head.2"]);
         swapped(replace(&dir, &second, b"3", options).unwrap());
         assert_eq!(files(&dir), ["data.2", "data.3", "head.3"]);
-        assert_eq!(std::fs::read_dir(root.join(TMP)).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(root.join(TMP_DIR)).unwrap().count(), 0);
     }
 
     #[test]

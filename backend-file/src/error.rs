@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use tenure_core::error::{Error, ErrorKind};
 
 /// What a failed system call means, if nothing had been published before it.
-pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) -> Error {
+pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
     let (kind, advice) = match errno {
         Errno::ACCESS | Errno::PERM => (
             ErrorKind::PermissionDenied,
@@ -36,8 +36,8 @@ pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) ->
 }
 
 /// What a failed call means that may have published something.
-pub(crate) fn perhaps_published(operation: &'static str, path: &Path, errno: Errno) -> Error {
-    let error = unpublished(operation, path, errno);
+pub(crate) fn publishing_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    let error = io_error(operation, path, errno);
     match error.kind() {
         ErrorKind::Unavailable => error.with_kind(ErrorKind::OutcomeUnknown),
         _ => error,
@@ -45,7 +45,7 @@ pub(crate) fn perhaps_published(operation: &'static str, path: &Path, errno: Err
 }
 
 /// An error without a failed call behind it.
-pub(crate) fn found(
+pub(crate) fn path_error(
     kind: ErrorKind,
     operation: &'static str,
     path: &Path,

@@ -30,7 +30,7 @@ mod data;
 mod dir;
 mod error;
 mod factory;
-mod inbox;
+mod fifo;
 pub mod paths;
 mod root;
 

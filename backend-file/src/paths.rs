@@ -30,14 +30,14 @@ use tenure_core::{
 };
 
 /// Longest text that is one file name.
-const WHOLE: usize = 200;
+const MAX_FILE_NAME_BYTES: usize = 200;
 /// Length of a piece of a longer one.
-const PIECE: usize = 199;
+const NAME_PIECE_BYTES: usize = 199;
 
 /// Where clients have their FIFOs.
-pub(crate) const INBOX: &str = ".inbox";
+pub(crate) const FIFO_DIR: &str = ".inbox";
 /// Where directories are made.
-pub(crate) const TMP: &str = ".tmp";
+pub(crate) const TMP_DIR: &str = ".tmp";
 
 /// The directory of a lock.
 #[must_use]
@@ -74,7 +74,7 @@ pub fn decode(encoded: &str) -> Option<String> {
 
 /// What a directory entry is, below a namespace.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum EntryKind {
     /// A lock's directory.
     Lock(LockName),
     /// A piece of longer names; the text so far.
@@ -83,29 +83,29 @@ pub(crate) enum Found {
     Other,
 }
 
-/// Reads one entry of the namespace's directory (`so_far` empty) or of a piece's.
-pub(crate) fn classify(so_far: &str, entry: &str) -> Found {
+/// Reads one entry of the namespace's directory (`prefix` empty) or of a piece's.
+pub(crate) fn classify(prefix: &str, entry: &str) -> EntryKind {
     if let Some(piece) = entry.strip_suffix('~') {
-        return Found::Piece(format!("{so_far}{piece}"));
+        return EntryKind::Piece(format!("{prefix}{piece}"));
     }
     let whole = match entry.strip_prefix('~') {
-        Some(last) if !so_far.is_empty() => format!("{so_far}{last}"),
-        None if so_far.is_empty() => entry.to_owned(),
-        _ => return Found::Other,
+        Some(last) if !prefix.is_empty() => format!("{prefix}{last}"),
+        None if prefix.is_empty() => entry.to_owned(),
+        _ => return EntryKind::Other,
     };
     let name = decode(&whole).and_then(|text| LockName::new(text).ok());
-    name.map_or(Found::Other, Found::Lock)
+    name.map_or(EntryKind::Other, EntryKind::Lock)
 }
 
 fn push(path: &mut PathBuf, encoded: &str) {
-    if encoded.len() <= WHOLE {
+    if encoded.len() <= MAX_FILE_NAME_BYTES {
         path.push(encoded);
         return;
     }
     let mut rest = encoded;
-    while rest.len() > PIECE {
+    while rest.len() > NAME_PIECE_BYTES {
         // Encoded text is ASCII, so every offset is a boundary.
-        let (piece, more) = rest.split_at(PIECE);
+        let (piece, more) = rest.split_at(NAME_PIECE_BYTES);
         path.push(format!("{piece}~"));
         rest = more;
     }
@@ -124,16 +124,16 @@ mod tests {
         Key::new(Namespace::default(), LockName::new(name).unwrap())
     }
 
-    fn found_by_walking(name: &str) -> Found {
+    fn found_by_walking(name: &str) -> EntryKind {
         let dir = lock_dir(Path::new("/"), &key(name));
-        let mut so_far = String::new();
+        let mut prefix = String::new();
         for part in dir.strip_prefix("/default").unwrap() {
-            match classify(&so_far, part.to_str().unwrap()) {
-                Found::Piece(text) => so_far = text,
-                found => return found,
+            match classify(&prefix, part.to_str().unwrap()) {
+                EntryKind::Piece(text) => prefix = text,
+                kind => return kind,
             }
         }
-        Found::Other
+        EntryKind::Other
     }
 
     #[test]
@@ -172,7 +172,10 @@ mod tests {
             let dir = lock_dir(Path::new("/root"), &key(name));
             for part in &dir {
                 let part = part.to_str().unwrap();
-                assert!(part.len() <= WHOLE && part != "." && part != "..", "{part}");
+                assert!(
+                    part.len() <= MAX_FILE_NAME_BYTES && part != "." && part != "..",
+                    "{part}"
+                );
             }
             assert!(dir.as_os_str().len() < 1700, "{name}");
             // As a file system that folds case sees it.
@@ -180,7 +183,7 @@ mod tests {
             assert_eq!(seen.insert(folded, name), None, "{name}");
             assert_eq!(
                 found_by_walking(name),
-                Found::Lock(key(name).name),
+                EntryKind::Lock(key(name).name),
                 "{name}"
             );
         }
@@ -190,7 +193,7 @@ mod tests {
         #[test]
         fn n2_every_name_comes_back(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
             prop_assume!(name.len() <= 512);
-            prop_assert_eq!(found_by_walking(&name), Found::Lock(key(&name).name));
+            prop_assert_eq!(found_by_walking(&name), EntryKind::Lock(key(&name).name));
         }
     }
 }

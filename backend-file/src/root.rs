@@ -16,34 +16,34 @@ use tenure_core::{
 
 use crate::{
     config::Options,
-    error::{errno, found, unpublished},
-    paths::{INBOX, TMP},
+    error::{errno, io_error, path_error},
+    paths::{FIFO_DIR, TMP_DIR},
 };
 
 const OPENING: &str = "opening the directory of locks";
 /// Directories in the making that are older were left behind.
-const STALE: Duration = Duration::from_secs(60);
+const STALE_TMP_AGE: Duration = Duration::from_secs(60);
 
 /// Makes or checks the root, and clears away what dead processes left.
 pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
-    check(root, options)?;
+    create_or_validate(root, options)?;
     refuse_network(root, options)?;
-    for inner in [TMP, INBOX] {
+    for inner in [TMP_DIR, FIFO_DIR] {
         make_dir(&root.join(inner), options)
-            .map_err(|errno| unpublished(OPENING, &root.join(inner), errno))?;
+            .map_err(|errno| io_error(OPENING, &root.join(inner), errno))?;
     }
-    clear_tmp(&root.join(TMP));
+    remove_stale_tmp(&root.join(TMP_DIR));
     Ok(())
 }
 
 /// Checks the root for somebody who only looks: nothing is made, a root that is absent is a store
 /// without locks, and the superuser may look at anybody's.
-pub(crate) fn look(root: &Path, options: Options) -> Result<(), Error> {
+pub(crate) fn inspect(root: &Path, options: Options) -> Result<(), Error> {
     match std::fs::symlink_metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(unpublished(OPENING, root, errno(&error))),
+        Err(error) => Err(io_error(OPENING, root, errno(&error))),
         Ok(meta) => {
-            judge(root, &meta, options, rustix::process::geteuid().is_root())?;
+            validate(root, &meta, options, rustix::process::geteuid().is_root())?;
             refuse_network(root, options)
         }
     }
@@ -65,8 +65,8 @@ pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
     }
 }
 
-fn check(root: &Path, options: Options) -> Result<(), Error> {
-    let failed = |error: std::io::Error| unpublished(OPENING, root, errno(&error));
+fn create_or_validate(root: &Path, options: Options) -> Result<(), Error> {
+    let failed = |error: std::io::Error| io_error(OPENING, root, errno(&error));
     let meta = match std::fs::symlink_metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if let Some(parent) = root.parent() {
@@ -76,18 +76,23 @@ fn check(root: &Path, options: Options) -> Result<(), Error> {
                     .create(parent)
                     .map_err(failed)?;
             }
-            make_dir(root, options).map_err(|errno| unpublished(OPENING, root, errno))?;
+            make_dir(root, options).map_err(|errno| io_error(OPENING, root, errno))?;
             std::fs::symlink_metadata(root).map_err(failed)?
         }
         other => other.map_err(failed)?,
     };
-    judge(root, &meta, options, false)
+    validate(root, &meta, options, false)
 }
 
-/// Whether a root can be trusted. `anybodys` is for whoever may use another user's.
-fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Result<(), Error> {
+/// Whether a root can be trusted. `allow_other_owner` is for whoever may use another user's.
+fn validate(
+    root: &Path,
+    meta: &Metadata,
+    options: Options,
+    allow_other_owner: bool,
+) -> Result<(), Error> {
     if meta.is_symlink() {
-        return Err(found(
+        return Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
@@ -96,7 +101,7 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
         ));
     }
     if !meta.is_dir() {
-        return Err(found(
+        return Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
@@ -104,8 +109,8 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
         ));
     }
     let us = rustix::process::geteuid().as_raw();
-    if !options.shared && !anybodys && meta.uid() != us {
-        return Err(found(
+    if !options.shared && !allow_other_owner && meta.uid() != us {
+        return Err(path_error(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
@@ -119,7 +124,7 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
     let forbidden = if options.shared { 0o002 } else { 0o022 };
     let mode = meta.mode() & 0o7777;
     if mode & forbidden != 0 {
-        let (who, advice) = if options.shared {
+        let (writers, advice) = if options.shared {
             ("everybody", "take that right away with `chmod o-w`")
         } else {
             (
@@ -128,11 +133,11 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
                  sharing with a group",
             )
         };
-        return Err(found(
+        return Err(path_error(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
-            format!("{who} may write to it (mode {mode:o}); {advice}"),
+            format!("{writers} may write to it (mode {mode:o}); {advice}"),
         ));
     }
     Ok(())
@@ -143,11 +148,11 @@ fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
     if options.allow_network {
         return Ok(());
     }
-    let stat = rustix::fs::statfs(root).map_err(|errno| unpublished(OPENING, root, errno))?;
+    let stat = rustix::fs::statfs(root).map_err(|errno| io_error(OPENING, root, errno))?;
     // The type's width differs between architectures; the numbers have 32 bits.
     match network_kind(stat.f_type as u32) {
         None => Ok(()),
-        Some(kind) => Err(found(
+        Some(kind) => Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
@@ -189,7 +194,7 @@ const fn network_kind(magic: u32) -> Option<&'static str> {
 /// Removes directories in the making that nobody has finished. Each is renamed before it is
 /// emptied, so that an owner that was only slow finds it gone as a whole and makes another one;
 /// it can never publish half of one.
-fn clear_tmp(tmp: &Path) {
+fn remove_stale_tmp(tmp: &Path) {
     let Ok(entries) = std::fs::read_dir(tmp) else {
         return;
     };
@@ -199,7 +204,7 @@ fn clear_tmp(tmp: &Path) {
             .and_then(|meta| meta.modified())
             .ok()
             .and_then(|at| SystemTime::now().duration_since(at).ok());
-        if age.is_none_or(|age| age < STALE) {
+        if age.is_none_or(|age| age < STALE_TMP_AGE) {
             continue;
         }
         let Ok(nonce) = ClientId::random() else {
@@ -237,12 +242,12 @@ mod tests {
             std::fs::create_dir(dir).unwrap();
             std::fs::write(dir.join("data.1.0"), "x").unwrap();
         }
-        let past = SystemTime::now() - 2 * STALE;
+        let past = SystemTime::now() - 2 * STALE_TMP_AGE;
         std::fs::File::open(&old)
             .unwrap()
             .set_modified(past)
             .unwrap();
-        clear_tmp(tmp.path());
+        remove_stale_tmp(tmp.path());
         let left: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         assert!(new.join("data.1.0").exists());

@@ -21,42 +21,42 @@ use tokio::{
 
 use crate::{
     config::Options,
-    paths::{self, INBOX},
+    paths::{self, FIFO_DIR},
 };
 
 /// More unread than this, and messages may have found the pipe full (64 KiB).
-const NEARLY_FULL: usize = 32 << 10;
+const OVERFLOW_THRESHOLD: usize = 32 << 10;
 /// Longest message.
-const LONGEST: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// This client's FIFO. Its file is removed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub(crate) struct ClientFifo {
     path: PathBuf,
-    incoming: Mutex<Incoming>,
+    reader: Mutex<MessageReader>,
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct MessageReader {
     receiver: Receiver,
     partial: Vec<u8>,
     ready: VecDeque<Wake>,
 }
 
-impl Inbox {
+impl ClientFifo {
     /// Makes the FIFO. It gets its name only when it has a reader: so a FIFO without one is
     /// garbage, and anybody may remove it.
     pub(crate) fn open(root: &Path, client: ClientId, options: Options) -> std::io::Result<Self> {
-        let dir = root.join(INBOX);
+        let dir = root.join(FIFO_DIR);
         let path = dir.join(client.to_string());
-        let aside = dir.join(format!(".new.{client}"));
+        let temporary = dir.join(format!(".new.{client}"));
         let mut last = std::io::Error::from(Errno::NOENT);
         for _ in 0..5 {
-            match make(&aside, &path, options) {
+            match create_reader(&temporary, &path, options) {
                 Ok(receiver) => {
                     return Ok(Self {
                         path,
-                        incoming: Mutex::new(Incoming {
+                        reader: Mutex::new(MessageReader {
                             receiver,
                             partial: Vec::new(),
                             ready: VecDeque::new(),
@@ -66,7 +66,7 @@ impl Inbox {
                 // Somebody took it for garbage before it had a reader.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => last = error,
                 Err(error) => {
-                    let _ = std::fs::remove_file(&aside);
+                    let _ = std::fs::remove_file(&temporary);
                     return Err(error);
                 }
             }
@@ -80,37 +80,37 @@ impl Inbox {
     ///
     /// No message is lost.
     pub(crate) async fn next(&self) -> Wake {
-        let mut incoming = self.incoming.lock().await;
+        let mut reader = self.reader.lock().await;
         loop {
-            if let Some(wake) = incoming.ready.pop_front() {
+            if let Some(wake) = reader.ready.pop_front() {
                 return wake;
             }
-            if let Err(error) = incoming.receiver.readable().await {
+            if let Err(error) = reader.receiver.readable().await {
                 tracing::debug!(%error, "the inbox cannot be waited for; waiters report instead");
                 return std::future::pending().await;
             }
-            incoming.take();
+            reader.read_available();
         }
     }
 }
 
-impl Drop for Inbox {
+impl Drop for ClientFifo {
     fn drop(&mut self) {
         // Whoever connects next removes it otherwise.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-impl Incoming {
+impl MessageReader {
     /// Reads all that is there.
-    fn take(&mut self) {
-        let mut buffer = vec![0; 2 * NEARLY_FULL];
+    fn read_available(&mut self) {
+        let mut buffer = vec![0; 2 * OVERFLOW_THRESHOLD];
         // An error here is "nothing there any more"; the caller waits again.
         let Ok(count) = self.receiver.try_read(&mut buffer) else {
             return;
         };
         self.partial.extend_from_slice(&buffer[..count]);
-        if count >= NEARLY_FULL {
+        if count >= OVERFLOW_THRESHOLD {
             self.ready.push_back(Wake::Everything);
         }
         while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
@@ -125,30 +125,32 @@ impl Incoming {
                 self.ready.push_back(wake);
             }
         }
-        if self.partial.len() > LONGEST {
+        if self.partial.len() > MAX_MESSAGE_BYTES {
             self.partial.clear();
         }
     }
 }
 
-fn make(aside: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
+fn create_reader(temporary: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
     let mode = Mode::from_raw_mode(options.file_mode() as _);
-    match fs::mkfifoat(CWD, aside, mode) {
+    match fs::mkfifoat(CWD, temporary, mode) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     if options.shared {
-        fs::chmodat(CWD, aside, mode, fs::AtFlags::empty())?;
+        fs::chmodat(CWD, temporary, mode, fs::AtFlags::empty())?;
     }
     // Open for writing too, so that it does not end whenever a writer has gone.
-    let receiver = OpenOptions::new().read_write(true).open_receiver(aside)?;
-    std::fs::rename(aside, path)?;
+    let receiver = OpenOptions::new()
+        .read_write(true)
+        .open_receiver(temporary)?;
+    std::fs::rename(temporary, path)?;
     Ok(receiver)
 }
 
 /// Writes a lock's name into a client's FIFO, if it has one.
-pub(crate) fn post(root: &Path, client: ClientId, name: &LockName) {
-    let path = root.join(INBOX).join(client.to_string());
+pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
+    let path = root.join(FIFO_DIR).join(client.to_string());
     // Also open for reading: a reader that goes away meanwhile must not raise a signal here.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(fd) = fs::open(&path, flags, Mode::empty()) else {
@@ -164,8 +166,8 @@ pub(crate) fn post(root: &Path, client: ClientId, name: &LockName) {
 }
 
 /// Removes the FIFOs that have no reader.
-pub(crate) fn clear(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root.join(INBOX)) else {
+pub(crate) fn remove_stale(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root.join(FIFO_DIR)) else {
         return;
     };
     for entry in entries.flatten() {
@@ -181,41 +183,42 @@ pub(crate) fn clear(root: &Path) {
 mod tests {
     use super::*;
 
-    fn inbox_root() -> tempfile::TempDir {
+    fn fifo_root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join(INBOX)).unwrap();
+        std::fs::create_dir(root.path().join(FIFO_DIR)).unwrap();
         root
     }
 
     #[tokio::test]
     async fn messages_arrive_and_nonsense_does_not() {
-        let root = inbox_root();
+        let root = fifo_root();
         let client = ClientId::from_u128(1);
-        let inbox = Inbox::open(root.path(), client, Options::default()).unwrap();
+        let fifo = ClientFifo::open(root.path(), client, Options::default()).unwrap();
         let longest = LockName::new("\u{1f512}".repeat(128)).unwrap();
-        let path = root.path().join(INBOX).join(client.to_string());
+        let path = root.path().join(FIFO_DIR).join(client.to_string());
         std::fs::write(&path, b"a/b\n\xff\n\n%2\n").unwrap();
-        post(root.path(), client, &longest);
-        assert_eq!(inbox.next().await, Wake::Lock(longest.clone()));
+        send(root.path(), client, &longest);
+        assert_eq!(fifo.next().await, Wake::Lock(longest.clone()));
         for _ in 0..100 {
-            post(root.path(), client, &longest);
+            send(root.path(), client, &longest);
         }
-        assert_eq!(inbox.next().await, Wake::Everything);
-        assert_eq!(inbox.next().await, Wake::Lock(longest));
+        assert_eq!(fifo.next().await, Wake::Everything);
+        assert_eq!(fifo.next().await, Wake::Lock(longest));
     }
 
     #[tokio::test]
     async fn only_fifos_without_a_reader_are_cleared() {
-        let root = inbox_root();
-        let dir = root.path().join(INBOX);
-        let live = Inbox::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
+        let root = fifo_root();
+        let dir = root.path().join(FIFO_DIR);
+        let live =
+            ClientFifo::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
         fs::mkfifoat(CWD, dir.join("dead"), Mode::RUSR | Mode::WUSR).unwrap();
-        post(
+        send(
             root.path(),
             ClientId::from_u128(2),
             &LockName::new("a").unwrap(),
         );
-        clear(root.path());
+        remove_stale(root.path());
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         drop(live);
