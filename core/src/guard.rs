@@ -1,4 +1,4 @@
-//! The guard: what a user holds while the lock is held.
+//! The guard: the user's handle on a held lock.
 
 use std::{
     fmt,
@@ -24,32 +24,33 @@ use crate::{
     token::FencingToken,
 };
 
-/// A lock that is held, as far as this client can know.
+/// A lock that is held, as far as this client knows.
 ///
-/// It is renewed in the background. Ask [`check`](Self::check) before each effect, watch
-/// [`lost`](Self::lost) beside the work, and hand [`token`](Self::token) to the resource: only the
-/// resource can refuse a write that was under way when the lock was lost.
+/// The client renews it in the background. Call [`check`](Self::check) before each effect, await
+/// [`lost`](Self::lost) beside the work, and pass [`token`](Self::token) to the resource: only the
+/// resource can reject a write that is in flight when the lock is lost.
 ///
-/// Dropping it releases the lock in the background, without blocking, also outside of a runtime;
-/// [`release`](Self::release) tells whether the store has acknowledged it.
+/// Dropping the guard releases the lock in the background. The drop does not block and also works
+/// outside of a runtime. [`release`](Self::release) reports whether the store has acknowledged the
+/// release.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     client: Client,
     attempt: Arc<Attempt>,
     token: FencingToken,
     ttl: Duration,
-    /// The slot's version that the user has seen last.
+    /// The version of the attempt that the user has seen last.
     seen_version: AtomicU64,
     abandoned: bool,
 }
 
-/// Why a guard does not hold.
+/// The reason for which a guard does not hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotHeld {
-    /// It was lost.
+    /// The lock was lost.
     Lost(LossReason),
-    /// It was released, or is being released.
+    /// The lock was released, or is being released.
     Released,
 }
 
@@ -64,17 +65,17 @@ impl fmt::Display for NotHeld {
 
 impl std::error::Error for NotHeld {}
 
-/// What a release came to (clause R1).
+/// The outcome of a release (clause R1).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[must_use]
 pub enum Release {
-    /// There was nothing to release any more, and why.
+    /// The grant was already gone, for this reason.
     NotHeld(LossReason),
-    /// The store has acknowledged it.
+    /// The store has acknowledged the release.
     Released,
-    /// The store gave no answer. The removal is repeated in the background; at the latest the TTL
-    /// frees the lock.
+    /// The store gave no answer. The client repeats the removal in the background; the lock is free
+    /// after its TTL at the latest.
     Unknown(Error),
 }
 
@@ -95,42 +96,42 @@ impl Guard {
         }
     }
 
-    /// The lock's name.
+    /// Returns the lock's name.
     #[must_use]
     pub fn name(&self) -> &LockName {
         &self.attempt.name
     }
 
-    /// The fencing token of this grant. It does not change.
+    /// Returns the fencing token of this grant. It does not change.
     #[must_use]
     pub const fn token(&self) -> FencingToken {
         self.token
     }
 
-    /// The TTL that was granted; not shorter than the one that was asked for.
+    /// Returns the granted TTL. It is not shorter than the requested one.
     #[must_use]
     pub const fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// The attempt's id, as the store knows it.
+    /// Returns the attempt's id, as the store records it.
     #[must_use]
     pub fn attempt(&self) -> AttemptId {
         self.attempt.id
     }
 
-    /// What the lease is now. Reads the clock.
+    /// Returns the phase of the lease now. Reads the clock.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.attempt.phase(self.client.0.dispatcher.now())
     }
 
-    /// The token, if the lock is held at this moment. Reads the clock that runs on while the
-    /// machine is suspended. Cheap: call it before each effect.
+    /// Returns the token if the lock is held at this moment. Reads the clock that advances while
+    /// the machine is suspended. Cheap: call it before each effect.
     ///
     /// # Errors
     ///
-    /// [`NotHeld`], from then on for ever.
+    /// [`NotHeld`] if the lock is not held; then every later call returns it, too.
     pub fn check(&self) -> Result<FencingToken, NotHeld> {
         match self.phase() {
             Phase::Held | Phase::Suspect => Ok(self.token),
@@ -142,15 +143,16 @@ impl Guard {
         }
     }
 
-    /// Why the last renewal came to nothing, while the lease is suspect and after it was lost by its
-    /// deadline: what an operator has to know. `None` while renewals succeed, and where nothing is
-    /// known but that the connection is in doubt.
+    /// Returns the error of the last renewal while the lease is suspect, and after it was lost by
+    /// its deadline. Returns `None` while renewals succeed, and if only the connection is known to
+    /// be suspect.
     #[must_use]
     pub fn last_renewal_error(&self) -> Option<Error> {
         self.attempt.last_renewal_error()
     }
 
-    /// How long it may be believed in without a further renewal; zero once it is not held.
+    /// Returns the time for which the lock stays held without another renewal; zero if it is not
+    /// held.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         let now = self.client.0.dispatcher.now();
@@ -161,7 +163,8 @@ impl Guard {
         }
     }
 
-    /// The moment until which it may be believed in, on the client's clock. Renewals move it.
+    /// Returns the moment until which the lock stays held without another renewal, on the client's
+    /// clock. Renewals move it.
     #[must_use]
     pub fn valid_until(&self) -> Instant {
         self.attempt
@@ -169,12 +172,12 @@ impl Guard {
             .map_or(Instant::ORIGIN, |(.., valid_until)| valid_until)
     }
 
-    /// Returns when the lock is lost, and why: at its deadline at the latest, whatever the store
-    /// and the network do. Never returns once it was released.
+    /// Waits until the lock is lost and returns the reason. Completes at the deadline at the
+    /// latest, whatever the store and the network do. Never completes after a release.
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped and called again; a loss is never missed.
+    /// The future can be dropped and the method called again; no loss is missed.
     pub async fn lost(&self) -> LossReason {
         let dispatcher = &self.client.0.dispatcher;
         loop {
@@ -186,7 +189,8 @@ impl Guard {
                     dispatcher.check_deadline(&self.attempt);
                     return reason;
                 }
-                // Beside the keeper's own alarm: this does not rest on any other task.
+                // This timer is separate from the renewer's, so that the notice of a loss depends
+                // on no other task.
                 Phase::Held | Phase::Suspect => {
                     let deadline = self.valid_until();
                     tokio::select! {
@@ -200,12 +204,13 @@ impl Guard {
         }
     }
 
-    /// Returns when the deadline or the phase has changed since the last time that this returned,
-    /// or since the guard was given. For whoever hands the deadline on to somebody else.
+    /// Waits until the deadline or the phase has changed since the last time that this method
+    /// completed, or since the guard was created. For callers that forward the deadline to another
+    /// component.
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped and called again; a change is never missed.
+    /// The future can be dropped and the method called again; no change is missed.
     pub async fn deadline_changed(&self) {
         loop {
             let changed = self.attempt.changed();
@@ -219,17 +224,17 @@ impl Guard {
         }
     }
 
-    /// Renews now, and returns when the store has confirmed the grant in answer to a request sent
-    /// after this call. Renewal needs no help; this is for whoever wants fresh proof before an
-    /// effect.
+    /// Renews now, and waits until the store has confirmed the grant in answer to a request sent
+    /// after this call. Renewal is automatic; this method is for callers that need a fresh proof
+    /// before an effect.
     ///
     /// # Errors
     ///
-    /// [`NotHeld`] when the lock turns out to be lost, or the deadline comes first.
+    /// [`NotHeld`] if the lock is lost or the deadline passes first.
     ///
     /// # Cancel safety
     ///
-    /// The renewal goes on.
+    /// The renewal continues.
     pub async fn renew(&self) -> Result<(), NotHeld> {
         let dispatcher = &self.client.0.dispatcher;
         let before = self.attempt.renewals_sent();
@@ -253,15 +258,15 @@ impl Guard {
         self.check().map(|_| ())
     }
 
-    /// Gives the lock back, and says whether the store has acknowledged it. Idempotent: calling it
-    /// again repeats the answer, or after [`Release::Unknown`] the removal.
+    /// Releases the lock, and reports whether the store has acknowledged the release. Idempotent:
+    /// another call returns the same answer, or repeats the removal after [`Release::Unknown`].
     ///
-    /// Renewal has stopped before the removal is sent (clause K3). It tries again when an answer
-    /// does not come, for one request time-out in all.
+    /// Renewal stops before the removal is sent (clause K3). If no answer arrives, the removal is
+    /// retried, for one request time-out in total.
     ///
     /// # Cancel safety
     ///
-    /// The removal goes on in the background.
+    /// The removal continues in the background.
     pub async fn release(&self) -> Release {
         let span = tracing::debug_span!(
             "tenure.release",
@@ -326,7 +331,7 @@ impl Guard {
         let limit = dispatcher.now() + budget;
         let mut unanswered = self.attempt.has_unanswered_removal();
         loop {
-            // Half of it, so that one lost answer leaves time for a second try.
+            // Half of the budget, so that one lost answer leaves time for a second try.
             let try_limit = limit.since(dispatcher.now()).min(budget / 2);
             let error = match self.client.0.releaser.try_remove(&removal, try_limit).await {
                 Ok(removed) => return self.classify_removal(removed, unanswered),
@@ -347,12 +352,12 @@ impl Guard {
         }
     }
 
-    /// What the store's answer means for the user (clause R1).
+    /// Translates the store's answer into the outcome for the user (clause R1).
     fn classify_removal(&self, removed: Removed, unanswered: bool) -> Release {
         let in_time = self.client.0.dispatcher.now() < self.valid_until();
         match removed {
             Removed::AsHolder => Release::Released,
-            // Our own removal that was not answered did it.
+            // An earlier removal of this guard, which was not answered, removed the grant.
             Removed::Absent if unanswered && in_time => Release::Released,
             Removed::Absent if in_time => Release::NotHeld(LossReason::Evicted),
             Removed::Absent => Release::NotHeld(LossReason::Expired),
@@ -371,14 +376,14 @@ impl Guard {
         }
     }
 
-    /// Stops renewing, and leaves the lock to its TTL without telling the store: nobody else gets
-    /// it before that.
+    /// Stops renewing without informing the store. The lock stays taken until its TTL expires.
     pub fn abandon(mut self) {
         let dispatcher = &self.client.0.dispatcher;
         self.abandoned = true;
         dispatcher.forget(&self.attempt);
         if dispatcher.is_pooled() {
-            // The session under it lives on, so somebody has to end the grant.
+            // The session of the grant lives on, so the grant does not expire by itself; remove it
+            // after its TTL.
             let not_before = Some(dispatcher.now() + self.ttl);
             dispatcher.send_command(Command::Remove(Removal {
                 not_before,
@@ -388,7 +393,7 @@ impl Guard {
     }
 }
 
-/// Ends a release that was begun, also when its future is dropped.
+/// Completes a release that has begun, also when its future is dropped.
 struct ReleaseOnDrop<'a> {
     guard: &'a Guard,
     answer: Option<Result<(), LossReason>>,

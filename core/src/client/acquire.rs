@@ -1,4 +1,4 @@
-//! Acquiring: attempts, one after the other, within one time budget (clauses A1 to A5, W5).
+//! Acquiring: a sequence of attempts within one time budget (clauses A1 to A5, W5).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,24 +13,24 @@ use crate::{
     telemetry,
 };
 
-/// How a waiter whose place is gone pauses between two tries at another: from here, doubling, to one
-/// second.
+/// Pause before a waiter that has lost its queue position enqueues again. It doubles with each
+/// failure, up to one second.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What came of an acquire that does not wait for ever.
+/// The outcome of an acquire with a time limit.
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use]
 pub enum Acquisition {
-    /// The lock is ours.
+    /// The caller holds the lock.
     Acquired(Guard),
-    /// Somebody else has it, and who, as far as the store can tell (clause A5).
+    /// Another client holds the lock: its holder, as far as the store can tell (clause A5).
     Busy(Holder),
 }
 
 impl Acquisition {
-    /// The guard, if the lock was acquired.
+    /// Returns the guard if the lock was acquired.
     #[must_use]
     pub fn acquired(self) -> Option<Guard> {
         match self {
@@ -40,7 +40,7 @@ impl Acquisition {
     }
 }
 
-/// What is to be acquired, and how.
+/// The parameters of an acquire.
 #[derive(Debug)]
 pub(crate) struct AcquireParams {
     pub(crate) name: LockName,
@@ -48,11 +48,11 @@ pub(crate) struct AcquireParams {
     pub(crate) ttl: Duration,
     /// Whether to wait for the lock.
     pub(crate) wait: bool,
-    /// When to give up; network included.
+    /// When to give up, including the time for requests.
     pub(crate) until: Instant,
 }
 
-/// Takes its attempt out of the store unless it was told how the attempt ended.
+/// Removes the attempt from the store when it is dropped, unless it was disarmed.
 #[derive(Debug)]
 struct RemoveOnDrop<'a> {
     dispatcher: &'a Arc<Dispatcher>,
@@ -72,16 +72,16 @@ impl Drop for RemoveOnDrop<'_> {
     }
 }
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 enum AttemptOutcome {
     Acquired(Guard),
     Busy(Holder),
-    /// The entry is gone; go on with a new attempt at the end of the queue (W5).
+    /// The entry is gone; continue with a new attempt at the end of the queue (W5).
     Gone,
 }
 
 impl Client {
-    /// Makes attempts until one is granted or the budget is spent.
+    /// Runs attempts until one is granted or the budget is spent.
     pub(crate) async fn acquire(
         &self,
         params: AcquireParams,
@@ -89,7 +89,7 @@ impl Client {
     ) -> Result<Acquisition, Error> {
         let dispatcher = &self.0.dispatcher;
         let started = dispatcher.now();
-        // Whether it has had a place in the queue, and how long the next pause is.
+        // Whether an attempt was in the queue, and the length of the next pause.
         let mut queued = false;
         let mut backoff = RETRY_BACKOFF_MIN;
         let outcome = loop {
@@ -110,8 +110,8 @@ impl Client {
                 Ok(AttemptOutcome::Gone) => {
                     tracing::debug!("the entry is gone from the queue; enqueueing anew");
                 }
-                // Who has waited has time: a store that is away for a while, or has forgotten the
-                // queue in a restart, does not end that. A first answer that does not come does.
+                // Once an attempt was in the queue, an outage of the store, or a restart that lost
+                // the queue, does not end the acquire. An unanswered first enqueue does.
                 Err(error)
                     if queued
                         && error.is_retryable()
@@ -214,7 +214,7 @@ impl Client {
                         on_wait(&waiting);
                     }
                     if dispatcher.now() >= params.until {
-                        // What was known of the holder may be long past.
+                        // If reports have failed, the last known holder may be outdated.
                         return match attempt.last_renewal_error() {
                             Some(error) => Err(self.waiting_error(error, params)),
                             None => Ok(AttemptOutcome::Busy(waiting.holder.unwrap_or_default())),
@@ -229,8 +229,8 @@ impl Client {
 }
 
 impl Client {
-    /// A report's error, as that of the acquire that has waited. The attempt is in the queue, if
-    /// anything, and never was granted: nothing is unknown of it.
+    /// Converts a report's error into an error of the waiting acquire. The attempt is at most in
+    /// the queue and was never granted, so its outcome is not unknown.
     fn waiting_error(&self, error: Error, params: &AcquireParams) -> Error {
         let kind = match error.kind() {
             ErrorKind::OutcomeUnknown | ErrorKind::Timeout => ErrorKind::Unavailable,

@@ -1,4 +1,4 @@
-//! What a client knows of one of its attempts, from before anything is sent until it is over.
+//! A client's state of one attempt, from before its first request until its end.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,12 +18,12 @@ use crate::{
     token::FencingToken,
 };
 
-/// One attempt. Shared by whoever acquires or holds, and by the keeper.
+/// One attempt. Shared by the acquire or guard, and by the renewer.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) name: LockName,
     pub(crate) id: AttemptId,
-    /// The TTL that was asked for.
+    /// The requested TTL.
     pub(crate) ttl: Duration,
     drift_bounds: DriftBounds,
     state: Mutex<AttemptState>,
@@ -33,27 +33,27 @@ pub(crate) struct Attempt {
 #[derive(Debug)]
 struct AttemptState {
     stage: Stage,
-    /// Renewals that were handed to the driver and not answered.
+    /// Number of renewals that were handed to the driver and are not answered.
     in_flight: u32,
-    /// How many renewals were handed to the driver, ever.
+    /// Number of renewals that were handed to the driver, in total.
     sent: u64,
-    /// Which of them was the latest that proved the grant.
+    /// Sequence number of the latest renewal that proved the grant.
     confirmed: u64,
-    /// Rises with every change that somebody may wait for.
+    /// Increases with every change that a task may wait for.
     version: u64,
-    /// Whether a release is being carried out by a caller.
+    /// Whether a caller is executing a release.
     releasing: bool,
-    /// Whether a removal of our own may have been carried out without our knowing.
+    /// Whether a removal of this client was not answered and may have been executed.
     unanswered: bool,
-    /// What a release found in place of the grant, to be said again when asked again.
+    /// The loss that a release found; a repeated release returns it again.
     not_held: Option<LossReason>,
-    /// Why the last renewal or report came to nothing.
+    /// The error of the last renewal or report.
     last_renewal_error: Option<Error>,
 }
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// The enqueue was not answered yet. Pushes can overtake its answer.
+    /// The enqueue is not answered yet. Pushes can overtake its answer.
     Enqueuing {
         grant: Option<Grant>,
         lost: Option<LossReason>,
@@ -64,47 +64,48 @@ pub(super) enum Stage {
         waiter_lease: WaiterLease,
         answer: Box<Waiting>,
     },
-    /// Granted. What became of the grant is the lease's to say.
+    /// Granted. The lease tracks the state of the grant.
     Granted { lease: Lease, token: FencingToken },
-    /// The waiter's entry is gone, or nobody waits for it any more.
+    /// The waiter's entry is gone, or the acquire no longer waits.
     Ended(LossReason),
 }
 
-/// What the hub has to do after a change.
+/// What the dispatcher must do after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum NextAction {
-    /// Look at the slot again at its [next_due](Attempt::next_due).
+    /// Visit the attempt again at its [due time](Attempt::next_due).
     Reschedule,
-    /// It was lost: forget it, and remove the attempt from the store all the same (L4).
+    /// The grant was lost: forget the attempt, and remove it from the store nevertheless (L4).
     Lost(LossReason),
-    /// Nothing more will happen to it by itself: forget it.
+    /// No further event concerns the attempt: forget it.
     Forget,
 }
 
-/// What an acquire finds when it looks at its slot.
+/// The progress of an attempt, as its acquire sees it.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Granted,
     Waiting(Box<Waiting>),
-    /// A report met an error that no repetition helps against: a right that was taken away, a state
-    /// that cannot be read.
+    /// A report failed with an error that a retry cannot fix, such as a revoked permission or
+    /// unreadable state.
     Failed(Error),
     Ended(LossReason),
 }
 
-/// A renewal or report under way.
+/// A renewal or report that is in flight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
-    /// How many came before it.
+    /// Its sequence number, counted from one.
     sequence: u64,
     /// When it was handed to the driver.
     sent_at: Instant,
-    /// Which of them it was: a push can make a holder of a waiter whose report is under way.
+    /// Whether it was sent as a renewal. A push can turn a waiter into a holder while a report is
+    /// in flight.
     as_holder: bool,
 }
 
-/// What there is to send for a slot.
+/// What must be sent for an attempt.
 #[derive(Debug)]
 pub(crate) struct Due {
     pub(crate) renewal: Option<(Renewal, InFlight)>,
@@ -142,12 +143,12 @@ impl Attempt {
         }
     }
 
-    /// To be enabled before the state is looked at.
+    /// Returns a future that must be enabled before the state is read.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// The enqueue was answered with a grant.
+    /// Handles an enqueue that was answered with a grant.
     pub(crate) fn on_granted(&self, grant: &Grant, now: Instant) -> NextAction {
         self.update(now, |state, drift_bounds| {
             let Stage::Enqueuing { lost, .. } = state.stage else {
@@ -165,7 +166,7 @@ impl Attempt {
         })
     }
 
-    /// The enqueue was answered with a place in the queue.
+    /// Handles an enqueue that was answered with a queue position.
     pub(crate) fn on_waiting(
         &self,
         answer: Waiting,
@@ -199,10 +200,10 @@ impl Attempt {
         })
     }
 
-    /// The driver reports a grant on its own account.
+    /// Handles a grant that the driver reports as an event.
     pub(crate) fn on_pushed_grant(&self, mut grant: Grant, now: Instant) -> NextAction {
         if grant.proved_from.is_none() {
-            // A message may say anything; believed is no more than what was asked for.
+            // Messages are untrusted: limit the TTL to the requested one.
             grant.ttl = grant.ttl.min(self.ttl);
         }
         self.update(now, |state, drift_bounds| match &mut state.stage {
@@ -211,7 +212,7 @@ impl Attempt {
         })
     }
 
-    /// The driver reports a proof on its own account.
+    /// Handles a proof that the driver reports as an event.
     pub(crate) fn on_proved(&self, from: Instant, now: Instant) -> NextAction {
         self.update(now, |state, _| {
             if let Stage::Granted { lease, .. } = &mut state.stage {
@@ -220,17 +221,18 @@ impl Attempt {
         })
     }
 
-    /// There is definite evidence that the entry is gone.
+    /// Handles definite evidence that the entry is gone.
     pub(crate) fn on_gone(&self, reason: LossReason, now: Instant) -> NextAction {
         self.update(now, |state, _| apply_gone(state, reason, now))
     }
 
-    /// The connection is in doubt.
+    /// Handles a connection failure.
     pub(crate) fn mark_suspect(&self, now: Instant) -> NextAction {
         self.update(now, |state, _| apply_suspect(state, now))
     }
 
-    /// Something may have changed: send a renewal or report at once, even if one is under way.
+    /// Makes a renewal or report due now, even if one is in flight, because something may have
+    /// changed.
     pub(crate) fn renew_now(&self, now: Instant) -> NextAction {
         self.update(now, |state, _| match &mut state.stage {
             Stage::Enqueuing { recheck, .. } => *recheck = true,
@@ -240,12 +242,12 @@ impl Attempt {
         })
     }
 
-    /// Time has passed.
+    /// Updates the state to the current time.
     pub(crate) fn tick(&self, now: Instant) -> NextAction {
         self.update(now, |_, _| {})
     }
 
-    /// Time has come: what is there to send? What would be due until `horizon` is sent as well.
+    /// Returns the renewal or report that is due by `horizon`, if any, and marks it as sent.
     pub(crate) fn take_due(&self, now: Instant, horizon: Instant) -> Due {
         let mut renewal = None;
         let next = self.update(now, |state, _| {
@@ -281,7 +283,7 @@ impl Attempt {
         Due { renewal, next }
     }
 
-    /// A renewal or report is answered.
+    /// Handles the answer to a renewal or report.
     pub(crate) fn on_answer(
         &self,
         answer: Renewed,
@@ -303,7 +305,7 @@ impl Attempt {
                         lease.on(Input::Proved { from }, now);
                     }
                 }
-                // Its proof may have come as an event, before the call as a whole was given up.
+                // The proof may have arrived as an event before the call timed out.
                 Renewed::Unknown(_) if state.is_proved_since(request.sent_at) => {}
                 Renewed::Unknown(error) => {
                     if matches!(state.stage, Stage::Waiting { .. }) {
@@ -321,8 +323,8 @@ impl Attempt {
                         waiter_lease.on_waiting(&answer, poll, now);
                         **last = answer;
                     }
-                    // The store says that a holder waits. It was rolled back; what it believes
-                    // now is not what it granted.
+                    // The store reports a holder as a waiter: its state was rolled back, and the
+                    // grant is gone.
                     Stage::Granted { .. } if request.as_holder => {
                         apply_gone(state, LossReason::Displaced, now);
                     }
@@ -332,12 +334,12 @@ impl Attempt {
         })
     }
 
-    /// When to look at it again, by what is known now.
+    /// Returns when the attempt must be visited again.
     pub(crate) fn next_due(&self) -> Instant {
         self.lock().next_due()
     }
 
-    /// What an acquire that waits for this slot wants to know.
+    /// Returns the progress for the acquire that waits for this attempt.
     pub(crate) fn progress(&self, now: Instant) -> Progress {
         let state = self.lock();
         match (&state.stage, &state.last_renewal_error) {
@@ -354,12 +356,12 @@ impl Attempt {
         }
     }
 
-    /// Why the last renewal or report came to nothing; `None` if it did not.
+    /// Returns the error of the last renewal or report; `None` if it succeeded.
     pub(crate) fn last_renewal_error(&self) -> Option<Error> {
         self.lock().last_renewal_error.clone()
     }
 
-    /// Nobody waits for this slot any more.
+    /// Marks that the acquire no longer waits for this attempt.
     pub(crate) fn stop_waiting(&self, now: Instant) {
         let _ = self.update(now, |state, _| {
             if !matches!(state.stage, Stage::Granted { .. }) {
@@ -368,8 +370,8 @@ impl Attempt {
         });
     }
 
-    /// Begins a release, or goes on with one whose outcome stayed unknown. `Err` is the answer if
-    /// there is nothing to release; `Ok(false)` if another call is at it.
+    /// Begins a release, or resumes one whose outcome is unknown. Returns `Err` with the phase if
+    /// there is nothing to release, and `Ok(false)` if another call executes the release.
     pub(crate) fn begin_release(&self, now: Instant) -> Result<bool, Phase> {
         let mut outcome = Err(Phase::Released);
         let _ = self.update(now, |state, _| {
@@ -389,8 +391,8 @@ impl Attempt {
         outcome
     }
 
-    /// Ends what [`begin_release`](Self::begin_release) began: with an answer of the store, `Err` if
-    /// the grant was gone already, or without one.
+    /// Ends the release that [`begin_release`](Self::begin_release) began. `answer` is the store's
+    /// answer, `Err` if the grant was already gone, and `None` if the store did not answer.
     pub(crate) fn end_release(&self, answer: Option<Result<(), LossReason>>, now: Instant) {
         let _ = self.update(now, |state, _| {
             state.releasing = false;
@@ -406,19 +408,19 @@ impl Attempt {
         });
     }
 
-    /// What an earlier release found in place of the grant.
+    /// Returns the loss that an earlier release found.
     pub(crate) fn loss_found_at_release(&self) -> Option<LossReason> {
         self.lock().not_held
     }
 
-    /// Whether an earlier removal was not answered, so that finding the entry absent means that
-    /// this one did it (R1).
+    /// Returns whether an earlier removal was not answered. An absent entry was then removed by
+    /// that removal (R1).
     pub(crate) fn has_unanswered_removal(&self) -> bool {
         self.lock().unanswered
     }
 
-    /// Returns when no renewal is under way, so that none can reach the store after a removal that
-    /// is sent then (K3); at that moment at the latest.
+    /// Waits until no renewal is in flight, so that none can reach the store after a removal that
+    /// is sent afterwards (K3). Waits until `limit` at the latest.
     pub(crate) async fn wait_idle(&self, clock: &dyn Clock, limit: Instant) {
         loop {
             let changed = self.changed();
@@ -435,17 +437,18 @@ impl Attempt {
         }
     }
 
-    /// How many renewals were handed to the driver so far.
+    /// Returns the number of renewals that were handed to the driver so far.
     pub(crate) fn renewals_sent(&self) -> u64 {
         self.lock().sent
     }
 
-    /// Whether the store has confirmed the grant in answer to a renewal after that many.
+    /// Returns whether the store has confirmed the grant in answer to a renewal after the first
+    /// `sent` ones.
     pub(crate) fn is_confirmed_after(&self, sent: u64) -> bool {
         self.lock().confirmed > sent
     }
 
-    /// The phase of the lease at this moment, by the clock.
+    /// Returns the phase of the lease at `now`.
     pub(crate) fn phase(&self, now: Instant) -> Phase {
         match &self.lock().stage {
             Stage::Granted { lease, .. } => lease.check(now),
@@ -454,7 +457,7 @@ impl Attempt {
         }
     }
 
-    /// Token, granted TTL and deadline, once granted.
+    /// Returns token, granted TTL and deadline, if the attempt was granted.
     pub(crate) fn grant(&self) -> Option<(FencingToken, Duration, Instant)> {
         match &self.lock().stage {
             Stage::Granted { lease, token } => Some((*token, lease.ttl(), lease.valid_until())),
@@ -462,7 +465,7 @@ impl Attempt {
         }
     }
 
-    /// Rises with every change that somebody may wait for.
+    /// Increases with every change that a task may wait for.
     pub(crate) fn version(&self) -> u64 {
         self.lock().version
     }
@@ -507,7 +510,7 @@ impl AttemptState {
         }
     }
 
-    /// Whatever somebody may wait for.
+    /// Everything whose change a task may wait for.
     fn observable_state(&self) -> (u8, Option<Phase>, Option<Instant>, u64, u64) {
         let confirmed = self.confirmed;
         match &self.stage {
@@ -553,7 +556,7 @@ impl AttemptState {
     }
 }
 
-/// A grant that was not asked for: it counts by the rule of D4.
+/// Applies a pushed grant, which counts by the rule of D4.
 fn apply_push(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Grant, now: Instant) {
     if grant.proved_from.is_some() {
         return apply_grant(state, drift_bounds, grant, now);
@@ -571,12 +574,12 @@ fn apply_push(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Grant
             token: grant.token,
         };
     } else {
-        // The own entry may have lapsed with it (W4). Only the store can tell.
+        // The attempt's entry may have expired as well (W4). Ask the store.
         waiter_lease.report_now();
     }
 }
 
-/// A grant that an answer from the store proves.
+/// Applies a grant that an answer from the store proves.
 fn apply_grant(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Grant, now: Instant) {
     match &mut state.stage {
         Stage::Waiting { .. } => {
@@ -589,7 +592,8 @@ fn apply_grant(state: &mut AttemptState, drift_bounds: DriftBounds, grant: &Gran
                 token: grant.token,
             };
         }
-        // One attempt has one token (T3). Another one means another history of the store.
+        // An attempt has one token (T3). A different token means that the store's state was rolled
+        // back.
         Stage::Granted { lease, token } if *token != grant.token => {
             lease.on(Input::Gone(LossReason::Displaced), now);
         }

@@ -1,4 +1,4 @@
-//! Configuring and connecting a client.
+//! Configuration and connection of a client.
 
 use std::{
     sync::{Arc, Weak},
@@ -22,7 +22,7 @@ use crate::{
     token::FencingToken,
 };
 
-/// Configures a [`Client`]. Everything has a default.
+/// Configures a [`Client`]. Every option has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
@@ -56,83 +56,85 @@ impl ClientBuilder {
         }
     }
 
-    /// Keeps the client's locks apart from those of other applications. Default: `default`.
+    /// Sets the namespace, which separates the client's locks from those of other applications.
+    /// Default: `default`.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// What others are shown as the owner of this client's locks, beside host and process id.
-    /// Default: the program's name.
+    /// Sets the label that other clients are shown as the owner of this client's locks, beside host
+    /// and process id. Default: the program's name.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// The TTL of locks that do not set their own. Default: 30 s.
+    /// Sets the TTL of locks that do not set their own. Default: 30 s.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Whether a TTL that the backend cannot give is replaced by the nearest longer one that it
-    /// can, instead of refused (clause C2). The guard says what was given. Default: refused.
+    /// Sets whether a TTL that the backend does not support is replaced by the nearest longer one
+    /// in its range, instead of rejected (clause C2). The guard reports the granted TTL. Default:
+    /// rejected.
     pub const fn clamp_ttl(mut self, clamp: bool) -> Self {
         self.clamp_ttl = clamp;
         self
     }
 
-    /// How far clocks are distrusted. Default: [`DriftBounds::DEFAULT`].
+    /// Sets by how much clocks may differ. Default: [`DriftBounds::DEFAULT`].
     pub const fn drift_bounds(mut self, drift_bounds: DriftBounds) -> Self {
         self.drift_bounds = drift_bounds;
         self
     }
 
-    /// How long to wait for the answer to one request. Default: 5 s.
+    /// Sets how long the client waits for the answer to one request. Default: 5 s.
     pub const fn request_timeout(mut self, limit: Duration) -> Self {
         self.request_timeout = limit;
         self
     }
 
-    /// The clock, for tests. Default: the [`SystemClock`].
+    /// Sets the clock, for tests. Default: the [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Every token will be above this: for a lock that moves here from another store (clause T1).
-    /// All clients of a name must agree on it.
+    /// Sets the token floor: every token is greater than it. For a lock that moves here from
+    /// another store (clause T1). All clients of a name must use the same floor.
     pub const fn token_floor(mut self, floor: FencingToken) -> Self {
         self.token_floor = floor;
         self
     }
 
-    /// What the backend must be capable of (clause C3).
+    /// Sets the capabilities that the backend must have (clause C3).
     pub const fn require(mut self, requirements: Requirements) -> Self {
         self.requirements = requirements;
         self
     }
 
-    /// A client that acquires nothing: it inspects, lists and evicts, and an acquire fails with
-    /// [`ErrorKind::Unsupported`]. Connecting it makes nothing in the store, and its TTL does not
-    /// matter. Default: no.
+    /// Sets whether the client acquires nothing. A read-only client inspects, lists and evicts; an
+    /// acquire fails with [`ErrorKind::Unsupported`]. Connecting it creates nothing in the store,
+    /// and its TTL is ignored. Default: no.
     pub const fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self
     }
 
-    /// Connects, and checks TTL and requirements against what the backend can do.
+    /// Connects, and checks the TTL and the requirements against the backend's capabilities.
     ///
-    /// The client's tasks run on the runtime on which this is called.
+    /// The client's tasks run on the runtime on which this method is called.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if the TTL or a requirement cannot be met, or there is no runtime;
-    /// otherwise what the backend says, or [`ErrorKind::Unavailable`] after the request time-out.
+    /// [`ErrorKind::Config`] if the TTL or a requirement cannot be met, or no runtime is entered;
+    /// otherwise the backend's error, or [`ErrorKind::Unavailable`] after the request time-out.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left but a connection that closes itself.
+    /// Only a connection is left behind, and it closes itself.
     pub async fn connect(self) -> Result<Client, Error> {
         let info = self.connect.info();
         let fail = |kind, detail: String| {

@@ -1,4 +1,4 @@
-//! The client: one connection to a store, and all locks and waiters of this process on it.
+//! The client: one connection to a store, with all its locks and waiters.
 
 mod acquire;
 mod attempt;
@@ -38,9 +38,9 @@ use crate::{
 
 /// One client of a store. Cheap to clone; clones are the same client.
 ///
-/// It renews all its grants and reports all its waiters together, on the runtime on which it was
-/// connected. It ends, and its connection with it, when the last clone, lock and guard of it are
-/// gone; [`shutdown`](Self::shutdown) ends it in an orderly way.
+/// A client renews all its grants and reports all its waiters together, on the runtime on which it
+/// was connected. The client and its connection end when its last clone, lock and guard are gone;
+/// [`shutdown`](Self::shutdown) ends it in an orderly way.
 #[derive(Clone)]
 pub struct Client(pub(crate) Arc<Inner>);
 
@@ -52,83 +52,83 @@ pub(crate) struct Inner {
     pub(crate) defaults: Defaults,
 }
 
-/// What a shutdown came to (clause R5).
+/// The outcome of a shutdown (clause R5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
-    /// How many grants the store has acknowledged as given back.
+    /// Number of grants whose release the store has acknowledged.
     pub released: usize,
-    /// What could not be given back in time. The store lets these lapse within their TTL.
+    /// Grants that could not be released in time. They expire in the store within their TTL.
     pub unreleased: Vec<Unreleased>,
 }
 
-/// A grant that could not be given back in time.
+/// A grant that could not be released in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unreleased {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// Its token.
+    /// The grant's token.
     pub token: FencingToken,
 }
 
 impl Client {
-    /// Begins to configure a client of that store.
+    /// Starts the configuration of a client for a store.
     pub fn builder(connect: impl Connect) -> ClientBuilder {
         ClientBuilder::new(Arc::new(connect))
     }
 
-    /// The lock of that name. Nothing is sent.
+    /// Returns the lock with this name. Sends nothing.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidName`] says what is wrong with the name and where.
+    /// [`ErrorKind::InvalidName`], with the defect of the name and its position.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
         Ok(self.lock_named(LockName::new(name)?))
     }
 
-    /// The lock of a name that was checked before. Nothing is sent.
+    /// Returns the lock with a name that is already validated. Sends nothing.
     #[must_use]
     pub fn lock_named(&self, name: LockName) -> Lock {
         Lock::new(self.clone(), name)
     }
 
-    /// Which store it is, without secrets.
+    /// Returns facts about the store, without secrets.
     #[must_use]
     pub fn info(&self) -> &BackendInfo {
         &self.0.info
     }
 
-    /// The namespace of its locks.
+    /// Returns the namespace of the client's locks.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.0.namespace
     }
 
-    /// What the backend can do, as it was last read.
+    /// Returns the backend's capabilities, as last read.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         self.0.dispatcher.capabilities()
     }
 
-    /// The driver below, for tools and test suites. What is acquired through it directly is
-    /// neither renewed nor watched.
+    /// Returns the driver, for tools and test suites. The client neither renews nor watches what is
+    /// acquired through the driver directly.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.0.releaser.backend
     }
 
-    /// How many attempts of this client hold or wait now.
+    /// Returns the number of this client's attempts that hold or wait now.
     #[must_use]
     pub fn live_attempts(&self) -> usize {
         self.0.dispatcher.len()
     }
 
-    /// Shows who holds a lock and who waits for it, and changes nothing (clause I1).
+    /// Returns the holder and the waiters of a lock. Changes nothing (clause I1).
     ///
     /// # Errors
     ///
-    /// Whatever the store answers; [`ErrorKind::Timeout`] if it does not within the request
+    /// The store's error; [`ErrorKind::Timeout`] if the store does not answer within the request
     /// time-out.
     ///
     /// # Cancel safety
@@ -143,7 +143,7 @@ impl Client {
         .await
     }
 
-    /// Lists the locks of the namespace that are held or waited for, by pages (clause I1).
+    /// Returns one page of the locks in the namespace that have a holder or waiters (clause I1).
     ///
     /// # Errors
     ///
@@ -157,34 +157,36 @@ impl Client {
             .await
     }
 
-    /// Takes away the grant with that token, and no other (clause I2).
+    /// Revokes the grant with this token, and no other grant (clause I2).
     ///
-    /// This does not stop the old holder's work: it goes on until it hears of it, and only the
-    /// fencing token protects the resource meanwhile.
+    /// This does not stop the old holder's work. The holder continues until it learns of the
+    /// eviction; until then only the fencing token protects the resource.
     ///
     /// # Errors
     ///
-    /// As [`inspect`](Self::inspect), but [`ErrorKind::OutcomeUnknown`] if there is no answer.
+    /// As [`inspect`](Self::inspect), but [`ErrorKind::OutcomeUnknown`] if the store does not
+    /// answer.
     ///
     /// # Cancel safety
     ///
-    /// Whether the grant was evicted is not known then. Asking again does no harm.
+    /// After cancelling, it is unknown whether the grant was evicted. The call can be repeated
+    /// safely.
     pub async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         let call = self.backend().evict(name, token);
         self.with_request_timeout("evicting", ErrorKind::OutcomeUnknown, call)
             .await
     }
 
-    /// Releases everything that this client holds, leaves every queue, and closes the connection
-    /// (clause R5). Guards are lost for the reason [`LossReason::Closed`]; waiting acquires fail
+    /// Releases all grants of this client, removes its waiters from every queue, and closes the
+    /// connection (clause R5). Guards are lost with [`LossReason::Closed`]; waiting acquires fail
     /// with [`ErrorKind::Closed`].
     ///
-    /// Returns after `within` at the latest, and says what could not be released by then. A second
-    /// call finds nothing to do.
+    /// Returns after `within` at the latest, with the grants that could not be released by then. A
+    /// second call has no effect.
     ///
     /// # Cancel safety
     ///
-    /// The client stays closed. What was not yet removed is left to the TTL.
+    /// The client stays closed. Grants that were not yet released expire after their TTL.
     pub async fn shutdown(&self, within: Duration) -> Shutdown {
         let Some(attempts) = self.0.dispatcher.close() else {
             return Shutdown::default();
@@ -234,7 +236,7 @@ impl Client {
                 .retain(|left| left.token != token || left.name != attempt.name);
             report.released += before - report.unreleased.len();
         }
-        // What guards and cancelled acquires have left to the releaser is ours to wait for too.
+        // Also wait for the removals that dropped guards and cancelled acquires have queued.
         let (done, drained) = oneshot::channel();
         if self.0.dispatcher.send_command(Command::Drain(done)) {
             let _ = timeout_at(clock, limit, drained).await;
