@@ -1,5 +1,5 @@
-//! Where everything about a client's attempts comes together: events of the driver, answers,
-//! dates, and what follows from each. It sends nothing itself.
+//! The dispatcher: applies the driver's events, answers and due times to a client's attempts. It
+//! sends nothing itself.
 
 use std::{
     sync::{
@@ -43,8 +43,8 @@ pub(crate) struct Dispatcher {
     pub(super) reconnected: AtomicBool,
 }
 
-/// Renewals that were handed to the driver together. What is not answered by the time this is
-/// dropped counts as unknown, however that came about.
+/// Renewals that were handed to the driver together. Those that are not answered when the batch is
+/// dropped count as unknown.
 #[derive(Debug)]
 pub(super) struct Batch {
     dispatcher: Arc<Dispatcher>,
@@ -77,7 +77,7 @@ impl Dispatcher {
         self.clock.now()
     }
 
-    /// Wakes the keeper; also rung when the hub is dropped.
+    /// Returns the signal that wakes the renewer. It is also sent when the dispatcher is dropped.
     pub(super) fn wakeup(&self) -> Arc<Notify> {
         Arc::clone(&self.wakeup)
     }
@@ -96,7 +96,7 @@ impl Dispatcher {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an entry outlives its TTL as long as this client lives.
+    /// Returns whether an entry lives as long as this client, also beyond its TTL.
     pub(crate) fn is_pooled(&self) -> bool {
         self.capabilities().ttl.scope == TtlScope::Pooled
     }
@@ -108,12 +108,13 @@ impl Dispatcher {
         }
     }
 
-    /// Registers an attempt, before anything of it is sent.
+    /// Registers an attempt before its first request is sent.
     pub(crate) fn register(&self, name: LockName, ttl: Duration) -> Result<Arc<Attempt>, Error> {
         let id = AttemptId::random()?;
         let attempt = Arc::new(Attempt::new(name, id, ttl, self.drift_bounds));
         let mut schedule = self.schedule();
-        // Under the book's mutex, so that a shutdown sees every slot or this sees the shutdown.
+        // Checked under the schedule's mutex: either a shutdown sees this attempt, or this sees the
+        // shutdown.
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "acquiring")
                 .with_backend(self.scheme)
@@ -124,7 +125,7 @@ impl Dispatcher {
         Ok(attempt)
     }
 
-    /// The enqueue of a slot was answered: in the queue, or with the lock.
+    /// Handles the answer to an attempt's enqueue.
     pub(crate) fn on_enqueued(&self, attempt: &Attempt, answer: Enqueued) {
         let now = self.now();
         match answer {
@@ -136,25 +137,25 @@ impl Dispatcher {
         }
     }
 
-    /// Makes a slot due now.
+    /// Makes an attempt due now.
     pub(crate) fn renew_now(&self, attempt: &Attempt) {
         let next = attempt.renew_now(self.now());
         self.apply(attempt, next);
     }
 
-    /// Looks at a slot whose deadline may have come.
+    /// Updates an attempt whose deadline may have passed.
     pub(crate) fn check_deadline(&self, attempt: &Attempt) {
         let now = self.now();
         let next = attempt.tick(now);
         self.apply(attempt, next);
     }
 
-    /// Forgets a slot: from now on nothing is renewed or reported for it.
+    /// Forgets an attempt: from now on it is neither renewed nor reported.
     pub(crate) fn forget(&self, attempt: &Attempt) {
         self.schedule().remove(attempt.id);
     }
 
-    /// Hands the removal of an attempt to the releaser. Never blocks; works on any thread.
+    /// Passes the removal of an attempt to the releaser. Never blocks; works on any thread.
     pub(crate) fn remove_in_background(&self, attempt: &Arc<Attempt>, outcome_known: bool) {
         self.forget(attempt);
         let removal = Removal {
@@ -166,7 +167,7 @@ impl Dispatcher {
             attempt: Arc::clone(attempt),
         };
         if self.commands.send(Command::Remove(removal)).is_err() {
-            // The runtime is gone. The TTL is the last resort (R3).
+            // The runtime is gone. The entry remains until its TTL expires (R3).
             telemetry::orphaned(self.scheme);
         }
     }
@@ -175,19 +176,21 @@ impl Dispatcher {
         self.commands.send(command).is_ok()
     }
 
-    /// Closes the hub to new attempts, and returns those that there are. `None` if it was closed.
+    /// Closes the dispatcher to new attempts, and returns the existing ones. Returns `None` if it
+    /// was already closed.
     pub(super) fn close(&self) -> Option<Vec<Arc<Attempt>>> {
         let schedule = self.schedule();
         (!self.closed.swap(true, Ordering::SeqCst)).then(|| schedule.all())
     }
 
-    /// What is due, marked as sent, and when to come back.
+    /// Collects the renewals that are due, marks them as sent, and returns them with the time of
+    /// the next wake-up.
     pub(super) fn collect_due(
         self: &Arc<Self>,
     ) -> (Option<(Vec<Renewal>, Batch)>, Option<Instant>) {
         let now = self.now();
-        // Whatever becomes due a little later goes along, so that locks taken at different times
-        // come to share their renewals.
+        // Include what becomes due shortly afterwards, so that locks acquired at different times
+        // converge on shared batches.
         let horizon = |attempt: &Attempt| now + attempt.ttl / 12;
         let candidates = self.schedule().take_due(now, horizon);
         let mut renewals = Vec::with_capacity(candidates.len());
@@ -216,8 +219,8 @@ impl Dispatcher {
     fn apply(&self, attempt: &Attempt, next: NextAction) {
         match next {
             NextAction::Reschedule => {
-                // Read again under the book's mutex: of two who change a slot at the same time,
-                // the one who comes here last must not note what it has seen first.
+                // Read the due time under the schedule's mutex: when two threads change an attempt
+                // at the same time, the later one must not store an outdated time.
                 let mut schedule = self.schedule();
                 let wakes = schedule.set_due(attempt.id, attempt.next_due());
                 drop(schedule);
@@ -227,7 +230,8 @@ impl Dispatcher {
             }
             NextAction::Forget => self.forget(attempt),
             NextAction::Lost(reason) => {
-                // Several may find out at once; the first one takes it out of the book.
+                // Several threads can detect the loss at once; the first one removes the attempt
+                // from the schedule.
                 let first = {
                     let mut schedule = self.schedule();
                     let removed = schedule.get(attempt.id).map(Arc::clone);

@@ -1,5 +1,5 @@
-//! The releaser: the one task per client that takes attempts out of the store for whoever cannot
-//! wait for it: dropped guards, cancelled acquires, lost grants.
+//! The releaser: one task per client that removes attempts from the store for callers that cannot
+//! wait: dropped guards, cancelled acquires and lost grants.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,64 +19,64 @@ use crate::{
     telemetry,
 };
 
-/// Something to do for the releaser.
+/// A command for the releaser.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Take an attempt out.
+    /// Remove an attempt.
     Remove(Removal),
-    /// Say when all that was asked before is done.
+    /// Signal when all earlier commands are done.
     Drain(oneshot::Sender<()>),
 }
 
-/// An attempt to take out.
+/// The removal of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Removal {
     pub(crate) name: LockName,
     pub(crate) id: AttemptId,
     pub(crate) ttl: Duration,
     pub(crate) outcome_known: bool,
-    /// Leave it alone until then.
+    /// The removal must not start before this moment.
     pub(crate) not_before: Option<Instant>,
-    /// Whose renewals must have stopped first.
+    /// The attempt whose renewals must have ended before the removal is sent.
     pub(crate) attempt: Arc<Attempt>,
 }
 
-/// How a removal that is repeated waits between two tries: from here, doubling, to one second.
+/// Pause before a failed removal is retried. It doubles with each failure, up to one second.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// How many removals are under way at once.
+/// Maximum number of concurrent removals.
 pub(crate) const MAX_CONCURRENT_REMOVALS: usize = 64;
-/// When a removal is tried again that the store has refused, in a pooled session: whoever may change
-/// rights may give them back.
+/// Delay before a removal that the store has refused is retried, in a pooled session: the
+/// permission may be granted again.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// What has become of a removal.
+/// The outcome of a removal.
 #[derive(Debug)]
 pub(crate) enum RemovalOutcome {
     /// The store has answered.
     Done(Removed),
-    /// The entry lapses by itself.
+    /// The entry expires by itself.
     LeftToLapse,
-    /// The store refuses it, and the entry does not lapse as long as this client lives.
+    /// The store refuses the removal, and the entry does not expire as long as this client lives.
     Refused(Removal),
 }
 
-/// What a removal needs.
+/// Executes removals.
 #[derive(Clone, Debug)]
 pub(crate) struct Releaser {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) request_timeout: Duration,
-    /// Whether an entry that is not removed stays for as long as this client lives, so that its
-    /// TTL is no last resort.
+    /// Whether an entry that is not removed stays as long as this client lives, so that its TTL
+    /// does not end it.
     pub(crate) pooled: bool,
 }
 
 impl Releaser {
-    /// Runs until the client is gone and everything is done, and closes the backend.
+    /// Runs until the client is gone and all removals are done, then closes the backend.
     pub(super) async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut removals: JoinSet<RemovalOutcome> = JoinSet::new();
-        // Those that are not to begin yet take nobody's place, and nobody waits for them.
+        // Delayed removals do not count towards the limit, and a drain does not wait for them.
         let mut delayed = JoinSet::new();
         let mut drains = Vec::new();
         loop {
@@ -112,7 +112,8 @@ impl Releaser {
                 }
             }
         }
-        // Closing the backend ends its sessions, and with them whatever could not be removed.
+        // Closing the backend ends its sessions, and with them the entries that could not be
+        // removed.
         let limit = self.clock.now() + 2 * self.request_timeout;
         let rest = async { while removals.join_next().await.is_some() {} };
         let _ = timeout_at(&*self.clock, limit, rest).await;
@@ -125,8 +126,8 @@ impl Releaser {
         removal
     }
 
-    /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
-    /// has lapsed by itself, unless it lives as long as a pooled session.
+    /// Retries a removal until it is answered or has become pointless: after one TTL the entry has
+    /// expired by itself, unless it belongs to a pooled session.
     pub(crate) async fn remove_with_retry(&self, removal: Removal) -> RemovalOutcome {
         let limit = self.clock.now() + self.request_timeout;
         removal.attempt.wait_idle(&*self.clock, limit).await;
@@ -168,7 +169,7 @@ impl Releaser {
         }
     }
 
-    /// One try, within that time.
+    /// Tries a removal once, within `limit`.
     pub(crate) async fn try_remove(
         &self,
         removal: &Removal,

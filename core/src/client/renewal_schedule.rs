@@ -1,7 +1,7 @@
-//! The client's list of its attempts, and when each has to be looked at next.
+//! The client's attempts, and when each must be visited next.
 //!
-//! One list serves all locks and waiters of a client, so that N of them cost neither N timers nor
-//! N requests (clause K1).
+//! One schedule serves all locks and waiters of a client, so that N of them need neither N timers
+//! nor N requests (clause K1).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,10 +15,10 @@ use crate::{clock::Instant, id::AttemptId};
 pub(super) struct RenewalSchedule {
     attempts: HashMap<AttemptId, ScheduledAttempt>,
     due: BTreeSet<(Instant, u64, AttemptId)>,
-    /// How many were ever inserted. What is due at one moment is taken in the order of insertion:
-    /// ids are random, and would make a simulated run another one each time.
+    /// Number of insertions so far. Attempts that are due at the same moment are taken in the order
+    /// of insertion: an order by their random ids would make simulated runs irreproducible.
     inserted: u64,
-    /// Until when the keeper sleeps; an earlier date must wake it.
+    /// Until when the renewer sleeps; an earlier due time must wake it.
     next_wakeup: Option<Instant>,
 }
 
@@ -56,7 +56,7 @@ impl RenewalSchedule {
         }
     }
 
-    /// All, in the order of insertion.
+    /// Returns all attempts, in the order of insertion.
     pub(super) fn all(&self) -> Vec<Arc<Attempt>> {
         let mut all: Vec<_> = self.attempts.values().collect();
         all.sort_unstable_by_key(|scheduled| scheduled.sequence);
@@ -65,7 +65,7 @@ impl RenewalSchedule {
             .collect()
     }
 
-    /// Notes when an attempt has to be looked at. Returns whether the keeper sleeps too long.
+    /// Sets when an attempt must be visited. Returns whether the renewer must be woken.
     pub(super) fn set_due(&mut self, attempt: AttemptId, at: Instant) -> bool {
         let Some(scheduled) = self.attempts.get_mut(&attempt) else {
             return false;
@@ -85,7 +85,7 @@ impl RenewalSchedule {
         false
     }
 
-    /// Takes out what is due by `horizon`, provided that anything is due now.
+    /// If any attempt is due now, takes all attempts that are due by `horizon`.
     pub(super) fn take_due(
         &mut self,
         now: Instant,
@@ -112,10 +112,10 @@ impl RenewalSchedule {
         taken
     }
 
-    /// Sets the keeper's alarm to the next date, and returns it.
+    /// Sets the renewer's next wake-up to the earliest due time, and returns it.
     ///
-    /// The alarm is never set back to "none": a client that takes and gives back one lock again
-    /// and again then has its keeper woken once per third of a TTL, and not with each lock.
+    /// A wake-up in the future is never cleared. A client that repeatedly acquires and releases one
+    /// lock therefore wakes its renewer once per third of a TTL, not once per lock.
     pub(super) fn set_next_wakeup(&mut self, now: Instant) -> Option<Instant> {
         let next = self.due.first().map(|&(at, ..)| at);
         self.next_wakeup = next.or_else(|| self.next_wakeup.filter(|&wakeup| wakeup > now));

@@ -1,5 +1,5 @@
-//! The keeper: the one task per client that renews all its guards and reports all its waiters, in
-//! batches, and notices deadlines (clauses K1, L1).
+//! The renewer: one task per client that renews all guards and reports all waiters in batches, and
+//! detects passed deadlines (clauses K1, L1).
 
 use std::sync::{Arc, Weak, atomic::Ordering};
 
@@ -12,7 +12,8 @@ use crate::{
     telemetry,
 };
 
-/// Runs until the hub is gone. It holds no strong reference to it while it sleeps.
+/// Runs until the dispatcher is gone. It holds no strong reference to the dispatcher while it
+/// sleeps.
 pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>) {
     let Some((wakeup, clock)) = dispatcher
         .upgrade()
@@ -20,8 +21,8 @@ pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>)
     else {
         return;
     };
-    // A renewal that hangs must hold up neither the next one nor a deadline, so each runs by
-    // itself.
+    // A renewal that hangs must delay neither the next one nor a deadline, so each call runs in its
+    // own task.
     let mut calls = JoinSet::new();
     loop {
         let Some(strong) = dispatcher.upgrade() else {
@@ -38,8 +39,8 @@ pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>)
             let (dispatcher, backend) = (Arc::clone(&strong), Arc::clone(&backend));
             calls.spawn(async move {
                 telemetry::renewing(dispatcher.scheme, renewals.len());
-                // An answer that comes later than that proves nothing useful any more, for any of
-                // them: a short TTL among them must not cut off the answers of the others.
+                // A later answer proves nothing useful for any entry. The longest TTL counts,
+                // because a short TTL must not cut off the answers of the other entries.
                 let longest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).max();
                 let useful_for = longest.unwrap_or_default().min(dispatcher.request_timeout);
                 let limit = dispatcher.now() + useful_for;
@@ -50,9 +51,9 @@ pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>)
             });
         }
         drop(strong);
-        // In a fixed order, as everywhere in the client: chance would make a simulated run another
-        // one each time. None can starve another, since all that is due is looked at on each way
-        // through.
+        // Polled in a fixed order, as everywhere in the client: a random order would make simulated
+        // runs irreproducible. No branch can starve another, because each iteration handles
+        // everything that is due.
         tokio::select! {
             biased;
             () = wakeup.notified() => {}
@@ -73,7 +74,8 @@ async fn sleep(clock: &dyn Clock, next_wakeup: Option<Instant>) {
     }
 }
 
-/// Some capabilities are known only once connected, and may be others on the next connection.
+/// Reads the capabilities again. Some are known only after connecting and can differ on the next
+/// connection.
 async fn refresh_capabilities(dispatcher: Arc<Dispatcher>, backend: Arc<dyn Backend>) {
     let limit = dispatcher.now() + dispatcher.request_timeout;
     match timeout_at(&*dispatcher.clock, limit, backend.capabilities()).await {
