@@ -1,4 +1,4 @@
-//! Which backends there are: a value that a program builds, not a global.
+//! The registry of backends: a value that a program builds, not a global.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -8,31 +8,32 @@ use crate::{
     settings::{Settings, nearest},
 };
 
-/// Makes connectors of one kind of store from settings. A backend crate implements it once.
+/// Creates connectors for one kind of store from settings. Each backend crate implements it once.
 pub trait Factory: fmt::Debug + Send + Sync + 'static {
-    /// The schemes of the addresses that it takes: `redis`, `rediss`.
+    /// Returns the schemes of the addresses that it accepts: `redis`, `rediss`.
     fn schemes(&self) -> &[&'static str];
 
-    /// One line that says what it is for.
+    /// Returns a one-line description.
     fn summary(&self) -> &'static str;
 
-    /// The names that it knows under `[backend.options]`.
+    /// Returns the option names that it accepts under `[backend.options]`.
     fn option_keys(&self) -> &[&'static str] {
         &[]
     }
 
-    /// Those of its options whose values must not be shown (clause S1).
+    /// Returns the options whose values must not be shown (clause S1).
     fn secret_option_keys(&self) -> &[&'static str] {
         &[]
     }
 
-    /// Checks the settings and makes a connector. No I/O.
+    /// Validates the settings and creates a connector. Does no I/O.
     ///
-    /// The scheme is one of its own, and all option names are known: the registry has seen to it.
+    /// The registry guarantees that the scheme is one of the factory's and that all option names
+    /// are known.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] that names the setting.
+    /// [`ErrorKind::Config`] with the invalid setting.
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error>;
 }
 
@@ -51,18 +52,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry that knows nothing.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a factory under all of its schemes.
+    /// Registers a factory for all its schemes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if one of the schemes is taken already, or it has none. Then nothing
-    /// was added.
+    /// [`ErrorKind::Config`] if the factory has no scheme or one of them is already registered.
+    /// Then the registry is unchanged.
     pub fn register(&mut self, factory: Arc<dyn Factory>) -> Result<&mut Self, Error> {
         let schemes = factory.schemes().to_vec();
         let refuse =
@@ -84,8 +85,8 @@ impl Registry {
         Ok(self)
     }
 
-    /// Says of a scheme that it exists and was left out of this build, and which Cargo feature
-    /// brings it. One that is registered stays.
+    /// Declares that a scheme exists but is not part of this build, and which Cargo feature enables
+    /// it. Has no effect on a registered scheme.
     pub fn absent(&mut self, scheme: &'static str, feature: &'static str) -> &mut Self {
         if !self.known.contains_key(scheme) {
             self.absent.insert(scheme, feature);
@@ -93,19 +94,19 @@ impl Registry {
         self
     }
 
-    /// The schemes that can be opened, in alphabetical order.
+    /// Returns the registered schemes, in alphabetical order.
     pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
         self.known.keys().copied()
     }
 
-    /// The schemes that were left out of this build, each with the feature that brings it.
+    /// Returns the schemes that are not part of this build, each with the feature that enables it.
     pub fn absent_schemes(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.absent
             .iter()
             .map(|(scheme, feature)| (*scheme, *feature))
     }
 
-    /// The factories, each once, in the order of their first scheme.
+    /// Returns each factory once, in the order of their first schemes.
     pub fn factories(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
         self.known
             .iter()
@@ -113,11 +114,11 @@ impl Registry {
             .map(|(_, factory)| factory)
     }
 
-    /// The factory of a scheme.
+    /// Returns the factory of a scheme.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] that lists the known schemes, or names the feature to enable.
+    /// [`ErrorKind::Config`] with the known schemes, or with the feature to enable.
     pub fn factory(&self, scheme: &str) -> Result<&Arc<dyn Factory>, Error> {
         if let Some(factory) = self.known.get(scheme) {
             return Ok(factory);
@@ -145,11 +146,11 @@ impl Registry {
         Err(Error::new(ErrorKind::Config, "choosing a backend").with_detail(detail))
     }
 
-    /// Makes a connector for the store that the settings name. No I/O.
+    /// Creates a connector for the store of the settings. Does no I/O.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`]: an unknown scheme or option, or whatever the factory refuses.
+    /// [`ErrorKind::Config`] for an unknown scheme or option, or the factory's error.
     pub fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
         let factory = self.factory(settings.url.scheme())?;
         settings

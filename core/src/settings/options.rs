@@ -1,4 +1,4 @@
-//! The options that only one kind of store knows.
+//! The options of one kind of store, before they have types.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,21 +7,21 @@ use serde::de::DeserializeOwned;
 use super::value::{Value, ValueDeserializer};
 use crate::error::{Error, ErrorKind};
 
-/// The table `[backend.options]`: by name, values with the words of their origin.
+/// The table `[backend.options]`: for each name, a value and its origin.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawOptions(BTreeMap<String, OptionEntry>);
 
-/// One option.
+/// An option.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct OptionEntry {
-    /// Its value.
+    /// The value.
     pub value: Value,
-    /// Where it was set, to be shown.
+    /// Where the option was set, as a text for messages.
     pub origin: String,
 }
 
-// The value may be secret; only a backend knows.
+// The value may be secret; only a backend knows whether it is.
 impl std::fmt::Debug for OptionEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OptionEntry")
@@ -31,13 +31,13 @@ impl std::fmt::Debug for OptionEntry {
 }
 
 impl RawOptions {
-    /// No options.
+    /// Creates an empty table.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets one, and says where it comes from: `a.toml`, `environment variable X`.
+    /// Sets an option with its origin: `a.toml`, `environment variable X`.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: Value, origin: impl Into<String>) -> Self {
         let origin = origin.into();
@@ -45,22 +45,23 @@ impl RawOptions {
         self
     }
 
-    /// Whether there are none.
+    /// Returns whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, by name.
+    /// Returns all options, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &OptionEntry)> {
         self.0.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
-    /// One of them as the type that is wanted; `None` if it is not set.
+    /// Returns an option, converted to `T`; `None` if it is not set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and what is wanted, not the value.
+    /// [`ErrorKind::Config`] with the option, its origin and the expected type, but without the
+    /// value.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
         let Some(entry) = self.0.get(key) else {
             return Ok(None);
@@ -70,11 +71,12 @@ impl RawOptions {
             .map_err(|mismatch| entry.refuse(key, &mismatch))
     }
 
-    /// One of them as a duration with its unit, such as `30s`; `None` if it is not set.
+    /// Returns an option as a duration, written with its unit such as `30s`; `None` if it is not
+    /// set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and what is wanted.
+    /// [`ErrorKind::Config`] with the option, its origin and the expected format.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(entry) = self.0.get(key) else {
             return Ok(None);
@@ -87,11 +89,11 @@ impl RawOptions {
             .map_err(|_| entry.refuse(key, &"wanted is a duration such as \"30s\" or \"1m 30s\""))
     }
 
-    /// Refuses an option that is not among those that are known.
+    /// Rejects an option that is not in `known`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and the nearest known one.
+    /// [`ErrorKind::Config`] with the option, its origin and the nearest known option.
     pub fn check_known(&self, scheme: &str, known: &[&str]) -> Result<(), Error> {
         let Some((key, entry)) = self.iter().find(|(key, _)| !known.contains(key)) else {
             return Ok(());
@@ -118,7 +120,7 @@ fn refuse(detail: String) -> Error {
     Error::new(ErrorKind::Config, "reading the backend's options").with_detail(detail)
 }
 
-/// The known word that was probably meant, if one is near.
+/// Returns the known word that is nearest to `word`, if one is near.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();

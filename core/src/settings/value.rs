@@ -1,4 +1,4 @@
-//! One value of an option, and how it becomes what a backend wants.
+//! The value of an option, and its conversion to the type that a backend expects.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,25 +11,25 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// A value as a configuration file or the environment gives it.
+/// A value from a configuration file or the environment.
 ///
-/// The environment gives nothing but text, so a text becomes a number, a truth value or a list
-/// (at its commas) where one is wanted. Nothing becomes a text but a text: a password `007` is
-/// not 7.
+/// Environment variables contain only text. Therefore a text is converted to a number, a boolean or
+/// a comma-separated list if the backend expects one. No other value is converted to a text: a
+/// password `007` is not 7.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
     /// `true` or `false`.
     Bool(bool),
-    /// A number with a fraction.
+    /// A floating-point number.
     Float(f64),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// Several values.
+    /// A list of values.
     List(Vec<Self>),
     /// A text.
     Text(String),
-    /// Named values.
+    /// A table of named values.
     Table(BTreeMap<String, Self>),
 }
 
@@ -77,7 +77,8 @@ impl fmt::Display for Value {
     }
 }
 
-/// Why a value is not what was wanted. Does not repeat the value, which may be secret.
+/// The reason for which a value has the wrong type. Does not contain the value, which may be
+/// secret.
 #[derive(Debug)]
 pub(super) struct Mismatch(String);
 
@@ -112,7 +113,7 @@ impl de::Error for Mismatch {
     }
 }
 
-/// Reads a value as whatever is wanted.
+/// Deserializes a value into the expected type.
 pub(super) struct ValueDeserializer(pub(super) Value);
 
 impl<'de> de::IntoDeserializer<'de, Mismatch> for ValueDeserializer {
