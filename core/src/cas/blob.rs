@@ -1,11 +1,11 @@
-//! The blob: what a lock's state looks like as bytes, and what bytes are refused (clauses S2, S3).
+//! The blob: the binary format of a lock's state and its validation (clauses S2, S3).
 //!
 //! ```text
 //! tenure 1 8c7f00aa
 //! {"namespace":"billing","name":"job","generation":1754000000000000,"queue":{…}}
 //! ```
 //!
-//! The first line has the format's number and the CRC-32 of all that follows it.
+//! The first line contains the format number and the CRC-32 of everything after it.
 
 use std::fmt;
 
@@ -14,16 +14,17 @@ use serde::{Deserialize, Serialize};
 use super::store::Key;
 use crate::{error::ErrorKind, queue::Queue, request::StoreTime};
 
-/// The format that this version writes, and the newest one that it reads.
+/// The format that this version writes, which is also the newest one that it reads.
 const FORMAT: u64 = 1;
 const MAGIC: &[u8] = b"tenure ";
-/// Counters that no honest history reaches; beyond, adding to them could overflow.
+/// Limit of all counters. No valid history reaches it, and beyond it an addition could overflow.
 const COUNTER_LIMIT: u64 = 1 << 62;
 
-/// The state of a lock with its place in the order of swaps.
+/// The state of a lock with its generation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LockRecord {
-    /// Rises with each swap, across deletion of the blob as far as the wall clock does.
+    /// Increases with each swap. Across a deletion of the blob it increases as long as the wall
+    /// clock does.
     pub(super) generation: u64,
     pub(super) queue: Queue,
 }
@@ -34,7 +35,7 @@ impl LockRecord {
     }
 }
 
-/// Why bytes are not a state.
+/// The reason for which bytes are not a valid state.
 #[derive(Debug)]
 pub(super) struct InvalidBlob {
     pub(super) kind: ErrorKind,
@@ -73,7 +74,7 @@ struct DeserializedRecord {
     queue: Queue,
 }
 
-/// The bytes of a state.
+/// Encodes a state.
 pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_json::Error> {
     let body = serde_json::to_vec(&SerializedRecord {
         namespace: key.namespace.as_str(),
@@ -86,7 +87,7 @@ pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_jso
     Ok(bytes)
 }
 
-/// The state in those bytes, which anybody may have written.
+/// Decodes a state from untrusted bytes.
 pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob> {
     if bytes.is_empty() {
         return Err(InvalidBlob::corrupt("it is empty"));
@@ -145,7 +146,7 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
     })
 }
 
-/// A number without a sign, a leading zero or anything else that would be written otherwise.
+/// Parses a number that has no sign, no leading zero and no other non-canonical form.
 fn canonical(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)

@@ -1,22 +1,22 @@
-//! The adapter for stores without a queue or a clock of their own: whoever offers versioned blobs
-//! and compare-and-swap has a backend.
+//! The adapter for stores without a queue or a clock: it turns versioned blobs with
+//! compare-and-swap into a backend.
 //!
-//! A plugin implements [`BlobStore`] (read, compare-and-swap, list, and two methods of facts) and
-//! returns `Cas::new(store, context)` from its [`Connect`](crate::backend::Connect). All the rest
-//! comes from here: the queue and its order, tokens, expiry, idempotence, eviction, the format of
-//! the state and what is refused of it.
+//! A plugin implements [`BlobStore`] (read, compare-and-swap, list, and two methods that return
+//! facts) and returns `Cas::new(store, context)` from its [`Connect`](crate::backend::Connect). The
+//! adapter provides the rest: the queue and its order, tokens, expiry, idempotence, eviction, and
+//! the format and validation of the state.
 //!
-//! **Expiry.** An entry carries the time of its last renewal and the identity of the clock that
-//! read it. Clients that read the same clock ([`BlobStore::clock_id`]) compare directly. For all
-//! others an entry is dead once this client saw it unchanged for its whole TTL on its own clock.
-//! So no two clocks need to agree on the time, only on the length of a second.
+//! **Expiry.** An entry contains the time of its last renewal and the identity of the clock that
+//! read it. Clients that read the same clock ([`BlobStore::clock_id`]) compare the times directly.
+//! Any other client considers an entry dead once it has seen the entry unchanged for its whole TTL
+//! on its own clock. So clocks need not agree on the time, only on the length of a second.
 //!
-//! **Tokens** are at least the wall clock's microseconds since 1970, so that they rise even if a
-//! lock's state is deleted (T1). If the wall clock is set back and the state deleted as well,
-//! they do not; a [token floor](crate::backend::Context::token_floor) helps.
+//! **Tokens** are at least the wall clock's microseconds since 1970, so that they increase even if
+//! a lock's state is deleted (T1). They do not if the wall clock is set back and the state is
+//! deleted as well; a [token floor](crate::backend::Context::token_floor) prevents that.
 //!
-//! **Fencing off a request whose outcome is unknown** (A4) needs no record in the store: its removal
-//! publishes a new version, and the late swap fails on that.
+//! **Fencing a request whose outcome is unknown** (A4) needs no record in the store: the removal
+//! publishes a new version, on which the late swap fails.
 
 mod attempts;
 mod blob;
@@ -54,10 +54,10 @@ use crate::{
     token::FencingToken,
 };
 
-/// Locks of one batch that are renewed at the same time.
+/// Maximum number of locks of one batch that are renewed concurrently.
 const MAX_CONCURRENT_LOCKS: usize = 32;
 
-/// A backend made of a [`BlobStore`]: one connected client.
+/// A backend on top of a [`BlobStore`]: one connected client.
 #[derive(Debug)]
 pub struct Cas<S> {
     shared: Arc<Shared<S>>,
@@ -71,8 +71,8 @@ impl<S> Drop for Cas<S> {
 }
 
 impl<S: BlobStore> Cas<S> {
-    /// Makes a backend of a store. Called from inside of
-    /// [`Connect::connect`](crate::backend::Connect::connect), in the runtime of the client.
+    /// Creates a backend from a store. Call it in
+    /// [`Connect::connect`](crate::backend::Connect::connect), on the client's runtime.
     ///
     /// # Errors
     ///
@@ -89,13 +89,13 @@ impl<S: BlobStore> Cas<S> {
         Ok(Self { shared, listener })
     }
 
-    /// The store below.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
     }
 
-    /// Completes an error with what only this layer knows.
+    /// Adds the backend and the lock to an error.
     fn explain(&self, error: Error, name: &LockName) -> Error {
         error
             .with_backend(self.shared.store.info().scheme)
@@ -203,8 +203,8 @@ impl<S: BlobStore> Backend for Cas<S> {
                 let shared = Arc::clone(&self.shared);
                 running.spawn(async move {
                     let renewed = renew_lock(&shared, &name, &batch).await;
-                    // At once: a lock whose blob does not answer must not hold up the others'
-                    // proofs until the whole call is given up.
+                    // Emitted at once: a lock whose blob does not answer must not delay the proofs
+                    // of the other locks until the whole call times out.
                     for (renewal, renewed) in batch.iter().zip(&renewed) {
                         emit_event(&shared, renewal, renewed);
                     }
@@ -255,7 +255,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let done = shared
             .transact(&key, |tx| {
                 if !outcome_known {
-                    // A swap that is still under way compares with the version before this one.
+                    // A swap that is still in flight compares with the version before this one.
                     tx.write();
                 }
                 match tx.on(Event::Remove {
@@ -270,7 +270,7 @@ impl<S: BlobStore> Backend for Cas<S> {
             .await
             .map_err(|error| self.explain(error, &name))?;
         if done.value == Removed::Absent {
-            // An earlier try may have done it and never come to waking whoever was next.
+            // An earlier try may have removed the entry without waking the next holder.
             match done.state.queue.holder().map(|entry| entry.client) {
                 Some(client) if client == shared.context.client => shared.recheck(&name).await,
                 Some(client) => shared.store.wake(client, &key).await,
@@ -288,8 +288,8 @@ impl<S: BlobStore> Backend for Cas<S> {
             .await
             .map_err(|error| self.explain(error, name))?;
         let moment = shared.read_clocks();
-        // Notes what is seen here, and changes nothing in the store: without it an entry that
-        // another clock stamped would be shown for as long as nobody comes to take its place.
+        // Records the observation and changes nothing in the store. Without it, a dead entry that
+        // another clock stamped would be shown until a client enqueues.
         shared.observed.observe(&key, &state.queue, moment.clock);
         let viewer = shared.viewer(&key, &moment);
         Ok(LockState::new(
@@ -320,7 +320,7 @@ impl<S: BlobStore> Backend for Cas<S> {
                     let waiters = state.queue.len() as u64;
                     locks.push(Listed::new(name, state.holder, waiters));
                 }
-                // One that cannot be read is not free, and does not hide the others.
+                // An unreadable lock is not free, and must not hide the other locks.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) =>
                 {
@@ -354,13 +354,13 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 }
 
-/// The TTL of the attempt's entry: a repeated enqueue does not change it.
+/// Returns the TTL of the attempt's entry. A repeated enqueue does not change it.
 fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> std::time::Duration {
     let entry = tx.queue.entry(request.attempt);
     entry.map_or(request.ttl, |entry| entry.ttl)
 }
 
-/// Renews and reports all of this client's entries at one lock with one swap at most.
+/// Renews and reports this client's entries at one lock with at most one swap.
 async fn renew_lock<S: BlobStore>(
     shared: &Shared<S>,
     name: &LockName,
@@ -423,7 +423,7 @@ fn renew_one<S: BlobStore>(
     let entry = tx.queue.entry(attempt);
     let held = entry.and_then(|entry| entry.grant).map(|grant| grant.token);
     if entry.is_some() && renewal.token.is_some() && renewal.token != held {
-        // The store was rolled back: that grant is gone, and this entry is none of it (L4).
+        // The store was rolled back: the grant is gone, and this entry is a different one (L4).
         return Renewed::Gone(LossReason::Displaced);
     }
     if let Some(answer) = answer_without_write(shared, key, tx, renewal) {
@@ -452,8 +452,8 @@ fn renew_one<S: BlobStore>(
     }
 }
 
-/// The answer to a waiter whose entry needs no refreshing yet: it is less than a sixth of its TTL
-/// old, and the holder has not died. So polling costs reads and not writes.
+/// Returns the answer to a waiter whose entry does not need a refresh: it is less than a sixth of
+/// its TTL old, and the holder has not expired. Polling therefore costs reads, not writes.
 fn answer_without_write<S: BlobStore>(
     shared: &Shared<S>,
     key: &Key,

@@ -1,7 +1,7 @@
-//! Entries stamped by a clock that is not ours: since when each was seen unchanged.
+//! Observations of entries that another clock stamped: since when each was seen unchanged.
 //!
-//! Such an entry is dead once it was seen unchanged for its whole TTL on our own clock, and never
-//! for another reason.
+//! Such an entry is dead once it was seen unchanged for its whole TTL on this client's clock, and
+//! for no other reason.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use crate::{
     queue::{ClockId, Entry, Queue},
 };
 
-/// Locks whose foreign entries are remembered. Beyond, the one that was looked at least recently
-/// is forgotten, which makes its takeover later and never earlier.
+/// Maximum number of locks whose foreign entries are remembered. Beyond it, the least recently
+/// observed lock is forgotten, which makes its takeover later, never earlier.
 const MAX_LOCKS: usize = 1024;
 
 #[derive(Debug)]
@@ -46,15 +46,15 @@ impl Observed {
         }
     }
 
-    /// The entries that another clock has stamped, with their beats.
+    /// Returns the entries that another clock has stamped, with their numbers of renewals.
     pub(super) fn foreign_entries(&self, queue: &Queue) -> Vec<(AttemptId, u64)> {
         let foreign = queue.entries().filter(|entry| self.is_foreign(entry));
         foreign.map(|entry| (entry.attempt, entry.beat)).collect()
     }
 
-    /// Notes a state that was read before `now`, and returns the entries that are dead, with
-    /// their beats: the last in the queue first, so that ending them in this order grants the
-    /// lock to none of them.
+    /// Records a state that was read before `now`, and returns the dead entries with their numbers
+    /// of renewals. The last entry of the queue comes first, so that ending them in this order
+    /// grants the lock to none of them.
     pub(super) fn observe(&self, key: &Key, queue: &Queue, now: Instant) -> Vec<(AttemptId, u64)> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = locks
@@ -96,8 +96,8 @@ impl Observed {
         dead
     }
 
-    /// An upper bound of the time until this observer takes a foreign entry for dead, if it was
-    /// seen.
+    /// Returns an upper bound on the time until this observer considers a foreign entry dead, if it
+    /// was observed.
     pub(super) fn expires_in(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Duration> {
         let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let observation = locks.get(key)?.entries.get(&entry.attempt)?;

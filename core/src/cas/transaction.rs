@@ -1,4 +1,4 @@
-//! The transaction: read, decode, let the machine decide, encode, swap, and again on a conflict.
+//! The transaction: read, decode, apply events to the queue, encode and swap; retry on a conflict.
 
 use std::{
     collections::HashMap,
@@ -23,9 +23,9 @@ use crate::{
     request::{Grant, StoreTime},
 };
 
-/// States that are kept from the last swap, so that the next one needs no read.
+/// Maximum number of states that are cached after a swap, so that the next swap needs no read.
 const MAX_CACHED_STATES: usize = 256;
-/// So many conflicts in a row are no longer contention but something broken.
+/// More consecutive conflicts than this are not contention but a defect.
 const MAX_CONFLICTS: u32 = 1000;
 
 /// One reading of the clocks.
@@ -33,27 +33,27 @@ const MAX_CONFLICTS: u32 = 1000;
 pub(super) struct ClockReading {
     /// The client's clock, as `proved_from` reports it.
     pub(super) clock: Instant,
-    /// The same moment as the machine takes it.
+    /// The same moment, as the queue receives it.
     pub(super) now: Now,
 }
 
-/// What to do with a state that was read.
+/// A transaction on a state that was read.
 #[derive(Debug)]
 pub(super) struct Transaction<'a> {
-    /// The state, to be changed.
+    /// The state to change.
     pub(super) queue: &'a mut Queue,
-    /// When it was read.
+    /// When the state was read.
     pub(super) moment: ClockReading,
-    /// When it was published.
+    /// When the state was published.
     pub(super) as_of: StoreTime,
-    /// When it will be published, if it is.
+    /// When the new state is published, if the transaction publishes one.
     pub(super) next_as_of: StoreTime,
     notices: Vec<Notice>,
     write: bool,
 }
 
 impl Transaction<'_> {
-    /// Lets the machine take an event.
+    /// Applies an event to the queue.
     pub(super) fn on(&mut self, event: Event) -> Answer {
         let Step {
             answer,
@@ -65,13 +65,13 @@ impl Transaction<'_> {
         answer
     }
 
-    /// Publishes a new version even if nothing changed.
+    /// Requests the publication of a new version even if nothing changed.
     pub(super) const fn write(&mut self) {
         self.write = true;
     }
 }
 
-/// What came of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug)]
 pub(super) struct TxOutcome<T> {
     pub(super) value: T,
@@ -85,9 +85,9 @@ pub(super) struct Shared<S> {
     pub(super) attempts: Attempts,
     pub(super) observed: Observed,
     own_clock: ClockId,
-    /// Whether other clients compare their clocks with ours. Then whoever meets the entry of an
-    /// earlier boot starts its clock, and whoever comes one TTL later finds it dead: nobody has to
-    /// stay and watch it.
+    /// Whether other clients read the same clock as this one. The first client that sees an entry
+    /// of an earlier boot then stamps it with the shared clock, and any client finds it dead one
+    /// TTL later: no client needs to keep observing it.
     shares_clock: bool,
     cached: Mutex<HashMap<LockName, (Version, LockRecord)>>,
 }
@@ -130,9 +130,9 @@ impl<S: BlobStore> Shared<S> {
         }
     }
 
-    /// Reads the clocks. Called after the state was read and before it is published: so stamps of
-    /// one clock never go back from one version to the next, and a process that is stopped in
-    /// between publishes an old stamp, by which others rightly let it expire.
+    /// Reads the clocks. Called after the state was read and before it is published. So stamps of
+    /// one clock never decrease from one version to the next, and a process that is stopped in
+    /// between publishes an old stamp, by which other clients correctly let it expire.
     pub(super) fn read_clocks(&self) -> ClockReading {
         let clock = self.context.clock.now();
         let wall_us = SystemTime::now()
@@ -148,7 +148,7 @@ impl<S: BlobStore> Shared<S> {
         }
     }
 
-    /// The state of a lock, read from the store; `None` for its version if there is none yet.
+    /// Reads the state of a lock from the store. The version is `None` if the lock has no state.
     pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, LockRecord), Error> {
         let Some(blob) = self.store.read(key).await? else {
             return Ok((None, LockRecord::default()));
@@ -164,8 +164,8 @@ impl<S: BlobStore> Shared<S> {
         Ok((Some(blob.version), state))
     }
 
-    /// Lets `decide` change the state of a lock, as often as it takes until nobody else did so at
-    /// the same time. An answer that publishes nothing always rests on a fresh read.
+    /// Changes the state of a lock with `decide`, and retries until no other client changed it
+    /// concurrently. An answer without a publication always depends on a fresh read.
     pub(super) async fn transact<T: Send>(
         &self,
         key: &Key,
@@ -239,8 +239,8 @@ impl<S: BlobStore> Shared<S> {
         }
     }
 
-    /// Looks at a lock after the store said that it changed, and reports what became of this
-    /// client's attempts.
+    /// Rechecks a lock after the store reported a change, and reports changes of this client's
+    /// attempts.
     pub(super) async fn recheck(&self, name: &LockName) {
         let attempts = self.attempts.at(name);
         if attempts.is_empty() {
@@ -270,8 +270,8 @@ impl<S: BlobStore> Shared<S> {
         }
     }
 
-    /// Tells those whom a swap concerns: this client's attempts by events, other clients by the
-    /// store.
+    /// Notifies the clients that a swap concerns: this client's attempts by events, other clients
+    /// through the store.
     async fn notify(&self, key: &Key, notices: &[Notice], state: &LockRecord) {
         let mut notified = Vec::new();
         for notice in notices {
@@ -302,7 +302,7 @@ impl<S: BlobStore> Shared<S> {
         {
             return;
         }
-        // Counting from the last report that was answered is the core's part (D4).
+        // The core counts the grant from the last answered report (D4).
         let grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
         self.context.events.send(BackendEvent::Granted(grant));
     }
@@ -317,22 +317,22 @@ impl<S: BlobStore> Shared<S> {
         }
     }
 
-    /// Registers an attempt before anything is sent.
+    /// Registers an attempt before its first request is sent.
     pub(super) fn register(&self, name: &LockName, attempt: AttemptId) {
         if self.attempts.add(name, attempt) {
             self.store.watching(&self.key(name), true);
         }
     }
 
-    /// Forgets an attempt: no event about it is sent from now on.
+    /// Forgets an attempt. From now on no event about it is sent.
     pub(super) fn forget(&self, name: &LockName, attempt: AttemptId) {
         if self.attempts.forget(name, attempt) {
             self.store.watching(&self.key(name), false);
         }
     }
 
-    /// The moment of a stamp, if this client's clock made it. One that lies ahead was made by
-    /// nobody who may be believed.
+    /// Returns the moment of a stamp that this client's clock made. A stamp in the future is
+    /// rejected as untrusted.
     pub(super) fn own_stamp(&self, stamp: &Stamp, now: Instant) -> Option<Instant> {
         let at = Instant::from_origin(stamp.at);
         (stamp.clock == self.own_clock && at <= now).then_some(at)
@@ -352,7 +352,8 @@ impl<S: BlobStore> Shared<S> {
     }
 }
 
-/// Steps aside after a conflict: at once for the first, then for a random time that grows.
+/// Backs off after a conflict: the first two only yield, later ones sleep for a random time whose
+/// bound grows.
 async fn back_off(conflicts: u32) {
     if conflicts <= 2 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! One client's connection to a [`MemoryStore`]: every request is one event of the queue machine.
+//! A client's connection to a [`MemoryStore`]. Every request is one event of the queue.
 
 use async_trait::async_trait;
 
@@ -30,7 +30,7 @@ impl MemoryBackend {
         Self { store, context }
     }
 
-    /// The way to the store: where a request can be refused, or hang.
+    /// Simulates the sending of a request, which can fail or hang.
     async fn check_reachable(&self, operation: &'static str) -> Result<(), Error> {
         self.store.wait_unless_hanging().await;
         if self.store.fault() == InjectedFault::Unreachable {
@@ -43,7 +43,7 @@ impl MemoryBackend {
         Ok(())
     }
 
-    /// The way back: where an answer can be lost.
+    /// Simulates the delivery of a reply, which can be lost.
     fn deliver_reply<T>(&self, operation: &'static str, answer: T) -> Result<T, Error> {
         if self.store.fault() == InjectedFault::LoseReplies {
             return Err(error(

@@ -1,4 +1,4 @@
-//! The memory backend by configuration.
+//! The factory of the memory backend.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +13,15 @@ use crate::{
     settings::Settings,
 };
 
-/// The scheme `memory`, for trying out: `memory:NAME` is one store for each name and factory, and
-/// gone with the process.
+/// The scheme `memory`, for experiments: `memory:NAME` is one store for each name and factory. Its
+/// content is lost when the process ends.
 #[derive(Debug, Default)]
 pub struct MemoryFactory {
     stores: Mutex<BTreeMap<String, MemoryStore>>,
 }
 
 impl MemoryFactory {
-    /// A factory that has no stores yet.
+    /// Creates a factory without stores.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

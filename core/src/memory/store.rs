@@ -1,4 +1,4 @@
-//! The store that the clients of one process share, and the hooks by which a test disturbs it.
+//! The store that the clients of one process share, with hooks for injecting faults in tests.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,22 +25,22 @@ use crate::{
     token::FencingToken,
 };
 
-/// How the store misbehaves towards all of its clients.
+/// A fault of the store that affects all its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InjectedFault {
-    /// It does not.
+    /// No fault.
     #[default]
     None,
-    /// Requests get no answer and have no effect; they hang until the fault is over.
+    /// Requests hang without effect until the fault is over.
     Hang,
-    /// Requests are carried out, and their answers are lost.
+    /// Requests are executed, and their answers are lost.
     LoseReplies,
-    /// Requests are refused, and messages are lost.
+    /// Requests fail without effect, and messages are lost.
     Unreachable,
 }
 
-/// A store inside of the process. Clones are the same store.
+/// An in-process store. Clones share the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Shared>);
 
@@ -50,33 +50,33 @@ struct Shared {
     healed: tokio::sync::Notify,
 }
 
-/// All that the store holds.
+/// The whole state of the store.
 #[derive(Default)]
 pub(super) struct StoreState {
     spaces: HashMap<Namespace, BTreeMap<LockName, Queue>>,
     clients: HashMap<ClientId, EventSink>,
-    /// Counts the events: the store's own time.
+    /// Number of events so far: the store's logical time.
     time: u64,
-    /// The highest token of any lock. New ones are above it, so that they rise for a name whose
-    /// state was deleted too (T1).
+    /// The highest token of any lock. New tokens are greater, so that they also increase for a name
+    /// whose state was deleted (T1).
     last_token: u64,
     fault: InjectedFault,
 }
 
-/// What came of an event, with the time at which it was taken.
+/// The outcome of an event, with the time at which it was applied.
 pub(super) struct Applied {
     pub(super) step: Step,
     pub(super) as_of: StoreTime,
 }
 
 impl MemoryStore {
-    /// An empty store on the system's clock.
+    /// Creates an empty store that uses the system clock.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// An empty store whose expiry goes by that clock. Give the same clock to its clients.
+    /// Creates an empty store that uses `clock` for expiry. Its clients must use the same clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Shared {
@@ -86,15 +86,15 @@ impl MemoryStore {
         }))
     }
 
-    /// Takes the lock away from whoever holds it, as an operator's eviction does. Its guard learns
-    /// of it through the same path as with any other store. Returns the token that it had.
+    /// Revokes the holder's grant, like an operator's eviction. The guard learns of it in the same
+    /// way as on any other store. Returns the revoked token.
     pub fn lose(&self, namespace: &Namespace, name: &LockName) -> Option<FencingToken> {
         let token = self.token(namespace, name)?;
         let applied = self.apply(namespace, name, 0, Event::Evict { token })?;
         (applied.step.answer == Answer::Evicted).then_some(token)
     }
 
-    /// The token of the grant that the store holds for that lock.
+    /// Returns the token of the lock's grant.
     #[must_use]
     pub fn token(&self, namespace: &Namespace, name: &LockName) -> Option<FencingToken> {
         let state = self.state();
@@ -102,8 +102,8 @@ impl MemoryStore {
         holder.grant.map(|grant| grant.token)
     }
 
-    /// Deletes all that the store holds for that lock, without telling anybody, as somebody with
-    /// the store's own tools might. Returns whether there was anything.
+    /// Deletes the lock's state without sending any notice, like an operator who uses the store's
+    /// own tools. Returns whether there was any state.
     pub fn delete_state(&self, namespace: &Namespace, name: &LockName) -> bool {
         let mut state = self.state();
         state
@@ -112,7 +112,7 @@ impl MemoryStore {
             .is_some_and(|locks| locks.remove(name).is_some())
     }
 
-    /// How many locks have any state in that namespace.
+    /// Returns the number of locks in the namespace that have state.
     #[must_use]
     pub fn residue(&self, namespace: &Namespace) -> usize {
         self.read(namespace, |locks, now| {
@@ -120,8 +120,8 @@ impl MemoryStore {
         })
     }
 
-    /// Makes the store misbehave from now on. When it was not reachable and is again, its clients
-    /// are told so, as a client library tells of a reconnection.
+    /// Injects a fault from now on. When the store becomes reachable again, its clients receive an
+    /// event, as a client library reports a reconnection.
     pub fn set_fault(&self, fault: InjectedFault) {
         let (before, clients) = {
             let mut state = self.state();
@@ -142,8 +142,8 @@ impl MemoryStore {
         self.0.healed.notify_waiters();
     }
 
-    /// Takes one event for one lock. `None` if it is about a lock without state and changes
-    /// nothing.
+    /// Applies one event to one lock. Returns `None` if the lock has no state and the event creates
+    /// none.
     pub(super) fn apply(
         &self,
         namespace: &Namespace,
@@ -175,7 +175,7 @@ impl MemoryStore {
         state.last_token = state.last_token.max(last_token);
         let messages = Self::messages(&state, &step.notices, as_of);
         drop(state);
-        // Not under the mutex: a handler may take its own.
+        // Sent after the mutex is released, because a handler may lock its own mutex.
         for (client, event) in messages {
             client.send(event);
         }
@@ -204,7 +204,7 @@ impl MemoryStore {
         notices.iter().filter_map(message).collect()
     }
 
-    /// Reads the locks of a namespace.
+    /// Calls `read` with the locks of a namespace.
     pub(super) fn read<T>(
         &self,
         namespace: &Namespace,
@@ -233,7 +233,7 @@ impl MemoryStore {
         self.state().fault
     }
 
-    /// Returns once the store does not hang.
+    /// Waits until the store does not hang.
     pub(super) async fn wait_unless_hanging(&self) {
         loop {
             let healed = self.0.healed.notified();
@@ -268,8 +268,8 @@ impl MemoryStore {
             Duration::from_nanos(1),
             TtlScope::Lock,
         ),
-        // The first in line reports when the holder's grant runs out; half of its TTL and the
-        // constant are for a report that has to be repeated.
+        // The first waiter reports when the holder's grant expires. Half of its TTL and the
+        // constant allow for a repeated report.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
     .with_residue(Some(Duration::ZERO));
