@@ -1,4 +1,4 @@
-//! The store: a directory of locks as the compare-and-swap adapter sees it.
+//! The file store: a directory of locks as a store of the compare-and-swap adapter.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ use crate::{
 
 const LISTING: &str = "listing locks";
 
-/// A directory of locks. Cheap to clone; give it to the builder of a client.
+/// A directory of locks. Cheap to clone; pass it to the builder of a client.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     root: PathBuf,
@@ -40,14 +40,14 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// The store in that directory, which is made at the first connect if it is absent. A path
-    /// that is not absolute counts from the process's present directory.
+    /// Creates a store in a directory. The first connect creates the directory if it is absent. A
+    /// relative path is resolved against the current directory.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self::open(root, Options::default())
     }
 
-    /// The store in that directory with those options. Does no I/O.
+    /// Creates a store in a directory with options. Does no I/O.
     #[must_use]
     pub fn open(root: impl Into<PathBuf>, options: Options) -> Self {
         let root = root.into();
@@ -57,8 +57,8 @@ impl FileStore {
         }
     }
 
-    /// The directory that is used where none is named: `/var/tmp/tenure-<uid>`. It depends on the
-    /// user and on nothing else, so that a scheduled job and a shell of the same user meet.
+    /// Returns the default directory: `/var/tmp/tenure-<uid>`. It depends only on the user, so that
+    /// a scheduled job and a shell of the same user share it.
     #[must_use]
     pub fn default_root() -> PathBuf {
         let uid = rustix::process::geteuid().as_raw();
@@ -79,7 +79,7 @@ impl FileStore {
         self
     }
 
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -133,7 +133,7 @@ impl Connect for FileStore {
     }
 }
 
-/// One connected client's view of the directory.
+/// The directory as one connected client uses it.
 #[derive(Debug)]
 struct FileBlobs {
     store: Arc<FileStore>,
@@ -142,8 +142,8 @@ struct FileBlobs {
 }
 
 impl FileBlobs {
-    /// Makes system calls where they block nobody. If the caller is dropped they are made all the
-    /// same, which harms nobody: see the clean-up after an unknown outcome.
+    /// Runs system calls on a blocking thread. They also run if the caller is dropped; the clean-up
+    /// after an unknown outcome covers that.
     async fn run<T: Send + 'static>(
         &self,
         calls: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
@@ -261,7 +261,7 @@ impl BlobStore for FileBlobs {
     }
 
     async fn wake(&self, client: ClientId, key: &Key) {
-        // Two or three calls that do not wait.
+        // Two or three system calls that do not block.
         fifo::send(&self.store.root, client, &key.name);
     }
 
@@ -273,7 +273,7 @@ impl BlobStore for FileBlobs {
     }
 }
 
-/// Collects the names below a namespace's directory, or a piece's.
+/// Collects the names below the directory of a namespace or of a name piece.
 fn collect_names(dir: &Path, prefix: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
     let failed = |error: std::io::Error| io_error(LISTING, dir, errno(&error));
     let entries = match std::fs::read_dir(dir) {
@@ -284,7 +284,7 @@ fn collect_names(dir: &Path, prefix: &str, names: &mut Vec<LockName>) -> Result<
         let entry = entry.map_err(failed)?;
         let file_name = entry.file_name();
         match paths::classify(prefix, &file_name.to_string_lossy()) {
-            // Longer texts are no names: somebody else's directories, however deep.
+            // A longer text is not a name but a foreign directory tree.
             EntryKind::Piece(text) if text.len() <= 3 * tenure_core::name::MAX_NAME_BYTES => {
                 collect_names(&entry.path(), &text, names)?;
             }

@@ -1,11 +1,12 @@
-//! One lock's directory: reading its head, and compare-and-swap by renaming the head (ADR 0003).
+//! The directory of one lock: reading its head, and compare-and-swap by renaming the head (ADR
+//! 0003).
 //!
-//! The head is an empty file whose name, `head.<generation>.<nonce>`, is the version; the state
-//! is in `data.<generation>.<nonce>` (see [`data`](crate::data)), which never changes once the
-//! head names it. To publish the next version a process writes the next data whole and renames the
-//! head. A nonce is never used again, so the name that is renamed exists until one process has
-//! renamed it and never after: whoever comes later, by a microsecond or after having been stopped
-//! for a day, is told that it is not there.
+//! The head is an empty file whose name, `head.<generation>.<nonce>`, is the version. The state is
+//! in `data.<generation>.<nonce>` (see [`data`](crate::data)), which never changes once the head
+//! refers to it. To publish the next version, a process writes the next data completely and then
+//! renames the head. A nonce is never reused, so the old name exists until one process renames it
+//! and never afterwards. The rename of any later process fails because the name is absent, whether
+//! the process is a microsecond late or was stopped for a day.
 
 use std::{
     os::fd::AsFd,
@@ -32,16 +33,16 @@ use crate::{
 
 const READING: &str = "reading the state of a lock";
 const WRITING: &str = "writing the state of a lock";
-/// How often to look again when what was seen does not fit together, because the head was renamed
-/// while it was looked for.
+/// Maximum number of reads when the listing is inconsistent, because the head was renamed during
+/// the read.
 const MAX_READ_RETRIES: u32 = 200;
-/// Looks in quick succession before the others take some time.
+/// Number of reads without a pause; later reads are preceded by one.
 const IMMEDIATE_READ_RETRIES: u32 = 50;
-/// Files to clear away that one version remembers.
+/// Maximum number of stale files that one version records for removal.
 const MAX_STALE_FILES: usize = 64;
 
-/// The head, of how many pieces its data is and with what checksum, and the pieces that nobody
-/// needs once it is replaced.
+/// The head, the number of pieces and the checksum of its data, and the stale pieces that can be
+/// removed once it is replaced.
 #[derive(Clone, Debug)]
 struct Head {
     id: Id,
@@ -51,7 +52,8 @@ struct Head {
 }
 
 impl Head {
-    /// As a version: the id, the number of pieces and the checksum, then the litter, with commas between them.
+    /// Encodes the head as a version: the id, the number of pieces and the checksum, then the stale
+    /// pieces, separated by commas.
     fn version(&self) -> Version {
         let mut text = format!("{}+{}+{}", self.id, self.pieces, self.checksum);
         for piece in self.stale.iter().take(MAX_STALE_FILES) {
@@ -78,7 +80,7 @@ impl Head {
     }
 }
 
-/// Reads the present version of a lock; `None` if the lock has no directory, or an empty one.
+/// Reads the current version of a lock; `None` if the lock's directory is absent or empty.
 pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
     let failed = |errno| io_error(READING, dir, errno);
     let mut listed = DirListing::default();
@@ -121,7 +123,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
     ))
 }
 
-/// The file that has the state at present, for messages.
+/// Returns the file that contains the current state, for messages.
 pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(dir, flags, Mode::empty()).ok()?;
@@ -129,7 +131,7 @@ pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
     Some(dir.join(listed.head?.id.data()))
 }
 
-/// Publishes the next version if the present one is `expected`.
+/// Publishes the next version if the current one is `expected`.
 pub(crate) fn replace(
     dir: &Path,
     expected: &Version,
@@ -145,12 +147,12 @@ pub(crate) fn replace(
         other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
     let old_name = head.id.head();
-    // Spares a write and a sync when it is plain already that somebody was faster.
+    // Saves a write and a sync if another process has already published a version.
     match fs::statat(&fd, &old_name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
         other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
-    // Whoever read that version some time ago must not paper over what happened to its bytes.
+    // The data may have been damaged since it was read; a new version must not hide that.
     match data::read(fd.as_fd(), dir, head.id)? {
         Some((bytes, _)) if crc32fast::hash(&bytes) == head.checksum => {}
         _ => return Ok(Swap::Conflict),
@@ -161,7 +163,7 @@ pub(crate) fn replace(
         Err(errno) => {
             data::remove(&fd, next, data::MAX_PIECES);
             return match errno {
-                // The directory was deleted under our feet.
+                // The directory was deleted in the meantime.
                 Errno::NOENT => Ok(Swap::Conflict),
                 errno => Err(io_error(WRITING, &dir.join(next.data()), errno)),
             };
@@ -175,7 +177,7 @@ pub(crate) fn replace(
         }
         Err(errno) => return Err(publishing_error(WRITING, dir, errno)),
     }
-    // The data of the version before stays: after a loss of power its head may be back.
+    // The data of the previous version stays: after a power loss its head may reappear.
     for piece in &head.stale {
         let _ = fs::unlinkat(&fd, piece.file(), AtFlags::empty());
     }
@@ -188,8 +190,8 @@ pub(crate) fn replace(
     Ok(Swap::Swapped(head.version()))
 }
 
-/// Publishes the first version of a lock that has no directory, or an empty one: made aside, and
-/// renamed into its place, which fails if something is there.
+/// Publishes the first version of a lock whose directory is absent or empty. A temporary directory
+/// is created and renamed into place; the rename fails if the place is taken.
 pub(crate) fn create(
     root: &Path,
     dir: &Path,
@@ -215,7 +217,8 @@ pub(crate) fn create(
                 return Ok(Swap::Swapped(head.version()));
             }
             Err(Errno::NOENT | Errno::EXIST) if !dir.exists() => {
-                // The parents are missing, or somebody took ours for left behind.
+                // The parents are missing, or another process removed the temporary directory as
+                // stale.
                 last = Errno::NOENT;
                 let _ = std::fs::remove_dir_all(&made);
                 make_parents(root, dir, options)?;
@@ -277,7 +280,7 @@ fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
         }
         listed.entries += 1;
         if let Some(id) = name.strip_prefix("head.").and_then(Id::parse) {
-            // Both names of a head that is being renamed may be seen.
+            // A listing can contain both names of a head that is being renamed.
             highest = highest.max(Some(id));
         } else if let Some(piece) = name.strip_prefix("data.").and_then(Piece::parse) {
             data.push(piece);
@@ -287,7 +290,7 @@ fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
         id,
         pieces: 0,
         checksum: 0,
-        // What is not newer than the head and not its own can never be published any more.
+        // Pieces that are not newer than the head and do not belong to it can never be published.
         stale: data
             .into_iter()
             .filter(|other| other.id.generation <= id.generation && other.id != id)
@@ -376,7 +379,7 @@ mod tests {
         assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(read(&dir).unwrap().is_none());
-        // Whoever remembers a version of the deleted directory is told as well.
+        // A swap that expects a version of the deleted directory fails as well.
         assert_eq!(
             replace(&dir, &first, b"x", options).unwrap(),
             Swap::Conflict
@@ -384,7 +387,7 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         assert!(read(&dir).unwrap().is_none());
         swapped(create(root, &dir, b"again", options).unwrap());
-        // It has the same generation as the one that was deleted, and is not the same.
+        // It has the same generation as the deleted version, but a different nonce.
         assert_eq!(
             replace(&dir, &first, b"x", options).unwrap(),
             Swap::Conflict
@@ -400,7 +403,7 @@ mod tests {
         let mut version = swapped(create(root, &dir, b"1", options).unwrap());
         for length in [1, 999, 1000, 1001, 5000, 31_999, 32_000, 32_001, 200_000, 1] {
             let bytes = vec![b'x'; length];
-            // Both from what was read and from what the last swap returned.
+            // Both with the version from a read and with the version that the last swap returned.
             for from_read in [false, true] {
                 if from_read {
                     version = read(&dir).unwrap().unwrap().version;
@@ -411,7 +414,7 @@ mod tests {
             let most = 1 + 2 * length.div_ceil(1000).min(32);
             assert!(std::fs::read_dir(&dir).unwrap().count() <= most, "{length}");
         }
-        // No text that a link could not hold is lost either.
+        // Data that a link cannot hold is preserved as well.
         swapped(replace(&dir, &version, b"a\0b", options).unwrap());
         assert_eq!(read(&dir).unwrap().unwrap().bytes, b"a\0b");
     }

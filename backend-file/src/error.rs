@@ -1,11 +1,11 @@
-//! From what the system answered to an error that says what to do.
+//! Conversion of system errors to errors with advice.
 
 use std::path::Path;
 
 use rustix::io::Errno;
 use tenure_core::error::{Error, ErrorKind};
 
-/// What a failed system call means, if nothing had been published before it.
+/// Returns the error of a failed system call before which nothing was published.
 pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
     let (kind, advice) = match errno {
         Errno::ACCESS | Errno::PERM => (
@@ -35,7 +35,7 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Er
         .with_source(source)
 }
 
-/// What a failed call means that may have published something.
+/// Returns the error of a failed system call that may have published a version.
 pub(crate) fn publishing_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
     let error = io_error(operation, path, errno);
     match error.kind() {
@@ -44,7 +44,7 @@ pub(crate) fn publishing_error(operation: &'static str, path: &Path, errno: Errn
     }
 }
 
-/// An error without a failed call behind it.
+/// Returns an error about a path that no failed system call caused.
 pub(crate) fn path_error(
     kind: ErrorKind,
     operation: &'static str,
@@ -54,7 +54,7 @@ pub(crate) fn path_error(
     Error::new(kind, operation).with_detail(format!("{}: {what}", path.display()))
 }
 
-/// The number of an I/O error; `EIO` if it has none.
+/// Returns the number of an I/O error; `EIO` if it has none.
 pub(crate) fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -1,4 +1,4 @@
-//! The file backend by configuration.
+//! The factory of the file backend.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{FileStore, Options};
 pub struct FileFactory;
 
 impl FileFactory {
-    /// The factory.
+    /// Creates the factory.
     #[must_use]
     pub const fn new() -> Self {
         Self

@@ -1,8 +1,8 @@
-//! Waking waiters: one FIFO for each connected client, named by its id.
+//! Wake-up messages: one FIFO for each connected client, named after its id.
 //!
-//! Whoever makes a waiter the holder writes the lock's name into the FIFO of that waiter's
-//! client. That is one message of less than `PIPE_BUF` bytes, so that it arrives whole or not at
-//! all. A message that is lost costs time only: the waiter's next report finds the grant.
+//! A client that makes a waiter the holder writes the lock's name into the FIFO of that waiter's
+//! client. A message has fewer than `PIPE_BUF` bytes, so it arrives completely or not at all. A
+//! lost message costs only time: the waiter's next report finds the grant.
 
 use std::{
     collections::VecDeque,
@@ -24,12 +24,13 @@ use crate::{
     paths::{self, FIFO_DIR},
 };
 
-/// More unread than this, and messages may have found the pipe full (64 KiB).
+/// If more bytes than this are unread, the pipe (64 KiB) may have been full and messages may be
+/// lost.
 const OVERFLOW_THRESHOLD: usize = 32 << 10;
-/// Longest message.
+/// Maximum length of a message.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// This client's FIFO. Its file is removed when it is dropped.
+/// This client's FIFO. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct ClientFifo {
     path: PathBuf,
@@ -44,8 +45,8 @@ struct MessageReader {
 }
 
 impl ClientFifo {
-    /// Makes the FIFO. It gets its name only when it has a reader: so a FIFO without one is
-    /// garbage, and anybody may remove it.
+    /// Creates the FIFO. It receives its name only once it has a reader, so a FIFO without a reader
+    /// is stale and any process may remove it.
     pub(crate) fn open(root: &Path, client: ClientId, options: Options) -> std::io::Result<Self> {
         let dir = root.join(FIFO_DIR);
         let path = dir.join(client.to_string());
@@ -63,7 +64,7 @@ impl ClientFifo {
                         }),
                     });
                 }
-                // Somebody took it for garbage before it had a reader.
+                // Another process removed it as stale before it had a reader.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => last = error,
                 Err(error) => {
                     let _ = std::fs::remove_file(&temporary);
@@ -74,7 +75,7 @@ impl ClientFifo {
         Err(last)
     }
 
-    /// The next message.
+    /// Waits for the next message.
     ///
     /// # Cancel safety
     ///
@@ -96,16 +97,16 @@ impl ClientFifo {
 
 impl Drop for ClientFifo {
     fn drop(&mut self) {
-        // Whoever connects next removes it otherwise.
+        // If this fails, the next client that connects removes it.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl MessageReader {
-    /// Reads all that is there.
+    /// Reads all available messages.
     fn read_available(&mut self) {
         let mut buffer = vec![0; 2 * OVERFLOW_THRESHOLD];
-        // An error here is "nothing there any more"; the caller waits again.
+        // An error means that no message is available; the caller waits again.
         let Ok(count) = self.receiver.try_read(&mut buffer) else {
             return;
         };
@@ -115,7 +116,7 @@ impl MessageReader {
         }
         while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
-            // Anybody who may write here may write nonsense.
+            // Messages are untrusted.
             let name = std::str::from_utf8(&line[..end])
                 .ok()
                 .and_then(paths::decode)
@@ -140,7 +141,7 @@ fn create_reader(temporary: &Path, path: &Path, options: Options) -> std::io::Re
     if options.shared {
         fs::chmodat(CWD, temporary, mode, fs::AtFlags::empty())?;
     }
-    // Open for writing too, so that it does not end whenever a writer has gone.
+    // Also open for writing, so that the reader does not see an end of file when a writer closes.
     let receiver = OpenOptions::new()
         .read_write(true)
         .open_receiver(temporary)?;
@@ -148,10 +149,10 @@ fn create_reader(temporary: &Path, path: &Path, options: Options) -> std::io::Re
     Ok(receiver)
 }
 
-/// Writes a lock's name into a client's FIFO, if it has one.
+/// Writes a lock's name into a client's FIFO, if the client has one.
 pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
     let path = root.join(FIFO_DIR).join(client.to_string());
-    // Also open for reading: a reader that goes away meanwhile must not raise a signal here.
+    // Also open for reading, so that a reader that disappears in the meantime causes no signal.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(fd) = fs::open(&path, flags, Mode::empty()) else {
         return;
@@ -160,7 +161,7 @@ pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
         fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     if is_fifo {
         let line = format!("{}\n", paths::encode(name.as_str()));
-        // A full FIFO holds word enough that its client looks at everything.
+        // If the FIFO is full, its client rechecks all its locks anyway.
         let _ = rustix::io::write(&fd, line.as_bytes());
     }
 }

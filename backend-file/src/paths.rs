@@ -1,4 +1,4 @@
-//! Which files there are, and how names are written in them (clause N2).
+//! The files of the store, and the encoding of names in their paths (clause N2).
 //!
 //! ```text
 //! <root>/.inbox/<client>                           one FIFO for each connected client
@@ -8,19 +8,21 @@
 //!                                                  link to nowhere, with the state as target
 //! ```
 //!
-//! Namespace and name are written each for itself, by the table of [`tenure_core::name`] with
-//! three differences, because file systems are narrower:
+//! Namespace and name are encoded separately, by the table of [`tenure_core::name`] with three
+//! differences, because file systems are more restrictive:
 //!
 //! | what | written as | because |
 //! |---|---|---|
-//! | `A-Z` | `%41` to `%5A` | some file systems take `A` and `a` for the same |
-//! | a dot at the beginning | `%2E` | what begins with a dot is ours |
-//! | more than 200 bytes, once written so | cut into pieces of 199 bytes: one directory inside of the other, each but the last ending in `~`, the last beginning with `~` | file names end at 255 bytes, on some file systems earlier |
+//! | `A-Z` | `%41` to `%5A` | some file systems treat `A` and `a` as equal |
+//! | a dot at the beginning | `%2E` | names that begin with a dot are reserved for the store |
+//! | more than 200 bytes after encoding | split into pieces of 199 bytes, as nested directories: each but the last ends in `~`, the last begins with `~` | file names are limited to 255 bytes, on some file systems to fewer |
 //!
-//! `~` stands nowhere else. Nothing is hashed: each path can be read back, and no two names can
-//! meet. A root of up to 900 bytes leaves room for every name within the 4,096 bytes of a path.
+//! `~` occurs nowhere else. Nothing is hashed: each path can be decoded, and no two names have the
+//! same path. A root of up to 900 bytes leaves room for every name within the 4,096 bytes of a
+//! path.
 //!
-//! Deleting a lock's directory frees the lock; its tokens go on rising, by the wall clock.
+//! Deleting a lock's directory frees the lock. Its tokens continue to increase, based on the wall
+//! clock.
 
 use std::path::{Path, PathBuf};
 
@@ -29,17 +31,17 @@ use tenure_core::{
     name::{LockName, Namespace, decode_where, encode_where},
 };
 
-/// Longest text that is one file name.
+/// Maximum length of an encoded text that is one file name.
 const MAX_FILE_NAME_BYTES: usize = 200;
-/// Length of a piece of a longer one.
+/// Length of the pieces of a longer text.
 const NAME_PIECE_BYTES: usize = 199;
 
-/// Where clients have their FIFOs.
+/// The directory of the clients' FIFOs.
 pub(crate) const FIFO_DIR: &str = ".inbox";
-/// Where directories are made.
+/// The directory of temporary directories.
 pub(crate) const TMP_DIR: &str = ".tmp";
 
-/// The directory of a lock.
+/// Returns the directory of a lock.
 #[must_use]
 pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
     let mut path = namespace_dir(root, &key.namespace);
@@ -47,7 +49,7 @@ pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
     path
 }
 
-/// The directory of a namespace.
+/// Returns the directory of a namespace.
 #[must_use]
 pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
     let mut path = root.to_path_buf();
@@ -55,7 +57,7 @@ pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
     path
 }
 
-/// Writes a text by the table of this module, in one piece.
+/// Encodes a text by the table of this module, without splitting it.
 #[must_use]
 pub fn encode(text: &str) -> String {
     encode_where(text, |offset, byte| {
@@ -66,24 +68,24 @@ pub fn encode(text: &str) -> String {
     })
 }
 
-/// Reads back what [`encode`] wrote; `None` for anything else.
+/// Decodes a text that [`encode`] wrote; `None` for any other text.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
     decode_where(encoded, encode)
 }
 
-/// What a directory entry is, below a namespace.
+/// The kind of a directory entry below a namespace.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EntryKind {
-    /// A lock's directory.
+    /// The directory of a lock.
     Lock(LockName),
-    /// A piece of longer names; the text so far.
+    /// A piece of longer names, with the text up to and including it.
     Piece(String),
-    /// Not ours.
+    /// A foreign entry.
     Other,
 }
 
-/// Reads one entry of the namespace's directory (`prefix` empty) or of a piece's.
+/// Classifies an entry of the directory of a namespace (`prefix` is empty) or of a piece.
 pub(crate) fn classify(prefix: &str, entry: &str) -> EntryKind {
     if let Some(piece) = entry.strip_suffix('~') {
         return EntryKind::Piece(format!("{prefix}{piece}"));
@@ -104,7 +106,7 @@ fn push(path: &mut PathBuf, encoded: &str) {
     }
     let mut rest = encoded;
     while rest.len() > NAME_PIECE_BYTES {
-        // Encoded text is ASCII, so every offset is a boundary.
+        // Encoded text is ASCII, so every offset is a character boundary.
         let (piece, more) = rest.split_at(NAME_PIECE_BYTES);
         path.push(format!("{piece}~"));
         rest = more;
@@ -178,7 +180,7 @@ mod tests {
                 );
             }
             assert!(dir.as_os_str().len() < 1700, "{name}");
-            // As a file system that folds case sees it.
+            // The path as a case-insensitive file system sees it.
             let folded = dir.to_str().unwrap().to_lowercase();
             assert_eq!(seen.insert(folded, name), None, "{name}");
             assert_eq!(

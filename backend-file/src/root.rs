@@ -1,5 +1,5 @@
-//! The root directory: made if it is absent, refused if others could write to it or if several
-//! hosts might see it.
+//! The root directory: created if it is absent, rejected if other users can write to it or other
+//! hosts can access it.
 
 use std::{
     fs::Metadata,
@@ -21,10 +21,10 @@ use crate::{
 };
 
 const OPENING: &str = "opening the directory of locks";
-/// Directories in the making that are older were left behind.
+/// Age from which a temporary directory is stale.
 const STALE_TMP_AGE: Duration = Duration::from_secs(60);
 
-/// Makes or checks the root, and clears away what dead processes left.
+/// Creates or validates the root, and removes the leftovers of dead processes.
 pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
     create_or_validate(root, options)?;
     refuse_network(root, options)?;
@@ -36,8 +36,8 @@ pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks the root for somebody who only looks: nothing is made, a root that is absent is a store
-/// without locks, and the superuser may look at anybody's.
+/// Validates the root for a read-only client. Creates nothing; an absent root is a store without
+/// locks. The superuser may inspect the roots of all users.
 pub(crate) fn inspect(root: &Path, options: Options) -> Result<(), Error> {
     match std::fs::symlink_metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -49,13 +49,13 @@ pub(crate) fn inspect(root: &Path, options: Options) -> Result<(), Error> {
     }
 }
 
-/// Makes one directory; whether it is there already does not matter.
+/// Creates one directory, unless it already exists.
 pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
     let mode = options.dir_mode();
     let made = std::fs::DirBuilder::new().mode(mode & 0o777).create(path);
     match made {
         Ok(()) if options.shared => {
-            // The process's mask may have taken the group's rights away.
+            // The process's umask may have removed the group's permissions.
             let permissions = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(path, permissions).map_err(|error| errno(&error))
         }
@@ -84,7 +84,7 @@ fn create_or_validate(root: &Path, options: Options) -> Result<(), Error> {
     validate(root, &meta, options, false)
 }
 
-/// Whether a root can be trusted. `allow_other_owner` is for whoever may use another user's.
+/// Validates owner, mode and type of a root. `allow_other_owner` permits a root of another user.
 fn validate(
     root: &Path,
     meta: &Metadata,
@@ -149,7 +149,7 @@ fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
         return Ok(());
     }
     let stat = rustix::fs::statfs(root).map_err(|errno| io_error(OPENING, root, errno))?;
-    // The type's width differs between architectures; the numbers have 32 bits.
+    // The width of the type differs between architectures; the magic numbers have 32 bits.
     match network_kind(stat.f_type as u32) {
         None => Ok(()),
         Some(kind) => Err(path_error(
@@ -169,7 +169,7 @@ fn refuse_network(_root: &Path, _options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// File systems that more than one kernel may write to.
+/// Returns the name of a file system type that several kernels can write to.
 #[cfg(target_os = "linux")]
 const fn network_kind(magic: u32) -> Option<&'static str> {
     Some(match magic {
@@ -191,9 +191,9 @@ const fn network_kind(magic: u32) -> Option<&'static str> {
     })
 }
 
-/// Removes directories in the making that nobody has finished. Each is renamed before it is
-/// emptied, so that an owner that was only slow finds it gone as a whole and makes another one;
-/// it can never publish half of one.
+/// Removes stale temporary directories. Each is renamed before it is emptied. So a creator that was
+/// only slow finds the directory missing and creates another one, and never publishes an incomplete
+/// one.
 fn remove_stale_tmp(tmp: &Path) {
     let Ok(entries) = std::fs::read_dir(tmp) else {
         return;
@@ -212,7 +212,8 @@ fn remove_stale_tmp(tmp: &Path) {
         };
         let trash = tmp.join(format!("trash.{nonce}"));
         if std::fs::rename(entry.path(), &trash).is_ok() {
-            // Somebody else may be at it too; what stays is found at the next connect.
+            // Another process may remove it concurrently; leftovers are removed at the next
+            // connect.
             let _ = std::fs::remove_dir_all(&trash);
         }
     }
