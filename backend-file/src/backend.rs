@@ -125,7 +125,7 @@ impl Connect for FileStore {
         match ClientFifo::open(&self.root, context.client, self.options) {
             Ok(fifo) => blobs.fifo = Some(fifo),
             Err(error) => {
-                tracing::debug!(%error, "no FIFO can be made here; waiters poll");
+                tracing::debug!(%error, "cannot create a FIFO; waiters poll");
             }
         }
         let backend = Cas::new(blobs, context).map_err(named)?;

@@ -187,8 +187,8 @@ pub(crate) fn read(
                             ErrorKind::Corrupt,
                             READING,
                             &path.join(&file),
-                            "it is not a piece of the state of a lock; nobody can hold this lock \
-                             until that is restored, or its directory is deleted, which frees \
+                            "it is not a piece of the state of a lock; no client can hold this lock \
+                             until it is restored, or its directory is deleted, which frees \
                              the lock",
                         ));
                     }

@@ -117,7 +117,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
         READING,
         dir,
         format!(
-            "{what}; nobody can hold this lock until that is restored, or the directory is \
+            "{what}; no client can hold this lock until it is restored, or the directory is \
              deleted, which frees the lock"
         ),
     ))

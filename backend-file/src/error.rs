@@ -10,14 +10,14 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Er
     let (kind, advice) = match errno {
         Errno::ACCESS | Errno::PERM => (
             ErrorKind::PermissionDenied,
-            "it must be readable and writable for this user",
+            "this user needs read and write permission",
         ),
         Errno::ROFS => (
             ErrorKind::PermissionDenied,
-            "choose a directory on a file system that can be written",
+            "choose a directory on a writable file system",
         ),
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
-            (ErrorKind::Exhausted, "make room and try again")
+            (ErrorKind::Exhausted, "free some space and try again")
         }
         Errno::MFILE | Errno::NFILE => (
             ErrorKind::Unavailable,
@@ -25,9 +25,9 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Er
         ),
         Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL => (
             ErrorKind::Config,
-            "something else is in that place; remove it or choose another directory",
+            "the path is not usable; remove what is there or choose another directory",
         ),
-        _ => (ErrorKind::Unavailable, "see whether the disk is sound"),
+        _ => (ErrorKind::Unavailable, "check the disk"),
     };
     let source = std::io::Error::from(errno);
     Error::new(kind, operation)

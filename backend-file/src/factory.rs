@@ -46,7 +46,7 @@ impl Factory for FileFactory {
         let url = &settings.url;
         if !url.hosts().is_empty() {
             return Err(refuse(
-                "it has no servers; write `file:/directory`, with one slash or three",
+                "a file store has no servers; write `file:/directory`, with one slash or three",
             ));
         }
         let root = match url.path() {
@@ -54,15 +54,15 @@ impl Factory for FileFactory {
             path if path.starts_with('/') => path.into(),
             _ => {
                 return Err(refuse(
-                    "the directory must be absolute, so that everybody means the same one: \
+                    "the directory must be absolute, so that all processes use the same one: \
                      `file:/directory`",
                 ));
             }
         };
         if settings.username.is_some() || settings.password.is_some() || !settings.tls.is_empty() {
             return Err(refuse(
-                "it knows no user, password or certificates; owner and mode of the directory say \
-                 who may use it",
+                "a file store has no user, password or certificates; owner and mode of the \
+                 directory control the access",
             ));
         }
         let options = Options::default()

@@ -87,7 +87,7 @@ impl ClientFifo {
                 return wake;
             }
             if let Err(error) = reader.receiver.readable().await {
-                tracing::debug!(%error, "the inbox cannot be waited for; waiters report instead");
+                tracing::debug!(%error, "cannot wait for the FIFO; waiters rely on their reports");
                 return std::future::pending().await;
             }
             reader.read_available();

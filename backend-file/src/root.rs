@@ -96,8 +96,8 @@ fn validate(
             ErrorKind::Config,
             OPENING,
             root,
-            "it is a symbolic link, which somebody could point elsewhere; name the directory \
-             itself",
+            "it is a symbolic link, which another user could change; use the path of the \
+             directory itself",
         ));
     }
     if !meta.is_dir() {
@@ -115,8 +115,8 @@ fn validate(
             OPENING,
             root,
             format!(
-                "it belongs to user {}, and this is user {us}; run this as that user, choose a \
-                 directory of your own, or set `shared` if it was made for sharing",
+                "it belongs to user {}, but this process runs as user {us}; run this as that user, \
+                 choose another directory, or set `shared` if the directory is for a group",
                 meta.uid()
             ),
         ));
@@ -125,19 +125,19 @@ fn validate(
     let mode = meta.mode() & 0o7777;
     if mode & forbidden != 0 {
         let (writers, advice) = if options.shared {
-            ("everybody", "take that right away with `chmod o-w`")
+            ("all users", "remove the permission with `chmod o-w`")
         } else {
             (
                 "other users",
-                "take that right away with `chmod go-w`, or set `shared` if it was made for \
-                 sharing with a group",
+                "remove the permission with `chmod go-w`, or set `shared` if the directory is \
+                 for a group",
             )
         };
         return Err(path_error(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
-            format!("{writers} may write to it (mode {mode:o}); {advice}"),
+            format!("{writers} can write to it (mode {mode:o}); {advice}"),
         ));
     }
     Ok(())
@@ -157,7 +157,7 @@ fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
             OPENING,
             root,
             format!(
-                "it is on a file system of type {kind}, which other hosts may share; choose a \
+                "it is on a file system of type {kind}, which other hosts can share; choose a \
                  local directory, or set `allow_network` if its `rename` is atomic for all of them"
             ),
         )),

@@ -135,7 +135,7 @@ impl TtlRange {
         }
         Err(
             Error::new(ErrorKind::Config, "choosing a TTL").with_detail(format!(
-                "a TTL of {} is not possible here: it must be from {} to {} in steps of {}",
+                "the backend does not support a TTL of {}: it must be from {} to {} in steps of {}",
                 humantime::format_duration(wanted),
                 humantime::format_duration(self.min),
                 humantime::format_duration(self.max),

@@ -22,7 +22,7 @@ macro_rules! random_id {
                 let mut bytes = [0; 16];
                 getrandom::fill(&mut bytes).map_err(|source| {
                     Error::new(ErrorKind::Unavailable, "drawing a random id")
-                        .with_detail("the operating system gave no randomness")
+                        .with_detail("the operating system provides no randomness")
                         .with_source(source)
                 })?;
                 Ok(Self(u128::from_le_bytes(bytes)))

@@ -70,7 +70,9 @@ impl<T> std::fmt::Display for RunError<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Acquire(error) => error.fmt(f),
-            Self::Lost { reason, .. } => write!(f, "the work was stopped: {reason}"),
+            Self::Lost { reason, .. } => {
+                write!(f, "the lock was lost and the work was stopped: {reason}")
+            }
         }
     }
 }
@@ -256,9 +258,8 @@ impl Lock {
         };
         if inner.defaults.read_only {
             return Err(named(
-                Error::new(ErrorKind::Unsupported, "acquiring").with_detail(
-                    "this client was connected as an observer, which acquires nothing",
-                ),
+                Error::new(ErrorKind::Unsupported, "acquiring")
+                    .with_detail("this client is read-only and cannot acquire locks"),
             ));
         }
         let range = self.client.capabilities().ttl;

@@ -39,7 +39,7 @@ impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "the client was closed",
-            Self::Displaced => "somebody else holds the lock",
+            Self::Displaced => "another client holds the lock",
             Self::Evicted => {
                 "the grant was evicted, or the store has lost it (deleted, or restarted without it)"
             }

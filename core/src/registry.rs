@@ -69,12 +69,12 @@ impl Registry {
         let refuse =
             |detail| Error::new(ErrorKind::Config, "registering a backend").with_detail(detail);
         if schemes.is_empty() {
-            return Err(refuse(format!("{factory:?} names no scheme")));
+            return Err(refuse(format!("{factory:?} has no scheme")));
         }
         for (at, scheme) in schemes.iter().enumerate() {
             if self.known.contains_key(scheme) || schemes[..at].contains(scheme) {
                 return Err(refuse(format!(
-                    "the scheme `{scheme}` is registered already"
+                    "the scheme `{scheme}` is already registered"
                 )));
             }
         }
@@ -125,7 +125,7 @@ impl Registry {
         }
         let detail = if let Some(feature) = self.absent.get(scheme) {
             format!(
-                "the scheme `{scheme}` is not part of this build; build it with the feature \
+                "the scheme `{scheme}` is not part of this build; rebuild with the feature \
                  `{feature}`"
             )
         } else {
@@ -133,7 +133,7 @@ impl Registry {
             let list = if known.is_empty() {
                 "no scheme is registered".to_owned()
             } else {
-                format!("known are {}", known.join(", "))
+                format!("known schemes are {}", known.join(", "))
             };
             let all = self.schemes().chain(self.absent.keys().copied());
             match nearest(scheme, all) {

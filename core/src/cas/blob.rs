@@ -101,7 +101,7 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
         .iter()
         .take(64)
         .position(|&byte| byte == b'\n')
-        .ok_or_else(|| InvalidBlob::corrupt("its first line is cut off"))?;
+        .ok_or_else(|| InvalidBlob::corrupt("its first line is truncated"))?;
     let (header, body) = (&rest[..end], &rest[end + 1..]);
     let header = std::str::from_utf8(header)
         .map_err(|_| InvalidBlob::corrupt("its first line is not text"))?;
@@ -112,21 +112,21 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
         return Err(InvalidBlob {
             kind: ErrorKind::NewerFormat,
             why: format!(
-                "it has format {format}, and this version of tenure understands formats up to \
+                "it has format {format}, but this version of tenure reads formats up to \
                  {FORMAT}"
             ),
         });
     }
     if format != FORMAT {
-        return Err(InvalidBlob::corrupt("its format number was never used"));
+        return Err(InvalidBlob::corrupt("its format number is invalid"));
     }
     if checksum != format!("{:08x}", crc32fast::hash(body)) {
         return Err(InvalidBlob::corrupt(
-            "its checksum is wrong: it was cut off or overwritten",
+            "its checksum is wrong: it was truncated or overwritten",
         ));
     }
     let read: DeserializedRecord = serde_json::from_slice(body)
-        .map_err(|error| InvalidBlob::corrupt(format!("it is not a lock's state: {error}")))?;
+        .map_err(|error| InvalidBlob::corrupt(format!("it is not the state of a lock: {error}")))?;
     if read.namespace != key.namespace.as_str() || read.name != key.name.as_str() {
         return Err(InvalidBlob::corrupt(format!(
             "it is the state of another lock: {:?} in namespace {:?}",

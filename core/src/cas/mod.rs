@@ -81,7 +81,7 @@ impl<S: BlobStore> Cas<S> {
     pub fn new(store: S, context: Context) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|source| {
             Error::new(ErrorKind::Config, "connecting")
-                .with_detail("it must be called inside of a tokio runtime")
+                .with_detail("no tokio runtime is entered")
                 .with_source(source)
         })?;
         let shared = Arc::new(Shared::new(store, context)?);
@@ -229,7 +229,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let unanswered = || {
             Renewed::Unknown(
                 Error::new(ErrorKind::OutcomeUnknown, "renewing")
-                    .with_detail("its task ended without an answer"),
+                    .with_detail("the renewal task ended without an answer"),
             )
         };
         answers

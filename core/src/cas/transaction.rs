@@ -155,8 +155,8 @@ impl<S: BlobStore> Shared<S> {
         };
         let state = blob::decode(key, &blob.bytes).map_err(|invalid| {
             Error::new(invalid.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {invalid}; nobody can hold this lock until that is restored; to free the \
-                 lock, delete {}",
+                "{}: {invalid}; no client can hold this lock until the state is restored; to \
+                 free the lock, delete {}",
                 self.store.location(key),
                 self.store.to_delete(key)
             ))
@@ -212,7 +212,7 @@ impl<S: BlobStore> Shared<S> {
             state.generation = generation;
             let bytes = blob::encode(key, &state).map_err(|source| {
                 Error::new(ErrorKind::Unsupported, "writing the state of a lock")
-                    .with_detail("it cannot be encoded; this is a defect of tenure")
+                    .with_detail("the state cannot be encoded; this is a bug in tenure")
                     .with_source(source)
             })?;
             let swap = self.store.compare_and_swap(key, version.as_ref(), bytes);
@@ -230,7 +230,7 @@ impl<S: BlobStore> Shared<S> {
                         "changing the state of a lock",
                     )
                     .with_detail(format!(
-                        "{}: others changed it first, {conflicts} times in a row; try again",
+                        "{}: {conflicts} consecutive conflicts with other clients; try again",
                         self.store.location(key)
                     )));
                 }
@@ -250,7 +250,7 @@ impl<S: BlobStore> Shared<S> {
         let state = match self.read(&key).await {
             Ok((_, state)) => state,
             Err(error) => {
-                tracing::debug!(%error, "a lock that changed could not be read");
+                tracing::debug!(%error, "could not read a lock that changed");
                 return;
             }
         };

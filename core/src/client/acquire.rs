@@ -204,7 +204,7 @@ impl Client {
                     return Err(Error::new(ErrorKind::Closed, "acquiring")
                         .with_backend(self.0.info.scheme)
                         .with_lock(params.name.clone())
-                        .with_detail("it was shut down while the lock was waited for"));
+                        .with_detail("the client was shut down during the wait"));
                 }
                 Progress::Ended(_) => return Ok(AttemptOutcome::Gone),
                 Progress::Failed(error) => return Err(self.waiting_error(error, params)),
@@ -239,7 +239,7 @@ impl Client {
         let error = if error.detail().is_some() {
             error
         } else {
-            error.with_detail("it could not be asked whose turn it is")
+            error.with_detail("the store could not be asked for the waiter's position")
         };
         error
             .with_kind(kind)
@@ -251,7 +251,7 @@ impl Client {
 
 fn no_answer() -> Error {
     Error::new(ErrorKind::OutcomeUnknown, "acquiring").with_detail(
-        "the store gave no answer in time; should it have granted the lock, the grant is taken \
-         back",
+        "the store gave no answer in time; if it has granted the lock, the client releases the \
+         grant",
     )
 }

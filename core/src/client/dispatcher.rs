@@ -119,7 +119,7 @@ impl Dispatcher {
             return Err(Error::new(ErrorKind::Closed, "acquiring")
                 .with_backend(self.scheme)
                 .with_lock(attempt.name.clone())
-                .with_detail("it was shut down"));
+                .with_detail("the client was shut down before"));
         }
         schedule.insert(Arc::clone(&attempt));
         Ok(attempt)

@@ -257,6 +257,6 @@ fn unexpected_answer(operation: &'static str) -> Error {
     error(
         ErrorKind::Protocol,
         operation,
-        "the queue gave an answer to another question",
+        "the queue returned an unexpected answer",
     )
 }

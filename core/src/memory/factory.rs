@@ -42,7 +42,7 @@ impl Factory for MemoryFactory {
         if !url.hosts().is_empty() {
             return Err(Error::new(ErrorKind::Config, "opening a memory store")
                 .with_backend("memory")
-                .with_detail("it has no servers; write `memory:` or `memory:NAME`"));
+                .with_detail("a memory store has no servers; write `memory:` or `memory:NAME`"));
         }
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores.entry(url.path().to_owned()).or_default();

@@ -281,9 +281,13 @@ impl Queue {
             match entry.grant {
                 Some(_) if index > 0 => return Err(Malformed("two entries hold the lock")),
                 Some(grant) if grant.token.get() > self.last_token => {
-                    return Err(Malformed("the holder's token is above the last one given"));
+                    return Err(Malformed(
+                        "the holder's token is greater than the last granted one",
+                    ));
                 }
-                None if index == 0 => return Err(Malformed("entries wait but none holds")),
+                None if index == 0 => {
+                    return Err(Malformed("entries wait but no entry holds the lock"));
+                }
                 _ => {}
             }
         }

@@ -82,11 +82,11 @@ impl RawOptions {
             return Ok(None);
         };
         let Value::Text(text) = &entry.value else {
-            return Err(entry.refuse(key, &"wanted is a duration such as \"30s\", in quotes"));
+            return Err(entry.refuse(key, &"expected a duration such as \"30s\", in quotes"));
         };
         humantime::parse_duration(text)
             .map(Some)
-            .map_err(|_| entry.refuse(key, &"wanted is a duration such as \"30s\" or \"1m 30s\""))
+            .map_err(|_| entry.refuse(key, &"expected a duration such as \"30s\" or \"1m 30s\""))
     }
 
     /// Rejects an option that is not in `known`.
@@ -100,8 +100,8 @@ impl RawOptions {
         };
         let hint = match nearest(key, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() => "it has none".to_owned(),
-            None => format!("it has {}", known.join(", ")),
+            None if known.is_empty() => "it has no options".to_owned(),
+            None => format!("its options are {}", known.join(", ")),
         };
         Err(refuse(format!(
             "`{scheme}` has no option {key:?} ({}); {hint}",

@@ -52,19 +52,19 @@ impl StoreUrl {
         let before_path = rest.split('/').next().unwrap_or_default();
         if before_path.contains('@') || server.is_some_and(|server| server.contains('@')) {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds user information before an `@`; put it into \
+                "the `{scheme}:` address contains user information before an `@`; put it into \
                  `backend.username` and `backend.password_file` instead"
             )));
         }
         if rest.contains('?') {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds a query after a `?`; put its settings under \
+                "the `{scheme}:` address contains a query after a `?`; put the settings under \
                  `[backend.options]` instead"
             )));
         }
         if rest.contains('#') || rest.chars().any(char::is_control) {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds a `#` or a control character"
+                "the `{scheme}:` address contains a `#` or a control character"
             )));
         }
         let Some(server) = server else {

@@ -36,11 +36,11 @@ pub enum Value {
 impl Value {
     const fn type_name(&self) -> &'static str {
         match self {
-            Self::Bool(_) => "a truth value",
-            Self::Float(_) => "a number with a fraction",
-            Self::Int(_) => "a whole number",
+            Self::Bool(_) => "a boolean",
+            Self::Float(_) => "a floating-point number",
+            Self::Int(_) => "an integer",
             Self::List(_) => "a list",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::Table(_) => "a table",
         }
     }
@@ -97,19 +97,19 @@ impl de::Error for Mismatch {
 
     fn invalid_type(found: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
         let found = match found {
-            de::Unexpected::Str(_) => "a text",
-            de::Unexpected::Bool(_) => "a truth value",
-            de::Unexpected::Signed(_) | de::Unexpected::Unsigned(_) => "a whole number",
-            de::Unexpected::Float(_) => "a number with a fraction",
+            de::Unexpected::Str(_) => "a string",
+            de::Unexpected::Bool(_) => "a boolean",
+            de::Unexpected::Signed(_) | de::Unexpected::Unsigned(_) => "an integer",
+            de::Unexpected::Float(_) => "a floating-point number",
             de::Unexpected::Seq => "a list",
             de::Unexpected::Map => "a table",
-            _ => "something else",
+            _ => "a value of another type",
         };
-        Self(format!("it is {found}, wanted is {wanted}"))
+        Self(format!("found {found}, expected {wanted}"))
     }
 
     fn invalid_value(_: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
-        Self(format!("wanted is {wanted}"))
+        Self(format!("expected {wanted}"))
     }
 }
 
@@ -131,7 +131,7 @@ macro_rules! numbers {
                 Value::Text(text) => match text.trim().parse::<$type>() {
                     Ok(number) => visitor.$visit(number),
                     Err(error) => {
-                        Err(Mismatch(format!("wanted is {}: {error}", &visitor as &dyn de::Expected)))
+                        Err(Mismatch(format!("expected {}: {error}", &visitor as &dyn de::Expected)))
                     }
                 },
                 _ => self.deserialize_any(visitor),
@@ -163,7 +163,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer {
             Value::Text(text) => match text.trim() {
                 "true" => visitor.visit_bool(true),
                 "false" => visitor.visit_bool(false),
-                _ => Err(Mismatch("wanted is `true` or `false`".to_owned())),
+                _ => Err(Mismatch("expected `true` or `false`".to_owned())),
             },
             _ => self.deserialize_any(visitor),
         }
@@ -215,7 +215,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer {
                 StringDeserializer::<Mismatch>::new(text).deserialize_enum(name, variants, visitor)
             }
             other => Err(Mismatch(format!(
-                "it is {}, wanted is one of {}",
+                "found {}, expected one of {}",
                 other.type_name(),
                 variants.join(", ")
             ))),
