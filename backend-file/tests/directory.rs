@@ -1,4 +1,4 @@
-//! The file backend at the level of the driver trait: its directory, good and bad.
+//! The file backend through the driver trait: valid and invalid directories.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -53,7 +53,7 @@ fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Puts bytes in the place of a state.
+/// Replaces a state with other bytes.
 fn put(data: &Path, bytes: &[u8], as_file: bool) {
     use std::os::unix::ffi::OsStrExt;
 
@@ -175,7 +175,7 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     let data = dir.join(format!("data.{version}"));
     let target = std::fs::read_link(&data).unwrap().into_os_string();
     let target = target.into_encoded_bytes();
-    // As a link, and as a file that was put in its place.
+    // As a link, and as a file in place of the link.
     for as_file in [false, true] {
         let whole = &target[usize::from(as_file)..];
         let first = usize::from(!as_file);
@@ -204,10 +204,10 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     }
     let error = other.backend.inspect(&name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    // Nor does the holder, who knows what was there, paper over it.
+    // The holder, which has cached the previous state, does not hide the damage either.
     let renewed = holder.renew(&name, held.attempt, Some(held.token)).await;
     assert!(matches!(renewed, Renewed::Unknown(_)), "{renewed:?}");
-    // Restored, nothing was lost. The head's content never mattered.
+    // After the state is restored, nothing is lost. The content of the head does not matter.
     put(&data, &target, false);
     std::fs::write(&head, "scribble").unwrap();
     let state = other.backend.inspect(&name).await.unwrap();
@@ -233,7 +233,7 @@ async fn t1_deleted_by_hand_the_lock_is_free_and_tokens_rise() {
     );
     let again = client.acquire(&name, TTL).await;
     assert!(again.token > held.token);
-    // Even all of it.
+    // Also if the whole directory is deleted.
     std::fs::remove_dir_all(&root).unwrap();
     assert!(client.acquire(&name, TTL).await.token > again.token);
 }
@@ -247,7 +247,7 @@ async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
     let before = try_connect(&root, options).await.unwrap();
     let name = lock("job");
     let old = before.acquire(&name, ttl).await;
-    // By the time alone it is dead, but the time is another clock's.
+    // By the stamp alone the entry is dead, but another clock made the stamp.
     tokio::time::sleep(ttl).await;
     let client = connect(&root).await;
     let waiter = attempt();
@@ -274,7 +274,7 @@ async fn x3_tries_that_do_not_wait_get_the_lock_of_another_boot_too() {
     let name = lock("job");
     let old = before.acquire(&name, ttl).await;
     let begun = clock.now();
-    // As from a timer: each try is a client of its own, and none stays.
+    // As in a scheduled job: each try is a client of its own that disconnects.
     let token = loop {
         let client = connect(&root).await;
         match client.enqueue(&name, attempt(), ttl, false).await.unwrap() {
@@ -396,7 +396,7 @@ fn the_default_root_belongs_to_the_user() {
 #[tokio::test]
 async fn a_directory_without_rights_is_permission_denied() {
     if nix::unistd::geteuid().is_root() {
-        // Rights do not bind this user; another one runs the same test.
+        // Permissions do not restrict this user; another user runs the same test.
         let copy = tempfile::Builder::new()
             .permissions(std::fs::Permissions::from_mode(0o755))
             .tempdir()
@@ -414,7 +414,7 @@ async fn a_directory_without_rights_is_permission_denied() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}");
         assert!(text.contains("1 passed"), "{text}");
-        // What belongs to somebody else is refused, even by one who could use it.
+        // A directory of another user is rejected, even if this user could use it.
         let (_dir, root) = root();
         std::fs::create_dir(&root).unwrap();
         std::os::unix::fs::chown(&root, Some(65534), None).unwrap();

@@ -1,5 +1,5 @@
-//! The client on the memory backend: deadlines and losses on a clock that the test moves, waiting
-//! and cancellation on the real one.
+//! The client on the memory backend: deadlines and losses on a manual clock, waiting and
+//! cancellation on the system clock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -43,7 +43,7 @@ impl Bench {
             .unwrap()
     }
 
-    /// Moves the clock in small steps and lets every task run after each.
+    /// Advances the clock in small steps, and runs all tasks after each.
     async fn pass(&self, span: Duration) {
         let step = Duration::from_millis(500);
         for _ in 0..span.as_millis() / step.as_millis() {
@@ -53,7 +53,7 @@ impl Bench {
     }
 }
 
-/// Lets all tasks run until they wait for something.
+/// Runs all tasks until they wait.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -184,7 +184,7 @@ async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
                 settle().await;
             }
             if polls % 2 == 1 {
-                // Granted by push, and dropped before it was seen.
+                // Granted by a push, and dropped before the caller received the grant.
                 let _ = held.release().await;
             }
         }
@@ -253,7 +253,7 @@ async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those
     let guard = holder.lock("a").unwrap().acquire().await.unwrap();
     let owner = || Owner::new("dead", "host", 1);
     for ttl in [3, 6] {
-        // Enqueued below the client, which therefore reports nothing for it.
+        // Enqueued through the driver, so the client does not report it.
         let request = Enqueue::new(
             name(),
             AttemptId::random().unwrap(),
@@ -285,7 +285,7 @@ async fn w5_a_waiter_whose_entry_is_gone_goes_on_at_the_end_of_the_queue() {
         async move { lock.acquire().await.unwrap() }
     });
     settle().await;
-    // Both entries are gone; the waiter's report finds it out, and a new attempt gets the lock.
+    // Both entries are gone. The waiter's report reveals this, and a new attempt acquires the lock.
     assert!(bench.store.delete_state(&ns(), &name()));
     bench.pass(TTL).await;
     assert!(waiter.is_finished());
@@ -333,7 +333,7 @@ async fn r1_a_release_that_is_asked_for_again_knows_of_the_first_one() {
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
     bench.store.set_fault(InjectedFault::LoseReplies);
     {
-        // Dropped while its answer is awaited; the releaser goes on with it.
+        // Dropped while its answer is pending; the releaser continues the removal.
         let mut release = pin!(guard.release());
         assert!(poll(&mut release).is_pending());
     }
@@ -428,7 +428,7 @@ async fn run_stops_the_work_on_loss_and_prefers_the_loss() {
     let lock = client.lock("a").unwrap();
     let done = lock.run(async |guard| guard.token()).await.unwrap();
     assert!(done.get() > 0);
-    // The body takes its own lock away and ends in the same poll.
+    // The body revokes its own lock and completes in the same poll.
     let lost = lock
         .run(async |_| bench.store.lose(&ns(), &name()).is_some())
         .await;

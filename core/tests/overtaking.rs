@@ -1,4 +1,4 @@
-//! Messages of a store that overtake its answers.
+//! A store's messages that arrive before its earlier answers.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -30,18 +30,18 @@ use tenure_core::{
     token::FencingToken,
 };
 
-/// A store of one lock: the first waiter's report is answered only when the test says so, and by
-/// what it says; everything else at once.
+/// A store of one lock. The test controls when and how the first waiter's report is answered; all
+/// other requests are answered at once.
 #[derive(Debug, Clone, Default)]
 struct Gate {
-    /// Whether to grant on enqueue.
+    /// Whether an enqueue is granted.
     grant: bool,
     context: Arc<Mutex<Option<Context>>>,
     first: Arc<tokio::sync::Notify>,
     renews: Arc<AtomicU32>,
-    /// Send `Recheck` right before the first answer.
+    /// Whether `Recheck` is sent right before the first answer.
     look: bool,
-    /// Tell each renewal's proof as an event, and never return from the call.
+    /// Whether each renewal's proof is sent as an event and the call never returns.
     parts: bool,
 }
 
@@ -106,7 +106,7 @@ impl Backend for Gate {
         if number == 0 {
             self.first.notified().await;
             if self.look {
-                // The read that this answer rests on came first, then the message: its turn.
+                // The answer is based on a read before the message that announces the grant.
                 let events = self
                     .context
                     .lock()
@@ -158,7 +158,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 /// W2 and ADR 0001: "`Recheck`: the core reports this waiter, with a report sent after the event".
-/// The event comes while a report is under way whose answer follows at once.
+/// The event arrives while a report is in flight whose answer follows at once.
 #[tokio::test]
 async fn w2_a_look_during_a_report_is_followed_by_another_report() {
     let gate = Gate {
@@ -172,7 +172,7 @@ async fn w2_a_look_during_a_report_is_followed_by_another_report() {
         .unwrap();
     let lock = client.lock("a").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
-    // Its first report, a third of the TTL later.
+    // The first report follows a third of the TTL later.
     until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
     gate.first.notify_one();
     let begin = std::time::Instant::now();
@@ -184,7 +184,7 @@ async fn w2_a_look_during_a_report_is_followed_by_another_report() {
     );
 }
 
-/// `Guard::renew`: "Renews now". An earlier renewal that is under way is answered right after.
+/// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.
 #[tokio::test]
 async fn k1_renew_renews_now() {
     let gate = Gate {
@@ -208,7 +208,7 @@ async fn k1_renew_renews_now() {
     );
 }
 
-/// K4, L5: a proof that was told ahead stands, although the call that it is a part of is given up.
+/// K4, L5: a proof that was sent as an event stays valid although its call times out.
 #[tokio::test]
 async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
     let gate = Gate {
@@ -228,12 +228,12 @@ async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
         assert_eq!(guard.phase(), Phase::Held);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // At each third of the TTL, and not at each eighteenth.
+    // At each third of the TTL, not at each eighteenth.
     let renewals = gate.renews.load(Ordering::SeqCst);
     assert!((3..=6).contains(&renewals), "{renewals} renewals in 4 s");
 }
 
-/// K1: locks taken a little apart come to share their renewals.
+/// K1: locks that were acquired shortly after one another converge on shared batches.
 #[tokio::test]
 async fn k1_locks_taken_a_little_apart_share_their_renewals() {
     let clock = ManualClock::new();

@@ -1,4 +1,4 @@
-//! What holds for every course of a lease and of a waiter's turn, clause by clause.
+//! Properties of every sequence of inputs to a lease and a waiter's lease, clause by clause.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn input() -> impl Strategy<Value = (u8, u64, u64)> {
     (0_u8..16, 0_u64..40, 0_u64..120)
 }
 
-/// Inputs with pauses, in hundredths of the TTL; proofs are of some time ago.
+/// Inputs with pauses, in hundredths of the TTL. Proofs lie some time in the past.
 fn course() -> impl Strategy<Value = Vec<(u8, u64, u64)>> {
     prop::collection::vec(input(), 1..40)
 }
@@ -88,7 +88,7 @@ proptest! {
             Duration::new(u64::try_from(seconds).unwrap(), u32::try_from(below).unwrap())
         };
         let drift_bounds = DriftBounds::new(drift, Duration::from_nanos(margin));
-        // The loss by drift is rounded up: to multiply before dividing needs 128 bits.
+        // The drift is rounded up; the multiplication before the division needs 128 bits.
         let product = ttl * u128::from(drift);
         let loss = product / 1_000_000 + u128::from(product % 1_000_000 > 0);
         let valid = ttl.saturating_sub(loss).saturating_sub(u128::from(margin));
@@ -119,7 +119,7 @@ proptest! {
                 prop_assert_eq!(before.check(now), Phase::Lost(LossReason::Expired));
                 prop_assert_eq!(after.phase(), Phase::Lost(LossReason::Expired));
             }
-            // Nobody has to hand in anything for `check` to see it.
+            // `check` detects it without any input.
             if after.phase().is_live() {
                 let last = after.valid_until().before(NANO);
                 prop_assert!(after.check(last).is_live() || now > last);
@@ -179,7 +179,7 @@ proptest! {
         let granted = Instant::from_origin(ttl * 3);
         let mut lease = match push_age {
             None => Lease::new(drift_bounds, ttl, granted),
-            // A grant that was pushed on the strength of a report that is that old.
+            // A grant that was pushed on the basis of a report of this age.
             Some(age) => Lease::pushed(drift_bounds, ttl, granted.before(ttl / 100 * age), granted),
         };
         for lost in 0..2 {
@@ -200,7 +200,7 @@ proptest! {
 
     #[test]
     fn k1_old_proofs_make_no_loop_without_a_pause((drift_bounds, ttl) in accepted(), age in 0_u32..70) {
-        // A store whose proofs are always that old, and that answers at once.
+        // A store whose proofs always have this age, and that answers at once.
         let age = ttl / 100 * age;
         let start = Instant::from_origin(ttl * 3);
         let (mut lease, mut now) = (Lease::new(drift_bounds, ttl, start.before(age)), start);
@@ -230,7 +230,7 @@ proptest! {
         let mut waiter_lease = WaiterLease::new(ttl, &waiting(answers[0]), None, at(2_000));
         let mut heard = vec![answers[0]];
         for &answer in &answers[1..] {
-            // Answers come in any order; what was overtaken is not heard.
+            // Answers arrive in any order; an outdated one is dropped.
             if answer.1 >= heard.iter().map(|heard| heard.1).max().unwrap() {
                 heard.push(answer);
             }
@@ -287,7 +287,7 @@ fn l5_terms_refuse_a_ttl_that_cannot_lose_two_renewals() {
     let error = drift_bounds.check(Duration::from_millis(104)).unwrap_err();
     assert!(error.to_string().contains("three"), "{error}");
     assert!(drift_bounds.check(Duration::from_millis(105)).is_ok());
-    // No TTL is so long that the arithmetic overflows.
+    // No TTL overflows the arithmetic.
     assert!(drift_bounds.check(Duration::MAX).is_ok());
     assert!(drift_bounds.validity(Duration::MAX) < Duration::MAX - Duration::MAX / 101);
     assert!(

@@ -1,5 +1,5 @@
-//! What holds for every sequence of events, clause by clause, and the comparison with a second
-//! model that was written another way.
+//! Properties of every sequence of events, clause by clause, and a comparison with an independent
+//! model.
 
 mod naive;
 
@@ -12,20 +12,20 @@ use super::*;
 const WHO: u128 = 6;
 const MICRO: Duration = Duration::from_micros(1);
 
-/// One thing that may happen. Attempts are numbered; each has its own TTL and client.
+/// An operation. Attempts are numbered; each has its own TTL and client.
 #[derive(Clone, Debug)]
 enum Op {
     Enqueue(u128, bool),
     Renew(u128),
     Remove(u128, bool),
-    /// Evict the holder's token, or another one.
+    /// Evicts the holder's token, or another one.
     Evict(bool),
-    /// An observer's word, about what it saw now or some time ago.
+    /// An observer's report about the current or an earlier state.
     Lapse(u128, bool),
     Adopt(u128),
 }
 
-/// An operation, after a pause, as the host with that clock carries it out.
+/// An operation that the host with this clock executes after a pause.
 #[derive(Clone, Debug)]
 struct Act {
     op: Op,
@@ -53,7 +53,7 @@ fn ttl(who: u128) -> Duration {
 }
 
 fn now(real: u64, clock: u128, floor: u64) -> Now {
-    // The second clock is another host's: it counts from elsewhere.
+    // The second clock belongs to another host and has another origin.
     let origin = if clock == 0 { 1_000 } else { 77_000 };
     let stamp = Stamp::new(ClockId::new(clock), Duration::from_micros(origin + real));
     Now::new(stamp, real, floor)
@@ -116,8 +116,8 @@ fn event(op: &Op, queue: &Queue) -> Event {
     }
 }
 
-/// A history in which an attempt that is gone never comes back, as the core keeps it: whoever
-/// asks again does so as a new one.
+/// A history in which an attempt that is gone never returns, as the core guarantees: a client that
+/// enqueues again uses a new attempt.
 fn history(acts: &[Act]) -> Vec<Moment> {
     let mut lives = [0; 6];
     run(acts, |op, queue, now| {
@@ -142,7 +142,7 @@ fn history(acts: &[Act]) -> Vec<Moment> {
     })
 }
 
-/// A history in which requests of attempts that are gone arrive all the same.
+/// A history in which requests of attempts that are gone still arrive.
 fn history_with_ghosts(acts: &[Act]) -> Vec<Moment> {
     run(acts, |_, _, _| {})
 }
@@ -191,7 +191,7 @@ impl Moment {
         queue.entries().map(|entry| entry.attempt).collect()
     }
 
-    /// The grant that began in this step, if one did.
+    /// The grant that began in this step, if any.
     fn newly_granted(&self) -> Option<&Entry> {
         let token = |entry: &Entry| (entry.attempt, entry.grant);
         let old = self.before.holder().map(token);
@@ -200,7 +200,7 @@ impl Moment {
             .filter(|entry| Some(token(entry)) != old)
     }
 
-    /// Who was told by a message that it holds now, and under which token.
+    /// The attempt that was notified of its grant, with the token.
     fn told_granted(&self) -> Vec<(AttemptId, u64)> {
         let granted = |notice: &Notice| match notice.kind {
             NoticeKind::Granted { token, .. } => Some((notice.attempt, token.get())),
@@ -209,8 +209,8 @@ impl Moment {
         self.step.notices.iter().filter_map(granted).collect()
     }
 
-    /// All grants that began in this step. One that had its turn only because others had lapsed
-    /// may be taken out again by the event itself.
+    /// All grants that began in this step. The event itself may remove an attempt again that became
+    /// the holder only because other entries had expired.
     fn granted(&self) -> Vec<(AttemptId, u64)> {
         let mut granted = self.told_granted();
         if let Some(entry) = self.newly_granted() {
@@ -295,7 +295,7 @@ proptest! {
             }
             let order: Vec<_> = Moment::order(&moment.after).iter().map(|who| places[who]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");
-            // Who was passed over had lapsed, or was taken out by this very event.
+            // An attempt that was skipped had expired, or was removed by this event.
             if let Some(granted) = moment.newly_granted() {
                 let subject = moment.event.subject(&moment.before);
                 for entry in moment.before.entries() {
@@ -315,7 +315,7 @@ proptest! {
             let stayed: Vec<_> = before.iter().filter(|who| after.contains(who)).collect();
             let kept: Vec<_> = after.iter().filter(|who| before.contains(who)).collect();
             prop_assert_eq!(stayed, kept);
-            // One message to the one who holds now, unless the answer says it.
+            // One notice to the new holder, unless the answer contains the grant.
             let sender = match moment.event {
                 Event::Enqueue { attempt, .. } if moment.before.entry(attempt).is_none() => Some(attempt),
                 _ => None,
@@ -428,7 +428,7 @@ proptest! {
         queue.on(event(&Op::Remove(who, true), &queue), &now(real, 0, 0));
         let fences = queue.fenced.iter().filter(|fenced| fenced.attempt == attempt(who));
         prop_assert_eq!(fences.count(), 1, "a repeated removal piles up fences");
-        // On either clock: the other one can tell by the wall clock only.
+        // On either clock: the other one can decide only by the wall clock.
         let step = queue.on(event(&Op::Enqueue(who, true), &queue), &now(real + after, clock, 0));
         let stands = Duration::from_micros(after) < ttl(who);
         prop_assert_eq!(matches!(step.answer, Answer::Gone(_)), stands);
@@ -495,7 +495,7 @@ fn x3_another_hosts_clock_never_ends_a_grant_by_itself() {
     assert!(!queue.holder().unwrap().has_lapsed(&later));
     let step = queue.on(event(&Op::Lapse(0, true), &queue), &later);
     assert_eq!(step.answer, Answer::RemovedHolder);
-    // The waiter had lapsed too, by its own clock, and is not granted (W4).
+    // The waiter had expired as well, by its own clock, and is not granted the lock (W4).
     assert!(queue.is_idle());
 }
 

@@ -1,4 +1,4 @@
-//! The clients' side: what each believes, by the lease and turn machines.
+//! The clients of the model, which use the real lease types.
 
 use tenure_core::{
     clock::Instant,
@@ -9,18 +9,18 @@ use tenure_core::{
 
 use super::{Attempt, Bounds, Message, Push, Reply, Request, Rule, World, client_of};
 
-/// What a client is doing.
+/// The state of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Idle,
-    /// The enqueue is not answered. A grant that overtakes the answer is kept.
+    /// The enqueue is not answered. A grant that arrives before the answer is kept.
     Asking {
         early: Option<(u64, u64)>,
     },
     Waiting {
         waiter_lease: WaiterLease,
     },
-    /// There is a guard; it may be lost.
+    /// The client has a guard, which may be lost.
     Holding {
         lease: Lease,
         token: u64,
@@ -46,7 +46,7 @@ impl Client {
         }
     }
 
-    /// Whether the guard, if there is one, says that it is held.
+    /// Returns whether the guard, if any, reports that it is held.
     pub(crate) fn holds(&self, now: Instant) -> Option<bool> {
         match &self.role {
             Role::Holding { lease, .. } => Some(lease.check(now).is_live()),
@@ -86,7 +86,7 @@ impl World {
         self.send(request);
     }
 
-    /// Release, cancellation and clean-up are one request.
+    /// Sends a removal: release, cancellation and clean-up are one request.
     pub(super) fn leave(&mut self, index: usize) {
         let now = self.now(index);
         let client = &mut self.clients[index];
@@ -103,7 +103,7 @@ impl World {
         self.send(request);
     }
 
-    /// A guard on a grant, or its removal where the deadline has come already (W4).
+    /// Creates a guard for a grant, or removes the attempt if the deadline has already passed (W4).
     fn hold(&mut self, bounds: &Bounds, index: usize, from: Instant, token: u64, pushed: bool) {
         let now = self.now(index);
         let lease = if pushed {
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// Takes an answer. `sent` is when the request was sent, by the client's own clock.
+    /// Handles an answer. `sent` is when the request was sent, by the client's own clock.
     pub(super) fn hear(&mut self, bounds: &Bounds, attempt: Attempt, sent: Instant, reply: Reply) {
         let index = client_of(attempt);
         let now = self.now(index);
@@ -135,7 +135,7 @@ impl World {
         match (&mut client.role, reply) {
             (Role::Asking { early }, Reply::Waiting { as_of }) => {
                 let early = *early;
-                // The schedule of reports is no matter here: they are sent at any time.
+                // The schedule of reports does not matter here: they are sent at any time.
                 let waiter_lease = WaiterLease::new(bounds.ttl(), &answer(as_of), None, from);
                 client.role = Role::Waiting { waiter_lease };
                 if let Some((token, as_of)) = early {
@@ -155,8 +155,8 @@ impl World {
                 },
                 Reply::Granted { token },
             ) => {
-                // Another token is another grant: this attempt's enqueue arrived twice, and what
-                // the guard stands for had ended in between.
+                // Another token means another grant: this attempt's enqueue arrived twice, and the
+                // guard's grant ended in between.
                 lease.on(
                     if token == *held {
                         Input::Proved { from }
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// Takes a message that the store sent on its own account.
+    /// Handles a push from the store.
     pub(super) fn notice(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
         let index = client_of(attempt);
         let now = self.now(index);
@@ -203,8 +203,7 @@ impl World {
     }
 }
 
-/// The same lease with a schedule that does not tell when it came about, so that states that
-/// differ in nothing else are one.
+/// Returns the lease with a normalized schedule, so that states that differ only in it are equal.
 fn same(bounds: &Bounds, lease: &Lease) -> Lease {
     let from = lease.proved_from();
     let mut same = Lease::new(bounds.drift_bounds(), bounds.ttl(), from);

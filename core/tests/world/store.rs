@@ -1,4 +1,5 @@
-//! The store's side: the queue machine takes what arrives, and what it must keep is checked.
+//! The store of the model: the queue applies the requests that arrive, and its invariants are
+//! checked.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ impl World {
         Now::new(Stamp::new(ClockId::new(0), at), 0, 0)
     }
 
-    /// The store's reckoning: it moves with every grant, which is as coarse as it may be.
+    /// The store's logical time. It advances only with a grant, the coarsest permitted resolution.
     fn as_of(&self) -> u64 {
         self.queue.last_token().get()
     }
@@ -47,7 +48,7 @@ impl World {
     }
 
     fn check(&mut self, before: &Queue, event: &Event, step: &Step) {
-        // T1: every grant that begins is above all before it.
+        // T1: the token of every new grant is greater than all earlier tokens.
         let mut highest = before.last_token().get();
         let pushed = step.notices.iter().filter_map(|notice| match notice.kind {
             NoticeKind::Granted { token, .. } => Some(token.get()),
@@ -64,7 +65,7 @@ impl World {
             }
             highest = token;
         }
-        // K2: what was not there, or had lapsed, is not there after a renewal.
+        // K2: an entry that was absent or expired is absent after a renewal.
         if let Event::Renew { attempt } = *event {
             let now = self.store_now();
             let live = before

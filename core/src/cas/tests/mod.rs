@@ -1,4 +1,4 @@
-//! The adapter over a map in memory, with conflicts and lost answers on demand.
+//! The adapter over an in-memory map that injects conflicts and lost answers.
 
 mod map;
 
@@ -94,14 +94,14 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
     };
     assert_eq!(grant.attempt, id(2));
     assert!(grant.token > first_.token && grant.as_of > waiting.as_of);
-    // From when it counts is for the core to say (D4).
+    // The core determines from when the grant counts (D4).
     assert_eq!(grant.proved_from, None);
     assert_eq!(b.remove(2, true).await, Removed::AsHolder);
     let BackendEvent::Granted(third) = a.event().await else {
         panic!()
     };
     assert!(third.attempt == id(3) && third.token > grant.token);
-    // Deleted by hand, tokens go on rising.
+    // After a deletion by hand, tokens continue to increase.
     map.blobs.lock().unwrap().clear();
     assert!(matches!(
         a.renew(3, Some(third.token)).await,
@@ -169,7 +169,7 @@ async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
         let (path, expected, bytes) = map.late.lock().unwrap().take().unwrap();
         assert_eq!(map.swap(&path, expected, bytes), Swap::Conflict);
         assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
-        // Nor does one that had not even reached the store.
+        // The same holds for a swap that had not reached the store.
         assert_eq!(a.enqueue(1, true).await.unwrap(), Enqueued::Gone);
     }
 }
@@ -214,7 +214,7 @@ async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
     b.clock.advance(Duration::from_millis(1));
     assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
     assert!(b.acquire(3).await.token > grant.token);
-    // K2: the one that lapsed is not revived, and hears so.
+    // K2: the expired attempt is not revived, and its renewal is answered with the loss.
     assert!(matches!(
         a.renew(1, Some(grant.token)).await,
         Renewed::Gone(LossReason::Expired)
@@ -240,7 +240,7 @@ async fn k1_a_waiter_that_reports_early_costs_no_write() {
     assert_eq!(map.swaps.load(Ordering::SeqCst), swaps + 1);
     assert_eq!(later.proved_from, b.clock.now());
     assert!(later.as_of > early.as_of);
-    // A dead holder is noticed by a report all the same.
+    // A report detects a dead holder nevertheless.
     b.clock.advance(TTL * 5 / 6);
     assert!(matches!(b.renew(2, None).await, Renewed::Granted(_)));
 }
@@ -290,7 +290,7 @@ async fn i2_an_eviction_is_heard_of_at_once() {
 async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
     let map = Arc::new(Map::default());
     let (ours, theirs) = (ManualClock::new(), ManualClock::new());
-    // Far ahead: compared directly, the entry would be dead at once.
+    // The other clock is far ahead: a direct comparison would make the entry dead at once.
     ours.advance(100 * TTL);
     let a = client(&map, 1, &theirs, None);
     let b = client(&map, 2, &ours, None);
@@ -305,7 +305,7 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
         still.holder.unwrap().expires_in,
         Some(Duration::from_millis(1))
     );
-    // It renews: the observation begins anew.
+    // The renewal restarts the observation.
     assert!(matches!(
         a.renew(1, Some(grant.token)).await,
         Renewed::Proved { .. }
@@ -322,7 +322,7 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
         a.renew(1, Some(grant.token)).await,
         Renewed::Gone(LossReason::Expired)
     ));
-    // What is no longer there is no longer remembered.
+    // Entries that are gone are forgotten.
     let _ = b.renew(2, None).await;
     assert_eq!(b.cas.shared.observed.len(), 0);
 }
@@ -348,8 +348,8 @@ async fn x3_dead_waiters_of_another_clock_get_no_turn() {
 
 #[tokio::test]
 async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
-    // A renewal that was overtaken must not put an older stamp into the store than the one that
-    // the overtaking renewal has proved.
+    // A delayed renewal must not publish an older stamp than the one that a later renewal has
+    // proved.
     #[derive(Debug)]
     struct Advancing(ManualClock);
     #[async_trait]
@@ -373,7 +373,7 @@ async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
     };
     let (_, state) = a.cas.shared.read(&a.cas.shared.key(&job())).await.unwrap();
     let stamp = state.queue.entry(id(1)).unwrap().refreshed;
-    // What was reported is what was published, and it was read anew after the conflicts.
+    // The reported stamp is the published one, and it was read again after the conflicts.
     assert_eq!(a.cas.shared.own_stamp(&stamp, from), Some(from));
     assert!(from.since(grant.proved_from.unwrap()) >= Duration::from_millis(3));
 }
@@ -391,7 +391,7 @@ async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let page = fresh.cas.list(List::new("", 10)).await.unwrap();
     assert_eq!(page.locks[0].holder, Some(Holder::foreign()));
-    // Even for the client that knows what was there before.
+    // Also for the client that has cached the previous state.
     assert!(a.renew(1, None).await.is_unknown());
     map.overwrite("default/job", |bytes| *bytes = b"tenure 7 x\n".to_vec());
     let error = fresh.enqueue(2, true).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! A second model of the queue, written from the contract and not from the machine: one list, put
-//! in order before and after everything that happens.
+//! An independent model of the queue, written from the contract: one list that is normalized before
+//! and after every event.
 
 use super::*;
 
@@ -121,7 +121,7 @@ impl Naive {
                         beat: 0,
                         token: 0,
                     });
-                    // The sender's own grant is its answer.
+                    // The sender learns of its own grant from the answer.
                     self.tidy(now, &mut Vec::new());
                     self.place(who)
                 } else {
