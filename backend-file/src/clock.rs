@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_host_s_clock_is_shared() {
+    fn only_the_host_clock_is_shared() {
         #[cfg(target_os = "linux")]
         assert!(identity(&SystemClock).is_some());
         let manual = ManualClock::new();

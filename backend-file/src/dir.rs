@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_wins_and_the_loser_is_told() {
+    fn one_of_two_swaps_wins_and_the_other_conflicts() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proposal_that_nobody_finished_is_cleared_away() {
+    fn unfinished_proposal_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn with_two_heads_the_higher_one_is_read_and_without_one_it_is_an_error() {
+    fn higher_of_two_heads_is_read_and_missing_head_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn data_of_every_size_comes_back_and_is_cleared_away() {
+    fn data_of_every_size_round_trips_and_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_data_file_is_an_error_that_names_it() {
+    fn missing_data_file_is_an_error_with_its_name() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);

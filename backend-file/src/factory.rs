@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_name_a_directory() {
+    fn address_contains_a_directory() {
         assert_eq!(open("file:/srv/locks").unwrap(), "file:/srv/locks");
         assert_eq!(open("file:///srv/locks").unwrap(), "file:/srv/locks");
         let default = FileStore::default_root().display().to_string();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_and_what_has_no_meaning_is_refused() {
+    fn options_are_read_and_unsupported_settings_are_rejected() {
         let settings = || Settings::new(StoreUrl::parse("file:/srv/locks").unwrap());
         let options = |value: Value| {
             tenure_core::settings::RawOptions::new().with("shared", value, "variable X")

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_arrive_and_nonsense_does_not() {
+    async fn messages_arrive_and_invalid_ones_are_ignored() {
         let root = fifo_root();
         let client = ClientId::from_u128(1);
         let fifo = ClientFifo::open(root.path(), client, Options::default()).unwrap();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_fifos_without_a_reader_are_cleared() {
+    async fn only_fifos_without_a_reader_are_removed() {
         let root = fifo_root();
         let dir = root.path().join(FIFO_DIR);
         let live =

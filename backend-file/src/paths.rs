@@ -126,7 +126,7 @@ mod tests {
         Key::new(Namespace::default(), LockName::new(name).unwrap())
     }
 
-    fn found_by_walking(name: &str) -> EntryKind {
+    fn decode_path(name: &str) -> EntryKind {
         let dir = lock_dir(Path::new("/"), &key(name));
         let mut prefix = String::new();
         for part in dir.strip_prefix("/default").unwrap() {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_hard_names_stay_apart_and_fit() {
+    fn n2_unusual_names_stay_distinct_and_fit() {
         let dots = format!("{}..", "a".repeat(398));
         let longest = "\u{1f512}".repeat(128);
         let hard = [
@@ -183,19 +183,15 @@ mod tests {
             // The path as a case-insensitive file system sees it.
             let folded = dir.to_str().unwrap().to_lowercase();
             assert_eq!(seen.insert(folded, name), None, "{name}");
-            assert_eq!(
-                found_by_walking(name),
-                EntryKind::Lock(key(name).name),
-                "{name}"
-            );
+            assert_eq!(decode_path(name), EntryKind::Lock(key(name).name), "{name}");
         }
     }
 
     proptest! {
         #[test]
-        fn n2_every_name_comes_back(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
+        fn n2_every_name_round_trips(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
             prop_assume!(name.len() <= 512);
-            prop_assert_eq!(found_by_walking(&name), EntryKind::Lock(key(&name).name));
+            prop_assert_eq!(decode_path(&name), EntryKind::Lock(key(&name).name));
         }
     }
 }

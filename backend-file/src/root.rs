@@ -225,7 +225,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn network_file_systems_are_known() {
+    fn network_file_systems_are_recognized() {
         assert_eq!(network_kind(0x6969), Some("NFS"));
         assert_eq!(network_kind(0xff53_4d42), Some("SMB"));
         // ext, xfs, btrfs, tmpfs, overlay
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_left_behind_is_cleared() {
+    fn only_stale_directories_are_removed() {
         let tmp = tempfile::tempdir().unwrap();
         let old = tmp.path().join("old");
         let new = tmp.path().join("new");

@@ -269,7 +269,7 @@ async fn killed(operation: &str) {
         }
         assert_eq!(client.remove(&name, attempt).await, Removed::AsHolder);
     }
-    no_litter(root, operation);
+    expect_no_stale_files(root, operation);
 }
 
 /// Acquires the lock while each process is stopped, lets the process continue, and checks its
@@ -309,7 +309,7 @@ async fn stopped(operation: &str, ttl: Duration) {
     } else {
         assert!(overtaken > 3, "overtook {overtaken}");
     }
-    no_litter(root, operation);
+    expect_no_stale_files(root, operation);
 }
 
 /// Acquires the lock several times and holds it at the end. Returns `None` if the stopped process
@@ -335,7 +335,7 @@ async fn overtake(client: &Client, name: &LockName) -> Option<AttemptId> {
 
 /// Checks that no files accumulate: a head, its data and the previous data, and possibly one
 /// proposal of a killed process.
-fn no_litter(root: &Path, operation: &str) {
+fn expect_no_stale_files(root: &Path, operation: &str) {
     let locks = std::fs::read_dir(root.join("default")).unwrap();
     let mut seen = 0;
     for dir in locks.map(|entry| entry.unwrap().path()) {

@@ -29,7 +29,7 @@ const TTL: Duration = Duration::from_secs(60);
 /// Each process increments a counter in a file several times under the lock, and records the tokens
 /// beside it.
 #[test]
-fn x1_t1_w1_processes_take_turns_and_tokens_rise() {
+fn x1_t1_w1_processes_exclude_each_other_and_tokens_increase() {
     let dir = tempfile::tempdir().unwrap();
     let children: Vec<_> = (0..PROCESSES)
         .map(|_| {

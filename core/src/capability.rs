@@ -309,7 +309,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn c2_nothing_is_rounded_silently() {
+    fn c2_ttl_is_not_rounded_silently() {
         let range = TtlRange::new(2 * SECOND, 60 * SECOND, SECOND, TtlScope::Pooled);
         assert_eq!(range.resolve(5 * SECOND, false).unwrap(), 5 * SECOND);
         for wanted in [SECOND, 61 * SECOND, Duration::from_millis(2500)] {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn c3_names_both_sides() {
+    fn c3_error_names_requirement_and_offer() {
         let offered = Capabilities::new(
             Durability::Local,
             WaitMode::Push,

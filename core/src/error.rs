@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_is_one_line_and_leaves_the_source_to_source() {
+    fn display_is_one_line_without_the_source() {
         let error = Error::new(ErrorKind::Unavailable, "acquiring")
             .with_backend("redis")
             .with_lock(LockName::new("a\nb").unwrap())

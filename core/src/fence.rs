@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_writer_is_refused() {
+    fn late_writer_is_rejected() {
         let gate = TokenGate::new();
         let mut value = 0;
         let token = FencingToken::new;

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n1_says_what_is_wrong_and_where() {
+    fn n1_error_names_defect_and_position() {
         assert_eq!(LockName::new(""), Err(InvalidName::Empty));
         assert_eq!(LockName::new("a\0b"), Err(InvalidName::Nul { at: 1 }));
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_takes_only_what_encoding_writes() {
+    fn decode_accepts_only_canonical_text() {
         for foreign in [
             "%2e", "%41", "a/b", "%", "%2", "%zz", "%FF", ".", "..", "%+1",
         ] {
@@ -238,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn n2_every_name_comes_back(text in "\\PC{1,40}|[./%a-zA-Z]{1,12}") {
+        fn n2_every_name_round_trips(text in "\\PC{1,40}|[./%a-zA-Z]{1,12}") {
             let encoded = encode(&text);
             prop_assert!(encoded.bytes().all(
                 |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'%')));
@@ -246,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn n2_different_names_stay_different(a in "[./%aA2F]{1,6}", b in "[./%aA2F]{1,6}") {
+        fn n2_distinct_names_stay_distinct(a in "[./%aA2F]{1,6}", b in "[./%aA2F]{1,6}") {
             prop_assert_eq!(a == b, encode(&a) == encode(&b));
         }
     }

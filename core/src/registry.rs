@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_refused_and_change_nothing() {
+    fn duplicates_are_rejected_and_change_nothing() {
         let mut registry = registry();
         let error = registry
             .register(Arc::new(Fake(&["new", "file"])))
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_scheme_lists_the_known_ones() {
+    fn unknown_scheme_lists_the_known_ones() {
         let shown = open("nosuchthing:x").to_string();
         assert!(shown.contains("`file`, `redis`, `rediss`"), "{shown}");
         let shown = open("rediz:x").to_string();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_that_was_left_out_names_its_feature() {
+    fn absent_scheme_names_its_feature() {
         let shown = open("etcd://h/x").to_string();
         assert!(shown.contains("feature `etcd`"), "{shown}");
         let mut registry = registry();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_are_refused_before_the_factory_is_asked() {
+    fn unknown_options_are_rejected_before_the_factory_opens() {
         let options = RawOptions::new().with("share", Value::Bool(true), "a.toml");
         let settings = Settings::new(StoreUrl::parse("file:/x").unwrap()).with_options(options);
         let error = registry().open(&settings).unwrap_err();

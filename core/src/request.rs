@@ -558,7 +558,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_label_is_cut_between_characters() {
+    fn long_label_is_truncated_between_characters() {
         let owner = Owner::new("é".repeat(200), "h", 1);
         assert_eq!(owner.label, "é".repeat(128));
     }

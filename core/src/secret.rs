@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s1_is_not_shown() {
+    fn s1_secret_is_not_shown() {
         let secret = Secret::new("canary");
         assert!(!format!("{secret:?} {secret} {:?}", Some(&secret)).contains("canary"));
         assert_eq!(secret.expose(), "canary");

@@ -11,7 +11,7 @@ const TURNS: u64 = 100;
 const MOST: u64 = 12;
 
 #[test]
-fn a_turn_asks_for_memory_a_bounded_number_of_times() {
+fn acquire_and_release_allocate_a_bounded_number_of_times() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -69,7 +69,7 @@ fn ns() -> Namespace {
 }
 
 #[tokio::test]
-async fn k1_renewal_keeps_a_lock_far_beyond_its_ttl() {
+async fn k1_renewal_keeps_lock_far_beyond_its_ttl() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -83,7 +83,7 @@ async fn k1_renewal_keeps_a_lock_far_beyond_its_ttl() {
 }
 
 #[tokio::test]
-async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
+async fn l1_lost_completes_by_the_deadline_while_renewal_hangs() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -118,7 +118,7 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
 }
 
 #[tokio::test]
-async fn l2_eviction_is_told_at_once_and_the_next_waiter_holds() {
+async fn l2_eviction_is_announced_at_once_and_next_waiter_holds() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let guard = one.lock("a").unwrap().acquire().await.unwrap();
@@ -139,7 +139,7 @@ async fn l2_eviction_is_told_at_once_and_the_next_waiter_holds() {
 }
 
 #[tokio::test]
-async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
+async fn l5_two_consecutive_lost_renewals_are_no_loss() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -156,7 +156,7 @@ async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
 }
 
 #[tokio::test]
-async fn a3_an_unknown_outcome_is_neither_success_nor_busy_and_leaves_nothing() {
+async fn a3_unknown_outcome_is_an_error_and_leaves_nothing() {
     let bench = Bench::new();
     let client = bench.client().await;
     bench.store.set_fault(InjectedFault::LoseReplies);
@@ -171,7 +171,7 @@ async fn a3_an_unknown_outcome_is_neither_success_nor_busy_and_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
+async fn a4_acquire_cancelled_at_any_point_leaves_nothing() {
     for polls in 0..6 {
         let bench = Bench::new();
         let (one, two) = (bench.client().await, bench.client().await);
@@ -206,7 +206,7 @@ async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn a5_busy_says_who() {
+async fn a5_busy_names_the_holder() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let guard = one
@@ -228,7 +228,7 @@ async fn a5_busy_says_who() {
 }
 
 #[tokio::test]
-async fn w2_a_waiter_gets_a_silent_holders_lock_within_the_bound() {
+async fn w2_waiter_gets_lock_of_silent_holder_within_bound() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     one.lock("a").unwrap().acquire().await.unwrap().abandon();
@@ -243,7 +243,7 @@ async fn w2_a_waiter_gets_a_silent_holders_lock_within_the_bound() {
 }
 
 #[tokio::test]
-async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those_behind() {
+async fn w1_dead_waiters_delay_the_queue_only_by_their_own_ttl() {
     let bench = Bench::new();
     let (holder, dead, live) = (
         bench.client().await,
@@ -276,7 +276,7 @@ async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those
 }
 
 #[tokio::test]
-async fn w5_a_waiter_whose_entry_is_gone_goes_on_at_the_end_of_the_queue() {
+async fn w5_waiter_without_entry_continues_at_end_of_queue() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let _held = one.lock("a").unwrap().acquire().await.unwrap();
@@ -292,7 +292,7 @@ async fn w5_a_waiter_whose_entry_is_gone_goes_on_at_the_end_of_the_queue() {
 }
 
 #[tokio::test]
-async fn r1_a_lost_answer_of_the_own_removal_is_released_all_the_same() {
+async fn r1_lost_answer_of_own_removal_is_released() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -305,7 +305,7 @@ async fn r1_a_lost_answer_of_the_own_removal_is_released_all_the_same() {
 }
 
 #[tokio::test]
-async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
+async fn r1_unanswered_release_is_unknown_and_can_be_repeated() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -327,7 +327,7 @@ async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
 }
 
 #[tokio::test]
-async fn r1_a_release_that_is_asked_for_again_knows_of_the_first_one() {
+async fn r1_repeated_release_returns_outcome_of_cancelled_one() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -359,7 +359,7 @@ async fn r3_drop_outside_of_the_runtime_releases() {
 }
 
 #[test]
-fn r3_drop_after_the_runtime_is_gone_does_nothing_bad() {
+fn r3_drop_after_end_of_runtime_is_harmless() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -373,7 +373,7 @@ fn r3_drop_after_the_runtime_is_gone_does_nothing_bad() {
 }
 
 #[tokio::test]
-async fn r5_shutdown_releases_everything_and_says_what_it_could_not() {
+async fn r5_shutdown_releases_everything_and_reports_the_rest() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let a = one.lock("a").unwrap().acquire().await.unwrap();
@@ -474,7 +474,7 @@ async fn one_client_renews_a_thousand_locks_together() {
 }
 
 #[tokio::test]
-async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
+async fn c2_ttl_with_too_little_validity_is_rejected_with_computation() {
     let store = MemoryStore::new();
     let short = Duration::from_millis(20);
     let error = Client::builder(store.clone())
@@ -496,7 +496,7 @@ async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
 }
 
 #[tokio::test]
-async fn renew_returns_with_a_fresh_proof_or_the_loss() {
+async fn renew_returns_fresh_proof_or_loss() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();

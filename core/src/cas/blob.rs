@@ -200,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn a_state_comes_back() {
+    fn state_round_trips() {
         let bytes = encode(&key(), &held()).unwrap();
         let state = decode(&key(), &bytes).unwrap();
         assert_eq!((state.generation, state.queue), (3, held().queue));
     }
 
     #[test]
-    fn s2_every_cut_and_every_changed_byte_is_refused() {
+    fn s2_every_truncation_and_changed_byte_is_rejected() {
         let bytes = encode(&key(), &held()).unwrap();
         for end in 0..bytes.len() {
             assert!(decode(&key(), &bytes[..end]).is_err(), "cut at {end}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn s3_a_newer_format_is_named() {
+    fn s3_newer_format_is_reported() {
         let invalid = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
         assert_eq!(invalid.kind, ErrorKind::NewerFormat);
         let text = invalid.to_string();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_the_state_of_another_lock_is_refused() {
+    fn n2_state_of_another_lock_is_rejected() {
         let other = Key::new(Namespace::default(), LockName::new("other").unwrap());
         let bytes = encode(&other, &held()).unwrap();
         let text = decode(&key(), &bytes).unwrap_err().to_string();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_an_impossible_state_under_a_right_checksum_is_refused() {
+    fn s2_impossible_state_with_valid_checksum_is_rejected() {
         let bytes = encode(&key(), &held()).unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let body = text.split_once('\n').unwrap().1;
@@ -269,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn s2_no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn s2_no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode(&key(), &bytes).is_err());
             let mut sealed = format!("tenure 1 {:08x}\n", crc32fast::hash(&bytes)).into_bytes();
             sealed.extend_from_slice(&bytes);

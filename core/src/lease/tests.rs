@@ -80,7 +80,7 @@ fn run(drift_bounds: DriftBounds, ttl: Duration, course: &[(u8, u64, u64)]) -> V
 
 proptest! {
     #[test]
-    fn d1_the_deadline_is_exact_to_the_nanosecond(
+    fn d1_deadline_is_exact_to_the_nanosecond(
         ttl in 0_u128..u128::from(u64::MAX) * 4, drift in 0_u32..2_000_000, margin: u64, from: u64,
     ) {
         let duration = |nanos: u128| {
@@ -99,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn d2_only_a_proof_moves_the_deadline_and_never_back((drift_bounds, ttl) in accepted(), course in course()) {
+    fn d2_only_a_proof_moves_the_deadline_and_only_forward((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { before, input, now, after, .. } in run(drift_bounds, ttl, &course) {
             prop_assert!(after.valid_until() >= before.valid_until());
             let proof = match input {
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn l1_at_the_deadline_it_is_lost_whatever_comes((drift_bounds, ttl) in accepted(), course in course()) {
+    fn l1_lost_at_deadline_after_any_inputs((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { before, now, after, .. } in run(drift_bounds, ttl, &course) {
             let late = now >= before.valid_until();
             if before.phase().is_live() && late {
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn l2_l4_an_end_is_final_and_the_own_release_has_no_echo((drift_bounds, ttl) in accepted(), course in course()) {
+    fn l2_l4_end_is_final_and_own_release_reports_no_loss((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { before, input, now, changed, after } in run(drift_bounds, ttl, &course) {
             prop_assert_eq!(changed, before.phase() != after.phase());
             if before.phase().is_final() {
@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn l5_doubt_alone_ends_nothing((drift_bounds, ttl) in accepted(), course in course()) {
+    fn l5_failed_renewals_alone_end_nothing((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { before, input, now, after, .. } in run(drift_bounds, ttl, &course) {
             if matches!(input, Input::RenewalFailed | Input::Sent | Input::Tick) && before.check(now).is_live() {
                 prop_assert!(after.phase().is_live());
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn k1_the_next_renewal_is_never_further_than_a_third((drift_bounds, ttl) in accepted(), course in course()) {
+    fn k1_next_renewal_is_within_a_third_of_the_ttl((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { now, after, .. } in run(drift_bounds, ttl, &course) {
             if after.phase().is_live() {
                 let last = now.max(after.proved_from());
@@ -166,14 +166,14 @@ proptest! {
     }
 
     #[test]
-    fn k3_no_renewal_is_due_after_the_end_or_the_release((drift_bounds, ttl) in accepted(), course in course()) {
+    fn k3_no_renewal_is_due_after_loss_or_release((drift_bounds, ttl) in accepted(), course in course()) {
         for Moment { after, .. } in run(drift_bounds, ttl, &course) {
             prop_assert_eq!(after.phase().is_live(), after.next_renewal() < Instant::FAR_FUTURE);
         }
     }
 
     #[test]
-    fn l5_the_third_renewal_comes_before_the_deadline(
+    fn l5_third_renewal_is_sent_before_the_deadline(
         (drift_bounds, ttl) in accepted(), failing in any::<bool>(), push_age in prop::option::of(0_u32..60),
     ) {
         let granted = Instant::from_origin(ttl * 3);
@@ -199,7 +199,7 @@ proptest! {
     }
 
     #[test]
-    fn k1_old_proofs_make_no_loop_without_a_pause((drift_bounds, ttl) in accepted(), age in 0_u32..70) {
+    fn k1_old_proofs_cause_no_busy_loop((drift_bounds, ttl) in accepted(), age in 0_u32..70) {
         // A store whose proofs always have this age, and that answers at once.
         let age = ttl / 100 * age;
         let start = Instant::from_origin(ttl * 3);
@@ -222,7 +222,7 @@ proptest! {
     }
 
     #[test]
-    fn d4_a_push_counts_from_the_last_report_that_was_answered_waiting(
+    fn d4_push_counts_from_last_report_answered_waiting(
         answers in prop::collection::vec((0_u64..1_000, 0_u64..50), 1..30), pushed: u8,
     ) {
         let ttl = Duration::from_secs(1);
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn w4_a_push_to_a_waiter_that_lapsed_is_lost_at_once((drift_bounds, ttl) in accepted(), over in 0_u64..1_000) {
+    fn w4_push_to_expired_waiter_is_lost_at_once((drift_bounds, ttl) in accepted(), over in 0_u64..1_000) {
         let reported = Instant::from_origin(ttl);
         let waiter_lease = WaiterLease::new(ttl, &Waiting::new(reported, StoreTime::new(1)), None, reported);
         let from = waiter_lease.accept_push(StoreTime::new(2)).unwrap();
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn w2_the_first_in_line_asks_when_the_grant_before_it_runs_out(
+    fn w2_first_waiter_reports_when_the_grant_expires(
         ttl in 1_000_u64..100_000, left in 0_u64..200_000, ahead in 1_u64..3, every in prop::option::of(1_u64..50),
     ) {
         let millis = Duration::from_millis;
@@ -275,14 +275,14 @@ proptest! {
 }
 
 #[test]
-fn d1_the_published_example_holds() {
+fn d1_documented_example_holds() {
     let second = Duration::from_secs(1);
     let validity = DriftBounds::DEFAULT.validity(10 * second);
     assert_eq!(validity, Duration::from_millis(10_000 - 100 - 25));
 }
 
 #[test]
-fn l5_terms_refuse_a_ttl_that_cannot_lose_two_renewals() {
+fn l5_drift_bounds_reject_a_ttl_that_cannot_lose_two_renewals() {
     let drift_bounds = DriftBounds::new(10_000, Duration::from_millis(25));
     let error = drift_bounds.check(Duration::from_millis(104)).unwrap_err();
     assert!(error.to_string().contains("three"), "{error}");
@@ -298,7 +298,7 @@ fn l5_terms_refuse_a_ttl_that_cannot_lose_two_renewals() {
 }
 
 #[test]
-fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
+fn d2_outdated_reply_does_not_end_suspect_phase() {
     let ttl = Duration::from_secs(9);
     let mut lease = Lease::new(DriftBounds::DEFAULT, ttl, at(100));
     lease.on(Input::Proved { from: at(300) }, at(400));
@@ -311,7 +311,7 @@ fn d2_a_reply_that_was_overtaken_does_not_end_the_doubt() {
 }
 
 #[test]
-fn l1_the_deadline_itself_is_too_late() {
+fn l1_proof_at_the_deadline_is_too_late() {
     let mut lease = Lease::new(DriftBounds::DEFAULT, Duration::from_secs(9), at(100));
     let deadline = lease.valid_until();
     lease.on(Input::Proved { from: at(200) }, deadline);

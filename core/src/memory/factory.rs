@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_name_is_the_same_store() {
+    async fn same_name_is_the_same_store() {
         let factory = MemoryFactory::new();
         let first = client(&factory, "memory:a").await;
         let guard = first.lock("x").unwrap().acquire().await.unwrap();

@@ -225,7 +225,7 @@ impl Moment {
 
 proptest! {
     #[test]
-    fn x1_one_entry_holds_and_it_is_the_first(acts in acts(2)) {
+    fn x1_only_the_first_entry_holds(acts in acts(2)) {
         for Moment { after, .. } in history_with_ghosts(&acts) {
             let held: Vec<_> = after.entries().map(|entry| entry.grant.is_some()).collect();
             prop_assert!(held.iter().filter(|held| **held).count() <= 1);
@@ -235,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn t1_tokens_rise_over_every_way_of_ending(acts in acts(2)) {
+    fn t1_tokens_increase_after_every_kind_of_ending(acts in acts(2)) {
         let mut highest = 0;
         for moment in history(&acts) {
             for (_, token) in moment.granted() {
@@ -248,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn t3_asking_again_gives_the_same_grant_and_the_full_expiry(acts in acts(2)) {
+    fn t3_repeated_enqueue_returns_same_grant_and_full_expiry(acts in acts(2)) {
         for moment in history(&acts) {
             let asked = match moment.event {
                 Event::Enqueue { attempt, .. } | Event::Renew { attempt } => attempt,
@@ -269,7 +269,7 @@ proptest! {
     }
 
     #[test]
-    fn k2_w5_a_renewal_creates_and_revives_nothing(acts in acts(2)) {
+    fn k2_w5_renewal_creates_and_revives_nothing(acts in acts(2)) {
         for moment in history(&acts) {
             let Event::Renew { attempt } = moment.event else { continue };
             let live = moment.before.entry(attempt).is_some_and(|e| !e.has_lapsed(&moment.now));
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn w3_who_leaves_disturbs_nobody_and_wakes_one(acts in acts(2)) {
+    fn w3_leaving_disturbs_no_entry_and_wakes_one(acts in acts(2)) {
         for moment in history(&acts) {
             let (before, after) = (Moment::order(&moment.before), Moment::order(&moment.after));
             let stayed: Vec<_> = before.iter().filter(|who| after.contains(who)).collect();
@@ -335,7 +335,7 @@ proptest! {
     }
 
     #[test]
-    fn w4_nobody_whose_entry_lapsed_is_granted(acts in acts(2)) {
+    fn w4_expired_waiter_is_not_granted(acts in acts(2)) {
         for moment in history(&acts) {
             if let Some(entry) = moment.newly_granted() {
                 prop_assert!(!entry.has_lapsed(&moment.now));
@@ -344,7 +344,7 @@ proptest! {
     }
 
     #[test]
-    fn i2_an_eviction_removes_that_token_alone(acts in acts(2)) {
+    fn i2_eviction_revokes_only_that_token(acts in acts(2)) {
         for moment in history(&acts) {
             let Event::Evict { token } = moment.event else { continue };
             let hit = moment.before.holder().filter(|entry| {
@@ -362,7 +362,7 @@ proptest! {
     }
 
     #[test]
-    fn d4_a_pushed_grant_keeps_the_waiters_expiry(acts in acts(2)) {
+    fn d4_pushed_grant_keeps_expiry_of_waiter(acts in acts(2)) {
         for moment in history(&acts) {
             for (who, _) in moment.told_granted() {
                 let asked_itself = matches!(
@@ -383,7 +383,7 @@ proptest! {
     }
 
     #[test]
-    fn a2_repeating_an_event_changes_nothing_more(acts in acts(2)) {
+    fn a2_repeated_event_changes_nothing(acts in acts(2)) {
         for moment in history(&acts) {
             let mut queue = moment.after.clone();
             let step = queue.on(moment.event.clone(), &moment.now);
@@ -406,7 +406,7 @@ proptest! {
     }
 
     #[test]
-    fn a2_late_repetitions_of_a_removal_touch_nobody_else(
+    fn a2_late_repeated_removals_change_no_other_entry(
         acts in acts(2), late in 0..WHO, fence in any::<bool>(),
     ) {
         for moment in history_with_ghosts(&acts).into_iter().filter(|m| m.after.entry(attempt(late)).is_none()) {
@@ -418,7 +418,7 @@ proptest! {
     }
 
     #[test]
-    fn a4_a_fenced_attempt_does_not_come_into_being(
+    fn a4_fenced_attempt_cannot_enqueue(
         acts in acts(2), who in 0..WHO, after in 0_u64..200, clock in 0_u128..2,
     ) {
         let history = history_with_ghosts(&acts);
@@ -436,7 +436,7 @@ proptest! {
     }
 
     #[test]
-    fn r4_when_all_have_left_only_the_last_token_stays(acts in acts(2)) {
+    fn r4_idle_queue_keeps_only_the_last_token(acts in acts(2)) {
         let history = history(&acts);
         let last = history.last().unwrap();
         let mut queue = last.after.clone();
@@ -450,7 +450,7 @@ proptest! {
     }
 
     #[test]
-    fn a_change_is_never_kept_quiet_and_the_state_survives_storing(acts in acts(2)) {
+    fn every_change_is_reported_and_state_round_trips(acts in acts(2)) {
         for moment in history_with_ghosts(&acts) {
             prop_assert!(moment.step.changed || moment.before == moment.after);
             let text = serde_json::to_string(&moment.after).unwrap();
@@ -473,7 +473,7 @@ proptest! {
 }
 
 #[test]
-fn x3_a_lapsed_holder_makes_room_no_sooner_than_its_ttl() {
+fn x3_holder_expires_no_sooner_than_its_ttl() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.on(event(&Op::Enqueue(3, true), &queue), &now(10, 0, 0));
@@ -487,7 +487,7 @@ fn x3_a_lapsed_holder_makes_room_no_sooner_than_its_ttl() {
 }
 
 #[test]
-fn x3_another_hosts_clock_never_ends_a_grant_by_itself() {
+fn x3_clock_of_another_host_ends_no_grant() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.on(event(&Op::Enqueue(3, true), &queue), &now(0, 1, 0));
@@ -500,7 +500,7 @@ fn x3_another_hosts_clock_never_ends_a_grant_by_itself() {
 }
 
 #[test]
-fn s2_a_state_that_no_event_can_make_is_refused() {
+fn s2_impossible_state_is_rejected() {
     let mut queue = Queue::new();
     for who in 0..3 {
         queue.on(event(&Op::Enqueue(who, true), &queue), &now(0, 0, 0));
@@ -523,7 +523,7 @@ fn s2_a_state_that_no_event_can_make_is_refused() {
 }
 
 #[test]
-fn s2_a_hostile_beat_does_not_overflow() {
+fn s2_untrusted_renewal_count_does_not_overflow() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.entries[0].beat = u64::MAX;

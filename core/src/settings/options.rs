@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn text_becomes_what_is_wanted_and_nothing_else_becomes_text() {
+    fn text_is_converted_and_nothing_is_converted_to_text() {
         assert_eq!(text("true").get::<bool>("x").unwrap(), Some(true));
         assert_eq!(text("12").get::<u16>("x").unwrap(), Some(12));
         assert_eq!(text("007").get::<String>("x").unwrap(), Some("007".into()));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_words_are_read() {
+    fn tables_and_enums_are_read() {
         #[derive(Debug, Deserialize, PartialEq)]
         #[serde(rename_all = "lowercase")]
         enum Mode {

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_what_may_be_a_secret_is_refused_and_not_repeated() {
+    fn s1_possible_secret_is_rejected_and_not_repeated() {
         for text in [
             "redis://me:canary@host/",
             "redis://canary@host",
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_hosts_are_refused() {
+    fn invalid_hosts_are_rejected() {
         for text in [
             "etcd://a,,b",
             "etcd://:1",

@@ -79,7 +79,7 @@ fn pair() -> (Arc<Map>, Client, Client) {
 }
 
 #[tokio::test]
-async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
+async fn w1_t1_release_grants_in_order_and_wakes_only_the_next() {
     let (map, a, b) = pair();
     let first_ = a.acquire(1).await;
     let waiting = b.wait(2).await;
@@ -111,7 +111,7 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
 }
 
 #[tokio::test]
-async fn t3_asking_again_gives_the_same_grant_from_later_on() {
+async fn t3_repeated_enqueue_renews_the_same_grant() {
     let (_, a, _) = pair();
     let first_ = a.acquire(1).await;
     a.clock.advance(TTL / 2);
@@ -121,7 +121,7 @@ async fn t3_asking_again_gives_the_same_grant_from_later_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a2_conflicts_are_tried_again_and_cost_nobody_his_place() {
+async fn a2_conflicts_are_retried_and_keep_queue_positions() {
     let (map, a, b) = pair();
     map.conflicts.store(5, Ordering::SeqCst);
     let grant = a.acquire(1).await;
@@ -139,7 +139,7 @@ async fn a2_conflicts_are_tried_again_and_cost_nobody_his_place() {
 }
 
 #[tokio::test]
-async fn a3_a_lost_answer_is_an_unknown_outcome_and_repeating_is_harmless() {
+async fn a3_lost_answer_is_outcome_unknown_and_can_be_repeated() {
     let (map, a, _) = pair();
     map.lose_answer.store(1, Ordering::SeqCst);
     let error = a.enqueue(1, true).await.unwrap_err();
@@ -156,7 +156,7 @@ async fn a3_a_lost_answer_is_an_unknown_outcome_and_repeating_is_harmless() {
 }
 
 #[tokio::test]
-async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
+async fn a4_late_swap_fails_on_version_of_removal() {
     for known_before in [false, true] {
         let (map, a, b) = pair();
         if known_before {
@@ -175,14 +175,14 @@ async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
 }
 
 #[tokio::test]
-async fn a_removal_of_what_is_known_to_be_absent_writes_nothing() {
+async fn removal_of_absent_attempt_writes_nothing() {
     let (map, a, _) = pair();
     assert_eq!(a.remove(1, true).await, Removed::Absent);
     assert_eq!(map.swaps.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn a5_busy_says_who_and_leaves_nothing() {
+async fn a5_busy_names_holder_and_leaves_nothing() {
     let (map, a, b) = pair();
     let grant = a.acquire(1).await;
     let before = map.swaps.load(Ordering::SeqCst);
@@ -203,7 +203,7 @@ async fn a5_busy_says_who_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
+async fn x3_silent_holder_expires_after_its_ttl_and_not_before() {
     let (_, a, b) = pair();
     let grant = a.acquire(1).await;
     b.clock.advance(TTL - Duration::from_millis(1));
@@ -222,7 +222,7 @@ async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
 }
 
 #[tokio::test]
-async fn k1_a_waiter_that_reports_early_costs_no_write() {
+async fn k1_early_report_of_waiter_needs_no_write() {
     let (map, a, b) = pair();
     a.acquire(1).await;
     let waiting = b.wait(2).await;
@@ -246,7 +246,7 @@ async fn k1_a_waiter_that_reports_early_costs_no_write() {
 }
 
 #[tokio::test]
-async fn k1_a_batch_at_one_lock_is_one_swap() {
+async fn k1_batch_at_one_lock_is_one_swap() {
     let (map, a, _) = pair();
     let grant = a.acquire(1).await;
     for waiter in 2..6 {
@@ -265,7 +265,7 @@ async fn k1_a_batch_at_one_lock_is_one_swap() {
 }
 
 #[tokio::test]
-async fn i2_an_eviction_is_heard_of_at_once() {
+async fn i2_eviction_is_announced_at_once() {
     let (_, a, b) = pair();
     let grant = a.acquire(1).await;
     b.wait(2).await;
@@ -287,7 +287,7 @@ async fn i2_an_eviction_is_heard_of_at_once() {
 }
 
 #[tokio::test]
-async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
+async fn x3_entry_of_another_clock_expires_only_after_unchanged_for_its_ttl() {
     let map = Arc::new(Map::default());
     let (ours, theirs) = (ManualClock::new(), ManualClock::new());
     // The other clock is far ahead: a direct comparison would make the entry dead at once.
@@ -328,7 +328,7 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
 }
 
 #[tokio::test]
-async fn x3_dead_waiters_of_another_clock_get_no_turn() {
+async fn x3_dead_waiters_of_another_clock_are_not_granted() {
     let map = Arc::new(Map::default());
     let (ours, theirs) = (ManualClock::new(), ManualClock::new());
     let a = client(&map, 1, &theirs, None);
@@ -347,7 +347,7 @@ async fn x3_dead_waiters_of_another_clock_get_no_turn() {
 }
 
 #[tokio::test]
-async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
+async fn d2_stamp_is_read_after_the_state_it_replaces() {
     // A delayed renewal must not publish an older stamp than the one that a later renewal has
     // proved.
     #[derive(Debug)]
@@ -379,7 +379,7 @@ async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
 }
 
 #[tokio::test]
-async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
+async fn s2_corrupt_blob_is_an_error_and_never_a_free_lock() {
     let (map, a, b) = pair();
     a.acquire(1).await;
     map.overwrite("default/job", |bytes| bytes.truncate(40));
@@ -399,7 +399,7 @@ async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
 }
 
 #[tokio::test]
-async fn l4_a_grant_that_a_rollback_brought_back_is_not_renewed() {
+async fn l4_grant_restored_by_rollback_is_not_renewed() {
     let (map, a, b) = pair();
     let old = a.acquire(1).await;
     let rolled_back = map.blobs.lock().unwrap().clone();
@@ -419,7 +419,7 @@ async fn l4_a_grant_that_a_rollback_brought_back_is_not_renewed() {
 }
 
 #[tokio::test]
-async fn i1_inspecting_and_listing_change_nothing_and_page() {
+async fn i1_inspect_and_list_change_nothing_and_page() {
     let (map, a, b) = pair();
     for n in 0..7_u32 {
         let name = LockName::new(format!("p/{n}")).unwrap();
@@ -448,7 +448,7 @@ async fn i1_inspecting_and_listing_change_nothing_and_page() {
 }
 
 #[tokio::test]
-async fn release_and_renewal_of_one_s_own_need_no_read() {
+async fn own_release_and_renewal_need_no_read() {
     let (map, a, _) = pair();
     let grant = a.acquire(1).await;
     let reads = map.reads.load(Ordering::SeqCst);
@@ -458,7 +458,7 @@ async fn release_and_renewal_of_one_s_own_need_no_read() {
 }
 
 #[tokio::test]
-async fn a_token_floor_lifts_tokens_and_has_a_limit() {
+async fn t1_token_floor_raises_tokens_and_has_a_limit() {
     let map = Arc::new(Map::default());
     let clock = ManualClock::new();
     let with_floor = |floor: u64| {

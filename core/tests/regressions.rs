@@ -146,7 +146,7 @@ async fn r1_release_again_after_unknown_is_released() {
 
 /// R1 with a cancellation: the removal continues in the background, and can be repeated.
 #[tokio::test]
-async fn r1_release_again_after_a_cancelled_one_is_released() {
+async fn r1_release_again_after_cancelled_release_is_released() {
     let store = MemoryStore::new();
     let client = Client::builder(store.clone()).connect().await.unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -167,7 +167,7 @@ async fn r1_release_again_after_a_cancelled_one_is_released() {
 
 /// L4 "releasing it gives NotHeld", and `Guard::release`: another call returns the same answer.
 #[tokio::test]
-async fn l4_not_held_stays_not_held() {
+async fn l4_lost_guard_stays_not_held() {
     let store = MemoryStore::new();
     let client = Client::builder(store.clone()).connect().await.unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -184,7 +184,7 @@ async fn l4_not_held_stays_not_held() {
 /// A1: `try_acquire` has a time limit for the network. The store's answers take longer than the
 /// lease is valid, and less than the request time-out.
 #[tokio::test]
-async fn a1_a_try_on_a_slow_store_ends() {
+async fn a1_try_acquire_on_slow_store_ends() {
     let twist = Twist {
         enqueue_delay: Duration::from_millis(300),
         ..Twist::default()
@@ -209,7 +209,7 @@ async fn a1_a_try_on_a_slow_store_ends() {
 /// W5 and the documentation of `Enqueued::Gone`: the attempt was removed before this request was
 /// executed. The acquire continues with a new attempt; the client was not shut down.
 #[tokio::test]
-async fn w5_an_enqueue_answered_gone_goes_on_with_another() {
+async fn w5_enqueue_answered_gone_continues_with_new_attempt() {
     let twist = Twist {
         gone: Arc::new(AtomicU32::new(1)),
         ..Twist::default()
@@ -226,7 +226,7 @@ async fn w5_an_enqueue_answered_gone_goes_on_with_another() {
 /// R3: a dropped guard is released in the background, also on a pooled store after other guards
 /// were abandoned.
 #[tokio::test]
-async fn r3_abandoned_guards_do_not_hold_up_the_releases_of_others() {
+async fn r3_abandoned_guards_do_not_delay_other_releases() {
     let twist = Twist {
         pooled: true,
         ..Twist::default()
@@ -261,7 +261,7 @@ async fn r3_abandoned_guards_do_not_hold_up_the_releases_of_others() {
 /// W2, W5: a waiter that has lost its position continues to wait during an outage of the store. An
 /// acquire that was not in the queue yet fails at once.
 #[tokio::test]
-async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
+async fn w5_waiter_that_lost_its_position_survives_an_outage() {
     let twist = Twist::default();
     let store = TwistedStore(MemoryStore::new(), twist.clone());
     let client = Client::builder(store.clone())
@@ -298,7 +298,7 @@ async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
 
 /// A waiter whose reports fail permanently returns the error instead of waiting forever.
 #[tokio::test]
-async fn w2_a_waiter_whose_reports_are_forbidden_ends_with_that() {
+async fn w2_waiter_with_denied_reports_fails() {
     let twist = Twist::default();
     let store = TwistedStore(MemoryStore::new(), twist.clone());
     let client = Client::builder(store.clone())

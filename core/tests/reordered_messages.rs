@@ -160,7 +160,7 @@ async fn until(condition: impl Fn() -> bool) {
 /// W2 and ADR 0001: "`Recheck`: the core reports this waiter, with a report sent after the event".
 /// The event arrives while a report is in flight whose answer follows at once.
 #[tokio::test]
-async fn w2_a_look_during_a_report_is_followed_by_another_report() {
+async fn w2_recheck_during_a_report_is_followed_by_another_report() {
     let gate = Gate {
         look: true,
         ..Gate::default()
@@ -186,7 +186,7 @@ async fn w2_a_look_during_a_report_is_followed_by_another_report() {
 
 /// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.
 #[tokio::test]
-async fn k1_renew_renews_now() {
+async fn k1_renew_sends_a_renewal_at_once() {
     let gate = Gate {
         grant: true,
         ..Gate::default()
@@ -210,7 +210,7 @@ async fn k1_renew_renews_now() {
 
 /// K4, L5: a proof that was sent as an event stays valid although its call times out.
 #[tokio::test]
-async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
+async fn k4_proof_sent_as_event_survives_timeout_of_the_call() {
     let gate = Gate {
         grant: true,
         parts: true,
@@ -235,7 +235,7 @@ async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
 
 /// K1: locks that were acquired shortly after one another converge on shared batches.
 #[tokio::test]
-async fn k1_locks_taken_a_little_apart_share_their_renewals() {
+async fn k1_locks_acquired_shortly_after_one_another_share_batches() {
     let clock = ManualClock::new();
     let gate = Gate {
         grant: true,

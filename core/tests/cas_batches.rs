@@ -116,7 +116,7 @@ impl BlobStore for Map {
 /// node must not hold up the others' proofs until the time limit" (file, Kubernetes: this adapter).
 /// K1, L5: a lock whose blob does not answer must not delay the renewals of the other locks.
 #[tokio::test]
-async fn l5_one_hanging_blob_loses_no_other_lock() {
+async fn l5_hanging_blob_loses_no_other_lock() {
     let map = Map::default();
     let client = Client::builder(map.clone())
         .ttl(Duration::from_secs(1))

@@ -27,7 +27,7 @@ async fn client(root: &Path) -> Client {
 /// R2, W2: a release that is cancelled during its swap is executed without waking the next holder.
 /// The repeated removal finds no entry and must wake it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_a_cancelled_release_wakes_the_next() {
+async fn w2_cancelled_release_wakes_the_next() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("locks");
     let (a, b) = (client(&dir).await, client(&dir).await);
@@ -67,7 +67,7 @@ async fn w2_a_cancelled_release_wakes_the_next() {
 /// D1, S2: data from a store is untrusted. A stamp in the future (in this waiter's own entry) must
 /// not become its `proved_from`.
 #[tokio::test]
-async fn d1_a_stamp_of_the_future_proves_nothing() {
+async fn d1_stamp_in_the_future_proves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("locks");
     let name = common::lock("job");
