@@ -5,10 +5,10 @@ use std::hint::black_box;
 
 use tenure_core::{Client, Release, memory::MemoryStore};
 
-const TURNS: u64 = 100;
+const ROUNDS: u64 = 100;
 /// Maximum number of allocations for one acquire and release; 8 were measured. Raise it only for a
 /// good reason.
-const MOST: u64 = 12;
+const MAX_ALLOCATIONS: u64 = 12;
 
 #[test]
 fn acquire_and_release_allocate_a_bounded_number_of_times() {
@@ -32,11 +32,14 @@ fn acquire_and_release_allocate_a_bounded_number_of_times() {
         });
     };
     // One-time allocations do not count.
-    turns(TURNS);
-    let counted = allocation_counter::measure(|| turns(TURNS));
-    let (times, bytes) = (counted.count_total / TURNS, counted.bytes_total / TURNS);
+    turns(ROUNDS);
+    let counted = allocation_counter::measure(|| turns(ROUNDS));
+    let (times, bytes) = (counted.count_total / ROUNDS, counted.bytes_total / ROUNDS);
     println!("{times} allocations of {bytes} bytes in all for each acquire and release");
-    assert!((1..=MOST).contains(&times), "{times} allocations");
+    assert!(
+        (1..=MAX_ALLOCATIONS).contains(&times),
+        "{times} allocations"
+    );
     // No memory is retained for a released lock.
     assert!(
         counted.bytes_current < 4096,

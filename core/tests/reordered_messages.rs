@@ -33,7 +33,7 @@ use tenure_core::{
 /// A store of one lock. The test controls when and how the first waiter's report is answered; all
 /// other requests are answered at once.
 #[derive(Debug, Clone, Default)]
-struct Gate {
+struct ControlledStore {
     /// Whether an enqueue is granted.
     grant: bool,
     context: Arc<Mutex<Option<Context>>>,
@@ -46,7 +46,7 @@ struct Gate {
 }
 
 #[async_trait]
-impl Connect for Gate {
+impl Connect for ControlledStore {
     fn info(&self) -> BackendInfo {
         BackendInfo::new("gate", "gate:")
     }
@@ -56,14 +56,14 @@ impl Connect for Gate {
     }
 }
 
-impl Gate {
+impl ControlledStore {
     fn now(&self) -> tenure_core::clock::Instant {
         self.context.lock().unwrap().as_ref().unwrap().clock.now()
     }
 }
 
 #[async_trait]
-impl Backend for Gate {
+impl Backend for ControlledStore {
     fn info(&self) -> BackendInfo {
         Connect::info(self)
     }
@@ -161,11 +161,11 @@ async fn until(condition: impl Fn() -> bool) {
 /// The event arrives while a report is in flight whose answer follows at once.
 #[tokio::test]
 async fn w2_recheck_during_a_report_is_followed_by_another_report() {
-    let gate = Gate {
+    let store = ControlledStore {
         look: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(6))
         .connect()
         .await
@@ -173,8 +173,8 @@ async fn w2_recheck_during_a_report_is_followed_by_another_report() {
     let lock = client.lock("a").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
     // The first report follows a third of the TTL later.
-    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
-    gate.first.notify_one();
+    until(|| store.renews.load(Ordering::SeqCst) == 1).await;
+    store.first.notify_one();
     let begin = std::time::Instant::now();
     let _guard = waiter.await.unwrap();
     assert!(
@@ -187,18 +187,18 @@ async fn w2_recheck_during_a_report_is_followed_by_another_report() {
 /// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.
 #[tokio::test]
 async fn k1_renew_sends_a_renewal_at_once() {
-    let gate = Gate {
+    let store = ControlledStore {
         grant: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(6))
         .connect()
         .await
         .unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
-    gate.first.notify_one();
+    until(|| store.renews.load(Ordering::SeqCst) == 1).await;
+    store.first.notify_one();
     let begin = std::time::Instant::now();
     guard.renew().await.unwrap();
     assert!(
@@ -211,12 +211,12 @@ async fn k1_renew_sends_a_renewal_at_once() {
 /// K4, L5: a proof that was sent as an event stays valid although its call times out.
 #[tokio::test]
 async fn k4_proof_sent_as_event_survives_timeout_of_the_call() {
-    let gate = Gate {
+    let store = ControlledStore {
         grant: true,
         parts: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(3))
         .request_timeout(Duration::from_millis(200))
         .connect()
@@ -229,7 +229,7 @@ async fn k4_proof_sent_as_event_survives_timeout_of_the_call() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // At each third of the TTL, not at each eighteenth.
-    let renewals = gate.renews.load(Ordering::SeqCst);
+    let renewals = store.renews.load(Ordering::SeqCst);
     assert!((3..=6).contains(&renewals), "{renewals} renewals in 4 s");
 }
 
@@ -237,16 +237,16 @@ async fn k4_proof_sent_as_event_survives_timeout_of_the_call() {
 #[tokio::test]
 async fn k1_locks_acquired_shortly_after_one_another_share_batches() {
     let clock = ManualClock::new();
-    let gate = Gate {
+    let store = ControlledStore {
         grant: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .clock(Arc::new(clock.clone()))
         .connect()
         .await
         .unwrap();
-    gate.first.notify_one();
+    store.first.notify_one();
     let mut guards = Vec::new();
     for name in ["a", "b", "c"] {
         guards.push(client.lock(name).unwrap().acquire().await.unwrap());
@@ -259,6 +259,6 @@ async fn k1_locks_acquired_shortly_after_one_another_share_batches() {
         }
     }
     // 23 s after the first: at 10 and at 20 s, for all three.
-    assert_eq!(gate.renews.load(Ordering::SeqCst), 2);
+    assert_eq!(store.renews.load(Ordering::SeqCst), 2);
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const WHO: u128 = 6;
+const ATTEMPTS: u128 = 6;
 const MICRO: Duration = Duration::from_micros(1);
 
 /// An operation. Attempts are numbered; each has its own TTL and client.
@@ -49,7 +49,7 @@ fn attempt(who: u128) -> AttemptId {
 }
 
 fn ttl(who: u128) -> Duration {
-    Duration::from_micros([30, 50, 70, 100, 100, 160][usize::try_from(who % WHO).unwrap()])
+    Duration::from_micros([30, 50, 70, 100, 100, 160][usize::try_from(who % ATTEMPTS).unwrap()])
 }
 
 fn now(real: u64, clock: u128, floor: u64) -> Now {
@@ -60,7 +60,7 @@ fn now(real: u64, clock: u128, floor: u64) -> Now {
 }
 
 fn acts(clocks: u128) -> impl Strategy<Value = Vec<Act>> {
-    let who = 0..WHO;
+    let who = 0..ATTEMPTS;
     let op = prop_oneof![
         4 => (who.clone(), prop::bool::weighted(0.8)).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
         4 => who.clone().prop_map(Op::Renew),
@@ -132,13 +132,13 @@ fn history(acts: &[Act]) -> Vec<Moment> {
         };
         let life = &mut lives[usize::try_from(*who).unwrap()];
         let live = |life| {
-            let entry = queue.entry(attempt(*who + WHO * life));
+            let entry = queue.entry(attempt(*who + ATTEMPTS * life));
             entry.is_some_and(|entry| !entry.has_lapsed(now))
         };
         if enqueues && !live(*life) {
             *life += 1;
         }
-        *who += WHO * *life;
+        *who += ATTEMPTS * *life;
     })
 }
 
@@ -407,7 +407,7 @@ proptest! {
 
     #[test]
     fn a2_late_repeated_removals_change_no_other_entry(
-        acts in acts(2), late in 0..WHO, fence in any::<bool>(),
+        acts in acts(2), late in 0..ATTEMPTS, fence in any::<bool>(),
     ) {
         for moment in history_with_ghosts(&acts).into_iter().filter(|m| m.after.entry(attempt(late)).is_none()) {
             let mut queue = moment.after.clone();
@@ -419,7 +419,7 @@ proptest! {
 
     #[test]
     fn a4_fenced_attempt_cannot_enqueue(
-        acts in acts(2), who in 0..WHO, after in 0_u64..200, clock in 0_u128..2,
+        acts in acts(2), who in 0..ATTEMPTS, after in 0_u64..200, clock in 0_u128..2,
     ) {
         let history = history_with_ghosts(&acts);
         let mut queue = history.last().unwrap().after.clone();

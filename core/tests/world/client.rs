@@ -14,7 +14,7 @@ use super::{Attempt, Bounds, Message, Push, Reply, Request, Rule, World, client_
 pub(crate) enum Role {
     Idle,
     /// The enqueue is not answered. A grant that arrives before the answer is kept.
-    Asking {
+    Enqueuing {
         early: Option<(u64, u64)>,
     },
     Waiting {
@@ -73,7 +73,7 @@ impl World {
         let client = &mut self.clients[index];
         client.attempts -= 1;
         client.attempt += 1;
-        client.role = Role::Asking { early: None };
+        client.role = Role::Enqueuing { early: None };
         let request = Message::Request(client.attempt, now, Request::Enqueue);
         self.send(request);
     }
@@ -91,7 +91,7 @@ impl World {
         let now = self.now(index);
         let client = &mut self.clients[index];
         // Only an enqueue that was not answered can still create something.
-        let fence = matches!(client.role, Role::Asking { .. });
+        let fence = matches!(client.role, Role::Enqueuing { .. });
         if let Role::Holding { lease, .. } = &mut client.role {
             lease.on(Input::Release, now);
             if lease.check(now).is_live() {
@@ -104,7 +104,14 @@ impl World {
     }
 
     /// Creates a guard for a grant, or removes the attempt if the deadline has already passed (W4).
-    fn hold(&mut self, bounds: &Bounds, index: usize, from: Instant, token: u64, pushed: bool) {
+    fn become_holder(
+        &mut self,
+        bounds: &Bounds,
+        index: usize,
+        from: Instant,
+        token: u64,
+        pushed: bool,
+    ) {
         let now = self.now(index);
         let lease = if pushed {
             Lease::pushed(bounds.drift_bounds(), bounds.ttl(), from, now)
@@ -124,7 +131,13 @@ impl World {
     }
 
     /// Handles an answer. `sent` is when the request was sent, by the client's own clock.
-    pub(super) fn hear(&mut self, bounds: &Bounds, attempt: Attempt, sent: Instant, reply: Reply) {
+    pub(super) fn on_reply(
+        &mut self,
+        bounds: &Bounds,
+        attempt: Attempt,
+        sent: Instant,
+        reply: Reply,
+    ) {
         let index = client_of(attempt);
         let now = self.now(index);
         let was_lost = self.clients[index].holds(now) == Some(false);
@@ -133,19 +146,21 @@ impl World {
         let answer = |as_of| Waiting::new(from, StoreTime::new(as_of));
         let client = &mut self.clients[index];
         match (&mut client.role, reply) {
-            (Role::Asking { early }, Reply::Waiting { as_of }) => {
+            (Role::Enqueuing { early }, Reply::Waiting { as_of }) => {
                 let early = *early;
                 // The schedule of reports does not matter here: they are sent at any time.
                 let waiter_lease = WaiterLease::new(bounds.ttl(), &answer(as_of), None, from);
                 client.role = Role::Waiting { waiter_lease };
                 if let Some((token, as_of)) = early {
-                    self.notice(bounds, attempt, Push::Granted { token, as_of });
+                    self.on_push(bounds, attempt, Push::Granted { token, as_of });
                 }
             }
-            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Granted { token }) => {
-                self.hold(bounds, index, from, token, false);
+            (Role::Enqueuing { .. } | Role::Waiting { .. }, Reply::Granted { token }) => {
+                self.become_holder(bounds, index, from, token, false);
             }
-            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Gone) => client.role = Role::Idle,
+            (Role::Enqueuing { .. } | Role::Waiting { .. }, Reply::Gone) => {
+                client.role = Role::Idle
+            }
             (Role::Waiting { waiter_lease }, Reply::Waiting { as_of }) => {
                 waiter_lease.on_waiting(&answer(as_of), None, from);
             }
@@ -180,18 +195,18 @@ impl World {
     }
 
     /// Handles a push from the store.
-    pub(super) fn notice(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
+    pub(super) fn on_push(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
         let index = client_of(attempt);
         let now = self.now(index);
         match (&mut self.clients[index].role, push) {
-            (Role::Asking { early }, Push::Granted { token, as_of }) => {
+            (Role::Enqueuing { early }, Push::Granted { token, as_of }) => {
                 *early = Some((token, as_of));
             }
             (Role::Waiting { waiter_lease }, Push::Granted { token, as_of }) => {
                 let accepted = waiter_lease.accept_push(StoreTime::new(as_of));
                 let wrong = bounds.rule == Rule::PushFromArrival;
                 if let Some(from) = accepted.map(|from| if wrong { now } else { from }) {
-                    self.hold(bounds, index, from, token, true);
+                    self.become_holder(bounds, index, from, token, true);
                 }
             }
             (Role::Holding { lease, .. }, Push::Lost) => {

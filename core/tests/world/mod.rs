@@ -251,7 +251,7 @@ impl Model for Bounds {
             match client.role {
                 Role::Idle if client.attempts > 0 => actions.push(Action::Start(index)),
                 Role::Idle => continue,
-                Role::Asking { .. } => actions.push(Action::GiveUp(index)),
+                Role::Enqueuing { .. } => actions.push(Action::GiveUp(index)),
                 Role::Waiting { .. } => actions.push(Action::GiveUp(index)),
                 Role::Holding { .. } => actions.push(Action::Release(index)),
             }
@@ -332,7 +332,7 @@ impl Model for Bounds {
             }),
             Property::sometimes("a push overtakes the answer", |_, world: &World| {
                 let early =
-                    |client: &Client| matches!(client.role, Role::Asking { early: Some(_) });
+                    |client: &Client| matches!(client.role, Role::Enqueuing { early: Some(_) });
                 world.clients.iter().any(early)
             }),
             Property::sometimes("a loss by the deadline", |_, world: &World| {

@@ -123,8 +123,8 @@ impl World {
                 };
                 self.send(Message::Reply(attempt, sent, reply));
             }
-            Message::Reply(attempt, sent, reply) => self.hear(bounds, attempt, sent, reply),
-            Message::Push(attempt, push) => self.notice(bounds, attempt, push),
+            Message::Reply(attempt, sent, reply) => self.on_reply(bounds, attempt, sent, reply),
+            Message::Push(attempt, push) => self.on_push(bounds, attempt, push),
         }
     }
 
