@@ -94,10 +94,10 @@ impl Connect for EtcdStore {
             .check_access(self.options.username.as_deref())
             .await?;
         let mut tasks = Vec::new();
-        if !shared.context.observer {
+        if !shared.context.read_only {
             shared.min_ttl = shared.probe_min_ttl().await?;
         }
-        let observer = shared.context.observer;
+        let observer = shared.context.read_only;
         let shared = Arc::new(shared);
         if !observer {
             let task = WatchTask::new(Arc::downgrade(&shared), endpoints, absent_key, input);

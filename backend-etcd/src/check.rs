@@ -41,7 +41,7 @@ impl Shared {
     /// majority.
     async fn check_rights(&self) -> Result<(), RequestError> {
         let all = self.keys.namespace_prefix();
-        if self.context.observer {
+        if self.context.read_only {
             let options = GetOptions::new()
                 .with_range(range_end(&all))
                 .with_count_only();

@@ -209,7 +209,7 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as Given, StoreUrl, Value};
+    use tenure_core::settings::{RawOptions as Given, StoreUrl, Value};
 
     use super::*;
 

@@ -269,7 +269,7 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
         Ok(Ok(Position::Waiting(_))) => return,
         Ok(Ok(Position::Gone)) => loss_event(&shared, attempt),
         // The core rechecks the attempt by its own rules.
-        Ok(Err(_)) | Err(_) => BackendEvent::Look { attempt },
+        Ok(Err(_)) | Err(_) => BackendEvent::Recheck { attempt },
     };
     if shared
         .attempts

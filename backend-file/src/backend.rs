@@ -1,4 +1,4 @@
-//! The store: a directory of locks as the compare-and-swap adapter sees it.
+//! The file store: a directory of locks as a store of the compare-and-swap adapter.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,15 +24,15 @@ use crate::{
     clock,
     config::Options,
     dir,
-    error::{errno, unpublished},
-    inbox::{self, Inbox},
-    paths::{self, Found},
+    error::{errno, io_error},
+    fifo::{self, ClientFifo},
+    paths::{self, EntryKind},
     root,
 };
 
 const LISTING: &str = "listing locks";
 
-/// A directory of locks. Cheap to clone; give it to the builder of a client.
+/// A directory of locks. Cheap to clone; pass it to the builder of a client.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     root: PathBuf,
@@ -40,14 +40,14 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// The store in that directory, which is made at the first connect if it is absent. A path
-    /// that is not absolute counts from the process's present directory.
+    /// Creates a store in a directory. The first connect creates the directory if it is absent. A
+    /// relative path is resolved against the current directory.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self::open(root, Options::default())
     }
 
-    /// The store in that directory with those options. Does no I/O.
+    /// Creates a store in a directory with options. Does no I/O.
     #[must_use]
     pub fn open(root: impl Into<PathBuf>, options: Options) -> Self {
         let root = root.into();
@@ -57,8 +57,8 @@ impl FileStore {
         }
     }
 
-    /// The directory that is used where none is named: `/var/tmp/tenure-<uid>`. It depends on the
-    /// user and on nothing else, so that a scheduled job and a shell of the same user meet.
+    /// Returns the default directory: `/var/tmp/tenure-<uid>`. It depends only on the user, so that
+    /// a scheduled job and a shell of the same user share it.
     #[must_use]
     pub fn default_root() -> PathBuf {
         let uid = rustix::process::geteuid().as_raw();
@@ -79,13 +79,13 @@ impl FileStore {
         self
     }
 
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    fn facts(&self) -> BackendInfo {
+    fn backend_info(&self) -> BackendInfo {
         BackendInfo::new("file", format!("file:{}", self.root.display()))
     }
 }
@@ -93,7 +93,7 @@ impl FileStore {
 #[async_trait]
 impl Connect for FileStore {
     fn info(&self) -> BackendInfo {
-        self.facts()
+        self.backend_info()
     }
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
@@ -101,31 +101,31 @@ impl Connect for FileStore {
             .options
             .clock
             .or_else(|| clock::identity(&*context.clock));
-        let mut blobs = Blobs {
-            place: Arc::new(self.clone()),
+        let mut blobs = FileBlobs {
+            store: Arc::new(self.clone()),
             clock,
-            inbox: None,
+            fifo: None,
         };
-        let observer = context.observer;
+        let read_only = context.read_only;
         let named = |error: Error| error.with_backend("file");
         blobs
-            .run(move |place| {
-                if observer {
-                    return root::look(&place.root, place.options);
+            .run(move |store| {
+                if read_only {
+                    return root::inspect(&store.root, store.options);
                 }
-                root::prepare(&place.root, place.options)?;
-                inbox::clear(&place.root);
+                root::prepare(&store.root, store.options)?;
+                fifo::remove_stale(&store.root);
                 Ok(())
             })
             .await
             .map_err(named)?;
-        if observer {
+        if read_only {
             return Ok(Arc::new(Cas::new(blobs, context).map_err(named)?));
         }
-        match Inbox::open(&self.root, context.client, self.options) {
-            Ok(inbox) => blobs.inbox = Some(inbox),
+        match ClientFifo::open(&self.root, context.client, self.options) {
+            Ok(fifo) => blobs.fifo = Some(fifo),
             Err(error) => {
-                tracing::debug!(%error, "no FIFO can be made here; waiters poll");
+                tracing::debug!(%error, "cannot create a FIFO; waiters poll");
             }
         }
         let backend = Cas::new(blobs, context).map_err(named)?;
@@ -133,26 +133,26 @@ impl Connect for FileStore {
     }
 }
 
-/// One connected client's view of the directory.
+/// The directory as one connected client uses it.
 #[derive(Debug)]
-struct Blobs {
-    place: Arc<FileStore>,
+struct FileBlobs {
+    store: Arc<FileStore>,
     clock: Option<ClockId>,
-    inbox: Option<Inbox>,
+    fifo: Option<ClientFifo>,
 }
 
-impl Blobs {
-    /// Makes system calls where they block nobody. If the caller is dropped they are made all the
-    /// same, which harms nobody: see the clean-up after an unknown outcome.
+impl FileBlobs {
+    /// Runs system calls on a blocking thread. They also run if the caller is dropped; the clean-up
+    /// after an unknown outcome covers that.
     async fn run<T: Send + 'static>(
         &self,
         calls: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        if self.place.options.inline {
-            return calls(&self.place);
+        if self.store.options.inline {
+            return calls(&self.store);
         }
-        let place = Arc::clone(&self.place);
-        match tokio::task::spawn_blocking(move || calls(&place)).await {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || calls(&store)).await {
             Ok(result) => result,
             Err(source) => Err(Error::new(
                 ErrorKind::OutcomeUnknown,
@@ -165,13 +165,13 @@ impl Blobs {
 }
 
 #[async_trait]
-impl BlobStore for Blobs {
+impl BlobStore for FileBlobs {
     fn info(&self) -> BackendInfo {
-        self.place.facts()
+        self.store.backend_info()
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        let (wait, evicted) = match self.inbox {
+        let (wait, evicted) = match self.fifo {
             Some(_) => (WaitMode::Push, Evidence::Push),
             None => {
                 let every = Duration::from_millis(50);
@@ -194,7 +194,7 @@ impl BlobStore for Blobs {
 
     async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
         let key = key.clone();
-        self.run(move |place| dir::read(&paths::lock_dir(&place.root, &key)))
+        self.run(move |store| dir::read(&paths::lock_dir(&store.root, &key)))
             .await
     }
 
@@ -205,11 +205,11 @@ impl BlobStore for Blobs {
         bytes: Vec<u8>,
     ) -> Result<Swap, Error> {
         let (key, expected) = (key.clone(), expected.cloned());
-        self.run(move |place| {
-            let dir = paths::lock_dir(&place.root, &key);
+        self.run(move |store| {
+            let dir = paths::lock_dir(&store.root, &key);
             match expected {
-                Some(expected) => dir::replace(&dir, &expected, &bytes, place.options),
-                None => dir::create(&place.root, &dir, &bytes, place.options),
+                Some(expected) => dir::replace(&dir, &expected, &bytes, store.options),
+                None => dir::create(&store.root, &dir, &bytes, store.options),
             }
         })
         .await
@@ -224,10 +224,10 @@ impl BlobStore for Blobs {
     ) -> Result<Names, Error> {
         let namespace = namespace.clone();
         let (prefix, cursor) = (prefix.to_owned(), cursor.map(str::to_owned));
-        self.run(move |place| {
+        self.run(move |store| {
             let mut names = Vec::new();
-            walk(
-                &paths::namespace_dir(&place.root, &namespace),
+            collect_names(
+                &paths::namespace_dir(&store.root, &namespace),
                 "",
                 &mut names,
             )?;
@@ -247,12 +247,12 @@ impl BlobStore for Blobs {
     }
 
     fn location(&self, key: &Key) -> String {
-        let dir = paths::lock_dir(&self.place.root, key);
+        let dir = paths::lock_dir(&self.store.root, key);
         dir::data_file(&dir).unwrap_or(dir).display().to_string()
     }
 
     fn to_delete(&self, key: &Key) -> String {
-        let dir = paths::lock_dir(&self.place.root, key);
+        let dir = paths::lock_dir(&self.store.root, key);
         format!("the directory {}", dir.display())
     }
 
@@ -261,21 +261,21 @@ impl BlobStore for Blobs {
     }
 
     async fn wake(&self, client: ClientId, key: &Key) {
-        // Two or three calls that do not wait.
-        inbox::post(&self.place.root, client, &key.name);
+        // Two or three system calls that do not block.
+        fifo::send(&self.store.root, client, &key.name);
     }
 
     async fn next_wake(&self) -> Wake {
-        match &self.inbox {
-            Some(inbox) => inbox.next().await,
+        match &self.fifo {
+            Some(fifo) => fifo.next().await,
             None => std::future::pending().await,
         }
     }
 }
 
-/// Collects the names below a namespace's directory, or a piece's.
-fn walk(dir: &Path, so_far: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
-    let failed = |error: std::io::Error| unpublished(LISTING, dir, errno(&error));
+/// Collects the names below the directory of a namespace or of a name piece.
+fn collect_names(dir: &Path, prefix: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
+    let failed = |error: std::io::Error| io_error(LISTING, dir, errno(&error));
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed)?,
@@ -283,13 +283,13 @@ fn walk(dir: &Path, so_far: &str, names: &mut Vec<LockName>) -> Result<(), Error
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let file_name = entry.file_name();
-        match paths::classify(so_far, &file_name.to_string_lossy()) {
-            // Longer texts are no names: somebody else's directories, however deep.
-            Found::Piece(text) if text.len() <= 3 * tenure_core::name::MAX_NAME_BYTES => {
-                walk(&entry.path(), &text, names)?;
+        match paths::classify(prefix, &file_name.to_string_lossy()) {
+            // A longer text is not a name but a foreign directory tree.
+            EntryKind::Piece(text) if text.len() <= 3 * tenure_core::name::MAX_NAME_BYTES => {
+                collect_names(&entry.path(), &text, names)?;
             }
-            Found::Lock(name) => names.push(name),
-            Found::Piece(_) | Found::Other => {}
+            EntryKind::Lock(name) => names.push(name),
+            EntryKind::Piece(_) | EntryKind::Other => {}
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Which clock this process reads: the boot of the machine, and the time namespace.
+//! The identity of the clock that this process reads: boot of the machine and time namespace.
 //!
 //! All processes with the same identity read the same `CLOCK_BOOTTIME` and can compare its times.
 
@@ -7,8 +7,8 @@ use tenure_core::{
     queue::ClockId,
 };
 
-/// The identity of the clock of a client, if it reads the one that all processes of this host
-/// share. A client with a clock of its own has none: nobody compares with it.
+/// Returns the identity of a client's clock if the clock is the one that all processes of this host
+/// share. Returns `None` for any other clock: other clients cannot compare times with it.
 pub(crate) fn identity(clock: &dyn Clock) -> Option<ClockId> {
     let before = SystemClock.now();
     let read = clock.now();
@@ -24,7 +24,7 @@ fn host_identity() -> Option<ClockId> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: String = boot.trim().chars().filter(|c| *c != '-').collect();
     let boot = u128::from_str_radix(&digits, 16).ok()?;
-    // Kernels before 5.6 have no time namespaces, and no such file.
+    // Kernels before 5.6 have no time namespaces and no such file.
     let namespace = std::fs::read_link("/proc/self/ns/time")
         .ok()
         .and_then(|link| {
@@ -36,7 +36,7 @@ fn host_identity() -> Option<ClockId> {
             digits.parse::<u64>().ok()
         })
         .unwrap_or(0);
-    // The boot id is random, so that any fixed mixing keeps different pairs apart.
+    // The boot id is random, so any fixed mixing keeps different pairs distinct.
     Some(ClockId::new(
         boot ^ (u128::from(namespace).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)),
     ))
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_host_s_clock_is_shared() {
+    fn only_the_host_clock_is_shared() {
         #[cfg(target_os = "linux")]
         assert!(identity(&SystemClock).is_some());
         let manual = ManualClock::new();

@@ -1,4 +1,4 @@
-//! What can be set about a directory of locks.
+//! The options of a directory of locks.
 
 use tenure_core::queue::ClockId;
 
@@ -6,37 +6,38 @@ use tenure_core::queue::ClockId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// Several users of one group share the directory: what is made in it can be written by its
-    /// group (modes 2770 and 660), and it may belong to somebody else. Whoever is in that group
-    /// may take and break every lock in it.
+    /// Whether several users of one group share the directory. Files in it are then writable by the
+    /// group (modes 2770 and 660), and the directory may belong to another user. Every member of
+    /// the group can take and break every lock in it.
     pub shared: bool,
-    /// The directory may be on a network or FUSE file system. `rename` must be atomic there for
-    /// all who use it, and what it answers must be true. Processes of other hosts do not share
-    /// our clock, and the FIFOs do not reach them: their waiters find out by their reports.
+    /// Whether the directory may be on a network or FUSE file system. `rename` must be atomic there
+    /// for all its users, and must report its outcome correctly. Processes of other hosts have a
+    /// different clock, and the FIFOs do not reach them: their waiters learn of their grants from
+    /// their reports.
     pub allow_network: bool,
     pub(crate) clock: Option<ClockId>,
     pub(crate) inline: bool,
 }
 
 impl Options {
-    /// The names under which a configuration may set them.
+    /// The names of the options in a configuration.
     pub const KEYS: &'static [&'static str] = &["allow_network", "shared"];
 
-    /// The directory is for several users of one group.
+    /// Sets whether several users of one group share the directory.
     #[must_use]
     pub const fn shared(mut self, yes: bool) -> Self {
         self.shared = yes;
         self
     }
 
-    /// The directory may be on a network or FUSE file system.
+    /// Sets whether the directory may be on a network or FUSE file system.
     #[must_use]
     pub const fn allow_network(mut self, yes: bool) -> Self {
         self.allow_network = yes;
         self
     }
 
-    /// For tests: as if this process ran under another boot of the machine.
+    /// For tests: pretends that this process runs under another boot of the machine.
     #[doc(hidden)]
     #[must_use]
     pub const fn clock_identity(mut self, clock: ClockId) -> Self {
@@ -44,7 +45,7 @@ impl Options {
         self
     }
 
-    /// For tests: make every system call in the thread that asks.
+    /// For tests: makes every system call in the calling thread.
     #[doc(hidden)]
     #[must_use]
     pub const fn inline(mut self, yes: bool) -> Self {

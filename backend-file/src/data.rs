@@ -1,11 +1,12 @@
-//! Where the bytes of a version are: in the targets of symbolic links, or in a file.
+//! The data of a version, stored in the targets of symbolic links or in a file.
 //!
-//! A link's target is written in the same step as the link's name, and every journaling file
-//! system keeps the order of the two and of the head's renaming over a loss of power. So it needs
-//! no `fdatasync`, which on a disk takes fifty times as long as all the rest. A target holds 1,000
-//! bytes (XFS takes 1,024), after one byte that says whether another piece follows: the pieces are
-//! `data.<id>`, `data.<id>.1`, `data.<id>.2`. More than 32 pieces, and what a link cannot hold,
-//! are one synced file. The links are only ever read, never followed.
+//! A link's target and name are written in the same step, and every journaling file system
+//! preserves the order of this step and of the head's rename over a power loss. Therefore no
+//! `fdatasync` is needed, which takes fifty times as long on a disk as everything else together. A
+//! target holds one byte that tells whether another piece follows, and 1,000 bytes of data (XFS
+//! limits a target to 1,024 bytes). The pieces are `data.<id>`, `data.<id>.1`, `data.<id>.2`. Data
+//! of more than 32 pieces, or data that a link cannot hold, is stored in one synced file. Links are
+//! only read, never followed.
 
 use std::{
     fmt,
@@ -26,18 +27,18 @@ use tenure_core::{
 
 use crate::{
     config::Options,
-    error::{errno, found, unpublished},
+    error::{errno, io_error, path_error},
 };
 
-/// More than this is a file.
-pub(crate) const MOST_PIECES: u32 = 32;
-/// Bytes of one piece.
-const PIECE: usize = 1000;
-/// A state beyond this size was not written by us.
-const MOST_BYTES: u64 = 64 << 20;
+/// Maximum number of pieces. Larger data is stored in a file.
+pub(crate) const MAX_PIECES: u32 = 32;
+/// Bytes of data in one piece.
+const PIECE_BYTES: usize = 1000;
+/// Maximum size of a state file. This backend never writes a larger one.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 const READING: &str = "reading the state of a lock";
 
-/// One version: the generation and the nonce that nobody else draws.
+/// The id of a version: its generation and a unique nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) generation: u64,
@@ -68,13 +69,13 @@ impl Id {
         format!("data.{self}")
     }
 
-    /// The name of a directory in the making.
-    pub(crate) fn aside(self) -> String {
+    /// Returns the name of the temporary directory of a new lock.
+    pub(crate) fn temporary_name(self) -> String {
         self.nonce.to_string()
     }
 
     pub(crate) fn pieces(self, count: u32) -> impl Iterator<Item = Piece> {
-        (0..count.min(MOST_PIECES)).map(move |index| Piece { id: self, index })
+        (0..count.min(MAX_PIECES)).map(move |index| Piece { id: self, index })
     }
 }
 
@@ -84,7 +85,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// One piece of the data of a version.
+/// A piece of the data of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) id: Id,
@@ -122,19 +123,19 @@ fn canonical(text: &str) -> Option<u64> {
     (number.to_string() == text).then_some(number)
 }
 
-/// Writes the data of a version whole, and returns of how many pieces it is.
+/// Writes the complete data of a version, and returns the number of pieces.
 pub(crate) fn write(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
-    let count = bytes.len().div_ceil(PIECE);
-    if count > MOST_PIECES as usize || bytes.contains(&0) {
+    let count = bytes.len().div_ceil(PIECE_BYTES);
+    if count > MAX_PIECES as usize || bytes.contains(&0) {
         return write_file(dir, id, bytes, options);
     }
-    for (piece, part) in id.pieces(MOST_PIECES).zip(bytes.chunks(PIECE)) {
+    for (piece, part) in id.pieces(MAX_PIECES).zip(bytes.chunks(PIECE_BYTES)) {
         let last = piece.index as usize + 1 == count;
         let mut target = vec![if last { b'.' } else { b'+' }];
         target.extend_from_slice(part);
         match fs::symlinkat(&*target, dir, piece.file()) {
             Ok(()) => {}
-            // Not every file system has links, or links of that length.
+            // Not every file system supports links, or links of this length.
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NAMETOOLONG)
                 if piece.index == 0 =>
             {
@@ -146,8 +147,8 @@ pub(crate) fn write(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Re
     u32::try_from(count).map_err(|_| Errno::FBIG)
 }
 
-/// Removes the data of a version that will not be published. What cannot be removed is cleared
-/// away with a later version.
+/// Removes the data of a version that is not published. Pieces that cannot be removed now are
+/// removed with a later version.
 pub(crate) fn remove(dir: &OwnedFd, id: Id, pieces: u32) {
     for piece in id.pieces(pieces) {
         if fs::unlinkat(dir, piece.file(), AtFlags::empty()).is_err() {
@@ -156,23 +157,24 @@ pub(crate) fn remove(dir: &OwnedFd, id: Id, pieces: u32) {
     }
 }
 
-/// Reads the data of a version, and of how many pieces it is; `None` if a piece is missing.
+/// Reads the data of a version. Returns it with the number of pieces, or `None` if a piece is
+/// missing.
 pub(crate) fn read(
     dir: BorrowedFd<'_>,
     path: &Path,
     id: Id,
 ) -> Result<Option<(Vec<u8>, u32)>, Error> {
     let mut bytes = Vec::new();
-    for piece in id.pieces(MOST_PIECES) {
+    for piece in id.pieces(MAX_PIECES) {
         let file = piece.file();
-        match fs::readlinkat(dir, &file, Vec::with_capacity(PIECE + 24)) {
+        match fs::readlinkat(dir, &file, Vec::with_capacity(PIECE_BYTES + 24)) {
             Err(Errno::NOENT) => return Ok(None),
-            // Not a link.
+            // The name is not a link.
             Err(Errno::INVAL) if piece.index == 0 => {
                 let whole = read_file(dir, &file, &path.join(&file))?;
                 return Ok(whole.map(|bytes| (bytes, 1)));
             }
-            Err(errno) => return Err(unpublished(READING, &path.join(&file), errno)),
+            Err(errno) => return Err(io_error(READING, &path.join(&file), errno)),
             Ok(target) => {
                 let target = target.as_bytes();
                 let part = target.get(1..).unwrap_or_default();
@@ -181,12 +183,12 @@ pub(crate) fn read(
                     Some(b'+') => {}
                     Some(b'.') => return Ok(Some((bytes, piece.index + 1))),
                     _ => {
-                        return Err(found(
+                        return Err(path_error(
                             ErrorKind::Corrupt,
                             READING,
                             &path.join(&file),
-                            "it is not a piece of the state of a lock; nobody can hold this lock \
-                             until that is restored, or its directory is deleted, which frees \
+                            "it is not a piece of the state of a lock; no client can hold this lock \
+                             until it is restored, or its directory is deleted, which frees \
                              the lock",
                         ));
                     }
@@ -197,13 +199,13 @@ pub(crate) fn read(
     Ok(None)
 }
 
-/// Makes an empty file.
+/// Creates an empty file.
 pub(crate) fn create_file(dir: &OwnedFd, name: &str, options: Options) -> Result<OwnedFd, Errno> {
     let mode = Mode::from_raw_mode(options.file_mode() as _);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let fd = fs::openat(dir, name, flags, mode)?;
     if options.shared {
-        // The process's mask may have taken the group's rights away.
+        // The process's umask may have removed the group's permissions.
         fs::fchmod(&fd, mode)?;
     }
     Ok(fd)
@@ -220,24 +222,24 @@ fn write_file(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u
             Err(errno) => return Err(errno),
         }
     }
-    // Without this a loss of power could leave a head that names an empty file.
+    // Without this, a power loss could leave a head that refers to an empty file.
     fs::fdatasync(&fd)?;
     Ok(1)
 }
 
 fn read_file(dir: BorrowedFd<'_>, name: &str, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    // Not blocking: something else than a file could have been put in its place.
+    // Non-blocking, because the name could refer to something other than a file.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
-        other => File::from(other.map_err(|errno| unpublished(READING, path, errno))?),
+        other => File::from(other.map_err(|errno| io_error(READING, path, errno))?),
     };
     let mut bytes = Vec::with_capacity(1024);
-    file.take(MOST_BYTES + 1)
+    file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| unpublished(READING, path, errno(&error)))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(found(
+        .map_err(|error| io_error(READING, path, errno(&error)))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(path_error(
             ErrorKind::Corrupt,
             READING,
             path,

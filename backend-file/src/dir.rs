@@ -1,11 +1,12 @@
-//! One lock's directory: reading its head, and compare-and-swap by renaming the head (ADR 0003).
+//! The directory of one lock: reading its head, and compare-and-swap by renaming the head (ADR
+//! 0003).
 //!
-//! The head is an empty file whose name, `head.<generation>.<nonce>`, is the version; the state
-//! is in `data.<generation>.<nonce>` (see [`data`](crate::data)), which never changes once the
-//! head names it. To publish the next version a process writes the next data whole and renames the
-//! head. A nonce is never used again, so the name that is renamed exists until one process has
-//! renamed it and never after: whoever comes later, by a microsecond or after having been stopped
-//! for a day, is told that it is not there.
+//! The head is an empty file whose name, `head.<generation>.<nonce>`, is the version. The state is
+//! in `data.<generation>.<nonce>` (see [`data`](crate::data)), which never changes once the head
+//! refers to it. To publish the next version, a process writes the next data completely and then
+//! renames the head. A nonce is never reused, so the old name exists until one process renames it
+//! and never afterwards. The rename of any later process fails because the name is absent, whether
+//! the process is a microsecond late or was stopped for a day.
 
 use std::{
     os::fd::AsFd,
@@ -25,36 +26,37 @@ use tenure_core::{
 use crate::{
     config::Options,
     data::{self, Id, Piece},
-    error::{found, perhaps_published, unpublished},
-    paths::TMP,
+    error::{io_error, path_error, publishing_error},
+    paths::TMP_DIR,
     root,
 };
 
 const READING: &str = "reading the state of a lock";
 const WRITING: &str = "writing the state of a lock";
-/// How often to look again when what was seen does not fit together, because the head was renamed
-/// while it was looked for.
-const LOOKS: u32 = 200;
-/// Looks in quick succession before the others take some time.
-const QUICK_LOOKS: u32 = 50;
-/// Files to clear away that one version remembers.
-const MOST_LITTER: usize = 64;
+/// Maximum number of reads when the listing is inconsistent, because the head was renamed during
+/// the read.
+const MAX_READ_RETRIES: u32 = 200;
+/// Number of reads without a pause; later reads are preceded by one.
+const IMMEDIATE_READ_RETRIES: u32 = 50;
+/// Maximum number of stale files that one version records for removal.
+const MAX_STALE_FILES: usize = 64;
 
-/// The head, of how many pieces its data is and with what checksum, and the pieces that nobody
-/// needs once it is replaced.
+/// The head, the number of pieces and the checksum of its data, and the stale pieces that can be
+/// removed once it is replaced.
 #[derive(Clone, Debug)]
 struct Head {
     id: Id,
     pieces: u32,
     checksum: u32,
-    litter: Vec<Piece>,
+    stale: Vec<Piece>,
 }
 
 impl Head {
-    /// As a version: the id, the number of pieces and the checksum, then the litter, with commas between them.
+    /// Encodes the head as a version: the id, the number of pieces and the checksum, then the stale
+    /// pieces, separated by commas.
     fn version(&self) -> Version {
         let mut text = format!("{}+{}+{}", self.id, self.pieces, self.checksum);
-        for piece in self.litter.iter().take(MOST_LITTER) {
+        for piece in self.stale.iter().take(MAX_STALE_FILES) {
             text.push(',');
             text.push_str(&piece.to_string());
         }
@@ -62,28 +64,28 @@ impl Head {
     }
 
     fn parse(version: &Version) -> Option<Self> {
-        let (head, litter) = match version.as_str().split_once(',') {
-            Some((head, litter)) => (head, Some(litter)),
+        let (head, stale) = match version.as_str().split_once(',') {
+            Some((head, stale)) => (head, Some(stale)),
             None => (version.as_str(), None),
         };
         let (id, counts) = head.split_once('+')?;
         let (pieces, checksum) = counts.split_once('+')?;
-        let litter = litter.into_iter().flat_map(|text| text.split(','));
+        let stale = stale.into_iter().flat_map(|text| text.split(','));
         Some(Self {
             id: Id::parse(id)?,
             pieces: pieces.parse().ok()?,
             checksum: checksum.parse().ok()?,
-            litter: litter.map(Piece::parse).collect::<Option<_>>()?,
+            stale: stale.map(Piece::parse).collect::<Option<_>>()?,
         })
     }
 }
 
-/// Reads the present version of a lock; `None` if the lock has no directory, or an empty one.
+/// Reads the current version of a lock; `None` if the lock's directory is absent or empty.
 pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
-    let failed = |errno| unpublished(READING, dir, errno);
-    let mut seen = Seen::default();
-    for look in 0..LOOKS {
-        if look > QUICK_LOOKS {
+    let failed = |errno| io_error(READING, dir, errno);
+    let mut listed = DirListing::default();
+    for attempt in 0..MAX_READ_RETRIES {
+        if attempt > IMMEDIATE_READ_RETRIES {
             std::thread::sleep(Duration::from_micros(200));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -92,11 +94,11 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             other => other.map_err(failed)?,
         };
         let mut listing = fs::Dir::new(fd).map_err(failed)?;
-        seen = look_through(&mut listing).map_err(failed)?;
-        if seen.entries == 0 {
+        listed = list_dir(&mut listing).map_err(failed)?;
+        if listed.entries == 0 {
             return Ok(None);
         }
-        let Some(mut head) = seen.head.clone() else {
+        let Some(mut head) = listed.head.clone() else {
             continue;
         };
         let fd = listing.fd().map_err(failed)?;
@@ -106,30 +108,30 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             return Ok(Some(Versioned::new(head.version(), bytes)));
         }
     }
-    let what = match seen.head {
+    let what = match listed.head {
         None => "it has no file `head.*`".to_owned(),
         Some(head) => format!("its `{}` is missing or incomplete", head.id.data()),
     };
-    Err(found(
+    Err(path_error(
         ErrorKind::Corrupt,
         READING,
         dir,
         format!(
-            "{what}; nobody can hold this lock until that is restored, or the directory is \
+            "{what}; no client can hold this lock until it is restored, or the directory is \
              deleted, which frees the lock"
         ),
     ))
 }
 
-/// The file that has the state at present, for messages.
+/// Returns the file that contains the current state, for messages.
 pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(dir, flags, Mode::empty()).ok()?;
-    let seen = look_through(&mut fs::Dir::new(fd).ok()?).ok()?;
-    Some(dir.join(seen.head?.id.data()))
+    let listed = list_dir(&mut fs::Dir::new(fd).ok()?).ok()?;
+    Some(dir.join(listed.head?.id.data()))
 }
 
-/// Publishes the next version if the present one is `expected`.
+/// Publishes the next version if the current one is `expected`.
 pub(crate) fn replace(
     dir: &Path,
     expected: &Version,
@@ -142,15 +144,15 @@ pub(crate) fn replace(
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match fs::open(dir, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
+        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
     let old_name = head.id.head();
-    // Spares a write and a sync when it is plain already that somebody was faster.
+    // Saves a write and a sync if another process has already published a version.
     match fs::statat(&fd, &old_name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| unpublished(WRITING, dir, errno))?,
+        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
     };
-    // Whoever read that version some time ago must not paper over what happened to its bytes.
+    // The data may have been damaged since it was read; a new version must not hide that.
     match data::read(fd.as_fd(), dir, head.id)? {
         Some((bytes, _)) if crc32fast::hash(&bytes) == head.checksum => {}
         _ => return Ok(Swap::Conflict),
@@ -159,11 +161,11 @@ pub(crate) fn replace(
     let pieces = match data::write(&fd, next, bytes, options) {
         Ok(pieces) => pieces,
         Err(errno) => {
-            data::remove(&fd, next, data::MOST_PIECES);
+            data::remove(&fd, next, data::MAX_PIECES);
             return match errno {
-                // The directory was deleted under our feet.
+                // The directory was deleted in the meantime.
                 Errno::NOENT => Ok(Swap::Conflict),
-                errno => Err(unpublished(WRITING, &dir.join(next.data()), errno)),
+                errno => Err(io_error(WRITING, &dir.join(next.data()), errno)),
             };
         }
     };
@@ -173,23 +175,23 @@ pub(crate) fn replace(
             data::remove(&fd, next, pieces);
             return Ok(Swap::Conflict);
         }
-        Err(errno) => return Err(perhaps_published(WRITING, dir, errno)),
+        Err(errno) => return Err(publishing_error(WRITING, dir, errno)),
     }
-    // The data of the version before stays: after a loss of power its head may be back.
-    for piece in &head.litter {
+    // The data of the previous version stays: after a power loss its head may reappear.
+    for piece in &head.stale {
         let _ = fs::unlinkat(&fd, piece.file(), AtFlags::empty());
     }
     let head = Head {
         id: next,
         pieces,
         checksum: crc32fast::hash(bytes),
-        litter: head.id.pieces(head.pieces).collect(),
+        stale: head.id.pieces(head.pieces).collect(),
     };
     Ok(Swap::Swapped(head.version()))
 }
 
-/// Publishes the first version of a lock that has no directory, or an empty one: made aside, and
-/// renamed into its place, which fails if something is there.
+/// Publishes the first version of a lock whose directory is absent or empty. A temporary directory
+/// is created and renamed into place; the rename fails if the place is taken.
 pub(crate) fn create(
     root: &Path,
     dir: &Path,
@@ -199,7 +201,7 @@ pub(crate) fn create(
     let first = Id::after(0)?;
     let mut last = Errno::NOENT;
     for _ in 0..5 {
-        let made = root.join(TMP).join(first.aside());
+        let made = root.join(TMP_DIR).join(first.temporary_name());
         let prepared = match prepare(&made, first, bytes, options) {
             Ok(pieces) => fs::renameat(CWD, &made, CWD, dir).map(|()| pieces),
             Err(errno) => Err(errno),
@@ -210,12 +212,13 @@ pub(crate) fn create(
                     id: first,
                     pieces,
                     checksum: crc32fast::hash(bytes),
-                    litter: Vec::new(),
+                    stale: Vec::new(),
                 };
                 return Ok(Swap::Swapped(head.version()));
             }
             Err(Errno::NOENT | Errno::EXIST) if !dir.exists() => {
-                // The parents are missing, or somebody took ours for left behind.
+                // The parents are missing, or another process removed the temporary directory as
+                // stale.
                 last = Errno::NOENT;
                 let _ = std::fs::remove_dir_all(&made);
                 make_parents(root, dir, options)?;
@@ -224,12 +227,12 @@ pub(crate) fn create(
                 let _ = std::fs::remove_dir_all(&made);
                 return match errno {
                     Errno::EXIST | Errno::NOTEMPTY | Errno::NOENT => Ok(Swap::Conflict),
-                    errno => Err(perhaps_published(WRITING, dir, errno)),
+                    errno => Err(publishing_error(WRITING, dir, errno)),
                 };
             }
         }
     }
-    Err(unpublished(WRITING, dir, last))
+    Err(io_error(WRITING, dir, last))
 }
 
 fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
@@ -242,7 +245,7 @@ fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32
 }
 
 fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> {
-    let mut missing = vec![root.join(TMP)];
+    let mut missing = vec![root.join(TMP_DIR)];
     let inside = dir.parent().into_iter().flat_map(Path::ancestors);
     missing.extend(
         inside
@@ -251,49 +254,49 @@ fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> 
     );
     missing.push(root.to_path_buf());
     for path in missing.iter().rev() {
-        root::make_dir(path, options).map_err(|errno| unpublished(WRITING, path, errno))?;
+        root::make_dir(path, options).map_err(|errno| io_error(WRITING, path, errno))?;
     }
     Ok(())
 }
 
 #[derive(Default)]
-struct Seen {
+struct DirListing {
     entries: usize,
     head: Option<Head>,
 }
 
-fn look_through(listing: &mut fs::Dir) -> Result<Seen, Errno> {
-    let mut seen = Seen::default();
+fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
+    let mut listed = DirListing::default();
     let mut highest: Option<Id> = None;
     let mut data = Vec::new();
     while let Some(entry) = listing.read() {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else {
-            seen.entries += 1;
+            listed.entries += 1;
             continue;
         };
         if name == "." || name == ".." {
             continue;
         }
-        seen.entries += 1;
+        listed.entries += 1;
         if let Some(id) = name.strip_prefix("head.").and_then(Id::parse) {
-            // Both names of a head that is being renamed may be seen.
+            // A listing can contain both names of a head that is being renamed.
             highest = highest.max(Some(id));
         } else if let Some(piece) = name.strip_prefix("data.").and_then(Piece::parse) {
             data.push(piece);
         }
     }
-    seen.head = highest.map(|id| Head {
+    listed.head = highest.map(|id| Head {
         id,
         pieces: 0,
         checksum: 0,
-        // What is not newer than the head and not its own can never be published any more.
-        litter: data
+        // Pieces that are not newer than the head and do not belong to it can never be published.
+        stale: data
             .into_iter()
             .filter(|other| other.id.generation <= id.generation && other.id != id)
             .collect(),
     });
-    Ok(seen)
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -301,7 +304,7 @@ mod tests {
     use super::*;
 
     fn some(root: &Path) -> std::path::PathBuf {
-        root::make_dir(&root.join(TMP), Options::default()).unwrap();
+        root::make_dir(&root.join(TMP_DIR), Options::default()).unwrap();
         root.join("default").join("job")
     }
 
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_wins_and_the_loser_is_told() {
+    fn one_of_two_swaps_wins_and_the_other_conflicts() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -339,11 +342,11 @@ mod tests {
         assert_eq!(files(&dir), ["data.1", "data.2", "head.2"]);
         swapped(replace(&dir, &second, b"3", options).unwrap());
         assert_eq!(files(&dir), ["data.2", "data.3", "head.3"]);
-        assert_eq!(std::fs::read_dir(root.join(TMP)).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(root.join(TMP_DIR)).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_proposal_that_nobody_finished_is_cleared_away() {
+    fn unfinished_proposal_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -357,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn with_two_heads_the_higher_one_is_read_and_without_one_it_is_an_error() {
+    fn higher_of_two_heads_is_read_and_missing_head_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
@@ -376,7 +379,7 @@ mod tests {
         assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(read(&dir).unwrap().is_none());
-        // Whoever remembers a version of the deleted directory is told as well.
+        // A swap that expects a version of the deleted directory fails as well.
         assert_eq!(
             replace(&dir, &first, b"x", options).unwrap(),
             Swap::Conflict
@@ -384,7 +387,7 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         assert!(read(&dir).unwrap().is_none());
         swapped(create(root, &dir, b"again", options).unwrap());
-        // It has the same generation as the one that was deleted, and is not the same.
+        // It has the same generation as the deleted version, but a different nonce.
         assert_eq!(
             replace(&dir, &first, b"x", options).unwrap(),
             Swap::Conflict
@@ -393,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn data_of_every_size_comes_back_and_is_cleared_away() {
+    fn data_of_every_size_round_trips_and_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);
         let mut version = swapped(create(root, &dir, b"1", options).unwrap());
         for length in [1, 999, 1000, 1001, 5000, 31_999, 32_000, 32_001, 200_000, 1] {
             let bytes = vec![b'x'; length];
-            // Both from what was read and from what the last swap returned.
+            // Both with the version from a read and with the version that the last swap returned.
             for from_read in [false, true] {
                 if from_read {
                     version = read(&dir).unwrap().unwrap().version;
@@ -411,13 +414,13 @@ mod tests {
             let most = 1 + 2 * length.div_ceil(1000).min(32);
             assert!(std::fs::read_dir(&dir).unwrap().count() <= most, "{length}");
         }
-        // No text that a link could not hold is lost either.
+        // Data that a link cannot hold is preserved as well.
         swapped(replace(&dir, &version, b"a\0b", options).unwrap());
         assert_eq!(read(&dir).unwrap().unwrap().bytes, b"a\0b");
     }
 
     #[test]
-    fn a_missing_data_file_is_an_error_that_names_it() {
+    fn missing_data_file_is_an_error_with_its_name() {
         let root = tempfile::tempdir().unwrap();
         let (root, options) = (root.path(), Options::default());
         let dir = some(root);

@@ -1,23 +1,23 @@
-//! From what the system answered to an error that says what to do.
+//! Conversion of system errors to errors with advice.
 
 use std::path::Path;
 
 use rustix::io::Errno;
 use tenure_core::error::{Error, ErrorKind};
 
-/// What a failed system call means, if nothing had been published before it.
-pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) -> Error {
+/// Returns the error of a failed system call before which nothing was published.
+pub(crate) fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
     let (kind, advice) = match errno {
         Errno::ACCESS | Errno::PERM => (
             ErrorKind::PermissionDenied,
-            "it must be readable and writable for this user",
+            "this user needs read and write permission",
         ),
         Errno::ROFS => (
             ErrorKind::PermissionDenied,
-            "choose a directory on a file system that can be written",
+            "choose a directory on a writable file system",
         ),
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
-            (ErrorKind::Exhausted, "make room and try again")
+            (ErrorKind::Exhausted, "free some space and try again")
         }
         Errno::MFILE | Errno::NFILE => (
             ErrorKind::Unavailable,
@@ -25,9 +25,9 @@ pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) ->
         ),
         Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NAMETOOLONG | Errno::INVAL => (
             ErrorKind::Config,
-            "something else is in that place; remove it or choose another directory",
+            "the path is not usable; remove what is there or choose another directory",
         ),
-        _ => (ErrorKind::Unavailable, "see whether the disk is sound"),
+        _ => (ErrorKind::Unavailable, "check the disk"),
     };
     let source = std::io::Error::from(errno);
     Error::new(kind, operation)
@@ -35,17 +35,17 @@ pub(crate) fn unpublished(operation: &'static str, path: &Path, errno: Errno) ->
         .with_source(source)
 }
 
-/// What a failed call means that may have published something.
-pub(crate) fn perhaps_published(operation: &'static str, path: &Path, errno: Errno) -> Error {
-    let error = unpublished(operation, path, errno);
+/// Returns the error of a failed system call that may have published a version.
+pub(crate) fn publishing_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    let error = io_error(operation, path, errno);
     match error.kind() {
         ErrorKind::Unavailable => error.with_kind(ErrorKind::OutcomeUnknown),
         _ => error,
     }
 }
 
-/// An error without a failed call behind it.
-pub(crate) fn found(
+/// Returns an error about a path that no failed system call caused.
+pub(crate) fn path_error(
     kind: ErrorKind,
     operation: &'static str,
     path: &Path,
@@ -54,7 +54,7 @@ pub(crate) fn found(
     Error::new(kind, operation).with_detail(format!("{}: {what}", path.display()))
 }
 
-/// The number of an I/O error; `EIO` if it has none.
+/// Returns the number of an I/O error; `EIO` if it has none.
 pub(crate) fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -1,4 +1,4 @@
-//! The file backend by configuration.
+//! The factory of the file backend.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{FileStore, Options};
 pub struct FileFactory;
 
 impl FileFactory {
-    /// The factory.
+    /// Creates the factory.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -46,7 +46,7 @@ impl Factory for FileFactory {
         let url = &settings.url;
         if !url.hosts().is_empty() {
             return Err(refuse(
-                "it has no servers; write `file:/directory`, with one slash or three",
+                "a file store has no servers; write `file:/directory`, with one slash or three",
             ));
         }
         let root = match url.path() {
@@ -54,15 +54,15 @@ impl Factory for FileFactory {
             path if path.starts_with('/') => path.into(),
             _ => {
                 return Err(refuse(
-                    "the directory must be absolute, so that everybody means the same one: \
+                    "the directory must be absolute, so that all processes use the same one: \
                      `file:/directory`",
                 ));
             }
         };
         if settings.username.is_some() || settings.password.is_some() || !settings.tls.is_empty() {
             return Err(refuse(
-                "it knows no user, password or certificates; owner and mode of the directory say \
-                 who may use it",
+                "a file store has no user, password or certificates; owner and mode of the \
+                 directory control the access",
             ));
         }
         let options = Options::default()
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_name_a_directory() {
+    fn address_contains_a_directory() {
         assert_eq!(open("file:/srv/locks").unwrap(), "file:/srv/locks");
         assert_eq!(open("file:///srv/locks").unwrap(), "file:/srv/locks");
         let default = FileStore::default_root().display().to_string();
@@ -101,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_and_what_has_no_meaning_is_refused() {
+    fn options_are_read_and_unsupported_settings_are_rejected() {
         let settings = || Settings::new(StoreUrl::parse("file:/srv/locks").unwrap());
         let options = |value: Value| {
-            tenure_core::settings::Options::new().with("shared", value, "variable X")
+            tenure_core::settings::RawOptions::new().with("shared", value, "variable X")
         };
         let factory = FileFactory::new();
         let shared = factory.open(&settings().with_options(options(Value::from("true"))));

@@ -1,4 +1,4 @@
-//! Locks for the processes of one host, kept in a directory: no server, nothing to install.
+//! Locks for the processes of one host, stored in a directory: no server, no installation.
 //!
 //! ```
 //! use tenure_file::FileStore;
@@ -7,21 +7,22 @@
 //! # let _ = store;
 //! ```
 //!
-//! [`FileStore`] is given to the builder of a client like any other backend. The queue, tokens
-//! and expiry come from the compare-and-swap adapter of the core ([`tenure_core::cas`]); this
-//! crate publishes versions of a lock's state by renaming a file whose name is the version
-//! (ADR 0003), and wakes waiters by one FIFO for each client.
+//! Pass a [`FileStore`] to the builder of a client, like any other backend. The queue, tokens and
+//! expiry come from the compare-and-swap adapter of the core ([`tenure_core::cas`]). This crate
+//! publishes versions of a lock's state by renaming a file whose name is the version (ADR 0003),
+//! and wakes waiters through one FIFO for each client.
 //!
-//! **What it stands.** A process that is stopped or killed at any instruction blocks nobody for
-//! longer than its TTL and breaks nothing. A state file that was cut off or scribbled over is an
-//! error that names the file, never a free lock. Power loss leaves every lock readable.
+//! **What it tolerates.** A process that is stopped or killed at any instruction blocks no other
+//! process for longer than its TTL, and corrupts nothing. A truncated or overwritten state file
+//! causes an error that names the file; it never frees the lock. After a power loss every lock is
+//! readable.
 //!
-//! **What it does not.** Several hosts: a directory on a network file system is refused unless
-//! [`Options::allow_network`] is set. Whoever may write to the directory may take or break any
-//! lock in it: it belongs to one user, or to a group if it was made for
+//! **What it does not tolerate.** Several hosts: a directory on a network file system is rejected
+//! unless [`Options::allow_network`] is set. Any user with write access to the directory can take
+//! or break every lock in it. Therefore it belongs to one user, or to a group if it was created for
 //! [sharing](Options::shared).
 //!
-//! **Which files there are**: see [`paths`].
+//! **Files**: see [`paths`].
 
 mod backend;
 mod clock;
@@ -30,7 +31,7 @@ mod data;
 mod dir;
 mod error;
 mod factory;
-mod inbox;
+mod fifo;
 pub mod paths;
 mod root;
 

@@ -1,4 +1,4 @@
-//! Which files there are, and how names are written in them (clause N2).
+//! The files of the store, and the encoding of names in their paths (clause N2).
 //!
 //! ```text
 //! <root>/.inbox/<client>                           one FIFO for each connected client
@@ -8,19 +8,21 @@
 //!                                                  link to nowhere, with the state as target
 //! ```
 //!
-//! Namespace and name are written each for itself, by the table of [`tenure_core::name`] with
-//! three differences, because file systems are narrower:
+//! Namespace and name are encoded separately, by the table of [`tenure_core::name`] with three
+//! differences, because file systems are more restrictive:
 //!
 //! | what | written as | because |
 //! |---|---|---|
-//! | `A-Z` | `%41` to `%5A` | some file systems take `A` and `a` for the same |
-//! | a dot at the beginning | `%2E` | what begins with a dot is ours |
-//! | more than 200 bytes, once written so | cut into pieces of 199 bytes: one directory inside of the other, each but the last ending in `~`, the last beginning with `~` | file names end at 255 bytes, on some file systems earlier |
+//! | `A-Z` | `%41` to `%5A` | some file systems treat `A` and `a` as equal |
+//! | a dot at the beginning | `%2E` | names that begin with a dot are reserved for the store |
+//! | more than 200 bytes after encoding | split into pieces of 199 bytes, as nested directories: each but the last ends in `~`, the last begins with `~` | file names are limited to 255 bytes, on some file systems to fewer |
 //!
-//! `~` stands nowhere else. Nothing is hashed: each path can be read back, and no two names can
-//! meet. A root of up to 900 bytes leaves room for every name within the 4,096 bytes of a path.
+//! `~` occurs nowhere else. Nothing is hashed: each path can be decoded, and no two names have the
+//! same path. A root of up to 900 bytes leaves room for every name within the 4,096 bytes of a
+//! path.
 //!
-//! Deleting a lock's directory frees the lock; its tokens go on rising, by the wall clock.
+//! Deleting a lock's directory frees the lock. Its tokens continue to increase, based on the wall
+//! clock.
 
 use std::path::{Path, PathBuf};
 
@@ -29,17 +31,17 @@ use tenure_core::{
     name::{LockName, Namespace, decode_where, encode_where},
 };
 
-/// Longest text that is one file name.
-const WHOLE: usize = 200;
-/// Length of a piece of a longer one.
-const PIECE: usize = 199;
+/// Maximum length of an encoded text that is one file name.
+const MAX_FILE_NAME_BYTES: usize = 200;
+/// Length of the pieces of a longer text.
+const NAME_PIECE_BYTES: usize = 199;
 
-/// Where clients have their FIFOs.
-pub(crate) const INBOX: &str = ".inbox";
-/// Where directories are made.
-pub(crate) const TMP: &str = ".tmp";
+/// The directory of the clients' FIFOs.
+pub(crate) const FIFO_DIR: &str = ".inbox";
+/// The directory of temporary directories.
+pub(crate) const TMP_DIR: &str = ".tmp";
 
-/// The directory of a lock.
+/// Returns the directory of a lock.
 #[must_use]
 pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
     let mut path = namespace_dir(root, &key.namespace);
@@ -47,7 +49,7 @@ pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
     path
 }
 
-/// The directory of a namespace.
+/// Returns the directory of a namespace.
 #[must_use]
 pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
     let mut path = root.to_path_buf();
@@ -55,7 +57,7 @@ pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
     path
 }
 
-/// Writes a text by the table of this module, in one piece.
+/// Encodes a text by the table of this module, without splitting it.
 #[must_use]
 pub fn encode(text: &str) -> String {
     encode_where(text, |offset, byte| {
@@ -66,46 +68,46 @@ pub fn encode(text: &str) -> String {
     })
 }
 
-/// Reads back what [`encode`] wrote; `None` for anything else.
+/// Decodes a text that [`encode`] wrote; `None` for any other text.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
     decode_where(encoded, encode)
 }
 
-/// What a directory entry is, below a namespace.
+/// The kind of a directory entry below a namespace.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// A lock's directory.
+pub(crate) enum EntryKind {
+    /// The directory of a lock.
     Lock(LockName),
-    /// A piece of longer names; the text so far.
+    /// A piece of longer names, with the text up to and including it.
     Piece(String),
-    /// Not ours.
+    /// A foreign entry.
     Other,
 }
 
-/// Reads one entry of the namespace's directory (`so_far` empty) or of a piece's.
-pub(crate) fn classify(so_far: &str, entry: &str) -> Found {
+/// Classifies an entry of the directory of a namespace (`prefix` is empty) or of a piece.
+pub(crate) fn classify(prefix: &str, entry: &str) -> EntryKind {
     if let Some(piece) = entry.strip_suffix('~') {
-        return Found::Piece(format!("{so_far}{piece}"));
+        return EntryKind::Piece(format!("{prefix}{piece}"));
     }
     let whole = match entry.strip_prefix('~') {
-        Some(last) if !so_far.is_empty() => format!("{so_far}{last}"),
-        None if so_far.is_empty() => entry.to_owned(),
-        _ => return Found::Other,
+        Some(last) if !prefix.is_empty() => format!("{prefix}{last}"),
+        None if prefix.is_empty() => entry.to_owned(),
+        _ => return EntryKind::Other,
     };
     let name = decode(&whole).and_then(|text| LockName::new(text).ok());
-    name.map_or(Found::Other, Found::Lock)
+    name.map_or(EntryKind::Other, EntryKind::Lock)
 }
 
 fn push(path: &mut PathBuf, encoded: &str) {
-    if encoded.len() <= WHOLE {
+    if encoded.len() <= MAX_FILE_NAME_BYTES {
         path.push(encoded);
         return;
     }
     let mut rest = encoded;
-    while rest.len() > PIECE {
-        // Encoded text is ASCII, so every offset is a boundary.
-        let (piece, more) = rest.split_at(PIECE);
+    while rest.len() > NAME_PIECE_BYTES {
+        // Encoded text is ASCII, so every offset is a character boundary.
+        let (piece, more) = rest.split_at(NAME_PIECE_BYTES);
         path.push(format!("{piece}~"));
         rest = more;
     }
@@ -124,20 +126,20 @@ mod tests {
         Key::new(Namespace::default(), LockName::new(name).unwrap())
     }
 
-    fn found_by_walking(name: &str) -> Found {
+    fn decode_path(name: &str) -> EntryKind {
         let dir = lock_dir(Path::new("/"), &key(name));
-        let mut so_far = String::new();
+        let mut prefix = String::new();
         for part in dir.strip_prefix("/default").unwrap() {
-            match classify(&so_far, part.to_str().unwrap()) {
-                Found::Piece(text) => so_far = text,
-                found => return found,
+            match classify(&prefix, part.to_str().unwrap()) {
+                EntryKind::Piece(text) => prefix = text,
+                kind => return kind,
             }
         }
-        Found::Other
+        EntryKind::Other
     }
 
     #[test]
-    fn n2_hard_names_stay_apart_and_fit() {
+    fn n2_unusual_names_stay_distinct_and_fit() {
         let dots = format!("{}..", "a".repeat(398));
         let longest = "\u{1f512}".repeat(128);
         let hard = [
@@ -172,25 +174,24 @@ mod tests {
             let dir = lock_dir(Path::new("/root"), &key(name));
             for part in &dir {
                 let part = part.to_str().unwrap();
-                assert!(part.len() <= WHOLE && part != "." && part != "..", "{part}");
+                assert!(
+                    part.len() <= MAX_FILE_NAME_BYTES && part != "." && part != "..",
+                    "{part}"
+                );
             }
             assert!(dir.as_os_str().len() < 1700, "{name}");
-            // As a file system that folds case sees it.
+            // The path as a case-insensitive file system sees it.
             let folded = dir.to_str().unwrap().to_lowercase();
             assert_eq!(seen.insert(folded, name), None, "{name}");
-            assert_eq!(
-                found_by_walking(name),
-                Found::Lock(key(name).name),
-                "{name}"
-            );
+            assert_eq!(decode_path(name), EntryKind::Lock(key(name).name), "{name}");
         }
     }
 
     proptest! {
         #[test]
-        fn n2_every_name_comes_back(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
+        fn n2_every_name_round_trips(name in "\\PC{1,120}|[.~%A-Ba-b]{1,12}|[.]{190,210}") {
             prop_assume!(name.len() <= 512);
-            prop_assert_eq!(found_by_walking(&name), Found::Lock(key(&name).name));
+            prop_assert_eq!(decode_path(&name), EntryKind::Lock(key(&name).name));
         }
     }
 }

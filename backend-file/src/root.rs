@@ -1,5 +1,5 @@
-//! The root directory: made if it is absent, refused if others could write to it or if several
-//! hosts might see it.
+//! The root directory: created if it is absent, rejected if other users can write to it or other
+//! hosts can access it.
 
 use std::{
     fs::Metadata,
@@ -16,46 +16,46 @@ use tenure_core::{
 
 use crate::{
     config::Options,
-    error::{errno, found, unpublished},
-    paths::{INBOX, TMP},
+    error::{errno, io_error, path_error},
+    paths::{FIFO_DIR, TMP_DIR},
 };
 
 const OPENING: &str = "opening the directory of locks";
-/// Directories in the making that are older were left behind.
-const STALE: Duration = Duration::from_secs(60);
+/// Age from which a temporary directory is stale.
+const STALE_TMP_AGE: Duration = Duration::from_secs(60);
 
-/// Makes or checks the root, and clears away what dead processes left.
+/// Creates or validates the root, and removes the leftovers of dead processes.
 pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
-    check(root, options)?;
+    create_or_validate(root, options)?;
     refuse_network(root, options)?;
-    for inner in [TMP, INBOX] {
+    for inner in [TMP_DIR, FIFO_DIR] {
         make_dir(&root.join(inner), options)
-            .map_err(|errno| unpublished(OPENING, &root.join(inner), errno))?;
+            .map_err(|errno| io_error(OPENING, &root.join(inner), errno))?;
     }
-    clear_tmp(&root.join(TMP));
+    remove_stale_tmp(&root.join(TMP_DIR));
     Ok(())
 }
 
-/// Checks the root for somebody who only looks: nothing is made, a root that is absent is a store
-/// without locks, and the superuser may look at anybody's.
-pub(crate) fn look(root: &Path, options: Options) -> Result<(), Error> {
+/// Validates the root for a read-only client. Creates nothing; an absent root is a store without
+/// locks. The superuser may inspect the roots of all users.
+pub(crate) fn inspect(root: &Path, options: Options) -> Result<(), Error> {
     match std::fs::symlink_metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(unpublished(OPENING, root, errno(&error))),
+        Err(error) => Err(io_error(OPENING, root, errno(&error))),
         Ok(meta) => {
-            judge(root, &meta, options, rustix::process::geteuid().is_root())?;
+            validate(root, &meta, options, rustix::process::geteuid().is_root())?;
             refuse_network(root, options)
         }
     }
 }
 
-/// Makes one directory; whether it is there already does not matter.
+/// Creates one directory, unless it already exists.
 pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
     let mode = options.dir_mode();
     let made = std::fs::DirBuilder::new().mode(mode & 0o777).create(path);
     match made {
         Ok(()) if options.shared => {
-            // The process's mask may have taken the group's rights away.
+            // The process's umask may have removed the group's permissions.
             let permissions = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(path, permissions).map_err(|error| errno(&error))
         }
@@ -65,8 +65,8 @@ pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
     }
 }
 
-fn check(root: &Path, options: Options) -> Result<(), Error> {
-    let failed = |error: std::io::Error| unpublished(OPENING, root, errno(&error));
+fn create_or_validate(root: &Path, options: Options) -> Result<(), Error> {
+    let failed = |error: std::io::Error| io_error(OPENING, root, errno(&error));
     let meta = match std::fs::symlink_metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if let Some(parent) = root.parent() {
@@ -76,27 +76,32 @@ fn check(root: &Path, options: Options) -> Result<(), Error> {
                     .create(parent)
                     .map_err(failed)?;
             }
-            make_dir(root, options).map_err(|errno| unpublished(OPENING, root, errno))?;
+            make_dir(root, options).map_err(|errno| io_error(OPENING, root, errno))?;
             std::fs::symlink_metadata(root).map_err(failed)?
         }
         other => other.map_err(failed)?,
     };
-    judge(root, &meta, options, false)
+    validate(root, &meta, options, false)
 }
 
-/// Whether a root can be trusted. `anybodys` is for whoever may use another user's.
-fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Result<(), Error> {
+/// Validates owner, mode and type of a root. `allow_other_owner` permits a root of another user.
+fn validate(
+    root: &Path,
+    meta: &Metadata,
+    options: Options,
+    allow_other_owner: bool,
+) -> Result<(), Error> {
     if meta.is_symlink() {
-        return Err(found(
+        return Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
-            "it is a symbolic link, which somebody could point elsewhere; name the directory \
-             itself",
+            "it is a symbolic link, which another user could change; use the path of the \
+             directory itself",
         ));
     }
     if !meta.is_dir() {
-        return Err(found(
+        return Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
@@ -104,14 +109,14 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
         ));
     }
     let us = rustix::process::geteuid().as_raw();
-    if !options.shared && !anybodys && meta.uid() != us {
-        return Err(found(
+    if !options.shared && !allow_other_owner && meta.uid() != us {
+        return Err(path_error(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
             format!(
-                "it belongs to user {}, and this is user {us}; run this as that user, choose a \
-                 directory of your own, or set `shared` if it was made for sharing",
+                "it belongs to user {}, but this process runs as user {us}; run this as that user, \
+                 choose another directory, or set `shared` if the directory is for a group",
                 meta.uid()
             ),
         ));
@@ -119,20 +124,20 @@ fn judge(root: &Path, meta: &Metadata, options: Options, anybodys: bool) -> Resu
     let forbidden = if options.shared { 0o002 } else { 0o022 };
     let mode = meta.mode() & 0o7777;
     if mode & forbidden != 0 {
-        let (who, advice) = if options.shared {
-            ("everybody", "take that right away with `chmod o-w`")
+        let (writers, advice) = if options.shared {
+            ("all users", "remove the permission with `chmod o-w`")
         } else {
             (
                 "other users",
-                "take that right away with `chmod go-w`, or set `shared` if it was made for \
-                 sharing with a group",
+                "remove the permission with `chmod go-w`, or set `shared` if the directory is \
+                 for a group",
             )
         };
-        return Err(found(
+        return Err(path_error(
             ErrorKind::PermissionDenied,
             OPENING,
             root,
-            format!("{who} may write to it (mode {mode:o}); {advice}"),
+            format!("{writers} can write to it (mode {mode:o}); {advice}"),
         ));
     }
     Ok(())
@@ -143,16 +148,16 @@ fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
     if options.allow_network {
         return Ok(());
     }
-    let stat = rustix::fs::statfs(root).map_err(|errno| unpublished(OPENING, root, errno))?;
-    // The type's width differs between architectures; the numbers have 32 bits.
+    let stat = rustix::fs::statfs(root).map_err(|errno| io_error(OPENING, root, errno))?;
+    // The width of the type differs between architectures; the magic numbers have 32 bits.
     match network_kind(stat.f_type as u32) {
         None => Ok(()),
-        Some(kind) => Err(found(
+        Some(kind) => Err(path_error(
             ErrorKind::Config,
             OPENING,
             root,
             format!(
-                "it is on a file system of type {kind}, which other hosts may share; choose a \
+                "it is on a file system of type {kind}, which other hosts can share; choose a \
                  local directory, or set `allow_network` if its `rename` is atomic for all of them"
             ),
         )),
@@ -164,7 +169,7 @@ fn refuse_network(_root: &Path, _options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// File systems that more than one kernel may write to.
+/// Returns the name of a file system type that several kernels can write to.
 #[cfg(target_os = "linux")]
 const fn network_kind(magic: u32) -> Option<&'static str> {
     Some(match magic {
@@ -186,10 +191,10 @@ const fn network_kind(magic: u32) -> Option<&'static str> {
     })
 }
 
-/// Removes directories in the making that nobody has finished. Each is renamed before it is
-/// emptied, so that an owner that was only slow finds it gone as a whole and makes another one;
-/// it can never publish half of one.
-fn clear_tmp(tmp: &Path) {
+/// Removes stale temporary directories. Each is renamed before it is emptied. So a creator that was
+/// only slow finds the directory missing and creates another one, and never publishes an incomplete
+/// one.
+fn remove_stale_tmp(tmp: &Path) {
     let Ok(entries) = std::fs::read_dir(tmp) else {
         return;
     };
@@ -199,7 +204,7 @@ fn clear_tmp(tmp: &Path) {
             .and_then(|meta| meta.modified())
             .ok()
             .and_then(|at| SystemTime::now().duration_since(at).ok());
-        if age.is_none_or(|age| age < STALE) {
+        if age.is_none_or(|age| age < STALE_TMP_AGE) {
             continue;
         }
         let Ok(nonce) = ClientId::random() else {
@@ -207,7 +212,8 @@ fn clear_tmp(tmp: &Path) {
         };
         let trash = tmp.join(format!("trash.{nonce}"));
         if std::fs::rename(entry.path(), &trash).is_ok() {
-            // Somebody else may be at it too; what stays is found at the next connect.
+            // Another process may remove it concurrently; leftovers are removed at the next
+            // connect.
             let _ = std::fs::remove_dir_all(&trash);
         }
     }
@@ -219,7 +225,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn network_file_systems_are_known() {
+    fn network_file_systems_are_recognized() {
         assert_eq!(network_kind(0x6969), Some("NFS"));
         assert_eq!(network_kind(0xff53_4d42), Some("SMB"));
         // ext, xfs, btrfs, tmpfs, overlay
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_left_behind_is_cleared() {
+    fn only_stale_directories_are_removed() {
         let tmp = tempfile::tempdir().unwrap();
         let old = tmp.path().join("old");
         let new = tmp.path().join("new");
@@ -237,12 +243,12 @@ mod tests {
             std::fs::create_dir(dir).unwrap();
             std::fs::write(dir.join("data.1.0"), "x").unwrap();
         }
-        let past = SystemTime::now() - 2 * STALE;
+        let past = SystemTime::now() - 2 * STALE_TMP_AGE;
         std::fs::File::open(&old)
             .unwrap()
             .set_modified(past)
             .unwrap();
-        clear_tmp(tmp.path());
+        remove_stale_tmp(tmp.path());
         let left: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         assert!(new.join("data.1.0").exists());

@@ -1,4 +1,4 @@
-//! The file backend at the level of the driver trait: its directory, good and bad.
+//! The file backend through the driver trait: valid and invalid directories.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -53,7 +53,7 @@ fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Puts bytes in the place of a state.
+/// Replaces a state with other bytes.
 fn put(data: &Path, bytes: &[u8], as_file: bool) {
     use std::os::unix::ffi::OsStrExt;
 
@@ -78,7 +78,7 @@ async fn refused(root: &Path, options: Options) -> Error {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_is_woken_by_a_message() {
+async fn w2_waiter_is_woken_by_a_message() {
     let (_dir, root) = root();
     let a = connect(&root).await;
     let mut b = connect(&root).await;
@@ -107,7 +107,7 @@ async fn w2_a_waiter_is_woken_by_a_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_an_eviction_is_heard_of_by_a_message() {
+async fn l2_eviction_is_announced_by_a_message() {
     let (_dir, root) = root();
     let mut a = connect(&root).await;
     let b = connect(&root).await;
@@ -122,7 +122,7 @@ async fn l2_an_eviction_is_heard_of_by_a_message() {
 }
 
 #[tokio::test]
-async fn n2_hard_names_stay_apart_and_are_listed_as_given() {
+async fn n2_unusual_names_stay_distinct_and_are_listed_as_given() {
     let (_dir, root) = root();
     let client = connect(&root).await;
     let mut names = vec![
@@ -161,7 +161,7 @@ async fn n2_hard_names_stay_apart_and_are_listed_as_given() {
 }
 
 #[tokio::test]
-async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
+async fn s2_truncated_or_overwritten_state_is_an_error_with_its_file() {
     let (_dir, root) = root();
     let holder = connect(&root).await;
     let other = connect(&root).await;
@@ -175,7 +175,7 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     let data = dir.join(format!("data.{version}"));
     let target = std::fs::read_link(&data).unwrap().into_os_string();
     let target = target.into_encoded_bytes();
-    // As a link, and as a file that was put in its place.
+    // As a link, and as a file in place of the link.
     for as_file in [false, true] {
         let whole = &target[usize::from(as_file)..];
         let first = usize::from(!as_file);
@@ -204,10 +204,10 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
     }
     let error = other.backend.inspect(&name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    // Nor does the holder, who knows what was there, paper over it.
+    // The holder, which has cached the previous state, does not hide the damage either.
     let renewed = holder.renew(&name, held.attempt, Some(held.token)).await;
     assert!(matches!(renewed, Renewed::Unknown(_)), "{renewed:?}");
-    // Restored, nothing was lost. The head's content never mattered.
+    // After the state is restored, nothing is lost. The content of the head does not matter.
     put(&data, &target, false);
     std::fs::write(&head, "scribble").unwrap();
     let state = other.backend.inspect(&name).await.unwrap();
@@ -220,7 +220,7 @@ async fn s2_every_cut_and_scribble_is_an_error_that_names_the_file() {
 }
 
 #[tokio::test]
-async fn t1_deleted_by_hand_the_lock_is_free_and_tokens_rise() {
+async fn t1_lock_deleted_by_hand_is_free_and_tokens_increase() {
     let (_dir, root) = root();
     let client = connect(&root).await;
     let name = lock("job");
@@ -233,13 +233,13 @@ async fn t1_deleted_by_hand_the_lock_is_free_and_tokens_rise() {
     );
     let again = client.acquire(&name, TTL).await;
     assert!(again.token > held.token);
-    // Even all of it.
+    // Also if the whole directory is deleted.
     std::fs::remove_dir_all(&root).unwrap();
     assert!(client.acquire(&name, TTL).await.token > again.token);
 }
 
 #[tokio::test]
-async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
+async fn x3_lease_of_another_boot_expires_after_unchanged_for_its_ttl() {
     let (_dir, root) = root();
     let ttl = Duration::from_millis(400);
     let clock = SystemClock;
@@ -247,7 +247,7 @@ async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
     let before = try_connect(&root, options).await.unwrap();
     let name = lock("job");
     let old = before.acquire(&name, ttl).await;
-    // By the time alone it is dead, but the time is another clock's.
+    // By the stamp alone the entry is dead, but another clock made the stamp.
     tokio::time::sleep(ttl).await;
     let client = connect(&root).await;
     let waiter = attempt();
@@ -265,7 +265,7 @@ async fn x3_the_lease_of_another_boot_dies_when_seen_unchanged_for_its_ttl() {
 }
 
 #[tokio::test]
-async fn x3_tries_that_do_not_wait_get_the_lock_of_another_boot_too() {
+async fn x3_try_acquire_gets_lock_of_another_boot() {
     let (_dir, root) = root();
     let ttl = Duration::from_millis(600);
     let clock = SystemClock;
@@ -274,7 +274,7 @@ async fn x3_tries_that_do_not_wait_get_the_lock_of_another_boot_too() {
     let name = lock("job");
     let old = before.acquire(&name, ttl).await;
     let begun = clock.now();
-    // As from a timer: each try is a client of its own, and none stays.
+    // As in a scheduled job: each try is a client of its own that disconnects.
     let token = loop {
         let client = connect(&root).await;
         match client.enqueue(&name, attempt(), ttl, false).await.unwrap() {
@@ -289,7 +289,7 @@ async fn x3_tries_that_do_not_wait_get_the_lock_of_another_boot_too() {
 }
 
 #[tokio::test]
-async fn r4_a_thousand_cycles_leave_three_files() {
+async fn r4_thousand_cycles_leave_three_files() {
     let (_dir, root) = root();
     let client = try_connect(&root, Options::default().inline(true))
         .await
@@ -313,7 +313,7 @@ async fn r4_a_thousand_cycles_leave_three_files() {
 }
 
 #[tokio::test]
-async fn a_client_leaves_no_fifo_and_the_next_one_clears_what_was_left() {
+async fn client_removes_its_fifo_and_stale_ones() {
     let (_dir, root) = root();
     let client = connect(&root).await;
     let inbox = root.join(".inbox");
@@ -330,7 +330,7 @@ async fn a_client_leaves_no_fifo_and_the_next_one_clears_what_was_left() {
 }
 
 #[tokio::test]
-async fn a_root_that_others_could_change_is_refused() {
+async fn root_writable_by_others_is_rejected() {
     let (dir, root) = root();
     let mode = |mode| {
         let permissions = std::fs::Permissions::from_mode(mode);
@@ -364,7 +364,7 @@ async fn a_root_that_others_could_change_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_shared_is_shared_with_the_group_alone() {
+async fn shared_directory_is_shared_only_with_the_group() {
     let (_dir, root) = root();
     let client = try_connect(&root, Options::default().shared(true))
         .await
@@ -387,16 +387,16 @@ async fn what_is_shared_is_shared_with_the_group_alone() {
 }
 
 #[test]
-fn the_default_root_belongs_to_the_user() {
+fn default_root_belongs_to_the_user() {
     let root = FileStore::default_root();
     let text = root.to_str().unwrap().strip_prefix("/var/tmp/tenure-");
     assert!(text.unwrap().parse::<u32>().is_ok());
 }
 
 #[tokio::test]
-async fn a_directory_without_rights_is_permission_denied() {
+async fn directory_without_permissions_is_permission_denied() {
     if nix::unistd::geteuid().is_root() {
-        // Rights do not bind this user; another one runs the same test.
+        // Permissions do not restrict this user; another user runs the same test.
         let copy = tempfile::Builder::new()
             .permissions(std::fs::Permissions::from_mode(0o755))
             .tempdir()
@@ -405,7 +405,10 @@ async fn a_directory_without_rights_is_permission_denied() {
         std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
         let output = std::os::unix::process::CommandExt::uid(
             std::process::Command::new(&program)
-                .args(["--exact", "a_directory_without_rights_is_permission_denied"])
+                .args([
+                    "--exact",
+                    "directory_without_permissions_is_permission_denied",
+                ])
                 .current_dir("/"),
             65534,
         )
@@ -414,7 +417,7 @@ async fn a_directory_without_rights_is_permission_denied() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}");
         assert!(text.contains("1 passed"), "{text}");
-        // What belongs to somebody else is refused, even by one who could use it.
+        // A directory of another user is rejected, even if this user could use it.
         let (_dir, root) = root();
         std::fs::create_dir(&root).unwrap();
         std::os::unix::fs::chown(&root, Some(65534), None).unwrap();
@@ -453,7 +456,7 @@ async fn a_directory_without_rights_is_permission_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_a_dropped_enqueue_leaves_nothing_once_it_was_removed() {
+async fn a4_dropped_enqueue_leaves_nothing_after_removal() {
     let (_dir, root) = root();
     let client = connect(&root).await;
     let name = lock("job");

@@ -1,6 +1,6 @@
-//! A process is stopped or killed at every system call of an update, and nothing breaks.
+//! A process is stopped or killed at every system call of an update, without damage.
 //!
-//! The test starts itself as the process that is interrupted, and steps it from system call to
+//! The test starts its own binary as the process to interrupt, and steps it from system call to
 //! system call.
 #![allow(
     clippy::expect_used,
@@ -30,7 +30,7 @@ use nix::{
 use tenure_core::{
     clock::{Clock, SystemClock},
     id::AttemptId,
-    lease::{Lease, Terms},
+    lease::{DriftBounds, Lease},
     name::LockName,
     request::{Enqueued, Removed, Renewed},
 };
@@ -128,7 +128,7 @@ fn interrupted(operation: &str) {
     println!("{report}");
 }
 
-/// Stops for the tracer before and after.
+/// Stops for the tracer before and after the operation.
 async fn between_marks<T>(operation: impl Future<Output = T>) -> T {
     ptrace::traceme().unwrap();
     raise(Signal::SIGSTOP).unwrap();
@@ -137,9 +137,9 @@ async fn between_marks<T>(operation: impl Future<Output = T>) -> T {
     value
 }
 
-/// What a client would believe now.
+/// Returns whether a client would consider the lease held now.
 fn believed(ttl: Duration, proved_from: tenure_core::clock::Instant) -> String {
-    let lease = Lease::new(Terms::default(), ttl, proved_from);
+    let lease = Lease::new(DriftBounds::default(), ttl, proved_from);
     let live = lease.check(SystemClock.now()).is_live();
     if live { "holds" } else { "no longer" }.to_owned()
 }
@@ -170,7 +170,7 @@ impl Traced {
         traced
     }
 
-    /// Goes on to before the next system call; `false` if the update is over.
+    /// Continues to the next system call; `false` if the update is complete.
     fn step(&self) -> bool {
         self.to_next_stop() && self.to_next_stop()
     }
@@ -196,7 +196,7 @@ impl Traced {
         ) {}
     }
 
-    /// Lets it go on to its end, and returns what it reported.
+    /// Lets the process run to its end, and returns its output.
     fn finish(mut self) -> String {
         loop {
             ptrace::cont(self.pid, None).unwrap();
@@ -216,7 +216,8 @@ impl Traced {
     }
 }
 
-/// One process for each system call of the operation, stopped before it; each at its own lock.
+/// Starts one process for each system call of the operation, stopped before that call, each with
+/// its own lock.
 fn at_every_call(operation: &str, root: &Path, ttl: Duration) -> Vec<(LockName, Traced)> {
     let mut stopped = Vec::new();
     for calls in 0.. {
@@ -232,7 +233,7 @@ fn at_every_call(operation: &str, root: &Path, ttl: Duration) -> Vec<(LockName, 
     stopped
 }
 
-/// Holds each lock of the killed processes within their TTL.
+/// Acquires each lock of the killed processes within their TTL.
 async fn killed(operation: &str) {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
@@ -257,7 +258,7 @@ async fn killed(operation: &str) {
             }
         };
         let grant = grant.unwrap_or_else(|| panic!("{name} is blocked"));
-        // All died before the last kill; one TTL after it none may stand in the way.
+        // All processes died before the last kill; one TTL later none may block the lock.
         let now = SystemClock.now();
         assert!(
             now.since(last_kill) < SHORT + Duration::from_secs(5),
@@ -268,10 +269,11 @@ async fn killed(operation: &str) {
         }
         assert_eq!(client.remove(&name, attempt).await, Removed::AsHolder);
     }
-    no_litter(root, operation);
+    expect_no_stale_files(root, operation);
 }
 
-/// Overtakes each stopped process, lets it go on, and holds it to what the store says.
+/// Acquires the lock while each process is stopped, lets the process continue, and checks its
+/// result against the store.
 async fn stopped(operation: &str, ttl: Duration) {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
@@ -295,7 +297,7 @@ async fn stopped(operation: &str, ttl: Duration) {
                 "{name}: the grant of another was touched"
             );
         } else {
-            // What it had published counts, whatever we did meanwhile.
+            // Its publications count, whatever this process did in the meantime.
             assert!(ttl == LONG, "{name} is blocked");
             if operation != "remove" {
                 assert_eq!(report, "holds", "{name}");
@@ -307,11 +309,11 @@ async fn stopped(operation: &str, ttl: Duration) {
     } else {
         assert!(overtaken > 3, "overtook {overtaken}");
     }
-    no_litter(root, operation);
+    expect_no_stale_files(root, operation);
 }
 
-/// Takes the lock several times, and holds it in the end; `None` if the process that is stopped
-/// holds it and our waiter would wait for it.
+/// Acquires the lock several times and holds it at the end. Returns `None` if the stopped process
+/// holds the lock and a waiter would have to wait for it.
 async fn overtake(client: &Client, name: &LockName) -> Option<AttemptId> {
     let mut last = None;
     for _ in 0..4 {
@@ -331,9 +333,9 @@ async fn overtake(client: &Client, name: &LockName) -> Option<AttemptId> {
     last
 }
 
-/// Nothing piles up: a head, its data and the data before it, and perhaps one proposal of a
-/// process that was killed.
-fn no_litter(root: &Path, operation: &str) {
+/// Checks that no files accumulate: a head, its data and the previous data, and possibly one
+/// proposal of a killed process.
+fn expect_no_stale_files(root: &Path, operation: &str) {
     let locks = std::fs::read_dir(root.join("default")).unwrap();
     let mut seen = 0;
     for dir in locks.map(|entry| entry.unwrap().path()) {

@@ -1,4 +1,4 @@
-//! Many processes change the state of one lock, and no change is lost.
+//! Many processes change the state of one lock without losing a change.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -26,10 +26,10 @@ const PROCESSES: usize = 8;
 const ROUNDS: u64 = 40;
 const TTL: Duration = Duration::from_secs(60);
 
-/// Each process adds one to a counter in a file so many times, under the lock; the tokens are
-/// noted beside it.
+/// Each process increments a counter in a file several times under the lock, and records the tokens
+/// beside it.
 #[test]
-fn x1_t1_w1_processes_take_turns_and_tokens_rise() {
+fn x1_t1_w1_processes_exclude_each_other_and_tokens_increase() {
     let dir = tempfile::tempdir().unwrap();
     let children: Vec<_> = (0..PROCESSES)
         .map(|_| {
@@ -80,7 +80,7 @@ async fn count(dir: &Path) {
     let name = lock("job");
     for _ in 0..ROUNDS {
         let grant = turn(&mut client).await;
-        // Read, wait, write: whoever is inside at the same time overwrites this.
+        // Read, wait, write: a concurrent process would overwrite the increment.
         let before = std::fs::read_to_string(&counter).unwrap_or_default();
         tokio::time::sleep(Duration::from_micros(200)).await;
         std::fs::write(&counter, format!("{before}{}\n", grant.token)).unwrap();
@@ -89,7 +89,7 @@ async fn count(dir: &Path) {
     client.backend.close().await;
 }
 
-/// Acquires by being woken; by a report only if a message is lost for ten seconds.
+/// Acquires the lock by a wake-up message; a report replaces a lost message only after ten seconds.
 async fn turn(client: &mut Client) -> Grant {
     let name = lock("job");
     let attempt = AttemptId::random().unwrap();

@@ -75,7 +75,7 @@ impl Connect for RedisStore {
             grant_confirmation: grant_confirmation.clone(),
         });
         let params = OpenParams {
-            inbox: (!context.observer).then(|| inbox(context.client)),
+            inbox: (!context.read_only).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),

@@ -23,7 +23,7 @@ pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
     let mut call = ScriptCall::new(&Scripts::get().rights, 5, 4 * keys.max_key_len());
     keys.push_for_inspect(&mut call);
     call.arg(inbox(client));
-    call.arg(u8::from(shared.context.observer));
+    call.arg(u8::from(shared.context.read_only));
     let value = match shared.transport.call(call).await {
         Ok(value) => value,
         Err(error) => {

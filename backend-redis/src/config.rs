@@ -306,7 +306,7 @@ impl fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{Options as RawOptions, StoreUrl, Value};
+    use tenure_core::settings::{RawOptions, StoreUrl, Value};
 
     use super::*;
 

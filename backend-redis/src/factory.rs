@@ -49,7 +49,7 @@ mod tests {
         error::ErrorKind,
         registry::Registry,
         secret::Secret,
-        settings::{Options as RawOptions, StoreUrl, Value},
+        settings::{RawOptions, StoreUrl, Value},
     };
 
     use super::*;

@@ -52,7 +52,7 @@ impl GrantConfirmation {
         let (Some((name, ttl)), Some(shared)) = (known, shared) else {
             // The message arrived before the reply to the enqueue. The core asks again once that
             // reply is there.
-            events.send(BackendEvent::Look { attempt });
+            events.send(BackendEvent::Recheck { attempt });
             return;
         };
         tokio::spawn(async move {
@@ -65,7 +65,7 @@ impl GrantConfirmation {
                 Some(Renewed::Gone(reason)) => BackendEvent::Lost { attempt, reason },
                 // The core then reports the attempt as a waiter. If replicas are still missing,
                 // that report gives the grant back.
-                _ => BackendEvent::Look { attempt },
+                _ => BackendEvent::Recheck { attempt },
             };
             events.send(event);
         });

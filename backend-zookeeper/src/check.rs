@@ -38,7 +38,7 @@ impl ServerLimits {
     /// ended again, one after the other, so that a client never has two connections.
     pub(crate) async fn discover(shared: &Shared) -> Result<Self, Error> {
         let config = &shared.config;
-        if config.context.observer {
+        if config.context.read_only {
             let (_, permit) = shared.reader(OPERATION).await?;
             return Ok(Self {
                 min: Duration::ZERO,
@@ -134,10 +134,10 @@ async fn granted(config: &Arc<DriverConfig>, timeout: Duration) -> Result<Durati
     Ok(granted)
 }
 
-/// Creates the node that the address names, if it is missing. An observer creates nothing.
+/// Creates the node that the address names, if it is missing. A read-only client creates nothing.
 pub(crate) async fn prepare(shared: &Shared) -> Result<(), Error> {
     let root = shared.keys.root();
-    if root.is_empty() || shared.config.context.observer {
+    if root.is_empty() || shared.config.context.read_only {
         return Ok(());
     }
     let (connection, _permit) = shared.reader(OPERATION).await?;

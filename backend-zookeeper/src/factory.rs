@@ -44,7 +44,7 @@ mod tests {
         error::ErrorKind,
         registry::Registry,
         secret::Secret,
-        settings::{Options as Given, StoreUrl, Value},
+        settings::{RawOptions as Given, StoreUrl, Value},
     };
 
     use super::*;

@@ -248,7 +248,7 @@ impl Driver {
             .events
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_look = |event: &&BackendEvent| matches!(event, BackendEvent::Look { attempt: of } if *of == attempt);
+        let is_look = |event: &&BackendEvent| matches!(event, BackendEvent::Recheck { attempt: of } if *of == attempt);
         events.iter().filter(is_look).count()
     }
 

@@ -196,7 +196,7 @@ impl Store {
         left: &mut BTreeSet<String>,
     ) -> Result<Option<Duration>, Error> {
         let builder = Client::builder(Arc::clone(&self.connector)).namespace(namespace.clone());
-        let client = builder.observer(true).connect().await?;
+        let client = builder.read_only(true).connect().await?;
         let residue = client.capabilities().residue;
         let swept = sweep(&client, namespace, left).await;
         client.shutdown(Duration::from_secs(1)).await;

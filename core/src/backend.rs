@@ -1,8 +1,9 @@
-//! The driver trait: what a store must offer to carry locks.
+//! The driver trait: the operations that a store must provide.
 //!
-//! A driver speaks one store's protocol and reports facts, and from when they hold. It does not
-//! retry on transport failures, does not decide when to renew or that a lease is lost, and keeps
-//! no policy: all that is the core's, the same for every store.
+//! A driver implements one store's protocol and reports facts, each with the moment from which it
+//! holds. It does not retry after transport failures, does not decide when to renew or whether a
+//! lease is lost, and contains no policy: the core does all of that in the same way for every
+//! store.
 
 use std::{
     fmt,
@@ -25,19 +26,19 @@ use crate::{
     token::FencingToken,
 };
 
-/// Facts about a backend that need no I/O. No secrets.
+/// Facts about a backend that are known without I/O. Contains no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackendInfo {
-    /// The backend's one word: `redis`, `file`.
+    /// The backend's name in one word: `redis`, `file`.
     pub scheme: &'static str,
-    /// Which store it is, such as `file:/var/lib/locks`: the same text for the same store, and
-    /// nothing secret in it.
+    /// The address of the store, such as `file:/var/lib/locks`. The same store always has the same
+    /// text. Contains no secrets.
     pub endpoint: String,
 }
 
 impl BackendInfo {
-    /// Those facts.
+    /// Creates the facts.
     #[must_use]
     pub fn new(scheme: &'static str, endpoint: impl Into<String>) -> Self {
         Self {
@@ -49,69 +50,71 @@ impl BackendInfo {
 
 /// One connected client of a store, as the core sees it.
 ///
-/// # What every method must keep
+/// # Requirements for every method
 ///
-/// - **Any future may be dropped at any await point**, after which the core calls
-///   [`remove`](Self::remove) with `outcome_known = false`. Keep what it takes to find an entry
-///   again from before anything is sent.
-/// - **Every request is idempotent by attempt id** (A2): it may be repeated and reordered.
-/// - `proved_from` is `clock.now()` read before the request was handed to the store's client
-///   library (D1). When in doubt, take an earlier moment.
-/// - An error whose kind [is without effect](crate::error::ErrorKind::is_without_effect) promises
-///   that nothing was changed. After anything was sent and not answered, the kind is
+/// - **Any future may be dropped at any await point.** The core then calls [`remove`](Self::remove)
+///   with `outcome_known = false`. Before sending anything, store whatever is needed to find the
+///   entry again.
+/// - **Every request is idempotent by attempt id** (A2): the core may repeat and reorder requests.
+/// - `proved_from` is `clock.now()`, read before the request is handed to the store's client
+///   library (D1). When in doubt, use an earlier moment.
+/// - An error whose kind [is without effect](crate::error::ErrorKind::is_without_effect) guarantees
+///   that the request changed nothing. If a request was sent and not answered, the kind is
 ///   [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown).
-/// - [`StoreTime`](crate::request::StoreTime) of a pushed grant is strictly later than that of
-///   each "still waiting" that the store answered to the same attempt before it.
-/// - What is kept about an attempt is kept until `remove` was answered, or `enqueue` was answered
-///   with `Busy` or `Gone` or an error without effect; also beyond the loss of its session.
-/// - The store's client library must not resend an unanswered enqueue by itself; or else every
-///   removal must fence, since a copy may be carried out after it.
-/// - No method retries on a transport failure or waits for the lock. All may be called at the
-///   same time.
+/// - The [`StoreTime`](crate::request::StoreTime) of a pushed grant is strictly later than that of
+///   every earlier "still waiting" answer to the same attempt.
+/// - A driver keeps its record of an attempt until `remove` is answered, or until `enqueue` is
+///   answered with `Busy`, `Gone` or an error without effect. The record outlives the loss of the
+///   attempt's session.
+/// - The store's client library must not resend an unanswered enqueue on its own. Otherwise every
+///   removal must fence, because the store may carry out a copy after the removal.
+/// - No method retries after a transport failure or waits for the lock. All methods may be called
+///   concurrently.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Facts without I/O, no secrets.
+    /// Returns facts without I/O and without secrets.
     fn info(&self) -> BackendInfo;
 
-    /// What this backend can do, as far as it is known now. The core asks at connect and again
-    /// after [`BackendEvent::Reconnected`].
+    /// Returns what this backend can do, as far as it is known now. The core calls this at connect
+    /// and again after [`BackendEvent::Reconnected`].
     async fn capabilities(&self) -> Result<Capabilities, Error>;
 
     /// Puts an attempt into a lock's queue, in one round trip.
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error>;
 
-    /// Renews grants and reports waiters: one answer for each entry, in their order. The core
-    /// decides when, and batches; the driver sends as few requests as the store allows. A missing
-    /// answer counts as [`Renewed::Unknown`].
+    /// Renews grants and reports waiters. Returns one answer for each entry, in the order of the
+    /// entries. The core decides when to renew and forms the batches; the driver sends as few
+    /// requests as the store allows. A missing answer counts as [`Renewed::Unknown`].
     ///
     /// The answer is `Proved` only if the store holds this attempt's grant with this token. A
-    /// driver that has to split a batch reports the answers of a part as events as soon as it has
-    /// them, so that a slow part (a server that is down) holds up no other, and returns them all
-    /// the same. The core may call it again before an earlier call has returned.
+    /// driver that splits a batch reports the answers of each part as events as soon as they
+    /// arrive, so that a slow part (a server that is down) does not delay the others. It also
+    /// returns these answers. The core may call this method again before an earlier call has
+    /// returned.
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed>;
 
-    /// Takes one attempt out, whether it holds or waits, and when an outcome is unknown fences it
-    /// off. Idempotent; touches nobody else's entry. An error whose kind is without effect says that
-    /// the entry is still there.
+    /// Removes one attempt, whether it holds or waits. If the outcome of its enqueue is unknown,
+    /// also fences the attempt. Idempotent; changes no other attempt's entry. An error whose kind
+    /// is without effect means that the entry still exists.
     async fn remove(&self, request: Remove) -> Result<Removed, Error>;
 
-    /// Shows a lock and its queue, and changes nothing.
+    /// Returns the state of a lock and its queue. Changes nothing.
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error>;
 
-    /// Lists the locks of the namespace that are held or waited for, by pages.
+    /// Returns one page of the locks in the namespace that have a holder or waiters.
     async fn list(&self, request: List) -> Result<Page, Error>;
 
-    /// Takes away the grant with this token, and no other.
+    /// Revokes the grant with this token, and no other grant.
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error>;
 
-    /// Ends the connection and the driver's tasks. Nothing is called after it.
+    /// Closes the connection and stops the driver's tasks. The core calls no method after it.
     async fn close(&self);
 }
 
-/// Makes connections to one store. It has been configured and checked, but has done no I/O.
+/// Connects clients to one store. A connector is configured and validated, but has done no I/O.
 #[async_trait]
 pub trait Connect: fmt::Debug + Send + Sync + 'static {
-    /// Facts without I/O, no secrets.
+    /// Returns facts without I/O and without secrets.
     fn info(&self) -> BackendInfo;
 
     /// Connects one client.
@@ -129,29 +132,30 @@ impl<T: Connect + ?Sized> Connect for Arc<T> {
     }
 }
 
-/// What the core gives to a driver at connect.
+/// What the core passes to a driver at connect.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Context {
-    /// The namespace of every name that follows.
+    /// The namespace of every lock name in later requests.
     pub namespace: Namespace,
-    /// Who this client is.
+    /// The identity of this client.
     pub client: ClientId,
-    /// Where word of any attempt goes, at any time.
+    /// The sink for events about any attempt, at any time.
     pub events: EventSink,
-    /// The clock of `proved_from`. No other clock may be read for it.
+    /// The clock for `proved_from`. A driver must not use any other clock for it.
     pub clock: Arc<dyn Clock>,
-    /// Every token must be above this (T1).
+    /// Every token must be greater than this (T1).
     pub token_floor: FencingToken,
-    /// The core gives up on a request after this long; a driver may use it for its own time-outs.
+    /// The core abandons a request after this time. A driver may use it for its own time-outs.
     pub request_timeout: Duration,
-    /// This client acquires nothing: it inspects, lists and evicts. Connecting it must make nothing
-    /// in the store, and needs no way to be told of anything.
-    pub observer: bool,
+    /// Whether this client acquires nothing and only inspects, lists and evicts. Connecting such a
+    /// client must create nothing in the store, and needs no subscription to events.
+    pub read_only: bool,
 }
 
 impl Context {
-    /// A context with the default namespace, no token floor and five seconds for a request.
+    /// Creates a context with the default namespace, no token floor and a request time-out of five
+    /// seconds.
     #[must_use]
     pub fn new(client: ClientId, events: EventSink, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -161,7 +165,7 @@ impl Context {
             clock,
             token_floor: FencingToken::new(0),
             request_timeout: Duration::from_secs(5),
-            observer: false,
+            read_only: false,
         }
     }
 
@@ -179,14 +183,14 @@ impl Context {
         self
     }
 
-    /// Says whether this client acquires nothing.
+    /// Sets whether this client acquires nothing.
     #[must_use]
-    pub const fn with_observer(mut self, observer: bool) -> Self {
-        self.observer = observer;
+    pub const fn with_read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
-    /// Sets the time limit of a request.
+    /// Sets the time-out of a request.
     #[must_use]
     pub const fn with_request_timeout(mut self, limit: Duration) -> Self {
         self.request_timeout = limit;
@@ -194,53 +198,54 @@ impl Context {
     }
 }
 
-/// What a driver reports on its own account.
+/// An event that a driver reports without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendEvent {
-    /// An attempt that waited is the holder now.
+    /// An attempt that was waiting is now the holder.
     Granted(Grant),
-    /// Definite evidence that an attempt's entry is gone.
+    /// There is definite evidence that an attempt's entry is gone.
     Lost {
-        /// Whose.
+        /// The attempt.
         attempt: AttemptId,
-        /// Why.
+        /// The reason.
         reason: LossReason,
     },
-    /// The store keeps this attempt's grant for its TTL from there.
+    /// The store keeps this attempt's grant for its TTL, counted from `from`.
     Proved {
-        /// Whose.
+        /// The attempt.
         attempt: AttemptId,
-        /// Read before the request that proves it was handed to the store's client.
+        /// The moment, read before the request that proves the grant was handed to the store's
+        /// client.
         from: Instant,
     },
-    /// Something changed in front of a waiter, or under a grant: it is worth asking now. For
-    /// stores that tell of a change and not of a grant. The core renews or reports the attempt
-    /// with a request that is sent after this.
-    Look {
-        /// Whose.
+    /// Something changed ahead of a waiter, or in the state of a grant, so the driver asks the core
+    /// to recheck the attempt. This is for stores that announce changes instead of grants. The core
+    /// renews or reports the attempt with a request that it sends after this event.
+    Recheck {
+        /// The attempt.
         attempt: AttemptId,
     },
-    /// The connection is back after a gap in which messages may have been lost: the core renews
-    /// and reports everything at once, and reads the capabilities again.
+    /// The connection is back after a gap in which messages may have been lost. The core renews and
+    /// reports all attempts at once, and reads the capabilities again.
     Reconnected,
-    /// The connection is lost. No grant is, for that.
+    /// The connection is lost. This alone ends no grant.
     Suspect,
 }
 
-/// Takes events. The core's client implements it.
+/// Handles events. The core's client implements it.
 pub trait EventHandler: Send + Sync {
-    /// Takes one event. Never blocks.
+    /// Handles one event. Never blocks.
     fn handle(&self, event: BackendEvent);
 }
 
-/// Where a driver sends its events. Sending never blocks, and after the client is gone does
-/// nothing. Cheap to clone.
+/// The sink to which a driver sends its events. Sending never blocks. After the client is gone,
+/// sending does nothing. Cheap to clone.
 #[derive(Clone)]
 pub struct EventSink(Weak<dyn EventHandler>);
 
 impl EventSink {
-    /// A sink that delivers to that handler for as long as it lives.
+    /// Creates a sink that delivers to `handler` as long as the handler exists.
     #[must_use]
     pub fn new(handler: Weak<dyn EventHandler>) -> Self {
         Self(handler)

@@ -1,7 +1,7 @@
-//! What a backend declares about itself (clause C1), and what a configuration may require (C3).
+//! Capabilities that a backend declares (clause C1), and requirements of a configuration (C3).
 //!
-//! Only real differences between sound backends are here. Exclusion, rising tokens, FIFO order
-//! and notice of loss are no capabilities: without them it is not a backend.
+//! This module contains only real differences between sound backends. Exclusion, increasing tokens,
+//! FIFO order and notice of loss are not capabilities: every backend must provide them.
 
 use std::{fmt, time::Duration};
 
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// What an acknowledged grant survives. Ordered: a later one survives all that an earlier one
-/// does.
+/// What an acknowledged grant survives. Ordered: a later value survives everything that an earlier
+/// one survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Durability {
-    /// Nothing: the end of the store's process loses it.
+    /// Nothing: the grant is lost when the store's process ends.
     Volatile,
     /// A restart of the store on the same machine.
     Local,
@@ -36,14 +36,14 @@ impl fmt::Display for Durability {
     }
 }
 
-/// How a waiter learns that its turn has come (clause W2).
+/// How a waiter learns of its grant (clause W2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitMode {
-    /// The store sends a message; reports only guard against a lost one.
+    /// The store sends a message; reports only protect against a lost message.
     Push,
-    /// The store cannot send; the core reports this often.
+    /// The store cannot send messages; the core reports the waiter periodically.
     Poll {
         /// Time between two reports of a waiter.
         every: Duration,
@@ -55,13 +55,13 @@ pub enum WaitMode {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Evidence {
-    /// About one round trip after the fact.
+    /// About one round trip after the loss.
     Push,
     /// With the answer to the next renewal.
     NextRenewal,
 }
 
-/// How each cause of a loss becomes known (clause L2).
+/// How the evidence for each cause of a loss arrives (clause L2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct LossEvidence {
@@ -72,40 +72,41 @@ pub struct LossEvidence {
 }
 
 impl LossEvidence {
-    /// Declares both causes.
+    /// Declares the evidence for both causes.
     #[must_use]
     pub const fn new(evicted: Evidence, deleted: Evidence) -> Self {
         Self { evicted, deleted }
     }
 }
 
-/// Whether a lock has a TTL of its own.
+/// The scope of a TTL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TtlScope {
-    /// Each lock has its own.
+    /// Each lock has its own TTL.
     Lock,
-    /// Locks of one client and TTL share a session; losing it loses all of them.
+    /// Locks of one client with the same TTL share a session; the loss of the session loses all of
+    /// them.
     Pooled,
 }
 
-/// The TTLs that a backend can give (clause C2).
+/// The TTLs that a backend supports (clause C2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct TtlRange {
-    /// The shortest.
+    /// The shortest TTL.
     pub min: Duration,
-    /// The longest.
+    /// The longest TTL.
     pub max: Duration,
     /// Every TTL is a multiple of this.
     pub granularity: Duration,
-    /// Whether a lock has its own.
+    /// Whether each lock has its own TTL.
     pub scope: TtlScope,
 }
 
 impl TtlRange {
-    /// A range of TTLs of locks that each have their own.
+    /// Creates a range of TTLs.
     #[must_use]
     pub const fn new(min: Duration, max: Duration, granularity: Duration, scope: TtlScope) -> Self {
         Self {
@@ -116,12 +117,13 @@ impl TtlRange {
         }
     }
 
-    /// The TTL that the backend can give for the one that is wanted: the same, or with `clamp`
-    /// the next one up inside of the range.
+    /// Returns the TTL that the backend supports for the requested one: the same, or with `clamp`
+    /// the next longer one within the range.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the range, if the wanted one cannot be given as it is.
+    /// [`ErrorKind::Config`] with the range, if the backend does not support the requested TTL
+    /// exactly.
     pub fn resolve(&self, wanted: Duration, clamp: bool) -> Result<Duration, Error> {
         let step = self.granularity.as_nanos().max(1);
         let steps = wanted.as_nanos().div_ceil(step);
@@ -133,7 +135,7 @@ impl TtlRange {
         }
         Err(
             Error::new(ErrorKind::Config, "choosing a TTL").with_detail(format!(
-                "a TTL of {} is not possible here: it must be from {} to {} in steps of {}",
+                "the backend does not support a TTL of {}: it must be from {} to {} in steps of {}",
                 humantime::format_duration(wanted),
                 humantime::format_duration(self.min),
                 humantime::format_duration(self.max),
@@ -143,17 +145,17 @@ impl TtlRange {
     }
 }
 
-/// The takeover bound (clause X3): after its holder has fallen silent, the lock is granted to a
-/// waiting client within `holder_percent` of the holder's TTL, plus `waiter_percent` of the
-/// waiter's, plus `constant`, counted from the holder's last proof.
+/// The takeover bound (clause X3): the lock of a silent holder is granted to a waiting client
+/// within `holder_percent` of the holder's TTL, plus `waiter_percent` of the waiter's TTL, plus
+/// `constant`, counted from the holder's last proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct TakeoverBound {
-    /// Share of the holder's TTL, in percent; at least 100.
+    /// The share of the holder's TTL, in percent; at least 100.
     pub holder_percent: u32,
-    /// Share of the waiter's TTL, in percent.
+    /// The share of the waiter's TTL, in percent.
     pub waiter_percent: u32,
-    /// What is added whatever the TTLs.
+    /// The part that does not depend on the TTLs.
     pub constant: Duration,
 }
 
@@ -168,7 +170,7 @@ impl TakeoverBound {
         }
     }
 
-    /// The bound for these TTLs.
+    /// Returns the bound for these TTLs.
     #[must_use]
     pub fn of(&self, holder_ttl: Duration, waiter_ttl: Duration) -> Duration {
         holder_ttl.saturating_mul(self.holder_percent) / 100
@@ -177,26 +179,26 @@ impl TakeoverBound {
     }
 }
 
-/// All that a backend declares. Some of it can be known only once connected.
+/// The capabilities of a backend. Some of them are known only after connecting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// What an acknowledged grant survives.
     pub durability: Durability,
-    /// How waiters are woken.
+    /// How waiters learn of their grants.
     pub wait: WaitMode,
-    /// How losses become known.
+    /// How the evidence of a loss arrives.
     pub loss: LossEvidence,
-    /// The TTLs that can be given.
+    /// The supported TTLs.
     pub ttl: TtlRange,
-    /// How soon a silent holder's lock is granted again, at the latest.
+    /// The time within which a silent holder's lock is granted again.
     pub takeover: TakeoverBound,
-    /// For how long the store keeps a free lock's fencing state (clause R4); `None` is for ever.
+    /// How long the store keeps a free lock's fencing state (clause R4); `None` means forever.
     pub residue: Option<Duration>,
 }
 
 impl Capabilities {
-    /// What is known of a backend before it is connected: nothing that could be used.
+    /// The placeholder before a backend is connected; no lock can use it.
     pub(crate) const UNKNOWN: Self = Self::new(
         Durability::Volatile,
         WaitMode::Push,
@@ -210,7 +212,7 @@ impl Capabilities {
         TakeoverBound::new(100, 100, Duration::ZERO),
     );
 
-    /// Declares everything that has no sensible default. `residue` starts as "for ever".
+    /// Declares everything that has no sensible default. `residue` defaults to forever.
     #[must_use]
     pub const fn new(
         durability: Durability,
@@ -229,7 +231,7 @@ impl Capabilities {
         }
     }
 
-    /// Says for how long a free lock's fencing state is kept.
+    /// Sets how long a free lock's fencing state is kept.
     #[must_use]
     pub const fn with_residue(mut self, residue: Option<Duration>) -> Self {
         self.residue = residue;
@@ -237,37 +239,37 @@ impl Capabilities {
     }
 }
 
-/// What a configuration demands of the backend (clause C3). Nothing, by default.
+/// The requirements of a configuration for the backend (clause C3). None by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Requirements {
-    /// At least this durability.
+    /// The minimum durability.
     pub durability: Option<Durability>,
-    /// Waiters must be woken by the store, not by polling.
+    /// Whether the store must wake waiters by messages instead of polling.
     #[serde(default)]
     pub push: bool,
-    /// Eviction must become known by push.
+    /// Whether the store must announce evictions by messages.
     #[serde(default)]
     pub push_evidence: bool,
 }
 
 impl Requirements {
-    /// The fields that a configuration may set.
+    /// The names of the fields that a configuration can set.
     pub const KEYS: &'static [&'static str] = &["durability", "push", "push_evidence"];
 
-    /// Demands at least this durability.
+    /// Requires at least this durability.
     #[must_use]
     pub const fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
         self
     }
 
-    /// Holds the demands against what a backend declares.
+    /// Checks the requirements against a backend's capabilities.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] that names what is required and what the backend offers.
+    /// [`ErrorKind::Config`] with the requirement and what the backend offers.
     pub fn check(&self, backend: &'static str, offered: &Capabilities) -> Result<(), Error> {
         let mut lacking = Vec::new();
         if let Some(required) = self
@@ -307,7 +309,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn c2_nothing_is_rounded_silently() {
+    fn c2_ttl_is_not_rounded_silently() {
         let range = TtlRange::new(2 * SECOND, 60 * SECOND, SECOND, TtlScope::Pooled);
         assert_eq!(range.resolve(5 * SECOND, false).unwrap(), 5 * SECOND);
         for wanted in [SECOND, 61 * SECOND, Duration::from_millis(2500)] {
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn c3_names_both_sides() {
+    fn c3_error_names_requirement_and_offer() {
         let offered = Capabilities::new(
             Durability::Local,
             WaitMode::Push,

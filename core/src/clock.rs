@@ -1,4 +1,5 @@
-//! The client's clock (clause D3): it runs on while the machine is suspended, and tests inject it.
+//! The client's clock (clause D3). It advances while the machine is suspended, and tests can inject
+//! their own.
 
 use std::{
     fmt,
@@ -10,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-/// A moment on a [`Clock`], as the time since that clock's origin. Moments of different clocks
-/// must not be compared.
+/// A moment on a [`Clock`], stored as the time since that clock's origin. Do not compare moments of
+/// different clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 
@@ -21,25 +22,25 @@ impl Instant {
     /// Later than every moment that a clock reads.
     pub const FAR_FUTURE: Self = Self(Duration::MAX);
 
-    /// The moment that lies so long after the clock's origin.
+    /// Creates the moment that is `since_origin` after the clock's origin.
     #[must_use]
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
 
-    /// The time since the clock's origin.
+    /// Returns the time since the clock's origin.
     #[must_use]
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This moment less a span, but not before the origin.
+    /// Returns the moment `span` before this one, but not before the origin.
     #[must_use]
     pub const fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(span))
@@ -54,27 +55,28 @@ impl Add<Duration> for Instant {
     }
 }
 
-/// What tells the time and wakes sleepers.
+/// A source of time and timers.
 ///
-/// An implementation must never go backwards, and must go on while the machine is suspended.
+/// An implementation must never go backwards, and must advance while the machine is suspended.
 #[async_trait]
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The present moment.
+    /// Returns the current moment.
     fn now(&self) -> Instant;
 
-    /// Returns once [`now`](Self::now) has reached `deadline`; after a suspension of the machine,
-    /// within a second of its end.
+    /// Waits until [`now`](Self::now) has reached `deadline`. After a suspension of the machine,
+    /// completes within a second of the resume.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling has no effect but that nobody sleeps.
+    /// Cancelling has no effect beyond ending the sleep.
     async fn sleep_until(&self, deadline: Instant);
 }
 
-/// The operating system's clock that counts suspension: `CLOCK_BOOTTIME` on Linux,
-/// `CLOCK_MONOTONIC` on macOS, where it does the same.
+/// The operating system's clock that includes suspension: `CLOCK_BOOTTIME` on Linux, and
+/// `CLOCK_MONOTONIC` on macOS, where it includes suspension as well.
 ///
-/// A paused virtual machine stops this clock too; there only the fencing token protects.
+/// Pausing a virtual machine also stops this clock; then only the fencing token protects the
+/// resource.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     clippy::exhaustive_structs,
@@ -82,8 +84,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 )]
 pub struct SystemClock;
 
-/// Sleeping runs on a clock that stops with the machine, so it is cut into slices of this length,
-/// after each of which the real clock is read.
+/// Sleeping uses a clock that stops during suspension. Sleeps are therefore split into slices of
+/// this length, and the real clock is read after each slice.
 const SLEEP_SLICE: Duration = Duration::from_millis(500);
 
 #[async_trait]
@@ -110,7 +112,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until a test moves it. Clones share one time.
+/// A clock that advances only when a test moves it. Clones share one time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Manual>);
 
@@ -121,7 +123,7 @@ struct Manual {
 }
 
 impl ManualClock {
-    /// A clock that reads one hour after its origin.
+    /// Creates a clock that reads one hour after its origin.
     #[must_use]
     pub fn new() -> Self {
         let start = Instant::from_origin(Duration::from_secs(3600));
@@ -131,7 +133,7 @@ impl ManualClock {
         }))
     }
 
-    /// Moves the clock on, and wakes whoever slept until then.
+    /// Advances the clock, and wakes the sleepers whose deadline has passed.
     pub fn advance(&self, span: Duration) {
         {
             let mut now = self.0.now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +174,7 @@ mod tests {
 
     #[test]
     fn d3_reads_the_clock_that_counts_suspension() {
-        // Both are since boot; they differ by the time the machine was suspended, never less.
+        // Both count from boot, including suspension.
         let ours = SystemClock.now().since_origin();
         let uptime = std::fs::read_to_string("/proc/uptime");
         if let Ok(uptime) = uptime {

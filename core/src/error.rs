@@ -1,43 +1,45 @@
-//! The one error type: what failed, on what, whether a retry can help, and what may have happened.
+//! The error type of all operations: what failed, on which lock and backend, whether a retry can
+//! help, and whether the request may have had an effect.
 
 use std::{fmt, sync::Arc};
 
 use crate::name::{InvalidName, LockName};
 
-/// What kind of failure it was. Match on this.
+/// The kind of a failure. Callers match on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The client was shut down.
     Closed,
-    /// The configuration is wrong, or asks for what this backend cannot do.
+    /// The configuration is invalid, or requires something that this backend does not support.
     Config,
-    /// State of ours in the store is malformed. The message names the key or file.
+    /// This framework's state in the store is malformed. The message contains the key or file.
     Corrupt,
-    /// The store has no room: disk full, out of memory, quota.
+    /// The store is full: disk, memory or quota.
     Exhausted,
-    /// The lock's name is not a name.
+    /// The lock's name is invalid.
     InvalidName,
-    /// State in the store was written by a newer version than this one understands.
+    /// The state in the store was written by a newer version of this framework.
     NewerFormat,
-    /// The request may or may not have been carried out: its answer did not come.
+    /// The store did not answer: the request may or may not have been executed.
     OutcomeUnknown,
-    /// The store knows us and refuses.
+    /// The store denies the operation to the authenticated client.
     PermissionDenied,
-    /// The store answered what its protocol does not allow.
+    /// The store's answer violates its protocol.
     Protocol,
-    /// No answer within the time that the caller gave, and the store was not changed by it.
+    /// The store did not answer within the caller's time limit, and the request changes nothing in
+    /// the store.
     Timeout,
-    /// The store does not accept our credentials.
+    /// The store rejects the client's credentials.
     Unauthenticated,
-    /// The store could not be reached; nothing was sent.
+    /// The store is unreachable; no request was sent.
     Unavailable,
-    /// The backend cannot do this.
+    /// The backend does not support the operation.
     Unsupported,
 }
 
 impl ErrorKind {
-    /// The kind in words, as `Display` shows it.
+    /// Returns the kind in words, as `Display` shows it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +59,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the same call can succeed later without anybody changing anything.
+    /// Returns whether the same call can succeed later without any other change.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         matches!(
@@ -66,9 +68,9 @@ impl ErrorKind {
         )
     }
 
-    /// Whether it is certain that the request changed nothing in the store.
+    /// Returns whether the request certainly changed nothing in the store.
     ///
-    /// The core removes an attempt whose request failed in any other way (clause A3).
+    /// After any other kind of failure of its request, the core removes the attempt (clause A3).
     #[must_use]
     pub const fn is_without_effect(self) -> bool {
         matches!(
@@ -88,9 +90,8 @@ impl ErrorKind {
 
 /// A failure of an operation on a lock.
 ///
-/// `Display` says what failed, on which lock and backend, and why, in one line and without the
-/// source; `source()` gives the cause, whose type is no part of the API's stability. Cheap to
-/// clone.
+/// `Display` writes one line with the operation, the lock, the backend and the reason, without the
+/// source. `source()` returns the cause; its type is not a stable part of the API. Cheap to clone.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -105,7 +106,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of that kind in that operation, which reads well after "while": `acquiring`.
+    /// Creates an error. `operation` is a phrase that can follow "while": `acquiring`.
     #[must_use]
     pub fn new(kind: ErrorKind, operation: &'static str) -> Self {
         Self(Arc::new(Inner {
@@ -123,73 +124,73 @@ impl Error {
         self
     }
 
-    /// Says in which operation, as when a check was made on behalf of another one.
+    /// Sets the operation, for a check that was made on behalf of another operation.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| inner.operation = operation)
     }
 
-    /// Names the backend, by its scheme.
+    /// Sets the backend's scheme.
     #[must_use]
     pub fn with_backend(self, backend: &'static str) -> Self {
         self.edit(|inner| inner.backend = Some(backend))
     }
 
-    /// Names the lock.
+    /// Sets the lock.
     #[must_use]
     pub fn with_lock(self, lock: LockName) -> Self {
         self.edit(|inner| inner.lock = Some(lock))
     }
 
-    /// Says in a sentence what is wrong and what can be done. It must hold no secret.
+    /// Sets the detail: what is wrong and how to fix it. It must contain no secret.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         self.edit(|inner| inner.detail = Some(detail.into()))
     }
 
-    /// Attaches the cause. `Display` does not show it.
+    /// Sets the cause. `Display` does not show it.
     #[must_use]
     pub fn with_source(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
-    /// Changes the kind, as when a failure turns out to leave the outcome unknown.
+    /// Changes the kind, for example when the outcome of a failed request is unknown.
     #[must_use]
     pub fn with_kind(self, kind: ErrorKind) -> Self {
         self.edit(|inner| inner.kind = kind)
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What was being done.
+    /// Returns the operation that failed.
     #[must_use]
     pub fn operation(&self) -> &'static str {
         self.0.operation
     }
 
-    /// The backend's scheme, where one was involved.
+    /// Returns the backend's scheme, if a backend was involved.
     #[must_use]
     pub fn backend(&self) -> Option<&'static str> {
         self.0.backend
     }
 
-    /// The lock, where one was involved.
+    /// Returns the lock, if a lock was involved.
     #[must_use]
     pub fn lock(&self) -> Option<&LockName> {
         self.0.lock.as_ref()
     }
 
-    /// What is wrong in particular.
+    /// Returns the detail of the failure.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
 
-    /// Whether the same call can succeed later without anybody changing anything.
+    /// Returns whether the same call can succeed later without any other change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.0.kind.is_retryable()
@@ -208,7 +209,7 @@ impl fmt::Display for Error {
         let inner = &*self.0;
         f.write_str(inner.operation)?;
         if let Some(lock) = &inner.lock {
-            // Debug: a name may hold line breaks and escape sequences.
+            // Escaped, because a name can contain line breaks and escape sequences.
             write!(f, " {:?}", lock.as_str())?;
         }
         if let Some(backend) = inner.backend {
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_is_one_line_and_leaves_the_source_to_source() {
+    fn display_is_one_line_without_the_source() {
         let error = Error::new(ErrorKind::Unavailable, "acquiring")
             .with_backend("redis")
             .with_lock(LockName::new("a\nb").unwrap())

@@ -1,4 +1,4 @@
-//! The resource's side of fencing: refuse whoever comes with a lower token than was seen.
+//! The resource's side of fencing: rejecting a token that is lower than the highest one seen.
 
 use std::{
     fmt,
@@ -7,25 +7,24 @@ use std::{
 
 use crate::token::FencingToken;
 
-/// A gate before a resource: it lets through tokens that are at least as high as the highest one
-/// that it has seen.
+/// Guards a resource: it admits a token that is at least as high as the highest one seen.
 ///
-/// This is what makes a lock safe against a holder that was paused past its deadline and goes on
-/// writing. A resource that outlives its process must keep the highest token beside its data,
-/// and write both in one step; start the gate from there with [`Gate::starting_at`].
+/// This makes a lock safe against a holder that was paused past its deadline and then continues to
+/// write. A resource that outlives its process must store the highest token beside its data, and
+/// write both in one step. Create the gate from the stored token with [`TokenGate::starting_at`].
 ///
-/// Where a holder reads first, and writes what follows from that, the reading must pass the gate too:
-/// otherwise a holder that was overtaken can still write between its successor's look and write.
+/// For read-modify-write, present the token with the read as well. Otherwise a holder that has lost
+/// the lock can still write between the read and the write of its successor.
 #[derive(Debug)]
-pub struct Gate {
+pub struct TokenGate {
     highest: Mutex<FencingToken>,
 }
 
-/// The token was lower than one that the resource has seen: its holder is no longer the holder.
+/// The token is lower than the highest one that the resource has seen: the lock has a newer holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StaleToken {
-    /// The token that was refused.
+    /// The rejected token.
     pub presented: FencingToken,
     /// The highest token seen.
     pub highest: FencingToken,
@@ -43,14 +42,14 @@ impl fmt::Display for StaleToken {
 
 impl std::error::Error for StaleToken {}
 
-impl Gate {
-    /// A gate that has seen no token.
+impl TokenGate {
+    /// Creates a gate that has seen no token.
     #[must_use]
     pub const fn new() -> Self {
         Self::starting_at(FencingToken::new(0))
     }
 
-    /// A gate that has seen `highest`, as read from beside the data.
+    /// Creates a gate that has seen `highest`, the token stored beside the data.
     #[must_use]
     pub const fn starting_at(highest: FencingToken) -> Self {
         Self {
@@ -58,12 +57,13 @@ impl Gate {
         }
     }
 
-    /// Runs `write` if the token is not stale. Writes pass one at a time, so that none slips
-    /// between another's check and its effect. The token counts as seen before `write` runs.
+    /// Runs `write` if the token is not stale. Writes run one at a time, so that no write runs
+    /// between the check and the effect of another one. The token counts as seen before `write`
+    /// runs.
     ///
     /// # Errors
     ///
-    /// [`StaleToken`]; then `write` did not run.
+    /// [`StaleToken`] if the token is stale; `write` did not run.
     pub fn pass<T>(&self, token: FencingToken, write: impl FnOnce() -> T) -> Result<T, StaleToken> {
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
         if token < *highest {
@@ -83,7 +83,7 @@ impl Gate {
     }
 }
 
-impl Default for Gate {
+impl Default for TokenGate {
     fn default() -> Self {
         Self::new()
     }
@@ -94,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_writer_is_refused() {
-        let gate = Gate::new();
+    fn late_writer_is_rejected() {
+        let gate = TokenGate::new();
         let mut value = 0;
         let token = FencingToken::new;
         assert_eq!(gate.pass(token(5), || value = 1), Ok(()));

@@ -1,4 +1,4 @@
-//! The guard: what a user holds while the lock is held.
+//! The guard: the user's handle on a held lock.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use std::{
 use tracing::Instrument;
 
 use crate::{
-    client::{Client, Errand, Removal, Slot},
+    client::{Attempt, Client, Command, Removal},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -24,32 +24,33 @@ use crate::{
     token::FencingToken,
 };
 
-/// A lock that is held, as far as this client can know.
+/// A lock that is held, as far as this client knows.
 ///
-/// It is renewed in the background. Ask [`check`](Self::check) before each effect, watch
-/// [`lost`](Self::lost) beside the work, and hand [`token`](Self::token) to the resource: only the
-/// resource can refuse a write that was under way when the lock was lost.
+/// The client renews it in the background. Call [`check`](Self::check) before each effect, await
+/// [`lost`](Self::lost) beside the work, and pass [`token`](Self::token) to the resource: only the
+/// resource can reject a write that is in flight when the lock is lost.
 ///
-/// Dropping it releases the lock in the background, without blocking, also outside of a runtime;
-/// [`release`](Self::release) tells whether the store has acknowledged it.
+/// Dropping the guard releases the lock in the background. The drop does not block and also works
+/// outside of a runtime. [`release`](Self::release) reports whether the store has acknowledged the
+/// release.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     client: Client,
-    slot: Arc<Slot>,
+    attempt: Arc<Attempt>,
     token: FencingToken,
     ttl: Duration,
-    /// The slot's version that the user has seen last.
-    seen: AtomicU64,
+    /// The version of the attempt that the user has seen last.
+    seen_version: AtomicU64,
     abandoned: bool,
 }
 
-/// Why a guard does not hold.
+/// The reason for which a guard does not hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotHeld {
-    /// It was lost.
+    /// The lock was lost.
     Lost(LossReason),
-    /// It was released, or is being released.
+    /// The lock was released, or is being released.
     Released,
 }
 
@@ -64,134 +65,138 @@ impl fmt::Display for NotHeld {
 
 impl std::error::Error for NotHeld {}
 
-/// What a release came to (clause R1).
+/// The outcome of a release (clause R1).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[must_use]
 pub enum Release {
-    /// There was nothing to release any more, and why.
+    /// The grant was already gone, for this reason.
     NotHeld(LossReason),
-    /// The store has acknowledged it.
+    /// The store has acknowledged the release.
     Released,
-    /// The store gave no answer. The removal is repeated in the background; at the latest the TTL
-    /// frees the lock.
+    /// The store gave no answer. The client repeats the removal in the background; the lock is free
+    /// after its TTL at the latest.
     Unknown(Error),
 }
 
 impl Guard {
-    pub(crate) fn new(client: Client, slot: Arc<Slot>) -> Self {
+    pub(crate) fn new(client: Client, attempt: Arc<Attempt>) -> Self {
         let (token, ttl, _) =
-            slot.grant()
+            attempt
+                .grant()
                 .unwrap_or((FencingToken::new(0), Duration::ZERO, Instant::ORIGIN));
-        let seen = AtomicU64::new(slot.version());
+        let seen_version = AtomicU64::new(attempt.version());
         Self {
             client,
-            slot,
+            attempt,
             token,
             ttl,
-            seen,
+            seen_version,
             abandoned: false,
         }
     }
 
-    /// The lock's name.
+    /// Returns the lock's name.
     #[must_use]
     pub fn name(&self) -> &LockName {
-        &self.slot.name
+        &self.attempt.name
     }
 
-    /// The fencing token of this grant. It does not change.
+    /// Returns the fencing token of this grant. It does not change.
     #[must_use]
     pub const fn token(&self) -> FencingToken {
         self.token
     }
 
-    /// The TTL that was granted; not shorter than the one that was asked for.
+    /// Returns the granted TTL. It is not shorter than the requested one.
     #[must_use]
     pub const fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// The attempt's id, as the store knows it.
+    /// Returns the attempt's id, as the store records it.
     #[must_use]
     pub fn attempt(&self) -> AttemptId {
-        self.slot.attempt
+        self.attempt.id
     }
 
-    /// What the lease is now. Reads the clock.
+    /// Returns the phase of the lease now. Reads the clock.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.slot.phase(self.client.0.hub.now())
+        self.attempt.phase(self.client.0.dispatcher.now())
     }
 
-    /// The token, if the lock is held at this moment. Reads the clock that runs on while the
-    /// machine is suspended. Cheap: call it before each effect.
+    /// Returns the token if the lock is held at this moment. Reads the clock that advances while
+    /// the machine is suspended. Cheap: call it before each effect.
     ///
     /// # Errors
     ///
-    /// [`NotHeld`], from then on for ever.
+    /// [`NotHeld`] if the lock is not held; then every later call returns it, too.
     pub fn check(&self) -> Result<FencingToken, NotHeld> {
         match self.phase() {
             Phase::Held | Phase::Suspect => Ok(self.token),
             Phase::Lost(reason) => {
-                self.client.0.hub.look(&self.slot);
+                self.client.0.dispatcher.check_deadline(&self.attempt);
                 Err(NotHeld::Lost(reason))
             }
             Phase::Releasing | Phase::Released => Err(NotHeld::Released),
         }
     }
 
-    /// Why the last renewal came to nothing, while the lease is suspect and after it was lost by its
-    /// deadline: what an operator has to know. `None` while renewals succeed, and where nothing is
-    /// known but that the connection is in doubt.
+    /// Returns the error of the last renewal while the lease is suspect, and after it was lost by
+    /// its deadline. Returns `None` while renewals succeed, and if only the connection is known to
+    /// be suspect.
     #[must_use]
-    pub fn trouble(&self) -> Option<Error> {
-        self.slot.trouble()
+    pub fn last_renewal_error(&self) -> Option<Error> {
+        self.attempt.last_renewal_error()
     }
 
-    /// How long it may be believed in without a further renewal; zero once it is not held.
+    /// Returns the time for which the lock stays held without another renewal; zero if it is not
+    /// held.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        let now = self.client.0.hub.now();
-        if self.slot.phase(now).is_live() {
+        let now = self.client.0.dispatcher.now();
+        if self.attempt.phase(now).is_live() {
             self.valid_until().since(now)
         } else {
             Duration::ZERO
         }
     }
 
-    /// The moment until which it may be believed in, on the client's clock. Renewals move it.
+    /// Returns the moment until which the lock stays held without another renewal, on the client's
+    /// clock. Renewals move it.
     #[must_use]
     pub fn valid_until(&self) -> Instant {
-        self.slot
+        self.attempt
             .grant()
             .map_or(Instant::ORIGIN, |(.., valid_until)| valid_until)
     }
 
-    /// Returns when the lock is lost, and why: at its deadline at the latest, whatever the store
-    /// and the network do. Never returns once it was released.
+    /// Waits until the lock is lost and returns the reason. Completes at the deadline at the
+    /// latest, whatever the store and the network do. Never completes after a release.
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped and called again; a loss is never missed.
+    /// The future can be dropped and the method called again; no loss is missed.
     pub async fn lost(&self) -> LossReason {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.slot.phase(hub.now()) {
+            match self.attempt.phase(dispatcher.now()) {
                 Phase::Lost(reason) => {
-                    hub.look(&self.slot);
+                    dispatcher.check_deadline(&self.attempt);
                     return reason;
                 }
-                // Beside the keeper's own alarm: this does not rest on any other task.
+                // This timer is separate from the renewer's, so that the notice of a loss depends
+                // on no other task.
                 Phase::Held | Phase::Suspect => {
                     let deadline = self.valid_until();
                     tokio::select! {
                         biased;
                         () = changed => {}
-                        () = hub.clock.sleep_until(deadline) => {}
+                        () = dispatcher.clock.sleep_until(deadline) => {}
                     }
                 }
                 Phase::Releasing | Phase::Released => changed.await,
@@ -199,46 +204,47 @@ impl Guard {
         }
     }
 
-    /// Returns when the deadline or the phase has changed since the last time that this returned,
-    /// or since the guard was given. For whoever hands the deadline on to somebody else.
+    /// Waits until the deadline or the phase has changed since the last time that this method
+    /// completed, or since the guard was created. For callers that forward the deadline to another
+    /// component.
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped and called again; a change is never missed.
+    /// The future can be dropped and the method called again; no change is missed.
     pub async fn deadline_changed(&self) {
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let version = self.slot.version();
-            if self.seen.swap(version, Ordering::SeqCst) != version {
+            let version = self.attempt.version();
+            if self.seen_version.swap(version, Ordering::SeqCst) != version {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Renews now, and returns when the store has confirmed the grant in answer to a request sent
-    /// after this call. Renewal needs no help; this is for whoever wants fresh proof before an
-    /// effect.
+    /// Renews now, and waits until the store has confirmed the grant in answer to a request sent
+    /// after this call. Renewal is automatic; this method is for callers that need a fresh proof
+    /// before an effect.
     ///
     /// # Errors
     ///
-    /// [`NotHeld`] when the lock turns out to be lost, or the deadline comes first.
+    /// [`NotHeld`] if the lock is lost or the deadline passes first.
     ///
     /// # Cancel safety
     ///
-    /// The renewal goes on.
+    /// The renewal continues.
     pub async fn renew(&self) -> Result<(), NotHeld> {
-        let hub = &self.client.0.hub;
-        let before = self.slot.sent();
-        hub.hurry(&self.slot);
+        let dispatcher = &self.client.0.dispatcher;
+        let before = self.attempt.renewals_sent();
+        dispatcher.renew_now(&self.attempt);
         let confirmed = async {
             loop {
-                let changed = self.slot.changed();
+                let changed = self.attempt.changed();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.slot.is_confirmed_after(before) || !self.phase().is_live() {
+                if self.attempt.is_confirmed_after(before) || !self.phase().is_live() {
                     return;
                 }
                 changed.await;
@@ -252,15 +258,15 @@ impl Guard {
         self.check().map(|_| ())
     }
 
-    /// Gives the lock back, and says whether the store has acknowledged it. Idempotent: calling it
-    /// again repeats the answer, or after [`Release::Unknown`] the removal.
+    /// Releases the lock, and reports whether the store has acknowledged the release. Idempotent:
+    /// another call returns the same answer, or repeats the removal after [`Release::Unknown`].
     ///
-    /// Renewal has stopped before the removal is sent (clause K3). It tries again when an answer
-    /// does not come, for one request time-out in all.
+    /// Renewal stops before the removal is sent (clause K3). If no answer arrives, the removal is
+    /// retried, for one request time-out in total.
     ///
     /// # Cancel safety
     ///
-    /// The removal goes on in the background.
+    /// The removal continues in the background.
     pub async fn release(&self) -> Release {
         let span = tracing::debug_span!(
             "tenure.release",
@@ -271,38 +277,38 @@ impl Guard {
     }
 
     async fn release_once(&self) -> Release {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         loop {
-            let changed = self.slot.changed();
+            let changed = self.attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.slot.begin_release(hub.now()) {
+            match self.attempt.begin_release(dispatcher.now()) {
                 Ok(true) => break,
                 Ok(false) => changed.await,
                 Err(Phase::Lost(reason)) => {
-                    hub.look(&self.slot);
+                    dispatcher.check_deadline(&self.attempt);
                     return Release::NotHeld(reason);
                 }
                 Err(_) => {
                     return self
-                        .slot
-                        .release_found()
+                        .attempt
+                        .loss_found_at_release()
                         .map_or(Release::Released, Release::NotHeld);
                 }
             }
         }
-        hub.forget(&self.slot);
-        let mut handover = Handover {
+        dispatcher.forget(&self.attempt);
+        let mut release_on_drop = ReleaseOnDrop {
             guard: self,
             answer: None,
         };
         let outcome = self.remove().await;
-        handover.answer = match &outcome {
+        release_on_drop.answer = match &outcome {
             Release::Released => Some(Ok(())),
             Release::NotHeld(reason) => Some(Err(*reason)),
             Release::Unknown(_) => None,
         };
-        drop(handover);
+        drop(release_on_drop);
         telemetry::released(
             self.client.info().scheme,
             match outcome {
@@ -315,22 +321,24 @@ impl Guard {
     }
 
     async fn remove(&self) -> Release {
-        const PAUSE: Duration = Duration::from_millis(20);
-        let hub = &self.client.0.hub;
-        let budget = hub.request_timeout;
-        self.slot.settled(&*hub.clock, hub.now() + budget).await;
+        const RELEASE_RETRY_DELAY: Duration = Duration::from_millis(20);
+        let dispatcher = &self.client.0.dispatcher;
+        let budget = dispatcher.request_timeout;
+        self.attempt
+            .wait_idle(&*dispatcher.clock, dispatcher.now() + budget)
+            .await;
         let removal = self.removal();
-        let limit = hub.now() + budget;
-        let mut unanswered = self.slot.has_unanswered_removal();
+        let limit = dispatcher.now() + budget;
+        let mut unanswered = self.attempt.has_unanswered_removal();
         loop {
-            // Half of it, so that one lost answer leaves time for a second try.
-            let patience = limit.since(hub.now()).min(budget / 2);
-            let error = match self.client.0.remover.once(&removal, patience).await {
-                Ok(removed) => return self.judge(removed, unanswered),
+            // Half of the budget, so that one lost answer leaves time for a second try.
+            let try_limit = limit.since(dispatcher.now()).min(budget / 2);
+            let error = match self.client.0.releaser.try_remove(&removal, try_limit).await {
+                Ok(removed) => return self.classify_removal(removed, unanswered),
                 Err(error) => error,
             };
             unanswered |= !error.kind().is_without_effect();
-            let again = hub.now() + PAUSE;
+            let again = dispatcher.now() + RELEASE_RETRY_DELAY;
             if !error.is_retryable() || again >= limit {
                 let kind = if unanswered {
                     ErrorKind::OutcomeUnknown
@@ -340,16 +348,16 @@ impl Guard {
                 let error = error.with_kind(kind).with_lock(self.name().clone());
                 return Release::Unknown(error);
             }
-            hub.clock.sleep_until(again).await;
+            dispatcher.clock.sleep_until(again).await;
         }
     }
 
-    /// What the store's answer means for the user (clause R1).
-    fn judge(&self, removed: Removed, unanswered: bool) -> Release {
-        let in_time = self.client.0.hub.now() < self.valid_until();
+    /// Translates the store's answer into the outcome for the user (clause R1).
+    fn classify_removal(&self, removed: Removed, unanswered: bool) -> Release {
+        let in_time = self.client.0.dispatcher.now() < self.valid_until();
         match removed {
             Removed::AsHolder => Release::Released,
-            // Our own removal that was not answered did it.
+            // An earlier removal of this guard, which was not answered, removed the grant.
             Removed::Absent if unanswered && in_time => Release::Released,
             Removed::Absent if in_time => Release::NotHeld(LossReason::Evicted),
             Removed::Absent => Release::NotHeld(LossReason::Expired),
@@ -359,25 +367,25 @@ impl Guard {
 
     fn removal(&self) -> Removal {
         Removal {
-            name: self.slot.name.clone(),
-            attempt: self.slot.attempt,
+            name: self.attempt.name.clone(),
+            id: self.attempt.id,
             ttl: self.ttl,
             outcome_known: true,
             not_before: None,
-            slot: Arc::clone(&self.slot),
+            attempt: Arc::clone(&self.attempt),
         }
     }
 
-    /// Stops renewing, and leaves the lock to its TTL without telling the store: nobody else gets
-    /// it before that.
+    /// Stops renewing without informing the store. The lock stays taken until its TTL expires.
     pub fn abandon(mut self) {
-        let hub = &self.client.0.hub;
+        let dispatcher = &self.client.0.dispatcher;
         self.abandoned = true;
-        hub.forget(&self.slot);
-        if hub.is_pooled() {
-            // The session under it lives on, so somebody has to end the grant.
-            let not_before = Some(hub.now() + self.ttl);
-            hub.errand(Errand::Remove(Removal {
+        dispatcher.forget(&self.attempt);
+        if dispatcher.is_pooled() {
+            // The session of the grant lives on, so the grant does not expire by itself; remove it
+            // after its TTL.
+            let not_before = Some(dispatcher.now() + self.ttl);
+            dispatcher.send_command(Command::Remove(Removal {
                 not_before,
                 ..self.removal()
             }));
@@ -385,18 +393,20 @@ impl Guard {
     }
 }
 
-/// Ends a release that was begun, also when its future is dropped.
-struct Handover<'a> {
+/// Completes a release that has begun, also when its future is dropped.
+struct ReleaseOnDrop<'a> {
     guard: &'a Guard,
     answer: Option<Result<(), LossReason>>,
 }
 
-impl Drop for Handover<'_> {
+impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
-        let hub = &self.guard.client.0.hub;
-        self.guard.slot.end_release(self.answer, hub.now());
+        let dispatcher = &self.guard.client.0.dispatcher;
+        self.guard
+            .attempt
+            .end_release(self.answer, dispatcher.now());
         if self.answer.is_none() {
-            hub.remove_later(&self.guard.slot, true);
+            dispatcher.remove_in_background(&self.guard.attempt, true);
         }
     }
 }
@@ -406,9 +416,9 @@ impl Drop for Guard {
         if self.abandoned {
             return;
         }
-        let hub = &self.client.0.hub;
-        if let Ok(true) = self.slot.begin_release(hub.now()) {
-            hub.remove_later(&self.slot, true);
+        let dispatcher = &self.client.0.dispatcher;
+        if let Ok(true) = self.attempt.begin_release(dispatcher.now()) {
+            dispatcher.remove_in_background(&self.attempt, true);
         }
     }
 }
@@ -416,7 +426,7 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("name", &self.slot.name)
+            .field("name", &self.attempt.name)
             .field("token", &self.token)
             .field("phase", &self.phase())
             .finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! Random identities: of an attempt, and of a client.
+//! Random identifiers of attempts and clients.
 
 use std::fmt;
 
@@ -13,34 +13,34 @@ macro_rules! random_id {
         pub struct $name(u128);
 
         impl $name {
-            /// A fresh random id.
+            /// Creates a random id.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Unavailable`] if the operating system gives no randomness.
+            /// [`ErrorKind::Unavailable`] if the operating system provides no randomness.
             pub fn random() -> Result<Self, Error> {
                 let mut bytes = [0; 16];
                 getrandom::fill(&mut bytes).map_err(|source| {
                     Error::new(ErrorKind::Unavailable, "drawing a random id")
-                        .with_detail("the operating system gave no randomness")
+                        .with_detail("the operating system provides no randomness")
                         .with_source(source)
                 })?;
                 Ok(Self(u128::from_le_bytes(bytes)))
             }
 
-            /// The id of that number. For stores that give it back, and for tests.
+            /// Creates the id with this number, for ids that a store returns and for tests.
             #[must_use]
             pub const fn from_u128(value: u128) -> Self {
                 Self(value)
             }
 
-            /// The number.
+            /// Returns the number.
             #[must_use]
             pub const fn as_u128(self) -> u128 {
                 self.0
             }
 
-            /// Reads the 32 hexadecimal digits that `Display` writes.
+            /// Parses the 32 hexadecimal digits that `Display` writes.
             #[must_use]
             pub fn parse(text: &str) -> Option<Self> {
                 let canonical = text.len() == 32
@@ -78,14 +78,15 @@ macro_rules! random_id {
 }
 
 random_id! {
-    /// One entry in a lock's queue, ever.
+    /// The id of an attempt: one entry in a lock's queue.
     ///
-    /// Chosen and registered by the core before anything is sent, so that every request about it
-    /// is idempotent and can be cleaned up after. An attempt that is gone never comes back.
+    /// The core draws and registers the id before it sends a request, so that every request is
+    /// idempotent and can be cleaned up. An attempt that is gone never returns.
     AttemptId
 }
 
 random_id! {
-    /// One connected client: the address to which a store sends what concerns its attempts.
+    /// The id of a connected client: the address to which a store sends messages about the client's
+    /// attempts.
     ClientId
 }

@@ -1,16 +1,16 @@
-//! The core of `tenure`: what a distributed lock and its lease promise, kept the same on every
+//! The core of `tenure`: the contract of a distributed lock and its lease, identical on every
 //! store.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tenure_core::{Client, fence::Gate, memory::MemoryStore};
+//! use tenure_core::{Client, fence::TokenGate, memory::MemoryStore};
 //!
 //! let client = Client::builder(MemoryStore::new()).connect().await?;
 //! let guard = client.lock("invoice-42")?.acquire().await?;
 //!
-//! // Before each effect: is it still ours? And let the resource refuse whoever comes too late.
+//! // Before each effect, check the guard; and let the resource reject a stale token.
 //! let token = guard.check()?;
-//! let resource = Gate::new();
+//! let resource = TokenGate::new();
 //! resource.pass(token, || { /* write */ })?;
 //!
 //! let outcome = guard.release().await;
@@ -19,12 +19,13 @@
 //!
 //! # What a lock can and cannot promise
 //!
-//! At most one guard of a name says at any moment that it is held, as long as clock *rates* differ
-//! by less than one percent and the store keeps what it has acknowledged. That is a statement
-//! about guards, not about work: a write that was under way when the lease ended, or a process
-//! that was paused between asking and writing, is beyond any lock. Against that each grant carries
-//! a [fencing token](token::FencingToken), and a resource that [checks it](fence::Gate) refuses the
-//! late writer. If nothing checks the token, a lock makes collisions rare and no more.
+//! At any moment at most one guard of a name reports that it is held, provided that clock *rates*
+//! differ by less than one percent and the store keeps what it has acknowledged. This is a
+//! statement about guards, not about work. No lock can stop a write that is in flight when the
+//! lease ends, or a process that is paused between a check and a write. Therefore each grant
+//! carries a [fencing token](token::FencingToken), and a resource that [checks
+//! it](fence::TokenGate) rejects the late writer. If no resource checks the token, a lock makes
+//! collisions rare but not impossible.
 //!
 //! # How a lease lives
 //!
@@ -37,25 +38,27 @@
 //!                                               fires, check() fails     others may get it
 //! ```
 //!
-//! The deadline counts from before the request was sent, so the client stops believing before the
-//! store gives the lock to anybody else: `valid_until = proved_from + TTL * (1 - drift) - margin`.
+//! The deadline counts from a moment before the request was sent, so the client considers the lease
+//! ended before the store grants the lock to another client: `valid_until = proved_from + TTL * (1
+//! - drift) - margin`.
 //!
 //! # The parts
 //!
-//! - [`queue`] and [`lease`]: two pure state machines. One says what a store holds, the other what a
-//!   client may believe. They are the specification; everything else is I/O around them.
-//! - [`Client`], [`Lock`], [`Guard`]: what users hold.
-//! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] makes a
-//!   backend of any store with compare-and-swap.
-//! - [`memory`]: a backend inside of the process, to test one's own handling of losses with.
-//! - [`registry`] and [`settings`]: choosing a backend by configuration.
+//! - [`queue`] and [`lease`]: two pure state machines. The queue describes what a store holds, the
+//!   lease what a client may believe. They are the specification; everything else is I/O around
+//!   them.
+//! - [`Client`], [`Lock`], [`Guard`]: the types that users hold.
+//! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] turns
+//!   any store with compare-and-swap into a backend.
+//! - [`memory`]: an in-process backend, for testing how an application handles a lost lock.
+//! - [`registry`] and [`settings`]: selection of a backend by configuration.
 //!
 //! The clauses that comments and tests cite (`L1`, `T1`, ...) are those of `docs/contract.md`.
 //!
 //! # Features
 //!
-//! `metrics` records the metrics of [`telemetry`] through the facade of that name. It changes
-//! nothing else.
+//! `metrics` records the metrics of [`telemetry`] through the `metrics` crate. It changes nothing
+//! else.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests measure"))]
 
 pub mod backend;

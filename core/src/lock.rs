@@ -1,11 +1,11 @@
-//! A lock by its name: how to acquire it.
+//! A named lock and the ways to acquire it.
 
 use std::time::Duration;
 
 use tracing::Instrument;
 
 use crate::{
-    client::{Acquisition, Client, Order},
+    client::{AcquireParams, Acquisition, Client},
     clock::Instant,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
@@ -14,9 +14,9 @@ use crate::{
     request::{Owner, Waiting},
 };
 
-/// A lock of a client. Cheap to clone. Having one is not holding it.
+/// A lock of a client. Cheap to clone. A `Lock` value does not hold the lock; a [`Guard`] does.
 ///
-/// Two guards of one process exclude each other as two hosts would: there is no re-entrance
+/// Two guards of one process exclude each other like guards of two hosts: locks are not re-entrant
 /// (clause X2).
 #[derive(Clone, Debug)]
 pub struct Lock {
@@ -26,17 +26,17 @@ pub struct Lock {
     label: Option<String>,
 }
 
-/// What a client's locks are acquired with unless they say otherwise.
+/// The values with which a client's locks are acquired unless a lock sets its own.
 #[derive(Debug)]
 pub(crate) struct Defaults {
     owner: Owner,
     ttl: Duration,
     clamp_ttl: bool,
-    observer: bool,
+    read_only: bool,
 }
 
 impl Defaults {
-    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, observer: bool) -> Self {
+    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, read_only: bool) -> Self {
         let host = rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -45,23 +45,23 @@ impl Defaults {
             owner: Owner::new(label, host, std::process::id()),
             ttl,
             clamp_ttl,
-            observer,
+            read_only,
         }
     }
 }
 
-/// Why [`Lock::run`] did not end well.
+/// The reason for which [`Lock::run`] failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<T> {
-    /// The lock was not acquired; the body did not run.
+    /// The lock was not acquired, and the body did not run.
     Acquire(Error),
-    /// The lock was lost, and the body stopped at its next `.await`.
+    /// The lock was lost, and the body was stopped at its next `.await`.
     Lost {
-        /// Why it was lost.
+        /// The reason for the loss.
         reason: LossReason,
-        /// What the body returned, if it had come to its end before the loss was seen. Part of its
-        /// work may have been done without the lock.
+        /// The body's output, if the body completed before the loss was noticed. Part of its work
+        /// may have been done without the lock.
         output: Option<T>,
     },
 }
@@ -70,7 +70,9 @@ impl<T> std::fmt::Display for RunError<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Acquire(error) => error.fmt(f),
-            Self::Lost { reason, .. } => write!(f, "the work was stopped: {reason}"),
+            Self::Lost { reason, .. } => {
+                write!(f, "the lock was lost and the work was stopped: {reason}")
+            }
         }
     }
 }
@@ -94,73 +96,73 @@ impl Lock {
         }
     }
 
-    /// Its name.
+    /// Returns the lock's name.
     #[must_use]
     pub const fn name(&self) -> &LockName {
         &self.name
     }
 
-    /// Sets the TTL: the least time for which the store keeps the lock of a holder that has fallen
-    /// silent. Checked when it is acquired.
+    /// Sets the TTL: the minimum time for which the store keeps the lock of a silent holder. It is
+    /// checked when the lock is acquired.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Sets what others are shown as its owner, beside host and process id.
+    /// Sets the label that is shown to other clients, beside host and process id.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Acquires the lock, and waits for it as long as it takes.
+    /// Acquires the lock. Waits without a time limit.
     ///
     /// # Errors
     ///
-    /// What the store says when the attempt is enqueued;
-    /// [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown) if it gives no answer then, in
-    /// which case the attempt is removed. Once in the queue, a store that is away for a while ends
-    /// nothing.
+    /// The store's error when the attempt is enqueued.
+    /// [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown) if the store does not answer the
+    /// enqueue; then the attempt is removed. Once the attempt is in the queue, an outage of the
+    /// store causes no error.
     ///
     /// # Cancel safety
     ///
-    /// Can be dropped at any point. The attempt is removed in the background and its place in the
-    /// queue is lost (clause A4).
+    /// The future can be dropped at any point. The client removes the attempt in the background,
+    /// and its position in the queue is lost (clause A4).
     pub async fn acquire(&self) -> Result<Guard, Error> {
         loop {
-            let order = self.order(true, Instant::FAR_FUTURE)?;
-            let acquired = self.instrumented(order, &mut |_| {}).await?;
+            let params = self.params(true, Instant::FAR_FUTURE)?;
+            let acquired = self.instrumented(params, &mut |_| {}).await?;
             if let Acquisition::Acquired(guard) = acquired {
                 return Ok(guard);
             }
         }
     }
 
-    /// Acquires the lock if nobody has it, and does not wait for it.
+    /// Acquires the lock if it is free. Does not wait.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That somebody else has the lock is no error.
+    /// As [`acquire`](Self::acquire). A lock held by another client is not an error.
     ///
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquisition, Error> {
-        // One request's time, whatever the number of attempts.
-        let hub = &self.client.0.hub;
-        let order = self.order(false, hub.now() + hub.request_timeout)?;
-        self.instrumented(order, &mut |_| {}).await
+        // The limit is one request time-out for all attempts together.
+        let dispatcher = &self.client.0.dispatcher;
+        let params = self.params(false, dispatcher.now() + dispatcher.request_timeout)?;
+        self.instrumented(params, &mut |_| {}).await
     }
 
-    /// Acquires the lock, and waits for it at most that long, requests included (clause A1).
+    /// Acquires the lock. Waits at most `budget`, requests included (clause A1).
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). That the budget is spent while somebody else has the lock is
-    /// no error; the attempt is then taken out of the queue in the background, so a program that
-    /// ends at once should [shut its client down](Client::shutdown) first.
+    /// As [`acquire`](Self::acquire). A budget that ends while another client holds the lock is not
+    /// an error. The client then removes the attempt from the queue in the background, so a program
+    /// that exits right away should [shut its client down](Client::shutdown) first.
     ///
     /// # Cancel safety
     ///
@@ -169,8 +171,9 @@ impl Lock {
         self.acquire_observed(Some(budget), |_| {}).await
     }
 
-    /// As [`acquire_within`](Self::acquire_within), and tells of each answer "still waiting":
-    /// how many are ahead, and who has the lock. With no budget it waits as long as it takes.
+    /// Like [`acquire_within`](Self::acquire_within), and calls `on_wait` for each "still waiting"
+    /// answer, with the number of entries ahead and the holder. Without a budget it waits without a
+    /// time limit.
     ///
     /// # Errors
     ///
@@ -185,26 +188,26 @@ impl Lock {
         mut on_wait: impl FnMut(&Waiting) + Send,
     ) -> Result<Acquisition, Error> {
         let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
-            self.client.0.hub.now() + budget
+            self.client.0.dispatcher.now() + budget
         });
-        let order = self.order(true, until)?;
-        self.instrumented(order, &mut on_wait).await
+        let params = self.params(true, until)?;
+        self.instrumented(params, &mut on_wait).await
     }
 
-    /// Runs `body` while holding the lock, and stops it when the lock is lost.
+    /// Runs `body` under the lock, and stops it when the lock is lost.
     ///
-    /// The body is polled by the caller's task, renewal runs in another. When a loss and the
-    /// body's end come together, the loss wins. A future is stopped at its next `.await` only, so
-    /// writes need the token all the same. A release that fails is logged and no error: the TTL
-    /// frees the lock.
+    /// The caller's task polls the body; another task renews. If a loss and the completion of the
+    /// body coincide, the loss wins. A future can be stopped only at its next `.await`, so writes
+    /// need the token nevertheless. A failed release is logged and is not an error: the lock is
+    /// free after its TTL.
     ///
     /// # Errors
     ///
-    /// [`RunError::Acquire`], or [`RunError::Lost`].
+    /// [`RunError::Acquire`] if the lock cannot be acquired, [`RunError::Lost`] if it is lost.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the body and releases the lock in the background.
+    /// Dropping the future drops the body and releases the lock in the background.
     pub async fn run<T>(&self, body: impl AsyncFnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
         let guard = self.acquire().await.map_err(RunError::Acquire)?;
         let output = {
@@ -221,7 +224,7 @@ impl Lock {
                 reason,
                 output: Some(output),
             }),
-            // Released by the body itself, or still held.
+            // The body released the guard itself.
             Err(NotHeld::Released) => Ok(output),
             Ok(_) => {
                 let outcome = guard.release().await;
@@ -233,7 +236,7 @@ impl Lock {
 
     async fn instrumented(
         &self,
-        order: Order,
+        params: AcquireParams,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Acquisition, Error> {
         let span = tracing::debug_span!(
@@ -241,10 +244,10 @@ impl Lock {
             lock.name = %self.name.as_str().escape_debug(),
             lock.backend = self.client.info().scheme,
         );
-        self.client.acquire(order, on_wait).instrument(span).await
+        self.client.acquire(params, on_wait).instrument(span).await
     }
 
-    fn order(&self, wait: bool, until: Instant) -> Result<Order, Error> {
+    fn params(&self, wait: bool, until: Instant) -> Result<AcquireParams, Error> {
         let inner = &self.client.0;
         let scheme = inner.info.scheme;
         let named = |error: Error| {
@@ -253,11 +256,10 @@ impl Lock {
                 .with_backend(scheme)
                 .with_lock(self.name.clone())
         };
-        if inner.defaults.observer {
+        if inner.defaults.read_only {
             return Err(named(
-                Error::new(ErrorKind::Unsupported, "acquiring").with_detail(
-                    "this client was connected as an observer, which acquires nothing",
-                ),
+                Error::new(ErrorKind::Unsupported, "acquiring")
+                    .with_detail("this client is read-only and cannot acquire locks"),
             ));
         }
         let range = self.client.capabilities().ttl;
@@ -265,12 +267,12 @@ impl Lock {
         let ttl = range
             .resolve(wanted, inner.defaults.clamp_ttl)
             .map_err(named)?;
-        inner.hub.terms.check(ttl).map_err(named)?;
+        inner.dispatcher.drift_bounds.check(ttl).map_err(named)?;
         let mut owner = inner.defaults.owner.clone();
         if let Some(label) = &self.label {
             owner = Owner::new(label.clone(), owner.host, owner.pid);
         }
-        Ok(Order {
+        Ok(AcquireParams {
             name: self.name.clone(),
             owner,
             ttl,

@@ -1,28 +1,28 @@
-//! Why a lease ended other than by release (clause L3).
+//! Reasons for which a lease ends other than by release (clause L3).
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a grant is gone.
+/// The reason for which a grant is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LossReason {
     /// The client was shut down.
     Closed,
-    /// Somebody else holds the lock, although our grant should still run.
+    /// Another client holds the lock, although this grant should still be valid.
     Displaced,
-    /// An operator, or whoever may write to the store, removed the grant.
+    /// An operator, or another program with write access to the store, removed the grant.
     Evicted,
-    /// The deadline came without a proof, or the store let the grant lapse.
+    /// The deadline passed without a proof, or the grant expired in the store.
     Expired,
-    /// The session or pooled lease under the grant is gone.
+    /// The session or pooled lease of the grant is gone.
     SessionLost,
 }
 
 impl LossReason {
-    /// The reason as one word, the same in messages, metrics and JSON.
+    /// Returns the reason as one word, identical in messages, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "the client was closed",
-            Self::Displaced => "somebody else holds the lock",
+            Self::Displaced => "another client holds the lock",
             Self::Evicted => {
                 "the grant was evicted, or the store has lost it (deleted, or restarted without it)"
             }

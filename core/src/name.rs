@@ -1,4 +1,4 @@
-//! Lock names and namespaces, and the one table by which they are encoded (clauses N1 and N2).
+//! Lock names and namespaces, and the table by which they are encoded (clauses N1 and N2).
 //!
 //! | byte | written as |
 //! |---|---|
@@ -6,33 +6,33 @@
 //! | any other byte of the UTF-8 text | `%XX`, two upper-case hexadecimal digits |
 //! | a text that is `.` or `..` as a whole | every dot as `%2E` |
 //!
-//! Namespace and name are encoded each for itself, so that no choice of the one can look like a
-//! part of the other.
+//! Namespace and name are encoded separately, so that no part of the one can be mistaken for a part
+//! of the other.
 
 use std::{fmt, sync::Arc};
 
-/// The most bytes that a name or a namespace may have.
+/// Maximum length of a name or namespace in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
 
-/// Why a text is not a name (clause N1). Found before any I/O.
+/// The defect of an invalid name (clause N1). Detected before any I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// It has no bytes.
+    /// The text is empty.
     Empty,
-    /// It has a NUL byte.
+    /// The text contains a NUL byte.
     Nul {
         /// Offset of the first NUL, in bytes.
         at: usize,
     },
-    /// It is not UTF-8.
+    /// The text is not UTF-8.
     NotUtf8 {
-        /// Offset of the first byte that is not UTF-8.
+        /// Offset of the first byte that is not UTF-8, in bytes.
         at: usize,
     },
-    /// It is longer than [`MAX_NAME_BYTES`].
+    /// The text is longer than [`MAX_NAME_BYTES`].
     TooLong {
-        /// Its length in bytes.
+        /// The length in bytes.
         bytes: usize,
     },
 }
@@ -71,7 +71,7 @@ fn checked(bytes: &[u8]) -> Result<&str, InvalidName> {
     }
 }
 
-/// Writes a text by the table of this module.
+/// Encodes a text by the table of this module.
 #[must_use]
 pub fn encode(text: &str) -> String {
     let dots = text == "." || text == "..";
@@ -80,16 +80,16 @@ pub fn encode(text: &str) -> String {
     })
 }
 
-/// Reads what [`encode`] wrote, and nothing else: a text that `encode` would not have written so
-/// is not ours, and gives `None`.
+/// Decodes a text that [`encode`] wrote. Returns `None` for a text that `encode` cannot have
+/// written.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
     decode_where(encoded, encode)
 }
 
-/// Writes a text for a store that is narrower than the table: bytes for which `plain` (given their
-/// offset and value) holds as they are, all others as `%XX`. `plain` must not hold for `%` or for a
-/// byte that is not ASCII.
+/// Encodes a text for a store that permits fewer bytes than the table. A byte for which `plain`
+/// returns `true`, given its offset and value, is written unchanged, every other byte as `%XX`.
+/// `plain` must return `false` for `%` and for non-ASCII bytes.
 pub fn encode_where(text: &str, plain: impl Fn(usize, u8) -> bool) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(text.len());
@@ -105,7 +105,8 @@ pub fn encode_where(text: &str, plain: impl Fn(usize, u8) -> bool) -> String {
     out
 }
 
-/// Reads what `encode` wrote by way of [`encode_where`], and nothing else.
+/// Decodes a text that `encode` wrote by means of [`encode_where`]. Returns `None` for any other
+/// text.
 pub fn decode_where(encoded: &str, encode: impl Fn(&str) -> String) -> Option<String> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.bytes();
@@ -129,37 +130,37 @@ macro_rules! name_type {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and takes a text.
+            /// Validates a text and creates the name.
             ///
             /// # Errors
             ///
-            /// [`InvalidName`] says what is wrong and where.
+            /// [`InvalidName`], with the defect and its position.
             pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
                 checked(text.as_ref().as_bytes()).map(|text| Self(Arc::from(text)))
             }
 
-            /// Checks and takes bytes, such as an argument of a command.
+            /// Validates bytes, such as a command-line argument, and creates the name.
             ///
             /// # Errors
             ///
-            /// [`InvalidName`] says what is wrong and where.
+            /// [`InvalidName`], with the defect and its position.
             pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidName> {
                 checked(bytes).map(|text| Self(Arc::from(text)))
             }
 
-            /// The text as it was given.
+            /// Returns the text as it was given.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// The text by the table of the module [`name`](crate::name).
+            /// Returns the text, encoded by the table of the module [`name`](crate::name).
             #[must_use]
             pub fn encoded(&self) -> String {
                 encode(&self.0)
             }
 
-            /// Reads back what [`encoded`](Self::encoded) wrote; `None` if it is not ours.
+            /// Decodes a text that [`encoded`](Self::encoded) wrote; `None` for any other text.
             #[must_use]
             pub fn from_encoded(encoded: &str) -> Option<Self> {
                 decode(encoded).and_then(|text| Self::new(text).ok())
@@ -181,12 +182,13 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// What is locked: 1 to 512 bytes of UTF-8 without NUL. Cheap to clone.
+    /// The name of a lock: 1 to 512 bytes of UTF-8 without NUL. Cheap to clone.
     LockName
 }
 
 name_type! {
-    /// Keeps applications apart in one store; by the same rules as a [`LockName`].
+    /// A namespace: separates the locks of several applications in one store. The rules for its
+    /// text are those of a [`LockName`].
     Namespace
 }
 
@@ -203,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n1_says_what_is_wrong_and_where() {
+    fn n1_error_names_defect_and_position() {
         assert_eq!(LockName::new(""), Err(InvalidName::Empty));
         assert_eq!(LockName::new("a\0b"), Err(InvalidName::Nul { at: 1 }));
         assert_eq!(
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_takes_only_what_encoding_writes() {
+    fn decode_accepts_only_canonical_text() {
         for foreign in [
             "%2e", "%41", "a/b", "%", "%2", "%zz", "%FF", ".", "..", "%+1",
         ] {
@@ -236,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn n2_every_name_comes_back(text in "\\PC{1,40}|[./%a-zA-Z]{1,12}") {
+        fn n2_every_name_round_trips(text in "\\PC{1,40}|[./%a-zA-Z]{1,12}") {
             let encoded = encode(&text);
             prop_assert!(encoded.bytes().all(
                 |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'%')));
@@ -244,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn n2_different_names_stay_different(a in "[./%aA2F]{1,6}", b in "[./%aA2F]{1,6}") {
+        fn n2_distinct_names_stay_distinct(a in "[./%aA2F]{1,6}", b in "[./%aA2F]{1,6}") {
             prop_assert_eq!(a == b, encode(&a) == encode(&b));
         }
     }

@@ -1,4 +1,4 @@
-//! Which backends there are: a value that a program builds, not a global.
+//! The registry of backends: a value that a program builds, not a global.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -8,31 +8,32 @@ use crate::{
     settings::{Settings, nearest},
 };
 
-/// Makes connectors of one kind of store from settings. A backend crate implements it once.
+/// Creates connectors for one kind of store from settings. Each backend crate implements it once.
 pub trait Factory: fmt::Debug + Send + Sync + 'static {
-    /// The schemes of the addresses that it takes: `redis`, `rediss`.
+    /// Returns the schemes of the addresses that it accepts: `redis`, `rediss`.
     fn schemes(&self) -> &[&'static str];
 
-    /// One line that says what it is for.
+    /// Returns a one-line description.
     fn summary(&self) -> &'static str;
 
-    /// The names that it knows under `[backend.options]`.
+    /// Returns the option names that it accepts under `[backend.options]`.
     fn option_keys(&self) -> &[&'static str] {
         &[]
     }
 
-    /// Those of its options whose values must not be shown (clause S1).
+    /// Returns the options whose values must not be shown (clause S1).
     fn secret_option_keys(&self) -> &[&'static str] {
         &[]
     }
 
-    /// Checks the settings and makes a connector. No I/O.
+    /// Validates the settings and creates a connector. Does no I/O.
     ///
-    /// The scheme is one of its own, and all option names are known: the registry has seen to it.
+    /// The registry guarantees that the scheme is one of the factory's and that all option names
+    /// are known.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] that names the setting.
+    /// [`ErrorKind::Config`] with the invalid setting.
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error>;
 }
 
@@ -51,29 +52,29 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry that knows nothing.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a factory under all of its schemes.
+    /// Registers a factory for all its schemes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if one of the schemes is taken already, or it has none. Then nothing
-    /// was added.
+    /// [`ErrorKind::Config`] if the factory has no scheme or one of them is already registered.
+    /// Then the registry is unchanged.
     pub fn register(&mut self, factory: Arc<dyn Factory>) -> Result<&mut Self, Error> {
         let schemes = factory.schemes().to_vec();
         let refuse =
             |detail| Error::new(ErrorKind::Config, "registering a backend").with_detail(detail);
         if schemes.is_empty() {
-            return Err(refuse(format!("{factory:?} names no scheme")));
+            return Err(refuse(format!("{factory:?} has no scheme")));
         }
         for (at, scheme) in schemes.iter().enumerate() {
             if self.known.contains_key(scheme) || schemes[..at].contains(scheme) {
                 return Err(refuse(format!(
-                    "the scheme `{scheme}` is registered already"
+                    "the scheme `{scheme}` is already registered"
                 )));
             }
         }
@@ -84,8 +85,8 @@ impl Registry {
         Ok(self)
     }
 
-    /// Says of a scheme that it exists and was left out of this build, and which Cargo feature
-    /// brings it. One that is registered stays.
+    /// Declares that a scheme exists but is not part of this build, and which Cargo feature enables
+    /// it. Has no effect on a registered scheme.
     pub fn absent(&mut self, scheme: &'static str, feature: &'static str) -> &mut Self {
         if !self.known.contains_key(scheme) {
             self.absent.insert(scheme, feature);
@@ -93,19 +94,19 @@ impl Registry {
         self
     }
 
-    /// The schemes that can be opened, in alphabetical order.
+    /// Returns the registered schemes, in alphabetical order.
     pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
         self.known.keys().copied()
     }
 
-    /// The schemes that were left out of this build, each with the feature that brings it.
+    /// Returns the schemes that are not part of this build, each with the feature that enables it.
     pub fn absent_schemes(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.absent
             .iter()
             .map(|(scheme, feature)| (*scheme, *feature))
     }
 
-    /// The factories, each once, in the order of their first scheme.
+    /// Returns each factory once, in the order of their first schemes.
     pub fn factories(&self) -> impl Iterator<Item = &Arc<dyn Factory>> {
         self.known
             .iter()
@@ -113,18 +114,18 @@ impl Registry {
             .map(|(_, factory)| factory)
     }
 
-    /// The factory of a scheme.
+    /// Returns the factory of a scheme.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] that lists the known schemes, or names the feature to enable.
+    /// [`ErrorKind::Config`] with the known schemes, or with the feature to enable.
     pub fn factory(&self, scheme: &str) -> Result<&Arc<dyn Factory>, Error> {
         if let Some(factory) = self.known.get(scheme) {
             return Ok(factory);
         }
         let detail = if let Some(feature) = self.absent.get(scheme) {
             format!(
-                "the scheme `{scheme}` is not part of this build; build it with the feature \
+                "the scheme `{scheme}` is not part of this build; rebuild with the feature \
                  `{feature}`"
             )
         } else {
@@ -132,7 +133,7 @@ impl Registry {
             let list = if known.is_empty() {
                 "no scheme is registered".to_owned()
             } else {
-                format!("known are {}", known.join(", "))
+                format!("known schemes are {}", known.join(", "))
             };
             let all = self.schemes().chain(self.absent.keys().copied());
             match nearest(scheme, all) {
@@ -145,11 +146,11 @@ impl Registry {
         Err(Error::new(ErrorKind::Config, "choosing a backend").with_detail(detail))
     }
 
-    /// Makes a connector for the store that the settings name. No I/O.
+    /// Creates a connector for the store of the settings. Does no I/O.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`]: an unknown scheme or option, or whatever the factory refuses.
+    /// [`ErrorKind::Config`] for an unknown scheme or option, or the factory's error.
     pub fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
         let factory = self.factory(settings.url.scheme())?;
         settings
@@ -162,7 +163,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Options, StoreUrl, Value};
+    use crate::settings::{RawOptions, StoreUrl, Value};
 
     #[derive(Debug)]
     struct Fake(&'static [&'static str]);
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_refused_and_change_nothing() {
+    fn duplicates_are_rejected_and_change_nothing() {
         let mut registry = registry();
         let error = registry
             .register(Arc::new(Fake(&["new", "file"])))
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_scheme_lists_the_known_ones() {
+    fn unknown_scheme_lists_the_known_ones() {
         let shown = open("nosuchthing:x").to_string();
         assert!(shown.contains("`file`, `redis`, `rediss`"), "{shown}");
         let shown = open("rediz:x").to_string();
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_that_was_left_out_names_its_feature() {
+    fn absent_scheme_names_its_feature() {
         let shown = open("etcd://h/x").to_string();
         assert!(shown.contains("feature `etcd`"), "{shown}");
         let mut registry = registry();
@@ -238,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_are_refused_before_the_factory_is_asked() {
-        let options = Options::new().with("share", Value::Bool(true), "a.toml");
+    fn unknown_options_are_rejected_before_the_factory_opens() {
+        let options = RawOptions::new().with("share", Value::Bool(true), "a.toml");
         let settings = Settings::new(StoreUrl::parse("file:/x").unwrap()).with_options(options);
         let error = registry().open(&settings).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);

@@ -1,6 +1,6 @@
-//! What the core asks of a driver, and what a driver answers.
+//! The core's requests to a driver, and the driver's answers.
 //!
-//! All of these are `#[non_exhaustive]` with constructors, so that a new field breaks no backend.
+//! All types are `#[non_exhaustive]` and have constructors, so that a new field breaks no backend.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::{
     token::FencingToken,
 };
 
-/// A moment by the store's own reckoning: larger is later, and nothing else is known of it. A
-/// revision, a transaction id, or the server's clock.
+/// A logical time of the store, such as a revision, a transaction id or the server's clock. A
+/// larger value is later; the values have no other meaning.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -20,7 +20,7 @@ use crate::{
 pub struct StoreTime(u64);
 
 impl StoreTime {
-    /// That moment.
+    /// Creates a time.
     #[must_use]
     pub const fn new(value: u64) -> Self {
         Self(value)
@@ -33,24 +33,24 @@ impl StoreTime {
     }
 }
 
-/// Who is shown to others as the holder of a lock or a waiter. Hostile bytes are cut to size, and
-/// shown escaped.
+/// The owner that is shown to other clients for a holder or waiter. Untrusted text is truncated,
+/// and escaped when it is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Owner {
-    /// What the user calls it; may be empty.
+    /// The user's label; may be empty.
     pub label: String,
     /// The host's name.
     pub host: String,
-    /// The process's id on that host. For showing, never for deciding.
+    /// The process id on that host. For display only; no decision depends on it.
     pub pid: u32,
 }
 
 impl Owner {
-    /// The most bytes of a label or host name that are kept.
+    /// Maximum number of bytes of a label or host name.
     pub const MAX_BYTES: usize = 256;
 
-    /// That owner; a text of more than [`Owner::MAX_BYTES`] is cut.
+    /// Creates an owner. Truncates texts longer than [`Owner::MAX_BYTES`].
     #[must_use]
     pub fn new(label: impl Into<String>, host: impl Into<String>, pid: u32) -> Self {
         Self {
@@ -83,24 +83,24 @@ impl FloorCharBoundary for String {
     }
 }
 
-/// Puts an attempt into a lock's queue.
+/// A request to put an attempt into a lock's queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Enqueue {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// The attempt; asking again for the same one gives the same answer (A2, T3).
+    /// The attempt. A repeated request for the same attempt has the same answer (A2, T3).
     pub attempt: AttemptId,
-    /// Who is shown to others.
+    /// The owner that is shown to other clients.
     pub owner: Owner,
-    /// How long the store keeps the entry without a renewal. Within the declared range.
+    /// How long the store keeps the entry without a renewal. It is within the declared range.
     pub ttl: Duration,
-    /// Whether to stay in the queue when the lock is taken.
+    /// Whether the attempt stays in the queue if the lock is taken.
     pub wait: bool,
 }
 
 impl Enqueue {
-    /// That request.
+    /// Creates the request.
     #[must_use]
     pub const fn new(
         name: LockName,
@@ -119,28 +119,28 @@ impl Enqueue {
     }
 }
 
-/// What the store gave to an attempt.
+/// A grant of the lock to an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Grant {
-    /// To which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Its fencing token.
+    /// The fencing token.
     pub token: FencingToken,
-    /// How long the store keeps it without a renewal; not less than what was asked for.
+    /// How long the store keeps the grant without a renewal; not less than the requested TTL.
     pub ttl: Duration,
-    /// The store keeps it for `ttl` from a moment not before this one. Read before the request
-    /// was handed to the store's client.
+    /// The store keeps the grant for `ttl`, counted from a moment not before this one. The moment,
+    /// read before the request was handed to the store's client.
     ///
-    /// `None` for a grant that came by push and was not verified since: then it counts from the
-    /// waiter's last answered report (D4), and `as_of` must be the time of the grant.
+    /// `None` for a pushed grant that was not verified since. Such a grant counts from the waiter's
+    /// last answered report (D4), and `as_of` must be the time of the grant.
     pub proved_from: Option<Instant>,
-    /// When it was given, by the store's reckoning.
+    /// The store's time of the grant.
     pub as_of: StoreTime,
 }
 
 impl Grant {
-    /// A grant that an answer from the store proves.
+    /// Creates a grant that an answer of the store proves.
     #[must_use]
     pub const fn proved(
         attempt: AttemptId,
@@ -157,7 +157,7 @@ impl Grant {
         }
     }
 
-    /// A grant that the store announced by a message.
+    /// Creates a grant that the store announced by a message.
     #[must_use]
     pub const fn pushed(
         attempt: AttemptId,
@@ -175,37 +175,37 @@ impl Grant {
     }
 }
 
-/// Since when somebody is shown (clause A5).
+/// The time since when a holder has the lock (clause A5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Since {
-    /// It was enqueued then; when it was granted the store does not tell.
+    /// The time of the enqueue. The store does not record the time of the grant.
     Enqueued(std::time::SystemTime),
-    /// It was granted then.
+    /// The time of the grant.
     Granted(std::time::SystemTime),
 }
 
-/// Who has a lock, as far as the store can tell.
+/// The holder of a lock, as far as the store can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Its attempt; `None` for a foreign holder.
+    /// The attempt; `None` for a foreign holder.
     pub attempt: Option<AttemptId>,
-    /// Who it says it is; `None` for a foreign holder.
+    /// The owner as recorded; `None` for a foreign holder.
     pub owner: Option<Owner>,
-    /// Its fencing token, where the store tells one.
+    /// The fencing token, if the store reports it.
     pub token: Option<FencingToken>,
-    /// Since when, by a wall clock that need not be ours.
+    /// Since when it holds the lock, by a wall clock that may differ from the client's.
     pub since: Option<Since>,
-    /// An upper bound of the time until its grant lapses unless it renews.
+    /// An upper bound on the time until its grant expires unless it renews.
     pub expires_in: Option<Duration>,
-    /// Its TTL, where the store tells one.
+    /// The TTL, if the store reports it.
     pub ttl: Option<Duration>,
 }
 
 impl Holder {
-    /// A holder of ours. Fill in what the store tells.
+    /// Creates a holder that uses this framework. Set the fields that the store reports.
     #[must_use]
     pub fn new(attempt: AttemptId, owner: Owner) -> Self {
         Self {
@@ -215,7 +215,8 @@ impl Holder {
         }
     }
 
-    /// A program that uses the store without this framework. Fill in what the store tells.
+    /// Creates a foreign holder: a program that uses the store without this framework. Set the
+    /// fields that the store reports.
     #[must_use]
     pub fn foreign() -> Self {
         Self::default()
@@ -228,14 +229,14 @@ impl Holder {
         self
     }
 
-    /// Sets since when.
+    /// Sets since when it holds the lock.
     #[must_use]
     pub const fn with_since(mut self, since: Since) -> Self {
         self.since = Some(since);
         self
     }
 
-    /// Sets the upper bound of the time left.
+    /// Sets the upper bound on the remaining time.
     #[must_use]
     pub const fn with_expires_in(mut self, left: Option<Duration>) -> Self {
         self.expires_in = left;
@@ -250,26 +251,26 @@ impl Holder {
     }
 }
 
-/// The answer to a waiter: not yet.
+/// The "still waiting" answer to a waiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiting {
-    /// The store keeps the entry for its TTL from a moment not before this one. Read before the
-    /// request was handed to the store's client.
+    /// The store keeps the entry for its TTL, counted from a moment not before this one. The
+    /// moment, read before the request was handed to the store's client.
     pub proved_from: Instant,
-    /// When the store answered, by its own reckoning; a push must be later to count (D4).
+    /// The store's time of the answer. Only a later push counts (D4).
     pub as_of: StoreTime,
-    /// How many entries are ahead, the holder included, where the store tells.
+    /// Number of entries ahead, including the holder, if the store reports it.
     pub ahead: Option<u64>,
-    /// Who has the lock, where the store tells.
+    /// The holder of the lock, if the store reports it.
     pub holder: Option<Holder>,
-    /// Ask again within this time, because nobody will send word of what happens then: a foreign
-    /// holder's end, or an entry's that has been silent for its TTL.
+    /// The core must report again within this time, because no message announces the next change: a
+    /// foreign holder's end, or the expiry of an entry.
     pub recheck: Option<Duration>,
 }
 
 impl Waiting {
-    /// That answer. Fill in what the store tells.
+    /// Creates the answer. Set the fields that the store reports.
     #[must_use]
     pub const fn new(proved_from: Instant, as_of: StoreTime) -> Self {
         Self {
@@ -281,21 +282,21 @@ impl Waiting {
         }
     }
 
-    /// Sets how many entries are ahead.
+    /// Sets the number of entries ahead.
     #[must_use]
     pub const fn with_ahead(mut self, ahead: u64) -> Self {
         self.ahead = Some(ahead);
         self
     }
 
-    /// Sets when to ask again.
+    /// Sets the time within which the core must report again.
     #[must_use]
     pub const fn with_recheck(mut self, within: Option<Duration>) -> Self {
         self.recheck = within;
         self
     }
 
-    /// Sets who has the lock.
+    /// Sets the holder.
     #[must_use]
     pub fn with_holder(mut self, holder: Option<Holder>) -> Self {
         self.holder = holder;
@@ -307,13 +308,13 @@ impl Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Enqueued {
-    /// Taken, and the attempt did not want to wait. Nothing of it is left behind.
+    /// The lock is taken, and the attempt did not ask to wait. It left nothing behind.
     Busy(Holder),
-    /// The attempt was removed before this request was carried out.
+    /// The attempt was removed before this request was executed.
     Gone,
     /// The attempt holds the lock. `proved_from` must be set.
     Granted(Grant),
-    /// The attempt is in the queue. Word of its turn comes as an event.
+    /// The attempt is in the queue. An event announces its grant.
     Waiting(Waiting),
 }
 
@@ -321,18 +322,18 @@ pub enum Enqueued {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Renewal {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Its TTL.
+    /// The attempt's TTL.
     pub ttl: Duration,
-    /// The token, if the core believes that the attempt holds the lock; `None` for a waiter.
+    /// The token if, as far as the core knows, the attempt holds the lock; `None` for a waiter.
     pub token: Option<FencingToken>,
 }
 
 impl Renewal {
-    /// That entry.
+    /// Creates the entry.
     #[must_use]
     pub const fn new(
         name: LockName,
@@ -353,41 +354,41 @@ impl Renewal {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Renewed {
-    /// The store has no such entry, and why, as far as it can tell.
+    /// The store has no such entry, for this reason as far as it can tell.
     Gone(LossReason),
-    /// The attempt holds the lock; for a waiter this is how a lost push is found. `proved_from`
-    /// must be set.
+    /// The attempt holds the lock. This answer to a waiter reveals a lost push. `proved_from` must
+    /// be set.
     Granted(Grant),
-    /// The attempt holds the lock, and the store keeps it for its TTL from there.
+    /// The attempt holds the lock, and the store keeps the grant for its TTL, counted from `from`.
     Proved {
-        /// Read before the request was handed to the store's client.
+        /// The moment, read before the request was handed to the store's client.
         from: Instant,
     },
-    /// No answer, or not one from which anything follows. It is asked again.
+    /// The store gave no conclusive answer. The core sends the entry again.
     Unknown(Error),
-    /// Still in the queue.
+    /// The attempt is still in the queue.
     Waiting(Waiting),
 }
 
-/// Takes an attempt out of a lock, whether it holds or waits. Release, cancellation and clean-up
-/// are all this one request.
+/// A request to remove an attempt, whether it holds or waits. Release, cancellation and clean-up
+/// all use this request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Remove {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: AttemptId,
     /// The attempt's TTL.
     pub ttl: Duration,
-    /// `false` if an enqueue of this attempt was not answered: then the removal must also fence the
-    /// attempt off, so that this enqueue has no effect should it be carried out later (A4).
-    /// Unanswered renewals do not count: they create nothing.
+    /// `false` if an enqueue of this attempt was not answered. The removal must then also fence the
+    /// attempt, so that this enqueue has no effect if the store executes it later (A4). Unanswered
+    /// renewals do not matter: they create nothing.
     pub outcome_known: bool,
 }
 
 impl Remove {
-    /// That request.
+    /// Creates the request.
     #[must_use]
     pub const fn new(
         name: LockName,
@@ -408,28 +409,28 @@ impl Remove {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Removed {
-    /// The store had no entry of that attempt.
+    /// The store had no entry of this attempt.
     Absent,
-    /// It held the lock.
+    /// The removed entry held the lock.
     AsHolder,
-    /// It waited.
+    /// The removed entry was waiting.
     AsWaiter,
 }
 
-/// One who waits, as [`LockState`] shows it.
+/// A waiter in a [`LockState`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiter {
-    /// Its attempt; `None` for a foreign one.
+    /// The attempt; `None` for a foreign waiter.
     pub attempt: Option<AttemptId>,
-    /// Who it says it is; `None` for a foreign one.
+    /// The owner as recorded; `None` for a foreign waiter.
     pub owner: Option<Owner>,
-    /// Since when it waits, by a wall clock that need not be ours.
+    /// Since when it waits, by a wall clock that may differ from the client's.
     pub since: Option<std::time::SystemTime>,
 }
 
 impl Waiter {
-    /// That waiter.
+    /// Creates a waiter.
     #[must_use]
     pub const fn new(
         attempt: Option<AttemptId>,
@@ -444,20 +445,20 @@ impl Waiter {
     }
 }
 
-/// A lock as it is now (clause I1).
+/// The current state of a lock (clause I1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockState {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// Who has it.
+    /// The holder.
     pub holder: Option<Holder>,
-    /// Who waits, in the order of their turns.
+    /// The waiters, in queue order.
     pub queue: Vec<Waiter>,
 }
 
 impl LockState {
-    /// That state.
+    /// Creates the state.
     #[must_use]
     pub const fn new(name: LockName, holder: Option<Holder>, queue: Vec<Waiter>) -> Self {
         Self {
@@ -468,20 +469,20 @@ impl LockState {
     }
 }
 
-/// Asks for a page of the locks that are held or waited for.
+/// A request for one page of the locks that have a holder or waiters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct List {
-    /// Only names that begin so; empty for all.
+    /// The prefix of the listed names; empty for all names.
     pub prefix: String,
-    /// Where the last page ended; `None` for the first page.
+    /// The cursor from the previous page; `None` for the first page.
     pub cursor: Option<String>,
-    /// About how many entries a page should have, at least 1.
+    /// The approximate number of entries in a page, at least 1.
     pub limit: usize,
 }
 
 impl List {
-    /// The first page.
+    /// Creates a request for the first page.
     #[must_use]
     pub fn new(prefix: impl Into<String>, limit: usize) -> Self {
         Self {
@@ -491,7 +492,7 @@ impl List {
         }
     }
 
-    /// The page that begins at a cursor.
+    /// Sets the cursor at which the page begins.
     #[must_use]
     pub fn at(mut self, cursor: Option<String>) -> Self {
         self.cursor = cursor;
@@ -505,12 +506,13 @@ impl List {
 pub struct Page {
     /// The locks. No order is promised.
     pub locks: Vec<Listed>,
-    /// Where the next page begins; `None` after the last one. A page may be empty before that.
+    /// The cursor of the next page; `None` after the last page. A page before the last one can be
+    /// empty.
     pub next: Option<String>,
 }
 
 impl Page {
-    /// That page.
+    /// Creates a page.
     #[must_use]
     pub const fn new(locks: Vec<Listed>, next: Option<String>) -> Self {
         Self { locks, next }
@@ -521,16 +523,16 @@ impl Page {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Listed {
-    /// Its name, as it was given.
+    /// The name, as it was given.
     pub name: LockName,
-    /// Who has it.
+    /// The holder.
     pub holder: Option<Holder>,
-    /// How many wait.
+    /// Number of waiters.
     pub waiters: u64,
 }
 
 impl Listed {
-    /// That line.
+    /// Creates the item.
     #[must_use]
     pub const fn new(name: LockName, holder: Option<Holder>, waiters: u64) -> Self {
         Self {
@@ -545,9 +547,9 @@ impl Listed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Evicted {
-    /// The grant was taken away. Its holder's work goes on until it hears of it.
+    /// The grant was revoked. Its holder continues to work until it learns of this.
     Evicted,
-    /// No grant has that token; this is who has the lock now.
+    /// No grant has this token. Contains the current holder.
     NotHeld(Option<Holder>),
 }
 
@@ -556,7 +558,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_label_is_cut_between_characters() {
+    fn long_label_is_truncated_between_characters() {
         let owner = Owner::new("é".repeat(200), "h", 1);
         assert_eq!(owner.label, "é".repeat(128));
     }

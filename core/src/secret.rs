@@ -1,10 +1,11 @@
-//! A value that no message shows (clause S1).
+//! A secret value that no message shows (clause S1).
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-/// A password or key. Neither `Debug` nor `Display` shows it; only [`expose`](Self::expose) does.
+/// A password or key. `Debug` and `Display` do not show it; only [`expose`](Self::expose) returns
+/// it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -15,7 +16,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The secret itself, to be handed to a store's client and to nothing else.
+    /// Returns the secret. Pass it only to a store's client.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s1_is_not_shown() {
+    fn s1_secret_is_not_shown() {
         let secret = Secret::new("canary");
         assert!(!format!("{secret:?} {secret} {:?}", Some(&secret)).contains("canary"));
         assert_eq!(secret.expose(), "canary");

@@ -1,4 +1,4 @@
-//! Every name of a span, field and metric, in one place.
+//! The names of all spans, fields and metrics.
 //!
 //! | metric | kind | labels |
 //! |---|---|---|
@@ -11,29 +11,29 @@
 //! | `tenure_renew_failures_total` | counter | `backend`, `kind` |
 //! | `tenure_orphaned_total` | counter | `backend` |
 //!
-//! Recorded with the feature `metrics`. A lock's name is never a label: names are many, and
-//! chosen by whoever uses the lock. Spans are `tenure.acquire` and `tenure.release`, with the
-//! fields `lock.name`, `lock.backend`, `lock.token`, `lock.attempt` and `outcome`.
+//! The metrics are recorded with the feature `metrics`. A lock's name is never a label, because
+//! users choose the names and there can be many. Spans are `tenure.acquire` and `tenure.release`,
+//! with the fields `lock.name`, `lock.backend`, `lock.token`, `lock.attempt` and `outcome`.
 
 use std::time::Duration;
 
 use crate::{error::Error, loss::LossReason, name::LockName};
 
-/// Time from the call of an acquire to its end.
+/// Time from the call of an acquire to its completion.
 pub const ACQUIRE_DURATION_SECONDS: &str = "tenure_acquire_duration_seconds";
 /// Grants handed to callers.
 pub const ACQUIRED_TOTAL: &str = "tenure_acquired_total";
-/// Releases that were awaited.
+/// Completed calls of `release`.
 pub const RELEASED_TOTAL: &str = "tenure_released_total";
 /// Grants that were lost.
 pub const LOST_TOTAL: &str = "tenure_lost_total";
 /// Grants and waiters handed to the backend for renewal.
 pub const RENEWED_ENTRIES_TOTAL: &str = "tenure_renewed_entries_total";
-/// Batches of them.
+/// Batches in which they were handed over.
 pub const RENEW_BATCHES_TOTAL: &str = "tenure_renew_batches_total";
-/// Renewals and reports without a useful answer.
+/// Renewals and reports that failed.
 pub const RENEW_FAILURES_TOTAL: &str = "tenure_renew_failures_total";
-/// Attempts that could not be removed, and were left to their TTL.
+/// Attempts that could not be removed and remain until their TTL expires.
 pub const ORPHANED_TOTAL: &str = "tenure_orphaned_total";
 
 /// Name of the span around an acquire.

@@ -1,5 +1,5 @@
-//! The client on the memory backend: deadlines and losses on a clock that the test moves, waiting
-//! and cancellation on the real one.
+//! The client on the memory backend: deadlines and losses on a manual clock, waiting and
+//! cancellation on the system clock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -14,9 +14,9 @@ use tenure_core::{
     clock::ManualClock,
     error::ErrorKind,
     id::AttemptId,
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     loss::LossReason,
-    memory::{Fault, MemoryStore},
+    memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
     request::{Enqueue, Owner},
 };
@@ -43,7 +43,7 @@ impl Bench {
             .unwrap()
     }
 
-    /// Moves the clock in small steps and lets every task run after each.
+    /// Advances the clock in small steps, and runs all tasks after each.
     async fn pass(&self, span: Duration) {
         let step = Duration::from_millis(500);
         for _ in 0..span.as_millis() / step.as_millis() {
@@ -53,7 +53,7 @@ impl Bench {
     }
 }
 
-/// Lets all tasks run until they wait for something.
+/// Runs all tasks until they wait.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -69,7 +69,7 @@ fn ns() -> Namespace {
 }
 
 #[tokio::test]
-async fn k1_renewal_keeps_a_lock_far_beyond_its_ttl() {
+async fn k1_renewal_keeps_lock_far_beyond_its_ttl() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -83,12 +83,12 @@ async fn k1_renewal_keeps_a_lock_far_beyond_its_ttl() {
 }
 
 #[tokio::test]
-async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
+async fn l1_lost_completes_by_the_deadline_while_renewal_hangs() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
     bench.pass(TTL).await;
-    bench.store.set_fault(Fault::Hang);
+    bench.store.set_fault(InjectedFault::Hang);
     let mut lost = pin!(guard.lost());
     let deadline = guard.valid_until();
     let steps = guard.remaining().as_millis() / 500;
@@ -107,9 +107,9 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
     bench.clock.advance(Duration::from_millis(500));
     assert_eq!(lost.await, LossReason::Expired);
     assert_eq!(guard.check(), Err(NotHeld::Lost(LossReason::Expired)));
-    assert!(guard.trouble().is_some(), "why it came to that");
+    assert!(guard.last_renewal_error().is_some(), "why it came to that");
     // L4: it stays lost when the store is back.
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(TTL).await;
     assert!(matches!(
         guard.release().await,
@@ -118,7 +118,7 @@ async fn l1_lost_fires_by_the_deadline_while_the_renewal_hangs() {
 }
 
 #[tokio::test]
-async fn l2_eviction_is_told_at_once_and_the_next_waiter_holds() {
+async fn l2_eviction_is_announced_at_once_and_next_waiter_holds() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let guard = one.lock("a").unwrap().acquire().await.unwrap();
@@ -139,39 +139,39 @@ async fn l2_eviction_is_told_at_once_and_the_next_waiter_holds() {
 }
 
 #[tokio::test]
-async fn l5_two_lost_renewals_in_a_row_are_no_loss() {
+async fn l5_two_consecutive_lost_renewals_are_no_loss() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     // Renewals go out at a third and at a half of the TTL.
     bench.pass(TTL * 6 / 10).await;
     assert_eq!(guard.phase(), Phase::Suspect);
-    let trouble = guard.trouble().expect("what failed is known");
+    let trouble = guard.last_renewal_error().expect("what failed is known");
     assert_eq!(trouble.kind(), ErrorKind::OutcomeUnknown);
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(TTL).await;
     assert_eq!(guard.phase(), Phase::Held);
-    assert!(guard.trouble().is_none());
+    assert!(guard.last_renewal_error().is_none());
 }
 
 #[tokio::test]
-async fn a3_an_unknown_outcome_is_neither_success_nor_busy_and_leaves_nothing() {
+async fn a3_unknown_outcome_is_an_error_and_leaves_nothing() {
     let bench = Bench::new();
     let client = bench.client().await;
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     let error = client.lock("a").unwrap().try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert_eq!(error.lock(), Some(&name()));
     assert_eq!(client.live_attempts(), 0);
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(Duration::from_secs(2)).await;
     let state = client.inspect(&name()).await.unwrap();
     assert_eq!(state.holder, None);
 }
 
 #[tokio::test]
-async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
+async fn a4_acquire_cancelled_at_any_point_leaves_nothing() {
     for polls in 0..6 {
         let bench = Bench::new();
         let (one, two) = (bench.client().await, bench.client().await);
@@ -184,7 +184,7 @@ async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
                 settle().await;
             }
             if polls % 2 == 1 {
-                // Granted by push, and dropped before it was seen.
+                // Granted by a push, and dropped before the caller received the grant.
                 let _ = held.release().await;
             }
         }
@@ -206,7 +206,7 @@ async fn a4_cancelled_at_every_point_it_leaves_nothing_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn a5_busy_says_who() {
+async fn a5_busy_names_the_holder() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let guard = one
@@ -228,7 +228,7 @@ async fn a5_busy_says_who() {
 }
 
 #[tokio::test]
-async fn w2_a_waiter_gets_a_silent_holders_lock_within_the_bound() {
+async fn w2_waiter_gets_lock_of_silent_holder_within_bound() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     one.lock("a").unwrap().acquire().await.unwrap().abandon();
@@ -243,7 +243,7 @@ async fn w2_a_waiter_gets_a_silent_holders_lock_within_the_bound() {
 }
 
 #[tokio::test]
-async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those_behind() {
+async fn w1_dead_waiters_delay_the_queue_only_by_their_own_ttl() {
     let bench = Bench::new();
     let (holder, dead, live) = (
         bench.client().await,
@@ -253,7 +253,7 @@ async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those
     let guard = holder.lock("a").unwrap().acquire().await.unwrap();
     let owner = || Owner::new("dead", "host", 1);
     for ttl in [3, 6] {
-        // Enqueued below the client, which therefore reports nothing for it.
+        // Enqueued through the driver, so the client does not report it.
         let request = Enqueue::new(
             name(),
             AttemptId::random().unwrap(),
@@ -276,7 +276,7 @@ async fn w1_dead_waiters_delay_the_queue_by_their_own_ttl_whatever_that_of_those
 }
 
 #[tokio::test]
-async fn w5_a_waiter_whose_entry_is_gone_goes_on_at_the_end_of_the_queue() {
+async fn w5_waiter_without_entry_continues_at_end_of_queue() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let _held = one.lock("a").unwrap().acquire().await.unwrap();
@@ -285,31 +285,31 @@ async fn w5_a_waiter_whose_entry_is_gone_goes_on_at_the_end_of_the_queue() {
         async move { lock.acquire().await.unwrap() }
     });
     settle().await;
-    // Both entries are gone; the waiter's report finds it out, and a new attempt gets the lock.
+    // Both entries are gone. The waiter's report reveals this, and a new attempt acquires the lock.
     assert!(bench.store.delete_state(&ns(), &name()));
     bench.pass(TTL).await;
     assert!(waiter.is_finished());
 }
 
 #[tokio::test]
-async fn r1_a_lost_answer_of_the_own_removal_is_released_all_the_same() {
+async fn r1_lost_answer_of_own_removal_is_released() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     let mut release = pin!(guard.release());
     assert!(poll(&mut release).is_pending());
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.clock.advance(Duration::from_millis(100));
     assert!(matches!(release.await, Release::Released));
 }
 
 #[tokio::test]
-async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
+async fn r1_unanswered_release_is_unknown_and_can_be_repeated() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::Unreachable);
+    bench.store.set_fault(InjectedFault::Unreachable);
     let mut release = pin!(guard.release());
     let outcome = loop {
         match poll(&mut release) {
@@ -321,23 +321,23 @@ async fn r1_no_answer_is_unknown_and_asking_again_repeats_the_removal() {
         }
     };
     assert!(matches!(outcome, Release::Unknown(_)), "{outcome:?}");
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     let outcome = guard.release().await;
     assert!(matches!(outcome, Release::Released), "{outcome:?}");
 }
 
 #[tokio::test]
-async fn r1_a_release_that_is_asked_for_again_knows_of_the_first_one() {
+async fn r1_repeated_release_returns_outcome_of_cancelled_one() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::LoseReplies);
+    bench.store.set_fault(InjectedFault::LoseReplies);
     {
-        // Dropped while its answer is awaited; the releaser goes on with it.
+        // Dropped while its answer is pending; the releaser continues the removal.
         let mut release = pin!(guard.release());
         assert!(poll(&mut release).is_pending());
     }
-    bench.store.set_fault(Fault::None);
+    bench.store.set_fault(InjectedFault::None);
     bench.pass(Duration::from_secs(2)).await;
     let outcome = guard.release().await;
     assert!(matches!(outcome, Release::Released), "{outcome:?}");
@@ -359,7 +359,7 @@ async fn r3_drop_outside_of_the_runtime_releases() {
 }
 
 #[test]
-fn r3_drop_after_the_runtime_is_gone_does_nothing_bad() {
+fn r3_drop_after_end_of_runtime_is_harmless() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -373,7 +373,7 @@ fn r3_drop_after_the_runtime_is_gone_does_nothing_bad() {
 }
 
 #[tokio::test]
-async fn r5_shutdown_releases_everything_and_says_what_it_could_not() {
+async fn r5_shutdown_releases_everything_and_reports_the_rest() {
     let bench = Bench::new();
     let (one, two) = (bench.client().await, bench.client().await);
     let a = one.lock("a").unwrap().acquire().await.unwrap();
@@ -406,7 +406,7 @@ async fn r5_shutdown_releases_everything_and_says_what_it_could_not() {
     );
 
     let held = two.lock("d").unwrap().acquire().await.unwrap();
-    bench.store.set_fault(Fault::Hang);
+    bench.store.set_fault(InjectedFault::Hang);
     let mut shutdown = pin!(two.shutdown(Duration::from_secs(1)));
     let report = loop {
         match poll(&mut shutdown) {
@@ -428,7 +428,7 @@ async fn run_stops_the_work_on_loss_and_prefers_the_loss() {
     let lock = client.lock("a").unwrap();
     let done = lock.run(async |guard| guard.token()).await.unwrap();
     assert!(done.get() > 0);
-    // The body takes its own lock away and ends in the same poll.
+    // The body revokes its own lock and completes in the same poll.
     let lost = lock
         .run(async |_| bench.store.lose(&ns(), &name()).is_some())
         .await;
@@ -474,7 +474,7 @@ async fn one_client_renews_a_thousand_locks_together() {
 }
 
 #[tokio::test]
-async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
+async fn c2_ttl_with_too_little_validity_is_rejected_with_computation() {
     let store = MemoryStore::new();
     let short = Duration::from_millis(20);
     let error = Client::builder(store.clone())
@@ -484,11 +484,11 @@ async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("20ms"), "{error}");
-    let terms = Terms::new(10_000, Duration::ZERO);
+    let drift_bounds = DriftBounds::new(10_000, Duration::ZERO);
     assert!(
         Client::builder(store)
             .ttl(short)
-            .terms(terms)
+            .drift_bounds(drift_bounds)
             .connect()
             .await
             .is_ok()
@@ -496,7 +496,7 @@ async fn c2_a_ttl_that_leaves_too_little_is_refused_with_the_arithmetic() {
 }
 
 #[tokio::test]
-async fn renew_returns_with_a_fresh_proof_or_the_loss() {
+async fn renew_returns_fresh_proof_or_loss() {
     let bench = Bench::new();
     let client = bench.client().await;
     let guard = client.lock("a").unwrap().acquire().await.unwrap();

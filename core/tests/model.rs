@@ -1,18 +1,18 @@
-//! The two pure machines against every schedule within bounds: one lock, two or three clients, and
-//! a network that delays, drops, duplicates and reorders.
+//! Model check of the two pure state machines for every schedule within bounds: one lock, two or
+//! three clients, and a network that delays, drops, duplicates and reorders messages.
 //!
-//! The machines are the real ones, not copies: the store is a [`Queue`](tenure_core::queue::Queue),
-//! what a client believes is a [`Lease`](tenure_core::lease::Lease), what a waiter may take for its
-//! own is a [`Turn`](tenure_core::lease::Turn). Around them stands as little as possible: a clock
-//! for each, messages under way, and who does what.
+//! The check uses the real state machines, not copies: the store is a
+//! [`Queue`](tenure_core::queue::Queue), a holder has a [`Lease`](tenure_core::lease::Lease) and a
+//! waiter a [`WaiterLease`](tenure_core::lease::WaiterLease). The model adds only a clock for each
+//! party, the messages in flight and the possible actions.
 //!
-//! - **Time** goes in steps by which the store's clock moves ten units. A client's clock moves
-//!   nine or eleven, the limits of the drift that the terms allow, and TTLs are chosen so that a
+//! - **Time** advances in steps. In a step the store's clock advances by ten units, a client's
+//!   clock by nine or eleven, the limits that the drift bounds allow. The TTLs are chosen so that a
 //!   deadline that is one unit too late is found.
-//! - **Delay and reordering**: any message under way may be the next to arrive. **Loss**: it may
-//!   stay under way for ever. **Duplication**: within a budget it arrives and stays under way.
-//! - **Pause**: nobody has to do anything while time passes. **Crash**: a client forgets all.
-//! - Renewals are sent at any time, which includes every schedule that a lease would choose.
+//! - **Delay and reordering**: any message in flight can arrive next. **Loss**: a message can stay
+//!   in flight forever. **Duplication**: within a budget, a message arrives and stays in flight.
+//! - **Pause**: time can pass without any action. **Crash**: a client loses its state.
+//! - Renewals are sent at any time, which includes every schedule that a lease computes.
 
 #![allow(
     clippy::disallowed_methods,
@@ -31,21 +31,22 @@ use std::{
 use stateright::{Checker, HasDiscoveries, Model};
 use world::{Bounds, Rule};
 
-/// The most actions of a schedule.
+/// Maximum number of actions in a schedule.
 const DEPTH: usize = 13;
 
-/// A machine that has other work too.
+/// Time limit, with slack for a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Explores everything within the bounds. There have to be `at_least` so many states, so that a
-/// change that makes the exploration trivial is noticed.
+/// Explores all states within the bounds. Requires `at_least` states, so that a change that makes
+/// the exploration trivial is detected.
 fn explore(bounds: Bounds, at_least: usize) {
     let started = Instant::now();
     let clients = bounds.clients;
     let checker = bounds
         .checker()
         .threads(available_parallelism().map_or(1, usize::from))
-        // Not when every example has been found: the rest may hold a counter-example.
+        // Do not stop once every example is found: the remaining states can contain a
+        // counter-example.
         .finish_when(HasDiscoveries::AllOf(["none"].into()))
         .target_max_depth(DEPTH)
         .timeout(LIMIT)
@@ -69,7 +70,7 @@ fn explore(bounds: Bounds, at_least: usize) {
     );
 }
 
-/// A wrong rule must be found out, and by the property that it breaks.
+/// Checks that the model check refutes a wrong rule by the property that it violates.
 fn refute(rule: Rule) {
     let bounds = Bounds {
         rule,

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use tenure::{
     Client,
-    fence::Gate,
+    fence::TokenGate,
     memory::MemoryStore,
     name::{LockName, Namespace},
 };
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             .await?,
     );
     // The resource remembers the highest token that it has seen.
-    let account = Gate::new();
+    let account = TokenGate::new();
 
     let first = anna.lock("account-7")?.acquire().await?;
     account.pass(first.token(), || {

@@ -369,7 +369,10 @@ impl WatchTask {
             .update(attempt, |entry| entry.needs_check = true)
             .is_some()
         {
-            shared.context.events.send(BackendEvent::Look { attempt });
+            shared
+                .context
+                .events
+                .send(BackendEvent::Recheck { attempt });
         }
     }
 

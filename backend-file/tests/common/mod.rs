@@ -1,4 +1,4 @@
-//! A connected client at the level of the driver trait.
+//! A connected client that uses the driver trait directly.
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::{
@@ -23,7 +23,7 @@ struct Events(Mutex<mpsc::UnboundedSender<BackendEvent>>);
 
 impl EventHandler for Events {
     fn handle(&self, event: BackendEvent) {
-        // The test may be over.
+        // The test may have ended.
         let _ = self.0.lock().unwrap().send(event);
     }
 }
@@ -107,7 +107,7 @@ impl Client {
         event.await.expect("an event within 30 s").unwrap()
     }
 
-    /// Waits until the attempt holds the lock, reporting every so often.
+    /// Waits until the attempt holds the lock, reporting periodically.
     pub(crate) async fn granted(
         &self,
         name: &LockName,

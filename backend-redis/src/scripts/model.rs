@@ -18,7 +18,7 @@ use tenure_core::{
     backend::BackendEvent,
     id::{AttemptId, ClientId},
     name::{LockName, Namespace},
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Told},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp},
     request::{Enqueue, Owner},
     token::FencingToken,
 };
@@ -435,11 +435,11 @@ fn messages_match(received: &[BackendEvent], notices: &[Notice]) -> bool {
         && received
             .iter()
             .zip(notices)
-            .all(|(received, notice)| match (received, notice.what) {
-                (BackendEvent::Granted(grant), Told::Granted { token, ttl }) => {
+            .all(|(received, notice)| match (received, notice.kind) {
+                (BackendEvent::Granted(grant), NoticeKind::Granted { token, ttl }) => {
                     (grant.attempt, grant.token, grant.ttl) == (notice.attempt, token, ttl)
                 }
-                (BackendEvent::Lost { attempt, reason }, Told::Lost(expected_reason)) => {
+                (BackendEvent::Lost { attempt, reason }, NoticeKind::Lost(expected_reason)) => {
                     (*attempt, *reason) == (notice.attempt, expected_reason)
                 }
                 _ => false,

@@ -44,7 +44,7 @@ pub(crate) fn silence_limit(ttl: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::lease::Terms;
+    use tenure_core::lease::DriftBounds;
 
     use super::*;
 
@@ -56,7 +56,7 @@ mod tests {
                 let beat = heartbeat_interval(ttl, tick).max(tick * 6 / 10);
                 let new_chain = 2 * (tick * 6 / 10);
                 let lost = 3 * beat + 2 * (silence_limit(ttl) + new_chain);
-                let left = Terms::DEFAULT.validity(ttl).checked_sub(lost);
+                let left = DriftBounds::DEFAULT.validity(ttl).checked_sub(lost);
                 // Some time is left for the answers.
                 assert!(left > Some(tick / 4), "{tick:?} {ttl:?}: {left:?}");
             }

@@ -2,7 +2,7 @@
 
 use tenure_core::{
     clock::{Clock as _, Instant, SystemClock},
-    lease::Terms,
+    lease::DriftBounds,
 };
 use tenure_test_servers::wire::Proxy;
 use tokio::time::sleep;
@@ -50,7 +50,7 @@ async fn d1_a_new_connection_proves_nothing_before_its_third_heartbeat() {
         // One more may be under way by now; nothing before the cut counts.
         let first = beats.len().checked_sub(3).map(|at| beats[at]);
         assert!(
-            first.is_some_and(|first| end <= Terms::DEFAULT.deadline(first, LONG)),
+            first.is_some_and(|first| end <= DriftBounds::DEFAULT.deadline(first, LONG)),
             "round {round}: after heartbeats at {beats:?} it is held until {end:?}"
         );
     }
@@ -80,7 +80,7 @@ async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
         cluster.server(leader).resume().unwrap();
         // Otherwise the machine took so long that others may lead by now.
         if in_time {
-            let limit = Terms::DEFAULT.deadline(stopped, TTL);
+            let limit = DriftBounds::DEFAULT.deadline(stopped, TTL);
             assert!(end <= limit, "proved {:?} too long", end.since(limit));
             return;
         }

@@ -10,7 +10,7 @@ use tenure_core::{
     Client,
     clock::{Clock as _, SystemClock},
     error::ErrorKind,
-    lease::Terms,
+    lease::DriftBounds,
 };
 use tenure_test_servers::wire::Proxy;
 use tokio::time::{Instant, sleep, timeout};
@@ -177,7 +177,7 @@ async fn x3_a_holder_that_gets_no_replies_is_succeeded_within_the_bound() {
     sleep(millis(20)).await;
     let age = {
         let left = guard.valid_until().since(SystemClock.now());
-        Terms::DEFAULT.validity(LONG).saturating_sub(left)
+        DriftBounds::DEFAULT.validity(LONG).saturating_sub(left)
     };
     let begun = Instant::now();
     let next = within("the waiter", 4 * LONG, waiter).await.unwrap();

@@ -49,6 +49,6 @@ impl Doubt {
 
 /// Why renewals fail, as the end of a sentence; empty where that is not known.
 pub(super) fn cause(guard: &Guard) -> String {
-    let trouble = guard.trouble();
+    let trouble = guard.last_renewal_error();
     trouble.map_or_else(String::new, |error| format!("; {}", describe(&error)))
 }

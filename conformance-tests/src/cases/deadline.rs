@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tenure_core::{
     backend::BackendEvent,
     clock::{Clock, Instant, SystemClock},
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     request::{Grant, Renewed, StoreTime},
     token::FencingToken,
 };
@@ -40,7 +40,7 @@ pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
     let Some((at, done)) = calls.first().and_then(|call| Some((call.at, call.done?))) else {
         return Err(Failure::new(None, "the enqueue was not seen").into());
     };
-    let validity = Terms::DEFAULT.validity(guard.ttl());
+    let validity = DriftBounds::DEFAULT.validity(guard.ttl());
     let (earliest, latest) = (at + validity, done + validity);
     let deadline = guard.valid_until();
     ensure!(
@@ -236,7 +236,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
     });
     // A driver may have asked the store itself before it tells of a grant: then it counts from that.
     let proved = pushed.and_then(|grant| grant.proved_from);
-    let latest = proved.unwrap_or(answered) + Terms::DEFAULT.validity(guard.ttl());
+    let latest = proved.unwrap_or(answered) + DriftBounds::DEFAULT.validity(guard.ttl());
     ensure!(
         guard.valid_until() <= latest,
         "D4",

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tenure_core::{
     Acquisition, Client, Guard, Release,
     clock::Instant,
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     loss::LossReason,
 };
 use tokio::task::JoinHandle;
@@ -429,7 +429,7 @@ pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outco
     let before = broken.faulty.line().effects();
     broken.set(Fault::Delay(DELAY));
     let guard = broken.client.lock("slow")?.acquire().await?;
-    let validity = Terms::DEFAULT.validity(guard.ttl());
+    let validity = DriftBounds::DEFAULT.validity(guard.ttl());
     let in_time = |what: &str| -> Outcome {
         // A proof took twice the delay to get here, and counts from before that.
         let latest = ctx.now().before(DELAY * 2) + validity;

@@ -119,7 +119,7 @@ async fn connect(
     namespace: Namespace,
 ) -> Result<Client, tenure_core::error::Error> {
     let builder = Client::builder(Arc::clone(&connector)).namespace(namespace.clone());
-    let asked = builder.observer(true).connect().await?;
+    let asked = builder.read_only(true).connect().await?;
     let range = asked.capabilities().ttl;
     asked.shutdown(Duration::from_secs(1)).await;
     let ttl = range.resolve(TTL, true)?;

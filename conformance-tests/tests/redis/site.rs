@@ -13,7 +13,7 @@ use tenure_core::{
     name::{LockName, Namespace},
     registry::Factory,
     secret::Secret,
-    settings::{Options, Settings, StoreUrl, Tls, Value},
+    settings::{RawOptions, Settings, StoreUrl, Tls, Value},
 };
 use tenure_redis::RedisFactory;
 use tenure_test_servers::redis::Server;
@@ -39,7 +39,7 @@ impl Access {
             self.cert_file.clone(),
             self.key_file.clone(),
         );
-        let mut options = Options::new();
+        let mut options = RawOptions::new();
         for (key, value) in &self.options {
             options = options.with(key, Value::from(value.as_str()), "the test");
         }

@@ -19,7 +19,7 @@ use tenure_core::{
     id::AttemptId,
     loss::LossReason,
     name::LockName,
-    queue::{Answer, Event, Notice, Told},
+    queue::{Answer, Event, Notice, NoticeKind},
     request::{
         Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
         Renewed, StoreTime, Waiting,
@@ -211,14 +211,14 @@ fn arrive<R: Clone + Send + 'static>(
         let Some((to, sink)) = state.store.clients.get(&notice.client).cloned() else {
             continue;
         };
-        let event = match (notice.what, state.plan.wake) {
-            (Told::Granted { token, ttl }, Wake::Grant) => {
+        let event = match (notice.kind, state.plan.wake) {
+            (NoticeKind::Granted { token, ttl }, Wake::Grant) => {
                 BackendEvent::Granted(Grant::pushed(notice.attempt, token, ttl, as_of))
             }
-            (Told::Granted { .. }, Wake::Look) => BackendEvent::Look {
+            (NoticeKind::Granted { .. }, Wake::Look) => BackendEvent::Recheck {
                 attempt: notice.attempt,
             },
-            (Told::Lost(reason), Wake::Grant | Wake::Look) => BackendEvent::Lost {
+            (NoticeKind::Lost(reason), Wake::Grant | Wake::Look) => BackendEvent::Lost {
                 attempt: notice.attempt,
                 reason,
             },

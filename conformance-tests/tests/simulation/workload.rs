@@ -4,7 +4,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tenure_core::{
-    Acquisition, Client, Guard, Release, clock::Clock, lease::Terms, loss::LossReason,
+    Acquisition, Client, Guard, Release, clock::Clock, lease::DriftBounds, loss::LossReason,
 };
 
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) async fn process(world: Arc<World>, process: usize) {
     };
     let client = Client::builder(connect)
         .ttl(plan.ttl)
-        .terms(Terms::new(DRIFT_PPM, plan.margin))
+        .drift_bounds(DriftBounds::new(DRIFT_PPM, plan.margin))
         .request_timeout(plan.request_timeout)
         .clock(Arc::clone(&clock) as Arc<dyn Clock>)
         .connect()

@@ -19,7 +19,7 @@ use tenure_core::{
     error::Error,
     memory::MemoryStore,
     registry::Factory,
-    settings::{Options, Settings, StoreUrl, Value},
+    settings::{RawOptions, Settings, StoreUrl, Value},
 };
 use tenure_etcd::EtcdFactory;
 use tenure_file::FileStore;
@@ -29,7 +29,7 @@ use tenure_zookeeper::ZooKeeperFactory;
 
 const TTL: Duration = Duration::from_secs(2);
 
-fn open(factory: &dyn Factory, url: &str, options: Options) -> Result<Arc<dyn Connect>, Error> {
+fn open(factory: &dyn Factory, url: &str, options: RawOptions) -> Result<Arc<dyn Connect>, Error> {
     let settings = Settings::new(StoreUrl::parse(url)?).with_options(options);
     factory.open(&settings)
 }
@@ -80,7 +80,7 @@ async fn redis() {
         let server = redis::Server::builder().start().unwrap();
         let mut ways = Vec::new();
         for _ in 0..6 {
-            let connect = |url: String| open(&RedisFactory::new(), &url, Options::new());
+            let connect = |url: String| open(&RedisFactory::new(), &url, RawOptions::new());
             ways.push(Faulty::to(&server.url(), connect).await.unwrap());
         }
         Soak::new("redis", TTL).run(ways, || {}).await;
@@ -94,7 +94,7 @@ async fn etcd() {
         let cluster = Arc::new(etcd::Cluster::builder().start().unwrap());
         let mut ways = Vec::new();
         for _ in 0..6 {
-            let connect = |url: String| open(&EtcdFactory::new(), &url, Options::new());
+            let connect = |url: String| open(&EtcdFactory::new(), &url, RawOptions::new());
             ways.push(Faulty::to(&cluster.url(), connect).await.unwrap());
         }
         let soak = Soak::new("etcd", TTL);
@@ -112,7 +112,7 @@ async fn zookeeper() {
         let mut ways = Vec::new();
         for _ in 0..6 {
             let connect = |url: String| {
-                let tick = Options::new().with("tick", Value::from("100ms"), "the test");
+                let tick = RawOptions::new().with("tick", Value::from("100ms"), "the test");
                 open(&ZooKeeperFactory::new(), &url, tick)
             };
             ways.push(Faulty::to(&cluster.url(), connect).await.unwrap());

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tenure_core::{
     registry::Factory,
-    settings::{Options, Settings, StoreUrl, Value},
+    settings::{RawOptions, Settings, StoreUrl, Value},
 };
 use tenure_test_servers::zookeeper::{Cluster, Server};
 use tenure_zookeeper::ZooKeeperFactory;
@@ -25,7 +25,7 @@ async fn no_violation_while_members_are_killed_and_stopped() {
     let cluster = Arc::new(Cluster::builder().members(members).start().unwrap());
     let url = StoreUrl::parse(&cluster.url()).unwrap();
     // The servers' own, in the tests.
-    let tick = Options::new().with("tick", Value::from("100ms"), "the test");
+    let tick = RawOptions::new().with("tick", Value::from("100ms"), "the test");
     let settings = Settings::new(url).with_options(tick);
     let connectors = (0..3)
         .map(|_| ZooKeeperFactory::new().open(&settings).unwrap())

@@ -13,7 +13,7 @@ use tenure_core::{
     name::{LockName, Namespace},
     registry::Factory,
     secret::Secret,
-    settings::{Options, Settings, StoreUrl, Tls, Value},
+    settings::{RawOptions, Settings, StoreUrl, Tls, Value},
 };
 use tenure_test_servers::zookeeper::Server;
 use tenure_zookeeper::ZooKeeperFactory;
@@ -46,7 +46,7 @@ impl Access {
                 self.password.as_deref().map(Secret::new),
             )
             .with_tls(tls)
-            .with_options(Options::new().with("tick", Value::from("100ms"), "the test"));
+            .with_options(RawOptions::new().with("tick", Value::from("100ms"), "the test"));
         ZooKeeperFactory::new().open(&settings)
     }
 }

@@ -1,4 +1,4 @@
-//! This client's own attempts: where each is, and whether its core knows of its grant.
+//! This client's attempts: the status of each, and whether the core knows of its grant.
 
 use std::{
     collections::HashMap,
@@ -7,29 +7,30 @@ use std::{
 
 use crate::{clock::Instant, id::AttemptId, name::LockName};
 
-/// What is known of an attempt.
+/// The status of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Its enqueue has not been answered: that it is absent says nothing.
+pub(super) enum AttemptStatus {
+    /// Its enqueue is not answered. Its absence from the queue proves nothing.
     Sent,
-    /// It is in the queue.
+    /// The attempt is in the queue.
     Waiting,
-    /// It is the holder, and the core was told.
+    /// The attempt is the holder, and the core knows it.
     Holding,
 }
 
-type Locks = HashMap<LockName, HashMap<AttemptId, Standing>>;
+type Locks = HashMap<LockName, HashMap<AttemptId, AttemptStatus>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     locks: Mutex<Locks>,
-    /// Attempts that were removed while a request of theirs might still come, and until when
-    /// they are remembered.
+    /// Fenced attempts, each with the end of its fence: a request may still be in flight after
+    /// their removal.
     fenced: Mutex<HashMap<AttemptId, Instant>>,
 }
 
 impl Attempts {
-    /// Registers an attempt before anything is sent; whether it is the first one at that lock.
+    /// Registers an attempt before its first request is sent. Returns whether it is the first
+    /// attempt at this lock.
     pub(super) fn add(&self, name: &LockName, attempt: AttemptId) -> bool {
         let mut locks = self.locked();
         let first = !locks.contains_key(name);
@@ -37,11 +38,11 @@ impl Attempts {
             .entry(name.clone())
             .or_default()
             .entry(attempt)
-            .or_insert(Standing::Sent);
+            .or_insert(AttemptStatus::Sent);
         first
     }
 
-    /// Forgets an attempt; whether it was the last one at that lock.
+    /// Forgets an attempt. Returns whether it was the last attempt at this lock.
     pub(super) fn forget(&self, name: &LockName, attempt: AttemptId) -> bool {
         let mut locks = self.locked();
         let Some(attempts) = locks.get_mut(name) else {
@@ -55,42 +56,47 @@ impl Attempts {
         last
     }
 
-    /// Notes where an attempt stands, if it is still registered. Returns whether that is news. A
-    /// holder never waits again.
-    pub(super) fn note(&self, name: &LockName, attempt: AttemptId, standing: Standing) -> bool {
+    /// Sets the status of an attempt that is still registered. Returns whether the status changed.
+    /// A holder never becomes a waiter again.
+    pub(super) fn set_status(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        status: AttemptStatus,
+    ) -> bool {
         let mut locks = self.locked();
         let known = locks.get_mut(name).and_then(|list| list.get_mut(&attempt));
         match known {
-            Some(known) if *known != standing && *known != Standing::Holding => {
-                *known = standing;
+            Some(known) if *known != status && *known != AttemptStatus::Holding => {
+                *known = status;
                 true
             }
             _ => false,
         }
     }
 
-    /// The attempts at a lock.
-    pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, Standing)> {
+    /// Returns the attempts at a lock.
+    pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, AttemptStatus)> {
         self.locked()
             .get(name)
-            .map(|list| list.iter().map(|(id, standing)| (*id, *standing)).collect())
+            .map(|list| list.iter().map(|(id, status)| (*id, *status)).collect())
             .unwrap_or_default()
     }
 
-    /// The locks with attempts.
+    /// Returns the locks that have attempts.
     pub(super) fn locks(&self) -> Vec<LockName> {
         self.locked().keys().cloned().collect()
     }
 
-    /// Refuses an attempt's enqueue from now on. Only this client can send one, so that nobody
-    /// else needs to know; what it has handed to the store already fails on the version.
+    /// Rejects an attempt's enqueue from now on. Only this client can send it, so the store needs
+    /// no record of the fence. An enqueue that is already in flight fails on the version.
     pub(super) fn fence(&self, attempt: AttemptId, now: Instant, until: Instant) {
         let mut fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
         fenced.retain(|_, until| *until > now);
         fenced.insert(attempt, until);
     }
 
-    /// Whether an attempt's enqueue is refused.
+    /// Returns whether an attempt's enqueue is rejected.
     pub(super) fn is_fenced(&self, attempt: AttemptId) -> bool {
         let fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
         fenced.contains_key(&attempt)

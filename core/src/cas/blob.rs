@@ -1,11 +1,11 @@
-//! The blob: what a lock's state looks like as bytes, and what bytes are refused (clauses S2, S3).
+//! The blob: the binary format of a lock's state and its validation (clauses S2, S3).
 //!
 //! ```text
 //! tenure 1 8c7f00aa
 //! {"namespace":"billing","name":"job","generation":1754000000000000,"queue":{…}}
 //! ```
 //!
-//! The first line has the format's number and the CRC-32 of all that follows it.
+//! The first line contains the format number and the CRC-32 of everything after it.
 
 use std::fmt;
 
@@ -14,34 +14,35 @@ use serde::{Deserialize, Serialize};
 use super::store::Key;
 use crate::{error::ErrorKind, queue::Queue, request::StoreTime};
 
-/// The format that this version writes, and the newest one that it reads.
+/// The format that this version writes, which is also the newest one that it reads.
 const FORMAT: u64 = 1;
 const MAGIC: &[u8] = b"tenure ";
-/// Counters that no honest history reaches; beyond, adding to them could overflow.
+/// Limit of all counters. No valid history reaches it, and beyond it an addition could overflow.
 const COUNTER_LIMIT: u64 = 1 << 62;
 
-/// The state of a lock with its place in the order of swaps.
+/// The state of a lock with its generation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
-    /// Rises with each swap, across deletion of the blob as far as the wall clock does.
+pub(super) struct LockRecord {
+    /// Increases with each swap. Across a deletion of the blob it increases as long as the wall
+    /// clock does.
     pub(super) generation: u64,
     pub(super) queue: Queue,
 }
 
-impl State {
+impl LockRecord {
     pub(super) const fn as_of(&self) -> StoreTime {
         StoreTime::new(self.generation)
     }
 }
 
-/// Why bytes are not a state.
+/// The reason for which bytes are not a valid state.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct InvalidBlob {
     pub(super) kind: ErrorKind,
     why: String,
 }
 
-impl Refused {
+impl InvalidBlob {
     fn corrupt(why: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Corrupt,
@@ -50,14 +51,14 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for InvalidBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct SerializedRecord<'a> {
     namespace: &'a str,
     name: &'a str,
     generation: u64,
@@ -66,16 +67,16 @@ struct Written<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Read {
+struct DeserializedRecord {
     namespace: String,
     name: String,
     generation: u64,
     queue: Queue,
 }
 
-/// The bytes of a state.
-pub(super) fn encode(key: &Key, state: &State) -> Result<Vec<u8>, serde_json::Error> {
-    let body = serde_json::to_vec(&Written {
+/// Encodes a state.
+pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(&SerializedRecord {
         namespace: key.namespace.as_str(),
         name: key.name.as_str(),
         generation: state.generation,
@@ -86,13 +87,13 @@ pub(super) fn encode(key: &Key, state: &State) -> Result<Vec<u8>, serde_json::Er
     Ok(bytes)
 }
 
-/// The state in those bytes, which anybody may have written.
-pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
+/// Decodes a state from untrusted bytes.
+pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob> {
     if bytes.is_empty() {
-        return Err(Refused::corrupt("it is empty"));
+        return Err(InvalidBlob::corrupt("it is empty"));
     }
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        return Err(Refused::corrupt(
+        return Err(InvalidBlob::corrupt(
             "it was not written by tenure, or was overwritten",
         ));
     };
@@ -100,52 +101,52 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<State, Refused> {
         .iter()
         .take(64)
         .position(|&byte| byte == b'\n')
-        .ok_or_else(|| Refused::corrupt("its first line is cut off"))?;
+        .ok_or_else(|| InvalidBlob::corrupt("its first line is truncated"))?;
     let (header, body) = (&rest[..end], &rest[end + 1..]);
-    let header =
-        std::str::from_utf8(header).map_err(|_| Refused::corrupt("its first line is not text"))?;
+    let header = std::str::from_utf8(header)
+        .map_err(|_| InvalidBlob::corrupt("its first line is not text"))?;
     let (format, checksum) = header.split_once(' ').unwrap_or((header, ""));
-    let format: u64 =
-        canonical(format).ok_or_else(|| Refused::corrupt("its first line has no format number"))?;
+    let format: u64 = canonical(format)
+        .ok_or_else(|| InvalidBlob::corrupt("its first line has no format number"))?;
     if format > FORMAT {
-        return Err(Refused {
+        return Err(InvalidBlob {
             kind: ErrorKind::NewerFormat,
             why: format!(
-                "it has format {format}, and this version of tenure understands formats up to \
+                "it has format {format}, but this version of tenure reads formats up to \
                  {FORMAT}"
             ),
         });
     }
     if format != FORMAT {
-        return Err(Refused::corrupt("its format number was never used"));
+        return Err(InvalidBlob::corrupt("its format number is invalid"));
     }
     if checksum != format!("{:08x}", crc32fast::hash(body)) {
-        return Err(Refused::corrupt(
-            "its checksum is wrong: it was cut off or overwritten",
+        return Err(InvalidBlob::corrupt(
+            "its checksum is wrong: it was truncated or overwritten",
         ));
     }
-    let read: Read = serde_json::from_slice(body)
-        .map_err(|error| Refused::corrupt(format!("it is not a lock's state: {error}")))?;
+    let read: DeserializedRecord = serde_json::from_slice(body)
+        .map_err(|error| InvalidBlob::corrupt(format!("it is not the state of a lock: {error}")))?;
     if read.namespace != key.namespace.as_str() || read.name != key.name.as_str() {
-        return Err(Refused::corrupt(format!(
+        return Err(InvalidBlob::corrupt(format!(
             "it is the state of another lock: {:?} in namespace {:?}",
             read.name, read.namespace
         )));
     }
     read.queue
         .validate()
-        .map_err(|malformed| Refused::corrupt(malformed.to_string()))?;
+        .map_err(|malformed| InvalidBlob::corrupt(malformed.to_string()))?;
     let beats_too_often = |queue: &Queue| queue.entries().any(|entry| entry.beat >= COUNTER_LIMIT);
     if read.generation >= COUNTER_LIMIT || beats_too_often(&read.queue) {
-        return Err(Refused::corrupt("a counter in it is out of range"));
+        return Err(InvalidBlob::corrupt("a counter in it is out of range"));
     }
-    Ok(State {
+    Ok(LockRecord {
         generation: read.generation,
         queue: read.queue,
     })
 }
 
-/// A number without a sign, a leading zero or anything else that would be written otherwise.
+/// Parses a number that has no sign, no leading zero and no other non-canonical form.
 fn canonical(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
@@ -169,7 +170,7 @@ mod tests {
         Key::new(Namespace::default(), LockName::new("job").unwrap())
     }
 
-    fn held() -> State {
+    fn held() -> LockRecord {
         let mut queue = Queue::new();
         let now = Now::new(
             Stamp::new(ClockId::new(7), Duration::from_secs(5)),
@@ -188,7 +189,7 @@ mod tests {
                 &now,
             );
         }
-        State {
+        LockRecord {
             generation: 3,
             queue,
         }
@@ -199,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn a_state_comes_back() {
+    fn state_round_trips() {
         let bytes = encode(&key(), &held()).unwrap();
         let state = decode(&key(), &bytes).unwrap();
         assert_eq!((state.generation, state.queue), (3, held().queue));
     }
 
     #[test]
-    fn s2_every_cut_and_every_changed_byte_is_refused() {
+    fn s2_every_truncation_and_changed_byte_is_rejected() {
         let bytes = encode(&key(), &held()).unwrap();
         for end in 0..bytes.len() {
             assert!(decode(&key(), &bytes[..end]).is_err(), "cut at {end}");
@@ -224,22 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn s3_a_newer_format_is_named() {
-        let refused = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
-        assert_eq!(refused.kind, ErrorKind::NewerFormat);
-        let text = refused.to_string();
+    fn s3_newer_format_is_reported() {
+        let invalid = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
+        assert_eq!(invalid.kind, ErrorKind::NewerFormat);
+        let text = invalid.to_string();
         assert!(
             text.contains("format 2") && text.contains("up to 1"),
             "{text}"
         );
         for odd in ["tenure 0 00000000\n", "tenure +1 0\n", "tenure 01 0\n"] {
-            let refused = decode(&key(), odd.as_bytes()).unwrap_err();
-            assert_eq!(refused.kind, ErrorKind::Corrupt, "{odd}");
+            let invalid = decode(&key(), odd.as_bytes()).unwrap_err();
+            assert_eq!(invalid.kind, ErrorKind::Corrupt, "{odd}");
         }
     }
 
     #[test]
-    fn n2_the_state_of_another_lock_is_refused() {
+    fn n2_state_of_another_lock_is_rejected() {
         let other = Key::new(Namespace::default(), LockName::new("other").unwrap());
         let bytes = encode(&other, &held()).unwrap();
         let text = decode(&key(), &bytes).unwrap_err().to_string();
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_an_impossible_state_under_a_right_checksum_is_refused() {
+    fn s2_impossible_state_with_valid_checksum_is_rejected() {
         let bytes = encode(&key(), &held()).unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let body = text.split_once('\n').unwrap().1;
@@ -261,14 +262,14 @@ mod tests {
         ] {
             assert!(body.contains(from), "{from} in {body}");
             let changed = body.replacen(from, to, 1);
-            let refused = decode(&key(), &resealed(&changed)).unwrap_err();
-            assert_eq!(refused.kind, ErrorKind::Corrupt, "{to}");
+            let invalid = decode(&key(), &resealed(&changed)).unwrap_err();
+            assert_eq!(invalid.kind, ErrorKind::Corrupt, "{to}");
         }
     }
 
     proptest! {
         #[test]
-        fn s2_no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn s2_no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode(&key(), &bytes).is_err());
             let mut sealed = format!("tenure 1 {:08x}\n", crc32fast::hash(&bytes)).into_bytes();
             sealed.extend_from_slice(&bytes);

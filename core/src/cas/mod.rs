@@ -1,30 +1,30 @@
-//! The adapter for stores without a queue or a clock of their own: whoever offers versioned blobs
-//! and compare-and-swap has a backend.
+//! The adapter for stores without a queue or a clock: it turns versioned blobs with
+//! compare-and-swap into a backend.
 //!
-//! A plugin implements [`BlobStore`] (read, compare-and-swap, list, and two methods of facts) and
-//! returns `Cas::new(store, context)` from its [`Connect`](crate::backend::Connect). All the rest
-//! comes from here: the queue and its order, tokens, expiry, idempotence, eviction, the format of
-//! the state and what is refused of it.
+//! A plugin implements [`BlobStore`] (read, compare-and-swap, list, and two methods that return
+//! facts) and returns `Cas::new(store, context)` from its [`Connect`](crate::backend::Connect). The
+//! adapter provides the rest: the queue and its order, tokens, expiry, idempotence, eviction, and
+//! the format and validation of the state.
 //!
-//! **Expiry.** An entry carries the time of its last renewal and the identity of the clock that
-//! read it. Clients that read the same clock ([`BlobStore::clock_id`]) compare directly. For all
-//! others an entry is dead once this client saw it unchanged for its whole TTL on its own clock.
-//! So no two clocks need to agree on the time, only on the length of a second.
+//! **Expiry.** An entry contains the time of its last renewal and the identity of the clock that
+//! read it. Clients that read the same clock ([`BlobStore::clock_id`]) compare the times directly.
+//! Any other client considers an entry dead once it has seen the entry unchanged for its whole TTL
+//! on its own clock. So clocks need not agree on the time, only on the length of a second.
 //!
-//! **Tokens** are at least the wall clock's microseconds since 1970, so that they rise even if a
-//! lock's state is deleted (T1). If the wall clock is set back and the state deleted as well,
-//! they do not; a [token floor](crate::backend::Context::token_floor) helps.
+//! **Tokens** are at least the wall clock's microseconds since 1970, so that they increase even if
+//! a lock's state is deleted (T1). They do not if the wall clock is set back and the state is
+//! deleted as well; a [token floor](crate::backend::Context::token_floor) prevents that.
 //!
-//! **Fencing off a request whose outcome is unknown** (A4) needs no record in the store: its removal
-//! publishes a new version, and the late swap fails on that.
+//! **Fencing a request whose outcome is unknown** (A4) needs no record in the store: the removal
+//! publishes a new version, on which the late swap fails.
 
 mod attempts;
 mod blob;
-mod inner;
 mod observed;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod view;
 
 use std::{collections::HashMap, sync::Arc};
@@ -37,8 +37,8 @@ use tokio::{
 
 pub use self::store::{BlobStore, Key, Names, Swap, Version, Versioned, Wake};
 use self::{
-    attempts::Standing,
-    inner::{Inner, Turnout},
+    attempts::AttemptStatus,
+    transaction::{Shared, Transaction},
 };
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Context},
@@ -54,13 +54,13 @@ use crate::{
     token::FencingToken,
 };
 
-/// Locks of one batch that are renewed at the same time.
-const MOST_AT_ONCE: usize = 32;
+/// Maximum number of locks of one batch that are renewed concurrently.
+const MAX_CONCURRENT_LOCKS: usize = 32;
 
-/// A backend made of a [`BlobStore`]: one connected client.
+/// A backend on top of a [`BlobStore`]: one connected client.
 #[derive(Debug)]
 pub struct Cas<S> {
-    inner: Arc<Inner<S>>,
+    shared: Arc<Shared<S>>,
     listener: AbortHandle,
 }
 
@@ -71,8 +71,8 @@ impl<S> Drop for Cas<S> {
 }
 
 impl<S: BlobStore> Cas<S> {
-    /// Makes a backend of a store. Called from inside of
-    /// [`Connect::connect`](crate::backend::Connect::connect), in the runtime of the client.
+    /// Creates a backend from a store. Call it in
+    /// [`Connect::connect`](crate::backend::Connect::connect), on the client's runtime.
     ///
     /// # Errors
     ///
@@ -81,38 +81,38 @@ impl<S: BlobStore> Cas<S> {
     pub fn new(store: S, context: Context) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|source| {
             Error::new(ErrorKind::Config, "connecting")
-                .with_detail("it must be called inside of a tokio runtime")
+                .with_detail("no tokio runtime is entered")
                 .with_source(source)
         })?;
-        let inner = Arc::new(Inner::new(store, context)?);
-        let listener = runtime.spawn(listen(Arc::clone(&inner))).abort_handle();
-        Ok(Self { inner, listener })
+        let shared = Arc::new(Shared::new(store, context)?);
+        let listener = runtime.spawn(listen(Arc::clone(&shared))).abort_handle();
+        Ok(Self { shared, listener })
     }
 
-    /// The store below.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {
-        &self.inner.store
+        &self.shared.store
     }
 
-    /// Completes an error with what only this layer knows.
+    /// Adds the backend and the lock to an error.
     fn explain(&self, error: Error, name: &LockName) -> Error {
         error
-            .with_backend(self.inner.store.info().scheme)
+            .with_backend(self.shared.store.info().scheme)
             .with_lock(name.clone())
     }
 }
 
-async fn listen<S: BlobStore>(inner: Arc<Inner<S>>) {
+async fn listen<S: BlobStore>(shared: Arc<Shared<S>>) {
     loop {
-        match inner.store.next_wake().await {
+        match shared.store.next_wake().await {
             Wake::Everything => {
-                for name in inner.attempts.locks() {
-                    inner.look_again(&name).await;
+                for name in shared.attempts.locks() {
+                    shared.recheck(&name).await;
                 }
-                inner.context.events.send(BackendEvent::Reconnected);
+                shared.context.events.send(BackendEvent::Reconnected);
             }
-            Wake::Lock(name) => inner.look_again(&name).await,
+            Wake::Lock(name) => shared.recheck(&name).await,
         }
     }
 }
@@ -120,44 +120,42 @@ async fn listen<S: BlobStore>(inner: Arc<Inner<S>>) {
 #[async_trait]
 impl<S: BlobStore> Backend for Cas<S> {
     fn info(&self) -> BackendInfo {
-        self.inner.store.info()
+        self.shared.store.info()
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.inner.store.capabilities().await
+        self.shared.store.capabilities().await
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
-        let inner = &*self.inner;
+        let shared = &*self.shared;
         let (name, attempt) = (request.name.clone(), request.attempt);
-        inner.register(&name, attempt);
-        let key = inner.key(&name);
-        let done = inner
-            .transact(&key, |turnout| {
-                if inner.attempts.is_fenced(attempt) {
+        shared.register(&name, attempt);
+        let key = shared.key(&name);
+        let done = shared
+            .transact(&key, |tx| {
+                if shared.attempts.is_fenced(attempt) {
                     return Enqueued::Gone;
                 }
-                let answer = turnout.on(Event::Enqueue {
+                let answer = tx.on(Event::Enqueue {
                     attempt,
-                    client: inner.context.client,
+                    client: shared.context.client,
                     owner: request.owner.clone(),
                     ttl: request.ttl,
                     wait: request.wait,
                 });
-                let ttl = granted_ttl(turnout, &request);
-                let holder = inner.viewer(&key, &turnout.moment).holder(turnout.queue);
-                let recheck = inner
-                    .viewer(&key, &turnout.moment)
-                    .recheck(turnout.queue, attempt);
-                let from = turnout.moment.clock;
+                let ttl = granted_ttl(tx, &request);
+                let holder = shared.viewer(&key, &tx.moment).holder(tx.queue);
+                let recheck = shared.viewer(&key, &tx.moment).recheck(tx.queue, attempt);
+                let from = tx.moment.clock;
                 match answer {
                     Answer::Granted(token) => {
                         let mut grant = Grant::proved(attempt, token, ttl, from);
-                        grant.as_of = turnout.next;
+                        grant.as_of = tx.next_as_of;
                         Enqueued::Granted(grant)
                     }
                     Answer::Waiting { ahead } => Enqueued::Waiting(
-                        Waiting::new(from, turnout.next)
+                        Waiting::new(from, tx.next_as_of)
                             .with_ahead(ahead as u64)
                             .with_holder(holder)
                             .with_recheck(recheck),
@@ -170,14 +168,18 @@ impl<S: BlobStore> Backend for Cas<S> {
         match &done {
             Ok(done) => match done.value {
                 Enqueued::Granted(_) => {
-                    inner.attempts.note(&name, attempt, Standing::Holding);
+                    shared
+                        .attempts
+                        .set_status(&name, attempt, AttemptStatus::Holding);
                 }
                 Enqueued::Waiting(_) => {
-                    inner.attempts.note(&name, attempt, Standing::Waiting);
+                    shared
+                        .attempts
+                        .set_status(&name, attempt, AttemptStatus::Waiting);
                 }
-                Enqueued::Busy(_) | Enqueued::Gone => inner.forget(&name, attempt),
+                Enqueued::Busy(_) | Enqueued::Gone => shared.forget(&name, attempt),
             },
-            Err(error) if error.kind().is_without_effect() => inner.forget(&name, attempt),
+            Err(error) if error.kind().is_without_effect() => shared.forget(&name, attempt),
             Err(_) => {}
         }
         done.map(|done| done.value)
@@ -193,18 +195,18 @@ impl<S: BlobStore> Backend for Cas<S> {
         let mut waiting = locks.into_iter();
         let mut running = JoinSet::new();
         loop {
-            while running.len() < MOST_AT_ONCE {
+            while running.len() < MAX_CONCURRENT_LOCKS {
                 let Some((name, indices)) = waiting.next() else {
                     break;
                 };
                 let batch: Vec<_> = indices.iter().map(|&at| entries[at].clone()).collect();
-                let inner = Arc::clone(&self.inner);
+                let shared = Arc::clone(&self.shared);
                 running.spawn(async move {
-                    let renewed = renew_lock(&inner, &name, &batch).await;
-                    // At once: a lock whose blob does not answer must not hold up the others'
-                    // proofs until the whole call is given up.
+                    let renewed = renew_lock(&shared, &name, &batch).await;
+                    // Emitted at once: a lock whose blob does not answer must not delay the proofs
+                    // of the other locks until the whole call times out.
                     for (renewal, renewed) in batch.iter().zip(&renewed) {
-                        tell_part(&inner, renewal, renewed);
+                        emit_event(&shared, renewal, renewed);
                     }
                     (indices, renewed)
                 });
@@ -227,7 +229,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let unanswered = || {
             Renewed::Unknown(
                 Error::new(ErrorKind::OutcomeUnknown, "renewing")
-                    .with_detail("its task ended without an answer"),
+                    .with_detail("the renewal task ended without an answer"),
             )
         };
         answers
@@ -237,26 +239,26 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        let inner = &*self.inner;
+        let shared = &*self.shared;
         let Remove {
             name,
             attempt,
             ttl,
             outcome_known,
         } = request;
-        inner.forget(&name, attempt);
+        shared.forget(&name, attempt);
         if !outcome_known {
-            let now = inner.context.clock.now();
-            inner.attempts.fence(attempt, now, now + ttl);
+            let now = shared.context.clock.now();
+            shared.attempts.fence(attempt, now, now + ttl);
         }
-        let key = inner.key(&name);
-        let done = inner
-            .transact(&key, |turnout| {
+        let key = shared.key(&name);
+        let done = shared
+            .transact(&key, |tx| {
                 if !outcome_known {
-                    // A swap that is still under way compares with the version before this one.
-                    turnout.write();
+                    // A swap that is still in flight compares with the version before this one.
+                    tx.write();
                 }
-                match turnout.on(Event::Remove {
+                match tx.on(Event::Remove {
                     attempt,
                     fence: None,
                 }) {
@@ -268,10 +270,10 @@ impl<S: BlobStore> Backend for Cas<S> {
             .await
             .map_err(|error| self.explain(error, &name))?;
         if done.value == Removed::Absent {
-            // An earlier try may have done it and never come to waking whoever was next.
+            // An earlier try may have removed the entry without waking the next holder.
             match done.state.queue.holder().map(|entry| entry.client) {
-                Some(client) if client == inner.context.client => inner.look_again(&name).await,
-                Some(client) => inner.store.wake(client, &key).await,
+                Some(client) if client == shared.context.client => shared.recheck(&name).await,
+                Some(client) => shared.store.wake(client, &key).await,
                 None => {}
             }
         }
@@ -279,17 +281,17 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        let inner = &*self.inner;
-        let key = inner.key(name);
-        let (_, state) = inner
+        let shared = &*self.shared;
+        let key = shared.key(name);
+        let (_, state) = shared
             .read(&key)
             .await
             .map_err(|error| self.explain(error, name))?;
-        let moment = inner.moment();
-        // Notes what is seen here, and changes nothing in the store: without it an entry that
-        // another clock stamped would be shown for as long as nobody comes to take its place.
-        inner.observed.look(&key, &state.queue, moment.clock);
-        let viewer = inner.viewer(&key, &moment);
+        let moment = shared.read_clocks();
+        // Records the observation and changes nothing in the store. Without it, a dead entry that
+        // another clock stamped would be shown until a client enqueues.
+        shared.observed.observe(&key, &state.queue, moment.clock);
+        let viewer = shared.viewer(&key, &moment);
         Ok(LockState::new(
             name.clone(),
             viewer.holder(&state.queue),
@@ -298,12 +300,12 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        let inner = &*self.inner;
-        let scheme = inner.store.info().scheme;
-        let names = inner
+        let shared = &*self.shared;
+        let scheme = shared.store.info().scheme;
+        let names = shared
             .store
             .list(
-                &inner.context.namespace,
+                &shared.context.namespace,
                 &request.prefix,
                 request.cursor.as_deref(),
                 request.limit.max(1),
@@ -318,7 +320,7 @@ impl<S: BlobStore> Backend for Cas<S> {
                     let waiters = state.queue.len() as u64;
                     locks.push(Listed::new(name, state.holder, waiters));
                 }
-                // One that cannot be read is not free, and does not hide the others.
+                // An unreadable lock is not free, and must not hide the other locks.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) =>
                 {
@@ -331,15 +333,15 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        let inner = &*self.inner;
-        let key = inner.key(name);
-        let done = inner
-            .transact(&key, |turnout| {
-                if turnout.on(Event::Evict { token }) == Answer::Evicted {
+        let shared = &*self.shared;
+        let key = shared.key(name);
+        let done = shared
+            .transact(&key, |tx| {
+                if tx.on(Event::Evict { token }) == Answer::Evicted {
                     return Evicted::Evicted;
                 }
-                let viewer = inner.viewer(&key, &turnout.moment);
-                Evicted::NotHeld(viewer.holder(turnout.queue))
+                let viewer = shared.viewer(&key, &tx.moment);
+                Evicted::NotHeld(viewer.holder(tx.queue))
             })
             .await;
         done.map(|done| done.value)
@@ -348,28 +350,28 @@ impl<S: BlobStore> Backend for Cas<S> {
 
     async fn close(&self) {
         self.listener.abort();
-        self.inner.store.close().await;
+        self.shared.store.close().await;
     }
 }
 
-/// The TTL of the attempt's entry: a repeated enqueue does not change it.
-fn granted_ttl(turnout: &Turnout<'_>, request: &Enqueue) -> std::time::Duration {
-    let entry = turnout.queue.entry(request.attempt);
+/// Returns the TTL of the attempt's entry. A repeated enqueue does not change it.
+fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> std::time::Duration {
+    let entry = tx.queue.entry(request.attempt);
     entry.map_or(request.ttl, |entry| entry.ttl)
 }
 
-/// Renews and reports all of this client's entries at one lock with one swap at most.
+/// Renews and reports this client's entries at one lock with at most one swap.
 async fn renew_lock<S: BlobStore>(
-    inner: &Inner<S>,
+    shared: &Shared<S>,
     name: &LockName,
     batch: &[Renewal],
 ) -> Vec<Renewed> {
-    let key = inner.key(name);
-    let done = inner
-        .transact(&key, |turnout| {
+    let key = shared.key(name);
+    let done = shared
+        .transact(&key, |tx| {
             batch
                 .iter()
-                .map(|renewal| renew_one(inner, &key, turnout, renewal))
+                .map(|renewal| renew_one(shared, &key, tx, renewal))
                 .collect::<Vec<_>>()
         })
         .await;
@@ -382,11 +384,11 @@ async fn renew_lock<S: BlobStore>(
     };
     for (renewal, answer) in batch.iter().zip(&answers) {
         match answer {
-            Renewed::Gone(_) => inner.forget(name, renewal.attempt),
+            Renewed::Gone(_) => shared.forget(name, renewal.attempt),
             Renewed::Granted(_) => {
-                inner
+                shared
                     .attempts
-                    .note(name, renewal.attempt, Standing::Holding);
+                    .set_status(name, renewal.attempt, AttemptStatus::Holding);
             }
             _ => {}
         }
@@ -394,7 +396,7 @@ async fn renew_lock<S: BlobStore>(
     answers
 }
 
-fn tell_part<S: BlobStore>(inner: &Inner<S>, renewal: &Renewal, renewed: &Renewed) {
+fn emit_event<S: BlobStore>(shared: &Shared<S>, renewal: &Renewal, renewed: &Renewed) {
     let attempt = renewal.attempt;
     let event = match renewed {
         Renewed::Proved { from } => BackendEvent::Proved {
@@ -408,41 +410,41 @@ fn tell_part<S: BlobStore>(inner: &Inner<S>, renewal: &Renewal, renewed: &Renewe
         },
         _ => return,
     };
-    inner.context.events.send(event);
+    shared.context.events.send(event);
 }
 
 fn renew_one<S: BlobStore>(
-    inner: &Inner<S>,
+    shared: &Shared<S>,
     key: &Key,
-    turnout: &mut Turnout<'_>,
+    tx: &mut Transaction<'_>,
     renewal: &Renewal,
 ) -> Renewed {
     let attempt = renewal.attempt;
-    let entry = turnout.queue.entry(attempt);
+    let entry = tx.queue.entry(attempt);
     let held = entry.and_then(|entry| entry.grant).map(|grant| grant.token);
     if entry.is_some() && renewal.token.is_some() && renewal.token != held {
-        // The store was rolled back: that grant is gone, and this entry is none of it (L4).
+        // The store was rolled back: the grant is gone, and this entry is a different one (L4).
         return Renewed::Gone(LossReason::Displaced);
     }
-    if let Some(answer) = still_fresh(inner, key, turnout, renewal) {
+    if let Some(answer) = answer_without_write(shared, key, tx, renewal) {
         return answer;
     }
     let ttl = entry.map_or(renewal.ttl, |entry| entry.ttl);
-    let from = turnout.moment.clock;
-    match turnout.on(Event::Renew { attempt }) {
+    let from = tx.moment.clock;
+    match tx.on(Event::Renew { attempt }) {
         Answer::Granted(_) if renewal.token.is_some() => Renewed::Proved { from },
         Answer::Granted(token) => {
             let mut grant = Grant::proved(attempt, token, ttl, from);
-            grant.as_of = turnout.next;
+            grant.as_of = tx.next_as_of;
             Renewed::Granted(grant)
         }
         Answer::Waiting { ahead } => {
-            let viewer = inner.viewer(key, &turnout.moment);
+            let viewer = shared.viewer(key, &tx.moment);
             Renewed::Waiting(
-                Waiting::new(from, turnout.next)
+                Waiting::new(from, tx.next_as_of)
                     .with_ahead(ahead as u64)
-                    .with_holder(viewer.holder(turnout.queue))
-                    .with_recheck(viewer.recheck(turnout.queue, attempt)),
+                    .with_holder(viewer.holder(tx.queue))
+                    .with_recheck(viewer.recheck(tx.queue, attempt)),
             )
         }
         Answer::Gone(reason) => Renewed::Gone(reason),
@@ -450,33 +452,33 @@ fn renew_one<S: BlobStore>(
     }
 }
 
-/// The answer to a waiter whose entry needs no refreshing yet: it is less than a sixth of its TTL
-/// old, and the holder has not died. So polling costs reads and not writes.
-fn still_fresh<S: BlobStore>(
-    inner: &Inner<S>,
+/// Returns the answer to a waiter whose entry does not need a refresh: it is less than a sixth of
+/// its TTL old, and the holder has not expired. Polling therefore costs reads, not writes.
+fn answer_without_write<S: BlobStore>(
+    shared: &Shared<S>,
     key: &Key,
-    turnout: &Turnout<'_>,
+    tx: &Transaction<'_>,
     renewal: &Renewal,
 ) -> Option<Renewed> {
-    let mut entries = turnout.queue.entries();
-    let front = turnout.queue.entries().next()?;
-    if front.has_lapsed(&turnout.moment.now) {
+    let mut entries = tx.queue.entries();
+    let front = tx.queue.entries().next()?;
+    if front.has_lapsed(&tx.moment.now) {
         return None;
     }
     let ahead = entries.position(|entry| entry.attempt == renewal.attempt)?;
-    let entry = turnout.queue.entry(renewal.attempt)?;
+    let entry = tx.queue.entry(renewal.attempt)?;
     if entry.grant.is_some() {
         return None;
     }
-    let refreshed = inner.own_stamp(&entry.refreshed, turnout.moment.clock)?;
-    if turnout.moment.clock.since(refreshed) >= entry.ttl / 6 {
+    let refreshed = shared.own_stamp(&entry.refreshed, tx.moment.clock)?;
+    if tx.moment.clock.since(refreshed) >= entry.ttl / 6 {
         return None;
     }
-    let viewer = inner.viewer(key, &turnout.moment);
+    let viewer = shared.viewer(key, &tx.moment);
     Some(Renewed::Waiting(
-        Waiting::new(refreshed, turnout.as_of)
+        Waiting::new(refreshed, tx.as_of)
             .with_ahead(ahead as u64)
-            .with_holder(viewer.holder(turnout.queue))
-            .with_recheck(viewer.recheck(turnout.queue, renewal.attempt)),
+            .with_holder(viewer.holder(tx.queue))
+            .with_recheck(viewer.recheck(tx.queue, renewal.attempt)),
     ))
 }

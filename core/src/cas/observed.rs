@@ -1,7 +1,7 @@
-//! Entries stamped by a clock that is not ours: since when each was seen unchanged.
+//! Observations of entries that another clock stamped: since when each was seen unchanged.
 //!
-//! Such an entry is dead once it was seen unchanged for its whole TTL on our own clock, and never
-//! for another reason.
+//! Such an entry is dead once it was seen unchanged for its whole TTL on this client's clock, and
+//! for no other reason.
 
 use std::{
     collections::HashMap,
@@ -16,46 +16,46 @@ use crate::{
     queue::{ClockId, Entry, Queue},
 };
 
-/// Locks whose foreign entries are remembered. Beyond, the one that was looked at least recently
-/// is forgotten, which makes its takeover later and never earlier.
-const MOST_LOCKS: usize = 1024;
+/// Maximum number of locks whose foreign entries are remembered. Beyond it, the least recently
+/// observed lock is forgotten, which makes its takeover later, never earlier.
+const MAX_LOCKS: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Observed {
-    own: ClockId,
-    locks: Mutex<HashMap<Key, Lock>>,
+    own_clock: ClockId,
+    locks: Mutex<HashMap<Key, ObservedLock>>,
 }
 
 #[derive(Debug)]
-struct Lock {
-    looked: Instant,
-    entries: HashMap<AttemptId, Sight>,
+struct ObservedLock {
+    last_observed: Instant,
+    entries: HashMap<AttemptId, Observation>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Sight {
+struct Observation {
     beat: u64,
-    first: Instant,
+    first_seen: Instant,
 }
 
 impl Observed {
-    pub(super) fn new(own: ClockId) -> Self {
+    pub(super) fn new(own_clock: ClockId) -> Self {
         Self {
-            own,
+            own_clock,
             locks: Mutex::default(),
         }
     }
 
-    /// The entries that another clock has stamped, with their beats.
-    pub(super) fn foreign(&self, queue: &Queue) -> Vec<(AttemptId, u64)> {
+    /// Returns the entries that another clock has stamped, with their numbers of renewals.
+    pub(super) fn foreign_entries(&self, queue: &Queue) -> Vec<(AttemptId, u64)> {
         let foreign = queue.entries().filter(|entry| self.is_foreign(entry));
         foreign.map(|entry| (entry.attempt, entry.beat)).collect()
     }
 
-    /// Notes a state that was read before `now`, and returns the entries that are dead, with
-    /// their beats: the last in the queue first, so that ending them in this order grants the
-    /// lock to none of them.
-    pub(super) fn look(&self, key: &Key, queue: &Queue, now: Instant) -> Vec<(AttemptId, u64)> {
+    /// Records a state that was read before `now`, and returns the dead entries with their numbers
+    /// of renewals. The last entry of the queue comes first, so that ending them in this order
+    /// grants the lock to none of them.
+    pub(super) fn observe(&self, key: &Key, queue: &Queue, now: Instant) -> Vec<(AttemptId, u64)> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = locks
             .remove(key)
@@ -64,43 +64,49 @@ impl Observed {
         let mut dead = Vec::new();
         let mut entries = HashMap::new();
         for entry in queue.entries().filter(|entry| self.is_foreign(entry)) {
-            let sight = before
+            let observation = before
                 .remove(&entry.attempt)
-                .filter(|sight| sight.beat == entry.beat)
-                .unwrap_or(Sight {
+                .filter(|observation| observation.beat == entry.beat)
+                .unwrap_or(Observation {
                     beat: entry.beat,
-                    first: now,
+                    first_seen: now,
                 });
-            if now.since(sight.first) >= entry.ttl {
+            if now.since(observation.first_seen) >= entry.ttl {
                 dead.push((entry.attempt, entry.beat));
             }
-            entries.insert(entry.attempt, sight);
+            entries.insert(entry.attempt, observation);
         }
         if !entries.is_empty() {
-            if locks.len() >= MOST_LOCKS {
-                let oldest = locks.iter().min_by_key(|(_, lock)| lock.looked);
+            if locks.len() >= MAX_LOCKS {
+                let oldest = locks.iter().min_by_key(|(_, lock)| lock.last_observed);
                 if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                     locks.remove(&oldest);
                 }
             }
-            let looked = now;
-            locks.insert(key.clone(), Lock { looked, entries });
+            let last_observed = now;
+            locks.insert(
+                key.clone(),
+                ObservedLock {
+                    last_observed,
+                    entries,
+                },
+            );
         }
         dead.reverse();
         dead
     }
 
-    /// An upper bound of the time until this observer takes a foreign entry for dead, if it was
-    /// seen.
-    pub(super) fn bound(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Duration> {
+    /// Returns an upper bound on the time until this observer considers a foreign entry dead, if it
+    /// was observed.
+    pub(super) fn expires_in(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Duration> {
         let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        let sight = locks.get(key)?.entries.get(&entry.attempt)?;
-        let left = entry.ttl.saturating_sub(now.since(sight.first));
-        (sight.beat == entry.beat).then_some(left)
+        let observation = locks.get(key)?.entries.get(&entry.attempt)?;
+        let left = entry.ttl.saturating_sub(now.since(observation.first_seen));
+        (observation.beat == entry.beat).then_some(left)
     }
 
     fn is_foreign(&self, entry: &Entry) -> bool {
-        entry.refreshed.clock != self.own
+        entry.refreshed.clock != self.own_clock
     }
 
     #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a store must offer to the adapter: versioned blobs and compare-and-swap.
+//! The store of the adapter: versioned blobs with compare-and-swap.
 
 use std::fmt;
 
@@ -13,44 +13,44 @@ use crate::{
     queue::ClockId,
 };
 
-/// Whose state a blob is: the address of one lock.
+/// The key of a blob: the address of one lock.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Key {
-    /// The application's part of the store.
+    /// The namespace.
     pub namespace: Namespace,
     /// The lock.
     pub name: LockName,
 }
 
 impl Key {
-    /// That address.
+    /// Creates a key.
     #[must_use]
     pub const fn new(namespace: Namespace, name: LockName) -> Self {
         Self { namespace, name }
     }
 
-    /// Both parts by the table of [`name`](crate::name), with a slash between them: a key that
-    /// any store can take whose keys may have 3,073 bytes.
+    /// Returns both parts, encoded by the table of [`name`](crate::name) and separated by a slash.
+    /// The path has at most 3,073 bytes.
     #[must_use]
     pub fn path(&self) -> String {
         format!("{}/{}", self.namespace.encoded(), self.name.encoded())
     }
 }
 
-/// Which content of a blob it is, in whatever text the store chooses: an entity tag, a revision.
-/// No two contents that a key ever has may share a version.
+/// The version of a blob's content, as a text that the store chooses: an entity tag, a revision.
+/// Different contents of a key must never have the same version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version(String);
 
 impl Version {
-    /// The version of that text.
+    /// Creates a version from a text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -63,96 +63,95 @@ impl fmt::Display for Version {
     }
 }
 
-/// A blob as it was read.
+/// A blob with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Versioned {
-    /// Its version.
+    /// The version.
     pub version: Version,
-    /// Its content.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
 impl Versioned {
-    /// That blob.
+    /// Creates a blob.
     #[must_use]
     pub const fn new(version: Version, bytes: Vec<u8>) -> Self {
         Self { version, bytes }
     }
 }
 
-/// The outcome of a compare-and-swap that was answered.
+/// The answer to a compare-and-swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Swap {
-    /// The blob has another version than the expected one, or is absent or present against
-    /// expectation. Nothing was changed.
+    /// The blob's version is not the expected one, or the blob is unexpectedly absent or present.
+    /// Nothing was changed.
     Conflict,
-    /// The blob has the new content, under this version.
+    /// The blob has the new content, with this version.
     Swapped(Version),
 }
 
-/// One page of the names that have a blob.
+/// One page of the lock names that have a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Names {
     /// The names, as they were given.
     pub names: Vec<LockName>,
-    /// Where the next page begins; `None` after the last one.
+    /// The cursor of the next page; `None` after the last page.
     pub next: Option<String>,
 }
 
 impl Names {
-    /// That page.
+    /// Creates a page.
     #[must_use]
     pub const fn new(names: Vec<LockName>, next: Option<String>) -> Self {
         Self { names, next }
     }
 }
 
-/// What a store tells about changes.
+/// A message of the store about changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wake {
-    /// Messages may have been lost: look at every lock of this client.
+    /// Messages may have been lost: recheck every lock of this client.
     Everything,
     /// This lock changed.
     Lock(LockName),
 }
 
-/// A store of versioned blobs. [`Cas`](super::Cas) makes a backend of it.
+/// A store of versioned blobs. [`Cas`](super::Cas) turns it into a backend.
 ///
-/// # What every method must keep
+/// # Requirements for every method
 ///
-/// - `read` sees every swap that was answered before it was called.
-/// - `compare_and_swap` is atomic, and tells the truth: an error whose kind
-///   [is without effect](crate::error::ErrorKind::is_without_effect) promises that nothing was
-///   changed; where the answer did not come, the kind is
+/// - `read` sees every swap that was answered before the call of `read`.
+/// - `compare_and_swap` is atomic and reports its outcome correctly. An error whose kind [is
+///   without effect](crate::error::ErrorKind::is_without_effect) guarantees that nothing was
+///   changed. If no answer arrived, the kind is
 ///   [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown).
-/// - A swap that is carried out late, after its future was dropped or its answer was lost, still
-///   compares.
-/// - Nothing is retried. Any future may be dropped at any await point.
+/// - A swap that the store executes late, after its future was dropped or its answer was lost,
+///   still compares the version.
+/// - No method retries. Any future may be dropped at any await point.
 ///
-/// # Being told
+/// # Notifications
 ///
-/// Without more than the four required methods waiters poll, and the capabilities must say so. A
-/// store with a change feed implements [`watching`](Self::watching) and
-/// [`next_wake`](Self::next_wake); one with a mailbox for each client implements
-/// [`wake`](Self::wake) and [`next_wake`](Self::next_wake). A message that is lost costs time and
-/// nothing else.
+/// If a store implements only the four required methods, waiters poll, and the capabilities must
+/// declare it. A store with a change feed implements [`watching`](Self::watching) and
+/// [`next_wake`](Self::next_wake). A store with a mailbox for each client implements
+/// [`wake`](Self::wake) and [`next_wake`](Self::next_wake). A lost message costs only time.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
-    /// Facts without I/O, no secrets.
+    /// Returns facts without I/O and without secrets.
     fn info(&self) -> BackendInfo;
 
-    /// What this store can do, as far as it is known now.
+    /// Returns what this store can do, as far as it is known now.
     async fn capabilities(&self) -> Result<Capabilities, Error>;
 
-    /// Reads a blob; `None` if there is none.
+    /// Reads a blob; `None` if it does not exist.
     async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error>;
 
-    /// Gives a blob new content if it has the expected version; `None` expects that there is no
-    /// blob.
+    /// Replaces a blob's content if it has the expected version. `None` expects that the blob does
+    /// not exist.
     async fn compare_and_swap(
         &self,
         key: &Key,
@@ -160,8 +159,8 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         bytes: Vec<u8>,
     ) -> Result<Swap, Error>;
 
-    /// Lists names of the namespace that have a blob and begin with `prefix`: about `limit` of
-    /// them, from where the page before ended.
+    /// Lists the names of the namespace that have a blob and begin with `prefix`: about `limit`
+    /// names, from the cursor of the previous page.
     async fn list(
         &self,
         namespace: &Namespace,
@@ -170,34 +169,34 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Names, Error>;
 
-    /// Where a person finds the blob, for messages: a path, a URL without secrets.
+    /// Returns where a user finds the blob, for messages: a path, a URL without secrets.
     fn location(&self, key: &Key) -> String {
         key.path()
     }
 
-    /// What a person deletes to free a lock whose state is broken, for messages.
+    /// Returns what a user must delete to free a lock with corrupt state, for messages.
     fn to_delete(&self, key: &Key) -> String {
         self.location(key)
     }
 
-    /// The identity of the client's clock, if clients other than this one read the same clock and
-    /// give it the same identity. `None`, the default: nobody else's stamps can be compared.
+    /// Returns the identity of the client's clock, if other clients read the same clock and return
+    /// the same identity. With `None`, the default, stamps of other clients are not comparable.
     fn clock_id(&self) -> Option<ClockId> {
         None
     }
 
-    /// Told when this client begins (`true`) to have attempts at a lock, and when it has none
-    /// any more (`false`).
+    /// Called when this client has its first attempt at a lock (`true`), and when it has no attempt
+    /// there any more (`false`).
     fn watching(&self, _key: &Key, _on: bool) {}
 
-    /// Told after a swap that made a waiter of that client the holder, or took its grant away.
+    /// Called after a swap that made a waiter of `client` the holder, or revoked its grant.
     async fn wake(&self, _client: ClientId, _key: &Key) {}
 
-    /// The next thing that the store has to tell this client. Called again and again by one task.
+    /// Waits for the store's next message to this client. One task calls it repeatedly.
     async fn next_wake(&self) -> Wake {
         std::future::pending().await
     }
 
-    /// Ends the connection. Nothing is called after it.
+    /// Closes the connection. The adapter calls no method after it.
     async fn close(&self) {}
 }

@@ -1,24 +1,24 @@
-//! How the entries of a queue are shown (clauses A5 and I1).
+//! The entries of a queue as they are shown to users (clauses A5 and I1).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{inner::Moment, observed::Observed, store::Key};
+use super::{observed::Observed, store::Key, transaction::ClockReading};
 use crate::{
     id::AttemptId,
     queue::{Entry, Queue},
     request::{Holder, Owner, Waiter},
 };
 
-/// Shows entries of one lock at one moment.
+/// Converts the entries of one lock at one moment.
 #[derive(Debug)]
 pub(super) struct Viewer<'a> {
     pub(super) key: &'a Key,
     pub(super) observed: &'a Observed,
-    pub(super) moment: &'a Moment,
+    pub(super) moment: &'a ClockReading,
 }
 
 impl Viewer<'_> {
-    /// Whoever holds the lock, unless that grant has lapsed already.
+    /// Returns the holder, unless its grant has expired.
     pub(super) fn holder(&self, queue: &Queue) -> Option<Holder> {
         let entry = queue.holder().filter(|entry| self.is_live(entry))?;
         let mut holder = entry.to_holder(&self.moment.now);
@@ -26,7 +26,7 @@ impl Viewer<'_> {
         Some(holder.with_expires_in(self.expires_in(entry)))
     }
 
-    /// Those who wait and have not lapsed, in order.
+    /// Returns the waiters that have not expired, in order.
     pub(super) fn waiters(&self, queue: &Queue) -> Vec<Waiter> {
         queue
             .entries()
@@ -41,7 +41,8 @@ impl Viewer<'_> {
             .collect()
     }
 
-    /// When an attempt should ask again, because the one ahead of it lapses unless it renews.
+    /// Returns the time after which an attempt should report again, because its predecessor expires
+    /// then unless it renews.
     pub(super) fn recheck(&self, queue: &Queue, attempt: AttemptId) -> Option<Duration> {
         let ahead = queue.predecessor(attempt, |entry| self.is_live(entry))?;
         self.expires_in(ahead)
@@ -51,15 +52,16 @@ impl Viewer<'_> {
         self.expires_in(entry).is_none_or(|left| !left.is_zero())
     }
 
-    /// By its stamp where that can be compared, else by how long it was seen unchanged.
+    /// Computed from the entry's stamp if it is comparable, otherwise from how long the entry was
+    /// seen unchanged.
     fn expires_in(&self, entry: &Entry) -> Option<Duration> {
         entry
             .expires_in(&self.moment.now)
-            .or_else(|| self.observed.bound(self.key, entry, self.moment.clock))
+            .or_else(|| self.observed.expires_in(self.key, entry, self.moment.clock))
     }
 }
 
-/// The owner as it was stored, cut to size again: anybody may have written it.
+/// Returns the stored owner. Its texts are truncated again, because they are untrusted.
 fn owner(entry: &Entry) -> Owner {
     let owner = &entry.owner;
     Owner::new(owner.label.clone(), owner.host.clone(), owner.pid)

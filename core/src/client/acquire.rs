@@ -1,8 +1,8 @@
-//! Acquiring: attempts, one after the other, within one time budget (clauses A1 to A5, W5).
+//! Acquiring: a sequence of attempts within one time budget (clauses A1 to A5, W5).
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Client, Hub, Slot, slot::Progress, time};
+use super::{Attempt, Client, Dispatcher, attempt::Progress, timeout::timeout_at};
 use crate::{
     clock::Instant,
     error::{Error, ErrorKind},
@@ -13,24 +13,24 @@ use crate::{
     telemetry,
 };
 
-/// How a waiter whose place is gone pauses between two tries at another: from here, doubling, to one
-/// second.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a waiter that has lost its queue position enqueues again. It doubles with each
+/// failure, up to one second.
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What came of an acquire that does not wait for ever.
+/// The outcome of an acquire with a time limit.
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use]
 pub enum Acquisition {
-    /// The lock is ours.
+    /// The caller holds the lock.
     Acquired(Guard),
-    /// Somebody else has it, and who, as far as the store can tell (clause A5).
+    /// Another client holds the lock: its holder, as far as the store can tell (clause A5).
     Busy(Holder),
 }
 
 impl Acquisition {
-    /// The guard, if the lock was acquired.
+    /// Returns the guard if the lock was acquired.
     #[must_use]
     pub fn acquired(self) -> Option<Guard> {
         match self {
@@ -40,81 +40,89 @@ impl Acquisition {
     }
 }
 
-/// What is to be acquired, and how.
+/// The parameters of an acquire.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct AcquireParams {
     pub(crate) name: LockName,
     pub(crate) owner: Owner,
     pub(crate) ttl: Duration,
     /// Whether to wait for the lock.
     pub(crate) wait: bool,
-    /// When to give up; network included.
+    /// When to give up, including the time for requests.
     pub(crate) until: Instant,
 }
 
-/// Takes its attempt out of the store unless it was told how the attempt ended.
+/// Removes the attempt from the store when it is dropped, unless it was disarmed.
 #[derive(Debug)]
-struct Pending<'a> {
-    hub: &'a Arc<Hub>,
-    slot: &'a Arc<Slot>,
+struct RemoveOnDrop<'a> {
+    dispatcher: &'a Arc<Dispatcher>,
+    attempt: &'a Arc<Attempt>,
     /// Whether the enqueue was answered.
     answered: bool,
-    over: bool,
+    disarmed: bool,
 }
 
-impl Drop for Pending<'_> {
+impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        if !self.over {
-            self.slot.leave(self.hub.now());
-            self.hub.remove_later(self.slot, self.answered);
+        if !self.disarmed {
+            self.attempt.stop_waiting(self.dispatcher.now());
+            self.dispatcher
+                .remove_in_background(self.attempt, self.answered);
         }
     }
 }
 
-/// What one attempt came to.
-enum Attempted {
+/// The outcome of one attempt.
+enum AttemptOutcome {
     Acquired(Guard),
     Busy(Holder),
-    /// The entry is gone; go on with a new attempt at the end of the queue (W5).
+    /// The entry is gone; continue with a new attempt at the end of the queue (W5).
     Gone,
 }
 
 impl Client {
-    /// Makes attempts until one is granted or the budget is spent.
+    /// Runs attempts until one is granted or the budget is spent.
     pub(crate) async fn acquire(
         &self,
-        order: Order,
+        params: AcquireParams,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Acquisition, Error> {
-        let hub = &self.0.hub;
-        let started = hub.now();
-        // Whether it has had a place in the queue, and how long the next pause is.
+        let dispatcher = &self.0.dispatcher;
+        let started = dispatcher.now();
+        // Whether an attempt was in the queue, and the length of the next pause.
         let mut queued = false;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = RETRY_BACKOFF_MIN;
         let outcome = loop {
-            match self.attempt(&order, &mut queued, on_wait).await {
-                Ok(Attempted::Acquired(guard)) => break Ok(Acquisition::Acquired(guard)),
-                Ok(Attempted::Busy(holder)) => break Ok(Acquisition::Busy(holder)),
-                Ok(Attempted::Gone) if hub.now() >= order.until && !order.wait => {
+            match self.run_attempt(&params, &mut queued, on_wait).await {
+                Ok(AttemptOutcome::Acquired(guard)) => break Ok(Acquisition::Acquired(guard)),
+                Ok(AttemptOutcome::Busy(holder)) => break Ok(Acquisition::Busy(holder)),
+                Ok(AttemptOutcome::Gone) if dispatcher.now() >= params.until && !params.wait => {
                     break Err(Error::new(ErrorKind::Timeout, "acquiring")
                         .with_backend(self.0.info.scheme)
-                        .with_lock(order.name.clone())
+                        .with_lock(params.name.clone())
                         .with_detail(
                             "the store's answers take longer than the lease lasts; use a longer TTL",
                         ));
                 }
-                Ok(Attempted::Gone) if hub.now() >= order.until => {
+                Ok(AttemptOutcome::Gone) if dispatcher.now() >= params.until => {
                     break Ok(Acquisition::Busy(Holder::default()));
                 }
-                Ok(Attempted::Gone) => {
+                Ok(AttemptOutcome::Gone) => {
                     tracing::debug!("the entry is gone from the queue; enqueueing anew");
                 }
-                // Who has waited has time: a store that is away for a while, or has forgotten the
-                // queue in a restart, does not end that. A first answer that does not come does.
-                Err(error) if queued && error.is_retryable() && hub.now() + pause < order.until => {
+                // Once an attempt was in the queue, an outage of the store, or a restart that lost
+                // the queue, does not end the acquire. An unanswered first enqueue does.
+                Err(error)
+                    if queued
+                        && error.is_retryable()
+                        && dispatcher.now() + backoff < params.until =>
+                {
                     tracing::debug!(%error, "could not enqueue anew; trying again");
-                    hub.clock.sleep_until(hub.now() + pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    dispatcher
+                        .clock
+                        .sleep_until(dispatcher.now() + backoff)
+                        .await;
+                    backoff = (backoff * 2).min(RETRY_BACKOFF_MAX);
                 }
                 Err(error) => break Err(error),
             }
@@ -124,104 +132,106 @@ impl Client {
             Ok(Acquisition::Busy(_)) => "busy",
             Err(_) => "error",
         };
-        telemetry::acquired(self.0.info.scheme, hub.now().since(started), label);
+        telemetry::acquired(self.0.info.scheme, dispatcher.now().since(started), label);
         outcome
     }
 
-    async fn attempt(
+    async fn run_attempt(
         &self,
-        order: &Order,
+        params: &AcquireParams,
         queued: &mut bool,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
-    ) -> Result<Attempted, Error> {
-        let hub = &self.0.hub;
-        let slot = hub.register(order.name.clone(), order.ttl)?;
-        let mut pending = Pending {
-            hub,
-            slot: &slot,
+    ) -> Result<AttemptOutcome, Error> {
+        let dispatcher = &self.0.dispatcher;
+        let attempt = dispatcher.register(params.name.clone(), params.ttl)?;
+        let mut cleanup = RemoveOnDrop {
+            dispatcher,
+            attempt: &attempt,
             answered: false,
-            over: false,
+            disarmed: false,
         };
         let request = Enqueue::new(
-            order.name.clone(),
-            slot.attempt,
-            order.owner.clone(),
-            order.ttl,
-            order.wait,
+            params.name.clone(),
+            attempt.id,
+            params.owner.clone(),
+            params.ttl,
+            params.wait,
         );
-        let limit = order.until.min(hub.now() + hub.request_timeout);
-        let call = self.0.remover.backend.enqueue(request);
-        let answer = time::until(&*hub.clock, limit, call).await;
+        let limit = params
+            .until
+            .min(dispatcher.now() + dispatcher.request_timeout);
+        let call = self.0.releaser.backend.enqueue(request);
+        let answer = timeout_at(&*dispatcher.clock, limit, call).await;
         let answer = answer.unwrap_or_else(|| Err(no_answer()));
         let answer = answer.map_err(|error| {
             if error.kind().is_without_effect() {
-                pending.answered = true;
-                pending.over = true;
-                hub.forget(&slot);
+                cleanup.answered = true;
+                cleanup.disarmed = true;
+                dispatcher.forget(&attempt);
             }
             error
                 .with_backend(self.0.info.scheme)
-                .with_lock(order.name.clone())
+                .with_lock(params.name.clone())
         })?;
-        pending.answered = true;
+        cleanup.answered = true;
         match answer {
             Enqueued::Busy(holder) => {
-                pending.over = true;
-                hub.forget(&slot);
-                return Ok(Attempted::Busy(holder));
+                cleanup.disarmed = true;
+                dispatcher.forget(&attempt);
+                return Ok(AttemptOutcome::Busy(holder));
             }
             Enqueued::Gone => {
-                pending.over = true;
-                hub.forget(&slot);
-                return Ok(Attempted::Gone);
+                cleanup.disarmed = true;
+                dispatcher.forget(&attempt);
+                return Ok(AttemptOutcome::Gone);
             }
-            answer => hub.enqueued(&slot, answer),
+            answer => dispatcher.on_enqueued(&attempt, answer),
         }
-        let mut told = None;
+        let mut last_reported = None;
         loop {
-            let changed = slot.changed();
+            let changed = attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match slot.progress(hub.now()) {
+            match attempt.progress(dispatcher.now()) {
                 Progress::Granted => {
-                    pending.over = true;
-                    return Ok(Attempted::Acquired(Guard::new(
+                    cleanup.disarmed = true;
+                    return Ok(AttemptOutcome::Acquired(Guard::new(
                         self.clone(),
-                        Arc::clone(&slot),
+                        Arc::clone(&attempt),
                     )));
                 }
-                Progress::Left(LossReason::Closed) => {
+                Progress::Ended(LossReason::Closed) => {
                     return Err(Error::new(ErrorKind::Closed, "acquiring")
                         .with_backend(self.0.info.scheme)
-                        .with_lock(order.name.clone())
-                        .with_detail("it was shut down while the lock was waited for"));
+                        .with_lock(params.name.clone())
+                        .with_detail("the client was shut down during the wait"));
                 }
-                Progress::Left(_) => return Ok(Attempted::Gone),
-                Progress::Failed(error) => return Err(self.waiting_failed(error, order)),
+                Progress::Ended(_) => return Ok(AttemptOutcome::Gone),
+                Progress::Failed(error) => return Err(self.waiting_error(error, params)),
                 Progress::Waiting(waiting) => {
                     *queued = true;
-                    if told.as_ref() != Some(&waiting) {
+                    if last_reported.as_ref() != Some(&waiting) {
                         on_wait(&waiting);
                     }
-                    if hub.now() >= order.until {
-                        // What was known of the holder may be long past.
-                        return match slot.trouble() {
-                            Some(error) => Err(self.waiting_failed(error, order)),
-                            None => Ok(Attempted::Busy(waiting.holder.unwrap_or_default())),
+                    if dispatcher.now() >= params.until {
+                        // If reports have failed, the last known holder may be outdated.
+                        return match attempt.last_renewal_error() {
+                            Some(error) => Err(self.waiting_error(error, params)),
+                            None => Ok(AttemptOutcome::Busy(waiting.holder.unwrap_or_default())),
                         };
                     }
-                    told = Some(waiting);
+                    last_reported = Some(waiting);
                 }
             }
-            let _ = time::until(&*hub.clock, order.until, changed).await;
+            let _ = timeout_at(&*dispatcher.clock, params.until, changed).await;
         }
     }
 }
 
 impl Client {
-    /// A report's error, as that of the acquire that has waited. The attempt is in the queue, if
-    /// anything, and never was granted: nothing is unknown of it.
-    fn waiting_failed(&self, error: Error, order: &Order) -> Error {
+    /// Converts a report's error into an error of the waiting acquire. The attempt is at most in
+    /// the queue and was never granted, so its outcome is not unknown.
+    fn waiting_error(&self, error: Error, params: &AcquireParams) -> Error {
         let kind = match error.kind() {
             ErrorKind::OutcomeUnknown | ErrorKind::Timeout => ErrorKind::Unavailable,
             kind => kind,
@@ -229,19 +239,19 @@ impl Client {
         let error = if error.detail().is_some() {
             error
         } else {
-            error.with_detail("it could not be asked whose turn it is")
+            error.with_detail("the store could not be asked for the waiter's position")
         };
         error
             .with_kind(kind)
             .with_operation("waiting for")
             .with_backend(self.0.info.scheme)
-            .with_lock(order.name.clone())
+            .with_lock(params.name.clone())
     }
 }
 
 fn no_answer() -> Error {
     Error::new(ErrorKind::OutcomeUnknown, "acquiring").with_detail(
-        "the store gave no answer in time; should it have granted the lock, the grant is taken \
-         back",
+        "the store gave no answer in time; if it has granted the lock, the client releases the \
+         grant",
     )
 }

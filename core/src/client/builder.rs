@@ -1,4 +1,4 @@
-//! Configuring and connecting a client.
+//! Configuration and connection of a client.
 
 use std::{
     sync::{Arc, Weak},
@@ -7,20 +7,22 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Client, Inner, hub::Hub, keeper, releaser::Remover, time};
+use super::{
+    Client, Inner, dispatcher::Dispatcher, releaser::Releaser, renewer, timeout::timeout_at,
+};
 use crate::{
     backend::{Connect, Context, EventHandler, EventSink},
     capability::{Requirements, TtlScope},
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind},
     id::ClientId,
-    lease::Terms,
+    lease::DriftBounds,
     lock::Defaults,
     name::Namespace,
     token::FencingToken,
 };
 
-/// Configures a [`Client`]. Everything has a default.
+/// Configures a [`Client`]. Every option has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
@@ -29,12 +31,12 @@ pub struct ClientBuilder {
     label: String,
     ttl: Duration,
     clamp_ttl: bool,
-    terms: Terms,
+    drift_bounds: DriftBounds,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
     token_floor: FencingToken,
     requirements: Requirements,
-    observer: bool,
+    read_only: bool,
 }
 
 impl ClientBuilder {
@@ -45,92 +47,94 @@ impl ClientBuilder {
             label: program(),
             ttl: Duration::from_secs(30),
             clamp_ttl: false,
-            terms: Terms::DEFAULT,
+            drift_bounds: DriftBounds::DEFAULT,
             request_timeout: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
             token_floor: FencingToken::new(0),
             requirements: Requirements::default(),
-            observer: false,
+            read_only: false,
         }
     }
 
-    /// Keeps the client's locks apart from those of other applications. Default: `default`.
+    /// Sets the namespace, which separates the client's locks from those of other applications.
+    /// Default: `default`.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// What others are shown as the owner of this client's locks, beside host and process id.
-    /// Default: the program's name.
+    /// Sets the label that other clients are shown as the owner of this client's locks, beside host
+    /// and process id. Default: the program's name.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// The TTL of locks that do not set their own. Default: 30 s.
+    /// Sets the TTL of locks that do not set their own. Default: 30 s.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Whether a TTL that the backend cannot give is replaced by the nearest longer one that it
-    /// can, instead of refused (clause C2). The guard says what was given. Default: refused.
+    /// Sets whether a TTL that the backend does not support is replaced by the nearest longer one
+    /// in its range, instead of rejected (clause C2). The guard reports the granted TTL. Default:
+    /// rejected.
     pub const fn clamp_ttl(mut self, clamp: bool) -> Self {
         self.clamp_ttl = clamp;
         self
     }
 
-    /// How far clocks are distrusted. Default: [`Terms::DEFAULT`].
-    pub const fn terms(mut self, terms: Terms) -> Self {
-        self.terms = terms;
+    /// Sets by how much clocks may differ. Default: [`DriftBounds::DEFAULT`].
+    pub const fn drift_bounds(mut self, drift_bounds: DriftBounds) -> Self {
+        self.drift_bounds = drift_bounds;
         self
     }
 
-    /// How long to wait for the answer to one request. Default: 5 s.
+    /// Sets how long the client waits for the answer to one request. Default: 5 s.
     pub const fn request_timeout(mut self, limit: Duration) -> Self {
         self.request_timeout = limit;
         self
     }
 
-    /// The clock, for tests. Default: the [`SystemClock`].
+    /// Sets the clock, for tests. Default: the [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Every token will be above this: for a lock that moves here from another store (clause T1).
-    /// All clients of a name must agree on it.
+    /// Sets the token floor: every token is greater than it. For a lock that moves here from
+    /// another store (clause T1). All clients of a name must use the same floor.
     pub const fn token_floor(mut self, floor: FencingToken) -> Self {
         self.token_floor = floor;
         self
     }
 
-    /// What the backend must be capable of (clause C3).
+    /// Sets the capabilities that the backend must have (clause C3).
     pub const fn require(mut self, requirements: Requirements) -> Self {
         self.requirements = requirements;
         self
     }
 
-    /// A client that acquires nothing: it inspects, lists and evicts, and an acquire fails with
-    /// [`ErrorKind::Unsupported`]. Connecting it makes nothing in the store, and its TTL does not
-    /// matter. Default: no.
-    pub const fn observer(mut self, observer: bool) -> Self {
-        self.observer = observer;
+    /// Sets whether the client acquires nothing. A read-only client inspects, lists and evicts; an
+    /// acquire fails with [`ErrorKind::Unsupported`]. Connecting it creates nothing in the store,
+    /// and its TTL is ignored. Default: no.
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
-    /// Connects, and checks TTL and requirements against what the backend can do.
+    /// Connects, and checks the TTL and the requirements against the backend's capabilities.
     ///
-    /// The client's tasks run on the runtime on which this is called.
+    /// The client's tasks run on the runtime on which this method is called.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] if the TTL or a requirement cannot be met, or there is no runtime;
-    /// otherwise what the backend says, or [`ErrorKind::Unavailable`] after the request time-out.
+    /// [`ErrorKind::Config`] if the TTL or a requirement cannot be met, or no runtime is entered;
+    /// otherwise the backend's error, or [`ErrorKind::Unavailable`] after the request time-out.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left but a connection that closes itself.
+    /// Only a connection is left behind, and it closes itself.
     pub async fn connect(self) -> Result<Client, Error> {
         let info = self.connect.info();
         let fail = |kind, detail: String| {
@@ -152,16 +156,16 @@ impl ClientBuilder {
                 "the request time-out is zero".to_owned(),
             ));
         }
-        let (errands, inbox) = mpsc::unbounded_channel();
-        let hub = Arc::new(Hub::new(
+        let (commands, command_rx) = mpsc::unbounded_channel();
+        let dispatcher = Arc::new(Dispatcher::new(
             info.scheme,
             Arc::clone(&self.clock),
-            self.terms,
+            self.drift_bounds,
             self.request_timeout,
-            errands,
+            commands,
         ));
-        let weak: Weak<Hub> = Arc::downgrade(&hub);
-        let handler = Arc::clone(&hub) as Arc<dyn EventHandler>;
+        let weak: Weak<Dispatcher> = Arc::downgrade(&dispatcher);
+        let handler = Arc::clone(&dispatcher) as Arc<dyn EventHandler>;
         let handler = Arc::downgrade(&handler);
         let context = Context::new(
             ClientId::random()?,
@@ -171,9 +175,9 @@ impl ClientBuilder {
         .with_namespace(self.namespace.clone())
         .with_token_floor(self.token_floor)
         .with_request_timeout(self.request_timeout)
-        .with_observer(self.observer);
-        let limit = hub.now() + self.request_timeout;
-        let reached = time::until(&*self.clock, limit, async {
+        .with_read_only(self.read_only);
+        let limit = dispatcher.now() + self.request_timeout;
+        let reached = timeout_at(&*self.clock, limit, async {
             let backend = self.connect.connect(context).await?;
             let capabilities = backend.capabilities().await?;
             Ok::<_, Error>((backend, capabilities))
@@ -185,8 +189,8 @@ impl ClientBuilder {
                 format!("the store gave no answer within {waited}"),
             ))
         })?;
-        hub.set_capabilities(capabilities);
-        let remover = Remover {
+        dispatcher.set_capabilities(capabilities);
+        let releaser = Releaser {
             backend: Arc::clone(&backend),
             clock: self.clock,
             request_timeout: self.request_timeout,
@@ -195,24 +199,24 @@ impl ClientBuilder {
         let checked = self
             .requirements
             .check(info.scheme, &capabilities)
-            .and_then(|()| match self.observer {
+            .and_then(|()| match self.read_only {
                 true => Ok(()),
                 false => {
                     let ttl = capabilities.ttl.resolve(self.ttl, self.clamp_ttl)?;
-                    self.terms.check(ttl)
+                    self.drift_bounds.check(ttl)
                 }
             });
         if let Err(error) = checked {
             backend.close().await;
             return Err(error.with_backend(info.scheme));
         }
-        runtime.spawn(keeper::keep(weak, Arc::clone(&backend)));
-        runtime.spawn(remover.clone().run(inbox));
-        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.observer);
+        runtime.spawn(renewer::run(weak, Arc::clone(&backend)));
+        runtime.spawn(releaser.clone().run(command_rx));
+        let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.read_only);
         let namespace = self.namespace;
         Ok(Client(Arc::new(Inner {
-            hub,
-            remover,
+            dispatcher,
+            releaser,
             info,
             namespace,
             defaults,

@@ -1,13 +1,13 @@
-//! The client: one connection to a store, and all locks and waiters of this process on it.
+//! The client: one connection to a store, with all its locks and waiters.
 
 mod acquire;
-mod book;
+mod attempt;
 mod builder;
-mod hub;
-mod keeper;
+mod dispatcher;
 mod releaser;
-mod slot;
-mod time;
+mod renewal_schedule;
+mod renewer;
+mod timeout;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,11 +18,12 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::timeout::timeout_at;
 pub(crate) use self::{
-    acquire::Order,
-    hub::Hub,
-    releaser::{Errand, Persisted, Removal, Remover},
-    slot::Slot,
+    acquire::AcquireParams,
+    attempt::Attempt,
+    dispatcher::Dispatcher,
+    releaser::{Command, Releaser, Removal, RemovalOutcome},
 };
 use crate::{
     backend::{Backend, BackendInfo, Connect},
@@ -37,104 +38,104 @@ use crate::{
 
 /// One client of a store. Cheap to clone; clones are the same client.
 ///
-/// It renews all its grants and reports all its waiters together, on the runtime on which it was
-/// connected. It ends, and its connection with it, when the last clone, lock and guard of it are
-/// gone; [`shutdown`](Self::shutdown) ends it in an orderly way.
+/// A client renews all its grants and reports all its waiters together, on the runtime on which it
+/// was connected. The client and its connection end when its last clone, lock and guard are gone;
+/// [`shutdown`](Self::shutdown) ends it in an orderly way.
 #[derive(Clone)]
 pub struct Client(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) remover: Remover,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) releaser: Releaser,
     pub(crate) info: BackendInfo,
     pub(crate) namespace: Namespace,
     pub(crate) defaults: Defaults,
 }
 
-/// What a shutdown came to (clause R5).
+/// The outcome of a shutdown (clause R5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
-    /// How many grants the store has acknowledged as given back.
+    /// Number of grants whose release the store has acknowledged.
     pub released: usize,
-    /// What could not be given back in time. The store lets these lapse within their TTL.
+    /// Grants that could not be released in time. They expire in the store within their TTL.
     pub unreleased: Vec<Unreleased>,
 }
 
-/// A grant that could not be given back in time.
+/// A grant that could not be released in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unreleased {
-    /// Which lock.
+    /// The lock.
     pub name: LockName,
-    /// Its token.
+    /// The grant's token.
     pub token: FencingToken,
 }
 
 impl Client {
-    /// Begins to configure a client of that store.
+    /// Starts the configuration of a client for a store.
     pub fn builder(connect: impl Connect) -> ClientBuilder {
         ClientBuilder::new(Arc::new(connect))
     }
 
-    /// The lock of that name. Nothing is sent.
+    /// Returns the lock with this name. Sends nothing.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidName`] says what is wrong with the name and where.
+    /// [`ErrorKind::InvalidName`], with the defect of the name and its position.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
         Ok(self.lock_named(LockName::new(name)?))
     }
 
-    /// The lock of a name that was checked before. Nothing is sent.
+    /// Returns the lock with a name that is already validated. Sends nothing.
     #[must_use]
     pub fn lock_named(&self, name: LockName) -> Lock {
         Lock::new(self.clone(), name)
     }
 
-    /// Which store it is, without secrets.
+    /// Returns facts about the store, without secrets.
     #[must_use]
     pub fn info(&self) -> &BackendInfo {
         &self.0.info
     }
 
-    /// The namespace of its locks.
+    /// Returns the namespace of the client's locks.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.0.namespace
     }
 
-    /// What the backend can do, as it was last read.
+    /// Returns the backend's capabilities, as last read.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.0.hub.capabilities()
+        self.0.dispatcher.capabilities()
     }
 
-    /// The driver below, for tools and test suites. What is acquired through it directly is
-    /// neither renewed nor watched.
+    /// Returns the driver, for tools and test suites. The client neither renews nor watches what is
+    /// acquired through the driver directly.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
-        &self.0.remover.backend
+        &self.0.releaser.backend
     }
 
-    /// How many attempts of this client hold or wait now.
+    /// Returns the number of this client's attempts that hold or wait now.
     #[must_use]
     pub fn live_attempts(&self) -> usize {
-        self.0.hub.len()
+        self.0.dispatcher.len()
     }
 
-    /// Shows who holds a lock and who waits for it, and changes nothing (clause I1).
+    /// Returns the holder and the waiters of a lock. Changes nothing (clause I1).
     ///
     /// # Errors
     ///
-    /// Whatever the store answers; [`ErrorKind::Timeout`] if it does not within the request
+    /// The store's error; [`ErrorKind::Timeout`] if the store does not answer within the request
     /// time-out.
     ///
     /// # Cancel safety
     ///
     /// Cancelling has no effect on the lock.
     pub async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.limited(
+        self.with_request_timeout(
             "inspecting",
             ErrorKind::Timeout,
             self.backend().inspect(name),
@@ -142,7 +143,7 @@ impl Client {
         .await
     }
 
-    /// Lists the locks of the namespace that are held or waited for, by pages (clause I1).
+    /// Returns one page of the locks in the namespace that have a holder or waiters (clause I1).
     ///
     /// # Errors
     ///
@@ -152,76 +153,78 @@ impl Client {
     ///
     /// Cancelling has no effect on any lock.
     pub async fn list(&self, request: List) -> Result<Page, Error> {
-        self.limited("listing", ErrorKind::Timeout, self.backend().list(request))
+        self.with_request_timeout("listing", ErrorKind::Timeout, self.backend().list(request))
             .await
     }
 
-    /// Takes away the grant with that token, and no other (clause I2).
+    /// Revokes the grant with this token, and no other grant (clause I2).
     ///
-    /// This does not stop the old holder's work: it goes on until it hears of it, and only the
-    /// fencing token protects the resource meanwhile.
+    /// This does not stop the old holder's work. The holder continues until it learns of the
+    /// eviction; until then only the fencing token protects the resource.
     ///
     /// # Errors
     ///
-    /// As [`inspect`](Self::inspect), but [`ErrorKind::OutcomeUnknown`] if there is no answer.
+    /// As [`inspect`](Self::inspect), but [`ErrorKind::OutcomeUnknown`] if the store does not
+    /// answer.
     ///
     /// # Cancel safety
     ///
-    /// Whether the grant was evicted is not known then. Asking again does no harm.
+    /// After cancelling, it is unknown whether the grant was evicted. The call can be repeated
+    /// safely.
     pub async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         let call = self.backend().evict(name, token);
-        self.limited("evicting", ErrorKind::OutcomeUnknown, call)
+        self.with_request_timeout("evicting", ErrorKind::OutcomeUnknown, call)
             .await
     }
 
-    /// Releases everything that this client holds, leaves every queue, and closes the connection
-    /// (clause R5). Guards are lost for the reason [`LossReason::Closed`]; waiting acquires fail
+    /// Releases all grants of this client, removes its waiters from every queue, and closes the
+    /// connection (clause R5). Guards are lost with [`LossReason::Closed`]; waiting acquires fail
     /// with [`ErrorKind::Closed`].
     ///
-    /// Returns after `within` at the latest, and says what could not be released by then. A second
-    /// call finds nothing to do.
+    /// Returns after `within` at the latest, with the grants that could not be released by then. A
+    /// second call has no effect.
     ///
     /// # Cancel safety
     ///
-    /// The client stays closed. What was not yet removed is left to the TTL.
+    /// The client stays closed. Grants that were not yet released expire after their TTL.
     pub async fn shutdown(&self, within: Duration) -> Shutdown {
-        let Some(slots) = self.0.hub.close() else {
+        let Some(attempts) = self.0.dispatcher.close() else {
             return Shutdown::default();
         };
-        let now = self.0.hub.now();
+        let now = self.0.dispatcher.now();
         let limit = now + within;
         let mut report = Shutdown::default();
         let mut removals = JoinSet::new();
-        let places = Arc::new(Semaphore::new(releaser::AT_ONCE));
-        for slot in slots {
-            let held = slot.grant().filter(|_| slot.phase(now).is_live());
-            let _ = slot.gone(LossReason::Closed, now);
-            slot.leave(now);
-            self.0.hub.forget(&slot);
+        let permits = Arc::new(Semaphore::new(releaser::MAX_CONCURRENT_REMOVALS));
+        for attempt in attempts {
+            let held = attempt.grant().filter(|_| attempt.phase(now).is_live());
+            let _ = attempt.on_gone(LossReason::Closed, now);
+            attempt.stop_waiting(now);
+            self.0.dispatcher.forget(&attempt);
             if let Some((token, ..)) = held {
                 report.unreleased.push(Unreleased {
-                    name: slot.name.clone(),
+                    name: attempt.name.clone(),
                     token,
                 });
             }
-            let remover = self.0.remover.clone();
+            let releaser = self.0.releaser.clone();
             let removal = Removal {
-                name: slot.name.clone(),
-                attempt: slot.attempt,
-                ttl: slot.ttl,
+                name: attempt.name.clone(),
+                id: attempt.id,
+                ttl: attempt.ttl,
                 outcome_known: held.is_some(),
                 not_before: None,
-                slot: Arc::clone(&slot),
+                attempt: Arc::clone(&attempt),
             };
-            let places = Arc::clone(&places);
+            let permits = Arc::clone(&permits);
             removals.spawn(async move {
-                let _place = places.acquire().await;
-                (remover.persist(removal).await, held, slot)
+                let _permit = permits.acquire().await;
+                (releaser.remove_with_retry(removal).await, held, attempt)
             });
         }
-        let clock = &*self.0.hub.clock;
-        while let Some(Some(done)) = time::until(clock, limit, removals.join_next()).await {
-            let Ok((Persisted::Done(removed), Some((token, ..)), slot)) = done else {
+        let clock = &*self.0.dispatcher.clock;
+        while let Some(Some(done)) = timeout_at(clock, limit, removals.join_next()).await {
+            let Ok((RemovalOutcome::Done(removed), Some((token, ..)), attempt)) = done else {
                 continue;
             };
             let (Removed::AsHolder | Removed::Absent) = removed else {
@@ -230,33 +233,33 @@ impl Client {
             let before = report.unreleased.len();
             report
                 .unreleased
-                .retain(|left| left.token != token || left.name != slot.name);
+                .retain(|left| left.token != token || left.name != attempt.name);
             report.released += before - report.unreleased.len();
         }
-        // What guards and cancelled acquires have left to the releaser is ours to wait for too.
+        // Also wait for the removals that dropped guards and cancelled acquires have queued.
         let (done, drained) = oneshot::channel();
-        if self.0.hub.errand(Errand::Drain(done)) {
-            let _ = time::until(clock, limit, drained).await;
+        if self.0.dispatcher.send_command(Command::Drain(done)) {
+            let _ = timeout_at(clock, limit, drained).await;
         }
-        let _ = time::until(clock, limit, self.backend().close()).await;
+        let _ = timeout_at(clock, limit, self.backend().close()).await;
         report
     }
 
-    async fn limited<T>(
+    async fn with_request_timeout<T>(
         &self,
         operation: &'static str,
         kind: ErrorKind,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let hub = &self.0.hub;
-        let limit = hub.now() + hub.request_timeout;
-        match time::until(&*hub.clock, limit, call).await {
+        let dispatcher = &self.0.dispatcher;
+        let limit = dispatcher.now() + dispatcher.request_timeout;
+        match timeout_at(&*dispatcher.clock, limit, call).await {
             Some(answer) => answer,
             None => Err(Error::new(kind, operation)
                 .with_backend(self.0.info.scheme)
                 .with_detail(format!(
                     "the store gave no answer within {}",
-                    humantime::format_duration(hub.request_timeout)
+                    humantime::format_duration(dispatcher.request_timeout)
                 ))),
         }
     }

@@ -1,5 +1,5 @@
-//! The releaser: the one task per client that takes attempts out of the store for whoever cannot
-//! wait for it: dropped guards, cancelled acquires, lost grants.
+//! The releaser: one task per client that removes attempts from the store for callers that cannot
+//! wait: dropped guards, cancelled acquires and lost grants.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{slot::Slot, time};
+use super::{attempt::Attempt, timeout::timeout_at};
 use crate::{
     backend::Backend,
     clock::{Clock, Instant},
@@ -19,65 +19,65 @@ use crate::{
     telemetry,
 };
 
-/// Something to do for the releaser.
+/// A command for the releaser.
 #[derive(Debug)]
-pub(crate) enum Errand {
-    /// Take an attempt out.
+pub(crate) enum Command {
+    /// Remove an attempt.
     Remove(Removal),
-    /// Say when all that was asked before is done.
+    /// Signal when all earlier commands are done.
     Drain(oneshot::Sender<()>),
 }
 
-/// An attempt to take out.
+/// The removal of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Removal {
     pub(crate) name: LockName,
-    pub(crate) attempt: AttemptId,
+    pub(crate) id: AttemptId,
     pub(crate) ttl: Duration,
     pub(crate) outcome_known: bool,
-    /// Leave it alone until then.
+    /// The removal must not start before this moment.
     pub(crate) not_before: Option<Instant>,
-    /// Whose renewals must have stopped first.
-    pub(crate) slot: Arc<Slot>,
+    /// The attempt whose renewals must have ended before the removal is sent.
+    pub(crate) attempt: Arc<Attempt>,
 }
 
-/// How a removal that is repeated waits between two tries: from here, doubling, to one second.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How many removals are under way at once.
-pub(crate) const AT_ONCE: usize = 64;
-/// When a removal is tried again that the store has refused, in a pooled session: whoever may change
-/// rights may give them back.
-const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+/// Pause before a failed removal is retried. It doubles with each failure, up to one second.
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Maximum number of concurrent removals.
+pub(crate) const MAX_CONCURRENT_REMOVALS: usize = 64;
+/// Delay before a removal that the store has refused is retried, in a pooled session: the
+/// permission may be granted again.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// What has become of a removal.
+/// The outcome of a removal.
 #[derive(Debug)]
-pub(crate) enum Persisted {
+pub(crate) enum RemovalOutcome {
     /// The store has answered.
     Done(Removed),
-    /// The entry lapses by itself.
+    /// The entry expires by itself.
     LeftToLapse,
-    /// The store refuses it, and the entry does not lapse as long as this client lives.
+    /// The store refuses the removal, and the entry does not expire as long as this client lives.
     Refused(Removal),
 }
 
-/// What a removal needs.
+/// Executes removals.
 #[derive(Clone, Debug)]
-pub(crate) struct Remover {
+pub(crate) struct Releaser {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) request_timeout: Duration,
-    /// Whether an entry that is not removed stays for as long as this client lives, so that its
-    /// TTL is no last resort.
+    /// Whether an entry that is not removed stays as long as this client lives, so that its TTL
+    /// does not end it.
     pub(crate) pooled: bool,
 }
 
-impl Remover {
-    /// Runs until the client is gone and everything is done, and closes the backend.
-    pub(super) async fn run(self, mut errands: mpsc::UnboundedReceiver<Errand>) {
-        let mut removals: JoinSet<Persisted> = JoinSet::new();
-        // Those that are not to begin yet take nobody's place, and nobody waits for them.
-        let mut later = JoinSet::new();
+impl Releaser {
+    /// Runs until the client is gone and all removals are done, then closes the backend.
+    pub(super) async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut removals: JoinSet<RemovalOutcome> = JoinSet::new();
+        // Delayed removals do not count towards the limit, and a drain does not wait for them.
+        let mut delayed = JoinSet::new();
         let mut drains = Vec::new();
         loop {
             if removals.is_empty() {
@@ -87,97 +87,102 @@ impl Remover {
             }
             tokio::select! {
                 biased;
-                errand = errands.recv(), if removals.len() < AT_ONCE => match errand {
-                    Some(Errand::Remove(removal)) if removal.not_before.is_some() => {
-                        later.spawn(self.clone().put_off(removal));
+                command = commands.recv(), if removals.len() < MAX_CONCURRENT_REMOVALS => match command {
+                    Some(Command::Remove(removal)) if removal.not_before.is_some() => {
+                        delayed.spawn(self.clone().delay(removal));
                     }
-                    Some(Errand::Remove(removal)) => {
-                        let remover = self.clone();
-                        removals.spawn(async move { remover.persist(removal).await });
+                    Some(Command::Remove(removal)) => {
+                        let releaser = self.clone();
+                        removals.spawn(async move { releaser.remove_with_retry(removal).await });
                     }
-                    Some(Errand::Drain(done)) => drains.push(done),
+                    Some(Command::Drain(done)) => drains.push(done),
                     None => break,
                 },
                 Some(done) = removals.join_next() => {
-                    if let Ok(Persisted::Refused(mut removal)) = done {
-                        removal.not_before = Some(self.clock.now() + REFUSED_PAUSE);
-                        later.spawn(self.clone().put_off(removal));
+                    if let Ok(RemovalOutcome::Refused(mut removal)) = done {
+                        removal.not_before = Some(self.clock.now() + REFUSED_RETRY_DELAY);
+                        delayed.spawn(self.clone().delay(removal));
                     }
                 }
-                Some(due) = later.join_next() => {
+                Some(due) = delayed.join_next() => {
                     if let Ok(removal) = due {
-                        let remover = self.clone();
-                        removals.spawn(async move { remover.persist(removal).await });
+                        let releaser = self.clone();
+                        removals.spawn(async move { releaser.remove_with_retry(removal).await });
                     }
                 }
             }
         }
-        // Closing the backend ends its sessions, and with them whatever could not be removed.
+        // Closing the backend ends its sessions, and with them the entries that could not be
+        // removed.
         let limit = self.clock.now() + 2 * self.request_timeout;
         let rest = async { while removals.join_next().await.is_some() {} };
-        let _ = time::until(&*self.clock, limit, rest).await;
+        let _ = timeout_at(&*self.clock, limit, rest).await;
         self.backend.close().await;
     }
 
-    async fn put_off(self, removal: Removal) -> Removal {
+    async fn delay(self, removal: Removal) -> Removal {
         let begin = removal.not_before.unwrap_or(Instant::ORIGIN);
         self.clock.sleep_until(begin).await;
         removal
     }
 
-    /// Repeats a removal until it is answered or cannot matter any more: after one TTL the entry
-    /// has lapsed by itself, unless it lives as long as a pooled session.
-    pub(crate) async fn persist(&self, removal: Removal) -> Persisted {
+    /// Retries a removal until it is answered or has become pointless: after one TTL the entry has
+    /// expired by itself, unless it belongs to a pooled session.
+    pub(crate) async fn remove_with_retry(&self, removal: Removal) -> RemovalOutcome {
         let limit = self.clock.now() + self.request_timeout;
-        removal.slot.settled(&*self.clock, limit).await;
+        removal.attempt.wait_idle(&*self.clock, limit).await;
         let until = if self.pooled {
             Instant::FAR_FUTURE
         } else {
             self.clock.now() + removal.ttl.max(self.request_timeout)
         };
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = RETRY_BACKOFF_MIN;
         loop {
-            match self.once(&removal, self.request_timeout).await {
-                Ok(removed) => return Persisted::Done(removed),
+            match self.try_remove(&removal, self.request_timeout).await {
+                Ok(removed) => return RemovalOutcome::Done(removed),
                 Err(error) if self.pooled && !error.is_retryable() => {
                     tracing::warn!(
                         lock.name = %removal.name.as_str().escape_debug(),
-                        lock.attempt = %removal.attempt,
+                        lock.attempt = %removal.id,
                         %error,
                         "could not remove an attempt; it stays in the queue until this succeeds or \
                          this client ends",
                     );
-                    return Persisted::Refused(removal);
+                    return RemovalOutcome::Refused(removal);
                 }
                 Err(error) => {
-                    let again = self.clock.now() + pause;
+                    let again = self.clock.now() + backoff;
                     if !error.is_retryable() || again >= until {
                         telemetry::orphaned(self.backend.info().scheme);
                         tracing::warn!(
                             lock.name = %removal.name.as_str().escape_debug(),
-                            lock.attempt = %removal.attempt,
+                            lock.attempt = %removal.id,
                             %error,
                             "could not remove an attempt; the store lets it lapse within its TTL",
                         );
-                        return Persisted::LeftToLapse;
+                        return RemovalOutcome::LeftToLapse;
                     }
                     self.clock.sleep_until(again).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    backoff = (backoff * 2).min(RETRY_BACKOFF_MAX);
                 }
             }
         }
     }
 
-    /// One try, within that time.
-    pub(crate) async fn once(&self, removal: &Removal, limit: Duration) -> Result<Removed, Error> {
+    /// Tries a removal once, within `limit`.
+    pub(crate) async fn try_remove(
+        &self,
+        removal: &Removal,
+        limit: Duration,
+    ) -> Result<Removed, Error> {
         let request = Remove::new(
             removal.name.clone(),
-            removal.attempt,
+            removal.id,
             removal.ttl,
             removal.outcome_known,
         );
         let limit = self.clock.now() + limit;
-        match time::until(&*self.clock, limit, self.backend.remove(request)).await {
+        match timeout_at(&*self.clock, limit, self.backend.remove(request)).await {
             Some(answer) => answer,
             None => Err(Error::new(ErrorKind::OutcomeUnknown, "releasing")
                 .with_backend(self.backend.info().scheme)

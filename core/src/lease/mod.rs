@@ -1,8 +1,8 @@
-//! What a client may believe about its grant: the lease.
+//! The lease: what a client may believe about its grant.
 //!
-//! A pure machine beside [`queue`](crate::queue): it takes an [`Input`] and the time, and says
-//! what changed. It owns the arithmetic of the deadline (clauses D1 and D2) and of when to renew
-//! (K1, L5); nobody else in this project decides either.
+//! A pure state machine beside [`queue`](crate::queue): it takes an [`Input`] and the time, and
+//! returns what changed. It alone computes the deadline (clauses D1 and D2) and the time of the
+//! next renewal (K1, L5).
 //!
 //! ```text
 //!            proof                      renewal failed
@@ -12,64 +12,65 @@
 //!     └── the user releases ────────────▶ Releasing ── answered ──▶ Released  (final)
 //! ```
 
-mod terms;
+mod drift_bounds;
 #[cfg(test)]
 mod tests;
-mod turn;
+mod waiter_lease;
 
 use std::time::Duration;
 
-pub use terms::Terms;
-pub use turn::Turn;
+pub use drift_bounds::DriftBounds;
+pub use waiter_lease::WaiterLease;
 
 use crate::{clock::Instant, loss::LossReason};
 
-/// What a lease is at a moment.
+/// The phase of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Proved until the deadline, and the last renewal succeeded.
+    /// Proved until the deadline; the last renewal succeeded.
     Held,
-    /// Proved until the deadline, but a renewal failed.
+    /// Proved until the deadline, but a renewal or the connection failed.
     Suspect,
-    /// The release is under way. The guard no longer says that it is held.
+    /// The release is in progress. The guard no longer reports that it is held.
     Releasing,
-    /// Gone, and why. Final.
+    /// Lost, with the reason. Final.
     Lost(LossReason),
-    /// Given back. Final.
+    /// Released. Final.
     Released,
 }
 
 impl Phase {
-    /// Whether the lease can be believed in, as long as its deadline has not come.
+    /// Returns whether the lease is valid as long as its deadline has not passed.
     #[must_use]
     pub const fn is_live(self) -> bool {
         matches!(self, Self::Held | Self::Suspect)
     }
 
-    /// Whether nothing can change it any more.
+    /// Returns whether the phase is final.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Lost(_) | Self::Released)
     }
 }
 
-/// What happens to a lease.
+/// An input to a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Input {
-    /// The store keeps the grant for its whole TTL from a moment not before this one.
+    /// The store keeps the grant for its whole TTL, counted from a moment not before `from`.
     Proved {
-        /// Read before the request that proves it was handed to the store's client.
+        /// The moment, read before the request that proves the grant was handed to the store's
+        /// client.
         from: Instant,
     },
     /// A renewal was handed to the driver.
     Sent,
-    /// A renewal failed, or the connection did; what the store holds is not known.
-    Doubt,
-    /// Definite evidence that the grant is gone.
+    /// A renewal or the connection failed; the state of the grant in the store is unknown.
+    RenewalFailed,
+    /// There is definite evidence that the grant is gone.
     Gone(LossReason),
-    /// The user gives it back, and no renewal may be sent from now on.
+    /// The user releases the grant. No renewal may be sent from now on.
     Release,
     /// The release is over.
     Released,
@@ -81,64 +82,69 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     phase: Phase,
-    terms: Terms,
+    drift_bounds: DriftBounds,
     ttl: Duration,
     proved_from: Instant,
     next_renewal: Instant,
-    /// Something happened that only a renewal sent from now on can tell of.
-    hurried: bool,
+    /// A renewal was requested that must be sent after the request.
+    renewal_requested: bool,
 }
 
 impl Lease {
-    /// A lease on a grant that was proved from that moment on.
+    /// Creates a lease on a grant that is proved from `proved_from`.
     #[must_use]
-    pub fn new(terms: Terms, ttl: Duration, proved_from: Instant) -> Self {
+    pub fn new(drift_bounds: DriftBounds, ttl: Duration, proved_from: Instant) -> Self {
         let next_renewal = proved_from + ttl / 3;
         Self {
             phase: Phase::Held,
-            terms,
+            drift_bounds,
             ttl,
             proved_from,
             next_renewal,
-            hurried: false,
+            renewal_requested: false,
         }
     }
 
-    /// A lease on a grant that came by push: to be renewed at once (D4).
+    /// Creates a lease on a pushed grant, which must be renewed at once (D4).
     #[must_use]
-    pub fn pushed(terms: Terms, ttl: Duration, proved_from: Instant, now: Instant) -> Self {
+    pub fn pushed(
+        drift_bounds: DriftBounds,
+        ttl: Duration,
+        proved_from: Instant,
+        now: Instant,
+    ) -> Self {
         Self {
             next_renewal: now,
-            ..Self::new(terms, ttl, proved_from)
+            ..Self::new(drift_bounds, ttl, proved_from)
         }
     }
 
-    /// Takes one input at one moment, and returns whether the phase changed.
+    /// Applies one input at `now`, and returns whether the phase changed.
     ///
-    /// The deadline is looked at before anything else: a proof that is handed in after it revives
-    /// nothing (L4).
+    /// The deadline is checked first: a proof that arrives after the deadline does not revive the
+    /// lease (L4).
     pub fn on(&mut self, input: Input, now: Instant) -> bool {
         let before = self.phase;
         if self.phase.is_live() && now >= self.valid_until() {
             self.phase = Phase::Lost(LossReason::Expired);
         }
         match (self.phase, input) {
-            // A reply may come late and out of order; only a later proof counts (D2).
+            // Replies can be late and out of order; only a later proof counts (D2).
             (Phase::Held | Phase::Suspect, Input::Proved { from }) if from >= self.proved_from => {
                 self.proved_from = from;
-                // The proof of a session that many locks share may be old already; asking again
-                // without a pause would not make it newer.
+                // The proof of a shared session may already be old; renewing again without a pause
+                // would not yield a newer one.
                 self.next_renewal = (from + self.ttl / 3).max(now + self.ttl / 18);
                 self.phase = Phase::Held;
             }
             (Phase::Held | Phase::Suspect, Input::Sent) => {
-                // The next one does not wait for this one's answer: two may be lost (L5), also
-                // when a grant was pushed on the strength of an old report.
-                self.hurried = false;
+                // The next renewal does not wait for the answer to this one: two may be lost (L5),
+                // also for a grant that was pushed on the basis of an old report.
+                self.renewal_requested = false;
                 let left = self.valid_until().since(now);
                 self.next_renewal = now + (left / 3).clamp(self.ttl / 60, self.ttl / 6);
             }
-            (Phase::Held | Phase::Suspect, Input::Doubt) => {
+            (Phase::Held | Phase::Suspect, Input::RenewalFailed) => {
                 self.phase = Phase::Suspect;
                 self.next_renewal = self.next_renewal.min(now + self.ttl / 18);
             }
@@ -147,25 +153,26 @@ impl Lease {
             }
             (Phase::Held | Phase::Suspect, Input::Release) => self.phase = Phase::Releasing,
             (Phase::Releasing, Input::Released) => self.phase = Phase::Released,
-            // Evidence after the own removal was handed to the driver is its echo (L2).
+            // After this client's own removal, evidence of a loss is only its echo (L2).
             _ => {}
         }
         before != self.phase
     }
 
-    /// Makes the next renewal due at once, whatever is answered to those under way, as after a
-    /// connection came back.
-    pub const fn hurry(&mut self) {
-        self.hurried = true;
+    /// Makes the next renewal due at once, whatever the answers to the renewals in flight, for
+    /// example after a reconnect.
+    pub const fn renew_now(&mut self) {
+        self.renewal_requested = true;
     }
 
-    /// What it is, as far as inputs have told. [`check`](Self::check) also looks at the clock.
+    /// Returns the phase according to the inputs so far. [`check`](Self::check) also considers the
+    /// clock.
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Whether it may be believed in now.
+    /// Returns the phase at `now`.
     #[must_use]
     pub fn check(&self, now: Instant) -> Phase {
         if self.phase.is_live() && now >= self.valid_until() {
@@ -174,29 +181,30 @@ impl Lease {
         self.phase
     }
 
-    /// The moment at which it ends unless it is proved again (D1).
+    /// Returns the moment at which the lease ends unless it is proved again (D1).
     #[must_use]
     pub fn valid_until(&self) -> Instant {
-        self.terms.deadline(self.proved_from, self.ttl)
+        self.drift_bounds.deadline(self.proved_from, self.ttl)
     }
 
-    /// When to send the next renewal; never again once it is released or lost (K3).
+    /// Returns when to send the next renewal; [`Instant::FAR_FUTURE`] once the lease is released or
+    /// lost (K3).
     #[must_use]
     pub const fn next_renewal(&self) -> Instant {
-        match (self.phase.is_live(), self.hurried) {
+        match (self.phase.is_live(), self.renewal_requested) {
             (false, _) => Instant::FAR_FUTURE,
             (true, true) => Instant::ORIGIN,
             (true, false) => self.next_renewal,
         }
     }
 
-    /// The TTL that was granted.
+    /// Returns the granted TTL.
     #[must_use]
     pub const fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// The moment from which the store keeps the grant for one TTL.
+    /// Returns the moment from which the store keeps the grant for one TTL.
     #[must_use]
     pub const fn proved_from(&self) -> Instant {
         self.proved_from

@@ -1,4 +1,4 @@
-//! The memory backend by configuration.
+//! The factory of the memory backend.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +13,15 @@ use crate::{
     settings::Settings,
 };
 
-/// The scheme `memory`, for trying out: `memory:NAME` is one store for each name and factory, and
-/// gone with the process.
+/// The scheme `memory`, for experiments: `memory:NAME` is one store for each name and factory. Its
+/// content is lost when the process ends.
 #[derive(Debug, Default)]
 pub struct MemoryFactory {
     stores: Mutex<BTreeMap<String, MemoryStore>>,
 }
 
 impl MemoryFactory {
-    /// A factory that has no stores yet.
+    /// Creates a factory without stores.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -42,7 +42,7 @@ impl Factory for MemoryFactory {
         if !url.hosts().is_empty() {
             return Err(Error::new(ErrorKind::Config, "opening a memory store")
                 .with_backend("memory")
-                .with_detail("it has no servers; write `memory:` or `memory:NAME`"));
+                .with_detail("a memory store has no servers; write `memory:` or `memory:NAME`"));
         }
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = stores.entry(url.path().to_owned()).or_default();
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_name_is_the_same_store() {
+    async fn same_name_is_the_same_store() {
         let factory = MemoryFactory::new();
         let first = client(&factory, "memory:a").await;
         let guard = first.lock("x").unwrap().acquire().await.unwrap();

@@ -1,8 +1,8 @@
-//! The memory backend: a store inside of the process, for tests and for one process's own locks.
+//! The memory backend: an in-process store, for tests and for locks within one process.
 //!
-//! It runs the queue machine behind a mutex and keeps the whole contract, so that code under test
-//! meets real waiting, real renewal and real loss. A test drives its clock, takes a lock away
-//! ([`MemoryStore::lose`]) or makes the store hang ([`MemoryStore::set_fault`]).
+//! It runs the queue behind a mutex and fulfils the whole contract, so that code under test
+//! experiences real waiting, renewal and loss. A test can drive its clock, revoke a lock
+//! ([`MemoryStore::lose`]) or make the store hang ([`MemoryStore::set_fault`]).
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,9 +19,9 @@
 //! # Ok(()) }
 //! ```
 
-mod driver;
+mod backend;
 mod factory;
 mod store;
 
 pub use factory::MemoryFactory;
-pub use store::{Fault, MemoryStore};
+pub use store::{InjectedFault, MemoryStore};

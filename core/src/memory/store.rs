@@ -1,4 +1,4 @@
-//! The store that the clients of one process share, and the hooks by which a test disturbs it.
+//! The store that the clients of one process share, with hooks for injecting faults in tests.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::driver::MemoryBackend;
+use super::backend::MemoryBackend;
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink},
     capability::{
@@ -20,63 +20,63 @@ use crate::{
     error::Error,
     id::ClientId,
     name::{LockName, Namespace},
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp, Step},
     request::{Grant, StoreTime},
     token::FencingToken,
 };
 
-/// How the store misbehaves towards all of its clients.
+/// A fault of the store that affects all its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
-    /// It does not.
+pub enum InjectedFault {
+    /// No fault.
     #[default]
     None,
-    /// Requests get no answer and have no effect; they hang until the fault is over.
+    /// Requests hang without effect until the fault is over.
     Hang,
-    /// Requests are carried out, and their answers are lost.
+    /// Requests are executed, and their answers are lost.
     LoseReplies,
-    /// Requests are refused, and messages are lost.
+    /// Requests fail without effect, and messages are lost.
     Unreachable,
 }
 
-/// A store inside of the process. Clones are the same store.
+/// An in-process store. Clones share the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     healed: tokio::sync::Notify,
 }
 
-/// All that the store holds.
+/// The whole state of the store.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct StoreState {
     spaces: HashMap<Namespace, BTreeMap<LockName, Queue>>,
     clients: HashMap<ClientId, EventSink>,
-    /// Counts the events: the store's own time.
+    /// Number of events so far: the store's logical time.
     time: u64,
-    /// The highest token of any lock. New ones are above it, so that they rise for a name whose
-    /// state was deleted too (T1).
+    /// The highest token of any lock. New tokens are greater, so that they also increase for a name
+    /// whose state was deleted (T1).
     last_token: u64,
-    fault: Fault,
+    fault: InjectedFault,
 }
 
-/// What came of an event, with the time at which it was taken.
-pub(super) struct Taken {
+/// The outcome of an event, with the time at which it was applied.
+pub(super) struct Applied {
     pub(super) step: Step,
     pub(super) as_of: StoreTime,
 }
 
 impl MemoryStore {
-    /// An empty store on the system's clock.
+    /// Creates an empty store that uses the system clock.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// An empty store whose expiry goes by that clock. Give the same clock to its clients.
+    /// Creates an empty store that uses `clock` for expiry. Its clients must use the same clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Shared {
@@ -86,15 +86,15 @@ impl MemoryStore {
         }))
     }
 
-    /// Takes the lock away from whoever holds it, as an operator's eviction does. Its guard learns
-    /// of it through the same path as with any other store. Returns the token that it had.
+    /// Revokes the holder's grant, like an operator's eviction. The guard learns of it in the same
+    /// way as on any other store. Returns the revoked token.
     pub fn lose(&self, namespace: &Namespace, name: &LockName) -> Option<FencingToken> {
         let token = self.token(namespace, name)?;
-        let taken = self.take(namespace, name, 0, Event::Evict { token })?;
-        (taken.step.answer == Answer::Evicted).then_some(token)
+        let applied = self.apply(namespace, name, 0, Event::Evict { token })?;
+        (applied.step.answer == Answer::Evicted).then_some(token)
     }
 
-    /// The token of the grant that the store holds for that lock.
+    /// Returns the token of the lock's grant.
     #[must_use]
     pub fn token(&self, namespace: &Namespace, name: &LockName) -> Option<FencingToken> {
         let state = self.state();
@@ -102,8 +102,8 @@ impl MemoryStore {
         holder.grant.map(|grant| grant.token)
     }
 
-    /// Deletes all that the store holds for that lock, without telling anybody, as somebody with
-    /// the store's own tools might. Returns whether there was anything.
+    /// Deletes the lock's state without sending any notice, like an operator who uses the store's
+    /// own tools. Returns whether there was any state.
     pub fn delete_state(&self, namespace: &Namespace, name: &LockName) -> bool {
         let mut state = self.state();
         state
@@ -112,7 +112,7 @@ impl MemoryStore {
             .is_some_and(|locks| locks.remove(name).is_some())
     }
 
-    /// How many locks have any state in that namespace.
+    /// Returns the number of locks in the namespace that have state.
     #[must_use]
     pub fn residue(&self, namespace: &Namespace) -> usize {
         self.read(namespace, |locks, now| {
@@ -120,18 +120,18 @@ impl MemoryStore {
         })
     }
 
-    /// Makes the store misbehave from now on. When it was not reachable and is again, its clients
-    /// are told so, as a client library tells of a reconnection.
-    pub fn set_fault(&self, fault: Fault) {
+    /// Injects a fault from now on. When the store becomes reachable again, its clients receive an
+    /// event, as a client library reports a reconnection.
+    pub fn set_fault(&self, fault: InjectedFault) {
         let (before, clients) = {
             let mut state = self.state();
             let before = std::mem::replace(&mut state.fault, fault);
             (before, state.clients.values().cloned().collect::<Vec<_>>())
         };
         let event = match (before, fault) {
-            (Fault::Unreachable, Fault::Unreachable) => None,
-            (_, Fault::Unreachable) => Some(BackendEvent::Suspect),
-            (Fault::Unreachable, _) => Some(BackendEvent::Reconnected),
+            (InjectedFault::Unreachable, InjectedFault::Unreachable) => None,
+            (_, InjectedFault::Unreachable) => Some(BackendEvent::Suspect),
+            (InjectedFault::Unreachable, _) => Some(BackendEvent::Reconnected),
             _ => None,
         };
         if let Some(event) = event {
@@ -142,15 +142,15 @@ impl MemoryStore {
         self.0.healed.notify_waiters();
     }
 
-    /// Takes one event for one lock. `None` if it is about a lock without state and changes
-    /// nothing.
-    pub(super) fn take(
+    /// Applies one event to one lock. Returns `None` if the lock has no state and the event creates
+    /// none.
+    pub(super) fn apply(
         &self,
         namespace: &Namespace,
         name: &LockName,
         token_floor: u64,
         event: Event,
-    ) -> Option<Taken> {
+    ) -> Option<Applied> {
         let mut state = self.state();
         state.time += 1;
         let now = self.now(&state, token_floor);
@@ -175,36 +175,36 @@ impl MemoryStore {
         state.last_token = state.last_token.max(last_token);
         let messages = Self::messages(&state, &step.notices, as_of);
         drop(state);
-        // Not under the mutex: a handler may take its own.
+        // Sent after the mutex is released, because a handler may lock its own mutex.
         for (client, event) in messages {
             client.send(event);
         }
-        Some(Taken { step, as_of })
+        Some(Applied { step, as_of })
     }
 
     fn messages(
-        state: &State,
+        state: &StoreState,
         notices: &[Notice],
         as_of: StoreTime,
     ) -> Vec<(EventSink, BackendEvent)> {
-        if state.fault != Fault::None {
+        if state.fault != InjectedFault::None {
             return Vec::new();
         }
         let message = |notice: &Notice| {
             let client = state.clients.get(&notice.client)?.clone();
             let attempt = notice.attempt;
-            let event = match notice.what {
-                Told::Granted { token, ttl } => {
+            let event = match notice.kind {
+                NoticeKind::Granted { token, ttl } => {
                     BackendEvent::Granted(Grant::pushed(attempt, token, ttl, as_of))
                 }
-                Told::Lost(reason) => BackendEvent::Lost { attempt, reason },
+                NoticeKind::Lost(reason) => BackendEvent::Lost { attempt, reason },
             };
             Some((client, event))
         };
         notices.iter().filter_map(message).collect()
     }
 
-    /// Reads the locks of a namespace.
+    /// Calls `read` with the locks of a namespace.
     pub(super) fn read<T>(
         &self,
         namespace: &Namespace,
@@ -218,7 +218,7 @@ impl MemoryStore {
         )
     }
 
-    fn now(&self, state: &State, token_floor: u64) -> Now {
+    fn now(&self, state: &StoreState, token_floor: u64) -> Now {
         let wall = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -229,17 +229,17 @@ impl MemoryStore {
         )
     }
 
-    pub(super) fn fault(&self) -> Fault {
+    pub(super) fn fault(&self) -> InjectedFault {
         self.state().fault
     }
 
-    /// Returns once the store does not hang.
-    pub(super) async fn unless_hanging(&self) {
+    /// Waits until the store does not hang.
+    pub(super) async fn wait_unless_hanging(&self) {
         loop {
             let healed = self.0.healed.notified();
             tokio::pin!(healed);
             healed.as_mut().enable();
-            if self.fault() != Fault::Hang {
+            if self.fault() != InjectedFault::Hang {
                 return;
             }
             healed.await;
@@ -250,7 +250,7 @@ impl MemoryStore {
         self.state().clients.remove(&client);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -268,8 +268,8 @@ impl MemoryStore {
             Duration::from_nanos(1),
             TtlScope::Lock,
         ),
-        // The first in line reports when the holder's grant runs out; half of its TTL and the
-        // constant are for a report that has to be repeated.
+        // The first waiter reports when the holder's grant expires. Half of its TTL and the
+        // constant allow for a repeated report.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
     .with_residue(Some(Duration::ZERO));

@@ -1,14 +1,14 @@
-//! What the store holds for one lock: who has it, and who waits in which order.
+//! The queue of one lock: its holder and its waiters in order.
 //!
-//! A pure machine: it takes an [`Event`] and the time, changes the state, and says what came of
-//! it ([`Step`]). It knows no I/O, no task and no clock. It is the specification of every backend:
-//! the memory backend and the compare-and-swap adapter run it, the script of another store is
-//! tested against it, and the model checker drives it.
+//! A pure state machine: it takes an [`Event`] and the time, changes the state, and returns the
+//! outcome ([`Step`]). It has no I/O, no task and no clock. It is the specification of every
+//! backend: the memory backend and the compare-and-swap adapter run it, the scripts of the Redis
+//! backend are tested against it, and the model checker drives it.
 //!
-//! Expiry comes in two ways that mean the same. Where an entry's last renewal was stamped by the
-//! clock that reads now, the machine sees for itself that the TTL has run out. Where it was
-//! stamped by another clock (another boot of the machine, another host), nobody can compare; then
-//! an observer that saw the entry unchanged for its whole TTL on its own clock says so with
+//! Expiry is detected in two equivalent ways. If the clock that reads the current time also stamped
+//! an entry's last renewal, the state machine itself detects that the TTL has passed. If another
+//! clock stamped it (another boot of the machine, another host), the times are not comparable. Then
+//! an observer that saw the entry unchanged for its whole TTL on its own clock reports
 //! [`Event::Lapsed`].
 
 mod state;
@@ -27,108 +27,110 @@ use crate::{
     token::FencingToken,
 };
 
-/// What happens to a lock's queue.
+/// An event in a lock's queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
-    /// An attempt joins the queue. Repeating it for a present attempt renews that entry (T3).
+    /// An attempt joins the queue. A repeated enqueue of a present attempt renews its entry (T3).
     Enqueue {
-        /// Who it is.
+        /// The attempt.
         attempt: AttemptId,
-        /// Where word about it is sent.
+        /// The client that receives notices about it.
         client: ClientId,
-        /// Who is shown to others.
+        /// The owner that is shown to other clients.
         owner: Owner,
-        /// How long its entry lives without a renewal.
+        /// The lifetime of its entry without a renewal.
         ttl: Duration,
-        /// Whether to stay in the queue when the lock is taken.
+        /// Whether the attempt stays in the queue if the lock is taken.
         wait: bool,
     },
-    /// A holder renews, or a waiter reports. It never creates or revives an entry (K2, W5).
+    /// A holder renews, or a waiter reports. This never creates or revives an entry (K2, W5).
     Renew {
-        /// Whose entry.
+        /// The attempt of the entry.
         attempt: AttemptId,
     },
-    /// An attempt leaves, whether it holds or waits.
+    /// An attempt leaves the queue, whether it holds or waits.
     Remove {
-        /// Whose entry.
+        /// The attempt of the entry.
         attempt: AttemptId,
-        /// Refuse this attempt's requests for that long, because one may still be under way
+        /// For how long this attempt's requests are rejected, because one may still be in flight
         /// (A4).
         fence: Option<Duration>,
     },
-    /// The grant with this token is taken away, and no other (I2).
+    /// The grant with this token is revoked, and no other grant (I2).
     Evict {
-        /// The token that was seen.
+        /// The token of the grant.
         token: FencingToken,
     },
-    /// Another clock stamped this entry: from now on it lives for one TTL on ours, unless its owner
-    /// renews it. For clocks that others share, so that observers who do not stay for a whole TTL
-    /// can finish what another one has begun.
+    /// Another clock stamped this entry: from now on it lives for one TTL on the current clock,
+    /// unless its owner renews it. For clocks that several clients share, so that a later observer
+    /// can complete an observation that another one began.
     Adopt {
-        /// Whose entry.
+        /// The attempt of the entry.
         attempt: AttemptId,
-        /// How often the entry had been renewed when it was seen.
+        /// The entry's number of renewals when it was observed.
         beat: u64,
     },
     /// An observer saw this entry unchanged for its whole TTL.
     Lapsed {
-        /// Whose entry.
+        /// The attempt of the entry.
         attempt: AttemptId,
-        /// How often the entry had been renewed when it was seen; one more and it is alive.
+        /// The entry's number of renewals when it was observed. A different number means that the
+        /// entry is alive.
         beat: u64,
     },
 }
 
-/// What the sender of an event is told.
+/// The answer to the sender of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Answer {
-    /// The lock is taken, and the attempt did not want to wait; it left nothing behind.
+    /// The lock is taken, and the attempt did not ask to wait; it left nothing behind.
     Busy,
     /// The grant was evicted.
     Evicted,
     /// The attempt has no entry.
     Gone(LossReason),
-    /// The attempt holds the lock under this token, and its TTL starts anew.
+    /// The attempt holds the lock with this token, and its TTL starts again.
     Granted(FencingToken),
-    /// No grant has that token, or the observed entry was renewed or is gone.
+    /// No grant has this token, or the observed entry was renewed or is gone.
     Nothing,
-    /// An entry was removed that held the lock.
+    /// The removed entry held the lock.
     RemovedHolder,
-    /// An entry was removed that waited.
+    /// The removed entry was waiting.
     RemovedWaiter,
-    /// The attempt waits behind so many others that are ahead of it, the holder included.
+    /// The attempt is waiting.
     Waiting {
-        /// Entries ahead of it.
+        /// Number of entries ahead of it, including the holder.
         ahead: usize,
     },
 }
 
-/// What somebody other than the sender has to be told.
+/// A notice to a client other than the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Notice {
-    /// Whom it concerns.
+    /// The attempt that it concerns.
     pub attempt: AttemptId,
-    /// Where to send it.
+    /// The client to which it must be sent.
     pub client: ClientId,
-    /// What happened to it.
-    pub what: Told,
+    /// What happened to the attempt.
+    pub kind: NoticeKind,
 }
 
-/// What happened to the attempt of a [`Notice`].
+/// The kind of a [`Notice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Told {
-    /// It became the holder. The grant lasts until its entry would have lapsed as a waiter (D4).
+pub enum NoticeKind {
+    /// The attempt became the holder. The grant lasts until its entry would have expired as a
+    /// waiter (D4).
     Granted {
-        /// Its token.
+        /// The token of the grant.
         token: FencingToken,
-        /// Its TTL.
+        /// The TTL of the grant.
         ttl: Duration,
     },
-    /// It was the holder and is no longer.
+    /// The attempt is no longer the holder.
     Lost(LossReason),
 }
 
@@ -136,22 +138,22 @@ pub enum Told {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Step {
-    /// For the sender.
+    /// The answer to the sender.
     pub answer: Answer,
-    /// For the others, in the order in which it happened.
+    /// The notices to other clients, in order.
     pub notices: Vec<Notice>,
-    /// Whether the state is another than before.
+    /// Whether the state has changed.
     pub changed: bool,
 }
 
 impl Queue {
-    /// Takes one event at one moment.
+    /// Applies one event at one moment.
     ///
-    /// Entries that have lapsed by then and stand in the way are removed first, so that no event
-    /// can revive them; whoever is next then holds the lock.
+    /// Lapsed entries at the front are removed first, so that no event can revive them. The first
+    /// live waiter then holds the lock.
     pub fn on(&mut self, event: Event, now: &Now) -> Step {
         let mut notices = Vec::new();
-        let mut changed = self.sweep(now, &mut notices);
+        let mut changed = self.expire_lapsed(now, &mut notices);
         let answer = match event {
             Event::Enqueue {
                 attempt,
@@ -160,19 +162,19 @@ impl Queue {
                 ttl,
                 wait,
             } => {
-                let arrival = Arrival {
+                let new_entry = NewEntry {
                     attempt,
                     client,
                     owner,
                     ttl,
                     wait,
                 };
-                self.enqueue(arrival, now, &mut changed, &mut notices)
+                self.enqueue(new_entry, now, &mut changed, &mut notices)
             }
             Event::Renew { attempt } => self.renew(attempt, now, &mut changed, &mut notices),
             Event::Remove { attempt, fence } => {
                 if let Some(ttl) = fence {
-                    // A removal may be repeated (A2): one fence is enough.
+                    // A removal can be repeated (A2): one fence is enough.
                     self.fenced.retain(|fenced| fenced.attempt != attempt);
                     self.fenced.push(Fenced {
                         attempt,
@@ -182,11 +184,11 @@ impl Queue {
                     });
                     changed = true;
                 }
-                self.end(attempt, Ending::Released, now, &mut changed, &mut notices)
+                self.remove_entry(attempt, Ending::Released, now, &mut changed, &mut notices)
             }
             Event::Evict { token } => match self.granted(token) {
                 Some(attempt) => {
-                    self.end(attempt, Ending::Evicted, now, &mut changed, &mut notices);
+                    self.remove_entry(attempt, Ending::Evicted, now, &mut changed, &mut notices);
                     Answer::Evicted
                 }
                 None => Answer::Nothing,
@@ -197,7 +199,7 @@ impl Queue {
             }
             Event::Lapsed { attempt, beat } => match self.entry(attempt) {
                 Some(entry) if entry.beat == beat => {
-                    self.end(attempt, Ending::Expired, now, &mut changed, &mut notices)
+                    self.remove_entry(attempt, Ending::Expired, now, &mut changed, &mut notices)
                 }
                 _ => Answer::Nothing,
             },
@@ -211,18 +213,18 @@ impl Queue {
 
     fn enqueue(
         &mut self,
-        arrival: Arrival,
+        new_entry: NewEntry,
         now: &Now,
         changed: &mut bool,
         notices: &mut Vec<Notice>,
     ) -> Answer {
-        let Arrival {
+        let NewEntry {
             attempt,
             client,
             owner,
             ttl,
             wait,
-        } = arrival;
+        } = new_entry;
         if self.fenced.iter().any(|fenced| fenced.attempt == attempt) {
             return Answer::Gone(LossReason::Evicted);
         }
@@ -240,7 +242,7 @@ impl Queue {
             grant: None,
         });
         self.promote(now, Some(attempt), notices);
-        let answer = self.standing(self.entries.len() - 1);
+        let answer = self.answer_at(self.entries.len() - 1);
         if matches!(answer, Answer::Waiting { .. }) && !wait {
             self.entries.pop_back();
             return Answer::Busy;
@@ -257,18 +259,18 @@ impl Queue {
         notices: &mut Vec<Notice>,
     ) -> Answer {
         let Some(index) = self.index(attempt) else {
-            return Answer::Gone(self.why_gone(attempt));
+            return Answer::Gone(self.gone_reason(attempt));
         };
         if self.entries[index].has_lapsed(now) {
-            self.end(attempt, Ending::Expired, now, changed, notices);
+            self.remove_entry(attempt, Ending::Expired, now, changed, notices);
             return Answer::Gone(LossReason::Expired);
         }
         *changed = true;
         let entry = &mut self.entries[index];
         entry.refreshed = now.stamp;
-        // It may come from a store, and so be any number.
+        // The number may come from a store and is untrusted.
         entry.beat = entry.beat.wrapping_add(1);
-        self.standing(index)
+        self.answer_at(index)
     }
 
     fn adopt(&mut self, attempt: AttemptId, beat: u64, now: &Now) -> bool {
@@ -283,7 +285,7 @@ impl Queue {
         foreign
     }
 
-    fn end(
+    fn remove_entry(
         &mut self,
         attempt: AttemptId,
         ending: Ending,
@@ -295,7 +297,7 @@ impl Queue {
             .index(attempt)
             .and_then(|index| self.entries.remove(index))
         else {
-            return Answer::Gone(self.why_gone(attempt));
+            return Answer::Gone(self.gone_reason(attempt));
         };
         *changed = true;
         if entry.grant.is_none() {
@@ -311,18 +313,18 @@ impl Queue {
             notices.push(Notice {
                 attempt,
                 client: entry.client,
-                what: Told::Lost(reason),
+                kind: NoticeKind::Lost(reason),
             });
         }
-        self.sweep(now, notices);
+        self.expire_lapsed(now, notices);
         self.promote(now, None, notices);
         Answer::RemovedHolder
     }
 
-    /// Removes lapsed entries from the front, until a live one stands there, and forgets fences
-    /// that have served. Lapsed entries further back are removed when they get there, or when
-    /// they report.
-    fn sweep(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
+    /// Removes lapsed entries from the front until the first entry is live, and removes expired
+    /// fences. Lapsed entries further back are removed when they reach the front, or when they
+    /// report.
+    fn expire_lapsed(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
         let fences = self.fenced.len();
         self.fenced.retain(|fenced| !fenced.has_served(now));
         let mut changed = fences != self.fenced.len();
@@ -343,7 +345,7 @@ impl Queue {
                 notices.push(Notice {
                     attempt: entry.attempt,
                     client: entry.client,
-                    what: Told::Lost(LossReason::Expired),
+                    kind: NoticeKind::Lost(LossReason::Expired),
                 });
             }
         }
@@ -353,8 +355,8 @@ impl Queue {
         changed
     }
 
-    /// Grants the lock to every waiter that nobody ahead of it blocks, in order. `sender` learns
-    /// of its grant by the answer and needs no notice.
+    /// Grants the lock, in order, to every waiter that no entry ahead of it blocks. `sender` learns
+    /// of its grant from the answer and needs no notice.
     fn promote(&mut self, now: &Now, sender: Option<AttemptId>, notices: &mut Vec<Notice>) {
         for index in 0..self.entries.len() {
             if self.entries[index].grant.is_some() {
@@ -373,7 +375,7 @@ impl Queue {
                 notices.push(Notice {
                     attempt: entry.attempt,
                     client: entry.client,
-                    what: Told::Granted {
+                    kind: NoticeKind::Granted {
                         token,
                         ttl: entry.ttl,
                     },
@@ -382,14 +384,14 @@ impl Queue {
         }
     }
 
-    fn standing(&self, index: usize) -> Answer {
+    fn answer_at(&self, index: usize) -> Answer {
         match self.entries[index].grant {
             Some(grant) => Answer::Granted(grant.token),
             None => Answer::Waiting { ahead: index },
         }
     }
 
-    fn why_gone(&self, attempt: AttemptId) -> LossReason {
+    fn gone_reason(&self, attempt: AttemptId) -> LossReason {
         match self.ended {
             Some(Ended {
                 attempt: ended,
@@ -402,7 +404,7 @@ impl Queue {
     }
 }
 
-struct Arrival {
+struct NewEntry {
     attempt: AttemptId,
     client: ClientId,
     owner: Owner,
@@ -410,10 +412,10 @@ struct Arrival {
     wait: bool,
 }
 
-/// Whether an entry ahead keeps the one behind it from the lock.
+/// Returns whether an entry blocks one behind it from the lock.
 ///
-/// This is the only place that decides it. Shared and counted grants will be a matter of what the
-/// two entries ask for (ADR 0002); with exclusive ones only, whoever is ahead blocks.
+/// Only this function decides that. Shared and counted grants will depend on what the two entries
+/// request (ADR 0002). As long as all grants are exclusive, every entry ahead blocks.
 fn blocks(_ahead: &Entry, _behind: &Entry) -> bool {
     true
 }

@@ -1,4 +1,4 @@
-//! The state of the queue machine, as a store keeps it.
+//! The state of the queue, as a store keeps it.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -10,12 +10,13 @@ use crate::{
     token::FencingToken,
 };
 
-/// Which clock made a stamp. Two stamps can be compared only if it was the same one.
+/// The identity of the clock that made a stamp. Two stamps are comparable only if they have the
+/// same clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClockId(u128);
 
 impl ClockId {
-    /// The identity of that number.
+    /// Creates an identity from a number.
     #[must_use]
     pub const fn new(id: u128) -> Self {
         Self(id)
@@ -34,48 +35,49 @@ impl<'de> Deserialize<'de> for ClockId {
     }
 }
 
-/// A moment, and the clock that read it.
+/// A moment and the clock that read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Stamp {
     /// The clock.
     pub clock: ClockId,
-    /// Time since that clock's origin.
+    /// The time since the clock's origin.
     #[serde(with = "nanos")]
     pub at: Duration,
 }
 
 impl Stamp {
-    /// That moment on that clock.
+    /// Creates a stamp.
     #[must_use]
     pub const fn new(clock: ClockId, at: Duration) -> Self {
         Self { clock, at }
     }
 
-    /// Whether `ttl` has passed since; never, as far as a different clock can tell.
+    /// Returns whether `ttl` has passed since this stamp. Always `false` if `now` was read by a
+    /// different clock.
     #[must_use]
     pub fn is_older_than(&self, ttl: Duration, now: &Now) -> bool {
         self.clock == now.stamp.clock && now.stamp.at >= self.at.saturating_add(ttl)
     }
 }
 
-/// The time at which an event is taken, and the least that the next token may be.
+/// The time of an event, and the minimum value of the next token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Now {
-    /// By the clock that expiry goes by.
+    /// The time on the clock that determines expiry.
     pub stamp: Stamp,
-    /// By the wall clock, in microseconds since 1970. For showing, and for fences that another
-    /// clock stamped; no grant rests on it.
+    /// The wall-clock time in microseconds since 1970. For display, and for fences that another
+    /// clock stamped; no grant depends on it.
     pub wall_us: u64,
-    /// A token is at least this. Where the store's state can be deleted by hand, the wall clock in
-    /// microseconds keeps tokens rising (T1).
+    /// The minimum value of the next token. If the store's state can be deleted by hand, the wall
+    /// clock in microseconds keeps tokens increasing (T1).
     pub token_floor: u64,
 }
 
 impl Now {
-    /// That time.
+    /// Creates a time.
     #[must_use]
     pub const fn new(stamp: Stamp, wall_us: u64, token_floor: u64) -> Self {
         Self {
@@ -86,49 +88,49 @@ impl Now {
     }
 }
 
-/// The grant that an entry holds.
+/// The grant of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct GrantRecord {
-    /// Its fencing token.
+    /// The fencing token.
     pub token: FencingToken,
-    /// When it was given, by the wall clock, in microseconds since 1970.
+    /// The wall-clock time of the grant, in microseconds since 1970.
     pub granted_at_us: u64,
 }
 
-/// One attempt's place in the queue.
+/// The entry of one attempt in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Who it is.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Where word about it is sent.
+    /// The client that receives notices about it.
     pub client: ClientId,
-    /// Who is shown to others.
+    /// The owner that is shown to other clients.
     pub owner: Owner,
-    /// How long it lives without a renewal.
+    /// The lifetime of the entry without a renewal.
     #[serde(with = "nanos")]
     pub ttl: Duration,
-    /// When it was last renewed, or made.
+    /// When the entry was created or last renewed.
     pub refreshed: Stamp,
-    /// How often it was renewed.
+    /// Number of renewals.
     pub beat: u64,
-    /// When it was made, by the wall clock, in microseconds since 1970.
+    /// The wall-clock time of its creation, in microseconds since 1970.
     pub enqueued_at_us: u64,
-    /// Present if it holds the lock.
+    /// The grant, if the entry holds the lock.
     pub grant: Option<GrantRecord>,
 }
 
 impl Entry {
-    /// Whether its TTL has run out, as far as the clock that reads now can tell.
+    /// Returns whether its TTL has passed, as far as the clock of `now` can tell.
     #[must_use]
     pub fn has_lapsed(&self, now: &Now) -> bool {
         self.refreshed.is_older_than(self.ttl, now)
     }
 
-    /// The time until it lapses; `None` if another clock stamped it.
+    /// Returns the time until it expires; `None` if another clock stamped it.
     #[must_use]
     pub fn expires_in(&self, now: &Now) -> Option<Duration> {
         (self.refreshed.clock == now.stamp.clock).then(|| {
@@ -140,27 +142,27 @@ impl Entry {
     }
 }
 
-/// An attempt whose requests are refused, because one may arrive after its removal.
+/// A fence: an attempt whose requests are rejected, because one may arrive after its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Fenced {
-    /// Whose requests.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Since when.
+    /// When the fence was created.
     pub since: Stamp,
-    /// Since when by the wall clock, in microseconds since 1970.
+    /// The wall-clock time of its creation, in microseconds since 1970.
     pub wall_us: u64,
-    /// For how long.
+    /// How long the fence lasts.
     #[serde(with = "nanos")]
     pub ttl: Duration,
 }
 
 impl Fenced {
-    /// Whether it has stood long enough.
+    /// Returns whether the fence has expired.
     ///
-    /// Where another clock stamped it (an earlier boot, another host), the wall clock decides:
-    /// nobody else could ever take it down, and what comes too late behind it lapses anyway.
+    /// If another clock stamped it (an earlier boot, another host), the wall clock decides.
+    /// Otherwise such a fence would never end, and a request that arrives after it expires anyway.
     #[must_use]
     pub fn has_served(&self, now: &Now) -> bool {
         if self.since.clock == now.stamp.clock {
@@ -175,22 +177,22 @@ impl Fenced {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ending {
-    /// It was evicted.
+    /// The grant was evicted.
     Evicted,
-    /// It lapsed.
+    /// The grant expired.
     Expired,
-    /// Its own removal.
+    /// The attempt was removed by its client.
     Released,
 }
 
-/// The grant that ended last, so that its owner can be told why.
+/// The grant that ended last, kept to tell its owner the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Ended {
-    /// Whose it was.
+    /// The attempt that held the grant.
     pub attempt: AttemptId,
-    /// How it ended.
+    /// How the grant ended.
     pub ending: Ending,
 }
 
@@ -206,7 +208,7 @@ pub struct Queue {
     pub(super) ended: Option<Ended>,
 }
 
-/// What is wrong with a state that was read from a store (clause S2).
+/// The defect of a state that was read from a store (clause S2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(&'static str);
 
@@ -219,53 +221,54 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 impl Queue {
-    /// A lock that nobody has ever held.
+    /// Creates the queue of a lock that was never held.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The entry that holds the lock.
+    /// Returns the entry that holds the lock.
     #[must_use]
     pub fn holder(&self) -> Option<&Entry> {
         self.entries.front().filter(|entry| entry.grant.is_some())
     }
 
-    /// All entries: the holder first, then the waiters in the order of their turns.
+    /// Returns all entries: first the holder, then the waiters in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator {
         self.entries.iter()
     }
 
-    /// The entry of an attempt.
+    /// Returns the entry of an attempt.
     #[must_use]
     pub fn entry(&self, attempt: AttemptId) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.attempt == attempt)
     }
 
-    /// The highest token that was granted; zero if none was.
+    /// Returns the highest granted token; zero if there was no grant.
     #[must_use]
     pub const fn last_token(&self) -> FencingToken {
         FencingToken::new(self.last_token)
     }
 
-    /// Whether nothing is left but the fencing state (clause R4).
+    /// Returns whether only fencing state is left (clause R4).
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether a store that keeps its tokens elsewhere can forget this lock: nobody holds it or
-    /// waits, and no attempt is fenced off.
+    /// Returns whether a store that keeps its tokens elsewhere can delete this state: the lock has
+    /// no holder, no waiter and no unexpired fence.
     #[must_use]
     pub fn is_blank(&self, now: &Now) -> bool {
         self.entries.is_empty() && self.fenced.iter().all(|fenced| fenced.has_served(now))
     }
 
-    /// Checks what no sequence of events can produce, after reading the state from a store.
+    /// Rejects a state that no sequence of events can produce. Call it after reading the state from
+    /// a store.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] says what is impossible.
+    /// [`Malformed`] with the defect.
     pub fn validate(&self) -> Result<(), Malformed> {
         if self.last_token > FencingToken::MAX.get() {
             return Err(Malformed("its last token is out of range"));
@@ -278,9 +281,13 @@ impl Queue {
             match entry.grant {
                 Some(_) if index > 0 => return Err(Malformed("two entries hold the lock")),
                 Some(grant) if grant.token.get() > self.last_token => {
-                    return Err(Malformed("the holder's token is above the last one given"));
+                    return Err(Malformed(
+                        "the holder's token is greater than the last granted one",
+                    ));
                 }
-                None if index == 0 => return Err(Malformed("entries wait but none holds")),
+                None if index == 0 => {
+                    return Err(Malformed("entries wait but no entry holds the lock"));
+                }
                 _ => {}
             }
         }

@@ -1,5 +1,5 @@
-//! What holds for every sequence of events, clause by clause, and the comparison with a second
-//! model that was written another way.
+//! Properties of every sequence of events, clause by clause, and a comparison with an independent
+//! model.
 
 mod naive;
 
@@ -9,23 +9,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-const WHO: u128 = 6;
+const ATTEMPTS: u128 = 6;
 const MICRO: Duration = Duration::from_micros(1);
 
-/// One thing that may happen. Attempts are numbered; each has its own TTL and client.
+/// An operation. Attempts are numbered; each has its own TTL and client.
 #[derive(Clone, Debug)]
 enum Op {
     Enqueue(u128, bool),
     Renew(u128),
     Remove(u128, bool),
-    /// Evict the holder's token, or another one.
+    /// Evicts the holder's token, or another one.
     Evict(bool),
-    /// An observer's word, about what it saw now or some time ago.
+    /// An observer's report about the current or an earlier state.
     Lapse(u128, bool),
     Adopt(u128),
 }
 
-/// An operation, after a pause, as the host with that clock carries it out.
+/// An operation that the host with this clock executes after a pause.
 #[derive(Clone, Debug)]
 struct Act {
     op: Op,
@@ -49,18 +49,18 @@ fn attempt(who: u128) -> AttemptId {
 }
 
 fn ttl(who: u128) -> Duration {
-    Duration::from_micros([30, 50, 70, 100, 100, 160][usize::try_from(who % WHO).unwrap()])
+    Duration::from_micros([30, 50, 70, 100, 100, 160][usize::try_from(who % ATTEMPTS).unwrap()])
 }
 
 fn now(real: u64, clock: u128, floor: u64) -> Now {
-    // The second clock is another host's: it counts from elsewhere.
+    // The second clock belongs to another host and has another origin.
     let origin = if clock == 0 { 1_000 } else { 77_000 };
     let stamp = Stamp::new(ClockId::new(clock), Duration::from_micros(origin + real));
     Now::new(stamp, real, floor)
 }
 
 fn acts(clocks: u128) -> impl Strategy<Value = Vec<Act>> {
-    let who = 0..WHO;
+    let who = 0..ATTEMPTS;
     let op = prop_oneof![
         4 => (who.clone(), prop::bool::weighted(0.8)).prop_map(|(who, wait)| Op::Enqueue(who, wait)),
         4 => who.clone().prop_map(Op::Renew),
@@ -116,8 +116,8 @@ fn event(op: &Op, queue: &Queue) -> Event {
     }
 }
 
-/// A history in which an attempt that is gone never comes back, as the core keeps it: whoever
-/// asks again does so as a new one.
+/// A history in which an attempt that is gone never returns, as the core guarantees: a client that
+/// enqueues again uses a new attempt.
 fn history(acts: &[Act]) -> Vec<Moment> {
     let mut lives = [0; 6];
     run(acts, |op, queue, now| {
@@ -132,17 +132,17 @@ fn history(acts: &[Act]) -> Vec<Moment> {
         };
         let life = &mut lives[usize::try_from(*who).unwrap()];
         let live = |life| {
-            let entry = queue.entry(attempt(*who + WHO * life));
+            let entry = queue.entry(attempt(*who + ATTEMPTS * life));
             entry.is_some_and(|entry| !entry.has_lapsed(now))
         };
         if enqueues && !live(*life) {
             *life += 1;
         }
-        *who += WHO * *life;
+        *who += ATTEMPTS * *life;
     })
 }
 
-/// A history in which requests of attempts that are gone arrive all the same.
+/// A history in which requests of attempts that are gone still arrive.
 fn history_with_ghosts(acts: &[Act]) -> Vec<Moment> {
     run(acts, |_, _, _| {})
 }
@@ -191,7 +191,7 @@ impl Moment {
         queue.entries().map(|entry| entry.attempt).collect()
     }
 
-    /// The grant that began in this step, if one did.
+    /// The grant that began in this step, if any.
     fn newly_granted(&self) -> Option<&Entry> {
         let token = |entry: &Entry| (entry.attempt, entry.grant);
         let old = self.before.holder().map(token);
@@ -200,17 +200,17 @@ impl Moment {
             .filter(|entry| Some(token(entry)) != old)
     }
 
-    /// Who was told by a message that it holds now, and under which token.
+    /// The attempt that was notified of its grant, with the token.
     fn told_granted(&self) -> Vec<(AttemptId, u64)> {
-        let granted = |notice: &Notice| match notice.what {
-            Told::Granted { token, .. } => Some((notice.attempt, token.get())),
-            Told::Lost(_) => None,
+        let granted = |notice: &Notice| match notice.kind {
+            NoticeKind::Granted { token, .. } => Some((notice.attempt, token.get())),
+            NoticeKind::Lost(_) => None,
         };
         self.step.notices.iter().filter_map(granted).collect()
     }
 
-    /// All grants that began in this step. One that had its turn only because others had lapsed
-    /// may be taken out again by the event itself.
+    /// All grants that began in this step. The event itself may remove an attempt again that became
+    /// the holder only because other entries had expired.
     fn granted(&self) -> Vec<(AttemptId, u64)> {
         let mut granted = self.told_granted();
         if let Some(entry) = self.newly_granted() {
@@ -225,7 +225,7 @@ impl Moment {
 
 proptest! {
     #[test]
-    fn x1_one_entry_holds_and_it_is_the_first(acts in acts(2)) {
+    fn x1_only_the_first_entry_holds(acts in acts(2)) {
         for Moment { after, .. } in history_with_ghosts(&acts) {
             let held: Vec<_> = after.entries().map(|entry| entry.grant.is_some()).collect();
             prop_assert!(held.iter().filter(|held| **held).count() <= 1);
@@ -235,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn t1_tokens_rise_over_every_way_of_ending(acts in acts(2)) {
+    fn t1_tokens_increase_after_every_kind_of_ending(acts in acts(2)) {
         let mut highest = 0;
         for moment in history(&acts) {
             for (_, token) in moment.granted() {
@@ -248,7 +248,7 @@ proptest! {
     }
 
     #[test]
-    fn t3_asking_again_gives_the_same_grant_and_the_full_expiry(acts in acts(2)) {
+    fn t3_repeated_enqueue_returns_same_grant_and_full_expiry(acts in acts(2)) {
         for moment in history(&acts) {
             let asked = match moment.event {
                 Event::Enqueue { attempt, .. } | Event::Renew { attempt } => attempt,
@@ -269,7 +269,7 @@ proptest! {
     }
 
     #[test]
-    fn k2_w5_a_renewal_creates_and_revives_nothing(acts in acts(2)) {
+    fn k2_w5_renewal_creates_and_revives_nothing(acts in acts(2)) {
         for moment in history(&acts) {
             let Event::Renew { attempt } = moment.event else { continue };
             let live = moment.before.entry(attempt).is_some_and(|e| !e.has_lapsed(&moment.now));
@@ -295,7 +295,7 @@ proptest! {
             }
             let order: Vec<_> = Moment::order(&moment.after).iter().map(|who| places[who]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");
-            // Who was passed over had lapsed, or was taken out by this very event.
+            // An attempt that was skipped had expired, or was removed by this event.
             if let Some(granted) = moment.newly_granted() {
                 let subject = moment.event.subject(&moment.before);
                 for entry in moment.before.entries() {
@@ -309,13 +309,13 @@ proptest! {
     }
 
     #[test]
-    fn w3_who_leaves_disturbs_nobody_and_wakes_one(acts in acts(2)) {
+    fn w3_leaving_disturbs_no_entry_and_wakes_one(acts in acts(2)) {
         for moment in history(&acts) {
             let (before, after) = (Moment::order(&moment.before), Moment::order(&moment.after));
             let stayed: Vec<_> = before.iter().filter(|who| after.contains(who)).collect();
             let kept: Vec<_> = after.iter().filter(|who| before.contains(who)).collect();
             prop_assert_eq!(stayed, kept);
-            // One message to the one who holds now, unless the answer says it.
+            // One notice to the new holder, unless the answer contains the grant.
             let sender = match moment.event {
                 Event::Enqueue { attempt, .. } if moment.before.entry(attempt).is_none() => Some(attempt),
                 _ => None,
@@ -335,7 +335,7 @@ proptest! {
     }
 
     #[test]
-    fn w4_nobody_whose_entry_lapsed_is_granted(acts in acts(2)) {
+    fn w4_expired_waiter_is_not_granted(acts in acts(2)) {
         for moment in history(&acts) {
             if let Some(entry) = moment.newly_granted() {
                 prop_assert!(!entry.has_lapsed(&moment.now));
@@ -344,7 +344,7 @@ proptest! {
     }
 
     #[test]
-    fn i2_an_eviction_removes_that_token_alone(acts in acts(2)) {
+    fn i2_eviction_revokes_only_that_token(acts in acts(2)) {
         for moment in history(&acts) {
             let Event::Evict { token } = moment.event else { continue };
             let hit = moment.before.holder().filter(|entry| {
@@ -362,7 +362,7 @@ proptest! {
     }
 
     #[test]
-    fn d4_a_pushed_grant_keeps_the_waiters_expiry(acts in acts(2)) {
+    fn d4_pushed_grant_keeps_expiry_of_waiter(acts in acts(2)) {
         for moment in history(&acts) {
             for (who, _) in moment.told_granted() {
                 let asked_itself = matches!(
@@ -383,7 +383,7 @@ proptest! {
     }
 
     #[test]
-    fn a2_repeating_an_event_changes_nothing_more(acts in acts(2)) {
+    fn a2_repeated_event_changes_nothing(acts in acts(2)) {
         for moment in history(&acts) {
             let mut queue = moment.after.clone();
             let step = queue.on(moment.event.clone(), &moment.now);
@@ -406,8 +406,8 @@ proptest! {
     }
 
     #[test]
-    fn a2_late_repetitions_of_a_removal_touch_nobody_else(
-        acts in acts(2), late in 0..WHO, fence in any::<bool>(),
+    fn a2_late_repeated_removals_change_no_other_entry(
+        acts in acts(2), late in 0..ATTEMPTS, fence in any::<bool>(),
     ) {
         for moment in history_with_ghosts(&acts).into_iter().filter(|m| m.after.entry(attempt(late)).is_none()) {
             let mut queue = moment.after.clone();
@@ -418,8 +418,8 @@ proptest! {
     }
 
     #[test]
-    fn a4_a_fenced_attempt_does_not_come_into_being(
-        acts in acts(2), who in 0..WHO, after in 0_u64..200, clock in 0_u128..2,
+    fn a4_fenced_attempt_cannot_enqueue(
+        acts in acts(2), who in 0..ATTEMPTS, after in 0_u64..200, clock in 0_u128..2,
     ) {
         let history = history_with_ghosts(&acts);
         let mut queue = history.last().unwrap().after.clone();
@@ -428,7 +428,7 @@ proptest! {
         queue.on(event(&Op::Remove(who, true), &queue), &now(real, 0, 0));
         let fences = queue.fenced.iter().filter(|fenced| fenced.attempt == attempt(who));
         prop_assert_eq!(fences.count(), 1, "a repeated removal piles up fences");
-        // On either clock: the other one can tell by the wall clock only.
+        // On either clock: the other one can decide only by the wall clock.
         let step = queue.on(event(&Op::Enqueue(who, true), &queue), &now(real + after, clock, 0));
         let stands = Duration::from_micros(after) < ttl(who);
         prop_assert_eq!(matches!(step.answer, Answer::Gone(_)), stands);
@@ -436,7 +436,7 @@ proptest! {
     }
 
     #[test]
-    fn r4_when_all_have_left_only_the_last_token_stays(acts in acts(2)) {
+    fn r4_idle_queue_keeps_only_the_last_token(acts in acts(2)) {
         let history = history(&acts);
         let last = history.last().unwrap();
         let mut queue = last.after.clone();
@@ -450,7 +450,7 @@ proptest! {
     }
 
     #[test]
-    fn a_change_is_never_kept_quiet_and_the_state_survives_storing(acts in acts(2)) {
+    fn every_change_is_reported_and_state_round_trips(acts in acts(2)) {
         for moment in history_with_ghosts(&acts) {
             prop_assert!(moment.step.changed || moment.before == moment.after);
             let text = serde_json::to_string(&moment.after).unwrap();
@@ -473,7 +473,7 @@ proptest! {
 }
 
 #[test]
-fn x3_a_lapsed_holder_makes_room_no_sooner_than_its_ttl() {
+fn x3_holder_expires_no_sooner_than_its_ttl() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.on(event(&Op::Enqueue(3, true), &queue), &now(10, 0, 0));
@@ -487,7 +487,7 @@ fn x3_a_lapsed_holder_makes_room_no_sooner_than_its_ttl() {
 }
 
 #[test]
-fn x3_another_hosts_clock_never_ends_a_grant_by_itself() {
+fn x3_clock_of_another_host_ends_no_grant() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.on(event(&Op::Enqueue(3, true), &queue), &now(0, 1, 0));
@@ -495,12 +495,12 @@ fn x3_another_hosts_clock_never_ends_a_grant_by_itself() {
     assert!(!queue.holder().unwrap().has_lapsed(&later));
     let step = queue.on(event(&Op::Lapse(0, true), &queue), &later);
     assert_eq!(step.answer, Answer::RemovedHolder);
-    // The waiter had lapsed too, by its own clock, and is not granted (W4).
+    // The waiter had expired as well, by its own clock, and is not granted the lock (W4).
     assert!(queue.is_idle());
 }
 
 #[test]
-fn s2_a_state_that_no_event_can_make_is_refused() {
+fn s2_impossible_state_is_rejected() {
     let mut queue = Queue::new();
     for who in 0..3 {
         queue.on(event(&Op::Enqueue(who, true), &queue), &now(0, 0, 0));
@@ -523,7 +523,7 @@ fn s2_a_state_that_no_event_can_make_is_refused() {
 }
 
 #[test]
-fn s2_a_hostile_beat_does_not_overflow() {
+fn s2_untrusted_renewal_count_does_not_overflow() {
     let mut queue = Queue::new();
     queue.on(event(&Op::Enqueue(0, true), &queue), &now(0, 0, 0));
     queue.entries[0].beat = u64::MAX;

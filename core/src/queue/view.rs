@@ -1,5 +1,5 @@
-//! A queue as it is shown to people (clauses A5 and I1): entries that have lapsed are left out,
-//! and nothing is changed.
+//! The queue as it is shown to users (clauses A5 and I1): without lapsed entries, and without
+//! changing anything.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ fn wall(us: u64) -> SystemTime {
 }
 
 impl Entry {
-    /// This entry as the holder that others are shown.
+    /// Returns this entry as the holder that is shown to other clients.
     #[must_use]
     pub fn to_holder(&self, now: &Now) -> Holder {
         let holder = Holder::new(self.attempt, self.owner.clone())
@@ -43,9 +43,10 @@ impl Queue {
         self.entries().filter(|entry| !entry.has_lapsed(now))
     }
 
-    /// The nearest entry ahead of an attempt for which `is_live` holds: the one whose end nobody
-    /// would tell this attempt of. If each waiter asks again when that entry would lapse, a dead
-    /// one delays the queue by its own TTL at most (W1), whatever the TTLs of those behind it.
+    /// Returns the nearest entry ahead of an attempt for which `is_live` holds. No message would
+    /// announce to this attempt that this entry expires. If each waiter reports again when its
+    /// predecessor would expire, a dead entry delays the queue by at most its own TTL (W1),
+    /// whatever the TTLs of the entries behind it.
     pub fn predecessor(
         &self,
         attempt: AttemptId,
@@ -55,15 +56,15 @@ impl Queue {
         self.entries().take(at).rev().find(|entry| is_live(entry))
     }
 
-    /// When an attempt should ask again because [the one ahead of it](Self::predecessor) lapses
-    /// unless it is renewed.
+    /// Returns the time after which an attempt should report again, because [its
+    /// predecessor](Self::predecessor) expires then unless it is renewed.
     #[must_use]
     pub fn recheck(&self, attempt: AttemptId, now: &Now) -> Option<Duration> {
         self.predecessor(attempt, |entry| !entry.has_lapsed(now))?
             .expires_in(now)
     }
 
-    /// Who has the lock now.
+    /// Returns the current holder.
     #[must_use]
     pub fn holder_view(&self, now: &Now) -> Option<Holder> {
         self.holder()
@@ -71,7 +72,7 @@ impl Queue {
             .map(|entry| entry.to_holder(now))
     }
 
-    /// The lock with all who wait for it.
+    /// Returns the lock with its holder and all waiters.
     #[must_use]
     pub fn lock_state(&self, name: LockName, now: &Now) -> LockState {
         let queue = self
@@ -81,7 +82,7 @@ impl Queue {
         LockState::new(name, self.holder_view(now), queue.collect())
     }
 
-    /// The lock as a line of a listing; `None` if nobody holds it or waits for it.
+    /// Returns the lock as an item of a listing; `None` if it has neither a holder nor waiters.
     #[must_use]
     pub fn listed(&self, name: LockName, now: &Now) -> Option<Listed> {
         let waiters = self.live(now).filter(|entry| entry.grant.is_none()).count();

@@ -1,7 +1,7 @@
-//! What a backend is configured with: the store's address, who we are to it, and its own options.
+//! The settings of a backend: the store's address, the credentials and the backend's own options.
 //!
-//! Nothing here knows where a setting came from but by the words of its origin; files, variables
-//! and flags are the facade's.
+//! This module knows the origin of a setting only as a text. The facade reads files, environment
+//! variables and flags.
 
 mod options;
 mod url;
@@ -9,30 +9,30 @@ mod value;
 
 use std::path::PathBuf;
 
-pub use options::{OptionEntry, Options, nearest};
+pub use options::{OptionEntry, RawOptions, nearest};
 pub use url::{Host, StoreUrl};
 pub use value::Value;
 
 use crate::secret::Secret;
 
-/// What [`Factory::open`](crate::registry::Factory::open) is given.
+/// The settings that [`Factory::open`](crate::registry::Factory::open) receives.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Which store.
+    /// The store's address.
     pub url: StoreUrl,
-    /// Who we are to it.
+    /// The user name.
     pub username: Option<String>,
-    /// How we prove that.
+    /// The password.
     pub password: Option<Secret>,
-    /// Certificates.
+    /// The TLS files.
     pub tls: Tls,
-    /// What only this kind of store knows.
-    pub options: Options,
+    /// The backend's own options.
+    pub options: RawOptions,
 }
 
 impl Settings {
-    /// Settings of a store that needs no more than its address.
+    /// Creates the settings of a store that needs only its address.
     #[must_use]
     pub fn new(url: StoreUrl) -> Self {
         Self {
@@ -40,11 +40,11 @@ impl Settings {
             username: None,
             password: None,
             tls: Tls::default(),
-            options: Options::default(),
+            options: RawOptions::default(),
         }
     }
 
-    /// Sets who we are.
+    /// Sets the credentials.
     #[must_use]
     pub fn with_credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
         self.username = username;
@@ -52,7 +52,7 @@ impl Settings {
         self
     }
 
-    /// Sets the certificates.
+    /// Sets the TLS files.
     #[must_use]
     pub fn with_tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
@@ -61,26 +61,26 @@ impl Settings {
 
     /// Sets the options.
     #[must_use]
-    pub fn with_options(mut self, options: Options) -> Self {
+    pub fn with_options(mut self, options: RawOptions) -> Self {
         self.options = options;
         self
     }
 }
 
-/// The files of a TLS connection, all PEM.
+/// The files of a TLS connection, all in PEM format.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// Who may sign the server's certificate; the system's authorities if absent.
+    /// The authorities that can sign the server's certificate; the system's authorities if absent.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate.
+    /// The client's certificate.
     pub cert_file: Option<PathBuf>,
-    /// The key of our certificate.
+    /// The private key of the client's certificate.
     pub key_file: Option<PathBuf>,
 }
 
 impl Tls {
-    /// Those files.
+    /// Creates the set of files.
     #[must_use]
     pub const fn new(
         ca_file: Option<PathBuf>,
@@ -94,7 +94,7 @@ impl Tls {
         }
     }
 
-    /// Whether nothing is set.
+    /// Returns whether no file is set.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ca_file.is_none() && self.cert_file.is_none() && self.key_file.is_none()

@@ -1,27 +1,27 @@
-//! The options that only one kind of store knows.
+//! The options of one kind of store, before they have types.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::value::{Reader, Value};
+use super::value::{Value, ValueDeserializer};
 use crate::error::{Error, ErrorKind};
 
-/// The table `[backend.options]`: by name, values with the words of their origin.
+/// The table `[backend.options]`: for each name, a value and its origin.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options(BTreeMap<String, OptionEntry>);
+pub struct RawOptions(BTreeMap<String, OptionEntry>);
 
-/// One option.
+/// An option.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct OptionEntry {
-    /// Its value.
+    /// The value.
     pub value: Value,
-    /// Where it was set, to be shown.
+    /// Where the option was set, as a text for messages.
     pub origin: String,
 }
 
-// The value may be secret; only a backend knows.
+// The value may be secret; only a backend knows whether it is.
 impl std::fmt::Debug for OptionEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OptionEntry")
@@ -30,14 +30,14 @@ impl std::fmt::Debug for OptionEntry {
     }
 }
 
-impl Options {
-    /// No options.
+impl RawOptions {
+    /// Creates an empty table.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets one, and says where it comes from: `a.toml`, `environment variable X`.
+    /// Sets an option with its origin: `a.toml`, `environment variable X`.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: Value, origin: impl Into<String>) -> Self {
         let origin = origin.into();
@@ -45,61 +45,63 @@ impl Options {
         self
     }
 
-    /// Whether there are none.
+    /// Returns whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, by name.
+    /// Returns all options, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &OptionEntry)> {
         self.0.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
-    /// One of them as the type that is wanted; `None` if it is not set.
+    /// Returns an option, converted to `T`; `None` if it is not set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and what is wanted, not the value.
+    /// [`ErrorKind::Config`] with the option, its origin and the expected type, but without the
+    /// value.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
         let Some(entry) = self.0.get(key) else {
             return Ok(None);
         };
-        T::deserialize(Reader(entry.value.clone()))
+        T::deserialize(ValueDeserializer(entry.value.clone()))
             .map(Some)
             .map_err(|mismatch| entry.refuse(key, &mismatch))
     }
 
-    /// One of them as a duration with its unit, such as `30s`; `None` if it is not set.
+    /// Returns an option as a duration, written with its unit such as `30s`; `None` if it is not
+    /// set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and what is wanted.
+    /// [`ErrorKind::Config`] with the option, its origin and the expected format.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>, Error> {
         let Some(entry) = self.0.get(key) else {
             return Ok(None);
         };
         let Value::Text(text) = &entry.value else {
-            return Err(entry.refuse(key, &"wanted is a duration such as \"30s\", in quotes"));
+            return Err(entry.refuse(key, &"expected a duration such as \"30s\", in quotes"));
         };
         humantime::parse_duration(text)
             .map(Some)
-            .map_err(|_| entry.refuse(key, &"wanted is a duration such as \"30s\" or \"1m 30s\""))
+            .map_err(|_| entry.refuse(key, &"expected a duration such as \"30s\" or \"1m 30s\""))
     }
 
-    /// Refuses an option that is not among those that are known.
+    /// Rejects an option that is not in `known`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] names the option, its origin and the nearest known one.
+    /// [`ErrorKind::Config`] with the option, its origin and the nearest known option.
     pub fn check_known(&self, scheme: &str, known: &[&str]) -> Result<(), Error> {
         let Some((key, entry)) = self.iter().find(|(key, _)| !known.contains(key)) else {
             return Ok(());
         };
         let hint = match nearest(key, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() => "it has none".to_owned(),
-            None => format!("it has {}", known.join(", ")),
+            None if known.is_empty() => "it has no options".to_owned(),
+            None => format!("its options are {}", known.join(", ")),
         };
         Err(refuse(format!(
             "`{scheme}` has no option {key:?} ({}); {hint}",
@@ -118,7 +120,7 @@ fn refuse(detail: String) -> Error {
     Error::new(ErrorKind::Config, "reading the backend's options").with_detail(detail)
 }
 
-/// The known word that was probably meant, if one is near.
+/// Returns the known word that is nearest to `word`, if one is near.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
@@ -136,12 +138,12 @@ mod tests {
 
     use super::*;
 
-    fn text(value: &str) -> Options {
-        Options::new().with("x", Value::from(value), "variable X")
+    fn text(value: &str) -> RawOptions {
+        RawOptions::new().with("x", Value::from(value), "variable X")
     }
 
     #[test]
-    fn text_becomes_what_is_wanted_and_nothing_else_becomes_text() {
+    fn text_is_converted_and_nothing_is_converted_to_text() {
         assert_eq!(text("true").get::<bool>("x").unwrap(), Some(true));
         assert_eq!(text("12").get::<u16>("x").unwrap(), Some(12));
         assert_eq!(text("007").get::<String>("x").unwrap(), Some("007".into()));
@@ -155,13 +157,13 @@ mod tests {
             Some(Duration::from_secs(90))
         );
         assert_eq!(text("1").get::<bool>("y").unwrap(), None);
-        let number = Options::new().with("x", Value::Int(7), "a.toml");
+        let number = RawOptions::new().with("x", Value::Int(7), "a.toml");
         assert!(number.get::<String>("x").is_err());
         assert_eq!(number.get::<u8>("x").unwrap(), Some(7));
     }
 
     #[test]
-    fn tables_and_words_are_read() {
+    fn tables_and_enums_are_read() {
         #[derive(Debug, Deserialize, PartialEq)]
         #[serde(rename_all = "lowercase")]
         enum Mode {
@@ -176,7 +178,7 @@ mod tests {
             ("mode".into(), Value::from("fast")),
             ("tries".into(), Value::from("3")),
         ]);
-        let options = Options::new().with("x", Value::Table(table), "a.toml");
+        let options = RawOptions::new().with("x", Value::Table(table), "a.toml");
         let inner: Inner = options.get("x").unwrap().unwrap();
         assert_eq!((inner.mode, inner.tries), (Mode::Fast, Some(3)));
         assert!(text("slow").get::<Mode>("x").is_err());
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn unknown_options_name_the_nearest() {
-        let options = Options::new().with("min_replica", Value::Int(1), "a.toml");
+        let options = RawOptions::new().with("min_replica", Value::Int(1), "a.toml");
         let shown = options
             .check_known("redis", &["min_replicas", "shared"])
             .unwrap_err()

@@ -4,9 +4,10 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-/// Where a store is. Never holds a secret: user information in an address is refused (clause S1).
+/// The address of a store. It contains no secret: user information in an address is rejected
+/// (clause S1).
 ///
-/// The path is taken as it stands, without any decoding.
+/// The path is used as written, without decoding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StoreUrl {
     scheme: String,
@@ -14,22 +15,22 @@ pub struct StoreUrl {
     path: String,
 }
 
-/// One server of an address.
+/// A server of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Host {
-    /// Its name or address; an IPv6 address without its brackets.
+    /// The host name or IP address; an IPv6 address without brackets.
     pub name: String,
-    /// Its port, where one was given.
+    /// The port, if one was given.
     pub port: Option<u16>,
 }
 
 impl StoreUrl {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] says what is wrong. What could be a secret is not repeated in it.
+    /// [`ErrorKind::Config`] with the defect. It does not repeat text that could be a secret.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(refuse(
@@ -42,7 +43,7 @@ impl StoreUrl {
                 b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.')
             });
         if !sound {
-            // It may be a password that stands before a colon: it is not repeated.
+            // The text before the colon could be a password, so the message does not repeat it.
             return Err(refuse(
                 "a scheme is lower-case letters, digits, `+`, `-` and `.`, such as `file` or `memory`",
             ));
@@ -51,19 +52,19 @@ impl StoreUrl {
         let before_path = rest.split('/').next().unwrap_or_default();
         if before_path.contains('@') || server.is_some_and(|server| server.contains('@')) {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds user information before an `@`; put it into \
+                "the `{scheme}:` address contains user information before an `@`; put it into \
                  `backend.username` and `backend.password_file` instead"
             )));
         }
         if rest.contains('?') {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds a query after a `?`; put its settings under \
+                "the `{scheme}:` address contains a query after a `?`; put the settings under \
                  `[backend.options]` instead"
             )));
         }
         if rest.contains('#') || rest.chars().any(char::is_control) {
             return Err(refuse(&format!(
-                "the `{scheme}:` address holds a `#` or a control character"
+                "the `{scheme}:` address contains a `#` or a control character"
             )));
         }
         let Some(server) = server else {
@@ -92,20 +93,20 @@ impl StoreUrl {
         })
     }
 
-    /// The part before the colon.
+    /// Returns the part before the colon.
     #[must_use]
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// The servers after `//`; empty if there are none.
+    /// Returns the servers after `//`; empty if there are none.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         self.hosts.as_deref().unwrap_or_default()
     }
 
-    /// What follows the servers, with its leading slash; or all that follows the colon, if it
-    /// does not begin with `//`.
+    /// Returns the part after the servers, with its leading slash; or everything after the colon if
+    /// that does not begin with `//`.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -161,7 +162,7 @@ impl Host {
         let port = port
             .map(|port| match port.parse::<u16>() {
                 Ok(number) if number > 0 && !port.starts_with('+') => Ok(number),
-                // What stands there may be half of a password: it is not repeated.
+                // The text could be a part of a password, so the message does not repeat it.
                 _ => Err(bad("has a port that is not a number from 1 to 65535")),
             })
             .transpose()?;
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_what_may_be_a_secret_is_refused_and_not_repeated() {
+    fn s1_possible_secret_is_rejected_and_not_repeated() {
         for text in [
             "redis://me:canary@host/",
             "redis://canary@host",
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_hosts_are_refused() {
+    fn invalid_hosts_are_rejected() {
         for text in [
             "etcd://a,,b",
             "etcd://:1",

@@ -1,4 +1,4 @@
-//! One value of an option, and how it becomes what a backend wants.
+//! The value of an option, and its conversion to the type that a backend expects.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,36 +11,36 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// A value as a configuration file or the environment gives it.
+/// A value from a configuration file or the environment.
 ///
-/// The environment gives nothing but text, so a text becomes a number, a truth value or a list
-/// (at its commas) where one is wanted. Nothing becomes a text but a text: a password `007` is
-/// not 7.
+/// Environment variables contain only text. Therefore a text is converted to a number, a boolean or
+/// a comma-separated list if the backend expects one. No other value is converted to a text: a
+/// password `007` is not 7.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
     /// `true` or `false`.
     Bool(bool),
-    /// A number with a fraction.
+    /// A floating-point number.
     Float(f64),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// Several values.
+    /// A list of values.
     List(Vec<Self>),
     /// A text.
     Text(String),
-    /// Named values.
+    /// A table of named values.
     Table(BTreeMap<String, Self>),
 }
 
 impl Value {
-    const fn what(&self) -> &'static str {
+    const fn type_name(&self) -> &'static str {
         match self {
-            Self::Bool(_) => "a truth value",
-            Self::Float(_) => "a number with a fraction",
-            Self::Int(_) => "a whole number",
+            Self::Bool(_) => "a boolean",
+            Self::Float(_) => "a floating-point number",
+            Self::Int(_) => "an integer",
             Self::List(_) => "a list",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::Table(_) => "a table",
         }
     }
@@ -77,7 +77,8 @@ impl fmt::Display for Value {
     }
 }
 
-/// Why a value is not what was wanted. Does not repeat the value, which may be secret.
+/// The reason for which a value has the wrong type. Does not contain the value, which may be
+/// secret.
 #[derive(Debug)]
 pub(super) struct Mismatch(String);
 
@@ -96,26 +97,26 @@ impl de::Error for Mismatch {
 
     fn invalid_type(found: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
         let found = match found {
-            de::Unexpected::Str(_) => "a text",
-            de::Unexpected::Bool(_) => "a truth value",
-            de::Unexpected::Signed(_) | de::Unexpected::Unsigned(_) => "a whole number",
-            de::Unexpected::Float(_) => "a number with a fraction",
+            de::Unexpected::Str(_) => "a string",
+            de::Unexpected::Bool(_) => "a boolean",
+            de::Unexpected::Signed(_) | de::Unexpected::Unsigned(_) => "an integer",
+            de::Unexpected::Float(_) => "a floating-point number",
             de::Unexpected::Seq => "a list",
             de::Unexpected::Map => "a table",
-            _ => "something else",
+            _ => "a value of another type",
         };
-        Self(format!("it is {found}, wanted is {wanted}"))
+        Self(format!("found {found}, expected {wanted}"))
     }
 
     fn invalid_value(_: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
-        Self(format!("wanted is {wanted}"))
+        Self(format!("expected {wanted}"))
     }
 }
 
-/// Reads a value as whatever is wanted.
-pub(super) struct Reader(pub(super) Value);
+/// Deserializes a value into the expected type.
+pub(super) struct ValueDeserializer(pub(super) Value);
 
-impl<'de> de::IntoDeserializer<'de, Mismatch> for Reader {
+impl<'de> de::IntoDeserializer<'de, Mismatch> for ValueDeserializer {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -130,7 +131,7 @@ macro_rules! numbers {
                 Value::Text(text) => match text.trim().parse::<$type>() {
                     Ok(number) => visitor.$visit(number),
                     Err(error) => {
-                        Err(Mismatch(format!("wanted is {}: {error}", &visitor as &dyn de::Expected)))
+                        Err(Mismatch(format!("expected {}: {error}", &visitor as &dyn de::Expected)))
                     }
                 },
                 _ => self.deserialize_any(visitor),
@@ -139,7 +140,7 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'de> Deserializer<'de> for Reader {
+impl<'de> Deserializer<'de> for ValueDeserializer {
     type Error = Mismatch;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -162,7 +163,7 @@ impl<'de> Deserializer<'de> for Reader {
             Value::Text(text) => match text.trim() {
                 "true" => visitor.visit_bool(true),
                 "false" => visitor.visit_bool(false),
-                _ => Err(Mismatch("wanted is `true` or `false`".to_owned())),
+                _ => Err(Mismatch("expected `true` or `false`".to_owned())),
             },
             _ => self.deserialize_any(visitor),
         }
@@ -214,8 +215,8 @@ impl<'de> Deserializer<'de> for Reader {
                 StringDeserializer::<Mismatch>::new(text).deserialize_enum(name, variants, visitor)
             }
             other => Err(Mismatch(format!(
-                "it is {}, wanted is one of {}",
-                other.what(),
+                "found {}, expected one of {}",
+                other.type_name(),
                 variants.join(", ")
             ))),
         }

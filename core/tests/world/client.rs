@@ -1,26 +1,26 @@
-//! The clients' side: what each believes, by the lease and turn machines.
+//! The clients of the model, which use the real lease types.
 
 use tenure_core::{
     clock::Instant,
-    lease::{Input, Lease, Phase, Turn},
+    lease::{Input, Lease, Phase, WaiterLease},
     loss::LossReason,
     request::{StoreTime, Waiting},
 };
 
 use super::{Attempt, Bounds, Message, Push, Reply, Request, Rule, World, client_of};
 
-/// What a client is doing.
+/// The state of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Idle,
-    /// The enqueue is not answered. A grant that overtakes the answer is kept.
-    Asking {
+    /// The enqueue is not answered. A grant that arrives before the answer is kept.
+    Enqueuing {
         early: Option<(u64, u64)>,
     },
     Waiting {
-        turn: Turn,
+        waiter_lease: WaiterLease,
     },
-    /// There is a guard; it may be lost.
+    /// The client has a guard, which may be lost.
     Holding {
         lease: Lease,
         token: u64,
@@ -46,7 +46,7 @@ impl Client {
         }
     }
 
-    /// Whether the guard, if there is one, says that it is held.
+    /// Returns whether the guard, if any, reports that it is held.
     pub(crate) fn holds(&self, now: Instant) -> Option<bool> {
         match &self.role {
             Role::Holding { lease, .. } => Some(lease.check(now).is_live()),
@@ -73,7 +73,7 @@ impl World {
         let client = &mut self.clients[index];
         client.attempts -= 1;
         client.attempt += 1;
-        client.role = Role::Asking { early: None };
+        client.role = Role::Enqueuing { early: None };
         let request = Message::Request(client.attempt, now, Request::Enqueue);
         self.send(request);
     }
@@ -86,12 +86,12 @@ impl World {
         self.send(request);
     }
 
-    /// Release, cancellation and clean-up are one request.
+    /// Sends a removal: release, cancellation and clean-up are one request.
     pub(super) fn leave(&mut self, index: usize) {
         let now = self.now(index);
         let client = &mut self.clients[index];
         // Only an enqueue that was not answered can still create something.
-        let fence = matches!(client.role, Role::Asking { .. });
+        let fence = matches!(client.role, Role::Enqueuing { .. });
         if let Role::Holding { lease, .. } = &mut client.role {
             lease.on(Input::Release, now);
             if lease.check(now).is_live() {
@@ -103,13 +103,20 @@ impl World {
         self.send(request);
     }
 
-    /// A guard on a grant, or its removal where the deadline has come already (W4).
-    fn hold(&mut self, bounds: &Bounds, index: usize, from: Instant, token: u64, pushed: bool) {
+    /// Creates a guard for a grant, or removes the attempt if the deadline has already passed (W4).
+    fn become_holder(
+        &mut self,
+        bounds: &Bounds,
+        index: usize,
+        from: Instant,
+        token: u64,
+        pushed: bool,
+    ) {
         let now = self.now(index);
         let lease = if pushed {
-            Lease::pushed(bounds.terms(), bounds.ttl(), from, now)
+            Lease::pushed(bounds.drift_bounds(), bounds.ttl(), from, now)
         } else {
-            Lease::new(bounds.terms(), bounds.ttl(), from)
+            Lease::new(bounds.drift_bounds(), bounds.ttl(), from)
         };
         let lapsed = !lease.check(now).is_live();
         let lease = same(bounds, &lease);
@@ -123,8 +130,14 @@ impl World {
         }
     }
 
-    /// Takes an answer. `sent` is when the request was sent, by the client's own clock.
-    pub(super) fn hear(&mut self, bounds: &Bounds, attempt: Attempt, sent: Instant, reply: Reply) {
+    /// Handles an answer. `sent` is when the request was sent, by the client's own clock.
+    pub(super) fn on_reply(
+        &mut self,
+        bounds: &Bounds,
+        attempt: Attempt,
+        sent: Instant,
+        reply: Reply,
+    ) {
         let index = client_of(attempt);
         let now = self.now(index);
         let was_lost = self.clients[index].holds(now) == Some(false);
@@ -133,21 +146,23 @@ impl World {
         let answer = |as_of| Waiting::new(from, StoreTime::new(as_of));
         let client = &mut self.clients[index];
         match (&mut client.role, reply) {
-            (Role::Asking { early }, Reply::Waiting { as_of }) => {
+            (Role::Enqueuing { early }, Reply::Waiting { as_of }) => {
                 let early = *early;
-                // The schedule of reports is no matter here: they are sent at any time.
-                let turn = Turn::new(bounds.ttl(), &answer(as_of), None, from);
-                client.role = Role::Waiting { turn };
+                // The schedule of reports does not matter here: they are sent at any time.
+                let waiter_lease = WaiterLease::new(bounds.ttl(), &answer(as_of), None, from);
+                client.role = Role::Waiting { waiter_lease };
                 if let Some((token, as_of)) = early {
-                    self.notice(bounds, attempt, Push::Granted { token, as_of });
+                    self.on_push(bounds, attempt, Push::Granted { token, as_of });
                 }
             }
-            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Granted { token }) => {
-                self.hold(bounds, index, from, token, false);
+            (Role::Enqueuing { .. } | Role::Waiting { .. }, Reply::Granted { token }) => {
+                self.become_holder(bounds, index, from, token, false);
             }
-            (Role::Asking { .. } | Role::Waiting { .. }, Reply::Gone) => client.role = Role::Idle,
-            (Role::Waiting { turn }, Reply::Waiting { as_of }) => {
-                turn.waiting(&answer(as_of), None, from);
+            (Role::Enqueuing { .. } | Role::Waiting { .. }, Reply::Gone) => {
+                client.role = Role::Idle
+            }
+            (Role::Waiting { waiter_lease }, Reply::Waiting { as_of }) => {
+                waiter_lease.on_waiting(&answer(as_of), None, from);
             }
             (
                 Role::Holding {
@@ -155,8 +170,8 @@ impl World {
                 },
                 Reply::Granted { token },
             ) => {
-                // Another token is another grant: this attempt's enqueue arrived twice, and what
-                // the guard stands for had ended in between.
+                // Another token means another grant: this attempt's enqueue arrived twice, and the
+                // guard's grant ended in between.
                 lease.on(
                     if token == *held {
                         Input::Proved { from }
@@ -179,19 +194,19 @@ impl World {
         }
     }
 
-    /// Takes a message that the store sent on its own account.
-    pub(super) fn notice(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
+    /// Handles a push from the store.
+    pub(super) fn on_push(&mut self, bounds: &Bounds, attempt: Attempt, push: Push) {
         let index = client_of(attempt);
         let now = self.now(index);
         match (&mut self.clients[index].role, push) {
-            (Role::Asking { early }, Push::Granted { token, as_of }) => {
+            (Role::Enqueuing { early }, Push::Granted { token, as_of }) => {
                 *early = Some((token, as_of));
             }
-            (Role::Waiting { turn }, Push::Granted { token, as_of }) => {
-                let accepted = turn.accepts(StoreTime::new(as_of));
+            (Role::Waiting { waiter_lease }, Push::Granted { token, as_of }) => {
+                let accepted = waiter_lease.accept_push(StoreTime::new(as_of));
                 let wrong = bounds.rule == Rule::PushFromArrival;
                 if let Some(from) = accepted.map(|from| if wrong { now } else { from }) {
-                    self.hold(bounds, index, from, token, true);
+                    self.become_holder(bounds, index, from, token, true);
                 }
             }
             (Role::Holding { lease, .. }, Push::Lost) => {
@@ -203,11 +218,10 @@ impl World {
     }
 }
 
-/// The same lease with a schedule that does not tell when it came about, so that states that
-/// differ in nothing else are one.
+/// Returns the lease with a normalized schedule, so that states that differ only in it are equal.
 fn same(bounds: &Bounds, lease: &Lease) -> Lease {
     let from = lease.proved_from();
-    let mut same = Lease::new(bounds.terms(), bounds.ttl(), from);
+    let mut same = Lease::new(bounds.drift_bounds(), bounds.ttl(), from);
     if let Phase::Lost(reason) = lease.phase() {
         same.on(Input::Gone(reason), from);
     }

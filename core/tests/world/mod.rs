@@ -1,4 +1,4 @@
-//! What the model checker explores: a store, its clients, and the messages between them.
+//! The model: a store, its clients and the messages between them.
 
 mod client;
 mod store;
@@ -9,19 +9,19 @@ use client::{Client, Role};
 use stateright::{Model, Property};
 use tenure_core::{
     clock::Instant,
-    lease::{Phase, Terms},
+    lease::{DriftBounds, Phase},
     loss::LossReason,
     queue::Queue,
 };
 
-/// Units by which the store's clock moves in a step.
+/// Units by which the store's clock advances in a step.
 const STEP: u64 = 10;
-/// Units by which clients' clocks move in a step.
+/// Units by which the clients' clocks advance in a step.
 const RATES: [u64; 3] = [9, 11, 10];
-/// Parts per million by which those may differ.
+/// Maximum difference of these rates in parts per million.
 const DRIFT_PPM: u32 = 100_000;
 
-/// By which rules clients reckon.
+/// The rule by which clients compute deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// As the contract says.
@@ -34,20 +34,20 @@ pub(crate) enum Rule {
     PushFromArrival,
 }
 
-/// How far the exploration goes.
+/// The bounds of the exploration.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     pub(crate) clients: usize,
     /// The TTL, in steps.
     pub(crate) ttl: u64,
     pub(crate) steps: u64,
-    /// Of the first client; the others have one.
+    /// Attempts of the first client; the others have one.
     pub(crate) attempts: u8,
     /// Renewals and reports of each client.
     pub(crate) renewals: u8,
-    /// Messages under way at once.
+    /// Messages in flight at the same time.
     pub(crate) in_flight: usize,
-    /// Duplicates, evictions and crashes, all together.
+    /// Duplicates, evictions and crashes in total.
     pub(crate) disturbances: u8,
     pub(crate) rule: Rule,
 }
@@ -72,7 +72,7 @@ impl Bounds {
         ..Self::TWO
     };
 
-    /// The least in which every wrong rule shows.
+    /// The smallest bounds in which every wrong rule is refuted.
     pub(crate) const SMALL: Self = Self {
         steps: 2,
         renewals: 0,
@@ -84,20 +84,20 @@ impl Bounds {
         Duration::from_nanos(self.ttl * STEP)
     }
 
-    fn terms(&self) -> Terms {
+    fn drift_bounds(&self) -> DriftBounds {
         let trusting = self.rule == Rule::NoDrift;
-        Terms::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
+        DriftBounds::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
     }
 }
 
-/// One entry in the queue, ever.
+/// The number of an attempt.
 pub(crate) type Attempt = u8;
 
 fn client_of(attempt: Attempt) -> usize {
     usize::from(attempt >> 4)
 }
 
-/// What is under way.
+/// A message in flight.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Message {
     Request(Attempt, Instant, Request),
@@ -120,32 +120,32 @@ pub(crate) enum Reply {
     Waiting { as_of: u64 },
 }
 
-/// What the store sends on its own account.
+/// A push from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Push {
     Granted { token: u64, as_of: u64 },
     Lost,
 }
 
-/// What may happen next.
+/// An action of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Crash(usize),
     Deliver(Message),
-    /// It arrives, and will arrive again.
+    /// The message arrives, and stays in flight.
     DeliverCopy(Message),
     /// An operator evicts the present holder.
     Evict,
     /// Cancels an acquire.
     GiveUp(usize),
-    /// Gives a guard up, whether it is lost or not.
+    /// Releases a guard, whether it is lost or not.
     Release(usize),
     Renew(usize),
     Start(usize),
     Tick,
 }
 
-/// Everything at a moment.
+/// The whole state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     step: u64,
@@ -155,19 +155,19 @@ pub(crate) struct World {
     disturbances: u8,
     /// Attempts whose grant was evicted: X1 makes an exception of their guards.
     evicted: BTreeSet<Attempt>,
-    /// An enqueue came after its attempt had been fenced off.
+    /// An enqueue arrived after its attempt had been fenced.
     met_fence: bool,
-    /// The clause that the last action broke.
+    /// The clause that the last action violated.
     broken: Option<&'static str>,
 }
 
 impl World {
-    /// The moment on a client's clock.
+    /// Returns the current time on a client's clock.
     fn now(&self, client: usize) -> Instant {
         Instant::from_origin(Duration::from_nanos(1_000 + self.step * RATES[client]))
     }
 
-    /// Attempts whose guard says at this moment that it is held.
+    /// Returns the attempts whose guard reports at this moment that it is held.
     pub(crate) fn believers(&self) -> impl Iterator<Item = Attempt> {
         let held = |(index, client): (usize, &Client)| {
             let live = client.holds(self.now(index))?;
@@ -176,7 +176,7 @@ impl World {
         self.clients.iter().enumerate().filter_map(held)
     }
 
-    /// Those of them whose grant nobody has evicted.
+    /// Returns those of them whose grant was not evicted.
     fn rightful(&self) -> impl Iterator<Item = Attempt> {
         self.believers().filter(|it| !self.evicted.contains(it))
     }
@@ -185,8 +185,7 @@ impl World {
         self.net.insert(message);
     }
 
-    /// Forgets what can have no effect any more, so that states that differ in nothing else are
-    /// one.
+    /// Removes messages that can have no effect, so that states that differ only in them are equal.
     fn clean(&mut self) {
         let clients = &self.clients;
         let current = |attempt: &Attempt| {
@@ -201,7 +200,7 @@ impl World {
         let queue = &self.queue;
         self.net.retain(|message| match message {
             Message::Reply(attempt, ..) | Message::Push(attempt, _) => current(attempt),
-            // What takes out or renews an entry that is not there and will not be.
+            // A request that removes or renews an entry that does not and will not exist.
             Message::Request(attempt, _, Request::Remove { .. }) => {
                 asking.contains(attempt) || queue.entry(store::id(*attempt)).is_some()
             }
@@ -252,7 +251,7 @@ impl Model for Bounds {
             match client.role {
                 Role::Idle if client.attempts > 0 => actions.push(Action::Start(index)),
                 Role::Idle => continue,
-                Role::Asking { .. } => actions.push(Action::GiveUp(index)),
+                Role::Enqueuing { .. } => actions.push(Action::GiveUp(index)),
                 Role::Waiting { .. } => actions.push(Action::GiveUp(index)),
                 Role::Holding { .. } => actions.push(Action::Release(index)),
             }
@@ -301,7 +300,7 @@ impl Model for Bounds {
         vec![
             Property::always("X1", |_, world: &World| world.rightful().count() <= 1),
             Property::always("X1, in the store", |_, world: &World| {
-                // Who rightfully believes is who the store keeps the lock for.
+                // The attempts that rightfully hold are those that the store records as holders.
                 let holder = world.queue.holder();
                 world.rightful().all(|attempt| {
                     holder.is_some_and(|entry| {
@@ -333,7 +332,7 @@ impl Model for Bounds {
             }),
             Property::sometimes("a push overtakes the answer", |_, world: &World| {
                 let early =
-                    |client: &Client| matches!(client.role, Role::Asking { early: Some(_) });
+                    |client: &Client| matches!(client.role, Role::Enqueuing { early: Some(_) });
                 world.clients.iter().any(early)
             }),
             Property::sometimes("a loss by the deadline", |_, world: &World| {

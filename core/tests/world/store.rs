@@ -1,10 +1,11 @@
-//! The store's side: the queue machine takes what arrives, and what it must keep is checked.
+//! The store of the model: the queue applies the requests that arrive, and its invariants are
+//! checked.
 
 use std::time::Duration;
 
 use tenure_core::{
     id::{AttemptId, ClientId},
-    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, NoticeKind, Now, Queue, Stamp, Step},
     request::Owner,
 };
 
@@ -24,7 +25,7 @@ impl World {
         Now::new(Stamp::new(ClockId::new(0), at), 0, 0)
     }
 
-    /// The store's reckoning: it moves with every grant, which is as coarse as it may be.
+    /// The store's logical time. It advances only with a grant, the coarsest permitted resolution.
     fn as_of(&self) -> u64 {
         self.queue.last_token().get()
     }
@@ -34,8 +35,8 @@ impl World {
         let step = self.queue.on(event.clone(), &self.store_now());
         self.check(&before, &event, &step);
         for notice in &step.notices {
-            let what = match notice.what {
-                Told::Granted { token, .. } => Push::Granted {
+            let what = match notice.kind {
+                NoticeKind::Granted { token, .. } => Push::Granted {
                     token: token.get(),
                     as_of: token.get(),
                 },
@@ -47,10 +48,10 @@ impl World {
     }
 
     fn check(&mut self, before: &Queue, event: &Event, step: &Step) {
-        // T1: every grant that begins is above all before it.
+        // T1: the token of every new grant is greater than all earlier tokens.
         let mut highest = before.last_token().get();
-        let pushed = step.notices.iter().filter_map(|notice| match notice.what {
-            Told::Granted { token, .. } => Some(token.get()),
+        let pushed = step.notices.iter().filter_map(|notice| match notice.kind {
+            NoticeKind::Granted { token, .. } => Some(token.get()),
             _ => None,
         });
         let held = |queue: &Queue| queue.holder().and_then(|entry| entry.grant);
@@ -64,7 +65,7 @@ impl World {
             }
             highest = token;
         }
-        // K2: what was not there, or had lapsed, is not there after a renewal.
+        // K2: an entry that was absent or expired is absent after a renewal.
         if let Event::Renew { attempt } = *event {
             let now = self.store_now();
             let live = before
@@ -122,8 +123,8 @@ impl World {
                 };
                 self.send(Message::Reply(attempt, sent, reply));
             }
-            Message::Reply(attempt, sent, reply) => self.hear(bounds, attempt, sent, reply),
-            Message::Push(attempt, push) => self.notice(bounds, attempt, push),
+            Message::Reply(attempt, sent, reply) => self.on_reply(bounds, attempt, sent, reply),
+            Message::Push(attempt, push) => self.on_push(bounds, attempt, push),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use tenure::{
     clock::{Clock, SystemClock},
     id::ClientId,
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Told},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -157,14 +157,14 @@ impl Store {
 
     fn tell(&self, notice: &Notice) {
         let attempt = notice.attempt;
-        let say = match notice.what {
-            Told::Granted { token, ttl } => Say::Granted {
+        let say = match notice.kind {
+            NoticeKind::Granted { token, ttl } => Say::Granted {
                 attempt,
                 token,
                 ttl,
                 as_of: self.count,
             },
-            Told::Lost(reason) => Say::Lost { attempt, reason },
+            NoticeKind::Lost(reason) => Say::Lost { attempt, reason },
             _ => return,
         };
         if let Some(client) = self.clients.get(&notice.client) {

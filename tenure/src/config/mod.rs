@@ -32,7 +32,7 @@ use tenure_core::{
     backend::Connect,
     capability::Requirements,
     error::{Error, ErrorKind},
-    lease::Terms,
+    lease::DriftBounds,
     name::Namespace,
     registry::Registry,
     settings::Settings,
@@ -82,7 +82,7 @@ pub struct Config {
     /// How long one request may take.
     pub request_timeout: Duration,
     /// How far clocks are distrusted.
-    pub terms: Terms,
+    pub terms: DriftBounds,
     entries: Entries,
     warnings: Vec<String>,
 }
@@ -174,7 +174,7 @@ impl Config {
         let mut builder = Client::builder(self.open(registry)?)
             .namespace(self.namespace.clone())
             .ttl(self.ttl)
-            .terms(self.terms)
+            .drift_bounds(self.terms)
             .request_timeout(self.request_timeout)
             .require(self.require);
         if let Some(label) = &self.label {
@@ -207,7 +207,7 @@ impl Config {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn observe(&self, registry: &Registry) -> Result<Client, Error> {
-        self.client(registry)?.observer(true).connect().await
+        self.client(registry)?.read_only(true).connect().await
     }
 }
 

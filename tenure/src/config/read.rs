@@ -6,10 +6,10 @@ use config::ValueKind;
 use tenure_core::{
     capability::{Durability, Requirements},
     error::Error,
-    lease::Terms,
+    lease::DriftBounds,
     name::Namespace,
     secret::Secret,
-    settings::{Options, Settings, StoreUrl, Tls, Value, nearest},
+    settings::{RawOptions, Settings, StoreUrl, Tls, Value, nearest},
 };
 
 use super::{
@@ -74,7 +74,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
         label: read.text("lock.label")?,
         require,
         request_timeout,
-        terms: Terms::new(
+        terms: DriftBounds::new(
             DRIFT_PPM,
             read.duration("client.margin")?.unwrap_or_default(),
         ),
@@ -212,8 +212,8 @@ impl Reader<'_> {
         Ok(Some(Secret::new(text)))
     }
 
-    fn options(&self) -> Result<Options, Error> {
-        let mut options = Options::new();
+    fn options(&self) -> Result<RawOptions, Error> {
+        let mut options = RawOptions::new();
         for (key, found) in self.0 {
             if let Some(option) = key.strip_prefix(OPTIONS_PREFIX) {
                 let value = option_value(&found.value.kind).ok_or_else(|| {

@@ -44,7 +44,7 @@ fn defaults_are_enough() {
     assert_eq!(config.ttl, Duration::from_secs(30));
     assert_eq!(config.request_timeout, Duration::from_millis(4500));
     assert_eq!((config.wait, &config.label), (None, &None));
-    assert_eq!(config.terms, Terms::DEFAULT);
+    assert_eq!(config.terms, DriftBounds::DEFAULT);
     assert!(config.warnings().is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! A store in a map, with conflicts and lost answers on demand, and clients of it.
+//! A store in a map that injects conflicts and lost answers, and its clients.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
     queue::ClockId,
 };
 
-/// A swap that is still under way: the path, the expected version, the bytes.
+/// A swap in flight: the path, the expected version and the bytes.
 type Late = (String, Option<u64>, Vec<u8>);
 
 /// The store that all clients of a test share.
@@ -32,11 +32,11 @@ pub(super) struct Map {
     pub(super) versions: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) swaps: AtomicU64,
-    /// Fail so many swaps as if somebody else had been faster.
+    /// Number of swaps that fail as if another client had been faster.
     pub(super) conflicts: AtomicU32,
-    /// Carry out the next swap, and lose its answer.
+    /// Whether the next swap is executed and its answer lost.
     pub(super) lose_answer: AtomicU32,
-    /// Do not carry out the next swap, and lose its answer.
+    /// Whether the next swap is not executed and its answer lost.
     pub(super) lose_request: AtomicU32,
     pub(super) late: Mutex<Option<Late>>,
     pub(super) wakes: Mutex<Vec<(ClientId, Key)>>,
@@ -193,7 +193,7 @@ pub(super) struct Client {
     pub(super) log: Arc<Log>,
 }
 
-/// A shared clock's identity for clients that have the same `ManualClock`.
+/// The identity of a shared clock, for clients with the same `ManualClock`.
 pub(super) const SHARED: Option<ClockId> = Some(ClockId::new(77));
 
 pub(super) fn client(

@@ -1,4 +1,4 @@
-//! The adapter over a map in memory, with conflicts and lost answers on demand.
+//! The adapter over an in-memory map that injects conflicts and lost answers.
 
 mod map;
 
@@ -79,13 +79,13 @@ fn pair() -> (Arc<Map>, Client, Client) {
 }
 
 #[tokio::test]
-async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
+async fn w1_t1_release_grants_in_order_and_wakes_only_the_next() {
     let (map, a, b) = pair();
-    let first = a.acquire(1).await;
+    let first_ = a.acquire(1).await;
     let waiting = b.wait(2).await;
     assert_eq!(waiting.ahead, Some(1));
     let holder = waiting.holder.unwrap();
-    assert_eq!(holder.token, Some(first.token));
+    assert_eq!(holder.token, Some(first_.token));
     assert_eq!(holder.expires_in, Some(TTL));
     assert_eq!(a.wait(3).await.ahead, Some(2));
     assert_eq!(a.remove(1, true).await, Removed::AsHolder);
@@ -93,15 +93,15 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
         panic!()
     };
     assert_eq!(grant.attempt, id(2));
-    assert!(grant.token > first.token && grant.as_of > waiting.as_of);
-    // From when it counts is for the core to say (D4).
+    assert!(grant.token > first_.token && grant.as_of > waiting.as_of);
+    // The core determines from when the grant counts (D4).
     assert_eq!(grant.proved_from, None);
     assert_eq!(b.remove(2, true).await, Removed::AsHolder);
     let BackendEvent::Granted(third) = a.event().await else {
         panic!()
     };
     assert!(third.attempt == id(3) && third.token > grant.token);
-    // Deleted by hand, tokens go on rising.
+    // After a deletion by hand, tokens continue to increase.
     map.blobs.lock().unwrap().clear();
     assert!(matches!(
         a.renew(3, Some(third.token)).await,
@@ -111,17 +111,17 @@ async fn w1_t1_a_release_hands_over_in_order_and_wakes_the_next_alone() {
 }
 
 #[tokio::test]
-async fn t3_asking_again_gives_the_same_grant_from_later_on() {
+async fn t3_repeated_enqueue_renews_the_same_grant() {
     let (_, a, _) = pair();
-    let first = a.acquire(1).await;
+    let first_ = a.acquire(1).await;
     a.clock.advance(TTL / 2);
     let again = a.acquire(1).await;
-    assert_eq!(first.token, again.token);
+    assert_eq!(first_.token, again.token);
     assert_eq!(again.proved_from, Some(a.clock.now()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a2_conflicts_are_tried_again_and_cost_nobody_his_place() {
+async fn a2_conflicts_are_retried_and_keep_queue_positions() {
     let (map, a, b) = pair();
     map.conflicts.store(5, Ordering::SeqCst);
     let grant = a.acquire(1).await;
@@ -139,7 +139,7 @@ async fn a2_conflicts_are_tried_again_and_cost_nobody_his_place() {
 }
 
 #[tokio::test]
-async fn a3_a_lost_answer_is_an_unknown_outcome_and_repeating_is_harmless() {
+async fn a3_lost_answer_is_outcome_unknown_and_can_be_repeated() {
     let (map, a, _) = pair();
     map.lose_answer.store(1, Ordering::SeqCst);
     let error = a.enqueue(1, true).await.unwrap_err();
@@ -156,7 +156,7 @@ async fn a3_a_lost_answer_is_an_unknown_outcome_and_repeating_is_harmless() {
 }
 
 #[tokio::test]
-async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
+async fn a4_late_swap_fails_on_version_of_removal() {
     for known_before in [false, true] {
         let (map, a, b) = pair();
         if known_before {
@@ -169,20 +169,20 @@ async fn a4_a_swap_that_comes_late_fails_on_the_version_of_the_removal() {
         let (path, expected, bytes) = map.late.lock().unwrap().take().unwrap();
         assert_eq!(map.swap(&path, expected, bytes), Swap::Conflict);
         assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
-        // Nor does one that had not even reached the store.
+        // The same holds for a swap that had not reached the store.
         assert_eq!(a.enqueue(1, true).await.unwrap(), Enqueued::Gone);
     }
 }
 
 #[tokio::test]
-async fn a_removal_of_what_is_known_to_be_absent_writes_nothing() {
+async fn removal_of_absent_attempt_writes_nothing() {
     let (map, a, _) = pair();
     assert_eq!(a.remove(1, true).await, Removed::Absent);
     assert_eq!(map.swaps.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn a5_busy_says_who_and_leaves_nothing() {
+async fn a5_busy_names_holder_and_leaves_nothing() {
     let (map, a, b) = pair();
     let grant = a.acquire(1).await;
     let before = map.swaps.load(Ordering::SeqCst);
@@ -203,7 +203,7 @@ async fn a5_busy_says_who_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
+async fn x3_silent_holder_expires_after_its_ttl_and_not_before() {
     let (_, a, b) = pair();
     let grant = a.acquire(1).await;
     b.clock.advance(TTL - Duration::from_millis(1));
@@ -214,7 +214,7 @@ async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
     b.clock.advance(Duration::from_millis(1));
     assert!(b.cas.inspect(&job()).await.unwrap().holder.is_none());
     assert!(b.acquire(3).await.token > grant.token);
-    // K2: the one that lapsed is not revived, and hears so.
+    // K2: the expired attempt is not revived, and its renewal is answered with the loss.
     assert!(matches!(
         a.renew(1, Some(grant.token)).await,
         Renewed::Gone(LossReason::Expired)
@@ -222,7 +222,7 @@ async fn x3_a_silent_holder_lapses_after_its_ttl_and_not_before() {
 }
 
 #[tokio::test]
-async fn k1_a_waiter_that_reports_early_costs_no_write() {
+async fn k1_early_report_of_waiter_needs_no_write() {
     let (map, a, b) = pair();
     a.acquire(1).await;
     let waiting = b.wait(2).await;
@@ -240,13 +240,13 @@ async fn k1_a_waiter_that_reports_early_costs_no_write() {
     assert_eq!(map.swaps.load(Ordering::SeqCst), swaps + 1);
     assert_eq!(later.proved_from, b.clock.now());
     assert!(later.as_of > early.as_of);
-    // A dead holder is noticed by a report all the same.
+    // A report detects a dead holder nevertheless.
     b.clock.advance(TTL * 5 / 6);
     assert!(matches!(b.renew(2, None).await, Renewed::Granted(_)));
 }
 
 #[tokio::test]
-async fn k1_a_batch_at_one_lock_is_one_swap() {
+async fn k1_batch_at_one_lock_is_one_swap() {
     let (map, a, _) = pair();
     let grant = a.acquire(1).await;
     for waiter in 2..6 {
@@ -265,7 +265,7 @@ async fn k1_a_batch_at_one_lock_is_one_swap() {
 }
 
 #[tokio::test]
-async fn i2_an_eviction_is_heard_of_at_once() {
+async fn i2_eviction_is_announced_at_once() {
     let (_, a, b) = pair();
     let grant = a.acquire(1).await;
     b.wait(2).await;
@@ -287,16 +287,16 @@ async fn i2_an_eviction_is_heard_of_at_once() {
 }
 
 #[tokio::test]
-async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
+async fn x3_entry_of_another_clock_expires_only_after_unchanged_for_its_ttl() {
     let map = Arc::new(Map::default());
     let (ours, theirs) = (ManualClock::new(), ManualClock::new());
-    // Far ahead: compared directly, the entry would be dead at once.
+    // The other clock is far ahead: a direct comparison would make the entry dead at once.
     ours.advance(100 * TTL);
     let a = client(&map, 1, &theirs, None);
     let b = client(&map, 2, &ours, None);
     let grant = a.acquire(1).await;
-    let first = b.wait(2).await;
-    assert_eq!(first.holder.unwrap().expires_in, Some(TTL));
+    let first_ = b.wait(2).await;
+    assert_eq!(first_.holder.unwrap().expires_in, Some(TTL));
     ours.advance(TTL - Duration::from_millis(1));
     let Renewed::Waiting(still) = b.renew(2, None).await else {
         panic!()
@@ -305,7 +305,7 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
         still.holder.unwrap().expires_in,
         Some(Duration::from_millis(1))
     );
-    // It renews: the observation begins anew.
+    // The renewal restarts the observation.
     assert!(matches!(
         a.renew(1, Some(grant.token)).await,
         Renewed::Proved { .. }
@@ -322,13 +322,13 @@ async fn x3_another_clock_s_entry_dies_only_when_seen_unchanged_for_its_ttl() {
         a.renew(1, Some(grant.token)).await,
         Renewed::Gone(LossReason::Expired)
     ));
-    // What is no longer there is no longer remembered.
+    // Entries that are gone are forgotten.
     let _ = b.renew(2, None).await;
-    assert_eq!(b.cas.inner.observed.len(), 0);
+    assert_eq!(b.cas.shared.observed.len(), 0);
 }
 
 #[tokio::test]
-async fn x3_dead_waiters_of_another_clock_get_no_turn() {
+async fn x3_dead_waiters_of_another_clock_are_not_granted() {
     let map = Arc::new(Map::default());
     let (ours, theirs) = (ManualClock::new(), ManualClock::new());
     let a = client(&map, 1, &theirs, None);
@@ -347,9 +347,9 @@ async fn x3_dead_waiters_of_another_clock_get_no_turn() {
 }
 
 #[tokio::test]
-async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
-    // A renewal that was overtaken must not put an older stamp into the store than the one that
-    // the overtaking renewal has proved.
+async fn d2_stamp_is_read_after_the_state_it_replaces() {
+    // A delayed renewal must not publish an older stamp than the one that a later renewal has
+    // proved.
     #[derive(Debug)]
     struct Advancing(ManualClock);
     #[async_trait]
@@ -371,15 +371,15 @@ async fn d2_a_stamp_is_read_after_the_state_it_replaces() {
     let Renewed::Proved { from } = a.renew(1, Some(grant.token)).await else {
         panic!()
     };
-    let (_, state) = a.cas.inner.read(&a.cas.inner.key(&job())).await.unwrap();
+    let (_, state) = a.cas.shared.read(&a.cas.shared.key(&job())).await.unwrap();
     let stamp = state.queue.entry(id(1)).unwrap().refreshed;
-    // What was reported is what was published, and it was read anew after the conflicts.
-    assert_eq!(a.cas.inner.own_stamp(&stamp, from), Some(from));
+    // The reported stamp is the published one, and it was read again after the conflicts.
+    assert_eq!(a.cas.shared.own_stamp(&stamp, from), Some(from));
     assert!(from.since(grant.proved_from.unwrap()) >= Duration::from_millis(3));
 }
 
 #[tokio::test]
-async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
+async fn s2_corrupt_blob_is_an_error_and_never_a_free_lock() {
     let (map, a, b) = pair();
     a.acquire(1).await;
     map.overwrite("default/job", |bytes| bytes.truncate(40));
@@ -391,7 +391,7 @@ async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let page = fresh.cas.list(List::new("", 10)).await.unwrap();
     assert_eq!(page.locks[0].holder, Some(Holder::foreign()));
-    // Even for the client that knows what was there before.
+    // Also for the client that has cached the previous state.
     assert!(a.renew(1, None).await.is_unknown());
     map.overwrite("default/job", |bytes| *bytes = b"tenure 7 x\n".to_vec());
     let error = fresh.enqueue(2, true).await.unwrap_err();
@@ -399,7 +399,7 @@ async fn s2_a_corrupt_blob_is_an_error_and_never_a_free_lock() {
 }
 
 #[tokio::test]
-async fn l4_a_grant_that_a_rollback_brought_back_is_not_renewed() {
+async fn l4_grant_restored_by_rollback_is_not_renewed() {
     let (map, a, b) = pair();
     let old = a.acquire(1).await;
     let rolled_back = map.blobs.lock().unwrap().clone();
@@ -419,7 +419,7 @@ async fn l4_a_grant_that_a_rollback_brought_back_is_not_renewed() {
 }
 
 #[tokio::test]
-async fn i1_inspecting_and_listing_change_nothing_and_page() {
+async fn i1_inspect_and_list_change_nothing_and_page() {
     let (map, a, b) = pair();
     for n in 0..7_u32 {
         let name = LockName::new(format!("p/{n}")).unwrap();
@@ -448,7 +448,7 @@ async fn i1_inspecting_and_listing_change_nothing_and_page() {
 }
 
 #[tokio::test]
-async fn release_and_renewal_of_one_s_own_need_no_read() {
+async fn own_release_and_renewal_need_no_read() {
     let (map, a, _) = pair();
     let grant = a.acquire(1).await;
     let reads = map.reads.load(Ordering::SeqCst);
@@ -458,7 +458,7 @@ async fn release_and_renewal_of_one_s_own_need_no_read() {
 }
 
 #[tokio::test]
-async fn a_token_floor_lifts_tokens_and_has_a_limit() {
+async fn t1_token_floor_raises_tokens_and_has_a_limit() {
     let map = Arc::new(Map::default());
     let clock = ManualClock::new();
     let with_floor = |floor: u64| {
@@ -470,8 +470,8 @@ async fn a_token_floor_lifts_tokens_and_has_a_limit() {
     };
     let grant = with_floor(1 << 60).unwrap().acquire(1).await;
     assert!(grant.token.get() > 1 << 60);
-    let refused = with_floor(u64::MAX).err().unwrap();
-    assert_eq!(refused.kind(), ErrorKind::Config);
+    let invalid = with_floor(u64::MAX).err().unwrap();
+    assert_eq!(invalid.kind(), ErrorKind::Config);
 }
 
 trait IsUnknown {

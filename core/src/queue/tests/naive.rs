@@ -1,5 +1,5 @@
-//! A second model of the queue, written from the contract and not from the machine: one list, put
-//! in order before and after everything that happens.
+//! An independent model of the queue, written from the contract: one list that is normalized before
+//! and after every event.
 
 use super::*;
 
@@ -121,7 +121,7 @@ impl Naive {
                         beat: 0,
                         token: 0,
                     });
-                    // The sender's own grant is its answer.
+                    // The sender learns of its own grant from the answer.
                     self.tidy(now, &mut Vec::new());
                     self.place(who)
                 } else {
@@ -202,8 +202,8 @@ pub(super) fn show(answer: &Answer) -> String {
 
 pub(super) fn show_notice(notice: &Notice) -> String {
     let who = notice.attempt.as_u128();
-    match notice.what {
-        Told::Granted { token, .. } => format!("{who} granted {token}"),
-        Told::Lost(reason) => format!("{who} lost {}", reason.as_str()),
+    match notice.kind {
+        NoticeKind::Granted { token, .. } => format!("{who} granted {token}"),
+        NoticeKind::Lost(reason) => format!("{who} lost {}", reason.as_str()),
     }
 }

@@ -1,4 +1,4 @@
-//! Messages of a store that overtake its answers.
+//! A store's messages that arrive before its earlier answers.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -30,23 +30,23 @@ use tenure_core::{
     token::FencingToken,
 };
 
-/// A store of one lock: the first waiter's report is answered only when the test says so, and by
-/// what it says; everything else at once.
+/// A store of one lock. The test controls when and how the first waiter's report is answered; all
+/// other requests are answered at once.
 #[derive(Debug, Clone, Default)]
-struct Gate {
-    /// Whether to grant on enqueue.
+struct ControlledStore {
+    /// Whether an enqueue is granted.
     grant: bool,
     context: Arc<Mutex<Option<Context>>>,
     first: Arc<tokio::sync::Notify>,
     renews: Arc<AtomicU32>,
-    /// Send `Look` right before the first answer.
+    /// Whether `Recheck` is sent right before the first answer.
     look: bool,
-    /// Tell each renewal's proof as an event, and never return from the call.
+    /// Whether each renewal's proof is sent as an event and the call never returns.
     parts: bool,
 }
 
 #[async_trait]
-impl Connect for Gate {
+impl Connect for ControlledStore {
     fn info(&self) -> BackendInfo {
         BackendInfo::new("gate", "gate:")
     }
@@ -56,14 +56,14 @@ impl Connect for Gate {
     }
 }
 
-impl Gate {
+impl ControlledStore {
     fn now(&self) -> tenure_core::clock::Instant {
         self.context.lock().unwrap().as_ref().unwrap().clock.now()
     }
 }
 
 #[async_trait]
-impl Backend for Gate {
+impl Backend for ControlledStore {
     fn info(&self) -> BackendInfo {
         Connect::info(self)
     }
@@ -106,7 +106,7 @@ impl Backend for Gate {
         if number == 0 {
             self.first.notified().await;
             if self.look {
-                // The read that this answer rests on came first, then the message: its turn.
+                // The answer is based on a read before the message that announces the grant.
                 let events = self
                     .context
                     .lock()
@@ -115,7 +115,7 @@ impl Backend for Gate {
                     .unwrap()
                     .events
                     .clone();
-                events.send(BackendEvent::Look {
+                events.send(BackendEvent::Recheck {
                     attempt: entries[0].attempt,
                 });
             }
@@ -157,24 +157,24 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// W2 and ADR 0001: "`Look`: the core reports this waiter, with a report sent after the event".
-/// The event comes while a report is under way whose answer follows at once.
+/// W2 and ADR 0001: "`Recheck`: the core reports this waiter, with a report sent after the event".
+/// The event arrives while a report is in flight whose answer follows at once.
 #[tokio::test]
-async fn w2_a_look_during_a_report_is_followed_by_another_report() {
-    let gate = Gate {
+async fn w2_recheck_during_a_report_is_followed_by_another_report() {
+    let store = ControlledStore {
         look: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(6))
         .connect()
         .await
         .unwrap();
     let lock = client.lock("a").unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
-    // Its first report, a third of the TTL later.
-    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
-    gate.first.notify_one();
+    // The first report follows a third of the TTL later.
+    until(|| store.renews.load(Ordering::SeqCst) == 1).await;
+    store.first.notify_one();
     let begin = std::time::Instant::now();
     let _guard = waiter.await.unwrap();
     assert!(
@@ -184,21 +184,21 @@ async fn w2_a_look_during_a_report_is_followed_by_another_report() {
     );
 }
 
-/// `Guard::renew`: "Renews now". An earlier renewal that is under way is answered right after.
+/// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.
 #[tokio::test]
-async fn k1_renew_renews_now() {
-    let gate = Gate {
+async fn k1_renew_sends_a_renewal_at_once() {
+    let store = ControlledStore {
         grant: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(6))
         .connect()
         .await
         .unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    until(|| gate.renews.load(Ordering::SeqCst) == 1).await;
-    gate.first.notify_one();
+    until(|| store.renews.load(Ordering::SeqCst) == 1).await;
+    store.first.notify_one();
     let begin = std::time::Instant::now();
     guard.renew().await.unwrap();
     assert!(
@@ -208,15 +208,15 @@ async fn k1_renew_renews_now() {
     );
 }
 
-/// K4, L5: a proof that was told ahead stands, although the call that it is a part of is given up.
+/// K4, L5: a proof that was sent as an event stays valid although its call times out.
 #[tokio::test]
-async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
-    let gate = Gate {
+async fn k4_proof_sent_as_event_survives_timeout_of_the_call() {
+    let store = ControlledStore {
         grant: true,
         parts: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(3))
         .request_timeout(Duration::from_millis(200))
         .connect()
@@ -228,25 +228,25 @@ async fn k4_a_part_that_was_told_is_not_doubted_when_the_call_is_given_up() {
         assert_eq!(guard.phase(), Phase::Held);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // At each third of the TTL, and not at each eighteenth.
-    let renewals = gate.renews.load(Ordering::SeqCst);
+    // At each third of the TTL, not at each eighteenth.
+    let renewals = store.renews.load(Ordering::SeqCst);
     assert!((3..=6).contains(&renewals), "{renewals} renewals in 4 s");
 }
 
-/// K1: locks taken a little apart come to share their renewals.
+/// K1: locks that were acquired shortly after one another converge on shared batches.
 #[tokio::test]
-async fn k1_locks_taken_a_little_apart_share_their_renewals() {
+async fn k1_locks_acquired_shortly_after_one_another_share_batches() {
     let clock = ManualClock::new();
-    let gate = Gate {
+    let store = ControlledStore {
         grant: true,
-        ..Gate::default()
+        ..ControlledStore::default()
     };
-    let client = Client::builder(gate.clone())
+    let client = Client::builder(store.clone())
         .clock(Arc::new(clock.clone()))
         .connect()
         .await
         .unwrap();
-    gate.first.notify_one();
+    store.first.notify_one();
     let mut guards = Vec::new();
     for name in ["a", "b", "c"] {
         guards.push(client.lock(name).unwrap().acquire().await.unwrap());
@@ -259,6 +259,6 @@ async fn k1_locks_taken_a_little_apart_share_their_renewals() {
         }
     }
     // 23 s after the first: at 10 and at 20 s, for all three.
-    assert_eq!(gate.renews.load(Ordering::SeqCst), 2);
+    assert_eq!(store.renews.load(Ordering::SeqCst), 2);
     assert!(guards.iter().all(|guard| guard.check().is_ok()));
 }

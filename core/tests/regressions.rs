@@ -1,5 +1,5 @@
-//! The client at its worst moments: sequences of lost answers, slow stores and cancellations that
-//! once broke a clause.
+//! Regressions of the client: sequences of lost answers, slow stores and cancellations that once
+//! violated a clause.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -16,7 +16,7 @@ use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context},
     capability::{Capabilities, TtlRange, TtlScope},
     error::{Error, ErrorKind},
-    memory::{Fault, MemoryStore},
+    memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
@@ -27,11 +27,11 @@ use tenure_core::{
 #[derive(Debug, Clone, Default)]
 struct Twist {
     enqueue_delay: Duration,
-    /// So many enqueues are answered "gone" first.
+    /// Number of enqueues that are answered with "gone" first.
     gone: Arc<AtomicU32>,
-    /// Reports are refused for want of a right.
+    /// Whether reports are rejected with `PermissionDenied`.
     forbidden: Arc<AtomicBool>,
-    /// So many enqueues cannot be sent.
+    /// Number of enqueues that cannot be sent.
     unreachable: Arc<AtomicU32>,
     pooled: bool,
     enqueues: Arc<AtomicU32>,
@@ -125,8 +125,8 @@ impl Backend for Twisted {
 }
 
 /// R1: "To find nothing after an unanswered removal of one's own, before `valid_until`, is
-/// `Released`". The first call's removals are applied, their answers are lost: `Unknown`. The
-/// second call finds nothing.
+/// `Released`". The removals of the first call are executed, but their answers are lost: `Unknown`.
+/// The second call finds no entry.
 #[tokio::test]
 async fn r1_release_again_after_unknown_is_released() {
     let store = MemoryStore::new();
@@ -136,28 +136,28 @@ async fn r1_release_again_after_unknown_is_released() {
         .await
         .unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    store.set_fault(Fault::LoseReplies);
+    store.set_fault(InjectedFault::LoseReplies);
     let first = guard.release().await;
     assert!(matches!(first, Release::Unknown(_)), "{first:?}");
-    store.set_fault(Fault::None);
+    store.set_fault(InjectedFault::None);
     let second = guard.release().await;
     assert!(matches!(second, Release::Released), "{second:?}");
 }
 
-/// R1, the same by cancellation: "the removal goes on in the background", and it may be repeated.
+/// R1 with a cancellation: the removal continues in the background, and can be repeated.
 #[tokio::test]
-async fn r1_release_again_after_a_cancelled_one_is_released() {
+async fn r1_release_again_after_cancelled_release_is_released() {
     let store = MemoryStore::new();
     let client = Client::builder(store.clone()).connect().await.unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
-    store.set_fault(Fault::Hang);
+    store.set_fault(InjectedFault::Hang);
     assert!(
         tokio::time::timeout(Duration::from_millis(50), guard.release())
             .await
             .is_err()
     );
-    store.set_fault(Fault::None);
-    // The background removal does it.
+    store.set_fault(InjectedFault::None);
+    // The removal in the background removes the entry.
     while store.token(&Namespace::default(), guard.name()).is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -165,9 +165,9 @@ async fn r1_release_again_after_a_cancelled_one_is_released() {
     assert!(matches!(second, Release::Released), "{second:?}");
 }
 
-/// L4 "releasing it gives NotHeld", and `Guard::release`: "calling it again repeats the answer".
+/// L4 "releasing it gives NotHeld", and `Guard::release`: another call returns the same answer.
 #[tokio::test]
-async fn l4_not_held_stays_not_held() {
+async fn l4_lost_guard_stays_not_held() {
     let store = MemoryStore::new();
     let client = Client::builder(store.clone()).connect().await.unwrap();
     let guard = client.lock("a").unwrap().acquire().await.unwrap();
@@ -181,10 +181,10 @@ async fn l4_not_held_stays_not_held() {
     );
 }
 
-/// A1: a try has a limit for the network. Store whose answers take longer than the lease is valid,
-/// and less than the request time-out.
+/// A1: `try_acquire` has a time limit for the network. The store's answers take longer than the
+/// lease is valid, and less than the request time-out.
 #[tokio::test]
-async fn a1_a_try_on_a_slow_store_ends() {
+async fn a1_try_acquire_on_slow_store_ends() {
     let twist = Twist {
         enqueue_delay: Duration::from_millis(300),
         ..Twist::default()
@@ -206,10 +206,10 @@ async fn a1_a_try_on_a_slow_store_ends() {
     assert!(done.unwrap().is_err());
 }
 
-/// W5 / the doc of `Enqueued::Gone`: "the attempt was removed before this request was carried
-/// out": go on with a new attempt. Nobody shut anything down.
+/// W5 and the documentation of `Enqueued::Gone`: the attempt was removed before this request was
+/// executed. The acquire continues with a new attempt; the client was not shut down.
 #[tokio::test]
-async fn w5_an_enqueue_answered_gone_goes_on_with_another() {
+async fn w5_enqueue_answered_gone_continues_with_new_attempt() {
     let twist = Twist {
         gone: Arc::new(AtomicU32::new(1)),
         ..Twist::default()
@@ -223,10 +223,10 @@ async fn w5_an_enqueue_answered_gone_goes_on_with_another() {
     assert!(outcome.is_ok());
 }
 
-/// R3: a dropped guard is released in the background, on a pooled store too after others were
-/// abandoned.
+/// R3: a dropped guard is released in the background, also on a pooled store after other guards
+/// were abandoned.
 #[tokio::test]
-async fn r3_abandoned_guards_do_not_hold_up_the_releases_of_others() {
+async fn r3_abandoned_guards_do_not_delay_other_releases() {
     let twist = Twist {
         pooled: true,
         ..Twist::default()
@@ -258,10 +258,10 @@ async fn r3_abandoned_guards_do_not_hold_up_the_releases_of_others() {
         .unwrap();
 }
 
-/// W2, W5: who has waited goes on waiting when its place is gone and the store is away for a while;
-/// who has not been in the queue yet is told at once.
+/// W2, W5: a waiter that has lost its position continues to wait during an outage of the store. An
+/// acquire that was not in the queue yet fails at once.
 #[tokio::test]
-async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
+async fn w5_waiter_that_lost_its_position_survives_an_outage() {
     let twist = Twist::default();
     let store = TwistedStore(MemoryStore::new(), twist.clone());
     let client = Client::builder(store.clone())
@@ -296,9 +296,9 @@ async fn w5_a_waiter_whose_place_is_gone_outlasts_an_outage() {
     drop(first);
 }
 
-/// A waiter that nothing can be told of any more says so, instead of waiting for ever.
+/// A waiter whose reports fail permanently returns the error instead of waiting forever.
 #[tokio::test]
-async fn w2_a_waiter_whose_reports_are_forbidden_ends_with_that() {
+async fn w2_waiter_with_denied_reports_fails() {
     let twist = Twist::default();
     let store = TwistedStore(MemoryStore::new(), twist.clone());
     let client = Client::builder(store.clone())

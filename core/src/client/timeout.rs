@@ -8,10 +8,10 @@ use std::{
 
 use crate::clock::{Clock, Instant};
 
-/// Runs a future until a moment. `None` if the moment came first.
+/// Runs a future until `limit`. Returns `None` if `limit` is reached first.
 ///
-/// A future that is ready at once costs no timer.
-pub(crate) async fn until<T>(
+/// A future that is ready at once needs no timer.
+pub(crate) async fn timeout_at<T>(
     clock: &dyn Clock,
     limit: Instant,
     future: impl Future<Output = T>,

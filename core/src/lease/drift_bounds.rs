@@ -7,50 +7,50 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// How far a client distrusts clocks.
+/// Bounds on the difference between clocks.
 ///
 /// `valid_until = proved_from + ttl * (1 - drift) - margin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Terms {
+pub struct DriftBounds {
     drift_ppm: u32,
     margin: Duration,
 }
 
-impl Terms {
-    /// One percent of drift, and 25 ms of margin.
+impl DriftBounds {
+    /// A drift of one percent and a margin of 25 ms.
     pub const DEFAULT: Self = Self {
         drift_ppm: 10_000,
         margin: Duration::from_millis(25),
     };
 
-    /// Terms of one's own: by how much clock *rates* may differ, in parts per million, and a
-    /// margin for what does not grow with the TTL (the difference of the wall clocks of servers
-    /// that can succeed one another).
+    /// Creates bounds from the maximum difference of clock *rates* in parts per million, and a
+    /// margin for differences that do not grow with the TTL (such as between the wall clocks of
+    /// servers that can succeed one another).
     #[must_use]
     pub const fn new(drift_ppm: u32, margin: Duration) -> Self {
         Self { drift_ppm, margin }
     }
 
-    /// The part of a TTL for which a proof may be believed.
+    /// Returns the part of a TTL for which a proof is valid.
     #[must_use]
     pub fn validity(&self, ttl: Duration) -> Duration {
-        // The loss is rounded up, so that the validity is never too long.
+        // The drift is rounded up, so that the validity is never too long.
         let drift = (ttl.as_nanos() * u128::from(self.drift_ppm)).div_ceil(1_000_000);
         ttl.saturating_sub(from_nanos(drift))
             .saturating_sub(self.margin)
     }
 
-    /// The moment until which a grant may be believed in that was proved from that moment.
+    /// Returns the moment until which a grant that is proved from `proved_from` is valid.
     #[must_use]
     pub fn deadline(&self, proved_from: Instant, ttl: Duration) -> Instant {
         proved_from + self.validity(ttl)
     }
 
-    /// Refuses a TTL of which too little would be left to survive two lost renewals (L5).
+    /// Rejects a TTL whose validity is too short to survive two lost renewals (L5).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] with the arithmetic.
+    /// [`ErrorKind::Config`] with the computation.
     pub fn check(&self, ttl: Duration) -> Result<(), Error> {
         let validity = self.validity(ttl);
         let needed = ttl.saturating_sub(ttl / 4);
@@ -79,7 +79,7 @@ fn from_nanos(nanos: u128) -> Duration {
     u64::try_from(nanos / SECOND).map_or(Duration::MAX, |seconds| Duration::new(seconds, below))
 }
 
-impl Default for Terms {
+impl Default for DriftBounds {
     fn default() -> Self {
         Self::DEFAULT
     }

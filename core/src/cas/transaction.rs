@@ -1,4 +1,4 @@
-//! The transaction: read, decode, let the machine decide, encode, swap, and again on a conflict.
+//! The transaction: read, decode, apply events to the queue, encode and swap; retry on a conflict.
 
 use std::{
     collections::HashMap,
@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    attempts::{Attempts, Standing},
-    blob::{self, State},
+    attempts::{AttemptStatus, Attempts},
+    blob::{self, LockRecord},
     observed::Observed,
     store::{BlobStore, Key, Swap, Version},
     view::Viewer,
@@ -19,41 +19,41 @@ use crate::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     name::LockName,
-    queue::{Answer, ClockId, Event, Notice, Now, Queue, Stamp, Step, Told},
+    queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp, Step},
     request::{Grant, StoreTime},
 };
 
-/// States that are kept from the last swap, so that the next one needs no read.
-const MOST_KEPT: usize = 256;
-/// So many conflicts in a row are no longer contention but something broken.
-const MOST_CONFLICTS: u32 = 1000;
+/// Maximum number of states that are cached after a swap, so that the next swap needs no read.
+const MAX_CACHED_STATES: usize = 256;
+/// More consecutive conflicts than this are not contention but a defect.
+const MAX_CONFLICTS: u32 = 1000;
 
 /// One reading of the clocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     /// The client's clock, as `proved_from` reports it.
     pub(super) clock: Instant,
-    /// The same moment as the machine takes it.
+    /// The same moment, as the queue receives it.
     pub(super) now: Now,
 }
 
-/// What to do with a state that was read.
+/// A transaction on a state that was read.
 #[derive(Debug)]
-pub(super) struct Turnout<'a> {
-    /// The state, to be changed.
+pub(super) struct Transaction<'a> {
+    /// The state to change.
     pub(super) queue: &'a mut Queue,
-    /// When it was read.
-    pub(super) moment: Moment,
-    /// When it was published.
+    /// When the state was read.
+    pub(super) moment: ClockReading,
+    /// When the state was published.
     pub(super) as_of: StoreTime,
-    /// When it will be published, if it is.
-    pub(super) next: StoreTime,
+    /// When the new state is published, if the transaction publishes one.
+    pub(super) next_as_of: StoreTime,
     notices: Vec<Notice>,
     write: bool,
 }
 
-impl Turnout<'_> {
-    /// Lets the machine take an event.
+impl Transaction<'_> {
+    /// Applies an event to the queue.
     pub(super) fn on(&mut self, event: Event) -> Answer {
         let Step {
             answer,
@@ -65,34 +65,34 @@ impl Turnout<'_> {
         answer
     }
 
-    /// Publishes a new version even if nothing changed.
+    /// Requests the publication of a new version even if nothing changed.
     pub(super) const fn write(&mut self) {
         self.write = true;
     }
 }
 
-/// What came of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug)]
-pub(super) struct Done<T> {
+pub(super) struct TxOutcome<T> {
     pub(super) value: T,
-    pub(super) state: State,
+    pub(super) state: LockRecord,
 }
 
 #[derive(Debug)]
-pub(super) struct Inner<S> {
+pub(super) struct Shared<S> {
     pub(super) store: S,
     pub(super) context: Context,
     pub(super) attempts: Attempts,
     pub(super) observed: Observed,
     own_clock: ClockId,
-    /// Whether other clients compare their clocks with ours. Then whoever meets the entry of an
-    /// earlier boot starts its clock, and whoever comes one TTL later finds it dead: nobody has to
-    /// stay and watch it.
+    /// Whether other clients read the same clock as this one. The first client that sees an entry
+    /// of an earlier boot then stamps it with the shared clock, and any client finds it dead one
+    /// TTL later: no client needs to keep observing it.
     shares_clock: bool,
-    kept: Mutex<HashMap<LockName, (Version, State)>>,
+    cached: Mutex<HashMap<LockName, (Version, LockRecord)>>,
 }
 
-impl<S: BlobStore> Inner<S> {
+impl<S: BlobStore> Shared<S> {
     pub(super) fn new(store: S, context: Context) -> Result<Self, Error> {
         if context.token_floor.get() >= 1 << 61 {
             return Err(
@@ -114,7 +114,7 @@ impl<S: BlobStore> Inner<S> {
             observed: Observed::new(own_clock),
             own_clock,
             shares_clock,
-            kept: Mutex::default(),
+            cached: Mutex::default(),
         })
     }
 
@@ -122,7 +122,7 @@ impl<S: BlobStore> Inner<S> {
         Key::new(self.context.namespace.clone(), name.clone())
     }
 
-    pub(super) fn viewer<'a>(&'a self, key: &'a Key, moment: &'a Moment) -> Viewer<'a> {
+    pub(super) fn viewer<'a>(&'a self, key: &'a Key, moment: &'a ClockReading) -> Viewer<'a> {
         Viewer {
             key,
             observed: &self.observed,
@@ -130,10 +130,10 @@ impl<S: BlobStore> Inner<S> {
         }
     }
 
-    /// Reads the clocks. Called after the state was read and before it is published: so stamps of
-    /// one clock never go back from one version to the next, and a process that is stopped in
-    /// between publishes an old stamp, by which others rightly let it expire.
-    pub(super) fn moment(&self) -> Moment {
+    /// Reads the clocks. Called after the state was read and before it is published. So stamps of
+    /// one clock never decrease from one version to the next, and a process that is stopped in
+    /// between publishes an old stamp, by which other clients correctly let it expire.
+    pub(super) fn read_clocks(&self) -> ClockReading {
         let clock = self.context.clock.now();
         let wall_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -142,21 +142,21 @@ impl<S: BlobStore> Inner<S> {
             .unwrap_or(0);
         let floor = wall_us.max(self.context.token_floor.get() + 1);
         let stamp = Stamp::new(self.own_clock, clock.since_origin());
-        Moment {
+        ClockReading {
             clock,
             now: Now::new(stamp, wall_us, floor),
         }
     }
 
-    /// The state of a lock, read from the store; `None` for its version if there is none yet.
-    pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, State), Error> {
+    /// Reads the state of a lock from the store. The version is `None` if the lock has no state.
+    pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, LockRecord), Error> {
         let Some(blob) = self.store.read(key).await? else {
-            return Ok((None, State::default()));
+            return Ok((None, LockRecord::default()));
         };
-        let state = blob::decode(key, &blob.bytes).map_err(|refused| {
-            Error::new(refused.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {refused}; nobody can hold this lock until that is restored; to free the \
-                 lock, delete {}",
+        let state = blob::decode(key, &blob.bytes).map_err(|invalid| {
+            Error::new(invalid.kind, "reading the state of a lock").with_detail(format!(
+                "{}: {invalid}; no client can hold this lock until the state is restored; to \
+                 free the lock, delete {}",
                 self.store.location(key),
                 self.store.to_delete(key)
             ))
@@ -164,73 +164,73 @@ impl<S: BlobStore> Inner<S> {
         Ok((Some(blob.version), state))
     }
 
-    /// Lets `decide` change the state of a lock, as often as it takes until nobody else did so at
-    /// the same time. An answer that publishes nothing always rests on a fresh read.
+    /// Changes the state of a lock with `decide`, and retries until no other client changed it
+    /// concurrently. An answer without a publication always depends on a fresh read.
     pub(super) async fn transact<T: Send>(
         &self,
         key: &Key,
-        mut decide: impl FnMut(&mut Turnout<'_>) -> T + Send,
-    ) -> Result<Done<T>, Error> {
+        mut decide: impl FnMut(&mut Transaction<'_>) -> T + Send,
+    ) -> Result<TxOutcome<T>, Error> {
         let started = self.context.clock.now();
-        let mut kept = self.take_kept(&key.name);
+        let mut cached = self.take_cached(&key.name);
         let mut conflicts = 0;
         loop {
-            let from_memory = kept.is_some();
-            let (version, before) = match kept.take() {
+            let from_memory = cached.is_some();
+            let (version, before) = match cached.take() {
                 Some((version, state)) => (Some(version), state),
                 None => self.read(key).await?,
             };
-            let moment = self.moment();
+            let moment = self.read_clocks();
             let mut state = before;
             let as_of = state.as_of();
             let generation = (state.generation + 1).max(moment.now.wall_us);
-            let mut turnout = Turnout {
+            let mut tx = Transaction {
                 queue: &mut state.queue,
                 moment,
                 as_of,
-                next: StoreTime::new(generation),
+                next_as_of: StoreTime::new(generation),
                 notices: Vec::new(),
                 write: false,
             };
-            let dead = self.observed.look(key, turnout.queue, moment.clock);
+            let dead = self.observed.observe(key, tx.queue, moment.clock);
             for (attempt, beat) in dead {
-                turnout.on(Event::Lapsed { attempt, beat });
+                tx.on(Event::Lapsed { attempt, beat });
             }
             if self.shares_clock {
-                for (attempt, beat) in self.observed.foreign(turnout.queue) {
-                    turnout.on(Event::Adopt { attempt, beat });
+                for (attempt, beat) in self.observed.foreign_entries(tx.queue) {
+                    tx.on(Event::Adopt { attempt, beat });
                 }
             }
-            let value = decide(&mut turnout);
-            let Turnout { notices, write, .. } = turnout;
+            let value = decide(&mut tx);
+            let Transaction { notices, write, .. } = tx;
             if !write {
                 if from_memory {
                     continue;
                 }
-                return Ok(Done { value, state });
+                return Ok(TxOutcome { value, state });
             }
             state.generation = generation;
             let bytes = blob::encode(key, &state).map_err(|source| {
                 Error::new(ErrorKind::Unsupported, "writing the state of a lock")
-                    .with_detail("it cannot be encoded; this is a defect of tenure")
+                    .with_detail("the state cannot be encoded; this is a bug in tenure")
                     .with_source(source)
             })?;
             let swap = self.store.compare_and_swap(key, version.as_ref(), bytes);
             if let Swap::Swapped(version) = swap.await? {
-                self.keep(&key.name, version, &state);
-                self.tell(key, &notices, &state).await;
-                return Ok(Done { value, state });
+                self.cache(&key.name, version, &state);
+                self.notify(key, &notices, &state).await;
+                return Ok(TxOutcome { value, state });
             }
             if !from_memory {
                 conflicts += 1;
                 let waited = self.context.clock.now().since(started);
-                if conflicts > MOST_CONFLICTS || waited > self.context.request_timeout {
+                if conflicts > MAX_CONFLICTS || waited > self.context.request_timeout {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
                         "changing the state of a lock",
                     )
                     .with_detail(format!(
-                        "{}: others changed it first, {conflicts} times in a row; try again",
+                        "{}: {conflicts} consecutive conflicts with other clients; try again",
                         self.store.location(key)
                     )));
                 }
@@ -239,9 +239,9 @@ impl<S: BlobStore> Inner<S> {
         }
     }
 
-    /// Looks at a lock after the store said that it changed, and reports what became of this
-    /// client's attempts.
-    pub(super) async fn look_again(&self, name: &LockName) {
+    /// Rechecks a lock after the store reported a change, and reports changes of this client's
+    /// attempts.
+    pub(super) async fn recheck(&self, name: &LockName) {
         let attempts = self.attempts.at(name);
         if attempts.is_empty() {
             return;
@@ -250,15 +250,15 @@ impl<S: BlobStore> Inner<S> {
         let state = match self.read(&key).await {
             Ok((_, state)) => state,
             Err(error) => {
-                tracing::debug!(%error, "a lock that changed could not be read");
+                tracing::debug!(%error, "could not read a lock that changed");
                 return;
             }
         };
-        let moment = self.moment();
-        for (attempt, standing) in attempts {
+        let moment = self.read_clocks();
+        for (attempt, status) in attempts {
             match state.queue.entry(attempt) {
                 Some(_) => self.report_grant(name, attempt, &state),
-                None if standing == Standing::Sent => {}
+                None if status == AttemptStatus::Sent => {}
                 None => {
                     let mut copy = state.queue.clone();
                     let answer = copy.on(Event::Renew { attempt }, &moment.now).answer;
@@ -270,36 +270,39 @@ impl<S: BlobStore> Inner<S> {
         }
     }
 
-    /// Tells those whom a swap concerns: this client's attempts by events, other clients by the
-    /// store.
-    async fn tell(&self, key: &Key, notices: &[Notice], state: &State) {
-        let mut told = Vec::new();
+    /// Notifies the clients that a swap concerns: this client's attempts by events, other clients
+    /// through the store.
+    async fn notify(&self, key: &Key, notices: &[Notice], state: &LockRecord) {
+        let mut notified = Vec::new();
         for notice in notices {
             if notice.client != self.context.client {
-                if !told.contains(&notice.client) {
-                    told.push(notice.client);
+                if !notified.contains(&notice.client) {
+                    notified.push(notice.client);
                 }
                 continue;
             }
-            match notice.what {
-                Told::Granted { .. } => self.report_grant(&key.name, notice.attempt, state),
-                Told::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
+            match notice.kind {
+                NoticeKind::Granted { .. } => self.report_grant(&key.name, notice.attempt, state),
+                NoticeKind::Lost(reason) => self.report_loss(&key.name, notice.attempt, reason),
             }
         }
-        for client in told {
+        for client in notified {
             self.store.wake(client, key).await;
         }
     }
 
-    fn report_grant(&self, name: &LockName, attempt: AttemptId, state: &State) {
+    fn report_grant(&self, name: &LockName, attempt: AttemptId, state: &LockRecord) {
         let Some(entry) = state.queue.entry(attempt) else {
             return;
         };
         let Some(record) = entry.grant else { return };
-        if !self.attempts.note(name, attempt, Standing::Holding) {
+        if !self
+            .attempts
+            .set_status(name, attempt, AttemptStatus::Holding)
+        {
             return;
         }
-        // Counting from the last report that was answered is the core's part (D4).
+        // The core counts the grant from the last answered report (D4).
         let grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
         self.context.events.send(BackendEvent::Granted(grant));
     }
@@ -314,42 +317,43 @@ impl<S: BlobStore> Inner<S> {
         }
     }
 
-    /// Registers an attempt before anything is sent.
+    /// Registers an attempt before its first request is sent.
     pub(super) fn register(&self, name: &LockName, attempt: AttemptId) {
         if self.attempts.add(name, attempt) {
             self.store.watching(&self.key(name), true);
         }
     }
 
-    /// Forgets an attempt: no event about it is sent from now on.
+    /// Forgets an attempt. From now on no event about it is sent.
     pub(super) fn forget(&self, name: &LockName, attempt: AttemptId) {
         if self.attempts.forget(name, attempt) {
             self.store.watching(&self.key(name), false);
         }
     }
 
-    /// The moment of a stamp, if this client's clock made it. One that lies ahead was made by
-    /// nobody who may be believed.
+    /// Returns the moment of a stamp that this client's clock made. A stamp in the future is
+    /// rejected as untrusted.
     pub(super) fn own_stamp(&self, stamp: &Stamp, now: Instant) -> Option<Instant> {
         let at = Instant::from_origin(stamp.at);
         (stamp.clock == self.own_clock && at <= now).then_some(at)
     }
 
-    fn take_kept(&self, name: &LockName) -> Option<(Version, State)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.remove(name)
+    fn take_cached(&self, name: &LockName) -> Option<(Version, LockRecord)> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.remove(name)
     }
 
-    fn keep(&self, name: &LockName, version: Version, state: &State) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MOST_KEPT {
-            kept.clear();
+    fn cache(&self, name: &LockName, version: Version, state: &LockRecord) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= MAX_CACHED_STATES {
+            cached.clear();
         }
-        kept.insert(name.clone(), (version, state.clone()));
+        cached.insert(name.clone(), (version, state.clone()));
     }
 }
 
-/// Steps aside after a conflict: at once for the first, then for a random time that grows.
+/// Backs off after a conflict: the first two only yield, later ones sleep for a random time whose
+/// bound grows.
 async fn back_off(conflicts: u32) {
     if conflicts <= 2 {
         tokio::task::yield_now().await;

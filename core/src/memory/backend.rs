@@ -1,8 +1,8 @@
-//! One client's connection to a [`MemoryStore`]: every request is one event of the queue machine.
+//! A client's connection to a [`MemoryStore`]. Every request is one event of the queue.
 
 use async_trait::async_trait;
 
-use super::store::{Fault, MemoryStore, Taken};
+use super::store::{Applied, InjectedFault, MemoryStore};
 use crate::{
     backend::{Backend, BackendInfo, Context},
     capability::Capabilities,
@@ -30,10 +30,10 @@ impl MemoryBackend {
         Self { store, context }
     }
 
-    /// The way to the store: where a request can be refused, or hang.
-    async fn reach(&self, operation: &'static str) -> Result<(), Error> {
-        self.store.unless_hanging().await;
-        if self.store.fault() == Fault::Unreachable {
+    /// Simulates the sending of a request, which can fail or hang.
+    async fn check_reachable(&self, operation: &'static str) -> Result<(), Error> {
+        self.store.wait_unless_hanging().await;
+        if self.store.fault() == InjectedFault::Unreachable {
             return Err(error(
                 ErrorKind::Unavailable,
                 operation,
@@ -43,9 +43,9 @@ impl MemoryBackend {
         Ok(())
     }
 
-    /// The way back: where an answer can be lost.
-    fn reply<T>(&self, operation: &'static str, answer: T) -> Result<T, Error> {
-        if self.store.fault() == Fault::LoseReplies {
+    /// Simulates the delivery of a reply, which can be lost.
+    fn deliver_reply<T>(&self, operation: &'static str, answer: T) -> Result<T, Error> {
+        if self.store.fault() == InjectedFault::LoseReplies {
             return Err(error(
                 ErrorKind::OutcomeUnknown,
                 operation,
@@ -55,9 +55,10 @@ impl MemoryBackend {
         Ok(answer)
     }
 
-    fn take(&self, name: &LockName, event: Event) -> Option<Taken> {
+    fn apply(&self, name: &LockName, event: Event) -> Option<Applied> {
         let floor = self.context.token_floor.get().saturating_add(1);
-        self.store.take(&self.context.namespace, name, floor, event)
+        self.store
+            .apply(&self.context.namespace, name, floor, event)
     }
 
     fn waiting(
@@ -65,17 +66,17 @@ impl MemoryBackend {
         name: &LockName,
         attempt: AttemptId,
         from: Instant,
-        taken: &Taken,
+        applied: &Applied,
     ) -> Waiting {
         let recheck = self.store.read(&self.context.namespace, |locks, now| {
             locks
                 .get(name)
                 .and_then(|queue| queue.recheck(attempt, now))
         });
-        let waiting = Waiting::new(from, taken.as_of)
+        let waiting = Waiting::new(from, applied.as_of)
             .with_holder(self.holder(name))
             .with_recheck(recheck);
-        match taken.step.answer {
+        match applied.step.answer {
             Answer::Waiting { ahead } => {
                 waiting.with_ahead(u64::try_from(ahead).unwrap_or(u64::MAX))
             }
@@ -92,27 +93,27 @@ impl MemoryBackend {
     async fn renew_one(&self, entry: &Renewal) -> Result<Renewed, Error> {
         const OPERATION: &str = "renewing";
         let from = self.context.clock.now();
-        self.reach(OPERATION).await?;
-        let taken = self.take(
+        self.check_reachable(OPERATION).await?;
+        let applied = self.apply(
             &entry.name,
             Event::Renew {
                 attempt: entry.attempt,
             },
         );
-        let Some(taken) = taken else {
-            return self.reply(OPERATION, Renewed::Gone(LossReason::Evicted));
+        let Some(applied) = applied else {
+            return self.deliver_reply(OPERATION, Renewed::Gone(LossReason::Evicted));
         };
-        let answer = match taken.step.answer {
+        let answer = match applied.step.answer {
             Answer::Granted(token) => {
                 Renewed::Granted(Grant::proved(entry.attempt, token, entry.ttl, from))
             }
             Answer::Waiting { .. } => {
-                Renewed::Waiting(self.waiting(&entry.name, entry.attempt, from, &taken))
+                Renewed::Waiting(self.waiting(&entry.name, entry.attempt, from, &applied))
             }
             Answer::Gone(reason) => Renewed::Gone(reason),
-            _ => Renewed::Unknown(impossible(OPERATION)),
+            _ => Renewed::Unknown(unexpected_answer(OPERATION)),
         };
-        self.reply(OPERATION, answer)
+        self.deliver_reply(OPERATION, answer)
     }
 }
 
@@ -129,7 +130,7 @@ impl Backend for MemoryBackend {
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
         const OPERATION: &str = "acquiring";
         let from = self.context.clock.now();
-        self.reach(OPERATION).await?;
+        self.check_reachable(OPERATION).await?;
         let Enqueue {
             name,
             attempt,
@@ -138,8 +139,8 @@ impl Backend for MemoryBackend {
             wait,
         } = request;
         let client = self.context.client;
-        let taken = self
-            .take(
+        let applied = self
+            .apply(
                 &name,
                 Event::Enqueue {
                     attempt,
@@ -149,15 +150,17 @@ impl Backend for MemoryBackend {
                     wait,
                 },
             )
-            .ok_or_else(|| impossible(OPERATION))?;
-        let answer = match taken.step.answer {
+            .ok_or_else(|| unexpected_answer(OPERATION))?;
+        let answer = match applied.step.answer {
             Answer::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
-            Answer::Waiting { .. } => Enqueued::Waiting(self.waiting(&name, attempt, from, &taken)),
+            Answer::Waiting { .. } => {
+                Enqueued::Waiting(self.waiting(&name, attempt, from, &applied))
+            }
             Answer::Busy => Enqueued::Busy(self.holder(&name).unwrap_or_default()),
             Answer::Gone(_) => Enqueued::Gone,
-            _ => return Err(impossible(OPERATION)),
+            _ => return Err(unexpected_answer(OPERATION)),
         };
-        self.reply(OPERATION, answer)
+        self.deliver_reply(OPERATION, answer)
     }
 
     async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
@@ -170,38 +173,38 @@ impl Backend for MemoryBackend {
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         const OPERATION: &str = "releasing";
-        self.reach(OPERATION).await?;
+        self.check_reachable(OPERATION).await?;
         let fence = (!request.outcome_known).then_some(request.ttl);
-        let taken = self.take(
+        let applied = self.apply(
             &request.name,
             Event::Remove {
                 attempt: request.attempt,
                 fence,
             },
         );
-        let answer = match taken.map(|taken| taken.step.answer) {
+        let answer = match applied.map(|applied| applied.step.answer) {
             Some(Answer::RemovedHolder) => Removed::AsHolder,
             Some(Answer::RemovedWaiter) => Removed::AsWaiter,
             _ => Removed::Absent,
         };
-        self.reply(OPERATION, answer)
+        self.deliver_reply(OPERATION, answer)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
         const OPERATION: &str = "inspecting";
-        self.reach(OPERATION).await?;
+        self.check_reachable(OPERATION).await?;
         let state = self.store.read(&self.context.namespace, |locks, now| {
             locks.get(name).map_or_else(
                 || LockState::new(name.clone(), None, Vec::new()),
                 |queue| queue.lock_state(name.clone(), now),
             )
         });
-        self.reply(OPERATION, state)
+        self.deliver_reply(OPERATION, state)
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
         const OPERATION: &str = "listing";
-        self.reach(OPERATION).await?;
+        self.check_reachable(OPERATION).await?;
         let page = self.store.read(&self.context.namespace, |locks, now| {
             let mut page = Page::default();
             let begun = |name: &LockName| {
@@ -225,18 +228,18 @@ impl Backend for MemoryBackend {
             }
             page
         });
-        self.reply(OPERATION, page)
+        self.deliver_reply(OPERATION, page)
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         const OPERATION: &str = "evicting";
-        self.reach(OPERATION).await?;
-        let taken = self.take(name, Event::Evict { token });
-        let answer = match taken.map(|taken| taken.step.answer) {
+        self.check_reachable(OPERATION).await?;
+        let applied = self.apply(name, Event::Evict { token });
+        let answer = match applied.map(|applied| applied.step.answer) {
             Some(Answer::Evicted) => Evicted::Evicted,
             _ => Evicted::NotHeld(self.holder(name)),
         };
-        self.reply(OPERATION, answer)
+        self.deliver_reply(OPERATION, answer)
     }
 
     async fn close(&self) {
@@ -250,10 +253,10 @@ fn error(kind: ErrorKind, operation: &'static str, detail: &str) -> Error {
         .with_detail(detail)
 }
 
-fn impossible(operation: &'static str) -> Error {
+fn unexpected_answer(operation: &'static str) -> Error {
     error(
         ErrorKind::Protocol,
         operation,
-        "the queue gave an answer to another question",
+        "the queue returned an unexpected answer",
     )
 }

@@ -1,4 +1,4 @@
-//! The compare-and-swap adapter when one blob does not answer.
+//! The compare-and-swap adapter with one blob that does not answer.
 #![allow(
     clippy::panic,
     clippy::type_complexity,
@@ -32,7 +32,7 @@ use tenure_core::{
 struct Map {
     blobs: Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>,
     next: Arc<AtomicU64>,
-    /// Every request for this lock hangs.
+    /// The lock for which every request hangs.
     hanging: Arc<Mutex<Option<String>>>,
 }
 
@@ -113,10 +113,10 @@ impl BlobStore for Map {
 }
 
 /// ADR 0001: "a driver that splits a batch sends each part's proofs as events at once: one dead
-/// node must not hold up the others' proofs until the time limit" (file, Kubernetes: this
-/// adapter). K1, L5: one lock whose blob does not answer takes all others with it.
+/// node must not hold up the others' proofs until the time limit" (file, Kubernetes: this adapter).
+/// K1, L5: a lock whose blob does not answer must not delay the renewals of the other locks.
 #[tokio::test]
-async fn l5_one_hanging_blob_loses_no_other_lock() {
+async fn l5_hanging_blob_loses_no_other_lock() {
     let map = Map::default();
     let client = Client::builder(map.clone())
         .ttl(Duration::from_secs(1))

@@ -1,8 +1,8 @@
-//! Waking waiters: one FIFO for each connected client, named by its id.
+//! Wake-up messages: one FIFO for each connected client, named after its id.
 //!
-//! Whoever makes a waiter the holder writes the lock's name into the FIFO of that waiter's
-//! client. That is one message of less than `PIPE_BUF` bytes, so that it arrives whole or not at
-//! all. A message that is lost costs time only: the waiter's next report finds the grant.
+//! A client that makes a waiter the holder writes the lock's name into the FIFO of that waiter's
+//! client. A message has fewer than `PIPE_BUF` bytes, so it arrives completely or not at all. A
+//! lost message costs only time: the waiter's next report finds the grant.
 
 use std::{
     collections::VecDeque,
@@ -21,52 +21,53 @@ use tokio::{
 
 use crate::{
     config::Options,
-    paths::{self, INBOX},
+    paths::{self, FIFO_DIR},
 };
 
-/// More unread than this, and messages may have found the pipe full (64 KiB).
-const NEARLY_FULL: usize = 32 << 10;
-/// Longest message.
-const LONGEST: usize = 4096;
+/// If more bytes than this are unread, the pipe (64 KiB) may have been full and messages may be
+/// lost.
+const OVERFLOW_THRESHOLD: usize = 32 << 10;
+/// Maximum length of a message.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// This client's FIFO. Its file is removed when it is dropped.
+/// This client's FIFO. Dropping it removes the file.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub(crate) struct ClientFifo {
     path: PathBuf,
-    incoming: Mutex<Incoming>,
+    reader: Mutex<MessageReader>,
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct MessageReader {
     receiver: Receiver,
     partial: Vec<u8>,
     ready: VecDeque<Wake>,
 }
 
-impl Inbox {
-    /// Makes the FIFO. It gets its name only when it has a reader: so a FIFO without one is
-    /// garbage, and anybody may remove it.
+impl ClientFifo {
+    /// Creates the FIFO. It receives its name only once it has a reader, so a FIFO without a reader
+    /// is stale and any process may remove it.
     pub(crate) fn open(root: &Path, client: ClientId, options: Options) -> std::io::Result<Self> {
-        let dir = root.join(INBOX);
+        let dir = root.join(FIFO_DIR);
         let path = dir.join(client.to_string());
-        let aside = dir.join(format!(".new.{client}"));
+        let temporary = dir.join(format!(".new.{client}"));
         let mut last = std::io::Error::from(Errno::NOENT);
         for _ in 0..5 {
-            match make(&aside, &path, options) {
+            match create_reader(&temporary, &path, options) {
                 Ok(receiver) => {
                     return Ok(Self {
                         path,
-                        incoming: Mutex::new(Incoming {
+                        reader: Mutex::new(MessageReader {
                             receiver,
                             partial: Vec::new(),
                             ready: VecDeque::new(),
                         }),
                     });
                 }
-                // Somebody took it for garbage before it had a reader.
+                // Another process removed it as stale before it had a reader.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => last = error,
                 Err(error) => {
-                    let _ = std::fs::remove_file(&aside);
+                    let _ = std::fs::remove_file(&temporary);
                     return Err(error);
                 }
             }
@@ -74,48 +75,48 @@ impl Inbox {
         Err(last)
     }
 
-    /// The next message.
+    /// Waits for the next message.
     ///
     /// # Cancel safety
     ///
     /// No message is lost.
     pub(crate) async fn next(&self) -> Wake {
-        let mut incoming = self.incoming.lock().await;
+        let mut reader = self.reader.lock().await;
         loop {
-            if let Some(wake) = incoming.ready.pop_front() {
+            if let Some(wake) = reader.ready.pop_front() {
                 return wake;
             }
-            if let Err(error) = incoming.receiver.readable().await {
-                tracing::debug!(%error, "the inbox cannot be waited for; waiters report instead");
+            if let Err(error) = reader.receiver.readable().await {
+                tracing::debug!(%error, "cannot wait for the FIFO; waiters rely on their reports");
                 return std::future::pending().await;
             }
-            incoming.take();
+            reader.read_available();
         }
     }
 }
 
-impl Drop for Inbox {
+impl Drop for ClientFifo {
     fn drop(&mut self) {
-        // Whoever connects next removes it otherwise.
+        // If this fails, the next client that connects removes it.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-impl Incoming {
-    /// Reads all that is there.
-    fn take(&mut self) {
-        let mut buffer = vec![0; 2 * NEARLY_FULL];
-        // An error here is "nothing there any more"; the caller waits again.
+impl MessageReader {
+    /// Reads all available messages.
+    fn read_available(&mut self) {
+        let mut buffer = vec![0; 2 * OVERFLOW_THRESHOLD];
+        // An error means that no message is available; the caller waits again.
         let Ok(count) = self.receiver.try_read(&mut buffer) else {
             return;
         };
         self.partial.extend_from_slice(&buffer[..count]);
-        if count >= NEARLY_FULL {
+        if count >= OVERFLOW_THRESHOLD {
             self.ready.push_back(Wake::Everything);
         }
         while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
-            // Anybody who may write here may write nonsense.
+            // Messages are untrusted.
             let name = std::str::from_utf8(&line[..end])
                 .ok()
                 .and_then(paths::decode)
@@ -125,31 +126,33 @@ impl Incoming {
                 self.ready.push_back(wake);
             }
         }
-        if self.partial.len() > LONGEST {
+        if self.partial.len() > MAX_MESSAGE_BYTES {
             self.partial.clear();
         }
     }
 }
 
-fn make(aside: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
+fn create_reader(temporary: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
     let mode = Mode::from_raw_mode(options.file_mode() as _);
-    match fs::mkfifoat(CWD, aside, mode) {
+    match fs::mkfifoat(CWD, temporary, mode) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     if options.shared {
-        fs::chmodat(CWD, aside, mode, fs::AtFlags::empty())?;
+        fs::chmodat(CWD, temporary, mode, fs::AtFlags::empty())?;
     }
-    // Open for writing too, so that it does not end whenever a writer has gone.
-    let receiver = OpenOptions::new().read_write(true).open_receiver(aside)?;
-    std::fs::rename(aside, path)?;
+    // Also open for writing, so that the reader does not see an end of file when a writer closes.
+    let receiver = OpenOptions::new()
+        .read_write(true)
+        .open_receiver(temporary)?;
+    std::fs::rename(temporary, path)?;
     Ok(receiver)
 }
 
-/// Writes a lock's name into a client's FIFO, if it has one.
-pub(crate) fn post(root: &Path, client: ClientId, name: &LockName) {
-    let path = root.join(INBOX).join(client.to_string());
-    // Also open for reading: a reader that goes away meanwhile must not raise a signal here.
+/// Writes a lock's name into a client's FIFO, if the client has one.
+pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
+    let path = root.join(FIFO_DIR).join(client.to_string());
+    // Also open for reading, so that a reader that disappears in the meantime causes no signal.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(fd) = fs::open(&path, flags, Mode::empty()) else {
         return;
@@ -158,14 +161,14 @@ pub(crate) fn post(root: &Path, client: ClientId, name: &LockName) {
         fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     if is_fifo {
         let line = format!("{}\n", paths::encode(name.as_str()));
-        // A full FIFO holds word enough that its client looks at everything.
+        // If the FIFO is full, its client rechecks all its locks anyway.
         let _ = rustix::io::write(&fd, line.as_bytes());
     }
 }
 
 /// Removes the FIFOs that have no reader.
-pub(crate) fn clear(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root.join(INBOX)) else {
+pub(crate) fn remove_stale(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root.join(FIFO_DIR)) else {
         return;
     };
     for entry in entries.flatten() {
@@ -181,41 +184,42 @@ pub(crate) fn clear(root: &Path) {
 mod tests {
     use super::*;
 
-    fn inbox_root() -> tempfile::TempDir {
+    fn fifo_root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join(INBOX)).unwrap();
+        std::fs::create_dir(root.path().join(FIFO_DIR)).unwrap();
         root
     }
 
     #[tokio::test]
-    async fn messages_arrive_and_nonsense_does_not() {
-        let root = inbox_root();
+    async fn messages_arrive_and_invalid_ones_are_ignored() {
+        let root = fifo_root();
         let client = ClientId::from_u128(1);
-        let inbox = Inbox::open(root.path(), client, Options::default()).unwrap();
+        let fifo = ClientFifo::open(root.path(), client, Options::default()).unwrap();
         let longest = LockName::new("\u{1f512}".repeat(128)).unwrap();
-        let path = root.path().join(INBOX).join(client.to_string());
+        let path = root.path().join(FIFO_DIR).join(client.to_string());
         std::fs::write(&path, b"a/b\n\xff\n\n%2\n").unwrap();
-        post(root.path(), client, &longest);
-        assert_eq!(inbox.next().await, Wake::Lock(longest.clone()));
+        send(root.path(), client, &longest);
+        assert_eq!(fifo.next().await, Wake::Lock(longest.clone()));
         for _ in 0..100 {
-            post(root.path(), client, &longest);
+            send(root.path(), client, &longest);
         }
-        assert_eq!(inbox.next().await, Wake::Everything);
-        assert_eq!(inbox.next().await, Wake::Lock(longest));
+        assert_eq!(fifo.next().await, Wake::Everything);
+        assert_eq!(fifo.next().await, Wake::Lock(longest));
     }
 
     #[tokio::test]
-    async fn only_fifos_without_a_reader_are_cleared() {
-        let root = inbox_root();
-        let dir = root.path().join(INBOX);
-        let live = Inbox::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
+    async fn only_fifos_without_a_reader_are_removed() {
+        let root = fifo_root();
+        let dir = root.path().join(FIFO_DIR);
+        let live =
+            ClientFifo::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
         fs::mkfifoat(CWD, dir.join("dead"), Mode::RUSR | Mode::WUSR).unwrap();
-        post(
+        send(
             root.path(),
             ClientId::from_u128(2),
             &LockName::new("a").unwrap(),
         );
-        clear(root.path());
+        remove_stale(root.path());
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         drop(live);

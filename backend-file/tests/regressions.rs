@@ -1,4 +1,4 @@
-//! The file backend at its worst moments: sequences that once broke a clause.
+//! Regressions of the file backend: sequences that once violated a clause.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -24,10 +24,10 @@ async fn client(root: &Path) -> Client {
         .unwrap()
 }
 
-/// R2, W2: a release that is cancelled while its swap is under way is carried out, and wakes
-/// nobody: the repeat finds nothing and does not wake either.
+/// R2, W2: a release that is cancelled during its swap is executed without waking the next holder.
+/// The repeated removal finds no entry and must wake it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_a_cancelled_release_wakes_the_next() {
+async fn w2_cancelled_release_wakes_the_next() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("locks");
     let (a, b) = (client(&dir).await, client(&dir).await);
@@ -48,7 +48,7 @@ async fn w2_a_cancelled_release_wakes_the_next() {
         });
         told.await.unwrap();
         let begin = Instant::now();
-        // Polled until its system calls are under way, then dropped.
+        // Polled until its system calls are running, then dropped.
         let _ = tokio::time::timeout(Duration::from_micros(20 * round), guard.release()).await;
         let (at, held) = waiter.await.unwrap();
         worst = worst.max(at.duration_since(begin));
@@ -64,10 +64,10 @@ async fn w2_a_cancelled_release_wakes_the_next() {
     );
 }
 
-/// D1, S2: what is read from a store is not trusted. A stamp in the future (in this waiter's own
-/// entry) becomes its `proved_from`.
+/// D1, S2: data from a store is untrusted. A stamp in the future (in this waiter's own entry) must
+/// not become its `proved_from`.
 #[tokio::test]
-async fn d1_a_stamp_of_the_future_proves_nothing() {
+async fn d1_stamp_in_the_future_proves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("locks");
     let name = common::lock("job");
@@ -77,7 +77,7 @@ async fn d1_a_stamp_of_the_future_proves_nothing() {
     let waiter = common::connect(&dir).await;
     let attempt = AttemptId::random().unwrap();
     let waiting = waiter.wait(&name, attempt, ttl).await;
-    // Somebody writes the state anew, with a right checksum and stamps one hour ahead.
+    // A program rewrites the state with a valid checksum and stamps one hour ahead.
     let lock = dir.join("default/job");
     let mut data = None;
     for entry in std::fs::read_dir(&lock).unwrap().flatten() {

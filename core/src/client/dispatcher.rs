@@ -1,0 +1,337 @@
+//! The dispatcher: applies the driver's events, answers and due times to a client's attempts. It
+//! sends nothing itself.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::{
+    attempt::{Attempt, InFlight, NextAction},
+    releaser::{Command, Removal},
+    renewal_schedule::RenewalSchedule,
+};
+use crate::{
+    backend::{BackendEvent, EventHandler},
+    capability::{Capabilities, TtlScope, WaitMode},
+    clock::{Clock, Instant},
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    lease::DriftBounds,
+    loss::LossReason,
+    name::LockName,
+    request::{Enqueued, Renewal, Renewed},
+    telemetry,
+};
+
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) drift_bounds: DriftBounds,
+    pub(crate) request_timeout: Duration,
+    pub(super) scheme: &'static str,
+    schedule: Mutex<RenewalSchedule>,
+    capabilities: Mutex<Capabilities>,
+    commands: mpsc::UnboundedSender<Command>,
+    wakeup: Arc<Notify>,
+    closed: AtomicBool,
+    pub(super) reconnected: AtomicBool,
+}
+
+/// Renewals that were handed to the driver together. Those that are not answered when the batch is
+/// dropped count as unknown.
+#[derive(Debug)]
+pub(super) struct Batch {
+    dispatcher: Arc<Dispatcher>,
+    attempts: std::vec::IntoIter<(Arc<Attempt>, InFlight)>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        scheme: &'static str,
+        clock: Arc<dyn Clock>,
+        drift_bounds: DriftBounds,
+        request_timeout: Duration,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        Self {
+            clock,
+            drift_bounds,
+            request_timeout,
+            scheme,
+            schedule: Mutex::default(),
+            capabilities: Mutex::new(Capabilities::UNKNOWN),
+            commands,
+            wakeup: Arc::default(),
+            closed: AtomicBool::new(false),
+            reconnected: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Returns the signal that wakes the renewer. It is also sent when the dispatcher is dropped.
+    pub(super) fn wakeup(&self) -> Arc<Notify> {
+        Arc::clone(&self.wakeup)
+    }
+
+    pub(super) fn set_capabilities(&self, capabilities: Capabilities) {
+        *self
+            .capabilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = capabilities;
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        *self
+            .capabilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether an entry lives as long as this client, also beyond its TTL.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.capabilities().ttl.scope == TtlScope::Pooled
+    }
+
+    fn poll(&self) -> Option<Duration> {
+        match self.capabilities().wait {
+            WaitMode::Poll { every } => Some(every),
+            WaitMode::Push => None,
+        }
+    }
+
+    /// Registers an attempt before its first request is sent.
+    pub(crate) fn register(&self, name: LockName, ttl: Duration) -> Result<Arc<Attempt>, Error> {
+        let id = AttemptId::random()?;
+        let attempt = Arc::new(Attempt::new(name, id, ttl, self.drift_bounds));
+        let mut schedule = self.schedule();
+        // Checked under the schedule's mutex: either a shutdown sees this attempt, or this sees the
+        // shutdown.
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "acquiring")
+                .with_backend(self.scheme)
+                .with_lock(attempt.name.clone())
+                .with_detail("the client was shut down before"));
+        }
+        schedule.insert(Arc::clone(&attempt));
+        Ok(attempt)
+    }
+
+    /// Handles the answer to an attempt's enqueue.
+    pub(crate) fn on_enqueued(&self, attempt: &Attempt, answer: Enqueued) {
+        let now = self.now();
+        match answer {
+            Enqueued::Granted(grant) => self.apply(attempt, attempt.on_granted(&grant, now)),
+            Enqueued::Waiting(answer) => {
+                self.apply(attempt, attempt.on_waiting(answer, self.poll(), now));
+            }
+            Enqueued::Busy(_) | Enqueued::Gone => self.forget(attempt),
+        }
+    }
+
+    /// Makes an attempt due now.
+    pub(crate) fn renew_now(&self, attempt: &Attempt) {
+        let next = attempt.renew_now(self.now());
+        self.apply(attempt, next);
+    }
+
+    /// Updates an attempt whose deadline may have passed.
+    pub(crate) fn check_deadline(&self, attempt: &Attempt) {
+        let now = self.now();
+        let next = attempt.tick(now);
+        self.apply(attempt, next);
+    }
+
+    /// Forgets an attempt: from now on it is neither renewed nor reported.
+    pub(crate) fn forget(&self, attempt: &Attempt) {
+        self.schedule().remove(attempt.id);
+    }
+
+    /// Passes the removal of an attempt to the releaser. Never blocks; works on any thread.
+    pub(crate) fn remove_in_background(&self, attempt: &Arc<Attempt>, outcome_known: bool) {
+        self.forget(attempt);
+        let removal = Removal {
+            name: attempt.name.clone(),
+            id: attempt.id,
+            ttl: attempt.ttl,
+            outcome_known,
+            not_before: None,
+            attempt: Arc::clone(attempt),
+        };
+        if self.commands.send(Command::Remove(removal)).is_err() {
+            // The runtime is gone. The entry remains until its TTL expires (R3).
+            telemetry::orphaned(self.scheme);
+        }
+    }
+
+    pub(crate) fn send_command(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    /// Closes the dispatcher to new attempts, and returns the existing ones. Returns `None` if it
+    /// was already closed.
+    pub(super) fn close(&self) -> Option<Vec<Arc<Attempt>>> {
+        let schedule = self.schedule();
+        (!self.closed.swap(true, Ordering::SeqCst)).then(|| schedule.all())
+    }
+
+    /// Collects the renewals that are due, marks them as sent, and returns them with the time of
+    /// the next wake-up.
+    pub(super) fn collect_due(
+        self: &Arc<Self>,
+    ) -> (Option<(Vec<Renewal>, Batch)>, Option<Instant>) {
+        let now = self.now();
+        // Include what becomes due shortly afterwards, so that locks acquired at different times
+        // converge on shared batches.
+        let horizon = |attempt: &Attempt| now + attempt.ttl / 12;
+        let candidates = self.schedule().take_due(now, horizon);
+        let mut renewals = Vec::with_capacity(candidates.len());
+        let mut attempts = Vec::with_capacity(candidates.len());
+        for attempt in candidates {
+            let due = attempt.take_due(now, horizon(&attempt));
+            self.apply(&attempt, due.next);
+            if let Some((renewal, in_flight)) = due.renewal {
+                renewals.push(renewal);
+                attempts.push((attempt, in_flight));
+            }
+        }
+        let next_wakeup = self.schedule().set_next_wakeup(now);
+        let batch = (!attempts.is_empty()).then(|| {
+            (
+                renewals,
+                Batch {
+                    dispatcher: Arc::clone(self),
+                    attempts: attempts.into_iter(),
+                },
+            )
+        });
+        (batch, next_wakeup)
+    }
+
+    fn apply(&self, attempt: &Attempt, next: NextAction) {
+        match next {
+            NextAction::Reschedule => {
+                // Read the due time under the schedule's mutex: when two threads change an attempt
+                // at the same time, the later one must not store an outdated time.
+                let mut schedule = self.schedule();
+                let wakes = schedule.set_due(attempt.id, attempt.next_due());
+                drop(schedule);
+                if wakes {
+                    self.wakeup.notify_one();
+                }
+            }
+            NextAction::Forget => self.forget(attempt),
+            NextAction::Lost(reason) => {
+                // Several threads can detect the loss at once; the first one removes the attempt
+                // from the schedule.
+                let first = {
+                    let mut schedule = self.schedule();
+                    let removed = schedule.get(attempt.id).map(Arc::clone);
+                    schedule.remove(attempt.id);
+                    removed
+                };
+                if let Some(attempt) = first {
+                    self.on_lost(&attempt, reason);
+                }
+            }
+        }
+    }
+
+    fn on_lost(&self, attempt: &Arc<Attempt>, reason: LossReason) {
+        telemetry::lost(self.scheme, &attempt.name, reason);
+        self.remove_in_background(attempt, true);
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, RenewalSchedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.schedule().len()
+    }
+}
+
+impl EventHandler for Dispatcher {
+    fn handle(&self, event: BackendEvent) {
+        let now = self.now();
+        let (attempt, event) = match event {
+            BackendEvent::Granted(grant) => (grant.attempt, BackendEvent::Granted(grant)),
+            BackendEvent::Recheck { attempt }
+            | BackendEvent::Lost { attempt, .. }
+            | BackendEvent::Proved { attempt, .. } => (attempt, event),
+            BackendEvent::Suspect => {
+                let attempts = self.schedule().all();
+                for attempt in attempts {
+                    let next = attempt.mark_suspect(now);
+                    self.apply(&attempt, next);
+                }
+                return;
+            }
+            BackendEvent::Reconnected => {
+                self.reconnected.store(true, Ordering::SeqCst);
+                let attempts = self.schedule().all();
+                for attempt in attempts {
+                    let next = attempt.renew_now(now);
+                    self.apply(&attempt, next);
+                }
+                self.wakeup.notify_one();
+                return;
+            }
+        };
+        let Some(attempt) = self.schedule().get(attempt).map(Arc::clone) else {
+            return;
+        };
+        let next = match event {
+            BackendEvent::Granted(grant) => attempt.on_pushed_grant(grant, now),
+            BackendEvent::Recheck { .. } => attempt.renew_now(now),
+            BackendEvent::Lost { reason, .. } => attempt.on_gone(reason, now),
+            BackendEvent::Proved { from, .. } => attempt.on_proved(from, now),
+            BackendEvent::Reconnected | BackendEvent::Suspect => return,
+        };
+        self.apply(&attempt, next);
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.wakeup.notify_one();
+    }
+}
+
+impl Batch {
+    pub(super) fn on_answers(mut self, answers: Vec<Renewed>) {
+        for answer in answers {
+            let Some((attempt, in_flight)) = self.attempts.next() else {
+                break;
+            };
+            self.deliver(&attempt, in_flight, answer);
+        }
+    }
+
+    fn deliver(&self, attempt: &Attempt, in_flight: InFlight, answer: Renewed) {
+        if let Renewed::Unknown(error) = &answer {
+            telemetry::renewal_failed(self.dispatcher.scheme, &attempt.name, error);
+        }
+        let poll = self.dispatcher.poll();
+        let next = attempt.on_answer(answer, in_flight, poll, self.dispatcher.now());
+        self.dispatcher.apply(attempt, next);
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        while let Some((attempt, in_flight)) = self.attempts.next() {
+            let error = Error::new(ErrorKind::OutcomeUnknown, "renewing")
+                .with_detail("the store gave no answer");
+            self.deliver(&attempt, in_flight, Renewed::Unknown(error));
+        }
+    }
+}
