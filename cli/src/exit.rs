@@ -6,7 +6,7 @@ use tenure::{Error, ErrorKind, name::LockName};
 
 use crate::{
     escape::{escape, quote},
-    speech,
+    stderr_writer,
 };
 
 /// Bad usage.
@@ -93,7 +93,7 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 /// Writes one line to stderr. That it cannot be written is no reason to stop, or to wait.
 pub(crate) fn say(message: &str) {
     let line = format!("tenure: {}\n", escape(message));
-    speech::write(line.into_bytes());
+    stderr_writer::write(line.into_bytes());
 }
 
 #[cfg(test)]

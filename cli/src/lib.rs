@@ -11,6 +11,7 @@
 //! ```
 
 mod args;
+mod clap_error;
 mod commands;
 mod escape;
 mod exit;
@@ -19,9 +20,8 @@ mod log;
 mod output;
 mod run;
 mod signals;
-mod speech;
+mod stderr_writer;
 mod time;
-mod usage;
 mod view;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -42,9 +42,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -
     }
     let outcome = match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, registry),
-        Err(error) => usage::report(&error),
+        Err(error) => clap_error::report(&error),
     };
     let code = outcome.unwrap_or_else(exit::Failure::report);
-    speech::flush();
+    stderr_writer::flush();
     code
 }

@@ -14,7 +14,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::speech::Log;
+use crate::stderr_writer::Log;
 
 /// Begins to log. With `verbose` 0 only what an operator has to know while it happens: that the
 /// store is away, or that a start-up check failed. What becomes of the lock the commands say

@@ -16,7 +16,7 @@ pub(crate) fn write(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 
 /// Writes to stderr what is no error line, such as a help text; it may be closed.
 pub(crate) fn write_error(text: &str) {
-    crate::speech::write(text.as_bytes().to_vec());
+    crate::stderr_writer::write(text.as_bytes().to_vec());
 }
 
 /// Writes one JSON object on a line of its own.

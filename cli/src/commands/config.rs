@@ -11,7 +11,7 @@ use crate::{
     escape::escape,
     exit::Failure,
     output,
-    run::fit,
+    run::check_fits,
 };
 
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ pub(super) fn run(
         ConfigCommand::Check => {
             let store = config.open(registry)?.info().endpoint;
             config.terms.check(config.ttl)?;
-            let run = fit(KILL_AFTER, &config).err();
+            let run = check_fits(KILL_AFTER, &config).err();
             match global.output {
                 Format::Text => {
                     let store = escape(&store);

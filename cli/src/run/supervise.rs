@@ -8,7 +8,7 @@ use rustix::process::{
 };
 use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 
-use super::{doubt::Doubt, link::Link};
+use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
 use crate::{
     guardian::protocol::{End, OnLost, Order, Report, nanos},
     signals::Listener,
@@ -17,7 +17,7 @@ use crate::{
 
 /// For how long the guardian may fail to report the end of a command that must end, before the
 /// supervisor kills the command itself, and again before it stops waiting for the report.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How it went.
 #[derive(Debug)]
@@ -50,65 +50,65 @@ pub(super) enum Finish {
 /// Watches over the command until it has ended.
 pub(super) async fn supervise(
     guard: &Guard,
-    mut link: Link,
+    mut guardian: GuardianHandle,
     signals: &mut Listener,
     on_lost: OnLost,
 ) -> Finish {
-    let mut watch = Watch {
+    let mut supervision = Supervision {
         group: None,
         lost: None,
         force_at: Instant::FAR_FUTURE,
         forced: false,
     };
-    let mut doubt = Doubt::default();
+    let mut renewal_warning = RenewalWarning::default();
     loop {
         tokio::select! {
             biased;
-            reason = guard.lost(), if watch.lost.is_none() => watch.on_lost(reason, on_lost, guard, &link),
-            report = link.hear() => match report {
-                Some(Report::Started(id)) => watch.group = Pid::from_raw(id),
+            reason = guard.lost(), if supervision.lost.is_none() => supervision.on_lost(reason, on_lost, guard, &guardian),
+            report = guardian.recv() => match report {
+                Some(Report::Started(id)) => supervision.group = Pid::from_raw(id),
                 Some(Report::NotStarted { code, reason }) => {
                     return Finish::NotStarted { code, reason };
                 }
-                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &link),
-                Some(Report::Finished(end)) => return watch.finish(end, guard, on_lost),
+                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &guardian),
+                Some(Report::Finished(end)) => return supervision.finish(end, guard, on_lost),
                 None => {
-                    watch.kill().await;
-                    return match watch.lost {
+                    supervision.kill().await;
+                    return match supervision.lost {
                         Some(reason) => Finish::Lost { reason, end: None, stopped: true },
-                        None if watch.group.is_none() => Finish::CommandUnknown,
+                        None if supervision.group.is_none() => Finish::CommandUnknown,
                         None => Finish::GuardianGone,
                     };
                 }
             },
-            () = guard.deadline_changed(), if watch.lost.is_none() => {
+            () = guard.deadline_changed(), if supervision.lost.is_none() => {
                 if guard.phase().is_live() {
-                    link.tell(Order::Deadline(nanos(guard.valid_until())));
+                    guardian.send(Order::Deadline(nanos(guard.valid_until())));
                 }
-                doubt.look(guard);
+                renewal_warning.update(guard);
             }
-            () = time::sleep_until(doubt.due(guard)), if watch.lost.is_none() => doubt.look(guard),
+            () = time::sleep_until(renewal_warning.due(guard)), if supervision.lost.is_none() => renewal_warning.update(guard),
             signal = signals.next() => {
-                link.tell(if signal == Signal::CONT {
+                guardian.send(if signal == Signal::CONT {
                     Order::Resume
                 } else {
                     Order::Signal(signal.as_raw())
                 });
             }
-            () = time::sleep_until(watch.force_at) => {
-                if watch.forced {
-                    let reason = watch.lost.unwrap_or(LossReason::Expired);
+            () = time::sleep_until(supervision.force_at) => {
+                if supervision.forced {
+                    let reason = supervision.lost.unwrap_or(LossReason::Expired);
                     return Finish::Lost { reason, end: None, stopped: true };
                 }
-                watch.kill().await;
-                watch.forced = true;
-                watch.force_at = time::now() + PATIENCE;
+                supervision.kill().await;
+                supervision.forced = true;
+                supervision.force_at = time::now() + REPORT_TIMEOUT;
             }
         }
     }
 }
 
-struct Watch {
+struct Supervision {
     group: Option<Pid>,
     lost: Option<LossReason>,
     /// When to do what the guardian should have done.
@@ -116,8 +116,14 @@ struct Watch {
     forced: bool,
 }
 
-impl Watch {
-    fn on_lost(&mut self, reason: LossReason, on_lost: OnLost, guard: &Guard, link: &Link) {
+impl Supervision {
+    fn on_lost(
+        &mut self,
+        reason: LossReason,
+        on_lost: OnLost,
+        guard: &Guard,
+        guardian: &GuardianHandle,
+    ) {
         self.lost = Some(reason);
         let now = time::now();
         // What may be ignored or done gently is evidence. At the deadline itself the command has
@@ -127,11 +133,11 @@ impl Watch {
         } else {
             on_lost
         };
-        link.tell(Order::Lost(policy));
+        guardian.send(Order::Lost(policy));
         match policy {
             OnLost::Ignore => {}
-            OnLost::Kill => self.force_at = now + PATIENCE,
-            OnLost::Term => self.force_at = guard.valid_until() + PATIENCE,
+            OnLost::Kill => self.force_at = now + REPORT_TIMEOUT,
+            OnLost::Term => self.force_at = guard.valid_until() + REPORT_TIMEOUT,
         }
     }
 
@@ -167,7 +173,7 @@ impl Watch {
         };
         let _ = kill_process_group(group, Signal::KILL);
         // It must be gone before the lock is given back. One that nobody reaps is not waited for.
-        let limit = time::now() + PATIENCE;
+        let limit = time::now() + REPORT_TIMEOUT;
         while test_kill_process_group(group).is_ok() && time::now() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -176,7 +182,7 @@ impl Watch {
 
 /// The command was stopped. If it was from the terminal, this process stops too, and with it its
 /// group, as the shell expects; the guardian goes on watching the deadline.
-fn suspend_with_it(suspend: bool, link: &Link) {
+fn suspend_with_it(suspend: bool, guardian: &GuardianHandle) {
     if !suspend {
         return;
     }
@@ -184,7 +190,7 @@ fn suspend_with_it(suspend: bool, link: &Link) {
     let session = getsid(None).ok();
     let above = getppid().and_then(|parent| getsid(Some(parent)).ok());
     if session.is_none() || session != above || session == Some(getpgrp()) {
-        link.tell(Order::Resume);
+        guardian.send(Order::Resume);
         return;
     }
     let _ = kill_current_process_group(Signal::STOP);

@@ -8,7 +8,7 @@ use tenure::{
     request::{Holder, Waiting},
 };
 
-use super::Plan;
+use super::Timing;
 use crate::{escape::quote, exit::say, signals::Listener, view};
 
 /// What came of waiting.
@@ -27,19 +27,19 @@ pub(super) enum Waited {
     Interrupted(Signal),
 }
 
-/// Waits as long as the plan says.
+/// Waits for at most the budget of `timing`.
 pub(super) async fn acquire(
     lock: &Lock,
-    plan: &Plan,
+    timing: &Timing,
     quiet: bool,
     signals: &mut Listener,
 ) -> Result<Waited, Error> {
     let mut queued = false;
     let acquiring = async {
-        if plan.budget == Some(Duration::ZERO) {
+        if timing.budget == Some(Duration::ZERO) {
             return lock.try_acquire().await;
         }
-        lock.acquire_observed(plan.budget, |waiting| {
+        lock.acquire_observed(timing.budget, |waiting| {
             if !queued && !quiet {
                 announce(lock, waiting);
             }

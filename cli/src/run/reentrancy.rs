@@ -14,7 +14,7 @@ use crate::{
 pub(super) const VARIABLE: &str = "TENURE_HELD";
 
 /// The variable for the command that runs under this grant.
-pub(super) fn with(guard: &Guard) -> OsString {
+pub(super) fn held_chain(guard: &Guard) -> OsString {
     let own = format!("{}={}", guard.name().encoded(), guard.attempt());
     let above = std::env::var(VARIABLE).unwrap_or_default();
     let mut chain: Vec<_> = parse(&above)
@@ -53,8 +53,8 @@ pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<()
 }
 
 fn parse(chain: &str) -> impl Iterator<Item = (LockName, AttemptId)> {
-    chain.split(',').filter_map(|link| {
-        let (name, attempt) = link.split_once('=')?;
+    chain.split(',').filter_map(|entry| {
+        let (name, attempt) = entry.split_once('=')?;
         Some((LockName::from_encoded(name)?, AttemptId::parse(attempt)?))
     })
 }

@@ -15,9 +15,9 @@ use std::{
 };
 
 /// For how long the end of the program waits for what was not written yet.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-enum Word {
+enum Message {
     Text(Vec<u8>),
     /// Everything before this is written.
     Flushed(Sender<()>),
@@ -26,33 +26,33 @@ enum Word {
 /// Hands text to the writer. It is started with the first text, and if it cannot be, the text is
 /// written here.
 pub(crate) fn write(text: Vec<u8>) {
-    let _ = send(WRITER.get_or_init(start), Word::Text(text));
+    let _ = send(WRITER.get_or_init(start), Message::Text(text));
 }
 
-static WRITER: OnceLock<Option<Sender<Word>>> = OnceLock::new();
+static WRITER: OnceLock<Option<Sender<Message>>> = OnceLock::new();
 
-fn send(writer: &Option<Sender<Word>>, word: Word) -> Option<()> {
-    match (writer, word) {
-        (Some(writer), word) => writer.send(word).ok(),
-        (None, Word::Text(text)) => io::stderr().write_all(&text).ok(),
-        (None, Word::Flushed(_)) => None,
+fn send(writer: &Option<Sender<Message>>, message: Message) -> Option<()> {
+    match (writer, message) {
+        (Some(writer), message) => writer.send(message).ok(),
+        (None, Message::Text(text)) => io::stderr().write_all(&text).ok(),
+        (None, Message::Flushed(_)) => None,
     }
 }
 
-fn start() -> Option<Sender<Word>> {
-    let (sender, words) = channel();
+fn start() -> Option<Sender<Message>> {
+    let (sender, messages) = channel();
     let writer = thread::Builder::new().name("stderr".to_owned());
-    writer.spawn(move || speak(&words)).ok()?;
+    writer.spawn(move || write_messages(&messages)).ok()?;
     Some(sender)
 }
 
-fn speak(words: &Receiver<Word>) {
-    for word in words {
-        match word {
-            Word::Text(text) => {
+fn write_messages(messages: &Receiver<Message>) {
+    for message in messages {
+        match message {
+            Message::Text(text) => {
                 let _ = io::stderr().write_all(&text);
             }
-            Word::Flushed(done) => {
+            Message::Flushed(done) => {
                 let _ = done.send(());
             }
         }
@@ -63,8 +63,8 @@ fn speak(words: &Receiver<Word>) {
 pub(crate) fn flush() {
     let Some(writer) = WRITER.get() else { return };
     let (done, flushed) = channel();
-    if send(writer, Word::Flushed(done)).is_some() {
-        let _ = flushed.recv_timeout(LAST_WORDS);
+    if send(writer, Message::Flushed(done)).is_some() {
+        let _ = flushed.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 

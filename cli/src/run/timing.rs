@@ -11,7 +11,7 @@ use crate::{
 
 /// How long everything may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(super) struct Timing {
     /// How long the store keeps the lock after we fall silent.
     pub(super) ttl: Duration,
     /// Between TERM and KILL.
@@ -20,10 +20,10 @@ pub(super) struct Plan {
     pub(super) budget: Option<Duration>,
 }
 
-impl Plan {
+impl Timing {
     /// What the options and the configuration say, if the TTL can hold it.
     pub(super) fn new(options: &Run, config: &Config) -> Result<Self, Failure> {
-        let plan = Self {
+        let timing = Self {
             ttl: config.ttl,
             kill_after: options.kill_after,
             budget: if options.no_wait {
@@ -34,8 +34,9 @@ impl Plan {
         };
         let by_flag = options.ttl.is_some() || config.origin("lock.ttl") == Some("default");
         let code = if by_flag { USAGE } else { CONFIG };
-        fit(plan.kill_after, config).map_err(|arithmetic| Failure::new(code, arithmetic))?;
-        Ok(plan)
+        check_fits(timing.kill_after, config)
+            .map_err(|arithmetic| Failure::new(code, arithmetic))?;
+        Ok(timing)
     }
 }
 
@@ -44,7 +45,7 @@ impl Plan {
 /// That is the part of the TTL that the client believes in, and in it: two renewals may be lost,
 /// the third is sent at two thirds of the TTL and may take its time; if that fails too, the command
 /// needs its time to end.
-pub(crate) fn fit(kill_after: Duration, config: &Config) -> Result<(), String> {
+pub(crate) fn check_fits(kill_after: Duration, config: &Config) -> Result<(), String> {
     let validity = config.terms.validity(config.ttl);
     let renewals = config.ttl / 3 * 2;
     let needed = renewals

@@ -1,4 +1,4 @@
-//! The sheet on which the findings are written down, each as soon as it is known.
+//! The report on which the findings are written down, each as soon as it is known.
 
 use serde::Serialize;
 use tenure::clock::Instant;
@@ -39,14 +39,14 @@ struct View<'a> {
 
 /// The findings.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct DoctorReport {
     format: Format,
     store: String,
     namespace: String,
     rows: Vec<Row>,
 }
 
-impl Sheet {
+impl DoctorReport {
     /// An empty one, about that store.
     pub(super) fn new(format: Format, store: &str, namespace: &str) -> Result<Self, Failure> {
         if format == Format::Text {

@@ -10,26 +10,26 @@ use crate::{
 
 /// Whether it was said that the lock is in doubt.
 #[derive(Debug, Default)]
-pub(super) struct Doubt {
-    told: bool,
+pub(super) struct RenewalWarning {
+    shown: bool,
 }
 
-impl Doubt {
+impl RenewalWarning {
     /// When there will be something to say if nothing changes. A renewal that fails is tried again,
     /// and mostly nobody need hear of it: half of the TTL must have gone by.
     pub(super) fn due(&self, guard: &Guard) -> Instant {
         match guard.phase() {
-            Phase::Suspect if !self.told => guard.valid_until().before(guard.ttl() / 2),
+            Phase::Suspect if !self.shown => guard.valid_until().before(guard.ttl() / 2),
             _ => Instant::FAR_FUTURE,
         }
     }
 
     /// Says what has changed.
-    pub(super) fn look(&mut self, guard: &Guard) {
+    pub(super) fn update(&mut self, guard: &Guard) {
         let name = quote(guard.name().as_str());
         match guard.phase() {
-            Phase::Suspect if !self.told && time::now() >= self.due(guard) => {
-                self.told = true;
+            Phase::Suspect if !self.shown && time::now() >= self.due(guard) => {
+                self.shown = true;
                 let left = humantime::format_duration(std::time::Duration::from_secs(
                     guard.remaining().as_secs(),
                 ));
@@ -38,8 +38,8 @@ impl Doubt {
                     "the lock {name} is not renewed, and ends in {left} unless that changes{why}"
                 ));
             }
-            Phase::Held if self.told => {
-                self.told = false;
+            Phase::Held if self.shown => {
+                self.shown = false;
                 say(&format!("the lock {name} is renewed again"));
             }
             _ => {}

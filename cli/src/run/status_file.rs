@@ -9,7 +9,7 @@ use crate::exit::{Failure, USAGE};
 
 /// What became of a run. The fields are documented in `docs/cli.md`.
 #[derive(Debug, Serialize)]
-pub(super) struct Record {
+pub(super) struct StatusFile {
     schema: &'static str,
     name: String,
     namespace: String,
@@ -44,7 +44,7 @@ pub(super) enum Outcome {
     Signaled,
 }
 
-impl Record {
+impl StatusFile {
     /// Of a run that has just begun.
     pub(super) fn new(name: &LockName, namespace: &Namespace) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Record {
             let mut device = std::fs::OpenOptions::new().write(true).open(path)?;
             return io::Write::write_all(&mut device, &text);
         }
-        let mut file = tempfile::NamedTempFile::new_in(folder(path))?;
+        let mut file = tempfile::NamedTempFile::new_in(parent_dir(path))?;
         io::Write::write_all(&mut file, &text)?;
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(readable)?;
@@ -84,7 +84,7 @@ impl Record {
 }
 
 /// Refuses at the start what could not be written at the end.
-pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
+pub(super) fn check_writable(path: &Path) -> Result<(), Failure> {
     let refuse = |why: String| {
         let path = path.display().to_string();
         Failure::new(
@@ -99,14 +99,14 @@ pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
     if path.exists() && !path.is_file() {
         return Ok(());
     }
-    tempfile::NamedTempFile::new_in(folder(path)).map_err(|error| {
+    tempfile::NamedTempFile::new_in(parent_dir(path)).map_err(|error| {
         // The name of the temporary file helps nobody.
         refuse(std::io::Error::from(error.kind()).to_string())
     })?;
     Ok(())
 }
 
-fn folder(path: &Path) -> &Path {
+fn parent_dir(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -38,25 +38,25 @@ pub(super) struct Start<'a> {
 
 /// A guardian at work.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct GuardianHandle {
     orders: mpsc::UnboundedSender<Order>,
     reports: mpsc::UnboundedReceiver<Report>,
 }
 
-impl Link {
+impl GuardianHandle {
     /// Tells the guardian. One that is gone is noticed by its missing reports.
-    pub(super) fn tell(&self, order: Order) {
+    pub(super) fn send(&self, order: Order) {
         let _ = self.orders.send(order);
     }
 
     /// What the guardian says next; `None` once it is gone.
-    pub(super) async fn hear(&mut self) -> Option<Report> {
+    pub(super) async fn recv(&mut self) -> Option<Report> {
         self.reports.recv().await
     }
 }
 
 /// Starts a guardian, which starts the command.
-pub(super) fn start(start: Start<'_>) -> io::Result<Link> {
+pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
     let (ours, theirs) = UnixStream::pair()?;
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     Command::new(myself()?)
@@ -79,7 +79,7 @@ pub(super) fn start(start: Start<'_>) -> io::Result<Link> {
     let (read, reports) = mpsc::unbounded_channel();
     tokio::spawn(write_orders(to_write, writing));
     tokio::spawn(read_reports(reading, read));
-    Ok(Link { orders, reports })
+    Ok(GuardianHandle { orders, reports })
 }
 
 /// This very program, also when its file has been replaced meanwhile.
