@@ -16,14 +16,14 @@ use tenure_core::{error::ErrorKind, settings::Tls};
 /// What is wrong, and of what kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Trouble {
+pub struct TlsError {
     /// What a caller can do about it.
     pub kind: ErrorKind,
     /// What is wrong, and what to do. Names files, and shows nothing of what is in them.
     pub detail: String,
 }
 
-impl Trouble {
+impl TlsError {
     fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, detail }
@@ -35,23 +35,23 @@ impl Trouble {
 ///
 /// # Errors
 ///
-/// A [`Trouble`] of the kind [`ErrorKind::Config`] that names the file: it cannot be read, or is not
+/// A [`TlsError`] of the kind [`ErrorKind::Config`] that names the file: it cannot be read, or is not
 /// what it should be.
-pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
+pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match &files.ca_file {
         Some(path) => {
             for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| bad(path, "holds a certificate that cannot be used", error))?;
+                roots.add(certificate).map_err(|error| {
+                    file_error(path, "holds a certificate that cannot be used", error)
+                })?;
             }
         }
         None => {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                return Err(Trouble::new(
+                return Err(TlsError::new(
                     ErrorKind::Config,
                     "this system has no certificate authorities; name the server's in `ca_file`",
                 ));
@@ -62,23 +62,23 @@ pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
     // panics.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Trouble::new(ErrorKind::Config, format!("TLS: {error}")))?
+        .map_err(|error| TlsError::new(ErrorKind::Config, format!("TLS: {error}")))?
         .with_root_certificates(roots);
     let config = match (&files.cert_file, &files.key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
             let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
-                .map_err(|_| bad(key, "holds no PEM key without a passphrase", "no key"))?;
+                .map_err(|_| file_error(key, "holds no PEM key without a passphrase", "no key"))?;
             builder
                 .with_client_auth_cert(chain, secret)
                 .map_err(|error| match error {
                     // What `openssl x509 -req` makes without extensions.
-                    rustls::Error::InvalidCertificate(_) => bad(
+                    rustls::Error::InvalidCertificate(_) => file_error(
                         cert,
                         "cannot be used; it must be an X.509 certificate of version 3",
                         error,
                     ),
-                    error => bad(cert, "does not go with its key", error),
+                    error => file_error(cert, "does not go with its key", error),
                 })?
         }
         _ => builder.with_no_client_auth(),
@@ -86,23 +86,23 @@ pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, Trouble> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Trouble> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()
-        .map_err(|error| bad(path, "is no PEM file", error))?;
+        .map_err(|error| file_error(path, "is no PEM file", error))?;
     if found.is_empty() {
-        return Err(bad(path, "holds no certificate", "none found"));
+        return Err(file_error(path, "holds no certificate", "none found"));
     }
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
-    fs::read(path).map_err(|error| bad(path, "cannot be read", error))
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| file_error(path, "cannot be read", error))
 }
 
-fn bad(path: &Path, what: &str, error: impl fmt::Display) -> Trouble {
+fn file_error(path: &Path, what: &str, error: impl fmt::Display) -> TlsError {
     let path = path.display();
-    Trouble::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
+    TlsError::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
 }
 
 /// Makes `ring` the default provider of the process, if the process has none. A library that asks
@@ -127,9 +127,9 @@ pub fn system_authorities_pem() -> String {
 
 /// What a failed read or write means if TLS is what failed; `None` if it was the network.
 #[must_use]
-pub fn explain(error: &io::Error, files: &Tls) -> Option<Trouble> {
-    let (kind, detail) = meaning(failure(error)?, files);
-    Some(Trouble::new(kind, detail))
+pub fn explain(error: &io::Error, files: &Tls) -> Option<TlsError> {
+    let (kind, detail) = classify(failure(error)?, files);
+    Some(TlsError::new(kind, detail))
 }
 
 /// The failure of TLS behind a failed read or write, if that is what failed.
@@ -138,7 +138,7 @@ pub fn failure(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn meaning(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
+fn classify(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
     use rustls::Error as Tls;
     let trusted = || match &files.ca_file {
         Some(path) => format!("`{}`", path.display()),
