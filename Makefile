@@ -76,7 +76,7 @@ examples:
 	@test -s '$(plugin_report)/line.html'
 
 # What is too long for every change: the worst moments of etcd and ZooKeeper, the rest of the command's
-# tests on each store, and the storm on the second version of etcd.
+# tests on each store, and the run under faults on the second version of etcd.
 more: servers
 	$(CARGO) test --workspace --test worst --test regressions
 	$(call cli_more_on,redis)

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use tenure_core::error::Error;
 
-use crate::ctx::Ctx;
+use crate::context::CaseContext;
 
 /// One case of the suite.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Case {
     /// What it shows, in one sentence.
     pub about: &'static str,
     /// The case itself.
-    pub(crate) run: fn(Arc<Ctx>) -> Run,
+    pub(crate) run: fn(Arc<CaseContext>) -> Run,
 }
 
 /// A case under way.
@@ -68,7 +68,7 @@ pub enum Need {
     Secrets,
     /// There is a way to the store that can be broken ([`Env::faulty`](crate::Env::faulty)).
     Faults,
-    /// There are servers that can be stopped ([`Env::own_store`](crate::Env::own_store)).
+    /// There are servers that can be stopped ([`Env::dedicated_store`](crate::Env::dedicated_store)).
     Servers,
 }
 

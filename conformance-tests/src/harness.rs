@@ -9,7 +9,7 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-use crate::{fault::Faulty, servers::OwnStore};
+use crate::{fault::Faulty, servers::DedicatedStore};
 
 /// A store on which the suite can run.
 #[async_trait]
@@ -90,7 +90,7 @@ pub trait Env: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever kept it from being started; the case fails with it.
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         Ok(None)
     }
 

@@ -6,9 +6,9 @@ use tenure_core::clock::{Clock, SystemClock};
 
 use crate::{
     case::{Case, Failure, Need, Stop},
-    ctx::Ctx,
+    context::CaseContext,
     harness::Harness,
-    pace,
+    stall_detector,
     worker::Launcher,
 };
 
@@ -127,7 +127,7 @@ async fn trials<F>(mut trial: impl FnMut() -> F) -> Result<(), Stop>
 where
     F: Future<Output = Result<(), Stop>>,
 {
-    pace::watch();
+    stall_detector::start();
     let mut number = 1;
     loop {
         let begin = SystemClock.now();
@@ -135,7 +135,7 @@ where
             Err(Stop::Failed(failure)) => failure,
             verdict => return verdict,
         };
-        match pace::spoilt(begin) {
+        match stall_detector::longest_stall_since(begin) {
             None => return Err(failure.into()),
             Some(_) if number < TRIALS => number += 1,
             Some(longest) => {
@@ -162,15 +162,15 @@ async fn run(
             format!("{} could not be used: {error}", harness.name()),
         )
     })?;
-    let ctx = match Ctx::new(Arc::clone(&env), launcher).await {
-        Ok(ctx) => Arc::new(ctx),
+    let context = match CaseContext::new(Arc::clone(&env), launcher).await {
+        Ok(context) => Arc::new(context),
         Err(stop) => {
             env.finish().await;
             return Err(stop);
         }
     };
-    let limit = limit.unwrap_or_else(|| LIMIT + ctx.short() * LIMIT_TTLS);
-    let mut task = tokio::spawn((case.run)(Arc::clone(&ctx)));
+    let limit = limit.unwrap_or_else(|| LIMIT + context.short() * LIMIT_TTLS);
+    let mut task = tokio::spawn((case.run)(Arc::clone(&context)));
     let outcome = tokio::time::timeout(limit, &mut task).await;
     let outcome = match outcome {
         Ok(Ok(outcome)) => outcome,
@@ -183,7 +183,7 @@ async fn run(
         }
     };
     // A store that hangs must not keep the verdict back.
-    let _ = tokio::time::timeout(Duration::from_secs(10), ctx.finish()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), context.finish()).await;
     outcome
 }
 
@@ -241,7 +241,7 @@ mod tests {
         std::future::pending().await
     }
 
-    fn case(id: &'static str, run: fn(Arc<Ctx>) -> crate::case::Run) -> Case {
+    fn case(id: &'static str, run: fn(Arc<CaseContext>) -> crate::case::Run) -> Case {
         Case {
             id,
             clauses: &["S1"],
@@ -285,7 +285,7 @@ mod tests {
             let (number, began) = (tried.get(), SystemClock.now());
             async move {
                 if number <= slow {
-                    pace::answered(began.before(Duration::from_secs(1)));
+                    stall_detector::record_request(began.before(Duration::from_secs(1)));
                 }
                 if number >= good {
                     return Ok(());

@@ -1,7 +1,7 @@
 //! Servers that the suite can stop.
 //!
 //! A harness that can start a store of a case's own gives the suite its servers
-//! ([`Env::own_store`](crate::Env::own_store)); the cases of the group `servers` then apply.
+//! ([`Env::dedicated_store`](crate::Env::dedicated_store)); the cases of the group `servers` then apply.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use tenure_core::{backend::Connect, error::Error};
 /// What is done to all servers of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Strike {
+pub enum ServerAction {
     /// They are killed, as by `kill -9`.
     Kill,
     /// They are started again at the same addresses, with what they have kept. Done when they serve.
@@ -30,17 +30,17 @@ pub trait Servers: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever kept it from happening; the case fails with it.
-    async fn strike(&self, strike: Strike) -> Result<(), Error>;
+    async fn apply(&self, action: ServerAction) -> Result<(), Error>;
 }
 
 /// A store that one case has for itself.
 #[derive(Clone)]
-pub struct OwnStore {
+pub struct DedicatedStore {
     connector: Arc<dyn Connect>,
     servers: Arc<dyn Servers>,
 }
 
-impl OwnStore {
+impl DedicatedStore {
     /// The store behind that connector, which runs on those servers.
     #[must_use]
     pub fn new(connector: Arc<dyn Connect>, servers: impl Servers) -> Self {
@@ -61,9 +61,9 @@ impl OwnStore {
     }
 }
 
-impl fmt::Debug for OwnStore {
+impl fmt::Debug for DedicatedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnStore")
+        f.debug_struct("DedicatedStore")
             .field("connector", &self.connector)
             .finish_non_exhaustive()
     }

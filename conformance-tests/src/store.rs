@@ -27,7 +27,7 @@ use crate::{
     Env, Harness, Need,
     case::Stop,
     cases,
-    ctx::Ctx,
+    context::CaseContext,
     worker::{self, Launcher},
 };
 
@@ -129,9 +129,9 @@ impl Store {
         let env = self.start().await.map_err(|error| error.to_string())?;
         let launcher = Launcher::with(arguments.to_vec());
         let seen = async {
-            let ctx = Ctx::new(env, Some(launcher)).await?;
-            let seen = worker::is_seen(&ctx).await;
-            ctx.finish().await;
+            let context = CaseContext::new(env, Some(launcher)).await?;
+            let seen = worker::is_seen(&context).await;
+            context.finish().await;
             seen
         };
         let seen = seen.await.map_err(|stop| match stop {

@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     case::{Failure, Need, Stop},
-    ctx::Ctx,
+    context::CaseContext,
     harness::Harness,
 };
 
@@ -77,7 +77,7 @@ pub(crate) enum Job {
     /// Take the lock, and say all the time whether it is held, until it is not.
     Believe,
     /// Look whether somebody holds the lock: `Held` if so, else `Done`.
-    Look,
+    Inspect,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ struct Order {
     namespace: String,
     name: String,
     ttl_ms: u64,
-    arena: PathBuf,
+    directory: PathBuf,
 }
 
 /// What a worker reports.
@@ -113,22 +113,22 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker on the case's environment.
     pub(crate) fn start(
-        ctx: &Ctx,
+        context: &CaseContext,
         job: Job,
         name: &str,
         ttl: Duration,
-        arena: &std::path::Path,
+        directory: &std::path::Path,
     ) -> Result<Self, Stop> {
-        let (Some(launcher), Some(ticket)) = (ctx.launcher(), ctx.env().ticket()) else {
+        let (Some(launcher), Some(ticket)) = (context.launcher(), context.env().ticket()) else {
             return Err(Stop::Ignored(Need::Processes));
         };
         let order = Order {
             job,
             ticket,
-            namespace: ctx.namespace().as_str().to_owned(),
+            namespace: context.namespace().as_str().to_owned(),
             name: name.to_owned(),
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-            arena: arena.to_owned(),
+            directory: directory.to_owned(),
         };
         let order = serde_json::to_string(&order).map_err(std::io::Error::from)?;
         let mut child = Command::new(std::env::current_exe()?)
@@ -190,11 +190,11 @@ impl Worker {
 }
 
 /// Whether another process sees a lock that is held in the case's environment.
-pub(crate) async fn is_seen(ctx: &Ctx) -> Result<bool, Stop> {
-    let client = ctx.client().await?;
+pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
+    let client = context.client().await?;
     let guard = client.lock("seen")?.acquire().await?;
-    let arena = std::env::temp_dir();
-    let mut worker = Worker::start(ctx, Job::Look, "seen", ctx.long(), &arena)?;
+    let directory = std::env::temp_dir();
+    let mut worker = Worker::start(context, Job::Inspect, "seen", context.long(), &directory)?;
     let seen = tokio::time::timeout(LOOKING, worker.report()).await;
     let _ = guard.release().await;
     match seen {
@@ -229,7 +229,7 @@ pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     }
 }
 
-fn tell(report: &Report) {
+fn send_report(report: &Report) {
     if let Ok(text) = serde_json::to_string(report) {
         println!("{MARK}{text}");
     }
@@ -248,13 +248,13 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
         Job::Believe => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();
-            tell(&Report::Held { token, count: 0 });
+            send_report(&Report::Held { token, count: 0 });
             loop {
                 // The moment before the look: it was held at no later one on that account.
                 let at = SystemClock.now().since_origin().as_micros();
                 let at_us = u64::try_from(at).unwrap_or(u64::MAX);
                 let held = guard.check().is_ok();
-                tell(&Report::Believed { held, at_us });
+                send_report(&Report::Believed { held, at_us });
                 if !held {
                     // Whatever it still does to the lock, it does while others watch.
                     let _ = guard.release().await;
@@ -263,9 +263,9 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Job::Look => {
+        Job::Inspect => {
             let state = client.inspect(&LockName::new(&order.name)?).await?;
-            tell(&state.holder.map_or(Report::Done, |holder| Report::Held {
+            send_report(&state.holder.map_or(Report::Done, |holder| Report::Held {
                 token: holder.token.map_or(0, FencingToken::get),
                 count: 0,
             }));
@@ -274,9 +274,9 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
         Job::Hold => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();
-            tell(&Report::Held { token, count: 0 });
+            send_report(&Report::Held { token, count: 0 });
             guard.lost().await;
-            tell(&Report::Broken(
+            send_report(&Report::Broken(
                 "the holder lost the lock while it lived".to_owned(),
             ));
             return Ok(());
@@ -284,29 +284,29 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
     };
     for _ in 0..rounds {
         let guard = lock.acquire().await?;
-        match count(&order.arena) {
-            Ok(count) => tell(&Report::Held {
+        match count(&order.directory) {
+            Ok(count) => send_report(&Report::Held {
                 token: guard.token().get(),
                 count,
             }),
             // After a loss an overlap is no breach.
             Err(text) if matches!(guard.phase(), Phase::Held | Phase::Suspect) => {
-                tell(&Report::Broken(text));
+                send_report(&Report::Broken(text));
             }
             Err(text) => eprintln!("conformance worker: {text}, after the lock was lost"),
         }
         let _ = guard.release().await;
     }
     client.shutdown(Duration::from_secs(1)).await;
-    tell(&Report::Done);
+    send_report(&Report::Done);
     Ok(())
 }
 
-/// Adds one to the counter of the arena, in steps that show whether anybody else is inside.
-fn count(arena: &std::path::Path) -> Result<u64, String> {
-    let inside = arena.join("inside");
+/// Adds one to the counter of the directory, in steps that show whether anybody else is inside.
+fn count(directory: &std::path::Path) -> Result<u64, String> {
+    let inside = directory.join("inside");
     std::fs::File::create_new(&inside).map_err(|error| format!("two are inside: {error}"))?;
-    let counter = arena.join("counter");
+    let counter = directory.join("counter");
     let count = std::fs::read_to_string(&counter)
         .ok()
         .and_then(|text| text.parse().ok())
@@ -315,6 +315,6 @@ fn count(arena: &std::path::Path) -> Result<u64, String> {
     let left = std::fs::remove_file(&inside);
     written
         .and(left)
-        .map_err(|error| format!("the arena failed: {error}"))?;
+        .map_err(|error| format!("the directory failed: {error}"))?;
     Ok(count)
 }

@@ -5,7 +5,7 @@
 
 mod plan;
 mod proxy;
-mod pump;
+mod relay;
 #[cfg(test)]
 mod tests;
 

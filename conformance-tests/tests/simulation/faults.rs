@@ -38,7 +38,7 @@ pub(crate) fn schedule(world: &Arc<World>) {
                 .u64(1_000_000..if long { 2 * ttl } else { ttl / 3 });
             let span = span.min(heal - time);
             if state.plan.has(kind) {
-                state.at(time, Box::new(move |world| strike(world, kind, span)));
+                state.at(time, Box::new(move |world| inject(world, kind, span)));
             }
         }
     }
@@ -52,7 +52,7 @@ fn victim(state: &mut State) -> Option<usize> {
     state.rng.choice(&up).copied()
 }
 
-fn strike(world: &Arc<World>, kind: Kind, span: u64) {
+fn inject(world: &Arc<World>, kind: Kind, span: u64) {
     let mut state = world.state();
     let until = state.now + span;
     let long = span > ns(state.plan.ttl);

@@ -33,20 +33,20 @@ const STEADY: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(30);
 
 /// What a case works with.
-pub struct Ctx {
+pub struct CaseContext {
     env: Arc<dyn Env>,
     capabilities: Capabilities,
     launcher: Option<Launcher>,
     clients: Mutex<Vec<Client>>,
 }
 
-impl fmt::Debug for Ctx {
+impl fmt::Debug for CaseContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ctx")
+        f.write_str("CaseContext")
     }
 }
 
-impl Ctx {
+impl CaseContext {
     pub(crate) async fn new(env: Arc<dyn Env>, launcher: Option<Launcher>) -> Result<Self, Stop> {
         let probe =
             Driver::connect(&*env.connector(), env.namespace(), FencingToken::new(0)).await?;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long workers fight over a few locks for the timeline of a report.
-const STRESS: Duration = Duration::from_secs(3);
+const STRESS_DURATION: Duration = Duration::from_secs(3);
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.
@@ -66,7 +66,7 @@ pub fn main(harness: impl Harness) -> ExitCode {
         return conclusion.exit_code();
     }
     let reported = match directory() {
-        Some(directory) => leave(&suite, &harness, &directory),
+        Some(directory) => write_reports(&suite, &harness, &directory),
         None => Ok(true),
     };
     match reported {
@@ -95,8 +95,12 @@ fn directory() -> Option<PathBuf> {
 }
 
 /// Leaves the report in all forms there; returns whether the timeline accuses nobody.
-fn leave(suite: &Suite, harness: &Arc<dyn Harness>, directory: &Path) -> std::io::Result<bool> {
-    let stress = report::stress(harness, STRESS);
+fn write_reports(
+    suite: &Suite,
+    harness: &Arc<dyn Harness>,
+    directory: &Path,
+) -> std::io::Result<bool> {
+    let stress = report::stress(harness, STRESS_DURATION);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

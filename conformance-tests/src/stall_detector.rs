@@ -17,28 +17,28 @@ use tenure_core::clock::{Clock, Instant, SystemClock};
 /// How often the monitor wants to run.
 const TICK: Duration = Duration::from_millis(10);
 /// What is shorter is not kept.
-const LEAST: Duration = Duration::from_millis(20);
+const MIN_STALL: Duration = Duration::from_millis(20);
 /// A sixth of the shortest TTL of the cases, after which nothing is where it should be.
-const SPOILS: Duration = Duration::from_millis(80);
+const MAX_STALL: Duration = Duration::from_millis(80);
 /// As much of it in all, in small pieces, is as bad.
-const SPOILS_IN_ALL: Duration = Duration::from_millis(400);
-/// How many standstills are kept. A case that sees so many has seen enough.
-const KEPT: usize = 512;
+const MAX_STALL_TOTAL: Duration = Duration::from_millis(400);
+/// How many stalls are kept. A case that sees so many has seen enough.
+const MAX_ENTRIES: usize = 512;
 
 /// Those of this process.
-static STANDSTILLS: Standstills = Standstills(Mutex::new(VecDeque::new()));
+static STALLS: Stalls = Stalls(Mutex::new(VecDeque::new()));
 
 /// The latest last: when each ended and how long it was.
-struct Standstills(Mutex<VecDeque<(Instant, Duration)>>);
+struct Stalls(Mutex<VecDeque<(Instant, Duration)>>);
 
-impl Standstills {
-    fn note(&self, ended: Instant, took: Duration) {
-        if took < LEAST {
+impl Stalls {
+    fn record(&self, ended: Instant, took: Duration) {
+        if took < MIN_STALL {
             return;
         }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.push_back((ended, took));
-        if all.len() > KEPT {
+        if all.len() > MAX_ENTRIES {
             all.pop_front();
         }
     }
@@ -55,12 +55,12 @@ impl Standstills {
 }
 
 /// Starts watching, once in a process.
-pub(crate) fn watch() {
-    static WATCHING: OnceLock<()> = OnceLock::new();
-    WATCHING.get_or_init(|| {
+pub(crate) fn start() {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
         // Without the monitor every trial counts, as on a machine that always keeps pace.
         let _ = thread::Builder::new()
-            .name("pace".to_owned())
+            .name("stall-detector".to_owned())
             .spawn(monitor);
     });
 }
@@ -70,21 +70,21 @@ fn monitor() {
     loop {
         thread::sleep(TICK);
         let now = SystemClock.now();
-        STANDSTILLS.note(now, now.since(last).saturating_sub(TICK));
+        STALLS.record(now, now.since(last).saturating_sub(TICK));
         last = now;
     }
 }
 
 /// Notes how long a request took that the store answers at once where nothing holds it up.
-pub(crate) fn answered(asked: Instant) {
+pub(crate) fn record_request(asked: Instant) {
     let now = SystemClock.now();
-    STANDSTILLS.note(now, now.since(asked));
+    STALLS.record(now, now.since(asked));
 }
 
 /// Whether a trial that began then shows nothing; if so, what kept it from doing so.
-pub(crate) fn spoilt(begin: Instant) -> Option<Duration> {
-    let (longest, sum) = STANDSTILLS.since(begin);
-    (longest >= SPOILS || sum >= SPOILS_IN_ALL).then_some(longest)
+pub(crate) fn longest_stall_since(begin: Instant) -> Option<Duration> {
+    let (longest, sum) = STALLS.since(begin);
+    (longest >= MAX_STALL || sum >= MAX_STALL_TOTAL).then_some(longest)
 }
 
 #[cfg(test)]
@@ -93,15 +93,15 @@ mod tests {
 
     #[test]
     fn what_ended_before_a_trial_does_not_spoil_it() {
-        let all = Standstills(Mutex::default());
+        let all = Stalls(Mutex::default());
         let begin = SystemClock.now();
-        all.note(begin + LEAST, LEAST / 2);
+        all.record(begin + MIN_STALL, MIN_STALL / 2);
         assert_eq!(all.since(begin), (Duration::ZERO, Duration::ZERO));
-        all.note(begin + LEAST, SPOILS);
-        all.note(begin + LEAST, LEAST);
-        assert_eq!(all.since(begin), (SPOILS, SPOILS + LEAST));
+        all.record(begin + MIN_STALL, MAX_STALL);
+        all.record(begin + MIN_STALL, MIN_STALL);
+        assert_eq!(all.since(begin), (MAX_STALL, MAX_STALL + MIN_STALL));
         assert_eq!(
-            all.since(begin + LEAST * 2),
+            all.since(begin + MIN_STALL * 2),
             (Duration::ZERO, Duration::ZERO)
         );
     }

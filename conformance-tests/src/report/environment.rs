@@ -8,7 +8,7 @@ use tenure_core::capability::{Capabilities, Evidence, TtlScope, WaitMode};
 /// What a backend declares, in words and milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Facts {
+pub struct DeclaredCapabilities {
     /// What an acknowledged grant survives.
     pub durability: String,
     /// How waiters are woken.
@@ -60,7 +60,7 @@ fn evidence(evidence: Evidence) -> String {
     .to_owned()
 }
 
-impl Facts {
+impl DeclaredCapabilities {
     /// Those capabilities.
     #[must_use]
     pub fn of(capabilities: &Capabilities) -> Self {
@@ -68,7 +68,9 @@ impl Facts {
         Self {
             durability: capabilities.durability.to_string(),
             wait: match capabilities.wait {
-                WaitMode::Poll { every } => format!("polling every {}", shown(millis(every))),
+                WaitMode::Poll { every } => {
+                    format!("polling every {}", format_millis(millis(every)))
+                }
                 _ => "by message".to_owned(),
             },
             loss: Evidences {
@@ -107,8 +109,8 @@ impl Facts {
                 "TTL",
                 format!(
                     "{} to {}, {}",
-                    shown(self.ttl.min_ms),
-                    shown(self.ttl.max_ms),
+                    format_millis(self.ttl.min_ms),
+                    format_millis(self.ttl.max_ms),
                     self.ttl.scope
                 ),
             ),
@@ -116,7 +118,7 @@ impl Facts {
                 "a silent holder is succeeded within",
                 format!(
                     "{holder} % of its TTL + {waiter} % of the waiter's + {}",
-                    shown(constant)
+                    format_millis(constant)
                 ),
             ),
             (
@@ -127,7 +129,7 @@ impl Facts {
                         if kept == 0 {
                             "no time".to_owned()
                         } else {
-                            shown(kept)
+                            format_millis(kept)
                         }
                     },
                 ),
@@ -137,7 +139,7 @@ impl Facts {
 }
 
 /// A span in the unit that suits it.
-pub(crate) fn shown(millis: u64) -> String {
+pub(crate) fn format_millis(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis} ms"),
         1_000..120_000 if millis.is_multiple_of(1_000) => format!("{} s", millis / 1_000),

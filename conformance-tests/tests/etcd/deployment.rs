@@ -1,11 +1,14 @@
-//! A deployment of Redis on which the suite runs: its servers, how clients reach it, and what
-//! somebody with the store's own tools does to the state.
+//! A deployment of etcd on which the suite runs: its servers, how clients reach it, and what somebody
+//! with the store's own tools does to the state.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::DedicatedStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -13,12 +16,15 @@ use tenure_core::{
     name::{LockName, Namespace},
     registry::Factory,
     secret::Secret,
-    settings::{Options, Settings, StoreUrl, Tls, Value},
+    settings::{Settings, StoreUrl, Tls},
 };
-use tenure_redis::RedisFactory;
-use tenure_test_servers::redis::Server;
+use tenure_etcd::EtcdFactory;
+use tenure_test_servers::etcd::Server;
 
-use crate::own::{self, Own};
+use crate::dedicated_servers::{self, DedicatedServers};
+
+/// What all namespaces of a run begin with.
+pub(crate) const NAMESPACES: &str = "case ";
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -29,7 +35,6 @@ pub(crate) struct Access {
     pub(crate) ca_file: Option<std::path::PathBuf>,
     pub(crate) cert_file: Option<std::path::PathBuf>,
     pub(crate) key_file: Option<std::path::PathBuf>,
-    pub(crate) options: Vec<(String, String)>,
 }
 
 impl Access {
@@ -39,18 +44,13 @@ impl Access {
             self.cert_file.clone(),
             self.key_file.clone(),
         );
-        let mut options = Options::new();
-        for (key, value) in &self.options {
-            options = options.with(key, Value::from(value.as_str()), "the test");
-        }
         let settings = Settings::new(StoreUrl::parse(&self.url)?)
             .with_credentials(
                 self.username.clone(),
                 self.password.as_deref().map(Secret::new),
             )
-            .with_tls(tls)
-            .with_options(options);
-        RedisFactory::new().open(&settings)
+            .with_tls(tls);
+        EtcdFactory::new().open(&settings)
     }
 }
 
@@ -58,28 +58,23 @@ impl Access {
 pub(crate) trait Deployment: Send + Sync + 'static {
     fn access(&self) -> Access;
 
-    /// The servers that may hold keys, whoever is the master at the time.
-    fn servers(&self) -> Vec<&Server>;
-
-    /// Whether clients find servers by addresses that servers tell them, past any proxy.
-    fn tells_addresses(&self) -> bool {
-        true
-    }
+    /// The one that `etcdctl` is run against, as somebody who may do everything.
+    fn server(&self) -> &Server;
 
     /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         None
     }
 }
 
-pub(crate) struct Redis<D> {
+pub(crate) struct Etcd<D> {
     name: &'static str,
     start: fn() -> D,
     deployment: OnceLock<Arc<D>>,
     ignored: &'static [(&'static str, &'static str)],
 }
 
-impl<D: Deployment> Redis<D> {
+impl<D: Deployment> Etcd<D> {
     pub(crate) const fn new(
         name: &'static str,
         start: fn() -> D,
@@ -94,7 +89,7 @@ impl<D: Deployment> Redis<D> {
     }
 }
 
-struct Site {
+struct DeploymentEnv {
     access: Access,
     namespace: Namespace,
     /// `None` in a process that joined: it reaches the servers as a client only.
@@ -113,7 +108,7 @@ fn failed(detail: impl Into<String>) -> Error {
 }
 
 #[async_trait]
-impl<D: Deployment> Harness for Redis<D> {
+impl<D: Deployment> Harness for Etcd<D> {
     fn name(&self) -> &str {
         self.name
     }
@@ -122,12 +117,11 @@ impl<D: Deployment> Harness for Redis<D> {
         let deployment = self.deployment.get_or_init(|| Arc::new((self.start)()));
         let access = deployment.access();
         let connector = access.connector()?;
-        let namespace = Namespace::new(format!("case {}", ClientId::random()?))?;
-        let deployment: Arc<dyn Deployment> = Arc::<D>::clone(deployment);
-        Ok(Arc::new(Site {
+        let namespace = Namespace::new(format!("{NAMESPACES}{}", ClientId::random()?))?;
+        Ok(Arc::new(DeploymentEnv {
             access,
             namespace,
-            deployment: Some(deployment),
+            deployment: Some(Arc::<D>::clone(deployment) as Arc<dyn Deployment>),
             connector,
         }))
     }
@@ -135,7 +129,7 @@ impl<D: Deployment> Harness for Redis<D> {
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         let ticket: Ticket =
             serde_json::from_str(ticket).map_err(|error| failed(error.to_string()))?;
-        Ok(Arc::new(Site {
+        Ok(Arc::new(DeploymentEnv {
             connector: ticket.access.connector()?,
             access: ticket.access,
             namespace: Namespace::new(ticket.namespace)?,
@@ -144,9 +138,7 @@ impl<D: Deployment> Harness for Redis<D> {
     }
 
     fn store_version(&self) -> Option<String> {
-        let deployment = self.deployment.get()?;
-        let server = *deployment.servers().first()?;
-        server.info("redis_version").ok()?
+        self.deployment.get()?.server().version().ok()
     }
 
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
@@ -154,53 +146,48 @@ impl<D: Deployment> Harness for Redis<D> {
     }
 }
 
-impl Site {
-    fn stem(&self, name: &LockName) -> String {
-        format!(
-            "tenure:{{{}:{}}}:",
-            self.namespace.encoded(),
-            name.encoded()
-        )
+impl DeploymentEnv {
+    fn prefix(&self, name: &LockName) -> String {
+        format!("{}/{}/", self.namespace.encoded(), name.encoded())
     }
 
-    /// Asks every server that may be a master, and ignores what the others refuse.
-    fn on_masters(&self, arguments: &[&str]) -> Result<Vec<redis::Value>, Error> {
+    async fn etcdctl(&self, arguments: &[&str]) -> Result<String, Error> {
         let deployment = self
             .deployment
             .as_ref()
+            .map(Arc::clone)
             .ok_or_else(|| failed("a process that joined has no servers of its own"))?;
-        let mut answers = Vec::new();
-        for server in deployment.servers() {
-            if server.info("role").ok().flatten().as_deref() != Some("master") {
-                continue;
-            }
-            let answer = server.command(arguments);
-            answers.push(answer.map_err(|error| failed(error.to_string()))?);
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let run = move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            deployment.server().etcdctl(&arguments)
+        };
+        let output = tokio::task::spawn_blocking(run).await;
+        output
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    async fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let listed = self
+            .etcdctl(&["get", "--prefix", "--keys-only", prefix])
+            .await?;
+        let keys = listed.lines().filter(|line| !line.is_empty());
+        Ok(keys.map(str::to_owned).collect())
+    }
+
+    /// Writes over every record of a lock; what hangs on a lease stays there.
+    async fn rewrite(&self, name: &LockName, record: &str) -> Result<(), Error> {
+        for key in self.keys(&self.prefix(name)).await? {
+            self.etcdctl(&["put", "--ignore-lease", &key, record])
+                .await?;
         }
-        Ok(answers)
-    }
-
-    /// Deletes the keys of a pattern, on the servers that have them.
-    fn delete(&self, pattern: &str) -> Result<usize, Error> {
-        let script = "local keys = redis.call('KEYS', ARGV[1]) \
-                      for _, key in ipairs(keys) do redis.call('DEL', key) end return #keys";
-        let counts = self.on_masters(&["EVAL", script, "0", pattern])?;
-        let count = |value: redis::Value| redis::from_redis_value::<usize>(value).unwrap_or(0);
-        Ok(counts.into_iter().map(count).sum())
-    }
-
-    /// Writes over the holder's record, where there is one.
-    fn rewrite(&self, name: &LockName, record: &str) -> Result<(), Error> {
-        let script = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do \
-                      redis.call('SET', key, ARGV[2], 'KEEPTTL') end return 1";
-        let key = format!("{}holder", self.stem(name));
-        self.on_masters(&["EVAL", script, "0", &key, record])
-            .map(|_| ())
+        Ok(())
     }
 }
 
 #[async_trait]
-impl Env for Site {
+impl Env for DeploymentEnv {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connector)
     }
@@ -218,13 +205,6 @@ impl Env for Site {
     }
 
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
-        let alone = self
-            .deployment
-            .as_ref()
-            .is_some_and(|deployment| !deployment.tells_addresses());
-        if !alone {
-            return Ok(None);
-        }
         Faulty::to(&self.access.url, |url| {
             let access = Access {
                 url,
@@ -236,11 +216,11 @@ impl Env for Site {
         .map(Some)
     }
 
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
             return Ok(None);
         };
-        own::store(move || deployment.another(), |access| access.connector()).await
+        dedicated_servers::store(move || deployment.another(), |access| access.connector()).await
     }
 
     fn secrets(&self) -> Vec<String> {
@@ -248,38 +228,58 @@ impl Env for Site {
     }
 
     async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {
-        match self.delete(&format!("{}*", self.stem(name)))? {
-            0 => Err(failed("the lock has no state to delete")),
+        let deleted = self
+            .etcdctl(&["del", "--prefix", &self.prefix(name)])
+            .await?;
+        match deleted.trim() {
+            "0" => Err(failed("the lock has no state to delete")),
             _ => Ok(true),
         }
     }
 
     async fn corrupt(&self, name: &LockName) -> Result<bool, Error> {
-        self.rewrite(name, "tenure/1 scribbled over")?;
+        self.rewrite(name, "scribbled over").await?;
         Ok(true)
     }
 
     async fn write_newer_format(&self, name: &LockName) -> Result<bool, Error> {
-        self.rewrite(name, "tenure/2 whatever comes")?;
+        self.rewrite(name, "{\"tenure\":2,\"whatever\":\"comes\"}")
+            .await?;
         Ok(true)
     }
 
     async fn residue(&self) -> Result<Option<usize>, Error> {
-        let pattern = format!("tenure:{{{}:*", self.namespace.encoded());
-        let mut tags = std::collections::BTreeSet::new();
-        for keys in self.on_masters(&["KEYS", &pattern])? {
-            let keys: Vec<String> = redis::from_redis_value(keys).unwrap_or_default();
-            tags.extend(
-                keys.iter()
-                    .filter_map(|key| key.split('}').next().map(str::to_owned)),
-            );
-        }
-        Ok(Some(tags.len()))
+        let prefix = self.namespace.encoded();
+        let keys = self.keys(&prefix).await?;
+        let locks: BTreeSet<_> = keys
+            .iter()
+            .filter_map(|key| key.rsplit_once('/').map(|(lock, _)| lock))
+            .collect();
+        Ok(Some(locks.len()))
     }
 
     async fn finish(&self) {
         if self.deployment.is_some() {
-            let _ = self.delete(&format!("tenure:{{{}*", self.namespace.encoded()));
+            let prefix = self.namespace.encoded();
+            let _ = self.etcdctl(&["del", "--prefix", &prefix]).await;
         }
     }
 }
+
+/// What does not apply to a store whose locks share leases, and that lacks nothing; and what does not
+/// to servers that ask for no password.
+pub(crate) const IGNORED: [(&str, &str); 4] = [
+    (
+        "exclusion::silent_holder_is_succeeded",
+        "the locks of a client share a lease",
+    ),
+    (
+        "waiting::dead_waiter_delays_patient_ones_no_more",
+        "the locks of a client share a lease",
+    ),
+    (
+        "capabilities::requirements_are_checked",
+        "it lacks nothing that could be required",
+    ),
+    ("secrets::show_nowhere", "these servers ask for no password"),
+];

@@ -12,7 +12,7 @@ use super::{Bounds, History, Violation, check};
 /// A history with the bounds that it was held against.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Saved {
+pub struct ReplayFile {
     /// The version of the suite that wrote it.
     pub suite: u32,
     /// What the run allowed itself.
@@ -21,7 +21,7 @@ pub struct Saved {
     pub history: History,
 }
 
-impl Saved {
+impl ReplayFile {
     /// That history, held against those bounds.
     #[must_use]
     pub const fn new(history: History, bounds: Bounds) -> Self {
