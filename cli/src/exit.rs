@@ -57,7 +57,7 @@ impl Failure {
     /// Says it, and gives the code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
-            say(&message);
+            print_message(&message);
         }
         ExitCode::from(self.code)
     }
@@ -91,7 +91,7 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 }
 
 /// Writes one line to stderr. That it cannot be written is no reason to stop, or to wait.
-pub(crate) fn say(message: &str) {
+pub(crate) fn print_message(message: &str) {
     let line = format!("tenure: {}\n", escape(message));
     stderr_writer::write(line.into_bytes());
 }

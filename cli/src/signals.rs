@@ -9,7 +9,7 @@ use tokio::{
 use crate::exit::{Failure, UNAVAILABLE};
 
 /// What the command gets when the supervisor gets it.
-pub(crate) const PASSED_ON: [Signal; 6] = [
+pub(crate) const FORWARDED: [Signal; 6] = [
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -36,7 +36,7 @@ impl Listener {
     pub(crate) fn start() -> Result<Self, Failure> {
         let (sender, received) = mpsc::unbounded_channel();
         let listener = Self { received, sender };
-        for caught in PASSED_ON {
+        for caught in FORWARDED {
             listener.catch(caught)?;
         }
         Ok(listener)

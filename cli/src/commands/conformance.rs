@@ -19,7 +19,7 @@ use tenure_conformance::{
 use super::{load, runtime, sources};
 use crate::{
     args::{Conformance, Format, Global},
-    exit::{Failure, IO, USAGE, say},
+    exit::{Failure, IO, USAGE, print_message},
     output,
 };
 
@@ -97,7 +97,7 @@ fn attempt(
         Ok::<_, tenure::Error>(store.reach(&arguments(global)).await)
     })?;
     if let Err(reason) = connected {
-        say(&format!(
+        print_message(&format!(
             "warning: whether other processes reach the store could not be found out: {reason}"
         ));
     }

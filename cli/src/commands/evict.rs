@@ -7,7 +7,7 @@ use super::{about, lock_name};
 use crate::{
     args::{Break, Format, Global},
     escape::quote,
-    exit::{Failure, say},
+    exit::{Failure, print_message},
     output,
     view::{HolderView, held_by},
 };
@@ -59,7 +59,7 @@ pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Re
                 ),
             ));
         }
-        say(&format!(
+        print_message(&format!(
             "took the grant with token {} of {shown} away, because: {}; its holder's work goes on \
              until it hears of it, and until then its token alone protects",
             options.token, options.reason

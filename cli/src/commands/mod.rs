@@ -17,7 +17,7 @@ use tenure::{Client, Config, Registry, Sources, name::LockName};
 
 use crate::{
     args::{Cli, Command, Global},
-    exit::{Failure, UNAVAILABLE, USAGE, say},
+    exit::{Failure, UNAVAILABLE, USAGE, print_message},
 };
 
 /// Runs what the command line says.
@@ -63,7 +63,7 @@ pub(crate) fn sources(global: &Global) -> Sources {
 pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
     let config = Config::load(sources)?;
     for warning in config.warnings() {
-        say(&format!("warning: {warning}"));
+        print_message(&format!("warning: {warning}"));
     }
     Ok(config)
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The store is not asked more often than this.
-const SHORTEST: Duration = Duration::from_millis(50);
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shows the lock, and again whenever its holder or queue has changed, until INT or TERM.
 pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Result<(), Failure> {
@@ -40,7 +40,7 @@ pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Re
             tokio::select! {
                 _ = interrupt.recv() => return Err(Failure::silent(130)),
                 _ = terminate.recv() => return Err(Failure::silent(143)),
-                () = tokio::time::sleep(options.every.max(SHORTEST)) => {}
+                () = tokio::time::sleep(options.every.max(MIN_INTERVAL)) => {}
             }
         }
     })

@@ -31,26 +31,26 @@ use tenure::clock::Instant;
 
 use self::{
     group::{Change, Group},
-    protocol::{End, Lines, OnLost, Order, Report, line, moment},
+    protocol::{End, Lines, OnLost, Order, Report, instant_from_nanos, line},
     terminal::Terminal,
 };
 use crate::{escape::quote, time};
 
 /// `poll` sleeps on a clock that stops with the machine; the deadline's clock does not. So it
 /// sleeps no longer than this before the clock is read again.
-const SLICE: Duration = Duration::from_millis(500);
+const MAX_SLEEP: Duration = Duration::from_millis(500);
 /// The command is killed so long before the deadline, so that it is dead by then.
 const KILL_LEAD: Duration = Duration::from_millis(10);
 /// For how long killed processes may take to vanish.
-const DYING: Duration = Duration::from_secs(1);
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether the rest of a group has ended whose leader has.
-const REST: Duration = Duration::from_millis(20);
+const GROUP_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What is received must not be open in the command beside its standard input.
 #[cfg(target_os = "linux")]
-const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+const RECV_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
-const RECEIVE: RecvFlags = RecvFlags::empty();
+const RECV_FLAGS: RecvFlags = RecvFlags::empty();
 
 /// Runs as a guardian if the arguments say so; the first of them is the program's name.
 ///
@@ -83,7 +83,7 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Caught by a handler that does nothing, not ignored: the command would inherit that. They
     // are meant for the command, and come to it through the supervisor.
-    for signal in crate::signals::PASSED_ON
+    for signal in crate::signals::FORWARDED
         .iter()
         .chain(&crate::signals::JOB_CONTROL)
     {
@@ -139,7 +139,7 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
         group,
     };
     guardian.report(&Report::Started(guardian.group.id().as_raw_nonzero().get()));
-    guardian.watch()
+    guardian.run()
 }
 
 /// The first message, and the command's standard input with it. `None` if the supervisor is gone.
@@ -156,7 +156,7 @@ fn receive_start(
             control,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut ancillary,
-            RECEIVE,
+            RECV_FLAGS,
         );
         let count = match received {
             Ok(message) => message.bytes,
@@ -173,7 +173,7 @@ fn receive_start(
         }
         lines.feed(&bytes[..count]);
         if let Some(Order::Start(deadline)) = lines.next() {
-            return Ok(Some((moment(deadline), stdin)));
+            return Ok(Some((instant_from_nanos(deadline), stdin)));
         }
     }
 }
@@ -214,13 +214,13 @@ fn gone() -> String {
 }
 
 impl Guardian {
-    fn watch(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         loop {
             // Orders first: after a pause, a newer deadline may lie in the channel.
             self.take_orders();
             let now = time::now();
             self.enforce(now);
-            self.look_at_leader();
+            self.poll_leader();
             if let Some(end) = self.finished(now) {
                 if let Some(terminal) = &self.terminal {
                     terminal.take_from(self.group.id());
@@ -248,7 +248,7 @@ impl Guardian {
             }
         }
         while let Some(order) = self.lines.next() {
-            self.obey(order);
+            self.handle(order);
         }
     }
 
@@ -257,12 +257,12 @@ impl Guardian {
         self.kill(time::now());
     }
 
-    fn obey(&mut self, order: Order) {
+    fn handle(&mut self, order: Order) {
         match order {
             Order::Start(at) | Order::Deadline(at) => {
                 // Ending is final, and after evidence of a loss no deadline counts.
                 if self.ending.is_none() {
-                    self.deadline = self.deadline.map(|_| moment(at));
+                    self.deadline = self.deadline.map(|_| instant_from_nanos(at));
                 }
             }
             Order::Signal(number) => {
@@ -324,7 +324,7 @@ impl Guardian {
         self.group.signal(Signal::KILL);
     }
 
-    fn look_at_leader(&mut self) {
+    fn poll_leader(&mut self) {
         while self.leader.is_none() {
             match self.group.poll() {
                 None => return,
@@ -380,8 +380,8 @@ impl Guardian {
         if let Some(ending) = self.ending {
             // What the command had started gets the same time to end as the command. Of those
             // that were killed some may be dying still; one that nobody reaps is not waited for.
-            let patience = !ending.killed || now < ending.kill_at + DYING;
-            if patience && !self.group.is_empty() {
+            let may_wait = !ending.killed || now < ending.kill_at + REAP_TIMEOUT;
+            if may_wait && !self.group.is_empty() {
                 return None;
             }
         }
@@ -403,7 +403,7 @@ impl Guardian {
     }
 
     fn sleep(&self, now: Instant) -> io::Result<()> {
-        let mut wait = SLICE;
+        let mut wait = MAX_SLEEP;
         match (self.ending, self.deadline) {
             (Some(ending), _) if !ending.killed => wait = wait.min(ending.kill_at.since(now)),
             (None, Some(deadline)) => {
@@ -412,7 +412,7 @@ impl Guardian {
             _ => {}
         }
         if self.leader.is_some() {
-            wait = wait.min(REST);
+            wait = wait.min(GROUP_POLL_INTERVAL);
         }
         // Rounded up, or the last stretch would be a busy loop.
         let wait = wait.max(Duration::from_millis(1));

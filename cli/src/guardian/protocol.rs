@@ -88,7 +88,7 @@ pub(crate) fn nanos(at: Instant) -> u64 {
 }
 
 /// The moment that travelled.
-pub(crate) fn moment(nanos: u64) -> Instant {
+pub(crate) fn instant_from_nanos(nanos: u64) -> Instant {
     Instant::from_origin(std::time::Duration::from_nanos(nanos))
 }
 

@@ -24,7 +24,7 @@ use crate::{
     args::{Global, Run},
     commands,
     escape::quote,
-    exit::{CONFIG, Failure, UNAVAILABLE, describe, say},
+    exit::{CONFIG, Failure, UNAVAILABLE, describe, print_message},
     signals::Listener,
     time, view,
 };
@@ -84,7 +84,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     if let Some(path) = &options.status_file
         && let Err(error) = status.write(path)
     {
-        say(&format!(
+        print_message(&format!(
             "the status file {:?} could not be written: {error}",
             path.display().to_string()
         ));
@@ -246,13 +246,13 @@ impl Job<'_> {
                 let reason = format!("{reason}{}", renewal_warning::cause(guard));
                 match (stopped, end) {
                     (false, Some(end)) => {
-                        say(&format!(
+                        print_message(&format!(
                             "lost {name} while the command ran, as was to be ignored: {reason}"
                         ));
                         end.as_code()
                     }
                     _ => {
-                        say(&format!(
+                        print_message(&format!(
                             "lost {name}, so the command was stopped: {reason}"
                         ));
                         self.options.lost_exit_code
@@ -265,7 +265,7 @@ impl Job<'_> {
                     .command
                     .first()
                     .map_or_else(String::new, |program| quote(&program.to_string_lossy()));
-                say(&format!(
+                print_message(&format!(
                     "the command {program} could not be started: {reason}"
                 ));
                 code
@@ -273,7 +273,7 @@ impl Job<'_> {
             Finish::GuardianGone | Finish::CommandUnknown => {
                 status.outcome = Outcome::Signaled;
                 status.child_signal = Some(rustix::process::Signal::KILL.as_raw());
-                say("the guardian of the command is gone, so the command was killed");
+                print_message("the guardian of the command is gone, so the command was killed");
                 137
             }
         }
@@ -314,7 +314,7 @@ impl Job<'_> {
             Release::NotHeld(reason) => {
                 status.release = Some("not_held");
                 if status.outcome != Outcome::Lost {
-                    say(&format!(
+                    print_message(&format!(
                         "{name} was gone when it was to be released: {reason}"
                     ));
                 }
@@ -322,7 +322,7 @@ impl Job<'_> {
             Release::Unknown(error) => {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
-                say(&format!(
+                print_message(&format!(
                     "it is not known whether {name} was released: {}; the store frees it {ttl} \
                      after the last renewal",
                     describe(&error)

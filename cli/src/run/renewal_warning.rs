@@ -4,7 +4,7 @@ use tenure::{Guard, clock::Instant, lease::Phase};
 
 use crate::{
     escape::quote,
-    exit::{describe, say},
+    exit::{describe, print_message},
     time,
 };
 
@@ -34,13 +34,13 @@ impl RenewalWarning {
                     guard.remaining().as_secs(),
                 ));
                 let why = cause(guard);
-                say(&format!(
+                print_message(&format!(
                     "the lock {name} is not renewed, and ends in {left} unless that changes{why}"
                 ));
             }
             Phase::Held if self.shown => {
                 self.shown = false;
-                say(&format!("the lock {name} is renewed again"));
+                print_message(&format!("the lock {name} is renewed again"));
             }
             _ => {}
         }

@@ -21,7 +21,7 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    /// What the options and the configuration say, if the TTL can hold it.
+    /// What the options and the configuration print_message, if the TTL can hold it.
     pub(super) fn new(options: &Run, config: &Config) -> Result<Self, Failure> {
         let timing = Self {
             ttl: config.ttl,

@@ -9,7 +9,7 @@ use tenure::{
 };
 
 use super::Timing;
-use crate::{escape::quote, exit::say, signals::Listener, view};
+use crate::{escape::quote, exit::print_message, signals::Listener, view};
 
 /// What came of waiting.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ fn announce(lock: &Lock, waiting: &Waiting) {
         _ => String::new(),
     };
     match held {
-        Some(held) => say(&format!("waiting for {name}, {held}{ahead}")),
-        None => say(&format!("waiting for {name}{ahead}")),
+        Some(held) => print_message(&format!("waiting for {name}, {held}{ahead}")),
+        None => print_message(&format!("waiting for {name}{ahead}")),
     }
 }
