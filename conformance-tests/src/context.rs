@@ -215,7 +215,7 @@ impl CaseContext {
     pub(crate) async fn eventually<F, T>(
         &self,
         within: Duration,
-        mut look: impl FnMut() -> F + Send,
+        mut check: impl FnMut() -> F + Send,
     ) -> Result<Option<T>, Stop>
     where
         F: Future<Output = Result<Option<T>, Stop>> + Send,
@@ -223,7 +223,7 @@ impl CaseContext {
     {
         let deadline = self.now() + within;
         loop {
-            if let Some(seen) = look().await? {
+            if let Some(seen) = check().await? {
                 return Ok(Some(seen));
             }
             if self.now() >= deadline {

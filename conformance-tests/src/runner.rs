@@ -12,11 +12,11 @@ use crate::{
     worker::Launcher,
 };
 
-/// No case takes longer than this plus [`LIMIT_TTLS`] of the backend's short TTL.
-const LIMIT: Duration = Duration::from_secs(90);
-const LIMIT_TTLS: u32 = 40;
+/// No case takes longer than this plus [`CASE_TIMEOUT_TTLS`] of the backend's short TTL.
+const CASE_TIMEOUT: Duration = Duration::from_secs(90);
+const CASE_TIMEOUT_TTLS: u32 = 40;
 /// So often a case is tried that fails while the machine does not keep pace.
-const TRIALS: u32 = 3;
+const MAX_TRIALS: u32 = 3;
 
 /// How a case ended.
 #[derive(Clone, Debug)]
@@ -137,11 +137,11 @@ where
         };
         match stall_detector::longest_stall_since(begin) {
             None => return Err(failure.into()),
-            Some(_) if number < TRIALS => number += 1,
+            Some(_) if number < MAX_TRIALS => number += 1,
             Some(longest) => {
                 return Err(failure
                     .with_note(format!(
-                        "in each of {TRIALS} trials, while this machine or the store stood still, \
+                        "in each of {MAX_TRIALS} trials, while this machine or the store stood still, \
                          the last time for {longest:?}"
                     ))
                     .into());
@@ -169,7 +169,7 @@ async fn run(
             return Err(stop);
         }
     };
-    let limit = limit.unwrap_or_else(|| LIMIT + context.short() * LIMIT_TTLS);
+    let limit = limit.unwrap_or_else(|| CASE_TIMEOUT + context.short() * CASE_TIMEOUT_TTLS);
     let mut task = tokio::spawn((case.run)(Arc::clone(&context)));
     let outcome = tokio::time::timeout(limit, &mut task).await;
     let outcome = match outcome {
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(tried.take(), 2);
         let failed = trials(|| trial(9, 9)).await;
         assert!(matches!(&failed, Err(Stop::Failed(why)) if why.to_string().contains("3 trials")));
-        assert_eq!(tried.take(), TRIALS);
+        assert_eq!(tried.take(), MAX_TRIALS);
     }
 
     #[test]

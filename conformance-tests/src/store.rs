@@ -32,13 +32,13 @@ use crate::{
 };
 
 /// The bytes that case and run add to the user's namespace, and cases to that.
-const ROOM: usize = 64;
+const NAMESPACE_SUFFIX_BYTES: usize = 64;
 /// How many locks are asked for at a time.
-const PAGE: usize = 200;
+const PAGE_SIZE: usize = 200;
 /// So often at most is a lock taken away from the next of its waiters, who may all be dead.
-const ROUNDS: usize = 64;
+const MAX_EVICTIONS: usize = 64;
 /// How long cleaning one namespace up may take.
-const CLEANING: Duration = Duration::from_secs(20);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Somebody's own store.
 pub struct Store {
@@ -77,7 +77,7 @@ impl Store {
         })?;
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let base = format!("{}.conformance-{random}", namespace.as_str());
-        if base.len() + ROOM > tenure_core::name::MAX_NAME_BYTES {
+        if base.len() + NAMESPACE_SUFFIX_BYTES > tenure_core::name::MAX_NAME_BYTES {
             return Err(Error::new(ErrorKind::Config, operation)
                 .with_detail("the namespace is too long for others below it; shorten it"));
         }
@@ -156,7 +156,8 @@ impl Store {
         let mut left = BTreeSet::new();
         let mut kept = None;
         for namespace in used {
-            let cleaned = tokio::time::timeout(CLEANING, self.clean(&namespace, &mut left)).await;
+            let cleaned =
+                tokio::time::timeout(CLEANUP_TIMEOUT, self.clean(&namespace, &mut left)).await;
             match cleaned {
                 Ok(Ok(residue)) => kept = kept.max(Some(residue.unwrap_or(Duration::MAX))),
                 Ok(Err(error)) => {
@@ -209,12 +210,12 @@ async fn sweep(
     namespace: &Namespace,
     left: &mut BTreeSet<String>,
 ) -> Result<(), Error> {
-    let mut request = List::new("", PAGE);
+    let mut request = List::new("", PAGE_SIZE);
     loop {
         let page = client.list(request.clone()).await?;
         for lock in &page.locks {
             let mut state = client.inspect(&lock.name).await?;
-            for _ in 0..ROUNDS {
+            for _ in 0..MAX_EVICTIONS {
                 let Some(token) = state.holder.as_ref().and_then(|holder| holder.token) else {
                     break;
                 };

@@ -34,10 +34,10 @@ use crate::{
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
-/// Between two looks of a worker at its guard.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long a process may take to start and to look, on a busy machine.
-const LOOKING: Duration = Duration::from_secs(30);
+/// Between two checks of a worker on its guard.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long a process may take to start and to inspect a lock, on a busy machine.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How to start this binary again so that it becomes a worker.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ pub(crate) enum Job {
     Hold,
     /// Take the lock, and say all the time whether it is held, until it is not.
     Believe,
-    /// Look whether somebody holds the lock: `Held` if so, else `Done`.
+    /// Inspect whether anybody holds the lock: `Held` if so, else `Done`.
     Inspect,
 }
 
@@ -195,7 +195,7 @@ pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
     let guard = client.lock("seen")?.acquire().await?;
     let directory = std::env::temp_dir();
     let mut worker = Worker::start(context, Job::Inspect, "seen", context.long(), &directory)?;
-    let seen = tokio::time::timeout(LOOKING, worker.report()).await;
+    let seen = tokio::time::timeout(INSPECT_TIMEOUT, worker.report()).await;
     let _ = guard.release().await;
     match seen {
         Ok(report) => Ok(matches!(report?, Report::Held { .. })),
@@ -260,7 +260,7 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
                     let _ = guard.release().await;
                     std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
         Job::Inspect => {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) async fn counts_from_before_the_request(context: Arc<CaseContext>) -> Outcome {
-    const LATE: Duration = Duration::from_millis(400);
+    const REPLY_DELAY: Duration = Duration::from_millis(400);
     let plan = Plan::new();
     let ttl = context.long();
     let client = context
@@ -32,7 +32,7 @@ pub(crate) async fn counts_from_before_the_request(context: Arc<CaseContext>) ->
         .await?;
     let fate = Fate::Delay {
         before: Duration::ZERO,
-        after: LATE,
+        after: REPLY_DELAY,
     };
     plan.set_times(Op::Enqueue, fate, 1);
     let guard = client.lock("late-answer")?.acquire().await?;

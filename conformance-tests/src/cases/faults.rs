@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// For a fault to be seen to take effect.
-const EFFECT: Duration = Duration::from_secs(20);
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A way that can be broken, and a client whose connections all go over it.
 struct Broken {
@@ -48,7 +48,7 @@ impl Broken {
     async fn took_effect(&self, context: &CaseContext, before: u64) -> Outcome {
         let line = self.faulty.line();
         let seen = context
-            .eventually(EFFECT, || async {
+            .eventually(EFFECT_TIMEOUT, || async {
                 Ok((line.effects() > before).then_some(()))
             })
             .await?;
@@ -344,7 +344,7 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseConte
             };
             lock.acquire_observed(None, queued).await
         });
-        if tokio::time::timeout(EFFECT, told).await.is_err() {
+        if tokio::time::timeout(EFFECT_TIMEOUT, told).await.is_err() {
             broken!("A1", "a waiter is not told of its place");
         }
         broken.set(Fault::BlackHole);

@@ -25,7 +25,7 @@ const LOCK: &str = "served";
 const WAITERS: usize = 3;
 
 /// Within which servers that were started must take a client.
-const STARTING: Duration = Duration::from_secs(20);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A holder and waiters on servers of their own.
 struct Served {
@@ -89,7 +89,7 @@ impl Served {
             context.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
         };
         let client = async || {
-            let made = context.eventually(STARTING, || async { Ok(connect().await.ok()) });
+            let made = context.eventually(RESTART_TIMEOUT, || async { Ok(connect().await.ok()) });
             match made.await? {
                 Some(client) => Ok(client),
                 // Why not.
@@ -321,14 +321,14 @@ fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
 }
 
 /// Waits for the lock as long as it takes.
-async fn take_turn(lock: Lock, tell: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
-    let mut tell = Some(tell);
-    let queued = |_: &_| {
-        if let Some(tell) = tell.take() {
-            let _ = tell.send(());
+async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
+    let mut queued = Some(queued);
+    let on_queued = |_: &_| {
+        if let Some(queued) = queued.take() {
+            let _ = queued.send(());
         }
     };
-    let guard = match lock.acquire_observed(None, queued).await? {
+    let guard = match lock.acquire_observed(None, on_queued).await? {
         Acquisition::Acquired(guard) => Arc::new(guard),
         other => broken!("W2", "a wait without an end came to {other:?}"),
     };

@@ -16,7 +16,7 @@ use tenure_test_servers::zookeeper::{Cluster, Server, ServerBuilder};
 
 /// In ticks of 100 ms: longer than a case stops the servers for. All of them that stand still for longer
 /// can stay so, see `Cluster::stands_still`; that is the servers', and no client can mend it.
-const PATIENT: &str = "300";
+const SYNC_LIMIT: &str = "300";
 const ROOT: &str = "/app/locks";
 
 struct Three(Cluster);
@@ -44,7 +44,7 @@ impl Deployment for Three {
     }
 
     fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start(member().config("syncLimit", PATIENT));
+        let another = start(member().config("syncLimit", SYNC_LIMIT));
         let access = another.access();
         let act = move |act| at_once(another.0.servers(), |server| apply_to!(server, act));
         Some((access, DedicatedServers::new(act)))

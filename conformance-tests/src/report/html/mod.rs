@@ -28,7 +28,7 @@ pub fn write(reports: &[Report]) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>\n{}</style>\n</head>\n\
          <body>\n<a class=\"skip\" href=\"#clauses\">Skip to the matrix</a>\n<header>\n<h1>{title}</h1>\n",
-        style::SHEET
+        style::STYLESHEET
     );
     let verdict = match (failed, reports.len()) {
         (_, 0) => "There is no run to show.".to_owned(),
