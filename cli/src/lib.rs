@@ -1,6 +1,6 @@
 //! The command `tenure` as a library function that takes a registry.
 //!
-//! A plugin's author ships a command that knows their store in five lines:
+//! The author of a plugin ships a command for their store in five lines:
 //!
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
@@ -31,9 +31,9 @@ use tenure::Registry;
 
 /// Runs the command. The first argument is the program's name.
 ///
-/// To be called before anything else is done, and with no thread running: `tenure run` starts the
-/// same program a second time as the guardian of its command, and there this function returns
-/// only when that command has ended.
+/// Call this function before anything else, and before the program starts a thread: `tenure run`
+/// starts the same program a second time as the guardian of its command. In the guardian this
+/// function returns only after the command has ended.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();

@@ -1,8 +1,8 @@
-//! Writing to stderr without ever waiting for it.
+//! Writes to stderr without blocking the caller.
 //!
-//! Whoever reads stderr may stop reading (a full pipe, a terminal stopped by Ctrl-S). Then a line is
-//! late or lost, but renewals go on, and the lock and the command are not held up. So a thread of
-//! its own does the writing.
+//! The reader of stderr may stop reading (a full pipe, a terminal stopped by Ctrl-S). In this case
+//! a line is late or lost, but renewals continue, and neither the lock nor the command is delayed.
+//! A separate thread does the writing.
 
 use std::{
     io::{self, Write},
@@ -14,17 +14,17 @@ use std::{
     time::Duration,
 };
 
-/// For how long the end of the program waits for what was not written yet.
+/// How long the program waits at its end for unwritten text.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 enum Message {
     Text(Vec<u8>),
-    /// Everything before this is written.
+    /// A request to confirm that all earlier text is written.
     Flushed(Sender<()>),
 }
 
-/// Hands text to the writer. It is started with the first text, and if it cannot be, the text is
-/// written here.
+/// Passes text to the writer thread. The first call starts the thread; if the start fails, the
+/// calling thread writes the text.
 pub(crate) fn write(text: Vec<u8>) {
     let _ = send(WRITER.get_or_init(start), Message::Text(text));
 }
@@ -59,7 +59,7 @@ fn write_messages(messages: &Receiver<Message>) {
     }
 }
 
-/// Waits until all of it is written, but not for long.
+/// Waits until all text is written, for at most [`FLUSH_TIMEOUT`].
 pub(crate) fn flush() {
     let Some(writer) = WRITER.get() else { return };
     let (done, flushed) = channel();

@@ -47,9 +47,10 @@ pub(super) fn run(
                     let store = escape(&store);
                     let mut text = format!("the configuration is sound; store: {store}\n");
                     if let Some(arithmetic) = &run {
-                        text += &format!("but `tenure run` refuses it as it is: {arithmetic}\n");
+                        text += &format!("but `tenure run` refuses it: {arithmetic}\n");
                     }
-                    text += "the store was not asked; what is required of it is checked then\n";
+                    text +=
+                        "the store was not contacted; its requirements are checked at connect\n";
                     output::write(text)
                 }
                 Format::Json => output::write_json(&serde_json::json!({

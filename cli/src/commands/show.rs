@@ -13,7 +13,7 @@ use crate::{
     view::{self, ListedView, LockView},
 };
 
-/// How many locks are asked for at a time.
+/// The number of locks in one page of the listing.
 const PAGE_SIZE: usize = 500;
 
 /// Shows one lock.
@@ -23,7 +23,7 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
         let state = client.inspect(&name).await?;
         match global.output {
             Format::Text => {
-                // Whoever looks into another store or namespace than the holder's has to see that.
+                // The output names the store and the namespace, so that a user notices a wrong one.
                 let store = escape(&client.info().endpoint);
                 let namespace = quote(config.namespace.as_str());
                 let place = format!("in namespace {namespace} of {store}\n");

@@ -1,4 +1,4 @@
-//! `tenure run`: take the lock, have the guardian run the command, give the lock back.
+//! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
 mod guardian_handle;
 mod reentrancy;
@@ -29,7 +29,7 @@ use crate::{
     time, view,
 };
 
-/// How long the store is given at the end to take back what is left.
+/// How long the client may take at the end to release what it still holds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command under the lock.
@@ -45,8 +45,8 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     if config.open(registry)?.info().scheme == "memory" {
         return Err(Failure::new(
             CONFIG,
-            "the store memory: lives inside of one process, so that it can keep no other \
-             `tenure run` out; choose another one, such as file:DIRECTORY",
+            "the store memory: exists inside one process and cannot exclude another `tenure run`; \
+             choose another store, such as file:DIRECTORY",
         ));
     }
     if let Some(path) = &options.status_file {
@@ -74,7 +74,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         job.client.shutdown(SHUTDOWN_TIMEOUT).await;
         code
     });
-    // Silent codes, of the command above all, take the same way out as failures.
+    // Exit codes without a message, such as the command's, use the same path as failures.
     let code = code.unwrap_or_else(|failure| {
         let code = failure.code;
         failure.report();
@@ -96,7 +96,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     }
 }
 
-/// What is executed.
+/// Returns the program and its arguments.
 fn command(options: &Run) -> Vec<OsString> {
     match &options.shell {
         Some(script) => vec!["sh".into(), "-c".into(), script.clone()],
@@ -104,7 +104,7 @@ fn command(options: &Run) -> Vec<OsString> {
     }
 }
 
-/// The command's name alone: its arguments may hold what others must not see.
+/// Returns the command's name without its arguments, which may contain secrets.
 fn program_name(command: &[OsString]) -> String {
     let program = command
         .first()
@@ -184,7 +184,8 @@ impl Job<'_> {
         )
     }
 
-    /// Runs the command. The lock is held, and is given back afterwards whatever happens here.
+    /// Runs the command while the lock is held. The caller releases the lock afterwards, whatever
+    /// this function returns.
     async fn hold(
         &self,
         guard: &Guard,
@@ -192,9 +193,9 @@ impl Job<'_> {
         signals: &mut Listener,
         status: &mut StatusFile,
     ) -> Result<Finish, Failure> {
-        // A grant that was waited for counts from an old report: the command might start with little
-        // time before its deadline. Where there is enough of it, a new proof may take longer than
-        // it is worth (on ZooKeeper some ticks).
+        // The validity of a queued grant counts from an old report, so the command might start
+        // shortly before its deadline. If enough time is left, a renewal may cost more time than it
+        // gains (some ticks on ZooKeeper).
         let short = guard.remaining() < guard.ttl() * 3 / 5;
         let proved = if queued && short {
             guard.renew().await
@@ -247,7 +248,7 @@ impl Job<'_> {
                 match (stopped, end) {
                     (false, Some(end)) => {
                         print_message(&format!(
-                            "lost {name} while the command ran, as was to be ignored: {reason}"
+                            "lost {name} while the command ran; `--on-lost ignore` let it run on: {reason}"
                         ));
                         end.as_code()
                     }
@@ -273,14 +274,14 @@ impl Job<'_> {
             Finish::GuardianGone | Finish::CommandUnknown => {
                 status.outcome = Outcome::Signaled;
                 status.child_signal = Some(rustix::process::Signal::KILL.as_raw());
-                print_message("the guardian of the command is gone, so the command was killed");
+                print_message("the guardian has ended, so the command was killed");
                 137
             }
         }
     }
 
-    /// Leaves the lock to its TTL: the guardian died before it said whether it had started the
-    /// command, and nobody can find a command that it may have started.
+    /// Leaves the lock to its TTL: the guardian died before it reported whether it had started the
+    /// command, and no process can find a command that the guardian may have started.
     fn leave(&self, guard: Guard, status: &mut StatusFile) -> Failure {
         status.outcome = Outcome::Error;
         let name = quote(self.name.as_str());
@@ -289,8 +290,8 @@ impl Job<'_> {
         Failure::new(
             UNAVAILABLE,
             format!(
-                "the guardian of the command is gone, and it is not known whether the command runs; \
-                 {name} is not given back, and the store frees it {ttl} after the last renewal"
+                "the guardian has ended, and it is unknown whether the command runs; lock {name} is not \
+                 released, and the store frees it {ttl} after the last renewal"
             ),
         )
     }
@@ -315,7 +316,7 @@ impl Job<'_> {
                 status.release = Some("not_held");
                 if status.outcome != Outcome::Lost {
                     print_message(&format!(
-                        "{name} was gone when it was to be released: {reason}"
+                        "lock {name} was already lost at release: {reason}"
                     ));
                 }
             }
@@ -323,7 +324,7 @@ impl Job<'_> {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
                 print_message(&format!(
-                    "it is not known whether {name} was released: {}; the store frees it {ttl} \
+                    "it is unknown whether lock {name} was released: {}; the store frees it {ttl} \
                      after the last renewal",
                     describe(&error)
                 ));
@@ -332,7 +333,7 @@ impl Job<'_> {
         }
     }
 
-    /// What the command finds in its environment.
+    /// Returns the variables that are set in the command's environment.
     fn environment(&self, guard: &Guard) -> Vec<(&'static str, OsString)> {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
@@ -340,7 +341,7 @@ impl Job<'_> {
         vec![
             ("TENURE_NAME", self.name.as_str().into()),
             ("TENURE_TOKEN", guard.token().to_string().into()),
-            // A label may come from a configuration file, and a NUL cannot be in the environment.
+            // A label may come from a configuration file, and the environment cannot contain a NUL.
             ("TENURE_OWNER", owner.replace('\0', "").into()),
             (
                 "TENURE_BACKEND",

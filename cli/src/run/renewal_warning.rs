@@ -1,4 +1,4 @@
-//! What is said while renewals fail: an operator should hear of it before the command is stopped.
+//! Warns the operator while renewals fail, before the command is stopped.
 
 use tenure::{Guard, clock::Instant, lease::Phase};
 
@@ -8,15 +8,16 @@ use crate::{
     time,
 };
 
-/// Whether it was said that the lock is in doubt.
+/// Whether a warning about failing renewals was shown.
 #[derive(Debug, Default)]
 pub(super) struct RenewalWarning {
     shown: bool,
 }
 
 impl RenewalWarning {
-    /// When there will be something to say if nothing changes. A renewal that fails is tried again,
-    /// and mostly nobody need hear of it: half of the TTL must have gone by.
+    /// Returns when the next warning is due if the phase does not change. The client repeats a
+    /// failed renewal, and a single failure needs no warning: the warning is due after half of the
+    /// TTL.
     pub(super) fn due(&self, guard: &Guard) -> Instant {
         match guard.phase() {
             Phase::Suspect if !self.shown => guard.valid_until().before(guard.ttl() / 2),
@@ -24,7 +25,7 @@ impl RenewalWarning {
         }
     }
 
-    /// Says what has changed.
+    /// Shows a warning, or its end, if the phase of the guard has changed.
     pub(super) fn update(&mut self, guard: &Guard) {
         let name = quote(guard.name().as_str());
         match guard.phase() {
@@ -35,19 +36,19 @@ impl RenewalWarning {
                 ));
                 let why = cause(guard);
                 print_message(&format!(
-                    "the lock {name} is not renewed, and ends in {left} unless that changes{why}"
+                    "cannot renew lock {name}; it expires in {left}{why}"
                 ));
             }
             Phase::Held if self.shown => {
                 self.shown = false;
-                print_message(&format!("the lock {name} is renewed again"));
+                print_message(&format!("lock {name} is renewed again"));
             }
             _ => {}
         }
     }
 }
 
-/// Why renewals fail, as the end of a sentence; empty where that is not known.
+/// Returns why renewals fail, as the end of a sentence; empty if the cause is unknown.
 pub(super) fn cause(guard: &Guard) -> String {
     let trouble = guard.trouble();
     trouble.map_or_else(String::new, |error| format!("; {}", describe(&error)))

@@ -1,4 +1,4 @@
-//! The status file: what became of a run, as one JSON object.
+//! The status file: the outcome of a run as one JSON object.
 
 use std::{io, path::Path};
 
@@ -7,7 +7,7 @@ use tenure::name::{LockName, Namespace};
 
 use crate::exit::{Failure, USAGE};
 
-/// What became of a run. The fields are documented in `docs/cli.md`.
+/// The outcome of a run. `docs/cli.md` documents the fields.
 #[derive(Debug, Serialize)]
 pub(super) struct StatusFile {
     schema: &'static str,
@@ -34,7 +34,7 @@ pub(super) enum Outcome {
     Error,
     /// The command exited.
     Exited,
-    /// A signal came while it waited.
+    /// A signal arrived while the run waited.
     Interrupted,
     /// The lock was lost.
     Lost,
@@ -45,7 +45,7 @@ pub(super) enum Outcome {
 }
 
 impl StatusFile {
-    /// Of a run that has just begun.
+    /// Returns the status of a run that has just started.
     pub(super) fn new(name: &LockName, namespace: &Namespace) -> Self {
         Self {
             schema: "tenure.run/1",
@@ -63,12 +63,11 @@ impl StatusFile {
         }
     }
 
-    /// Writes the file in one step: whoever reads it finds all of it or what was there before.
+    /// Writes the file atomically: a reader finds the whole new content or the previous content.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
-        // The target of a link, not the link; and what is no file (a device, a FIFO) stays what it
-        // is.
+        // Replace the target of a link, not the link. A device or a FIFO is written in place.
         let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if path.exists() && !path.is_file() {
             let mut device = std::fs::OpenOptions::new().write(true).open(path)?;
@@ -83,7 +82,7 @@ impl StatusFile {
     }
 }
 
-/// Refuses at the start what could not be written at the end.
+/// Refuses at the start a file that could not be written at the end.
 pub(super) fn check_writable(path: &Path) -> Result<(), Failure> {
     let refuse = |why: String| {
         let path = path.display().to_string();
@@ -100,7 +99,7 @@ pub(super) fn check_writable(path: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     tempfile::NamedTempFile::new_in(parent_dir(path)).map_err(|error| {
-        // The name of the temporary file helps nobody.
+        // The message omits the name of the temporary file, which does not help the user.
         refuse(std::io::Error::from(error.kind()).to_string())
     })?;
     Ok(())

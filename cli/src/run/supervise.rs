@@ -1,4 +1,5 @@
-//! While the command runs: new deadlines to the guardian, signals to the command, losses to both.
+//! Supervises the running command: sends new deadlines to the guardian, forwards signals to the
+//! command, and reports a loss of the lock to both.
 
 use std::time::Duration;
 
@@ -15,19 +16,20 @@ use crate::{
     time,
 };
 
-/// For how long the guardian may fail to report the end of a command that must end, before the
-/// supervisor kills the command itself, and again before it stops waiting for the report.
+/// How long the supervisor waits for the guardian to report the end of a command that must end.
+/// After this time the supervisor kills the command itself, and after the same time again it stops
+/// waiting.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How it went.
+/// How the supervision ended.
 #[derive(Debug)]
 pub(super) enum Finish {
-    /// The command ended by itself, under the lock.
+    /// The command ended by itself while the lock was held.
     Ended(End),
-    /// The guardian is gone; the command was killed.
+    /// The guardian has ended; the supervisor killed the command.
     GuardianGone,
-    /// The guardian is gone before it said whether there is a command. There may be one that nobody
-    /// can find, so the lock must not be given back.
+    /// The guardian ended before it reported whether it had started the command. A command may run
+    /// that no process can find, so the lock must not be released.
     CommandUnknown,
     /// The lock was lost while the command ran.
     Lost {
@@ -35,7 +37,7 @@ pub(super) enum Finish {
         reason: LossReason,
         /// How the command ended, if that was reported.
         end: Option<End>,
-        /// Whether it was stopped, rather than left alone as was asked for.
+        /// Whether the command was stopped; false if `--on-lost ignore` let it run on.
         stopped: bool,
     },
     /// The command could not be started.
@@ -47,7 +49,7 @@ pub(super) enum Finish {
     },
 }
 
-/// Watches over the command until it has ended.
+/// Supervises the command until it has ended.
 pub(super) async fn supervise(
     guard: &Guard,
     mut guardian: GuardianHandle,
@@ -64,7 +66,8 @@ pub(super) async fn supervise(
     loop {
         tokio::select! {
             biased;
-            reason = guard.lost(), if supervision.lost.is_none() => supervision.on_lost(reason, on_lost, guard, &guardian),
+            reason = guard.lost(), if supervision.lost.is_none() =>
+                supervision.on_lost(reason, on_lost, guard, &guardian),
             report = guardian.recv() => match report {
                 Some(Report::Started(id)) => supervision.group = Pid::from_raw(id),
                 Some(Report::NotStarted { code, reason }) => {
@@ -87,7 +90,8 @@ pub(super) async fn supervise(
                 }
                 renewal_warning.update(guard);
             }
-            () = time::sleep_until(renewal_warning.due(guard)), if supervision.lost.is_none() => renewal_warning.update(guard),
+            () = time::sleep_until(renewal_warning.due(guard)), if supervision.lost.is_none() =>
+                renewal_warning.update(guard),
             signal = signals.next() => {
                 guardian.send(if signal == Signal::CONT {
                     Order::Resume
@@ -111,7 +115,7 @@ pub(super) async fn supervise(
 struct Supervision {
     group: Option<Pid>,
     lost: Option<LossReason>,
-    /// When to do what the guardian should have done.
+    /// When the supervisor kills the command instead of the guardian.
     force_at: Instant,
     forced: bool,
 }
@@ -126,8 +130,8 @@ impl Supervision {
     ) {
         self.lost = Some(reason);
         let now = time::now();
-        // What may be ignored or done gently is evidence. At the deadline itself the command has
-        // had its time, and the guardian kills it without being told.
+        // The policy applies to early evidence of a loss. At the deadline itself the command has
+        // had its time, and the guardian kills the command without an order.
         let policy = if now >= guard.valid_until() {
             OnLost::Kill
         } else {
@@ -148,7 +152,7 @@ impl Supervision {
         });
         let end_of = Some(end);
         match lost {
-            // The guardian acts before the deadline: it may still have been held.
+            // The guardian acts before the deadline, so the lock may still have been held.
             None if end.ended => Finish::Lost {
                 reason: LossReason::Expired,
                 end: end_of,
@@ -172,7 +176,8 @@ impl Supervision {
             return;
         };
         let _ = kill_process_group(group, Signal::KILL);
-        // It must be gone before the lock is given back. One that nobody reaps is not waited for.
+        // The command must have ended before the lock is released. The wait is bounded: no process
+        // may reap the command.
         let limit = time::now() + REPORT_TIMEOUT;
         while test_kill_process_group(group).is_ok() && time::now() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -180,13 +185,13 @@ impl Supervision {
     }
 }
 
-/// The command was stopped. If it was from the terminal, this process stops too, and with it its
-/// group, as the shell expects; the guardian goes on watching the deadline.
+/// Handles a stopped command. If the terminal stopped it, this process stops its own group too, as
+/// the shell expects; the guardian continues to watch the deadline.
 fn suspend_with_it(suspend: bool, guardian: &GuardianHandle) {
     if !suspend {
         return;
     }
-    // Without a shell above that could continue it, it would stop for good.
+    // Without a parent shell that could continue it, this process would stay stopped.
     let session = getsid(None).ok();
     let above = getppid().and_then(|parent| getsid(Some(parent)).ok());
     if session.is_none() || session != above || session == Some(getpgrp()) {

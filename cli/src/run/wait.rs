@@ -1,4 +1,4 @@
-//! Waiting for the lock: the line that says for whom, and leaving the queue when interrupted.
+//! Waits for the lock: announces the holder, and leaves the queue on a signal.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use tenure::{
 use super::Timing;
 use crate::{escape::quote, exit::print_message, signals::Listener, view};
 
-/// What came of waiting.
+/// The outcome of waiting.
 #[derive(Debug)]
 pub(super) enum Waited {
-    /// The lock is ours.
+    /// This run holds the lock.
     Acquired {
         /// The grant.
         guard: Guard,
-        /// Whether it was queued for, so that the grant may have come by push.
+        /// Whether the run was queued, so that the grant may have come by push.
         queued: bool,
     },
-    /// Somebody else has it.
+    /// Another client holds the lock.
     Busy(Holder),
-    /// A signal came first. The attempt is being taken out of the queue.
+    /// A signal arrived first. The client is removing the attempt from the queue.
     Interrupted(Signal),
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn acquire(
     Ok(match acquisition {
         Acquisition::Acquired(guard) => Waited::Acquired { guard, queued },
         Acquisition::Busy(holder) => Waited::Busy(holder),
-        // There is no other kind yet; whatever it will be, the lock is not ours.
+        // No other variant exists yet; in any other case this run does not hold the lock.
         _ => Waited::Busy(Holder::foreign()),
     })
 }

@@ -1,5 +1,4 @@
-//! `tenure doctor`: whether this configuration and this store will carry locks, tried out on a lock
-//! of its own.
+//! `tenure doctor`: checks the configuration and the store with operations on a temporary lock.
 
 mod doctor_report;
 mod probe;
@@ -19,7 +18,7 @@ use crate::{
     time,
 };
 
-/// Looks at everything, shows it, and fails with the first thing that failed.
+/// Checks everything, shows each finding, and stops at the first failure.
 pub(super) fn run(global: &Global, registry: &Registry) -> Result<(), Failure> {
     let config = load(&sources(global))?;
     let store = config.open(registry)?.info().endpoint;
@@ -40,7 +39,7 @@ async fn examine(
         Ok(client) => client,
         Err(error) => return Err(report.failed("reach", error.into())?),
     };
-    report.timed("reach", begin, "connected, and may use it")?;
+    report.timed("reach", begin, "connected and authorised")?;
     let outcome = store(config, &client, report).await;
     client.shutdown(std::time::Duration::from_secs(2)).await;
     outcome
@@ -51,9 +50,9 @@ fn configuration(config: &Config, report: &mut DoctorReport) -> Result<(), Failu
         return Err(report.failed("configuration", error.into())?);
     }
     match check_fits(KILL_AFTER, config) {
-        Ok(()) => report.row("configuration", Mark::Ok, "sound"),
+        Ok(()) => report.row("configuration", Mark::Ok, "valid"),
         Err(arithmetic) => {
-            let text = format!("`tenure run` refuses it as it is: {arithmetic}");
+            let text = format!("`tenure run` refuses it: {arithmetic}");
             report.row("configuration", Mark::Warning, &text)
         }
     }
@@ -70,19 +69,19 @@ async fn store(config: &Config, client: &Client, report: &mut DoctorReport) -> R
     }
 }
 
-/// What stays in the store of a lock that is free, as this one now is.
+/// Describes what the store keeps of a free lock.
 fn left_behind(offered: &Capabilities) -> String {
     match offered.residue {
         Some(span) if span.is_zero() => "nothing".to_owned(),
         Some(span) => {
             let span = humantime::format_duration(span);
-            format!("the note of a lock's last token, for {span}")
+            format!("a record of the lock's last token, for {span}")
         }
-        None => "the note of a lock's last token, for ever".to_owned(),
+        None => "a record of the lock's last token, forever".to_owned(),
     }
 }
 
-/// What the store promises, in the words of whoever has to choose one.
+/// Describes the guarantees of the store for a user who has to choose one.
 fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, String)> {
     use tenure::capability::Durability;
     let show = humantime::format_duration;
@@ -94,9 +93,9 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
         _ => "more than this build knows of",
     };
     let woken = match offered.wait {
-        WaitMode::Push => "are told by the store".to_owned(),
-        WaitMode::Poll { every } => format!("ask every {}", show(every)),
-        _ => "are woken in a way that this build does not know".to_owned(),
+        WaitMode::Push => "are notified by the store".to_owned(),
+        WaitMode::Poll { every } => format!("poll every {}", show(every)),
+        _ => "are woken by a method that this build does not know".to_owned(),
     };
     let evicted = match offered.loss.evicted {
         Evidence::Push => "at once",
@@ -134,7 +133,7 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
     ]
 }
 
-/// How the lock of the probe is shown.
+/// Quotes the name of the probe's lock.
 fn quoted(name: &tenure::name::LockName) -> String {
     quote(name.as_str())
 }

@@ -1,4 +1,4 @@
-//! The probe: each thing that a client does with a lock, done once on a lock that nobody uses.
+//! The probe: performs each operation of a client once, on a lock that no other client uses.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::{
     time,
 };
 
-/// How long what takes a moment may take.
+/// The longest time that one step may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which step failed, and how.
+/// The failed step and its failure.
 #[derive(Debug)]
 pub(super) struct FailedStep {
     pub(super) step: &'static str,
     pub(super) failure: Failure,
 }
 
-/// What failed, or what could not be shown.
+/// Converts an error into the failure of a step.
 fn in_step<E: Into<Failure>>(step: &'static str) -> impl FnOnce(E) -> FailedStep {
     move |error| FailedStep {
         step,
@@ -38,7 +38,7 @@ fn step_failed(step: &'static str, text: String) -> FailedStep {
     FailedStep { step, failure }
 }
 
-/// Tries everything; the lock is free again afterwards, whatever failed.
+/// Performs all steps. The lock is free again afterwards, even after a failure.
 pub(super) async fn run(
     config: &Config,
     client: &Client,
@@ -66,7 +66,7 @@ pub(super) async fn run(
         ));
     }
     report
-        .timed("renew", begin, "the store keeps it")
+        .timed("renew", begin, "the store renewed the lease")
         .map_err(in_step("renew"))?;
     inspect(client, &guard, report).await?;
     let guard = hand_over(client, &name, guard, report).await?;
@@ -89,7 +89,7 @@ pub(super) async fn run(
         .timed(
             "release",
             begin,
-            "took it once more with a higher token, and gave it back",
+            "took the lock again with a higher token and released it",
         )
         .map_err(in_step("release"))?;
     compare_request_time(config, first.min(warm), report).map_err(in_step("pace"))
@@ -105,7 +105,10 @@ async fn take(client: &Client, name: &LockName) -> Result<Guard, FailedStep> {
         Ok(Acquisition::Acquired(guard)) => Ok(guard),
         Ok(_) => Err(step_failed(
             "take",
-            format!("{} is taken, though nobody else knows it", quoted(name)),
+            format!(
+                "{} is taken, although no other client knows its name",
+                quoted(name)
+            ),
         )),
         Err(error) => Err(in_step("take")(error)),
     }
@@ -120,12 +123,12 @@ async fn inspect(
     let state = client
         .inspect(guard.name())
         .await
-        .map_err(in_step("look"))?;
+        .map_err(in_step("inspect"))?;
     let holder = state.holder.and_then(|holder| holder.attempt);
     if holder != Some(guard.attempt()) {
         return Err(step_failed(
-            "look",
-            "the store shows another holder than this one".to_owned(),
+            "inspect",
+            "the store shows a different holder".to_owned(),
         ));
     }
     let mut request = List::new(guard.name().as_str(), 10);
@@ -145,15 +148,15 @@ async fn inspect(
     if !listed {
         return Err(step_failed(
             "list",
-            "the store does not list a lock that is held".to_owned(),
+            "the store does not list a held lock".to_owned(),
         ));
     }
     report
-        .timed("look", begin, "`status` and `ls` show it")
-        .map_err(in_step("look"))
+        .timed("inspect", begin, "`status` and `ls` show the lock")
+        .map_err(in_step("inspect"))
 }
 
-/// Queues behind the own grant, gives that back, and is handed the lock.
+/// Queues behind the probe's own grant, releases that grant, and receives the lock.
 async fn hand_over(
     client: &Client,
     name: &LockName,
@@ -177,7 +180,7 @@ async fn hand_over(
         return Err(match answer {
             Ok(_) => step_failed(
                 "wait",
-                "the queue of a lock that is held let somebody pass".to_owned(),
+                "a waiter acquired a lock that another attempt holds".to_owned(),
             ),
             Err(error) => in_step::<Error>("wait")(error),
         });
@@ -192,7 +195,11 @@ async fn hand_over(
         ));
     };
     report
-        .timed("wait", begin, "queued behind it, and was handed the lock")
+        .timed(
+            "wait",
+            begin,
+            "queued behind the holder and received the lock",
+        )
         .map_err(in_step("wait"))?;
     Ok(next)
 }
@@ -210,7 +217,7 @@ async fn evict(
     if evicted != Evicted::Evicted {
         return Err(step_failed(
             "break",
-            format!("breaking the own grant gave {evicted:?}"),
+            format!("eviction of the probe's own grant returned {evicted:?}"),
         ));
     }
     let within = STEP_TIMEOUT.max(guard.ttl());
@@ -218,14 +225,14 @@ async fn evict(
     if notified.is_err() {
         return Err(step_failed(
             "break",
-            "the holder was not told that its grant was taken away".to_owned(),
+            "the holder was not notified of the eviction".to_owned(),
         ));
     };
     report
         .timed(
             "break",
             begin,
-            "took the grant away, and the holder heard of it",
+            "evicted the grant, and the holder was notified",
         )
         .map_err(in_step("break"))
 }
@@ -235,17 +242,15 @@ async fn release(guard: &Guard, step: &'static str) -> Result<(), FailedStep> {
         Release::Released => Ok(()),
         Release::NotHeld(reason) => Err(step_failed(
             step,
-            format!("the lock was gone when it was given back: {reason}"),
+            format!("the lock was already lost at release: {reason}"),
         )),
         Release::Unknown(error) => Err(in_step(step)(error)),
-        other => Err(step_failed(
-            step,
-            format!("giving the lock back gave {other:?}"),
-        )),
+        other => Err(step_failed(step, format!("the release returned {other:?}"))),
     }
 }
 
-/// A request must fit into its time-out many times over, or a slow moment loses locks.
+/// Compares the duration of a request with its time-out. The time-out must be many times longer, or
+/// a slow moment loses locks.
 fn compare_request_time(
     config: &Config,
     took: Duration,
@@ -262,15 +267,19 @@ fn compare_request_time(
         return report.row(
             "pace",
             Mark::Ok,
-            &format!("a request has {}, and takes {}", show(limit), show(took)),
+            &format!(
+                "the request time-out is {}, and a request takes {}",
+                show(limit),
+                show(took)
+            ),
         );
     }
     report.row(
         "pace",
         Mark::Warning,
         &format!(
-            "taking a lock took {}, and a request is given up after {}: use a longer \
-             `client.request_timeout` and `lock.ttl`, or a store that is nearer",
+            "acquiring a lock took {}, and the request time-out is {}: use a longer \
+             `client.request_timeout` and `lock.ttl`, or a closer store",
             show(took),
             show(limit)
         ),
