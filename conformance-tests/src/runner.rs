@@ -1,4 +1,4 @@
-//! Runs one case: in a runtime and an environment of its own, within a time, panics caught.
+//! Runs one case in a separate runtime and environment, with a time limit, and catches panics.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -12,32 +12,32 @@ use crate::{
     worker::Launcher,
 };
 
-/// No case takes longer than this plus [`CASE_TIMEOUT_TTLS`] of the backend's short TTL.
+/// The time limit of a case, to which [`CASE_TIMEOUT_TTLS`] short TTLs of the backend are added.
 const CASE_TIMEOUT: Duration = Duration::from_secs(90);
 const CASE_TIMEOUT_TTLS: u32 = 40;
-/// So often a case is tried that fails while the machine does not keep pace.
+/// The number of trials of a case that fails while the machine stalls.
 const MAX_TRIALS: u32 = 3;
 
 /// How a case ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It passed.
+    /// The case passed.
     Passed,
-    /// It failed, and why.
+    /// The case failed for this reason.
     Failed(String),
-    /// It does not apply here, and why.
+    /// The case does not apply for this reason.
     Ignored(String),
 }
 
-/// Runs one case on a harness, from outside of any runtime.
+/// Runs one case on a harness. Call this function outside of any runtime.
 #[must_use]
 pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
     run_launching(case, harness, None, strict())
 }
 
-/// As [`run_case`], but strictly, whatever the environment says: a preview that fails has failed, and
-/// so has a case that does not apply and is not named by [`Harness::expected_ignores`].
+/// Like [`run_case`], but strict, whatever the environment says: a failing preview is a failure, and so
+/// is a case that does not apply and that [`Harness::expected_ignores`] does not name.
 #[must_use]
 pub fn run_case_strictly(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
     run_within(case, harness, None, None, true)
@@ -74,12 +74,12 @@ fn run_within(
     judge(case, &**harness, verdict, strict)
 }
 
-/// Whether unexpected ignores, and failures of previews, are failures.
+/// Returns whether unexpected ignores and failing previews are failures.
 pub(crate) fn strict() -> bool {
     std::env::var_os("CONFORMANCE_STRICT").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-/// The reason that a harness gives beforehand for a case that does not apply.
+/// Returns the reason that a harness declares for a case that does not apply.
 pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
     let is_meant = |id: &str| match id.strip_suffix('*') {
         // Only cases that need something can be meant as a group.
@@ -122,7 +122,7 @@ fn ignored(case: &Case, harness: &dyn Harness, need: Need, strict: bool) -> Verd
     }
 }
 
-/// Tries until a trial passes, or fails on a machine that kept pace.
+/// Repeats the case until a trial passes, or fails without a stall of the machine.
 async fn trials<F>(mut trial: impl FnMut() -> F) -> Result<(), Stop>
 where
     F: Future<Output = Result<(), Stop>>,

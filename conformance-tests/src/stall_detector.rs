@@ -1,9 +1,9 @@
-//! Whether this machine kept pace: a trial during which it stood still shows nothing.
+//! Detects stalls of this machine: a trial during a stall proves nothing.
 //!
-//! The cases measure times in the hundreds of milliseconds, on machines that do other things
-//! besides. Where a case fails and this process did not get to run for longer than the case allows
-//! for, or the store took that long for one request, what failed may be the machine: the runner
-//! tries again, a few times. A case that fails on a machine that keeps pace has failed.
+//! The cases measure durations of hundreds of milliseconds on machines with other load. If a case
+//! fails, and this process was not scheduled for longer than the case allows, or the store took that
+//! long for one request, the machine may be the cause. The runner then repeats the case a few times. A
+//! case that fails on a machine without stalls has failed.
 
 use std::{
     collections::VecDeque,
@@ -14,21 +14,21 @@ use std::{
 
 use tenure_core::clock::{Clock, Instant, SystemClock};
 
-/// How often the monitor wants to run.
+/// The interval at which the monitor runs.
 const TICK: Duration = Duration::from_millis(10);
-/// What is shorter is not kept.
+/// The shortest stall that is recorded.
 const MIN_STALL: Duration = Duration::from_millis(20);
-/// A sixth of the shortest TTL of the cases, after which nothing is where it should be.
+/// The longest single stall of a valid trial: a sixth of the shortest TTL of the cases.
 const MAX_STALL: Duration = Duration::from_millis(80);
-/// As much of it in all, in small pieces, is as bad.
+/// The longest sum of all stalls of a valid trial.
 const MAX_STALL_TOTAL: Duration = Duration::from_millis(400);
-/// How many stalls are kept. A case that sees so many has seen enough.
+/// The number of recorded stalls. A case with more stalls is invalid anyway.
 const MAX_ENTRIES: usize = 512;
 
-/// Those of this process.
+/// The stalls of this process.
 static STALLS: Stalls = Stalls(Mutex::new(VecDeque::new()));
 
-/// The latest last: when each ended and how long it was.
+/// The end and the duration of each stall, in order of time.
 struct Stalls(Mutex<VecDeque<(Instant, Duration)>>);
 
 impl Stalls {
@@ -43,7 +43,7 @@ impl Stalls {
         }
     }
 
-    /// The longest since then, and all of them together.
+    /// Returns the longest stall since `begin` and the sum of all stalls since `begin`.
     fn since(&self, begin: Instant) -> (Duration, Duration) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let within = all.iter().filter(|(ended, _)| *ended >= begin);
@@ -54,11 +54,11 @@ impl Stalls {
     }
 }
 
-/// Starts watching, once in a process.
+/// Starts the monitor, once in a process.
 pub(crate) fn start() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
-        // Without the monitor every trial counts, as on a machine that always keeps pace.
+        // Without the monitor every trial counts, as on a machine without stalls.
         let _ = thread::Builder::new()
             .name("stall-detector".to_owned())
             .spawn(monitor);
@@ -75,13 +75,13 @@ fn monitor() {
     }
 }
 
-/// Notes how long a request took that the store answers at once where nothing holds it up.
+/// Records the duration of a request that the store normally answers at once.
 pub(crate) fn record_request(asked: Instant) {
     let now = SystemClock.now();
     STALLS.record(now, now.since(asked));
 }
 
-/// Whether a trial that began then shows nothing; if so, what kept it from doing so.
+/// Returns the longest stall if the stalls since `begin` invalidate the trial.
 pub(crate) fn longest_stall_since(begin: Instant) -> Option<Duration> {
     let (longest, sum) = STALLS.since(begin);
     (longest >= MAX_STALL || sum >= MAX_STALL_TOTAL).then_some(longest)
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ended_before_a_trial_does_not_spoil_it() {
+    fn stalls_before_a_trial_do_not_invalidate_it() {
         let all = Stalls(Mutex::default());
         let begin = SystemClock.now();
         all.record(begin + MIN_STALL, MIN_STALL / 2);
