@@ -1,7 +1,7 @@
-//! A harness over any connector: the suite in a throw-away namespace of somebody's own store.
+//! A harness over any connector: runs the suite in a temporary namespace of a user's store.
 //!
-//! What the store's own tools could do (delete a lock's state, scribble over it) it cannot: those
-//! cases show as ignored.
+//! This harness has no access to the store's own tools, such as the deletion or the corruption of a
+//! lock's state. Cases that need them are shown as ignored.
 
 use std::{
     collections::BTreeSet,
@@ -31,16 +31,16 @@ use crate::{
     worker::{self, Launcher},
 };
 
-/// The bytes that case and run add to the user's namespace, and cases to that.
+/// The bytes that the suffixes of the run and of the cases add to the user's namespace.
 const NAMESPACE_SUFFIX_BYTES: usize = 64;
-/// How many locks are asked for at a time.
+/// The number of locks in one page of the listing.
 const PAGE_SIZE: usize = 200;
-/// So often at most is a lock taken away from the next of its waiters, who may all be dead.
+/// The maximum number of evictions of one lock, whose waiters may all be dead.
 const MAX_EVICTIONS: usize = 64;
-/// How long cleaning one namespace up may take.
+/// The time limit of the clean-up of one namespace.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Somebody's own store.
+/// A user's store.
 pub struct Store {
     name: String,
     connector: Arc<dyn Connect>,
@@ -48,7 +48,7 @@ pub struct Store {
     secrets: Vec<String>,
     ignored: Vec<(&'static str, &'static str)>,
     made: AtomicU64,
-    /// Whether other processes reach it.
+    /// Whether other processes reach the store.
     shared: AtomicBool,
     used: Mutex<BTreeSet<Namespace>>,
 }
@@ -63,12 +63,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The store that this connector leads to. Every case gets a namespace of its own, which begins
-    /// with `namespace`, a point, `conformance-` and something random. Nothing is sent yet.
+    /// Creates a harness for the store of a connector. Every case has a separate namespace, which begins
+    /// with `namespace`, a point, `conformance-` and a random text. This function sends no request.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`], if the namespace leaves no room for that.
+    /// Returns [`ErrorKind::Config`] if the namespace is too long for the suffix.
     pub fn new(connector: Arc<dyn Connect>, namespace: &Namespace) -> Result<Self, Error> {
         let operation = "preparing the conformance suite";
         let mut random = [0; 6];
@@ -101,26 +101,26 @@ impl Store {
         })
     }
 
-    /// Sets what the connector was configured with and must show nowhere (S1).
+    /// Sets the configured secrets of the connector, which must not appear anywhere (S1).
     #[must_use]
     pub fn with_secrets(mut self, secrets: Vec<String>) -> Self {
         self.secrets = secrets;
         self
     }
 
-    /// With what all of its namespaces begin.
+    /// Returns the common prefix of all namespaces of the run.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// Finds out whether another process reaches the store: this program is started again with
-    /// those arguments, as for [`Suite::workers`](crate::report::Suite::workers), and looks for a
-    /// lock that is held here. If it does not see it, cases with several processes do not apply.
+    /// Determines whether another process reaches the store: starts this program again with the given
+    /// arguments, as for [`Suite::workers`](crate::report::Suite::workers), and lets it inspect a lock
+    /// that this process holds. If it does not see the lock, cases with several processes do not apply.
     ///
     /// # Errors
     ///
-    /// Why it could not be found out; the cases then show it.
+    /// Returns the reason if this cannot be determined; the cases then show it.
     ///
     /// # Cancel safety
     ///
@@ -142,12 +142,12 @@ impl Store {
         Ok(seen)
     }
 
-    /// Takes away what the cases left held, and says what stays behind, a line each. To be called
-    /// when no case runs any more.
+    /// Evicts all grants that the cases left, and returns one line for each remaining item. Call this
+    /// function after all cases have ended.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling leaves the rest as it is.
+    /// Cancelling leaves the remaining grants unchanged.
     pub async fn clean_up(&self) -> Vec<String> {
         let used = {
             let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +190,7 @@ impl Store {
         left
     }
 
-    /// Evicts all holders of a namespace; returns for how long the store keeps notes of them.
+    /// Evicts all holders of a namespace; returns how long the store keeps records of them.
     async fn clean(
         &self,
         namespace: &Namespace,
@@ -266,8 +266,8 @@ impl Harness for Store {
         }))
     }
 
-    /// The ticket is the case's namespace. How to reach the store, and as whom, the other process
-    /// reads from the same configuration.
+    /// Returns the namespace of the case. The other process reads the address and the credentials of the
+    /// store from the same configuration.
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         Ok(Arc::new(Part {
             connector: Arc::clone(&self.connector),

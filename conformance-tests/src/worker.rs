@@ -1,7 +1,7 @@
 //! Cases with several processes: the test binary starts itself again as a worker.
 //!
-//! A worker speaks lines on its standard output that begin with a mark, so that whatever else a
-//! test binary prints there does no harm.
+//! A worker writes lines with a marker at their start to its standard output, so that other output of
+//! a test binary does not interfere.
 
 use std::{
     ffi::OsString,
@@ -34,9 +34,9 @@ use crate::{
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
-/// Between two checks of a worker on its guard.
+/// The interval between two checks of a worker on its guard.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long a process may take to start and to inspect a lock, on a busy machine.
+/// The time limit for a process to start and to inspect a lock on a busy machine.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How to start this binary again so that it becomes a worker.
@@ -46,19 +46,19 @@ pub(crate) struct Launcher {
 }
 
 impl Launcher {
-    /// A binary whose `main` looks for the order first.
+    /// A binary whose `main` first checks for an order.
     pub(crate) const fn bare() -> Self {
         Self {
             arguments: Vec::new(),
         }
     }
 
-    /// A binary that comes to look for the order if it is started with these arguments.
+    /// A binary that checks for an order if it is started with these arguments.
     pub(crate) const fn with(arguments: Vec<OsString>) -> Self {
         Self { arguments }
     }
 
-    /// A binary of Rust's own harness, with a test that looks for the order.
+    /// A binary of Rust's own test harness, with a test that checks for an order.
     pub(crate) fn test(name: &str) -> Self {
         let arguments = ["--exact", name, "--ignored", "--nocapture"];
         Self {
@@ -67,16 +67,17 @@ impl Launcher {
     }
 }
 
-/// What a worker is to do.
+/// The task of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    /// Take the lock so many times; each time, check that nobody else is inside, and count.
+    /// Acquire the lock `rounds` times; each time, check that no other process is in the critical
+    /// section, and increment the counter.
     Count { rounds: u32 },
-    /// Take the lock and keep it until the process is killed.
+    /// Acquire the lock and hold it until the process is killed.
     Hold,
-    /// Take the lock, and say all the time whether it is held, until it is not.
+    /// Acquire the lock, and report continuously whether it is held, until it is lost.
     Believe,
-    /// Inspect whether anybody holds the lock: `Held` if so, else `Done`.
+    /// Inspect the lock: report `Held` if it has a holder, else `Done`.
     Inspect,
 }
 
@@ -90,21 +91,21 @@ struct Order {
     directory: PathBuf,
 }
 
-/// What a worker reports.
+/// A report of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// It held the lock under this token, and the counter stood here before it counted.
+    /// The worker held the lock with this token; `count` is the counter before the increment.
     Held { token: u64, count: u64 },
-    /// Whether it said at that moment that it holds the lock; microseconds on the clock that all
+    /// Whether the guard reported at `at_us` that it was held, in microseconds of the clock that all
     /// processes of a machine share.
     Believed { held: bool, at_us: u64 },
-    /// It did what it was to do.
+    /// The worker completed its task.
     Done,
-    /// It saw what must not be.
+    /// The worker observed a violation.
     Broken(String),
 }
 
-/// A worker under way. It is killed when this is dropped.
+/// A running worker. Dropping this value kills it.
 pub(crate) struct Worker {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -148,7 +149,7 @@ impl Worker {
         })
     }
 
-    /// The next report; fails if the worker ended without one.
+    /// Returns the next report; fails if the worker ended without one.
     pub(crate) async fn report(&mut self) -> Result<Report, Stop> {
         while let Some(line) = self.lines.next_line().await? {
             // The harness of Rust's own tests may leave a line begun.
@@ -169,7 +170,7 @@ impl Worker {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Continues the worker's process.
     pub(crate) fn go_on(&self) -> Result<(), Stop> {
         self.signal(Signal::CONT)
     }
@@ -182,14 +183,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Kills the worker, as `kill -9` does, and waits until it is gone.
+    /// Kills the worker, as `kill -9` does, and waits for its end.
     pub(crate) async fn kill(mut self) -> Result<(), Stop> {
         self.child.kill().await?;
         Ok(())
     }
 }
 
-/// Whether another process sees a lock that is held in the case's environment.
+/// Returns whether another process sees a held lock of the case's environment.
 pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
     let client = context.client().await?;
     let guard = client.lock("seen")?.acquire().await?;
@@ -203,9 +204,8 @@ pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
     }
 }
 
-/// Does a worker's work if this process was started as one of a [`Suite`](crate::report::Suite), and
-/// returns with which code it is to end. The harness must be of the same store. From outside of any
-/// runtime.
+/// Runs as a worker if a [`Suite`](crate::report::Suite) started this process as one, and returns the
+/// exit code. The harness must use the same store. Call this function outside of any runtime.
 #[must_use]
 pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     let order = std::env::var(VARIABLE).ok()?;
@@ -302,7 +302,8 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds one to the counter of the directory, in steps that show whether anybody else is inside.
+/// Increments the counter in the directory, in steps that detect another process in the critical
+/// section.
 fn count(directory: &std::path::Path) -> Result<u64, String> {
     let inside = directory.join("inside");
     std::fs::File::create_new(&inside).map_err(|error| format!("two are inside: {error}"))?;

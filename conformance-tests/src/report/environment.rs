@@ -1,26 +1,26 @@
-//! What a report says of the backend and of the machine.
+//! The environment of a run in a report: the backend's capabilities and the machine.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tenure_core::capability::{Capabilities, Evidence, TtlScope, WaitMode};
 
-/// What a backend declares, in words and milliseconds.
+/// The capabilities that a backend declares, as text and in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeclaredCapabilities {
-    /// What an acknowledged grant survives.
+    /// The failures that an acknowledged grant survives.
     pub durability: String,
     /// How waiters are woken.
     pub wait: String,
     /// How losses become known.
     pub loss: Evidences,
-    /// The TTLs that can be given.
+    /// The supported TTLs.
     pub ttl: Ttls,
-    /// How soon a silent holder's lock is granted again: so many percent of its TTL, of the
-    /// waiter's, and so many milliseconds.
+    /// The time until the lock of a silent holder is granted again: a percentage of the holder's TTL, a
+    /// percentage of the waiter's TTL, and a constant in milliseconds.
     pub takeover: (u32, u32, u64),
-    /// For how many milliseconds a free lock's fencing state is kept; null is for ever.
+    /// How long the store keeps the fencing state of a free lock, in milliseconds; null is forever.
     pub residue_ms: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ pub struct Evidences {
     pub deleted: String,
 }
 
-/// The TTLs that can be given.
+/// The supported TTLs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Ttls {
@@ -42,7 +42,7 @@ pub struct Ttls {
     pub min_ms: u64,
     /// The longest, in milliseconds.
     pub max_ms: u64,
-    /// In steps of so many milliseconds.
+    /// The granularity, in milliseconds.
     pub granularity_ms: u64,
     /// Whether each lock has its own.
     pub scope: String,
@@ -61,7 +61,7 @@ fn evidence(evidence: Evidence) -> String {
 }
 
 impl DeclaredCapabilities {
-    /// Those capabilities.
+    /// Describes the given capabilities.
     #[must_use]
     pub fn of(capabilities: &Capabilities) -> Self {
         let Capabilities { ttl, takeover, .. } = capabilities;
@@ -96,7 +96,7 @@ impl DeclaredCapabilities {
         }
     }
 
-    /// The same as pairs of a word and what it is.
+    /// Returns the capabilities as pairs of a label and a value.
     #[must_use]
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let (holder, waiter, constant) = self.takeover;
@@ -138,7 +138,7 @@ impl DeclaredCapabilities {
     }
 }
 
-/// A span in the unit that suits it.
+/// Formats a duration in a suitable unit.
 pub(crate) fn format_millis(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis} ms"),
@@ -150,7 +150,7 @@ pub(crate) fn format_millis(millis: u64) -> String {
     }
 }
 
-/// Where a run ran. Nothing that tells whose machine it is.
+/// The machine of a run. It contains nothing that identifies the owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Machine {
@@ -158,12 +158,12 @@ pub struct Machine {
     pub os: String,
     /// Its architecture.
     pub arch: String,
-    /// How many threads it runs at the same time.
+    /// The number of threads that run in parallel.
     pub cpus: usize,
 }
 
 impl Machine {
-    /// This machine.
+    /// Describes this machine.
     #[must_use]
     pub fn this() -> Self {
         Self {
