@@ -75,8 +75,8 @@ examples:
 	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"
 	@test -s '$(plugin_report)/line.html'
 
-# What is too long for every change: regressions of etcd and ZooKeeper, what the ZooKeeper client crate lacks, the rest of the command's
-# tests on each store, and the storm on the second version of etcd.
+# Too long for every change: regressions of etcd and ZooKeeper, what the ZooKeeper client crate lacks, the rest
+# of the command's tests on each store, and the run under faults on the second version of etcd.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream
 	$(call cli_more_on,redis)

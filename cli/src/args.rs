@@ -8,8 +8,8 @@ use crate::guardian::protocol::OnLost;
 
 const AFTER_HELP: &str = "\
 Examples:
-  tenure run nightly -- ./report.sh          one at a time; wait for the lock if need be
-  tenure run -n nightly -- ./report.sh       give up at once if it is taken (exit code 75)
+  tenure run nightly -- ./report.sh          one at a time; wait for the lock if necessary
+  tenure run -n nightly -- ./report.sh       give up at once if the lock is taken (exit code 75)
   tenure run -w 10m nightly -- make          give up after ten minutes
   tenure status nightly                      who holds it, who waits
   tenure doctor                              does the configured store carry locks?
@@ -44,7 +44,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Which store, such as file:/var/lib/locks
+    /// Store URL, such as file:/var/lib/locks
     #[arg(
         long,
         global = true,
@@ -68,15 +68,15 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) namespace: Option<String>,
-    /// How to show results
+    /// Format of the results
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, help_heading = "Global options")]
     pub(crate) output: Format,
-    /// Log to stderr what is done; twice for more
+    /// Log to stderr; twice for more detail
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub(crate) verbose: u8,
 }
 
-/// How results are shown.
+/// The format of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -96,17 +96,17 @@ pub(crate) enum Command {
     Ls(Ls),
     /// Show each change of a lock until interrupted
     Watch(Watch),
-    /// Take a lock away from its holder, whose work goes on until it hears of it
+    /// Evict the holder of a lock, which continues until it learns of the loss
     Break(Break),
-    /// Try out the configured store on a lock of its own: reach, rights, promises, pace
+    /// Check the configured store with a temporary lock: connection, permissions, guarantees, speed
     Doctor,
-    /// Run the conformance suite on the configured store, in a namespace that is thrown away
+    /// Run the conformance suite on the configured store, in a temporary namespace
     #[cfg(feature = "conformance")]
     #[command(after_help = CONFORMANCE_HELP)]
     Conformance(Conformance),
-    /// List the kinds of stores that this build knows
+    /// List the kinds of stores that this build supports
     Backends,
-    /// Measure how fast locks are on the configured store, in a namespace of its own
+    /// Measure the speed of locks on the configured store, in a separate namespace
     Bench(Bench),
     /// Show or check the configuration
     #[command(subcommand)]
@@ -118,13 +118,14 @@ pub(crate) enum Command {
 }
 
 const RUN_HELP: &str = "\
-The command gets TENURE_NAME, TENURE_TOKEN, TENURE_OWNER, TENURE_BACKEND and TENURE_TTL_MS. Pass
-the token on to what the command writes to, so that a late write can be refused.
+The environment of the command contains TENURE_NAME, TENURE_TOKEN, TENURE_OWNER, TENURE_BACKEND
+and TENURE_TTL_MS. Pass the token to the resource that the command writes to, so that the resource
+can refuse a late write.
 
 Examples:
   tenure run backup -- rsync -a /srv /mnt/backup
   tenure run -n backup -c 'pg_dump shop | gzip > shop.gz'
-  tenure run -w 30s -E 0 backup -- ./backup.sh     not getting the lock in time is no failure
+  tenure run -w 30s -E 0 backup -- ./backup.sh     a lock that is taken is no failure
 
 Exit codes: the command's own, or 75 busy, 79 lost, 69 unreachable, 77 refused, 78 configuration,
 64 usage, 126 not executable, 127 not found, 130 and 143 interrupted while waiting.";
@@ -134,19 +135,19 @@ pub(crate) struct Run {
     /// Give up at once if the lock is taken
     #[arg(short = 'n', long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
-    /// Give up after that long [default: wait for ever]
+    /// Give up after this time [default: wait forever]
     #[arg(short = 'w', long, value_name = "DUR", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
     /// Exit code if the lock is taken or the wait timed out
     #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]
     pub(crate) conflict_exit_code: u8,
-    /// How long the store keeps the lock after we fall silent [default: 30s]
+    /// How long the store keeps the lock after the last renewal [default: 30s]
     #[arg(long, value_name = "DUR", value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
     /// Time between TERM and KILL when the deadline comes near
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = KILL_AFTER_TEXT)]
     pub(crate) kill_after: Duration,
-    /// What becomes of the command on evidence that the lock is gone already
+    /// What to do with the command on evidence that the lock is already lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill)]
     pub(crate) on_lost: OnLost,
     /// Exit code if the lock was lost
@@ -155,13 +156,13 @@ pub(crate) struct Run {
     /// Run this through `sh -c`
     #[arg(short = 'c', long, value_name = "STRING", conflicts_with = "command")]
     pub(crate) shell: Option<OsString>,
-    /// Who holds the lock, for `status` [default: the command's name]
+    /// Label of the holder, for `status` [default: the command's name]
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
     /// Write one JSON object about the run to this file at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) status_file: Option<PathBuf>,
-    /// Say nothing about waiting, or about not getting the lock
+    /// Print no message about waiting or about a lock that is taken
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Name of the lock
@@ -173,9 +174,9 @@ pub(crate) struct Run {
 
 #[cfg(feature = "conformance")]
 const CONFORMANCE_HELP: &str = "\
-Every case has a namespace of its own below the configured one, which begins with NS.conformance-.
-What is held there in the end is taken away; what stays behind is said. Locks of other namespaces
-are not touched, but a store that others use gets some load for a minute or a few.
+Every case has a separate namespace below the configured one, which begins with NS.conformance-.
+At the end the command evicts all locks that are still held there, and lists everything that
+remains. It does not touch locks of other namespaces, but puts load on the store for some minutes.
 
 Examples:
   tenure conformance --url redis://10.0.0.1              the store as it is
@@ -189,7 +190,7 @@ Exit codes: 0 passed, 1 failed, 64 usage, 69 store unreachable, 74 a report coul
 #[cfg(feature = "conformance")]
 #[derive(Debug, Args)]
 pub(crate) struct Conformance {
-    /// Only cases whose ids contain this
+    /// Only cases whose ids contain this text
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
     /// List the cases and run none
@@ -198,16 +199,16 @@ pub(crate) struct Conformance {
     /// How many cases run at the same time
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
-    /// Count a case as failed that does not apply, unless no client could run it on this store
+    /// Count a case that does not apply as failed, unless no client can run it on this store
     #[arg(long)]
     pub(crate) strict: bool,
-    /// How long workers fight over a few locks, for the timeline; 0s for not at all
+    /// How long workers compete for a few locks, for the timeline; 0s for no timeline
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = "3s")]
     pub(crate) stress: Duration,
-    /// Write a report; the name's ending says which: .json, .xml (JUnit), .html, .md, .txt
+    /// Write a report; the file extension selects the format: .json, .xml (JUnit), .html, .md, .txt
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Vec<PathBuf>,
-    /// Run nothing: show these JSON reports, and write them as --report says
+    /// Run no case: show these JSON reports, and write them to the files of --report
     #[arg(long, value_name = "FILE", conflicts_with_all = ["filter", "list", "strict"])]
     pub(crate) from: Vec<PathBuf>,
 }
@@ -220,7 +221,7 @@ pub(crate) struct Name {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// Only names that begin so
+    /// Only names with this prefix
     #[arg(default_value = "")]
     pub(crate) prefix: String,
 }
@@ -229,7 +230,7 @@ pub(crate) struct Ls {
 pub(crate) struct Watch {
     /// Name of the lock
     pub(crate) name: OsString,
-    /// How often to look
+    /// Interval between two queries of the store
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = "1s")]
     pub(crate) every: Duration,
 }
@@ -238,20 +239,20 @@ pub(crate) struct Watch {
 pub(crate) struct Break {
     /// Name of the lock
     pub(crate) name: OsString,
-    /// The token of the grant that is taken away, as `status` shows it
+    /// The token of the grant to evict, as `status` shows it
     #[arg(long, value_name = "T")]
     pub(crate) token: u64,
-    /// Why; it is written to stderr, for the log
+    /// Reason, written to stderr for the log
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// How many tasks take a lock each
+    /// Number of tasks, each with its own lock
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
     pub(crate) tasks: usize,
-    /// How many want one lock
+    /// Number of waiters for one lock
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
     pub(crate) waiters: usize,
     /// How long each of the three measurements takes
@@ -269,24 +270,24 @@ pub(crate) enum ConfigCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
-    /// Which shell
+    /// Shell of the completion script
     pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Man {
-    /// Of this command [default: of all of them, in short]
+    /// Command of the page [default: an overview of all commands]
     pub(crate) command: Option<String>,
 }
 
 fn tasks(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=10_000).contains(&count) => Ok(count),
-        _ => Err("it is not a number from 1 to 10000".to_owned()),
+        _ => Err("not a number from 1 to 10000".to_owned()),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|_| "it is not a duration; write such as 30s, 500ms or \"1m 30s\"".to_owned())
+        .map_err(|_| "not a duration; use a form such as 30s, 500ms or \"1m 30s\"".to_owned())
 }

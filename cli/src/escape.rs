@@ -1,9 +1,9 @@
-//! Showing text that somebody else wrote: names, labels, host names.
+//! Escapes text from other users: names, labels, host names.
 
 use std::fmt::Write;
 
-/// The text with everything escaped that could move a cursor, break a line, or reverse what is
-/// read: control characters, separators, and the invisible and direction-changing characters.
+/// Escapes all characters that could move a cursor, break a line, or reverse the reading direction:
+/// control characters, separators, and invisible and direction-changing characters.
 pub(crate) fn escape(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -16,7 +16,7 @@ pub(crate) fn escape(text: &str) -> String {
     shown
 }
 
-/// The text in quotes, escaped, with quotes and backslashes in it escaped too.
+/// Quotes and escapes the text, including its quotes and backslashes.
 pub(crate) fn quote(text: &str) -> String {
     let mut shown = String::from("\"");
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! Exit codes, and the one line on stderr that goes with each.
+//! Exit codes, and the line on stderr that accompanies each.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -6,7 +6,7 @@ use tenure::{Error, ErrorKind, name::LockName};
 
 use crate::{
     escape::{escape, quote},
-    speech,
+    stderr_writer,
 };
 
 /// Bad usage.
@@ -15,35 +15,35 @@ pub(crate) const USAGE: u8 = 64;
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// Standard output or a file could not be written.
 pub(crate) const IO: u8 = 74;
-/// Access refused.
+/// The store refused access.
 pub(crate) const REFUSED: u8 = 77;
 /// Bad configuration.
 pub(crate) const CONFIG: u8 = 78;
 
-/// Why the program ends other than as it was asked to.
+/// A failure that ends the program.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// The exit code.
     pub(crate) code: u8,
-    /// The line, without `tenure: `; none if everything was said.
+    /// The message without `tenure: `; `None` prints no line.
     pub(crate) message: Option<String>,
 }
 
 impl Failure {
-    /// That code with that line.
+    /// Creates a failure with a message.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         let message = Some(message.into());
         Self { code, message }
     }
 
-    /// That code without a word.
+    /// Creates a failure without a message.
     pub(crate) const fn silent(code: u8) -> Self {
         let message = None;
         Self { code, message }
     }
 
-    /// Names the lock that was asked for, where the store could not be used and the line does not name
-    /// it.
+    /// Adds the lock's name to the message of an unavailable store or a refused access, unless the
+    /// message already contains it.
     pub(crate) fn about(mut self, lock: &LockName) -> Self {
         let shown = quote(lock.as_str());
         if let (UNAVAILABLE | REFUSED, Some(message)) = (self.code, &mut self.message)
@@ -54,10 +54,10 @@ impl Failure {
         self
     }
 
-    /// Says it, and gives the code.
+    /// Prints the message and returns the code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
-            say(&message);
+            print_message(&message);
         }
         ExitCode::from(self.code)
     }
@@ -75,13 +75,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// An error with all its causes, in one line.
+/// Formats an error with all its causes in one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let shown = error.to_string();
-        // Some libraries repeat the cause in the text of what it caused.
+        // Some libraries repeat the cause in the text of the outer error.
         if !text.contains(&shown) {
             let _ = write!(text, ": {shown}");
         }
@@ -90,10 +90,10 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Writes one line to stderr. That it cannot be written is no reason to stop, or to wait.
-pub(crate) fn say(message: &str) {
+/// Writes one line to stderr. An error is ignored, and the call never blocks.
+pub(crate) fn print_message(message: &str) {
     let line = format!("tenure: {}\n", escape(message));
-    speech::write(line.into_bytes());
+    stderr_writer::write(line.into_bytes());
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once() {
+    fn each_cause_is_shown_once() {
         let inner = std::io::Error::other("disk on fire");
         let error = Error::new(ErrorKind::Unavailable, "acquiring").with_source(inner);
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The command `tenure` as a library function that takes a registry.
 //!
-//! A plugin's author ships a command that knows their store in five lines:
+//! The author of a plugin ships a command for their store in five lines:
 //!
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
@@ -11,6 +11,7 @@
 //! ```
 
 mod args;
+mod clap_error;
 mod commands;
 mod escape;
 mod exit;
@@ -19,9 +20,8 @@ mod log;
 mod output;
 mod run;
 mod signals;
-mod speech;
+mod stderr_writer;
 mod time;
-mod usage;
 mod view;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -31,9 +31,9 @@ use tenure::Registry;
 
 /// Runs the command. The first argument is the program's name.
 ///
-/// To be called before anything else is done, and with no thread running: `tenure run` starts the
-/// same program a second time as the guardian of its command, and there this function returns
-/// only when that command has ended.
+/// Call this function before anything else, and before the program starts a thread: `tenure run`
+/// starts the same program a second time as the guardian of its command. In the guardian this
+/// function returns only after the command has ended.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();
@@ -42,9 +42,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -
     }
     let outcome = match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, registry),
-        Err(error) => usage::report(&error),
+        Err(error) => clap_error::report(&error),
     };
     let code = outcome.unwrap_or_else(exit::Failure::report);
-    speech::flush();
+    stderr_writer::flush();
     code
 }

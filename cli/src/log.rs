@@ -1,5 +1,4 @@
-//! What is logged to stderr: warnings of the backends as lines like any other, or with `-v` all that
-//! there is.
+//! The log on stderr: warnings of the backends as ordinary lines, or all events with `-v`.
 
 use std::fmt;
 
@@ -14,15 +13,15 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::speech::Log;
+use crate::stderr_writer::Log;
 
-/// Begins to log. With `verbose` 0 only what an operator has to know while it happens: that the
-/// store is away, or that a start-up check failed. What becomes of the lock the commands say
-/// themselves.
+/// Starts the log. With `verbose` 0 it shows only events that an operator must know at once: the
+/// store is unavailable, or a start-up check failed. The commands themselves report the state of
+/// the lock.
 pub(crate) fn start(verbose: u8) {
     let filter = match verbose {
         0 => return quiet(),
-        // What the client libraries tell of themselves would drown the rest.
+        // The messages of the client libraries would hide the rest.
         1 => "debug,h2=off,hyper=off,hyper_util=off,rustls=off,tonic=off,tower=off",
         _ => "trace",
     };
@@ -31,9 +30,9 @@ pub(crate) fn start(verbose: u8) {
         .with_ansi(false)
         .with_env_filter(EnvFilter::new(filter))
         .with_span_events(FmtSpan::CLOSE)
-        // Its way to report that stderr is closed is to write to stderr, and to panic.
+        // The subscriber reports a closed stderr by writing to stderr, which panics.
         .log_internal_errors(false);
-    // A program that embeds this one may have its own.
+    // A program that embeds this library may have its own subscriber.
     let _ = subscriber.try_init();
 }
 
@@ -46,7 +45,7 @@ fn quiet() {
     let _ = subscriber.try_init();
 }
 
-/// A warning as one line in the voice of the command.
+/// Formats a warning as one line of the command.
 struct Line;
 
 impl<S, N> FormatEvent<S, N> for Line

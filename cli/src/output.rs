@@ -1,4 +1,4 @@
-//! Writing results: text or JSON to stdout, which may be closed.
+//! Writes results as text or JSON to stdout, which may be closed.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::exit::{Failure, IO};
 
-/// Writes all of it, or says that it could not.
+/// Writes the whole text, or returns a failure.
 pub(crate) fn write(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_ref())
@@ -14,12 +14,12 @@ pub(crate) fn write(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         .map_err(|error| Failure::new(IO, format!("writing to standard output: {error}")))
 }
 
-/// Writes to stderr what is no error line, such as a help text; it may be closed.
+/// Writes text that is not an error line, such as a help text, to stderr, which may be closed.
 pub(crate) fn write_error(text: &str) {
-    crate::speech::write(text.as_bytes().to_vec());
+    crate::stderr_writer::write(text.as_bytes().to_vec());
 }
 
-/// Writes one JSON object on a line of its own.
+/// Writes one JSON object on a separate line.
 pub(crate) fn write_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_vec(value)
         .map_err(|error| Failure::new(IO, format!("writing JSON: {error}")))?;

@@ -1,4 +1,4 @@
-//! Which signals are passed on, and which of them were ignored from the start.
+//! The signals that are forwarded, and the check whether one was ignored from the start.
 
 use rustix::process::Signal;
 use tokio::{
@@ -8,8 +8,8 @@ use tokio::{
 
 use crate::exit::{Failure, UNAVAILABLE};
 
-/// What the command gets when the supervisor gets it.
-pub(crate) const PASSED_ON: [Signal; 6] = [
+/// The signals that the supervisor forwards to the command.
+pub(crate) const FORWARDED: [Signal; 6] = [
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -18,13 +18,13 @@ pub(crate) const PASSED_ON: [Signal; 6] = [
     Signal::USR2,
 ];
 
-/// What stops a process from the terminal.
+/// The signals that stop a process from the terminal.
 pub(crate) const JOB_CONTROL: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 
-/// What ends the wait for the lock.
+/// The signals that end the wait for the lock.
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
-/// The signals that this process has got, one after the other.
+/// The queue of signals that this process has received.
 #[derive(Debug)]
 pub(crate) struct Listener {
     received: mpsc::UnboundedReceiver<Signal>,
@@ -32,32 +32,32 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Catches what is passed on.
+    /// Catches the forwarded signals.
     pub(crate) fn start() -> Result<Self, Failure> {
         let (sender, received) = mpsc::unbounded_channel();
         let listener = Self { received, sender };
-        for caught in PASSED_ON {
+        for caught in FORWARDED {
             listener.catch(caught)?;
         }
         Ok(listener)
     }
 
-    /// Catches the signals of job control too: from now on there is a command that they are for.
+    /// Also catches the signals of job control, once a command exists that should receive them.
     pub(crate) fn catch_job_control(&self) -> Result<(), Failure> {
         self.catch(Signal::TSTP)?;
         self.catch(Signal::CONT)
     }
 
-    /// The next signal.
+    /// Returns the next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         match self.received.recv().await {
             Some(received) => received,
-            // It cannot end while a sender is kept here.
+            // The channel cannot close while this struct keeps a sender.
             None => std::future::pending().await,
         }
     }
 
-    /// The next signal that asks to end.
+    /// Returns the next signal that requests the end.
     pub(crate) async fn ending(&mut self) -> Signal {
         loop {
             let received = self.next().await;
@@ -81,10 +81,10 @@ impl Listener {
     }
 }
 
-/// Whether this process was started with the signal ignored, as `nohup` does with HUP. It stays
-/// ignored then, and the command inherits that.
+/// Returns whether this process was started with the signal ignored, as `nohup` does with HUP. Such
+/// a signal stays ignored, and the command inherits that.
 ///
-/// To be asked before a handler is set. Known on Linux alone.
+/// Call this function before setting a handler. It works on Linux only.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status

@@ -1,13 +1,13 @@
-//! The clock that the lease runs on, also while the machine is suspended.
+//! The clock of the lease, which also runs while the machine is suspended.
 
 use tenure::clock::{Clock, Instant, SystemClock};
 
-/// The present moment.
+/// Returns the current time.
 pub(crate) fn now() -> Instant {
     SystemClock.now()
 }
 
-/// Returns once that moment has come.
+/// Sleeps until `moment`.
 pub(crate) async fn sleep_until(moment: Instant) {
     SystemClock.sleep_until(moment).await;
 }

@@ -1,4 +1,4 @@
-//! How a lock, its holder and its waiters look: in JSON, and to people.
+//! The views of a lock, its holder and its waiters, as JSON and as text.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ pub(crate) struct LockView {
     queue: Vec<WaiterView>,
 }
 
-/// Whoever holds a lock.
+/// The holder of a lock.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct HolderView {
     foreign: bool,
@@ -51,7 +51,7 @@ pub(crate) struct ListedView {
 }
 
 impl LockView {
-    /// That lock, under that name of the form of the output.
+    /// Creates the view of a lock under the given schema.
     pub(crate) fn new(schema: &'static str, namespace: &str, state: &LockState) -> Self {
         Self {
             schema,
@@ -64,7 +64,7 @@ impl LockView {
 }
 
 impl ListedView {
-    /// That line.
+    /// Creates the view of a listed lock.
     pub(crate) fn new(namespace: &str, listed: &Listed) -> Self {
         Self {
             schema: "tenure.ls/1",
@@ -77,7 +77,7 @@ impl ListedView {
 }
 
 impl HolderView {
-    /// That holder.
+    /// Creates the view of a holder.
     pub(crate) fn new(holder: &Holder) -> Self {
         let owner = holder.owner.as_ref();
         let (granted_at, enqueued_at) = match holder.since {
@@ -112,22 +112,22 @@ impl WaiterView {
     }
 }
 
-/// Whole milliseconds.
+/// Converts a duration to whole milliseconds.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn timestamp(at: SystemTime) -> String {
-    // A time before 1970 comes from a store whose bytes are not to be trusted.
+    // A time before 1970 can only come from untrusted bytes of a store.
     if at.duration_since(SystemTime::UNIX_EPOCH).is_err() {
         return "1970-01-01T00:00:00.000Z".to_owned();
     }
-    // Beyond the year 9999 there is no such text.
+    // The text form ends with the year 9999.
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_millis(at.min(end)).to_string()
 }
 
-/// Who it is: `"label" (pid 12 on host)`.
+/// Describes a client: `"label" (pid 12 on host)`.
 pub(crate) fn who(owner: Option<&Owner>) -> String {
     match owner {
         Some(owner) => format!(
@@ -140,7 +140,7 @@ pub(crate) fn who(owner: Option<&Owner>) -> String {
     }
 }
 
-/// Who holds it, and since when, in half a sentence.
+/// Describes the holder and the time of the grant, as part of a sentence.
 pub(crate) fn held_by(holder: &Holder) -> String {
     let mut text = format!("held by {}", who(holder.owner.as_ref()));
     match holder.since {
@@ -154,7 +154,7 @@ pub(crate) fn held_by(holder: &Holder) -> String {
     text
 }
 
-/// A lock, for people, ending in a line break.
+/// Describes a lock as text that ends with a line break.
 pub(crate) fn describe(state: &LockState) -> String {
     let mut text = format!("{}  ", quote(state.name.as_str()));
     match &state.holder {

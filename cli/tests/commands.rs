@@ -106,7 +106,7 @@ fn n2_ls_returns_names_as_they_were_given() {
 }
 
 #[test]
-fn i2_break_takes_that_grant_alone() {
+fn i2_break_evicts_only_the_grant_with_the_token() {
     let place = Place::new();
     let holder = place.hold(&[], "x", "echo up > up; exec sleep 1000");
     place.line("up");
@@ -163,7 +163,7 @@ fn watch_shows_each_change_until_it_is_interrupted() {
 }
 
 #[test]
-fn backends_completions_man_and_help() {
+fn backends_completions_man_and_help_write_their_output() {
     let shown = done(bare().arg("backends").output().unwrap());
     assert!(
         shown.succeeded().stdout.contains("file") && shown.stdout.contains("memory"),
@@ -202,7 +202,7 @@ fn backends_completions_man_and_help() {
 }
 
 #[test]
-fn a_closed_stdout_is_one_line_and_no_panic() {
+fn closed_stdout_causes_one_line_and_no_panic() {
     let place = Place::new();
     for arguments in [
         &["status", "x"][..],
@@ -233,12 +233,12 @@ fn a_closed_stdout_is_one_line_and_no_panic() {
 }
 
 #[test]
-fn the_doctor_tries_out_the_store_and_leaves_no_lock() {
+fn doctor_checks_the_store_and_leaves_no_lock() {
     let place = Place::new();
     let sound = place.run(&["doctor"]);
     let shown = &sound.succeeded().stdout;
     for step in [
-        "reach", "take", "renew", "look", "wait", "break", "release", "leaves",
+        "reach", "take", "renew", "inspect", "wait", "break", "release", "leaves",
     ] {
         assert!(
             shown.contains(&format!("ok       {step} ")),
@@ -247,13 +247,13 @@ fn the_doctor_tries_out_the_store_and_leaves_no_lock() {
     }
     assert!(place.run(&["ls"]).succeeded().stdout.is_empty());
     let sound = place.run(&["--output", "json", "doctor"]);
-    let sheet = lines(&sound.succeeded().stdout);
-    assert_eq!(sheet[0]["schema"], "tenure.doctor/1");
-    assert_eq!(sheet[0]["ok"], true);
+    let report = lines(&sound.succeeded().stdout);
+    assert_eq!(report[0]["schema"], "tenure.doctor/1");
+    assert_eq!(report[0]["ok"], true);
 }
 
 #[test]
-fn the_doctor_says_what_failed_and_ends_with_its_code() {
+fn doctor_names_the_failed_step_and_exits_with_its_code() {
     let place = Place::new();
     for (arguments, code, step, word) in [
         (
@@ -284,7 +284,7 @@ fn the_doctor_says_what_failed_and_ends_with_its_code() {
 }
 
 #[test]
-fn bench_measures_in_a_namespace_of_its_own_and_leaves_nothing_held() {
+fn bench_uses_a_separate_namespace_and_leaves_no_lock_held() {
     let place = Place::new();
     let options = ["--for", "50ms", "--tasks", "2", "--waiters", "3"];
     let arguments = [&["--output", "json", "bench"][..], &options].concat();
@@ -311,7 +311,7 @@ fn bench_measures_in_a_namespace_of_its_own_and_leaves_nothing_held() {
 }
 
 #[test]
-fn a_store_that_is_away_is_said_with_the_lock() {
+fn error_about_an_unreachable_store_names_the_lock() {
     for arguments in [
         &["run", "nightly", "--", "true"][..],
         &["status", "nightly"],

@@ -21,7 +21,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn unknown_schemes_list_the_known_ones() {
+fn error_about_an_unknown_scheme_lists_the_known_ones() {
     let place = Place::new();
     let scheme = |url: &str| place.run(&["--url", url, "status", "x"]);
     scheme("nosuchthing:x").failed(78, &["`nosuchthing`", "`file`", "`memory`"]);
@@ -32,7 +32,7 @@ fn unknown_schemes_list_the_known_ones() {
 }
 
 #[test]
-fn s1_what_may_be_a_secret_is_not_repeated() {
+fn s1_errors_do_not_repeat_possible_secrets() {
     let place = Place::new();
     for url in [
         "redis://u:canary@h/",
@@ -73,7 +73,7 @@ fn s1_what_may_be_a_secret_is_not_repeated() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used() {
+fn unusable_configuration_file_is_refused() {
     let place = Place::new();
     let with = |file: &str| place.run(&["--config", file, "status", "x"]);
     with("no.toml").failed(78, &["no.toml", "does not exist"]);
@@ -99,7 +99,7 @@ fn a_file_that_cannot_be_used() {
 }
 
 #[test]
-fn a_file_that_must_not_be_read() {
+fn unreadable_configuration_file_is_refused() {
     let place = Place::new();
     write(&place.path("a.toml"), "");
     std::fs::set_permissions(place.path("a.toml"), PermissionsExt::from_mode(0o000)).unwrap();
@@ -113,7 +113,7 @@ fn a_file_that_must_not_be_read() {
 }
 
 #[test]
-fn variables_that_match_nothing_are_reported() {
+fn unknown_variables_are_reported() {
     let place = Place::new();
     let mut command = place.tenure(&["run", "x", "--", "true"]);
     let shown = done(command.env("TENURE__LOCK__TLL", "5s").output().unwrap());
@@ -125,7 +125,7 @@ fn variables_that_match_nothing_are_reported() {
 }
 
 #[test]
-fn flags_win_over_variables_and_those_over_the_file() {
+fn flags_override_variables_and_variables_override_the_file() {
     let place = Place::new();
     write(
         &place.path("a.toml"),
@@ -173,7 +173,7 @@ fn flags_win_over_variables_and_those_over_the_file() {
 }
 
 #[test]
-fn check_says_whether_it_is_sound() {
+fn check_reports_whether_the_configuration_is_valid() {
     let place = Place::new();
     let shown = place.run(&["config", "check"]);
     assert!(shown.succeeded().stdout.contains("sound"), "{shown:?}");
@@ -190,7 +190,7 @@ fn check_says_whether_it_is_sound() {
 }
 
 #[test]
-fn a_directory_of_somebody_else_or_that_cannot_be_written() {
+fn foreign_or_read_only_directory_is_refused() {
     let place = Place::new();
     std::fs::create_dir(place.path("open")).unwrap();
     std::fs::set_permissions(place.path("open"), PermissionsExt::from_mode(0o777)).unwrap();
@@ -237,7 +237,7 @@ fn a_directory_of_somebody_else_or_that_cannot_be_written() {
 }
 
 #[test]
-fn s2_a_corrupted_state_file_is_named_and_is_no_free_lock() {
+fn s2_corrupted_state_file_is_named_and_is_not_a_free_lock() {
     let place = Place::new();
     place.run(&["run", "x", "--", "true"]).succeeded();
     let mut broken = 0;
@@ -273,7 +273,7 @@ fn scribble(dir: &std::path::Path, broken: &mut usize) {
 }
 
 #[test]
-fn without_any_configuration_the_store_depends_on_the_user_alone() {
+fn default_store_depends_only_on_the_user() {
     // A cron job and a shell of the same user meet, whatever their environment.
     let shown = done(bare().args(["config", "check"]).output().unwrap());
     let plain = done(

@@ -20,7 +20,7 @@ fn json(text: &str) -> Value {
 }
 
 #[test]
-fn cases_run_on_the_configured_store_and_every_report_is_written() {
+fn cases_run_on_the_configured_store_and_all_reports_are_written() {
     let place = Place::new();
     let names = ["a.json", "a.xml", "a.html", "a.md", "a.txt"];
     let mut arguments = vec![
@@ -84,7 +84,7 @@ fn cases_run_on_the_configured_store_and_every_report_is_written() {
 }
 
 #[test]
-fn a_store_of_one_process_says_what_does_not_apply() {
+fn store_of_one_process_shows_the_cases_that_do_not_apply() {
     let place = Place::new();
     let run = place.run(&[
         "conformance",
@@ -123,7 +123,7 @@ fn a_store_of_one_process_says_what_does_not_apply() {
 }
 
 #[test]
-fn bad_usage_and_a_store_that_is_away_have_their_own_exit_codes() {
+fn bad_usage_and_an_unreachable_store_have_separate_exit_codes() {
     let place = Place::new();
     for (arguments, code, text) in [
         (&["--report", "a.pdf"][..], 64, ".html"),
@@ -209,7 +209,7 @@ fn the_password_reaches_the_workers_and_no_report() {
 }
 
 #[test]
-fn an_interruption_ends_it_after_the_cases_under_way() {
+fn interrupt_ends_the_suite_after_the_running_cases() {
     let place = Place::new();
     let mut command = place.tenure(&[
         "conformance",

@@ -39,7 +39,7 @@ fn uptime(place: &Place, name: &str) -> f64 {
 }
 
 #[test]
-fn x3_a_killed_supervisor_takes_the_command_and_its_children_along() {
+fn x3_killed_supervisor_ends_the_command_and_its_children() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", FAMILY);
     let leader = place.pid("leader");
@@ -75,7 +75,7 @@ fn x3_a_killed_supervisor_takes_the_command_and_its_children_along() {
 }
 
 #[test]
-fn x1_a_stopped_supervisor_has_its_command_stopped_before_anybody_else_gets_the_lock() {
+fn x1_command_of_a_stopped_supervisor_ends_before_another_client_acquires() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", TICKING);
     let leader = place.pid("leader");
@@ -105,7 +105,7 @@ fn x1_a_stopped_supervisor_has_its_command_stopped_before_anybody_else_gets_the_
 }
 
 #[test]
-fn the_command_gets_term_first_and_then_kill() {
+fn command_receives_term_and_then_kill() {
     let place = Place::new();
     // It takes its time to end, and would take more than there is.
     let script = "trap 'echo asked > asked; sleep 1000' TERM; echo $$ > leader; while :; do sleep 0.05; done";
@@ -126,7 +126,7 @@ fn the_command_gets_term_first_and_then_kill() {
 }
 
 #[test]
-fn what_the_guardian_ended_is_a_loss_even_if_the_lock_is_still_held() {
+fn end_by_the_guardian_is_a_loss_even_while_the_lock_is_held() {
     let place = Place::new();
     let script = "trap 'exit 0' TERM; echo $$ > leader; while :; do sleep 0.02; done";
     let options = [
@@ -149,7 +149,7 @@ fn what_the_guardian_ended_is_a_loss_even_if_the_lock_is_still_held() {
 }
 
 #[test]
-fn a_stopped_command_is_woken_for_term() {
+fn stopped_command_is_continued_to_handle_term() {
     let place = Place::new();
     let script = "trap 'echo asked > asked; exit 0' TERM; echo $$ > leader; \
         while :; do sleep 0.05; done";
@@ -164,7 +164,7 @@ fn a_stopped_command_is_woken_for_term() {
 }
 
 #[test]
-fn everything_stopped_past_the_ttl_and_continued_is_a_loss() {
+fn pause_of_all_processes_past_the_ttl_is_a_loss() {
     // As a paused machine does. Only the token protects what is done in between.
     let place = Place::new();
     let holder = place.hold(&with(&["--status-file", "s.json"]), "x", TICKING);
@@ -195,7 +195,7 @@ fn everything_stopped_past_the_ttl_and_continued_is_a_loss() {
 }
 
 #[test]
-fn without_its_guardian_the_command_is_killed() {
+fn command_is_killed_when_its_guardian_is_killed() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", FAMILY);
     let (leader, child) = (place.pid("leader"), place.pid("child"));
@@ -210,7 +210,7 @@ fn without_its_guardian_the_command_is_killed() {
 }
 
 #[test]
-fn a_stopped_guardian_does_not_save_a_command_whose_lock_was_broken() {
+fn command_of_an_evicted_lock_is_killed_even_if_the_guardian_is_stopped() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", FAMILY);
     let (leader, child) = (place.pid("leader"), place.pid("child"));
@@ -245,7 +245,7 @@ fn broken(on_lost: &[&str], script: &str) -> (Place, common::Done) {
 }
 
 #[test]
-fn l2_a_broken_lock_kills_the_command_at_once() {
+fn l2_eviction_kills_the_command_at_once() {
     let begin = now();
     let (_, done) = broken(
         &[],
@@ -257,7 +257,7 @@ fn l2_a_broken_lock_kills_the_command_at_once() {
 }
 
 #[test]
-fn l2_on_lost_term_lets_the_command_clean_up() {
+fn l2_on_lost_term_allows_the_command_to_clean_up() {
     let (place, done) = broken(
         &["--on-lost", "term", "--lost-exit-code", "9"],
         "trap 'echo asked > asked; exit 0' TERM; echo $$ > leader; while :; do sleep 0.05; done",
@@ -267,7 +267,7 @@ fn l2_on_lost_term_lets_the_command_clean_up() {
 }
 
 #[test]
-fn l2_on_lost_term_kills_what_does_not_end() {
+fn l2_on_lost_term_kills_a_command_that_ignores_term() {
     let (_, done) = broken(
         &["--on-lost", "term"],
         "trap '' TERM; echo $$ > leader; while :; do sleep 0.05; done",
@@ -276,7 +276,7 @@ fn l2_on_lost_term_kills_what_does_not_end() {
 }
 
 #[test]
-fn l2_on_lost_ignore_lets_the_command_end() {
+fn l2_on_lost_ignore_allows_the_command_to_end() {
     let (place, done) = broken(
         &["--on-lost", "ignore", "--status-file", "s.json"],
         "echo $$ > leader; while [ ! -e s.json ] && [ $((n+=1)) -lt 40 ]; do sleep 0.05; done; exit 5",
@@ -291,7 +291,7 @@ fn l2_on_lost_ignore_lets_the_command_end() {
 }
 
 #[test]
-fn a_grandchild_that_ignores_term_is_killed_by_the_deadline() {
+fn grandchild_that_ignores_term_is_killed_by_the_deadline() {
     let place = Place::new();
     // The leader ends at TERM; what it has started does not.
     let script = "sh -c 'trap \"\" TERM; echo $$ > child; while :; do sleep 0.05; done' & echo $$ > leader; wait";
@@ -306,7 +306,7 @@ fn a_grandchild_that_ignores_term_is_killed_by_the_deadline() {
 }
 
 #[test]
-fn k1_a_long_run_is_renewed() {
+fn k1_lock_of_a_long_run_is_renewed() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", "echo up > up; sleep 7");
     place.line("up");
@@ -320,7 +320,7 @@ fn k1_a_long_run_is_renewed() {
 }
 
 #[test]
-fn signals_are_passed_on() {
+fn signals_are_forwarded_to_the_command() {
     for (signal, name) in [
         (Signal::SIGTERM, "TERM"),
         (Signal::SIGINT, "INT"),
@@ -348,7 +348,7 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn a_guardian_that_gets_the_signals_of_a_whole_service_lives_on() {
+fn guardian_survives_signals_sent_to_the_whole_service() {
     let place = Place::new();
     let script = "trap 'sleep 0.3; echo clean > clean; exit 0' TERM; echo $$ > leader; while :; do sleep 0.02; done";
     let holder = place.hold(&[], "x", script);
@@ -361,7 +361,7 @@ fn a_guardian_that_gets_the_signals_of_a_whole_service_lives_on() {
 }
 
 #[test]
-fn w3_a_signal_leaves_the_queue_cleanly() {
+fn w3_signal_removes_the_waiter_from_the_queue() {
     let place = Place::new();
     let holder = place.hold(&[], "x", "echo up > up; exec sleep 1000");
     place.line("up");
@@ -398,7 +398,7 @@ fn w3_a_signal_leaves_the_queue_cleanly() {
 }
 
 #[test]
-fn nohup_keeps_its_meaning() {
+fn nohup_stays_in_effect() {
     let place = Place::new();
     let mut command = std::process::Command::new("nohup");
     command.arg(env!("CARGO_BIN_EXE_tenure")).args([
@@ -419,7 +419,7 @@ fn nohup_keeps_its_meaning() {
 }
 
 #[test]
-fn a_stop_that_is_no_job_control_keeps_the_lock() {
+fn command_stopped_without_job_control_keeps_the_lock() {
     let place = Place::new();
     let holder = place.hold(SHORT, "x", "echo $$ > leader; exec sleep 5");
     let leader = place.pid("leader");
@@ -436,7 +436,7 @@ fn a_stop_that_is_no_job_control_keeps_the_lock() {
 }
 
 #[test]
-fn the_guardian_has_a_group_of_its_own() {
+fn guardian_has_a_separate_process_group() {
     let place = Place::new();
     let holder = place.hold(&[], "x", "echo $$ > leader; exec sleep 1000");
     let leader = place.pid("leader");

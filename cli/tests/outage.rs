@@ -66,23 +66,25 @@ impl Drop for Held {
 }
 
 #[test]
-fn renewals_that_fail_are_told_before_the_lock_is_lost_and_when_they_succeed_again() {
+fn failing_renewals_are_reported_before_the_loss_and_so_is_their_recovery() {
     let mut held = Held::start();
     held.away(true);
-    until("a warning", || held.said("the lock \"x\" is not renewed"));
+    until("a warning", || {
+        held.said("cannot renew lock \"x\"; it expires in ")
+    });
     assert!(
         held.said("127.0.0.1"),
         "which store: {:?}",
         held.place.read("said")
     );
     held.away(false);
-    until("its end", || held.said("the lock \"x\" is renewed again"));
+    until("its end", || held.said("lock \"x\" is renewed again"));
     File::create(held.place.path("stop")).unwrap();
     assert_eq!(held.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_loss_says_what_kept_the_lock_from_being_renewed() {
+fn loss_message_names_the_cause_of_the_failed_renewals() {
     let mut held = Held::start();
     held.away(true);
     assert_eq!(held.child.wait().unwrap().code(), Some(79));

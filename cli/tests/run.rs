@@ -14,7 +14,7 @@ use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio, time::Duratio
 use common::{Place, Running, done, now, until, write};
 
 #[test]
-fn the_exit_code_is_the_commands() {
+fn exit_code_is_that_of_the_command() {
     let place = Place::new();
     for (script, code) in [
         ("exit 0", 0),
@@ -29,7 +29,7 @@ fn the_exit_code_is_the_commands() {
 }
 
 #[test]
-fn a_command_that_cannot_be_started() {
+fn command_that_cannot_start_is_126_or_127() {
     let place = Place::new();
     place
         .run(&["run", "x", "--", "no-such-command"])
@@ -48,7 +48,7 @@ fn a_command_that_cannot_be_started() {
 }
 
 #[test]
-fn a_taken_lock_is_75_or_what_was_asked_for() {
+fn taken_lock_is_75_or_the_requested_code() {
     let place = Place::new();
     let holder = place.hold(
         &["--label", "the\u{1b}[2J holder"],
@@ -86,7 +86,7 @@ fn a_taken_lock_is_75_or_what_was_asked_for() {
 }
 
 #[test]
-fn w1_it_waits_for_its_turn_and_says_for_whom() {
+fn w1_run_waits_for_its_turn_and_names_the_holder() {
     let place = Place::new();
     let holder = place.hold(
         &["--label", "first"],
@@ -118,7 +118,7 @@ fn w1_it_waits_for_its_turn_and_says_for_whom() {
 }
 
 #[test]
-fn the_command_finds_its_grant_in_the_environment_and_its_own_stdin() {
+fn command_receives_its_grant_in_the_environment_and_its_stdin() {
     let place = Place::new();
     let mut command = place.tenure(&[
         "run", "a b", "--label", "me", "--ttl", "40s", "-c", "cat; env",
@@ -169,7 +169,7 @@ fn the_command_finds_its_grant_in_the_environment_and_its_own_stdin() {
 }
 
 #[test]
-fn nothing_of_ours_leaks_into_the_command() {
+fn command_inherits_no_descriptors_of_the_supervisor() {
     // No descriptor but the three, no blocked and no ignored signal.
     let place = Place::new();
     let script = "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status";
@@ -185,7 +185,7 @@ fn nothing_of_ours_leaks_into_the_command() {
 }
 
 #[test]
-fn a_run_inside_of_itself_is_refused() {
+fn nested_run_of_the_same_lock_is_refused() {
     let place = Place::new();
     let tenure = env!("CARGO_BIN_EXE_tenure");
     let inner = |outer: &str, inner: &str| {
@@ -218,7 +218,7 @@ fn a_run_inside_of_itself_is_refused() {
 }
 
 #[test]
-fn n1_bad_names_are_refused_before_anything_is_done() {
+fn n1_invalid_names_are_refused_before_any_effect() {
     use std::os::unix::ffi::OsStrExt;
     let place = Place::new();
     place.run(&["run", "", "--", "true"]).failed(64, &["empty"]);
@@ -237,7 +237,7 @@ fn n1_bad_names_are_refused_before_anything_is_done() {
 }
 
 #[test]
-fn times_that_do_not_fit_are_refused_with_the_arithmetic() {
+fn durations_that_do_not_fit_are_refused_with_the_arithmetic() {
     let place = Place::new();
     place
         .run(&["run", "x", "--kill-after", "6s", "--", "true"])
@@ -283,7 +283,7 @@ fn times_that_do_not_fit_are_refused_with_the_arithmetic() {
 }
 
 #[test]
-fn the_status_file_tells_the_run() {
+fn status_file_describes_the_run() {
     let place = Place::new();
     let read =
         || -> serde_json::Value { serde_json::from_str(&place.read("s.json").unwrap()).unwrap() };
@@ -339,7 +339,7 @@ fn the_status_file_tells_the_run() {
 }
 
 #[test]
-fn x1_different_names_run_side_by_side() {
+fn x1_different_names_run_concurrently() {
     let place = Place::new();
     let holder = place.hold(&[], "a", "echo up > up; exec sleep 1000");
     place.line("up");
@@ -349,7 +349,7 @@ fn x1_different_names_run_side_by_side() {
 }
 
 #[test]
-fn the_release_wakes_the_next_at_once_even_with_a_long_ttl() {
+fn release_wakes_the_next_waiter_at_once_despite_a_long_ttl() {
     let place = Place::new();
     let first = place.hold(&["--ttl", "10m"], "x", "echo up > up; sleep 0.3");
     place.line("up");
@@ -361,7 +361,7 @@ fn the_release_wakes_the_next_at_once_even_with_a_long_ttl() {
 }
 
 #[test]
-fn a_reader_of_stderr_that_has_stopped_reading_holds_nothing_up() {
+fn stopped_reader_of_stderr_delays_nothing() {
     let place = Place::new();
     let holder = place.hold(&[], "x", "touch up; exec sleep 1000");
     until("the holder", || place.path("up").exists());
@@ -379,7 +379,7 @@ fn a_reader_of_stderr_that_has_stopped_reading_holds_nothing_up() {
 }
 
 #[test]
-fn durations_without_end_are_refused_with_the_arithmetic() {
+fn overlong_durations_are_refused_with_the_arithmetic() {
     let place = Place::new();
     let ages = "18446744073709551615s";
     place
@@ -390,7 +390,7 @@ fn durations_without_end_are_refused_with_the_arithmetic() {
 }
 
 #[test]
-fn the_status_file_leaves_devices_and_links_in_place() {
+fn status_file_keeps_devices_and_links_in_place() {
     let place = Place::new();
     write(&place.path("target"), "");
     std::os::unix::fs::symlink("target", place.path("link")).unwrap();
@@ -411,7 +411,7 @@ fn the_status_file_leaves_devices_and_links_in_place() {
 }
 
 #[test]
-fn a_store_that_no_other_process_can_reach_is_refused() {
+fn store_of_one_process_is_refused() {
     let place = Place::new();
     let mut command = place.tenure(&["--url", "memory:", "run", "x", "--", "true"]);
     command.env_remove("TENURE__BACKEND__OPTIONS__TICK");

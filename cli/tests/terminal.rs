@@ -120,7 +120,7 @@ impl Session {
 const HELD: &str = "$TENURE run x -- sh -c 'echo $$ > leader; exec sleep 1000'\n";
 
 #[test]
-fn ctrl_z_gives_the_prompt_back_and_fg_goes_on() {
+fn ctrl_z_returns_the_prompt_and_fg_continues() {
     let place = Place::new();
     let session = Session::start(&place);
     session.send(HELD);
@@ -162,7 +162,7 @@ fn foreground(pid: nix::unistd::Pid) -> Option<i32> {
 }
 
 #[test]
-fn ctrl_c_is_the_commands_and_the_shell_gets_its_terminal_back() {
+fn ctrl_c_reaches_the_command_and_the_shell_regains_the_terminal() {
     let place = Place::new();
     let session = Session::start(&place);
     session.send("$TENURE run x -- sh -c 'trap \"echo cleaning; exit 7\" INT; echo $$ > leader; while :; do sleep 0.05; done'\n");
@@ -176,7 +176,7 @@ fn ctrl_c_is_the_commands_and_the_shell_gets_its_terminal_back() {
 }
 
 #[test]
-fn a_command_that_reads_the_terminal_gets_what_is_typed() {
+fn command_that_reads_the_terminal_receives_the_input() {
     let place = Place::new();
     let session = Session::start(&place);
     session.send("$TENURE run x -- sh -c 'echo $$ > leader; read line; echo \"$line\" > typed'\n");
@@ -193,7 +193,7 @@ fn a_command_that_reads_the_terminal_gets_what_is_typed() {
 }
 
 #[test]
-fn x1_a_stopped_run_loses_its_lock_in_time_and_its_command() {
+fn x1_stopped_run_loses_its_lock_and_its_command_in_time() {
     let place = Place::new();
     let session = Session::start(&place);
     session.send(
@@ -222,7 +222,7 @@ fn x1_a_stopped_run_loses_its_lock_in_time_and_its_command() {
 }
 
 #[test]
-fn in_the_background_it_leaves_the_terminal_alone() {
+fn background_run_does_not_take_the_terminal() {
     let place = Place::new();
     let session = Session::start(&place);
     session.send("$TENURE run x -- sh -c 'echo $$ > leader; exec sleep 1000' &\n");

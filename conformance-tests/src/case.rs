@@ -1,36 +1,37 @@
-//! What a case is, and what can come of it.
+//! A case of the suite and its outcomes.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use tenure_core::error::Error;
 
-use crate::ctx::Ctx;
+use crate::context::CaseContext;
 
 /// One case of the suite.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Case {
-    /// What it is called, such as `exclusion::tasks_never_overlap`.
+    /// The id, such as `exclusion::tasks_never_overlap`.
     pub id: &'static str,
     /// The clauses of the contract that it proves.
     pub clauses: &'static [&'static str],
-    /// What it needs of the environment; a case without a need always applies.
+    /// The requirement on the environment; a case without a requirement always applies.
     pub needs: Option<Need>,
-    /// The version of the suite in which it came. One that came with the present version is a
+    /// The version of the suite that introduced the case. A case of the current version is a
     /// [preview](Self::is_preview).
     pub since: u32,
-    /// What it shows, in one sentence.
+    /// The tested behaviour in one sentence.
     pub about: &'static str,
-    /// The case itself.
-    pub(crate) run: fn(Arc<Ctx>) -> Run,
+    /// The function of the case.
+    pub(crate) run: fn(Arc<CaseContext>) -> Run,
 }
 
-/// A case under way.
+/// A running case.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl Case {
-    /// Whether it came with the present version of the suite, and others have not had the time to
-    /// meet it: where a run is not strict, its failure is shown and does not fail the run.
+    /// Returns whether the current version of the suite introduced the case, so that authors of backends
+    /// have not had time to adapt. Unless a run is strict, a failure of a preview is shown and does not
+    /// fail the run.
     #[must_use]
     pub const fn is_preview(&self) -> bool {
         self.since > 1 && self.since == crate::SUITE_VERSION
@@ -46,7 +47,7 @@ impl fmt::Debug for Case {
     }
 }
 
-/// What an environment or a backend must offer for a case to apply.
+/// A property of an environment or a backend that a case requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Need {
@@ -54,11 +55,11 @@ pub enum Need {
     Processes,
     /// The store sends messages to waiters.
     Push,
-    /// Each lock has its own TTL, so that one can fall silent while its client lives.
+    /// Each lock has its own TTL, so that the renewal of one lock can stop while its client lives.
     OwnTtl,
-    /// The lock's state can be deleted by hand.
+    /// The lock's state can be deleted manually.
     DeleteState,
-    /// The lock's state can be scribbled over.
+    /// The lock's state can be corrupted.
     Corrupt,
     /// The lock's state can be made to look newer.
     NewerFormat,
@@ -66,14 +67,14 @@ pub enum Need {
     Lack,
     /// A secret is configured.
     Secrets,
-    /// There is a way to the store that can be broken ([`Env::faulty`](crate::Env::faulty)).
+    /// Faults can be injected on the connections to the store ([`Env::faulty`](crate::Env::faulty)).
     Faults,
-    /// There are servers that can be stopped ([`Env::own_store`](crate::Env::own_store)).
+    /// The servers can be stopped ([`Env::dedicated_store`](crate::Env::dedicated_store)).
     Servers,
 }
 
 impl Need {
-    /// Why a case does not apply where this is missing.
+    /// Explains why a case does not apply without this property.
     #[must_use]
     pub const fn missing(self) -> &'static str {
         match self {
@@ -91,20 +92,20 @@ impl Need {
     }
 }
 
-/// What came of a case.
+/// The outcome of a case.
 pub type Outcome = Result<(), Stop>;
 
 /// Why a case did not pass.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Stop {
-    /// The backend broke the contract, or could not be used.
+    /// The backend violated the contract, or the store was unusable.
     Failed(Failure),
     /// The case does not apply here.
     Ignored(Need),
 }
 
-/// What was seen instead of what the contract says.
+/// An observation that contradicts the contract.
 #[derive(Clone, Debug)]
 pub struct Failure {
     clause: Option<&'static str>,
@@ -112,7 +113,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A breach of that clause, or with `None` something that kept the case from being run.
+    /// Creates a violation of the given clause; `None` stands for an error that prevented the case from
+    /// running.
     #[must_use]
     pub fn new(clause: Option<&'static str>, text: impl Into<String>) -> Self {
         Self {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     case::{Failure, Stop},
-    pace,
+    stall_detector,
 };
 
 /// How often a waiter reports while a case watches it.
@@ -172,7 +172,7 @@ impl Driver {
     async fn timed<T>(&self, request: impl Future<Output = T> + Send) -> T {
         let asked = self.now();
         let answer = request.await;
-        pace::answered(asked);
+        stall_detector::record_request(asked);
         answer
     }
 

@@ -9,7 +9,7 @@ use tenure_core::{
     name::{LockName, Namespace},
 };
 
-use crate::{fault::Faulty, servers::OwnStore};
+use crate::{fault::Faulty, servers::DedicatedStore};
 
 /// A store on which the suite can run.
 #[async_trait]
@@ -17,20 +17,20 @@ pub trait Harness: Send + Sync + 'static {
     /// What the store is called in messages.
     fn name(&self) -> &str;
 
-    /// Makes an environment for one case: a namespace that nobody else uses. Cases run at the
-    /// same time, each in its own environment.
+    /// Creates an environment for one case: a namespace that no other client uses. Cases run
+    /// concurrently, each in its own environment.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the store from being used; the case fails with it.
+    /// An error that makes the store unusable; the case fails with this error.
     async fn start(&self) -> Result<Arc<dyn Env>, Error>;
 
-    /// Enters, in another process, the environment whose [`Env::ticket`] is given. Needed only if
+    /// Joins, from another process, the environment of the given [`Env::ticket`]. Required only if
     /// environments have tickets.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the store from being used; the case fails with it.
+    /// An error that makes the store unusable; the case fails with this error.
     async fn join(&self, _ticket: &str) -> Result<Arc<dyn Env>, Error> {
         Err(
             Error::new(ErrorKind::Unsupported, "joining a conformance run")
@@ -38,15 +38,15 @@ pub trait Harness: Send + Sync + 'static {
         )
     }
 
-    /// Which version the store's servers have, for reports; `None` if that is not known. Asked after
-    /// the cases.
+    /// Returns the version of the store's servers for reports; `None` if it is unknown. The suite calls
+    /// this method after the cases.
     fn store_version(&self) -> Option<String> {
         None
     }
 
-    /// The cases that are known not to apply here, and why: pairs of a case's id and a reason.
-    /// `faults::*` stands for all that need a way to the store that can be broken, and `servers::*`
-    /// for all that need servers that can be stopped.
+    /// Returns the cases that do not apply here: pairs of a case id and a reason. `faults::*` stands for
+    /// all cases that need a connection on which faults can be injected, and `servers::*` for all cases
+    /// that need servers that can be stopped.
     /// With `CONFORMANCE_STRICT=1` any other case that does not apply fails.
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         &[]
@@ -55,56 +55,56 @@ pub trait Harness: Send + Sync + 'static {
 
 /// Where one case runs.
 ///
-/// Only [`connector`](Self::connector) is needed. Each of the others lets more cases apply; what
-/// is not offered shows as ignored, with the reason.
+/// Only [`connector`](Self::connector) is required. Each of the other methods makes more cases apply;
+/// the remaining cases are shown as ignored, with the reason.
 #[async_trait]
 pub trait Env: Send + Sync + 'static {
-    /// The way to the store. Every connection that it makes is a client of its own.
+    /// Returns the connector to the store. Every connection that it makes is a separate client.
     fn connector(&self) -> Arc<dyn Connect>;
 
-    /// The namespace of the case. Cases also use namespaces that begin with it.
+    /// Returns the namespace of the case. Cases also use namespaces with this prefix.
     fn namespace(&self) -> Namespace {
         Namespace::default()
     }
 
-    /// By what [`Harness::join`] finds this environment from another process; `None` if the store
-    /// lives inside of this one.
+    /// Returns the text by which [`Harness::join`] finds this environment from another process; `None`
+    /// if the store exists only inside this process.
     fn ticket(&self) -> Option<String> {
         None
     }
 
-    /// A way to the same store that the suite can break: mostly a connector to the addresses of
-    /// [`Proxies`](crate::fault::Proxies), which are started for that. Its clients are as those of
-    /// [`connector`](Self::connector). `None` if this harness has none.
+    /// Starts a connector to the same store on which the suite can inject faults: usually a connector to
+    /// the addresses of new [`Proxies`](crate::fault::Proxies). Its clients are equivalent to those of
+    /// [`connector`](Self::connector). Returns `None` if this harness does not support faults.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from being made; the case fails with it.
+    /// An error of the start; the case fails with this error.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
         Ok(None)
     }
 
-    /// A store of the case's own, whose servers can be killed and stopped without harm to other
-    /// cases; started for that. `None` if this harness has none.
+    /// Starts a store for this case only, whose servers can be killed and stopped without affecting other
+    /// cases. Returns `None` if this harness does not support it.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from being started; the case fails with it.
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    /// An error of the start; the case fails with this error.
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         Ok(None)
     }
 
-    /// Passwords and keys that the connector was configured with. They must show nowhere (S1).
+    /// Returns the configured passwords and keys of the connector. They must not appear anywhere (S1).
     fn secrets(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Deletes all that the store holds for this lock in the environment's namespace, as somebody
-    /// with the store's own tools might. Returns `false` if this harness cannot do that.
+    /// Deletes the whole state of this lock in the environment's namespace, as an operator with the
+    /// store's own tools might. Returns `false` if this harness does not support it.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from happening; the case fails with it.
+    /// An error of the store; the case fails with this error.
     async fn delete_state(&self, _name: &LockName) -> Result<bool, Error> {
         Ok(false)
     }
@@ -114,7 +114,7 @@ pub trait Env: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever kept it from happening; the case fails with it.
+    /// An error of the store; the case fails with this error.
     async fn corrupt(&self, _name: &LockName) -> Result<bool, Error> {
         Ok(false)
     }
@@ -124,7 +124,7 @@ pub trait Env: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever kept it from happening; the case fails with it.
+    /// An error of the store; the case fails with this error.
     async fn write_newer_format(&self, _name: &LockName) -> Result<bool, Error> {
         Ok(false)
     }

@@ -40,26 +40,26 @@
 
 mod case;
 mod cases;
-mod ctx;
+mod context;
 mod driver;
 pub mod fault;
 mod harness;
 pub mod history;
+mod libtest_runner;
 mod macros;
-mod mimic;
-mod pace;
 pub mod report;
 mod runner;
 pub mod servers;
+mod stall_detector;
 mod store;
 mod table;
 mod worker;
 pub mod wrap;
 
 pub use case::{Case, Failure, Need, Outcome, Stop};
-pub use ctx::Ctx;
+pub use context::CaseContext;
 pub use harness::{Env, Harness};
-pub use mimic::main;
+pub use libtest_runner::main;
 pub use runner::{Verdict, run_case, run_case_strictly};
 pub use store::Store;
 pub use table::{EXEMPT, cases, clauses};

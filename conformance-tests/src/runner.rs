@@ -1,4 +1,4 @@
-//! Runs one case: in a runtime and an environment of its own, within a time, panics caught.
+//! Runs one case in a separate runtime and environment, with a time limit, and catches panics.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -6,38 +6,38 @@ use tenure_core::clock::{Clock, SystemClock};
 
 use crate::{
     case::{Case, Failure, Need, Stop},
-    ctx::Ctx,
+    context::CaseContext,
     harness::Harness,
-    pace,
+    stall_detector,
     worker::Launcher,
 };
 
-/// No case takes longer than this plus [`LIMIT_TTLS`] of the backend's short TTL.
-const LIMIT: Duration = Duration::from_secs(90);
-const LIMIT_TTLS: u32 = 40;
-/// So often a case is tried that fails while the machine does not keep pace.
-const TRIALS: u32 = 3;
+/// The time limit of a case, to which [`CASE_TIMEOUT_TTLS`] short TTLs of the backend are added.
+const CASE_TIMEOUT: Duration = Duration::from_secs(90);
+const CASE_TIMEOUT_TTLS: u32 = 40;
+/// The number of trials of a case that fails while the machine stalls.
+const MAX_TRIALS: u32 = 3;
 
 /// How a case ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It passed.
+    /// The case passed.
     Passed,
-    /// It failed, and why.
+    /// The case failed for this reason.
     Failed(String),
-    /// It does not apply here, and why.
+    /// The case does not apply for this reason.
     Ignored(String),
 }
 
-/// Runs one case on a harness, from outside of any runtime.
+/// Runs one case on a harness. Call this function outside of any runtime.
 #[must_use]
 pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
     run_launching(case, harness, None, strict())
 }
 
-/// As [`run_case`], but strictly, whatever the environment says: a preview that fails has failed, and
-/// so has a case that does not apply and is not named by [`Harness::expected_ignores`].
+/// Like [`run_case`], but strict, whatever the environment says: a failing preview is a failure, and so
+/// is a case that does not apply and that [`Harness::expected_ignores`] does not name.
 #[must_use]
 pub fn run_case_strictly(case: &Case, harness: &Arc<dyn Harness>) -> Verdict {
     run_within(case, harness, None, None, true)
@@ -74,12 +74,12 @@ fn run_within(
     judge(case, &**harness, verdict, strict)
 }
 
-/// Whether unexpected ignores, and failures of previews, are failures.
+/// Returns whether unexpected ignores and failing previews are failures.
 pub(crate) fn strict() -> bool {
     std::env::var_os("CONFORMANCE_STRICT").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-/// The reason that a harness gives beforehand for a case that does not apply.
+/// Returns the reason that a harness declares for a case that does not apply.
 pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
     let is_meant = |id: &str| match id.strip_suffix('*') {
         // Only cases that need something can be meant as a group.
@@ -122,12 +122,12 @@ fn ignored(case: &Case, harness: &dyn Harness, need: Need, strict: bool) -> Verd
     }
 }
 
-/// Tries until a trial passes, or fails on a machine that kept pace.
+/// Repeats the case until a trial passes, or fails without a stall of the machine.
 async fn trials<F>(mut trial: impl FnMut() -> F) -> Result<(), Stop>
 where
     F: Future<Output = Result<(), Stop>>,
 {
-    pace::watch();
+    stall_detector::start();
     let mut number = 1;
     loop {
         let begin = SystemClock.now();
@@ -135,13 +135,13 @@ where
             Err(Stop::Failed(failure)) => failure,
             verdict => return verdict,
         };
-        match pace::spoilt(begin) {
+        match stall_detector::longest_stall_since(begin) {
             None => return Err(failure.into()),
-            Some(_) if number < TRIALS => number += 1,
+            Some(_) if number < MAX_TRIALS => number += 1,
             Some(longest) => {
                 return Err(failure
                     .with_note(format!(
-                        "in each of {TRIALS} trials, while this machine or the store stood still, \
+                        "in each of {MAX_TRIALS} trials, while this machine or the store stood still, \
                          the last time for {longest:?}"
                     ))
                     .into());
@@ -162,15 +162,15 @@ async fn run(
             format!("{} could not be used: {error}", harness.name()),
         )
     })?;
-    let ctx = match Ctx::new(Arc::clone(&env), launcher).await {
-        Ok(ctx) => Arc::new(ctx),
+    let context = match CaseContext::new(Arc::clone(&env), launcher).await {
+        Ok(context) => Arc::new(context),
         Err(stop) => {
             env.finish().await;
             return Err(stop);
         }
     };
-    let limit = limit.unwrap_or_else(|| LIMIT + ctx.short() * LIMIT_TTLS);
-    let mut task = tokio::spawn((case.run)(Arc::clone(&ctx)));
+    let limit = limit.unwrap_or_else(|| CASE_TIMEOUT + context.short() * CASE_TIMEOUT_TTLS);
+    let mut task = tokio::spawn((case.run)(Arc::clone(&context)));
     let outcome = tokio::time::timeout(limit, &mut task).await;
     let outcome = match outcome {
         Ok(Ok(outcome)) => outcome,
@@ -183,7 +183,7 @@ async fn run(
         }
     };
     // A store that hangs must not keep the verdict back.
-    let _ = tokio::time::timeout(Duration::from_secs(10), ctx.finish()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), context.finish()).await;
     outcome
 }
 
@@ -241,7 +241,7 @@ mod tests {
         std::future::pending().await
     }
 
-    fn case(id: &'static str, run: fn(Arc<Ctx>) -> crate::case::Run) -> Case {
+    fn case(id: &'static str, run: fn(Arc<CaseContext>) -> crate::case::Run) -> Case {
         Case {
             id,
             clauses: &["S1"],
@@ -285,7 +285,7 @@ mod tests {
             let (number, began) = (tried.get(), SystemClock.now());
             async move {
                 if number <= slow {
-                    pace::answered(began.before(Duration::from_secs(1)));
+                    stall_detector::record_request(began.before(Duration::from_secs(1)));
                 }
                 if number >= good {
                     return Ok(());
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(tried.take(), 2);
         let failed = trials(|| trial(9, 9)).await;
         assert!(matches!(&failed, Err(Stop::Failed(why)) if why.to_string().contains("3 trials")));
-        assert_eq!(tried.take(), TRIALS);
+        assert_eq!(tried.take(), MAX_TRIALS);
     }
 
     #[test]

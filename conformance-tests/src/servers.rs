@@ -1,69 +1,71 @@
 //! Servers that the suite can stop.
 //!
-//! A harness that can start a store of a case's own gives the suite its servers
-//! ([`Env::own_store`](crate::Env::own_store)); the cases of the group `servers` then apply.
+//! A harness that can start a store for one case gives the suite its servers
+//! ([`Env::dedicated_store`](crate::Env::dedicated_store)); the cases of the group `servers` then
+//! apply.
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use tenure_core::{backend::Connect, error::Error};
 
-/// What is done to all servers of a store.
+/// An action on all servers of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Strike {
-    /// They are killed, as by `kill -9`.
+pub enum ServerAction {
+    /// Kill the servers, as `kill -9` does.
     Kill,
-    /// They are started again at the same addresses, with what they have kept. Done when they serve.
+    /// Start the servers again at the same addresses, with their stored data. The action is complete when
+    /// they serve.
     Start,
-    /// They are stopped, as by `kill -STOP`: connections stay open, and nothing is answered.
+    /// Stop the servers, as `kill -STOP` does: connections stay open, and requests get no reply.
     Pause,
-    /// They go on.
+    /// Continue the stopped servers.
     Resume,
 }
 
-/// The servers of a store. They end when this is dropped.
+/// The servers of a store. They end when this value is dropped.
 #[async_trait]
 pub trait Servers: Send + Sync + 'static {
-    /// Does that to all of them.
+    /// Applies the action to all servers.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from happening; the case fails with it.
-    async fn strike(&self, strike: Strike) -> Result<(), Error>;
+    /// An error of the action; the case fails with this error.
+    async fn apply(&self, action: ServerAction) -> Result<(), Error>;
 }
 
-/// A store that one case has for itself.
+/// A store for one case only.
 #[derive(Clone)]
-pub struct OwnStore {
+pub struct DedicatedStore {
     connector: Arc<dyn Connect>,
     servers: Arc<dyn Servers>,
 }
 
-impl OwnStore {
-    /// The store behind that connector, which runs on those servers.
+impl DedicatedStore {
+    /// Creates the store from its connector and its servers.
     #[must_use]
     pub fn new(connector: Arc<dyn Connect>, servers: impl Servers) -> Self {
         let servers = Arc::new(servers);
         Self { connector, servers }
     }
 
-    /// The way to the store.
+    /// Returns the connector to the store.
     #[must_use]
     pub fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connector)
     }
 
-    /// What it runs on.
+    /// Returns the servers of the store.
     #[must_use]
     pub fn servers(&self) -> &dyn Servers {
         &*self.servers
     }
 }
 
-impl fmt::Debug for OwnStore {
+impl fmt::Debug for DedicatedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnStore")
+        f.debug_struct("DedicatedStore")
             .field("connector", &self.connector)
             .finish_non_exhaustive()
     }

@@ -1,7 +1,7 @@
-//! A harness over any connector: the suite in a throw-away namespace of somebody's own store.
+//! A harness over any connector: runs the suite in a temporary namespace of a user's store.
 //!
-//! What the store's own tools could do (delete a lock's state, scribble over it) it cannot: those
-//! cases show as ignored.
+//! This harness has no access to the store's own tools, such as the deletion or the corruption of a
+//! lock's state. Cases that need them are shown as ignored.
 
 use std::{
     collections::BTreeSet,
@@ -27,20 +27,20 @@ use crate::{
     Env, Harness, Need,
     case::Stop,
     cases,
-    ctx::Ctx,
+    context::CaseContext,
     worker::{self, Launcher},
 };
 
-/// The bytes that case and run add to the user's namespace, and cases to that.
-const ROOM: usize = 64;
-/// How many locks are asked for at a time.
-const PAGE: usize = 200;
-/// So often at most is a lock taken away from the next of its waiters, who may all be dead.
-const ROUNDS: usize = 64;
-/// How long cleaning one namespace up may take.
-const CLEANING: Duration = Duration::from_secs(20);
+/// The bytes that the suffixes of the run and of the cases add to the user's namespace.
+const NAMESPACE_SUFFIX_BYTES: usize = 64;
+/// The number of locks in one page of the listing.
+const PAGE_SIZE: usize = 200;
+/// The maximum number of evictions of one lock, whose waiters may all be dead.
+const MAX_EVICTIONS: usize = 64;
+/// The time limit of the clean-up of one namespace.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Somebody's own store.
+/// A user's store.
 pub struct Store {
     name: String,
     connector: Arc<dyn Connect>,
@@ -48,7 +48,7 @@ pub struct Store {
     secrets: Vec<String>,
     ignored: Vec<(&'static str, &'static str)>,
     made: AtomicU64,
-    /// Whether other processes reach it.
+    /// Whether other processes reach the store.
     shared: AtomicBool,
     used: Mutex<BTreeSet<Namespace>>,
 }
@@ -63,12 +63,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The store that this connector leads to. Every case gets a namespace of its own, which begins
-    /// with `namespace`, a point, `conformance-` and something random. Nothing is sent yet.
+    /// Creates a harness for the store of a connector. Every case has a separate namespace, which begins
+    /// with `namespace`, a point, `conformance-` and a random text. This function sends no request.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`], if the namespace leaves no room for that.
+    /// Returns [`ErrorKind::Config`] if the namespace is too long for the suffix.
     pub fn new(connector: Arc<dyn Connect>, namespace: &Namespace) -> Result<Self, Error> {
         let operation = "preparing the conformance suite";
         let mut random = [0; 6];
@@ -77,7 +77,7 @@ impl Store {
         })?;
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let base = format!("{}.conformance-{random}", namespace.as_str());
-        if base.len() + ROOM > tenure_core::name::MAX_NAME_BYTES {
+        if base.len() + NAMESPACE_SUFFIX_BYTES > tenure_core::name::MAX_NAME_BYTES {
             return Err(Error::new(ErrorKind::Config, operation)
                 .with_detail("the namespace is too long for others below it; shorten it"));
         }
@@ -101,26 +101,26 @@ impl Store {
         })
     }
 
-    /// Sets what the connector was configured with and must show nowhere (S1).
+    /// Sets the configured secrets of the connector, which must not appear anywhere (S1).
     #[must_use]
     pub fn with_secrets(mut self, secrets: Vec<String>) -> Self {
         self.secrets = secrets;
         self
     }
 
-    /// With what all of its namespaces begin.
+    /// Returns the common prefix of all namespaces of the run.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// Finds out whether another process reaches the store: this program is started again with
-    /// those arguments, as for [`Suite::workers`](crate::report::Suite::workers), and looks for a
-    /// lock that is held here. If it does not see it, cases with several processes do not apply.
+    /// Determines whether another process reaches the store: starts this program again with the given
+    /// arguments, as for [`Suite::workers`](crate::report::Suite::workers), and lets it inspect a lock
+    /// that this process holds. If it does not see the lock, cases with several processes do not apply.
     ///
     /// # Errors
     ///
-    /// Why it could not be found out; the cases then show it.
+    /// Returns the reason if this cannot be determined; the cases then show it.
     ///
     /// # Cancel safety
     ///
@@ -129,9 +129,9 @@ impl Store {
         let env = self.start().await.map_err(|error| error.to_string())?;
         let launcher = Launcher::with(arguments.to_vec());
         let seen = async {
-            let ctx = Ctx::new(env, Some(launcher)).await?;
-            let seen = worker::is_seen(&ctx).await;
-            ctx.finish().await;
+            let context = CaseContext::new(env, Some(launcher)).await?;
+            let seen = worker::is_seen(&context).await;
+            context.finish().await;
             seen
         };
         let seen = seen.await.map_err(|stop| match stop {
@@ -142,12 +142,12 @@ impl Store {
         Ok(seen)
     }
 
-    /// Takes away what the cases left held, and says what stays behind, a line each. To be called
-    /// when no case runs any more.
+    /// Evicts all grants that the cases left, and returns one line for each remaining item. Call this
+    /// function after all cases have ended.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling leaves the rest as it is.
+    /// Cancelling leaves the remaining grants unchanged.
     pub async fn clean_up(&self) -> Vec<String> {
         let used = {
             let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +156,8 @@ impl Store {
         let mut left = BTreeSet::new();
         let mut kept = None;
         for namespace in used {
-            let cleaned = tokio::time::timeout(CLEANING, self.clean(&namespace, &mut left)).await;
+            let cleaned =
+                tokio::time::timeout(CLEANUP_TIMEOUT, self.clean(&namespace, &mut left)).await;
             match cleaned {
                 Ok(Ok(residue)) => kept = kept.max(Some(residue.unwrap_or(Duration::MAX))),
                 Ok(Err(error)) => {
@@ -189,7 +190,7 @@ impl Store {
         left
     }
 
-    /// Evicts all holders of a namespace; returns for how long the store keeps notes of them.
+    /// Evicts all holders of a namespace; returns how long the store keeps records of them.
     async fn clean(
         &self,
         namespace: &Namespace,
@@ -209,12 +210,12 @@ async fn sweep(
     namespace: &Namespace,
     left: &mut BTreeSet<String>,
 ) -> Result<(), Error> {
-    let mut request = List::new("", PAGE);
+    let mut request = List::new("", PAGE_SIZE);
     loop {
         let page = client.list(request.clone()).await?;
         for lock in &page.locks {
             let mut state = client.inspect(&lock.name).await?;
-            for _ in 0..ROUNDS {
+            for _ in 0..MAX_EVICTIONS {
                 let Some(token) = state.holder.as_ref().and_then(|holder| holder.token) else {
                     break;
                 };
@@ -265,8 +266,8 @@ impl Harness for Store {
         }))
     }
 
-    /// The ticket is the case's namespace. How to reach the store, and as whom, the other process
-    /// reads from the same configuration.
+    /// Returns the namespace of the case. The other process reads the address and the credentials of the
+    /// store from the same configuration.
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         Ok(Arc::new(Part {
             connector: Arc::clone(&self.connector),

@@ -162,7 +162,7 @@ macro_rules! __each_case {
                 shutdown_releases_all [R5]
                     "Shutting a client down releases what it holds, and names what it could not release.";
             }
-            looking {
+            inspect_evict {
                 shows_holder_and_queue [I1]
                     "Inspecting shows the holder with label, host, process and token, and the queue in order.";
                 changes_nothing [I1]
@@ -232,7 +232,7 @@ macro_rules! define_table {
             needs: define_table!(@need $($need)?),
             since: define_table!(@since $($since)?),
             about: $about,
-            run: |ctx| Box::pin(crate::cases::$module::$case(ctx)),
+            run: |context| Box::pin(crate::cases::$module::$case(context)),
         },)+)+];
     };
     (@need) => { None };

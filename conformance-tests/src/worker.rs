@@ -1,7 +1,7 @@
 //! Cases with several processes: the test binary starts itself again as a worker.
 //!
-//! A worker speaks lines on its standard output that begin with a mark, so that whatever else a
-//! test binary prints there does no harm.
+//! A worker writes lines with a marker at their start to its standard output, so that other output of
+//! a test binary does not interfere.
 
 use std::{
     ffi::OsString,
@@ -28,16 +28,16 @@ use tokio::{
 
 use crate::{
     case::{Failure, Need, Stop},
-    ctx::Ctx,
+    context::CaseContext,
     harness::Harness,
 };
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
 const MARK: &str = "@tenure ";
-/// Between two looks of a worker at its guard.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long a process may take to start and to look, on a busy machine.
-const LOOKING: Duration = Duration::from_secs(30);
+/// The interval between two checks of a worker on its guard.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The time limit for a process to start and to inspect a lock on a busy machine.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How to start this binary again so that it becomes a worker.
 #[derive(Clone, Debug)]
@@ -46,19 +46,19 @@ pub(crate) struct Launcher {
 }
 
 impl Launcher {
-    /// A binary whose `main` looks for the order first.
+    /// A binary whose `main` first checks for an order.
     pub(crate) const fn bare() -> Self {
         Self {
             arguments: Vec::new(),
         }
     }
 
-    /// A binary that comes to look for the order if it is started with these arguments.
+    /// A binary that checks for an order if it is started with these arguments.
     pub(crate) const fn with(arguments: Vec<OsString>) -> Self {
         Self { arguments }
     }
 
-    /// A binary of Rust's own harness, with a test that looks for the order.
+    /// A binary of Rust's own test harness, with a test that checks for an order.
     pub(crate) fn test(name: &str) -> Self {
         let arguments = ["--exact", name, "--ignored", "--nocapture"];
         Self {
@@ -67,17 +67,18 @@ impl Launcher {
     }
 }
 
-/// What a worker is to do.
+/// The task of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    /// Take the lock so many times; each time, check that nobody else is inside, and count.
+    /// Acquire the lock `rounds` times; each time, check that no other process is in the critical
+    /// section, and increment the counter.
     Count { rounds: u32 },
-    /// Take the lock and keep it until the process is killed.
+    /// Acquire the lock and hold it until the process is killed.
     Hold,
-    /// Take the lock, and say all the time whether it is held, until it is not.
+    /// Acquire the lock, and report continuously whether it is held, until it is lost.
     Believe,
-    /// Look whether somebody holds the lock: `Held` if so, else `Done`.
-    Look,
+    /// Inspect the lock: report `Held` if it has a holder, else `Done`.
+    Inspect,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,24 +88,24 @@ struct Order {
     namespace: String,
     name: String,
     ttl_ms: u64,
-    arena: PathBuf,
+    directory: PathBuf,
 }
 
-/// What a worker reports.
+/// A report of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// It held the lock under this token, and the counter stood here before it counted.
+    /// The worker held the lock with this token; `count` is the counter before the increment.
     Held { token: u64, count: u64 },
-    /// Whether it said at that moment that it holds the lock; microseconds on the clock that all
+    /// Whether the guard reported at `at_us` that it was held, in microseconds of the clock that all
     /// processes of a machine share.
     Believed { held: bool, at_us: u64 },
-    /// It did what it was to do.
+    /// The worker completed its task.
     Done,
-    /// It saw what must not be.
+    /// The worker observed a violation.
     Broken(String),
 }
 
-/// A worker under way. It is killed when this is dropped.
+/// A running worker. Dropping this value kills it.
 pub(crate) struct Worker {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -113,22 +114,22 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker on the case's environment.
     pub(crate) fn start(
-        ctx: &Ctx,
+        context: &CaseContext,
         job: Job,
         name: &str,
         ttl: Duration,
-        arena: &std::path::Path,
+        directory: &std::path::Path,
     ) -> Result<Self, Stop> {
-        let (Some(launcher), Some(ticket)) = (ctx.launcher(), ctx.env().ticket()) else {
+        let (Some(launcher), Some(ticket)) = (context.launcher(), context.env().ticket()) else {
             return Err(Stop::Ignored(Need::Processes));
         };
         let order = Order {
             job,
             ticket,
-            namespace: ctx.namespace().as_str().to_owned(),
+            namespace: context.namespace().as_str().to_owned(),
             name: name.to_owned(),
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-            arena: arena.to_owned(),
+            directory: directory.to_owned(),
         };
         let order = serde_json::to_string(&order).map_err(std::io::Error::from)?;
         let mut child = Command::new(std::env::current_exe()?)
@@ -148,7 +149,7 @@ impl Worker {
         })
     }
 
-    /// The next report; fails if the worker ended without one.
+    /// Returns the next report; fails if the worker ended without one.
     pub(crate) async fn report(&mut self) -> Result<Report, Stop> {
         while let Some(line) = self.lines.next_line().await? {
             // The harness of Rust's own tests may leave a line begun.
@@ -169,7 +170,7 @@ impl Worker {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Continues the worker's process.
     pub(crate) fn go_on(&self) -> Result<(), Stop> {
         self.signal(Signal::CONT)
     }
@@ -182,20 +183,20 @@ impl Worker {
         Ok(())
     }
 
-    /// Kills the worker, as `kill -9` does, and waits until it is gone.
+    /// Kills the worker, as `kill -9` does, and waits for its end.
     pub(crate) async fn kill(mut self) -> Result<(), Stop> {
         self.child.kill().await?;
         Ok(())
     }
 }
 
-/// Whether another process sees a lock that is held in the case's environment.
-pub(crate) async fn is_seen(ctx: &Ctx) -> Result<bool, Stop> {
-    let client = ctx.client().await?;
+/// Returns whether another process sees a held lock of the case's environment.
+pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
+    let client = context.client().await?;
     let guard = client.lock("seen")?.acquire().await?;
-    let arena = std::env::temp_dir();
-    let mut worker = Worker::start(ctx, Job::Look, "seen", ctx.long(), &arena)?;
-    let seen = tokio::time::timeout(LOOKING, worker.report()).await;
+    let directory = std::env::temp_dir();
+    let mut worker = Worker::start(context, Job::Inspect, "seen", context.long(), &directory)?;
+    let seen = tokio::time::timeout(INSPECT_TIMEOUT, worker.report()).await;
     let _ = guard.release().await;
     match seen {
         Ok(report) => Ok(matches!(report?, Report::Held { .. })),
@@ -203,9 +204,8 @@ pub(crate) async fn is_seen(ctx: &Ctx) -> Result<bool, Stop> {
     }
 }
 
-/// Does a worker's work if this process was started as one of a [`Suite`](crate::report::Suite), and
-/// returns with which code it is to end. The harness must be of the same store. From outside of any
-/// runtime.
+/// Runs as a worker if a [`Suite`](crate::report::Suite) started this process as one, and returns the
+/// exit code. The harness must use the same store. Call this function outside of any runtime.
 #[must_use]
 pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     let order = std::env::var(VARIABLE).ok()?;
@@ -229,7 +229,7 @@ pub fn serve_if_asked(harness: &Arc<dyn Harness>) -> Option<ExitCode> {
     }
 }
 
-fn tell(report: &Report) {
+fn send_report(report: &Report) {
     if let Ok(text) = serde_json::to_string(report) {
         println!("{MARK}{text}");
     }
@@ -248,24 +248,24 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
         Job::Believe => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();
-            tell(&Report::Held { token, count: 0 });
+            send_report(&Report::Held { token, count: 0 });
             loop {
                 // The moment before the look: it was held at no later one on that account.
                 let at = SystemClock.now().since_origin().as_micros();
                 let at_us = u64::try_from(at).unwrap_or(u64::MAX);
                 let held = guard.check().is_ok();
-                tell(&Report::Believed { held, at_us });
+                send_report(&Report::Believed { held, at_us });
                 if !held {
                     // Whatever it still does to the lock, it does while others watch.
                     let _ = guard.release().await;
                     std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
-        Job::Look => {
+        Job::Inspect => {
             let state = client.inspect(&LockName::new(&order.name)?).await?;
-            tell(&state.holder.map_or(Report::Done, |holder| Report::Held {
+            send_report(&state.holder.map_or(Report::Done, |holder| Report::Held {
                 token: holder.token.map_or(0, FencingToken::get),
                 count: 0,
             }));
@@ -274,9 +274,9 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
         Job::Hold => {
             let guard = lock.acquire().await?;
             let token = guard.token().get();
-            tell(&Report::Held { token, count: 0 });
+            send_report(&Report::Held { token, count: 0 });
             guard.lost().await;
-            tell(&Report::Broken(
+            send_report(&Report::Broken(
                 "the holder lost the lock while it lived".to_owned(),
             ));
             return Ok(());
@@ -284,29 +284,30 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
     };
     for _ in 0..rounds {
         let guard = lock.acquire().await?;
-        match count(&order.arena) {
-            Ok(count) => tell(&Report::Held {
+        match count(&order.directory) {
+            Ok(count) => send_report(&Report::Held {
                 token: guard.token().get(),
                 count,
             }),
             // After a loss an overlap is no breach.
             Err(text) if matches!(guard.phase(), Phase::Held | Phase::Suspect) => {
-                tell(&Report::Broken(text));
+                send_report(&Report::Broken(text));
             }
             Err(text) => eprintln!("conformance worker: {text}, after the lock was lost"),
         }
         let _ = guard.release().await;
     }
     client.shutdown(Duration::from_secs(1)).await;
-    tell(&Report::Done);
+    send_report(&Report::Done);
     Ok(())
 }
 
-/// Adds one to the counter of the arena, in steps that show whether anybody else is inside.
-fn count(arena: &std::path::Path) -> Result<u64, String> {
-    let inside = arena.join("inside");
+/// Increments the counter in the directory, in steps that detect another process in the critical
+/// section.
+fn count(directory: &std::path::Path) -> Result<u64, String> {
+    let inside = directory.join("inside");
     std::fs::File::create_new(&inside).map_err(|error| format!("two are inside: {error}"))?;
-    let counter = arena.join("counter");
+    let counter = directory.join("counter");
     let count = std::fs::read_to_string(&counter)
         .ok()
         .and_then(|text| text.parse().ok())
@@ -315,6 +316,6 @@ fn count(arena: &std::path::Path) -> Result<u64, String> {
     let left = std::fs::remove_file(&inside);
     written
         .and(left)
-        .map_err(|error| format!("the arena failed: {error}"))?;
+        .map_err(|error| format!("the directory failed: {error}"))?;
     Ok(count)
 }

@@ -4,15 +4,15 @@ use std::{fmt::Debug, path::Path, thread, time::Duration};
 
 use crate::{
     Certificates, Error,
-    poll::{self, Look},
+    poll::{self, Condition},
     process,
 };
 
 const SIZE: usize = 3;
 /// How many times ports are tried when others take them first.
-const PORTS: u32 = 5;
+const MAX_PORT_ATTEMPTS: u32 = 5;
 /// How long the members may take to serve after their start.
-const SETTLE: Duration = Duration::from_secs(60);
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a cluster is made of. Implemented by the servers of this crate.
 pub trait Member: Debug + Send + Sync + Sized {
@@ -165,7 +165,9 @@ impl<M: Member> ClusterBuilder<M> {
                     return Ok(cluster);
                 }
                 // One of ZooKeeper listens for clients before it finds its other ports taken.
-                Err(_) if attempt < PORTS && cluster.members.iter().any(M::lost_its_port) => {}
+                Err(_)
+                    if attempt < MAX_PORT_ATTEMPTS
+                        && cluster.members.iter().any(M::lost_its_port) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -222,12 +224,12 @@ impl<M: Member> Cluster<M> {
     /// When there is none within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         let wanted = format!("the {} cluster has one leader", M::WHAT);
-        poll::until(&wanted, SETTLE, || {
+        poll::until(&wanted, HEALTHY_TIMEOUT, || {
             let leads = |server: &M| server.is_running() && server.leads();
             let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
             match leaders[..] {
-                [leader] => Look::Ready(leader),
-                _ => Look::NotYet(format!("those that say they lead: {leaders:?}")),
+                [leader] => Condition::Ready(leader),
+                _ => Condition::NotYet(format!("those that say they lead: {leaders:?}")),
             }
         })
     }
@@ -243,7 +245,7 @@ impl<M: Member> Cluster<M> {
 
     /// The same after a start, when none of them may have ended.
     fn settle(&self) -> Result<(), Error> {
-        self.until_healthy(SETTLE, || {
+        self.until_healthy(HEALTHY_TIMEOUT, || {
             let ended = self.members.iter().find(|server| !server.is_running())?;
             let what = format!("the member {} ended at its start", ended.address());
             let log = process::end_of_log(&ended.directory().join("server.log"));
@@ -259,13 +261,13 @@ impl<M: Member> Cluster<M> {
         let wanted = format!("all members of the {} cluster are healthy", M::WHAT);
         poll::until(&wanted, bound, || {
             if let Some(error) = hopeless() {
-                return Look::Failed(error);
+                return Condition::Failed(error);
             }
             let reason = self.members.iter().find_map(|server| {
                 let why = server.trouble()?;
                 Some(format!("the member {}: {why}", server.address()))
             });
-            reason.map_or(Look::Ready(()), Look::NotYet)
+            reason.map_or(Condition::Ready(()), Condition::NotYet)
         })
     }
 

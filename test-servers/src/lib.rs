@@ -28,10 +28,10 @@
 
 mod certificates;
 pub mod cluster;
-mod daemon;
 mod error;
 pub mod etcd;
 mod http;
+mod managed_process;
 mod poll;
 mod ports;
 mod process;

@@ -7,10 +7,10 @@ use tenure_core::clock::{Clock, SystemClock};
 use crate::Error;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
-/// What one look at a condition found.
-pub(crate) enum Look<T> {
+/// The state of a condition.
+pub(crate) enum Condition<T> {
     /// It holds.
     Ready(T),
     /// Not yet, and why.
@@ -19,7 +19,7 @@ pub(crate) enum Look<T> {
     Failed(Error),
 }
 
-impl<T> Look<T> {
+impl<T> Condition<T> {
     /// A failure to ask is no more than "not yet".
     pub(crate) fn from_answer(answer: Result<T, Error>) -> Self {
         match answer {
@@ -33,15 +33,15 @@ impl<T> Look<T> {
 pub(crate) fn until<T>(
     what: &str,
     bound: Duration,
-    mut look: impl FnMut() -> Look<T>,
+    mut check: impl FnMut() -> Condition<T>,
 ) -> Result<T, Error> {
     let begun = SystemClock.now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let reason = match look() {
-            Look::Ready(found) => return Ok(found),
-            Look::Failed(error) => return Err(error),
-            Look::NotYet(reason) => reason,
+        let reason = match check() {
+            Condition::Ready(found) => return Ok(found),
+            Condition::Failed(error) => return Err(error),
+            Condition::NotYet(reason) => reason,
         };
         if SystemClock.now().since(begun) > bound {
             return Err(Error::new(format!(
@@ -49,7 +49,7 @@ pub(crate) fn until<T>(
             )));
         }
         thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -63,15 +63,15 @@ mod tests {
         let third = until("third look", Duration::from_secs(30), || {
             looks += 1;
             if looks == 3 {
-                Look::Ready(looks)
+                Condition::Ready(looks)
             } else {
-                Look::NotYet(format!("look {looks}"))
+                Condition::NotYet(format!("look {looks}"))
             }
         });
         assert_eq!(third.unwrap(), 3);
 
         let failed = until::<()>("never", Duration::from_secs(30), || {
-            Look::Failed(Error::new("over"))
+            Condition::Failed(Error::new("over"))
         });
         assert_eq!(failed.unwrap_err().to_string(), "over");
     }
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn the_bound_ends_the_wait_with_the_last_reason() {
         let late = until::<()>("the server is ready", Duration::from_millis(20), || {
-            Look::NotYet("connection refused".to_owned())
+            Condition::NotYet("connection refused".to_owned())
         });
         assert_eq!(
             late.unwrap_err().to_string(),

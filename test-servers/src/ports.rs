@@ -16,28 +16,28 @@ use std::{
 
 use crate::Error;
 
-const LOWEST: u16 = 10_000;
+const FIRST_PORT: u16 = 10_000;
 /// Where Linux lets the outgoing range begin, unless told otherwise.
-const USUAL_END: u16 = 32_768;
-const ATTEMPTS: u32 = 1_000;
+const DEFAULT_EPHEMERAL_START: u16 = 32_768;
+const MAX_ATTEMPTS: u32 = 1_000;
 
-static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+static RESERVED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
 /// A port that nobody listens on, and that this process was not given before. Another process may
 /// still take it before it is used: whoever uses it has to be ready to try another.
 pub(crate) fn free() -> Result<u16, Error> {
     let end = end_of_range();
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
-    for _ in 0..ATTEMPTS {
-        let port = LOWEST + random_below(end - LOWEST);
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let reserved = reserved.get_or_insert_default();
+    for _ in 0..MAX_ATTEMPTS {
+        let port = FIRST_PORT + random_below(end - FIRST_PORT);
+        if !reserved.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            reserved.insert(port);
             return Ok(port);
         }
     }
     Err(Error::new(format!(
-        "no free port of 127.0.0.1 between {LOWEST} and {end} in {ATTEMPTS} attempts"
+        "no free port of 127.0.0.1 between {FIRST_PORT} and {end} in {MAX_ATTEMPTS} attempts"
     )))
 }
 
@@ -76,8 +76,8 @@ fn end_of_range() -> u16 {
         .ok()
         .and_then(|range| range.split_whitespace().next()?.parse().ok())
         // A range that leaves no room below is shared with outgoing connections.
-        .filter(|begin| *begin > LOWEST + 2_000)
-        .unwrap_or(USUAL_END)
+        .filter(|begin| *begin > FIRST_PORT + 2_000)
+        .unwrap_or(DEFAULT_EPHEMERAL_START)
 }
 
 /// Random enough for a port; each hasher has keys of its own.

@@ -23,12 +23,12 @@ use nix::{
 
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
 };
 
 /// `$1` is the directory to remove, the rest the server's command line. The subshell is the
 /// watchdog; `$$` within it is still the number of the outer shell, which becomes the server.
-const WATCHED: &str = r#"
+const WATCHDOG_SCRIPT: &str = r#"
 exec 3<&0 </dev/null
 directory=$1
 shift
@@ -47,7 +47,7 @@ exec "$@"
 const LOG_LINES: usize = 15;
 
 /// How long the system may take to stop a process on a busy machine.
-const STOP: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running server, killed when dropped.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Process {
             .open(log)
             .map_err(failed)?;
         let child = Command::new("/bin/sh")
-            .args(["-c", WATCHED, "sh"])
+            .args(["-c", WATCHDOG_SCRIPT, "sh"])
             .arg(directory)
             .arg(program)
             .args(arguments)
@@ -149,10 +149,10 @@ impl Process {
     /// The system takes its time to stop a process, and a thread that still runs may answer.
     fn wait_until_stopped(&self) -> Result<(), Error> {
         let what = format!("the server with process id {} stops", self.id);
-        poll::until(&what, STOP, || {
+        poll::until(&what, STOP_TIMEOUT, || {
             match threads(self.id).into_iter().find(|state| *state != 'T') {
-                None => Look::Ready(()),
-                Some(state) => Look::NotYet(format!("a thread is in state {state}")),
+                None => Condition::Ready(()),
+                Some(state) => Condition::NotYet(format!("a thread is in state {state}")),
             }
         })
     }

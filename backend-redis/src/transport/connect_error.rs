@@ -24,7 +24,7 @@ impl ConnectError {
     }
 
     /// A problem with the TLS files.
-    pub(super) fn from_tls(tls: tenure_tls::Trouble) -> Self {
+    pub(super) fn from_tls(tls: tenure_tls::TlsError) -> Self {
         Self::new(tls.kind, tls.detail)
     }
 

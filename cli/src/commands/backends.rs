@@ -1,4 +1,4 @@
-//! `tenure backends`: the kinds of stores that this build knows.
+//! `tenure backends`: lists the kinds of stores that this build supports.
 
 use serde::Serialize;
 use tenure::Registry;
@@ -15,11 +15,11 @@ struct View<'a> {
     schemes: &'a [&'static str],
     summary: Option<&'static str>,
     options: &'a [&'static str],
-    /// The Cargo feature that would bring it, if this build has it not.
+    /// The Cargo feature that adds this backend, if this build lacks it.
     missing_feature: Option<&'static str>,
 }
 
-/// Lists them.
+/// Lists the backends.
 pub(super) fn list(global: &Global, registry: &Registry) -> Result<(), Failure> {
     for factory in registry.factories() {
         let view = View {

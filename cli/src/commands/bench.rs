@@ -1,4 +1,4 @@
-//! `tenure bench`: how fast locks are on the configured store.
+//! `tenure bench`: measures the speed of locks on the configured store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ struct One {
     longest_wait_over_median: f64,
 }
 
-/// Measures in a namespace of its own, which nobody else uses.
+/// Measures in a separate namespace that no other client uses.
 pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let namespace = format!("bench-{}", ClientId::random()?);
     let sources = sources(global).set("backend.namespace", &namespace, "command bench");
@@ -60,7 +60,7 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
 async fn measure(options: &Bench, config: &Config, client: &Client) -> Result<View, Failure> {
     let failed = |error: tenure_load::Failure| Failure::new(UNAVAILABLE, error.to_string());
     let locks = Arc::new(Locks::new("tenure", client.clone()));
-    // The first turn pays for what later ones find ready.
+    // The first turn is a warm-up.
     let warm = Duration::ZERO;
     tenure_load::alone(&locks, "alone", warm)
         .await

@@ -11,7 +11,7 @@ use crate::{
     escape::escape,
     exit::Failure,
     output,
-    run::fit,
+    run::check_fits,
 };
 
 #[derive(Serialize)]
@@ -41,15 +41,16 @@ pub(super) fn run(
         ConfigCommand::Check => {
             let store = config.open(registry)?.info().endpoint;
             config.terms.check(config.ttl)?;
-            let run = fit(KILL_AFTER, &config).err();
+            let run = check_fits(KILL_AFTER, &config).err();
             match global.output {
                 Format::Text => {
                     let store = escape(&store);
                     let mut text = format!("the configuration is sound; store: {store}\n");
                     if let Some(arithmetic) = &run {
-                        text += &format!("but `tenure run` refuses it as it is: {arithmetic}\n");
+                        text += &format!("but `tenure run` refuses it: {arithmetic}\n");
                     }
-                    text += "the store was not asked; what is required of it is checked then\n";
+                    text +=
+                        "the store was not contacted; its requirements are checked at connect\n";
                     output::write(text)
                 }
                 Format::Json => output::write_json(&serde_json::json!({

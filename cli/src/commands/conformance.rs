@@ -1,4 +1,4 @@
-//! `tenure conformance`: the suite on the configured store, in a namespace that is thrown away.
+//! `tenure conformance`: runs the suite on the configured store, in a temporary namespace.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use tenure_conformance::{
 use super::{load, runtime, sources};
 use crate::{
     args::{Conformance, Format, Global},
-    exit::{Failure, IO, USAGE, say},
+    exit::{Failure, IO, USAGE, print_message},
     output,
 };
 
@@ -28,7 +28,7 @@ const FAILED: u8 = 1;
 /// Exit code if it was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the suite, or shows what came of earlier runs.
+/// Runs the suite, or shows the reports of earlier runs.
 pub(super) fn run(
     options: &Conformance,
     global: &Global,
@@ -60,7 +60,7 @@ pub(super) fn run(
         return list(&suite);
     }
     if suite.chosen().is_empty() {
-        let text = "no case has that in its id; `tenure conformance --list` shows them";
+        let text = "no case id contains this text; `tenure conformance --list` shows all ids";
         return Err(Failure::new(USAGE, text));
     }
     watch(&interrupted)?;
@@ -71,7 +71,7 @@ pub(super) fn run(
     let reports = [report];
     let [report] = &reports;
     match global.output {
-        // Each case has had its line.
+        // Each case already has its line.
         Format::Text => output::write(report::text::summary(report))?,
         Format::Json => output::write(report::json::write(report))?,
     }
@@ -82,7 +82,7 @@ pub(super) fn run(
     Ok(code(&reports))
 }
 
-/// The run itself. Whatever comes of it, there may be something to clean up.
+/// Runs the suite. The caller must clean up whatever the result is.
 fn attempt(
     suite: Suite,
     options: &Conformance,
@@ -91,20 +91,20 @@ fn attempt(
     interrupted: &AtomicBool,
 ) -> Result<Report, Failure> {
     let harness: Arc<dyn Harness> = Arc::<Store>::clone(store);
-    // A store that cannot be reached is no store that fails the suite.
+    // An unreachable store is an error, not a failure of the suite.
     let connected = runtime()?.block_on(async {
         suite.probe().await?;
         Ok::<_, tenure::Error>(store.reach(&arguments(global)).await)
     })?;
     if let Err(reason) = connected {
-        say(&format!(
-            "warning: whether other processes reach the store could not be found out: {reason}"
+        print_message(&format!(
+            "warning: cannot determine whether other processes reach the store: {reason}"
         ));
     }
     let show = global.output == Format::Text;
     let mut report = suite.run(&|progress| {
         if let (true, Progress::Ended(case)) = (show, progress) {
-            // That nobody reads it any more shows when the summary is written.
+            // A closed stdout is reported when the summary is written.
             let _ = output::write(report::text::line(case));
         }
     });
@@ -114,8 +114,8 @@ fn attempt(
     Ok(report)
 }
 
-/// How this program is started again so that it reads the same configuration. What is secret comes
-/// from the file or the environment, as it did here.
+/// Returns the arguments with which this program starts again and reads the same configuration.
+/// Secrets come from the file or the environment, as in this process.
 fn arguments(global: &Global) -> Vec<OsString> {
     let mut arguments = vec![OsString::from("conformance")];
     let mut add = |name: &str, value: Option<OsString>| {
@@ -129,7 +129,7 @@ fn arguments(global: &Global) -> Vec<OsString> {
     arguments
 }
 
-/// Whatever the store was configured with that must show nowhere.
+/// Returns the configured secrets, which must not appear anywhere.
 fn secrets(config: &Config, registry: &Registry) -> Vec<String> {
     let settings = &config.settings;
     let password = settings
@@ -152,8 +152,8 @@ fn secrets(config: &Config, registry: &Registry) -> Vec<String> {
         .collect()
 }
 
-/// The first INT or TERM lets the cases under way end, and nothing new begin; the second ends the
-/// program as if nobody had caught it.
+/// On the first INT or TERM, running cases end and no new case starts. The second signal ends the
+/// program as if it were not caught.
 fn watch(interrupted: &Arc<AtomicBool>) -> Result<(), Failure> {
     use signal_hook::{
         consts::{SIGINT, SIGTERM},
@@ -185,13 +185,13 @@ fn code(reports: &[Report]) -> ExitCode {
     }
 }
 
-/// The files that are to be written, and in which form.
+/// Returns the files to write and their formats.
 fn files(paths: &[PathBuf]) -> Result<Vec<(&PathBuf, Form)>, Failure> {
     let form = |path: &PathBuf| {
         Form::of(path).ok_or_else(|| {
             let shown = path.display();
             let text =
-                format!("--report {shown}: the name has to end in .json, .xml, .html, .md or .txt");
+                format!("--report {shown}: the name must end in .json, .xml, .html, .md or .txt");
             Failure::new(USAGE, text)
         })
     };
@@ -205,7 +205,7 @@ fn form(format: Format) -> Form {
     }
 }
 
-/// Reads reports that were written before.
+/// Reads earlier reports.
 fn read(paths: &[PathBuf]) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     for path in paths {
@@ -218,7 +218,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Report>, Failure> {
     Ok(reports)
 }
 
-/// Writes all the files that were asked for.
+/// Writes all requested files.
 fn deliver(reports: &[Report], files: &[(&PathBuf, Form)]) -> Result<(), Failure> {
     for (path, form) in files {
         std::fs::write(path, report::write(*form, reports)).map_err(|error| {

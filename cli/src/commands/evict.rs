@@ -1,4 +1,4 @@
-//! `tenure break`: takes one grant away.
+//! `tenure break`: evicts one grant.
 
 use serde::Serialize;
 use tenure::{Registry, request::Evicted, token::FencingToken};
@@ -7,7 +7,7 @@ use super::{about, lock_name};
 use crate::{
     args::{Break, Format, Global},
     escape::quote,
-    exit::{Failure, say},
+    exit::{Failure, print_message},
     output,
     view::{HolderView, held_by},
 };
@@ -26,7 +26,7 @@ struct View<'a> {
     holder: Option<HolderView>,
 }
 
-/// Takes the grant with that token away, and no other.
+/// Evicts the grant with the given token and no other grant.
 pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
     let shown = quote(name.as_str());
@@ -59,9 +59,9 @@ pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Re
                 ),
             ));
         }
-        say(&format!(
-            "took the grant with token {} of {shown} away, because: {}; its holder's work goes on \
-             until it hears of it, and until then its token alone protects",
+        print_message(&format!(
+            "evicted the grant with token {} of {shown}, because: {}; the holder continues until it \
+             learns of the loss, and until then only its fencing token protects",
             options.token, options.reason
         ));
         Ok(())

@@ -17,7 +17,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     output::write(script)
 }
 
-/// Writes the manual page of a command, or of the whole.
+/// Writes the manual page of one command, or of `tenure`.
 pub(super) fn page(name: Option<&str>) -> Result<(), Failure> {
     let mut whole = Cli::command();
     whole.build();

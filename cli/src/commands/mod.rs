@@ -1,4 +1,5 @@
-//! The commands but `run`: each reads the configuration, asks the store, and shows the answer.
+//! All commands except `run`: each reads the configuration, queries the store, and shows the
+//! result.
 
 mod backends;
 mod bench;
@@ -17,10 +18,10 @@ use tenure::{Client, Config, Registry, Sources, name::LockName};
 
 use crate::{
     args::{Cli, Command, Global},
-    exit::{Failure, UNAVAILABLE, USAGE, say},
+    exit::{Failure, UNAVAILABLE, USAGE, print_message},
 };
 
-/// Runs what the command line says.
+/// Runs the command that the command line selects.
 pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
     let global = &cli.global;
     crate::log::start(global.verbose);
@@ -44,7 +45,7 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// The sources of the configuration that every command has.
+/// Returns the sources of the configuration that all commands share.
 pub(crate) fn sources(global: &Global) -> Sources {
     let mut sources = Sources::new().environment();
     if let Some(path) = &global.config {
@@ -59,22 +60,22 @@ pub(crate) fn sources(global: &Global) -> Sources {
     sources
 }
 
-/// Reads the configuration, and says what is odd about it.
+/// Reads the configuration and prints its warnings.
 pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
     let config = Config::load(sources)?;
     for warning in config.warnings() {
-        say(&format!("warning: {warning}"));
+        print_message(&format!("warning: {warning}"));
     }
     Ok(config)
 }
 
-/// The lock's name as it was given.
+/// Parses the name of a lock.
 pub(crate) fn lock_name(text: &std::ffi::OsStr) -> Result<LockName, Failure> {
     LockName::from_bytes(text.as_encoded_bytes())
         .map_err(|error| Failure::new(USAGE, format!("the lock's name is invalid: {error}")))
 }
 
-/// The runtime of the supervisor and of the other commands.
+/// Creates the runtime of the supervisor and of the other commands.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -83,7 +84,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::new(UNAVAILABLE, format!("starting the runtime: {error}")))
 }
 
-/// As [`with_client`], about one lock.
+/// Like [`with_client`], for one lock: a failure names the lock.
 pub(crate) fn about<T>(
     lock: &LockName,
     global: &Global,
@@ -93,7 +94,7 @@ pub(crate) fn about<T>(
     with_client(global, registry, ask).map_err(|failure| failure.about(lock))
 }
 
-/// Asks the configured store, and closes the connection.
+/// Queries the configured store and closes the connection.
 pub(crate) fn with_client<T>(
     global: &Global,
     registry: &Registry,

@@ -8,13 +8,13 @@ use super::{about, lock_name, with_client};
 use crate::{
     args::{Format, Global},
     escape::{escape, quote},
-    exit::{Failure, say},
+    exit::{Failure, print_message},
     output,
     view::{self, ListedView, LockView},
 };
 
-/// How many locks are asked for at a time.
-const PAGE: usize = 500;
+/// The number of locks in one page of the listing.
+const PAGE_SIZE: usize = 500;
 
 /// Shows one lock.
 pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
@@ -23,7 +23,7 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
         let state = client.inspect(&name).await?;
         match global.output {
             Format::Text => {
-                // Whoever looks into another store or namespace than the holder's has to see that.
+                // The output names the store and the namespace, so that a user notices a wrong one.
                 let store = escape(&client.info().endpoint);
                 let namespace = quote(config.namespace.as_str());
                 let place = format!("in namespace {namespace} of {store}\n");
@@ -41,7 +41,7 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
 /// Lists the locks that are held or waited for.
 pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result<(), Failure> {
     with_client(global, registry, async |config, client| {
-        let mut request = List::new(prefix, PAGE);
+        let mut request = List::new(prefix, PAGE_SIZE);
         let mut any = false;
         loop {
             let page = client.list(request.clone()).await?;
@@ -63,7 +63,7 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
                 if !any {
                     let namespace = quote(config.namespace.as_str());
                     let store = &client.info().endpoint;
-                    say(&format!("no locks in namespace {namespace} of {store}"));
+                    print_message(&format!("no locks in namespace {namespace} of {store}"));
                 }
                 return Ok(());
             }

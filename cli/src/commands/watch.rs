@@ -13,10 +13,10 @@ use crate::{
     view::{self, LockView},
 };
 
-/// The store is not asked more often than this.
-const SHORTEST: Duration = Duration::from_millis(50);
+/// The shortest interval between two queries of the store.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Shows the lock, and again whenever its holder or queue has changed, until INT or TERM.
+/// Shows the lock, and shows it again after each change of its holder or queue, until INT or TERM.
 pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
     about(&name, global, registry, async |config, client| {
@@ -40,7 +40,7 @@ pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Re
             tokio::select! {
                 _ = interrupt.recv() => return Err(Failure::silent(130)),
                 _ = terminate.recv() => return Err(Failure::silent(143)),
-                () = tokio::time::sleep(options.every.max(SHORTEST)) => {}
+                () = tokio::time::sleep(options.every.max(MIN_INTERVAL)) => {}
             }
         }
     })
@@ -50,7 +50,7 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(UNAVAILABLE, format!("catching signals: {error}")))
 }
 
-/// The state without what changes with every renewal.
+/// Returns the state without the field that changes with every renewal.
 fn mark(state: &LockState) -> LockState {
     let mut mark = state.clone();
     if let Some(holder) = &mut mark.holder {

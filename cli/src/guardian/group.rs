@@ -1,4 +1,4 @@
-//! The command's process group: starting it, signalling it, waiting for it.
+//! The command's process group: start, signals, and the leader's changes of state.
 
 use std::{
     ffi::OsString,
@@ -18,19 +18,19 @@ use super::protocol::Report;
 #[derive(Debug)]
 pub(super) struct Group(Pid);
 
-/// What happened to the leader.
+/// A change of the leader's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It exited with this code.
+    /// The leader exited with this code.
     Exited(u8),
-    /// It died of this signal.
+    /// This signal killed the leader.
     Died(i32),
-    /// It was stopped by this signal.
+    /// This signal stopped the leader.
     Stopped(i32),
 }
 
 impl Group {
-    /// Starts the command in a group of its own.
+    /// Starts the command in a new group.
     pub(super) fn start(command: &[OsString], stdin: Option<OwnedFd>) -> Result<Self, Report> {
         let refused = |code, reason: String| Report::NotStarted { code, reason };
         let Some((program, arguments)) = command.split_first() else {
@@ -52,22 +52,22 @@ impl Group {
         }
     }
 
-    /// Its id, which is its leader's process id.
+    /// Returns the group's id, which is its leader's process id.
     pub(super) const fn id(&self) -> Pid {
         self.0
     }
 
-    /// Sends a signal to every process of it. One that has none left is no failure.
+    /// Sends a signal to every process of the group. An empty group is not an error.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = kill_process_group(self.0, signal);
     }
 
-    /// Whether no process of it is left.
+    /// Returns whether the group is empty.
     pub(super) fn is_empty(&self) -> bool {
         test_kill_process_group(self.0).is_err_and(|error| error == rustix::io::Errno::SRCH)
     }
 
-    /// What has happened to the leader since the last call, if anything.
+    /// Returns the leader's next change of state since the last call, if any.
     pub(super) fn poll(&self) -> Option<Change> {
         self.wait(WaitOptions::NOHANG | WaitOptions::UNTRACED)
     }
@@ -76,7 +76,7 @@ impl Group {
         let (_, status) = match rustix::process::waitpid(Some(self.0), options) {
             Ok(Some(change)) => change,
             Ok(None) | Err(rustix::io::Errno::INTR) => return None,
-            // Nobody else waits for it; if it is gone all the same, it ended in an unknown way.
+            // No other process waits for the leader; if it is missing, it ended in an unknown way.
             Err(_) => return Some(Change::Died(Signal::KILL.as_raw())),
         };
         let status = std::process::ExitStatus::from_raw(status.as_raw());

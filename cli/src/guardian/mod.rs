@@ -1,9 +1,9 @@
-//! The guardian: the small process that runs the command and can stop it when nobody else can.
+//! The guardian: a small process that runs the command and stops it if the supervisor cannot.
 //!
-//! The process that talks to the store can be stopped, killed, or hang. So a second process, with
-//! neither network nor runtime, is the command's parent. It is told each new deadline, reads the
-//! clock itself, and stops the command before the store can give the lock to somebody else; and
-//! it kills the command at once when the first process is gone.
+//! The supervisor, which talks to the store, can be stopped, killed, or hang. A second process,
+//! with neither network nor runtime, is therefore the command's parent. The guardian receives each
+//! new deadline, reads the clock itself, and stops the command before the store can grant the lock
+//! to another client. It kills the command at once when the supervisor has ended.
 
 mod group;
 pub(crate) mod protocol;
@@ -31,30 +31,30 @@ use tenure::clock::Instant;
 
 use self::{
     group::{Change, Group},
-    protocol::{End, Lines, OnLost, Order, Report, line, moment},
+    protocol::{End, Lines, OnLost, Order, Report, instant_from_nanos, line},
     terminal::Terminal,
 };
 use crate::{escape::quote, time};
 
-/// `poll` sleeps on a clock that stops with the machine; the deadline's clock does not. So it
-/// sleeps no longer than this before the clock is read again.
-const SLICE: Duration = Duration::from_millis(500);
-/// The command is killed so long before the deadline, so that it is dead by then.
+/// The longest sleep in `poll`. The clock of `poll` stops while the machine is suspended, and the
+/// deadline's clock does not, so the guardian must read the deadline's clock this often.
+const MAX_SLEEP: Duration = Duration::from_millis(500);
+/// The guardian kills the command this long before the deadline, so that it is dead by then.
 const KILL_LEAD: Duration = Duration::from_millis(10);
-/// For how long killed processes may take to vanish.
-const DYING: Duration = Duration::from_secs(1);
-/// How often it is looked whether the rest of a group has ended whose leader has.
-const REST: Duration = Duration::from_millis(20);
+/// How long the guardian waits for killed processes to vanish.
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the guardian checks whether the rest of a group has ended after its leader.
+const GROUP_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is received must not be open in the command beside its standard input.
+/// The received descriptor must not stay open in the command beside its standard input.
 #[cfg(target_os = "linux")]
-const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+const RECV_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
-const RECEIVE: RecvFlags = RecvFlags::empty();
+const RECV_FLAGS: RecvFlags = RecvFlags::empty();
 
-/// Runs as a guardian if the arguments say so; the first of them is the program's name.
+/// Runs as a guardian if the arguments request it; the first argument is the program's name.
 ///
-/// The control channel is the standard input.
+/// The standard input is the control channel.
 pub(crate) fn run_if_asked(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, first, supervisor, kill_after, _, command @ ..] = arguments else {
         return None;
@@ -81,9 +81,9 @@ pub(crate) fn run_if_asked(arguments: &[OsString]) -> Option<ExitCode> {
 
 fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // Caught by a handler that does nothing, not ignored: the command would inherit that. They
-    // are meant for the command, and come to it through the supervisor.
-    for signal in crate::signals::PASSED_ON
+    // A handler that does nothing catches these signals. Ignoring them would not work: the command
+    // would inherit that. The supervisor forwards the signals to the command.
+    for signal in crate::signals::FORWARDED
         .iter()
         .chain(&crate::signals::JOB_CONTROL)
     {
@@ -97,7 +97,7 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
 
     let mut lines = Lines::default();
     let Some((deadline, stdin)) = receive_start(&control, &mut lines)? else {
-        // The supervisor is gone before anything was begun.
+        // The supervisor ended before it sent the start message.
         return Ok(());
     };
     control.set_nonblocking(true)?;
@@ -106,7 +106,7 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
         stdin.as_ref().is_some_and(IsTerminal::is_terminal) && io::stdout().is_terminal();
     let terminal = Terminal::open(supervisor);
     if time::now() >= deadline.before(KILL_LEAD) {
-        // The machine was paused since the grant: what must not run is not started.
+        // The machine was paused since the grant, so the command must not start.
         let (code, signal, ended) = (None, None, true);
         let end = End {
             code,
@@ -139,10 +139,10 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
         group,
     };
     guardian.report(&Report::Started(guardian.group.id().as_raw_nonzero().get()));
-    guardian.watch()
+    guardian.run()
 }
 
-/// The first message, and the command's standard input with it. `None` if the supervisor is gone.
+/// Receives the first message and the command's standard input; `None` if the supervisor has ended.
 fn receive_start(
     control: &UnixStream,
     lines: &mut Lines,
@@ -156,7 +156,7 @@ fn receive_start(
             control,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut ancillary,
-            RECEIVE,
+            RECV_FLAGS,
         );
         let count = match received {
             Ok(message) => message.bytes,
@@ -173,7 +173,7 @@ fn receive_start(
         }
         lines.feed(&bytes[..count]);
         if let Some(Order::Start(deadline)) = lines.next() {
-            return Ok(Some((moment(deadline), stdin)));
+            return Ok(Some((instant_from_nanos(deadline), stdin)));
         }
     }
 }
@@ -207,20 +207,20 @@ struct Ending {
 fn gone() -> String {
     let name = std::env::var("TENURE_NAME").unwrap_or_default();
     format!(
-        "tenure: {}: stopped the command, since the process that kept the lock is gone; nobody else gets it \
-         before its TTL is over\n",
+        "tenure: {}: stopped the command because the process that renewed the lock has ended; no other \
+         client can acquire the lock before its TTL expires\n",
         quote(&name)
     )
 }
 
 impl Guardian {
-    fn watch(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         loop {
-            // Orders first: after a pause, a newer deadline may lie in the channel.
+            // Read the orders first: after a pause, the channel may contain a newer deadline.
             self.take_orders();
             let now = time::now();
             self.enforce(now);
-            self.look_at_leader();
+            self.poll_leader();
             if let Some(end) = self.finished(now) {
                 if let Some(terminal) = &self.terminal {
                     terminal.take_from(self.group.id());
@@ -248,7 +248,7 @@ impl Guardian {
             }
         }
         while let Some(order) = self.lines.next() {
-            self.obey(order);
+            self.handle(order);
         }
     }
 
@@ -257,12 +257,12 @@ impl Guardian {
         self.kill(time::now());
     }
 
-    fn obey(&mut self, order: Order) {
+    fn handle(&mut self, order: Order) {
         match order {
             Order::Start(at) | Order::Deadline(at) => {
-                // Ending is final, and after evidence of a loss no deadline counts.
+                // The end of the command is final, and no deadline counts after evidence of a loss.
                 if self.ending.is_none() {
-                    self.deadline = self.deadline.map(|_| moment(at));
+                    self.deadline = self.deadline.map(|_| instant_from_nanos(at));
                 }
             }
             Order::Signal(number) => {
@@ -282,7 +282,7 @@ impl Guardian {
         }
     }
 
-    /// Stops the command when its time has come.
+    /// Stops the command when the deadline is near.
     fn enforce(&mut self, now: Instant) {
         if let (Some(deadline), None) = (self.deadline, self.ending) {
             let kill_at = deadline.before(KILL_LEAD);
@@ -309,7 +309,7 @@ impl Guardian {
             killed: false,
         });
         self.group.signal(Signal::TERM);
-        // A stopped process does not see TERM.
+        // A stopped process handles TERM only after CONT.
         self.group.signal(Signal::CONT);
     }
 
@@ -324,7 +324,7 @@ impl Guardian {
         self.group.signal(Signal::KILL);
     }
 
-    fn look_at_leader(&mut self) {
+    fn poll_leader(&mut self) {
         while self.leader.is_none() {
             match self.group.poll() {
                 None => return,
@@ -338,7 +338,8 @@ impl Guardian {
         let is = |wanted: Signal| signal == wanted.as_raw();
         let wants_terminal = is(Signal::TTIN) || is(Signal::TTOU);
         if let Some(terminal) = self.terminal.as_ref().filter(|_| wants_terminal) {
-            // It reached for the terminal before it had it, or for the first time.
+            // The command used the terminal before it was the foreground group, or for the first
+            // time.
             let ours = terminal.is_with(self.group.id());
             if ours || terminal.is_with_supervisor() {
                 if !ours {
@@ -374,14 +375,14 @@ impl Guardian {
         self.group.signal(Signal::CONT);
     }
 
-    /// How it ended, once there is nothing left to do.
+    /// Returns how the command ended, once the guardian has nothing left to do.
     fn finished(&self, now: Instant) -> Option<End> {
         let leader = self.leader?;
         if let Some(ending) = self.ending {
-            // What the command had started gets the same time to end as the command. Of those
-            // that were killed some may be dying still; one that nobody reaps is not waited for.
-            let patience = !ending.killed || now < ending.kill_at + DYING;
-            if patience && !self.group.is_empty() {
+            // The children of the command get the same time to end as the command. Killed processes
+            // may need a moment to vanish; the wait is bounded because no process may reap them.
+            let may_wait = !ending.killed || now < ending.kill_at + REAP_TIMEOUT;
+            if may_wait && !self.group.is_empty() {
                 return None;
             }
         }
@@ -398,12 +399,12 @@ impl Guardian {
     }
 
     fn report(&self, report: &Report) {
-        // If nobody listens any more, the next read says so.
+        // If the supervisor has ended, the next read fails.
         let _ = (&self.control).write_all(&line(report));
     }
 
     fn sleep(&self, now: Instant) -> io::Result<()> {
-        let mut wait = SLICE;
+        let mut wait = MAX_SLEEP;
         match (self.ending, self.deadline) {
             (Some(ending), _) if !ending.killed => wait = wait.min(ending.kill_at.since(now)),
             (None, Some(deadline)) => {
@@ -412,16 +413,16 @@ impl Guardian {
             _ => {}
         }
         if self.leader.is_some() {
-            wait = wait.min(REST);
+            wait = wait.min(GROUP_POLL_INTERVAL);
         }
-        // Rounded up, or the last stretch would be a busy loop.
+        // Round up to avoid a busy loop just before the deadline.
         let wait = wait.max(Duration::from_millis(1));
         let timeout = Timespec::try_from(wait).ok();
         let mut sources = [
             PollFd::new(&self.children, PollFlags::IN),
             PollFd::new(&self.control, PollFlags::IN),
         ];
-        // A channel that has ended is readable for ever.
+        // A closed channel is always readable, so it is polled only while it is open.
         let count = if self.orphaned { 1 } else { 2 };
         match poll(&mut sources[..count], timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -433,7 +434,7 @@ impl Guardian {
     }
 }
 
-/// Writes to the terminal or wherever the errors go, if that is possible.
+/// Writes to stderr if that is possible, also from the background of a terminal.
 fn say(text: &str) {
     terminal::in_background(|| {
         let _ = io::stderr().write_all(text.as_bytes());

@@ -1,4 +1,4 @@
-//! What the supervisor and the guardian say to each other: one JSON object per line.
+//! The messages between the supervisor and the guardian: one JSON object per line.
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -7,55 +7,54 @@ use tenure::clock::Instant;
 /// The hidden first argument that makes the program a guardian.
 pub(crate) const ARGUMENT: &str = "__guardian";
 
-/// From the supervisor. The first message is `Start`, and the command's standard input comes with
-/// it.
+/// A message from the supervisor. The first message is `Start`, and it carries the command's
+/// standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Run the command. The lock is held until this moment of the system clock, in nanoseconds.
+    /// Run the command. The lease ends at this time of the system clock, in nanoseconds.
     Start(u64),
     /// The deadline has moved.
     Deadline(u64),
-    /// Pass a signal on.
+    /// Forward a signal to the command.
     Signal(i32),
-    /// There is evidence that the lock is gone.
+    /// There is evidence that the lock is lost.
     Lost(OnLost),
-    /// Let a stopped command go on.
+    /// Continue a stopped command.
     Resume,
 }
 
-/// What becomes of the command when there is evidence that the lock is gone already.
+/// The treatment of the command on evidence that the lock is already lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnLost {
-    /// It is killed at once.
+    /// Kill the command at once.
     Kill,
-    /// It gets TERM, and is killed after `--kill-after`.
+    /// Send TERM, and KILL after `--kill-after`.
     Term,
-    /// It runs on.
+    /// Let the command run on.
     Ignore,
 }
 
-/// From the guardian. It ends with `Finished` or `NotStarted`.
+/// A message from the guardian. The last one is `Finished` or `NotStarted`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
-    /// The command runs; this is its process and its process group.
+    /// The command runs; this is its process id and its process group.
     Started(i32),
-    /// It could not be started.
+    /// The command could not be started.
     NotStarted {
         /// 126 or 127.
         code: u8,
         /// Why.
         reason: String,
     },
-    /// It was stopped, and whether the supervisor should stop too, so that the shell gets its
-    /// prompt.
+    /// The command was stopped.
     Stopped {
-        /// Whether it should.
+        /// Whether the supervisor should stop too, so that the shell shows its prompt.
         suspend: bool,
     },
-    /// It ended.
+    /// The command ended.
     Finished(End),
 }
 
@@ -64,14 +63,14 @@ pub(crate) enum Report {
 pub(crate) struct End {
     /// Its exit code, unless it died of a signal.
     pub(crate) code: Option<u8>,
-    /// The signal that it died of.
+    /// The signal that killed it.
     pub(crate) signal: Option<i32>,
-    /// Whether the guardian had begun to end it.
+    /// Whether the guardian had started to end it.
     pub(crate) ended: bool,
 }
 
 impl End {
-    /// The exit code as a shell would give it.
+    /// Returns the exit code that a shell would report.
     pub(crate) fn as_code(self) -> u8 {
         match (self.code, self.signal) {
             (Some(code), _) => code,
@@ -82,35 +81,35 @@ impl End {
     }
 }
 
-/// A moment as it travels.
+/// Encodes an instant for a message.
 pub(crate) fn nanos(at: Instant) -> u64 {
     u64::try_from(at.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The moment that travelled.
-pub(crate) fn moment(nanos: u64) -> Instant {
+/// Decodes an instant of a message.
+pub(crate) fn instant_from_nanos(nanos: u64) -> Instant {
     Instant::from_origin(std::time::Duration::from_nanos(nanos))
 }
 
-/// A message as a line.
+/// Encodes a message as a line.
 pub(crate) fn line<T: Serialize>(message: &T) -> Vec<u8> {
-    // None of these types can fail to be written; an empty line is skipped by the reader.
+    // Serialisation of these types cannot fail; the reader skips an empty line.
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// Takes whole lines out of what has arrived.
+/// Splits received bytes into lines.
 #[derive(Debug, Default)]
 pub(crate) struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Adds what has arrived.
+    /// Adds received bytes.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The next message. What is none is skipped: both ends are the same program.
+    /// Returns the next message. Invalid lines are skipped: both ends are the same program.
     pub(crate) fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Option<T> {
         while let Some(end) = self.0.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.0.drain(..=end).collect();
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_survive_being_cut_anywhere() {
+    fn messages_are_decoded_from_bytes_split_anywhere() {
         let orders = [
             Order::Start(u64::MAX),
             Order::Signal(15),
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_those_of_a_shell() {
+    fn exit_codes_match_those_of_a_shell() {
         let end = |code, signal| {
             End {
                 code,

@@ -1,4 +1,4 @@
-//! The terminal's job control: which process group may read from it.
+//! Job control of the terminal: which process group is in the foreground.
 
 use std::{fs::File, os::fd::AsFd};
 
@@ -13,7 +13,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// The controlling terminal, if there is one.
+    /// Opens the controlling terminal, if there is one.
     pub(super) fn open(supervisor: Pid) -> Option<Self> {
         let tty = File::options()
             .read(true)
@@ -29,20 +29,20 @@ impl Terminal {
         termios::tcgetpgrp(&self.tty).is_ok_and(|group| group == self.supervisor)
     }
 
-    /// Whether the terminal belongs to that group.
+    /// Returns whether the terminal belongs to `group`.
     pub(super) fn is_with(&self, group: Pid) -> bool {
         termios::tcgetpgrp(&self.tty).is_ok_and(|present| present == group)
     }
 
-    /// Gives the terminal to that group.
+    /// Gives the terminal to `group`.
     pub(super) fn give_to(&self, group: Pid) {
         in_background(|| {
-            // If it fails the group has ended, or the terminal has been hung up.
+            // A failure means that the group has ended or the terminal has been hung up.
             let _ = termios::tcsetpgrp(self.tty.as_fd(), group);
         });
     }
 
-    /// Gives the terminal back to the supervisor, if the group has it.
+    /// Returns the terminal to the supervisor if it belongs to `group`.
     pub(super) fn take_from(&self, group: Pid) {
         if self.is_with(group) {
             self.give_to(self.supervisor);
@@ -50,12 +50,12 @@ impl Terminal {
     }
 }
 
-/// Does something to the terminal from outside of its foreground group, for which the kernel would
-/// otherwise stop this process.
+/// Runs an action on the terminal from outside of its foreground group. Without this function the
+/// kernel would stop this process.
 pub(super) fn in_background(action: impl FnOnce()) {
     let mut ttou = SigSet::empty();
     ttou.add(Signal::SIGTTOU);
-    // Blocked for this moment alone: the command would inherit it.
+    // The signal is blocked only during the action, because the command would inherit the mask.
     let blocked = ttou.thread_block().is_ok();
     action();
     if blocked {

@@ -1,36 +1,36 @@
-//! `tenure run`: take the lock, have the guardian run the command, give the lock back.
+//! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
-mod doubt;
-mod held;
-mod link;
-mod plan;
-mod record;
+mod guardian_handle;
+mod reentrancy;
+mod renewal_warning;
+mod status_file;
 mod supervise;
+mod timing;
 mod wait;
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
-pub(crate) use plan::fit;
 use tenure::{Client, Guard, NotHeld, Registry, Release, name::LockName, request::Holder};
+pub(crate) use timing::check_fits;
 
 use self::{
-    link::Start,
-    plan::Plan,
-    record::{Outcome, Record},
+    guardian_handle::Start,
+    status_file::{Outcome, StatusFile},
     supervise::Finish,
+    timing::Timing,
     wait::Waited,
 };
 use crate::{
     args::{Global, Run},
     commands,
     escape::quote,
-    exit::{CONFIG, Failure, UNAVAILABLE, describe, say},
+    exit::{CONFIG, Failure, UNAVAILABLE, describe, print_message},
     signals::Listener,
     time, view,
 };
 
-/// How long the store is given at the end to take back what is left.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the client may take at the end to release what it still holds.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command under the lock.
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
@@ -41,50 +41,50 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         sources = sources.set("lock.ttl", text, "flag --ttl");
     }
     let config = commands::load(&sources)?;
-    let plan = Plan::new(&options, &config)?;
+    let timing = Timing::new(&options, &config)?;
     if config.open(registry)?.info().scheme == "memory" {
         return Err(Failure::new(
             CONFIG,
-            "the store memory: lives inside of one process, so that it can keep no other \
-             `tenure run` out; choose another one, such as file:DIRECTORY",
+            "the store memory: exists inside one process and cannot exclude another `tenure run`; \
+             choose another store, such as file:DIRECTORY",
         ));
     }
     if let Some(path) = &options.status_file {
-        record::check_place(path)?;
+        status_file::check_writable(path)?;
     }
-    let mut record = Record::new(&name, &config.namespace);
+    let mut status = StatusFile::new(&name, &config.namespace);
     let command = command(&options);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
 
     let code = commands::runtime()?.block_on(async {
         let client = config.connect(registry).await.map_err(|error| {
-            record.outcome = Outcome::Error;
+            status.outcome = Outcome::Error;
             Failure::from(error).about(&name)
         })?;
         let job = Job {
             options: &options,
-            plan,
+            timing,
             name,
             command,
             label,
             client,
         };
-        let code = job.run(&mut record).await;
-        job.client.shutdown(FAREWELL).await;
+        let code = job.run(&mut status).await;
+        job.client.shutdown(SHUTDOWN_TIMEOUT).await;
         code
     });
-    // Silent codes, of the command above all, take the same way out as failures.
+    // Exit codes without a message, such as the command's, use the same path as failures.
     let code = code.unwrap_or_else(|failure| {
         let code = failure.code;
         failure.report();
         code
     });
-    record.exit_code = code;
+    status.exit_code = code;
     if let Some(path) = &options.status_file
-        && let Err(error) = record.write(path)
+        && let Err(error) = status.write(path)
     {
-        say(&format!(
+        print_message(&format!(
             "the status file {:?} could not be written: {error}",
             path.display().to_string()
         ));
@@ -96,7 +96,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     }
 }
 
-/// What is executed.
+/// Returns the program and its arguments.
 fn command(options: &Run) -> Vec<OsString> {
     match &options.shell {
         Some(script) => vec!["sh".into(), "-c".into(), script.clone()],
@@ -104,7 +104,7 @@ fn command(options: &Run) -> Vec<OsString> {
     }
 }
 
-/// The command's name alone: its arguments may hold what others must not see.
+/// Returns the command's name without its arguments, which may contain secrets.
 fn program_name(command: &[OsString]) -> String {
     let program = command
         .first()
@@ -115,7 +115,7 @@ fn program_name(command: &[OsString]) -> String {
 
 struct Job<'a> {
     options: &'a Run,
-    plan: Plan,
+    timing: Timing,
     name: LockName,
     command: Vec<OsString>,
     label: String,
@@ -123,49 +123,49 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn run(&self, record: &mut Record) -> Result<u8, Failure> {
-        held::refuse_nested(&self.client, &self.name)
+    async fn run(&self, status: &mut StatusFile) -> Result<u8, Failure> {
+        reentrancy::refuse_nested(&self.client, &self.name)
             .await
             .inspect_err(|_| {
-                record.outcome = Outcome::Error;
+                status.outcome = Outcome::Error;
             })?;
         let begin = time::now();
         let mut signals = Listener::start()?;
         let lock = self
             .client
             .lock_named(self.name.clone())
-            .ttl(self.plan.ttl)
+            .ttl(self.timing.ttl)
             .label(&*self.label);
-        let waited = wait::acquire(&lock, &self.plan, self.options.quiet, &mut signals).await;
-        record.waited_ms = view::millis(time::now().since(begin));
+        let waited = wait::acquire(&lock, &self.timing, self.options.quiet, &mut signals).await;
+        status.waited_ms = view::millis(time::now().since(begin));
         let (guard, queued) = match waited {
             Ok(Waited::Acquired { guard, queued }) => (guard, queued),
-            Ok(Waited::Busy(holder)) => return Err(self.busy(&holder, record)),
+            Ok(Waited::Busy(holder)) => return Err(self.busy(&holder, status)),
             Ok(Waited::Interrupted(signal)) => {
-                record.outcome = Outcome::Interrupted;
+                status.outcome = Outcome::Interrupted;
                 let code = u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX);
                 return Err(Failure::silent(code));
             }
             Err(error) => {
-                record.outcome = Outcome::Error;
+                status.outcome = Outcome::Error;
                 return Err(error.into());
             }
         };
-        record.token = Some(guard.token().get());
-        record.acquired = true;
+        status.token = Some(guard.token().get());
+        status.acquired = true;
         let granted = time::now();
-        let held = self.hold(&guard, queued, &mut signals, record).await;
-        record.held_ms = view::millis(time::now().since(granted));
+        let held = self.hold(&guard, queued, &mut signals, status).await;
+        status.held_ms = view::millis(time::now().since(granted));
         if let Ok(Finish::CommandUnknown) = held {
-            return Err(self.leave(guard, record));
+            return Err(self.leave(guard, status));
         }
-        let code = held.map(|finish| self.conclude(finish, &guard, record));
-        self.release(&guard, record).await;
+        let code = held.map(|finish| self.conclude(finish, &guard, status));
+        self.release(&guard, status).await;
         code
     }
 
-    fn busy(&self, holder: &Holder, record: &mut Record) -> Failure {
-        record.outcome = Outcome::Busy;
+    fn busy(&self, holder: &Holder, status: &mut StatusFile) -> Failure {
+        status.outcome = Outcome::Busy;
         let code = self.options.conflict_exit_code;
         if self.options.quiet || code == 0 {
             return Failure::silent(code);
@@ -174,7 +174,7 @@ impl Job<'_> {
         let held = view::held_by(holder);
         Failure::new(
             code,
-            match self.plan.budget {
+            match self.timing.budget {
                 Some(budget) if !budget.is_zero() => {
                     let budget = humantime::format_duration(budget);
                     format!("gave up waiting for {name} after {budget}: it is {held}")
@@ -184,17 +184,18 @@ impl Job<'_> {
         )
     }
 
-    /// Runs the command. The lock is held, and is given back afterwards whatever happens here.
+    /// Runs the command while the lock is held. The caller releases the lock afterwards, whatever
+    /// this function returns.
     async fn hold(
         &self,
         guard: &Guard,
         queued: bool,
         signals: &mut Listener,
-        record: &mut Record,
+        status: &mut StatusFile,
     ) -> Result<Finish, Failure> {
-        // A grant that was waited for counts from an old report: the command might start with little
-        // time before its deadline. Where there is enough of it, a new proof may take longer than
-        // it is worth (on ZooKeeper some ticks).
+        // The validity of a queued grant counts from an old report, so the command might start
+        // shortly before its deadline. If enough time is left, a renewal may cost more time than it
+        // gains (some ticks on ZooKeeper).
         let short = guard.remaining() < guard.ttl() * 3 / 5;
         let proved = if queued && short {
             guard.renew().await
@@ -202,37 +203,37 @@ impl Job<'_> {
             guard.check().map(|_| ())
         };
         if let Err(reason) = proved {
-            record.outcome = Outcome::Lost;
+            status.outcome = Outcome::Lost;
             return Err(self.lost_before_start(reason));
         }
         let start = Start {
             command: &self.command,
-            kill_after: self.plan.kill_after,
+            kill_after: self.timing.kill_after,
             deadline: guard.valid_until(),
             environment: self.environment(guard),
         };
         signals.catch_job_control()?;
-        let link = link::start(start).map_err(|error| {
-            record.outcome = Outcome::NotStarted;
+        let guardian = guardian_handle::start(start).map_err(|error| {
+            status.outcome = Outcome::NotStarted;
             Failure::new(
                 UNAVAILABLE,
                 format!("starting the guardian of the command: {error}"),
             )
         })?;
-        Ok(supervise::supervise(guard, link, signals, self.options.on_lost).await)
+        Ok(supervise::supervise(guard, guardian, signals, self.options.on_lost).await)
     }
 
-    fn conclude(&self, finish: Finish, guard: &Guard, record: &mut Record) -> u8 {
+    fn conclude(&self, finish: Finish, guard: &Guard, status: &mut StatusFile) -> u8 {
         let name = quote(self.name.as_str());
         match finish {
             Finish::Ended(end) => {
-                record.outcome = if end.signal.is_some() {
+                status.outcome = if end.signal.is_some() {
                     Outcome::Signaled
                 } else {
                     Outcome::Exited
                 };
-                record.child_code = end.code;
-                record.child_signal = end.signal;
+                status.child_code = end.code;
+                status.child_signal = end.signal;
                 end.as_code()
             }
             Finish::Lost {
@@ -240,19 +241,19 @@ impl Job<'_> {
                 end,
                 stopped,
             } => {
-                record.outcome = Outcome::Lost;
-                record.child_code = end.and_then(|end| end.code);
-                record.child_signal = end.and_then(|end| end.signal);
-                let reason = format!("{reason}{}", doubt::cause(guard));
+                status.outcome = Outcome::Lost;
+                status.child_code = end.and_then(|end| end.code);
+                status.child_signal = end.and_then(|end| end.signal);
+                let reason = format!("{reason}{}", renewal_warning::cause(guard));
                 match (stopped, end) {
                     (false, Some(end)) => {
-                        say(&format!(
-                            "lost {name} while the command ran, as was to be ignored: {reason}"
+                        print_message(&format!(
+                            "lost {name} while the command ran; `--on-lost ignore` let it run on: {reason}"
                         ));
                         end.as_code()
                     }
                     _ => {
-                        say(&format!(
+                        print_message(&format!(
                             "lost {name}, so the command was stopped: {reason}"
                         ));
                         self.options.lost_exit_code
@@ -260,37 +261,37 @@ impl Job<'_> {
                 }
             }
             Finish::NotStarted { code, reason } => {
-                record.outcome = Outcome::NotStarted;
+                status.outcome = Outcome::NotStarted;
                 let program = self
                     .command
                     .first()
                     .map_or_else(String::new, |program| quote(&program.to_string_lossy()));
-                say(&format!(
+                print_message(&format!(
                     "the command {program} could not be started: {reason}"
                 ));
                 code
             }
             Finish::GuardianGone | Finish::CommandUnknown => {
-                record.outcome = Outcome::Signaled;
-                record.child_signal = Some(rustix::process::Signal::KILL.as_raw());
-                say("the guardian of the command is gone, so the command was killed");
+                status.outcome = Outcome::Signaled;
+                status.child_signal = Some(rustix::process::Signal::KILL.as_raw());
+                print_message("the guardian has ended, so the command was killed");
                 137
             }
         }
     }
 
-    /// Leaves the lock to its TTL: the guardian died before it said whether it had started the
-    /// command, and nobody can find a command that it may have started.
-    fn leave(&self, guard: Guard, record: &mut Record) -> Failure {
-        record.outcome = Outcome::Error;
+    /// Leaves the lock to its TTL: the guardian died before it reported whether it had started the
+    /// command, and no process can find a command that the guardian may have started.
+    fn leave(&self, guard: Guard, status: &mut StatusFile) -> Failure {
+        status.outcome = Outcome::Error;
         let name = quote(self.name.as_str());
         let ttl = humantime::format_duration(guard.ttl());
         guard.abandon();
         Failure::new(
             UNAVAILABLE,
             format!(
-                "the guardian of the command is gone, and it is not known whether the command runs; \
-                 {name} is not given back, and the store frees it {ttl} after the last renewal"
+                "the guardian has ended, and it is unknown whether the command runs; lock {name} is not \
+                 released, and the store frees it {ttl} after the last renewal"
             ),
         )
     }
@@ -307,32 +308,32 @@ impl Job<'_> {
         )
     }
 
-    async fn release(&self, guard: &Guard, record: &mut Record) {
+    async fn release(&self, guard: &Guard, status: &mut StatusFile) {
         let name = quote(self.name.as_str());
         match guard.release().await {
-            Release::Released => record.release = Some("released"),
+            Release::Released => status.release = Some("released"),
             Release::NotHeld(reason) => {
-                record.release = Some("not_held");
-                if record.outcome != Outcome::Lost {
-                    say(&format!(
-                        "{name} was gone when it was to be released: {reason}"
+                status.release = Some("not_held");
+                if status.outcome != Outcome::Lost {
+                    print_message(&format!(
+                        "lock {name} was already lost at release: {reason}"
                     ));
                 }
             }
             Release::Unknown(error) => {
-                record.release = Some("unknown");
+                status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
-                say(&format!(
-                    "it is not known whether {name} was released: {}; the store frees it {ttl} \
+                print_message(&format!(
+                    "it is unknown whether lock {name} was released: {}; the store frees it {ttl} \
                      after the last renewal",
                     describe(&error)
                 ));
             }
-            _ => record.release = Some("unknown"),
+            _ => status.release = Some("unknown"),
         }
     }
 
-    /// What the command finds in its environment.
+    /// Returns the variables that are set in the command's environment.
     fn environment(&self, guard: &Guard) -> Vec<(&'static str, OsString)> {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
@@ -340,14 +341,14 @@ impl Job<'_> {
         vec![
             ("TENURE_NAME", self.name.as_str().into()),
             ("TENURE_TOKEN", guard.token().to_string().into()),
-            // A label may come from a configuration file, and a NUL cannot be in the environment.
+            // A label may come from a configuration file, and the environment cannot contain a NUL.
             ("TENURE_OWNER", owner.replace('\0', "").into()),
             (
                 "TENURE_BACKEND",
                 self.client.info().endpoint.replace('\0', "").into(),
             ),
             ("TENURE_TTL_MS", guard.ttl().as_millis().to_string().into()),
-            (held::VARIABLE, held::with(guard)),
+            (reentrancy::VARIABLE, reentrancy::held_chain(guard)),
         ]
     }
 }

@@ -1,4 +1,5 @@
-//! While the command runs: new deadlines to the guardian, signals to the command, losses to both.
+//! Supervises the running command: sends new deadlines to the guardian, forwards signals to the
+//! command, and reports a loss of the lock to both.
 
 use std::time::Duration;
 
@@ -8,26 +9,27 @@ use rustix::process::{
 };
 use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 
-use super::{doubt::Doubt, link::Link};
+use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
 use crate::{
     guardian::protocol::{End, OnLost, Order, Report, nanos},
     signals::Listener,
     time,
 };
 
-/// For how long the guardian may fail to report the end of a command that must end, before the
-/// supervisor kills the command itself, and again before it stops waiting for the report.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the supervisor waits for the guardian to report the end of a command that must end.
+/// After this time the supervisor kills the command itself, and after the same time again it stops
+/// waiting.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How it went.
+/// How the supervision ended.
 #[derive(Debug)]
 pub(super) enum Finish {
-    /// The command ended by itself, under the lock.
+    /// The command ended by itself while the lock was held.
     Ended(End),
-    /// The guardian is gone; the command was killed.
+    /// The guardian has ended; the supervisor killed the command.
     GuardianGone,
-    /// The guardian is gone before it said whether there is a command. There may be one that nobody
-    /// can find, so the lock must not be given back.
+    /// The guardian ended before it reported whether it had started the command. A command may run
+    /// that no process can find, so the lock must not be released.
     CommandUnknown,
     /// The lock was lost while the command ran.
     Lost {
@@ -35,7 +37,7 @@ pub(super) enum Finish {
         reason: LossReason,
         /// How the command ended, if that was reported.
         end: Option<End>,
-        /// Whether it was stopped, rather than left alone as was asked for.
+        /// Whether the command was stopped; false if `--on-lost ignore` let it run on.
         stopped: bool,
     },
     /// The command could not be started.
@@ -47,91 +49,99 @@ pub(super) enum Finish {
     },
 }
 
-/// Watches over the command until it has ended.
+/// Supervises the command until it has ended.
 pub(super) async fn supervise(
     guard: &Guard,
-    mut link: Link,
+    mut guardian: GuardianHandle,
     signals: &mut Listener,
     on_lost: OnLost,
 ) -> Finish {
-    let mut watch = Watch {
+    let mut supervision = Supervision {
         group: None,
         lost: None,
         force_at: Instant::FAR_FUTURE,
         forced: false,
     };
-    let mut doubt = Doubt::default();
+    let mut renewal_warning = RenewalWarning::default();
     loop {
         tokio::select! {
             biased;
-            reason = guard.lost(), if watch.lost.is_none() => watch.on_lost(reason, on_lost, guard, &link),
-            report = link.hear() => match report {
-                Some(Report::Started(id)) => watch.group = Pid::from_raw(id),
+            reason = guard.lost(), if supervision.lost.is_none() =>
+                supervision.on_lost(reason, on_lost, guard, &guardian),
+            report = guardian.recv() => match report {
+                Some(Report::Started(id)) => supervision.group = Pid::from_raw(id),
                 Some(Report::NotStarted { code, reason }) => {
                     return Finish::NotStarted { code, reason };
                 }
-                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &link),
-                Some(Report::Finished(end)) => return watch.finish(end, guard, on_lost),
+                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &guardian),
+                Some(Report::Finished(end)) => return supervision.finish(end, guard, on_lost),
                 None => {
-                    watch.kill().await;
-                    return match watch.lost {
+                    supervision.kill().await;
+                    return match supervision.lost {
                         Some(reason) => Finish::Lost { reason, end: None, stopped: true },
-                        None if watch.group.is_none() => Finish::CommandUnknown,
+                        None if supervision.group.is_none() => Finish::CommandUnknown,
                         None => Finish::GuardianGone,
                     };
                 }
             },
-            () = guard.deadline_changed(), if watch.lost.is_none() => {
+            () = guard.deadline_changed(), if supervision.lost.is_none() => {
                 if guard.phase().is_live() {
-                    link.tell(Order::Deadline(nanos(guard.valid_until())));
+                    guardian.send(Order::Deadline(nanos(guard.valid_until())));
                 }
-                doubt.look(guard);
+                renewal_warning.update(guard);
             }
-            () = time::sleep_until(doubt.due(guard)), if watch.lost.is_none() => doubt.look(guard),
+            () = time::sleep_until(renewal_warning.due(guard)), if supervision.lost.is_none() =>
+                renewal_warning.update(guard),
             signal = signals.next() => {
-                link.tell(if signal == Signal::CONT {
+                guardian.send(if signal == Signal::CONT {
                     Order::Resume
                 } else {
                     Order::Signal(signal.as_raw())
                 });
             }
-            () = time::sleep_until(watch.force_at) => {
-                if watch.forced {
-                    let reason = watch.lost.unwrap_or(LossReason::Expired);
+            () = time::sleep_until(supervision.force_at) => {
+                if supervision.forced {
+                    let reason = supervision.lost.unwrap_or(LossReason::Expired);
                     return Finish::Lost { reason, end: None, stopped: true };
                 }
-                watch.kill().await;
-                watch.forced = true;
-                watch.force_at = time::now() + PATIENCE;
+                supervision.kill().await;
+                supervision.forced = true;
+                supervision.force_at = time::now() + REPORT_TIMEOUT;
             }
         }
     }
 }
 
-struct Watch {
+struct Supervision {
     group: Option<Pid>,
     lost: Option<LossReason>,
-    /// When to do what the guardian should have done.
+    /// When the supervisor kills the command instead of the guardian.
     force_at: Instant,
     forced: bool,
 }
 
-impl Watch {
-    fn on_lost(&mut self, reason: LossReason, on_lost: OnLost, guard: &Guard, link: &Link) {
+impl Supervision {
+    fn on_lost(
+        &mut self,
+        reason: LossReason,
+        on_lost: OnLost,
+        guard: &Guard,
+        guardian: &GuardianHandle,
+    ) {
         self.lost = Some(reason);
         let now = time::now();
-        // What may be ignored or done gently is evidence. At the deadline itself the command has
-        // had its time, and the guardian kills it without being told.
+        // The policy applies to early evidence of a loss. At the deadline itself the command has
+        // had its time, and the guardian kills the command without an order.
         let policy = if now >= guard.valid_until() {
             OnLost::Kill
         } else {
             on_lost
         };
-        link.tell(Order::Lost(policy));
+        guardian.send(Order::Lost(policy));
         match policy {
             OnLost::Ignore => {}
-            OnLost::Kill => self.force_at = now + PATIENCE,
-            OnLost::Term => self.force_at = guard.valid_until() + PATIENCE,
+            OnLost::Kill => self.force_at = now + REPORT_TIMEOUT,
+            OnLost::Term => self.force_at = guard.valid_until() + REPORT_TIMEOUT,
         }
     }
 
@@ -142,7 +152,7 @@ impl Watch {
         });
         let end_of = Some(end);
         match lost {
-            // The guardian acts before the deadline: it may still have been held.
+            // The guardian acts before the deadline, so the lock may still have been held.
             None if end.ended => Finish::Lost {
                 reason: LossReason::Expired,
                 end: end_of,
@@ -166,25 +176,26 @@ impl Watch {
             return;
         };
         let _ = kill_process_group(group, Signal::KILL);
-        // It must be gone before the lock is given back. One that nobody reaps is not waited for.
-        let limit = time::now() + PATIENCE;
+        // The command must have ended before the lock is released. The wait is bounded: no process
+        // may reap the command.
+        let limit = time::now() + REPORT_TIMEOUT;
         while test_kill_process_group(group).is_ok() && time::now() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-/// The command was stopped. If it was from the terminal, this process stops too, and with it its
-/// group, as the shell expects; the guardian goes on watching the deadline.
-fn suspend_with_it(suspend: bool, link: &Link) {
+/// Handles a stopped command. If the terminal stopped it, this process stops its own group too, as
+/// the shell expects; the guardian continues to watch the deadline.
+fn suspend_with_it(suspend: bool, guardian: &GuardianHandle) {
     if !suspend {
         return;
     }
-    // Without a shell above that could continue it, it would stop for good.
+    // Without a parent shell that could continue it, this process would stay stopped.
     let session = getsid(None).ok();
     let above = getppid().and_then(|parent| getsid(Some(parent)).ok());
     if session.is_none() || session != above || session == Some(getpgrp()) {
-        link.tell(Order::Resume);
+        guardian.send(Order::Resume);
         return;
     }
     let _ = kill_current_process_group(Signal::STOP);

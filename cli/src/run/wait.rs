@@ -1,4 +1,4 @@
-//! Waiting for the lock: the line that says for whom, and leaving the queue when interrupted.
+//! Waits for the lock: announces the holder, and leaves the queue on a signal.
 
 use std::time::Duration;
 
@@ -8,38 +8,38 @@ use tenure::{
     request::{Holder, Waiting},
 };
 
-use super::Plan;
-use crate::{escape::quote, exit::say, signals::Listener, view};
+use super::Timing;
+use crate::{escape::quote, exit::print_message, signals::Listener, view};
 
-/// What came of waiting.
+/// The outcome of waiting.
 #[derive(Debug)]
 pub(super) enum Waited {
-    /// The lock is ours.
+    /// This run holds the lock.
     Acquired {
         /// The grant.
         guard: Guard,
-        /// Whether it was queued for, so that the grant may have come by push.
+        /// Whether the run was queued, so that the grant may have come by push.
         queued: bool,
     },
-    /// Somebody else has it.
+    /// Another client holds the lock.
     Busy(Holder),
-    /// A signal came first. The attempt is being taken out of the queue.
+    /// A signal arrived first. The client is removing the attempt from the queue.
     Interrupted(Signal),
 }
 
-/// Waits as long as the plan says.
+/// Waits for at most the budget of `timing`.
 pub(super) async fn acquire(
     lock: &Lock,
-    plan: &Plan,
+    timing: &Timing,
     quiet: bool,
     signals: &mut Listener,
 ) -> Result<Waited, Error> {
     let mut queued = false;
     let acquiring = async {
-        if plan.budget == Some(Duration::ZERO) {
+        if timing.budget == Some(Duration::ZERO) {
             return lock.try_acquire().await;
         }
-        lock.acquire_observed(plan.budget, |waiting| {
+        lock.acquire_observed(timing.budget, |waiting| {
             if !queued && !quiet {
                 announce(lock, waiting);
             }
@@ -55,7 +55,7 @@ pub(super) async fn acquire(
     Ok(match acquisition {
         Acquisition::Acquired(guard) => Waited::Acquired { guard, queued },
         Acquisition::Busy(holder) => Waited::Busy(holder),
-        // There is no other kind yet; whatever it will be, the lock is not ours.
+        // No other variant exists yet; in any other case this run does not hold the lock.
         _ => Waited::Busy(Holder::foreign()),
     })
 }
@@ -68,7 +68,7 @@ fn announce(lock: &Lock, waiting: &Waiting) {
         _ => String::new(),
     };
     match held {
-        Some(held) => say(&format!("waiting for {name}, {held}{ahead}")),
-        None => say(&format!("waiting for {name}{ahead}")),
+        Some(held) => print_message(&format!("waiting for {name}, {held}{ahead}")),
+        None => print_message(&format!("waiting for {name}{ahead}")),
     }
 }

@@ -14,23 +14,23 @@ pub(crate) use super::cancelling::{
 };
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn try_does_not_wait(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.client().await?, ctx.client().await?);
+pub(crate) async fn try_does_not_wait(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.client().await?, context.client().await?);
     let guard = holder.lock("taken")?.acquire().await?;
-    let start = ctx.now();
+    let start = context.now();
     let tried = other.lock("taken")?.try_acquire().await?;
-    let took = ctx.now().since(start);
+    let took = context.now().since(start);
     ensure!(
         matches!(tried, Acquisition::Busy(_)),
         "A1",
         "a taken lock was granted"
     );
     ensure!(
-        took < ctx.slack(),
+        took < context.slack(),
         "A1",
         "a try of a taken lock took {took:?}"
     );
@@ -44,20 +44,20 @@ pub(crate) async fn try_does_not_wait(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn try_has_a_time_limit(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn try_has_a_time_limit(context: Arc<CaseContext>) -> Outcome {
     const LIMIT: Duration = Duration::from_millis(300);
     let plan = Plan::new();
-    let client = ctx
+    let client = context
         .client_through(&plan, |builder| builder.request_timeout(LIMIT))
         .await?;
     plan.set(Op::Enqueue, Fate::Hang);
-    let start = ctx.now();
+    let start = context.now();
     let Ok(tried) =
-        tokio::time::timeout(LIMIT + ctx.slack(), client.lock("mute")?.try_acquire()).await
+        tokio::time::timeout(LIMIT + context.slack(), client.lock("mute")?.try_acquire()).await
     else {
         broken!("A1", "a try of a store that does not answer has no end");
     };
-    let took = ctx.now().since(start);
+    let took = context.now().since(start);
     match tried {
         Err(error) if error.is_retryable() => {}
         other => broken!("A3", "a store that does not answer gave {other:?}"),
@@ -70,13 +70,13 @@ pub(crate) async fn try_has_a_time_limit(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn budget_is_kept(context: Arc<CaseContext>) -> Outcome {
     const BUDGET: Duration = Duration::from_millis(700);
-    let (holder, other) = (ctx.client().await?, ctx.client().await?);
+    let (holder, other) = (context.client().await?, context.client().await?);
     let guard = holder.lock("budget")?.acquire().await?;
-    let start = ctx.now();
+    let start = context.now();
     let outcome = other.lock("budget")?.acquire_within(BUDGET).await?;
-    let took = ctx.now().since(start);
+    let took = context.now().since(start);
     ensure!(
         matches!(outcome, Acquisition::Busy(_)),
         "A1",
@@ -88,16 +88,16 @@ pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
         "waiting gave up after {took:?}, before its budget {BUDGET:?}"
     );
     ensure!(
-        took < BUDGET + ctx.slack(),
+        took < BUDGET + context.slack(),
         "A1",
         "waiting took {took:?}, with a budget of {BUDGET:?}"
     );
     // Within a budget that is long enough the lock is got.
     let lock = other.lock("budget")?;
-    let within = ctx.slack() * 2;
+    let within = context.slack() * 2;
     let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
-    let driver = ctx.driver().await?;
-    ctx.until_waiting(&driver, guard.name(), 1).await?;
+    let driver = context.driver().await?;
+    context.until_waiting(&driver, guard.name(), 1).await?;
     release(&guard).await?;
     let outcome = waiting.await??;
     ensure!(
@@ -108,23 +108,23 @@ pub(crate) async fn budget_is_kept(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn budget_counts_the_network(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn budget_counts_the_network(context: Arc<CaseContext>) -> Outcome {
     const BUDGET: Duration = Duration::from_millis(400);
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
     for fate in [Fate::Hang, Fate::HangReply] {
         plan.set(Op::Enqueue, fate);
-        let start = ctx.now();
+        let start = context.now();
         let lock = client.lock("network")?;
         let Ok(outcome) =
-            tokio::time::timeout(BUDGET + ctx.slack(), lock.acquire_within(BUDGET)).await
+            tokio::time::timeout(BUDGET + context.slack(), lock.acquire_within(BUDGET)).await
         else {
             broken!(
                 "A1",
                 "the budget does not cover a store that does not answer ({fate:?})"
             );
         };
-        let took = ctx.now().since(start);
+        let took = context.now().since(start);
         ensure!(
             took >= BUDGET,
             "A1",
@@ -136,15 +136,16 @@ pub(crate) async fn budget_counts_the_network(ctx: Arc<Ctx>) -> Outcome {
             "a store that did not answer ({fate:?}) gave {outcome:?}"
         );
     }
-    let driver = ctx.driver().await?;
-    ctx.until_idle(&driver, &ctx.name("network")?, ctx.slack(), "A3")
+    let driver = context.driver().await?;
+    context
+        .until_idle(&driver, &context.name("network")?, context.slack(), "A3")
         .await
 }
 
-pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.long();
-    let name = ctx.name("repeated")?;
+pub(crate) async fn requests_can_be_repeated(context: Arc<CaseContext>) -> Outcome {
+    let (driver, other) = (context.driver().await?, context.driver().await?);
+    let ttl = context.long();
+    let name = context.name("repeated")?;
     let grant = driver.hold(&name, ttl).await?;
     let waiter = other.wait_for(&name, ttl).await?;
     let behind = driver.wait_for(&name, ttl).await?;
@@ -171,7 +172,10 @@ pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
         "A2",
         "three removals of the holder gave {answers:?}"
     );
-    let Some(next) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
+    let Some(next) = other
+        .await_turn(&name, waiter, ttl, context.slack())
+        .await?
+    else {
         broken!(
             "A2",
             "the first waiter does not hold the lock after the release"
@@ -191,18 +195,18 @@ pub(crate) async fn requests_can_be_repeated(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn unknown_outcome_is_an_error(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn unknown_outcome_is_an_error(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let driver = ctx.driver().await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let driver = context.driver().await?;
     for (name, holder) in [("unknown-free", false), ("unknown-taken", true)] {
-        let held = ctx.name(name)?;
+        let held = context.name(name)?;
         let grant = match holder {
-            true => Some(driver.hold(&held, ctx.long()).await?),
+            true => Some(driver.hold(&held, context.long()).await?),
             false => None,
         };
         plan.set_times(Op::Enqueue, Fate::LoseReply, 1);
-        match client.lock(name)?.acquire_within(ctx.slack()).await {
+        match client.lock(name)?.acquire_within(context.slack()).await {
             Err(error) => ensure!(
                 error.kind() == ErrorKind::OutcomeUnknown && error.to_string().contains("unknown"),
                 "A3",
@@ -210,8 +214,8 @@ pub(crate) async fn unknown_outcome_is_an_error(ctx: Arc<Ctx>) -> Outcome {
             ),
             Ok(outcome) => broken!("A3", "a lost answer was taken for {outcome:?}"),
         }
-        let cleared = ctx
-            .eventually(ctx.slack(), || async {
+        let cleared = context
+            .eventually(context.slack(), || async {
                 let state = driver.inspect(&held).await?;
                 let ours = state.holder.as_ref().and_then(|holder| holder.attempt);
                 let left = grant.as_ref().map(|grant| grant.attempt) == ours;
@@ -228,11 +232,11 @@ pub(crate) async fn unknown_outcome_is_an_error(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
-    let holder = ctx
+pub(crate) async fn busy_says_who(context: Arc<CaseContext>) -> Outcome {
+    let holder = context
         .client_with(|builder| builder.label("the-holder"))
         .await?;
-    let other = ctx.client().await?;
+    let other = context.client().await?;
     let guard = holder.lock("who")?.acquire().await?;
     let Acquisition::Busy(seen) = other.lock("who")?.try_acquire().await? else {
         broken!("A5", "a taken lock was granted");
@@ -263,7 +267,7 @@ pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
     if let Some(left) = seen.expires_in {
         let ttl = guard.ttl();
         ensure!(
-            left <= ttl && left + ctx.slack() >= ttl,
+            left <= ttl && left + context.slack() >= ttl,
             "A5",
             "a grant of {ttl:?} that was just given is shown with {left:?} left"
         );
@@ -272,10 +276,10 @@ pub(crate) async fn busy_says_who(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn busy_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("no-trace")?;
-    let ttl = ctx.long();
+pub(crate) async fn busy_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("no-trace")?;
+    let ttl = context.long();
     let grant = holder.hold(&name, ttl).await?;
     let mut attempts = Vec::new();
     for _ in 0..5 {

@@ -15,7 +15,7 @@ use tenure_core::{
 
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::Ctx,
+    context::CaseContext,
     wrap::{Fate, Op, Plan},
 };
 
@@ -26,7 +26,7 @@ const POINTS: u32 = 24;
 async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     for _ in 0..polls {
-        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+        let polled = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await;
         if let Poll::Ready(output) = polled {
             return Some(output);
         }
@@ -43,11 +43,11 @@ fn slow() -> Fate {
     }
 }
 
-pub(crate) async fn cancelled_try_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn cancelled_try_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let driver = ctx.driver().await?;
-    let name = ctx.name("cancelled-try")?;
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let driver = context.driver().await?;
+    let name = context.name("cancelled-try")?;
     plan.set(Op::Enqueue, slow());
     let mut dropped = 0;
     for polls in 0..POINTS {
@@ -56,7 +56,9 @@ pub(crate) async fn cancelled_try_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
             Some(done) => drop(done?),
             None => dropped += 1,
         }
-        ctx.until_idle(&driver, &name, ctx.slack(), "A4").await?;
+        context
+            .until_idle(&driver, &name, context.slack(), "A4")
+            .await?;
     }
     ensure!(
         dropped >= 3,
@@ -65,15 +67,17 @@ pub(crate) async fn cancelled_try_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
     );
     // Nothing can come into being later, either.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    ctx.until_idle(&driver, &name, Duration::ZERO, "A4").await
+    context
+        .until_idle(&driver, &name, Duration::ZERO, "A4")
+        .await
 }
 
-pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn cancelled_waiting_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let (holder, third) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("cancelled-wait")?;
-    let ttl = ctx.long();
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let (holder, third) = (context.driver().await?, context.driver().await?);
+    let name = context.name("cancelled-wait")?;
+    let ttl = context.long();
     plan.set(Op::Enqueue, slow());
     for polls in 0..POINTS {
         let grant = holder.hold(&name, ttl).await?;
@@ -96,10 +100,10 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
         };
         drop(done.transpose()?);
         if !releases {
-            ctx.until_waiting(&holder, &name, 0).await?;
+            context.until_waiting(&holder, &name, 0).await?;
             let attempt = third.wait_for(&name, ttl).await?;
             holder.remove(&name, grant.attempt, ttl).await?;
-            let turn = third.await_turn(&name, attempt, ttl, ctx.slack());
+            let turn = third.await_turn(&name, attempt, ttl, context.slack());
             if turn.await?.is_none() {
                 broken!(
                     "A4",
@@ -108,17 +112,19 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(ctx: Arc<Ctx>) -> Outcome {
             }
             third.remove(&name, attempt, ttl).await?;
         }
-        ctx.until_idle(&holder, &name, ctx.slack(), "A4").await?;
+        context
+            .until_idle(&holder, &name, context.slack(), "A4")
+            .await?;
     }
     Ok(())
 }
 
-pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.long();
+pub(crate) async fn fenced_attempt_never_enters(context: Arc<CaseContext>) -> Outcome {
+    let (driver, other) = (context.driver().await?, context.driver().await?);
+    let ttl = context.long();
     // An enqueue that is cut off anywhere on its way, and removed at once.
     for taken in [false, true] {
-        let name = ctx.name(if taken { "cut-taken" } else { "cut-free" })?;
+        let name = context.name(if taken { "cut-taken" } else { "cut-free" })?;
         if taken {
             other.hold(&name, ttl).await?;
         }
@@ -143,9 +149,9 @@ pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
         );
     }
     // One that comes after its removal altogether.
-    let ttl = ctx.short();
+    let ttl = context.short();
     for wait in [false, true] {
-        let name = ctx.name(if wait { "late-wait" } else { "late-try" })?;
+        let name = context.name(if wait { "late-wait" } else { "late-try" })?;
         let attempt = AttemptId::random()?;
         let remove = Remove::new(name.clone(), attempt, ttl, false);
         for _ in 0..2 {
@@ -160,16 +166,16 @@ pub(crate) async fn fenced_attempt_never_enters(ctx: Arc<Ctx>) -> Outcome {
         let gone = matches!(answer, Ok(Enqueued::Gone) | Err(_));
         // Where the entry lives no longer than its TTL, that is what bounds it.
         ensure!(
-            gone || ctx.need_own_ttl().is_ok(),
+            gone || context.need_own_ttl().is_ok(),
             "A4",
             "an attempt that was fenced off was told {answer:?}"
         );
         let within = if gone {
             Duration::ZERO
         } else {
-            ctx.takeover(ttl, ttl)
+            context.takeover(ttl, ttl)
         };
-        ctx.until_idle(&other, &name, within, "A4").await?;
+        context.until_idle(&other, &name, within, "A4").await?;
     }
     Ok(())
 }

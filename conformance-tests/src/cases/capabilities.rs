@@ -9,11 +9,11 @@ use tenure_core::{
 
 use crate::{
     case::{Need, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
 };
 
-pub(crate) async fn make_sense(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
+pub(crate) async fn make_sense(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
     let declared = driver.backend().capabilities().await?;
     let again = driver.backend().capabilities().await?;
     ensure!(
@@ -47,7 +47,7 @@ pub(crate) async fn make_sense(ctx: Arc<Ctx>) -> Outcome {
             declared.takeover
         );
     }
-    let (of_connector, of_backend) = (ctx.env().connector().info(), driver.backend().info());
+    let (of_connector, of_backend) = (context.env().connector().info(), driver.backend().info());
     ensure!(
         of_connector.scheme == of_backend.scheme && !of_backend.scheme.is_empty(),
         "C1",
@@ -56,14 +56,14 @@ pub(crate) async fn make_sense(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
-    let range = ctx.capabilities().ttl;
+pub(crate) async fn ttl_out_of_range_is_refused(context: Arc<CaseContext>) -> Outcome {
+    let range = context.capabilities().ttl;
     let mut wrong = vec![range.max + range.granularity, range.min / 2];
     if range.granularity > Duration::from_nanos(1) {
         wrong.push(range.min + range.granularity / 2);
     }
     for ttl in wrong {
-        match ctx.client_with(|builder| builder.ttl(ttl)).await {
+        match context.client_with(|builder| builder.ttl(ttl)).await {
             Err(Stop::Failed(failure)) if failure.to_string().contains("TTL") => {}
             Err(stop) => return Err(stop),
             Ok(_) => broken!(
@@ -71,14 +71,14 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
                 "a client with a TTL of {ttl:?} was made; the range is {range:?}"
             ),
         }
-        let client = ctx.client().await?;
+        let client = context.client().await?;
         match client.lock("range")?.ttl(ttl).try_acquire().await {
             Err(error) if error.kind() == ErrorKind::Config => {}
             other => broken!("C2", "a lock with a TTL of {ttl:?} gave {other:?}"),
         }
     }
     let long = range.max + range.granularity;
-    let client = ctx
+    let client = context
         .client_with(|builder| builder.ttl(long).clamp_ttl(true))
         .await?;
     let guard = client.lock("clamped")?.acquire().await?;
@@ -90,8 +90,8 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
         range.max
     );
     release(&guard).await?;
-    for ttl in [ctx.short(), ctx.steady(), ctx.long()] {
-        let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    for ttl in [context.short(), context.steady(), context.long()] {
+        let client = context.client_with(|builder| builder.ttl(ttl)).await?;
         let guard = client.lock("given")?.acquire().await?;
         ensure!(
             guard.ttl() >= ttl,
@@ -104,10 +104,10 @@ pub(crate) async fn ttl_out_of_range_is_refused(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn requirements_are_checked(ctx: Arc<Ctx>) -> Outcome {
-    let declared = ctx.capabilities();
+pub(crate) async fn requirements_are_checked(context: Arc<CaseContext>) -> Outcome {
+    let declared = context.capabilities();
     let met = Requirements::default().with_durability(declared.durability);
-    ctx.client_with(|builder| builder.require(met)).await?;
+    context.client_with(|builder| builder.require(met)).await?;
 
     let mut lacking = Requirements::default();
     if declared.durability < Durability::Consensus {
@@ -119,7 +119,10 @@ pub(crate) async fn requirements_are_checked(ctx: Arc<Ctx>) -> Outcome {
     } else {
         return Err(Stop::Ignored(Need::Lack));
     }
-    match ctx.client_with(|builder| builder.require(lacking)).await {
+    match context
+        .client_with(|builder| builder.require(lacking))
+        .await
+    {
         Ok(_) => broken!("C3", "{lacking:?} is required and {declared:?} accepted"),
         Err(Stop::Failed(failure)) => {
             let text = failure.to_string();

@@ -19,20 +19,20 @@ use tenure_core::{
 
 use crate::{
     case::{Failure, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
-    const LATE: Duration = Duration::from_millis(400);
+pub(crate) async fn counts_from_before_the_request(context: Arc<CaseContext>) -> Outcome {
+    const REPLY_DELAY: Duration = Duration::from_millis(400);
     let plan = Plan::new();
-    let ttl = ctx.long();
-    let client = ctx
+    let ttl = context.long();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let fate = Fate::Delay {
         before: Duration::ZERO,
-        after: LATE,
+        after: REPLY_DELAY,
     };
     plan.set_times(Op::Enqueue, fate, 1);
     let guard = client.lock("late-answer")?.acquire().await?;
@@ -73,10 +73,10 @@ pub(crate) async fn counts_from_before_the_request(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn only_proof_moves_it(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.long();
-    let client = ctx
+    let ttl = context.long();
+    let client = context
         .client_through(&plan, |builder| {
             builder.ttl(ttl).request_timeout(Duration::from_millis(300))
         })
@@ -122,7 +122,7 @@ pub(crate) async fn only_proof_moves_it(ctx: Arc<Ctx>) -> Outcome {
         );
     }
     plan.set(Op::Renew, Fate::Pass);
-    let proved = tokio::time::timeout(ctx.slack(), guard.renew()).await;
+    let proved = tokio::time::timeout(context.slack(), guard.renew()).await;
     ensure!(
         matches!(proved, Ok(Ok(()))) && guard.valid_until() > second,
         "D2",
@@ -160,11 +160,11 @@ impl Clock for JumpingClock {
     }
 }
 
-pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn clock_that_jumps_ends_the_lease(context: Arc<CaseContext>) -> Outcome {
     let clock = Arc::new(JumpingClock::default());
-    let ttl = ctx.long();
+    let ttl = context.long();
     let injected: Arc<dyn Clock> = Arc::<JumpingClock>::clone(&clock);
-    let client = ctx
+    let client = context
         .client_with(|builder| builder.ttl(ttl).clock(injected))
         .await?;
     let guard = Arc::new(client.lock("suspended")?.acquire().await?);
@@ -181,7 +181,7 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
         "D3",
         "the clock has jumped past the deadline, and `check` still says that the lock is held"
     );
-    let told = tokio::time::timeout(ctx.slack() + Duration::from_secs(1), lost).await;
+    let told = tokio::time::timeout(context.slack() + Duration::from_secs(1), lost).await;
     ensure!(
         matches!(told, Ok(Ok(_))),
         "D3",
@@ -190,29 +190,29 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_push()?;
+pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContext>) -> Outcome {
+    context.need_push()?;
     let plan = Plan::new();
     // Half of a third passes before the grant, and a third is less than the slack.
-    let ttl = ctx.possible_ttl(Duration::from_secs(6));
-    let holder = ctx.driver().await?;
-    let name = ctx.name("pushed")?;
+    let ttl = context.possible_ttl(Duration::from_secs(6));
+    let holder = context.driver().await?;
+    let name = context.name("pushed")?;
     let grant = holder.hold(&name, ttl).await?;
-    let client = ctx
+    let client = context
         .client_through(&plan, |builder| {
             builder.ttl(ttl).request_timeout(Duration::from_millis(500))
         })
         .await?;
     let lock = client.lock("pushed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
-    ctx.until_waiting(&holder, &name, 1).await?;
+    context.until_waiting(&holder, &name, 1).await?;
     // The store may show the entry before its client has the answer.
     let answered = || async {
         let mut calls = plan.calls(Op::Enqueue);
         calls.extend(plan.calls(Op::Renew));
         Ok::<_, Stop>(calls.iter().filter_map(|call| call.done).max())
     };
-    let seen = ctx.eventually(ctx.slack(), answered).await?;
+    let seen = context.eventually(context.slack(), answered).await?;
     ensure!(
         seen.is_some(),
         "A1",
@@ -226,7 +226,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
     tokio::time::sleep(Duration::from_millis(400)).await;
     let asked = plan.count(Op::Renew);
     holder.remove(&name, grant.attempt, ttl).await?;
-    let guard = match tokio::time::timeout(ctx.slack(), waiting).await {
+    let guard = match tokio::time::timeout(context.slack(), waiting).await {
         Ok(acquired) => acquired??,
         Err(_) => broken!("W2", "the message of the grant did not come"),
     };
@@ -245,8 +245,8 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
     );
     // One that carries no proof is renewed at once; one that does, by a third of its TTL.
     let unproved = proved.is_none();
-    let within = if unproved { ttl / 6 } else { ctx.slack() };
-    let renewed = ctx
+    let within = if unproved { ttl / 6 } else { context.slack() };
+    let renewed = context
         .eventually(within, || async {
             Ok((plan.count(Op::Renew) > asked).then_some(()))
         })
@@ -261,23 +261,23 @@ pub(crate) async fn pushed_grant_counts_from_last_report(ctx: Arc<Ctx>) -> Outco
     Ok(())
 }
 
-pub(crate) async fn pushed_grant_expires_with_the_entry(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn pushed_grant_expires_with_the_entry(context: Arc<CaseContext>) -> Outcome {
     let (holder, dead, next) = (
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     );
-    let name = ctx.name("inherited")?;
-    let ttl = ctx.steady();
-    let grant = holder.hold(&name, ctx.long()).await?;
+    let name = context.name("inherited")?;
+    let ttl = context.steady();
+    let grant = holder.hold(&name, context.long()).await?;
     let before = dead.now();
     dead.wait_for(&name, ttl).await?;
     let enqueued = dead.now();
     let attempt = next.wait_for(&name, ttl).await?;
     // The waiter has died; half of its TTL later it becomes the holder.
-    ctx.sleep_until(enqueued + ttl / 2).await;
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
-    let within = ctx.takeover(ttl, ttl);
+    context.sleep_until(enqueued + ttl / 2).await;
+    holder.remove(&name, grant.attempt, context.long()).await?;
+    let within = context.takeover(ttl, ttl);
     let Some(_) = next.await_turn(&name, attempt, ttl, within).await? else {
         broken!(
             "D4",
@@ -291,8 +291,8 @@ pub(crate) async fn pushed_grant_expires_with_the_entry(ctx: Arc<Ctx>) -> Outcom
         "the dead waiter's grant ended {passed:?} after its report, before its TTL of {ttl:?}"
     );
     // Would the grant have a TTL of its own, it would last for half a TTL longer.
-    let bound = ctx.capabilities().takeover.of(ttl, ttl);
-    let latest = bound + ctx.slack();
+    let bound = context.capabilities().takeover.of(ttl, ttl);
+    let latest = bound + context.slack();
     ensure!(
         passed <= latest,
         "D4",
@@ -301,18 +301,18 @@ pub(crate) async fn pushed_grant_expires_with_the_entry(ctx: Arc<Ctx>) -> Outcom
     Ok(())
 }
 
-pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn overtaken_push_is_dropped(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.long();
-    let holder = ctx.driver().await?;
-    let name = ctx.name("overtaken")?;
+    let ttl = context.long();
+    let holder = context.driver().await?;
+    let name = context.name("overtaken")?;
     let grant = holder.hold(&name, ttl).await?;
-    let client = ctx
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let lock = client.lock("overtaken")?;
     let mut waiting = tokio::spawn(async move { lock.acquire().await });
-    ctx.until_waiting(&holder, &name, 1).await?;
+    context.until_waiting(&holder, &name, 1).await?;
     let calls = plan.calls(Op::Enqueue);
     let attempts = calls.first().map(|call| call.attempts.as_slice());
     let Some([attempt]) = attempts else {
@@ -337,11 +337,11 @@ pub(crate) async fn overtaken_push_is_dropped(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn messages_are_dated_after_the_answers(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_push()?;
-    let (holder, waiter) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("dated")?;
-    let ttl = ctx.long();
+pub(crate) async fn messages_are_dated_after_the_answers(context: Arc<CaseContext>) -> Outcome {
+    context.need_push()?;
+    let (holder, waiter) = (context.driver().await?, context.driver().await?);
+    let name = context.name("dated")?;
+    let ttl = context.long();
     let grant = holder.hold(&name, ttl).await?;
     let attempt = waiter.wait_for(&name, ttl).await?;
     let mut latest = StoreTime::new(0);
@@ -360,7 +360,7 @@ pub(crate) async fn messages_are_dated_after_the_answers(ctx: Arc<Ctx>) -> Outco
         }
     }
     holder.remove(&name, grant.attempt, ttl).await?;
-    let Some(pushed) = waiter.await_push(attempt, ctx.slack()).await else {
+    let Some(pushed) = waiter.await_push(attempt, context.slack()).await else {
         broken!("W2", "no message told the waiter that it holds the lock");
     };
     // One that proves itself is believed by that, whatever its time.

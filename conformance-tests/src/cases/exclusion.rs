@@ -13,26 +13,26 @@ use tokio::task::JoinSet;
 
 use crate::{
     case::{Failure, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     worker::{Job, Report, Worker},
 };
 
 /// Rounds of each task, at most; fewer where a round takes long.
 const ROUNDS: usize = 40;
-const ENOUGH: Duration = Duration::from_secs(10);
+const TIME_BUDGET: Duration = Duration::from_secs(10);
 
-pub(crate) async fn tasks_never_overlap(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn tasks_never_overlap(context: Arc<CaseContext>) -> Outcome {
     let inside = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
-    let until = ctx.now() + ENOUGH;
+    let until = context.now() + TIME_BUDGET;
     for _ in 0..3 {
-        let client = ctx.client().await?;
+        let client = context.client().await?;
         for _ in 0..3 {
-            let (ctx, inside) = (Arc::clone(&ctx), Arc::clone(&inside));
+            let (context, inside) = (Arc::clone(&context), Arc::clone(&inside));
             let lock = client.lock("turns")?;
             tasks.spawn(async move {
                 let mut rounds = 0;
-                while rounds < ROUNDS && (rounds < 3 || ctx.now() < until) {
+                while rounds < ROUNDS && (rounds < 3 || context.now() < until) {
                     let guard = lock.acquire().await?;
                     ensure!(
                         guard.check().is_ok(),
@@ -61,14 +61,14 @@ pub(crate) async fn tasks_never_overlap(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn processes_never_overlap(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn processes_never_overlap(context: Arc<CaseContext>) -> Outcome {
     const WORKERS: u64 = 4;
     const ROUNDS: u32 = 25;
-    let arena = tempfile::tempdir()?;
+    let directory = tempfile::tempdir()?;
     let mut tasks = JoinSet::new();
     for _ in 0..WORKERS {
         let job = Job::Count { rounds: ROUNDS };
-        let mut worker = Worker::start(&ctx, job, "count", ctx.long(), arena.path())?;
+        let mut worker = Worker::start(&context, job, "count", context.long(), directory.path())?;
         tasks.spawn(async move {
             let mut turns = Vec::new();
             loop {
@@ -101,8 +101,8 @@ pub(crate) async fn processes_never_overlap(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn one_client_is_not_reentrant(ctx: Arc<Ctx>) -> Outcome {
-    let client = ctx.client().await?;
+pub(crate) async fn one_client_is_not_reentrant(context: Arc<CaseContext>) -> Outcome {
+    let client = context.client().await?;
     let lock = client.lock("once")?;
     let guard = lock.acquire().await?;
     for attempt in [
@@ -120,10 +120,10 @@ pub(crate) async fn one_client_is_not_reentrant(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn silent_holder_keeps_its_ttl(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.short();
-    let name = ctx.name("silent")?;
+pub(crate) async fn silent_holder_keeps_its_ttl(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.driver().await?, context.driver().await?);
+    let ttl = context.short();
+    let name = context.name("silent")?;
     // By the driver alone: what the core adds on top is not looked at here.
     let before = holder.now();
     let grant = holder.hold(&name, ttl).await?;
@@ -134,7 +134,7 @@ pub(crate) async fn silent_holder_keeps_its_ttl(ctx: Arc<Ctx>) -> Outcome {
         "the proof should count from within the request, it counts from {proved:?}"
     );
     let attempt = other.wait_for(&name, ttl).await?;
-    let within = ctx.takeover(grant.ttl, ttl);
+    let within = context.takeover(grant.ttl, ttl);
     let Some(_) = other.await_turn(&name, attempt, ttl, within).await? else {
         broken!("X3", "the lock was not granted again within {within:?}");
     };
@@ -150,19 +150,19 @@ pub(crate) async fn silent_holder_keeps_its_ttl(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn silent_holder_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_own_ttl()?;
-    let ttl = ctx.short();
-    let first = ctx.client_with(|builder| builder.ttl(ttl)).await?;
-    let second = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+pub(crate) async fn silent_holder_is_succeeded(context: Arc<CaseContext>) -> Outcome {
+    context.need_own_ttl()?;
+    let ttl = context.short();
+    let first = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let second = context.client_with(|builder| builder.ttl(ttl)).await?;
     let guard = first.lock("taken-over")?.acquire().await?;
     let token = guard.token();
     let deadline = guard.valid_until();
     guard.abandon();
     // The deadline that the guard stated last lies before the end of the TTL; the bound counts
     // from a proof that is no later than this moment.
-    let bound = ctx.takeover(ttl, ttl);
-    let start = ctx.now();
+    let bound = context.takeover(ttl, ttl);
+    let start = context.now();
     let guard = match second.lock("taken-over")?.acquire_within(bound).await? {
         Acquisition::Acquired(guard) => guard,
         Acquisition::Busy(holder) => {
@@ -170,7 +170,7 @@ pub(crate) async fn silent_holder_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
         }
         other => broken!("X3", "unexpected: {other:?}"),
     };
-    let now = ctx.now();
+    let now = context.now();
     ensure!(
         now >= deadline,
         "X3",
@@ -191,15 +191,15 @@ pub(crate) async fn silent_holder_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn killed_process_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
-    let arena = tempfile::tempdir()?;
+pub(crate) async fn killed_process_is_succeeded(context: Arc<CaseContext>) -> Outcome {
+    let directory = tempfile::tempdir()?;
     // Longer than a worker takes to come up, so that the lower bound means something.
-    let ttl = ctx.steady();
-    let mut worker = Worker::start(&ctx, Job::Hold, "killed", ttl, arena.path())?;
+    let ttl = context.steady();
+    let mut worker = Worker::start(&context, Job::Hold, "killed", ttl, directory.path())?;
     let Report::Held { token, .. } = worker.report().await? else {
         return Err(Failure::new(None, "the worker did not take the lock").into());
     };
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
     let lock = client.lock("killed")?;
     ensure!(
         matches!(lock.try_acquire().await?, Acquisition::Busy(_)),
@@ -207,8 +207,8 @@ pub(crate) async fn killed_process_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
         "a lock that another process holds was granted"
     );
     worker.kill().await?;
-    let start = ctx.now();
-    let bound = ctx.takeover(ttl, ttl);
+    let start = context.now();
+    let bound = context.takeover(ttl, ttl);
     let Some(guard) = lock.acquire_within(bound).await?.acquired() else {
         broken!(
             "X3",
@@ -217,7 +217,7 @@ pub(crate) async fn killed_process_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
     };
     ensure!(guard.token().get() > token, "T1", "the token did not rise");
     // The worker renewed every third of its TTL, so that its last proof was no older than that.
-    let passed = ctx.now().since(start);
+    let passed = context.now().since(start);
     ensure!(
         passed >= ttl / 2,
         "X3",

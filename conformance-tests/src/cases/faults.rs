@@ -13,13 +13,13 @@ use tokio::task::JoinHandle;
 
 use crate::{
     case::{Failure, Need, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     fault::{Fault, Faulty},
     worker::{Job, Report, Worker},
 };
 
 /// For a fault to be seen to take effect.
-const EFFECT: Duration = Duration::from_secs(20);
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A way that can be broken, and a client whose connections all go over it.
 struct Broken {
@@ -29,10 +29,10 @@ struct Broken {
 }
 
 impl Broken {
-    async fn new(ctx: &Ctx, ttl: Duration) -> Result<Self, Stop> {
-        let faulty = ctx.env().faulty().await?;
+    async fn new(context: &CaseContext, ttl: Duration) -> Result<Self, Stop> {
+        let faulty = context.env().faulty().await?;
         let faulty = faulty.ok_or(Stop::Ignored(Need::Faults))?;
-        let client = ctx.client_over(&faulty, ttl).await?;
+        let client = context.client_over(&faulty, ttl).await?;
         Ok(Self {
             faulty,
             client,
@@ -45,10 +45,10 @@ impl Broken {
     }
 
     /// Returns once a fault was seen to take effect more often than it had.
-    async fn took_effect(&self, ctx: &Ctx, before: u64) -> Outcome {
+    async fn took_effect(&self, context: &CaseContext, before: u64) -> Outcome {
         let line = self.faulty.line();
-        let seen = ctx
-            .eventually(EFFECT, || async {
+        let seen = context
+            .eventually(EFFECT_TIMEOUT, || async {
                 Ok((line.effects() > before).then_some(()))
             })
             .await?;
@@ -60,12 +60,12 @@ impl Broken {
     }
 
     /// The client must be able to go on by itself, once the fault is over.
-    async fn goes_on(&self, ctx: &Ctx, name: &str) -> Result<Guard, Stop> {
-        let within = ctx.takeover(self.ttl, self.ttl) + ctx.slack() * 2;
+    async fn goes_on(&self, context: &CaseContext, name: &str) -> Result<Guard, Stop> {
+        let within = context.takeover(self.ttl, self.ttl) + context.slack() * 2;
         let lock = self.client.lock(name)?;
-        let got = ctx
+        let got = context
             .eventually(within, || async {
-                let tried = lock.acquire_within(ctx.slack()).await;
+                let tried = lock.acquire_within(context.slack()).await;
                 Ok(tried.ok().and_then(Acquisition::acquired))
             })
             .await?;
@@ -78,15 +78,17 @@ impl Broken {
     }
 }
 
-pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(ctx: Arc<Ctx>) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.steady()).await?;
-    let driver = ctx.driver().await?;
-    let bound = ctx.takeover(broken.ttl, broken.ttl);
+pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(
+    context: Arc<CaseContext>,
+) -> Outcome {
+    let broken = Broken::new(&context, context.steady()).await?;
+    let driver = context.driver().await?;
+    let bound = context.takeover(broken.ttl, broken.ttl);
     for taken in [false, true] {
         let text = if taken { "ghost-taken" } else { "ghost-free" };
-        let name = ctx.name(text)?;
+        let name = context.name(text)?;
         let holder = match taken {
-            true => Some(driver.hold(&name, ctx.long()).await?),
+            true => Some(driver.hold(&name, context.long()).await?),
             false => None,
         };
         let before = broken.faulty.line().effects();
@@ -94,7 +96,7 @@ pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(ctx: Arc<Ctx>) -> 
         let lock = broken.client.lock(text)?;
         let budget = broken.ttl;
         let acquiring = tokio::spawn(async move { lock.acquire_within(budget).await });
-        broken.took_effect(&ctx, before).await?;
+        broken.took_effect(&context, before).await?;
         broken.set(Fault::None);
         match acquiring.await? {
             // What was lost was the answer to something else.
@@ -108,7 +110,7 @@ pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(ctx: Arc<Ctx>) -> 
             ),
         }
         if let Some(holder) = holder {
-            let left = ctx
+            let left = context
                 .eventually(bound, || async {
                     let state = driver.inspect(&name).await?;
                     Ok(state.queue.is_empty().then_some(state.holder))
@@ -125,22 +127,24 @@ pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(ctx: Arc<Ctx>) -> 
                 "X1",
                 "an attempt that was given up took the lock from its holder"
             );
-            driver.remove(&name, holder.attempt, ctx.long()).await?;
+            driver.remove(&name, holder.attempt, context.long()).await?;
         }
-        ctx.until_idle(&driver, &name, bound, "A4").await?;
+        context.until_idle(&driver, &name, bound, "A4").await?;
     }
     Ok(())
 }
 
-pub(crate) async fn lost_answer_of_a_release_frees_the_lock(ctx: Arc<Ctx>) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.steady()).await?;
-    let other = ctx.client_with(|builder| builder.ttl(broken.ttl)).await?;
+pub(crate) async fn lost_answer_of_a_release_frees_the_lock(context: Arc<CaseContext>) -> Outcome {
+    let broken = Broken::new(&context, context.steady()).await?;
+    let other = context
+        .client_with(|builder| builder.ttl(broken.ttl))
+        .await?;
     let guard = broken.client.lock("unheard")?.acquire().await?;
     let before = broken.faulty.line().effects();
     let valid_until = guard.valid_until();
     broken.set(Fault::LoseReplies);
     let releasing = tokio::spawn(async move { (guard.release().await, guard) });
-    broken.took_effect(&ctx, before).await?;
+    broken.took_effect(&context, before).await?;
     broken.set(Fault::None);
     let (released, guard) = releasing.await?;
     ensure!(
@@ -151,13 +155,13 @@ pub(crate) async fn lost_answer_of_a_release_frees_the_lock(ctx: Arc<Ctx>) -> Ou
     match released {
         Release::Released | Release::Unknown(_) => {}
         Release::NotHeld(reason) => ensure!(
-            ctx.now() >= valid_until,
+            context.now() >= valid_until,
             "R1",
             "before its deadline a release whose answer was lost found it not held: {reason}"
         ),
         other => broken!("R1", "a release whose answer was lost came to {other:?}"),
     }
-    let bound = ctx.takeover(broken.ttl, broken.ttl);
+    let bound = context.takeover(broken.ttl, broken.ttl);
     let next = other.lock("unheard")?.acquire_within(bound).await?;
     match next.acquired() {
         Some(next) => release(&next).await,
@@ -165,8 +169,8 @@ pub(crate) async fn lost_answer_of_a_release_frees_the_lock(ctx: Arc<Ctx>) -> Ou
     }
 }
 
-pub(crate) async fn broken_connections_end_no_grant(ctx: Arc<Ctx>) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.possible_ttl(Duration::from_secs(4))).await?;
+pub(crate) async fn broken_connections_end_no_grant(context: Arc<CaseContext>) -> Outcome {
+    let broken = Broken::new(&context, context.possible_ttl(Duration::from_secs(4))).await?;
     let guard = broken.client.lock("resets")?.acquire().await?;
     let token = guard.token();
     let before = broken.faulty.line().effects();
@@ -183,7 +187,7 @@ pub(crate) async fn broken_connections_end_no_grant(ctx: Arc<Ctx>) -> Outcome {
     }
     let deadline = guard.valid_until();
     let within = broken.ttl * 2;
-    let renewed = ctx
+    let renewed = context
         .eventually(within, || async {
             let over = guard.check() != Ok(token);
             Ok((over || guard.valid_until() > deadline).then_some(over))
@@ -203,29 +207,29 @@ pub(crate) async fn broken_connections_end_no_grant(ctx: Arc<Ctx>) -> Outcome {
     release(&guard).await
 }
 
-pub(crate) async fn holder_in_a_black_hole_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
-    cut_off(ctx, Fault::BlackHole).await
+pub(crate) async fn holder_in_a_black_hole_is_succeeded(context: Arc<CaseContext>) -> Outcome {
+    cut_off(context, Fault::BlackHole).await
 }
 
-pub(crate) async fn holder_that_nobody_hears_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
-    cut_off(ctx, Fault::HoldRequests).await
+pub(crate) async fn holder_that_nobody_hears_is_succeeded(context: Arc<CaseContext>) -> Outcome {
+    cut_off(context, Fault::HoldRequests).await
 }
 
-pub(crate) async fn holder_that_hears_nothing_is_succeeded(ctx: Arc<Ctx>) -> Outcome {
-    cut_off(ctx, Fault::HoldReplies).await
+pub(crate) async fn holder_that_hears_nothing_is_succeeded(context: Arc<CaseContext>) -> Outcome {
+    cut_off(context, Fault::HoldReplies).await
 }
 
 /// A holder is cut off in one way: it must be told by its deadline and not before, the next one gets
 /// the lock within the bound and not before that, and the client goes on once it is reached again.
-async fn cut_off(ctx: Arc<Ctx>, fault: Fault) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.steady()).await?;
+async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
+    let broken = Broken::new(&context, context.steady()).await?;
     let ttl = broken.ttl;
-    let other = ctx.client_with(|builder| builder.ttl(ttl)).await?;
-    let driver = ctx.driver().await?;
+    let other = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let driver = context.driver().await?;
     let guard = Arc::new(broken.client.lock("cut-off")?.acquire().await?);
     let lock = other.lock("cut-off")?;
-    let bound = ctx.takeover(ttl, ttl);
-    let told = watch(&ctx, &guard);
+    let bound = context.takeover(ttl, ttl);
+    let told = watch(&context, &guard);
     let holder = Arc::clone(&guard);
     let succeeding = tokio::spawn(async move {
         let next = lock.acquire().await?;
@@ -233,12 +237,12 @@ async fn cut_off(ctx: Arc<Ctx>, fault: Fault) -> Outcome {
         let both = next.check().is_ok() && holder.check().is_ok();
         Ok::<_, Stop>((next, both))
     });
-    ctx.until_waiting(&driver, guard.name(), 1).await?;
+    context.until_waiting(&driver, guard.name(), 1).await?;
     let before = broken.faulty.line().effects();
     broken.set(fault);
-    let cut = ctx.now();
-    broken.took_effect(&ctx, before).await?;
-    let Ok(told) = tokio::time::timeout(ttl * 2 + ctx.slack(), told).await else {
+    let cut = context.now();
+    broken.took_effect(&context, before).await?;
+    let Ok(told) = tokio::time::timeout(ttl * 2 + context.slack(), told).await else {
         broken!(
             "L1",
             "a holder that is cut off ({fault:?}) is not told at all"
@@ -272,7 +276,7 @@ async fn cut_off(ctx: Arc<Ctx>, fault: Fault) -> Outcome {
         "X1",
         "two guards say at one moment that they are held"
     );
-    let took = ctx.now().since(since);
+    let took = context.now().since(since);
     ensure!(
         took <= bound,
         "X3",
@@ -297,7 +301,7 @@ async fn cut_off(ctx: Arc<Ctx>, fault: Fault) -> Outcome {
         "reached again, the one that had lost the lock ended the next one's grant"
     );
     release(&next).await?;
-    let again = broken.goes_on(&ctx, "cut-off").await?;
+    let again = broken.goes_on(&context, "cut-off").await?;
     release(&again).await
 }
 
@@ -308,26 +312,26 @@ struct Told {
 }
 
 /// When a guard is told of its loss, without anybody polling.
-fn watch(ctx: &Arc<Ctx>, guard: &Arc<Guard>) -> JoinHandle<Told> {
-    let (ctx, guard) = (Arc::clone(ctx), Arc::clone(guard));
+fn watch(context: &Arc<CaseContext>, guard: &Arc<Guard>) -> JoinHandle<Told> {
+    let (context, guard) = (Arc::clone(context), Arc::clone(guard));
     tokio::spawn(async move {
         let reason = guard.lost().await;
         Told {
-            at: ctx.now(),
+            at: context.now(),
             due: guard.valid_until(),
             reason,
         }
     })
 }
 
-pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.steady()).await?;
+pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseContext>) -> Outcome {
+    let broken = Broken::new(&context, context.steady()).await?;
     let ttl = broken.ttl;
-    let driver = ctx.driver().await?;
-    let name = ctx.name("waiter")?;
+    let driver = context.driver().await?;
+    let name = context.name("waiter")?;
     // For less than its entry lives, and for longer.
     for share in [ttl / 4, ttl * 2] {
-        let grant = driver.hold(&name, ctx.long()).await?;
+        let grant = driver.hold(&name, context.long()).await?;
         let lock = broken.client.lock_named(name.clone());
         // The store may show the entry before its client has the answer.
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -340,7 +344,7 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
             };
             lock.acquire_observed(None, queued).await
         });
-        if tokio::time::timeout(EFFECT, told).await.is_err() {
+        if tokio::time::timeout(EFFECT_TIMEOUT, told).await.is_err() {
             broken!("A1", "a waiter is not told of its place");
         }
         broken.set(Fault::BlackHole);
@@ -353,8 +357,8 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
             );
         }
         broken.set(Fault::None);
-        let within = ttl + ctx.slack() * 2;
-        let back = ctx
+        let within = ttl + context.slack() * 2;
+        let back = context
             .eventually(within, || async {
                 let queue = driver.inspect(&name).await?.queue;
                 Ok((queue.len() == 1).then_some(()))
@@ -365,8 +369,8 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
             "W5",
             "{within:?} after it was cut off for {share:?}, a waiter is not in the queue"
         );
-        driver.remove(&name, grant.attempt, ctx.long()).await?;
-        let bound = ctx.takeover(ttl, ttl) + ctx.slack();
+        driver.remove(&name, grant.attempt, context.long()).await?;
+        let bound = context.takeover(ttl, ttl) + context.slack();
         let Ok(acquired) = tokio::time::timeout(bound, waiting).await else {
             broken!(
                 "W2",
@@ -377,18 +381,18 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(ctx: Arc<Ctx>) -> Outc
             Acquisition::Acquired(guard) => release(&guard).await?,
             other => broken!("W2", "a wait without an end came to {other:?}"),
         }
-        ctx.until_idle(&driver, &name, bound, "W5").await?;
+        context.until_idle(&driver, &name, bound, "W5").await?;
     }
     Ok(())
 }
 
-pub(crate) async fn refused_client_goes_on_by_itself(ctx: Arc<Ctx>) -> Outcome {
-    let broken = Broken::new(&ctx, ctx.steady()).await?;
+pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) -> Outcome {
+    let broken = Broken::new(&context, context.steady()).await?;
     let guard = broken.client.lock("refused")?.acquire().await?;
     release(&guard).await?;
     broken.set(Fault::Refuse);
     for _ in 0..2 {
-        let begin = ctx.now();
+        let begin = context.now();
         match broken.client.lock("refused")?.try_acquire().await {
             Err(error) => {
                 ensure!(
@@ -398,7 +402,8 @@ pub(crate) async fn refused_client_goes_on_by_itself(ctx: Arc<Ctx>) -> Outcome {
                 );
                 let shown = format!("{error} {error:?}");
                 ensure!(
-                    ctx.env()
+                    context
+                        .env()
                         .secrets()
                         .iter()
                         .all(|secret| !shown.contains(secret)),
@@ -408,22 +413,25 @@ pub(crate) async fn refused_client_goes_on_by_itself(ctx: Arc<Ctx>) -> Outcome {
             }
             Ok(outcome) => broken!("A3", "a store that cannot be reached gave {outcome:?}"),
         }
-        let (took, limit) = (ctx.now().since(begin), ctx.over_limit() + ctx.slack());
+        let (took, limit) = (
+            context.now().since(begin),
+            context.over_limit() + context.slack(),
+        );
         ensure!(
             took <= limit,
             "A1",
             "a try took {took:?}, with a time-out of {:?}",
-            ctx.over_limit()
+            context.over_limit()
         );
     }
     broken.set(Fault::None);
-    let guard = broken.goes_on(&ctx, "refused").await?;
+    let guard = broken.goes_on(&context, "refused").await?;
     release(&guard).await
 }
 
-pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn slow_store_counts_against_the_holder(context: Arc<CaseContext>) -> Outcome {
     const DELAY: Duration = Duration::from_millis(80);
-    let broken = Broken::new(&ctx, ctx.possible_ttl(Duration::from_secs(4))).await?;
+    let broken = Broken::new(&context, context.possible_ttl(Duration::from_secs(4))).await?;
     // Everything that need be there only once.
     release(&broken.client.lock("slow")?.acquire().await?).await?;
     let before = broken.faulty.line().effects();
@@ -432,7 +440,7 @@ pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outco
     let validity = DriftBounds::DEFAULT.validity(guard.ttl());
     let in_time = |what: &str| -> Outcome {
         // A proof took twice the delay to get here, and counts from before that.
-        let latest = ctx.now().before(DELAY * 2) + validity;
+        let latest = context.now().before(DELAY * 2) + validity;
         ensure!(
             guard.valid_until() <= latest,
             "D1",
@@ -442,8 +450,8 @@ pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outco
         Ok(())
     };
     in_time("once granted")?;
-    let until = ctx.now() + broken.ttl * 3 / 2;
-    while ctx.now() < until {
+    let until = context.now() + broken.ttl * 3 / 2;
+    while context.now() < until {
         ensure!(
             guard.check().is_ok(),
             "L5",
@@ -454,20 +462,20 @@ pub(crate) async fn slow_store_counts_against_the_holder(ctx: Arc<Ctx>) -> Outco
         in_time("renewed")?;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    broken.took_effect(&ctx, before).await?;
+    broken.took_effect(&context, before).await?;
     release(&guard).await
 }
 
-pub(crate) async fn stopped_process_finds_its_lock_lost(ctx: Arc<Ctx>) -> Outcome {
-    let arena = tempfile::tempdir()?;
-    let ttl = ctx.steady();
-    let mut worker = Worker::start(&ctx, Job::Believe, "stopped", ttl, arena.path())?;
+pub(crate) async fn stopped_process_finds_its_lock_lost(context: Arc<CaseContext>) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let ttl = context.steady();
+    let mut worker = Worker::start(&context, Job::Believe, "stopped", ttl, directory.path())?;
     let Report::Held { token, .. } = worker.report().await? else {
         return Err(Failure::new(None, "the worker did not take the lock").into());
     };
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
     worker.stop()?;
-    let bound = ctx.takeover(ttl, ttl);
+    let bound = context.takeover(ttl, ttl);
     let next = client.lock("stopped")?.acquire_within(bound).await?;
     let Some(next) = next.acquired() else {
         broken!(
@@ -475,7 +483,7 @@ pub(crate) async fn stopped_process_finds_its_lock_lost(ctx: Arc<Ctx>) -> Outcom
             "{bound:?} after its holder was stopped the lock is not granted"
         );
     };
-    let held_from = ctx.now();
+    let held_from = context.now();
     ensure!(next.token().get() > token, "T1", "the token did not rise");
     worker.go_on()?;
     // What it says is dated by a clock that all processes of this machine share.

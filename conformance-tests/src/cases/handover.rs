@@ -10,14 +10,14 @@ use tenure_core::{
 
 use crate::{
     case::{Need, Outcome, Stop, broken, ensure},
-    ctx::Ctx,
+    context::CaseContext,
     driver::Driver,
 };
 
 const HAND_OVERS: u32 = 1_000;
-/// A store on which that takes longer has fewer, but not fewer than [`LEAST`].
-const ENOUGH: Duration = Duration::from_secs(60);
-const LEAST: u32 = 200;
+/// A store on which that takes longer has fewer, but not fewer than [`MIN_ROUNDS`].
+const TIME_BUDGET: Duration = Duration::from_secs(60);
+const MIN_ROUNDS: u32 = 200;
 /// Each of these takes a TTL.
 const EXPIRIES: u32 = 5;
 
@@ -40,29 +40,29 @@ const WAYS: [Way; 5] = [
     Way::Delete,
 ];
 
-pub(crate) async fn rises_over_a_thousand_hand_overs(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn rises_over_a_thousand_hand_overs(context: Arc<CaseContext>) -> Outcome {
     let clients = [
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     ];
-    let name = ctx.name("thousand")?;
+    let name = context.name("thousand")?;
     let mut series = Series {
-        ctx: &ctx,
+        context: &context,
         name,
         last: FencingToken::new(0),
         deletes: true,
     };
-    let start = ctx.now();
+    let start = context.now();
     let mut ways = WAYS.iter().cycle();
     for round in 0..HAND_OVERS {
-        if round >= LEAST && ctx.now().since(start) > ENOUGH {
+        if round >= MIN_ROUNDS && context.now().since(start) > TIME_BUDGET {
             break;
         }
         let index = round as usize;
         let (holder, next) = (&clients[index % 3], &clients[(index + 1) % 3]);
         let way = match ways.next() {
-            _ if round % (LEAST / EXPIRIES) == 0 && round < LEAST => Way::Expire,
+            _ if round % (MIN_ROUNDS / EXPIRIES) == 0 && round < MIN_ROUNDS => Way::Expire,
             Some(way) => *way,
             None => Way::Release,
         };
@@ -72,7 +72,7 @@ pub(crate) async fn rises_over_a_thousand_hand_overs(ctx: Arc<Ctx>) -> Outcome {
 }
 
 struct Series<'a> {
-    ctx: &'a Ctx,
+    context: &'a CaseContext,
     name: LockName,
     last: FencingToken,
     deletes: bool,
@@ -80,10 +80,10 @@ struct Series<'a> {
 
 impl Series<'_> {
     async fn hand_over(&mut self, way: Way, holder: &Driver, next: &Driver) -> Outcome {
-        let ctx = self.ctx;
+        let context = self.context;
         let ttl = match way {
-            Way::Expire => ctx.short(),
-            _ => ctx.long(),
+            Way::Expire => context.short(),
+            _ => context.long(),
         };
         let grant = holder.hold(&self.name, ttl).await?;
         self.see(way, &grant)?;
@@ -110,7 +110,7 @@ impl Series<'_> {
                     "evicting the holder gave {evicted:?}"
                 );
             }
-            Way::Delete if self.deletes => match ctx.delete_state(&self.name).await {
+            Way::Delete if self.deletes => match context.delete_state(&self.name).await {
                 Ok(()) => {}
                 // This case does not need deletion; it is one way of ending more.
                 Err(Stop::Ignored(Need::DeleteState)) => {
@@ -125,7 +125,7 @@ impl Series<'_> {
             Way::Expire => {}
         }
         if let Some(waiter) = waiter {
-            let within = ctx.takeover(grant.ttl, ttl);
+            let within = context.takeover(grant.ttl, ttl);
             let turn = next.await_turn(&self.name, waiter, ttl, within);
             let Some(grant) = turn.await? else {
                 broken!(

@@ -8,21 +8,23 @@ use tenure_core::{
 
 use crate::{
     case::{Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(
+    context: Arc<CaseContext>,
+) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.short();
-    let client = ctx
+    let ttl = context.short();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     plan.set(Op::Renew, Fate::Hang);
     let guard = client.lock("hangs")?.acquire().await?;
     let deadline = guard.valid_until();
-    let told = tokio::time::timeout(ttl + ctx.slack(), guard.lost()).await;
-    let now = ctx.now();
+    let told = tokio::time::timeout(ttl + context.slack(), guard.lost()).await;
+    let now = context.now();
     let Ok(reason) = told else {
         broken!(
             "L1",
@@ -56,15 +58,19 @@ pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(ctx: Arc<Ctx>) -> 
 }
 
 /// By when evidence must be there that comes in this way.
-fn bound(ctx: &Ctx, evidence: Evidence, ttl: Duration) -> Duration {
+fn bound(context: &CaseContext, evidence: Evidence, ttl: Duration) -> Duration {
     match evidence {
-        Evidence::Push => ctx.slack(),
-        _ => ttl / 3 + ctx.slack(),
+        Evidence::Push => context.slack(),
+        _ => ttl / 3 + context.slack(),
     }
 }
 
-async fn lost(ctx: &Ctx, guard: &Guard, evidence: Evidence) -> Result<LossReason, Stop> {
-    let within = bound(ctx, evidence, guard.ttl());
+async fn lost(
+    context: &CaseContext,
+    guard: &Guard,
+    evidence: Evidence,
+) -> Result<LossReason, Stop> {
+    let within = bound(context, evidence, guard.ttl());
     let deadline = guard.valid_until();
     let Ok(reason) = tokio::time::timeout(within, guard.lost()).await else {
         broken!(
@@ -73,7 +79,7 @@ async fn lost(ctx: &Ctx, guard: &Guard, evidence: Evidence) -> Result<LossReason
         );
     };
     ensure!(
-        ctx.now() < deadline,
+        context.now() < deadline,
         "L2",
         "the guard was lost by its deadline alone, not by evidence"
     );
@@ -85,19 +91,19 @@ async fn lost(ctx: &Ctx, guard: &Guard, evidence: Evidence) -> Result<LossReason
     Ok(reason)
 }
 
-pub(crate) async fn eviction_is_noticed_as_declared(ctx: Arc<Ctx>) -> Outcome {
-    let evidence = ctx.capabilities().loss.evicted;
+pub(crate) async fn eviction_is_noticed_as_declared(context: Arc<CaseContext>) -> Outcome {
+    let evidence = context.capabilities().loss.evicted;
     // With evidence by push, no renewal comes within the bound.
-    let client = ctx.client().await?;
+    let client = context.client().await?;
     let guard = client.lock("evicted")?.acquire().await?;
-    let other = ctx.client().await?;
+    let other = context.client().await?;
     let evicted = other.evict(guard.name(), guard.token()).await?;
     ensure!(
         evicted == Evicted::Evicted,
         "I2",
         "evicting the holder gave {evicted:?}"
     );
-    let reason = lost(&ctx, &guard, evidence).await?;
+    let reason = lost(&context, &guard, evidence).await?;
     ensure!(
         reason == LossReason::Evicted,
         "L3",
@@ -106,17 +112,17 @@ pub(crate) async fn eviction_is_noticed_as_declared(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn deletion_is_noticed_as_declared(ctx: Arc<Ctx>) -> Outcome {
-    let evidence = ctx.capabilities().loss.deleted;
+pub(crate) async fn deletion_is_noticed_as_declared(context: Arc<CaseContext>) -> Outcome {
+    let evidence = context.capabilities().loss.deleted;
     // Evidence with the next renewal should not take a third of half a minute.
     let ttl = match evidence {
-        Evidence::Push => ctx.long(),
-        _ => ctx.steady(),
+        Evidence::Push => context.long(),
+        _ => context.steady(),
     };
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
     let guard = client.lock("deleted")?.acquire().await?;
-    ctx.delete_state(guard.name()).await?;
-    let reason = lost(&ctx, &guard, evidence).await?;
+    context.delete_state(guard.name()).await?;
+    let reason = lost(&context, &guard, evidence).await?;
     ensure!(
         matches!(reason, LossReason::Evicted | LossReason::SessionLost),
         "L3",
@@ -125,12 +131,12 @@ pub(crate) async fn deletion_is_noticed_as_declared(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn own_release_is_no_loss(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn own_release_is_no_loss(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let other = ctx.driver().await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let other = context.driver().await?;
     let guard = client.lock("echo")?.acquire().await?;
-    let waiter = other.wait_for(guard.name(), ctx.long()).await?;
+    let waiter = other.wait_for(guard.name(), context.long()).await?;
     // Whatever the store says of this attempt arrives while the release is under way.
     let late = Fate::Delay {
         before: Duration::ZERO,
@@ -155,7 +161,7 @@ pub(crate) async fn own_release_is_no_loss(ctx: Arc<Ctx>) -> Outcome {
         "L2",
         "after its own release the guard was lost: {fired:?}"
     );
-    let turn = other.await_turn(guard.name(), waiter, ctx.long(), ctx.slack());
+    let turn = other.await_turn(guard.name(), waiter, context.long(), context.slack());
     ensure!(
         turn.await?.is_some(),
         "R2",
@@ -164,20 +170,20 @@ pub(crate) async fn own_release_is_no_loss(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn is_final(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.short();
-    let client = ctx
+    let ttl = context.short();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let guard = client.lock("final")?.acquire().await?;
     plan.set(Op::Renew, Fate::Hang);
-    let Ok(reason) = tokio::time::timeout(ttl + ctx.slack(), guard.lost()).await else {
+    let Ok(reason) = tokio::time::timeout(ttl + context.slack(), guard.lost()).await else {
         broken!("L1", "`lost` did not fire");
     };
     plan.set(Op::Renew, Fate::Pass);
     // The way is free again; nothing may bring the grant back.
-    let late = tokio::time::timeout(ctx.slack(), guard.renew()).await;
+    let late = tokio::time::timeout(context.slack(), guard.renew()).await;
     ensure!(
         matches!(late, Ok(Err(_))),
         "L4",
@@ -195,8 +201,8 @@ pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
         guard.phase()
     );
     let attempt = guard.attempt();
-    let removed = ctx
-        .eventually(ctx.slack(), || async {
+    let removed = context
+        .eventually(context.slack(), || async {
             let mut calls = plan.calls(Op::Remove).into_iter();
             Ok(calls
                 .any(|call| call.attempts.contains(&attempt))
@@ -217,17 +223,17 @@ pub(crate) async fn is_final(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn two_lost_renewals_are_none(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn two_lost_renewals_are_none(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.steady();
-    let client = ctx
+    let ttl = context.steady();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let guard = client.lock("two")?.acquire().await?;
     for fate in [Fate::LoseRequest, Fate::LoseReply] {
         plan.set_times(Op::Renew, fate, 2);
         let before = guard.valid_until();
-        let proved = ctx
+        let proved = context
             .eventually(ttl * 2, || async {
                 let lost = plan.left(Op::Renew) == Some(0);
                 Ok((lost && guard.valid_until() > before || guard.check().is_err()).then_some(()))

@@ -5,7 +5,7 @@ pub(crate) mod capabilities;
 pub(crate) mod deadline;
 pub(crate) mod exclusion;
 pub(crate) mod faults;
-pub(crate) mod looking;
+pub(crate) mod inspect_evict;
 pub(crate) mod loss;
 pub(crate) mod names;
 pub(crate) mod releasing;

@@ -13,13 +13,13 @@ use tenure_core::{
 
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::Ctx,
+    context::CaseContext,
     wrap::{Op, Plan},
 };
 
-pub(crate) async fn bad_names_are_refused_before_any_io(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn bad_names_are_refused_before_any_io(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
     let long = "n".repeat(MAX_NAME_BYTES + 1);
     let bad = [
         ("", "empty"),
@@ -160,13 +160,13 @@ fn nasty() -> Vec<String> {
     names
 }
 
-pub(crate) async fn different_names_stay_apart(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
-    let ttl = ctx.long();
+pub(crate) async fn different_names_stay_apart(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
+    let ttl = context.long();
     let mut given = BTreeSet::new();
     let mut grants = Vec::new();
     for text in nasty() {
-        let name = ctx.name(&text)?;
+        let name = context.name(&text)?;
         match driver.try_hold(&name, ttl).await? {
             Some(grant) => grants.push((name, grant)),
             None => broken!(
@@ -187,7 +187,7 @@ pub(crate) async fn different_names_stay_apart(ctx: Arc<Ctx>) -> Outcome {
             grant.attempt
         );
     }
-    let listed = super::looking::list_all(&driver, List::new("", 16)).await?;
+    let listed = super::inspect_evict::list_all(&driver, List::new("", 16)).await?;
     let listed: BTreeSet<_> = listed
         .iter()
         .map(|lock| lock.name.as_str().to_owned())
@@ -205,8 +205,8 @@ pub(crate) async fn different_names_stay_apart(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn namespaces_stay_apart(ctx: Arc<Ctx>) -> Outcome {
-    let base = ctx.namespace();
+pub(crate) async fn namespaces_stay_apart(context: Arc<CaseContext>) -> Outcome {
+    let base = context.namespace();
     let pairs = [
         ("/a", "b"),
         ("", "a/b"),
@@ -226,9 +226,9 @@ pub(crate) async fn namespaces_stay_apart(ctx: Arc<Ctx>) -> Outcome {
         let Ok(namespace) = Namespace::new(&text) else {
             broken!("N1", "the namespace {text:?} was refused");
         };
-        let driver = ctx.driver_in(namespace, 0).await?;
-        let lock = ctx.name(name)?;
-        match driver.try_hold(&lock, ctx.long()).await? {
+        let driver = context.driver_in(namespace, 0).await?;
+        let lock = context.name(name)?;
+        match driver.try_hold(&lock, context.long()).await? {
             Some(grant) => held.push((driver, text.clone(), lock, grant)),
             None => broken!(
                 "N2",
@@ -238,7 +238,7 @@ pub(crate) async fn namespaces_stay_apart(ctx: Arc<Ctx>) -> Outcome {
         given.entry(text).or_default().insert(name.to_owned());
     }
     for (driver, namespace, ..) in &held {
-        let listed = super::looking::list_all(driver, List::new("", 16)).await?;
+        let listed = super::inspect_evict::list_all(driver, List::new("", 16)).await?;
         let names: BTreeSet<_> = listed
             .iter()
             .map(|lock| lock.name.as_str().to_owned())
@@ -251,7 +251,7 @@ pub(crate) async fn namespaces_stay_apart(ctx: Arc<Ctx>) -> Outcome {
         );
     }
     for (driver, _, name, grant) in &held {
-        driver.remove(name, grant.attempt, ctx.long()).await?;
+        driver.remove(name, grant.attempt, context.long()).await?;
     }
     Ok(())
 }

@@ -12,15 +12,15 @@ use tenure_core::{
 
 use crate::{
     case::{Failure, Outcome, broken, ensure},
-    ctx::Ctx,
+    context::CaseContext,
     driver::Driver,
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn says_what_it_did(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
-    let ttl = ctx.long();
-    let name = ctx.name("says")?;
+pub(crate) async fn says_what_it_did(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
+    let ttl = context.long();
+    let name = context.name("says")?;
     let grant = driver.hold(&name, ttl).await?;
     let waiter = driver.wait_for(&name, ttl).await?;
     let answers = [
@@ -42,7 +42,7 @@ pub(crate) async fn says_what_it_did(ctx: Arc<Ctx>) -> Outcome {
         "R1",
         "removing a stranger, a waiter twice and a holder twice gave {answers:?}"
     );
-    let client = ctx.client().await?;
+    let client = context.client().await?;
     let guard = client.lock("says")?.acquire().await?;
     for _ in 0..2 {
         let outcome = guard.release().await;
@@ -55,14 +55,14 @@ pub(crate) async fn says_what_it_did(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn stale_one_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
-    let (stale, holder) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("stale")?;
-    let ttl = ctx.short();
+pub(crate) async fn stale_one_frees_nobody(context: Arc<CaseContext>) -> Outcome {
+    let (stale, holder) = (context.driver().await?, context.driver().await?);
+    let name = context.name("stale")?;
+    let ttl = context.short();
     let first = stale.hold(&name, ttl).await?;
-    let second = holder.wait_for(&name, ctx.long()).await?;
-    let bound = ctx.takeover(first.ttl, ctx.long());
-    let turn = holder.await_turn(&name, second, ctx.long(), bound);
+    let second = holder.wait_for(&name, context.long()).await?;
+    let bound = context.takeover(first.ttl, context.long());
+    let turn = holder.await_turn(&name, second, context.long(), bound);
     let Some(grant) = turn.await? else {
         broken!("X3", "the expired lock was not granted again");
     };
@@ -84,10 +84,12 @@ pub(crate) async fn stale_one_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn stale_one_of_the_same_client_frees_nobody(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("own-stale")?;
-    let ttl = ctx.long();
+pub(crate) async fn stale_one_of_the_same_client_frees_nobody(
+    context: Arc<CaseContext>,
+) -> Outcome {
+    let (driver, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("own-stale")?;
+    let ttl = context.long();
     let first = driver.hold(&name, ttl).await?;
     // Taken away, not given back: a late release of it is still to come.
     other.backend().evict(&name, first.token).await?;
@@ -108,10 +110,10 @@ pub(crate) async fn stale_one_of_the_same_client_frees_nobody(ctx: Arc<Ctx>) -> 
     Ok(())
 }
 
-pub(crate) async fn unanswered_one_is_found_out(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn unanswered_one_is_found_out(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let driver = ctx.driver().await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let driver = context.driver().await?;
     let guard = client.lock("unanswered")?.acquire().await?;
     plan.set_times(Op::Remove, Fate::LoseReply, 1);
     let outcome = guard.release().await;
@@ -120,21 +122,21 @@ pub(crate) async fn unanswered_one_is_found_out(ctx: Arc<Ctx>) -> Outcome {
         "R1",
         "the answer to the removal was lost and the entry is absent; the release says {outcome:?}"
     );
-    let tried = driver.try_hold(guard.name(), ctx.long()).await?;
+    let tried = driver.try_hold(guard.name(), context.long()).await?;
     ensure!(tried.is_some(), "R2", "a released lock is taken");
     Ok(())
 }
 
-pub(crate) async fn hanging_one_is_unknown(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn hanging_one_is_unknown(context: Arc<CaseContext>) -> Outcome {
     const LIMIT: Duration = Duration::from_millis(400);
     let plan = Plan::new();
-    let client = ctx
+    let client = context
         .client_through(&plan, |builder| builder.request_timeout(LIMIT))
         .await?;
-    let driver = ctx.driver().await?;
+    let driver = context.driver().await?;
     let guard = client.lock("hanging")?.acquire().await?;
     plan.set(Op::Remove, Fate::Hang);
-    let within = LIMIT * 2 + ctx.slack();
+    let within = LIMIT * 2 + context.slack();
     match tokio::time::timeout(within, guard.release()).await {
         Ok(Release::Unknown(error)) => ensure!(
             error.kind() == ErrorKind::OutcomeUnknown,
@@ -159,15 +161,16 @@ pub(crate) async fn hanging_one_is_unknown(ctx: Arc<Ctx>) -> Outcome {
         "R1",
         "asked for again, with the store answering, the release says {again:?}"
     );
-    ctx.until_idle(&driver, guard.name(), ctx.slack(), "R2")
+    context
+        .until_idle(&driver, guard.name(), context.slack(), "R2")
         .await
 }
 
-pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn acknowledged_one_frees_at_once(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
-    let other = ctx.driver().await?;
-    let ttl = ctx.long();
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let other = context.driver().await?;
+    let ttl = context.long();
     let guard = client.lock("at-once")?.acquire().await?;
     let outcome = guard.release().await;
     ensure!(
@@ -189,7 +192,7 @@ pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
         "R1",
         "a release gave {outcome:?}"
     );
-    let turn = other.await_turn(guard.name(), waiter, ttl, ctx.slack());
+    let turn = other.await_turn(guard.name(), waiter, ttl, context.slack());
     ensure!(
         turn.await?.is_some(),
         "R2",
@@ -198,9 +201,9 @@ pub(crate) async fn acknowledged_one_frees_at_once(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-async fn until_taken(ctx: &Ctx, other: &Driver, name: &LockName, how: &str) -> Outcome {
-    let taken = ctx
-        .eventually(ctx.slack(), || other.try_hold(name, ctx.long()))
+async fn until_taken(context: &CaseContext, other: &Driver, name: &LockName, how: &str) -> Outcome {
+    let taken = context
+        .eventually(context.slack(), || other.try_hold(name, context.long()))
         .await?;
     let Some(grant) = taken else {
         broken!(
@@ -208,18 +211,18 @@ async fn until_taken(ctx: &Ctx, other: &Driver, name: &LockName, how: &str) -> O
             "a guard dropped {how} was not released in the background"
         );
     };
-    other.remove(name, grant.attempt, ctx.long()).await?;
+    other.remove(name, grant.attempt, context.long()).await?;
     Ok(())
 }
 
-pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
-    let client: Client = ctx.client().await?;
-    let other = ctx.driver().await?;
-    let name = ctx.name("dropped")?;
+pub(crate) async fn dropped_guard_releases(context: Arc<CaseContext>) -> Outcome {
+    let client: Client = context.client().await?;
+    let other = context.driver().await?;
+    let name = context.name("dropped")?;
     let lock = client.lock_named(name.clone());
 
     drop(lock.acquire().await?);
-    until_taken(&ctx, &other, &name, "inside of a runtime").await?;
+    until_taken(&context, &other, &name, "inside of a runtime").await?;
 
     let guard = lock.acquire().await?;
     let outside = std::thread::spawn(move || drop(guard));
@@ -229,7 +232,7 @@ pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
         "R3",
         "dropping a guard outside of a runtime panicked"
     );
-    until_taken(&ctx, &other, &name, "outside of a runtime").await?;
+    until_taken(&context, &other, &name, "outside of a runtime").await?;
 
     let guard = lock.acquire().await?;
     let panicking = tokio::spawn(async move {
@@ -242,30 +245,30 @@ pub(crate) async fn dropped_guard_releases(ctx: Arc<Ctx>) -> Outcome {
         "R3",
         "the panic of the case was swallowed"
     );
-    until_taken(&ctx, &other, &name, "in a panic").await?;
+    until_taken(&context, &other, &name, "in a panic").await?;
 
     let guard = lock.acquire().await?;
-    let start = ctx.now();
+    let start = context.now();
     drop(guard);
-    let took = ctx.now().since(start);
+    let took = context.now().since(start);
     ensure!(
         took < Duration::from_millis(500),
         "R3",
         "dropping a guard blocked for {took:?}"
     );
-    until_taken(&ctx, &other, &name, "at last").await
+    until_taken(&context, &other, &name, "at last").await
 }
 
-pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn nothing_stays_after_many_cycles(context: Arc<CaseContext>) -> Outcome {
     const CYCLES: u32 = 10_000;
-    /// A store on which that takes longer has fewer cycles, but not fewer than [`LEAST`].
-    const ENOUGH: Duration = Duration::from_secs(20);
-    const LEAST: u32 = 500;
-    let client = ctx.client().await?;
-    let driver = ctx.driver().await?;
-    let start = ctx.now();
+    /// A store on which that takes longer has fewer cycles, but not fewer than [`MIN_CYCLES`].
+    const TIME_BUDGET: Duration = Duration::from_secs(20);
+    const MIN_CYCLES: u32 = 500;
+    let client = context.client().await?;
+    let driver = context.driver().await?;
+    let start = context.now();
     let mut cycles = 0;
-    while cycles < CYCLES && (cycles < LEAST || ctx.now().since(start) < ENOUGH) {
+    while cycles < CYCLES && (cycles < MIN_CYCLES || context.now().since(start) < TIME_BUDGET) {
         // One name for half of them, and a hundred for the other half.
         let name = match cycles % 2 {
             0 => "cycle".to_owned(),
@@ -284,9 +287,9 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
         }
         cycles += 1;
     }
-    let listed = ctx
-        .eventually(ctx.slack(), || async {
-            let listed = super::looking::list_all(&driver, List::new("", 64)).await?;
+    let listed = context
+        .eventually(context.slack(), || async {
+            let listed = super::inspect_evict::list_all(&driver, List::new("", 64)).await?;
             Ok(listed.is_empty().then_some(()))
         })
         .await?;
@@ -296,7 +299,7 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
         "after {cycles} cycles the listing still shows locks"
     );
     for number in 0..100 {
-        let name = ctx.name(&format!("cycle-{number}"))?;
+        let name = context.name(&format!("cycle-{number}"))?;
         let state = driver.inspect(&name).await?;
         ensure!(
             state.holder.is_none() && state.queue.is_empty(),
@@ -310,9 +313,9 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
         "after {cycles} cycles the client still keeps {} attempts",
         client.live_attempts()
     );
-    if let Some(entries) = ctx.env().residue().await? {
+    if let Some(entries) = context.env().residue().await? {
         ensure!(
-            entries == 0 || ctx.capabilities().residue != Some(Duration::ZERO),
+            entries == 0 || context.capabilities().residue != Some(Duration::ZERO),
             "R4",
             "the backend declares that nothing stays, and {entries} locks have state"
         );
@@ -320,15 +323,15 @@ pub(crate) async fn nothing_stays_after_many_cycles(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
+pub(crate) async fn shutdown_releases_all(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
     let names = ["down-1", "down-2", "down-3"];
-    let client = ctx.client().await?;
+    let client = context.client().await?;
     let mut guards = Vec::new();
     for name in names {
         guards.push(client.lock(name)?.acquire().await?);
     }
-    let report = client.shutdown(ctx.slack()).await;
+    let report = client.shutdown(context.slack()).await;
     ensure!(
         report.released == names.len() && report.unreleased.is_empty(),
         "R5",
@@ -341,7 +344,8 @@ pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
             "R5",
             "after the shutdown a guard says that it is held"
         );
-        ctx.until_idle(&driver, guard.name(), ctx.slack(), "R5")
+        context
+            .until_idle(&driver, guard.name(), context.slack(), "R5")
             .await?;
     }
     match client.lock("down-1")?.try_acquire().await {
@@ -350,20 +354,20 @@ pub(crate) async fn shutdown_releases_all(ctx: Arc<Ctx>) -> Outcome {
     }
 
     let plan = Plan::new();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let client = context.client_through(&plan, |builder| builder).await?;
     let guard = client.lock("stuck")?.acquire().await?;
     plan.set(Op::Remove, Fate::Hang);
     let within = Duration::from_millis(400);
-    let start = ctx.now();
-    let closing = tokio::time::timeout(within + ctx.slack(), client.shutdown(within));
+    let start = context.now();
+    let closing = tokio::time::timeout(within + context.slack(), client.shutdown(within));
     let Ok(report) = closing.await else {
         broken!(
             "R5",
             "a shutdown within {within:?} is not over {:?} later",
-            ctx.slack()
+            context.slack()
         );
     };
-    let took = ctx.now().since(start);
+    let took = context.now().since(start);
     let Some(left) = report.unreleased.first() else {
         return Err(Failure::new(
             Some("R5"),

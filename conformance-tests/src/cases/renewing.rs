@@ -6,18 +6,18 @@ use tenure_core::{clock::Instant, request::Renewed};
 
 use crate::{
     case::{Outcome, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn keeps_the_lock_beyond_its_ttl(ctx: Arc<Ctx>) -> Outcome {
-    let ttl = ctx.steady();
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
-    let other = ctx.driver().await?;
+pub(crate) async fn keeps_the_lock_beyond_its_ttl(context: Arc<CaseContext>) -> Outcome {
+    let ttl = context.steady();
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let other = context.driver().await?;
     let guard = client.lock("kept")?.acquire().await?;
     let token = guard.token();
-    let until = ctx.now() + ttl * 3;
-    while ctx.now() < until {
+    let until = context.now() + ttl * 3;
+    while context.now() < until {
         ensure!(
             guard.check() == Ok(token),
             "K1",
@@ -36,19 +36,19 @@ pub(crate) async fn keeps_the_lock_beyond_its_ttl(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn comes_every_third_of_the_ttl(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.steady();
-    let client = ctx
+    let ttl = context.steady();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let guard = client.lock("thirds")?.acquire().await?;
-    let start = ctx.now();
-    ctx.sleep_until(start + ttl * 2).await;
+    let start = context.now();
+    context.sleep_until(start + ttl * 2).await;
     let calls = plan.calls(Op::Renew);
     let mut times = vec![start];
     times.extend(calls.iter().map(|call| call.at));
-    times.push(ctx.now());
+    times.push(context.now());
     let gaps: Vec<Duration> = times
         .windows(2)
         .map(|pair| pair[1].since(pair[0]))
@@ -70,11 +70,11 @@ pub(crate) async fn comes_every_third_of_the_ttl(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn many_locks_share_it(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn many_locks_share_it(context: Arc<CaseContext>) -> Outcome {
     const LOCKS: usize = 100;
     let plan = Plan::new();
-    let ttl = ctx.possible_ttl(Duration::from_secs(6));
-    let client = ctx
+    let ttl = context.possible_ttl(Duration::from_secs(6));
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let mut guards = Vec::new();
@@ -82,8 +82,8 @@ pub(crate) async fn many_locks_share_it(ctx: Arc<Ctx>) -> Outcome {
         guards.push(client.lock(format!("shared-{number}"))?.acquire().await?);
     }
     let before = plan.count(Op::Renew);
-    let start = ctx.now();
-    ctx.sleep_until(start + ttl).await;
+    let start = context.now();
+    context.sleep_until(start + ttl).await;
     let calls = plan.calls(Op::Renew).split_off(before);
     let entries: usize = calls.iter().map(|call| call.attempts.len()).sum();
     for guard in &guards {
@@ -116,15 +116,15 @@ pub(crate) async fn many_locks_share_it(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn never_revives_the_expired(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("revived")?;
-    let ttl = ctx.short();
+pub(crate) async fn never_revives_the_expired(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("revived")?;
+    let ttl = context.short();
     let grant = holder.hold(&name, ttl).await?;
-    let bound = ctx.takeover(grant.ttl, ttl);
+    let bound = context.takeover(grant.ttl, ttl);
     // Nobody wants the lock. Inspecting changes nothing, so that it is the renewal that would
     // have to find out that the grant has expired.
-    let free = ctx
+    let free = context
         .eventually(bound, || async {
             let state = other.inspect(&name).await?;
             Ok(state.holder.is_none().then_some(()))
@@ -153,26 +153,26 @@ pub(crate) async fn never_revives_the_expired(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn never_extends_anothers(context: Arc<CaseContext>) -> Outcome {
     let (stale, holder, third) = (
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     );
-    let name = ctx.name("anothers")?;
-    let ttl = ctx.short();
+    let name = context.name("anothers")?;
+    let ttl = context.short();
     let first = stale.hold(&name, ttl).await?;
     let second = holder.wait_for(&name, ttl).await?;
-    let bound = ctx.takeover(first.ttl, ttl);
+    let bound = context.takeover(first.ttl, ttl);
     let turn = holder.await_turn(&name, second, ttl, bound);
     let Some(grant) = turn.await? else {
         broken!("X3", "the expired lock was not granted again");
     };
     let granted = holder.now();
-    let waiter = third.wait_for(&name, ctx.long()).await?;
+    let waiter = third.wait_for(&name, context.long()).await?;
     // The new holder falls silent. The old one goes on renewing, as a paused process does when it
     // wakes up.
-    let until = granted + ctx.takeover(grant.ttl, ctx.short());
+    let until = granted + context.takeover(grant.ttl, context.short());
     let succeeded: Option<Instant> = loop {
         match stale
             .renew(&name, first.attempt, ttl, Some(first.token))
@@ -184,7 +184,7 @@ pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
                 "the renewal of a grant that was given on gave {answer:?}"
             ),
         }
-        if let Renewed::Granted(_) = third.renew(&name, waiter, ctx.long(), None).await? {
+        if let Renewed::Granted(_) = third.renew(&name, waiter, context.long(), None).await? {
             break Some(third.now());
         }
         if third.now() > until {
@@ -200,10 +200,10 @@ pub(crate) async fn never_extends_anothers(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn has_stopped_before_the_release(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.short();
-    let client = ctx
+    let ttl = context.short();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     // A store that takes its time gives renewals and removals a chance to cross.
@@ -213,12 +213,14 @@ pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
     };
     plan.set(Op::Renew, slow);
     plan.set(Op::Remove, slow);
-    let name = ctx.name("stopped")?;
+    let name = context.name("stopped")?;
     let mut renewed = false;
     for round in 0..20_u32 {
         let guard = client.lock_named(name.clone()).acquire().await?;
         // Released at another point of the renewal's way each time.
-        ctx.sleep_until(ctx.now() + ttl / 3 * (round % 5) / 4).await;
+        context
+            .sleep_until(context.now() + ttl / 3 * (round % 5) / 4)
+            .await;
         if round % 5 == 4 {
             let _ = tokio::time::timeout(ttl / 30, guard.renew()).await;
         }
@@ -257,17 +259,17 @@ pub(crate) async fn has_stopped_before_the_release(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn nothing_comes_back_after_the_release(ctx: Arc<Ctx>) -> Outcome {
-    let ttl = ctx.short();
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
-    let driver = ctx.driver().await?;
+pub(crate) async fn nothing_comes_back_after_the_release(context: Arc<CaseContext>) -> Outcome {
+    let ttl = context.short();
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let driver = context.driver().await?;
     for _ in 0..3 {
         let guard = client.lock("stays-free")?.acquire().await?;
         // Long enough for it to have been renewed.
         tokio::time::sleep(ttl / 2).await;
         release(&guard).await?;
-        let until = ctx.now() + ttl;
-        while ctx.now() < until {
+        let until = context.now() + ttl;
+        while context.now() < until {
             let state = driver.inspect(guard.name()).await?;
             ensure!(
                 state.holder.is_none() && state.queue.is_empty(),

@@ -12,7 +12,7 @@ use tenure_core::{
 
 use crate::{
     case::{Need, Outcome, Stop, ensure},
-    ctx::Ctx,
+    context::CaseContext,
     driver::Driver,
     wrap::{Fate, Op, Plan},
 };
@@ -26,14 +26,14 @@ fn show(texts: &mut Vec<String>, error: &Error) {
     }
 }
 
-pub(crate) async fn show_nowhere(ctx: Arc<Ctx>) -> Outcome {
-    let secrets = ctx.env().secrets();
+pub(crate) async fn show_nowhere(context: Arc<CaseContext>) -> Outcome {
+    let secrets = context.env().secrets();
     if secrets.is_empty() {
         return Err(Stop::Ignored(Need::Secrets));
     }
     let plan = Plan::new();
-    let connector = ctx.env().connector();
-    let client = ctx.client_through(&plan, |builder| builder).await?;
+    let connector = context.env().connector();
+    let client = context.client_through(&plan, |builder| builder).await?;
     let lock = client.lock("canary")?;
     let guard = lock.acquire().await?;
     let state = client.inspect(guard.name()).await?;
@@ -51,21 +51,21 @@ pub(crate) async fn show_nowhere(ctx: Arc<Ctx>) -> Outcome {
         client.lock("a\0").err(),
         client.lock("other")?.try_acquire().await.err(),
         client
-            .evict(&ctx.name("free")?, FencingToken::new(1))
+            .evict(&context.name("free")?, FencingToken::new(1))
             .await
             .err(),
     ];
     for error in errors.iter().flatten() {
         show(&mut texts, error);
     }
-    if ctx.env().corrupt(guard.name()).await? {
+    if context.env().corrupt(guard.name()).await? {
         let inspected = client.inspect(guard.name()).await;
         if let Err(error) = &inspected {
             show(&mut texts, error);
         }
     }
     drop(guard);
-    client.shutdown(ctx.slack()).await;
+    client.shutdown(context.slack()).await;
     if let Err(error) = client.lock("closed")?.try_acquire().await {
         show(&mut texts, &error);
     }
@@ -91,11 +91,11 @@ pub(crate) async fn show_nowhere(ctx: Arc<Ctx>) -> Outcome {
 async fn refuses(
     driver: &Driver,
     name: &LockName,
-    ctx: &Ctx,
+    context: &CaseContext,
     kind: ErrorKind,
     clause: &'static str,
 ) -> Outcome {
-    let ttl = ctx.long();
+    let ttl = context.long();
     let wrong = |what: &str, seen: String| -> Stop {
         let text = format!("{what} gave {seen}, where an error of kind {kind:?} is due");
         crate::case::Failure::new(Some(clause), text).into()
@@ -120,26 +120,26 @@ async fn refuses(
     Ok(())
 }
 
-pub(crate) async fn malformed_state_is_an_error(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, holder) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("scribbled")?;
-    let sound = ctx.name("sound")?;
-    let grant = holder.hold(&name, ctx.long()).await?;
-    if !ctx.env().corrupt(&name).await? {
+pub(crate) async fn malformed_state_is_an_error(context: Arc<CaseContext>) -> Outcome {
+    let (driver, holder) = (context.driver().await?, context.driver().await?);
+    let name = context.name("scribbled")?;
+    let sound = context.name("sound")?;
+    let grant = holder.hold(&name, context.long()).await?;
+    if !context.env().corrupt(&name).await? {
         return Err(Stop::Ignored(Need::Corrupt));
     }
-    refuses(&driver, &name, &ctx, ErrorKind::Corrupt, "S2").await?;
+    refuses(&driver, &name, &context, ErrorKind::Corrupt, "S2").await?;
     // What the holder is told is no proof, also if its driver remembers what it wrote itself.
     let renewed = holder
-        .renew(&name, grant.attempt, ctx.long(), Some(grant.token))
+        .renew(&name, grant.attempt, context.long(), Some(grant.token))
         .await;
     ensure!(
         !matches!(renewed, Ok(Renewed::Proved { .. } | Renewed::Granted(_))),
         "S2",
         "a renewal of scribbled state counts as proved: {renewed:?}"
     );
-    refuses(&driver, &name, &ctx, ErrorKind::Corrupt, "S2").await?;
-    let other = driver.try_hold(&sound, ctx.long()).await?;
+    refuses(&driver, &name, &context, ErrorKind::Corrupt, "S2").await?;
+    let other = driver.try_hold(&sound, context.long()).await?;
     ensure!(
         other.is_some(),
         "S2",
@@ -148,12 +148,12 @@ pub(crate) async fn malformed_state_is_an_error(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn newer_state_is_refused(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, holder) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("newer")?;
-    holder.hold(&name, ctx.long()).await?;
-    if !ctx.env().write_newer_format(&name).await? {
+pub(crate) async fn newer_state_is_refused(context: Arc<CaseContext>) -> Outcome {
+    let (driver, holder) = (context.driver().await?, context.driver().await?);
+    let name = context.name("newer")?;
+    holder.hold(&name, context.long()).await?;
+    if !context.env().write_newer_format(&name).await? {
         return Err(Stop::Ignored(Need::NewerFormat));
     }
-    refuses(&driver, &name, &ctx, ErrorKind::NewerFormat, "S3").await
+    refuses(&driver, &name, &context, ErrorKind::NewerFormat, "S3").await
 }

@@ -16,8 +16,8 @@ use tokio::{
 
 use crate::{
     case::{Failure, Need, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
-    servers::{OwnStore, Strike},
+    context::{CaseContext, release},
+    servers::{DedicatedStore, ServerAction},
 };
 
 const LOCK: &str = "served";
@@ -25,12 +25,12 @@ const LOCK: &str = "served";
 const WAITERS: usize = 3;
 
 /// Within which servers that were started must take a client.
-const STARTING: Duration = Duration::from_secs(20);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A holder and waiters on servers of their own.
 struct Served {
-    ctx: Arc<Ctx>,
-    store: OwnStore,
+    context: Arc<CaseContext>,
+    store: DedicatedStore,
     ttl: Duration,
     client: Client,
     guard: Arc<Guard>,
@@ -48,22 +48,26 @@ struct Turn {
 /// All guards so far, each of which is there before the next one can be.
 type Guards = Arc<Mutex<Vec<Arc<Guard>>>>;
 
-pub(crate) async fn stopped_past_the_ttl(ctx: Arc<Ctx>) -> Outcome {
-    let served = Served::new(ctx).await?;
-    served.outlasted(Strike::Pause, Strike::Resume).await
+pub(crate) async fn stopped_past_the_ttl(context: Arc<CaseContext>) -> Outcome {
+    let served = Served::new(context).await?;
+    served
+        .outlasted(ServerAction::Pause, ServerAction::Resume)
+        .await
 }
 
-pub(crate) async fn killed_past_the_ttl(ctx: Arc<Ctx>) -> Outcome {
-    let served = Served::new(ctx).await?;
-    served.outlasted(Strike::Kill, Strike::Start).await
+pub(crate) async fn killed_past_the_ttl(context: Arc<CaseContext>) -> Outcome {
+    let served = Served::new(context).await?;
+    served
+        .outlasted(ServerAction::Kill, ServerAction::Start)
+        .await
 }
 
-pub(crate) async fn killed_for_a_moment(ctx: Arc<Ctx>) -> Outcome {
-    let mut served = Served::new(ctx).await?;
-    let keeps = served.ctx.capabilities().durability >= Durability::Local;
-    served.store.servers().strike(Strike::Kill).await?;
+pub(crate) async fn killed_for_a_moment(context: Arc<CaseContext>) -> Outcome {
+    let mut served = Served::new(context).await?;
+    let keeps = served.context.capabilities().durability >= Durability::Local;
+    served.store.servers().apply(ServerAction::Kill).await?;
     served.fails_in_time().await?;
-    served.store.servers().strike(Strike::Start).await?;
+    served.store.servers().apply(ServerAction::Start).await?;
     // It is proved anew, or it is over.
     if served.is_renewed(&served.guard).await? {
         still_waits(served.waiting.try_join_next())?;
@@ -75,17 +79,17 @@ pub(crate) async fn killed_for_a_moment(ctx: Arc<Ctx>) -> Outcome {
 }
 
 impl Served {
-    async fn new(ctx: Arc<Ctx>) -> Result<Self, Stop> {
-        let store = ctx.env().own_store().await?;
+    async fn new(context: Arc<CaseContext>) -> Result<Self, Stop> {
+        let store = context.env().dedicated_store().await?;
         let store = store.ok_or(Stop::Ignored(Need::Servers))?;
-        let (ttl, limit) = (ctx.steady(), ctx.over_limit());
+        let (ttl, limit) = (context.steady(), context.over_limit());
         // Servers that have just been started may take longer for the first request than for others.
         let connect = || {
             let connector = store.connector();
-            ctx.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
+            context.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
         };
         let client = async || {
-            let made = ctx.eventually(STARTING, || async { Ok(connect().await.ok()) });
+            let made = context.eventually(RESTART_TIMEOUT, || async { Ok(connect().await.ok()) });
             match made.await? {
                 Some(client) => Ok(client),
                 // Why not.
@@ -101,21 +105,21 @@ impl Served {
             // answer does not come has failed.
             let (tell, queued) = oneshot::channel();
             waiting.spawn(take_turn(other.lock(LOCK)?, tell, Arc::clone(&guards)));
-            match tokio::time::timeout(ctx.slack(), queued).await {
+            match tokio::time::timeout(context.slack(), queued).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => still_waits(waiting.join_next().await)?,
                 Err(_) => broken!("A1", "a waiter is not told of its place"),
             }
         }
         let told = {
-            let (ctx, guard) = (Arc::clone(&ctx), Arc::clone(&guard));
+            let (context, guard) = (Arc::clone(&context), Arc::clone(&guard));
             tokio::spawn(async move {
                 guard.lost().await;
-                ctx.now()
+                context.now()
             })
         };
         Ok(Self {
-            ctx,
+            context,
             store,
             ttl,
             client,
@@ -126,14 +130,14 @@ impl Served {
     }
 
     /// There are no servers for longer than the TTL.
-    async fn outlasted(mut self, end: Strike, again: Strike) -> Outcome {
-        let until = self.ctx.now() + self.ttl * 2;
-        self.store.servers().strike(end).await?;
+    async fn outlasted(mut self, end: ServerAction, again: ServerAction) -> Outcome {
+        let until = self.context.now() + self.ttl * 2;
+        self.store.servers().apply(end).await?;
         self.fails_in_time().await?;
         self.is_told(true).await?;
-        self.ctx.sleep_until(until).await;
+        self.context.sleep_until(until).await;
         still_waits(self.waiting.try_join_next())?;
-        self.store.servers().strike(again).await?;
+        self.store.servers().apply(again).await?;
         ensure!(
             matches!(self.guard.phase(), Phase::Lost(_)),
             "L4",
@@ -147,7 +151,7 @@ impl Served {
     /// Without servers a request ends in its time, and says neither that the lock is held nor that it
     /// is busy.
     async fn fails_in_time(&self) -> Outcome {
-        let begin = self.ctx.now();
+        let begin = self.context.now();
         match self.client.lock("other")?.try_acquire().await {
             Err(error) => ensure!(
                 error.is_retryable(),
@@ -156,9 +160,9 @@ impl Served {
             ),
             Ok(outcome) => broken!("A3", "without servers a try gave {outcome:?}"),
         }
-        let (took, limit) = (self.ctx.now().since(begin), self.ctx.over_limit());
+        let (took, limit) = (self.context.now().since(begin), self.context.over_limit());
         ensure!(
-            took <= limit + self.ctx.slack(),
+            took <= limit + self.context.slack(),
             "A1",
             "without servers a try took {took:?}, with a time-out of {limit:?}"
         );
@@ -168,7 +172,7 @@ impl Served {
     /// The holder is told of its loss at its deadline. `not_before`: nobody can have taken its lock
     /// before that.
     async fn is_told(&mut self, not_before: bool) -> Outcome {
-        let within = self.ttl * 2 + self.ctx.slack();
+        let within = self.ttl * 2 + self.context.slack();
         let Ok(at) = tokio::time::timeout(within, &mut self.told).await else {
             broken!("L1", "a holder whose servers are gone is not told at all");
         };
@@ -196,9 +200,9 @@ impl Served {
     /// Each waiter has its turn, alone unless the store keeps nothing, and the holder's client locks
     /// again by itself.
     async fn goes_on(mut self, alone: bool) -> Outcome {
-        let ctx = Arc::clone(&self.ctx);
+        let context = Arc::clone(&self.context);
         // A store may give what it finds at its start the full TTL once more.
-        let bound = ctx.takeover(self.ttl, self.ttl) + self.ttl + ctx.slack() * 3;
+        let bound = context.takeover(self.ttl, self.ttl) + self.ttl + context.slack() * 3;
         let mut token = self.guard.token();
         for turn in 0..WAITERS {
             let Ok(next) = tokio::time::timeout(bound, self.waiting.join_next()).await else {
@@ -234,8 +238,8 @@ impl Served {
             release(&next).await?;
         }
         let lock = self.client.lock(LOCK)?;
-        let again = ctx.eventually(bound, || async {
-            let tried = lock.acquire_within(ctx.slack()).await;
+        let again = context.eventually(bound, || async {
+            let tried = lock.acquire_within(context.slack()).await;
             Ok(tried.ok().and_then(Acquisition::acquired))
         });
         let Some(again) = again.await? else {
@@ -288,8 +292,8 @@ impl Served {
     /// Whether a guard is proved anew before it is lost. It must be one or the other.
     async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
         let deadline = guard.valid_until();
-        let within = self.ttl + self.ctx.slack();
-        let renewed = self.ctx.eventually(within, || async {
+        let within = self.ttl + self.context.slack();
+        let renewed = self.context.eventually(within, || async {
             let held = guard.check().is_ok();
             Ok((!held || guard.valid_until() > deadline).then_some(held))
         });
@@ -317,14 +321,14 @@ fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
 }
 
 /// Waits for the lock as long as it takes.
-async fn take_turn(lock: Lock, tell: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
-    let mut tell = Some(tell);
-    let queued = |_: &_| {
-        if let Some(tell) = tell.take() {
-            let _ = tell.send(());
+async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
+    let mut queued = Some(queued);
+    let on_queued = |_: &_| {
+        if let Some(queued) = queued.take() {
+            let _ = queued.send(());
         }
     };
-    let guard = match lock.acquire_observed(None, queued).await? {
+    let guard = match lock.acquire_observed(None, on_queued).await? {
         Acquisition::Acquired(guard) => Arc::new(guard),
         other => broken!("W2", "a wait without an end came to {other:?}"),
     };

@@ -10,16 +10,16 @@ use tenure_core::{
 pub(crate) use super::handover::rises_over_a_thousand_hand_overs;
 use crate::{
     case::{Failure, Outcome, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Op, Plan},
 };
 
-pub(crate) async fn rises_over_release(ctx: Arc<Ctx>) -> Outcome {
-    let drivers = [ctx.driver().await?, ctx.driver().await?];
-    let name = ctx.name("release")?;
+pub(crate) async fn rises_over_release(context: Arc<CaseContext>) -> Outcome {
+    let drivers = [context.driver().await?, context.driver().await?];
+    let name = context.name("release")?;
     let mut last = None;
     for driver in drivers.iter().cycle().take(50) {
-        let grant = driver.hold(&name, ctx.long()).await?;
+        let grant = driver.hold(&name, context.long()).await?;
         ensure!(
             Some(grant.token) > last,
             "T1",
@@ -27,22 +27,22 @@ pub(crate) async fn rises_over_release(ctx: Arc<Ctx>) -> Outcome {
             grant.token
         );
         last = Some(grant.token);
-        driver.remove(&name, grant.attempt, ctx.long()).await?;
+        driver.remove(&name, grant.attempt, context.long()).await?;
     }
     Ok(())
 }
 
-pub(crate) async fn rises_over_expiry(ctx: Arc<Ctx>) -> Outcome {
-    let holder = ctx.driver().await?;
-    let name = ctx.name("expiry")?;
-    let ttl = ctx.short();
+pub(crate) async fn rises_over_expiry(context: Arc<CaseContext>) -> Outcome {
+    let holder = context.driver().await?;
+    let name = context.name("expiry")?;
+    let ttl = context.short();
     let mut last = holder.hold(&name, ttl).await?;
     // Where the locks of a client share a lease, its waiting keeps alive what it holds itself. Both
     // live to the end: one that is dropped may give back what it holds.
-    let others = [ctx.driver().await?, ctx.driver().await?];
+    let others = [context.driver().await?, context.driver().await?];
     for other in &others {
         let attempt = other.wait_for(&name, ttl).await?;
-        let within = ctx.takeover(last.ttl, ttl);
+        let within = context.takeover(last.ttl, ttl);
         let Some(grant) = other.await_turn(&name, attempt, ttl, within).await? else {
             broken!("X3", "a lock was not granted again after its expiry");
         };
@@ -58,10 +58,10 @@ pub(crate) async fn rises_over_expiry(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn rises_over_eviction(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("eviction")?;
-    let ttl = ctx.long();
+pub(crate) async fn rises_over_eviction(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("eviction")?;
+    let ttl = context.long();
     let first = holder.hold(&name, ttl).await?;
     let waiter = other.wait_for(&name, ttl).await?;
     let evicted = other.backend().evict(&name, first.token).await?;
@@ -70,7 +70,10 @@ pub(crate) async fn rises_over_eviction(ctx: Arc<Ctx>) -> Outcome {
         "I2",
         "evicting the holder's token gave {evicted:?}"
     );
-    let Some(second) = other.await_turn(&name, waiter, ttl, ctx.slack()).await? else {
+    let Some(second) = other
+        .await_turn(&name, waiter, ttl, context.slack())
+        .await?
+    else {
         broken!(
             "I2",
             "after an eviction the first waiter does not hold the lock"
@@ -89,12 +92,12 @@ pub(crate) async fn rises_over_eviction(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn rises_over_deletion(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("deletion")?;
+pub(crate) async fn rises_over_deletion(context: Arc<CaseContext>) -> Outcome {
+    let (holder, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("deletion")?;
     let mut last = None;
     for driver in [&holder, &other, &holder] {
-        let grant = driver.hold(&name, ctx.long()).await?;
+        let grant = driver.hold(&name, context.long()).await?;
         ensure!(
             Some(grant.token) > last,
             "T1",
@@ -102,15 +105,15 @@ pub(crate) async fn rises_over_deletion(ctx: Arc<Ctx>) -> Outcome {
             grant.token
         );
         last = Some(grant.token);
-        ctx.delete_state(&name).await?;
+        context.delete_state(&name).await?;
     }
     Ok(())
 }
 
-pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn comes_with_the_grant(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.steady();
-    let client = ctx
+    let ttl = context.steady();
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let guard = client.lock("one-request")?.acquire().await?;
@@ -134,8 +137,8 @@ pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
     }
     release(&guard).await?;
 
-    let driver = ctx.driver().await?;
-    let name = ctx.name("by-driver")?;
+    let driver = context.driver().await?;
+    let name = context.name("by-driver")?;
     let grant = driver.hold(&name, ttl).await?;
     match driver
         .renew(&name, grant.attempt, ttl, Some(grant.token))
@@ -148,10 +151,10 @@ pub(crate) async fn comes_with_the_grant(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn same_attempt_same_grant(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("again")?;
-    let ttl = ctx.steady();
+pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcome {
+    let (driver, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("again")?;
+    let ttl = context.steady();
     let attempt = AttemptId::random()?;
     let mut tokens = Vec::new();
     let mut asked = driver.now();
@@ -182,7 +185,7 @@ pub(crate) async fn same_attempt_same_grant(ctx: Arc<Ctx>) -> Outcome {
         }
         asked = before;
         if round < 4 {
-            ctx.sleep_until(before + ttl / 2).await;
+            context.sleep_until(before + ttl / 2).await;
         }
         if driver.now().since(asked) < ttl * 9 / 10 {
             let tried = other.try_hold(&name, ttl).await?;
@@ -204,21 +207,21 @@ pub(crate) async fn same_attempt_same_grant(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn floor_lifts_tokens(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn floor_lifts_tokens(context: Arc<CaseContext>) -> Outcome {
     // Above what the wall clock in microseconds gives for centuries.
     const FLOOR: u64 = 1 << 60;
-    let name = ctx.name("floor")?;
-    let plain = ctx.driver().await?;
-    let first = plain.hold(&name, ctx.long()).await?;
-    let lifted = ctx.driver_in(ctx.namespace(), FLOOR).await?;
-    let waiter = lifted.wait_for(&name, ctx.long()).await?;
-    plain.remove(&name, first.attempt, ctx.long()).await?;
-    let turn = lifted.await_turn(&name, waiter, ctx.long(), ctx.slack());
+    let name = context.name("floor")?;
+    let plain = context.driver().await?;
+    let first = plain.hold(&name, context.long()).await?;
+    let lifted = context.driver_in(context.namespace(), FLOOR).await?;
+    let waiter = lifted.wait_for(&name, context.long()).await?;
+    plain.remove(&name, first.attempt, context.long()).await?;
+    let turn = lifted.await_turn(&name, waiter, context.long(), context.slack());
     let Some(second) = turn.await? else {
         broken!("R2", "the waiter does not hold the lock after the release");
     };
-    lifted.remove(&name, second.attempt, ctx.long()).await?;
-    let third = lifted.hold(&name, ctx.long()).await?;
+    lifted.remove(&name, second.attempt, context.long()).await?;
+    let third = lifted.hold(&name, context.long()).await?;
     ensure!(
         third.token.get() > FLOOR && third.token > second.token,
         "T1",

@@ -12,20 +12,20 @@ use tokio::sync::mpsc;
 
 use crate::{
     case::{Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     wrap::{Fate, Op, Plan},
 };
 
-pub(crate) async fn grants_follow_the_queue(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn grants_follow_the_queue(context: Arc<CaseContext>) -> Outcome {
     const WAITERS: usize = 8;
-    let driver = ctx.driver().await?;
-    let holder = ctx.client().await?;
+    let driver = context.driver().await?;
+    let holder = context.client().await?;
     let guard = holder.lock("fifo")?.acquire().await?;
     let clients = [
-        ctx.client().await?,
-        ctx.client().await?,
-        ctx.client().await?,
-        ctx.client().await?,
+        context.client().await?,
+        context.client().await?,
+        context.client().await?,
+        context.client().await?,
     ];
     let (told, mut turns) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
@@ -38,7 +38,9 @@ pub(crate) async fn grants_follow_the_queue(ctx: Arc<Ctx>) -> Outcome {
             release(&guard).await?;
             Ok::<_, Stop>(())
         });
-        ctx.until_waiting(&driver, guard.name(), place + 1).await?;
+        context
+            .until_waiting(&driver, guard.name(), place + 1)
+            .await?;
     }
     drop(told);
     release(&guard).await?;
@@ -60,21 +62,21 @@ pub(crate) async fn grants_follow_the_queue(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn dead_waiter_delays_by_its_ttl(context: Arc<CaseContext>) -> Outcome {
     let (holder, dead, next) = (
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     );
-    let name = ctx.name("dead-waiter")?;
-    let grant = holder.hold(&name, ctx.long()).await?;
-    let ttl = ctx.short();
+    let name = context.name("dead-waiter")?;
+    let grant = holder.hold(&name, context.long()).await?;
+    let ttl = context.short();
     dead.wait_for(&name, ttl).await?;
     let died = dead.now();
-    let attempt = next.wait_for(&name, ctx.long()).await?;
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
-    let within = ctx.takeover(ttl, ctx.long());
-    let turn = next.await_turn(&name, attempt, ctx.long(), within);
+    let attempt = next.wait_for(&name, context.long()).await?;
+    holder.remove(&name, grant.attempt, context.long()).await?;
+    let within = context.takeover(ttl, context.long());
+    let turn = next.await_turn(&name, attempt, context.long(), within);
     let Some(_) = turn.await? else {
         broken!(
             "W1",
@@ -82,7 +84,7 @@ pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
         );
     };
     let took = next.now().since(died);
-    let bound = ctx.takeover(ttl, ttl);
+    let bound = context.takeover(ttl, ttl);
     ensure!(
         took <= bound,
         "W1",
@@ -91,17 +93,17 @@ pub(crate) async fn dead_waiter_delays_by_its_ttl(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn dead_waiter_delays_patient_ones_no_more(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_own_ttl()?;
-    let (holder, dead) = (ctx.driver().await?, ctx.driver().await?);
-    let client = ctx.client().await?;
-    let name = ctx.name("patient")?;
-    let grant = holder.hold(&name, ctx.long()).await?;
-    let ttl = ctx.short();
+pub(crate) async fn dead_waiter_delays_patient_ones_no_more(context: Arc<CaseContext>) -> Outcome {
+    context.need_own_ttl()?;
+    let (holder, dead) = (context.driver().await?, context.driver().await?);
+    let client = context.client().await?;
+    let name = context.name("patient")?;
+    let grant = holder.hold(&name, context.long()).await?;
+    let ttl = context.short();
     dead.wait_for(&name, ttl).await?;
     let died = dead.now();
     // A third of this TTL, after which it reports in any case, is far beyond the bound.
-    let patient = ctx.possible_ttl((ctx.takeover(ttl, ttl) + ctx.slack()) * 10);
+    let patient = context.possible_ttl((context.takeover(ttl, ttl) + context.slack()) * 10);
     let lock = client.lock_named(name.clone()).ttl(patient);
     let (tell, mut told) = mpsc::unbounded_channel();
     let waiter = tokio::spawn(async move {
@@ -110,11 +112,11 @@ pub(crate) async fn dead_waiter_delays_patient_ones_no_more(ctx: Arc<Ctx>) -> Ou
         };
         lock.acquire_observed(None, told).await
     });
-    let _ = tokio::time::timeout(ctx.slack(), told.recv()).await;
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
-    let within = ctx.takeover(ttl, ttl) + ctx.slack();
+    let _ = tokio::time::timeout(context.slack(), told.recv()).await;
+    holder.remove(&name, grant.attempt, context.long()).await?;
+    let within = context.takeover(ttl, ttl) + context.slack();
     let took = tokio::time::timeout(within, waiter).await;
-    let after = ctx.now().since(died);
+    let after = context.now().since(died);
     let Ok(Ok(acquired)) = took else {
         broken!(
             "W1",
@@ -127,14 +129,14 @@ pub(crate) async fn dead_waiter_delays_patient_ones_no_more(ctx: Arc<Ctx>) -> Ou
     }
 }
 
-pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn leaving_disturbs_nobody(context: Arc<CaseContext>) -> Outcome {
     let drivers = [
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     ];
-    let name = ctx.name("leaving")?;
-    let ttl = ctx.long();
+    let name = context.name("leaving")?;
+    let ttl = context.long();
     let grant = drivers[0].hold(&name, ttl).await?;
     let mut waiters = Vec::new();
     for driver in drivers.iter().cycle().take(6) {
@@ -160,7 +162,7 @@ pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
     drivers[0].remove(&name, grant.attempt, ttl).await?;
     let mut last = grant.token;
     for (driver, attempt) in waiters {
-        let turn = driver.await_turn(&name, attempt, ttl, ctx.slack());
+        let turn = driver.await_turn(&name, attempt, ttl, context.slack());
         let Some(grant) = turn.await? else {
             broken!(
                 "W3",
@@ -174,16 +176,16 @@ pub(crate) async fn leaving_disturbs_nobody(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn release_wakes_the_next_alone(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn release_wakes_the_next_alone(context: Arc<CaseContext>) -> Outcome {
     let drivers = [
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     ];
     let [holder, first, second, third] = &drivers;
-    let name = ctx.name("alone")?;
-    let ttl = ctx.long();
+    let name = context.name("alone")?;
+    let ttl = context.long();
     let grant = holder.hold(&name, ttl).await?;
     let next = first.wait_for(&name, ttl).await?;
     let others = [
@@ -191,7 +193,7 @@ pub(crate) async fn release_wakes_the_next_alone(ctx: Arc<Ctx>) -> Outcome {
         (third, third.wait_for(&name, ttl).await?),
     ];
     holder.remove(&name, grant.attempt, ttl).await?;
-    let turn = first.await_turn(&name, next, ttl, ctx.slack());
+    let turn = first.await_turn(&name, next, ttl, context.slack());
     ensure!(
         turn.await?.is_some(),
         "W1",
@@ -213,16 +215,16 @@ pub(crate) async fn release_wakes_the_next_alone(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn message_wakes_the_waiter(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_push()?;
-    let (holder, waiter) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("message")?;
-    let ttl = ctx.long();
+pub(crate) async fn message_wakes_the_waiter(context: Arc<CaseContext>) -> Outcome {
+    context.need_push()?;
+    let (holder, waiter) = (context.driver().await?, context.driver().await?);
+    let name = context.name("message")?;
+    let ttl = context.long();
     for _ in 0..10 {
         let grant = holder.hold(&name, ttl).await?;
         let attempt = waiter.wait_for(&name, ttl).await?;
         holder.remove(&name, grant.attempt, ttl).await?;
-        let Some(pushed) = waiter.await_push(attempt, ctx.slack()).await else {
+        let Some(pushed) = waiter.await_push(attempt, context.slack()).await else {
             broken!("W2", "no message told the waiter that it holds the lock");
         };
         ensure!(
@@ -243,17 +245,17 @@ pub(crate) async fn message_wakes_the_waiter(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn leaving_loses_nobodys_message(ctx: Arc<Ctx>) -> Outcome {
-    ctx.need_push()?;
+pub(crate) async fn leaving_loses_nobodys_message(context: Arc<CaseContext>) -> Outcome {
+    context.need_push()?;
     let (holder, leaves, stays) = (
-        ctx.driver().await?,
-        ctx.driver().await?,
-        ctx.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
     );
-    let ttl = ctx.long();
+    let ttl = context.long();
     // The first of the queue leaves just before its turn, and just when it has come.
     for late in [false, true] {
-        let name = ctx.name(if late { "leaves-late" } else { "leaves-early" })?;
+        let name = context.name(if late { "leaves-late" } else { "leaves-early" })?;
         let grant = holder.hold(&name, ttl).await?;
         let first = leaves.wait_for(&name, ttl).await?;
         let second = stays.wait_for(&name, ttl).await?;
@@ -264,7 +266,9 @@ pub(crate) async fn leaving_loses_nobodys_message(ctx: Arc<Ctx>) -> Outcome {
             leaves.remove(&name, first, ttl).await?;
             holder.remove(&name, grant.attempt, ttl).await?;
         }
-        let told = stays.await_word(&name, second, ttl, ctx.slack()).await?;
+        let told = stays
+            .await_word(&name, second, ttl, context.slack())
+            .await?;
         ensure!(
             told.is_some(),
             "W3",
@@ -275,22 +279,22 @@ pub(crate) async fn leaving_loses_nobodys_message(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
+pub(crate) async fn lost_message_is_made_up_for(context: Arc<CaseContext>) -> Outcome {
     let plan = Plan::new();
-    let ttl = ctx.steady();
-    let holder = ctx.driver().await?;
-    let name = ctx.name("lost-message")?;
-    let grant = holder.hold(&name, ctx.long()).await?;
-    let client = ctx
+    let ttl = context.steady();
+    let holder = context.driver().await?;
+    let name = context.name("lost-message")?;
+    let grant = holder.hold(&name, context.long()).await?;
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     plan.mute(true);
     let lock = client.lock("lost-message")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
-    ctx.until_waiting(&holder, &name, 1).await?;
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
-    let released = ctx.now();
-    let bound = ctx.takeover(ttl, ttl);
+    context.until_waiting(&holder, &name, 1).await?;
+    holder.remove(&name, grant.attempt, context.long()).await?;
+    let released = context.now();
+    let bound = context.takeover(ttl, ttl);
     let Ok(acquired) = tokio::time::timeout(bound, waiting).await else {
         broken!(
             "W2",
@@ -298,13 +302,13 @@ pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
         );
     };
     let guard = acquired??;
-    let took = ctx.now().since(released);
-    let report = match ctx.capabilities().wait {
+    let took = context.now().since(released);
+    let report = match context.capabilities().wait {
         WaitMode::Poll { every } => every.min(ttl / 3),
         _ => ttl / 3,
     };
     ensure!(
-        took <= report + ctx.slack(),
+        took <= report + context.slack(),
         "W2",
         "a waiter whose message was lost reports every {report:?}, and took {took:?}"
     );
@@ -312,13 +316,13 @@ pub(crate) async fn lost_message_is_made_up_for(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, driver) = (ctx.driver().await?, ctx.driver().await?);
-    let name = ctx.name("lapsed")?;
-    let ttl = ctx.short();
-    let grant = holder.hold(&name, ctx.long()).await?;
+pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) -> Outcome {
+    let (holder, driver) = (context.driver().await?, context.driver().await?);
+    let name = context.name("lapsed")?;
+    let ttl = context.short();
+    let grant = holder.hold(&name, context.long()).await?;
     let plan = Plan::new();
-    let client = ctx
+    let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     // Right behind the holder and of the same client: a driver may hand the lock over by itself.
@@ -326,7 +330,7 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
     let silent = driver.wait_for(&name, ttl).await?;
     let lock = client.lock("lapsed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
-    ctx.until_waiting(&driver, &name, 3).await?;
+    context.until_waiting(&driver, &name, 3).await?;
     plan.set(Op::Renew, Fate::Hang);
     // All three entries lapse while the lock is held by somebody who lives. The acquire may hear of it, and
     // go on with a new attempt at once.
@@ -334,8 +338,8 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
     let first = first
         .first()
         .and_then(|call| call.attempts.first().copied());
-    let bound = ctx.takeover(ttl, ttl);
-    let lapsed = ctx
+    let bound = context.takeover(ttl, ttl);
+    let lapsed = context
         .eventually(bound, || async {
             let queue = driver.inspect(&name).await?.queue;
             let left = queue.iter().filter_map(|waiter| waiter.attempt);
@@ -352,7 +356,7 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
              {bound:?}: {queue:?}"
         );
     }
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    holder.remove(&name, grant.attempt, context.long()).await?;
     ensure!(
         driver
             .await_push(silent, Duration::from_millis(300))
@@ -370,7 +374,7 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
         ),
     }
     plan.set(Op::Renew, Fate::Pass);
-    let Ok(acquired) = tokio::time::timeout(bound + ctx.slack(), waiting).await else {
+    let Ok(acquired) = tokio::time::timeout(bound + context.slack(), waiting).await else {
         broken!("W5", "an acquire whose entry had lapsed does not go on");
     };
     let guard = acquired??;
@@ -385,11 +389,11 @@ pub(crate) async fn lapsed_waiter_is_never_granted(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn report_never_creates(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, holder) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.long();
+pub(crate) async fn report_never_creates(context: Arc<CaseContext>) -> Outcome {
+    let (driver, holder) = (context.driver().await?, context.driver().await?);
+    let ttl = context.long();
     for taken in [false, true] {
-        let name = ctx.name(if taken { "taken" } else { "free" })?;
+        let name = context.name(if taken { "taken" } else { "free" })?;
         if taken {
             holder.hold(&name, ttl).await?;
         }
@@ -409,23 +413,23 @@ pub(crate) async fn report_never_creates(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn forgotten_waiter_goes_on(ctx: Arc<Ctx>) -> Outcome {
-    let ttl = ctx.steady();
-    let holder = ctx.driver().await?;
-    let name = ctx.name("forgotten")?;
-    let grant = holder.hold(&name, ctx.long()).await?;
-    let client = ctx.client_with(|builder| builder.ttl(ttl)).await?;
+pub(crate) async fn forgotten_waiter_goes_on(context: Arc<CaseContext>) -> Outcome {
+    let ttl = context.steady();
+    let holder = context.driver().await?;
+    let name = context.name("forgotten")?;
+    let grant = holder.hold(&name, context.long()).await?;
+    let client = context.client_with(|builder| builder.ttl(ttl)).await?;
     let lock = client.lock("forgotten")?;
-    let within = ttl * 2 + ctx.slack() * 2;
+    let within = ttl * 2 + context.slack() * 2;
     let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
-    ctx.until_waiting(&holder, &name, 1).await?;
+    context.until_waiting(&holder, &name, 1).await?;
     let queue = holder.inspect(&name).await?.queue;
     let Some(attempt) = queue.first().and_then(|waiter| waiter.attempt) else {
         broken!("I1", "the waiter is shown without its attempt: {queue:?}");
     };
     holder.remove(&name, attempt, ttl).await?;
-    let anew = ctx
-        .eventually(ttl + ctx.slack(), || async {
+    let anew = context
+        .eventually(ttl + context.slack(), || async {
             let queue = holder.inspect(&name).await?.queue;
             let next = queue.first().and_then(|waiter| waiter.attempt);
             Ok(next.filter(|next| *next != attempt))
@@ -436,7 +440,7 @@ pub(crate) async fn forgotten_waiter_goes_on(ctx: Arc<Ctx>) -> Outcome {
         "W5",
         "an acquire whose entry vanished does not go on with a new attempt"
     );
-    holder.remove(&name, grant.attempt, ctx.long()).await?;
+    holder.remove(&name, grant.attempt, context.long()).await?;
     match waiting.await?? {
         Acquisition::Acquired(guard) => {
             release(&guard).await?;

@@ -1,11 +1,11 @@
-//! Faults on the way between clients and a store.
+//! Faults on the connections between clients and a store.
 //!
-//! A harness that can lead its clients through a [`Proxies`] gives the suite a [`Faulty`] way to
-//! its store ([`Env::faulty`](crate::Env::faulty)); the cases of the group `faults` then apply.
+//! A harness that can route its clients through [`Proxies`] gives the suite a [`Faulty`] connector
+//! ([`Env::faulty`](crate::Env::faulty)); the cases of the group `faults` then apply.
 
 mod plan;
 mod proxy;
-mod pump;
+mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -19,43 +19,43 @@ use tenure_core::{
 
 use crate::wrap::{Plan, Tap};
 
-/// What happens to all that passes between clients and the store.
+/// A fault of all traffic between clients and the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     #[default]
     None,
-    /// Connections that are open are reset, and new ones are reset as soon as they are made.
+    /// Open connections are reset, and new connections are reset as soon as they are made.
     Refuse,
-    /// Nothing passes, in neither direction; connections stay open. What was sent meanwhile arrives
-    /// when the fault is over.
+    /// No data passes in either direction; connections stay open. Data sent during the fault arrives
+    /// when the fault ends.
     BlackHole,
-    /// What clients send does not arrive; what the store sends does.
+    /// Requests do not arrive; replies do.
     HoldRequests,
-    /// What clients send arrives and is carried out; nothing that the store sends reaches them.
+    /// Requests arrive and are executed; replies do not reach the clients.
     HoldReplies,
-    /// What clients send arrives and is carried out; the first that the store sends on a connection
-    /// is lost, and the connection is reset.
+    /// Requests arrive and are executed; the first reply on a connection is lost, and the connection is
+    /// reset.
     LoseReplies,
-    /// Everything arrives that much later, in each direction.
+    /// All data arrives later by this duration, in each direction.
     Delay(Duration),
 }
 
-/// What can break the way to a store.
+/// Injects faults on the connections to a store.
 pub trait Line: Send + Sync + 'static {
-    /// Breaks it, or with [`Fault::None`] mends it.
+    /// Sets the fault; [`Fault::None`] ends it.
     fn set(&self, fault: Fault);
 
-    /// Resets every connection that is open. New ones are made as the fault allows.
+    /// Resets every open connection. The current fault applies to new connections.
     fn reset(&self);
 
-    /// How often a fault was seen to take effect: a connection was reset or refused, something was
-    /// held back, lost or delayed.
+    /// Returns how often a fault took effect: a connection was reset or refused, or data was held back,
+    /// lost or delayed.
     fn effects(&self) -> u64;
 }
 
-/// A way to the store that can be broken.
+/// A connector to the store on which faults can be injected.
 #[derive(Clone)]
 pub struct Faulty {
     connector: Arc<dyn Connect>,
@@ -63,7 +63,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// A connector all of whose connections go over that line.
+    /// Wraps a connector whose connections all use the given line.
     #[must_use]
     pub fn new(connector: Arc<dyn Connect>, line: impl Line) -> Self {
         Self {
@@ -72,14 +72,14 @@ impl Faulty {
         }
     }
 
-    /// The store at an address of the form `scheme://host:port,host:port/path`, with a proxy in front of
-    /// each of its servers; `connect` makes a connector of the address of the proxies.
+    /// Starts a proxy in front of each server of an address of the form
+    /// `scheme://host:port,host:port/path`; `connect` creates a connector from the proxies' address.
     ///
-    /// To be called inside of a Tokio runtime, in which the proxies then run.
+    /// Call this function inside a Tokio runtime, in which the proxies then run.
     ///
     /// # Errors
     ///
-    /// Those of `connect`, and [`ErrorKind::Unavailable`] when no proxies can be had.
+    /// The errors of `connect`, and [`ErrorKind::Unavailable`] if the proxies cannot start.
     ///
     /// # Cancel safety
     ///
@@ -102,21 +102,21 @@ impl Faulty {
         Ok(Self::new(connector, proxies))
     }
 
-    /// A store without a network: the faults are set between the core and the driver. What the driver
-    /// itself does under faults is not seen then.
+    /// Wraps a store without a network: the faults apply between the core and the driver. The suite then
+    /// does not test the driver's own behaviour under faults.
     #[must_use]
     pub fn above(connector: Arc<dyn Connect>) -> Self {
         let plan = Plan::new();
         Self::new(Arc::new(Tap::new(connector, &plan)), plan)
     }
 
-    /// The way to the store.
+    /// Returns the connector to the store.
     #[must_use]
     pub fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connector)
     }
 
-    /// What breaks it.
+    /// Returns the line on which faults are set.
     #[must_use]
     pub fn line(&self) -> &dyn Line {
         &*self.line

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Fault, Line, pump};
+use super::{Fault, Line, relay};
 
 /// One proxy for each of a store's servers. They end when this is dropped, with all connections.
 #[derive(Debug)]
@@ -124,15 +124,15 @@ async fn serve(client: TcpStream, server: String, control: Arc<Control>) {
     let refused = || *control.fault.borrow() == Fault::Refuse;
     if refused() {
         control.took_effect();
-        return pump::reset(&client);
+        return relay::reset(&client);
     }
     let Ok(server) = TcpStream::connect(server).await else {
-        return pump::reset(&client);
+        return relay::reset(&client);
     };
     // One that was made while the fault was set would escape it.
     if refused() {
         control.took_effect();
-        return pump::reset(&client);
+        return relay::reset(&client);
     }
-    pump::run(client, server, &mut resets, &control).await;
+    relay::run(client, server, &mut resets, &control).await;
 }

@@ -21,16 +21,16 @@ use tokio::{
 use super::{Fault, Line, Proxies};
 
 /// For what must not come, and long enough for it to have come.
-const MOMENT: Duration = Duration::from_millis(150);
+const SILENCE: Duration = Duration::from_millis(150);
 /// For what must come, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-struct Arena {
+struct Fixture {
     proxies: Proxies,
     arrived: Arc<AtomicUsize>,
 }
 
-impl Arena {
+impl Fixture {
     async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -68,7 +68,7 @@ impl Arena {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(PATIENCE, all).await.unwrap();
+        timeout(ARRIVAL_TIMEOUT, all).await.unwrap();
     }
 }
 
@@ -83,11 +83,13 @@ impl Client {
     }
 
     async fn hear(&mut self) -> io::Result<Option<String>> {
-        timeout(PATIENCE, self.lines.next_line()).await.unwrap()
+        timeout(ARRIVAL_TIMEOUT, self.lines.next_line())
+            .await
+            .unwrap()
     }
 
     async fn hears_nothing(&mut self) {
-        let heard = timeout(MOMENT, self.lines.next_line()).await;
+        let heard = timeout(SILENCE, self.lines.next_line()).await;
         assert!(heard.is_err(), "{heard:?}");
     }
 
@@ -99,96 +101,96 @@ impl Client {
 
 #[tokio::test]
 async fn without_a_fault_everything_passes_and_nothing_took_effect() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
     client.echoes("a").await;
     client.echoes(&"x".repeat(1 << 20)).await;
-    assert_eq!(arena.proxies.effects(), 0);
+    assert_eq!(fixture.proxies.effects(), 0);
     assert_eq!(
-        arena.proxies.list(),
-        arena.proxies.addresses()[0].to_string()
+        fixture.proxies.list(),
+        fixture.proxies.addresses()[0].to_string()
     );
 }
 
 #[tokio::test]
 async fn a_black_hole_keeps_what_was_sent_until_it_is_over() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
     client.echoes("a").await;
-    arena.proxies.set(Fault::BlackHole);
+    fixture.proxies.set(Fault::BlackHole);
     client.send("b").await.unwrap();
     client.hears_nothing().await;
-    assert_eq!(arena.arrived.load(Ordering::SeqCst), 1);
-    assert!(arena.proxies.effects() > 0);
-    arena.proxies.set(Fault::None);
+    assert_eq!(fixture.arrived.load(Ordering::SeqCst), 1);
+    assert!(fixture.proxies.effects() > 0);
+    fixture.proxies.set(Fault::None);
     assert_eq!(client.hear().await.unwrap().as_deref(), Some("b"));
 }
 
 #[tokio::test]
 async fn one_direction_is_held_and_the_other_passes() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
-    arena.proxies.set(Fault::HoldReplies);
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
+    fixture.proxies.set(Fault::HoldReplies);
     client.send("a").await.unwrap();
-    arena.until_arrived(1).await;
+    fixture.until_arrived(1).await;
     client.hears_nothing().await;
-    arena.proxies.set(Fault::HoldRequests);
+    fixture.proxies.set(Fault::HoldRequests);
     assert_eq!(client.hear().await.unwrap().as_deref(), Some("a"));
     client.send("b").await.unwrap();
     client.hears_nothing().await;
-    assert_eq!(arena.arrived.load(Ordering::SeqCst), 1);
-    arena.proxies.set(Fault::None);
+    assert_eq!(fixture.arrived.load(Ordering::SeqCst), 1);
+    fixture.proxies.set(Fault::None);
     assert_eq!(client.hear().await.unwrap().as_deref(), Some("b"));
 }
 
 #[tokio::test]
 async fn a_lost_reply_was_carried_out_and_ends_its_connection_alone() {
-    let arena = Arena::new().await;
-    let (mut client, mut other) = (arena.client().await, arena.client().await);
+    let fixture = Fixture::new().await;
+    let (mut client, mut other) = (fixture.client().await, fixture.client().await);
     client.echoes("a").await;
     other.echoes("b").await;
-    arena.proxies.set(Fault::LoseReplies);
+    fixture.proxies.set(Fault::LoseReplies);
     client.send("c").await.unwrap();
     let end = client.hear().await;
     assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
-    assert_eq!(arena.arrived.load(Ordering::SeqCst), 3);
-    assert_eq!(arena.proxies.effects(), 1);
-    arena.proxies.set(Fault::None);
+    assert_eq!(fixture.arrived.load(Ordering::SeqCst), 3);
+    assert_eq!(fixture.proxies.effects(), 1);
+    fixture.proxies.set(Fault::None);
     other.echoes("d").await;
 }
 
 #[tokio::test]
 async fn refused_connections_end_and_so_do_new_ones_until_it_is_over() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
     client.echoes("a").await;
-    arena.proxies.set(Fault::Refuse);
+    fixture.proxies.set(Fault::Refuse);
     let end = client.hear().await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    let mut again = arena.client().await;
+    let mut again = fixture.client().await;
     let end = again.hear().await;
     assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
-    arena.proxies.set(Fault::None);
-    arena.client().await.echoes("b").await;
+    fixture.proxies.set(Fault::None);
+    fixture.client().await.echoes("b").await;
 }
 
 #[tokio::test]
 async fn a_reset_ends_what_is_open() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
     client.echoes("a").await;
-    arena.proxies.reset();
+    fixture.proxies.reset();
     let end = client.hear().await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    arena.client().await.echoes("b").await;
+    fixture.client().await.echoes("b").await;
 }
 
 #[tokio::test]
 async fn a_delay_is_the_same_however_much_is_on_its_way() {
-    let arena = Arena::new().await;
-    let mut client = arena.client().await;
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client().await;
     let delay = Duration::from_millis(200);
-    arena.proxies.set(Fault::Delay(delay));
+    fixture.proxies.set(Fault::Delay(delay));
     let begin = Instant::now();
     for number in 0..20 {
         client.send(&number.to_string()).await.unwrap();

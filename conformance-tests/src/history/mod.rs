@@ -19,7 +19,7 @@
 mod check;
 mod power;
 mod record;
-mod saved;
+mod replay_file;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Bounds, Property, Violation, check};
 pub use power::{Power, Quiet};
 pub use record::{Recorder, Struck};
-pub use saved::Saved;
+pub use replay_file::ReplayFile;
 pub use workload::Workload;
 
 /// All that was recorded of one run. Times are microseconds since its begin, on one clock that no

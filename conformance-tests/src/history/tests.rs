@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Bounds, Ending, Fault, History, Power, Property, Saved, Tenancy, Wait, Write, check};
+use super::{
+    Bounds, Ending, Fault, History, Power, Property, ReplayFile, Tenancy, Wait, Write, check,
+};
 
 const SECOND: u64 = 1_000_000;
 
@@ -178,12 +180,12 @@ fn t1_a_write_that_is_lost() {
 fn a_history_survives_being_saved_and_is_accused_of_the_same_afterwards() {
     let mut history = sound();
     history.grants[2].token = 1;
-    let saved = Saved::new(history, bounds());
+    let replay_file = ReplayFile::new(history, bounds());
     let directory = tempfile::tempdir().unwrap();
-    let file = saved.write(directory.path(), "fell").unwrap();
-    let read = Saved::read(&file).unwrap();
-    assert_eq!(read, saved);
-    assert_eq!(read.check(), saved.check());
+    let file = replay_file.write(directory.path(), "fell").unwrap();
+    let read = ReplayFile::read(&file).unwrap();
+    assert_eq!(read, replay_file);
+    assert_eq!(read.check(), replay_file.check());
     assert_eq!(read.check()[0].property, Property::TokenFell);
 }
 

@@ -16,11 +16,11 @@ use super::{Ending, History, Power, Quiet, Recorder, Tenancy, Wait, Write};
 use crate::fault::{Fault as NetworkFault, Line};
 
 /// How long one acquire waits at most.
-const BUDGET: Duration = Duration::from_secs(20);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at a guard.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Of so many turns one is cut short: the acquire is dropped at a random moment.
-const CANCELLED: u32 = 8;
+const TURNS_PER_CANCELLATION: u32 = 8;
 
 /// Workers on a few locks, until they are told to stop.
 #[derive(Debug)]
@@ -105,17 +105,12 @@ impl Workload {
 
     /// One turn of a holder that reads under the lock, is cut off for longer than its lease, and then
     /// writes without asking whether the lock is still held. Waits until somebody else has written
-    /// meanwhile. Returns whether that came about within `patience`.
+    /// meanwhile. Returns whether that came about within `timeout`.
     ///
     /// # Cancel safety
     ///
     /// Cancelling leaves the line as it was set last.
-    pub async fn careless_turn(
-        &self,
-        client: &Client,
-        line: &dyn Line,
-        patience: Duration,
-    ) -> bool {
+    pub async fn careless_turn(&self, client: &Client, line: &dyn Line, timeout: Duration) -> bool {
         let worker = Worker {
             number: u32::MAX,
             client: client.clone(),
@@ -124,7 +119,7 @@ impl Workload {
             hold: Duration::ZERO,
         };
         let lock = format!("stress-{}", pick(self.locks));
-        worker.careless(&lock, line, patience).await
+        worker.careless(&lock, line, timeout).await
     }
 
     /// Lets every worker end its turn, and returns the history.
@@ -201,7 +196,7 @@ impl Resources {
     }
 
     /// The number that is there, for one who only looks on.
-    fn look(&self, lock: &str) -> u64 {
+    fn value(&self, lock: &str) -> u64 {
         self.read(lock, 0)
     }
 
@@ -233,10 +228,10 @@ impl Worker {
             return;
         };
         let asked = self.recorder.now();
-        let cut = (pick(CANCELLED as usize) == 0).then(|| up_to(self.hold * 2));
+        let cut = (pick(TURNS_PER_CANCELLATION as usize) == 0).then(|| up_to(self.hold * 2));
         let answer = tokio::select! {
-            answer = handle.acquire_within(BUDGET) => Some(answer),
-            () = sleep(cut.unwrap_or(BUDGET * 10)) => None,
+            answer = handle.acquire_within(ACQUIRE_TIMEOUT) => Some(answer),
+            () = sleep(cut.unwrap_or(ACQUIRE_TIMEOUT * 10)) => None,
         };
         let ended = self.recorder.now();
         let (token, error, guard) = match answer {
@@ -296,7 +291,7 @@ impl Worker {
             if before >= until {
                 break;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         self.write(lock, token, read);
         let asked = self.recorder.now();
@@ -323,11 +318,11 @@ impl Worker {
         });
     }
 
-    async fn careless(&self, lock: &str, line: &dyn Line, patience: Duration) -> bool {
+    async fn careless(&self, lock: &str, line: &dyn Line, timeout: Duration) -> bool {
         let Ok(handle) = self.client.lock(lock) else {
             return false;
         };
-        let Ok(Acquisition::Acquired(guard)) = handle.acquire_within(BUDGET).await else {
+        let Ok(Acquisition::Acquired(guard)) = handle.acquire_within(ACQUIRE_TIMEOUT).await else {
             return false;
         };
         let token = guard.token().get();
@@ -335,11 +330,11 @@ impl Worker {
         let mut fault = self.recorder.fault("a careless holder in a black hole");
         line.set(NetworkFault::BlackHole);
         guard.lost().await;
-        let until = self.recorder.now() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
-        while self.resources.look(lock) == read && self.recorder.now() < until {
-            sleep(LOOK).await;
+        let until = self.recorder.now() + u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+        while self.resources.value(lock) == read && self.recorder.now() < until {
+            sleep(POLL_INTERVAL).await;
         }
-        let overtaken = self.resources.look(lock) != read;
+        let overtaken = self.resources.value(lock) != read;
         self.write(lock, token, read);
         fault.took_effect();
         line.set(NetworkFault::None);

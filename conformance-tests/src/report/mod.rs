@@ -21,7 +21,7 @@
 //! | `stress` | what workers saw who fought over a few locks, or null: `history`, `violations`, `error` |
 //! | `left` | what stays behind in the store, a line each |
 
-mod facts;
+mod environment;
 pub mod html;
 pub mod json;
 pub mod junit;
@@ -34,14 +34,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::{Evidences, Facts, Machine, Ttls};
+pub use environment::{DeclaredCapabilities, Evidences, Machine, Ttls};
 pub use stress::{Stress, stress};
 pub(crate) use suite::JOBS;
 pub use suite::{Progress, Suite};
 
 /// A span as people write it.
 pub(crate) fn shown_span(span: std::time::Duration) -> String {
-    facts::shown(facts::millis(span))
+    environment::format_millis(environment::millis(span))
 }
 
 /// The `schema` of the JSON form.
@@ -67,7 +67,7 @@ pub struct Report {
     #[serde(default)]
     pub store_version: Option<String>,
     /// What the backend declares.
-    pub capabilities: Option<Facts>,
+    pub capabilities: Option<DeclaredCapabilities>,
     /// Where it ran.
     pub machine: Machine,
     /// When it began: RFC 3339 in UTC.

@@ -10,7 +10,7 @@ use tenure_core::{
     name::Namespace,
 };
 
-use super::facts::millis;
+use super::environment::millis;
 use crate::{
     Harness,
     history::{Bounds, History, Recorder, Workload, check},

@@ -16,7 +16,7 @@ use tenure_core::{
     token::FencingToken,
 };
 
-use super::{CaseReport, Facts, Machine, Mark, Report, SCHEMA, facts::millis};
+use super::{CaseReport, DeclaredCapabilities, Machine, Mark, Report, SCHEMA, environment::millis};
 use crate::{
     Harness, SUITE_VERSION,
     case::Case,
@@ -40,7 +40,7 @@ pub struct Suite {
     stop: Arc<AtomicBool>,
     began: (SystemTime, Instant),
     done: Mutex<Vec<CaseReport>>,
-    about: Mutex<Option<(BackendInfo, Facts)>>,
+    about: Mutex<Option<(BackendInfo, DeclaredCapabilities)>>,
 }
 
 impl fmt::Debug for Suite {
@@ -140,7 +140,7 @@ impl Suite {
     /// # Cancel safety
     ///
     /// Cancelling may leave the environment as it is.
-    pub async fn probe(&self) -> Result<Facts, Error> {
+    pub async fn probe(&self) -> Result<DeclaredCapabilities, Error> {
         let env = self.harness.start().await?;
         let connector = env.connector();
         let asked = async {
@@ -152,10 +152,10 @@ impl Suite {
         };
         let capabilities = asked.await;
         env.finish().await;
-        let facts = Facts::of(&capabilities?);
+        let declared = DeclaredCapabilities::of(&capabilities?);
         let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
-        *about = Some((connector.info(), facts.clone()));
-        Ok(facts)
+        *about = Some((connector.info(), declared.clone()));
+        Ok(declared)
     }
 
     /// Runs the chosen cases, from outside of any runtime. `progress` is called from several

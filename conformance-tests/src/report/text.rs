@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{CaseReport, Mark, Report, Stress, facts::shown};
+use super::{CaseReport, Mark, Report, Stress, environment::format_millis};
 
 /// The line about one case: its verdict, id, duration, and why it did not pass.
 #[must_use]
@@ -14,7 +14,7 @@ pub fn line(case: &CaseReport) -> String {
     let mut line = format!(
         "{verdict:<8} {:<56} {:>8}",
         case.id,
-        shown(case.duration_ms)
+        format_millis(case.duration_ms)
     );
     if case.verdict == Mark::Ignored {
         let _ = write!(
@@ -56,7 +56,7 @@ pub fn summary(report: &Report) -> String {
         report.count(Mark::Passed),
         report.count(Mark::Failed),
         report.count(Mark::Ignored),
-        shown(report.duration_ms),
+        format_millis(report.duration_ms),
         report.suite,
     );
     text

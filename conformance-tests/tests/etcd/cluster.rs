@@ -4,14 +4,14 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use own::{Own, at_once, strike};
-use site::{Access, Deployment, Etcd, IGNORED};
+use dedicated_servers::{DedicatedServers, apply_to, at_once};
+use deployment::{Access, Deployment, Etcd, IGNORED};
 use tenure_test_servers::etcd::{Cluster, Server};
 
 struct Three(Cluster);
@@ -28,11 +28,11 @@ impl Deployment for Three {
         self.0.server(0)
     }
 
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         let another = start();
         let access = another.access();
-        let act = move |act| at_once(another.0.servers(), |server| strike!(server, act));
-        Some((access, Own::new(act)))
+        let act = move |act| at_once(another.0.servers(), |server| apply_to!(server, act));
+        Some((access, DedicatedServers::new(act)))
     }
 }
 

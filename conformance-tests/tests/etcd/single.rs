@@ -4,14 +4,14 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use own::{Own, strike};
-use site::{Access, Deployment, Etcd, IGNORED};
+use dedicated_servers::{DedicatedServers, apply_to};
+use deployment::{Access, Deployment, Etcd, IGNORED};
 use tenure_test_servers::etcd::Server;
 
 struct Single(Server);
@@ -28,10 +28,13 @@ impl Deployment for Single {
         &self.0
     }
 
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         let another = start();
         let access = another.access();
-        Some((access, Own::new(move |act| strike!(another.0, act))))
+        Some((
+            access,
+            DedicatedServers::new(move |act| apply_to!(another.0, act)),
+        ))
     }
 }
 

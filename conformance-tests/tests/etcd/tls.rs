@@ -5,13 +5,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use site::{Access, Deployment, Etcd, IGNORED, NAMESPACES};
+use deployment::{Access, Deployment, Etcd, IGNORED, NAMESPACES};
 use tenure_core::name::encode;
 use tenure_test_servers::etcd::Server;
 

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Long enough for another client to come between, or for a try to be no try.
-const MOMENT: Duration = Duration::from_millis(3);
+const RACE_WINDOW: Duration = Duration::from_millis(3);
 const LONG: Duration = Duration::from_secs(4);
 
 pub(crate) struct Driver {
@@ -115,7 +115,7 @@ impl Driver {
         if self.has(Flaw::LosesWhatItAcknowledged) {
             let (store, name) = (self.store.inner.clone(), name.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(MOMENT).await;
+                tokio::time::sleep(RACE_WINDOW).await;
                 store.delete_state(&Namespace::default(), &name);
             });
         }
@@ -188,7 +188,7 @@ impl Driver {
             self.inner.remove(remove).await?;
         }
         if self.has(Flaw::GetThenPut) && self.inner.inspect(&request.name).await?.holder.is_none() {
-            tokio::time::sleep(MOMENT).await;
+            tokio::time::sleep(RACE_WINDOW).await;
             self.store
                 .inner
                 .delete_state(&Namespace::default(), &request.name);
@@ -212,7 +212,7 @@ impl Driver {
         if self.has(Flaw::RenewalAfterRelease) {
             let (inner, attempt) = (Arc::clone(&self.inner), AttemptId::random()?);
             tokio::spawn(async move {
-                tokio::time::sleep(MOMENT * 10).await;
+                tokio::time::sleep(RACE_WINDOW * 10).await;
                 let _ = inner
                     .enqueue(Enqueue::new(name, attempt, owner(), ttl, false))
                     .await;

@@ -47,7 +47,7 @@ mutants! {
         "Nobody tells a waiter of its grant.";
     BusyLeavesAnEntry [A5] "acquiring::busy_leaves_nothing" "tooz `etcd3gw`: failed tries leave leases"
         "An attempt that does not want to wait stays in the queue.";
-    EvictWithoutTokenCheck [I2] "looking::eviction_needs_the_token" "ours; what Terraform's `force-unlock` has its id for"
+    EvictWithoutTokenCheck [I2] "inspect_evict::eviction_needs_the_token" "ours; what Terraform's `force-unlock` has its id for"
         "An eviction takes whoever holds the lock.";
     ReportCreates [W5] "waiting::report_never_creates" "ours"
         "A report of an unknown entry makes one.";
@@ -61,7 +61,7 @@ mutants! {
         "Nobody tells a holder of its eviction, though that is declared.";
     NamesFoldCase [N2] "names::different_names_stay_apart" "DistributedLock has a test for it; file systems do it"
         "Names that differ in case are one lock.";
-    InspectRenews [I1] "looking::changes_nothing" "ours"
+    InspectRenews [I1] "inspect_evict::changes_nothing" "ours"
         "Inspecting renews the holder.";
     NoFencing [A4] "acquiring::fenced_attempt_never_enters" "ours: 60 of 400 late enqueues on etcd"
         "A removal after an unknown outcome fences nothing off, although entries outlive their attempt.";
@@ -123,7 +123,7 @@ mutants! {
         "An enqueue that is repeated goes to the end of the queue.";
     BusyWithoutHolder [A5] "acquiring::busy_says_who" "Redisson 2116; Dapr 6062"
         "A taken lock does not say who has it.";
-    QueueShownBackwards [I1] "looking::shows_holder_and_queue" "ours"
+    QueueShownBackwards [I1] "inspect_evict::shows_holder_and_queue" "ours"
         "The queue is shown in another order than that of the turns.";
     LeavesAnEntry [R4] "releasing::nothing_stays_after_many_cycles" "etcd pull request 10117: leases without an owner"
         "Each release leaves an entry behind.";

@@ -39,7 +39,7 @@ fn run(id: &str, flaw: Option<Flaw>) -> Verdict {
 }
 
 /// What is wrong with the suite's view of one mutant, if anything.
-fn look(mutant: &Mutant) -> Option<String> {
+fn run_case_on(mutant: &Mutant) -> Option<String> {
     let Mutant {
         flaw, clause, case, ..
     } = mutant;
@@ -62,13 +62,13 @@ fn sound(id: &str) -> Option<String> {
 }
 
 /// Does the same to all, some of them at a time, and collects what is wrong.
-fn each<T: Sync>(all: &[T], look: impl Fn(&T) -> Option<String> + Sync) -> Vec<String> {
+fn each<T: Sync>(all: &[T], check: impl Fn(&T) -> Option<String> + Sync) -> Vec<String> {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Some(found) = look(one) {
+                    if let Some(found) = check(one) {
                         let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
                         wrong.push(found);
                     }
@@ -81,7 +81,7 @@ fn each<T: Sync>(all: &[T], look: impl Fn(&T) -> Option<String> + Sync) -> Vec<S
 
 #[test]
 fn broken_backends_are_caught_by_the_case_named_for_them_and_the_sound_one_by_none() {
-    let wrong = each(MUTANTS, look);
+    let wrong = each(MUTANTS, run_case_on);
     assert!(wrong.is_empty(), "{wrong:#?}");
     let named: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.case).collect();
     let named: Vec<_> = named.into_iter().collect();

@@ -13,7 +13,7 @@ use tenure_core::{
 use crate::{driver::Driver, flaw::Flaw, store::turn};
 
 /// How long a driver waits for the store that takes silence for consent.
-const PATIENCE: Duration = Duration::from_millis(50);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Driver {
     /// Renews one, in the way of the flaw.
@@ -28,7 +28,7 @@ impl Driver {
         }
         let asked = self.inner.renew(vec![entry.clone()]);
         let answer = if self.has(Flaw::SuspendedTakenForHeld) && entry.token.is_some() {
-            match tokio::time::timeout(PATIENCE, asked).await {
+            match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
                 Ok(answers) => answers.into_iter().next(),
                 Err(_) => Some(Renewed::Proved { from }),
             }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tenure_conformance::{
     Env, Harness,
     fault::{Fault, Faulty, Line},
-    servers::{OwnStore, Servers, Strike},
+    servers::{DedicatedStore, ServerAction, Servers},
     wrap::{Plan, Tap},
 };
 use tenure_core::{
@@ -108,14 +108,14 @@ impl Env for Flawed {
     }
 
     /// To strike the store stands for breaking the way to it: what is flawed is what is granted then.
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         let plan = Plan::new();
         let flawed = Self {
             below: Arc::new(Tap::new(Arc::clone(&self.below), &plan)),
             ..self.clone()
         };
         let servers = Struck(plan, Arc::clone(&self.shared));
-        Ok(Some(OwnStore::new(Arc::new(flawed), servers)))
+        Ok(Some(DedicatedStore::new(Arc::new(flawed), servers)))
     }
 
     async fn delete_state(&self, name: &LockName) -> Result<bool, Error> {
@@ -163,19 +163,19 @@ struct Struck(Plan, Arc<Mutex<Shared>>);
 
 #[async_trait]
 impl Servers for Struck {
-    async fn strike(&self, strike: Strike) -> Result<(), Error> {
+    async fn apply(&self, action: ServerAction) -> Result<(), Error> {
         let Self(plan, shared) = self;
         Line::set(
             plan,
-            match strike {
-                Strike::Kill => Fault::Refuse,
-                Strike::Pause => Fault::BlackHole,
+            match action {
+                ServerAction::Kill => Fault::Refuse,
+                ServerAction::Pause => Fault::BlackHole,
                 _ => Fault::None,
             },
         );
         let mut shared = shared.lock().unwrap();
-        shared.paused = strike == Strike::Pause;
-        shared.restarted |= strike == Strike::Start;
+        shared.paused = action == ServerAction::Pause;
+        shared.restarted |= action == ServerAction::Start;
         Ok(())
     }
 }

@@ -4,13 +4,13 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use site::{Access, Deployment, Redis};
+use deployment::{Access, Deployment, Redis};
 use tenure_test_servers::redis::{Cluster, Server};
 
 struct Sharded(Cluster);

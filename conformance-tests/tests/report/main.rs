@@ -3,7 +3,7 @@
 
 mod browser;
 mod forms;
-mod own_store;
 mod page;
 mod runs;
 mod sample;
+mod user_store;

@@ -118,10 +118,10 @@ fn a_store_that_is_away_fails_the_probe_and_each_case_with_its_reason() {
 fn what_the_backend_declares_is_in_the_report() {
     let suite = suite("capabilities::make_sense");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let facts = runtime.block_on(suite.probe()).unwrap();
-    assert_eq!(facts.durability, "volatile");
+    let declared = runtime.block_on(suite.probe()).unwrap();
+    assert_eq!(declared.durability, "volatile");
     let report = suite.run(&|_| {});
-    assert_eq!(report.capabilities.as_ref(), Some(&facts));
+    assert_eq!(report.capabilities.as_ref(), Some(&declared));
     assert_eq!(report.scheme.as_deref(), Some("memory"));
 }
 

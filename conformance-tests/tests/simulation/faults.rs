@@ -38,7 +38,7 @@ pub(crate) fn schedule(world: &Arc<World>) {
                 .u64(1_000_000..if long { 2 * ttl } else { ttl / 3 });
             let span = span.min(heal - time);
             if state.plan.has(kind) {
-                state.at(time, Box::new(move |world| strike(world, kind, span)));
+                state.at(time, Box::new(move |world| inject(world, kind, span)));
             }
         }
     }
@@ -52,7 +52,7 @@ fn victim(state: &mut State) -> Option<usize> {
     state.rng.choice(&up).copied()
 }
 
-fn strike(world: &Arc<World>, kind: Kind, span: u64) {
+fn inject(world: &Arc<World>, kind: Kind, span: u64) {
     let mut state = world.state();
     let until = state.now + span;
     let long = span > ns(state.plan.ttl);
@@ -95,8 +95,8 @@ fn strike(world: &Arc<World>, kind: Kind, span: u64) {
             let soon = state.now;
             drop(state);
             for process in everybody {
-                tell(world, process, soon, BackendEvent::Suspect);
-                tell(world, process, until, BackendEvent::Reconnected);
+                emit(world, process, soon, BackendEvent::Suspect);
+                emit(world, process, until, BackendEvent::Reconnected);
             }
         }
         Kind::Partition => {
@@ -119,8 +119,8 @@ fn strike(world: &Arc<World>, kind: Kind, span: u64) {
             let soon = state.now;
             drop(state);
             if noticed {
-                tell(world, victim, soon, BackendEvent::Suspect);
-                tell(world, victim, until, BackendEvent::Reconnected);
+                emit(world, victim, soon, BackendEvent::Suspect);
+                emit(world, victim, until, BackendEvent::Reconnected);
             }
         }
         Kind::Evict => {
@@ -134,7 +134,7 @@ fn strike(world: &Arc<World>, kind: Kind, span: u64) {
 }
 
 /// The client library of a process notices something about its connection, a moment later.
-fn tell(world: &Arc<World>, process: usize, time: u64, event: BackendEvent) {
+fn emit(world: &Arc<World>, process: usize, time: u64, event: BackendEvent) {
     let time = time + world.state().rng.u64(..5_000_000);
     world.within(
         process,

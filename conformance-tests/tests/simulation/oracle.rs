@@ -369,7 +369,7 @@ pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: u
 }
 
 /// Looks at every guard and at every lock, between two events.
-pub(crate) fn look(world: &std::sync::Arc<World>) {
+pub(crate) fn check_guards(world: &std::sync::Arc<World>) {
     let guards: Vec<_> = {
         let state = world.state();
         let guards = state.oracle.guards.iter();

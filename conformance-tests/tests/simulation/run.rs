@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     faults,
-    oracle::{Broken, look},
+    oracle::{Broken, check_guards},
     plan::{Kind, Plan},
     store::{Flaw, Store},
     workload::process,
@@ -88,7 +88,7 @@ async fn simulate(world: &Arc<World>) {
         tokio::spawn(process(Arc::clone(world), born));
     }
     faults::schedule(world);
-    world.run(plan.end, look).await;
+    world.run(plan.end, check_guards).await;
     let mut state = world.state();
     if state.oracle.is_broken() {
         return;

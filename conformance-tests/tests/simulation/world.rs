@@ -208,10 +208,10 @@ impl World {
     }
 
     /// Goes through the agenda until that time, and looks at everything between two events.
-    pub(crate) async fn run(self: &Arc<Self>, until: u64, look: impl Fn(&Arc<Self>)) {
+    pub(crate) async fn run(self: &Arc<Self>, until: u64, check: impl Fn(&Arc<Self>)) {
         loop {
             self.idle.wait().await;
-            look(self);
+            check(self);
             let action = {
                 let mut state = self.state();
                 if state.oracle.is_broken() {

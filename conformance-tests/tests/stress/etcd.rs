@@ -2,8 +2,8 @@
 //! history must show no violation.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod storm;
-mod strikes;
+mod faulted_run;
+mod member_faults;
 mod verdict;
 
 use std::{sync::Arc, time::Duration};
@@ -25,9 +25,9 @@ async fn no_violation_while_members_are_killed_and_stopped() {
     let connectors = (0..3)
         .map(|_| EtcdFactory::new().open(&settings).unwrap())
         .collect();
-    let struck = Arc::clone(&cluster);
-    storm::storm("stress-etcd", connectors, TTL, move |recorder| {
-        strikes::strike(&*struck, recorder, TTL, 6);
+    let faulted = Arc::clone(&cluster);
+    faulted_run::run("stress-etcd", connectors, TTL, move |recorder| {
+        member_faults::inject(&*faulted, recorder, TTL, 6);
     })
     .await;
 }

@@ -2,7 +2,7 @@
 //! control: without a check of tokens, holders that stand still lose writes.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod storm;
+mod faulted_run;
 mod verdict;
 
 use std::{sync::Arc, thread::sleep, time::Duration};
@@ -20,8 +20,8 @@ async fn the_memory_backend_is_accused_of_nothing() {
         .map(|_| Arc::new(store.clone()) as Arc<dyn Connect>)
         .collect();
     let ttl = Duration::from_secs(2);
-    storm::storm("stress-memory", connectors, ttl, |_| {
-        assert!(storm::random_below(10) < 10);
+    faulted_run::run("stress-memory", connectors, ttl, |_| {
+        assert!(faulted_run::random_below(10) < 10);
         sleep(Duration::from_secs(3));
     })
     .await;

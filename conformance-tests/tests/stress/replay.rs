@@ -3,16 +3,16 @@
 
 use std::path::PathBuf;
 
-use tenure_conformance::history::{Power, Saved};
+use tenure_conformance::history::{Power, ReplayFile};
 
 #[test]
 fn the_history_that_is_named_shows_no_violation() {
     let Some(file) = std::env::var_os("HISTORY").map(PathBuf::from) else {
         return;
     };
-    let saved = Saved::read(&file).unwrap();
-    println!("{}: {}", file.display(), Power::of(&saved.history));
-    let violations = saved.check();
+    let replay_file = ReplayFile::read(&file).unwrap();
+    println!("{}: {}", file.display(), Power::of(&replay_file.history));
+    let violations = replay_file.check();
     for violation in &violations {
         println!("{violation}");
     }

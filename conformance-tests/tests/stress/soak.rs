@@ -3,16 +3,16 @@
 //! history is checked. `SOAK_SECONDS` says for how long (600), `SOAK_STORE` on which store alone.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[path = "breaks.rs"]
-mod breaks;
+#[path = "connection_faults.rs"]
+mod connection_faults;
 #[expect(dead_code, reason = "the short runs use the rest")]
-mod storm;
-mod strikes;
+mod faulted_run;
+mod member_faults;
 mod verdict;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use breaks::Soak;
+use connection_faults::Soak;
 use tenure_conformance::fault::Faulty;
 use tenure_core::{
     backend::Connect,
@@ -99,8 +99,8 @@ async fn etcd() {
         }
         let soak = Soak::new("etcd", TTL);
         let recorder = soak.recorder();
-        let strike = move || strikes::strike(&*cluster, &recorder, TTL, 1);
-        soak.run(ways, strike).await;
+        let inject = move || member_faults::inject(&*cluster, &recorder, TTL, 1);
+        soak.run(ways, inject).await;
     })
     .await;
 }
@@ -119,8 +119,8 @@ async fn zookeeper() {
         }
         let soak = Soak::new("zookeeper", TTL);
         let recorder = soak.recorder();
-        let strike = move || strikes::strike(&*cluster, &recorder, TTL, 1);
-        soak.run(ways, strike).await;
+        let inject = move || member_faults::inject(&*cluster, &recorder, TTL, 1);
+        soak.run(ways, inject).await;
     })
     .await;
 }

@@ -4,19 +4,19 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use own::{Own, at_once, strike};
-use site::{Access, Deployment, ZooKeeper};
+use dedicated_servers::{DedicatedServers, apply_to, at_once};
+use deployment::{Access, Deployment, ZooKeeper};
 use tenure_test_servers::zookeeper::{Cluster, Server, ServerBuilder};
 
 /// In ticks of 100 ms: longer than a case stops the servers for. All of them that stand still for longer
 /// can stay so, see `Cluster::stands_still`; that is the servers', and no client can mend it.
-const PATIENT: &str = "300";
+const SYNC_LIMIT: &str = "300";
 const ROOT: &str = "/app/locks";
 
 struct Three(Cluster);
@@ -43,11 +43,11 @@ impl Deployment for Three {
         ROOT
     }
 
-    fn another(&self) -> Option<(Access, Own)> {
-        let another = start(member().config("syncLimit", PATIENT));
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
+        let another = start(member().config("syncLimit", SYNC_LIMIT));
         let access = another.access();
-        let act = move |act| at_once(another.0.servers(), |server| strike!(server, act));
-        Some((access, Own::new(act)))
+        let act = move |act| at_once(another.0.servers(), |server| apply_to!(server, act));
+        Some((access, DedicatedServers::new(act)))
     }
 }
 

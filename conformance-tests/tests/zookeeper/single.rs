@@ -4,14 +4,14 @@
     reason = "a server that is missing fails the run, with what to install"
 )]
 
-#[path = "../servers/own.rs"]
-mod own;
-mod site;
+#[path = "../servers/dedicated_servers.rs"]
+mod dedicated_servers;
+mod deployment;
 
 use std::process::ExitCode;
 
-use own::{Own, strike};
-use site::{Access, Deployment, ZooKeeper};
+use dedicated_servers::{DedicatedServers, apply_to};
+use deployment::{Access, Deployment, ZooKeeper};
 use tenure_test_servers::zookeeper::Server;
 
 struct Single(Server);
@@ -32,10 +32,13 @@ impl Deployment for Single {
         self.0.address()
     }
 
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         let another = start();
         let access = another.access();
-        Some((access, Own::new(move |act| strike!(another.0, act))))
+        Some((
+            access,
+            DedicatedServers::new(move |act| apply_to!(another.0, act)),
+        ))
     }
 }
 

@@ -11,23 +11,23 @@ use super::{
     builder::{Membership, Ports},
 };
 use crate::{
-    Certificates, Error,
-    daemon::{Daemon, NotServing},
-    http, ports, process,
+    Certificates, Error, http,
+    managed_process::{ManagedProcess, NotServing},
+    ports, process,
 };
 
-/// How long one question may take while it is asked again and again.
-const GLANCE: Duration = Duration::from_secs(2);
-const BLINK: Duration = Duration::from_millis(300);
+/// How long one request may take while the server is polled.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEADER_PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How many ports are tried when others take them first.
-const PORTS: u32 = 5;
-const DATA: &str = "data";
+const MAX_PORT_ATTEMPTS: u32 = 5;
+const DATA_DIRECTORY: &str = "data";
 
 /// A running etcd server, stopped when dropped.
 ///
 /// Its methods block for as long as the server takes to answer, at most 30 s.
 pub struct Server {
-    daemon: Daemon,
+    process: ManagedProcess,
     program: PathBuf,
     settings: ServerBuilder,
     member: Membership,
@@ -55,7 +55,7 @@ impl Server {
             let ports = Self::ports(free_port)?;
             server.join(Membership::of(&[ports]).remove(0))?;
             match server.launch() {
-                Err(_) if server.port_was_taken() && attempt < PORTS => {}
+                Err(_) if server.port_was_taken() && attempt < MAX_PORT_ATTEMPTS => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     server.make_users()?;
@@ -63,7 +63,7 @@ impl Server {
                 }
             }
         }
-        Err(server.daemon.failed("no port was tried"))
+        Err(server.process.failed("no port was tried"))
     }
 
     /// A server that does not run yet, and that is no member of anything.
@@ -76,7 +76,7 @@ impl Server {
             ))
         })?;
         Ok(Self {
-            daemon: Daemon::new("tenure-etcd-")?,
+            process: ManagedProcess::new("tenure-etcd-")?,
             program,
             settings,
             member: Membership::default(),
@@ -95,25 +95,25 @@ impl Server {
     /// Makes it a member, with nothing in its store.
     pub(super) fn join(&mut self, member: Membership) -> Result<(), Error> {
         self.member = member;
-        self.daemon
+        self.process
             .set_name(format!("etcd server on port {}", self.port()));
-        self.daemon.write("server.log", "")?;
+        self.process.write("server.log", "")?;
         self.empty()
     }
 
     pub(super) fn empty(&self) -> Result<(), Error> {
-        self.daemon.empty(DATA)
+        self.process.empty(DATA_DIRECTORY)
     }
 
     pub(super) fn port_was_taken(&self) -> bool {
-        self.daemon.port_was_taken()
+        self.process.port_was_taken()
     }
 
     /// Starts the process. A server alone is waited for until it serves, a member of a cluster
     /// until it listens: more may need the other members.
     pub(super) fn launch(&self) -> Result<(), Error> {
         let arguments = self.settings.arguments(&self.member);
-        self.daemon.launch(&self.program, &arguments, |process| {
+        self.process.launch(&self.program, &arguments, |process| {
             let listens = |port| ports::is_listened_on(port, process);
             let ports = self.member.ports;
             if !(listens(ports.client) && listens(ports.metrics)) {
@@ -128,7 +128,7 @@ impl Server {
 
     /// Why the server does not serve; `None` if it does.
     pub(super) fn not_healthy(&self) -> NotServing {
-        match http::get(self.member.ports.metrics, "/health", GLANCE) {
+        match http::get(self.member.ports.metrics, "/health", PROBE_TIMEOUT) {
             Ok(answer) if answer.contains(r#""health":"true""#) => None,
             Ok(answer) => Some(answer),
             Err(error) => Some(error.to_string()),
@@ -169,7 +169,7 @@ impl Server {
     /// The server's directory: its log, its data, its certificates.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        self.daemon.directory()
+        self.process.directory()
     }
 
     /// The certificates of a server with TLS.
@@ -183,7 +183,7 @@ impl Server {
     /// The process id while the server runs.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.daemon.process_id()
+        self.process.process_id()
     }
 
     /// The server's version, for example `3.4.23`.
@@ -198,7 +198,7 @@ impl Server {
             .find_map(|line| line.strip_prefix("etcd_server_version{server_version=\""))
             .and_then(|rest| rest.split('"').next())
             .map(str::to_owned)
-            .ok_or_else(|| self.daemon.failed("it does not tell its version"))
+            .ok_or_else(|| self.process.failed("it does not tell its version"))
     }
 
     /// One of the numbers that the server tells about itself, for example
@@ -223,17 +223,17 @@ impl Server {
 
     /// Whether it says so at once: who is asked again and again may be paused.
     pub(super) fn leads_now(&self) -> bool {
-        let metrics = http::get(self.member.ports.metrics, "/metrics", BLINK);
+        let metrics = http::get(self.member.ports.metrics, "/metrics", LEADER_PROBE_TIMEOUT);
         metrics.is_ok_and(|metrics| metric(&metrics, "etcd_server_is_leader") == Some(1.0))
     }
 
     fn metrics(&self) -> Result<String, Error> {
-        http::get(self.member.ports.metrics, "/metrics", GLANCE)
+        http::get(self.member.ports.metrics, "/metrics", PROBE_TIMEOUT)
     }
 
     /// Kills the server (SIGKILL) and waits for its end. What it confirmed stays in its directory.
     pub fn kill(&self) {
-        self.daemon.kill();
+        self.process.kill();
     }
 
     /// Kills the server if it runs, and starts it again: on the same port, with its data. Returns
@@ -257,7 +257,7 @@ impl Server {
     pub fn wipe(&self) -> Result<(), Error> {
         if self.member.size > 1 {
             let why = "a member cannot be wiped alone; wipe the cluster";
-            return Err(self.daemon.failed(why));
+            return Err(self.process.failed(why));
         }
         self.kill();
         self.empty()?;
@@ -272,7 +272,7 @@ impl Server {
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<(), Error> {
-        self.daemon.pause()
+        self.process.pause()
     }
 
     /// Lets a paused process go on (SIGCONT).
@@ -281,19 +281,19 @@ impl Server {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<(), Error> {
-        self.daemon.resume()
+        self.process.resume()
     }
 
     /// Whether the process runs or is paused.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.daemon.is_running()
+        self.process.is_running()
     }
 
     /// The last lines of the server's log.
     #[must_use]
     pub fn end_of_log(&self) -> String {
-        self.daemon.end_of_log()
+        self.process.end_of_log()
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::{Server, ServerBuilder, SlotMove, admin};
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
 };
 
 /// The number of slots of every cluster.
 const SLOTS: usize = 16_384;
 /// How long the nodes may take to agree that the cluster serves.
-const SETTLE: Duration = Duration::from_secs(60);
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings of a cluster that is not started yet: three masters without replicas.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl Cluster {
     /// When no node that answers serves it, or two do.
     pub fn owner_of_slot(&self, slot: u16) -> Result<&Server, Error> {
         let serving = |node: &&Server| {
-            let nodes = node.glance(&["CLUSTER", "NODES"]);
+            let nodes = node.probe(&["CLUSTER", "NODES"]);
             nodes.is_ok_and(|nodes| serves(&admin::text(&nodes), slot))
         };
         let owners: Vec<&Server> = self.nodes.iter().filter(serving).collect();
@@ -171,8 +171,8 @@ impl Cluster {
         let running: Vec<&Server> = self.nodes.iter().filter(|node| node.is_running()).collect();
         for node in running {
             let what = format!("the node on port {} serves its cluster", node.port());
-            poll::until(&what, SETTLE, || {
-                Look::from_answer(Self::expect_info(
+            poll::until(&what, HEALTHY_TIMEOUT, || {
+                Condition::from_answer(Self::expect_info(
                     node,
                     &[
                         ("cluster_state", "ok".to_owned()),
@@ -214,8 +214,8 @@ impl Cluster {
         }
         for node in &self.nodes[self.masters..] {
             let what = format!("the node on port {} follows its master", node.port());
-            poll::until(&what, SETTLE, || {
-                Look::from_answer(node.link_status().and_then(|link| {
+            poll::until(&what, HEALTHY_TIMEOUT, || {
+                Condition::from_answer(node.link_status().and_then(|link| {
                     if link == "up" {
                         return Ok(());
                     }
@@ -228,7 +228,7 @@ impl Cluster {
     }
 
     fn expect_info(node: &Server, expected: &[(&str, String)]) -> Result<(), Error> {
-        let info = admin::text(&node.glance(&["CLUSTER", "INFO"])?);
+        let info = admin::text(&node.probe(&["CLUSTER", "INFO"])?);
         for (name, value) in expected {
             let found = admin::field(&info, name).unwrap_or("absent");
             if found != value {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::Server;
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
 };
 
 /// How long a replica may take to catch up on a busy machine.
-const IN_STEP: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Server {
     /// Waits until this replica has all that `master` has at the moment of the call. (`WAIT` would
@@ -23,8 +23,8 @@ impl Server {
         // the link "up", has everything.
         let wanted = master.offset("master_repl_offset")?;
         let what = format!("the replica on port {} is in step", self.port());
-        poll::until(&what, IN_STEP, || {
-            Look::from_answer(self.link_status().and_then(|link| {
+        poll::until(&what, SYNC_TIMEOUT, || {
+            Condition::from_answer(self.link_status().and_then(|link| {
                 let reached = self.offset("slave_repl_offset")?;
                 if link == "up" && reached >= wanted {
                     return Ok(());

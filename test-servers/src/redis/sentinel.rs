@@ -10,19 +10,19 @@ use super::{
 };
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
 };
 
 /// How long the group may take to know each other.
-const SETTLE: Duration = Duration::from_secs(30);
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a failover may take on a busy machine.
-const FAILOVER: Duration = Duration::from_secs(30);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const DOWN_AFTER: &str = "down-after-milliseconds";
 
 /// What makes sentinels act within a second or two: how often they ask servers and tell each
 /// other, in milliseconds.
-const EAGERNESS: [&str; 7] = [
+const FAST_FAILOVER_OPTIONS: [&str; 7] = [
     "DEBUG",
     "info-period",
     "500",
@@ -110,7 +110,10 @@ impl SentinelBuilder {
             group.sentinels.push(watch.clone().start()?);
         }
         for sentinel in &group.sentinels {
-            let command: Vec<&str> = ["SENTINEL"].into_iter().chain(EAGERNESS).collect();
+            let command: Vec<&str> = ["SENTINEL"]
+                .into_iter()
+                .chain(FAST_FAILOVER_OPTIONS)
+                .collect();
             sentinel.command(&command)?;
         }
         group.wait_until_settled()?;
@@ -282,8 +285,8 @@ impl Sentinel {
     /// When that is not so within 30 s.
     pub fn wait_for_new_master(&self, old_port: u16) -> Result<&Server, Error> {
         let what = format!("the group has another master than the one on port {old_port}");
-        poll::until(&what, FAILOVER, || {
-            Look::from_answer(self.agreed_master(old_port))
+        poll::until(&what, FAILOVER_TIMEOUT, || {
+            Condition::from_answer(self.agreed_master(old_port))
         })
     }
 
@@ -299,7 +302,7 @@ impl Sentinel {
             }
         }
         let master = self.server_on(port)?;
-        let role = master.glance(&["ROLE"])?;
+        let role = master.probe(&["ROLE"])?;
         let role = admin::text(&role);
         if role.lines().next() != Some("master") {
             return Err(Error::new(format!(
@@ -310,7 +313,7 @@ impl Sentinel {
     }
 
     fn master_port(&self, sentinel: &Server) -> Result<u16, Error> {
-        let answer = sentinel.glance(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name])?;
+        let answer = sentinel.probe(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name])?;
         let answer = admin::text(&answer);
         answer
             .lines()
@@ -342,8 +345,8 @@ impl Sentinel {
         let replicas = self.servers.iter().filter(|s| s.is_running()).count() - 1;
         for sentinel in &self.sentinels {
             let what = format!("the sentinel on port {} knows its group", sentinel.port());
-            poll::until(&what, SETTLE, || {
-                Look::from_answer(self.knows_group(sentinel, replicas))
+            poll::until(&what, HEALTHY_TIMEOUT, || {
+                Condition::from_answer(self.knows_group(sentinel, replicas))
             })
             .map_err(|error| error.with_log(sentinel.end_of_log()))?;
         }
@@ -351,7 +354,7 @@ impl Sentinel {
     }
 
     fn knows_group(&self, sentinel: &Server, replicas: usize) -> Result<(), Error> {
-        let master = sentinel.glance(&["SENTINEL", "MASTER", &self.name])?;
+        let master = sentinel.probe(&["SENTINEL", "MASTER", &self.name])?;
         let flags = paired(&master, "flags").unwrap_or_default();
         let others = paired(&master, "num-other-sentinels").unwrap_or_default();
         if flags != "master" || others != (self.sentinels.len() - 1).to_string() {
@@ -359,7 +362,7 @@ impl Sentinel {
                 "the master's flags are {flags}, and {others} other sentinels are known"
             )));
         }
-        let Value::Array(known) = sentinel.glance(&["SENTINEL", "REPLICAS", &self.name])? else {
+        let Value::Array(known) = sentinel.probe(&["SENTINEL", "REPLICAS", &self.name])? else {
             return Err(Error::new("no list of replicas"));
         };
         let usable = |replica: &&Value| {

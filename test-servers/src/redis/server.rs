@@ -19,19 +19,19 @@ use super::{
 };
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
     ports,
     process::{self, Process},
 };
 
 /// How long a server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
-/// How long one question may take while a server starts.
-const GLANCE: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one request may take while a server starts.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a command of the test may take: longer than the longest block that a test makes.
-const COMMAND: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many ports are tried when others take them first.
-const PORTS: u32 = 5;
+const MAX_PORT_ATTEMPTS: u32 = 5;
 
 /// A running Redis server, stopped when dropped.
 ///
@@ -83,7 +83,7 @@ impl Server {
             },
             settings,
         };
-        for _ in 1..PORTS {
+        for _ in 1..MAX_PORT_ATTEMPTS {
             match server.start_on_new_ports(free_port) {
                 Err(_) if server.port_was_taken() => {}
                 outcome => return outcome.map(|()| server),
@@ -131,14 +131,14 @@ impl Server {
         let started = Process::start(&self.program, &arguments, self.directory(), &self.log())?;
 
         let what = format!("the server on port {} starts", self.port());
-        poll::until(&what, START, || match started.ended() {
-            Some(status) => Look::Failed(Error::new(format!(
+        poll::until(&what, START_TIMEOUT, || match started.ended() {
+            Some(status) => Condition::Failed(Error::new(format!(
                 "the server on port {} ended at its start ({status})",
                 self.port()
             ))),
             None => match self.not_serving(started.id()) {
-                None => Look::Ready(()),
-                Some(reason) => Look::NotYet(reason),
+                None => Condition::Ready(()),
+                Some(reason) => Condition::NotYet(reason),
             },
         })
         .map_err(|error| error.with_log(process::end_of_log(&self.log())))?;
@@ -151,7 +151,7 @@ impl Server {
         if let Err(error) = TcpStream::connect(("127.0.0.1", self.port())) {
             return Some(format!("port {}: {error}", self.port()));
         }
-        let ask = |arguments: &[&[u8]]| self.admin().command(arguments, GLANCE);
+        let ask = |arguments: &[&[u8]]| self.admin().command(arguments, PROBE_TIMEOUT);
         let looked = ask(&[b"PING"]).and_then(|_| ask(&[b"INFO"]));
         let info = match looked {
             Ok(answer) => admin::text(&answer),
@@ -234,7 +234,7 @@ impl Server {
     ///
     /// When the server answers with an error, or not within 30 s.
     pub fn command_of_bytes(&self, arguments: &[&[u8]]) -> Result<Value, Error> {
-        self.admin().command(arguments, COMMAND)
+        self.admin().command(arguments, COMMAND_TIMEOUT)
     }
 
     /// As [`command`](Self::command), with the answer as text: the items of a list one a line, no
@@ -311,9 +311,9 @@ impl Server {
     }
 
     /// As [`command`](Self::command), but with little patience: for looking again and again.
-    pub(super) fn glance(&self, arguments: &[&str]) -> Result<Value, Error> {
+    pub(super) fn probe(&self, arguments: &[&str]) -> Result<Value, Error> {
         let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.as_bytes()).collect();
-        self.admin().command(&arguments, GLANCE)
+        self.admin().command(&arguments, PROBE_TIMEOUT)
     }
 
     /// Whether users are configured, so that even this crate has to say who it is.

@@ -4,8 +4,8 @@
 mod grpc;
 mod protocol;
 mod proxy;
-mod pump;
 mod record;
+mod relay;
 mod resp;
 mod zookeeper;
 

@@ -20,15 +20,15 @@ use tokio::{
 
 use super::{
     protocol::Protocol,
-    pump::{Connection, Held},
     record::{Command, Record},
+    relay::{Connection, HeldTraffic},
 };
 use crate::{Error, ports};
 
 /// How long the proxy's thread may take to do what it is told, on a busy machine.
-const OBEY: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many ports are tried when others take them first.
-const PORTS: u32 = 5;
+const MAX_PORT_ATTEMPTS: u32 = 5;
 
 /// A TCP proxy on a free port of 127.0.0.1, in front of one server; it runs in a thread of its own
 /// and ends when dropped, its connections with it.
@@ -60,7 +60,7 @@ struct Shared {
     protocol: Protocol,
     record: Arc<Record>,
     target: Arc<Mutex<SocketAddr>>,
-    held: watch::Sender<Held>,
+    held: watch::Sender<HeldTraffic>,
     cuts: watch::Sender<u64>,
 }
 
@@ -101,7 +101,7 @@ impl Proxy {
     fn start_for(protocol: Protocol, target: impl ToSocketAddrs) -> Result<Self, Error> {
         let target = resolve(target)?;
         let mut listener = Err(Error::new("no port was tried"));
-        for _ in 0..PORTS {
+        for _ in 0..MAX_PORT_ATTEMPTS {
             let port = ports::free()?;
             listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .and_then(|listener| listener.set_nonblocking(true).map(|()| (port, listener)))
@@ -245,7 +245,7 @@ impl Proxy {
         if !told {
             return Err(failed("it has ended"));
         }
-        match outcome.recv_timeout(OBEY) {
+        match outcome.recv_timeout(COMMAND_TIMEOUT) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failed(&format!("cannot listen again: {error}"))),
             Err(_) => Err(failed("it did not obey")),
@@ -277,13 +277,13 @@ impl Proxy {
     /// From now on each piece of what clients send waits so long before it is passed on; pieces
     /// that come meanwhile wait their turn. Zero ends it.
     pub fn delay_requests(&self, delay: Duration) {
-        let set = |held: &mut Held| held.delay_of_requests = delay;
+        let set = |held: &mut HeldTraffic| held.delay_of_requests = delay;
         self.shared.held.send_modify(set);
     }
 
     /// As [`delay_requests`](Self::delay_requests), for what the server sends.
     pub fn delay_replies(&self, delay: Duration) {
-        let set = |held: &mut Held| held.delay_of_replies = delay;
+        let set = |held: &mut HeldTraffic| held.delay_of_replies = delay;
         self.shared.held.send_modify(set);
     }
 
@@ -311,11 +311,15 @@ impl Proxy {
     }
 
     fn closed(&self, connections: &BTreeSet<u64>) -> Result<(), Error> {
-        if self.shared.record.wait_until_closed(connections, OBEY) {
+        if self
+            .shared
+            .record
+            .wait_until_closed(connections, COMMAND_TIMEOUT)
+        {
             Ok(())
         } else {
             Err(Error::new(format!(
-                "the proxy on port {}: a connection was not closed within {OBEY:?}",
+                "the proxy on port {}: a connection was not closed within {COMMAND_TIMEOUT:?}",
                 self.port
             )))
         }

@@ -1,10 +1,10 @@
 //! Finds the commands in what a client sends: RESP arrays of bulk strings, and inline commands.
 
 /// The longest line that Redis accepts, for a header or an inline command.
-const LONGEST_LINE: usize = 64 * 1024;
+const MAX_LINE_BYTES: usize = 64 * 1024;
 /// The most arguments, and the longest one, that Redis accepts.
-const MOST_ARGUMENTS: usize = 1024 * 1024;
-const LONGEST_ARGUMENT: usize = 512 * 1024 * 1024;
+const MAX_ARGUMENTS: usize = 1024 * 1024;
+const MAX_ARGUMENT_BYTES: usize = 512 * 1024 * 1024;
 
 /// A parser of one direction of one connection. It takes bytes in pieces of any size, and is fed
 /// each byte once.
@@ -69,7 +69,7 @@ impl Parser {
             }
             State::Command | State::Length if piece.ends_with(b"\n") => self.end_line(),
             State::Command | State::Length => {
-                if self.line.len() > LONGEST_LINE {
+                if self.line.len() > MAX_LINE_BYTES {
                     self.state = State::Lost;
                 }
                 None
@@ -101,7 +101,7 @@ impl Parser {
                 State::Command
             }),
             (_, Some((b'$', length))) => number(length)
-                .filter(|length| *length <= LONGEST_ARGUMENT)
+                .filter(|length| *length <= MAX_ARGUMENT_BYTES)
                 .map(|length| State::Argument(length + 2)),
             _ => None,
         };
@@ -114,7 +114,7 @@ impl Parser {
         if count.first() == Some(&b'-') {
             return number(&count[1..]).map(|_| State::Command);
         }
-        self.missing = number(count).filter(|count| *count <= MOST_ARGUMENTS)?;
+        self.missing = number(count).filter(|count| *count <= MAX_ARGUMENTS)?;
         Some(if self.missing == 0 {
             State::Command
         } else {
@@ -231,7 +231,7 @@ mod tests {
             let (commands, parser) = commands_of(&[noise, b"PING\r\n"]);
             assert!(commands.is_empty() && parser.is_lost(), "{noise:?}");
         }
-        let (_, parser) = commands_of(&[&vec![b'a'; LONGEST_LINE + 1]]);
+        let (_, parser) = commands_of(&[&vec![b'a'; MAX_LINE_BYTES + 1]]);
         assert!(parser.is_lost());
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use super::protocol::{Cursor, Fed, Found};
 
 /// Longer ones are no frames; a server's own bound is 1 MiB unless it is told otherwise.
-const LONGEST_FRAME: usize = 64 * 1024 * 1024;
+const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 /// What the answer to the first request of a connection is known by: it has no number.
 const FIRST: i64 = i64::MIN;
 
@@ -60,7 +60,7 @@ impl Parser {
             let name = String::from_utf8_lossy(&letters).into_owned();
             return Some(found(name, Vec::new(), FIRST));
         }
-        if length > LONGEST_FRAME {
+        if length > MAX_FRAME_BYTES {
             self.state = State::Lost;
             return None;
         }

@@ -121,7 +121,10 @@ impl ServerBuilder {
         line("tickTime", &self.tick.as_millis().to_string());
         line(
             "dataDir",
-            &directory.join(super::server::DATA).display().to_string(),
+            &directory
+                .join(super::server::DATA_DIRECTORY)
+                .display()
+                .to_string(),
         );
         line("clientPortAddress", "127.0.0.1");
         line("clientPort", &member.own().client.to_string());

@@ -1,8 +1,8 @@
 //! ZooKeeper: single servers, clusters of three.
 
 mod builder;
+mod locate;
 mod member;
-mod program;
 mod server;
 
 pub use builder::ServerBuilder;

@@ -9,30 +9,30 @@ use std::{
 use super::{
     ServerBuilder,
     builder::{self, Membership, Ports},
-    program::{self, Program},
+    locate::{self, JavaLaunch},
 };
 use crate::{
-    Certificates, Error,
-    daemon::{Daemon, NotServing},
-    http, ports,
+    Certificates, Error, http,
+    managed_process::{ManagedProcess, NotServing},
+    ports,
 };
 
-/// How long one question may take while it is asked again and again.
-const GLANCE: Duration = Duration::from_secs(2);
-const BLINK: Duration = Duration::from_millis(300);
+/// How long one request may take while the server is polled.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEADER_PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a question of the test may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many ports are tried when others take them first.
-const PORTS: u32 = 5;
+const MAX_PORT_ATTEMPTS: u32 = 5;
 /// Where the store is, in the server's directory.
-pub(super) const DATA: &str = "data";
+pub(super) const DATA_DIRECTORY: &str = "data";
 
 /// A running ZooKeeper server, stopped when dropped.
 ///
 /// Its methods block for as long as the server takes to answer, at most 30 s.
 pub struct Server {
-    daemon: Daemon,
-    program: Program,
+    process: ManagedProcess,
+    program: JavaLaunch,
     settings: ServerBuilder,
     member: Membership,
 }
@@ -59,18 +59,18 @@ impl Server {
             let ports = vec![Self::ports(free_port)?];
             server.join(Membership { index: 0, ports })?;
             match server.launch() {
-                Err(_) if server.port_was_taken() && attempt < PORTS => {}
+                Err(_) if server.port_was_taken() && attempt < MAX_PORT_ATTEMPTS => {}
                 outcome => return outcome.map(|()| server),
             }
         }
-        Err(server.daemon.failed("no port was tried"))
+        Err(server.process.failed("no port was tried"))
     }
 
     /// A server that does not run yet, and that is no member of anything.
     pub(super) fn prepare(settings: ServerBuilder) -> Result<Self, Error> {
-        let program = program::find(settings.archives.as_deref())?;
+        let program = locate::locate(settings.archives.as_deref())?;
         Ok(Self {
-            daemon: Daemon::new("tenure-zookeeper-")?,
+            process: ManagedProcess::new("tenure-zookeeper-")?,
             program,
             settings,
             member: Membership::default(),
@@ -90,40 +90,40 @@ impl Server {
     /// Makes it a member, with nothing in its store.
     pub(super) fn join(&mut self, member: Membership) -> Result<(), Error> {
         self.member = member;
-        self.daemon
+        self.process
             .set_name(format!("ZooKeeper server on port {}", self.port()));
-        self.daemon.write("server.log", "")?;
-        self.daemon.write("log4j.properties", builder::LOGGING)?;
+        self.process.write("server.log", "")?;
+        self.process.write("log4j.properties", builder::LOGGING)?;
         let file = self.settings.file(self.directory(), &self.member);
-        self.daemon.write("zoo.cfg", &file)?;
+        self.process.write("zoo.cfg", &file)?;
         if let Some(certificates) = self.certificates() {
             let read = |path: PathBuf| {
                 fs::read_to_string(&path)
-                    .map_err(|error| self.daemon.failed(format!("{}: {error}", path.display())))
+                    .map_err(|error| self.process.failed(format!("{}: {error}", path.display())))
             };
             let key = read(certificates.server_key_file())?;
             let certificate = read(certificates.server_certificate_file())?;
             let both = format!("{key}{certificate}");
-            self.daemon.write(builder::KEY_AND_CERTIFICATE, &both)?;
+            self.process.write(builder::KEY_AND_CERTIFICATE, &both)?;
         }
         self.empty()
     }
 
     pub(super) fn empty(&self) -> Result<(), Error> {
-        self.daemon.empty(DATA)?;
-        self.daemon
+        self.process.empty(DATA_DIRECTORY)?;
+        self.process
             .write("data/myid", &(self.member.index + 1).to_string())
     }
 
     pub(super) fn port_was_taken(&self) -> bool {
-        self.daemon.port_was_taken()
+        self.process.port_was_taken()
     }
 
     /// Starts the process. A server alone is waited for until it serves, a member of a cluster
     /// until it listens: more may need the other members.
     pub(super) fn launch(&self) -> Result<(), Error> {
         let arguments = self.settings.arguments(&self.program.class_path);
-        self.daemon
+        self.process
             .launch(&self.program.java, &arguments, |process| {
                 let listens = |port| ports::is_listened_on(port, process);
                 if !(listens(self.member.own().client) && listens(self.port())) {
@@ -151,7 +151,7 @@ impl Server {
     ///
     /// When the server does not answer within 2 s.
     pub fn mode(&self) -> Result<Option<String>, Error> {
-        let answer = self.ask("srvr", GLANCE)?;
+        let answer = self.ask("srvr", PROBE_TIMEOUT)?;
         Ok(field(&answer, "Mode: ").map(str::to_owned))
     }
 
@@ -166,7 +166,7 @@ impl Server {
 
     /// Whether it says so at once: who is asked again and again may be paused.
     pub(super) fn leads_now(&self) -> bool {
-        self.ask("srvr", BLINK)
+        self.ask("srvr", LEADER_PROBE_TIMEOUT)
             .is_ok_and(|answer| field(&answer, "Mode: ") == Some("leader"))
     }
 
@@ -180,7 +180,7 @@ impl Server {
         field(&answer, "Zookeeper version: ")
             .and_then(|version| version.split(['-', ',', ' ']).next())
             .map(str::to_owned)
-            .ok_or_else(|| self.daemon.failed(format!("it answers {}", answer.trim())))
+            .ok_or_else(|| self.process.failed(format!("it answers {}", answer.trim())))
     }
 
     /// The last transaction that the server has carried out, and how many requests it has not
@@ -190,7 +190,7 @@ impl Server {
         let of = |name| field(&answer, name).map(str::to_owned);
         of("Zxid: ")
             .zip(of("Outstanding: ").and_then(|count| count.parse().ok()))
-            .ok_or_else(|| self.daemon.failed(format!("it answers {}", answer.trim())))
+            .ok_or_else(|| self.process.failed(format!("it answers {}", answer.trim())))
     }
 
     /// The answer to a command of four letters, for example `mntr`, `dump`, `cons` or `wchp`.
@@ -199,7 +199,7 @@ impl Server {
     ///
     /// When the server does not answer within 30 s.
     pub fn four_letters(&self, command: &str) -> Result<String, Error> {
-        self.ask(command, PATIENCE)
+        self.ask(command, COMMAND_TIMEOUT)
     }
 
     /// One of the numbers and words of `mntr`, for example `zk_ephemerals_count` or
@@ -218,7 +218,7 @@ impl Server {
 
     fn ask(&self, command: &str, patience: Duration) -> Result<String, Error> {
         http::exchange(self.member.own().client, command.as_bytes(), patience)
-            .map_err(|error| self.daemon.failed(format!("`{command}`: {error}")))
+            .map_err(|error| self.process.failed(format!("`{command}`: {error}")))
     }
 
     /// The port of 127.0.0.1 that the server listens on; it keeps it when it is restarted.
@@ -270,18 +270,18 @@ impl Server {
     /// The server's directory: its configuration, its log, its data.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        self.daemon.directory()
+        self.process.directory()
     }
 
     /// The process id while the server runs.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.daemon.process_id()
+        self.process.process_id()
     }
 
     /// Kills the server (SIGKILL) and waits for its end. What it confirmed stays in its directory.
     pub fn kill(&self) {
-        self.daemon.kill();
+        self.process.kill();
     }
 
     /// Kills the server if it runs, and starts it again: on the same port, with its data. Returns
@@ -315,7 +315,7 @@ impl Server {
     ///
     /// When it does not run.
     pub fn pause(&self) -> Result<(), Error> {
-        self.daemon.pause()
+        self.process.pause()
     }
 
     /// Lets a paused process go on (SIGCONT).
@@ -324,19 +324,19 @@ impl Server {
     ///
     /// When it does not run.
     pub fn resume(&self) -> Result<(), Error> {
-        self.daemon.resume()
+        self.process.resume()
     }
 
     /// Whether the process runs or is paused.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.daemon.is_running()
+        self.process.is_running()
     }
 
     /// The last lines of the server's log.
     #[must_use]
     pub fn end_of_log(&self) -> String {
-        self.daemon.end_of_log()
+        self.process.end_of_log()
     }
 }
 

@@ -1,84 +1,87 @@
-//! `tenure doctor`: whether this configuration and this store will carry locks, tried out on a lock
-//! of its own.
+//! `tenure doctor`: checks the configuration and the store with operations on a temporary lock.
 
+mod doctor_report;
 mod probe;
-mod sheet;
 
 use tenure::{
     Client, Config, Registry,
     capability::{Capabilities, Evidence, TtlScope, WaitMode},
 };
 
-use self::sheet::{Mark, Sheet};
+use self::doctor_report::{DoctorReport, Mark};
 use super::{load, runtime, sources};
 use crate::{
     args::{Global, KILL_AFTER},
     escape::quote,
     exit::Failure,
-    run::fit,
+    run::check_fits,
     time,
 };
 
-/// Looks at everything, shows it, and fails with the first thing that failed.
+/// Checks everything, shows each finding, and stops at the first failure.
 pub(super) fn run(global: &Global, registry: &Registry) -> Result<(), Failure> {
     let config = load(&sources(global))?;
     let store = config.open(registry)?.info().endpoint;
-    let mut sheet = Sheet::new(global.output, &store, config.namespace.as_str())?;
-    let outcome = runtime()?.block_on(examine(&config, registry, &mut sheet));
-    sheet.close()?;
+    let mut report = DoctorReport::new(global.output, &store, config.namespace.as_str())?;
+    let outcome = runtime()?.block_on(examine(&config, registry, &mut report));
+    report.close()?;
     outcome
 }
 
-async fn examine(config: &Config, registry: &Registry, sheet: &mut Sheet) -> Result<(), Failure> {
-    configuration(config, sheet)?;
+async fn examine(
+    config: &Config,
+    registry: &Registry,
+    report: &mut DoctorReport,
+) -> Result<(), Failure> {
+    configuration(config, report)?;
     let begin = time::now();
     let client = match config.connect(registry).await {
         Ok(client) => client,
-        Err(error) => return Err(sheet.failed("reach", error.into())?),
+        Err(error) => return Err(report.failed("reach", error.into())?),
     };
-    sheet.timed("reach", begin, "connected, and may use it")?;
-    let outcome = store(config, &client, sheet).await;
+    report.timed("reach", begin, "connected and authorised")?;
+    let outcome = store(config, &client, report).await;
     client.shutdown(std::time::Duration::from_secs(2)).await;
     outcome
 }
 
-fn configuration(config: &Config, sheet: &mut Sheet) -> Result<(), Failure> {
+fn configuration(config: &Config, report: &mut DoctorReport) -> Result<(), Failure> {
     if let Err(error) = config.terms.check(config.ttl) {
-        return Err(sheet.failed("configuration", error.into())?);
+        return Err(report.failed("configuration", error.into())?);
     }
-    match fit(KILL_AFTER, config) {
-        Ok(()) => sheet.row("configuration", Mark::Ok, "sound"),
+    match check_fits(KILL_AFTER, config) {
+        Ok(()) => report.row("configuration", Mark::Ok, "valid"),
         Err(arithmetic) => {
-            let text = format!("`tenure run` refuses it as it is: {arithmetic}");
-            sheet.row("configuration", Mark::Warning, &text)
+            let text = format!("`tenure run` refuses it: {arithmetic}");
+            report.row("configuration", Mark::Warning, &text)
         }
     }
 }
 
-async fn store(config: &Config, client: &Client, sheet: &mut Sheet) -> Result<(), Failure> {
+async fn store(config: &Config, client: &Client, report: &mut DoctorReport) -> Result<(), Failure> {
     let offered = client.capabilities();
     for (what, text) in declared(config, &offered) {
-        sheet.row(what, Mark::Ok, &text)?;
+        report.row(what, Mark::Ok, &text)?;
     }
-    match probe::run(config, client, sheet).await {
-        Ok(()) => sheet.row("leaves", Mark::Ok, &left_behind(&offered)),
-        Err(failed) => Err(sheet.failed(failed.step, failed.failure)?),
+    match probe::run(config, client, report).await {
+        Ok(()) => report.row("leaves", Mark::Ok, &left_behind(&offered)),
+        Err(failed) => Err(report.failed(failed.step, failed.failure)?),
     }
 }
 
-/// What stays in the store of a lock that is free, as this one now is.
+/// Describes what the store keeps of a free lock.
 fn left_behind(offered: &Capabilities) -> String {
     match offered.residue {
         Some(span) if span.is_zero() => "nothing".to_owned(),
         Some(span) => {
             let span = humantime::format_duration(span);
-            format!("the note of a lock's last token, for {span}")
+            format!("a record of the lock's last token, for {span}")
         }
-        None => "the note of a lock's last token, for ever".to_owned(),
+        None => "a record of the lock's last token, forever".to_owned(),
     }
 }
 
-/// What the store promises, in the words of whoever has to choose one.
+/// Describes the guarantees of the store for a user who has to choose one.
 fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, String)> {
     use tenure::capability::Durability;
     let show = humantime::format_duration;
@@ -90,9 +93,9 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
         _ => "more than this build knows of",
     };
     let woken = match offered.wait {
-        WaitMode::Push => "are told by the store".to_owned(),
-        WaitMode::Poll { every } => format!("ask every {}", show(every)),
-        _ => "are woken in a way that this build does not know".to_owned(),
+        WaitMode::Push => "are notified by the store".to_owned(),
+        WaitMode::Poll { every } => format!("poll every {}", show(every)),
+        _ => "are woken by a method that this build does not know".to_owned(),
     };
     let evicted = match offered.loss.evicted {
         Evidence::Push => "at once",
@@ -130,7 +133,7 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
     ]
 }
 
-/// How the lock of the probe is shown.
-fn shown(name: &tenure::name::LockName) -> String {
+/// Quotes the name of the probe's lock.
+fn quoted(name: &tenure::name::LockName) -> String {
     quote(name.as_str())
 }

@@ -1,4 +1,4 @@
-//! The probe: each thing that a client does with a lock, done once on a lock that nobody uses.
+//! The probe: performs each operation of a client once, on a lock that no other client uses.
 
 use std::time::Duration;
 
@@ -9,69 +9,73 @@ use tenure::{
     request::{Evicted, List},
 };
 
-use super::{Mark, Sheet, shown};
+use super::{DoctorReport, Mark, quoted};
 use crate::{
     exit::{Failure, UNAVAILABLE},
     time,
 };
 
-/// How long what takes a moment may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest time that one step may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which step failed, and how.
+/// The failed step and its failure.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct FailedStep {
     pub(super) step: &'static str,
     pub(super) failure: Failure,
 }
 
-/// What failed, or what could not be shown.
-fn at<E: Into<Failure>>(step: &'static str) -> impl FnOnce(E) -> Failed {
-    move |error| Failed {
+/// Converts an error into the failure of a step.
+fn in_step<E: Into<Failure>>(step: &'static str) -> impl FnOnce(E) -> FailedStep {
+    move |error| FailedStep {
         step,
         failure: error.into(),
     }
 }
 
-fn wrong(step: &'static str, text: String) -> Failed {
+fn step_failed(step: &'static str, text: String) -> FailedStep {
     let failure = Failure::new(UNAVAILABLE, text);
-    Failed { step, failure }
+    FailedStep { step, failure }
 }
 
-/// Tries everything; the lock is free again afterwards, whatever failed.
-pub(super) async fn run(config: &Config, client: &Client, sheet: &mut Sheet) -> Result<(), Failed> {
-    let id = AttemptId::random().map_err(at("take"))?;
+/// Performs all steps. The lock is free again afterwards, even after a failure.
+pub(super) async fn run(
+    config: &Config,
+    client: &Client,
+    report: &mut DoctorReport,
+) -> Result<(), FailedStep> {
+    let id = AttemptId::random().map_err(in_step("take"))?;
     let name = LockName::new(format!("tenure-doctor-{id}"))
-        .map_err(|error| wrong("take", error.to_string()))?;
+        .map_err(|error| step_failed("take", error.to_string()))?;
     let begin = time::now();
     let guard = take(client, &name).await?;
     let first = time::now().since(begin);
-    sheet
+    report
         .timed(
             "take",
             begin,
-            &format!("took {}, token {}", shown(&name), guard.token()),
+            &format!("took {}, token {}", quoted(&name), guard.token()),
         )
-        .map_err(at("take"))?;
+        .map_err(in_step("take"))?;
 
     let begin = time::now();
     if let Err(not_held) = guard.renew().await {
-        return Err(wrong(
+        return Err(step_failed(
             "renew",
             format!("the lock was not renewed: {not_held}"),
         ));
     }
-    sheet
-        .timed("renew", begin, "the store keeps it")
-        .map_err(at("renew"))?;
-    look(client, &guard, sheet).await?;
-    let guard = hand_over(client, &name, guard, sheet).await?;
-    evict(client, &guard, sheet).await?;
+    report
+        .timed("renew", begin, "the store renewed the lease")
+        .map_err(in_step("renew"))?;
+    inspect(client, &guard, report).await?;
+    let guard = hand_over(client, &name, guard, report).await?;
+    evict(client, &guard, report).await?;
     let begin = time::now();
     let again = take(client, &name).await?;
     let warm = time::now().since(begin);
     if again.token() <= guard.token() {
-        return Err(wrong(
+        return Err(step_failed(
             "token",
             format!(
                 "token {} was granted after {}",
@@ -80,18 +84,18 @@ pub(super) async fn run(config: &Config, client: &Client, sheet: &mut Sheet) -> 
             ),
         ));
     }
-    give_back(&again, "release").await?;
-    sheet
+    release(&again, "release").await?;
+    report
         .timed(
             "release",
             begin,
-            "took it once more with a higher token, and gave it back",
+            "took the lock again with a higher token and released it",
         )
-        .map_err(at("release"))?;
-    pace(config, first.min(warm), sheet).map_err(at("pace"))
+        .map_err(in_step("release"))?;
+    compare_request_time(config, first.min(warm), report).map_err(in_step("pace"))
 }
 
-async fn take(client: &Client, name: &LockName) -> Result<Guard, Failed> {
+async fn take(client: &Client, name: &LockName) -> Result<Guard, FailedStep> {
     match client
         .lock_named(name.clone())
         .label("tenure doctor")
@@ -99,27 +103,40 @@ async fn take(client: &Client, name: &LockName) -> Result<Guard, Failed> {
         .await
     {
         Ok(Acquisition::Acquired(guard)) => Ok(guard),
-        Ok(_) => Err(wrong(
+        Ok(_) => Err(step_failed(
             "take",
-            format!("{} is taken, though nobody else knows it", shown(name)),
+            format!(
+                "{} is taken, although no other client knows its name",
+                quoted(name)
+            ),
         )),
-        Err(error) => Err(at("take")(error)),
+        Err(error) => Err(in_step("take")(error)),
     }
 }
 
-async fn look(client: &Client, guard: &Guard, sheet: &mut Sheet) -> Result<(), Failed> {
+async fn inspect(
+    client: &Client,
+    guard: &Guard,
+    report: &mut DoctorReport,
+) -> Result<(), FailedStep> {
     let begin = time::now();
-    let state = client.inspect(guard.name()).await.map_err(at("look"))?;
+    let state = client
+        .inspect(guard.name())
+        .await
+        .map_err(in_step("inspect"))?;
     let holder = state.holder.and_then(|holder| holder.attempt);
     if holder != Some(guard.attempt()) {
-        return Err(wrong(
-            "look",
-            "the store shows another holder than this one".to_owned(),
+        return Err(step_failed(
+            "inspect",
+            "the store shows a different holder".to_owned(),
         ));
     }
     let mut request = List::new(guard.name().as_str(), 10);
     let listed = loop {
-        let page = client.list(request.clone()).await.map_err(at("list"))?;
+        let page = client
+            .list(request.clone())
+            .await
+            .map_err(in_step("list"))?;
         if page.locks.iter().any(|lock| lock.name == *guard.name()) {
             break true;
         }
@@ -129,27 +146,27 @@ async fn look(client: &Client, guard: &Guard, sheet: &mut Sheet) -> Result<(), F
         request = request.at(page.next);
     };
     if !listed {
-        return Err(wrong(
+        return Err(step_failed(
             "list",
-            "the store does not list a lock that is held".to_owned(),
+            "the store does not list a held lock".to_owned(),
         ));
     }
-    sheet
-        .timed("look", begin, "`status` and `ls` show it")
-        .map_err(at("look"))
+    report
+        .timed("inspect", begin, "`status` and `ls` show the lock")
+        .map_err(in_step("inspect"))
 }
 
-/// Queues behind the own grant, gives that back, and is handed the lock.
+/// Queues behind the probe's own grant, releases that grant, and receives the lock.
 async fn hand_over(
     client: &Client,
     name: &LockName,
     guard: Guard,
-    sheet: &mut Sheet,
-) -> Result<Guard, Failed> {
+    report: &mut DoctorReport,
+) -> Result<Guard, FailedStep> {
     let lock = client.lock_named(name.clone()).label("tenure doctor");
-    let (queued, mut told) = tokio::sync::oneshot::channel();
+    let (queued, mut notified) = tokio::sync::oneshot::channel();
     let mut queued = Some(queued);
-    let waiting = lock.acquire_observed(Some(PATIENCE), |_| {
+    let waiting = lock.acquire_observed(Some(STEP_TIMEOUT), |_| {
         if let Some(queued) = queued.take() {
             let _ = queued.send(());
         }
@@ -157,75 +174,88 @@ async fn hand_over(
     tokio::pin!(waiting);
     let early = tokio::select! {
         answer = &mut waiting => Some(answer),
-        _ = &mut told => None,
+        _ = &mut notified => None,
     };
     if let Some(answer) = early {
         return Err(match answer {
-            Ok(_) => wrong(
+            Ok(_) => step_failed(
                 "wait",
-                "the queue of a lock that is held let somebody pass".to_owned(),
+                "a waiter acquired a lock that another attempt holds".to_owned(),
             ),
-            Err(error) => at::<Error>("wait")(error),
+            Err(error) => in_step::<Error>("wait")(error),
         });
     }
     let begin = time::now();
-    give_back(&guard, "wait").await?;
-    let next = waiting.await.map_err(at("wait"))?.acquired();
+    release(&guard, "wait").await?;
+    let next = waiting.await.map_err(in_step("wait"))?.acquired();
     let Some(next) = next else {
-        return Err(wrong(
+        return Err(step_failed(
             "wait",
-            format!("the lock was not handed over within {PATIENCE:?}"),
+            format!("the lock was not handed over within {STEP_TIMEOUT:?}"),
         ));
     };
-    sheet
-        .timed("wait", begin, "queued behind it, and was handed the lock")
-        .map_err(at("wait"))?;
+    report
+        .timed(
+            "wait",
+            begin,
+            "queued behind the holder and received the lock",
+        )
+        .map_err(in_step("wait"))?;
     Ok(next)
 }
 
-async fn evict(client: &Client, guard: &Guard, sheet: &mut Sheet) -> Result<(), Failed> {
+async fn evict(
+    client: &Client,
+    guard: &Guard,
+    report: &mut DoctorReport,
+) -> Result<(), FailedStep> {
     let begin = time::now();
     let evicted = client
         .evict(guard.name(), guard.token())
         .await
-        .map_err(at("break"))?;
+        .map_err(in_step("break"))?;
     if evicted != Evicted::Evicted {
-        return Err(wrong(
+        return Err(step_failed(
             "break",
-            format!("breaking the own grant gave {evicted:?}"),
+            format!("eviction of the probe's own grant returned {evicted:?}"),
         ));
     }
-    let within = PATIENCE.max(guard.ttl());
-    let told = tokio::time::timeout(within, guard.lost()).await;
-    if told.is_err() {
-        return Err(wrong(
+    let within = STEP_TIMEOUT.max(guard.ttl());
+    let notified = tokio::time::timeout(within, guard.lost()).await;
+    if notified.is_err() {
+        return Err(step_failed(
             "break",
-            "the holder was not told that its grant was taken away".to_owned(),
+            "the holder was not notified of the eviction".to_owned(),
         ));
     };
-    sheet
+    report
         .timed(
             "break",
             begin,
-            "took the grant away, and the holder heard of it",
+            "evicted the grant, and the holder was notified",
         )
-        .map_err(at("break"))
+        .map_err(in_step("break"))
 }
 
-async fn give_back(guard: &Guard, step: &'static str) -> Result<(), Failed> {
+async fn release(guard: &Guard, step: &'static str) -> Result<(), FailedStep> {
     match guard.release().await {
         Release::Released => Ok(()),
-        Release::NotHeld(reason) => Err(wrong(
+        Release::NotHeld(reason) => Err(step_failed(
             step,
-            format!("the lock was gone when it was given back: {reason}"),
+            format!("the lock was already lost at release: {reason}"),
         )),
-        Release::Unknown(error) => Err(at(step)(error)),
-        other => Err(wrong(step, format!("giving the lock back gave {other:?}"))),
+        Release::Unknown(error) => Err(in_step(step)(error)),
+        other => Err(step_failed(step, format!("the release returned {other:?}"))),
     }
 }
 
-/// A request must fit into its time-out many times over, or a slow moment loses locks.
-fn pace(config: &Config, took: Duration, sheet: &mut Sheet) -> Result<(), Failure> {
+/// Compares the duration of a request with its time-out. The time-out must be many times longer, or
+/// a slow moment loses locks.
+fn compare_request_time(
+    config: &Config,
+    took: Duration,
+    report: &mut DoctorReport,
+) -> Result<(), Failure> {
     let limit = config.request_timeout;
     let show = |span: Duration| {
         humantime::format_duration(Duration::from_micros(
@@ -234,18 +264,22 @@ fn pace(config: &Config, took: Duration, sheet: &mut Sheet) -> Result<(), Failur
         .to_string()
     };
     if took * 10 <= limit {
-        return sheet.row(
+        return report.row(
             "pace",
             Mark::Ok,
-            &format!("a request has {}, and takes {}", show(limit), show(took)),
+            &format!(
+                "the request time-out is {}, and a request takes {}",
+                show(limit),
+                show(took)
+            ),
         );
     }
-    sheet.row(
+    report.row(
         "pace",
         Mark::Warning,
         &format!(
-            "taking a lock took {}, and a request is given up after {}: use a longer \
-             `client.request_timeout` and `lock.ttl`, or a store that is nearer",
+            "acquiring a lock took {}, and the request time-out is {}: use a longer \
+             `client.request_timeout` and `lock.ttl`, or a closer store",
             show(took),
             show(limit)
         ),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{anchor, escape, shown};
+use super::{anchor, escape, format_millis};
 use crate::{
     cases as table, clauses as all_clauses,
     report::{CaseReport, Mark, Report},
@@ -126,7 +126,7 @@ fn case_cell(page: &mut String, number: usize, case: Option<&CaseReport>) {
             Mark::Passed => write!(
                 page,
                 "<td class=\"passed\">✓ <span class=\"n\">{}</span></td>",
-                shown(case.duration_ms)
+                format_millis(case.duration_ms)
             ),
             Mark::Failed => write!(
                 page,

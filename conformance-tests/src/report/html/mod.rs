@@ -6,7 +6,7 @@ mod timeline;
 
 use std::fmt::Write as _;
 
-use super::{CaseReport, Mark, Report, facts::shown, text::escape};
+use super::{CaseReport, Mark, Report, environment::format_millis, text::escape};
 
 /// So many of the slowest cases are shown for each backend.
 const SLOWEST: usize = 12;
@@ -28,7 +28,7 @@ pub fn write(reports: &[Report]) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>\n{}</style>\n</head>\n\
          <body>\n<a class=\"skip\" href=\"#clauses\">Skip to the matrix</a>\n<header>\n<h1>{title}</h1>\n",
-        style::SHEET
+        style::STYLESHEET
     );
     let verdict = match (failed, reports.len()) {
         (_, 0) => "There is no run to show.".to_owned(),
@@ -67,7 +67,7 @@ fn counts(page: &mut String, reports: &[Report]) {
             },
             report.count(Mark::Failed),
             report.count(Mark::Ignored),
-            shown(report.duration_ms),
+            format_millis(report.duration_ms),
         );
     }
     page.push_str("</ul>\n");
@@ -100,7 +100,7 @@ fn failures(page: &mut String, reports: &[Report]) {
                 escape(&report.backend),
                 escape(&case.about),
                 escape(&case.clauses.join(" ")),
-                shown(case.duration_ms),
+                format_millis(case.duration_ms),
                 escape(case.reason.as_deref().unwrap_or("no reason was given")),
             );
         }
@@ -156,7 +156,12 @@ fn backend(page: &mut String, number: usize, report: &Report) {
             .clone()
             .map(|filter| ("only cases with", filter)),
     );
-    facts.extend(report.capabilities.iter().flat_map(super::Facts::lines));
+    facts.extend(
+        report
+            .capabilities
+            .iter()
+            .flat_map(super::DeclaredCapabilities::lines),
+    );
     for (what, value) in facts {
         let _ = writeln!(
             page,
@@ -196,7 +201,7 @@ fn timings(page: &mut String, report: &Report) {
             page,
             "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"bar\"><span style=\"width:{percent}%\"></span></td></tr>",
             escape(&case.id),
-            shown(case.duration_ms),
+            format_millis(case.duration_ms),
         );
     }
     page.push_str("</tbody>\n</table>\n</details>\n");

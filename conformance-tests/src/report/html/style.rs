@@ -1,7 +1,7 @@
 //! The style sheet of the page: light and dark, wide and narrow.
 
 /// It stands in the page itself.
-pub(super) const SHEET: &str = "\
+pub(super) const STYLESHEET: &str = "\
 :root{--bg:#fbfbfa;--fg:#1d2126;--dim:#59616b;--line:#d9dde2;--card:#fff;
 --good:#17663a;--good-bg:#e3f4e8;--bad:#a3161c;--bad-bg:#fde6e6;--off:#f0f1f3;--link:#1552a8;
 --fault:#b45309;--fault-bg:#f59e0b33;

@@ -13,8 +13,8 @@ const LANE: f64 = 30.0;
 const AXIS: f64 = 22.0;
 /// A strip is about so long in microseconds, or longer if there would be more than so many of them.
 const TENTH: u64 = 100_000;
-const SHORTEST: u64 = 1_000_000;
-const STRIPS: u64 = 8;
+const MIN_STRIP_US: u64 = 1_000_000;
+const MAX_STRIPS: u64 = 8;
 /// The faults' names stand in as many rows as are needed, but for no more than so many.
 const FAULT_ROWS: usize = 4;
 const FAULT_ROW: f64 = 16.0;
@@ -54,7 +54,7 @@ pub(super) fn draw(page: &mut String, number: usize, history: &History) {
     };
     let end = drawing.end();
     // All of the same length, in tenths of a second, so that none is almost empty.
-    let strips = end.div_ceil(SHORTEST).clamp(1, STRIPS);
+    let strips = end.div_ceil(MIN_STRIP_US).clamp(1, MAX_STRIPS);
     let strip = end.div_ceil(strips).next_multiple_of(TENTH);
     let _ = writeln!(
         page,

@@ -9,7 +9,7 @@ use tenure_core::{
 
 use crate::{
     case::{Failure, Outcome, Stop, broken, ensure},
-    ctx::{Ctx, release},
+    context::{CaseContext, release},
     driver::Driver,
 };
 
@@ -29,17 +29,21 @@ pub(super) async fn list_all(driver: &Driver, mut request: List) -> Result<Vec<L
     Err(Failure::new(Some("I1"), "the pages of a listing have no end").into())
 }
 
-pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
-    let holder = ctx.client_with(|builder| builder.label("first")).await?;
+pub(crate) async fn shows_holder_and_queue(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
+    let holder = context
+        .client_with(|builder| builder.label("first"))
+        .await?;
     let guard = holder.lock("shown")?.acquire().await?;
     let mut tasks = tokio::task::JoinSet::new();
     let labels = ["second", "third", "fourth"];
     for (place, label) in labels.into_iter().enumerate() {
-        let client = ctx.client_with(|builder| builder.label(label)).await?;
+        let client = context.client_with(|builder| builder.label(label)).await?;
         let lock = client.lock("shown")?;
         tasks.spawn(async move { lock.acquire().await });
-        ctx.until_waiting(&driver, guard.name(), place + 1).await?;
+        context
+            .until_waiting(&driver, guard.name(), place + 1)
+            .await?;
     }
     let state = holder.inspect(guard.name()).await?;
     ensure!(
@@ -82,7 +86,7 @@ pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     release(&guard).await?;
-    let free = driver.inspect(&ctx.name("never-used")?).await?;
+    let free = driver.inspect(&context.name("never-used")?).await?;
     ensure!(
         free.holder.is_none() && free.queue.is_empty(),
         "I1",
@@ -91,15 +95,15 @@ pub(crate) async fn shows_holder_and_queue(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn changes_nothing(ctx: Arc<Ctx>) -> Outcome {
-    let (driver, other) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.short();
-    let name = ctx.name("looked-at")?;
+pub(crate) async fn changes_nothing(context: Arc<CaseContext>) -> Outcome {
+    let (driver, other) = (context.driver().await?, context.driver().await?);
+    let ttl = context.short();
+    let name = context.name("looked-at")?;
     let grant = driver.hold(&name, ttl).await?;
     let proved = grant.proved_from.unwrap_or_else(|| driver.now());
     // Looked at all the time, the grant neither ends early nor lasts longer.
-    let bound = ctx.takeover(grant.ttl, ttl);
-    let free = ctx
+    let bound = context.takeover(grant.ttl, ttl);
+    let free = context
         .eventually(bound, || async {
             let before = other.now();
             let listed = list_all(&other, List::new("", 10)).await?;
@@ -126,10 +130,10 @@ pub(crate) async fn changes_nothing(ctx: Arc<Ctx>) -> Outcome {
         "I1",
         "a grant that was looked at was shown as ended after {passed:?}"
     );
-    let Some(next) = other.try_hold(&name, ctx.long()).await? else {
+    let Some(next) = other.try_hold(&name, context.long()).await? else {
         broken!("I1", "a lock that is shown as free is taken");
     };
-    let waiter = driver.wait_for(&name, ctx.long()).await?;
+    let waiter = driver.wait_for(&name, context.long()).await?;
     for _ in 0..20 {
         let state = other.inspect(&name).await?;
         let queue: Vec<_> = state.queue.iter().filter_map(|one| one.attempt).collect();
@@ -143,9 +147,9 @@ pub(crate) async fn changes_nothing(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn lists_by_pages(ctx: Arc<Ctx>) -> Outcome {
-    let driver = ctx.driver().await?;
-    let ttl = ctx.long();
+pub(crate) async fn lists_by_pages(context: Arc<CaseContext>) -> Outcome {
+    let driver = context.driver().await?;
+    let ttl = context.long();
     let mut given = BTreeMap::new();
     for number in 0..23 {
         let text = match number % 3 {
@@ -153,13 +157,13 @@ pub(crate) async fn lists_by_pages(ctx: Arc<Ctx>) -> Outcome {
             1 => format!("page/{number}"),
             _ => format!("other {number}"),
         };
-        let name = ctx.name(&text)?;
+        let name = context.name(&text)?;
         let grant = driver.hold(&name, ttl).await?;
         given.insert(text, grant);
     }
-    let waiting = ctx.name("page-0")?;
+    let waiting = context.name("page-0")?;
     driver.wait_for(&waiting, ttl).await?;
-    let freed = ctx.name("page-freed")?;
+    let freed = context.name("page-freed")?;
     let grant = driver.hold(&freed, ttl).await?;
     driver.remove(&freed, grant.attempt, ttl).await?;
 
@@ -207,10 +211,10 @@ pub(crate) async fn lists_by_pages(ctx: Arc<Ctx>) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
-    let (holder, operator) = (ctx.driver().await?, ctx.driver().await?);
-    let ttl = ctx.long();
-    let name = ctx.name("evicted")?;
+pub(crate) async fn eviction_needs_the_token(context: Arc<CaseContext>) -> Outcome {
+    let (holder, operator) = (context.driver().await?, context.driver().await?);
+    let ttl = context.long();
+    let name = context.name("evicted")?;
     let grant = holder.hold(&name, ttl).await?;
     let waiter = operator.wait_for(&name, ttl).await?;
     let token = grant.token.get();
@@ -249,7 +253,7 @@ pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
         "I2",
         "evicting the holder gave {evicted:?}"
     );
-    let turn = operator.await_turn(&name, waiter, ttl, ctx.slack());
+    let turn = operator.await_turn(&name, waiter, ttl, context.slack());
     let Some(next) = turn.await? else {
         broken!(
             "I2",
@@ -270,7 +274,7 @@ pub(crate) async fn eviction_needs_the_token(ctx: Arc<Ctx>) -> Outcome {
     );
     let free = operator
         .backend()
-        .evict(&ctx.name("free")?, FencingToken::new(1))
+        .evict(&context.name("free")?, FencingToken::new(1))
         .await?;
     ensure!(
         free == Evicted::NotHeld(None),

@@ -1,4 +1,4 @@
-//! One connection of the proxy: two pumps, and the faults on their way.
+//! One connection of the proxy: two relays, and the faults on their way.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use tokio::{
 use super::{Fault, proxy::Control};
 
 /// As much as is read at once.
-const PIECE: usize = 16 * 1024;
+const CHUNK_SIZE: usize = 16 * 1024;
 /// So many pieces may be on their way in one direction.
-const PIECES: usize = 64;
+const MAX_QUEUED_CHUNKS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
@@ -66,8 +66,8 @@ pub(super) async fn run(
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            end = pump(Direction::Requests, from_client, to_server, control) => end,
-            end = pump(Direction::Replies, from_server, to_client, control) => end,
+            end = relay(Direction::Requests, from_client, to_server, control) => end,
+            end = relay(Direction::Replies, from_server, to_client, control) => end,
             _ = resets.changed() => {
                 control.took_effect();
                 End::Broken
@@ -80,17 +80,17 @@ pub(super) async fn run(
     }
 }
 
-async fn pump(
+async fn relay(
     direction: Direction,
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     control: &Control,
 ) -> End {
-    let (arrived, mut leaving) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let (arrived, mut leaving) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_QUEUED_CHUNKS);
     let reading = async {
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK_SIZE];
         loop {
-            match from.read(&mut piece).await {
+            match from.read(&mut chunk).await {
                 Ok(0) | Err(_) => break,
                 Ok(length) => {
                     let fault = *control.fault.borrow();
@@ -102,7 +102,7 @@ async fn pump(
                         control.took_effect();
                     }
                     let due = Instant::now() + delay;
-                    if arrived.send((due, piece[..length].to_vec())).await.is_err() {
+                    if arrived.send((due, chunk[..length].to_vec())).await.is_err() {
                         break;
                     }
                 }
@@ -114,7 +114,7 @@ async fn pump(
     };
     let writing = async {
         let mut fault = control.fault.subscribe();
-        while let Some((due, piece)) = leaving.recv().await {
+        while let Some((due, chunk)) = leaving.recv().await {
             sleep_until(due).await;
             let now = *fault.borrow_and_update();
             if direction.is_held(now) {
@@ -131,7 +131,7 @@ async fn pump(
                 control.took_effect();
                 return End::Broken;
             }
-            if to.write_all(&piece).await.is_err() {
+            if to.write_all(&chunk).await.is_err() {
                 return End::Closed;
             }
         }

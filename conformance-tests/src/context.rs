@@ -1,4 +1,4 @@
-//! What a case works with: its environment, the TTLs that suit the backend, and helpers.
+//! The context of a case: its environment, TTLs that the backend supports, and helpers.
 
 use std::{
     fmt,
@@ -25,28 +25,28 @@ use crate::{
     wrap::{Plan, Tap},
 };
 
-/// A TTL that runs out within a case. Not shorter, so that a busy machine keeps what it holds.
+/// A TTL that expires within a case. It is long enough for a busy machine to keep its locks.
 const SHORT: Duration = Duration::from_millis(500);
-/// A TTL that a held lock survives on a busy machine, with its renewals.
+/// A TTL that is long enough for renewals to succeed on a busy machine.
 const STEADY: Duration = Duration::from_secs(2);
-/// A TTL that does not run out within a case.
+/// A TTL that does not expire within a case.
 const LONG: Duration = Duration::from_secs(30);
 
-/// What a case works with.
-pub struct Ctx {
+/// The context of a case.
+pub struct CaseContext {
     env: Arc<dyn Env>,
     capabilities: Capabilities,
     launcher: Option<Launcher>,
     clients: Mutex<Vec<Client>>,
 }
 
-impl fmt::Debug for Ctx {
+impl fmt::Debug for CaseContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ctx")
+        f.write_str("CaseContext")
     }
 }
 
-impl Ctx {
+impl CaseContext {
     pub(crate) async fn new(env: Arc<dyn Env>, launcher: Option<Launcher>) -> Result<Self, Stop> {
         let probe =
             Driver::connect(&*env.connector(), env.namespace(), FencingToken::new(0)).await?;
@@ -76,39 +76,40 @@ impl Ctx {
         self.env.namespace()
     }
 
-    /// A name for this case; its environment keeps it apart from other cases' names.
+    /// Creates a lock name for this case; the environment separates it from the names of other cases.
     pub(crate) fn name(&self, text: &str) -> Result<LockName, Stop> {
         LockName::new(text)
             .map_err(|invalid| Failure::new(Some("N1"), format!("{text:?}: {invalid}")).into())
     }
 
-    /// The TTL nearest to that one which the backend can give.
+    /// Returns the TTL nearest to `wanted` that the backend supports.
     pub(crate) fn possible_ttl(&self, wanted: Duration) -> Duration {
         let range = &self.capabilities.ttl;
         range.resolve(wanted, true).unwrap_or(range.max)
     }
 
-    /// A TTL that runs out within a case.
+    /// Returns a TTL that expires within a case.
     pub(crate) fn short(&self) -> Duration {
         self.possible_ttl(SHORT)
     }
 
-    /// A TTL for locks that are held through renewals.
+    /// Returns a TTL for locks that are held by renewals.
     pub(crate) fn steady(&self) -> Duration {
         self.possible_ttl(STEADY)
     }
 
-    /// A TTL that does not run out within a case.
+    /// Returns a TTL that does not expire within a case.
     pub(crate) fn long(&self) -> Duration {
         self.possible_ttl(LONG)
     }
 
-    /// What a busy machine may add to anything that has an upper bound.
+    /// Returns the tolerance for upper bounds on a busy machine.
     pub(crate) const fn slack(&self) -> Duration {
         Duration::from_secs(3)
     }
 
-    /// When a silent holder's lock must have been granted again, counted from its last proof.
+    /// Returns the time after which the lock of a silent holder must have been granted again, counted
+    /// from the holder's last proof.
     pub(crate) fn takeover(&self, holder: Duration, waiter: Duration) -> Duration {
         self.capabilities.takeover.of(holder, waiter) + self.slack()
     }
@@ -121,7 +122,7 @@ impl Ctx {
         SystemClock.sleep_until(moment).await;
     }
 
-    /// The case applies only where the store sends messages.
+    /// Ignores the case unless the store sends messages.
     pub(crate) fn need_push(&self) -> Result<(), Stop> {
         match self.capabilities.wait {
             WaitMode::Push => Ok(()),
@@ -129,7 +130,7 @@ impl Ctx {
         }
     }
 
-    /// The case applies only where a lock can fall silent while its client lives.
+    /// Ignores the case unless the renewal of one lock can stop while its client lives.
     pub(crate) fn need_own_ttl(&self) -> Result<(), Stop> {
         match self.capabilities.ttl.scope {
             TtlScope::Lock => Ok(()),
@@ -137,7 +138,7 @@ impl Ctx {
         }
     }
 
-    /// Deletes a lock's state by hand.
+    /// Deletes a lock's state manually.
     pub(crate) async fn delete_state(&self, name: &LockName) -> Result<(), Stop> {
         if self.env.delete_state(name).await? {
             Ok(())
@@ -159,7 +160,7 @@ impl Ctx {
         Ok(Driver::connect(&*self.env.connector(), namespace, floor).await?)
     }
 
-    /// A client with a long TTL.
+    /// Connects a client with a long TTL.
     pub(crate) async fn client(&self) -> Result<Client, Stop> {
         let ttl = self.long();
         self.client_with(|builder| builder.ttl(ttl)).await
@@ -172,7 +173,7 @@ impl Ctx {
         self.client_on(self.env.connector(), set).await
     }
 
-    /// A client whose requests and messages pass through a plan.
+    /// Connects a client whose requests and messages pass through a plan.
     pub(crate) async fn client_through(
         &self,
         plan: &Plan,
@@ -182,8 +183,7 @@ impl Ctx {
             .await
     }
 
-    /// A client all of whose connections go over a way that can be broken. A request fails long
-    /// before a TTL is over.
+    /// Connects a client over a faulty connector. A request fails long before a TTL ends.
     pub(crate) async fn client_over(&self, faulty: &Faulty, ttl: Duration) -> Result<Client, Stop> {
         let limit = self.over_limit();
         self.client_on(faulty.connector(), |builder| {
@@ -192,7 +192,7 @@ impl Ctx {
         .await
     }
 
-    /// The time-out of a request over such a way.
+    /// Returns the time-out of a request over a faulty connector.
     pub(crate) const fn over_limit(&self) -> Duration {
         Duration::from_millis(600)
     }
@@ -211,11 +211,11 @@ impl Ctx {
         Ok(client)
     }
 
-    /// Looks until it sees what it waits for, or the time is up.
+    /// Repeats the check until it returns a value or the time is up.
     pub(crate) async fn eventually<F, T>(
         &self,
         within: Duration,
-        mut look: impl FnMut() -> F + Send,
+        mut check: impl FnMut() -> F + Send,
     ) -> Result<Option<T>, Stop>
     where
         F: Future<Output = Result<Option<T>, Stop>> + Send,
@@ -223,7 +223,7 @@ impl Ctx {
     {
         let deadline = self.now() + within;
         loop {
-            if let Some(seen) = look().await? {
+            if let Some(seen) = check().await? {
                 return Ok(Some(seen));
             }
             if self.now() >= deadline {
@@ -233,7 +233,7 @@ impl Ctx {
         }
     }
 
-    /// Waits until so many wait for a lock.
+    /// Waits until `waiters` attempts wait for a lock.
     pub(crate) async fn until_waiting(
         &self,
         driver: &Driver,
@@ -252,7 +252,7 @@ impl Ctx {
         })
     }
 
-    /// Fails unless the store soon shows neither holder nor waiter.
+    /// Fails unless the store shows neither holder nor waiter within the time.
     pub(crate) async fn until_idle(
         &self,
         driver: &Driver,
@@ -282,7 +282,7 @@ impl Ctx {
         }
     }
 
-    /// Ends what the case left open.
+    /// Closes the clients that the case left open.
     pub(crate) async fn finish(&self) {
         let clients = {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -299,7 +299,7 @@ impl Ctx {
     }
 }
 
-/// Releases a guard that must still hold.
+/// Releases a guard that must still be held.
 pub(crate) async fn release(guard: &Guard) -> Outcome {
     match guard.release().await {
         Release::Released => Ok(()),

@@ -10,33 +10,33 @@
 use std::{sync::Arc, thread};
 
 use async_trait::async_trait;
-use tenure_conformance::servers::{OwnStore, Servers, Strike};
+use tenure_conformance::servers::{DedicatedStore, ServerAction, Servers};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
 };
 
-const OPERATION: &str = "striking servers of a case's own";
+const OPERATION: &str = "acting on servers of a case's own";
 
-type Act = dyn Fn(Strike) -> Result<(), tenure_test_servers::Error> + Send + Sync;
+type Act = dyn Fn(ServerAction) -> Result<(), tenure_test_servers::Error> + Send + Sync;
 
-/// What is done to them when they are struck; blocks.
-pub(crate) struct Own(Arc<Act>);
+/// What is done to them by an action; blocks.
+pub(crate) struct DedicatedServers(Arc<Act>);
 
-impl Own {
+impl DedicatedServers {
     pub(crate) fn new(
-        act: impl Fn(Strike) -> Result<(), tenure_test_servers::Error> + Send + Sync + 'static,
+        act: impl Fn(ServerAction) -> Result<(), tenure_test_servers::Error> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(act))
     }
 }
 
 #[async_trait]
-impl Servers for Own {
-    async fn strike(&self, strike: Strike) -> Result<(), Error> {
+impl Servers for DedicatedServers {
+    async fn apply(&self, action: ServerAction) -> Result<(), Error> {
         let act = Arc::clone(&self.0);
-        let struck = tokio::task::spawn_blocking(move || act(strike)).await;
-        struck
+        let outcome = tokio::task::spawn_blocking(move || act(action)).await;
+        outcome
             .map_err(|error| failed(error.to_string()))?
             .map_err(|error| failed(error.to_string()))
     }
@@ -44,13 +44,13 @@ impl Servers for Own {
 
 /// The store that runs on other servers: `start` starts them, blocks, and says how they are reached.
 pub(crate) async fn store<A: Send + 'static>(
-    start: impl FnOnce() -> Option<(A, Own)> + Send + 'static,
+    start: impl FnOnce() -> Option<(A, DedicatedServers)> + Send + 'static,
     connect: impl FnOnce(&A) -> Result<Arc<dyn Connect>, Error>,
-) -> Result<Option<OwnStore>, Error> {
+) -> Result<Option<DedicatedStore>, Error> {
     let started = tokio::task::spawn_blocking(start).await;
     let started = started.map_err(|error| failed(error.to_string()))?;
     started
-        .map(|(access, own)| Ok(OwnStore::new(connect(&access)?, own)))
+        .map(|(access, own)| Ok(DedicatedStore::new(connect(&access)?, own)))
         .transpose()
 }
 
@@ -59,22 +59,22 @@ fn failed(detail: String) -> Error {
 }
 
 /// The same to one server.
-macro_rules! strike {
-    ($server:expr, $strike:expr) => {
-        match $strike {
-            tenure_conformance::servers::Strike::Kill => {
+macro_rules! apply_to {
+    ($server:expr, $action:expr) => {
+        match $action {
+            tenure_conformance::servers::ServerAction::Kill => {
                 $server.kill();
                 Ok(())
             }
-            tenure_conformance::servers::Strike::Start => $server.restart(),
-            tenure_conformance::servers::Strike::Pause => $server.pause(),
-            tenure_conformance::servers::Strike::Resume => $server.resume(),
-            _ => unreachable!("there are no other strikes"),
+            tenure_conformance::servers::ServerAction::Start => $server.restart(),
+            tenure_conformance::servers::ServerAction::Pause => $server.pause(),
+            tenure_conformance::servers::ServerAction::Resume => $server.resume(),
+            _ => unreachable!("there are no other actions"),
         }
     };
 }
 
-pub(crate) use strike;
+pub(crate) use apply_to;
 
 /// To several at once: none of them serves before the others do.
 pub(crate) fn at_once<S: Sync>(
@@ -87,6 +87,6 @@ pub(crate) fn at_once<S: Sync>(
             .map(|server| scope.spawn(|| act(server)))
             .collect();
         acts.into_iter()
-            .try_for_each(|act| act.join().expect("a strike does not panic"))
+            .try_for_each(|act| act.join().expect("an action does not panic"))
     })
 }

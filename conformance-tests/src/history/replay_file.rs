@@ -1,4 +1,4 @@
-//! Histories in files, so that a violation can be looked at again.
+//! Histories in files, so that a violation can be checked again.
 
 use std::{
     io,
@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bounds, History, Violation, check};
 
-/// A history with the bounds that it was held against.
+/// A history and the bounds for its check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Saved {
+pub struct ReplayFile {
     /// The version of the suite that wrote it.
     pub suite: u32,
-    /// What the run allowed itself.
+    /// The bounds of the run.
     pub bounds: Bounds,
-    /// What happened.
+    /// The recorded events.
     pub history: History,
 }
 
-impl Saved {
-    /// That history, held against those bounds.
+impl ReplayFile {
+    /// Combines a history with its bounds.
     #[must_use]
     pub const fn new(history: History, bounds: Bounds) -> Self {
         Self {
@@ -32,27 +32,27 @@ impl Saved {
         }
     }
 
-    /// Writes it to a file of that name in a directory, as JSON.
+    /// Writes the history as JSON to a file with the given name in a directory.
     ///
     /// # Errors
     ///
-    /// When that cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn write(&self, directory: &Path, name: &str) -> io::Result<PathBuf> {
         let file = directory.join(format!("{name}.history.json"));
         std::fs::write(&file, serde_json::to_vec(self)?)?;
         Ok(file)
     }
 
-    /// Reads it from a file.
+    /// Reads a history from a file.
     ///
     /// # Errors
     ///
-    /// When that cannot be read, or is no saved history.
+    /// Returns an error if the file cannot be read or contains no history.
     pub fn read(file: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(file)?)?)
     }
 
-    /// Checks it, as [`check`] does.
+    /// Checks the history with [`check`].
     #[must_use]
     pub fn check(&self) -> Vec<Violation> {
         check(&self.history, &self.bounds)

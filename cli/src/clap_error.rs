@@ -1,4 +1,4 @@
-//! Bad usage in one line; help and version to stdout.
+//! Reports errors of the argument parser in one line; writes help and version to stdout.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use crate::{
     output,
 };
 
-/// Shows what was asked for, or says what is wrong with the arguments.
+/// Shows the help or the version, or reports the error in the arguments.
 pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
     let text = error.render().to_string();
     if matches!(
@@ -27,12 +27,12 @@ pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
     if error.kind() == ErrorKind::UnknownArgument
         && unknown.is_some_and(|argument| !argument.to_string().starts_with('-'))
     {
-        line += "; a command to run stands after `--`";
+        line += "; put the command to run after `--`";
     }
     Err(Failure::new(USAGE, line))
 }
 
-/// The message and its tips, without the usage, which `--help` shows.
+/// Returns the message and its tips without the usage, which `--help` shows.
 fn one_line(text: &str) -> String {
     let mut parts = Vec::new();
     for paragraph in text.split("\n\n") {
@@ -54,12 +54,12 @@ mod tests {
     use crate::args::Cli;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_mistake_is_one_line_that_says_what_is_wrong() {
+    fn every_usage_error_is_one_line_that_names_the_cause() {
         for (arguments, wanted) in [
             (
                 &["tenure", "run", "x", "--ttl", "5 parsecs", "--", "true"][..],

@@ -1,4 +1,4 @@
-//! Which locks the processes above this one hold, so that a run does not wait for itself.
+//! The locks that the parent processes hold, so that a run does not wait for itself.
 
 use std::ffi::OsString;
 
@@ -9,12 +9,12 @@ use crate::{
     exit::{Failure, USAGE},
 };
 
-/// Names and attempts of the grants under which this process runs, the outermost first:
-/// `name=attempt` by the encoding of lock names, separated by commas.
+/// The environment variable with the grants under which this process runs, the outermost first:
+/// `name=attempt` in the encoding of lock names, separated by commas.
 pub(super) const VARIABLE: &str = "TENURE_HELD";
 
-/// The variable for the command that runs under this grant.
-pub(super) fn with(guard: &Guard) -> OsString {
+/// Returns the value of the variable for the command that runs under this grant.
+pub(super) fn held_chain(guard: &Guard) -> OsString {
     let own = format!("{}={}", guard.name().encoded(), guard.attempt());
     let above = std::env::var(VARIABLE).unwrap_or_default();
     let mut chain: Vec<_> = parse(&above)
@@ -24,10 +24,10 @@ pub(super) fn with(guard: &Guard) -> OsString {
     chain.join(",").into()
 }
 
-/// Refuses a lock whose present holder is a run above this one.
+/// Refuses a lock whose current holder is a parent run of this process.
 ///
-/// The attempt's id is random and unique, so that a variable that outlived its run, or was copied
-/// to elsewhere, refuses nothing.
+/// The attempt's id is random and unique. A variable that outlived its run, or a copy of it in
+/// another process, therefore refuses nothing.
 pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<(), Failure> {
     let above = std::env::var(VARIABLE).unwrap_or_default();
     let attempts: Vec<_> = parse(&above)
@@ -43,8 +43,8 @@ pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<()
         return Err(Failure::new(
             USAGE,
             format!(
-                "this command runs under the lock {} already, and would wait for itself for ever; \
-                 use another name inside of it",
+                "this command already runs under lock {} and would wait for itself forever; \
+                 use another lock name for the inner run",
                 quote(name.as_str())
             ),
         ));
@@ -53,8 +53,8 @@ pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<()
 }
 
 fn parse(chain: &str) -> impl Iterator<Item = (LockName, AttemptId)> {
-    chain.split(',').filter_map(|link| {
-        let (name, attempt) = link.split_once('=')?;
+    chain.split(',').filter_map(|entry| {
+        let (name, attempt) = entry.split_once('=')?;
         Some((LockName::from_encoded(name)?, AttemptId::parse(attempt)?))
     })
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_only_what_it_writes() {
+    fn parser_accepts_only_valid_entries() {
         let attempt = AttemptId::from_u128(7);
         let chain = format!("a%2Fb={attempt},,nonsense,=,x=1,c={attempt}");
         let names: Vec<_> = parse(&chain).map(|(name, _)| name.to_string()).collect();

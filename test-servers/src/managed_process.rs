@@ -14,21 +14,21 @@ use tempfile::TempDir;
 
 use crate::{
     Error,
-    poll::{self, Look},
+    poll::{self, Condition},
     process::{self, Process},
 };
 
 /// How long a server may take to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where files are kept in memory: a server that makes its log safe with every write is bound by
 /// the disk, and its tests would be.
-const MEMORY: &str = "/dev/shm";
+const MEMORY_DIRECTORY: &str = "/dev/shm";
 /// What has to be free there: a server of etcd takes 130 MB at once.
-const ROOM: u64 = 1 << 30;
+const MIN_FREE_BYTES: u64 = 1 << 30;
 
 /// A server process that can be killed and started again, killed for good when dropped.
 #[derive(Debug)]
-pub(crate) struct Daemon {
+pub(crate) struct ManagedProcess {
     /// Before the directory, so that the server ends before its files go.
     process: Mutex<Option<Process>>,
     directory: TempDir,
@@ -39,12 +39,12 @@ pub(crate) struct Daemon {
 /// Whether a process that was started serves already: `None`, or why it does not.
 pub(crate) type NotServing = Option<String>;
 
-impl Daemon {
+impl ManagedProcess {
     /// Nothing runs yet; the directory is in memory if there is room.
     pub(crate) fn new(prefix: &str) -> Result<Self, Error> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix);
-        let made = match memory() {
+        let made = match memory_directory() {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         };
@@ -110,11 +110,13 @@ impl Daemon {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let started = Process::start(program, &arguments, self.directory(), &self.log())?;
         let what = format!("the {} starts", self.name);
-        poll::until(&what, START, || match started.ended() {
-            Some(status) => Look::Failed(self.failed(format!("ended at its start ({status})"))),
+        poll::until(&what, START_TIMEOUT, || match started.ended() {
+            Some(status) => {
+                Condition::Failed(self.failed(format!("ended at its start ({status})")))
+            }
             None => match not_serving(started.id()) {
-                None => Look::Ready(()),
-                Some(reason) => Look::NotYet(reason),
+                None => Condition::Ready(()),
+                Some(reason) => Condition::NotYet(reason),
             },
         })
         .map_err(|error| error.with_log(self.end_of_log()))?;
@@ -164,11 +166,11 @@ impl Daemon {
     }
 }
 
-fn memory() -> Option<&'static Path> {
-    let path = Path::new(MEMORY);
+fn memory_directory() -> Option<&'static Path> {
+    let path = Path::new(MEMORY_DIRECTORY);
     let space = statvfs(path).ok()?;
     let free = space
         .blocks_available()
         .saturating_mul(space.fragment_size());
-    (free >= ROOM).then_some(path)
+    (free >= MIN_FREE_BYTES).then_some(path)
 }

@@ -1,26 +1,26 @@
-//! What a report says of the backend and of the machine.
+//! The environment of a run in a report: the backend's capabilities and the machine.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tenure_core::capability::{Capabilities, Evidence, TtlScope, WaitMode};
 
-/// What a backend declares, in words and milliseconds.
+/// The capabilities that a backend declares, as text and in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Facts {
-    /// What an acknowledged grant survives.
+pub struct DeclaredCapabilities {
+    /// The failures that an acknowledged grant survives.
     pub durability: String,
     /// How waiters are woken.
     pub wait: String,
     /// How losses become known.
     pub loss: Evidences,
-    /// The TTLs that can be given.
+    /// The supported TTLs.
     pub ttl: Ttls,
-    /// How soon a silent holder's lock is granted again: so many percent of its TTL, of the
-    /// waiter's, and so many milliseconds.
+    /// The time until the lock of a silent holder is granted again: a percentage of the holder's TTL, a
+    /// percentage of the waiter's TTL, and a constant in milliseconds.
     pub takeover: (u32, u32, u64),
-    /// For how many milliseconds a free lock's fencing state is kept; null is for ever.
+    /// How long the store keeps the fencing state of a free lock, in milliseconds; null is forever.
     pub residue_ms: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ pub struct Evidences {
     pub deleted: String,
 }
 
-/// The TTLs that can be given.
+/// The supported TTLs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Ttls {
@@ -42,7 +42,7 @@ pub struct Ttls {
     pub min_ms: u64,
     /// The longest, in milliseconds.
     pub max_ms: u64,
-    /// In steps of so many milliseconds.
+    /// The granularity, in milliseconds.
     pub granularity_ms: u64,
     /// Whether each lock has its own.
     pub scope: String,
@@ -60,15 +60,17 @@ fn evidence(evidence: Evidence) -> String {
     .to_owned()
 }
 
-impl Facts {
-    /// Those capabilities.
+impl DeclaredCapabilities {
+    /// Describes the given capabilities.
     #[must_use]
     pub fn of(capabilities: &Capabilities) -> Self {
         let Capabilities { ttl, takeover, .. } = capabilities;
         Self {
             durability: capabilities.durability.to_string(),
             wait: match capabilities.wait {
-                WaitMode::Poll { every } => format!("polling every {}", shown(millis(every))),
+                WaitMode::Poll { every } => {
+                    format!("polling every {}", format_millis(millis(every)))
+                }
                 _ => "by message".to_owned(),
             },
             loss: Evidences {
@@ -94,7 +96,7 @@ impl Facts {
         }
     }
 
-    /// The same as pairs of a word and what it is.
+    /// Returns the capabilities as pairs of a label and a value.
     #[must_use]
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let (holder, waiter, constant) = self.takeover;
@@ -107,8 +109,8 @@ impl Facts {
                 "TTL",
                 format!(
                     "{} to {}, {}",
-                    shown(self.ttl.min_ms),
-                    shown(self.ttl.max_ms),
+                    format_millis(self.ttl.min_ms),
+                    format_millis(self.ttl.max_ms),
                     self.ttl.scope
                 ),
             ),
@@ -116,7 +118,7 @@ impl Facts {
                 "a silent holder is succeeded within",
                 format!(
                     "{holder} % of its TTL + {waiter} % of the waiter's + {}",
-                    shown(constant)
+                    format_millis(constant)
                 ),
             ),
             (
@@ -127,7 +129,7 @@ impl Facts {
                         if kept == 0 {
                             "no time".to_owned()
                         } else {
-                            shown(kept)
+                            format_millis(kept)
                         }
                     },
                 ),
@@ -136,8 +138,8 @@ impl Facts {
     }
 }
 
-/// A span in the unit that suits it.
-pub(crate) fn shown(millis: u64) -> String {
+/// Formats a duration in a suitable unit.
+pub(crate) fn format_millis(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis} ms"),
         1_000..120_000 if millis.is_multiple_of(1_000) => format!("{} s", millis / 1_000),
@@ -148,7 +150,7 @@ pub(crate) fn shown(millis: u64) -> String {
     }
 }
 
-/// Where a run ran. Nothing that tells whose machine it is.
+/// The machine of a run. It contains nothing that identifies the owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Machine {
@@ -156,12 +158,12 @@ pub struct Machine {
     pub os: String,
     /// Its architecture.
     pub arch: String,
-    /// How many threads it runs at the same time.
+    /// The number of threads that run in parallel.
     pub cpus: usize,
 }
 
 impl Machine {
-    /// This machine.
+    /// Describes this machine.
     #[must_use]
     pub fn this() -> Self {
         Self {

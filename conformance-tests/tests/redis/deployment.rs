@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::DedicatedStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -18,7 +18,7 @@ use tenure_core::{
 use tenure_redis::RedisFactory;
 use tenure_test_servers::redis::Server;
 
-use crate::own::{self, Own};
+use crate::dedicated_servers::{self, DedicatedServers};
 
 /// How a client is configured for the deployment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -67,7 +67,7 @@ pub(crate) trait Deployment: Send + Sync + 'static {
     }
 
     /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         None
     }
 }
@@ -94,7 +94,7 @@ impl<D: Deployment> Redis<D> {
     }
 }
 
-struct Site {
+struct DeploymentEnv {
     access: Access,
     namespace: Namespace,
     /// `None` in a process that joined: it reaches the servers as a client only.
@@ -124,7 +124,7 @@ impl<D: Deployment> Harness for Redis<D> {
         let connector = access.connector()?;
         let namespace = Namespace::new(format!("case {}", ClientId::random()?))?;
         let deployment: Arc<dyn Deployment> = Arc::<D>::clone(deployment);
-        Ok(Arc::new(Site {
+        Ok(Arc::new(DeploymentEnv {
             access,
             namespace,
             deployment: Some(deployment),
@@ -135,7 +135,7 @@ impl<D: Deployment> Harness for Redis<D> {
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         let ticket: Ticket =
             serde_json::from_str(ticket).map_err(|error| failed(error.to_string()))?;
-        Ok(Arc::new(Site {
+        Ok(Arc::new(DeploymentEnv {
             connector: ticket.access.connector()?,
             access: ticket.access,
             namespace: Namespace::new(ticket.namespace)?,
@@ -154,7 +154,7 @@ impl<D: Deployment> Harness for Redis<D> {
     }
 }
 
-impl Site {
+impl DeploymentEnv {
     fn stem(&self, name: &LockName) -> String {
         format!(
             "tenure:{{{}:{}}}:",
@@ -200,7 +200,7 @@ impl Site {
 }
 
 #[async_trait]
-impl Env for Site {
+impl Env for DeploymentEnv {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connector)
     }
@@ -236,11 +236,11 @@ impl Env for Site {
         .map(Some)
     }
 
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
             return Ok(None);
         };
-        own::store(move || deployment.another(), |access| access.connector()).await
+        dedicated_servers::store(move || deployment.another(), |access| access.connector()).await
     }
 
     fn secrets(&self) -> Vec<String> {

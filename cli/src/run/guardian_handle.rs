@@ -23,40 +23,41 @@ use tokio::{
 
 use crate::guardian::protocol::{self, Lines, Order, Report, line, nanos};
 
-/// What the guardian is to run.
+/// The parameters of a guardian and its command.
 #[derive(Debug)]
 pub(super) struct Start<'a> {
     /// Program and arguments.
     pub(super) command: &'a [OsString],
-    /// Between TERM and KILL.
+    /// The time between TERM and KILL.
     pub(super) kill_after: Duration,
-    /// Until when the lock is held.
+    /// The end of the lease.
     pub(super) deadline: Instant,
-    /// What is set anew in its environment.
+    /// The variables to set in its environment.
     pub(super) environment: Vec<(&'static str, OsString)>,
 }
 
-/// A guardian at work.
+/// A running guardian.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct GuardianHandle {
     orders: mpsc::UnboundedSender<Order>,
     reports: mpsc::UnboundedReceiver<Report>,
 }
 
-impl Link {
-    /// Tells the guardian. One that is gone is noticed by its missing reports.
-    pub(super) fn tell(&self, order: Order) {
+impl GuardianHandle {
+    /// Sends an order to the guardian. If the guardian has ended, [`recv`](Self::recv) returns
+    /// `None`.
+    pub(super) fn send(&self, order: Order) {
         let _ = self.orders.send(order);
     }
 
-    /// What the guardian says next; `None` once it is gone.
-    pub(super) async fn hear(&mut self) -> Option<Report> {
+    /// Returns the next report of the guardian; `None` after the guardian has ended.
+    pub(super) async fn recv(&mut self) -> Option<Report> {
         self.reports.recv().await
     }
 }
 
 /// Starts a guardian, which starts the command.
-pub(super) fn start(start: Start<'_>) -> io::Result<Link> {
+pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
     let (ours, theirs) = UnixStream::pair()?;
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     Command::new(myself()?)
@@ -68,7 +69,8 @@ pub(super) fn start(start: Start<'_>) -> io::Result<Link> {
         .args(start.command)
         .envs(start.environment)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        // A signal to the group of this process, from the terminal or a shell, must not reach it.
+        // A signal to the group of this process, from the terminal or a shell, must not reach the
+        // guardian.
         .process_group(0)
         .spawn()?;
     send_start(&ours, start.deadline)?;
@@ -79,10 +81,10 @@ pub(super) fn start(start: Start<'_>) -> io::Result<Link> {
     let (read, reports) = mpsc::unbounded_channel();
     tokio::spawn(write_orders(to_write, writing));
     tokio::spawn(read_reports(reading, read));
-    Ok(Link { orders, reports })
+    Ok(GuardianHandle { orders, reports })
 }
 
-/// This very program, also when its file has been replaced meanwhile.
+/// Returns the path of this program, even if its file has been replaced since its start.
 fn myself() -> io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if cfg!(target_os = "linux") && running.exists() {
@@ -91,8 +93,9 @@ fn myself() -> io::Result<PathBuf> {
     std::env::current_exe()
 }
 
-/// The first message carries our standard input, which becomes the command's. The guardian's own
-/// is this channel, so that no other descriptor has to be inherited.
+/// Sends the first message together with the standard input of this process, which becomes the
+/// command's. The guardian's own standard input is this channel, so it inherits no other
+/// descriptor.
 fn send_start(channel: &UnixStream, deadline: Instant) -> io::Result<()> {
     let stdin = io::stdin();
     let descriptors = [stdin.as_fd()];
@@ -100,7 +103,7 @@ fn send_start(channel: &UnixStream, deadline: Instant) -> io::Result<()> {
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     let message = line(&Order::Start(nanos(deadline)));
-    // The channel is new and the message short: it is taken whole.
+    // The channel is new and the message is short, so the kernel accepts the whole message.
     sendmsg(
         channel,
         &[IoSlice::new(&message)],
@@ -110,14 +113,16 @@ fn send_start(channel: &UnixStream, deadline: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// A task of its own, so that a guardian that is stopped cannot hold up the supervisor.
+/// Writes orders to the channel. This runs in a separate task, so that a stopped guardian cannot
+/// block the supervisor.
 async fn write_orders(mut orders: mpsc::UnboundedReceiver<Order>, mut channel: OwnedWriteHalf) {
     while let Some(order) = orders.recv().await {
         if channel.write_all(&line(&order)).await.is_err() {
             return;
         }
     }
-    // Dropping this half would end the channel, which kills the command: it ends with the process.
+    // Dropping this half would close the channel, and the guardian would kill the command. The
+    // channel closes with the process instead.
     channel.forget();
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tenure_conformance::{Env, Harness, fault::Faulty, servers::OwnStore};
+use tenure_conformance::{Env, Harness, fault::Faulty, servers::DedicatedStore};
 use tenure_core::{
     backend::Connect,
     error::{Error, ErrorKind},
@@ -21,7 +21,7 @@ use tenure_core::{
 use tenure_etcd::EtcdFactory;
 use tenure_test_servers::etcd::Server;
 
-use crate::own::{self, Own};
+use crate::dedicated_servers::{self, DedicatedServers};
 
 /// What all namespaces of a run begin with.
 pub(crate) const NAMESPACES: &str = "case ";
@@ -62,7 +62,7 @@ pub(crate) trait Deployment: Send + Sync + 'static {
     fn server(&self) -> &Server;
 
     /// Other servers of the same kind, for one case alone, and how they are reached. Blocks.
-    fn another(&self) -> Option<(Access, Own)> {
+    fn another(&self) -> Option<(Access, DedicatedServers)> {
         None
     }
 }
@@ -89,7 +89,7 @@ impl<D: Deployment> Etcd<D> {
     }
 }
 
-struct Site {
+struct DeploymentEnv {
     access: Access,
     namespace: Namespace,
     /// `None` in a process that joined: it reaches the servers as a client only.
@@ -118,7 +118,7 @@ impl<D: Deployment> Harness for Etcd<D> {
         let access = deployment.access();
         let connector = access.connector()?;
         let namespace = Namespace::new(format!("{NAMESPACES}{}", ClientId::random()?))?;
-        Ok(Arc::new(Site {
+        Ok(Arc::new(DeploymentEnv {
             access,
             namespace,
             deployment: Some(Arc::<D>::clone(deployment) as Arc<dyn Deployment>),
@@ -129,7 +129,7 @@ impl<D: Deployment> Harness for Etcd<D> {
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         let ticket: Ticket =
             serde_json::from_str(ticket).map_err(|error| failed(error.to_string()))?;
-        Ok(Arc::new(Site {
+        Ok(Arc::new(DeploymentEnv {
             connector: ticket.access.connector()?,
             access: ticket.access,
             namespace: Namespace::new(ticket.namespace)?,
@@ -146,7 +146,7 @@ impl<D: Deployment> Harness for Etcd<D> {
     }
 }
 
-impl Site {
+impl DeploymentEnv {
     fn prefix(&self, name: &LockName) -> String {
         format!("{}/{}/", self.namespace.encoded(), name.encoded())
     }
@@ -187,7 +187,7 @@ impl Site {
 }
 
 #[async_trait]
-impl Env for Site {
+impl Env for DeploymentEnv {
     fn connector(&self) -> Arc<dyn Connect> {
         Arc::clone(&self.connector)
     }
@@ -216,11 +216,11 @@ impl Env for Site {
         .map(Some)
     }
 
-    async fn own_store(&self) -> Result<Option<OwnStore>, Error> {
+    async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         let Some(deployment) = self.deployment.as_ref().map(Arc::clone) else {
             return Ok(None);
         };
-        own::store(move || deployment.another(), |access| access.connector()).await
+        dedicated_servers::store(move || deployment.another(), |access| access.connector()).await
     }
 
     fn secrets(&self) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The times of a run, and whether they fit into each other.
+//! The durations of a run, and the check that they fit into the TTL.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use crate::{
     exit::{CONFIG, Failure, USAGE},
 };
 
-/// How long everything may take.
+/// The durations of a run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    /// How long the store keeps the lock after we fall silent.
+pub(super) struct Timing {
+    /// How long the store keeps the lock after the last renewal.
     pub(super) ttl: Duration,
-    /// Between TERM and KILL.
+    /// The time between TERM and KILL.
     pub(super) kill_after: Duration,
-    /// How long to wait for the lock; `None` is for ever, zero is not at all.
+    /// How long to wait for the lock; `None` waits forever, zero does not wait.
     pub(super) budget: Option<Duration>,
 }
 
-impl Plan {
-    /// What the options and the configuration say, if the TTL can hold it.
+impl Timing {
+    /// Takes the durations from the options and the configuration, and checks that they fit into
+    /// the TTL.
     pub(super) fn new(options: &Run, config: &Config) -> Result<Self, Failure> {
-        let plan = Self {
+        let timing = Self {
             ttl: config.ttl,
             kill_after: options.kill_after,
             budget: if options.no_wait {
@@ -34,17 +35,18 @@ impl Plan {
         };
         let by_flag = options.ttl.is_some() || config.origin("lock.ttl") == Some("default");
         let code = if by_flag { USAGE } else { CONFIG };
-        fit(plan.kill_after, config).map_err(|arithmetic| Failure::new(code, arithmetic))?;
-        Ok(plan)
+        check_fits(timing.kill_after, config)
+            .map_err(|arithmetic| Failure::new(code, arithmetic))?;
+        Ok(timing)
     }
 }
 
-/// Whether the configured TTL holds what has to go into it, with the arithmetic if not.
+/// Checks that a run fits into the configured TTL, and returns the arithmetic if it does not.
 ///
-/// That is the part of the TTL that the client believes in, and in it: two renewals may be lost,
-/// the third is sent at two thirds of the TTL and may take its time; if that fails too, the command
-/// needs its time to end.
-pub(crate) fn fit(kill_after: Duration, config: &Config) -> Result<(), String> {
+/// The part of the TTL that the client trusts must cover this sequence: two renewals are lost, the
+/// client sends the third at two thirds of the TTL and waits for the request's time-out, the third
+/// fails too, and the command needs time to end.
+pub(crate) fn check_fits(kill_after: Duration, config: &Config) -> Result<(), String> {
     let validity = config.terms.validity(config.ttl);
     let renewals = config.ttl / 3 * 2;
     let needed = renewals

@@ -1,4 +1,4 @@
-//! One connection of the proxy: two pumps between its sockets, and the faults on their way.
+//! One connection of the proxy: two relays between its sockets, and the faults on their way.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -22,11 +22,11 @@ use super::{
 };
 
 /// As much as is read at once.
-const PIECE: usize = 64 * 1024;
+const CHUNK_SIZE: usize = 64 * 1024;
 
 /// What is held back at the moment, on all connections.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct HeldTraffic {
     pub(super) requests: bool,
     pub(super) replies: bool,
     /// How long everything waits that may pass.
@@ -34,12 +34,12 @@ pub(super) struct Held {
     pub(super) delay_of_replies: Duration,
 }
 
-/// What both pumps of a connection know.
+/// What both relays of a connection know.
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) protocol: Protocol,
     pub(super) record: Arc<Record>,
-    pub(super) held: watch::Receiver<Held>,
+    pub(super) held: watch::Receiver<HeldTraffic>,
 }
 
 /// How far the loss of a reply has come.
@@ -84,20 +84,20 @@ impl Connection {
     ) -> io::Result<()> {
         let mut held = self.held.clone();
         let mut parser = Parser::of(self.protocol);
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK_SIZE];
         // What was read and not passed on yet; where in it the command ends whose reply is lost.
         let mut waiting = Vec::new();
         let mut last = None;
         let mut is_over = false;
         loop {
-            let length = client.read(&mut piece).await?;
+            let length = client.read(&mut chunk).await?;
             is_over |= length == 0;
-            let (end, lose) = self.look_at(&mut parser, &piece[..length]);
+            let (end, lose) = self.record_chunk(&mut parser, &chunk[..length]);
             if let Some(answer) = lose {
                 loss.send_replace(Loss::Begun(answer));
                 last = Some(waiting.len() + end);
             }
-            waiting.extend_from_slice(&piece[..length]);
+            waiting.extend_from_slice(&chunk[..length]);
             delay(&held, |held| held.delay_of_requests).await;
             if last.is_none() && !is_over && held.borrow().requests {
                 // A command may come in pieces, and is known only when the last has come.
@@ -135,13 +135,13 @@ impl Connection {
         }
     }
 
-    /// Records what a piece brings; where its last complete command ends, and whether the reply of
+    /// Records what a chunk brings; where its last complete command ends, and whether the reply of
     /// one of its commands is to be lost.
-    fn look_at(&self, parser: &mut Parser, piece: &[u8]) -> (usize, Option<i64>) {
+    fn record_chunk(&self, parser: &mut Parser, chunk: &[u8]) -> (usize, Option<i64>) {
         if parser.is_lost() {
             return (0, None);
         }
-        let fed = parser.feed(piece);
+        let fed = parser.feed(chunk);
         if parser.is_lost() {
             self.record.unreadable();
         }
@@ -161,13 +161,13 @@ impl Connection {
         let mut held = self.held.clone();
         let mut losing = loss.subscribe();
         let mut answers = Answers::of(self.protocol, mark);
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK_SIZE];
         loop {
-            let length = server.read(&mut piece).await?;
+            let length = server.read(&mut chunk).await?;
             if length == 0 {
                 return Ok(());
             }
-            let piece = &piece[..length];
+            let chunk = &chunk[..length];
             let pass = async {
                 delay(&held.clone(), |held| held.delay_of_replies).await;
                 released(&mut held, |held| held.replies).await
@@ -177,12 +177,12 @@ impl Connection {
                 awaited = begun(&mut losing) => awaited,
                 outcome = pass => {
                     outcome?;
-                    client.write_all(piece).await?;
-                    answers.feed(piece, None);
+                    client.write_all(chunk).await?;
+                    answers.feed(chunk, None);
                     continue;
                 }
             };
-            if answers.feed(piece, Some(awaited)) {
+            if answers.feed(chunk, Some(awaited)) {
                 loss.send_replace(Loss::Complete);
                 return std::future::pending().await;
             }
@@ -205,7 +205,7 @@ async fn begun(loss: &mut watch::Receiver<Loss>) -> i64 {
 }
 
 /// Waits for as long as everything is delayed in this direction.
-async fn delay(held: &watch::Receiver<Held>, direction: impl Fn(&Held) -> Duration) {
+async fn delay(held: &watch::Receiver<HeldTraffic>, direction: impl Fn(&HeldTraffic) -> Duration) {
     let delay = direction(&held.borrow());
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
@@ -214,8 +214,8 @@ async fn delay(held: &watch::Receiver<Held>, direction: impl Fn(&Held) -> Durati
 
 /// Returns when this direction is not held back.
 async fn released(
-    held: &mut watch::Receiver<Held>,
-    direction: impl Fn(&Held) -> bool,
+    held: &mut watch::Receiver<HeldTraffic>,
+    direction: impl Fn(&HeldTraffic) -> bool,
 ) -> io::Result<()> {
     let waited = held.wait_for(|held| !direction(held)).await;
     waited

@@ -1,4 +1,4 @@
-//! The sheet on which the findings are written down, each as soon as it is known.
+//! The report of `tenure doctor`, which shows each finding as soon as it is known.
 
 use serde::Serialize;
 use tenure::clock::Instant;
@@ -10,7 +10,7 @@ use crate::{
     output, time,
 };
 
-/// How something is.
+/// The result of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mark {
@@ -39,15 +39,15 @@ struct View<'a> {
 
 /// The findings.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct DoctorReport {
     format: Format,
     store: String,
     namespace: String,
     rows: Vec<Row>,
 }
 
-impl Sheet {
-    /// An empty one, about that store.
+impl DoctorReport {
+    /// Creates an empty report about a store.
     pub(super) fn new(format: Format, store: &str, namespace: &str) -> Result<Self, Failure> {
         if format == Format::Text {
             let (store, namespace) = (escape(store), quote(namespace));
@@ -61,7 +61,7 @@ impl Sheet {
         })
     }
 
-    /// A finding.
+    /// Adds a finding.
     pub(super) fn row(
         &mut self,
         what: &'static str,
@@ -71,7 +71,7 @@ impl Sheet {
         self.push(what, mark, None, text)
     }
 
-    /// Something that went well, and how long it took.
+    /// Adds a successful step and its duration.
     pub(super) fn timed(
         &mut self,
         what: &'static str,
@@ -83,7 +83,7 @@ impl Sheet {
         self.push(what, Mark::Ok, Some(took), text)
     }
 
-    /// Something that failed. Gives back what the command ends with.
+    /// Adds a failed step and returns the failure for the end of the command.
     pub(super) fn failed(
         &mut self,
         what: &'static str,
@@ -122,7 +122,7 @@ impl Sheet {
         Ok(())
     }
 
-    /// Everything was looked at.
+    /// Ends the report.
     pub(super) fn close(&self) -> Result<(), Failure> {
         if self.format == Format::Text {
             return Ok(());

@@ -18,19 +18,19 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{storm::random_below, verdict::judge};
+use crate::{faulted_run::random_below, verdict::judge};
 
 const LOCKS: usize = 24;
 const WORKERS: usize = 6;
-const HOLD: Duration = Duration::from_millis(8);
+const MAX_HOLD: Duration = Duration::from_millis(8);
 /// How late a loss may be told and a waiter served, on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(5);
 /// After so much of breaking, everything is whole for as long as a waiter may need.
-const STORM: Duration = Duration::from_secs(45);
+const FAULT_PERIOD: Duration = Duration::from_secs(45);
 /// What must have happened in ten minutes.
-const OPERATIONS: usize = 100_000;
-const FAULTS: usize = 1_000;
-const WHOLE: Duration = Duration::from_secs(600);
+const MIN_OPERATIONS: usize = 100_000;
+const MIN_FAULTS: usize = 1_000;
+const FULL_LENGTH: Duration = Duration::from_secs(600);
 
 pub(crate) struct Soak {
     what: &'static str,
@@ -51,12 +51,12 @@ impl Soak {
         self.recorder.clone()
     }
 
-    /// Runs. `strike` does one more fault each time it is called, on a thread of its own.
-    pub(crate) async fn run(self, ways: Vec<Faulty>, strike: impl Fn() + Send + Sync + 'static) {
+    /// Runs. `inject` does one more fault each time it is called, on a thread of its own.
+    pub(crate) async fn run(self, ways: Vec<Faulty>, inject: impl Fn() + Send + Sync + 'static) {
         let length = std::env::var("SOAK_SECONDS")
             .ok()
             .and_then(|text| text.parse().ok())
-            .map_or(WHOLE, Duration::from_secs);
+            .map_or(FULL_LENGTH, Duration::from_secs);
         let mut clients = Vec::new();
         for way in &ways {
             let client = Client::builder(way.connector()).ttl(self.ttl);
@@ -64,15 +64,15 @@ impl Soak {
             clients.push(client.unwrap());
         }
         let takeover = clients[0].capabilities().takeover.of(self.ttl, self.ttl);
-        let workload = Workload::start(&self.recorder, &clients, WORKERS, LOCKS, HOLD);
+        let workload = Workload::start(&self.recorder, &clients, WORKERS, LOCKS, MAX_HOLD);
         let begin = Instant::now();
         let ways: Vec<_> = ways.into_iter().map(Arc::new).collect();
-        let strike = Arc::new(strike);
+        let inject = Arc::new(inject);
         while begin.elapsed() < length {
             let over = Arc::new(AtomicBool::new(false));
             let mut breaking = JoinSet::new();
             for way in &ways {
-                let breaks = break_often(
+                let breaks = inject_faults(
                     Arc::clone(way),
                     self.recorder.clone(),
                     self.ttl,
@@ -80,30 +80,30 @@ impl Soak {
                 );
                 breaking.spawn(breaks);
             }
-            let (done, strike) = (Arc::clone(&over), Arc::clone(&strike));
-            let striking = tokio::task::spawn_blocking(move || {
+            let (done, inject) = (Arc::clone(&over), Arc::clone(&inject));
+            let injecting = tokio::task::spawn_blocking(move || {
                 while !done.load(Ordering::Relaxed) {
-                    strike();
+                    inject();
                     std::thread::sleep(Duration::from_secs(3));
                 }
             });
-            sleep(STORM.min(length)).await;
+            sleep(FAULT_PERIOD.min(length)).await;
             over.store(true, Ordering::Relaxed);
             breaking.join_all().await;
-            striking.await.unwrap();
+            injecting.await.unwrap();
             // A calm in which whoever waits must come to its turn.
             sleep(takeover + SLACK).await;
         }
         // A shorter run must have had its share.
         let share = |whole: usize| {
-            let part = length.as_secs_f64() / WHOLE.as_secs_f64();
+            let part = length.as_secs_f64() / FULL_LENGTH.as_secs_f64();
             (whole as f64 * part.min(1.0)) as usize
         };
-        let operations = share(OPERATIONS);
+        let operations = share(MIN_OPERATIONS);
         let least = Power::none()
             .operations(operations)
             .grants(operations / 4, operations / 50)
-            .faults(share(FAULTS), share(FAULTS) * 3 / 4);
+            .faults(share(MIN_FAULTS), share(MIN_FAULTS) * 3 / 4);
         let history = workload.finish_with(&least).await;
         let history = history.unwrap_or_else(|quiet| panic!("{}: {quiet}", self.what));
         judge(
@@ -118,7 +118,7 @@ impl Soak {
 }
 
 /// Breaks one way in one manner after another.
-async fn break_often(way: Arc<Faulty>, recorder: Recorder, ttl: Duration, over: Arc<AtomicBool>) {
+async fn inject_faults(way: Arc<Faulty>, recorder: Recorder, ttl: Duration, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         let short = Duration::from_millis(100 + random_below(300) as u64);
         let (fault, lasts) = match random_below(16) {
@@ -131,14 +131,14 @@ async fn break_often(way: Arc<Faulty>, recorder: Recorder, ttl: Duration, over: 
             14 => (Fault::None, Duration::ZERO),
             _ => (Fault::BlackHole, ttl + short * 2),
         };
-        strike(way.line(), &recorder, fault, lasts).await;
+        inject(way.line(), &recorder, fault, lasts).await;
         sleep(Duration::from_millis(100 + random_below(400) as u64)).await;
     }
 }
 
-async fn strike(line: &dyn Line, recorder: &Recorder, fault: Fault, lasts: Duration) {
+async fn inject(line: &dyn Line, recorder: &Recorder, fault: Fault, lasts: Duration) {
     let before = line.effects();
-    let mut struck = recorder.fault(match fault {
+    let mut fault_record = recorder.fault(match fault {
         Fault::None => "all connections reset".to_owned(),
         fault => format!("{fault:?} for {lasts:?}"),
     });
@@ -152,7 +152,7 @@ async fn strike(line: &dyn Line, recorder: &Recorder, fault: Fault, lasts: Durat
         line.set(Fault::None);
     }
     if line.effects() > before {
-        struck.took_effect();
+        fault_record.took_effect();
     }
-    struck.end();
+    fault_record.end();
 }

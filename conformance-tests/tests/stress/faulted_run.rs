@@ -8,20 +8,20 @@ use tenure_core::{Client, backend::Connect};
 use crate::verdict::judge;
 
 /// How long workers may hold a lock in one turn.
-const HOLD: Duration = Duration::from_millis(30);
+const MAX_HOLD: Duration = Duration::from_millis(30);
 const LOCKS: usize = 3;
 const WORKERS: usize = 4;
 /// How late a loss may be told and a waiter served, on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Faults to strike while workers of a client for each of the connectors fight over three locks.
+/// Injects faults while workers of a client for each of the connectors fight over three locks.
 ///
-/// `strike` blocks its thread; it takes down in the recorder what it does.
-pub(crate) async fn storm(
+/// `inject` blocks its thread; it takes down in the recorder what it does.
+pub(crate) async fn run(
     what: &str,
     connectors: Vec<Arc<dyn Connect>>,
     ttl: Duration,
-    strike: impl FnOnce(&Recorder) + Send + 'static,
+    inject: impl FnOnce(&Recorder) + Send + 'static,
 ) {
     let mut clients = Vec::new();
     for connector in connectors {
@@ -29,9 +29,9 @@ pub(crate) async fn storm(
     }
     let takeover = clients[0].capabilities().takeover.of(ttl, ttl);
     let recorder = Recorder::new();
-    let workload = Workload::start(&recorder, &clients, WORKERS, LOCKS, HOLD);
+    let workload = Workload::start(&recorder, &clients, WORKERS, LOCKS, MAX_HOLD);
     let faults = recorder.clone();
-    tokio::task::spawn_blocking(move || strike(&faults))
+    tokio::task::spawn_blocking(move || inject(&faults))
         .await
         .unwrap();
     // Everything is whole again: each waiter that was in trouble must come to its turn.

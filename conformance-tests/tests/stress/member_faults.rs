@@ -5,15 +5,15 @@ use std::{thread::sleep, time::Duration};
 use tenure_conformance::history::Recorder;
 use tenure_test_servers::cluster::{Cluster, Member};
 
-use crate::storm::random_below;
+use crate::faulted_run::random_below;
 
 /// How long a cluster may take to be whole again.
-const WHOLE: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two faults.
-const CALM: Duration = Duration::from_millis(1_500);
+const FAULT_INTERVAL: Duration = Duration::from_millis(1_500);
 
 /// Strikes so often, each time in another way, and waits each time until the cluster is whole.
-pub(crate) fn strike<M: Member>(
+pub(crate) fn inject<M: Member>(
     cluster: &Cluster<M>,
     recorder: &Recorder,
     ttl: Duration,
@@ -69,10 +69,10 @@ pub(crate) fn strike<M: Member>(
                 fault
             }
         };
-        cluster.wait_healthy(WHOLE).unwrap();
+        cluster.wait_healthy(RECOVERY_TIMEOUT).unwrap();
         // A server that does not run, or stands still, cannot have escaped its clients.
         fault.took_effect();
         fault.end();
-        sleep(CALM);
+        sleep(FAULT_INTERVAL);
     }
 }

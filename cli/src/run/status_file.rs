@@ -1,4 +1,4 @@
-//! The status file: what became of a run, as one JSON object.
+//! The status file: the outcome of a run as one JSON object.
 
 use std::{io, path::Path};
 
@@ -7,9 +7,9 @@ use tenure::name::{LockName, Namespace};
 
 use crate::exit::{Failure, USAGE};
 
-/// What became of a run. The fields are documented in `docs/cli.md`.
+/// The outcome of a run. `docs/cli.md` documents the fields.
 #[derive(Debug, Serialize)]
-pub(super) struct Record {
+pub(super) struct StatusFile {
     schema: &'static str,
     name: String,
     namespace: String,
@@ -34,7 +34,7 @@ pub(super) enum Outcome {
     Error,
     /// The command exited.
     Exited,
-    /// A signal came while it waited.
+    /// A signal arrived while the run waited.
     Interrupted,
     /// The lock was lost.
     Lost,
@@ -44,8 +44,8 @@ pub(super) enum Outcome {
     Signaled,
 }
 
-impl Record {
-    /// Of a run that has just begun.
+impl StatusFile {
+    /// Returns the status of a run that has just started.
     pub(super) fn new(name: &LockName, namespace: &Namespace) -> Self {
         Self {
             schema: "tenure.run/1",
@@ -63,18 +63,17 @@ impl Record {
         }
     }
 
-    /// Writes the file in one step: whoever reads it finds all of it or what was there before.
+    /// Writes the file atomically: a reader finds the whole new content or the previous content.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
-        // The target of a link, not the link; and what is no file (a device, a FIFO) stays what it
-        // is.
+        // Replace the target of a link, not the link. A device or a FIFO is written in place.
         let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if path.exists() && !path.is_file() {
             let mut device = std::fs::OpenOptions::new().write(true).open(path)?;
             return io::Write::write_all(&mut device, &text);
         }
-        let mut file = tempfile::NamedTempFile::new_in(folder(path))?;
+        let mut file = tempfile::NamedTempFile::new_in(parent_dir(path))?;
         io::Write::write_all(&mut file, &text)?;
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(readable)?;
@@ -83,8 +82,8 @@ impl Record {
     }
 }
 
-/// Refuses at the start what could not be written at the end.
-pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
+/// Refuses at the start a file that could not be written at the end.
+pub(super) fn check_writable(path: &Path) -> Result<(), Failure> {
     let refuse = |why: String| {
         let path = path.display().to_string();
         Failure::new(
@@ -99,14 +98,14 @@ pub(super) fn check_place(path: &Path) -> Result<(), Failure> {
     if path.exists() && !path.is_file() {
         return Ok(());
     }
-    tempfile::NamedTempFile::new_in(folder(path)).map_err(|error| {
-        // The name of the temporary file helps nobody.
+    tempfile::NamedTempFile::new_in(parent_dir(path)).map_err(|error| {
+        // The message omits the name of the temporary file, which does not help the user.
         refuse(std::io::Error::from(error.kind()).to_string())
     })?;
     Ok(())
 }
 
-fn folder(path: &Path) -> &Path {
+fn parent_dir(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -16,19 +16,20 @@ use crate::{
     worker::{self, Launcher},
 };
 
-/// How long workers fight over a few locks for the timeline of a report.
-const STRESS: Duration = Duration::from_secs(3);
+/// How long workers compete for a few locks for the timeline of a report.
+const STRESS_DURATION: Duration = Duration::from_secs(3);
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.
 ///
-/// A case that does not apply is shown as ignored, with the reason. It is a failure if no case
-/// ran at all. With `CONFORMANCE_STRICT=1` a case that is ignored without being named by
-/// [`Harness::expected_ignores`] is a failure too.
+/// A case that does not apply is shown as ignored, with the reason. The run fails if no case ran at
+/// all. With `CONFORMANCE_STRICT=1` an ignored case that [`Harness::expected_ignores`] does not name
+/// is a failure too.
 ///
-/// With `CONFORMANCE_REPORT=DIRECTORY` it leaves `NAME.json`, `NAME.xml` and `NAME.html` there
-/// ([`report`](mod@crate::report)), NAME being the harness's, and lets workers fight over a few locks
-/// for the timeline. Not where every case has a process of its own (`cargo nextest`).
+/// With `CONFORMANCE_REPORT=DIRECTORY` this function writes `NAME.json`, `NAME.xml` and `NAME.html` to
+/// the directory ([`report`](mod@crate::report)), where NAME is the name of the harness, and workers
+/// compete for a few locks for the timeline. It writes no report if every case has a separate process
+/// (`cargo nextest`).
 #[must_use]
 pub fn main(harness: impl Harness) -> ExitCode {
     let harness: Arc<dyn Harness> = Arc::new(harness);
@@ -66,7 +67,7 @@ pub fn main(harness: impl Harness) -> ExitCode {
         return conclusion.exit_code();
     }
     let reported = match directory() {
-        Some(directory) => leave(&suite, &harness, &directory),
+        Some(directory) => write_reports(&suite, &harness, &directory),
         None => Ok(true),
     };
     match reported {
@@ -84,7 +85,7 @@ pub fn main(harness: impl Harness) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Where reports are to be left.
+/// Returns the directory for the reports.
 fn directory() -> Option<PathBuf> {
     let directory = std::env::var_os("CONFORMANCE_REPORT").filter(|value| !value.is_empty())?;
     if std::env::var_os("NEXTEST").is_some() {
@@ -94,9 +95,13 @@ fn directory() -> Option<PathBuf> {
     Some(PathBuf::from(directory))
 }
 
-/// Leaves the report in all forms there; returns whether the timeline accuses nobody.
-fn leave(suite: &Suite, harness: &Arc<dyn Harness>, directory: &Path) -> std::io::Result<bool> {
-    let stress = report::stress(harness, STRESS);
+/// Writes the report in all formats; returns whether the timeline shows no violation.
+fn write_reports(
+    suite: &Suite,
+    harness: &Arc<dyn Harness>,
+    directory: &Path,
+) -> std::io::Result<bool> {
+    let stress = report::stress(harness, STRESS_DURATION);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

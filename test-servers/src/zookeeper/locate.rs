@@ -6,17 +6,17 @@ use crate::{Error, process};
 
 /// The environment variable that names a directory of another version's archives, with what they
 /// need beside them.
-const VARIABLE: &str = "TENURE_ZOOKEEPER";
+const ARCHIVES_VARIABLE: &str = "TENURE_ZOOKEEPER";
 /// Where a distribution puts them.
-const USUAL: &str = "/usr/share/java";
+const DEFAULT_DIRECTORY: &str = "/usr/share/java";
 const JAVA: &str = "java";
-const INSTALL: &str = "install Java and ZooKeeper 3.5 or later (Debian: apt-get install \
+const INSTALL_HINT: &str = "install Java and ZooKeeper 3.5 or later (Debian: apt-get install \
                        libzookeeper-java default-jre-headless), or say with TENURE_ZOOKEEPER in \
                        which directory its archives are";
 
 /// Beside ZooKeeper's own archive, which names most of the rest in its manifest: what writes the
 /// log, and what TLS needs.
-const OTHERS: [&str; 5] = [
+const OTHER_ARCHIVES: [&str; 5] = [
     "slf4j-log4j12.jar",
     "log4j-1.2.jar",
     "netty-codec.jar",
@@ -26,18 +26,18 @@ const OTHERS: [&str; 5] = [
 
 /// What has to be started.
 #[derive(Clone, Debug)]
-pub(super) struct Program {
+pub(super) struct JavaLaunch {
     pub(super) java: PathBuf,
     pub(super) class_path: String,
 }
 
 /// Finds them in `directory`, else where the environment or the distribution has them.
-pub(super) fn find(directory: Option<&Path>) -> Result<Program, Error> {
+pub(super) fn locate(directory: Option<&Path>) -> Result<JavaLaunch, Error> {
     let java = process::find(JAVA).ok_or_else(|| missing("no `java` found"))?;
-    let told = directory
+    let named = directory
         .map(Path::to_owned)
-        .or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    let class_path = match told {
+        .or_else(|| std::env::var_os(ARCHIVES_VARIABLE).map(PathBuf::from));
+    let class_path = match named {
         Some(directory) => {
             if !has_server(&directory) {
                 return Err(missing(&format!(
@@ -48,12 +48,12 @@ pub(super) fn find(directory: Option<&Path>) -> Result<Program, Error> {
             format!("{}/*", directory.display())
         }
         None => {
-            let usual = Path::new(USUAL);
-            let server = usual.join("zookeeper.jar");
+            let default = Path::new(DEFAULT_DIRECTORY);
+            let server = default.join("zookeeper.jar");
             if !server.is_file() {
                 return Err(missing(&format!("no {} found", server.display())));
             }
-            let archives = OTHERS.iter().map(|name| usual.join(name));
+            let archives = OTHER_ARCHIVES.iter().map(|name| default.join(name));
             let all: Vec<String> = std::iter::once(server)
                 .chain(archives)
                 .map(|path| path.display().to_string())
@@ -61,7 +61,7 @@ pub(super) fn find(directory: Option<&Path>) -> Result<Program, Error> {
             all.join(":")
         }
     };
-    Ok(Program { java, class_path })
+    Ok(JavaLaunch { java, class_path })
 }
 
 fn has_server(directory: &Path) -> bool {
@@ -77,6 +77,6 @@ fn has_server(directory: &Path) -> bool {
 
 fn missing(what: &str) -> Error {
     Error::new(format!(
-        "cannot start a ZooKeeper server: {what}; {INSTALL}"
+        "cannot start a ZooKeeper server: {what}; {INSTALL_HINT}"
     ))
 }

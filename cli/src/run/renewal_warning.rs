@@ -1,0 +1,55 @@
+//! Warns the operator while renewals fail, before the command is stopped.
+
+use tenure::{Guard, clock::Instant, lease::Phase};
+
+use crate::{
+    escape::quote,
+    exit::{describe, print_message},
+    time,
+};
+
+/// Whether a warning about failing renewals was shown.
+#[derive(Debug, Default)]
+pub(super) struct RenewalWarning {
+    shown: bool,
+}
+
+impl RenewalWarning {
+    /// Returns when the next warning is due if the phase does not change. The client repeats a
+    /// failed renewal, and a single failure needs no warning: the warning is due after half of the
+    /// TTL.
+    pub(super) fn due(&self, guard: &Guard) -> Instant {
+        match guard.phase() {
+            Phase::Suspect if !self.shown => guard.valid_until().before(guard.ttl() / 2),
+            _ => Instant::FAR_FUTURE,
+        }
+    }
+
+    /// Shows a warning, or its end, if the phase of the guard has changed.
+    pub(super) fn update(&mut self, guard: &Guard) {
+        let name = quote(guard.name().as_str());
+        match guard.phase() {
+            Phase::Suspect if !self.shown && time::now() >= self.due(guard) => {
+                self.shown = true;
+                let left = humantime::format_duration(std::time::Duration::from_secs(
+                    guard.remaining().as_secs(),
+                ));
+                let why = cause(guard);
+                print_message(&format!(
+                    "cannot renew lock {name}; it expires in {left}{why}"
+                ));
+            }
+            Phase::Held if self.shown => {
+                self.shown = false;
+                print_message(&format!("lock {name} is renewed again"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns why renewals fail, as the end of a sentence; empty if the cause is unknown.
+pub(super) fn cause(guard: &Guard) -> String {
+    let error = guard.last_renewal_error();
+    error.map_or_else(String::new, |error| format!("; {}", describe(&error)))
+}
