@@ -23,7 +23,7 @@ use crate::{
 /// How long an attempt is remembered whose removal was asked for without knowing the outcome of its
 /// enqueue. Only this client can repeat its enqueue, and not after this time.
 const FENCE_TTL: Duration = Duration::from_secs(600);
-/// With how many fenced attempts the old ones are forgotten.
+/// With how many fenced attempts at least the old ones are forgotten.
 const FENCES_BEFORE_CLEANUP: usize = 1024;
 
 /// What all operations of one client share.
@@ -40,6 +40,8 @@ struct Registry {
     /// The session of each attempt, until its removal was answered.
     sessions: HashMap<AttemptId, Arc<Session>>,
     fenced: HashMap<AttemptId, Instant>,
+    /// With how many fenced attempts the old ones are forgotten next.
+    cleanup_at: usize,
 }
 
 impl Shared {
@@ -79,9 +81,11 @@ impl Shared {
     pub(crate) fn fence(&self, attempt: AttemptId) {
         let now = self.config.now();
         let mut registry = self.registry();
-        if registry.fenced.len() >= FENCES_BEFORE_CLEANUP {
+        if registry.fenced.len() >= registry.cleanup_at.max(FENCES_BEFORE_CLEANUP) {
             let fenced = &mut registry.fenced;
             fenced.retain(|_, since| now.since(*since) < FENCE_TTL);
+            // Twice as many, so that a burst of fences does not scan the table for each.
+            registry.cleanup_at = registry.fenced.len() * 2;
         }
         registry.fenced.insert(attempt, now);
     }

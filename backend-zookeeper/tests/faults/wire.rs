@@ -1,4 +1,4 @@
-//! How many round trips each step takes, counted on the wire.
+//! Which requests each step sends, counted on the wire.
 
 use tenure_core::{Guard, Release, request::List};
 use tenure_test_servers::wire::Proxy;
@@ -23,7 +23,7 @@ fn names(proxy: &Proxy) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn taking_a_free_lock_and_giving_it_back_is_one_round_trip_each() {
+async fn taking_a_free_lock_sends_two_requests_at_once_and_releasing_it_one() {
     let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
