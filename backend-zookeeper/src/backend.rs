@@ -16,15 +16,8 @@ use tenure_core::{
 };
 
 use crate::{
-    address::Address,
-    check::{ServerLimits, prepare},
-    config::Options,
-    enqueue::enqueue,
-    inspect,
-    remove::remove,
-    renew::renew,
-    session::DriverConfig,
-    shared::Shared,
+    address::Address, check::ServerLimits, config::Options, enqueue::enqueue, inspect,
+    remove::remove, renew::renew, session::DriverConfig, shared::Shared,
 };
 
 /// A store of locks on ZooKeeper, not yet connected.
@@ -62,7 +55,6 @@ impl Connect for ZooKeeperStore {
         });
         let shared = Arc::new(Shared::new(config));
         let limits = ServerLimits::discover(&shared).await?;
-        prepare(&shared).await?;
         Ok(Arc::new(ZooKeeperBackend {
             info: self.info(),
             capabilities: limits.capabilities(&shared.config),

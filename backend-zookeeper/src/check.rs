@@ -15,7 +15,6 @@ use crate::{
     error::{error, of_read},
     session::{
         DriverConfig, Purpose, Session,
-        pool::LONGEST_TIMEOUT,
         time::{heartbeat_interval, shortest},
     },
     shared::Shared,
@@ -23,38 +22,30 @@ use crate::{
 
 const OPERATION: &str = "connecting";
 
-/// A time-out that is shorter than any server grants, so that it grants its shortest.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
-
 /// The session time-outs that the servers grant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerLimits {
+    /// What they grant where two ticks are asked for: more if their shortest session is longer.
     min: Duration,
     max: Duration,
 }
 
 impl ServerLimits {
-    /// Asks the servers, and compares the answer with the option `tick`. The sessions that show it are
-    /// ended again, one after the other, so that a client never has two connections.
+    /// Asks the servers, and compares the answer with the option `tick`. Creates the node of the address.
+    /// One session after the other, so that a client has one connection at a time.
     pub(crate) async fn discover(shared: &Shared) -> Result<Self, Error> {
         let config = &shared.config;
+        // A session that reads has the longest time-out.
+        let (_, permit) = shared.reader(OPERATION).await?;
+        let max = permit.session().granted();
+        drop(permit);
         if config.context.read_only {
-            let (_, permit) = shared.reader(OPERATION).await?;
-            return Ok(Self {
-                min: Duration::ZERO,
-                max: permit.session().granted(),
-            });
+            let min = Duration::ZERO;
+            return Ok(Self { min, max });
         }
-        let max = granted(config, LONGEST_TIMEOUT).await?;
-        let limit = config.request_limit();
-        let min = loop {
-            match granted(config, SHORTEST_TIMEOUT).await {
-                Ok(min) => break min,
-                // So short a session may expire while it is being begun on a busy machine.
-                Err(error) if error.is_retryable() && config.now() < limit => {}
-                Err(error) => return Err(error),
-            }
-        };
+        create_root(shared).await?;
+        shared.pool.close_reader().await;
+        let min = granted_for(config, 2 * config.options.tick).await?;
         let limits = Self { min, max };
         limits.check(config)?;
         Ok(limits)
@@ -121,23 +112,30 @@ impl Drop for Probe {
     }
 }
 
-/// The time-out that the servers grant to a session that asks for this one.
-async fn granted(config: &Arc<DriverConfig>, timeout: Duration) -> Result<Duration, Error> {
-    let probe = Probe(Session::begin(config, timeout, Purpose::Reads));
-    let connected = probe.0.connection(OPERATION, config.request_limit()).await;
-    let granted = probe.0.granted();
-    probe.0.close().await;
-    // The session may be over by now. It is enough that it began.
-    if granted.is_zero() {
-        connected?;
+/// The time-out that the servers grant to a session that asks for this one. They could be reached a moment
+/// ago. A much shorter time-out than any server grants would do as well, but the client crate gives up
+/// connecting after as long.
+async fn granted_for(config: &Arc<DriverConfig>, asked: Duration) -> Result<Duration, Error> {
+    let limit = config.request_limit();
+    loop {
+        let probe = Probe(Session::begin(config, asked, Purpose::Reads));
+        let connected = probe.0.connection(OPERATION, limit).await;
+        let granted = probe.0.granted();
+        probe.0.close().await;
+        // It is enough that it began. So short a session may expire while it is being begun on a busy
+        // machine.
+        match connected {
+            _ if !granted.is_zero() => return Ok(granted),
+            Err(error) if !error.is_retryable() || config.now() >= limit => return Err(error),
+            _ => {}
+        }
     }
-    Ok(granted)
 }
 
-/// Creates the node that the address names, if it is missing. A read-only client creates nothing.
-pub(crate) async fn prepare(shared: &Shared) -> Result<(), Error> {
+/// Creates the node that the address names, if it is missing.
+async fn create_root(shared: &Shared) -> Result<(), Error> {
     let root = shared.keys.root();
-    if root.is_empty() || shared.config.context.read_only {
+    if root.is_empty() {
         return Ok(());
     }
     let (connection, _permit) = shared.reader(OPERATION).await?;

@@ -10,7 +10,7 @@ use std::{
 use super::{DriverConfig, Purpose, ReadPermit, Session};
 
 /// A time-out that is longer than any server grants, so that it grants its longest.
-pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// The sessions of one client.
 #[derive(Debug)]
@@ -72,6 +72,14 @@ impl Pool {
                 }
             }
         })
+    }
+
+    /// Ends the session that reads, if there is one.
+    pub(crate) async fn close_reader(&self) {
+        let reader = self.with(|sessions, _| sessions.reader.take()).flatten();
+        if let Some(reader) = reader {
+            reader.close().await;
+        }
     }
 
     fn with<T>(&self, find: impl FnOnce(&mut Sessions, &Arc<DriverConfig>) -> T) -> Option<T> {

@@ -168,8 +168,8 @@ impl Connector {
             let greeting = Greeting {
                 resume: self.resume.clone(),
                 timeout: session.ttl,
+                // Other servers have to be tried within the session's time-out.
                 silence: if self.resume.is_some() {
-                    // Other servers have to be tried within the session's time-out.
                     silence_limit(session.granted())
                 } else {
                     silence_limit(session.ttl)

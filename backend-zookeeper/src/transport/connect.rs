@@ -116,7 +116,8 @@ async fn open(
 ) -> Result<Opened, OpenError> {
     let mut connector = Client::connector()
         .with_session_timeout(greeting.timeout)
-        .with_connection_timeout(greeting.silence)
+        // The crate ignores a longer limit than three fifths of the session.
+        .with_connection_timeout(greeting.silence.min(greeting.timeout * 3 / 5))
         .with_fail_eagerly();
     if config.address.secure {
         connector = connector.with_tls(tls::options(&config.options.tls)?);

@@ -255,3 +255,16 @@ async fn a_connect_that_is_cancelled_leaves_no_connection() {
     })
     .await;
 }
+
+/// The client crate gives up connecting after as long as the session that it asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_a_client_connects_where_replies_are_late() {
+    let _room = room().await;
+    let server = server();
+    let link = DelayedLink::to(&server.address()).await;
+    link.delay_replies(30);
+    let begun = Instant::now();
+    let client = client(&link.url()).await;
+    let _ = hold(&client, "a").await.release().await;
+    assert!(begun.elapsed() < SOON / 2);
+}
