@@ -191,3 +191,38 @@ fn everything_is_checked_once_each_node_was_seen_or_is_gone() {
     attempts.forget(other);
     assert_eq!(attempts.checked_on(), 2);
 }
+
+#[test]
+fn l5_a_node_of_an_earlier_connection_is_looked_up_with_the_next_renewal_and_once() {
+    let (mut attempts, attempt) = waiter(1);
+    let overlooked = |attempts: &mut Attempts, number| {
+        let batch = [attempt].into_iter();
+        attempts.overlooked(batch, number).len()
+    };
+    assert_eq!(overlooked(&mut attempts, 1), 0, "it was seen there");
+    assert_eq!(overlooked(&mut attempts, 2), 1);
+    assert_eq!(overlooked(&mut attempts, 2), 0, "that is under way");
+    attempts.seen(attempt, Some(&stat(5, SESSION)), SESSION, 3);
+    attempts.begin_removal(attempt);
+    assert_eq!(overlooked(&mut attempts, 4), 0, "it is being removed");
+}
+
+#[test]
+fn l5_an_attempt_that_is_being_removed_keeps_no_session_unchecked() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.begin_removal(attempt);
+    assert!(attempts.begin_check(2).is_empty());
+    assert_eq!(attempts.checked_on(), 2);
+    let (mut attempts, attempt) = waiter(1);
+    assert_eq!(attempts.begin_check(2).len(), 1);
+    attempts.begin_removal(attempt);
+    assert_eq!(attempts.checked_on(), 2, "the removal began meanwhile");
+}
+
+#[test]
+fn w4_x1_a_watch_that_is_used_up_grants_nothing() {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.unwatched(attempt);
+    let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
+    assert_eq!(turn, Turn::Locate);
+}
