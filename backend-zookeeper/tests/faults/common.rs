@@ -1,5 +1,5 @@
-//! What the tests share: clients of real servers, holders and waiters, and looking until something
-//! is so.
+//! Shared parts of the tests: clients of real servers, holders and waiters, and polling for a
+//! condition.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,18 +24,18 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// For what takes moments, on a busy machine.
+/// A limit for steps that take moments, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-/// As the servers of the tests have it.
+/// The tick of the tests' servers.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// Short, where a test waits for it to pass.
+/// A short TTL, for tests that wait until it has passed.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
-/// Where nothing may lapse although the machine has much else to do. The longest that the servers give.
+/// A TTL that does not lapse on a busy machine: the longest that the servers grant.
 pub(crate) const LONG: Duration = Duration::from_secs(8);
 
 static ROOM: Semaphore = Semaphore::const_new(2);
 
-/// Tests run two at a time: they are about time, and start up to three servers each.
+/// Two tests run at a time: they measure time, and start up to three servers each.
 pub(crate) async fn room() -> SemaphorePermit<'static> {
     ROOM.acquire().await.unwrap()
 }
@@ -44,8 +44,8 @@ pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// What they confirm is with the system, so that it outlasts their death, and not yet on a disk that
-/// others keep busy for seconds.
+/// Confirmed writes are with the operating system, so they outlast the death of a server. They are not
+/// synced to a disk that other processes may keep busy for seconds.
 fn settings() -> ServerBuilder {
     Server::builder()
         .force_sync(false)
@@ -110,7 +110,7 @@ pub(crate) async fn hold(client: &Client, lock: &str) -> Guard {
     loop {
         match client.lock(lock).unwrap().try_acquire().await {
             Ok(Acquisition::Acquired(guard)) => return guard,
-            // By an attempt before, until that is removed.
+            // An earlier attempt holds it until that attempt is removed.
             Ok(_) if unknown && begun.elapsed() < SOON => sleep(millis(50)).await,
             Ok(busy) => panic!("{lock} is not free: {busy:?}"),
             Err(error) => {
@@ -138,13 +138,13 @@ pub(crate) async fn regain(client: &Client, lock: &str, bound: Duration) -> Guar
     }
 }
 
-/// Waits in a task of its own for a lock while things go wrong.
+/// Waits for a lock under faults, in a task of its own.
 pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle<Guard> {
     let client = client.clone();
     tokio::spawn(async move { regain(&client, lock, 3 * SOON).await })
 }
 
-/// Returns once so many wait.
+/// Returns once this many attempts wait.
 pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
     let begun = Instant::now();
     loop {
@@ -158,7 +158,7 @@ pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
     }
 }
 
-/// Returns once nobody holds the lock or waits for it.
+/// Returns once the lock has no holder and no waiter.
 pub(crate) async fn idle(looker: &Client, lock: &str, bound: Duration) {
     let begun = Instant::now();
     loop {
@@ -174,7 +174,7 @@ pub(crate) async fn idle(looker: &Client, lock: &str, bound: Duration) {
     }
 }
 
-/// What a waiter's task came to.
+/// The outcome of a waiter's task.
 pub(crate) async fn granted(what: &str, bound: Duration, task: JoinHandle<Guard>) -> Guard {
     within(what, bound, task).await.unwrap()
 }
@@ -185,7 +185,7 @@ pub(crate) async fn within<T>(what: &str, bound: Duration, future: impl Future<O
         .unwrap_or_else(|_| panic!("{what}: not within {bound:?}"))
 }
 
-/// Looks until it is so.
+/// Polls until a condition holds.
 pub(crate) async fn until(what: &str, bound: Duration, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
@@ -194,7 +194,7 @@ pub(crate) async fn until(what: &str, bound: Duration, mut so: impl FnMut() -> b
     }
 }
 
-/// A driver without a client above it: it sends what it is told and no more.
+/// A driver without a client above it: it sends the requests of the test only.
 pub(crate) struct Raw {
     pub(crate) backend: Arc<dyn Backend>,
     _hears: Arc<Deaf>,

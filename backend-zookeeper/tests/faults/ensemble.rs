@@ -1,4 +1,4 @@
-//! Servers of three that die, stop, and come back.
+//! Three servers, of which some die, stop, and come back.
 
 use std::time::Duration;
 
@@ -14,49 +14,49 @@ use crate::{
         LONG, SOON, TTL, acquire, client, client_for, cluster, granted, hold, proxies, regain,
         room, until, waiting, within,
     },
-    crowd::Crowd,
+    contention::Contenders,
 };
 
-/// When a dead holder's lock must have been granted again, a new leader's election included.
+/// The time limit for granting a dead holder's lock again, including the election of a leader.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// Servers that carry out nothing for so long do not come to it any more.
+/// A request that the servers have not carried out after this time never is.
 const STANDSTILL: Duration = Duration::from_secs(5);
 
-/// How late a task may come to run on a machine that has much else to do.
+/// How late a task may run on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_follower_that_dies_and_comes_back() {
     let _room = room().await;
     let cluster = cluster();
-    let crowd = Crowd::start(&cluster.url()).await;
+    let contenders = Contenders::start(&cluster.url()).await;
     let follower = cluster.leader().unwrap() + 1;
     cluster.server(follower).kill();
-    crowd.everybody_moves(BOUND).await;
+    contenders.wait_for_progress(BOUND).await;
     cluster.server(follower).restart().unwrap();
-    crowd.everybody_moves(BOUND).await;
-    crowd.end().await;
+    contenders.wait_for_progress(BOUND).await;
+    contenders.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_leader_that_dies_and_comes_back() {
     let _room = room().await;
     let cluster = cluster();
-    let crowd = Crowd::start(&cluster.url()).await;
+    let contenders = Contenders::start(&cluster.url()).await;
     let leader = cluster.leader().unwrap();
     cluster.server(leader).kill();
-    crowd.everybody_moves(BOUND).await;
+    contenders.wait_for_progress(BOUND).await;
     cluster.server(leader).restart().unwrap();
-    crowd.everybody_moves(BOUND).await;
-    crowd.end().await;
+    contenders.wait_for_progress(BOUND).await;
+    contenders.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_time() {
     let _room = room().await;
     let cluster = cluster();
-    let crowd = Crowd::start(&cluster.url()).await;
+    let contenders = Contenders::start(&cluster.url()).await;
     let other = client(&cluster.url()).await;
     let guard = hold(&other, "held").await;
     let leader = cluster.leader().unwrap();
@@ -71,43 +71,43 @@ async fn l1_x1_without_a_majority_nothing_is_granted_and_what_is_held_ends_in_ti
     assert!(end <= limit, "something was proved without a majority");
     let late = SystemClock.now().since(end);
     assert!(late < LATE, "told {late:?} after the deadline");
-    // Whoever was answered before the end has counted it by now.
+    // Every answer from before the end is counted now.
     sleep(TTL).await;
-    let before = crowd.turns();
+    let before = contenders.turns();
     sleep(TTL).await;
     assert_eq!(
-        crowd.turns(),
+        contenders.turns(),
         before,
         "something was granted without a majority"
     );
     for index in gone {
         cluster.server(index).restart().unwrap();
     }
-    crowd.everybody_moves(BOUND).await;
+    contenders.wait_for_progress(BOUND).await;
     let again = regain(&other, "held", BOUND).await;
     assert!(again.token() > guard.token());
-    crowd.end().await;
+    contenders.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_t1_w2_a_leader_that_is_stopped_for_longer_than_the_ttl() {
     let _room = room().await;
     let cluster = cluster();
-    let crowd = Crowd::start(&cluster.url()).await;
+    let contenders = Contenders::start(&cluster.url()).await;
     let leader = cluster.leader().unwrap();
     cluster.server(leader).pause().unwrap();
-    crowd.everybody_moves(BOUND).await;
+    contenders.wait_for_progress(BOUND).await;
     sleep(2 * TTL).await;
     cluster.server(leader).resume().unwrap();
-    crowd.everybody_moves(BOUND).await;
-    crowd.end().await;
+    contenders.wait_for_progress(BOUND).await;
+    contenders.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_all_servers_are_stopped_for_longer_than_the_ttl() {
     let _room = room().await;
     let cluster = cluster();
-    let crowd = Crowd::start(&cluster.url()).await;
+    let contenders = Contenders::start(&cluster.url()).await;
     for server in cluster.servers() {
         server.pause().unwrap();
     }
@@ -115,24 +115,24 @@ async fn x1_all_servers_are_stopped_for_longer_than_the_ttl() {
     for server in cluster.servers() {
         server.resume().unwrap();
     }
-    if crowd.moves(SOON).await.is_err()
+    if contenders.moves(SOON).await.is_err()
         && block_in_place(|| cluster.stands_still(STANDSTILL)).unwrap()
     {
-        // Not by our doing, and nothing that a client can mend: an operator has to.
+        // The servers lost their quorum by themselves: only an operator can repair that.
         eprintln!("the servers do not recover by themselves; their leader is restarted");
         let leader = block_in_place(|| cluster.leader()).unwrap();
         cluster.server(leader).kill();
         cluster.server(leader).restart().unwrap();
     }
-    crowd.everybody_moves(BOUND).await;
+    contenders.wait_for_progress(BOUND).await;
     assert!(
-        crowd
+        contenders
             .client()
             .list(tenure_core::request::List::new("", 10))
             .await
             .is_ok()
     );
-    crowd.end().await;
+    contenders.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +145,7 @@ async fn l5_a_client_that_is_cut_off_from_its_server_goes_on_with_another() {
     let other = client(&cluster.url()).await;
     let waiter = acquire(&other, "kept");
     waiting(&other, "kept", 1).await;
-    // Three times, each time from all the servers that it uses; one is left each time.
+    // Three times, each time from all servers in use; one server is left each time.
     for round in 0..3 {
         for proxy in &proxies {
             proxy.refuse(false).unwrap();

@@ -1,4 +1,4 @@
-//! Single requests of somebody who follows no recipe.
+//! Single requests of a client that follows no recipe.
 
 use tenure_test_servers::zookeeper::Server;
 use tokio::{
@@ -67,12 +67,12 @@ async fn create(server: &Server, path: &str, granted: i32, flags: i32) -> String
     String::from_utf8(made[4..].to_vec()).unwrap()
 }
 
-/// Makes a node that stays.
+/// Creates a persistent node.
 pub(crate) async fn make(server: &Server, path: &str, granted: i32) {
     create(server, path, granted, 0).await;
 }
 
-/// Makes a contender that stays; returns its path.
+/// Creates a persistent contender; returns its path.
 pub(crate) async fn contend(server: &Server, lock: &str) -> String {
     create(
         server,
@@ -83,7 +83,7 @@ pub(crate) async fn contend(server: &Server, lock: &str) -> String {
     .await
 }
 
-/// Says who may do what with a node.
+/// Sets the access rights of a node.
 pub(crate) async fn grant(server: &Server, path: &str, granted: i32) {
     let mut record = Vec::new();
     text(&mut record, path.as_bytes());
@@ -109,7 +109,7 @@ pub(crate) async fn children(server: &Server, path: &str) -> Vec<String> {
     names
 }
 
-/// Writes over a node's data.
+/// Overwrites a node's data.
 pub(crate) async fn write_over(server: &Server, path: &str, data: &[u8]) {
     let mut record = Vec::new();
     text(&mut record, path.as_bytes());

@@ -1,4 +1,4 @@
-//! Servers that send what the protocol does not allow.
+//! Servers that violate the protocol.
 
 use std::sync::{
     Arc,
@@ -82,7 +82,7 @@ async fn s2_garbage_in_place_of_a_greeting_is_an_error() {
     assert_eq!(PANICS.load(Ordering::SeqCst), panics);
 }
 
-/// Passes bytes in both directions, and garbage in place of the answers while told to.
+/// Passes bytes in both directions; while switched on, it sends garbage in place of the answers.
 async fn relay(listener: TcpListener, server: String, hostile: Arc<AtomicBool>, bytes: Vec<u8>) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&server).await else {

@@ -1,4 +1,4 @@
-//! Sessions that have been idle for long, and end just when they are wanted again.
+//! Sessions that were idle for a long time, and end at the moment they are used again.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use crate::common::{Raw, SOON, TTL, millis, name, room, server, store};
 
-/// Longer than a session is kept for nobody.
+/// Longer than an unused session is kept.
 const LONG: Duration = Duration::from_secs(121);
 
 /// The system's clock, which can be put forward.
@@ -44,7 +44,7 @@ impl EventHandler for Deaf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a1_an_acquire_just_when_an_idle_session_ends_does_not_fail() {
+async fn a1_an_acquire_at_the_moment_an_idle_session_ends_does_not_fail() {
     let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
@@ -87,8 +87,8 @@ async fn a1_an_acquire_just_when_an_idle_session_ends_does_not_fail() {
     panic!("no session has ended for being idle; this test shows nothing");
 }
 
-/// The core removes nothing after such an answer. What stayed would keep the session from being idle: it
-/// would lapse once nobody renews, and the next acquire would need another one.
+/// The core sends no removal after such an answer. An attempt that stayed in the table would keep the
+/// session from being idle: the session would lapse, and the next acquire would need another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_an_attempt_that_was_answered_with_gone_is_forgotten() {
     let _room = room().await;
@@ -114,11 +114,11 @@ async fn r4_an_attempt_that_was_answered_with_gone_is_forgotten() {
         assert!(waited < SOON, "its node is gone");
         sleep(millis(5)).await;
     }
-    // Nobody asks for anything, for as long as the heartbeats of one that is renewed would go on.
+    // No request for as long as the heartbeats of a renewed session would continue.
     sleep(TTL).await;
     proxy.reset();
     sleep(TTL).await;
-    // The session to look at locks with has its own, a few seconds apart.
+    // The session for reads sends heartbeats of its own, a few seconds apart.
     let beats = proxy.count("sync");
     assert!(beats > 4, "the session lapses: {beats} heartbeats");
 }

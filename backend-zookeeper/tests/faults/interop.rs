@@ -13,12 +13,12 @@ use tenure_core::{Acquisition, Client, Release};
 
 use crate::common::{SOON, acquire, client, granted, hold, name, room, server, waiting};
 
-/// A Java program is compiled first, on a busy machine.
+/// A Java program is compiled first, which takes long on a busy machine.
 const START: Duration = Duration::from_secs(60);
 const LOCK: &str = "shared/with others";
 const PATH: &str = "/default/shared%2Fwith%20others";
 
-/// Another program that takes the lock when it is told.
+/// Another program that takes the lock on command.
 struct Contender {
     child: Child,
     orders: Option<ChildStdin>,
@@ -83,7 +83,7 @@ fn program(file: &str) -> PathBuf {
 }
 
 fn kazoo(address: &str) -> Contender {
-    // The distribution's own Python is the one that has the distribution's packages.
+    // Only the distribution's Python has the distribution's packages.
     let python = std::env::var("TENURE_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".to_owned());
     let mut command = Command::new(python);
     command.arg(program("contender.py")).args([address, PATH]);
@@ -117,9 +117,9 @@ fn curator(address: &str) -> Contender {
     )
 }
 
-/// Both orders of arrival, and in turn.
+/// Both orders of arrival, and then alternating.
 async fn takes_turns(mut other: Contender, ours: &Client) {
-    // First come we.
+    // This library arrives first.
     let first = hold(ours, LOCK).await;
     other.order("acquire");
     waiting(ours, LOCK, 1).await;
@@ -141,7 +141,7 @@ async fn takes_turns(mut other: Contender, ours: &Client) {
     assert!(second.token() > holder.token.unwrap());
     assert!(matches!(second.release().await, Release::Released));
 
-    // First comes the other one.
+    // The other program arrives first.
     other.order("acquire");
     other.expect("held");
     let tried = ours.lock(LOCK).unwrap().try_acquire().await.unwrap();
@@ -158,7 +158,7 @@ async fn takes_turns(mut other: Contender, ours: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w1_kazoo_and_we_take_turns() {
+async fn w1_kazoo_and_tenure_take_turns() {
     let _room = room().await;
     let server = server();
     let ours = client(&server.url()).await;
@@ -166,7 +166,7 @@ async fn w1_kazoo_and_we_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w1_curator_and_we_take_turns() {
+async fn w1_curator_and_tenure_take_turns() {
     let _room = room().await;
     let server = server();
     let ours = client(&server.url()).await;

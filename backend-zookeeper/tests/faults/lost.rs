@@ -1,4 +1,4 @@
-//! Replies that are lost after the server has done what was asked.
+//! Replies that are lost after the server has carried out the request.
 
 use tenure_core::{
     Release,
@@ -22,7 +22,7 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let owner = client_for(&proxy.url(), LONG).await;
     let other = client(&server.url()).await;
-    // The session is there, and the parents.
+    // The session and the parent nodes exist.
     let _ = hold(&owner, "a").await.release().await;
     for round in 0..5 {
         let before = proxy.replies_dropped();
@@ -35,7 +35,7 @@ async fn a3_a4_an_acquire_whose_reply_is_lost_leaves_nothing() {
             "round {round}: none was lost"
         );
         idle(&other, "a", SOON).await;
-        // Where it was looked for, the server had to catch up first: another one may lag behind.
+        // The server that is asked has to catch up first, because it may lag behind.
         let of_lock = |command: &Command| command.argument(0) == "/default/a";
         let sent: Vec<Command> = proxy.commands().into_iter().filter(of_lock).collect();
         let names: Vec<&str> = sent.iter().map(|command| &*command.name).collect();
@@ -112,7 +112,7 @@ async fn a2_t3_an_attempt_that_is_asked_for_again_has_one_node() {
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let raw = Raw::connect(&proxy.url()).await;
-    // The parents are there.
+    // The parent nodes exist.
     let other = client(&server.url()).await;
     let _ = hold(&other, "a").await.release().await;
     let attempt = AttemptId::random().unwrap();
@@ -128,7 +128,7 @@ async fn a2_t3_an_attempt_that_is_asked_for_again_has_one_node() {
     };
     assert!(matches!(again, Enqueued::Granted(_)), "{again:?}");
     assert_eq!(children(&server, "/default/a").await.len(), 1);
-    // Removed without its outcome being known, it never comes back.
+    // After a removal with an unknown outcome the attempt never comes back.
     let removal = Remove::new(name("a"), attempt, TTL, false);
     raw.backend.remove(removal).await.unwrap();
     let late = raw.backend.enqueue(Raw::enqueue("a", attempt)).await;
@@ -137,7 +137,7 @@ async fn a2_t3_an_attempt_that_is_asked_for_again_has_one_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x3_what_nobody_renews_lapses_although_the_process_lives() {
+async fn x3_a_lock_that_is_not_renewed_lapses_while_its_process_lives() {
     let _room = room().await;
     let server = server();
     let raw = Raw::connect(&server.url()).await;
@@ -148,7 +148,7 @@ async fn x3_what_nobody_renews_lapses_although_the_process_lives() {
     let _ = granted("what nobody renews", SOON, acquire(&other, "a")).await;
 }
 
-/// A connection that is left without a word must not end its session: the lock would be free before its
+/// A connection that the client abandons must not end its session: the lock would be free before its
 /// TTL is over.
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_a_session_that_is_left_to_expire_is_not_closed() {
@@ -162,7 +162,7 @@ async fn x3_a_session_that_is_left_to_expire_is_not_closed() {
         let entered = raw.backend.enqueue(Raw::enqueue(&lock, attempt)).await;
         assert!(matches!(entered.unwrap(), Enqueued::Granted(_)));
         proxy.reset();
-        // Nothing is renewed, so the client leaves the connection.
+        // Without renewals the client leaves the connection.
         until("it is left", SOON, || proxy.connections_open() == 0).await;
         assert_eq!(proxy.count("closeSession"), 0, "round {round}");
         let left = children(&server, &format!("/default/{lock}")).await;

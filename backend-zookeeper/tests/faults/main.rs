@@ -1,5 +1,5 @@
 //! Faults of the network and of the servers, with real servers: what a lock costs on the wire, lost
-//! replies, servers that die, stop, come back, are configured otherwise or send garbage, stopped owners,
+//! replies, servers that die, stop, come back, are reconfigured or send garbage, stopped owners,
 //! changed rights, other programs on the same lock, and the messages for a user.
 #![expect(
     clippy::unwrap_used,
@@ -8,19 +8,19 @@
 )]
 
 mod common;
-mod crowd;
+mod contention;
 mod delayed_link;
 mod ensemble;
 mod foreign;
 mod hostile;
 mod idle;
 mod interop;
-mod late;
+mod late_enqueue;
 mod lost;
 mod messages;
-mod other;
 mod proof;
 mod providers;
+mod reconfigured;
 mod reconnection;
 mod rights;
 mod stopped;

@@ -1,4 +1,4 @@
-//! What a user reads when no server can be reached: each cause has a message of its own.
+//! The messages when no server can be reached: one for each cause.
 
 use tenure_core::{
     Client,
@@ -81,7 +81,7 @@ async fn a_server_without_a_quorum() {
         cluster.server(member).kill();
     }
     let url = cluster.server(0).url();
-    // The server serves until it notices that the others are gone.
+    // The server serves until it notices that the other members are gone.
     let begun = tokio::time::Instant::now();
     loop {
         let store = ZooKeeperStore::open(
@@ -98,7 +98,7 @@ async fn a_server_without_a_quorum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_this_host_has_no_connection_left_to() {
+async fn a_server_with_no_connection_left_for_this_host() {
     let _room = room().await;
     let server = Server::builder()
         .config("maxClientCnxns", "1")
@@ -149,7 +149,7 @@ async fn certificates_that_are_not_accepted() {
     );
     let tls = Tls::new(Some(wrong.ca_file()), None, None);
     expect(&secured.url(), tls, ErrorKind::Config, "certificate").await;
-    // The server wants a client certificate.
+    // The server requires a client certificate.
     let tls = Tls::new(Some(files.ca_file()), None, None);
     let error = refusal(&secured.url(), tls).await;
     assert!(error.to_string().contains("certificate"), "{error}");

@@ -1,4 +1,4 @@
-//! What counts as a proof that a session lives, seen from outside.
+//! Which heartbeats count as a proof that a session lives, observed on the wire.
 
 use tenure_core::{
     clock::{Clock as _, Instant, SystemClock},
@@ -11,7 +11,7 @@ use crate::common::{
     LONG, SOON, TTL, client, client_for, cluster, hold, millis, room, server, until,
 };
 
-/// When the heartbeats came since the last reset, of the connection that had most of them.
+/// The times of the heartbeats since the last reset, on the connection that had most of them.
 fn heartbeats(proxy: &Proxy) -> Vec<Instant> {
     let commands = proxy.commands();
     // The first request on a new connection counts as a heartbeat: it reaches the leader too.
@@ -47,7 +47,7 @@ async fn d1_a_new_connection_proves_nothing_before_its_third_heartbeat() {
         until("it is proved", SOON, || guard.valid_until() > before).await;
         let end = guard.valid_until();
         let beats = heartbeats(&proxy);
-        // One more may be under way by now; nothing before the cut counts.
+        // One more may be under way; no heartbeat before the cut counts.
         let first = beats.len().checked_sub(3).map(|at| beats[at]);
         assert!(
             first.is_some_and(|first| end <= DriftBounds::DEFAULT.deadline(first, LONG)),
@@ -56,8 +56,8 @@ async fn d1_a_new_connection_proves_nothing_before_its_third_heartbeat() {
     }
 }
 
-/// A follower answers what it can by itself for as long as it has not noticed that its leader is
-/// silent: for `syncLimit`, which is 1.5 s here.
+/// A follower answers reads by itself until it notices that its leader is silent: for `syncLimit`,
+/// which is 1.5 s here.
 #[tokio::test(flavor = "multi_thread")]
 async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
     const BEFORE_ANOTHER_IS_ELECTED: u64 = 1400;
@@ -67,7 +67,7 @@ async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
         cluster.wait_healthy(SOON).unwrap();
         let leader = cluster.leader().unwrap();
         let owner = client(&cluster.server(leader + 1).url()).await;
-        // The one of the round before may still be held.
+        // The lock of the previous round may still be held.
         let guard = hold(&owner, &format!("a{round}")).await;
         let before = guard.valid_until();
         until("it is proved", SOON, || guard.valid_until() > before).await;
@@ -78,7 +78,7 @@ async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
         let end = guard.valid_until();
         let in_time = SystemClock.now().since(stopping) < millis(BEFORE_ANOTHER_IS_ELECTED);
         cluster.server(leader).resume().unwrap();
-        // Otherwise the machine took so long that others may lead by now.
+        // Otherwise the machine was so slow that another server may lead.
         if in_time {
             let limit = DriftBounds::DEFAULT.deadline(stopped, TTL);
             assert!(end <= limit, "proved {:?} too long", end.since(limit));

@@ -35,7 +35,7 @@ async fn run(case: &str) {
     assert!(output.status.success(), "{case}: {shown}");
 }
 
-/// What tells providers apart: their random number generators.
+/// Providers are told apart by their random number generators.
 fn name_of(provider: &CryptoProvider) -> String {
     format!("{:?}", provider.secure_random)
 }
@@ -71,7 +71,7 @@ async fn a_program_with_two_providers() {
         let default = CryptoProvider::get_default().unwrap();
         assert_eq!(name_of(default), name_of(&ring::default_provider()));
     }
-    // A library that names its provider is not affected.
+    // A library that passes its provider explicitly is not affected.
     let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&other))
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -1,4 +1,4 @@
-//! What happens to attempts whose answers come, or are taken, while the connection changes.
+//! Attempts whose answers arrive, or are read, while the connection changes.
 
 use std::{
     pin::Pin,
@@ -90,7 +90,7 @@ async fn s2_w2_a_waiter_that_was_answered_early_fails_behind_a_holder_that_canno
     assert!(kept.check().is_ok(), "another lock was lost");
 }
 
-/// An acquire whose task is not polled for a while takes an answer of a connection that was lost since.
+/// An acquire whose task is not polled for a while reads an answer of a connection that is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a_grant_that_is_taken_late_is_renewed_on_the_next_connection() {
     let _room = room().await;
@@ -111,7 +111,7 @@ async fn l5_a_grant_that_is_taken_late_is_renewed_on_the_next_connection() {
         other.valid_until() > before
     })
     .await;
-    // An error is as good: the attempt is removed then.
+    // An error is allowed too: the attempt is then removed.
     let Ok(guard) = acquiring.await else { return };
     let begun = Instant::now();
     while begun.elapsed() < 3 * TTL && other.check().is_ok() {
@@ -120,7 +120,7 @@ async fn l5_a_grant_that_is_taken_late_is_renewed_on_the_next_connection() {
     }
 }
 
-/// As above; the node is deleted before the answer is taken, and another client has the lock.
+/// As above; the node is deleted before the answer is read, and another client has the lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_w4_an_answer_that_is_taken_late_grants_nothing_if_the_node_is_gone() {
     let _room = room().await;
@@ -173,7 +173,7 @@ async fn x3_a_holder_that_gets_no_replies_is_succeeded_within_the_bound() {
     for proxy in &proxies {
         proxy.hold_replies();
     }
-    // A reply that is on its way arrives.
+    // A reply that is under way arrives.
     sleep(millis(20)).await;
     let age = {
         let left = guard.valid_until().since(SystemClock.now());
@@ -190,7 +190,7 @@ async fn x3_a_holder_that_gets_no_replies_is_succeeded_within_the_bound() {
     );
 }
 
-/// A lock outlives one broken connection also where every reply is late.
+/// A lock outlives one broken connection even if every reply is late.
 async fn one_cut_costs_nothing(ttl: Duration, delay: u64) {
     let _room = room().await;
     let server = server();
@@ -256,7 +256,7 @@ async fn a_connect_that_is_cancelled_leaves_no_connection() {
     .await;
 }
 
-/// The client crate gives up connecting after as long as the session that it asks for.
+/// The client crate stops connecting after the time-out of the session that it asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a_client_connects_where_replies_are_late() {
     let _room = room().await;

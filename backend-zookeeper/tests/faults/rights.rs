@@ -1,4 +1,4 @@
-//! Rights that are missing, or are changed while locks are held.
+//! Missing rights, and rights that change while locks are held.
 
 use tenure_core::{error::ErrorKind, lease::Phase};
 use tenure_test_servers::wire::Proxy;
@@ -17,7 +17,7 @@ async fn a4_a_lock_that_may_be_entered_and_not_read_keeps_nothing_of_an_acquire(
     make(&server, "/default", ALL).await;
     make(&server, "/default/a", ALL & !READ).await;
     let owner = client_for(&server.url(), LONG).await;
-    // What keeps the session alive.
+    // Another lock, which keeps the session alive.
     let guard = hold(&owner, "other").await;
     for wait in [false, true] {
         let lock = owner.lock("a").unwrap();
@@ -36,7 +36,7 @@ async fn a4_a_lock_that_may_be_entered_and_not_read_keeps_nothing_of_an_acquire(
     }
 }
 
-/// Whose node is closed to us while we hold another lock.
+/// A node becomes unreadable for this client while it holds another lock.
 async fn a_closed_node_costs_no_other_lock(own: bool) {
     let _room = room().await;
     let server = server();
@@ -104,7 +104,7 @@ async fn r4_a_release_that_was_forbidden_for_a_while_leaves_nothing() {
     let _room = room().await;
     let server = server();
     let owner = client_for(&server.url(), LONG).await;
-    // What keeps the session alive.
+    // Another lock, which keeps the session alive.
     let guard = hold(&owner, "other").await;
     let forbidden = hold(&owner, "a").await;
     grant(&server, "/default/a", ALL & !DELETE).await;

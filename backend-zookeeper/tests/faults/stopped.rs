@@ -24,7 +24,7 @@ use crate::{
 const URL: &str = "TENURE_TEST_URL";
 const LOCK: &str = "owner";
 
-/// An owner in a process of its own, which answers whether it believes in its lock.
+/// An owner in a process of its own, which reports whether its guard is held.
 struct OwnerProcess {
     child: Child,
     orders: ChildStdin,
@@ -60,14 +60,14 @@ impl OwnerProcess {
         writeln!(self.orders, "{what}").unwrap();
     }
 
-    /// What it says next.
+    /// Its next report.
     fn answer(&mut self) -> String {
         block_in_place(|| {
             loop {
                 let mut line = String::new();
                 let read = self.answers.read_line(&mut line).unwrap();
                 assert_ne!(read, 0, "it has ended");
-                // The harness prints too, also before ours on the same line.
+                // The test harness prints too, possibly on the same line before the report.
                 if let Some((_, said)) = line.trim_end().split_once("owner: ") {
                     return said.to_owned();
                 }
@@ -122,7 +122,7 @@ async fn x1_l4_t1_a_session_that_expires_while_its_owner_is_stopped() {
     owner.signal("-STOP");
     let next = granted("the lock of a stopped owner", BOUND, waiter).await;
     assert!(next.token().get() > token);
-    // The first that it does when it goes on.
+    // The process reports this first when it continues.
     owner.order("check");
     owner.signal("-CONT");
     assert_eq!(owner.answer(), "lost", "two hold it");
@@ -138,8 +138,8 @@ async fn x1_l4_t1_a_session_that_expires_while_its_owner_is_stopped() {
     assert_eq!(owner.answer(), "held");
 }
 
-/// A lock whose holder talks to the leader alone, and which somebody waits for through any member: the
-/// leader, the holder, its guard, and the waiter.
+/// A lock whose holder is connected to the leader only, and a waiter that may use any member. Returns
+/// the leader, the holder, its guard, and the waiter.
 async fn held_at_leader(cluster: &Cluster) -> (usize, Client, Guard, JoinHandle<Guard>) {
     let leader = cluster.leader().unwrap();
     let owner = client(&cluster.server(leader).url()).await;
@@ -150,8 +150,8 @@ async fn held_at_leader(cluster: &Cluster) -> (usize, Client, Guard, JoinHandle<
     (leader, owner, guard, waiter)
 }
 
-/// A leader asks nobody before it answers a heartbeat. It gives up when its followers have been silent
-/// for `syncLimit`, which is 1.5 s here, and until then it serves.
+/// A leader answers a heartbeat without asking its followers. It stops when they have been silent for
+/// `syncLimit`, which is 1.5 s here, and serves until then.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while() {
     let _room = room().await;
@@ -164,7 +164,7 @@ async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while
     let stopped = SystemClock.now();
     within("the loss", 2 * SOON, guard.lost()).await;
     let end = guard.valid_until();
-    // The leader counts its ticks one by one, and slower than they pass where others keep it waiting.
+    // The leader counts its ticks one by one, and loses time on a busy machine.
     let counted = end.since(stopped + TTL);
     assert!(
         counted < millis(10_000),
@@ -172,7 +172,7 @@ async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while
     );
     assert!(SystemClock.now() >= end, "lost before its deadline");
     assert!(guard.check().is_err());
-    // Others are elected meanwhile, and it comes back to them.
+    // Another leader is elected meanwhile, and the old one joins it.
     cluster.server(leader).pause().unwrap();
     for follower in followers {
         cluster.server(follower).resume().unwrap();
@@ -190,7 +190,7 @@ async fn l1_x1_a_leader_whose_followers_are_stopped_proves_nothing_after_a_while
     assert!(again.token() > next.token());
 }
 
-/// Its holder talks to that leader alone.
+/// The holder is connected to that leader only.
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holder() {
     let _room = room().await;
@@ -202,10 +202,10 @@ async fn x1_a_leader_that_was_deposed_while_it_was_stopped_gives_no_second_holde
         block_in_place(|| leads(leader + 1) || leads(leader + 2))
     };
     until("another leader", BOUND, another).await;
-    // It believes that it leads until it looks.
+    // The old leader takes itself for the leader until it notices the election.
     cluster.server(leader).resume().unwrap();
     let before = guard.valid_until();
-    // Either its session lapses, or it goes on under the new leader, and then gives the lock back.
+    // Either the session lapses, or it continues under the new leader and the lock is released.
     until("the session goes on, or lapses", BOUND, || {
         let over = waiter.is_finished();
         over || guard.check().is_err() || guard.valid_until() > before

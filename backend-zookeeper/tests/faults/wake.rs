@@ -1,4 +1,4 @@
-//! Nodes ahead that go just when they are looked at.
+//! Nodes ahead of a waiter that are deleted while the waiter reads them.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::{
 
 const ROUNDS: usize = 6;
 const LONG: Duration = Duration::from_secs(18);
-/// Who is not woken finds out with a report, a third of the TTL later.
+/// A waiter that is not woken finds out with a report, a third of the TTL later.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// At which moment the two ahead go.
+/// The moment at which the two nodes ahead are deleted.
 #[derive(Clone, Copy)]
 enum Moment {
-    /// Between the list and the look at the nearest one.
+    /// Between the list and the look-up of the nearest one.
     Listed,
-    /// After the look, so that the word comes together with its answer.
+    /// After the look-up, so that the event arrives together with its answer.
     Looked,
 }
 
@@ -48,7 +48,7 @@ async fn wakes(moment: Moment) {
         match moment {
             Moment::Listed => {
                 until("it lists", SOON, || proxy.count("getChildren2") > 0).await;
-                // The list is made before the nodes go.
+                // The server makes the list before the nodes are deleted.
                 sleep(millis(50)).await;
             }
             Moment::Looked => {
@@ -69,24 +69,23 @@ async fn wakes(moment: Moment) {
         }
         let _ = guard.release().await;
     }
-    // One or two may be slow on a machine that has much else to do.
+    // One or two may be slow on a busy machine.
     assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_change_that_is_told_with_the_answer_wakes_the_waiter() {
+async fn w2_an_event_that_arrives_with_the_answer_wakes_the_waiter() {
     wakes(Moment::Looked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_node_that_goes_before_it_is_watched_is_noticed() {
+async fn w2_a_node_deleted_before_it_is_watched_is_noticed() {
     wakes(Moment::Listed).await;
 }
 
-/// Who waits behind another of its client has no watch on that one's node: it hears of it by the watch
-/// which that one has itself, also where that comes too late.
+/// A waiter behind another attempt of its own client watches that attempt's node as any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_behind_one_of_its_client_hears_when_somebody_deletes_that() {
+async fn w2_a_waiter_behind_an_attempt_of_its_own_client_is_woken_by_its_deletion() {
     let _room = room().await;
     let server = Server::builder()
         .force_sync(false)
@@ -106,7 +105,7 @@ async fn w2_a_waiter_behind_one_of_its_client_hears_when_somebody_deletes_that()
         let third = acquire(&client, &lock);
         waiting(&client, &lock, 2).await;
         if round % 2 == 0 {
-            // With its own watch; else perhaps without.
+            // By now the node's own watch is set; in the other rounds it may not be.
             sleep(millis(50)).await;
         }
         delete(&server, &format!("{path}/{node}")).await;
@@ -122,7 +121,7 @@ async fn w2_a_waiter_behind_one_of_its_client_hears_when_somebody_deletes_that()
     assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }
 
-/// How many requests looked at a node of a lock, and not at the root as heartbeats do.
+/// How many requests looked up a node of a lock. Heartbeats look up the root.
 fn own_watches(proxy: &Proxy) -> usize {
     let commands = proxy.commands().into_iter();
     commands
@@ -132,7 +131,7 @@ fn own_watches(proxy: &Proxy) -> usize {
 
 /// An event uses up a watch, so it has to be set again.
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_a_node_that_was_written_over_is_watched_again() {
+async fn l2_an_overwritten_node_is_watched_again() {
     let _room = room().await;
     let server = Server::builder()
         .force_sync(false)
@@ -163,9 +162,9 @@ async fn l2_a_node_that_was_written_over_is_watched_again() {
 }
 
 /// The event of a node that was written over uses up its watch. If the node is deleted before it is watched
-/// again, and then the holder leaves, the waiter must not take its turn for granted.
+/// again, and then the holder leaves, the waiter must not assume that it is its turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn w4_x1_a_waiter_whose_node_was_written_over_and_deleted_is_granted_nothing() {
+async fn w4_x1_a_waiter_whose_node_was_overwritten_and_deleted_is_granted_nothing() {
     let _room = room().await;
     let server = Server::builder()
         .force_sync(false)

@@ -1,4 +1,4 @@
-//! Which requests each step sends, counted on the wire.
+//! The requests of each step, counted on the wire.
 
 use tenure_core::{Guard, Release, request::List};
 use tenure_test_servers::wire::Proxy;
@@ -8,7 +8,7 @@ use crate::common::{
     LONG, SOON, acquire, client, client_for, granted, hold, millis, room, server, until, waiting,
 };
 
-/// What was sent for locks, in order: not what goes on by itself.
+/// The requests for locks, in order, without heartbeats.
 fn names(proxy: &Proxy) -> Vec<String> {
     proxy
         .commands()
@@ -35,7 +35,7 @@ async fn taking_a_free_lock_sends_two_requests_at_once_and_releasing_it_one() {
         proxy.hold_replies();
         let lock = client.lock("a").unwrap();
         let task = tokio::spawn(async move { lock.acquire().await.unwrap() });
-        // The watch of the node before may come late.
+        // The watch of the previous node may be set late.
         let asked = || {
             let sent = names(&proxy).into_iter();
             sent.filter(|name| name != "exists").collect::<Vec<_>>()
@@ -44,7 +44,7 @@ async fn taking_a_free_lock_sends_two_requests_at_once_and_releasing_it_one() {
         assert_eq!(asked(), ["create2", "getChildren2"], "round {round}");
         proxy.release_replies();
         let guard = granted("acquire", SOON, task).await;
-        // The watch of the own node comes later, and nobody waits for it.
+        // The watch of the own node is set later, in the background.
         until("the watch", SOON, || names(&proxy).len() >= 3).await;
         proxy.reset();
         assert!(matches!(guard.release().await, Release::Released));
@@ -70,7 +70,7 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_message() {
     let sent = names(&proxy);
     let expected = ["create2", "getChildren2", "exists", "exists", "multiRead"];
     assert_eq!(sent, expected);
-    // Past the enqueue's answer, then nothing that it sends can be what gives it the lock.
+    // After the enqueue's answer no request of the waiter can be what grants the lock.
     tokio::time::sleep(millis(100)).await;
     proxy.hold_requests();
     let _ = guard.release().await;
@@ -79,7 +79,7 @@ async fn w2_the_next_holder_needs_no_round_trip_after_the_message() {
     proxy.release_requests();
 }
 
-/// Each waiter watches the node in front, also where that belongs to the same client.
+/// Each waiter watches the node in front, also if that belongs to the same client.
 #[tokio::test(flavor = "multi_thread")]
 async fn w1_waiters_of_two_clients_have_their_turns_in_order() {
     let _room = room().await;
@@ -175,7 +175,7 @@ async fn w3_a_release_wakes_the_next_waiter_alone() {
         let second = granted("the second", SOON, second).await;
         tokio::time::sleep(millis(100)).await;
         let sent = names(&proxy);
-        // With a connection or a report that comes in between, others are looked at.
+        // A reconnection or a report in between sends requests of its own.
         let undisturbed = proxy.connections_made() == connections && begun.elapsed() < LONG / 4;
         assert!(!third.is_finished());
         assert!(matches!(second.release().await, Release::Released));
@@ -202,7 +202,7 @@ async fn k1_a_thousand_locks_cost_the_requests_of_one() {
     }
     let mut trials = 0;
     loop {
-        // The last ones' watches.
+        // The watches of the last locks are being set.
         tokio::time::sleep(millis(200)).await;
         let connections = proxy.connections_made();
         proxy.reset();
@@ -216,7 +216,7 @@ async fn k1_a_thousand_locks_cost_the_requests_of_one() {
         let elapsed = begun.elapsed();
         let (sent, others) = (proxy.commands(), names(&proxy));
         if proxy.connections_made() > connections {
-            // The machine was so busy that the server seemed silent: everything is looked at again.
+            // On a busy machine the server seemed silent, and every node was looked up again.
             trials += 1;
             assert!(trials < 5, "no connection lasts");
             continue;

@@ -1,4 +1,4 @@
-//! Very many locks of one client, and cancellations without end.
+//! Ten thousand locks of one client, and a stream of cancellations.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::{
 use crate::common::{SOON, TTL, client, hold, idle, millis, room, server, store, until};
 
 const COUNT: usize = 10_000;
-/// A TTL that so many locks need on a busy machine, without optimisation.
+/// The TTL that ten thousand locks need on a busy machine, without optimisation.
 const LONG: Duration = Duration::from_secs(4);
 
 async fn hold_all(client: &Client, count: usize, length: usize) -> Vec<Guard> {
@@ -100,7 +100,7 @@ async fn a4_cancellations_while_connections_break_leave_nothing() {
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let (owner, looker) = (client(&proxy.url()).await, client(&server.url()).await);
-    // What keeps the session alive.
+    // Another lock, which keeps the session alive.
     let guard = hold(&owner, "kept").await;
     let mut seed = 7_u64;
     let mut random = |below: u64| {
@@ -141,7 +141,7 @@ async fn a4_cancellations_while_connections_break_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w3_a_thousand_who_come_at_once_all_have_their_turns() {
+async fn w3_a_thousand_waiters_that_arrive_at_once_all_have_a_turn() {
     let _room = room().await;
     let server = server();
     let holder = client(&server.url()).await;

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::common::{SOON, hold, millis, room, server, store, until};
 
-/// The one that serves the heartbeats, of those that are not silent.
+/// The index of the proxy that carries the heartbeats, among those that are not silent.
 async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
     for proxy in proxies {
         proxy.reset();

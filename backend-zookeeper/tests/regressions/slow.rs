@@ -1,4 +1,4 @@
-//! Clients whose replies arrive late: nobody stands still.
+//! Clients whose replies arrive late: every client makes progress.
 
 use std::time::Duration;
 
@@ -69,11 +69,11 @@ async fn everybody_has_turns(delays: [u64; 4]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_everybody_has_turns_beside_a_client_with_late_replies() {
+async fn w2_every_client_has_turns_beside_one_with_late_replies() {
     everybody_has_turns([0, 0, 0, 160]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_everybody_has_turns_where_all_replies_are_late() {
+async fn w2_every_client_has_turns_when_all_replies_are_late() {
     everybody_has_turns([160; 4]).await;
 }

@@ -14,7 +14,7 @@ use crate::common::{TICK, millis};
 /// The session time-out of all tests about heartbeats: the smallest TTL for servers with [`TICK`].
 pub(crate) const TTL: Duration = millis(1250);
 
-/// What is known of a session's life.
+/// The proofs of a session's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Proof {
     /// When the first heartbeat of three in a row was sent.
@@ -24,7 +24,7 @@ pub(crate) struct Proof {
 }
 
 impl Proof {
-    /// When a holder stops to believe, with the usual drift of 1 %.
+    /// When a holder's guard ends, with the usual drift of 1 %.
     pub(crate) fn valid_until(&self) -> Instant {
         self.from + TTL * 99 / 100
     }
@@ -81,7 +81,7 @@ impl Drop for Beats {
     }
 }
 
-/// One row of heartbeats. Returns when the state has changed, however shortly.
+/// Sends heartbeats on one connection. Returns when the client's state has changed, even briefly.
 async fn row(
     client: &Client,
     state: &mut StateWatcher,
@@ -102,12 +102,12 @@ async fn row(
             biased;
             _ = state.changed() => return,
             answer = answer => if answer.is_err() {
-                // The change of state follows or has just come.
+                // The change of state follows, or came just before.
                 state.changed().await;
                 return;
             }
         }
-        // The answer may be of another connection than the request before it.
+        // The answer may come from another connection than the previous request.
         tokio::select! {
             biased;
             _ = state.changed() => return,

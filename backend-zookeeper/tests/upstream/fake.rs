@@ -1,5 +1,5 @@
-//! A server that speaks just enough of the protocol to greet a client and to answer what a test
-//! wants answered.
+//! A server that speaks enough of the protocol to greet a client and to answer the requests that a
+//! test chooses.
 
 use std::{
     io,
@@ -12,26 +12,26 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// The transaction that all its answers name.
+/// The transaction id in all its answers.
 pub(crate) const TRANSACTION: i64 = 1000;
 /// The time-out of its sessions, in milliseconds.
 const TIMEOUT: i32 = 8000;
 const SESSION: i64 = 7;
 const PING: i32 = 11;
 
-/// What a request is answered with.
+/// The answer to a request.
 pub(crate) enum Answer {
-    /// What follows the header of the reply.
+    /// The body after the reply's header.
     Body(Vec<u8>),
-    /// Bytes that are sent as they are.
+    /// Bytes that are sent unchanged.
     Raw(Vec<u8>),
 }
 
 #[derive(Default)]
 struct Seen {
-    /// The latest transaction that each greeting names.
+    /// The latest transaction id of each greeting.
     greetings: Vec<i64>,
-    /// How many answers were sent to the last byte, pings not counted.
+    /// How many answers were sent completely, without pings.
     answers: usize,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// `answer` is asked with the number of the operation.
+    /// `answer` takes the number of the operation.
     pub(crate) async fn start(answer: fn(i32) -> Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -53,7 +53,7 @@ impl Fake {
             let mut clients = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let seen = Arc::clone(&for_task);
-                // A client that has gone ends its connection, and nothing else.
+                // The end of a client ends its connection only.
                 clients.spawn(async move { drop(serve(stream, &seen, answer).await) });
             }
         });
@@ -85,13 +85,13 @@ async fn serve(
     answer: fn(i32) -> Answer,
 ) -> io::Result<()> {
     let greeting = frame(&mut stream).await?;
-    // After the version of the protocol.
+    // These follow the protocol's version.
     let transaction = i64::from_be_bytes(greeting[4..12].try_into().unwrap());
     seen.lock().unwrap().greetings.push(transaction);
     let mut welcome = [0_i32.to_be_bytes(), TIMEOUT.to_be_bytes()].concat();
     welcome.extend(SESSION.to_be_bytes());
     welcome.extend(16_i32.to_be_bytes());
-    // The password, and that the server is not read-only.
+    // The password, and the flag for a server that is not read-only.
     welcome.extend([0; 17]);
     send(&mut stream, &welcome).await?;
     loop {

@@ -1,4 +1,4 @@
-//! Replies that no sound server sends.
+//! Malformed replies.
 
 use zookeeper_client::{Client, SessionState};
 

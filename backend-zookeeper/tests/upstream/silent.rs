@@ -12,19 +12,19 @@ use crate::{
 };
 
 const ROUNDS: usize = 12;
-/// As the driver has it: a server may be silent for so long because its machine is busy.
-const PATIENCE: Duration = millis(300);
+/// The driver's limit: a server on a busy machine may need this long for an answer.
+const SILENCE_LIMIT: Duration = millis(300);
 
 async fn connect(address: &str) -> Client {
     let connector = Client::connector()
         .with_session_timeout(TTL)
-        .with_connection_timeout(PATIENCE);
+        .with_connection_timeout(SILENCE_LIMIT);
     let client = connector.connect(address).await.unwrap();
     assert_eq!(client.session_timeout(), TTL);
     client
 }
 
-/// The one that serves the heartbeats, of those that are not silent.
+/// The index of the proxy that carries the heartbeats, among those that are not silent.
 async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
     let before: Vec<usize> = proxies.iter().map(|proxy| proxy.count("sync")).collect();
     let talks = |at: &usize| !silent.contains(at) && proxies[*at].count("sync") > before[*at];
@@ -37,7 +37,7 @@ async fn in_use(proxies: &[Proxy], silent: &[usize]) -> usize {
 
 /// The crate shuffles the servers after each connection that was lost, so that a server that has
 /// just fallen silent may be tried again before the others, and costs another time-out. The
-/// driver's own order costs none of these rounds (`tests/worst/silent.rs`).
+/// driver's own order costs none of these rounds (`tests/regressions/silent.rs`).
 ///
 /// When this fails, the defect is mended upstream, and the driver need not connect by itself.
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +66,7 @@ async fn l5_with_two_silent_servers_the_crate_reconnects_too_late() {
             silent.push(at);
         }
         let last = beats.last().unwrap();
-        // What was sent before they fell silent counts, too, but proves nothing new.
+        // Heartbeats sent before the silence count too, but they prove nothing new.
         let new = || beats.last().filter(|proof| proof.from > last.from);
         until("it is proved again, or the session ends", SOON, || {
             new().is_some() || beats.is_over()
@@ -99,8 +99,8 @@ async fn l5_with_two_silent_servers_the_crate_reconnects_too_late() {
     assert!(!lost.is_empty());
 }
 
-/// While requests arrive and replies are lost, each attempt to reconnect renews the session at the
-/// server, and the crate goes on with them for 7/5 of the time-out.
+/// If requests arrive and replies are lost, each attempt to reconnect renews the session at the
+/// server, and the crate keeps trying for 7/5 of the time-out.
 ///
 /// When this fails, the defect is mended upstream, and the driver need not end a connection's task.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! An enqueue that is carried out late: it lies on the way to its server, the client goes on with
-//! another one and removes the attempt there, and then it arrives.
+//! A late enqueue: its request is held on the way to one server, the client continues with another
+//! server and removes the attempt there, and then the request arrives.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use tokio::{
 
 use crate::common::{Raw, SOON, TTL, client, cluster, idle, millis, name, room, until};
 
-/// Clients side by side: each spends its time waiting.
+/// Clients that run side by side, because each spends its time waiting.
 const LANES: usize = 4;
 const TRIALS: usize = 40;
-/// How many wait for a majority.
+/// How many enqueues wait for a majority.
 const MAJORITIES: usize = 5;
-/// Before them, some that show that what is late is carried out at all.
+/// Enqueues before them, which show that a late request is carried out at all.
 const CONTROLS: usize = 2;
 
-/// Two proxies before each member. What is held at the second reaches the member although the client
-/// was cut off at the first.
+/// Two proxies in front of each member. A request that is held at the second one reaches the member
+/// although the client was cut off at the first one.
 struct Ways {
     fronts: Vec<Proxy>,
     slow: Vec<Proxy>,
@@ -49,7 +49,7 @@ impl Ways {
         format!("zookeeper://{}", addresses.join(","))
     }
 
-    /// The way over which the session for locks goes.
+    /// The path of the session for locks.
     async fn in_use(&self) -> usize {
         for front in &self.fronts {
             front.reset();
@@ -68,11 +68,11 @@ impl Ways {
         }
     }
 
-    /// Leaves an enqueue lying on its way, with its client cut off from there; where it `goes_on`, it
-    /// finds other ways. Tells which way that is, and the attempt.
+    /// Holds an enqueue on its path and cuts the client off from that path. With `goes_on` the client
+    /// can use the other paths. Returns the path and the attempt.
     async fn delay(&self, raw: &Raw, lock: &str, goes_on: bool) -> (usize, AttemptId) {
         for _ in 0..100 {
-            // A session that has ended needs a way for the next one.
+            // After the end of a session the next one needs a path.
             self.refuse(false);
             let used = self.in_use().await;
             self.refuse(!goes_on);
@@ -89,7 +89,7 @@ impl Ways {
                     self.fronts[used].cut().unwrap();
                     return (used, attempt);
                 }
-                // The session has gone over to another way meanwhile.
+                // The session has moved to another path meanwhile.
                 _ = raw.backend.enqueue(Raw::enqueue(lock, attempt)) => {}
             }
             self.slow[used].release_requests();
@@ -100,7 +100,7 @@ impl Ways {
     }
 }
 
-/// Removes an attempt whose enqueue was not answered; tells whether it was found.
+/// Removes an attempt whose enqueue was not answered. Returns whether it was found.
 async fn remove(raw: &Raw, lock: &str, attempt: AttemptId) -> bool {
     for _ in 0..500 {
         let request = Remove::new(name(lock), attempt, TTL, false);
@@ -113,7 +113,7 @@ async fn remove(raw: &Raw, lock: &str, attempt: AttemptId) -> bool {
     panic!("the attempt could not be removed");
 }
 
-/// Makes the session a warm one, and the lock's node.
+/// Opens the session and creates the lock's node.
 async fn warm(raw: &Raw, lock: &str) {
     for _ in 0..200 {
         let attempt = AttemptId::random().unwrap();
@@ -133,7 +133,7 @@ async fn warm(raw: &Raw, lock: &str) {
     panic!("no session");
 }
 
-/// One client with ways and locks of its own. Returns how many late ones were found by their removal.
+/// One client with paths and locks of its own. Returns how many late enqueues their removals found.
 async fn lane(cluster: &Cluster, lane: usize) -> usize {
     let ways = Ways::to(cluster);
     let looker = client(&cluster.url()).await;
@@ -146,7 +146,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
             "what is late is not carried out; this test shows nothing"
         );
         warm(&raw, &control).await;
-        // Nowhere to go on: what is late is carried out.
+        // Without another path the late request is carried out.
         let (used, attempt) = ways.delay(&raw, &control, false).await;
         ways.slow[used].release_requests();
         let seen = async {
@@ -158,7 +158,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
                 sleep(millis(2)).await;
             }
         };
-        // Not on a machine that was so slow that the session had ended by then.
+        // Except on a machine so slow that the session had ended.
         let seen = timeout(2 * TTL, seen).await.is_ok();
         ways.refuse(false);
         remove(&raw, &control, attempt).await;
@@ -178,7 +178,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
             found += usize::from(remove(&raw, &lock, attempt).await);
             ways.slow[used].release_requests();
         } else {
-            // It arrives while it is being removed.
+            // The request arrives during the removal.
             let arrives = async {
                 sleep(Duration::from_millis(trial as u64 % 30)).await;
                 ways.slow[used].release_requests();
@@ -187,7 +187,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
         }
         ways.fronts[used].refuse(false).unwrap();
     }
-    // What was late has arrived by then; the session lives, and would keep it.
+    // The late request has arrived, and the session, which lives, would keep its node.
     sleep(millis(500)).await;
     for trial in 0..3 {
         idle(&looker, &lock(trial), SOON).await;
@@ -196,7 +196,7 @@ async fn lane(cluster: &Cluster, lane: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
+async fn a4_an_enqueue_that_arrives_after_its_removal_creates_nothing() {
     let _room = room().await;
     let cluster = Arc::new(cluster());
     let mut lanes = JoinSet::new();
@@ -209,7 +209,7 @@ async fn a4_an_enqueue_that_arrives_after_its_removal_makes_nothing() {
     println!("{found} of {all} came in time to be found by their removal");
 }
 
-/// The leader has taken it and waits for a majority, while the client goes on with a follower.
+/// The leader has accepted the request and waits for a majority; the client continues with a follower.
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_an_enqueue_that_waits_for_its_majority_is_found_by_its_removal() {
     let _room = room().await;

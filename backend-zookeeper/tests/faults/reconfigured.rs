@@ -1,4 +1,4 @@
-//! A server that is set up otherwise than the one before it.
+//! A server that is restarted with another configuration.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::common::{SOON, TTL, acquire, client, cluster, granted, hold, room, until, waiting};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_d1_a_server_that_gives_sessions_a_shorter_life_than_the_one_before_it() {
+async fn x1_d1_a_server_restarted_with_a_shorter_session_time_out() {
     let _room = room().await;
     let cluster = cluster();
     let leader = cluster.leader().unwrap();
@@ -32,7 +32,7 @@ async fn x1_d1_a_server_that_gives_sessions_a_shorter_life_than_the_one_before_i
         guard.check().is_err() || (guard.phase() == Phase::Held && guard.valid_until() > before)
     })
     .await;
-    // Its owner falls silent.
+    // The owner stops sending heartbeats.
     let silent = Instant::now();
     proxy.hold_requests();
     proxy.hold_replies();

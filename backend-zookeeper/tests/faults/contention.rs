@@ -1,5 +1,5 @@
-//! Many who want one lock while things go wrong, and what must hold all the time: no two guards say
-//! that they are held, and tokens rise.
+//! Many clients contend for one lock under faults. At all times at most one guard is held, and tokens
+//! rise.
 
 use std::{
     sync::{
@@ -20,9 +20,9 @@ use crate::{
     ensemble::BOUND,
 };
 
-const LOCK: &str = "crowd";
+const LOCK: &str = "contenders";
 
-/// What a task does, since when.
+/// The state of a task, and since when.
 type Doing = Arc<Mutex<Option<(&'static str, Instant)>>>;
 
 #[derive(Default)]
@@ -33,19 +33,19 @@ struct Floor {
 }
 
 /// Clients that take turns.
-pub(crate) struct Crowd {
+pub(crate) struct Contenders {
     floor: Arc<Floor>,
     turns: Vec<Arc<AtomicU64>>,
-    /// What each task does.
+    /// The state of each task.
     doing: Vec<Doing>,
     tasks: Vec<JoinHandle<()>>,
     clients: Vec<Client>,
 }
 
-impl Crowd {
+impl Contenders {
     /// Three clients with two tasks each.
     pub(crate) async fn start(url: &str) -> Self {
-        let mut crowd = Self {
+        let mut contenders = Self {
             floor: Arc::default(),
             turns: Vec::new(),
             doing: Vec::new(),
@@ -56,17 +56,17 @@ impl Crowd {
             let client = client(url).await;
             let turns = Arc::<AtomicU64>::default();
             for _ in 0..2 {
-                let (floor, turns) = (Arc::clone(&crowd.floor), Arc::clone(&turns));
+                let (floor, turns) = (Arc::clone(&contenders.floor), Arc::clone(&turns));
                 let (client, doing) = (client.clone(), Doing::default());
-                crowd.doing.push(Arc::clone(&doing));
+                contenders.doing.push(Arc::clone(&doing));
                 let work = work(client, floor, turns, doing);
-                crowd.tasks.push(tokio::spawn(work));
+                contenders.tasks.push(tokio::spawn(work));
             }
-            crowd.turns.push(turns);
-            crowd.clients.push(client);
+            contenders.turns.push(turns);
+            contenders.clients.push(client);
         }
-        crowd.everybody_moves(BOUND).await;
-        crowd
+        contenders.wait_for_progress(BOUND).await;
+        contenders
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -81,13 +81,13 @@ impl Crowd {
     }
 
     /// Returns once each client has had three more turns.
-    pub(crate) async fn everybody_moves(&self, bound: Duration) {
+    pub(crate) async fn wait_for_progress(&self, bound: Duration) {
         if let Err(standing) = self.moves(bound).await {
-            panic!("not everybody has moved on within {bound:?}: {standing}");
+            panic!("some client made no progress within {bound:?}: {standing}");
         }
     }
 
-    /// The same, or what there is to be seen if not.
+    /// The same; on failure, a description of the situation.
     pub(crate) async fn moves(&self, bound: Duration) -> Result<(), String> {
         let count = || {
             let counts = self.turns.iter().map(|turns| turns.load(Ordering::SeqCst));
@@ -108,7 +108,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// What there is to be seen, for whoever reads a failure.
+    /// A description of the situation, for the message of a failure.
     async fn state(&self) -> String {
         let wrong = self.floor.wrong.lock().unwrap().clone();
         let ended = self.tasks.iter().filter(|task| task.is_finished()).count();
@@ -155,7 +155,7 @@ async fn work(client: Client, floor: Arc<Floor>, turns: Arc<AtomicU64>, doing: D
         };
         {
             let mut inside = floor.inside.lock().unwrap();
-            // Both at one moment, the one before first: it may end between the two looks.
+            // Both are read at one moment, the earlier guard first: it may end between the two reads.
             let other = inside
                 .0
                 .as_ref()
