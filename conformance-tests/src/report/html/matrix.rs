@@ -19,7 +19,7 @@ const CHAPTERS: &[(&str, &str)] = &[
     ("W", "Waiting"),
     ("K", "Renewing"),
     ("R", "Releasing"),
-    ("I", "Looking and breaking"),
+    ("I", "Inspecting and evicting"),
     ("C", "Capabilities"),
     ("S", "Secrets, input, change"),
 ];
