@@ -29,7 +29,7 @@ pub(super) enum ServeEnd {
 }
 
 impl Session {
-    /// Sends heartbeats until the connection should be left. `first`: when the greeting, which
+    /// Sends heartbeats until the connection should be left. `first`: when the handshake, which
     /// counts as the first heartbeat, was sent and answered.
     pub(super) async fn send_heartbeats(
         &self,

@@ -9,7 +9,7 @@
 //! the leader before the `sync` of the third, because every connection keeps its order. So the leader
 //! has counted the session as alive at a moment not before the first heartbeat was sent.
 //!
-//! The greeting that resumes a session counts as the first of a chain: the leader has validated the session
+//! The handshake that resumes a session counts as the first of a chain: the leader has validated the session
 //! by then, and counted it as alive.
 //!
 //! A chain belongs to one connection. On another connection another server may answer, and a server

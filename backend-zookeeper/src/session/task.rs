@@ -15,7 +15,7 @@ use crate::{
     address::Endpoint,
     transport::{
         ConnectError,
-        connect::{Failure, Greeting, Opened, connect},
+        connect::{Failure, Handshake, Opened, connect},
     },
 };
 
@@ -83,7 +83,7 @@ pub(super) async fn run(session: Arc<Session>) {
         session.watch_all(&connection);
         let end = tokio::select! {
             () = connection.lost() => ServeEnd::Lost,
-            end = session.send_heartbeats(&connection, opened.greeted) => end,
+            end = session.send_heartbeats(&connection, opened.handshake) => end,
             () = asked_to_end(&mut closing) => ServeEnd::Closed,
         };
         connector.last_connected = clock.now();
@@ -129,7 +129,7 @@ impl Connector {
 
     /// The moment until which it is worth resuming the session.
     ///
-    /// For locks: every greeting prolongs the session, also one whose answer is lost. One TTL after
+    /// For locks: every handshake prolongs the session, also one whose answer is lost. One TTL after
     /// the newest proof that the core was given, no lease on it is valid any more, so from then on
     /// it is left to expire (X3).
     fn resumable_until(&self) -> Instant {
@@ -149,7 +149,7 @@ impl Connector {
         let session = Arc::clone(&self.session);
         let clock = &*session.config.context.clock;
         if self.resume.is_some() {
-            // A greeting prolongs the session, so it needs a use too.
+            // A handshake prolongs the session, so it needs a use too.
             let in_use = until(clock, self.resumable_until(), session.until_in_use()).await;
             if in_use.is_none() || clock.now() >= self.resumable_until() {
                 return Round::Expired;
@@ -165,7 +165,7 @@ impl Connector {
             if self.resume.is_some() && asked >= self.resumable_until() {
                 return Round::Expired;
             }
-            let greeting = Greeting {
+            let handshake = Handshake {
                 resume: self.resume.clone(),
                 timeout: session.ttl,
                 // Other servers have to be tried within the session's time-out.
@@ -176,7 +176,7 @@ impl Connector {
                 },
                 number: self.connections + 1,
             };
-            last = match connect(endpoint, &session.config, greeting).await {
+            last = match connect(endpoint, &session.config, handshake).await {
                 Ok(opened) => return Round::Connected(opened, asked),
                 Err(Failure::Expired) if self.resume.is_some() => return Round::Expired,
                 Err(Failure::Expired) => ConnectError::new(

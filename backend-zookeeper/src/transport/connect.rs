@@ -1,4 +1,4 @@
-//! Connecting to one server: TCP, TLS, the greeting that begins or resumes a session, and the
+//! Connecting to one server: TCP, TLS, the handshake that begins or resumes a session, and the
 //! credentials.
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ const ABSENT_NODE: &str = "/zookeeper/tenure-absent";
 
 /// What to ask of a server.
 #[derive(Clone, Debug)]
-pub(crate) struct Greeting {
+pub(crate) struct Handshake {
     /// The session to resume; `None` begins a new one.
     pub(crate) resume: Option<SessionInfo>,
     /// The session's time-out.
@@ -42,9 +42,9 @@ pub(crate) struct Opened {
     pub(crate) session: SessionInfo,
     /// The session's time-out as the server grants it.
     pub(crate) timeout: Duration,
-    /// When the greeting of a resumed session was sent and answered. It counts as a heartbeat: the leader
+    /// When the handshake of a resumed session was sent and answered. It counts as a heartbeat: the leader
     /// validates the session, and counts it as alive.
-    pub(crate) greeted: Option<(Instant, Instant)>,
+    pub(crate) handshake: Option<(Instant, Instant)>,
 }
 
 /// How an attempt to connect failed.
@@ -55,7 +55,7 @@ pub(crate) enum Failure {
     Error(ConnectError),
 }
 
-/// How many answers of a server a resumed session waits for: to the greeting, to a ping of the crate, to
+/// How many answers of a server a resumed session waits for: to the handshake, to a ping of the crate, to
 /// the credentials, and to the first request.
 const RESUME_ANSWERS: u32 = 4;
 
@@ -65,16 +65,16 @@ const RESUME_ANSWERS: u32 = 4;
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     config: &DriverConfig,
-    greeting: Greeting,
+    handshake: Handshake,
 ) -> Result<Opened, Failure> {
-    let new = greeting.resume.is_none();
+    let new = handshake.resume.is_none();
     let limit = if new {
         config.options.connect_timeout
     } else {
-        greeting.silence * RESUME_ANSWERS
+        handshake.silence * RESUME_ANSWERS
     };
     let clock = &*config.context.clock;
-    let opening = Box::pin(open(endpoint, config, greeting));
+    let opening = Box::pin(open(endpoint, config, handshake));
     let opened = until(clock, clock.now() + limit, opening).await;
     match opened {
         Some(Err(OpenError::Unreachable)) if new => {
@@ -112,19 +112,19 @@ impl From<ConnectError> for OpenError {
 async fn open(
     endpoint: &Endpoint,
     config: &DriverConfig,
-    greeting: Greeting,
+    handshake: Handshake,
 ) -> Result<Opened, OpenError> {
     let mut connector = Client::connector()
-        .with_session_timeout(greeting.timeout)
+        .with_session_timeout(handshake.timeout)
         // The crate ignores a longer limit than three fifths of the session.
-        .with_connection_timeout(greeting.silence.min(greeting.timeout * 3 / 5))
+        .with_connection_timeout(handshake.silence.min(handshake.timeout * 3 / 5))
         .with_fail_eagerly();
     if config.address.secure {
         connector = connector.with_tls(tls::options(&config.options.tls)?);
     }
-    let resumed = greeting.resume.as_ref().map(SessionInfo::id);
-    let silence = greeting.silence;
-    if let Some(session) = greeting.resume {
+    let resumed = handshake.resume.as_ref().map(SessionInfo::id);
+    let silence = handshake.silence;
+    if let Some(session) = handshake.resume {
         connector = connector.with_session(session);
     }
     let server = endpoint.to_string();
@@ -137,7 +137,7 @@ async fn open(
     };
     let asked = config.now();
     let (connected, task) = ClientTask::capture(connecting).await;
-    let greeted = (asked, config.now());
+    let exchanged = (asked, config.now());
     let client = connected.map_err(|error| match error {
         ZkError::SessionExpired => OpenError::Failed(Failure::Expired),
         ZkError::AuthFailed => rejected(endpoint).into(),
@@ -155,7 +155,7 @@ async fn open(
         return Err(OpenError::Failed(Failure::Expired));
     }
     let timeout = client.session_timeout();
-    let connection = Connection::serve(client, task, greeting.number);
+    let connection = Connection::serve(client, task, handshake.number);
     authenticate(endpoint, config, &connection).await?;
     if resumed.is_some() {
         let (clock, limit) = (&*config.context.clock, config.now() + silence);
@@ -166,7 +166,7 @@ async fn open(
         connection,
         session,
         timeout,
-        greeted: resumed.map(|_| greeted),
+        handshake: resumed.map(|_| exchanged),
     })
 }
 
@@ -178,7 +178,7 @@ fn rejected(endpoint: &Endpoint) -> ConnectError {
     )
 }
 
-/// Sends the credentials. After the greeting: sent before it, they make some servers close the
+/// Sends the credentials. After the handshake: sent before it, they make some servers close the
 /// connection (`docs/zookeeper-client.md`, report 6).
 async fn authenticate(
     endpoint: &Endpoint,

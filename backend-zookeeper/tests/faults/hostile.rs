@@ -57,7 +57,7 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s2_garbage_in_place_of_a_greeting_is_an_error() {
+async fn s2_garbage_in_place_of_a_handshake_is_an_error() {
     let _room = room().await;
     let panics = count_panics();
     for (what, bytes) in garbage() {

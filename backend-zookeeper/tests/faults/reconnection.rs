@@ -153,7 +153,7 @@ async fn x1_w4_an_answer_that_is_taken_late_grants_nothing_if_the_node_is_gone()
     }
 }
 
-/// Greetings whose answers are lost prolong a session, so a client stops greeting in time.
+/// Handshakes whose answers are lost prolong a session, so a client stops in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_a_holder_that_gets_no_replies_is_succeeded_within_the_bound() {
     let _room = room().await;

@@ -50,10 +50,10 @@ async fn the_last_transaction_seen_is_named_on_reconnecting_and_not_on_resuming(
     let client = Client::connect(&server.address).await.unwrap();
     client.sync("/").await.unwrap();
     client.delete("/a", None).await.unwrap_err();
-    until("a new connection", SOON, || server.greetings().len() == 2).await;
+    until("a new connection", SOON, || server.handshakes().len() == 2).await;
     let connector = Client::connector().with_session(client.into_session());
     let _client = connector.connect(&server.address).await.unwrap();
-    assert_eq!(server.greetings(), [0, TRANSACTION, 0]);
+    assert_eq!(server.handshakes(), [0, TRANSACTION, 0]);
 }
 
 /// When this fails, the defect is mended upstream, and a session can be left to lapse while its
@@ -69,5 +69,5 @@ async fn k1_pings_renew_a_session_that_nobody_renews() {
     tokio::time::sleep(3 * ttl).await;
     assert_eq!(client.state(), SessionState::SyncConnected);
     let others = proxy.commands().len() - proxy.count("ping");
-    assert_eq!((others, proxy.connections_made()), (1, 1), "the greeting");
+    assert_eq!((others, proxy.connections_made()), (1, 1), "the handshake");
 }

@@ -1,4 +1,4 @@
-//! A server that speaks enough of the protocol to greet a client and to answer the requests that a
+//! A server that speaks enough of the protocol for a handshake and to answer the requests that a
 //! test chooses.
 
 use std::{
@@ -29,8 +29,8 @@ pub(crate) enum Answer {
 
 #[derive(Default)]
 struct Seen {
-    /// The latest transaction id of each greeting.
-    greetings: Vec<i64>,
+    /// The latest transaction id of each handshake.
+    handshakes: Vec<i64>,
     /// How many answers were sent completely, without pings.
     answers: usize,
 }
@@ -64,8 +64,8 @@ impl Fake {
         }
     }
 
-    pub(crate) fn greetings(&self) -> Vec<i64> {
-        self.seen.lock().unwrap().greetings.clone()
+    pub(crate) fn handshakes(&self) -> Vec<i64> {
+        self.seen.lock().unwrap().handshakes.clone()
     }
 
     pub(crate) fn answers(&self) -> usize {
@@ -84,10 +84,10 @@ async fn serve(
     seen: &Mutex<Seen>,
     answer: fn(i32) -> Answer,
 ) -> io::Result<()> {
-    let greeting = frame(&mut stream).await?;
+    let handshake = frame(&mut stream).await?;
     // These follow the protocol's version.
-    let transaction = i64::from_be_bytes(greeting[4..12].try_into().unwrap());
-    seen.lock().unwrap().greetings.push(transaction);
+    let transaction = i64::from_be_bytes(handshake[4..12].try_into().unwrap());
+    seen.lock().unwrap().handshakes.push(transaction);
     let mut welcome = [0_i32.to_be_bytes(), TIMEOUT.to_be_bytes()].concat();
     welcome.extend(SESSION.to_be_bytes());
     welcome.extend(16_i32.to_be_bytes());

@@ -55,13 +55,13 @@ async fn l5_with_two_silent_servers_the_crate_reconnects_too_late() {
         let beats = Beats::begin(&client);
         until("it is proved", SOON, || beats.last().is_some()).await;
         let mut silent = Vec::new();
-        let mut greeted = 0;
+        let mut before = 0;
         let mut times = Vec::new();
         for _ in 0..2 {
             let at = in_use(&proxies, &silent).await;
             proxies[at].hold_requests();
             proxies[at].hold_replies();
-            greeted += proxies[at].count("connect");
+            before += proxies[at].count("connect");
             times.push(Instant::now());
             silent.push(at);
         }
@@ -76,11 +76,11 @@ async fn l5_with_two_silent_servers_the_crate_reconnects_too_late() {
         if !kept {
             lost.push(round);
         }
-        let greetings = silent.iter().map(|at| proxies[*at].count("connect"));
-        let in_vain = greetings.sum::<usize>() - greeted;
+        let handshakes = silent.iter().map(|at| proxies[*at].count("connect"));
+        let in_vain = handshakes.sum::<usize>() - before;
         let after = new().map(|proof| proof.at - last.from);
         println!(
-            "round {round}: silent after {:?} and {:?}, {in_vain} greetings to silent servers, proved \
+            "round {round}: silent after {:?} and {:?}, {in_vain} handshakes to silent servers, proved \
              again after {after:?}: {}",
             times[0] - last.from,
             times[1] - last.from,
@@ -118,7 +118,7 @@ async fn x3_the_crate_keeps_a_session_that_nobody_can_prove() {
         let beats = Beats::begin(&client);
         until("it is proved", SOON, || beats.last().is_some()).await;
         proxy.hold_replies();
-        let greetings = proxy.count("connect");
+        let handshakes = proxy.count("connect");
         while looker.check_stat(&path).await.unwrap().is_some() {
             sleep(millis(5)).await;
         }
@@ -126,10 +126,10 @@ async fn x3_the_crate_keeps_a_session_that_nobody_can_prove() {
         let answered = beats.answered.borrow().unwrap();
         let times = (gone - answered).as_secs_f64() / TTL.as_secs_f64();
         println!(
-            "round {round}: gone {:?} after the last answer, {times:.2} time-outs, {} greetings, \
+            "round {round}: gone {:?} after the last answer, {times:.2} time-outs, {} handshakes, \
              client is {:?}",
             gone - answered,
-            proxy.count("connect") - greetings,
+            proxy.count("connect") - handshakes,
             client.state(),
         );
         kept.push(times);
