@@ -50,6 +50,7 @@
 //! - [`Client`], [`Lock`], [`Guard`]: the types that users hold.
 //! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] turns
 //!   any store with compare-and-swap into a backend.
+//! - [`driver`]: parts that the drivers of server stores share.
 //! - [`memory`]: an in-process backend, for testing how an application handles a lost lock.
 //! - [`registry`] and [`settings`]: selection of a backend by configuration.
 //!
@@ -66,6 +67,7 @@ pub mod capability;
 pub mod cas;
 mod client;
 pub mod clock;
+pub mod driver;
 pub mod error;
 pub mod fence;
 mod guard;

@@ -11,24 +11,11 @@ use rustls::{
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use tenure_core::{error::ErrorKind, settings::Tls};
-
-/// An error of TLS: its kind and a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TlsError {
-    /// What a caller can do about it.
-    pub kind: ErrorKind,
-    /// The cause and the remedy. The text names files and never shows their content.
-    pub detail: String,
-}
-
-impl TlsError {
-    fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { kind, detail }
-    }
-}
+use tenure_core::{
+    driver::{ConnectError, TlsFailure},
+    error::ErrorKind,
+    settings::Tls,
+};
 
 /// Reads the files and returns the configuration of a client. The call blocks while it reads.
 ///
@@ -36,9 +23,9 @@ impl TlsError {
 ///
 /// # Errors
 ///
-/// Returns a [`TlsError`] of the kind [`ErrorKind::Config`] that names the file if the file cannot
+/// Returns a [`ConnectError`] of the kind [`ErrorKind::Config`] that names the file if the file cannot
 /// be read or has the wrong content.
-pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, ConnectError> {
     let mut roots = RootCertStore::empty();
     match &files.ca_file {
         Some(path) => {
@@ -52,7 +39,7 @@ pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                return Err(TlsError::new(
+                return Err(ConnectError::new(
                     ErrorKind::Config,
                     "this system has no certificate authorities; name the server's authority in `ca_file`",
                 ));
@@ -63,7 +50,7 @@ pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     // for the default panics.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::new(ErrorKind::Config, format!("TLS: {error}")))?
+        .map_err(|error| ConnectError::new(ErrorKind::Config, format!("TLS: {error}")))?
         .with_root_certificates(roots);
     let config = match (&files.cert_file, &files.key_file) {
         (Some(cert), Some(key)) => {
@@ -88,7 +75,7 @@ pub fn configure(files: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()
         .map_err(|error| file_error(path, "is not a PEM file", error))?;
@@ -98,13 +85,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
     fs::read(path).map_err(|error| file_error(path, "cannot be read", error))
 }
 
-fn file_error(path: &Path, what: &str, error: impl fmt::Display) -> TlsError {
+fn file_error(path: &Path, what: &str, error: impl fmt::Display) -> ConnectError {
     let path = path.display();
-    TlsError::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
+    ConnectError::new(ErrorKind::Config, format!("`{path}` {what}: {error}"))
 }
 
 /// Makes `ring` the default provider of the process if the process has no default. A library that
@@ -129,9 +116,13 @@ pub fn system_authorities_pem() -> String {
 
 /// Explains a failed read or write if TLS failed; returns `None` if the network failed.
 #[must_use]
-pub fn explain(error: &io::Error, files: &Tls) -> Option<TlsError> {
-    let (kind, detail) = classify(failure(error)?, files);
-    Some(TlsError::new(kind, detail))
+pub fn explain(error: &io::Error, files: &Tls) -> Option<ConnectError> {
+    let error = failure(error)?;
+    let cause = error.to_string();
+    Some(match classify(error) {
+        Some(failure) => ConnectError::from_tls(failure, files, &cause),
+        None => ConnectError::new(ErrorKind::Unavailable, format!("TLS failed: {cause}")),
+    })
 }
 
 /// Returns the error of `rustls` behind a failed read or write, if there is one.
@@ -140,41 +131,22 @@ pub fn failure(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn classify(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
+fn classify(error: &rustls::Error) -> Option<TlsFailure> {
     use rustls::Error as Tls;
-    let trusted = || match &files.ca_file {
-        Some(path) => format!("`{}`", path.display()),
-        None => "this system (name its authority in `ca_file`)".to_owned(),
-    };
-    match error {
+    Some(match error {
         // A bad signature comes from another authority with the same name.
         Tls::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        ) => (
-            ErrorKind::Config,
-            format!(
-                "certificate not signed by an authority trusted by {}",
-                trusted()
-            ),
-        ),
+        ) => TlsFailure::UntrustedIssuer,
         Tls::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => (
-            ErrorKind::Config,
-            "the certificate is for another host name; use a name that it contains".to_owned(),
-        ),
+        ) => TlsFailure::WrongHostName,
         Tls::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => (
-            ErrorKind::Config,
-            "the certificate has expired; renew it on the server".to_owned(),
-        ),
+        ) => TlsFailure::Expired,
         Tls::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => (
-            ErrorKind::Config,
-            "the certificate is not valid yet; compare the clocks".to_owned(),
-        ),
+        ) => TlsFailure::NotYetValid,
         Tls::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::HandshakeFailure
@@ -183,23 +155,8 @@ fn classify(error: &rustls::Error, files: &Tls) -> (ErrorKind, String) {
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::AccessDenied,
-        ) => (
-            ErrorKind::Unauthenticated,
-            match &files.cert_file {
-                Some(path) => format!(
-                    "the server does not accept the client certificate `{}` ({error})",
-                    path.display()
-                ),
-                None => format!(
-                    "the server requires a client certificate; set `cert_file` and `key_file` ({error})"
-                ),
-            },
-        ),
-        Tls::InvalidMessage(_) => (
-            ErrorKind::Config,
-            "the server does not use TLS on this port; use the scheme without the `s`, or the TLS port"
-                .to_owned(),
-        ),
-        other => (ErrorKind::Unavailable, format!("TLS failed: {other}")),
-    }
+        ) => TlsFailure::ClientCertificate,
+        Tls::InvalidMessage(_) => TlsFailure::NotTls,
+        _ => return None,
+    })
 }

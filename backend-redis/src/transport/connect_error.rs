@@ -24,7 +24,7 @@ impl ConnectError {
     }
 
     /// A problem with the TLS files.
-    pub(super) fn from_tls(tls: tenure_tls::TlsError) -> Self {
+    pub(super) fn from_tls(tls: tenure_core::driver::ConnectError) -> Self {
         Self::new(tls.kind, tls.detail)
     }
 
