@@ -3,44 +3,24 @@
 use std::fmt;
 
 use rustls::pki_types::ServerName;
-use tenure_core::{error::Error, settings::StoreUrl};
+use tenure_core::{
+    driver::{Endpoint, EndpointList},
+    error::Error,
+    settings::StoreUrl,
+};
 
 use crate::config::{Options, refuse};
 
 /// The schemes.
-pub(crate) const SCHEMES: &[&str] = &["zookeeper", "zookeepers"];
+pub(crate) const SCHEMES: &[&str] = &["zookeeper", TLS_SCHEME];
+const TLS_SCHEME: &str = "zookeepers";
 
 const PORT: u16 = 2181;
-
-/// One server's address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// A host name or an IP address; an IPv6 address has no brackets here.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl Endpoint {
-    /// Whether a certificate can name this host. The client crate panics on any other with TLS.
-    fn can_be_certified(&self) -> bool {
-        ServerName::try_from(self.host.as_str()).is_ok()
-    }
-}
 
 /// The servers of a store, and the node below which it keeps its locks. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: EndpointList,
     /// Whether the connections use TLS.
     pub(crate) secure: bool,
     /// The node below which everything lies, such as `/app`; empty if there is none.
@@ -62,25 +42,12 @@ impl Address {
                 SCHEMES.join(", ")
             )));
         }
-        let secure = scheme == "zookeepers";
-        if !secure && !options.tls.is_empty() {
-            return Err(refuse(
-                "certificates are set, but the scheme `zookeeper` has no TLS; use `zookeepers`",
-            ));
-        }
-        let endpoints: Vec<Endpoint> = url
-            .hosts()
-            .iter()
-            .map(|host| Endpoint {
-                host: host.name.clone(),
-                port: host.port.unwrap_or(PORT),
-            })
-            .collect();
-        if endpoints.is_empty() {
-            return Err(refuse(format!(
-                "the address names no server; its form is `{scheme}://host:{PORT},host:{PORT}/chroot`"
-            )));
-        }
+        let secure = scheme == TLS_SCHEME;
+        let named = |error: Error| error.with_backend("zookeeper");
+        let connection = &options.connection;
+        connection.validate(scheme, TLS_SCHEME).map_err(named)?;
+        connection.require_username().map_err(named)?;
+        let endpoints = EndpointList::from_url(url, PORT).map_err(named)?;
         let root = url.path().trim_end_matches('/').to_owned();
         let parts = root.split('/').skip(1);
         if !root.is_empty() && parts.clone().any(|part| matches!(part, "" | "." | "..")) {
@@ -93,7 +60,9 @@ impl Address {
                 "the node `/zookeeper` belongs to the servers themselves; choose another path",
             ));
         }
-        if secure && let Some(endpoint) = endpoints.iter().find(|at| !at.can_be_certified()) {
+        // The client crate panics on a host that no certificate can name.
+        let unnameable = |at: &&Endpoint| ServerName::try_from(at.host.as_str()).is_err();
+        if secure && let Some(endpoint) = endpoints.as_slice().iter().find(unnameable) {
             return Err(refuse(format!(
                 "{endpoint}: a certificate cannot name this host; use a DNS name or an IP address"
             )));
@@ -108,21 +77,14 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.secure {
-            "zookeepers://"
-        } else {
-            "zookeeper://"
-        })?;
-        for (at, endpoint) in self.endpoints.iter().enumerate() {
-            write!(f, "{}{endpoint}", if at == 0 { "" } else { "," })?;
-        }
-        f.write_str(&self.root)
+        let scheme = SCHEMES[usize::from(self.secure)];
+        write!(f, "{scheme}://{}{}", self.endpoints, self.root)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::{error::ErrorKind, settings::Tls};
+    use tenure_core::{driver::ConnectionOptions, error::ErrorKind, secret::Secret, settings::Tls};
 
     use super::*;
 
@@ -153,8 +115,14 @@ mod tests {
         ] {
             assert_eq!(address(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
         }
-        let tls = Options::default().tls(Tls::new(Some("ca.pem".into()), None, None));
         let url = StoreUrl::parse("zookeeper://a").unwrap();
-        assert!(Address::new(&url, &tls).is_err());
+        let default = ConnectionOptions::default;
+        for connection in [
+            default().with_tls(Tls::new(Some("ca.pem".into()), None, None)),
+            default().with_credentials(None, Some(Secret::new("s"))),
+        ] {
+            let options = Options::default().connection(connection);
+            assert!(Address::new(&url, &options).is_err());
+        }
     }
 }

@@ -1,17 +1,16 @@
 //! The options of a ZooKeeper store.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tenure_core::{
+    driver::ConnectionOptions,
     error::{Error, ErrorKind},
-    secret::Secret,
-    settings::{Settings, Tls},
+    settings::Settings,
 };
-
 use zookeeper_client::Acls;
 
 /// The options of a ZooKeeper store.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The servers' `tickTime`; 2 s by default, as theirs. Proofs of a session's life are measured in
@@ -20,15 +19,9 @@ pub struct Options {
     pub tick: Duration,
     /// The access rights of the nodes that this client creates.
     pub acl: Acl,
-    /// The time limit for one connection to one server: name look-up, TCP, TLS and authentication.
-    /// 2 s by default. It is shorter where several servers have to be tried within a short TTL.
-    pub connect_timeout: Duration,
-    /// The user of the servers' `digest` scheme.
-    pub username: Option<String>,
-    /// The password of that user.
-    pub password: Option<Secret>,
-    /// Certificates, for the scheme `zookeepers`.
-    pub tls: Tls,
+    /// Time limit, credentials and TLS files. The user name is that of the servers' `digest` scheme.
+    /// The time limit is shorter where several servers have to be tried within a short TTL.
+    pub connection: ConnectionOptions,
 }
 
 /// The access rights of the nodes that this client creates.
@@ -50,17 +43,14 @@ impl Default for Options {
         Self {
             tick: Duration::from_secs(2),
             acl: Acl::default(),
-            connect_timeout: Duration::from_secs(2),
-            username: None,
-            password: None,
-            tls: Tls::default(),
+            connection: ConnectionOptions::default(),
         }
     }
 }
 
 impl Options {
     /// The names of the options in a configuration.
-    pub const KEYS: &'static [&'static str] = &["acl", "connect_timeout", "tick"];
+    pub const KEYS: &'static [&'static str] = &["acl", ConnectionOptions::CONNECT_TIMEOUT, "tick"];
 
     /// Sets the servers' `tickTime`.
     #[must_use]
@@ -76,25 +66,10 @@ impl Options {
         self
     }
 
-    /// Sets the time limit for one connection to one server.
+    /// Sets time limit, credentials and TLS files.
     #[must_use]
-    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets user name and password.
-    #[must_use]
-    pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
-        self.username = username;
-        self.password = password;
-        self
-    }
-
-    /// Sets the certificates.
-    #[must_use]
-    pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = tls;
+    pub fn connection(mut self, connection: ConnectionOptions) -> Self {
+        self.connection = connection;
         self
     }
 
@@ -115,16 +90,12 @@ impl Options {
         Ok(Self {
             tick: given.duration("tick")?.unwrap_or(default.tick),
             acl,
-            connect_timeout: given
-                .duration("connect_timeout")?
-                .unwrap_or(default.connect_timeout),
-            username: settings.username.clone(),
-            password: settings.password.clone(),
-            tls: settings.tls.clone(),
+            connection: ConnectionOptions::from_settings(settings)?,
         })
     }
 
-    /// Refuses values that make no sense. [`Address`](crate::address::Address) checks the options that depend on the address.
+    /// Rejects values out of range. [`Address`](crate::address::Address) checks the options of the
+    /// connection, which depend on the scheme.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.tick < Duration::from_millis(10) || self.tick > Duration::from_secs(600) {
             return Err(refuse(
@@ -132,32 +103,10 @@ impl Options {
                  `tickTime`",
             ));
         }
-        if self.connect_timeout < Duration::from_millis(1) {
-            return Err(refuse("`backend.options.connect_timeout` is under 1 ms"));
-        }
-        match (&self.username, &self.password) {
-            (Some(_), None) => {
-                return Err(refuse(
-                    "`backend.username` is set without a password; set `backend.password_file` too",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(refuse(
-                    "a password is set without a user; set `backend.username` too",
-                ));
-            }
-            (Some(user), Some(_)) if user.contains(':') || user.is_empty() => {
-                return Err(refuse(
-                    "`backend.username` is empty or holds a colon; the `digest` scheme allows \
-                     neither",
-                ));
-            }
-            _ => {}
-        }
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+        let username = self.connection.username.as_deref();
+        if username.is_some_and(|username| username.is_empty() || username.contains(':')) {
             return Err(refuse(
-                "a client certificate needs its key; set both `cert_file` and `key_file`, or \
-                 neither",
+                "`backend.username` is empty or holds a colon; the `digest` scheme allows neither",
             ));
         }
         Ok(())
@@ -168,7 +117,7 @@ impl Options {
         match self.acl {
             Acl::Open => Acls::anyone_all(),
             Acl::Creator => Acls::creator_all(),
-            Acl::Auto if self.username.is_some() => Acls::creator_all(),
+            Acl::Auto if self.connection.username.is_some() => Acls::creator_all(),
             Acl::Auto => Acls::anyone_all(),
         }
     }
@@ -181,23 +130,12 @@ pub(crate) fn refuse(detail: impl Into<String>) -> Error {
         .with_detail(detail)
 }
 
-// The user name is left out: the output shows only whether it is set.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("tick", &self.tick)
-            .field("acl", &self.acl)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("username", &self.username.is_some())
-            .field("password", &self.password)
-            .field("tls", &self.tls)
-            .finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tenure_core::settings::{RawOptions as Given, StoreUrl, Value};
+    use tenure_core::{
+        secret::Secret,
+        settings::{RawOptions as Given, StoreUrl, Value},
+    };
 
     use super::*;
 
@@ -213,34 +151,30 @@ mod tests {
         assert_eq!(read("tick", "3s").unwrap().tick, Duration::from_secs(3));
         assert_eq!(read("acl", "open").unwrap().acl, Acl::Open);
         assert_eq!(read("acl", "creator").unwrap().acl, Acl::Creator);
-        let limit = read("connect_timeout", "7s").unwrap().connect_timeout;
-        assert_eq!(limit, Duration::from_secs(7));
+        let connection = read("connect_timeout", "7s").unwrap().connection;
+        assert_eq!(connection.connect_timeout, Duration::from_secs(7));
     }
 
     #[test]
-    fn values_that_make_no_sense_are_refused() {
+    fn values_out_of_range_are_rejected() {
         for (key, value) in [
             ("tick", "1ms"),
             ("tick", "1h"),
             ("acl", "all"),
-            ("connect_timeout", "0s"),
+            ("connect_timeout", "soon"),
         ] {
             let error = read(key, value).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{key}");
             assert!(error.to_string().contains(key), "{error}");
         }
-        let secret = || Some(Secret::new("s"));
-        for (user, password) in [
-            (Some("me"), None),
-            (None, secret()),
-            (Some("a:b"), secret()),
-        ] {
-            let user = user.map(str::to_owned);
-            let options = Options::default().credentials(user, password);
+        let credentials = |username: &str| {
+            let password = Some(Secret::new("s"));
+            ConnectionOptions::default().with_credentials(Some(username.into()), password)
+        };
+        for username in ["a:b", ""] {
+            let options = Options::default().connection(credentials(username));
             assert!(options.check().is_err());
         }
-        let half = Options::default().tls(Tls::new(None, Some("c.pem".into()), None));
-        assert!(half.check().is_err());
     }
 
     #[test]
@@ -249,7 +183,9 @@ mod tests {
         let acls = |options: &Options| format!("{:?}", options.acls());
         let anyone = format!("{:?}", Acls::anyone_all());
         assert_eq!(acls(&open), anyone);
-        let named = open.credentials(Some("me".into()), Some(Secret::new("canary")));
+        let secret = Some(Secret::new("canary"));
+        let connection = ConnectionOptions::default().with_credentials(Some("me".into()), secret);
+        let named = open.connection(connection);
         assert_ne!(acls(&named), anyone);
         assert!(!format!("{named:?}").contains("canary"));
         assert_eq!(acls(&named.acl(Acl::Open)), anyone);

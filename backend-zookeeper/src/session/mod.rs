@@ -17,6 +17,7 @@ use std::{
 use tenure_core::{
     backend::{BackendEvent, Context},
     clock::Instant,
+    driver::ConnectError,
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
@@ -24,12 +25,7 @@ use tenure_core::{
 use tokio::sync::watch;
 
 use self::{attempts::Attempts, time::until};
-use crate::{
-    address::Address,
-    config::Options,
-    error::error,
-    transport::{ConnectError, Connection},
-};
+use crate::{address::Address, config::Options, error::error, transport::Connection};
 
 /// How long a request waits for a connection that was lost. As a rule another server takes over in
 /// this time.
@@ -234,7 +230,7 @@ impl Session {
         match now {
             State::Connected(connection) if !connection.is_lost() => Ok(connection),
             State::Disconnected(reason) | State::Ended(Some(reason)) => {
-                Err(reason.into_error(operation))
+                Err(reason.into_error("zookeeper", operation))
             }
             State::Ended(None) => Err(error(
                 ErrorKind::Unavailable,

@@ -2,7 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure_core::{backend::BackendEvent, clock::Instant, error::ErrorKind, loss::LossReason};
+use tenure_core::{
+    backend::BackendEvent,
+    clock::Instant,
+    driver::{Backoff, ConnectError, EndpointList},
+    error::ErrorKind,
+    loss::LossReason,
+};
 use tokio::sync::watch;
 use zookeeper_client::SessionInfo;
 
@@ -11,18 +17,12 @@ use super::{
     heartbeat::ServeEnd,
     time::{silence_limit, until},
 };
-use crate::{
-    address::Endpoint,
-    transport::{
-        ConnectError,
-        connect::{Failure, Handshake, Opened, connect},
-    },
-};
+use crate::transport::connect::{Failure, Handshake, Opened, connect};
 
 /// How long a session that never had a connection goes on trying.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause after every server was tried; it doubles each time up to the maximum.
-const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// The bounds of the pause after every server was tried.
+const RECONNECT_BACKOFF_INITIAL: Duration = Duration::from_millis(40);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// The outcome of trying every server once.
@@ -35,7 +35,7 @@ enum Round {
 /// The task's own state.
 struct Connector {
     session: Arc<Session>,
-    endpoints: Vec<Endpoint>,
+    endpoints: EndpointList,
     /// What resumes the session, once it has begun.
     resume: Option<SessionInfo>,
     connections: u64,
@@ -47,7 +47,7 @@ pub(super) async fn run(session: Arc<Session>) {
     let clock = Arc::clone(&session.config.context.clock);
     let mut closing = session.closing.subscribe();
     let mut connector = Connector::new(&session);
-    let mut backoff = RECONNECT_BACKOFF_MIN;
+    let mut backoff = Backoff::new(RECONNECT_BACKOFF_INITIAL, RECONNECT_BACKOFF_MAX);
     loop {
         let round = tokio::select! {
             round = connector.round() => round,
@@ -62,13 +62,11 @@ pub(super) async fn run(session: Arc<Session>) {
                 }
                 tracing::debug!(why = error.detail, "no server could be reached");
                 session.state.send_replace(State::Disconnected(error));
-                let jitter = Duration::from_millis(fastrand::u64(0..20));
-                clock.sleep_until(clock.now() + backoff + jitter).await;
-                backoff = (backoff * 2).min(RECONNECT_BACKOFF_MAX);
+                backoff.pause(&*clock).await;
                 continue;
             }
         };
-        backoff = RECONNECT_BACKOFF_MIN;
+        backoff.reset();
         if let Err((reason, loss)) = connector.accept(&opened, asked) {
             session.end(reason, loss);
             let bye = opened.connection.close();
@@ -115,11 +113,9 @@ async fn asked_to_end(closing: &mut watch::Receiver<Closing>) {
 impl Connector {
     fn new(session: &Arc<Session>) -> Self {
         let now = session.config.now();
-        let mut endpoints = session.config.address.endpoints.clone();
-        fastrand::shuffle(&mut endpoints);
         Self {
             session: Arc::clone(session),
-            endpoints,
+            endpoints: session.config.address.endpoints.clone().shuffled(),
             resume: None,
             connections: 0,
             began: now,
@@ -142,9 +138,8 @@ impl Connector {
         }
     }
 
-    /// Tries each server once. Each server that was tried goes to the end of the list, whether it
-    /// served for a while or not at all: a server that fell silent is not tried again before all
-    /// others were.
+    /// Tries each server once, beginning after the one that was tried last, whether that has served
+    /// for a while or not at all: a server that fell silent is not tried again before all others.
     async fn round(&mut self) -> Round {
         let session = Arc::clone(&self.session);
         let clock = &*session.config.context.clock;
@@ -156,11 +151,9 @@ impl Connector {
             }
         }
         let mut last = ConnectError::new(ErrorKind::Unavailable, "no server was tried");
-        for _ in 0..self.endpoints.len() {
-            self.endpoints.rotate_left(1);
-            let Some(endpoint) = self.endpoints.last() else {
-                break;
-            };
+        for _ in 0..self.endpoints.as_slice().len() {
+            let endpoint = self.endpoints.current().clone();
+            self.endpoints.advance();
             let asked = clock.now();
             if self.resume.is_some() && asked >= self.resumable_until() {
                 return Round::Expired;
@@ -176,7 +169,7 @@ impl Connector {
                 },
                 number: self.connections + 1,
             };
-            last = match connect(endpoint, &session.config, handshake).await {
+            last = match connect(&endpoint, &session.config, handshake).await {
                 Ok(opened) => return Round::Connected(opened, asked),
                 Err(Failure::Expired) if self.resume.is_some() => return Round::Expired,
                 Err(Failure::Expired) => ConnectError::new(

@@ -3,17 +3,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure_core::{clock::Instant, error::ErrorKind};
+use tenure_core::{
+    clock::Instant,
+    driver::{ConnectError, Endpoint},
+    error::ErrorKind,
+};
 use zookeeper_client::{Client, Error as ZkError, SessionInfo};
 
 use super::{
-    ConnectError, Connection,
+    Connection,
     diagnose::{diagnose, tls_hint},
     task::ClientTask,
     tls,
 };
 use crate::{
-    address::Endpoint,
     error::RequestError,
     session::{DriverConfig, time::until},
 };
@@ -69,7 +72,7 @@ pub(crate) async fn connect(
 ) -> Result<Opened, Failure> {
     let new = handshake.resume.is_none();
     let limit = if new {
-        config.options.connect_timeout
+        config.options.connection.connect_timeout
     } else {
         handshake.silence * RESUME_ANSWERS
     };
@@ -83,16 +86,16 @@ pub(crate) async fn connect(
         }
         Some(Ok(opened)) => Ok(opened),
         Some(Err(OpenError::Failed(failure))) => Err(failure),
-        Some(Err(OpenError::Unreachable)) => Err(Failure::Error(ConnectError::of_endpoint(
-            endpoint,
-            ErrorKind::Unavailable,
-            "the connection could not be made again",
-        ))),
-        None => Err(Failure::Error(ConnectError::of_endpoint(
-            endpoint,
-            ErrorKind::Unavailable,
-            format_args!("no answer within {limit:?}{}", tls_hint(config)),
-        ))),
+        Some(Err(OpenError::Unreachable)) => Err(Failure::Error(
+            ConnectError::new(
+                ErrorKind::Unavailable,
+                "the connection could not be made again",
+            )
+            .at(endpoint),
+        )),
+        None => Err(Failure::Error(
+            ConnectError::timed_out(limit, tls_hint(config)).at(endpoint),
+        )),
     }
 }
 
@@ -120,7 +123,7 @@ async fn open(
         .with_connection_timeout(handshake.silence.min(handshake.timeout * 3 / 5))
         .with_fail_eagerly();
     if config.address.secure {
-        connector = connector.with_tls(tls::options(&config.options.tls)?);
+        connector = connector.with_tls(tls::options(&config.options.connection.tls)?);
     }
     let resumed = handshake.resume.as_ref().map(SessionInfo::id);
     let silence = handshake.silence;
@@ -171,11 +174,11 @@ async fn open(
 }
 
 fn rejected(endpoint: &Endpoint) -> ConnectError {
-    ConnectError::of_endpoint(
-        endpoint,
+    ConnectError::new(
         ErrorKind::Unauthenticated,
         "the server does not accept user name and password",
     )
+    .at(endpoint)
 }
 
 /// Sends the credentials. After the handshake: sent before it, they make some servers close the
@@ -185,10 +188,10 @@ async fn authenticate(
     config: &DriverConfig,
     connection: &Connection,
 ) -> Result<(), ConnectError> {
-    let Some(user) = &config.options.username else {
+    let Some(user) = &config.options.connection.username else {
         return Ok(());
     };
-    let password = config.options.password.as_ref();
+    let password = config.options.connection.password.as_ref();
     let password = password.map(|password| password.expose());
     let secret = format!("{user}:{}", password.unwrap_or_default());
     let sent = match connection.client() {
@@ -202,11 +205,11 @@ async fn authenticate(
     match sent {
         Ok(()) => Ok(()),
         Err(RequestError::Refused(ZkError::AuthFailed)) => Err(rejected(endpoint)),
-        Err(_) => Err(ConnectError::of_endpoint(
-            endpoint,
+        Err(_) => Err(ConnectError::new(
             ErrorKind::Unavailable,
             "the server closed the connection during the authentication",
-        )),
+        )
+        .at(endpoint)),
     }
 }
 
@@ -215,11 +218,11 @@ async fn authenticate(
 /// is answered by a leader that has been deposed.
 async fn catch_up(endpoint: &Endpoint, connection: &Connection) -> Result<(), OpenError> {
     let lagging = |_| {
-        ConnectError::of_endpoint(
-            endpoint,
+        ConnectError::new(
             ErrorKind::Unavailable,
             "the server did not catch up with the others",
         )
+        .at(endpoint)
     };
     let client = connection.client().map_err(lagging)?;
     match connection.answer(client.delete(ABSENT_NODE, None)).await {

@@ -4,18 +4,17 @@
 use std::{io, time::Duration};
 
 use rustls::pki_types::ServerName;
-use tenure_core::error::ErrorKind;
+use tenure_core::{
+    driver::{ConnectError, Endpoint},
+    error::ErrorKind,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
 
-use super::ConnectError;
-use crate::{
-    address::Endpoint,
-    session::{DriverConfig, time::until},
-};
+use crate::session::{DriverConfig, time::until};
 
 /// The first words of a server that serves, in answer to the command `srvr`.
 const SERVES: &str = "Zookeeper version";
@@ -23,6 +22,9 @@ const SERVES: &str = "Zookeeper version";
 const NO_QUORUM: &str = "not currently serving requests";
 /// Those of a server on which the command is forbidden.
 const FORBIDDEN: &str = "is not executed because it is not in the whitelist";
+/// The possible causes when a server closes a TLS connection at once.
+const CLOSED_HINT: &str = "does it speak TLS on that port, does it accept the client certificate, and has \
+     this host reached the server's `maxClientCnxns`?";
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
@@ -43,23 +45,25 @@ pub(super) async fn diagnose(
 ) -> ConnectError {
     let clock = &*config.context.clock;
     let reason = until(clock, clock.now() + limit, examine(endpoint, config)).await;
-    let (kind, detail) = reason.unwrap_or_else(|| {
+    let reason = reason.unwrap_or_else(|| {
         let hint = tls_hint(config);
-        let detail = format!("it accepts connections and does not answer{hint}");
-        (ErrorKind::Unavailable, detail)
+        unavailable(format!("it accepts connections and does not answer{hint}"))
     });
-    ConnectError::of_endpoint(endpoint, kind, detail)
+    reason.at(endpoint)
 }
 
-async fn examine(endpoint: &Endpoint, config: &DriverConfig) -> (ErrorKind, String) {
-    let unavailable = |detail: String| (ErrorKind::Unavailable, detail);
+fn unavailable(detail: impl Into<String>) -> ConnectError {
+    ConnectError::new(ErrorKind::Unavailable, detail)
+}
+
+async fn examine(endpoint: &Endpoint, config: &DriverConfig) -> ConnectError {
     let stream = match TcpStream::connect((&*endpoint.host, endpoint.port)).await {
         Ok(stream) => stream,
         // Closed while it was being made.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             return of_answer("", config.address.secure);
         }
-        Err(error) => return unavailable(of_connecting(&error)),
+        Err(error) => return ConnectError::from_io(&error, CLOSED_HINT),
     };
     if config.address.secure {
         return match handshake(endpoint, config, stream).await {
@@ -82,7 +86,7 @@ async fn handshake(
     config: &DriverConfig,
     stream: TcpStream,
 ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let tls = tenure_tls::configure(&config.options.tls)
+    let tls = tenure_tls::configure(&config.options.connection.tls)
         .map_err(|error| io::Error::other(error.detail))?;
     let name = ServerName::try_from(endpoint.host.clone()).map_err(io::Error::other)?;
     TlsConnector::from(tls).connect(name, stream).await
@@ -98,34 +102,13 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<S
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn of_connecting(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
-        io::ErrorKind::TimedOut => "it does not answer".to_owned(),
-        _ => one_line(&error.to_string()),
-    }
-}
-
 /// A TLS connection that failed.
-fn of_stream(error: &io::Error, config: &DriverConfig) -> (ErrorKind, String) {
-    if let Some(tls) = tenure_tls::explain(error, &config.options.tls) {
-        return (tls.kind, tls.detail);
-    }
-    let detail = match error.kind() {
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe => {
-            "it closed the connection at once; does it speak TLS on that port, does it accept the \
-             client certificate, and has this host reached the server's `maxClientCnxns`?"
-                .to_owned()
-        }
-        _ => one_line(&error.to_string()),
-    };
-    (ErrorKind::Unavailable, detail)
+fn of_stream(error: &io::Error, config: &DriverConfig) -> ConnectError {
+    tenure_tls::explain(error, &config.options.connection.tls)
+        .unwrap_or_else(|| ConnectError::from_io(error, CLOSED_HINT))
 }
 
-fn of_answer(answer: &str, secure: bool) -> (ErrorKind, String) {
-    let unavailable = |detail: &str| (ErrorKind::Unavailable, detail.to_owned());
+fn of_answer(answer: &str, secure: bool) -> ConnectError {
     if answer.contains(NO_QUORUM) {
         unavailable("it is up and does not serve: it has no quorum, or has not caught up yet")
     } else if answer.starts_with(SERVES) || answer.contains(FORBIDDEN) {
@@ -141,14 +124,8 @@ fn of_answer(answer: &str, secure: bool) -> (ErrorKind, String) {
              `maxClientCnxns`, or the port wants TLS (`zookeepers://`)",
         )
     } else {
-        unavailable("what answers there does not speak the protocol of ZooKeeper")
+        ConnectError::wrong_protocol("ZooKeeper")
     }
-}
-
-/// A text that somebody else wrote, made fit for one line of a message.
-fn one_line(text: &str) -> String {
-    let line = text.chars().take(300);
-    line.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -175,7 +152,7 @@ mod tests {
             ("-ERR unknown command 'srvr'", false, "does not speak"),
             ("HTTP/1.1 400 Bad Request", false, "does not speak"),
         ] {
-            let (kind, detail) = of_answer(answer, secure);
+            let ConnectError { kind, detail, .. } = of_answer(answer, secure);
             assert_eq!(kind, ErrorKind::Unavailable);
             assert!(detail.contains(part), "{answer}: {detail}");
         }

@@ -22,44 +22,17 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tenure_core::error::ErrorKind;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use zookeeper_client::{Client, Error as ZkError, MultiReadResult, SessionState, StateWatcher};
 
 use self::task::ClientTask;
-use crate::{
-    address::Endpoint,
-    error::{RequestError, error},
-    record::Node,
-};
+use crate::{error::RequestError, record::Node};
 
 /// How many nodes are looked up at once. Heartbeats on the same connection wait for the answers.
 const MAX_LOOKUPS: usize = 256;
 
 /// How many nodes one request reads.
 const MAX_READS: usize = 64;
-
-/// Why no connection could be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ConnectError {
-    pub(crate) kind: ErrorKind,
-    pub(crate) detail: String,
-}
-
-impl ConnectError {
-    pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { kind, detail }
-    }
-
-    fn of_endpoint(endpoint: &Endpoint, kind: ErrorKind, detail: impl fmt::Display) -> Self {
-        Self::new(kind, format!("{endpoint}: {detail}"))
-    }
-
-    pub(crate) fn into_error(self, operation: &'static str) -> tenure_core::error::Error {
-        error(self.kind, operation, self.detail)
-    }
-}
 
 /// The client of a connection. The crate closes a session when its last client is dropped while its task
 /// is polled, so the client is taken out to end the session, and otherwise outlives the task.

@@ -2,10 +2,8 @@
 
 use std::{fs, path::Path};
 
-use tenure_core::{error::ErrorKind, settings::Tls};
+use tenure_core::{driver::ConnectError, error::ErrorKind, settings::Tls};
 use zookeeper_client::TlsOptions;
-
-use super::ConnectError;
 
 /// Reads the certificate files. Called for each connection, so that a renewed certificate needs no
 /// restart.
@@ -14,7 +12,7 @@ use super::ConnectError;
 /// `ring` the default, because rustls panics where two providers are linked and none is the default.
 pub(super) fn options(files: &Tls) -> Result<TlsOptions, ConnectError> {
     // Checks the files, with messages that name them.
-    tenure_tls::configure(files).map_err(|error| ConnectError::new(error.kind, error.detail))?;
+    tenure_tls::configure(files)?;
     tenure_tls::ensure_default_provider();
     let authorities = match &files.ca_file {
         Some(path) => read(path)?,

@@ -2,6 +2,7 @@
 
 use tenure_core::{
     Client,
+    driver::ConnectionOptions,
     error::{Error, ErrorKind},
     settings::{StoreUrl, Tls},
 };
@@ -17,10 +18,10 @@ use crate::common::{SOON, TICK, client, cluster, millis, room, server};
 
 /// Connects, and returns the error.
 async fn refusal(url: &str, tls: Tls) -> Error {
-    let options = Options::default()
-        .tick(TICK)
-        .tls(tls)
-        .connect_timeout(millis(5000));
+    let connection = ConnectionOptions::default()
+        .with_tls(tls)
+        .with_connect_timeout(millis(5000));
+    let options = Options::default().tick(TICK).connection(connection);
     let store = ZooKeeperStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap();
     let builder = Client::builder(store).request_timeout(3 * SOON);
     builder.connect().await.unwrap_err()

@@ -6,6 +6,7 @@ use std::{process::Command, sync::Arc};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use tenure_core::{
     Client,
+    driver::ConnectionOptions,
     settings::{StoreUrl, Tls},
 };
 use tenure_test_servers::zookeeper::Server;
@@ -43,8 +44,11 @@ fn name_of(provider: &CryptoProvider) -> String {
 async fn lock_and_release() {
     let tls = Tls::new(Some(std::env::var(CA_FILE).unwrap().into()), None, None);
     let url = StoreUrl::parse(&std::env::var(URL).unwrap()).unwrap();
-    let options = Options::default().tick(TICK).tls(tls);
-    let store = ZooKeeperStore::open(&url, options.connect_timeout(SOON)).unwrap();
+    let connection = ConnectionOptions::default()
+        .with_tls(tls)
+        .with_connect_timeout(SOON);
+    let options = Options::default().tick(TICK).connection(connection);
+    let store = ZooKeeperStore::open(&url, options).unwrap();
     let begun = Instant::now();
     let client = loop {
         match Client::builder(store.clone()).ttl(TTL).connect().await {
