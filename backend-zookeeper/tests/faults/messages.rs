@@ -68,7 +68,7 @@ async fn a_server_of_another_kind() {
         &url,
         Tls::default(),
         ErrorKind::Unavailable,
-        "does not speak the protocol of ZooKeeper",
+        "does not speak the ZooKeeper protocol",
     )
     .await;
     web.abort();
