@@ -31,7 +31,8 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether a certificate can name this host. The client crate panics on any other with TLS.
+    /// Whether a certificate can name this host. With TLS, the client crate panics on any other
+    /// host.
     fn can_be_certified(&self) -> bool {
         ServerName::try_from(self.host.as_str()).is_ok()
     }
@@ -43,7 +44,7 @@ pub(crate) struct Address {
     pub(crate) endpoints: Vec<Endpoint>,
     /// Whether the connections use TLS.
     pub(crate) secure: bool,
-    /// The node below which everything lies, such as `/app`; empty if there is none.
+    /// The node below which all nodes of `tenure` lie, such as `/app`; empty if there is none.
     pub(crate) root: String,
 }
 

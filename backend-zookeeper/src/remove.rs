@@ -84,7 +84,7 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
         |answer| async move {
             let removed = known.remove(&connection, attempt).await;
             if removed.is_ok() {
-                // For the next call, if this one is not waited for any more.
+                // For a repeated removal, if the caller of this one no longer waits.
                 session.attempts().gone(attempt, LossReason::Closed);
             }
             let _ = answer.send(removed);
@@ -104,7 +104,7 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
     }
 }
 
-/// What is known of an attempt that is to be removed.
+/// The state of an attempt that is to be removed.
 struct Known {
     lock: Arc<str>,
     node: Option<Arc<str>>,

@@ -1,4 +1,4 @@
-//! A session: what all locks of one client and one TTL share. It outlives its connections.
+//! A session, which all locks of one client with the same TTL share. It outlives its connections.
 
 pub(crate) mod attempts;
 mod heartbeat;
@@ -107,9 +107,9 @@ impl Drop for ReadPermit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     No,
-    /// The servers are told, and delete the session's nodes.
+    /// The servers are asked to end the session, and delete its nodes.
     Close,
-    /// Without a word to the servers, as when the process dies: the session expires.
+    /// Nothing is sent to the servers, as when the process dies: the session expires.
     Abandon,
 }
 
@@ -203,8 +203,8 @@ impl Session {
         }
     }
 
-    /// The connection. Waits for one, but not longer than until `limit`. After an error nothing was
-    /// sent.
+    /// The connection. Waits for one, but not longer than until `limit`. If this fails, no request
+    /// was sent.
     pub(crate) async fn connection(
         &self,
         operation: &'static str,
@@ -346,7 +346,7 @@ impl Session {
         self.note_checked();
     }
 
-    /// Publishes that every node was looked up on the present connection, once that is so.
+    /// Publishes, once it is true, that every node was looked up on the present connection.
     fn note_checked(&self) {
         let number = self.attempts().checked_on();
         let newly = self.checked.send_if_modified(|checked| {
@@ -384,7 +384,7 @@ impl Session {
         self.closing.send_replace(Closing::Close);
     }
 
-    /// Stops without a word to the servers, as a process that dies: the session expires.
+    /// Stops without a message to the servers, like a process that dies: the session expires.
     pub(crate) fn abandon(&self) {
         self.closing.send_if_modified(|closing| {
             let open = *closing == Closing::No;

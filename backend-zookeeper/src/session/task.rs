@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// How long a session that never had a connection goes on trying.
+/// How long a session that never had a connection tries to get one.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after every server was tried; it doubles each time up to the maximum.
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -36,7 +36,7 @@ enum Round {
 struct Connector {
     session: Arc<Session>,
     endpoints: Vec<Endpoint>,
-    /// What resumes the session, once it has begun.
+    /// The data that resumes the session, once it has begun.
     resume: Option<SessionInfo>,
     connections: u64,
     began: Instant,
@@ -129,9 +129,9 @@ impl Connector {
 
     /// The moment until which it is worth resuming the session.
     ///
-    /// For locks: every handshake prolongs the session, also one whose answer is lost. One TTL after
-    /// the newest proof that the core was given, no lease on it is valid any more, so from then on
-    /// it is left to expire (X3).
+    /// For locks: every handshake prolongs the session, also one whose answer is lost. One TTL
+    /// after the newest proof that the core was given, no lease on this session is valid any more,
+    /// so from then on the session is left to expire (X3).
     fn resumable_until(&self) -> Instant {
         let session = &self.session;
         let reported = session.attempts().newest_report_of_all();
@@ -149,7 +149,7 @@ impl Connector {
         let session = Arc::clone(&self.session);
         let clock = &*session.config.context.clock;
         if self.resume.is_some() {
-            // A handshake prolongs the session, so it needs a use too.
+            // A handshake prolongs the session, so the task waits until the session is in use.
             let in_use = until(clock, self.resumable_until(), session.until_in_use()).await;
             if in_use.is_none() || clock.now() >= self.resumable_until() {
                 return Round::Expired;
@@ -185,7 +185,7 @@ impl Connector {
                 ),
                 Err(Failure::Error(error)) => error,
             };
-            // One server with another configuration does not speak for the others.
+            // Another configuration on one server does not end the round: the others may differ.
         }
         Round::Failed(last)
     }

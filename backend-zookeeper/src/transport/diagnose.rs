@@ -1,5 +1,5 @@
 //! Why a server cannot be reached. The client crate reports only that no server could be
-//! (`docs/zookeeper-client.md`, report 5), so this connects once more and looks.
+//! (`docs/zookeeper-client.md`, report 5), so this module connects once more and asks the server.
 
 use std::{io, time::Duration};
 
@@ -17,16 +17,16 @@ use crate::{
     session::{DriverConfig, time::until},
 };
 
-/// The first words of a server that serves, in answer to the command `srvr`.
+/// The first words of the answer to the command `srvr` from a server that serves clients.
 const SERVES: &str = "Zookeeper version";
-/// Those of a server that is up and does not serve.
+/// Part of the answer from a server that is up and does not serve clients.
 const NO_QUORUM: &str = "not currently serving requests";
-/// Those of a server on which the command is forbidden.
+/// Part of the answer from a server on which the command is forbidden.
 const FORBIDDEN: &str = "is not executed because it is not in the whitelist";
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
-/// What a server that wants TLS does not say by itself.
+/// A hint for the error message: a server that wants TLS does not say so.
 pub(super) const fn tls_hint(config: &DriverConfig) -> &'static str {
     if config.address.secure {
         ""
@@ -145,7 +145,7 @@ fn of_answer(answer: &str, secure: bool) -> (ErrorKind, String) {
     }
 }
 
-/// A text that somebody else wrote, made fit for one line of a message.
+/// Text from outside, made fit for one line of a message.
 fn one_line(text: &str) -> String {
     let line = text.chars().take(300);
     line.map(|c| if c.is_control() { ' ' } else { c }).collect()
