@@ -90,9 +90,9 @@ impl ServerLimits {
     pub(crate) fn capabilities(&self, config: &DriverConfig) -> Capabilities {
         let tick = config.options.tick;
         let min = shortest(tick).max(self.min).min(self.max);
-        // One TTL after its newest proof a client does not resume a session any more, and the servers
-        // count one TTL from the last time it was resumed, to the end of a tick. They may have counted
-        // a heartbeat that proves nothing yet: the last of three.
+        // One TTL after its newest proof a client no longer resumes a session, and the servers
+        // count one TTL from the last time it was resumed, to the end of a tick. They may have
+        // counted a heartbeat that proves nothing yet: the last of three.
         let late = 3 * heartbeat_interval(min, tick) + tick;
         Capabilities::new(
             Durability::Consensus,

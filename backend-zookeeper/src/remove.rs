@@ -50,7 +50,8 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
             lock: Arc::clone(&entry.lock),
             node: entry.node.clone(),
             held: matches!(entry.position, Position::First),
-            // The end of a node may have been misread, so a node that is known is deleted all the same.
+            // A malformed answer may have been taken for the end of a node, so a node that is known
+            // is deleted nevertheless.
             gone: match entry.position {
                 Position::Gone(LossReason::Closed) => true,
                 Position::Gone(_) => entry.node.is_none(),

@@ -125,9 +125,10 @@ fn as_event(attempt: AttemptId, answer: &Renewed) -> Option<BackendEvent> {
     }
 }
 
-/// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if it
-/// is not. The servers do not tell a client about the end of a node that it may not read any more, and
-/// this request needs no right. The report does not wait for the answer: a grant follows as an event.
+/// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if
+/// it is not. The servers do not tell a client about the end of a node that it may no longer read,
+/// and this request needs no right. The report does not wait for the answer: a grant follows as an
+/// event.
 fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attempt: AttemptId) {
     let node = {
         let attempts = session.attempts();

@@ -23,7 +23,7 @@ use crate::{
     record::token,
 };
 
-/// One attempt. Kept from before its node is asked for until its removal was answered.
+/// One attempt. Kept from before the request that creates its node until the answer to its removal.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     /// The lock's node.
@@ -391,7 +391,7 @@ impl Attempts {
         }
     }
 
-    /// The grant of an attempt that is first; `None` if it is not, or not any more.
+    /// The grant of an attempt that is first; `None` if it is not first, or no longer.
     pub(crate) fn grant(
         &mut self,
         attempt: AttemptId,

@@ -69,7 +69,7 @@ enum State {
 /// The purpose of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Locks: its life is proved, and its time-out must be the TTL that was asked for.
+    /// Locks: its life is proved, and its time-out must be the requested TTL.
     Locks,
     /// Reading the state of locks, with any time-out.
     Reads,
@@ -116,7 +116,7 @@ enum Closing {
 /// A session.
 pub(crate) struct Session {
     pub(crate) config: Arc<DriverConfig>,
-    /// The time-out that was asked for; for locks it is the TTL.
+    /// The requested time-out; for locks it is the TTL.
     pub(crate) ttl: Duration,
     purpose: Purpose,
     state: watch::Sender<State>,
@@ -255,9 +255,9 @@ impl Session {
         self.used.send_replace(self.config.now());
     }
 
-    /// Whether to keep the session alive. A session that the core does not use any more expires as
-    /// its locks would: the session does not decide when to renew. Two renewals that get lost take up
-    /// to half a TTL. So the session lives for half a TTL by heartbeats, and for one TTL more without
+    /// Whether to keep the session alive. A session that the core no longer uses expires as its
+    /// locks would: the session does not decide when to renew. Two lost renewals may take up to
+    /// half a TTL. So the session lives for half a TTL by heartbeats, and for one TTL more without
     /// them.
     pub(crate) fn is_in_use(&self) -> bool {
         let idle = self.config.now().since(*self.used.borrow());
