@@ -23,7 +23,7 @@ pub(crate) struct Address {
     pub(crate) endpoints: EndpointList,
     /// Whether the connections use TLS.
     pub(crate) secure: bool,
-    /// The node below which everything lies, such as `/app`; empty if there is none.
+    /// The node below which all nodes of `tenure` lie, such as `/app`; empty if there is none.
     pub(crate) root: String,
 }
 

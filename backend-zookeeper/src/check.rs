@@ -1,4 +1,4 @@
-//! What is found out about the servers before anything is locked.
+//! Start-up checks: discovers the limits of the servers before anything is locked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,14 +25,16 @@ const OPERATION: &str = "connecting";
 /// The session time-outs that the servers grant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerLimits {
-    /// What they grant where two ticks are asked for: more if their shortest session is longer.
+    /// The time-out that they grant to a session that asks for two ticks. It is longer than two
+    /// ticks if their shortest session is.
     min: Duration,
     max: Duration,
 }
 
 impl ServerLimits {
-    /// Asks the servers, and compares the answer with the option `tick`. Creates the node of the address.
-    /// One session after the other, so that a client has one connection at a time.
+    /// Asks the servers, and compares the answer with the option `tick`. Creates the node of the
+    /// address. It begins one session after the other, so that a client has one connection at a
+    /// time.
     pub(crate) async fn discover(shared: &Shared) -> Result<Self, Error> {
         let config = &shared.config;
         // A session that reads has the longest time-out.
@@ -88,9 +90,9 @@ impl ServerLimits {
     pub(crate) fn capabilities(&self, config: &DriverConfig) -> Capabilities {
         let tick = config.options.tick;
         let min = shortest(tick).max(self.min).min(self.max);
-        // One TTL after its newest proof a client does not resume a session any more, and the servers
-        // count one TTL from the last time it was resumed, to the end of a tick. They may have counted
-        // a heartbeat that proves nothing yet: the last of three.
+        // One TTL after its newest proof a client no longer resumes a session, and the servers
+        // count one TTL from the last time it was resumed, to the end of a tick. They may have
+        // counted a heartbeat that proves nothing yet: the last of three.
         let late = 3 * heartbeat_interval(min, tick) + tick;
         Capabilities::new(
             Durability::Consensus,
@@ -103,7 +105,7 @@ impl ServerLimits {
     }
 }
 
-/// A session that ends with the call that began it, also if the call is given up.
+/// A session that ends with the call that began it, even if that call is cancelled.
 struct Probe(Arc<Session>);
 
 impl Drop for Probe {
@@ -112,9 +114,10 @@ impl Drop for Probe {
     }
 }
 
-/// The time-out that the servers grant to a session that asks for this one. They could be reached a moment
-/// ago. A much shorter time-out than any server grants would do as well, but the client crate gives up
-/// connecting after as long.
+/// The time-out that the servers grant to a session that asks for `asked`. Repeats the request
+/// within the time limit, because the servers could be reached a moment before. A time-out far
+/// below what any server grants would show the same limit, but the client crate gives up connecting
+/// after the time-out that it asks for.
 async fn granted_for(config: &Arc<DriverConfig>, asked: Duration) -> Result<Duration, Error> {
     let limit = config.request_limit();
     loop {
@@ -122,7 +125,7 @@ async fn granted_for(config: &Arc<DriverConfig>, asked: Duration) -> Result<Dura
         let connected = probe.0.connection(OPERATION, limit).await;
         let granted = probe.0.granted();
         probe.0.close().await;
-        // It is enough that it began. So short a session may expire while it is being begun on a busy
+        // The session needs only to have begun. One that is so short may expire at once on a busy
         // machine.
         match connected {
             _ if !granted.is_zero() => return Ok(granted),
@@ -153,7 +156,7 @@ async fn create_root(shared: &Shared) -> Result<(), Error> {
         let path = root.get(..at).unwrap_or(root);
         match client.create(path, b"", &options).await {
             Ok(_) | Err(ZkError::NodeExists) => {}
-            // The right to create it may be missing although it exists.
+            // The node may exist although this user may not create it.
             Err(ZkError::NoAuth) if path != root => {}
             Err(ZkError::NoAuth) => {
                 return Err(error(

@@ -13,14 +13,15 @@ use zookeeper_client::Acls;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// The servers' `tickTime`; 2 s by default, as theirs. Proofs of a session's life are measured in
-    /// it. With a tick shorter than theirs a holder could believe in its lock for too long, so the
-    /// driver refuses servers whose shortest session shows a longer tick.
+    /// The servers' `tickTime`; 2 s by default, like theirs. Proofs of a session's life are
+    /// measured in ticks. With a shorter tick than theirs a holder could believe in its lock for
+    /// too long, so the driver refuses servers whose shortest session shows a longer tick.
     pub tick: Duration,
     /// The access rights of the nodes that this client creates.
     pub acl: Acl,
     /// Time limit, credentials and TLS files. The user name is that of the servers' `digest` scheme.
-    /// The time limit is shorter where several servers have to be tried within a short TTL.
+    /// The time limit applies to a new session. When a session is resumed, its TTL decides the limit,
+    /// so that several servers can be tried in time.
     pub connection: ConnectionOptions,
 }
 

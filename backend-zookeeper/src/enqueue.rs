@@ -26,7 +26,7 @@ use crate::{
 
 const OPERATION: &str = "acquiring";
 
-/// How often the parents are created.
+/// How often the parents are created before an enqueue gives up.
 const MAX_CREATIONS: usize = 16;
 
 /// The part of a request's time limit after which an enqueue is answered with what is known by then.
@@ -37,7 +37,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     let clock = &*shared.config.context.clock;
     let limit = shared.config.request_limit();
     let (session, connection) = loop {
-        // An attempt belongs to the session in which it was first asked for.
+        // An attempt belongs to the session in which it was first enqueued.
         let session = match shared.session_of(request.attempt) {
             Some(session) if session.is_ended() => {
                 shared.forget(request.attempt);
@@ -52,7 +52,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         session.touch();
         match session.connection(OPERATION, limit).await {
             Ok(connection) => break (session, connection),
-            // It ended before it was used. Another session has reasons of its own.
+            // The session ended before it was used. Another session may succeed.
             Err(_) if session.is_ended() && session.proved().is_some() => {}
             Err(error) => return Err(error),
         }
@@ -92,7 +92,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     if let Some(answer) = running.until(clock, answer_by).await {
         return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
     }
-    // A waiter whose node was created is in the queue. What is not known yet follows as an event.
+    // A waiter whose node was created is in the queue. Its grant or its loss follows as an event.
     if waits
         && let Some(from) = session.proved()
         && let Some(waiting) = session.attempts().waiting(attempt, from)
@@ -116,7 +116,7 @@ struct Enqueuing {
     request: Enqueue,
     /// The lock's node.
     lock: Arc<str>,
-    /// When the attempt was asked for again: its grant is to be proved from then on (T3).
+    /// When the repeated enqueue began: its grant needs a proof that is newer (T3).
     repeated: Option<Instant>,
 }
 
@@ -128,8 +128,9 @@ impl Enqueuing {
         } else {
             self.create(&waited_for).await
         };
-        // After such an answer the core does not remove the attempt. A repeated enqueue is another
-        // matter: what was asked for before may be in the queue.
+        // After such an answer the core does not remove the attempt. An error of a repeated enqueue
+        // is not such an answer, because the earlier enqueue may have put the attempt into the
+        // queue.
         let over = match &outcome {
             Ok(outcome) => matches!(outcome, Enqueued::Gone),
             Err(error) => self.repeated.is_none() && error.kind().is_without_effect(),
@@ -138,7 +139,7 @@ impl Enqueuing {
             self.shared.forget(self.attempt());
         }
         match answer.send(outcome) {
-            // The caller was answered before, or does not wait any more.
+            // The caller was answered before, or no longer waits.
             Err(Ok(Enqueued::Granted(grant))) => {
                 self.session.emit([BackendEvent::Granted(grant)]);
             }
@@ -146,7 +147,7 @@ impl Enqueuing {
                 attempt: self.attempt(),
                 reason: LossReason::Evicted,
             }]),
-            // Of an attempt in the queue its next report tells the error.
+            // An attempt that is in the queue gets the error with its next report.
             _ => {}
         }
     }
@@ -192,7 +193,8 @@ impl Enqueuing {
         ))
     }
 
-    /// Answers the same attempt again: its node may be there, or on its way.
+    /// Answers a repeated enqueue: the node of the attempt may exist, or its creation may be under
+    /// way.
     async fn repeat(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
         let known = {
             let attempts = self.session.attempts();
@@ -227,7 +229,7 @@ impl Enqueuing {
         }
     }
 
-    /// The node is known.
+    /// Continues an enqueue whose node is known.
     async fn created(
         &self,
         path: &str,
@@ -237,13 +239,14 @@ impl Enqueuing {
     ) -> Result<Enqueued, Error> {
         let floor = self.shared.config.context.token_floor;
         let number = self.connection.number;
-        // Noted before the list has come, so that it can be deleted where it cannot be listed.
+        // The node is noted before the list arrives, so that it can be deleted even if the queue
+        // cannot be listed.
         let noted = self
             .session
             .attempts()
             .created(self.attempt(), path, stat, floor, number);
         if !noted {
-            // The attempt was asked for twice at once: the later node goes.
+            // Two enqueues of the attempt ran at once: the later node is deleted.
             self.delete(path).await?;
             return self.answer(None, waited_for).await;
         }
@@ -275,8 +278,9 @@ impl Enqueuing {
             CreateMode::Persistent.with_acls(acls),
             CreateMode::Container.with_acls(acls),
         );
-        // Both at once. The creation of a namespace that exists fails, also for a user who may not
-        // create one.
+        // Both requests are sent at once. If the namespace's node exists, its creation fails, and
+        // so does the creation by a user without that right; the answer about the lock's node
+        // counts first.
         let above = client.create(namespace, b"", &persistent);
         let own = client.create(&self.lock, b"", &container);
         let above = self.connection.answer(above).await;
@@ -322,8 +326,9 @@ impl Enqueuing {
                 let waiting = waiting.ok_or_else(|| unanswered(OPERATION))?;
                 Ok(Enqueued::Waiting(waiting))
             }
-            // A right is missing, or the state of another contender cannot be read. A caller that was
-            // answered before learns it from its next report, and then removes the attempt.
+            // A right is missing, or the state of another contender cannot be read. A caller that
+            // was answered before gets the error with its next report, and then removes the
+            // attempt.
             Err(error) => {
                 self.session
                     .attempts()
@@ -394,7 +399,8 @@ impl Enqueuing {
         if !first {
             return Ok(Enqueued::Gone);
         }
-        // What a lost connection has shown may be over: its node was not looked up on the next one.
+        // What a lost connection has shown may no longer be true: the node was not looked up on the
+        // next connection.
         if self.connection.is_lost() {
             return Err(unanswered(OPERATION));
         }
@@ -419,8 +425,9 @@ impl Enqueuing {
     }
 }
 
-/// The nodes of an attempt in queue order, each with whether it is first, after the server has caught up
-/// with the leader. There is at most one, unless the attempt was asked for twice at once.
+/// Lists the nodes of an attempt in queue order, after the server has caught up with the leader.
+/// The flag of each says whether it is first in the queue. There is at most one node, unless two
+/// enqueues of the attempt ran at once.
 pub(crate) async fn find(
     connection: &Connection,
     lock: &str,

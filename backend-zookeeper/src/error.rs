@@ -6,7 +6,7 @@ use zookeeper_client::Error as ZkError;
 /// Why a request has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestError {
-    /// The connection was gone before: nothing was sent.
+    /// The connection was lost before the request was sent.
     NotSent,
     /// The request was handed over, and no answer came.
     Unanswered,

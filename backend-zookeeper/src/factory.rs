@@ -1,4 +1,4 @@
-//! The ZooKeeper backend by configuration.
+//! The factory that makes a ZooKeeper store from settings.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Inspecting and listing locks, which changes nothing, and taking a grant away.
+//! Inspecting and listing locks, which changes nothing, and evicting a grant.
 
 use futures_util::{StreamExt as _, stream};
 use tenure_core::{
@@ -93,8 +93,8 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     Ok(Page::new(locks, next))
 }
 
-/// A lock as a listing shows it; `None` if nobody holds it or waits for it. A lock that cannot be read
-/// does not hide the others: `inspect` says what is wrong with it.
+/// A lock as a listing shows it; `None` if it has neither a holder nor waiters. A lock that cannot
+/// be read does not hide the others: `inspect` says what is wrong with it.
 async fn listed(
     shared: &Shared,
     connection: &Connection,
@@ -124,7 +124,7 @@ async fn listed(
     Ok(taken.then(|| Listed::new(name, holder, waiters)))
 }
 
-/// Takes away the grant with this token.
+/// Evicts the grant with this token, and no other grant.
 pub(crate) async fn evict(
     shared: &Shared,
     name: &LockName,
@@ -141,7 +141,7 @@ pub(crate) async fn evict(
             return Ok(Evicted::NotHeld(None));
         };
         let Some(node) = connection.read_one(first).await.map_err(failed)? else {
-            // The holder has just left. The next one is asked for.
+            // The holder has just left: look at the next one.
             continue;
         };
         let holder = record::holder(OPERATION, first, &node, floor)?;

@@ -39,7 +39,7 @@ impl Keys {
         }
     }
 
-    /// The node below which everything lies; empty for the root node.
+    /// The node below which all nodes of `tenure` lie; empty for the root node.
     pub(crate) fn root(&self) -> &str {
         &self.root
     }

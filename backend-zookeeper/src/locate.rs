@@ -17,7 +17,7 @@ use crate::{
 
 const OPERATION: &str = "acquiring";
 
-/// How often the queue is read again because the node in front went in between.
+/// How often the queue is read again because the node in front was deleted in between.
 const MAX_ROUNDS: usize = 16;
 
 /// Where an attempt stands.
@@ -88,7 +88,8 @@ pub(crate) async fn locate(
             return Ok(located);
         }
     }
-    // Every node in front goes faster than the queue can be read. The next report reads it again.
+    // The nodes in front are deleted faster than the queue can be read. The next report reads it
+    // again.
     Ok(Located::Waiting)
 }
 

@@ -1,5 +1,5 @@
-//! Where an attempt stands in its queue, and the order of the contenders by the names of their nodes.
-//! Pure.
+//! Where an attempt stands in its queue, and the order of the contenders by the names of their
+//! nodes. No I/O.
 //!
 //! A child of a lock's node whose name ends in a sequence number is a contender, whichever program
 //! created it. The servers count with 32 bits and wrap below zero, so two numbers are compared by
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 /// Where an attempt stands.
 #[derive(Debug)]
 pub(crate) enum Position {
-    /// Its node is being created, or is there and was not looked up in the queue yet.
+    /// Its node is being created, or exists and was not looked up in the queue yet.
     Unknown,
     Waiting(Box<Predecessor>),
     First,

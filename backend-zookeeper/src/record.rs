@@ -15,7 +15,7 @@ use zookeeper_client::Stat;
 
 use crate::{error::error, keys};
 
-/// The first bytes of every record of ours, of any version.
+/// The first bytes of every record that `tenure` writes, in any version.
 const MARK: &[u8] = b"{\"tenure\":";
 const VERSION: u64 = 1;
 
@@ -49,7 +49,7 @@ pub(crate) fn encode(request: &Enqueue) -> Vec<u8> {
     serde_json::to_vec(&record).unwrap_or_default()
 }
 
-/// Reads a record of ours. `None`: the data is foreign.
+/// Reads a record that `tenure` wrote. `None`: the data is foreign.
 fn decode(operation: &'static str, path: &str, data: &[u8]) -> Result<Option<Record>, Error> {
     if !data.starts_with(MARK) {
         // Curator writes an address into nodes of this form.

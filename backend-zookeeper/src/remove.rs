@@ -50,7 +50,8 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
             lock: Arc::clone(&entry.lock),
             node: entry.node.clone(),
             held: matches!(entry.position, Position::First),
-            // The end of a node may have been misread, so a node that is known is deleted all the same.
+            // A malformed answer may have been taken for the end of a node, so a node that is known
+            // is deleted nevertheless.
             gone: match entry.position {
                 Position::Gone(LossReason::Closed) => true,
                 Position::Gone(_) => entry.node.is_none(),
@@ -84,7 +85,7 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
         |answer| async move {
             let removed = known.remove(&connection, attempt).await;
             if removed.is_ok() {
-                // For the next call, if this one is not waited for any more.
+                // For a repeated removal, if the caller of this one no longer waits.
                 session.attempts().gone(attempt, LossReason::Closed);
             }
             let _ = answer.send(removed);
@@ -104,7 +105,7 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
     }
 }
 
-/// What is known of an attempt that is to be removed.
+/// The state of an attempt that is to be removed.
 struct Known {
     lock: Arc<str>,
     node: Option<Arc<str>>,

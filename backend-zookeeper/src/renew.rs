@@ -1,5 +1,5 @@
-//! Renewing grants and reporting waiters. The heartbeats of a session serve all its attempts; a renewal
-//! tells what they have proved.
+//! Renewing grants and reporting waiters. The heartbeats of a session serve all its attempts; a
+//! renewal reports what they have proved.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -38,7 +38,7 @@ pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>) -> Vec<Renewed
                 .push((index, entry)),
         }
     }
-    // Side by side: a session that is cut off holds up no other.
+    // The sessions are renewed side by side, so that one that is cut off delays no other.
     let split = parts.len() > 1;
     let mut running = JoinSet::new();
     for (session, part) in parts.into_values() {
@@ -101,7 +101,7 @@ async fn renew_part(session: &Arc<Session>, part: Part, split: bool) -> Vec<(usi
         .collect()
 }
 
-/// The answers where nothing is proved.
+/// The answers if nothing was proved.
 fn unproved(session: &Session, part: Part, error: &Error) -> Vec<(usize, Renewed)> {
     let attempts = session.attempts();
     part.into_iter()
@@ -109,7 +109,7 @@ fn unproved(session: &Session, part: Part, error: &Error) -> Vec<(usize, Renewed
         .collect()
 }
 
-/// The event that tells the core the same as the answer.
+/// The event that reports the same as the answer.
 fn as_event(attempt: AttemptId, answer: &Renewed) -> Option<BackendEvent> {
     match answer {
         Renewed::Proved { from } => Some(BackendEvent::Proved {
@@ -125,9 +125,10 @@ fn as_event(attempt: AttemptId, answer: &Renewed) -> Option<BackendEvent> {
     }
 }
 
-/// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if it
-/// is not. The servers do not tell a client about the end of a node that it may not read any more, and
-/// this request needs no right. The report does not wait for the answer: a grant follows as an event.
+/// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if
+/// it is not. The servers do not tell a client about the end of a node that it may no longer read,
+/// and this request needs no right. The report does not wait for the answer: a grant follows as an
+/// event.
 fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attempt: AttemptId) {
     let node = {
         let attempts = session.attempts();

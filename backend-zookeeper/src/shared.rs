@@ -1,5 +1,5 @@
-//! What every operation works with: the sessions, the session of each attempt, and the attempts that
-//! were fenced off.
+//! The state that all operations of one client share: the sessions, the session of each attempt,
+//! and the attempts that were fenced off.
 
 use std::{
     collections::HashMap,
@@ -20,10 +20,10 @@ use crate::{
     transport::Connection,
 };
 
-/// How long an attempt is remembered whose removal was asked for without knowing the outcome of its
-/// enqueue. Only this client can repeat its enqueue, and not after this time.
+/// How long a fence is kept: the note that an attempt was removed while the outcome of its enqueue
+/// was unknown. Only this client can repeat that enqueue, and it does not do so after this time.
 const FENCE_TTL: Duration = Duration::from_secs(600);
-/// With how many fenced attempts at least the old ones are forgotten.
+/// The number of fences below which old ones are not cleaned up.
 const FENCES_BEFORE_CLEANUP: usize = 1024;
 
 /// What all operations of one client share.
@@ -32,15 +32,15 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<DriverConfig>,
     pub(crate) keys: Keys,
     pub(crate) pool: Pool,
-    registry: Mutex<Registry>,
+    registry: Mutex<AttemptSessions>,
 }
 
 #[derive(Debug, Default)]
-struct Registry {
+struct AttemptSessions {
     /// The session of each attempt, until its removal was answered.
     sessions: HashMap<AttemptId, Arc<Session>>,
     fenced: HashMap<AttemptId, Instant>,
-    /// With how many fenced attempts the old ones are forgotten next.
+    /// The number of fences at which old ones are cleaned up next.
     cleanup_at: usize,
 }
 
@@ -55,7 +55,7 @@ impl Shared {
         }
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    fn registry(&self) -> MutexGuard<'_, AttemptSessions> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +84,7 @@ impl Shared {
         if registry.fenced.len() >= registry.cleanup_at.max(FENCES_BEFORE_CLEANUP) {
             let fenced = &mut registry.fenced;
             fenced.retain(|_, since| now.since(*since) < FENCE_TTL);
-            // Twice as many, so that a burst of fences does not scan the table for each.
+            // Doubled, so that a burst of fences does not scan the table once for each fence.
             registry.cleanup_at = registry.fenced.len() * 2;
         }
         registry.fenced.insert(attempt, now);
@@ -98,7 +98,8 @@ impl Shared {
         }
     }
 
-    /// A connection to read the state of locks with, and the permit to be held meanwhile.
+    /// A connection for reading the state of locks, and the permit that must be held while it is
+    /// used.
     pub(crate) async fn reader(
         &self,
         operation: &'static str,

@@ -1,4 +1,4 @@
-//! The attempts of a session, as data. Behind one mutex; no I/O.
+//! The attempts of a session, as data behind one mutex. No I/O.
 
 use std::{
     collections::{HashMap, HashSet, hash_map},
@@ -23,7 +23,7 @@ use crate::{
     record::token,
 };
 
-/// One attempt. Kept from before its node is asked for until its removal was answered.
+/// One attempt. Kept from before the request that creates its node until the answer to its removal.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     /// The lock's node.
@@ -42,11 +42,12 @@ pub(crate) struct Attempt {
     reported: Option<Instant>,
     /// Whether this client is removing it: its end is no loss.
     removing: bool,
-    /// The connection on which its position is being looked up, and whether to do it again then.
+    /// The connection on which its position is being looked up, and whether to look it up once more
+    /// afterwards.
     locating: Option<(u64, bool)>,
     /// What is wrong with the data of its node.
     data_error: Option<Error>,
-    /// Why its position could not be looked up, if no repetition helps.
+    /// Why its position could not be looked up, if a retry cannot help.
     locate_error: Option<Error>,
 }
 
@@ -137,7 +138,8 @@ impl Attempts {
     }
 
     /// Whether an attempt is still wanted: registered, not gone, and not being removed. The request
-    /// that creates its node is sent under the same lock, so that none is sent after its removal.
+    /// that creates its node is sent under the same mutex, so that none is sent after its removal
+    /// has begun.
     pub(crate) fn is_wanted(&self, attempt: AttemptId) -> bool {
         let entry = self.entries.get(&attempt);
         entry.is_some_and(|entry| !entry.removing && !matches!(entry.position, Position::Gone(_)))
@@ -153,7 +155,7 @@ impl Attempts {
         connection: u64,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
-            // It was removed. The removal looks for the node by itself.
+            // The attempt was removed. The removal itself looks for the node.
             return true;
         };
         match &entry.node {
@@ -175,7 +177,7 @@ impl Attempts {
     /// The attempt waits behind another node.
     pub(crate) fn set_waiting(&mut self, attempt: AttemptId, predecessor: Predecessor) {
         let first = |entry: &Attempt| matches!(entry.position, Position::First);
-        // No contender enters in front of the first one: this comes from an older list.
+        // No contender enters in front of the first one, so this position comes from an older list.
         if !self.entries.get(&attempt).is_some_and(first) {
             self.set_position(attempt, Position::Waiting(Box::new(predecessor)));
         }
@@ -288,8 +290,8 @@ impl Attempts {
         self.gone(attempt, reason)
     }
 
-    /// The attempts of a batch whose nodes are not being looked up on this connection and were not seen on
-    /// it: an answer of the connection before came late.
+    /// The attempts of a batch whose nodes are not being looked up on this connection and were not
+    /// seen on it: an answer of the previous connection came late.
     pub(crate) fn overlooked(
         &mut self,
         batch: impl Iterator<Item = AttemptId>,
@@ -315,15 +317,15 @@ impl Attempts {
         overlooked
     }
 
-    /// The watch of an attempt's own node is used up.
+    /// The watch of an attempt's own node has fired.
     pub(crate) fn unwatched(&mut self, attempt: AttemptId) {
         if let Some(entry) = self.entries.get_mut(&attempt) {
             entry.watched_on = 0;
         }
     }
 
-    /// Begins to look up an attempt's position. `false`: that is under way, and is done once more
-    /// when it ends.
+    /// Begins to look up an attempt's position. `false`: a look-up is under way, and another one
+    /// follows it; or the attempt is gone or being removed.
     pub(crate) fn begin_locating(&mut self, attempt: AttemptId, connection: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return false;
@@ -343,7 +345,8 @@ impl Attempts {
         }
     }
 
-    /// Ends what `begin_locating` began. `true`: it has to be done once more.
+    /// Ends a look-up that `begin_locating` began. `true`: the position has to be looked up once
+    /// more.
     pub(crate) fn end_locating(&mut self, attempt: AttemptId) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return false;
@@ -360,7 +363,8 @@ impl Attempts {
         }
     }
 
-    /// The node in front of an attempt is gone. Returns whether nobody is in front of it now.
+    /// The node in front of an attempt is gone. Returns what follows for the attempt: whether it is
+    /// first now.
     ///
     /// That is certain if that node was the only one ahead, because no contender enters in front of
     /// the attempt, and if the attempt's own node is watched on this connection. Otherwise the queue
@@ -370,24 +374,24 @@ impl Attempts {
         attempt: AttemptId,
         node: &str,
         connection: u64,
-    ) -> Turn {
+    ) -> AfterDeletion {
         let Some(entry) = self.entries.get_mut(&attempt) else {
-            return Turn::None;
+            return AfterDeletion::None;
         };
         match &entry.position {
             Position::Waiting(predecessor) if *predecessor.node == *node => {
                 if predecessor.ahead == 1 && entry.watched_on == connection && !entry.removing {
                     entry.position = Position::First;
-                    Turn::First
+                    AfterDeletion::First
                 } else {
-                    Turn::Locate
+                    AfterDeletion::Locate
                 }
             }
-            _ => Turn::None,
+            _ => AfterDeletion::None,
         }
     }
 
-    /// The grant of an attempt that is first; `None` if it is not, or not any more.
+    /// The grant of an attempt that is first; `None` if it is not first, or no longer.
     pub(crate) fn grant(
         &mut self,
         attempt: AttemptId,
@@ -410,13 +414,13 @@ impl Attempts {
         Some(waiting)
     }
 
-    /// The newest proof that any attempt of the session was given.
+    /// The newest proof that the core was given for any attempt of the session.
     pub(crate) fn newest_report_of_all(&self) -> Option<Instant> {
         let entries = self.entries.values();
         entries.filter_map(|entry| entry.reported).max()
     }
 
-    /// The newest proof that any of these attempts was given.
+    /// The newest proof that the core was given for any of these attempts.
     pub(crate) fn newest_report(
         &self,
         attempts: impl Iterator<Item = AttemptId>,
@@ -425,8 +429,8 @@ impl Attempts {
         entries.filter_map(|entry| entry.reported).max()
     }
 
-    /// The answer to a renewal or report, the session being proved from `from` on. `token` is that of
-    /// a holder, and none for a waiter.
+    /// The answer to a renewal or report if the session is proved from `from` on. `holder` is the
+    /// token of a holder, and `None` for a waiter.
     pub(crate) fn answer(
         &mut self,
         attempt: AttemptId,
@@ -465,7 +469,7 @@ impl Attempts {
         answer
     }
 
-    /// The answer to a renewal or report where nothing is proved.
+    /// The answer to a renewal or report if nothing was proved.
     pub(crate) fn answer_unproved(&self, attempt: AttemptId, error: &Error) -> Renewed {
         match self.entries.get(&attempt).map(|entry| &entry.position) {
             None => Renewed::Gone(LossReason::Evicted),
@@ -477,7 +481,7 @@ impl Attempts {
 
 /// What follows from the end of the node in front of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum AfterDeletion {
     /// Nothing: the attempt does not wait behind that node.
     None,
     /// The attempt is first now.

@@ -15,7 +15,7 @@ use crate::{error::RequestError, transport::Connection};
 /// How long a session without attempts is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Why a connection is not served any longer.
+/// Why a session leaves a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ServeEnd {
     /// It is lost, or its server is silent.
@@ -77,8 +77,9 @@ impl Session {
         }
     }
 
-    /// Runs a heartbeat. `None`: the server has answered nothing for too long. A server that works off
-    /// earlier requests is not silent. A server that lost its leader answers nothing after a `sync`.
+    /// Runs a heartbeat. `None`: the server has answered nothing for too long. A server that is
+    /// still answering earlier requests is not silent. A server that lost its leader answers
+    /// nothing after a `sync`.
     async fn unless_silent<T>(
         &self,
         connection: &Connection,

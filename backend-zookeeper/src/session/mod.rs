@@ -1,4 +1,4 @@
-//! A session: what all locks of one client and one TTL share. It outlives its connections.
+//! A session, which all locks of one client with the same TTL share. It outlives its connections.
 
 pub(crate) mod attempts;
 mod heartbeat;
@@ -65,7 +65,7 @@ enum State {
 /// The purpose of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Locks: its life is proved, and its time-out must be the TTL that was asked for.
+    /// Locks: its life is proved, and its time-out must be the requested TTL.
     Locks,
     /// Reading the state of locks, with any time-out.
     Reads,
@@ -103,16 +103,16 @@ impl Drop for ReadPermit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     No,
-    /// The servers are told, and delete the session's nodes.
+    /// The servers are asked to end the session, and delete its nodes.
     Close,
-    /// Without a word to the servers, as when the process dies: the session expires.
+    /// Nothing is sent to the servers, as when the process dies: the session expires.
     Abandon,
 }
 
 /// A session.
 pub(crate) struct Session {
     pub(crate) config: Arc<DriverConfig>,
-    /// The time-out that was asked for; for locks it is the TTL.
+    /// The requested time-out; for locks it is the TTL.
     pub(crate) ttl: Duration,
     purpose: Purpose,
     state: watch::Sender<State>,
@@ -199,8 +199,8 @@ impl Session {
         }
     }
 
-    /// The connection. Waits for one, but not longer than until `limit`. After an error nothing was
-    /// sent.
+    /// The connection. Waits for one, but not longer than until `limit`. If this fails, no request
+    /// was sent.
     pub(crate) async fn connection(
         &self,
         operation: &'static str,
@@ -251,9 +251,9 @@ impl Session {
         self.used.send_replace(self.config.now());
     }
 
-    /// Whether to keep the session alive. A session that the core does not use any more expires as
-    /// its locks would: the session does not decide when to renew. Two renewals that get lost take up
-    /// to half a TTL. So the session lives for half a TTL by heartbeats, and for one TTL more without
+    /// Whether to keep the session alive. A session that the core no longer uses expires as its
+    /// locks would: the session does not decide when to renew. Two lost renewals may take up to
+    /// half a TTL. So the session lives for half a TTL by heartbeats, and for one TTL more without
     /// them.
     pub(crate) fn is_in_use(&self) -> bool {
         let idle = self.config.now().since(*self.used.borrow());
@@ -342,7 +342,7 @@ impl Session {
         self.note_checked();
     }
 
-    /// Publishes that every node was looked up on the present connection, once that is so.
+    /// Publishes, once it is true, that every node was looked up on the present connection.
     fn note_checked(&self) {
         let number = self.attempts().checked_on();
         let newly = self.checked.send_if_modified(|checked| {
@@ -380,7 +380,7 @@ impl Session {
         self.closing.send_replace(Closing::Close);
     }
 
-    /// Stops without a word to the servers, as a process that dies: the session expires.
+    /// Stops without a message to the servers, like a process that dies: the session expires.
     pub(crate) fn abandon(&self) {
         self.closing.send_if_modified(|closing| {
             let open = *closing == Closing::No;

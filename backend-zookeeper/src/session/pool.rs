@@ -1,5 +1,5 @@
-//! The sessions of one client: one for each TTL in use, begun when it is first asked for. Each has one
-//! connection, so a client with one TTL has one connection.
+//! The sessions of one client: one for each TTL in use, begun with the first lock of that TTL. Each
+//! has one connection, so a client with one TTL has one connection.
 
 use std::{
     collections::HashMap,
@@ -42,11 +42,11 @@ impl Pool {
                 .by_ttl
                 .entry(ttl)
                 .or_insert_with(|| Session::begin(config, ttl, Purpose::Locks));
-            // An idle session takes no attempts any more from the moment it begins to end.
+            // An idle session takes no more attempts from the moment at which it begins to end.
             if session.is_ended() || session.attempts().is_closed() {
                 *session = Session::begin(config, ttl, Purpose::Locks);
             }
-            // From now on that session reads too.
+            // From now on that session serves reads too.
             if let Some(reader) = sessions.reader.take() {
                 reader.close_after_reads();
             }
@@ -54,8 +54,9 @@ impl Pool {
         })
     }
 
-    /// A session to read the state of locks with: one for locks that is connected and in use, since it
-    /// is kept alive anyway, or else one of its own. `None` after the pool was closed.
+    /// A session for reading the state of locks. A session for locks serves, if one is connected
+    /// and in use, since it is kept alive anyway; otherwise a session for reads only. `None` after
+    /// the pool was closed.
     pub(crate) fn reader(&self) -> Option<ReadPermit> {
         self.with(|sessions, config| {
             let mut locks = sessions.by_ttl.values();

@@ -1,13 +1,14 @@
-//! The proof that a session lives: a chain of heartbeats. Pure.
+//! The proof that a session lives: a chain of heartbeats. No I/O.
 //!
-//! An answer from a server alone proves nothing. A follower answers reads and pings by itself until it
-//! notices that it lost the leader. It reports live sessions to the leader only in its answers to the
-//! leader's pings, every half tick, and the leader alone decides when a session ends. So each
-//! heartbeat is a `sync`, which goes through the leader, and a read after it, and the next heartbeat is
-//! sent at least 0.6 ticks after the answer to the one before. When the third of a chain is answered,
-//! the leader has pinged the follower after the first one. The follower's answer to that ping reached
-//! the leader before the `sync` of the third, because every connection keeps its order. So the leader
-//! has counted the session as alive at a moment not before the first heartbeat was sent.
+//! An answer from a server alone proves nothing. A follower answers reads and pings by itself until
+//! it notices that it lost the leader. A follower reports live sessions to the leader only in its
+//! answers to the leader's pings, every half tick, and the leader alone decides when a session
+//! ends. So each heartbeat is a `sync`, which goes through the leader, and a read after it, and the
+//! next heartbeat is sent at least 0.6 ticks after the answer to the one before. When the third of
+//! a chain is answered, the leader has pinged the follower after the first one. The follower's
+//! answer to that ping reached the leader before the `sync` of the third, because every connection
+//! keeps its order. So the leader has counted the session as alive at a moment not before the first
+//! heartbeat was sent.
 //!
 //! The handshake that resumes a session counts as the first of a chain: the leader has validated the session
 //! by then, and counted it as alive.

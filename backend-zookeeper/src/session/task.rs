@@ -19,7 +19,7 @@ use super::{
 };
 use crate::transport::connect::{Failure, Handshake, Opened, connect};
 
-/// How long a session that never had a connection goes on trying.
+/// How long a session that never had a connection tries to get one.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bounds of the pause after every server was tried.
 const RECONNECT_BACKOFF_INITIAL: Duration = Duration::from_millis(40);
@@ -36,7 +36,7 @@ enum Round {
 struct Connector {
     session: Arc<Session>,
     endpoints: EndpointList,
-    /// What resumes the session, once it has begun.
+    /// The data that resumes the session, once it has begun.
     resume: Option<SessionInfo>,
     connections: u64,
     began: Instant,
@@ -69,8 +69,8 @@ pub(super) async fn run(session: Arc<Session>) {
         backoff.reset();
         if let Err((reason, loss)) = connector.accept(&opened, asked) {
             session.end(reason, loss);
-            let bye = opened.connection.close();
-            let _ = until(&*clock, session.config.request_limit(), bye).await;
+            let ending = opened.connection.close();
+            let _ = until(&*clock, session.config.request_limit(), ending).await;
             return;
         }
         let connection = opened.connection;
@@ -86,8 +86,8 @@ pub(super) async fn run(session: Arc<Session>) {
         };
         connector.last_connected = clock.now();
         if end == ServeEnd::Closed && *session.closing.borrow() != Closing::Abandon {
-            let bye = connection.close();
-            let _ = until(&*clock, session.config.request_limit(), bye).await;
+            let ending = connection.close();
+            let _ = until(&*clock, session.config.request_limit(), ending).await;
         }
         connection.abandon();
         match end {
@@ -125,9 +125,9 @@ impl Connector {
 
     /// The moment until which it is worth resuming the session.
     ///
-    /// For locks: every handshake prolongs the session, also one whose answer is lost. One TTL after
-    /// the newest proof that the core was given, no lease on it is valid any more, so from then on
-    /// it is left to expire (X3).
+    /// For locks: every handshake prolongs the session, also one whose answer is lost. One TTL
+    /// after the newest proof that the core was given, no lease on this session is valid any more,
+    /// so from then on the session is left to expire (X3).
     fn resumable_until(&self) -> Instant {
         let session = &self.session;
         let reported = session.attempts().newest_report_of_all();
@@ -144,7 +144,7 @@ impl Connector {
         let session = Arc::clone(&self.session);
         let clock = &*session.config.context.clock;
         if self.resume.is_some() {
-            // A handshake prolongs the session, so it needs a use too.
+            // A handshake prolongs the session, so the task waits until the session is in use.
             let in_use = until(clock, self.resumable_until(), session.until_in_use()).await;
             if in_use.is_none() || clock.now() >= self.resumable_until() {
                 return Round::Expired;
@@ -178,7 +178,7 @@ impl Connector {
                 ),
                 Err(Failure::Error(error)) => error,
             };
-            // One server with another configuration does not speak for the others.
+            // Another configuration on one server does not end the round: the others may differ.
         }
         Round::Failed(last)
     }

@@ -23,10 +23,11 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// The shortest TTL. A proof is up to three heartbeats old (1.8 ticks). Each of two connections that
-/// are lost one after the other costs two heartbeats of a new chain (1.2 ticks) after a
-/// [`silence_limit`]. 1.8 + 2 * 1.2 ticks + 2 silences is less than the TTL from seven ticks on, or with
-/// ticks under 250 ms from 4.2 ticks and 600 ms. The rest is left for the network and the servers.
+/// The shortest TTL. A proof is up to three heartbeats old (1.8 ticks). Each of two connections
+/// that are lost one after the other costs two heartbeats of a new chain (1.2 ticks) after a
+/// [`silence_limit`]. The sum is 1.8 + 2 * 1.2 ticks and two silence limits. A TTL of seven ticks
+/// or more covers it; with ticks under 250 ms, so does one of 4.2 ticks and 600 ms. The rest of the
+/// TTL is left for the network and the servers.
 pub(crate) fn shortest(tick: Duration) -> Duration {
     (tick * 8).max(tick * 5 + Duration::from_millis(750))
 }

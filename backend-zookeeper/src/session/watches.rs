@@ -16,7 +16,7 @@ use zookeeper_client::{EventType, OneshotWatcher, Stat};
 
 use super::{
     Session,
-    attempts::{Turn, Watched},
+    attempts::{AfterDeletion, Watched},
 };
 use crate::{
     error::error,
@@ -112,13 +112,13 @@ impl Session {
                     let mut attempts = session.attempts();
                     attempts.predecessor_deleted(attempt, &node, connection.number)
                 }
-                // The watch is used up, and the node is still there.
-                _ => Turn::Locate,
+                // The watch has fired, and the node still exists.
+                _ => AfterDeletion::Locate,
             };
             match (turn, session.fresh_proof()) {
-                (Turn::None, _) => {}
-                (Turn::First, Some(from)) => session.emit_grant(attempt, from),
-                (Turn::First, None) | (Turn::Locate, _) => {
+                (AfterDeletion::None, _) => {}
+                (AfterDeletion::First, Some(from)) => session.emit_grant(attempt, from),
+                (AfterDeletion::First, None) | (AfterDeletion::Locate, _) => {
                     session.locate_and_grant(&connection, attempt).await;
                 }
             }
@@ -143,7 +143,7 @@ impl Session {
             return;
         }
         loop {
-            // Strict as the enqueue, as long as that has not found out the position.
+            // As strict as the enqueue, until the position is known.
             let strict = {
                 let attempts = self.attempts();
                 let entry = attempts.get(attempt);
@@ -192,7 +192,7 @@ impl Session {
     }
 }
 
-/// Sets a watch on an attempt's own node. `None`: the node is gone, or nobody needs the watch.
+/// Sets a watch on an attempt's own node. `None`: the node is gone, or the watch is not needed.
 async fn set_own_watch(
     session: &Weak<Session>,
     connection: &Weak<Connection>,
@@ -218,7 +218,7 @@ async fn set_own_watch(
     session.own_node_seen(&connection, attempt, stat.as_ref());
     let stat = stat?;
     if stat.version != 0 {
-        judge(&session, &connection, attempt, node).await;
+        validate_record(&session, &connection, attempt, node).await;
     }
     Some(watcher)
 }
@@ -250,8 +250,14 @@ fn own_node_changed(
     }
 }
 
-/// Reads the data of an own node that was written to, and notes whether it is still ours.
-async fn judge(session: &Session, connection: &Connection, attempt: AttemptId, node: &str) {
+/// Reads the data of an attempt's own node after a program wrote to it, and notes whether it is
+/// still the record of that attempt.
+async fn validate_record(
+    session: &Session,
+    connection: &Connection,
+    attempt: AttemptId,
+    node: &str,
+) {
     let floor = session.config.context.token_floor;
     let verdict = match connection.read_one(node).await {
         Ok(Some(read)) => match record::holder(OPERATION, node, &read, floor) {
@@ -259,7 +265,7 @@ async fn judge(session: &Session, connection: &Connection, attempt: AttemptId, n
             Ok(_) => Some(overwritten(node)),
             Err(error) => Some(error),
         },
-        // A node that this client may not read any more, or that is gone.
+        // This client may no longer read the node, or the node is gone.
         Ok(None) | Err(_) => return,
     };
     session.attempts().set_data_error(attempt, verdict);

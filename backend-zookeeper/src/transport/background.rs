@@ -1,6 +1,5 @@
-//! Operations that go on in the background, for as long as their connection lasts, when their caller
-//! stops waiting for them. So nothing that an operation finds out is lost because something else was
-//! late.
+//! Operations that continue in the background when their caller stops waiting, for as long as their
+//! connection lasts. So the result of an operation is not lost because its caller gave up.
 
 use std::sync::Arc;
 
@@ -52,7 +51,7 @@ impl<T> Running<T> {
     }
 
     /// Lets the operation go on in the background. Returns the answer if it has come. Otherwise the
-    /// operation sees that its caller does not take the answer any more.
+    /// operation sees that its caller no longer takes the answer.
     pub(crate) fn stop_waiting(mut self) -> Option<T> {
         self.answer.close();
         self.answer.try_recv().ok()

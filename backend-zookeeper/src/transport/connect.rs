@@ -62,9 +62,9 @@ pub(crate) enum Failure {
 /// the credentials, and to the first request.
 const RESUME_ANSWERS: u32 = 4;
 
-/// Connects to one server. A new session has the option `connect_timeout` for that. To resume one, each
-/// answer may take as long as a server may be silent. A new session's failure is explained, which
-/// takes another connection.
+/// Connects to one server. For a new session, the option `connect_timeout` is the time limit. For a
+/// resumed session, each answer may take as long as a server may be silent. If a new session fails,
+/// another connection finds out why.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     config: &DriverConfig,
@@ -99,7 +99,7 @@ pub(crate) async fn connect(
     }
 }
 
-/// Why a server has a connection failed.
+/// Why a connection to a server failed.
 enum OpenError {
     /// The crate does not say why.
     Unreachable,
@@ -119,7 +119,7 @@ async fn open(
 ) -> Result<Opened, OpenError> {
     let mut connector = Client::connector()
         .with_session_timeout(handshake.timeout)
-        // The crate ignores a longer limit than three fifths of the session.
+        // The crate ignores a limit that is longer than three fifths of the session's time-out.
         .with_connection_timeout(handshake.silence.min(handshake.timeout * 3 / 5))
         .with_fail_eagerly();
     if config.address.secure {
@@ -154,7 +154,7 @@ async fn open(
     })?;
     let session = client.session().clone();
     if resumed.is_some_and(|resumed| resumed != session.id()) {
-        // Some servers begin a new session without a word.
+        // Some servers begin a new session, without an error, instead of resuming the old one.
         return Err(OpenError::Failed(Failure::Expired));
     }
     let timeout = client.session_timeout();
@@ -181,7 +181,7 @@ fn rejected(endpoint: &Endpoint) -> ConnectError {
     .at(endpoint)
 }
 
-/// Sends the credentials. After the handshake: sent before it, they make some servers close the
+/// Sends the credentials after the handshake. If they are sent before it, some servers close the
 /// connection (`docs/zookeeper-client.md`, report 6).
 async fn authenticate(
     endpoint: &Endpoint,
@@ -213,9 +213,9 @@ async fn authenticate(
     }
 }
 
-/// Waits until the server has applied everything that was acknowledged before. The crate cannot tell
-/// a server which transactions the session has seen, so a lagging one resumes it, and a `sync` alone
-/// is answered by a leader that has been deposed.
+/// Waits until the server has applied everything that was acknowledged before. The crate cannot
+/// tell a server which transactions the session has seen, so a server that lags behind may resume
+/// it. A `sync` is not enough, because a leader that was deposed answers it too.
 async fn catch_up(endpoint: &Endpoint, connection: &Connection) -> Result<(), OpenError> {
     let lagging = |_| {
         ConnectError::new(

@@ -1,5 +1,5 @@
 //! Why a server cannot be reached. The client crate reports only that no server could be
-//! (`docs/zookeeper-client.md`, report 5), so this connects once more and looks.
+//! (`docs/zookeeper-client.md`, report 5), so this module connects once more and asks the server.
 
 use std::{io, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::session::{DriverConfig, time::until};
 
-/// The first words of a server that serves, in answer to the command `srvr`.
+/// The first words of the answer to the command `srvr` from a server that serves clients.
 const SERVES: &str = "Zookeeper version";
-/// Those of a server that is up and does not serve.
+/// Part of the answer from a server that is up and does not serve clients.
 const NO_QUORUM: &str = "not currently serving requests";
-/// Those of a server on which the command is forbidden.
+/// Part of the answer from a server on which the command is forbidden.
 const FORBIDDEN: &str = "is not executed because it is not in the whitelist";
 /// The possible causes when a server closes a TLS connection at once.
 const CLOSED_HINT: &str = "does it speak TLS on that port, does it accept the client certificate, and has \
@@ -28,7 +28,7 @@ const CLOSED_HINT: &str = "does it speak TLS on that port, does it accept the cl
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
-/// What a server that wants TLS does not say by itself.
+/// A hint for the error message: a server that wants TLS does not say so.
 pub(super) const fn tls_hint(config: &DriverConfig) -> &'static str {
     if config.address.secure {
         ""

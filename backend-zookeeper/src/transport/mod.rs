@@ -2,8 +2,8 @@
 //!
 //! The crate's client reconnects by itself. This driver does not let it: it owns the client's task
 //! ([`task`]), polls it until the connection is lost, and then drops it. So a connection is never
-//! repaired, its identity is that of the object, and a request that was not written when the
-//! connection broke is never sent. ADR 0008 says which clauses need that.
+//! repaired, each [`Connection`] object is one TCP connection, and a request that was not written
+//! when the connection broke is never sent. ADR 0008 says which clauses need that.
 
 mod background;
 pub(crate) mod connect;
@@ -111,7 +111,8 @@ impl Connection {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// A client for one of many look-ups, and the permit to be held until the answer came.
+    /// A client for one of many look-ups, and the permit that must be held until the answer
+    /// arrives.
     pub(crate) async fn lookup(&self) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {
         let permit = self.lookups.acquire().await;
         let permit = permit.map_err(|_| RequestError::NotSent)?;
@@ -133,7 +134,7 @@ impl Connection {
         let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
     }
 
-    /// Drops the connection without a word to the server. Requests that were not answered never are.
+    /// Drops the connection without a message to the server. Unanswered requests stay unanswered.
     pub(crate) fn abandon(&self) {
         self.lost.send_replace(true);
     }
@@ -194,7 +195,8 @@ impl Drop for Connection {
 
 /// Polls the client's task and the futures of a connection until the connection is lost.
 ///
-/// All in one task: what a future sends in answer to an event is written without waking another task.
+/// All run in one task, so a request that a future sends in answer to an event is written without
+/// waking another task.
 async fn serve(
     mut states: StateWatcher,
     mut task: ClientTask,

@@ -16,7 +16,7 @@ use asyncs::task::{Spawn, Task, enter};
 /// The task that serves a client's session.
 pub(super) struct ClientTask(Pin<Box<dyn Future<Output = ()> + Send>>);
 
-/// Keeps what is spawned in place of spawning it.
+/// A spawner that keeps the task instead of running it.
 #[derive(Default)]
 struct Capture(Mutex<Option<Task>>);
 

@@ -44,12 +44,12 @@ fn is_first(attempts: &Attempts, attempt: AttemptId) -> bool {
 fn w2_a_waiter_with_one_contender_ahead_is_first_when_that_leaves() {
     let (mut attempts, attempt) = waiter(1);
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(turn, Turn::First);
+    assert_eq!(turn, AfterDeletion::First);
     let grant = attempts.grant(attempt, TTL, Instant::ORIGIN).unwrap();
     assert_eq!(grant.token, FencingToken::new(5));
     // Only once.
     let again = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(again, Turn::None);
+    assert_eq!(again, AfterDeletion::None);
 }
 
 #[test]
@@ -59,12 +59,12 @@ fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
     for (ahead, connection) in [(2, 1), (1, 2)] {
         let (mut attempts, attempt) = waiter(ahead);
         let turn = attempts.predecessor_deleted(attempt, AHEAD, connection);
-        assert_eq!(turn, Turn::Locate);
+        assert_eq!(turn, AfterDeletion::Locate);
         assert!(!is_first(&attempts, attempt));
     }
     let (mut attempts, attempt) = waiter(1);
     let other = attempts.predecessor_deleted(attempt, NODE, 1);
-    assert_eq!(other, Turn::None, "it does not wait for that node");
+    assert_eq!(other, AfterDeletion::None, "it does not wait for that node");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a4_a_waiter_that_is_being_removed_is_granted_nothing() {
     attempts.begin_removal(attempt);
     assert_eq!(
         attempts.predecessor_deleted(attempt, AHEAD, 1),
-        Turn::Locate
+        AfterDeletion::Locate
     );
     assert!(!attempts.begin_locating(attempt, 1));
     assert!(!attempts.is_wanted(attempt));
@@ -89,7 +89,11 @@ fn l2_the_end_of_the_own_node_is_a_loss_unless_this_client_removes_it() {
     assert_eq!(attempts.gone(attempt, reason), Some(lost));
     assert_eq!(attempts.gone(attempt, reason), None, "told once");
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(turn, Turn::None, "w4: a waiter that is gone never holds");
+    assert_eq!(
+        turn,
+        AfterDeletion::None,
+        "w4: a waiter that is gone never holds"
+    );
     let (mut attempts, attempt) = waiter(1);
     attempts.begin_removal(attempt);
     assert_eq!(attempts.gone(attempt, reason), None);
@@ -224,5 +228,5 @@ fn w4_x1_a_watch_that_is_used_up_grants_nothing() {
     let (mut attempts, attempt) = waiter(1);
     attempts.unwatched(attempt);
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(turn, Turn::Locate);
+    assert_eq!(turn, AfterDeletion::Locate);
 }
