@@ -212,15 +212,6 @@ impl Attempt {
         })
     }
 
-    /// Handles a proof that the driver reports as an event.
-    pub(crate) fn on_proved(&self, from: Instant, now: Instant) -> NextAction {
-        self.update(now, |state, _| {
-            if let Stage::Granted { lease, .. } = &mut state.stage {
-                lease.on(Input::Proved { from }, now);
-            }
-        })
-    }
-
     /// Handles definite evidence that the entry is gone.
     pub(crate) fn on_gone(&self, reason: LossReason, now: Instant) -> NextAction {
         self.update(now, |state, _| apply_gone(state, reason, now))
@@ -305,7 +296,7 @@ impl Attempt {
                         lease.on(Input::Proved { from }, now);
                     }
                 }
-                // The proof may have arrived as an event before the call timed out.
+                // The answer to a later renewal may have arrived before this one.
                 Renewed::Unknown(_) if state.is_proved_since(request.sent_at) => {}
                 Renewed::Unknown(error) => {
                     if matches!(state.stage, Stage::Waiting { .. }) {

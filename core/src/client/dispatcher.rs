@@ -17,7 +17,7 @@ use super::{
     renewal_schedule::RenewalSchedule,
 };
 use crate::{
-    backend::{BackendEvent, EventHandler},
+    backend::{BackendEvent, EventHandler, RenewalAnswers},
     capability::{Capabilities, TtlScope, WaitMode},
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
@@ -48,7 +48,7 @@ pub(crate) struct Dispatcher {
 #[derive(Debug)]
 pub(super) struct Batch {
     dispatcher: Arc<Dispatcher>,
-    attempts: std::vec::IntoIter<(Arc<Attempt>, InFlight)>,
+    unanswered: Mutex<Vec<Option<(Arc<Attempt>, InFlight)>>>,
 }
 
 impl Dispatcher {
@@ -200,7 +200,7 @@ impl Dispatcher {
             self.apply(&attempt, due.next);
             if let Some((renewal, in_flight)) = due.renewal {
                 renewals.push(renewal);
-                attempts.push((attempt, in_flight));
+                attempts.push(Some((attempt, in_flight)));
             }
         }
         let next_wakeup = self.schedule().set_next_wakeup(now);
@@ -209,7 +209,7 @@ impl Dispatcher {
                 renewals,
                 Batch {
                     dispatcher: Arc::clone(self),
-                    attempts: attempts.into_iter(),
+                    unanswered: Mutex::new(attempts),
                 },
             )
         });
@@ -264,9 +264,9 @@ impl EventHandler for Dispatcher {
         let now = self.now();
         let (attempt, event) = match event {
             BackendEvent::Granted(grant) => (grant.attempt, BackendEvent::Granted(grant)),
-            BackendEvent::Recheck { attempt }
-            | BackendEvent::Lost { attempt, .. }
-            | BackendEvent::Proved { attempt, .. } => (attempt, event),
+            BackendEvent::Recheck { attempt } | BackendEvent::Lost { attempt, .. } => {
+                (attempt, event)
+            }
             BackendEvent::Suspect => {
                 let attempts = self.schedule().all();
                 for attempt in attempts {
@@ -293,7 +293,6 @@ impl EventHandler for Dispatcher {
             BackendEvent::Granted(grant) => attempt.on_pushed_grant(grant, now),
             BackendEvent::Recheck { .. } => attempt.renew_now(now),
             BackendEvent::Lost { reason, .. } => attempt.on_gone(reason, now),
-            BackendEvent::Proved { from, .. } => attempt.on_proved(from, now),
             BackendEvent::Reconnected | BackendEvent::Suspect => return,
         };
         self.apply(&attempt, next);
@@ -307,13 +306,27 @@ impl Drop for Dispatcher {
 }
 
 impl Batch {
-    pub(super) fn on_answers(mut self, answers: Vec<Renewed>) {
-        for answer in answers {
-            let Some((attempt, in_flight)) = self.attempts.next() else {
-                break;
+    /// Returns the receiver of the answers. It delivers only while the batch exists.
+    pub(super) fn answers(self: &Arc<Self>) -> RenewalAnswers {
+        let batch = Arc::downgrade(self);
+        RenewalAnswers::new(move |index, answer| {
+            let Some(batch) = batch.upgrade() else {
+                return;
             };
-            self.deliver(&attempt, in_flight, answer);
-        }
+            let entry = {
+                let mut unanswered = batch.unanswered();
+                unanswered.get_mut(index).and_then(Option::take)
+            };
+            if let Some((attempt, in_flight)) = entry {
+                batch.deliver(&attempt, in_flight, answer);
+            }
+        })
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Option<(Arc<Attempt>, InFlight)>>> {
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deliver(&self, attempt: &Attempt, in_flight: InFlight, answer: Renewed) {
@@ -328,10 +341,9 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        while let Some((attempt, in_flight)) = self.attempts.next() {
-            let error = Error::new(ErrorKind::OutcomeUnknown, "renewing")
-                .with_detail("the store gave no answer");
-            self.deliver(&attempt, in_flight, Renewed::Unknown(error));
+        let unanswered = std::mem::take(&mut *self.unanswered());
+        for (attempt, in_flight) in unanswered.into_iter().flatten() {
+            self.deliver(&attempt, in_flight, Renewed::unanswered());
         }
     }
 }
