@@ -4,16 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendInfo, Connect, Context},
+    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
     },
     error::Error,
     name::LockName,
-    request::{
-        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
-    },
+    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
     settings::StoreUrl,
     token::FencingToken,
 };
@@ -148,8 +146,8 @@ impl Backend for EtcdBackend {
         enqueue::enqueue(&self.shared, &request).await
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renew::renew(&self.shared, entries).await
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        renew::renew(&self.shared, entries, &answers).await;
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

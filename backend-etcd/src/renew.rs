@@ -8,10 +8,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use tenure_core::{
-    backend::BackendEvent,
+    backend::RenewalAnswers,
     clock::Instant,
     error::Error,
-    id::AttemptId,
     loss::LossReason,
     request::{Renewal, Renewed, StoreTime, Waiting},
 };
@@ -45,24 +44,17 @@ struct LeaseBatch {
     shared: Arc<Shared>,
     lease: Arc<Lease>,
     items: Vec<RenewalItem>,
-    /// Whether other parts of the renewal may take longer, so that each outcome is also sent as an
-    /// event at once.
-    send_events: bool,
-    outcomes: Vec<(usize, Renewed)>,
+    answers: RenewalAnswers,
 }
 
-/// Renews grants and reports waiters. Returns one outcome for each entry, in the order of the
-/// entries.
-pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Renewed> {
-    let count = entries.len();
-    let mut outcomes: Vec<Option<Renewed>> = Vec::with_capacity(count);
-    outcomes.resize_with(count, || None);
+/// Renews grants and reports waiters. Sends one answer for each entry.
+pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>, answers: &RenewalAnswers) {
     let mut batches: HashMap<i64, LeaseBatch> = HashMap::new();
     for (index, renewal) in entries.into_iter().enumerate() {
         match prepare(shared, &renewal) {
             Ok((snapshot, check, lease)) => batches
                 .entry(lease.id)
-                .or_insert_with(|| LeaseBatch::new(shared, lease))
+                .or_insert_with(|| LeaseBatch::new(shared, lease, answers))
                 .items
                 .push(RenewalItem {
                     index,
@@ -70,33 +62,21 @@ pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>) -> Vec<Re
                     snapshot,
                     check,
                 }),
-            Err(reason) => outcomes[index] = Some(Renewed::Gone(reason)),
+            Err(reason) => answers.send(index, Renewed::Gone(reason)),
         }
     }
-    let send_events = batches.len() > 1;
+    let mut batches = batches.into_values();
+    if batches.len() == 1
+        && let Some(batch) = batches.next()
+    {
+        return batch.run().await;
+    }
+    // Concurrently: a slow lease delays no other.
     let mut tasks = JoinSet::new();
-    let mut single = None;
-    for (_, mut batch) in batches {
-        batch.send_events = send_events;
-        if send_events {
-            tasks.spawn(batch.run());
-        } else {
-            single = Some(batch);
-        }
+    for batch in batches {
+        tasks.spawn(batch.run());
     }
-    if let Some(batch) = single {
-        for (index, outcome) in batch.run().await {
-            outcomes[index] = Some(outcome);
-        }
-    }
-    while let Some(finished) = tasks.join_next().await {
-        for (index, outcome) in finished.unwrap_or_default() {
-            outcomes[index] = Some(outcome);
-        }
-    }
-    let unknown = || Renewed::Unknown(RequestError::no_reply().into_error(OPERATION));
-    let outcomes = outcomes.into_iter();
-    outcomes.map(|one| one.unwrap_or_else(unknown)).collect()
+    while tasks.join_next().await.is_some() {}
 }
 
 /// What the transaction has to check for an entry, or the reason why the entry is lost.
@@ -139,24 +119,22 @@ fn prepare(
 }
 
 impl LeaseBatch {
-    fn new(shared: &Arc<Shared>, lease: Arc<Lease>) -> Self {
+    fn new(shared: &Arc<Shared>, lease: Arc<Lease>, answers: &RenewalAnswers) -> Self {
         Self {
             shared: Arc::clone(shared),
             lease,
             items: Vec::new(),
-            send_events: false,
-            outcomes: Vec::new(),
+            answers: answers.clone(),
         }
     }
 
-    async fn run(mut self) -> Vec<(usize, Renewed)> {
+    async fn run(mut self) {
         if let Err(error) = self.prove().await {
             let error = error.into_error(OPERATION);
             for item in std::mem::take(&mut self.items) {
-                self.set_outcome(&item, Renewed::Unknown(error.clone()));
+                self.answer(&item, Renewed::Unknown(error.clone()));
             }
         }
-        self.outcomes
     }
 
     /// Proves the lease and checks the entries. On failure, the outcome of each entry left in
@@ -181,8 +159,6 @@ impl LeaseBatch {
                 break;
             }
             let chunk = self.next_chunk();
-            // The entries of this chunk need not wait for the remaining ones.
-            self.send_events |= !self.items.is_empty();
             let checks: Vec<EntryCheck> = chunk.iter().map(|item| item.check.clone()).collect();
             let check = txn::check_entries(&checks, &self.shared.absent_key);
             let reply = match self.shared.txn_read_only(check).await {
@@ -208,7 +184,7 @@ impl LeaseBatch {
                 },
                 None => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
             };
-            self.set_outcome(&item, outcome);
+            self.answer(&item, outcome);
         }
         Ok(())
     }
@@ -269,7 +245,7 @@ impl LeaseBatch {
             let own = match own {
                 Ok(own) => own,
                 Err(error) => {
-                    self.set_outcome(&item, Renewed::Unknown(error.into_error(OPERATION)));
+                    self.answer(&item, Renewed::Unknown(error.into_error(OPERATION)));
                     continue;
                 }
             };
@@ -282,7 +258,7 @@ impl LeaseBatch {
             };
             if own.mod_revision() != item.check.revision {
                 let error = altered_key(OPERATION, &item.check.key);
-                self.set_outcome(&item, Renewed::Unknown(error));
+                self.answer(&item, Renewed::Unknown(error));
                 continue;
             }
             let revision = item
@@ -314,7 +290,7 @@ impl LeaseBatch {
             // The keep-alive was for a lease that the store does not know, yet the entry exists:
             // one of the two replies is out of date.
             let error = RequestError::no_reply().into_error(OPERATION);
-            self.set_outcome(item, Renewed::Unknown(error));
+            self.answer(item, Renewed::Unknown(error));
             return;
         }
         let from = self.lease.proved_from();
@@ -328,7 +304,7 @@ impl LeaseBatch {
             Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
             _ => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
         };
-        self.set_outcome(item, outcome);
+        self.answer(item, outcome);
     }
 
     fn on_gone(&mut self, item: &RenewalItem, proved: bool) {
@@ -338,7 +314,7 @@ impl LeaseBatch {
             self.shared.leases.mark_expired(&self.lease);
             LossReason::SessionLost
         };
-        self.set_outcome(item, Renewed::Gone(reason));
+        self.answer(item, Renewed::Gone(reason));
     }
 
     /// Handles a waiter whose predecessor is gone.
@@ -352,17 +328,11 @@ impl LeaseBatch {
             Ok(Err(unreadable)) => unknown(unreadable),
             Err(error) => unknown(error.into_error(OPERATION)),
         };
-        self.set_outcome(item, outcome);
+        self.answer(item, outcome);
     }
 
-    fn set_outcome(&mut self, item: &RenewalItem, outcome: Renewed) {
-        if self.send_events {
-            let event = outcome_event(item.renewal.attempt, &outcome);
-            if let Some(event) = event {
-                self.shared.context.events.send(event);
-            }
-        }
-        self.outcomes.push((item.index, outcome));
+    fn answer(&self, item: &RenewalItem, answer: Renewed) {
+        self.answers.send(item.index, answer);
     }
 }
 
@@ -374,20 +344,5 @@ fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predeces
     } else {
         // The holder may have changed since it was read.
         reply
-    }
-}
-
-fn outcome_event(attempt: AttemptId, outcome: &Renewed) -> Option<BackendEvent> {
-    match outcome {
-        Renewed::Proved { from } => Some(BackendEvent::Proved {
-            attempt,
-            from: *from,
-        }),
-        Renewed::Granted(grant) => Some(BackendEvent::Granted(grant.clone())),
-        Renewed::Gone(reason) => Some(BackendEvent::Lost {
-            attempt,
-            reason: *reason,
-        }),
-        _ => None,
     }
 }

@@ -4,16 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink},
+    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink, RenewalAnswers},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
     },
     error::Error,
     name::{LockName, Namespace},
-    request::{
-        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
-    },
+    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
     settings::StoreUrl,
     token::FencingToken,
 };
@@ -154,8 +152,8 @@ impl Backend for RedisBackend {
         enqueue::enqueue(&self.shared, request).await
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renew::renew(&self.shared, &entries).await
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        renew::renew(&self.shared, &entries, answers).await;
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

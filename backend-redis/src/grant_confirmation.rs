@@ -11,7 +11,7 @@ use std::{
 };
 
 use tenure_core::{
-    backend::{BackendEvent, EventSink},
+    backend::{BackendEvent, EventSink, RenewalAnswers},
     id::AttemptId,
     name::LockName,
     request::{Grant, Renewal, Renewed},
@@ -57,7 +57,10 @@ impl GrantConfirmation {
         };
         tokio::spawn(async move {
             let entry = Renewal::new(name, attempt, ttl, Some(grant.token));
-            let event = match renew::renew(&shared, &[entry]).await.pop() {
+            let entries = [entry];
+            let renewal =
+                RenewalAnswers::collect(1, |answers| renew::renew(&shared, &entries, answers));
+            let event = match renewal.await.pop() {
                 Some(Renewed::Proved { from }) => {
                     BackendEvent::Granted(Grant::proved(attempt, grant.token, grant.ttl, from))
                 }

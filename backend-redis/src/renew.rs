@@ -6,7 +6,7 @@
 
 use redis::Value;
 use tenure_core::{
-    backend::BackendEvent,
+    backend::RenewalAnswers,
     clock::Instant,
     error::Error,
     request::{Remove, Renewal, Renewed},
@@ -38,7 +38,7 @@ struct RenewBatch<'a> {
     entries: &'a [Renewal],
     keys: Vec<Option<LockKeys>>,
     from: Instant,
-    outcomes: Vec<Option<Renewed>>,
+    answers: RenewalAnswers,
     /// Groups whose keys are on two nodes because a slot of the cluster is moving. The keys of each
     /// single entry may still be on one node.
     split_slot_groups: Vec<Vec<usize>>,
@@ -46,25 +46,21 @@ struct RenewBatch<'a> {
     not_renewed: Vec<usize>,
     /// Grants that too few replicas have acknowledged. They are undone.
     under_replicated: Vec<usize>,
-    /// Whether outcomes are sent as events at once, because other calls of this batch may take
-    /// longer.
-    emit_events: bool,
 }
 
-/// Renews grants and reports waiters. Returns one outcome for each entry, in the same order.
-pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> {
+/// Renews grants and reports waiters. Sends one answer for each entry.
+pub(crate) async fn renew(shared: &Shared, entries: &[Renewal], answers: RenewalAnswers) {
     let mut batch = RenewBatch {
         shared,
         entries,
         keys: Vec::with_capacity(entries.len()),
         from: shared.now(),
-        outcomes: Vec::with_capacity(entries.len()),
+        answers,
         split_slot_groups: Vec::new(),
         not_renewed: Vec::new(),
         under_replicated: Vec::new(),
-        emit_events: false,
     };
-    for entry in entries {
+    for (index, entry) in entries.iter().enumerate() {
         let keys = shared.lock_keys(&entry.name).and_then(|keys| {
             // A report may grant the lock, so it is refused while grants are blocked. A renewal
             // grants nothing.
@@ -74,16 +70,16 @@ pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> 
                 .then(|| shared.restart_delay_error(OPERATION, &keys));
             blocked.flatten().map_or(Ok(keys), Err)
         });
-        let (keys, outcome) = match keys {
-            Ok(keys) => (Some(keys), None),
-            Err(error) => (None, Some(Renewed::Unknown(error))),
-        };
-        batch.keys.push(keys);
-        batch.outcomes.push(outcome);
+        batch.keys.push(match keys {
+            Ok(keys) => Some(keys),
+            Err(error) => {
+                batch.answers.send(index, Renewed::Unknown(error));
+                None
+            }
+        });
     }
     let holders = batch.groups(MAX_GRANTS_PER_CALL, |entry| entry.token.is_some());
     let waiters = batch.groups(MAX_REPORTS_PER_CALL, |entry| entry.token.is_none());
-    batch.emit_events = holders.len() + waiters.len() > 1;
     batch.send(&holders, &waiters).await;
     batch.retry_individually().await;
     if !batch.not_renewed.is_empty() {
@@ -95,31 +91,22 @@ pub(crate) async fn renew(shared: &Shared, entries: &[Renewal]) -> Vec<Renewed> 
         batch.retry_individually().await;
     }
     batch.undo_under_replicated().await;
-    let outcomes = std::mem::take(&mut batch.outcomes);
-    outcomes
-        .into_iter()
-        .map(|outcome| {
-            outcome.unwrap_or_else(|| Renewed::Unknown(unexpected_reply(OPERATION, &Value::Nil)))
-        })
-        .collect()
 }
 
 impl RenewBatch<'_> {
-    /// Starts another round of calls. Proofs now count from the new start time, and outcomes are
-    /// sent at once because other entries have waited long enough.
+    /// Starts another round of calls. Proofs now count from the new start time.
     fn start_round(&mut self) {
-        self.emit_events = true;
         self.from = self.shared.now();
     }
 
-    /// Sets an error as the outcome if grants are blocked, because a report may grant the lock.
+    /// Answers with an error if grants are blocked, because a report may grant the lock.
     /// Returns whether it did.
-    fn refuse_while_blocked(&mut self, index: usize) -> bool {
+    fn refuse_while_blocked(&self, index: usize) -> bool {
         let keys = self.keys[index].as_ref();
         let blocked = keys.and_then(|keys| self.shared.restart_delay_error(OPERATION, keys));
         let is_blocked = blocked.is_some();
         if let Some(error) = blocked {
-            self.outcomes[index] = Some(Renewed::Unknown(error));
+            self.answers.send(index, Renewed::Unknown(error));
         }
         is_blocked
     }
@@ -232,15 +219,15 @@ impl RenewBatch<'_> {
         };
         for &index in group {
             match reply.number() {
-                Ok(1) if missing_acks == 0 => {
-                    self.set_outcome(index, Renewed::Proved { from: self.from })
-                }
+                Ok(1) if missing_acks == 0 => self
+                    .answers
+                    .send(index, Renewed::Proved { from: self.from }),
                 Ok(1) => {
                     let error = self.shared.too_few_replicas(OPERATION, missing_acks);
-                    self.set_outcome(index, Renewed::Unknown(error));
+                    self.answers.send(index, Renewed::Unknown(error));
                 }
                 Ok(_) => self.not_renewed.push(index),
-                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
+                Err(error) => self.answers.send(index, Renewed::Unknown(error)),
             }
         }
     }
@@ -271,8 +258,8 @@ impl RenewBatch<'_> {
                 Ok(Renewed::Granted(_)) if missing_acks > 0 => {
                     self.on_under_replicated_grant(index, missing_acks)
                 }
-                Ok(outcome) => self.set_outcome(index, outcome),
-                Err(error) => self.set_outcome(index, Renewed::Unknown(error)),
+                Ok(outcome) => self.answers.send(index, outcome),
+                Err(error) => self.answers.send(index, Renewed::Unknown(error)),
             }
         }
     }
@@ -280,7 +267,7 @@ impl RenewBatch<'_> {
     fn on_under_replicated_grant(&mut self, index: usize, missing_acks: u32) {
         if self.entries[index].token.is_some() {
             let error = self.shared.too_few_replicas(OPERATION, missing_acks);
-            self.set_outcome(index, Renewed::Unknown(error));
+            self.answers.send(index, Renewed::Unknown(error));
         } else {
             self.under_replicated.push(index);
         }
@@ -296,35 +283,13 @@ impl RenewBatch<'_> {
                 Ok(_) => Renewed::Gone(tenure_core::loss::LossReason::Evicted),
                 Err(error) => Renewed::Unknown(error),
             };
-            self.set_outcome(index, outcome);
+            self.answers.send(index, outcome);
         }
     }
 
-    fn fail_group(&mut self, group: &[usize], error: &Error) {
+    fn fail_group(&self, group: &[usize], error: &Error) {
         for &index in group {
-            self.set_outcome(index, Renewed::Unknown(error.clone()));
+            self.answers.send(index, Renewed::Unknown(error.clone()));
         }
-    }
-
-    /// Sets the outcome of one entry. If other calls may take longer, the outcome is also sent as
-    /// an event: a cluster node that is down must not delay the outcomes of the others.
-    fn set_outcome(&mut self, index: usize, outcome: Renewed) {
-        let attempt = self.entries[index].attempt;
-        if self.emit_events {
-            let events = &self.shared.context.events;
-            match &outcome {
-                Renewed::Proved { from } => events.send(BackendEvent::Proved {
-                    attempt,
-                    from: *from,
-                }),
-                Renewed::Granted(grant) => events.send(BackendEvent::Granted(grant.clone())),
-                Renewed::Gone(reason) => events.send(BackendEvent::Lost {
-                    attempt,
-                    reason: *reason,
-                }),
-                _ => {}
-            }
-        }
-        self.outcomes[index] = Some(outcome);
     }
 }

@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendInfo, Connect, Context},
+    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     capability::Capabilities,
     error::Error,
     name::LockName,
-    request::{
-        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
-    },
+    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
     settings::StoreUrl,
     token::FencingToken,
 };
@@ -88,8 +86,8 @@ impl Backend for ZooKeeperBackend {
         enqueue(&self.shared, request).await
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        renew(&self.shared, entries).await
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        renew(&self.shared, entries, &answers).await;
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

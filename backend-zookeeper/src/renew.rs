@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use tenure_core::{
-    backend::BackendEvent,
+    backend::RenewalAnswers,
     error::Error,
     id::AttemptId,
     loss::LossReason,
@@ -25,12 +25,11 @@ const OPERATION: &str = "renewing";
 /// The entries of one session, each with its place in the batch.
 type Part = Vec<(usize, Renewal)>;
 
-pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>) -> Vec<Renewed> {
-    let mut answers: Vec<Option<Renewed>> = entries.iter().map(|_| None).collect();
+pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>, answers: &RenewalAnswers) {
     let mut parts: HashMap<usize, (Arc<Session>, Part)> = HashMap::new();
     for (index, entry) in entries.into_iter().enumerate() {
         match shared.session_of(entry.attempt) {
-            None => answers[index] = Some(Renewed::Gone(LossReason::Evicted)),
+            None => answers.send(index, Renewed::Gone(LossReason::Evicted)),
             Some(session) => parts
                 .entry(Arc::as_ptr(&session).addr())
                 .or_insert_with(|| (session, Vec::new()))
@@ -39,24 +38,19 @@ pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>) -> Vec<Renewed
         }
     }
     // The sessions are renewed side by side, so that one that is cut off delays no other.
-    let split = parts.len() > 1;
     let mut running = JoinSet::new();
     for (session, part) in parts.into_values() {
-        running.spawn(async move { renew_part(&session, part, split).await });
+        let answers = answers.clone();
+        running.spawn(async move {
+            for (index, answer) in renew_part(&session, part).await {
+                answers.send(index, answer);
+            }
+        });
     }
-    while let Some(done) = running.join_next().await {
-        for (index, answer) in done.unwrap_or_default() {
-            answers[index] = Some(answer);
-        }
-    }
-    let missing = || Renewed::Unknown(unanswered(OPERATION));
-    answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or_else(missing))
-        .collect()
+    while running.join_next().await.is_some() {}
 }
 
-async fn renew_part(session: &Arc<Session>, part: Part, split: bool) -> Vec<(usize, Renewed)> {
+async fn renew_part(session: &Arc<Session>, part: Part) -> Vec<(usize, Renewed)> {
     let clock = &*session.config.context.clock;
     let limit = session.config.request_limit();
     session.touch();
@@ -82,23 +76,13 @@ async fn renew_part(session: &Arc<Session>, part: Part, split: bool) -> Vec<(usi
     let Some(from) = proof else {
         return unproved(session, part, &unanswered(OPERATION));
     };
-    let mut answers = Vec::with_capacity(part.len());
-    {
-        let mut attempts = session.attempts();
-        for (index, entry) in part {
-            let (attempt, number) = (entry.attempt, connection.number);
-            let answer = attempts.answer(attempt, entry.token, session.ttl, from, number);
-            answers.push((index, attempt, answer));
-        }
-    }
-    if split {
-        let events = answers.iter();
-        session.emit(events.filter_map(|(_, attempt, answer)| as_event(*attempt, answer)));
-    }
-    answers
-        .into_iter()
-        .map(|(index, _, answer)| (index, answer))
-        .collect()
+    let mut attempts = session.attempts();
+    let answer = |(index, entry): (usize, Renewal)| {
+        let (attempt, number) = (entry.attempt, connection.number);
+        let answer = attempts.answer(attempt, entry.token, session.ttl, from, number);
+        (index, answer)
+    };
+    part.into_iter().map(answer).collect()
 }
 
 /// The answers if nothing was proved.
@@ -107,22 +91,6 @@ fn unproved(session: &Session, part: Part, error: &Error) -> Vec<(usize, Renewed
     part.into_iter()
         .map(|(index, entry)| (index, attempts.answer_unproved(entry.attempt, error)))
         .collect()
-}
-
-/// The event that reports the same as the answer.
-fn as_event(attempt: AttemptId, answer: &Renewed) -> Option<BackendEvent> {
-    match answer {
-        Renewed::Proved { from } => Some(BackendEvent::Proved {
-            attempt,
-            from: *from,
-        }),
-        Renewed::Granted(grant) => Some(BackendEvent::Granted(grant.clone())),
-        Renewed::Gone(reason) => Some(BackendEvent::Lost {
-            attempt,
-            reason: *reason,
-        }),
-        _ => None,
-    }
 }
 
 /// Asks whether the node in front of a waiter is still there, and looks up the waiter's position if

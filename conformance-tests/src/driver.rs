@@ -9,7 +9,7 @@ use std::{
 };
 
 use tenure_core::{
-    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink, RenewalAnswers},
     clock::{Clock, Instant, SystemClock},
     error::Error,
     id::{AttemptId, ClientId},
@@ -142,15 +142,10 @@ impl Driver {
         token: Option<FencingToken>,
     ) -> Result<Renewed, Stop> {
         let entries = vec![Renewal::new(name.clone(), attempt, ttl, token)];
-        let mut answers = self.timed(self.backend.renew(entries)).await;
-        match (answers.pop(), answers.is_empty()) {
-            (Some(Renewed::Unknown(error)), true) => Err(error.into()),
-            (Some(answer), true) => Ok(answer),
-            (_, _) => Err(Failure::new(
-                Some("K4"),
-                "one entry was renewed, and the number of answers was not one",
-            )
-            .into()),
+        let renewal = RenewalAnswers::collect(1, |answers| self.backend.renew(entries, answers));
+        match self.timed(renewal).await.remove(0) {
+            Renewed::Unknown(error) => Err(error.into()),
+            answer => Ok(answer),
         }
     }
 

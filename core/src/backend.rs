@@ -7,7 +7,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use crate::{
     capability::Capabilities,
-    clock::{Clock, Instant},
+    clock::Clock,
     error::Error,
     id::{AttemptId, ClientId},
     loss::LossReason,
@@ -82,16 +82,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Puts an attempt into a lock's queue, in one round trip.
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error>;
 
-    /// Renews grants and reports waiters. Returns one answer for each entry, in the order of the
-    /// entries. The core decides when to renew and forms the batches; the driver sends as few
-    /// requests as the store allows. A missing answer counts as [`Renewed::Unknown`].
+    /// Renews grants and reports waiters, and sends one answer for each entry to `answers`. The
+    /// core decides when to renew and forms the batches; the driver sends as few requests as the
+    /// store allows.
     ///
     /// The answer is `Proved` only if the store holds this attempt's grant with this token. A
-    /// driver that splits a batch reports the answers of each part as events as soon as they
-    /// arrive, so that a slow part (a server that is down) does not delay the others. It also
-    /// returns these answers. The core may call this method again before an earlier call has
-    /// returned.
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed>;
+    /// driver that splits a batch sends the answers of each part as soon as they arrive, so that a
+    /// slow part (a server that is down) does not delay the others. An entry without an answer
+    /// counts as [`Renewed::Unknown`] when this method returns, or when the core abandons it after
+    /// a time limit. The core may call this method again before an earlier call has returned.
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers);
 
     /// Removes one attempt, whether it holds or waits. If the outcome of its enqueue is unknown,
     /// also fences the attempt. Idempotent; changes no other attempt's entry. An error whose kind
@@ -211,14 +211,6 @@ pub enum BackendEvent {
         /// The reason.
         reason: LossReason,
     },
-    /// The store keeps this attempt's grant for its TTL, counted from `from`.
-    Proved {
-        /// The attempt.
-        attempt: AttemptId,
-        /// The moment, read before the request that proves the grant was handed to the store's
-        /// client.
-        from: Instant,
-    },
     /// Something changed ahead of a waiter, or in the state of a grant, so the driver asks the core
     /// to recheck the attempt. This is for stores that announce changes instead of grants. The core
     /// renews or reports the attempt with a request that it sends after this event.
@@ -231,6 +223,56 @@ pub enum BackendEvent {
     Reconnected,
     /// The connection is lost. This alone ends no grant.
     Suspect,
+}
+
+/// Receives the answers to one batch of renewals, in any order. Cheap to clone.
+#[derive(Clone)]
+pub struct RenewalAnswers(Arc<dyn Fn(usize, Renewed) + Send + Sync>);
+
+impl RenewalAnswers {
+    /// Creates a receiver that calls `on_answer` with the index of an entry and its answer.
+    #[must_use]
+    pub fn new(on_answer: impl Fn(usize, Renewed) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(on_answer))
+    }
+
+    /// Sends the answer to the entry with this index. Never blocks. Only the first answer to an
+    /// entry counts, and only while the call of [`Backend::renew`] has not ended.
+    pub fn send(&self, index: usize, answer: Renewed) {
+        self.0(index, answer);
+    }
+
+    /// Runs a renewal of `count` entries and returns the answers in the order of the entries, for
+    /// callers that use a driver without the core's client.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the renewal and its answers.
+    pub async fn collect<F: Future<Output = ()>>(
+        count: usize,
+        renew: impl FnOnce(Self) -> F,
+    ) -> Vec<Renewed> {
+        let collected = Arc::new(Mutex::new(vec![None; count]));
+        let shared = Arc::clone(&collected);
+        renew(Self::new(move |index, answer| {
+            let mut collected = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = collected.get_mut(index) {
+                slot.get_or_insert(answer);
+            }
+        }))
+        .await;
+        let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = std::mem::take(&mut *collected).into_iter();
+        answers
+            .map(|answer| answer.unwrap_or_else(Renewed::unanswered))
+            .collect()
+    }
+}
+
+impl fmt::Debug for RenewalAnswers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RenewalAnswers")
+    }
 }
 
 /// Handles events. The core's client implements it.
@@ -262,5 +304,30 @@ impl EventSink {
 impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EventSink")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn k4_first_answer_counts_and_a_missing_one_is_unknown() {
+        let renewed = RenewalAnswers::collect(3, |answers| async move {
+            let later = answers.clone();
+            later.send(2, Renewed::Gone(LossReason::Evicted));
+            answers.send(0, Renewed::Gone(LossReason::Expired));
+            answers.send(0, Renewed::Gone(LossReason::Evicted));
+            answers.send(3, Renewed::Gone(LossReason::Evicted));
+        });
+        let renewed = renewed.await;
+        assert!(matches!(
+            renewed[..],
+            [
+                Renewed::Gone(LossReason::Expired),
+                Renewed::Unknown(_),
+                Renewed::Gone(LossReason::Evicted)
+            ]
+        ));
     }
 }

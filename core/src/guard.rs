@@ -80,11 +80,12 @@ pub enum Release {
 }
 
 impl Guard {
-    pub(crate) fn new(client: Client, attempt: Arc<Attempt>) -> Self {
-        let (token, ttl, _) =
-            attempt
-                .grant()
-                .unwrap_or((FencingToken::new(0), Duration::ZERO, Instant::ORIGIN));
+    pub(crate) fn new(
+        client: Client,
+        attempt: Arc<Attempt>,
+        token: FencingToken,
+        ttl: Duration,
+    ) -> Self {
         let seen_version = AtomicU64::new(attempt.version());
         Self {
             client,
@@ -169,7 +170,7 @@ impl Guard {
     pub fn valid_until(&self) -> Instant {
         self.attempt
             .grant()
-            .map_or(Instant::ORIGIN, |(.., valid_until)| valid_until)
+            .map_or(Instant::ORIGIN, |(_, lease)| lease.valid_until())
     }
 
     /// Waits until the lock is lost and returns the reason. Completes at the deadline at the
@@ -300,14 +301,10 @@ impl Guard {
         dispatcher.forget(&self.attempt);
         let mut release_on_drop = ReleaseOnDrop {
             guard: self,
-            answer: None,
+            outcome: None,
         };
         let outcome = self.remove().await;
-        release_on_drop.answer = match &outcome {
-            Release::Released => Some(Ok(())),
-            Release::NotHeld(reason) => Some(Err(*reason)),
-            Release::Unknown(_) => None,
-        };
+        release_on_drop.outcome = Some(outcome.clone());
         drop(release_on_drop);
         telemetry::released(
             self.client.info().scheme,
@@ -327,7 +324,7 @@ impl Guard {
         self.attempt
             .wait_idle(&*dispatcher.clock, dispatcher.now() + budget)
             .await;
-        let removal = self.removal();
+        let removal = Removal::new(&self.attempt, true);
         let limit = dispatcher.now() + budget;
         let mut unanswered = self.attempt.has_unanswered_removal();
         loop {
@@ -365,17 +362,6 @@ impl Guard {
         }
     }
 
-    fn removal(&self) -> Removal {
-        Removal {
-            name: self.attempt.name.clone(),
-            id: self.attempt.id,
-            ttl: self.ttl,
-            outcome_known: true,
-            not_before: None,
-            attempt: Arc::clone(&self.attempt),
-        }
-    }
-
     /// Stops renewing without informing the store. The lock stays taken until its TTL expires.
     pub fn abandon(mut self) {
         let dispatcher = &self.client.0.dispatcher;
@@ -387,7 +373,7 @@ impl Guard {
             let not_before = Some(dispatcher.now() + self.ttl);
             dispatcher.send_command(Command::Remove(Removal {
                 not_before,
-                ..self.removal()
+                ..Removal::new(&self.attempt, true)
             }));
         }
     }
@@ -396,7 +382,7 @@ impl Guard {
 /// Completes a release that has begun, also when its future is dropped.
 struct ReleaseOnDrop<'a> {
     guard: &'a Guard,
-    answer: Option<Result<(), LossReason>>,
+    outcome: Option<Release>,
 }
 
 impl Drop for ReleaseOnDrop<'_> {
@@ -404,8 +390,8 @@ impl Drop for ReleaseOnDrop<'_> {
         let dispatcher = &self.guard.client.0.dispatcher;
         self.guard
             .attempt
-            .end_release(self.answer, dispatcher.now());
-        if self.answer.is_none() {
+            .end_release(self.outcome.as_ref(), dispatcher.now());
+        if matches!(self.outcome, None | Some(Release::Unknown(_))) {
             dispatcher.remove_in_background(&self.guard.attempt, true);
         }
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::{
-    client::{AcquireParams, Acquisition, Client},
+    client::{Acquisition, Client},
     clock::Instant,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
+    id::AttemptId,
     loss::LossReason,
     name::LockName,
-    request::{Owner, Waiting},
+    request::{Enqueue, Owner, Waiting},
 };
 
 /// A lock of a client. Cheap to clone. A `Lock` value does not hold the lock; a [`Guard`] does.
@@ -132,8 +133,9 @@ impl Lock {
     /// and its position in the queue is lost (clause A4).
     pub async fn acquire(&self) -> Result<Guard, Error> {
         loop {
-            let params = self.params(true, Instant::FAR_FUTURE)?;
-            let acquired = self.instrumented(params, &mut |_| {}).await?;
+            let acquired = self
+                .run_acquire(true, Instant::FAR_FUTURE, &mut |_| {})
+                .await?;
             if let Acquisition::Acquired(guard) = acquired {
                 return Ok(guard);
             }
@@ -152,8 +154,8 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Acquisition, Error> {
         // The limit is one request time-out for all attempts together.
         let dispatcher = &self.client.0.dispatcher;
-        let params = self.params(false, dispatcher.now() + dispatcher.request_timeout)?;
-        self.instrumented(params, &mut |_| {}).await
+        let until = dispatcher.now() + dispatcher.request_timeout;
+        self.run_acquire(false, until, &mut |_| {}).await
     }
 
     /// Acquires the lock. Waits at most `budget`, requests included (clause A1).
@@ -190,8 +192,7 @@ impl Lock {
         let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
             self.client.0.dispatcher.now() + budget
         });
-        let params = self.params(true, until)?;
-        self.instrumented(params, &mut on_wait).await
+        self.run_acquire(true, until, &mut on_wait).await
     }
 
     /// Runs `body` under the lock, and stops it when the lock is lost.
@@ -234,20 +235,26 @@ impl Lock {
         }
     }
 
-    async fn instrumented(
+    async fn run_acquire(
         &self,
-        params: AcquireParams,
+        wait: bool,
+        until: Instant,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Acquisition, Error> {
+        let request = self.request(wait)?;
         let span = tracing::debug_span!(
             "tenure.acquire",
             lock.name = %self.name.as_str().escape_debug(),
             lock.backend = self.client.info().scheme,
         );
-        self.client.acquire(params, on_wait).instrument(span).await
+        self.client
+            .acquire(request, until, on_wait)
+            .instrument(span)
+            .await
     }
 
-    fn params(&self, wait: bool, until: Instant) -> Result<AcquireParams, Error> {
+    /// Returns the enqueue of the first attempt.
+    fn request(&self, wait: bool) -> Result<Enqueue, Error> {
         let inner = &self.client.0;
         let scheme = inner.info.scheme;
         let named = |error: Error| {
@@ -272,12 +279,7 @@ impl Lock {
         if let Some(label) = &self.label {
             owner = Owner::new(label.clone(), owner.host, owner.pid);
         }
-        Ok(AcquireParams {
-            name: self.name.clone(),
-            owner,
-            ttl,
-            wait,
-            until,
-        })
+        let attempt = AttemptId::random()?;
+        Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait))
     }
 }

@@ -7,7 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Instant, error::Error, id::AttemptId, loss::LossReason, name::LockName,
+    clock::Instant,
+    error::{Error, ErrorKind},
+    id::AttemptId,
+    loss::LossReason,
+    name::LockName,
     token::FencingToken,
 };
 
@@ -368,6 +372,14 @@ pub enum Renewed {
     Unknown(Error),
     /// The attempt is still in the queue.
     Waiting(Waiting),
+}
+
+impl Renewed {
+    /// The answer to an entry for which the driver sent none.
+    pub(crate) fn unanswered() -> Self {
+        let error = Error::new(ErrorKind::OutcomeUnknown, "renewing");
+        Self::Unknown(error.with_detail("the store gave no answer"))
+    }
 }
 
 /// A request to remove an attempt, whether it holds or waits. Release, cancellation and clean-up

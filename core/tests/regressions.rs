@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use tenure_core::{
     Client, Release,
-    backend::{Backend, BackendInfo, Connect, Context},
+    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     capability::{Capabilities, TtlRange, TtlScope},
     error::{Error, ErrorKind},
     memory::{InjectedFault, MemoryStore},
@@ -92,15 +92,15 @@ impl Backend for Twisted {
         }
         answer
     }
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
         if self.1.forbidden.load(Ordering::SeqCst) {
             let error = Error::new(ErrorKind::PermissionDenied, "renewing");
-            return entries
-                .iter()
-                .map(|_| Renewed::Unknown(error.clone()))
-                .collect();
+            for index in 0..entries.len() {
+                answers.send(index, Renewed::Unknown(error.clone()));
+            }
+            return;
         }
-        self.0.renew(entries).await
+        self.0.renew(entries, answers).await;
     }
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         self.1

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tenure_core::{
-    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink, RenewalAnswers},
     clock::{Clock, SystemClock},
     error::Error,
     id::{AttemptId, ClientId},
@@ -93,7 +93,9 @@ impl Client {
         token: Option<FencingToken>,
     ) -> Renewed {
         let renewal = Renewal::new(name.clone(), attempt, Duration::from_secs(30), token);
-        self.backend.renew(vec![renewal]).await.remove(0)
+        let renewed =
+            RenewalAnswers::collect(1, |answers| self.backend.renew(vec![renewal], answers));
+        renewed.await.remove(0)
     }
 
     pub(crate) async fn remove(&self, name: &LockName, attempt: AttemptId) -> Removed {

@@ -2,6 +2,7 @@
 
 use tenure_core::{
     Release,
+    backend::RenewalAnswers,
     error::ErrorKind,
     id::AttemptId,
     request::{Enqueued, Remove, Renewal, Renewed},
@@ -185,7 +186,9 @@ async fn a2_an_attempt_whose_session_has_ended_is_gone() {
     let begun = Instant::now();
     loop {
         let renewal = Renewal::new(name("a"), attempt, TTL, None);
-        if let [Renewed::Gone(_)] = raw.backend.renew(vec![renewal]).await[..] {
+        let renewed =
+            RenewalAnswers::collect(1, |answers| raw.backend.renew(vec![renewal], answers));
+        if let [Renewed::Gone(_)] = renewed.await[..] {
             break;
         }
         assert!(begun.elapsed() < SOON, "the session does not end");

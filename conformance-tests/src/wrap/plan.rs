@@ -226,11 +226,7 @@ impl Drop for Withheld {
 
 /// Whether a message proves a grant, as the answer to a renewal does.
 fn is_proof(event: &BackendEvent) -> bool {
-    match event {
-        BackendEvent::Proved { .. } => true,
-        BackendEvent::Granted(grant) => grant.proved_from.is_some(),
-        _ => false,
-    }
+    matches!(event, BackendEvent::Granted(grant) if grant.proved_from.is_some())
 }
 
 struct Relay {

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendInfo, Connect, Context, EventHandler, EventSink},
+    backend::{Backend, BackendInfo, Connect, Context, EventHandler, EventSink, RenewalAnswers},
     capability::Capabilities,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -71,7 +71,16 @@ impl Tapped {
         attempts: Vec<AttemptId>,
         request: impl Future<Output = T> + Send,
     ) -> Result<T, Error> {
-        let (number, fate) = self.plan.admit(op, attempts);
+        let admitted = self.plan.admit(op, attempts);
+        self.carry_out(op, admitted, request).await
+    }
+
+    async fn carry_out<T>(
+        &self,
+        op: Op,
+        (number, fate): (usize, Fate),
+        request: impl Future<Output = T> + Send,
+    ) -> Result<T, Error> {
         match fate {
             Fate::Hang => std::future::pending().await,
             Fate::LoseRequest => return Err(unknown("the request was lost")),
@@ -115,15 +124,21 @@ impl Backend for Tapped {
             .await?
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
         let attempts: Vec<_> = entries.iter().map(|entry| entry.attempt).collect();
         let count = attempts.len();
-        match self
-            .pass(Op::Renew, attempts, self.inner.renew(entries))
-            .await
-        {
-            Ok(answers) => answers,
-            Err(error) => vec![Renewed::Unknown(error); count],
+        let admitted = self.plan.admit(Op::Renew, attempts);
+        if admitted.1 == Fate::Pass {
+            // Each answer passes as soon as the driver sends it.
+            let call = self.inner.renew(entries, answers);
+            let _ = self.carry_out(Op::Renew, admitted, call).await;
+            return;
+        }
+        let call = RenewalAnswers::collect(count, |answers| self.inner.renew(entries, answers));
+        let outcome = self.carry_out(Op::Renew, admitted, call).await;
+        let renewed = outcome.unwrap_or_else(|error| vec![Renewed::Unknown(error); count]);
+        for (index, answer) in renewed.into_iter().enumerate() {
+            answers.send(index, answer);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendEvent, BackendInfo, EventHandler, EventSink},
+    backend::{Backend, BackendEvent, BackendInfo, EventHandler, EventSink, RenewalAnswers},
     capability::{Capabilities, Evidence, LossEvidence, TakeoverBound, TtlScope},
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind},
@@ -318,21 +318,19 @@ impl Backend for Driver {
         }
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        let mut answers = Vec::with_capacity(entries.len());
-        for mut entry in entries {
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        for (index, mut entry) in entries.into_iter().enumerate() {
             let stopped =
                 self.has(Flaw::RenewalStopsAfterError) && self.turned.load(Ordering::SeqCst);
             if stopped || self.is_stuck() {
                 let stopped = Error::new(ErrorKind::Unavailable, "renewing");
-                answers.push(Renewed::Unknown(stopped));
+                answers.send(index, Renewed::Unknown(stopped));
                 continue;
             }
             entry.name = self.name(&entry.name, Some(entry.attempt));
             entry.attempt = self.id(&entry.name, entry.attempt);
-            answers.push(self.renew_one(&entry).await);
+            answers.send(index, self.renew_one(&entry).await);
         }
-        answers
     }
 
     async fn remove(&self, mut request: Remove) -> Result<Removed, Error> {

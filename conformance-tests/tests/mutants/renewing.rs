@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tenure_core::{
+    backend::RenewalAnswers,
     clock::{Clock, SystemClock},
     loss::LossReason,
     name::LockName,
@@ -26,7 +27,8 @@ impl Driver {
                 return Renewed::Proved { from };
             }
         }
-        let asked = self.inner.renew(vec![entry.clone()]);
+        let batch = vec![entry.clone()];
+        let asked = RenewalAnswers::collect(1, |answers| self.inner.renew(batch, answers));
         let answer = if self.has(Flaw::SuspendedTakenForHeld) && entry.token.is_some() {
             match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
                 Ok(answers) => answers.into_iter().next(),
@@ -83,7 +85,8 @@ impl Driver {
         let state = self.inner.inspect(name).await.unwrap();
         if let Some((attempt, ttl)) = state.holder.and_then(|h| Some((h.attempt?, h.ttl?))) {
             let renewal = Renewal::new(name.clone(), attempt, ttl, None);
-            self.inner.renew(vec![renewal]).await;
+            let ignored = RenewalAnswers::new(|_, _| {});
+            self.inner.renew(vec![renewal], ignored).await;
         }
     }
 }

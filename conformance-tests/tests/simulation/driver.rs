@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendEvent, BackendInfo, Connect, Context},
+    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, RenewalAnswers},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
@@ -390,11 +390,11 @@ impl Backend for SimBackend {
         })
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
         let from = self.now();
         let client = self.context.client;
         let count = entries.len();
-        let answers = self
+        let renewed = self
             .call("renewing", true, move |state| {
                 let mut answers = Vec::with_capacity(entries.len());
                 let mut notices = Vec::new();
@@ -430,19 +430,22 @@ impl Backend for SimBackend {
                 (answers, notices, as_of)
             })
             .await;
-        match answers {
-            Ok(mut answers) => {
+        let renewed = match renewed {
+            Ok(mut renewed) => {
                 if self.world.state().store.has(Flaw::ProofFromReply) {
                     let now = self.now();
-                    for answer in &mut answers {
+                    for answer in &mut renewed {
                         if let Renewed::Granted(grant) = answer {
                             grant.proved_from = Some(now);
                         }
                     }
                 }
-                answers
+                renewed
             }
             Err(error) => vec![Renewed::Unknown(error); count],
+        };
+        for (index, answer) in renewed.into_iter().enumerate() {
+            answers.send(index, answer);
         }
     }
 

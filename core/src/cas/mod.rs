@@ -41,7 +41,7 @@ use self::{
     transaction::{Shared, Transaction},
 };
 use crate::{
-    backend::{Backend, BackendEvent, BackendInfo, Context},
+    backend::{Backend, BackendEvent, BackendInfo, Context, RenewalAnswers},
     capability::Capabilities,
     error::{Error, ErrorKind},
     loss::LossReason,
@@ -93,13 +93,6 @@ impl<S: BlobStore> Cas<S> {
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
-    }
-
-    /// Adds the backend and the lock to an error.
-    fn explain(&self, error: Error, name: &LockName) -> Error {
-        error
-            .with_backend(self.shared.store.info().scheme)
-            .with_lock(name.clone())
     }
 }
 
@@ -183,59 +176,24 @@ impl<S: BlobStore> Backend for Cas<S> {
             Err(_) => {}
         }
         done.map(|done| done.value)
-            .map_err(|error| self.explain(error, &name))
+            .map_err(|error| self.shared.explain(error, &name))
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        let mut locks: HashMap<LockName, Vec<usize>> = HashMap::new();
-        for (index, entry) in entries.iter().enumerate() {
-            locks.entry(entry.name.clone()).or_default().push(index);
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        let mut locks: HashMap<LockName, Vec<(usize, Renewal)>> = HashMap::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let lock = locks.entry(entry.name.clone()).or_default();
+            lock.push((index, entry));
         }
-        let mut answers: Vec<Option<Renewed>> = vec![None; entries.len()];
-        let mut waiting = locks.into_iter();
         let mut running = JoinSet::new();
-        loop {
-            while running.len() < MAX_CONCURRENT_LOCKS {
-                let Some((name, indices)) = waiting.next() else {
-                    break;
-                };
-                let batch: Vec<_> = indices.iter().map(|&at| entries[at].clone()).collect();
-                let shared = Arc::clone(&self.shared);
-                running.spawn(async move {
-                    let renewed = renew_lock(&shared, &name, &batch).await;
-                    // Emitted at once: a lock whose blob does not answer must not delay the proofs
-                    // of the other locks until the whole call times out.
-                    for (renewal, renewed) in batch.iter().zip(&renewed) {
-                        emit_event(&shared, renewal, renewed);
-                    }
-                    (indices, renewed)
-                });
+        for (name, batch) in locks {
+            if running.len() >= MAX_CONCURRENT_LOCKS {
+                running.join_next().await;
             }
-            match running.join_next().await {
-                Some(Ok((indices, renewed))) => {
-                    for (index, renewed) in indices.into_iter().zip(renewed) {
-                        answers[index] = Some(match renewed {
-                            Renewed::Unknown(error) => {
-                                Renewed::Unknown(self.explain(error, &entries[index].name))
-                            }
-                            renewed => renewed,
-                        });
-                    }
-                }
-                Some(Err(_)) => {}
-                None => break,
-            }
+            let (shared, answers) = (Arc::clone(&self.shared), answers.clone());
+            running.spawn(async move { renew_lock(&shared, &name, &batch, &answers).await });
         }
-        let unanswered = || {
-            Renewed::Unknown(
-                Error::new(ErrorKind::OutcomeUnknown, "renewing")
-                    .with_detail("the renewal task ended without an answer"),
-            )
-        };
-        answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(unanswered))
-            .collect()
+        while running.join_next().await.is_some() {}
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
@@ -268,7 +226,7 @@ impl<S: BlobStore> Backend for Cas<S> {
                 }
             })
             .await
-            .map_err(|error| self.explain(error, &name))?;
+            .map_err(|error| self.shared.explain(error, &name))?;
         if done.value == Removed::Absent {
             // An earlier try may have removed the entry without waking the next holder.
             match done.state.queue.holder().map(|entry| entry.client) {
@@ -286,7 +244,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let (_, state) = shared
             .read(&key)
             .await
-            .map_err(|error| self.explain(error, name))?;
+            .map_err(|error| self.shared.explain(error, name))?;
         let moment = shared.read_clocks();
         // Records the observation and changes nothing in the store. Without it, a dead entry that
         // another clock stamped would be shown until a client enqueues.
@@ -345,7 +303,7 @@ impl<S: BlobStore> Backend for Cas<S> {
             })
             .await;
         done.map(|done| done.value)
-            .map_err(|error| self.explain(error, name))
+            .map_err(|error| self.shared.explain(error, name))
     }
 
     async fn close(&self) {
@@ -360,29 +318,28 @@ fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> std::time::Duration {
     entry.map_or(request.ttl, |entry| entry.ttl)
 }
 
-/// Renews and reports this client's entries at one lock with at most one swap.
+/// Renews and reports this client's entries at one lock with at most one swap. Sends the answers at
+/// once: a lock whose blob does not answer must not delay the proofs of the other locks.
 async fn renew_lock<S: BlobStore>(
     shared: &Shared<S>,
     name: &LockName,
-    batch: &[Renewal],
-) -> Vec<Renewed> {
+    batch: &[(usize, Renewal)],
+    answers: &RenewalAnswers,
+) {
     let key = shared.key(name);
     let done = shared
         .transact(&key, |tx| {
             batch
                 .iter()
-                .map(|renewal| renew_one(shared, &key, tx, renewal))
+                .map(|(_, renewal)| renew_one(shared, &key, tx, renewal))
                 .collect::<Vec<_>>()
         })
         .await;
-    let answers = match done {
+    let renewed = match done {
         Ok(done) => done.value,
-        Err(error) => {
-            let unknown = |_: &Renewal| Renewed::Unknown(error.clone());
-            return batch.iter().map(unknown).collect();
-        }
+        Err(error) => vec![Renewed::Unknown(shared.explain(error, name)); batch.len()],
     };
-    for (renewal, answer) in batch.iter().zip(&answers) {
+    for ((index, renewal), answer) in batch.iter().zip(renewed) {
         match answer {
             Renewed::Gone(_) => shared.forget(name, renewal.attempt),
             Renewed::Granted(_) => {
@@ -392,25 +349,8 @@ async fn renew_lock<S: BlobStore>(
             }
             _ => {}
         }
+        answers.send(*index, answer);
     }
-    answers
-}
-
-fn emit_event<S: BlobStore>(shared: &Shared<S>, renewal: &Renewal, renewed: &Renewed) {
-    let attempt = renewal.attempt;
-    let event = match renewed {
-        Renewed::Proved { from } => BackendEvent::Proved {
-            attempt,
-            from: *from,
-        },
-        Renewed::Granted(grant) => BackendEvent::Granted(grant.clone()),
-        Renewed::Gone(reason) => BackendEvent::Lost {
-            attempt,
-            reason: *reason,
-        },
-        _ => return,
-    };
-    shared.context.events.send(event);
 }
 
 fn renew_one<S: BlobStore>(

@@ -118,6 +118,13 @@ impl<S: BlobStore> Shared<S> {
         })
     }
 
+    /// Adds the backend and the lock to an error.
+    pub(super) fn explain(&self, error: Error, name: &LockName) -> Error {
+        error
+            .with_backend(self.store.info().scheme)
+            .with_lock(name.clone())
+    }
+
     pub(super) fn key(&self, name: &LockName) -> Key {
         Key::new(self.context.namespace.clone(), name.clone())
     }

@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Attempt, Client, Dispatcher, attempt::Progress, timeout::timeout_at};
+use super::{Attempt, Client, Dispatcher, attempt_state::Stage, timeout::timeout_at};
 use crate::{
     clock::Instant,
     error::{Error, ErrorKind},
     guard::Guard,
+    id::AttemptId,
     loss::LossReason,
     name::LockName,
-    request::{Enqueue, Enqueued, Holder, Owner, Waiting},
+    request::{Enqueue, Enqueued, Holder, Waiting},
     telemetry,
 };
 
@@ -40,18 +41,6 @@ impl Acquisition {
     }
 }
 
-/// The parameters of an acquire.
-#[derive(Debug)]
-pub(crate) struct AcquireParams {
-    pub(crate) name: LockName,
-    pub(crate) owner: Owner,
-    pub(crate) ttl: Duration,
-    /// Whether to wait for the lock.
-    pub(crate) wait: bool,
-    /// When to give up, including the time for requests.
-    pub(crate) until: Instant,
-}
-
 /// Removes the attempt from the store when it is dropped, unless it was disarmed.
 #[derive(Debug)]
 struct RemoveOnDrop<'a> {
@@ -72,19 +61,12 @@ impl Drop for RemoveOnDrop<'_> {
     }
 }
 
-/// The outcome of one attempt.
-enum AttemptOutcome {
-    Acquired(Guard),
-    Busy(Holder),
-    /// The entry is gone; continue with a new attempt at the end of the queue (W5).
-    Gone,
-}
-
 impl Client {
     /// Runs attempts until one is granted or the budget is spent.
     pub(crate) async fn acquire(
         &self,
-        params: AcquireParams,
+        mut request: Enqueue,
+        until: Instant,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Acquisition, Error> {
         let dispatcher = &self.0.dispatcher;
@@ -93,29 +75,27 @@ impl Client {
         let mut queued = false;
         let mut backoff = RETRY_BACKOFF_MIN;
         let outcome = loop {
-            match self.run_attempt(&params, &mut queued, on_wait).await {
-                Ok(AttemptOutcome::Acquired(guard)) => break Ok(Acquisition::Acquired(guard)),
-                Ok(AttemptOutcome::Busy(holder)) => break Ok(Acquisition::Busy(holder)),
-                Ok(AttemptOutcome::Gone) if dispatcher.now() >= params.until && !params.wait => {
+            let attempt = self.run_attempt(request.clone(), until, &mut queued, on_wait);
+            match attempt.await {
+                Ok(Some(acquisition)) => break Ok(acquisition),
+                Ok(None) if dispatcher.now() >= until && !request.wait => {
                     break Err(Error::new(ErrorKind::Timeout, "acquiring")
                         .with_backend(self.0.info.scheme)
-                        .with_lock(params.name.clone())
+                        .with_lock(request.name.clone())
                         .with_detail(
                             "the store's answers take longer than the lease lasts; use a longer TTL",
                         ));
                 }
-                Ok(AttemptOutcome::Gone) if dispatcher.now() >= params.until => {
+                Ok(None) if dispatcher.now() >= until => {
                     break Ok(Acquisition::Busy(Holder::default()));
                 }
-                Ok(AttemptOutcome::Gone) => {
+                Ok(None) => {
                     tracing::debug!("the entry is gone from the queue; enqueueing anew");
                 }
                 // Once an attempt was in the queue, an outage of the store, or a restart that lost
                 // the queue, does not end the acquire. An unanswered first enqueue does.
                 Err(error)
-                    if queued
-                        && error.is_retryable()
-                        && dispatcher.now() + backoff < params.until =>
+                    if queued && error.is_retryable() && dispatcher.now() + backoff < until =>
                 {
                     tracing::debug!(%error, "could not enqueue anew; trying again");
                     dispatcher
@@ -126,6 +106,7 @@ impl Client {
                 }
                 Err(error) => break Err(error),
             }
+            request.attempt = AttemptId::random()?;
         };
         let label = match &outcome {
             Ok(Acquisition::Acquired(_)) => "acquired",
@@ -136,31 +117,25 @@ impl Client {
         outcome
     }
 
+    /// Runs one attempt. Returns `None` if its entry is gone, so that the acquire goes on with a new
+    /// attempt at the end of the queue (W5).
     async fn run_attempt(
         &self,
-        params: &AcquireParams,
+        request: Enqueue,
+        until: Instant,
         queued: &mut bool,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
-    ) -> Result<AttemptOutcome, Error> {
+    ) -> Result<Option<Acquisition>, Error> {
         let dispatcher = &self.0.dispatcher;
-        let attempt = dispatcher.register(params.name.clone(), params.ttl)?;
+        let attempt = dispatcher.register(&request)?;
         let mut cleanup = RemoveOnDrop {
             dispatcher,
             attempt: &attempt,
             answered: false,
             disarmed: false,
         };
-        let request = Enqueue::new(
-            params.name.clone(),
-            attempt.id,
-            params.owner.clone(),
-            params.ttl,
-            params.wait,
-        );
-        let limit = params
-            .until
-            .min(dispatcher.now() + dispatcher.request_timeout);
-        let call = self.0.releaser.backend.enqueue(request);
+        let limit = until.min(dispatcher.now() + dispatcher.request_timeout);
+        let call = self.0.backend.enqueue(request);
         let answer = timeout_at(&*dispatcher.clock, limit, call).await;
         let answer = answer.unwrap_or_else(|| Err(no_answer()));
         let answer = answer.map_err(|error| {
@@ -171,19 +146,19 @@ impl Client {
             }
             error
                 .with_backend(self.0.info.scheme)
-                .with_lock(params.name.clone())
+                .with_lock(attempt.name.clone())
         })?;
         cleanup.answered = true;
         match answer {
             Enqueued::Busy(holder) => {
                 cleanup.disarmed = true;
                 dispatcher.forget(&attempt);
-                return Ok(AttemptOutcome::Busy(holder));
+                return Ok(Some(Acquisition::Busy(holder)));
             }
             Enqueued::Gone => {
                 cleanup.disarmed = true;
                 dispatcher.forget(&attempt);
-                return Ok(AttemptOutcome::Gone);
+                return Ok(None);
             }
             answer => dispatcher.on_enqueued(&attempt, answer),
         }
@@ -192,46 +167,50 @@ impl Client {
             let changed = attempt.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match attempt.progress(dispatcher.now()) {
-                Progress::Granted => {
+            match attempt.stage(dispatcher.now()) {
+                Stage::Granted { lease, token } => {
                     cleanup.disarmed = true;
-                    return Ok(AttemptOutcome::Acquired(Guard::new(
-                        self.clone(),
-                        Arc::clone(&attempt),
-                    )));
+                    let attempt = Arc::clone(&attempt);
+                    let guard = Guard::new(self.clone(), attempt, token, lease.ttl());
+                    return Ok(Some(Acquisition::Acquired(guard)));
                 }
-                Progress::Ended(LossReason::Closed) => {
+                Stage::Enqueuing { .. } | Stage::Ended(LossReason::Closed) => {
                     return Err(Error::new(ErrorKind::Closed, "acquiring")
                         .with_backend(self.0.info.scheme)
-                        .with_lock(params.name.clone())
+                        .with_lock(attempt.name.clone())
                         .with_detail("the client was shut down during the wait"));
                 }
-                Progress::Ended(_) => return Ok(AttemptOutcome::Gone),
-                Progress::Failed(error) => return Err(self.waiting_error(error, params)),
-                Progress::Waiting(waiting) => {
-                    *queued = true;
-                    if last_reported.as_ref() != Some(&waiting) {
-                        on_wait(&waiting);
+                Stage::Ended(_) => return Ok(None),
+                Stage::Waiting { answer, .. } => {
+                    let failed = attempt.last_renewal_error();
+                    // A retry cannot fix a revoked permission or unreadable state.
+                    if let Some(error) = failed.as_ref().filter(|error| !error.is_retryable()) {
+                        return Err(self.waiting_error(error.clone(), &attempt.name));
                     }
-                    if dispatcher.now() >= params.until {
+                    *queued = true;
+                    if last_reported.as_ref() != Some(&answer) {
+                        on_wait(&answer);
+                    }
+                    if dispatcher.now() >= until {
                         // If reports have failed, the last known holder may be outdated.
-                        return match attempt.last_renewal_error() {
-                            Some(error) => Err(self.waiting_error(error, params)),
-                            None => Ok(AttemptOutcome::Busy(waiting.holder.unwrap_or_default())),
+                        return match failed {
+                            Some(error) => Err(self.waiting_error(error, &attempt.name)),
+                            None => {
+                                let holder = answer.holder.unwrap_or_default();
+                                Ok(Some(Acquisition::Busy(holder)))
+                            }
                         };
                     }
-                    last_reported = Some(waiting);
+                    last_reported = Some(answer);
                 }
             }
-            let _ = timeout_at(&*dispatcher.clock, params.until, changed).await;
+            let _ = timeout_at(&*dispatcher.clock, until, changed).await;
         }
     }
-}
 
-impl Client {
     /// Converts a report's error into an error of the waiting acquire. The attempt is at most in
     /// the queue and was never granted, so its outcome is not unknown.
-    fn waiting_error(&self, error: Error, params: &AcquireParams) -> Error {
+    fn waiting_error(&self, error: Error, name: &LockName) -> Error {
         let kind = match error.kind() {
             ErrorKind::OutcomeUnknown | ErrorKind::Timeout => ErrorKind::Unavailable,
             kind => kind,
@@ -245,7 +224,7 @@ impl Client {
             .with_kind(kind)
             .with_operation("waiting for")
             .with_backend(self.0.info.scheme)
-            .with_lock(params.name.clone())
+            .with_lock(name.clone())
     }
 }
 

@@ -215,6 +215,7 @@ impl ClientBuilder {
         let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.read_only);
         let namespace = self.namespace;
         Ok(Client(Arc::new(Inner {
+            backend,
             dispatcher,
             releaser,
             info,

@@ -12,20 +12,17 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    attempt::{Attempt, InFlight, NextAction},
+    attempt::{Attempt, InFlight},
     releaser::{Command, Removal},
     renewal_schedule::RenewalSchedule,
 };
 use crate::{
-    backend::{BackendEvent, EventHandler},
+    backend::{BackendEvent, EventHandler, RenewalAnswers},
     capability::{Capabilities, TtlScope, WaitMode},
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
-    id::AttemptId,
     lease::DriftBounds,
-    loss::LossReason,
-    name::LockName,
-    request::{Enqueued, Renewal, Renewed},
+    request::{Enqueue, Enqueued, Renewal, Renewed},
     telemetry,
 };
 
@@ -48,7 +45,7 @@ pub(crate) struct Dispatcher {
 #[derive(Debug)]
 pub(super) struct Batch {
     dispatcher: Arc<Dispatcher>,
-    attempts: std::vec::IntoIter<(Arc<Attempt>, InFlight)>,
+    unanswered: Mutex<Vec<Option<(Arc<Attempt>, InFlight)>>>,
 }
 
 impl Dispatcher {
@@ -109,9 +106,8 @@ impl Dispatcher {
     }
 
     /// Registers an attempt before its first request is sent.
-    pub(crate) fn register(&self, name: LockName, ttl: Duration) -> Result<Arc<Attempt>, Error> {
-        let id = AttemptId::random()?;
-        let attempt = Arc::new(Attempt::new(name, id, ttl, self.drift_bounds));
+    pub(crate) fn register(&self, request: &Enqueue) -> Result<Arc<Attempt>, Error> {
+        let attempt = Arc::new(Attempt::new(request, self.drift_bounds));
         let mut schedule = self.schedule();
         // Checked under the schedule's mutex: either a shutdown sees this attempt, or this sees the
         // shutdown.
@@ -129,25 +125,23 @@ impl Dispatcher {
     pub(crate) fn on_enqueued(&self, attempt: &Attempt, answer: Enqueued) {
         let now = self.now();
         match answer {
-            Enqueued::Granted(grant) => self.apply(attempt, attempt.on_granted(&grant, now)),
-            Enqueued::Waiting(answer) => {
-                self.apply(attempt, attempt.on_waiting(answer, self.poll(), now));
-            }
-            Enqueued::Busy(_) | Enqueued::Gone => self.forget(attempt),
+            Enqueued::Granted(grant) => attempt.on_granted(&grant, now),
+            Enqueued::Waiting(answer) => attempt.on_waiting(answer, self.poll(), now),
+            Enqueued::Busy(_) | Enqueued::Gone => return self.forget(attempt),
         }
+        self.reschedule(attempt);
     }
 
     /// Makes an attempt due now.
     pub(crate) fn renew_now(&self, attempt: &Attempt) {
-        let next = attempt.renew_now(self.now());
-        self.apply(attempt, next);
+        attempt.renew_now(self.now());
+        self.reschedule(attempt);
     }
 
     /// Updates an attempt whose deadline may have passed.
     pub(crate) fn check_deadline(&self, attempt: &Attempt) {
-        let now = self.now();
-        let next = attempt.tick(now);
-        self.apply(attempt, next);
+        attempt.tick(self.now());
+        self.reschedule(attempt);
     }
 
     /// Forgets an attempt: from now on it is neither renewed nor reported.
@@ -158,14 +152,7 @@ impl Dispatcher {
     /// Passes the removal of an attempt to the releaser. Never blocks; works on any thread.
     pub(crate) fn remove_in_background(&self, attempt: &Arc<Attempt>, outcome_known: bool) {
         self.forget(attempt);
-        let removal = Removal {
-            name: attempt.name.clone(),
-            id: attempt.id,
-            ttl: attempt.ttl,
-            outcome_known,
-            not_before: None,
-            attempt: Arc::clone(attempt),
-        };
+        let removal = Removal::new(attempt, outcome_known);
         if self.commands.send(Command::Remove(removal)).is_err() {
             // The runtime is gone. The entry remains until its TTL expires (R3).
             telemetry::orphaned(self.scheme);
@@ -197,10 +184,10 @@ impl Dispatcher {
         let mut attempts = Vec::with_capacity(candidates.len());
         for attempt in candidates {
             let due = attempt.take_due(now, horizon(&attempt));
-            self.apply(&attempt, due.next);
-            if let Some((renewal, in_flight)) = due.renewal {
+            self.reschedule(&attempt);
+            if let Some((renewal, in_flight)) = due {
                 renewals.push(renewal);
-                attempts.push((attempt, in_flight));
+                attempts.push(Some((attempt, in_flight)));
             }
         }
         let next_wakeup = self.schedule().set_next_wakeup(now);
@@ -209,45 +196,34 @@ impl Dispatcher {
                 renewals,
                 Batch {
                     dispatcher: Arc::clone(self),
-                    attempts: attempts.into_iter(),
+                    unanswered: Mutex::new(attempts),
                 },
             )
         });
         (batch, next_wakeup)
     }
 
-    fn apply(&self, attempt: &Attempt, next: NextAction) {
-        match next {
-            NextAction::Reschedule => {
-                // Read the due time under the schedule's mutex: when two threads change an attempt
-                // at the same time, the later one must not store an outdated time.
-                let mut schedule = self.schedule();
-                let wakes = schedule.set_due(attempt.id, attempt.next_due());
-                drop(schedule);
-                if wakes {
-                    self.wakeup.notify_one();
-                }
+    /// Schedules the next visit to an attempt that has changed, or ends its supervision.
+    fn reschedule(&self, attempt: &Attempt) {
+        let mut schedule = self.schedule();
+        // Read the due time under the schedule's mutex: when two threads change an attempt at the
+        // same time, the later one must not store an outdated time.
+        let Some(due) = attempt.next_due() else {
+            // Several threads can detect a loss at once; the first one removes the attempt.
+            let removed = schedule.remove(attempt.id);
+            drop(schedule);
+            if let (Some(attempt), Some(reason)) = (removed, attempt.grant_lost()) {
+                telemetry::lost(self.scheme, &attempt.name, reason);
+                // The entry must not stay in the store although the grant is lost (L4).
+                self.remove_in_background(&attempt, true);
             }
-            NextAction::Forget => self.forget(attempt),
-            NextAction::Lost(reason) => {
-                // Several threads can detect the loss at once; the first one removes the attempt
-                // from the schedule.
-                let first = {
-                    let mut schedule = self.schedule();
-                    let removed = schedule.get(attempt.id).map(Arc::clone);
-                    schedule.remove(attempt.id);
-                    removed
-                };
-                if let Some(attempt) = first {
-                    self.on_lost(&attempt, reason);
-                }
-            }
+            return;
+        };
+        let wakes = schedule.set_due(attempt.id, due);
+        drop(schedule);
+        if wakes {
+            self.wakeup.notify_one();
         }
-    }
-
-    fn on_lost(&self, attempt: &Arc<Attempt>, reason: LossReason) {
-        telemetry::lost(self.scheme, &attempt.name, reason);
-        self.remove_in_background(attempt, true);
     }
 
     fn schedule(&self) -> MutexGuard<'_, RenewalSchedule> {
@@ -264,14 +240,14 @@ impl EventHandler for Dispatcher {
         let now = self.now();
         let (attempt, event) = match event {
             BackendEvent::Granted(grant) => (grant.attempt, BackendEvent::Granted(grant)),
-            BackendEvent::Recheck { attempt }
-            | BackendEvent::Lost { attempt, .. }
-            | BackendEvent::Proved { attempt, .. } => (attempt, event),
+            BackendEvent::Recheck { attempt } | BackendEvent::Lost { attempt, .. } => {
+                (attempt, event)
+            }
             BackendEvent::Suspect => {
                 let attempts = self.schedule().all();
                 for attempt in attempts {
-                    let next = attempt.mark_suspect(now);
-                    self.apply(&attempt, next);
+                    attempt.mark_suspect(now);
+                    self.reschedule(&attempt);
                 }
                 return;
             }
@@ -279,8 +255,8 @@ impl EventHandler for Dispatcher {
                 self.reconnected.store(true, Ordering::SeqCst);
                 let attempts = self.schedule().all();
                 for attempt in attempts {
-                    let next = attempt.renew_now(now);
-                    self.apply(&attempt, next);
+                    attempt.renew_now(now);
+                    self.reschedule(&attempt);
                 }
                 self.wakeup.notify_one();
                 return;
@@ -289,14 +265,13 @@ impl EventHandler for Dispatcher {
         let Some(attempt) = self.schedule().get(attempt).map(Arc::clone) else {
             return;
         };
-        let next = match event {
+        match event {
             BackendEvent::Granted(grant) => attempt.on_pushed_grant(grant, now),
             BackendEvent::Recheck { .. } => attempt.renew_now(now),
             BackendEvent::Lost { reason, .. } => attempt.on_gone(reason, now),
-            BackendEvent::Proved { from, .. } => attempt.on_proved(from, now),
             BackendEvent::Reconnected | BackendEvent::Suspect => return,
-        };
-        self.apply(&attempt, next);
+        }
+        self.reschedule(&attempt);
     }
 }
 
@@ -307,13 +282,27 @@ impl Drop for Dispatcher {
 }
 
 impl Batch {
-    pub(super) fn on_answers(mut self, answers: Vec<Renewed>) {
-        for answer in answers {
-            let Some((attempt, in_flight)) = self.attempts.next() else {
-                break;
+    /// Returns the receiver of the answers. It delivers only while the batch exists.
+    pub(super) fn answers(self: &Arc<Self>) -> RenewalAnswers {
+        let batch = Arc::downgrade(self);
+        RenewalAnswers::new(move |index, answer| {
+            let Some(batch) = batch.upgrade() else {
+                return;
             };
-            self.deliver(&attempt, in_flight, answer);
-        }
+            let entry = {
+                let mut unanswered = batch.unanswered();
+                unanswered.get_mut(index).and_then(Option::take)
+            };
+            if let Some((attempt, in_flight)) = entry {
+                batch.deliver(&attempt, in_flight, answer);
+            }
+        })
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Option<(Arc<Attempt>, InFlight)>>> {
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deliver(&self, attempt: &Attempt, in_flight: InFlight, answer: Renewed) {
@@ -321,17 +310,16 @@ impl Batch {
             telemetry::renewal_failed(self.dispatcher.scheme, &attempt.name, error);
         }
         let poll = self.dispatcher.poll();
-        let next = attempt.on_answer(answer, in_flight, poll, self.dispatcher.now());
-        self.dispatcher.apply(attempt, next);
+        attempt.on_answer(answer, in_flight, poll, self.dispatcher.now());
+        self.dispatcher.reschedule(attempt);
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        while let Some((attempt, in_flight)) = self.attempts.next() {
-            let error = Error::new(ErrorKind::OutcomeUnknown, "renewing")
-                .with_detail("the store gave no answer");
-            self.deliver(&attempt, in_flight, Renewed::Unknown(error));
+        let unanswered = std::mem::take(&mut *self.unanswered());
+        for (attempt, in_flight) in unanswered.into_iter().flatten() {
+            self.deliver(&attempt, in_flight, Renewed::unanswered());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod attempt;
+mod attempt_state;
 mod builder;
 mod dispatcher;
 mod releaser;
@@ -20,7 +21,6 @@ use tokio::{
 
 use self::timeout::timeout_at;
 pub(crate) use self::{
-    acquire::AcquireParams,
     attempt::Attempt,
     dispatcher::Dispatcher,
     releaser::{Command, Releaser, Removal, RemovalOutcome},
@@ -45,6 +45,7 @@ use crate::{
 pub struct Client(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
+    pub(crate) backend: Arc<dyn Backend>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) releaser: Releaser,
     pub(crate) info: BackendInfo,
@@ -115,7 +116,7 @@ impl Client {
     /// acquired through the driver directly.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
-        &self.0.releaser.backend
+        &self.0.backend
     }
 
     /// Returns the number of this client's attempts that hold or wait now.
@@ -198,24 +199,18 @@ impl Client {
         let permits = Arc::new(Semaphore::new(releaser::MAX_CONCURRENT_REMOVALS));
         for attempt in attempts {
             let held = attempt.grant().filter(|_| attempt.phase(now).is_live());
-            let _ = attempt.on_gone(LossReason::Closed, now);
+            attempt.on_gone(LossReason::Closed, now);
             attempt.stop_waiting(now);
             self.0.dispatcher.forget(&attempt);
-            if let Some((token, ..)) = held {
+            if let Some((token, _)) = held {
                 report.unreleased.push(Unreleased {
                     name: attempt.name.clone(),
                     token,
                 });
             }
             let releaser = self.0.releaser.clone();
-            let removal = Removal {
-                name: attempt.name.clone(),
-                id: attempt.id,
-                ttl: attempt.ttl,
-                outcome_known: held.is_some(),
-                not_before: None,
-                attempt: Arc::clone(&attempt),
-            };
+            let held = held.map(|(token, _)| token);
+            let removal = Removal::new(&attempt, held.is_some());
             let permits = Arc::clone(&permits);
             removals.spawn(async move {
                 let _permit = permits.acquire().await;
@@ -224,7 +219,7 @@ impl Client {
         }
         let clock = &*self.0.dispatcher.clock;
         while let Some(Some(done)) = timeout_at(clock, limit, removals.join_next()).await {
-            let Ok((RemovalOutcome::Done(removed), Some((token, ..)), attempt)) = done else {
+            let Ok((RemovalOutcome::Done(removed), Some(token), attempt)) = done else {
                 continue;
             };
             let (Removed::AsHolder | Removed::Absent) = removed else {

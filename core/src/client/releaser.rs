@@ -13,8 +13,6 @@ use crate::{
     backend::Backend,
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
-    id::AttemptId,
-    name::LockName,
     request::{Remove, Removed},
     telemetry,
 };
@@ -31,14 +29,26 @@ pub(crate) enum Command {
 /// The removal of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Removal {
-    pub(crate) name: LockName,
-    pub(crate) id: AttemptId,
-    pub(crate) ttl: Duration,
-    pub(crate) outcome_known: bool,
+    pub(crate) request: Remove,
     /// The removal must not start before this moment.
     pub(crate) not_before: Option<Instant>,
     /// The attempt whose renewals must have ended before the removal is sent.
     pub(crate) attempt: Arc<Attempt>,
+}
+
+impl Removal {
+    /// Creates a removal that may start now. `outcome_known` is whether the attempt's enqueue was
+    /// answered.
+    pub(crate) fn new(attempt: &Arc<Attempt>, outcome_known: bool) -> Self {
+        // A grant can have a longer TTL than the requested one.
+        let granted = attempt.grant().map(|(_, lease)| lease.ttl());
+        let ttl = granted.unwrap_or(attempt.ttl);
+        Self {
+            request: Remove::new(attempt.name.clone(), attempt.id, ttl, outcome_known),
+            not_before: None,
+            attempt: Arc::clone(attempt),
+        }
+    }
 }
 
 /// Pause before a failed removal is retried. It doubles with each failure, up to one second.
@@ -134,7 +144,7 @@ impl Releaser {
         let until = if self.pooled {
             Instant::FAR_FUTURE
         } else {
-            self.clock.now() + removal.ttl.max(self.request_timeout)
+            self.clock.now() + removal.request.ttl.max(self.request_timeout)
         };
         let mut backoff = RETRY_BACKOFF_MIN;
         loop {
@@ -142,8 +152,8 @@ impl Releaser {
                 Ok(removed) => return RemovalOutcome::Done(removed),
                 Err(error) if self.pooled && !error.is_retryable() => {
                     tracing::warn!(
-                        lock.name = %removal.name.as_str().escape_debug(),
-                        lock.attempt = %removal.id,
+                        lock.name = %removal.attempt.name.as_str().escape_debug(),
+                        lock.attempt = %removal.attempt.id,
                         %error,
                         "could not remove an attempt; it stays in the queue until this succeeds or \
                          this client ends",
@@ -155,8 +165,8 @@ impl Releaser {
                     if !error.is_retryable() || again >= until {
                         telemetry::orphaned(self.backend.info().scheme);
                         tracing::warn!(
-                            lock.name = %removal.name.as_str().escape_debug(),
-                            lock.attempt = %removal.id,
+                            lock.name = %removal.attempt.name.as_str().escape_debug(),
+                            lock.attempt = %removal.attempt.id,
                             %error,
                             "could not remove an attempt; the store lets it lapse within its TTL",
                         );
@@ -175,18 +185,13 @@ impl Releaser {
         removal: &Removal,
         limit: Duration,
     ) -> Result<Removed, Error> {
-        let request = Remove::new(
-            removal.name.clone(),
-            removal.id,
-            removal.ttl,
-            removal.outcome_known,
-        );
         let limit = self.clock.now() + limit;
-        match timeout_at(&*self.clock, limit, self.backend.remove(request)).await {
+        let call = self.backend.remove(removal.request.clone());
+        match timeout_at(&*self.clock, limit, call).await {
             Some(answer) => answer,
             None => Err(Error::new(ErrorKind::OutcomeUnknown, "releasing")
                 .with_backend(self.backend.info().scheme)
-                .with_lock(removal.name.clone())
+                .with_lock(removal.request.name.clone())
                 .with_detail("the store gave no answer in time")),
         }
     }

@@ -49,11 +49,11 @@ impl RenewalSchedule {
             .map(|scheduled| &scheduled.attempt)
     }
 
-    pub(super) fn remove(&mut self, attempt: AttemptId) {
-        if let Some(scheduled) = self.attempts.remove(&attempt) {
-            self.due
-                .remove(&(scheduled.due, scheduled.sequence, attempt));
-        }
+    pub(super) fn remove(&mut self, attempt: AttemptId) -> Option<Arc<Attempt>> {
+        let scheduled = self.attempts.remove(&attempt)?;
+        self.due
+            .remove(&(scheduled.due, scheduled.sequence, attempt));
+        Some(scheduled.attempt)
     }
 
     /// Returns all attempts, in the order of insertion.

@@ -44,10 +44,9 @@ pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>)
                 let longest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).max();
                 let useful_for = longest.unwrap_or_default().min(dispatcher.request_timeout);
                 let limit = dispatcher.now() + useful_for;
-                let call = timeout_at(&*dispatcher.clock, limit, backend.renew(renewals));
-                if let Some(answers) = call.await {
-                    batch.on_answers(answers);
-                }
+                let batch = Arc::new(batch);
+                let call = backend.renew(renewals, batch.answers());
+                let _ = timeout_at(&*dispatcher.clock, limit, call).await;
             });
         }
         drop(strong);

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::store::{Applied, InjectedFault, MemoryStore};
 use crate::{
-    backend::{Backend, BackendInfo, Context},
+    backend::{Backend, BackendInfo, Context, RenewalAnswers},
     capability::Capabilities,
     clock::Instant,
     error::{Error, ErrorKind},
@@ -163,12 +163,11 @@ impl Backend for MemoryBackend {
         self.deliver_reply(OPERATION, answer)
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        let mut answers = Vec::with_capacity(entries.len());
-        for entry in &entries {
-            answers.push(self.renew_one(entry).await.unwrap_or_else(Renewed::Unknown));
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        for (index, entry) in entries.iter().enumerate() {
+            let answer = self.renew_one(entry).await;
+            answers.send(index, answer.unwrap_or_else(Renewed::Unknown));
         }
-        answers
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tenure::{
     Error, ErrorKind,
-    backend::{Backend, BackendEvent, BackendInfo, Connect, Context},
+    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, RenewalAnswers},
     capability::*,
     clock::Instant,
     name::LockName,
@@ -145,12 +145,11 @@ impl Backend for LineBackend {
         })
     }
 
-    async fn renew(&self, entries: Vec<Renewal>) -> Vec<Renewed> {
-        let mut answers = Vec::with_capacity(entries.len());
-        for entry in entries {
-            answers.push(self.renew_one(entry).await.unwrap_or_else(Renewed::Unknown));
+    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
+        for (index, entry) in entries.into_iter().enumerate() {
+            let answer = self.renew_one(entry).await;
+            answers.send(index, answer.unwrap_or_else(Renewed::Unknown));
         }
-        answers
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

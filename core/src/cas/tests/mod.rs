@@ -50,7 +50,8 @@ impl Client {
 
     async fn renew(&self, attempt: u128, token: Option<FencingToken>) -> Renewed {
         let renewal = Renewal::new(job(), id(attempt), TTL, token);
-        self.cas.renew(vec![renewal]).await.remove(0)
+        let renewed = RenewalAnswers::collect(1, |answers| self.cas.renew(vec![renewal], answers));
+        renewed.await.remove(0)
     }
 
     async fn remove(&self, attempt: u128, known: bool) -> Removed {
@@ -257,7 +258,8 @@ async fn k1_batch_at_one_lock_is_one_swap() {
     let mut batch = vec![Renewal::new(job(), id(1), TTL, Some(grant.token))];
     batch.extend((2..6).map(|waiter| Renewal::new(job(), id(waiter), TTL, None)));
     batch.push(Renewal::new(job(), id(99), TTL, None));
-    let answers = a.cas.renew(batch).await;
+    let renewed = RenewalAnswers::collect(6, |answers| a.cas.renew(batch, answers));
+    let answers = renewed.await;
     assert_eq!(map.swaps.load(Ordering::SeqCst), swaps + 1);
     assert!(matches!(answers[0], Renewed::Proved { .. }));
     assert!(matches!(&answers[4], Renewed::Waiting(waiting) if waiting.ahead == Some(4)));
