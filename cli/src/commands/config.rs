@@ -40,7 +40,7 @@ pub(super) fn run(
         ConfigCommand::Show => show(&config, global, registry),
         ConfigCommand::Check => {
             let store = config.open(registry)?.info().endpoint;
-            config.terms.check(config.ttl)?;
+            config.drift_bounds.check(config.ttl)?;
             let run = check_fits(KILL_AFTER, &config).err();
             match global.output {
                 Format::Text => {

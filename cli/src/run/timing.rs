@@ -47,7 +47,7 @@ impl Timing {
 /// client sends the third at two thirds of the TTL and waits for the request's time-out, the third
 /// fails too, and the command needs time to end.
 pub(crate) fn check_fits(kill_after: Duration, config: &Config) -> Result<(), String> {
-    let validity = config.terms.validity(config.ttl);
+    let validity = config.drift_bounds.validity(config.ttl);
     let renewals = config.ttl / 3 * 2;
     let needed = renewals
         .saturating_add(config.request_timeout)

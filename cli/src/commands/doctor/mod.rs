@@ -46,7 +46,7 @@ async fn examine(
 }
 
 fn configuration(config: &Config, report: &mut DoctorReport) -> Result<(), Failure> {
-    if let Err(error) = config.terms.check(config.ttl) {
+    if let Err(error) = config.drift_bounds.check(config.ttl) {
         return Err(report.failed("configuration", error.into())?);
     }
     match check_fits(KILL_AFTER, config) {
