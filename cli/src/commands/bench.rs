@@ -6,12 +6,12 @@ use serde::Serialize;
 use tenure::{Client, Config, Registry, id::ClientId};
 use tenure_load::{Locks, Micros};
 
-use super::{load, runtime, sources};
 use crate::{
     args::{Bench, Format, Global},
     escape::escape,
     exit::{Failure, UNAVAILABLE},
     output,
+    setup::{load, runtime, sources},
 };
 
 #[derive(Serialize)]

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tenure::{Config, Registry, config::KEYS};
 
-use super::{load, sources};
 use crate::{
     args::{ConfigCommand, Format, Global, KILL_AFTER},
     escape::escape,
     exit::Failure,
     output,
     run::check_fits,
+    setup::{load, sources},
 };
 
 #[derive(Serialize)]
