@@ -108,5 +108,6 @@ audit: compiler
 
 # In one run with what the store allows at best and with other libraries; some minutes, once built.
 bench: servers
+	sh bench/peers/install
 	$(CARGO) build --release -p tenure-cli
 	$(CARGO) run --release -p tenure-bench -- --page docs --json docs/benchmark/results.json

@@ -293,13 +293,13 @@ fn bench_uses_a_separate_namespace_and_leaves_no_lock_held() {
     assert_eq!(view["schema"], "tenure.bench/1");
     let namespace = view["namespace"].as_str().unwrap();
     assert!(namespace.starts_with("bench-"), "{namespace}");
-    assert!(view["alone_us"]["count"].as_u64().unwrap() > 0);
+    assert!(view["uncontended_us"]["count"].as_u64().unwrap() > 0);
     let micros = |of: &Value, what: &str| of[what].as_f64().unwrap();
-    assert!(micros(&view["alone_us"], "p99") >= micros(&view["alone_us"], "median"));
-    assert!(view["many"]["pairs_per_second"].as_f64().unwrap() > 0.0);
-    assert_eq!(view["one"]["waiters"], 3);
+    assert!(micros(&view["uncontended_us"], "p99") >= micros(&view["uncontended_us"], "median"));
+    assert!(view["independent"]["pairs_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(view["contended"]["waiters"], 3);
     // Each of the three had its turn at the least.
-    assert!(view["one"]["hand_over_us"]["count"].as_u64().unwrap() >= 2);
+    assert!(view["contended"]["hand_over_us"]["count"].as_u64().unwrap() >= 2);
     for namespace in [namespace, "default"] {
         let listed = place.run(&["--namespace", namespace, "ls"]);
         assert_eq!(listed.succeeded().stdout, "", "{namespace}");
