@@ -45,7 +45,7 @@ pub(super) fn run(
             match global.output {
                 Format::Text => {
                     let store = escape(&store);
-                    let mut text = format!("the configuration is sound; store: {store}\n");
+                    let mut text = format!("the configuration is valid; store: {store}\n");
                     if let Some(arithmetic) = &run {
                         text += &format!("but `tenure run` refuses it: {arithmetic}\n");
                     }
