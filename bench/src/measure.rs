@@ -124,15 +124,16 @@ pub(crate) async fn measure(
     let mut distributions = vec![Percentiles::default(); implementations.len() + peers.len()];
     for round in 0..=ROUNDS {
         let mut distributions = distributions.iter_mut();
-        let mut add_uncontended = |results: &mut Results, who: &str, measured: Percentiles| {
-            let all = distributions.next().filter(|_| round > 0);
-            if let Some(all) = all {
-                let micros = measured.micros();
-                results.add(name, UNCONTENDED, who, 1, micros.median);
-                results.add(name, UNCONTENDED_P99, who, 1, micros.p99);
-                *all = std::mem::take(all).merge(measured);
-            }
-        };
+        let mut add_uncontended =
+            |results: &mut Results, display_name: &str, measured: Percentiles| {
+                let all = distributions.next().filter(|_| round > 0);
+                if let Some(all) = all {
+                    let micros = measured.micros();
+                    results.add(name, UNCONTENDED, display_name, 1, micros.median);
+                    results.add(name, UNCONTENDED_P99, display_name, 1, micros.p99);
+                    *all = std::mem::take(all).merge(measured);
+                }
+            };
         for implementation in &implementations {
             if options.part("uncontended") {
                 let lock = "uncontended";
@@ -192,11 +193,11 @@ async fn measure_sizes(
     results: &mut Results,
     sizes: &dyn Fn(&usize) -> bool,
 ) -> Result<(), Failure> {
-    let who = implementation.name();
+    let display_name = implementation.name();
     if options.part("independent") {
         for tasks in TASKS.into_iter().filter(sizes) {
             let rate = tenure_load::independent(implementation, tasks, SPAN).await?;
-            results.add(name, INDEPENDENT, who, tasks, rate);
+            results.add(name, INDEPENDENT, display_name, tasks, rate);
         }
     }
     if options.part("one-client") && implementation.waits() {
@@ -204,7 +205,7 @@ async fn measure_sizes(
             let lock = "one-client";
             let contention =
                 tenure_load::contended_by_one_client(implementation, lock, waiters, SPAN).await?;
-            ONE_CLIENT.add(results, name, who, waiters, &contention);
+            ONE_CLIENT.add(results, name, display_name, waiters, &contention);
         }
     }
     Ok(())
