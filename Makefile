@@ -7,10 +7,10 @@ CARGO ?= cargo
 # Where scripts/setup puts the second version of etcd.
 etcd35 = $(abspath $(or $(CARGO_TARGET_DIR),target))/test-servers/etcd-3.5/etcd
 
-# What every command does, on the store that is named.
-cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test commands --test run
-# How the guardian ends it, and many processes at once, there as well.
-cli_more_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test counter --test guardian
+# The tests of all commands on the given store.
+cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test cli -- --test-threads=4 commands:: run::
+# The tests of the guardian, and of many processes, on the given store.
+cli_more_on = TENURE_TEST_STORE=$(1) TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter:: guardian::
 
 # What the CI file of the example plugin runs, as somebody else's CI would.
 plugin = examples/backend-on-trait
@@ -79,6 +79,7 @@ examples:
 # of the command's tests on each store, and the run under faults on the second version of etcd.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream
+	TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter::
 	$(call cli_more_on,redis)
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)
@@ -108,5 +109,6 @@ audit: compiler
 
 # In one run with what the store allows at best and with other libraries; some minutes, once built.
 bench: servers
+	sh bench/peers/install
 	$(CARGO) build --release -p tenure-cli
 	$(CARGO) run --release -p tenure-bench -- --page docs --json docs/benchmark/results.json

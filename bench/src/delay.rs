@@ -1,4 +1,4 @@
-//! Round trips: how long a lock takes on a way on which each reply is delayed.
+//! Round trips: the duration of lock operations on a connection that delays each reply.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,42 +6,44 @@ use std::{
 };
 
 use tenure_core::clock::{Clock, SystemClock};
-use tenure_load::Spread;
+use tenure_load::{Contention, Percentiles};
 
 use crate::{
-    contender::{Contender, Failure, Store},
-    measure::{clients, work},
+    delay_proxy::DelayProxy,
+    implementation::{Failure, Implementation},
+    measure::connect_clients,
     options::Options,
-    program::Program,
-    results::{Results, Work},
-    way::Way,
+    peer::PeerProcess,
+    results::{Metric, Results, metric},
+    store::Store,
 };
 
-/// What each reply waits, and each message that the server sends by itself.
+/// The delay of each reply, and of each message that the server sends on its own.
 const DELAY: Duration = Duration::from_millis(5);
 const ROUNDS: usize = 3;
-/// Turns of one client in each round.
-const TURNS: usize = 20;
+/// Pairs of acquire and release in each round without contention.
+const PAIRS: usize = 20;
 const SPAN: Duration = Duration::from_secs(1);
-/// With fewer, the lock may be free when it is released, as those who asked again are on their way.
+/// With fewer waiters, the lock may be free at its release, because the next requests are still on
+/// their way.
 const WAITERS: usize = 4;
 
-const ACQUIRE: Work = work("5 ms of delay: acquire a free lock", "ms", "");
-const RELEASE: Work = work("5 ms of delay: release", "ms", "");
-const TURN: Work = work("5 ms of delay: acquire + release, alone", "ms", "");
-const HAND: Work = work(
+const ACQUIRE: Metric = metric("5 ms of delay: acquire a free lock", "ms", "");
+const RELEASE: Metric = metric("5 ms of delay: release", "ms", "");
+const PAIR: Metric = metric("5 ms of delay: acquire + release, uncontended", "ms", "");
+const HAND_OVER: Metric = metric(
     "5 ms of delay: hand-over to one of 4 waiters with a client each",
     "ms",
     "",
 );
 
-/// One that is measured, with its clients connected to the delayed way.
-enum Implementation {
-    Library(&'static str, Vec<Arc<dyn Contender>>),
-    Program(Box<Program>),
+/// The connected clients of an implementation, or the process of a peer.
+enum Clients {
+    InProcess(&'static str, Vec<Arc<dyn Implementation>>),
+    Peer(Box<PeerProcess>),
 }
 
-/// Measures all implementations that can be connected by URL, in alternating rounds.
+/// Measures all implementations that can connect to a URL, in alternating rounds.
 pub(crate) async fn delay(
     name: &str,
     store: &Store,
@@ -51,116 +53,119 @@ pub(crate) async fn delay(
     let Some((scheme, server)) = store.url.split_once("://") else {
         return Ok(());
     };
-    let way = Way::start(server, DELAY).await?;
-    let url = format!("{scheme}://{}", way.address);
+    let proxy = DelayProxy::start(server, DELAY).await?;
+    let url = format!("{scheme}://{}", proxy.address);
     let mut all = Vec::new();
-    for contender in &store.contenders {
-        if options.contender(contender.name())
-            && let Some(clients) = clients(contender, &url, WAITERS).await?
+    for implementation in &store.implementations {
+        if options.implementation(implementation.name())
+            && let Some(clients) = connect_clients(implementation, &url, WAITERS).await?
         {
-            all.push(Implementation::Library(contender.name(), clients));
+            all.push(Clients::InProcess(implementation.name(), clients));
         }
     }
-    for launch in store.launches.iter().filter(|l| options.contender(l.name)) {
-        let program = launch.start(&way.address).await?;
-        all.push(Implementation::Program(Box::new(program)));
+    let peers = store.peers.iter();
+    for peer in peers.filter(|peer| options.implementation(peer.name)) {
+        let process = peer.start(&proxy.address).await?;
+        all.push(Clients::Peer(Box::new(process)));
     }
     for round in 0..=ROUNDS {
-        for implementation in &mut all {
-            let (who, measured) = implementation.measure().await?;
-            // The first round warms up.
+        for clients in &mut all {
+            let (implementation, measured) = clients.measure().await?;
+            // Round 0 is a warm-up.
             if round > 0 {
-                measured.add(name, who, results);
+                measured.add(name, implementation, results);
             }
         }
     }
-    for implementation in all {
-        implementation.end().await?;
+    for clients in all {
+        clients.close().await?;
     }
     Ok(())
 }
 
-/// What one round gave.
+/// The results of one round.
 struct Measured {
-    acquires: Spread,
-    releases: Spread,
-    turns: Spread,
-    hand_overs: Option<Spread>,
+    acquires: Percentiles,
+    releases: Percentiles,
+    pairs: Percentiles,
+    contention: Option<Contention>,
 }
 
 impl Measured {
-    fn add(&self, name: &str, who: &str, results: &mut Results) {
-        let mut add = |work, spread: &Spread| {
-            results.add(name, work, who, 1, spread.median().as_secs_f64() * 1e3);
-        };
-        add(ACQUIRE, &self.acquires);
-        add(RELEASE, &self.releases);
-        add(TURN, &self.turns);
-        if let Some(hand_overs) = &self.hand_overs {
-            add(HAND, hand_overs);
+    fn add(&self, store: &str, implementation: &str, results: &mut Results) {
+        let millis = |measured: &Percentiles| measured.median().as_secs_f64() * 1e3;
+        for (metric, measured) in [
+            (ACQUIRE, &self.acquires),
+            (RELEASE, &self.releases),
+            (PAIR, &self.pairs),
+        ] {
+            results.add(store, metric, implementation, 1, millis(measured));
+        }
+        if let Some(contention) = &self.contention {
+            let value = (millis(&contention.hand_over), contention.fairness());
+            results.add_contended(store, HAND_OVER, implementation, 1, value);
         }
     }
 }
 
-impl Implementation {
+impl Clients {
     async fn measure(&mut self) -> Result<(&'static str, Measured), Failure> {
         match self {
-            Self::Library(who, clients) => Ok((who, library(clients).await?)),
-            Self::Program(program) => {
-                let alone = program.measure(1, "alone", SPAN / 2).await?;
-                let each = program.measure(WAITERS, "each", SPAN).await?;
+            Self::InProcess(name, clients) => Ok((name, measure(clients).await?)),
+            Self::Peer(peer) => {
+                let uncontended = peer.measure(1, "uncontended", SPAN / 2).await?;
+                let contended = peer.measure(WAITERS, "contended", SPAN).await?;
                 let measured = Measured {
-                    acquires: alone.acquires,
-                    releases: alone.releases,
-                    turns: alone.fight.waits,
-                    hand_overs: Some(each.fight.hand_over),
+                    acquires: uncontended.acquires,
+                    releases: uncontended.releases,
+                    pairs: uncontended.contention.waits,
+                    contention: Some(contended.contention),
                 };
-                Ok((program.name, measured))
+                Ok((peer.name, measured))
             }
         }
     }
 
-    async fn end(self) -> Result<(), Failure> {
+    async fn close(self) -> Result<(), Failure> {
         match self {
-            Self::Library(_, clients) => {
+            Self::InProcess(_, clients) => {
                 for client in clients {
                     client.close().await;
                 }
                 Ok(())
             }
-            Self::Program(program) => program.end().await,
+            Self::Peer(peer) => peer.close().await,
         }
     }
 }
 
-async fn library(clients: &[Arc<dyn Contender>]) -> Result<Measured, Failure> {
-    let (mut acquires, mut releases, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+async fn measure(clients: &[Arc<dyn Implementation>]) -> Result<Measured, Failure> {
+    let (mut acquires, mut releases, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
     let Some(first) = clients.first() else {
         return Err("no clients".into());
     };
-    // What is made when a lock is taken for the first time is not counted.
-    first.turn("alone", &|| ()).await?;
-    for _ in 0..TURNS {
-        let asked = SystemClock.now();
-        let got = Mutex::new(asked);
-        let held = || *got.lock().unwrap_or_else(PoisonError::into_inner) = SystemClock.now();
-        first.turn("alone", &held).await?;
-        let done = SystemClock.now();
-        let got = got.into_inner().unwrap_or_else(PoisonError::into_inner);
-        acquires.push(got.since(asked));
-        releases.push(done.since(got));
-        turns.push(done.since(asked));
+    // The first pair is not counted, because it may create an entry in the store.
+    first.acquire_and_release("uncontended", &|| ()).await?;
+    for _ in 0..PAIRS {
+        let begin = SystemClock.now();
+        let granted = Mutex::new(begin);
+        let held = || *granted.lock().unwrap_or_else(PoisonError::into_inner) = SystemClock.now();
+        first.acquire_and_release("uncontended", &held).await?;
+        let end = SystemClock.now();
+        let granted = granted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        acquires.push(granted.since(begin));
+        releases.push(end.since(granted));
+        pairs.push(end.since(begin));
     }
-    let hand_overs = if first.waits() {
-        let fight = tenure_load::each(clients, "each", SPAN).await?;
-        Some(fight.hand_over)
+    let contention = if first.waits() {
+        Some(tenure_load::contended(clients, "contended", SPAN).await?)
     } else {
         None
     };
     Ok(Measured {
-        acquires: Spread::new(acquires),
-        releases: Spread::new(releases),
-        turns: Spread::new(turns),
-        hand_overs,
+        acquires: Percentiles::new(acquires),
+        releases: Percentiles::new(releases),
+        pairs: Percentiles::new(pairs),
+        contention,
     })
 }

@@ -1,4 +1,4 @@
-//! etcd: its own requests, and the lock service of the server as `etcd-client` calls it.
+//! etcd: the baseline, and the lock service of the server through `etcd-client`.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -9,32 +9,36 @@ use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 
-use crate::contender::{Contender, Failure, Store, Tenure, address};
+use crate::{
+    implementation::{Failure, Implementation, Tenure, address},
+    store::Store,
+};
 
-/// Leases are granted for as long as a run may last: nobody here but `tenure` renews.
-const LEASE: i64 = 3_600;
+pub(crate) const LOCK_SERVICE: &str = "etcd-client lock()";
+/// The TTL of the leases in seconds. It is longer than a run, because only `tenure` renews its leases.
+const LEASE_TTL: i64 = 3_600;
 
-/// One member that writes to the disk, and those who lock on it.
+/// Starts one member that writes to the disk, and connects the implementations.
 pub(crate) async fn start() -> Result<Store, Failure> {
     let disk = tempfile::tempdir()?;
-    // The servers of tests keep their files in memory.
+    // By default the servers of the tests keep their files in memory.
     let directory = format!("--data-dir={}", disk.path().display());
     let server = Server::builder().flag(&directory).start()?;
     let endpoint = server.address();
-    let contenders: Vec<Arc<dyn Contender>> = vec![
+    let implementations: Vec<Arc<dyn Implementation>> = vec![
         Arc::new(Baseline::connect(&endpoint).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
-        Arc::new(Service::connect(&endpoint, 64).await?),
+        Arc::new(LockService::connect(&endpoint, 64).await?),
     ];
     let what = format!("etcd {}, one member, on disk", server.version()?);
     let (url, kept) = (server.url(), (server, disk));
-    let store = Store::metered(what, url, contenders, kept, |(server, _)| {
+    let store = Store::counting(what, url, implementations, kept, |(server, _)| {
         server.metric("etcd_debugging_lease_renewed_total").ok()?
     });
-    Ok(store.behind(|address| Proxy::for_etcd(address)))
+    Ok(store.with_proxy(|address| Proxy::for_etcd(address)))
 }
 
-/// A transaction that puts a key that is absent, and a deletion: what any lock costs at the least.
+/// A transaction that creates a key, and a deletion: the least that a lock on etcd costs.
 struct Baseline {
     client: Client,
     lease: i64,
@@ -44,7 +48,7 @@ struct Baseline {
 impl Baseline {
     async fn connect(endpoint: &str) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
-        let lease = client.lease_grant(LEASE, None).await?.id();
+        let lease = client.lease_grant(LEASE_TTL, None).await?.id();
         let next = AtomicU64::new(0);
         Ok(Self {
             client,
@@ -55,7 +59,7 @@ impl Baseline {
 }
 
 #[async_trait]
-impl Contender for Baseline {
+impl Implementation for Baseline {
     fn name(&self) -> &'static str {
         "baseline"
     }
@@ -64,7 +68,11 @@ impl Contender for Baseline {
         false
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let mut client = self.client.kv_client();
         let key = format!("baseline/{lock}");
         let value = self.next.fetch_add(1, Ordering::Relaxed).to_string();
@@ -83,24 +91,24 @@ impl Contender for Baseline {
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
         Ok(Some(Arc::new(Self::connect(address(url)).await?)))
     }
 }
 
-/// `Client::lock()` with a lease that is ready. Two calls with one lease do not exclude each other,
-/// so each turn takes one of its own from a store of them.
-struct Service {
+/// `Client::lock()` with leases that were granted before. Two calls with the same lease do not exclude
+/// each other, so each call takes a separate lease from the list.
+struct LockService {
     client: Client,
     leases: Mutex<Vec<i64>>,
 }
 
-impl Service {
+impl LockService {
     async fn connect(endpoint: &str, count: usize) -> Result<Self, Failure> {
         let mut client = Client::connect([endpoint], None).await?;
         let mut leases = Vec::new();
         for _ in 0..count {
-            leases.push(client.lease_grant(LEASE, None).await?.id());
+            leases.push(client.lease_grant(LEASE_TTL, None).await?.id());
         }
         let leases = Mutex::new(leases);
         Ok(Self { client, leases })
@@ -112,20 +120,29 @@ impl Service {
 }
 
 #[async_trait]
-impl Contender for Service {
+impl Implementation for LockService {
     fn name(&self) -> &'static str {
-        "etcd-client lock()"
+        LOCK_SERVICE
     }
 
     fn waits(&self) -> bool {
         true
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
-        let ready = self.leases().pop();
-        let lease = match ready {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
+        let unused = self.leases().pop();
+        let lease = match unused {
             Some(lease) => lease,
-            None => self.client.lease_client().grant(LEASE, None).await?.id(),
+            None => self
+                .client
+                .lease_client()
+                .grant(LEASE_TTL, None)
+                .await?
+                .id(),
         };
         let mut client = self.client.lock_client();
         let options = LockOptions::new().with_lease(lease);
@@ -138,8 +155,8 @@ impl Contender for Service {
         Ok(())
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
-        // For one waiter.
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
+        // This client has one waiter, so it needs one lease.
         Ok(Some(Arc::new(Self::connect(address(url), 1).await?)))
     }
 }

@@ -1,93 +1,171 @@
-//! The ratios that are to be reached, as a table in which each can be checked.
+//! The ratios of `tenure` to other implementations that must be reached.
 
 use std::fmt::Write;
 
 use crate::{
-    measure::{EACH_RATE, EACH_UNFAIR, MEDIAN},
-    program::{CURATOR, KAZOO},
-    results::{Results, Work},
+    etcd::LOCK_SERVICE,
+    measure::{CONTENDED, INDEPENDENT, UNCONTENDED},
+    peer::{CURATOR, KAZOO, PYTHON_REDIS_LOCK, REDLOCK},
+    results::{Metric, Point, Results, number, ratio},
     zookeeper::RECIPE,
 };
 
-/// What is asked of a ratio.
+const BASELINE: &str = "baseline";
+pub(crate) const RSLOCK: &str = "rslock";
+
+/// The bound of a ratio.
 #[derive(Clone, Copy, Debug)]
-enum Need {
+enum Bound {
     AtMost(f64),
     AtLeast(f64),
-    /// Nothing: it is shown.
+    /// The ratio is only shown.
     None,
 }
+use Bound::{AtLeast, AtMost};
 
-/// `tenure` over another implementation, on one store, with so many waiters.
+/// The ratio of `tenure` to another implementation, with `size` waiters or tasks.
 struct Limit {
     store: &'static str,
-    work: Work,
+    metric: Metric,
     size: usize,
     other: &'static str,
-    need: Need,
+    bound: Bound,
 }
 
-const fn zookeeper(work: Work, size: usize, other: &'static str, need: Need) -> Limit {
+const fn limit(
+    store: &'static str,
+    metric: Metric,
+    size: usize,
+    other: &'static str,
+    bound: Bound,
+) -> Limit {
     Limit {
-        store: "zookeeper",
-        work,
+        store,
+        metric,
         size,
         other,
-        need,
+        bound,
     }
 }
 
-const LIMITS: [Limit; 15] = [
-    zookeeper(MEDIAN, 1, RECIPE, Need::AtMost(1.1)),
-    zookeeper(MEDIAN, 1, CURATOR, Need::None),
-    zookeeper(MEDIAN, 1, KAZOO, Need::None),
-    zookeeper(EACH_RATE, 16, RECIPE, Need::AtLeast(1.0)),
-    zookeeper(EACH_RATE, 16, CURATOR, Need::AtLeast(1.0)),
-    zookeeper(EACH_RATE, 16, KAZOO, Need::AtLeast(2.0)),
-    zookeeper(EACH_RATE, 64, RECIPE, Need::AtLeast(1.0)),
-    zookeeper(EACH_RATE, 64, CURATOR, Need::AtLeast(1.0)),
-    zookeeper(EACH_RATE, 64, KAZOO, Need::AtLeast(2.0)),
-    zookeeper(EACH_UNFAIR, 16, RECIPE, Need::None),
-    zookeeper(EACH_UNFAIR, 16, CURATOR, Need::None),
-    zookeeper(EACH_UNFAIR, 16, KAZOO, Need::None),
-    zookeeper(EACH_UNFAIR, 64, RECIPE, Need::None),
-    zookeeper(EACH_UNFAIR, 64, CURATOR, Need::None),
-    zookeeper(EACH_UNFAIR, 64, KAZOO, Need::None),
+const LIMITS: &[Limit] = &[
+    limit("redis", UNCONTENDED, 1, BASELINE, AtMost(1.15)),
+    limit("redis", CONTENDED, 16, RSLOCK, AtLeast(4.0)),
+    limit("redis", CONTENDED, 64, RSLOCK, Bound::None),
+    limit("redis", CONTENDED, 16, PYTHON_REDIS_LOCK, Bound::None),
+    limit("redis", CONTENDED, 64, PYTHON_REDIS_LOCK, Bound::None),
+    limit("redis", CONTENDED, 16, REDLOCK, Bound::None),
+    limit("redis", CONTENDED, 64, REDLOCK, Bound::None),
+    limit("redis", INDEPENDENT, 64, RSLOCK, AtLeast(0.85)),
+    limit("etcd", UNCONTENDED, 1, BASELINE, AtMost(1.25)),
+    limit("etcd", CONTENDED, 16, LOCK_SERVICE, AtLeast(1.5)),
+    limit("etcd", CONTENDED, 64, LOCK_SERVICE, AtLeast(1.0)),
+    limit("etcd", CONTENDED, 256, LOCK_SERVICE, AtLeast(1.0)),
+    limit("etcd", INDEPENDENT, 64, LOCK_SERVICE, AtLeast(0.85)),
+    limit("zookeeper", UNCONTENDED, 1, RECIPE, AtMost(1.1)),
+    limit("zookeeper", UNCONTENDED, 1, CURATOR, Bound::None),
+    limit("zookeeper", UNCONTENDED, 1, KAZOO, Bound::None),
+    limit("zookeeper", CONTENDED, 16, RECIPE, AtLeast(1.0)),
+    limit("zookeeper", CONTENDED, 16, CURATOR, AtLeast(1.0)),
+    limit("zookeeper", CONTENDED, 16, KAZOO, AtLeast(2.0)),
+    limit("zookeeper", CONTENDED, 64, RECIPE, AtLeast(1.0)),
+    limit("zookeeper", CONTENDED, 64, CURATOR, AtLeast(1.0)),
+    limit("zookeeper", CONTENDED, 64, KAZOO, AtLeast(2.0)),
+    limit("zookeeper", INDEPENDENT, 64, RECIPE, AtLeast(0.85)),
 ];
 
-/// Those of a store of which both sides were measured; none if there are none.
-pub(crate) fn table(results: &Results, store: &str) -> Option<String> {
-    let mut text = String::new();
-    for limit in LIMITS.iter().filter(|limit| limit.store == store) {
-        let place = (store, limit.work, limit.size);
-        let Some(ratio) = results.ratio(place, "tenure", limit.other) else {
-            continue;
-        };
-        let (need, reached) = match limit.need {
-            Need::AtMost(most) => (format!("at most {most:.1}"), yes(ratio <= most)),
-            Need::AtLeast(least) => (format!("at least {least:.1}"), yes(ratio >= least)),
-            Need::None => (String::new(), ""),
-        };
-        let size = match limit.work.per {
-            "" => String::new(),
-            per => format!(", {} {per}", limit.size),
-        };
-        let _ = writeln!(
-            text,
-            "| {}{size} ({}) | {} | {ratio:.2} | {need} | {reached} |",
-            limit.work.title, limit.work.unit, limit.other
-        );
-    }
-    (!text.is_empty()).then(|| {
-        format!(
-            "| tenure over another implementation | | ratio | to be reached | reached |\n\
-             |---|---|---:|---|---|\n{text}"
-        )
-    })
+/// A limit of which both sides were measured.
+struct Checked {
+    limit: &'static Limit,
+    ratio: f64,
+    /// The fairness of `tenure` and of the other implementation, with contention.
+    fairness: Option<(f64, f64)>,
 }
 
-const fn yes(reached: bool) -> &'static str {
-    if reached { "yes" } else { "no" }
+impl Checked {
+    fn reached(&self) -> Option<bool> {
+        match self.limit.bound {
+            AtMost(most) => Some(self.ratio <= most),
+            AtLeast(least) => Some(self.ratio >= least),
+            Bound::None => None,
+        }
+    }
+
+    fn bound(&self) -> String {
+        match self.limit.bound {
+            AtMost(most) => format!("at most {most:.2}"),
+            AtLeast(least) => format!("at least {least:.2}"),
+            Bound::None => String::new(),
+        }
+    }
+
+    fn title(&self) -> String {
+        let Limit { metric, size, .. } = self.limit;
+        match metric.per {
+            "" => format!("{} ({})", metric.title, metric.unit),
+            per => format!("{}, {size} {per} ({})", metric.title, metric.unit),
+        }
+    }
+}
+
+fn check(results: &Results, store: &str) -> Vec<Checked> {
+    let of_store = LIMITS.iter().filter(|limit| limit.store == store);
+    let checked = of_store.filter_map(|limit| {
+        let place = (store, limit.metric, limit.size);
+        let ours = results.find(place, "tenure")?;
+        let other = results.find(place, limit.other)?;
+        Some(Checked {
+            limit,
+            ratio: ratio(ours, other),
+            fairness: ours.fairness().zip(Point::fairness(other)),
+        })
+    });
+    checked.collect()
+}
+
+/// Returns the table of a store's ratios; `None` if none of them was measured.
+pub(crate) fn table(results: &Results, store: &str) -> Option<String> {
+    let checked = check(results, store);
+    if checked.is_empty() {
+        return None;
+    }
+    let mut text = String::from(
+        "| tenure over another implementation | | ratio | must be | reached | longest wait over median \
+         wait: tenure, other |\n|---|---|---:|---|---|---|\n",
+    );
+    for row in checked {
+        let reached = match row.reached() {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "",
+        };
+        let fairness = row.fairness.map_or_else(String::new, |(ours, other)| {
+            format!("{}, {}", number(ours), number(other))
+        });
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.2} | {} | {reached} | {fairness} |",
+            row.title(),
+            row.limit.other,
+            row.ratio,
+            row.bound(),
+        );
+    }
+    Some(text)
+}
+
+/// Returns a sentence for each ratio that was measured and not reached.
+pub(crate) fn missed(results: &Results) -> Vec<String> {
+    let stores = results.stores.iter();
+    let checked = stores.flat_map(|(store, _)| check(results, store));
+    checked
+        .filter(|row| row.reached() == Some(false))
+        .map(|row| {
+            let (store, other) = (row.limit.store, row.limit.other);
+            let (title, ratio, bound) = (row.title(), row.ratio, row.bound());
+            format!("{store}: {title}: {ratio:.2} times {other}, must be {bound}")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -95,22 +173,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_shown_with_what_is_asked_of_it() {
+    fn ratio_is_shown_with_its_bound_and_its_fairness() {
         let mut results = Results::new(Vec::new());
         assert_eq!(table(&results, "zookeeper"), None);
-        for (who, rate) in [("tenure", 1500.0), (RECIPE, 1000.0), (KAZOO, 1000.0)] {
-            results.add("zookeeper", EACH_RATE, who, 16, rate);
+        let zookeeper = ("zookeeper".to_owned(), String::new());
+        results.stores.push(zookeeper);
+        for (implementation, rate) in [("tenure", 1500.0), (RECIPE, 1000.0), (KAZOO, 1000.0)] {
+            let value = (rate, rate / 1000.0);
+            results.add_contended("zookeeper", CONTENDED, implementation, 16, value);
         }
         let table = table(&results, "zookeeper").unwrap();
-        let of = |who: &str| table.lines().find(|line| line.contains(who)).unwrap();
-        assert!(
-            of(RECIPE).ends_with("| 1.50 | at least 1.0 | yes |"),
-            "{table}"
-        );
-        assert!(
-            of(KAZOO).ends_with("| 1.50 | at least 2.0 | no |"),
-            "{table}"
-        );
+        let row = |other: &str| table.lines().find(|line| line.contains(other)).unwrap();
+        let recipe = "| 1.50 | at least 1.00 | yes | 1.50, 1.00 |";
+        assert!(row(RECIPE).ends_with(recipe), "{table}");
+        let kazoo = "| 1.50 | at least 2.00 | no | 1.50, 1.00 |";
+        assert!(row(KAZOO).ends_with(kazoo), "{table}");
         assert!(!table.contains(CURATOR), "{table}");
+        let missed = missed(&results);
+        assert_eq!(missed.len(), 1, "{missed:?}");
+        assert!(missed[0].contains(KAZOO), "{missed:?}");
     }
 }

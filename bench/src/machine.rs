@@ -1,17 +1,17 @@
-//! On what was measured.
+//! The machine of a run.
 
 use std::{fs, process::Command, thread};
 
-/// The machine and the versions, each with what it is.
+/// Returns facts about the machine and versions, each with its name.
 pub(crate) fn describe() -> Vec<(&'static str, String)> {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let mut facts = vec![
         ("tenure", env!("CARGO_PKG_VERSION").to_owned()),
         (
             "processors",
-            format!("{cores} x {}", after("/proc/cpuinfo", "model name")),
+            format!("{cores} x {}", field("/proc/cpuinfo", "model name")),
         ),
-        ("memory", after("/proc/meminfo", "MemTotal")),
+        ("memory", field("/proc/meminfo", "MemTotal")),
         ("kernel", read("/proc/sys/kernel/osrelease")),
         ("load before the run (1, 5, 15 minutes)", load()),
     ];
@@ -32,8 +32,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// What stands behind the first line's colon that begins so.
-fn after(path: &str, key: &str) -> String {
+/// Returns the text after the colon of the first line that begins with `key`.
+fn field(path: &str, key: &str) -> String {
     let text = read(path);
     let line = text.lines().find(|line| line.starts_with(key));
     let value = line.and_then(|line| line.split_once(':'));

@@ -1,55 +1,63 @@
-//! How fast locks are: `tenure` beside the store's own requests (the baseline) and beside other
-//! libraries, interleaved in one run on one server, so that drift of the machine hits all alike.
-//! Only the ratios mean anything.
+//! The speed of locks: `tenure` beside the store's own requests (the baseline) and beside other
+//! libraries. All of them take turns in one run on one server, so that drift of the machine affects
+//! all equally. Only the ratios are meaningful.
 //!
-//! `cargo run --release -p tenure-bench` takes some minutes. Words choose: stores (`memory`, `file`,
-//! `redis`, `etcd`, `zookeeper`), parts (`alone`, `many`, `one`, `each`, `delay`, `takeover`, `held`,
-//! `cut`, `run`), and the only implementation, as in `... -- etcd alone many tenure`. `--json FILE`
-//! writes all numbers, and `--page DIRECTORY` a page with plots.
+//! `cargo run --release -p tenure-bench -- --help` lists the arguments.
 
-mod contender;
+mod commands;
 mod delay;
+mod delay_proxy;
 mod etcd;
-mod held;
+mod held_locks;
+mod implementation;
 mod limits;
 mod machine;
 mod measure;
 mod memory;
 mod options;
 mod page;
+mod peer;
 mod plot;
-mod program;
 mod redis;
 mod results;
-mod run;
+mod store;
 mod takeover;
-mod way;
 mod zookeeper;
 
 use std::process::ExitCode;
 
-use contender::{Failure, Store};
+use implementation::Failure;
 use options::Options;
 use results::Results;
+use store::Store;
 
 const HELP: &str = "\
-How fast locks are: tenure beside the store's own requests and beside other libraries.
+Measures the speed of locks: tenure beside the store's own requests and beside other libraries.
 
-Usage: tenure-bench [WORD...] [--json FILE] [--page DIRECTORY]
+Usage: tenure-bench [STORE...] [PART...] [IMPLEMENTATION] [OPTIONS]
 
-Words choose what is measured; without any it is everything, for about half an hour:
-  stores          memory, file, redis, etcd, zookeeper
-  parts           alone   one client takes and releases a free lock
-                  many    a lock for each of many tasks
-                  one     one lock that many waiters of one client want
-                  each    one lock that many waiters want who have a client each
-                  delay   the same with 5 ms of delay for each reply
-                  takeover, held, cut, run
-  implementation  one by its name, such as tenure, baseline, rslock
+Without arguments everything is measured, which takes about half an hour.
 
-  --strict          fail if another implementation is not installed
-  --json FILE       write all numbers
-  --page DIRECTORY  write a page, benchmark.md, with its plots";
+Stores: memory, file, redis, etcd, zookeeper
+
+Parts:
+  uncontended  one client acquires and releases a free lock
+  independent  many tasks, each with a lock of its own
+  contended    one lock, with a client for each waiter
+  one-client   one lock, with all waiters in one client
+  processes    one lock, with 16 processes of `tenure run`
+  delay        the same operations with 5 ms of delay for each reply
+  takeover     the time from the death of a holder to the next grant
+  held         requests, processor time and memory of held locks
+  reconnect    the time until held locks are renewed after the connections break
+  run          one `tenure run` after the other, beside flock(1)
+
+Implementation: the only one to measure, such as tenure, baseline or rslock
+
+Options:
+  --strict          fail if an implementation is missing or a required ratio is not reached
+  --json FILE       write all results as JSON
+  --page DIRECTORY  write a page, benchmark.md, and its plots";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -63,48 +71,39 @@ async fn main() -> ExitCode {
 }
 
 async fn bench() -> Result<(), Failure> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, url, lock] = &words[..]
-        && first == takeover::HOLD
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, url, lock] = &arguments[..]
+        && first == takeover::HOLD_ARGUMENT
     {
-        return takeover::be_killed(url, lock).await;
+        return takeover::hold_until_killed(url, lock).await;
     }
-    if let [first, url] = &words[..]
-        && first == held::MEMORY_OF
+    if let [first, url] = &arguments[..]
+        && first == held_locks::MEMORY_ARGUMENT
     {
-        return held::memory_of(url).await;
+        return held_locks::print_memory(url).await;
     }
-    if words.iter().any(|word| word == "--help" || word == "-h") {
+    if arguments.iter().any(|one| one == "--help" || one == "-h") {
         println!("{HELP}");
         return Ok(());
     }
-    let options = Options::parse(words)?;
-    options.make_room()?;
+    let options = Options::parse(arguments)?;
+    options.create_directories()?;
     let mut results = Results::new(machine::describe());
     if options.store("memory") {
-        store("memory", memory::start().await?, &options, &mut results).await?;
+        measure_store("memory", memory::start().await?, &options, &mut results).await?;
     }
-    if options.store("file") && options.part("run") {
-        results
-            .stores
-            .push(("file".to_owned(), "files of this host".to_owned()));
-        run::run(&mut results)?;
-        show("file", &results);
+    if options.store("file") {
+        measure_file(&options, &mut results).await?;
     }
     if options.store("redis") {
-        store("redis", redis::start().await?, &options, &mut results).await?;
+        measure_store("redis", redis::start().await?, &options, &mut results).await?;
     }
     if options.store("etcd") {
-        store("etcd", etcd::start().await?, &options, &mut results).await?;
+        measure_store("etcd", etcd::start().await?, &options, &mut results).await?;
     }
     if options.store("zookeeper") {
-        store(
-            "zookeeper",
-            zookeeper::start().await?,
-            &options,
-            &mut results,
-        )
-        .await?;
+        let store = zookeeper::start().await?;
+        measure_store("zookeeper", store, &options, &mut results).await?;
     }
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_vec_pretty(&results)?)?;
@@ -112,18 +111,23 @@ async fn bench() -> Result<(), Failure> {
     if let Some(directory) = &options.page {
         page::write(&results, directory)?;
     }
+    let missed = limits::missed(&results);
+    if options.strict && !missed.is_empty() {
+        return Err(missed.join("; ").into());
+    }
     Ok(())
 }
 
-/// All that is wanted of one store.
-async fn store(
+/// Measures all wanted parts of one store.
+async fn measure_store(
     name: &str,
     store: Store,
     options: &Options,
     results: &mut Results,
 ) -> Result<(), Failure> {
-    println!("\n{}, on loopback", store.what);
-    results.stores.push((name.to_owned(), store.what.clone()));
+    println!("\n{}, on loopback", store.description);
+    let description = store.description.clone();
+    results.stores.push((name.to_owned(), description));
     for missing in &store.missing {
         if options.strict {
             return Err(missing.as_str().into());
@@ -131,10 +135,13 @@ async fn store(
         println!("{missing}");
         results.note(name, missing.clone());
     }
-    for launch in &store.launches {
-        results.note(name, format!("{}: {}", launch.name, launch.version));
+    for peer in &store.peers {
+        results.note(name, format!("{}: {}", peer.name, peer.version));
     }
     measure::measure(name, &store, options, results).await?;
+    if name != "memory" {
+        commands::measure(name, &store.url, options, results).await?;
+    }
     if options.part("delay") {
         delay::delay(name, &store, options, results).await?;
     }
@@ -142,18 +149,29 @@ async fn store(
         takeover::takeover(name, &store, results).await?;
     }
     if options.part("held") {
-        held::held(name, &store, results).await?;
+        held_locks::held(name, &store, results).await?;
     }
-    if options.part("cut") {
-        held::cut(name, &store, results).await?;
+    if options.part("reconnect") {
+        held_locks::reconnect(name, &store, results).await?;
     }
     show(name, results);
     Ok(())
 }
 
+/// Measures the commands on files of this host.
+async fn measure_file(options: &Options, results: &mut Results) -> Result<(), Failure> {
+    let description = "files of this host".to_owned();
+    results.stores.push(("file".to_owned(), description));
+    let directory = tempfile::tempdir()?;
+    let url = format!("file:{}", directory.path().join("locks").display());
+    commands::measure("file", &url, options, results).await?;
+    show("file", results);
+    Ok(())
+}
+
 fn show(name: &str, results: &Results) {
-    for work in results.works(name) {
-        println!("\n{}", results.table(name, work).trim_end());
+    for metric in results.metrics(name) {
+        println!("\n{}", results.table(name, metric).trim_end());
     }
     if let Some(table) = limits::table(results, name) {
         println!("\n{}", table.trim_end());

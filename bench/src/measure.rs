@@ -1,249 +1,258 @@
-//! What is measured of every implementation of a store, interleaved, so that drift of the machine hits
-//! all alike.
+//! The loads with and without contention. The implementations of a store take turns in each round, so
+//! that drift of the machine affects all of them equally.
 
 use std::{sync::Arc, time::Duration};
 
-use tenure_load::{Fight, Spread};
+use tenure_load::{Contention, Percentiles};
 
 use crate::{
-    contender::{Contender, Failure, Store, address},
+    implementation::{Failure, Implementation, address},
     options::Options,
-    program::Program,
-    results::{Curve, Results, Work},
+    peer::PeerProcess,
+    results::{Curve, Metric, Results, metric},
+    store::Store,
 };
 
-/// Rounds in which each implementation has its turn.
+/// The number of rounds that count.
 const ROUNDS: usize = 5;
-/// How long one takes; those that begin with many tasks take longer, until each had its turn.
+/// The duration of one load. A load with many tasks takes longer if each task needs more time for its
+/// first pair.
 const SPAN: Duration = Duration::from_millis(500);
-/// The same for waiters with a client each: with 64 of them a slow implementation has some 300
-/// hand-overs in a second.
-const EACH_SPAN: Duration = Duration::from_secs(1);
+/// The duration of one load with a client for each waiter. With 64 waiters, a slow implementation has
+/// some 300 hand-overs in this time.
+const CONTENDED_SPAN: Duration = Duration::from_secs(1);
 const TASKS: [usize; 4] = [1, 8, 64, 512];
-/// Waiters of one client.
-const WAITERS: [usize; 5] = [2, 16, 64, 128, 1000];
+/// Waiters that share one client.
+const ONE_CLIENT_WAITERS: [usize; 5] = [2, 16, 64, 128, 1000];
 /// Waiters with a client each.
-const EACH: [usize; 2] = [16, 64];
-/// Sizes that are measured in each round; the others, once.
-const USUAL: [usize; 2] = [64, 16];
+const WAITERS: [usize; 2] = [16, 64];
+/// On etcd, where a request grows with the queue.
+const ETCD_WAITERS: [usize; 3] = [16, 64, 256];
+/// Sizes that are measured in each round; other sizes are measured in one round.
+const USUAL_SIZES: [usize; 2] = [16, 64];
 
-pub(crate) const MEDIAN: Work = work("acquire + release, alone: median", "us", "");
-const P99: Work = work("acquire + release, alone: p99", "us", "");
-const MANY: Work = work(
+pub(crate) const UNCONTENDED: Metric = metric("acquire + release, uncontended: median", "us", "");
+const UNCONTENDED_P99: Metric = metric("acquire + release, uncontended: p99", "us", "");
+pub(crate) const INDEPENDENT: Metric = metric(
     "acquire + release, a lock for each task",
     "pairs/s",
     "tasks",
 );
-
-/// What is shown of one lock that many want.
-struct One {
-    rate: Work,
-    hand: Work,
-    hand_p99: Work,
-    unfair: Work,
-}
-
-const OF_ONE: One = One {
-    rate: work("one lock, waiters of one client", "hand-overs/s", "waiters"),
-    hand: work(
-        "one lock, waiters of one client: hand-over, median",
-        "us",
-        "waiters",
-    ),
-    hand_p99: work(
-        "one lock, waiters of one client: hand-over, p99",
-        "us",
-        "waiters",
-    ),
-    unfair: work(
-        "one lock, waiters of one client: longest wait over the median one",
-        "x",
-        "waiters",
-    ),
-};
-/// The rate of waiters with a client each.
-pub(crate) const EACH_RATE: Work = work(
+/// The rate of hand-overs between waiters with a client each.
+pub(crate) const CONTENDED: Metric = metric(
     "one lock, a client for each waiter",
     "hand-overs/s",
     "waiters",
 );
-/// The fairness of waiters with a client each.
-pub(crate) const EACH_UNFAIR: Work = work(
-    "one lock, a client for each waiter: longest wait over the median one",
-    "x",
-    "waiters",
-);
-const OF_EACH: One = One {
-    rate: EACH_RATE,
-    hand: work(
+
+/// The metrics of one lock with contention.
+struct ContentionMetrics {
+    rate: Metric,
+    median: Metric,
+    p99: Metric,
+}
+
+const CLIENT_EACH: ContentionMetrics = ContentionMetrics {
+    rate: CONTENDED,
+    median: metric(
         "one lock, a client for each waiter: hand-over, median",
         "us",
         "waiters",
     ),
-    hand_p99: work(
+    p99: metric(
         "one lock, a client for each waiter: hand-over, p99",
         "us",
         "waiters",
     ),
-    unfair: EACH_UNFAIR,
+};
+const ONE_CLIENT: ContentionMetrics = ContentionMetrics {
+    rate: metric("one lock, waiters of one client", "hand-overs/s", "waiters"),
+    median: metric(
+        "one lock, waiters of one client: hand-over, median",
+        "us",
+        "waiters",
+    ),
+    p99: metric(
+        "one lock, waiters of one client: hand-over, p99",
+        "us",
+        "waiters",
+    ),
 };
 
-impl One {
-    fn add(&self, results: &mut Results, name: &str, who: &str, waiters: usize, fight: &Fight) {
-        let hand_over = fight.hand_over.micros();
-        results.add(name, self.rate, who, waiters, fight.rate);
-        results.add(name, self.hand, who, waiters, hand_over.median);
-        results.add(name, self.hand_p99, who, waiters, hand_over.p99);
-        results.add(name, self.unfair, who, waiters, fight.unfairness());
+impl ContentionMetrics {
+    fn add(
+        &self,
+        results: &mut Results,
+        store: &str,
+        implementation: &str,
+        waiters: usize,
+        contention: &Contention,
+    ) {
+        let hand_over = contention.hand_over.micros();
+        for (metric, value) in [
+            (self.rate, contention.rate),
+            (self.median, hand_over.median),
+            (self.p99, hand_over.p99),
+        ] {
+            let value = (value, contention.fairness());
+            results.add_contended(store, metric, implementation, waiters, value);
+        }
     }
 }
 
-pub(crate) const fn work(title: &'static str, unit: &'static str, per: &'static str) -> Work {
-    Work { title, unit, per }
-}
-
-/// Measures all of a store's implementations.
+/// Measures all implementations and peers of a store.
 pub(crate) async fn measure(
     name: &str,
     store: &Store,
     options: &Options,
     results: &mut Results,
 ) -> Result<(), Failure> {
-    let wanted = |contender: &&Arc<dyn Contender>| options.contender(contender.name());
-    let contenders: Vec<_> = store.contenders.iter().filter(wanted).collect();
-    let mut programs = Vec::new();
-    if options.part("alone") || options.part("each") {
-        for launch in store.launches.iter().filter(|l| options.contender(l.name)) {
-            programs.push(launch.start(address(&store.url)).await?);
+    let wanted = |one: &&Arc<dyn Implementation>| options.implementation(one.name());
+    let implementations: Vec<_> = store.implementations.iter().filter(wanted).collect();
+    let mut peers = Vec::new();
+    if options.part("uncontended") || options.part("contended") {
+        let wanted = store.peers.iter();
+        for peer in wanted.filter(|peer| options.implementation(peer.name)) {
+            peers.push(peer.start(address(&store.url)).await?);
         }
     }
-    let mut spreads = vec![Spread::default(); contenders.len() + programs.len()];
+    let waiters = if name == "etcd" {
+        &ETCD_WAITERS[..]
+    } else {
+        &WAITERS
+    };
+    let mut distributions = vec![Percentiles::default(); implementations.len() + peers.len()];
     for round in 0..=ROUNDS {
-        let mut spreads = spreads.iter_mut();
-        // The first round warms up, and the second one measures what is measured once.
-        let mut add_alone = |results: &mut Results, who: &str, spread: Spread| {
-            let all = spreads.next().filter(|_| round > 0);
-            if let Some(all) = all {
-                let shown = spread.micros();
-                results.add(name, MEDIAN, who, 1, shown.median);
-                results.add(name, P99, who, 1, shown.p99);
-                *all = std::mem::take(all).and(spread);
+        let mut distributions = distributions.iter_mut();
+        let mut add_uncontended =
+            |results: &mut Results, display_name: &str, measured: Percentiles| {
+                let all = distributions.next().filter(|_| round > 0);
+                if let Some(all) = all {
+                    let micros = measured.micros();
+                    results.add(name, UNCONTENDED, display_name, 1, micros.median);
+                    results.add(name, UNCONTENDED_P99, display_name, 1, micros.p99);
+                    *all = std::mem::take(all).merge(measured);
+                }
+            };
+        for implementation in &implementations {
+            if options.part("uncontended") {
+                let lock = "uncontended";
+                let measured = tenure_load::uncontended(implementation, lock, SPAN).await?;
+                add_uncontended(results, implementation.name(), measured);
             }
-        };
-        for contender in &contenders {
-            if options.part("alone") {
-                let spread = tenure_load::alone(contender, "alone", SPAN).await?;
-                add_alone(results, contender.name(), spread);
-            }
+            // Round 0 is a warm-up, and round 1 measures every size.
             if round > 0 {
-                let sizes = |size: &usize| round == 1 || USUAL.contains(size);
-                by_size(name, contender, options, results, &sizes).await?;
+                let sizes = |size: &usize| round == 1 || USUAL_SIZES.contains(size);
+                measure_sizes(name, implementation, options, results, &sizes).await?;
             }
         }
-        for program in &mut programs {
-            if options.part("alone") {
-                let measured = program.measure(1, "alone", SPAN).await?;
-                add_alone(results, program.name, measured.fight.waits);
+        for peer in &mut peers {
+            if options.part("uncontended") {
+                let measured = peer.measure(1, "uncontended", SPAN).await?;
+                add_uncontended(results, peer.name, measured.contention.waits);
             }
         }
-        if options.part("each") {
-            for waiters in EACH {
+        if options.part("contended") {
+            for &waiters in waiters {
                 let record = (round > 0).then_some(&mut *results);
-                each(
+                contend(
                     name,
                     waiters,
                     &store.url,
-                    &contenders,
-                    &mut programs,
+                    &implementations,
+                    &mut peers,
                     record,
                 )
                 .await?;
             }
         }
     }
-    let names = contenders.iter().map(|contender| contender.name());
-    let names = names.chain(programs.iter().map(|program| program.name));
-    for (who, spread) in names.zip(&spreads) {
-        if !spread.is_empty() {
+    let names = implementations.iter().map(|one| one.name());
+    let names = names.chain(peers.iter().map(|peer| peer.name));
+    for (implementation, distribution) in names.zip(&distributions) {
+        if !distribution.is_empty() {
             results.curves.push(Curve {
                 store: name.to_owned(),
-                title: "acquire + release, alone",
-                who: who.to_owned(),
-                points: curve(spread),
+                title: "acquire + release, uncontended",
+                implementation: implementation.to_owned(),
+                points: curve(distribution),
             });
         }
     }
-    for program in programs {
-        program.end().await?;
+    for peer in peers {
+        peer.close().await?;
     }
     Ok(())
 }
 
-/// What is measured by the number of tasks.
-async fn by_size(
+/// Measures the loads of one client with several tasks.
+async fn measure_sizes(
     name: &str,
-    contender: &Arc<dyn Contender>,
+    implementation: &Arc<dyn Implementation>,
     options: &Options,
     results: &mut Results,
     sizes: &dyn Fn(&usize) -> bool,
 ) -> Result<(), Failure> {
-    let who = contender.name();
-    if options.part("many") {
+    let display_name = implementation.name();
+    if options.part("independent") {
         for tasks in TASKS.into_iter().filter(sizes) {
-            let pairs = tenure_load::many(contender, tasks, SPAN).await?;
-            results.add(name, MANY, who, tasks, pairs);
+            let rate = tenure_load::independent(implementation, tasks, SPAN).await?;
+            results.add(name, INDEPENDENT, display_name, tasks, rate);
         }
     }
-    if options.part("one") && contender.waits() {
-        for waiters in WAITERS.into_iter().filter(sizes) {
-            let fight = tenure_load::one(contender, "one", waiters, SPAN).await?;
-            OF_ONE.add(results, name, who, waiters, &fight);
+    if options.part("one-client") && implementation.waits() {
+        for waiters in ONE_CLIENT_WAITERS.into_iter().filter(sizes) {
+            let lock = "one-client";
+            let contention =
+                tenure_load::contended_by_one_client(implementation, lock, waiters, SPAN).await?;
+            ONE_CLIENT.add(results, name, display_name, waiters, &contention);
         }
     }
     Ok(())
 }
 
-/// One lock that so many waiters want who have a client each, by one implementation after the other.
-async fn each(
+/// Measures one lock that `waiters` waiters with a client each want, for one implementation after the
+/// other.
+async fn contend(
     name: &str,
     waiters: usize,
     url: &str,
-    contenders: &[&Arc<dyn Contender>],
-    programs: &mut [Program],
+    implementations: &[&Arc<dyn Implementation>],
+    peers: &mut [PeerProcess],
     mut results: Option<&mut Results>,
 ) -> Result<(), Failure> {
-    for contender in contenders.iter().filter(|contender| contender.waits()) {
-        // Its clients live for as long as it is measured: what they send to keep their sessions would
-        // take time from the others.
-        let Some(clients) = clients(contender, url, waiters).await? else {
+    for implementation in implementations.iter().filter(|one| one.waits()) {
+        // The clients exist only during their own measurement, because their keep-alives would take
+        // time from the other implementations.
+        let Some(clients) = connect_clients(implementation, url, waiters).await? else {
             continue;
         };
-        let fight = tenure_load::each(&clients, "each", EACH_SPAN).await?;
+        let contention = tenure_load::contended(&clients, "contended", CONTENDED_SPAN).await?;
         for client in clients {
             client.close().await;
         }
         if let Some(results) = &mut results {
-            OF_EACH.add(results, name, contender.name(), waiters, &fight);
+            CLIENT_EACH.add(results, name, implementation.name(), waiters, &contention);
         }
     }
-    for program in programs {
-        let measured = program.measure(waiters, "each", EACH_SPAN).await?;
+    for peer in peers {
+        let measured = peer.measure(waiters, "contended", CONTENDED_SPAN).await?;
         if let Some(results) = &mut results {
-            OF_EACH.add(results, name, program.name, waiters, &measured.fight);
+            CLIENT_EACH.add(results, name, peer.name, waiters, &measured.contention);
         }
     }
     Ok(())
 }
 
-/// So many clients of one implementation at this address; none if it has none.
-pub(crate) async fn clients(
-    contender: &Arc<dyn Contender>,
+/// Connects clients of one implementation; returns `None` if it cannot connect to a URL.
+pub(crate) async fn connect_clients(
+    implementation: &Arc<dyn Implementation>,
     url: &str,
     count: usize,
-) -> Result<Option<Vec<Arc<dyn Contender>>>, Failure> {
+) -> Result<Option<Vec<Arc<dyn Implementation>>>, Failure> {
     let mut clients = Vec::with_capacity(count);
     for _ in 0..count {
-        let Some(client) = contender.connect(url).await? else {
+        let Some(client) = implementation.connect(url).await? else {
             return Ok(None);
         };
         clients.push(client);
@@ -251,12 +260,12 @@ pub(crate) async fn clients(
     Ok(Some(clients))
 }
 
-/// Enough points to draw.
-fn curve(spread: &Spread) -> Vec<(f64, f64)> {
+/// Returns enough points for a plot.
+fn curve(distribution: &Percentiles) -> Vec<(f64, f64)> {
     let permille = (0..100).map(|hundredth| hundredth * 10).chain(990..1000);
     permille
         .filter_map(|permille| {
-            let micros = spread.at(permille).as_secs_f64() * 1e6;
+            let micros = distribution.at(permille).as_secs_f64() * 1e6;
             Some((f64::from(u32::try_from(permille).ok()?), micros))
         })
         .collect()

@@ -1,4 +1,4 @@
-//! No store at all: what the way through the core costs, beside a mutex of the runtime.
+//! The memory backend, which shows the cost of the core, beside a mutex of tokio.
 
 use std::{
     collections::HashMap,
@@ -6,32 +6,34 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tenure_load::Locks;
 
-use crate::contender::{Contender, Failure, Store, TTL, client};
+use crate::{
+    implementation::{Failure, Implementation, Tenure},
+    store::Store,
+};
 
-/// The memory backend, and `tokio::sync::Mutex` found by its name.
+/// Creates the store in this process.
 pub(crate) async fn start() -> Result<Store, Failure> {
     let url = "memory:";
-    let contenders: Vec<Arc<dyn Contender>> = vec![
-        Arc::new(Mutexes::default()),
-        Arc::new(Locks::new("tenure", client(url, TTL).await?)),
+    let implementations: Vec<Arc<dyn Implementation>> = vec![
+        Arc::new(TokioMutexes::default()),
+        Arc::new(Tenure::connect(url).await?),
     ];
     Ok(Store::new(
         "memory of this process".to_owned(),
         url.to_owned(),
-        contenders,
+        implementations,
         Box::new(|| None),
         (),
     ))
 }
 
-/// Called by the same way as all others, and by name; without queue entries, tokens and deadlines.
-#[derive(Default)]
-struct Mutexes(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+/// One `tokio::sync::Mutex` for each name, without tokens and deadlines. All clients share the mutexes.
+#[derive(Clone, Default)]
+struct TokioMutexes(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>);
 
 #[async_trait]
-impl Contender for Mutexes {
+impl Implementation for TokioMutexes {
     fn name(&self) -> &'static str {
         "tokio Mutex"
     }
@@ -40,7 +42,11 @@ impl Contender for Mutexes {
         true
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let mutex = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(lock.to_owned()).or_default())
@@ -48,5 +54,9 @@ impl Contender for Mutexes {
         let _guard = mutex.lock().await;
         held();
         Ok(())
+    }
+
+    async fn connect(&self, _: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
+        Ok(Some(Arc::new(self.clone())))
     }
 }

@@ -1,85 +1,97 @@
-//! What is measured, by the words of the command line.
+//! The command line: the stores, parts and implementation to measure, and the files to write.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use crate::contender::Failure;
+use crate::implementation::Failure;
 
 const STORES: [&str; 5] = ["memory", "file", "redis", "etcd", "zookeeper"];
-const PARTS: [&str; 9] = [
-    "alone", "many", "one", "each", "delay", "takeover", "held", "cut", "run",
+const PARTS: [&str; 10] = [
+    "uncontended",
+    "independent",
+    "contended",
+    "one-client",
+    "processes",
+    "delay",
+    "takeover",
+    "held",
+    "reconnect",
+    "run",
 ];
 
-/// The words: stores and parts in any order, any other word is the name of the only implementation.
+/// The stores and parts to measure; empty lists select all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     stores: Vec<String>,
     parts: Vec<String>,
-    /// The only one who is measured.
-    pub(crate) only: Option<String>,
-    /// Whether an implementation that is not installed ends the run.
+    /// The name of the only implementation to measure.
+    only: Option<String>,
+    /// Whether a missing implementation or a missed ratio is a failure.
     pub(crate) strict: bool,
-    /// Where the results go as JSON.
+    /// The file for all results as JSON.
     pub(crate) json: Option<PathBuf>,
-    /// The directory where the page and its plots go.
+    /// The directory for the page and its plots.
     pub(crate) page: Option<PathBuf>,
 }
 
 impl Options {
-    pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, Failure> {
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, Failure> {
         let mut options = Self::default();
-        let mut words = words.into_iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{word} needs a path"));
-            match word.as_str() {
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let mut path = || {
+                let path = arguments.next();
+                path.ok_or_else(|| format!("{argument} needs a path"))
+            };
+            match argument.as_str() {
                 "--strict" => options.strict = true,
-                "--json" => options.json = Some(value()?.into()),
-                "--page" => options.page = Some(value()?.into()),
-                store if STORES.contains(&store) => options.stores.push(word),
-                part if PARTS.contains(&part) => options.parts.push(word),
+                "--json" => options.json = Some(path()?.into()),
+                "--page" => options.page = Some(path()?.into()),
+                store if STORES.contains(&store) => options.stores.push(argument),
+                part if PARTS.contains(&part) => options.parts.push(argument),
                 unknown if unknown.starts_with('-') || options.only.is_some() => {
                     return Err(format!(
-                        "{unknown} is none of the stores ({}) or parts ({}), nor --strict, --json FILE or \
-                         --page DIRECTORY; one implementation may be named",
+                        "unknown argument {unknown}: stores are {}; parts are {}; options are \
+                         --strict, --json FILE and --page DIRECTORY; at most one implementation may \
+                         be named",
                         STORES.join(", "),
                         PARTS.join(", ")
                     )
                     .into());
                 }
-                _ => options.only = Some(word),
+                _ => options.only = Some(argument),
             }
         }
         Ok(options)
     }
 
-    /// Makes the directories that the results go to: that one cannot be made is said before anything
-    /// is measured, and not minutes later.
-    pub(crate) fn make_room(&self) -> Result<(), Failure> {
+    /// Creates the directories of the results, so that a failure is reported before the measurements.
+    pub(crate) fn create_directories(&self) -> Result<(), Failure> {
         let file = self.json.as_deref();
-        let beside = file
+        let parent = file
             .and_then(Path::parent)
-            .filter(|p| !p.as_os_str().is_empty());
-        for directory in beside.into_iter().chain(self.page.as_deref()) {
+            .filter(|parent| !parent.as_os_str().is_empty());
+        for directory in parent.into_iter().chain(self.page.as_deref()) {
             fs::create_dir_all(directory)
-                .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+                .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
         }
         Ok(())
     }
 
-    /// Whether this store is measured.
+    /// Returns whether to measure this store.
     pub(crate) fn store(&self, name: &str) -> bool {
         self.stores.is_empty() || self.stores.iter().any(|store| store == name)
     }
 
-    /// Whether this is measured.
+    /// Returns whether to measure this part.
     pub(crate) fn part(&self, name: &str) -> bool {
         self.parts.is_empty() || self.parts.iter().any(|part| part == name)
     }
 
-    /// Whether this one is measured.
-    pub(crate) fn contender(&self, name: &str) -> bool {
+    /// Returns whether to measure this implementation.
+    pub(crate) fn implementation(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| only == name)
     }
 }
@@ -88,33 +100,35 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parse(words: &str) -> Result<Options, Failure> {
-        Options::parse(words.split_whitespace().map(str::to_owned))
+    fn parse(arguments: &str) -> Result<Options, Failure> {
+        Options::parse(arguments.split_whitespace().map(str::to_owned))
     }
 
     #[test]
-    fn results_may_go_where_nothing_is_yet() {
-        let place = tempfile::tempdir().unwrap();
-        let new = place.path().join("a").join("b");
-        let words = format!("--json {0}/c/results.json --page {0}", new.display());
-        parse(&words).unwrap().make_room().unwrap();
+    fn missing_directories_of_the_results_are_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let new = directory.path().join("a").join("b");
+        let arguments = format!("--json {0}/c/results.json --page {0}", new.display());
+        parse(&arguments).unwrap().create_directories().unwrap();
         assert!(new.join("c").is_dir());
         std::fs::write(new.join("file"), "").unwrap();
-        let words = format!("--json {}/file/results.json", new.display());
-        let error = parse(&words).unwrap().make_room().unwrap_err();
-        assert!(error.to_string().contains("cannot make"), "{error}");
-        assert!(parse("--json here.json").unwrap().make_room().is_ok());
+        let arguments = format!("--json {}/file/results.json", new.display());
+        let refused = parse(&arguments).unwrap().create_directories();
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("cannot create"), "{error}");
+        let here = parse("--json here.json").unwrap();
+        assert!(here.create_directories().is_ok());
     }
 
     #[test]
-    fn words_choose() {
+    fn arguments_select_stores_parts_and_one_implementation() {
         let all = parse("").unwrap();
-        assert!(all.store("etcd") && all.part("held") && all.contender("baseline"));
+        assert!(all.store("etcd") && all.part("held") && all.implementation("baseline"));
         let some = parse("zookeeper held tenure --json x").unwrap();
         assert!(!some.strict && parse("zookeeper --strict").unwrap().strict);
         assert!(some.store("zookeeper") && !some.store("etcd"));
-        assert!(some.part("held") && !some.part("one"));
-        assert!(some.contender("tenure") && !some.contender("baseline"));
+        assert!(some.part("held") && !some.part("contended"));
+        assert!(some.implementation("tenure") && !some.implementation("baseline"));
         assert_eq!(some.json, Some("x".into()));
         for wrong in ["--what", "tenure rslock", "--page"] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -1,30 +1,31 @@
-//! The page of a run: its tables, and plots beside it.
+//! The page of a run, with tables and plots.
 
 use std::{fmt::Write, fs, path::Path};
 
 use crate::{
-    contender::Failure,
+    implementation::Failure,
     limits,
     plot::{Line, Scale, draw},
-    results::{Results, Work},
+    results::{Metric, Results},
 };
 
-/// Writes `benchmark.md` to this directory, and the plots to `benchmark` in it.
+/// Writes `benchmark.md` to the directory, and the plots to its subdirectory `benchmark`.
 pub(crate) fn write(results: &Results, directory: &Path) -> Result<(), Failure> {
     let plots = directory.join("benchmark");
     fs::create_dir_all(&plots)?;
     let mut page = String::from(
-        "# Benchmark\n\nWritten by `make bench` from one run, servers and clients on one machine and \
-         over loopback. Only ratios mean anything: all implementations of a store take turns, so \
-         that drift of the machine hits all alike. *baseline* is what the store's own requests cost \
-         that any lock needs; a ratio is the median of the rounds' ratios, and smaller is better for \
-         times.\n\n",
+        "# Benchmark\n\n`make bench` writes this page from one run. Servers and clients run on one \
+         machine and communicate over loopback. Only the ratios are meaningful: all implementations of \
+         a store take turns, so that drift of the machine affects all equally. *baseline* is the cost \
+         of the store's own requests that every lock needs. A ratio is the median of the rounds' \
+         ratios; for durations, smaller is better. A number in brackets is the fairness of a load with \
+         contention, the longest wait over the median wait: the nearer to 1, the fairer.\n\n",
     );
-    for (what, value) in &results.machine {
-        let _ = writeln!(page, "- {what}: {value}");
+    for (fact, value) in &results.machine {
+        let _ = writeln!(page, "- {fact}: {value}");
     }
-    for (store, what) in &results.stores {
-        let _ = writeln!(page, "\n## {what}");
+    for (store, description) in &results.stores {
+        let _ = writeln!(page, "\n## {description}");
         let notes = results.notes.iter().filter(|(of, _)| of == store);
         for (index, (_, note)) in notes.enumerate() {
             let gap = if index == 0 { "\n" } else { "" };
@@ -33,13 +34,13 @@ pub(crate) fn write(results: &Results, directory: &Path) -> Result<(), Failure> 
         if let Some(table) = limits::table(results, store) {
             let _ = writeln!(page, "\n{}", table.trim_end());
         }
-        for work in results.works(store) {
-            let _ = writeln!(page, "\n{}", results.table(store, work).trim_end());
+        for metric in results.metrics(store) {
+            let _ = writeln!(page, "\n{}", results.table(store, metric).trim_end());
         }
         page.push('\n');
         latencies(results, store, &plots, &mut page)?;
-        for work in results.works(store) {
-            growth(results, store, work, &plots, &mut page)?;
+        for metric in results.metrics(store) {
+            growth(results, store, metric, &plots, &mut page)?;
         }
     }
     fs::write(directory.join("benchmark.md"), page)?;
@@ -63,32 +64,35 @@ fn latencies(
     let lines: Vec<_> = curves
         .iter()
         .map(|curve| Line {
-            name: &curve.who,
+            name: &curve.implementation,
             points: curve.points.clone(),
         })
         .collect();
-    let across = ("thousandths of all turns that are not longer", Scale::Even);
+    let across = ("thousandths of all pairs", Scale::Linear);
     let title = format!("{store}: {}", first.title);
     let svg = draw(&title, across, ("us", Scale::Logarithmic), &lines);
-    place(&format!("{store}-alone"), &title, &svg, plots, page)
+    write_plot(&format!("{store}-uncontended"), &title, &svg, plots, page)
 }
 
 fn growth(
     results: &Results,
     store: &str,
-    work: Work,
+    metric: Metric,
     plots: &Path,
     page: &mut String,
 ) -> Result<(), Failure> {
     let mut lines: Vec<Line<'_>> = Vec::new();
-    for point in results.of(store, work) {
+    for point in results.of(store, metric) {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let place = (point.size as f64, point.median());
-        match lines.iter_mut().find(|line| line.name == point.who) {
-            Some(line) => line.points.push(place),
+        let coordinates = (point.size as f64, point.median());
+        match lines
+            .iter_mut()
+            .find(|line| line.name == point.implementation)
+        {
+            Some(line) => line.points.push(coordinates),
             None => lines.push(Line {
-                name: &point.who,
-                points: vec![place],
+                name: &point.implementation,
+                points: vec![coordinates],
             }),
         }
     }
@@ -98,13 +102,13 @@ fn growth(
     if lines.iter().all(|line| line.points.len() < 2) {
         return Ok(());
     }
-    let title = format!("{store}: {}", work.title);
-    let across = (work.per, Scale::Logarithmic);
-    let svg = draw(&title, across, (work.unit, Scale::Logarithmic), &lines);
-    place(&title, &title, &svg, plots, page)
+    let title = format!("{store}: {}", metric.title);
+    let across = (metric.per, Scale::Logarithmic);
+    let svg = draw(&title, across, (metric.unit, Scale::Logarithmic), &lines);
+    write_plot(&title, &title, &svg, plots, page)
 }
 
-fn place(
+fn write_plot(
     name: &str,
     title: &str,
     svg: &str,

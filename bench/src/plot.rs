@@ -1,4 +1,4 @@
-//! Curves as SVG, on logarithmic axes where the numbers ask for it.
+//! Plots of curves as SVG, with linear or logarithmic axes.
 
 use std::fmt::Write;
 
@@ -10,14 +10,14 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 const COLOURS: [&str; 5] = ["#1b6ca8", "#c8553d", "#3a7d44", "#7b4fa0", "#8a6d1b"];
 
-/// How numbers are placed on an axis.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
-    Even,
+    Linear,
     Logarithmic,
 }
 
-/// One curve, by its name.
+/// One curve and its name.
 pub(crate) struct Line<'a> {
     pub(crate) name: &'a str,
     pub(crate) points: Vec<(f64, f64)>,
@@ -34,14 +34,14 @@ impl Axis {
         let least = values.clone().fold(f64::INFINITY, f64::min);
         let most = values.fold(f64::NEG_INFINITY, f64::max);
         match scale {
-            // Whole powers of ten at both ends.
+            // Both ends are powers of ten.
             Scale::Logarithmic => {
                 let low = least.max(1e-9).log10().floor();
                 let high = most.max(1e-9).log10().ceil().max(low + 1.0);
                 let (least, most) = (10_f64.powf(low), 10_f64.powf(high));
                 Self { scale, least, most }
             }
-            Scale::Even => Self {
+            Scale::Linear => Self {
                 scale,
                 least,
                 most: most.max(least + 1e-9),
@@ -49,10 +49,10 @@ impl Axis {
         }
     }
 
-    /// From 0 to 1.
+    /// Returns the position of a value on the axis, from 0 to 1.
     fn place(&self, value: f64) -> f64 {
         match self.scale {
-            Scale::Even => (value - self.least) / (self.most - self.least),
+            Scale::Linear => (value - self.least) / (self.most - self.least),
             Scale::Logarithmic => {
                 let (low, high) = (self.least.log10(), self.most.log10());
                 (value.max(self.least).log10() - low) / (high - low)
@@ -62,7 +62,7 @@ impl Axis {
 
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
-            Scale::Even => (0..=5)
+            Scale::Linear => (0..=5)
                 .map(|fifth| self.least + (self.most - self.least) * f64::from(fifth) / 5.0)
                 .collect(),
             Scale::Logarithmic => {
@@ -76,7 +76,7 @@ impl Axis {
     }
 }
 
-/// Draws them all. `across` and `up` are what the axes say.
+/// Draws all curves. `across` and `up` are the titles and scales of the axes.
 pub(crate) fn draw(
     title: &str,
     across: (&str, Scale),
@@ -168,14 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn curves_are_where_the_axes_say() {
+    fn curves_begin_and_end_at_the_positions_of_their_points() {
         let line = Line {
             name: "a<b",
             points: vec![(1.0, 10.0), (10.0, 1000.0)],
         };
         let up = ("us", Scale::Logarithmic);
         let svg = draw("t", ("n", Scale::Logarithmic), up, &[line]);
-        // From the lower left corner to the upper right one.
+        // The curve goes from the lower left corner to the upper right corner.
         assert!(svg.contains("d=\"M80.0 350.0L530.0 40.0\""), "{svg}");
         assert!(svg.contains("a&lt;b") && svg.contains(">1k<"), "{svg}");
     }

@@ -1,4 +1,4 @@
-//! Redis: its own requests, and rslock.
+//! Redis: the baseline, rslock, python-redis-lock and redlock.
 
 use std::sync::{
     Arc,
@@ -12,26 +12,38 @@ use redis::{
 };
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::contender::{Contender, Failure, Store, TTL, Tenure};
+use crate::{
+    implementation::{Failure, Implementation, TTL, Tenure},
+    limits::RSLOCK,
+    peer::Peer,
+    store::Store,
+};
 
-/// A server without persistence, and those who lock on it.
+/// Starts a server without persistence, and connects the implementations.
 pub(crate) async fn start() -> Result<Store, Failure> {
     let server = Server::builder().start()?;
     let version = server.info("redis_version")?.unwrap_or_default();
-    let contenders: Vec<Arc<dyn Contender>> = vec![
+    let implementations: Vec<Arc<dyn Implementation>> = vec![
         Arc::new(Baseline::connect(&server.url()).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Rslock::connect(&server.url())?),
     ];
+    let address = server.address();
+    let peers = [
+        Peer::python_redis_lock(&address).await,
+        Peer::redlock(&address).await,
+    ];
     let (what, url) = (format!("redis {version} without persistence"), server.url());
-    let store = Store::metered(what, url, contenders, server, |server| {
-        // What comes in one read is one pipelined request of any number of scripts.
+    let store = Store::counting(what, url, implementations, server, |server| {
+        // One read is one pipelined request, with any number of scripts.
         server.info("total_reads_processed").ok()??.parse().ok()
     });
-    Ok(store.behind(|address| Proxy::start(address)))
+    Ok(store
+        .with_proxy(|address| Proxy::start(address))
+        .with_peers(peers))
 }
 
-/// `SET NX PX`, and a script that compares and deletes: what any lock on Redis costs at the least.
+/// `SET NX PX`, and a script that compares and deletes: the least that a lock on Redis costs.
 pub(crate) struct Baseline {
     connection: MultiplexedConnection,
     script: redis::Script,
@@ -61,7 +73,7 @@ impl Baseline {
 }
 
 #[async_trait]
-impl Contender for Baseline {
+impl Implementation for Baseline {
     fn name(&self) -> &'static str {
         "baseline"
     }
@@ -70,7 +82,11 @@ impl Contender for Baseline {
         false
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let mut connection = self.connection.clone();
         let id = format!("{:032x}", self.next.fetch_add(1, Ordering::Relaxed));
         let mut set = redis::cmd("SET");
@@ -80,25 +96,25 @@ impl Contender for Baseline {
             return Err("the lock is taken".into());
         }
         held();
-        let gone: i64 = self
+        let deleted: i64 = self
             .script
             .key(lock)
             .arg(&id)
             .invoke_async(&mut connection)
             .await?;
-        if gone == 1 {
+        if deleted == 1 {
             Ok(())
         } else {
             Err("the lock was lost".into())
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
         Ok(Some(Arc::new(Self::connect(url).await?)))
     }
 }
 
-/// rslock 0.10 with its own settings for waiting: a try every 0 to 200 ms.
+/// rslock 0.10 with its default settings: a waiter retries every 0 to 200 ms.
 pub(crate) struct Rslock(rslock::LockManager);
 
 impl Rslock {
@@ -111,23 +127,27 @@ impl Rslock {
 }
 
 #[async_trait]
-impl Contender for Rslock {
+impl Implementation for Rslock {
     fn name(&self) -> &'static str {
-        "rslock"
+        RSLOCK
     }
 
     fn waits(&self) -> bool {
         true
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let guard = self.0.acquire(lock, TTL).await?;
         held();
         guard.release().await;
         Ok(())
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
         Ok(Some(Arc::new(Self::connect(url)?)))
     }
 }

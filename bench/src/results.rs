@@ -1,53 +1,73 @@
-//! What was measured: numbers with their places, as a table and as JSON.
+//! The results: numbers with their metric, store and implementation, as tables and as JSON.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// What a number is of.
+/// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Work {
-    /// In a few words.
+pub(crate) struct Metric {
     pub(crate) title: &'static str,
-    /// The unit of its numbers.
     pub(crate) unit: &'static str,
-    /// What the size counts; empty if there is but one.
+    /// The things that the size counts; empty if there is only one size.
     pub(crate) per: &'static str,
 }
 
-/// One number: its median over the rounds.
+pub(crate) const fn metric(title: &'static str, unit: &'static str, per: &'static str) -> Metric {
+    Metric { title, unit, per }
+}
+
+/// The values of one metric for one implementation and size.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Point {
     pub(crate) store: String,
     #[serde(flatten)]
-    pub(crate) work: Work,
-    pub(crate) who: String,
+    pub(crate) metric: Metric,
+    pub(crate) implementation: String,
     pub(crate) size: usize,
+    /// The value of each round.
     pub(crate) rounds: Vec<f64>,
+    /// The longest wait over the median wait in each round; empty without contention.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) fairness: Vec<f64>,
 }
 
 impl Point {
     pub(crate) fn median(&self) -> f64 {
         median(self.rounds.clone())
     }
+
+    /// The median with its fairness in brackets, if there was contention.
+    fn cell(&self) -> String {
+        let value = number(self.median());
+        match self.fairness() {
+            Some(fairness) => format!("{value} ({})", number(fairness)),
+            None => value,
+        }
+    }
+
+    pub(crate) fn fairness(&self) -> Option<f64> {
+        (!self.fairness.is_empty()).then(|| median(self.fairness.clone()))
+    }
 }
 
-/// How the durations of one implementation are spread: pairs of thousandths and microseconds.
+/// The distribution of one implementation's durations: pairs of thousandths and microseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Curve {
     pub(crate) store: String,
     pub(crate) title: &'static str,
-    pub(crate) who: String,
+    pub(crate) implementation: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// All of one run.
+/// All results of one run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     schema: &'static str,
     pub(crate) machine: Vec<(&'static str, String)>,
+    /// The names and descriptions of the measured stores.
     pub(crate) stores: Vec<(String, String)>,
-    /// What has to be known of a store's rows: versions, and who is missing.
+    /// Remarks about a store's results: versions, and missing implementations.
     pub(crate) notes: Vec<(String, String)>,
     pub(crate) points: Vec<Point>,
     pub(crate) curves: Vec<Curve>,
@@ -56,7 +76,7 @@ pub(crate) struct Results {
 impl Results {
     pub(crate) const fn new(machine: Vec<(&'static str, String)>) -> Self {
         Self {
-            schema: "tenure.benchmark/1",
+            schema: "tenure.benchmark/2",
             machine,
             stores: Vec::new(),
             notes: Vec::new(),
@@ -69,102 +89,141 @@ impl Results {
         self.notes.push((store.to_owned(), note));
     }
 
-    pub(crate) fn add(&mut self, store: &str, work: Work, who: &str, size: usize, value: f64) {
-        let place = |point: &&mut Point| {
-            point.store == store && point.work == work && point.who == who && point.size == size
-        };
-        match self.points.iter_mut().find(place) {
-            Some(point) => point.rounds.push(value),
-            None => self.points.push(Point {
-                store: store.to_owned(),
-                work,
-                who: who.to_owned(),
-                size,
-                rounds: vec![value],
-            }),
-        }
+    /// Adds the value of one round.
+    pub(crate) fn add(
+        &mut self,
+        store: &str,
+        metric: Metric,
+        implementation: &str,
+        size: usize,
+        value: f64,
+    ) {
+        let point = self.point(store, metric, implementation, size);
+        point.rounds.push(value);
     }
 
-    /// The works of a store, in the order in which they were first measured.
-    pub(crate) fn works(&self, store: &str) -> Vec<Work> {
-        let mut works = Vec::new();
+    /// Adds the value of one round of a load with contention, and its fairness.
+    pub(crate) fn add_contended(
+        &mut self,
+        store: &str,
+        metric: Metric,
+        implementation: &str,
+        size: usize,
+        (value, fairness): (f64, f64),
+    ) {
+        let point = self.point(store, metric, implementation, size);
+        point.rounds.push(value);
+        point.fairness.push(fairness);
+    }
+
+    fn point(
+        &mut self,
+        store: &str,
+        metric: Metric,
+        implementation: &str,
+        size: usize,
+    ) -> &mut Point {
+        let found = self.points.iter().position(|point| {
+            point.store == store
+                && point.metric == metric
+                && point.implementation == implementation
+                && point.size == size
+        });
+        let index = found.unwrap_or_else(|| {
+            self.points.push(Point {
+                store: store.to_owned(),
+                metric,
+                implementation: implementation.to_owned(),
+                size,
+                rounds: Vec::new(),
+                fairness: Vec::new(),
+            });
+            self.points.len() - 1
+        });
+        &mut self.points[index]
+    }
+
+    /// Returns the metrics of a store, in the order of their first values.
+    pub(crate) fn metrics(&self, store: &str) -> Vec<Metric> {
+        let mut metrics = Vec::new();
         for point in self.points.iter().filter(|point| point.store == store) {
-            if !works.contains(&point.work) {
-                works.push(point.work);
+            if !metrics.contains(&point.metric) {
+                metrics.push(point.metric);
             }
         }
-        works
+        metrics
     }
 
-    pub(crate) fn of(&self, store: &str, work: Work) -> impl Iterator<Item = &Point> {
+    pub(crate) fn of(&self, store: &str, metric: Metric) -> impl Iterator<Item = &Point> {
         let store = store.to_owned();
-        let of = move |point: &&Point| point.store == store && point.work == work;
+        let of = move |point: &&Point| point.store == store && point.metric == metric;
         self.points.iter().filter(of)
     }
 
-    fn find(&self, store: &str, work: Work, who: &str, size: usize) -> Option<&Point> {
-        let mut points = self.of(store, work);
-        points.find(|point| point.who == who && point.size == size)
-    }
-
-    /// How many times the one is of the other: the median of the rounds' ratios.
-    pub(crate) fn ratio(
+    pub(crate) fn find(
         &self,
-        (store, work, size): (&str, Work, usize),
-        one: &str,
-        other: &str,
-    ) -> Option<f64> {
-        let one = self.find(store, work, one, size)?;
-        let other = self.find(store, work, other, size)?;
-        let pairs = one.rounds.iter().zip(&other.rounds);
-        Some(median(pairs.map(|(one, other)| one / other).collect()))
+        (store, metric, size): (&str, Metric, usize),
+        implementation: &str,
+    ) -> Option<&Point> {
+        let mut points = self.of(store, metric);
+        points.find(|point| point.implementation == implementation && point.size == size)
     }
 
-    /// One work on one store as a table of Markdown: a row for each implementation, a column for each size;
-    /// with one size, the ratios to all others, round by round.
-    pub(crate) fn table(&self, store: &str, work: Work) -> String {
-        let (mut sizes, mut names) = (Vec::new(), Vec::new());
-        for point in self.of(store, work) {
+    /// Returns one table of Markdown: a row for each implementation, and a column for each size. With
+    /// a single size it also has the ratios to all other implementations.
+    pub(crate) fn table(&self, store: &str, metric: Metric) -> String {
+        let (mut sizes, mut names, mut contended) = (Vec::new(), Vec::new(), false);
+        for point in self.of(store, metric) {
             if !sizes.contains(&point.size) {
                 sizes.push(point.size);
             }
-            if !names.contains(&&point.who) {
-                names.push(&point.who);
+            if !names.contains(&&point.implementation) {
+                names.push(&point.implementation);
             }
+            contended |= !point.fairness.is_empty();
         }
-        let mut text = String::new();
-        let heads: Vec<String> = if let [_] = sizes[..] {
-            let ratios = names.iter().map(|name| format!("x {name}"));
-            std::iter::once(work.unit.to_owned())
-                .chain(ratios)
-                .collect()
-        } else {
-            sizes
-                .iter()
-                .map(|size| format!("{size} {}", work.per))
-                .collect()
+        sizes.sort_unstable();
+        let only_size = match sizes[..] {
+            [size] => Some(size),
+            _ => None,
         };
+        let mut heads: Vec<String> = match only_size {
+            Some(_) => vec![metric.unit.to_owned()],
+            None => {
+                let sizes = sizes.iter();
+                sizes.map(|size| format!("{size} {}", metric.per)).collect()
+            }
+        };
+        if only_size.is_some() {
+            heads.extend(names.iter().map(|name| format!("x {name}")));
+        }
+        let brackets = if contended {
+            "; in brackets: longest wait over median wait"
+        } else {
+            ""
+        };
+        let mut text = String::new();
         let _ = writeln!(
             text,
-            "| {} ({}) | {} |",
-            work.title,
-            work.unit,
+            "| {} ({}){brackets} | {} |",
+            metric.title,
+            metric.unit,
             heads.join(" | ")
         );
         let _ = writeln!(text, "|---|{}", "---:|".repeat(heads.len()));
         for name in &names {
+            let point = |size: &usize| self.find((store, metric, *size), name);
             let mut cells: Vec<String> = sizes
                 .iter()
-                .map(|&size| {
-                    let point = self.find(store, work, name, size);
-                    point.map_or_else(String::new, |point| number(point.median()))
-                })
+                .map(|size| point(size).map_or_else(String::new, Point::cell))
                 .collect();
-            if let [size] = sizes[..] {
+            if let Some(size) = only_size {
                 cells.extend(names.iter().map(|other| {
-                    let others = Some(other).filter(|other| **other != *name);
-                    let ratio = others.and_then(|o| self.ratio((store, work, size), name, o));
-                    ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
+                    let pair = point(&size).zip(self.find((store, metric, size), other));
+                    let pair = pair.filter(|_| other != name);
+                    pair.map_or_else(String::new, |(one, other)| {
+                        format!("{:.2}", ratio(one, other))
+                    })
                 }));
             }
             let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
@@ -173,8 +232,14 @@ impl Results {
     }
 }
 
-/// As many digits as mean something.
-fn number(value: f64) -> String {
+/// Returns the median of the rounds' ratios.
+pub(crate) fn ratio(one: &Point, other: &Point) -> f64 {
+    let pairs = one.rounds.iter().zip(&other.rounds);
+    median(pairs.map(|(one, other)| one / other).collect())
+}
+
+/// Formats a number with its significant digits.
+pub(crate) fn number(value: f64) -> String {
     let digits = if value < 10.0 {
         2
     } else {
@@ -183,7 +248,7 @@ fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -192,27 +257,33 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 mod tests {
     use super::*;
 
-    const ALONE: Work = Work {
-        title: "alone",
-        unit: "us",
-        per: "",
-    };
+    const PAIR: Metric = metric("pair", "us", "");
+    const CONTENDED: Metric = metric("contended", "hand-overs/s", "waiters");
 
     #[test]
-    fn rows_are_medians_and_ratios_go_round_by_round() {
+    fn rows_are_medians_and_ratios_are_medians_of_rounds() {
         let mut results = Results::new(Vec::new());
         for (ours, theirs) in [(10.0, 5.0), (30.0, 10.0), (20.0, 10.0)] {
-            results.add("any", ALONE, "ours", 1, ours);
-            results.add("any", ALONE, "theirs", 1, theirs);
+            results.add("any", PAIR, "ours", 1, ours);
+            results.add("any", PAIR, "theirs", 1, theirs);
         }
-        let table = results.table("any", ALONE);
+        let table = results.table("any", PAIR);
         assert!(table.contains("| ours | 20.0 |  | 2.00 |"), "{table}");
         assert!(table.contains("| theirs | 10.0 | 0.50 |  |"), "{table}");
-        results.add("any", ALONE, "ours", 8, 5.0);
-        assert!(
-            results
-                .table("any", ALONE)
-                .contains("| ours | 20.0 | 5.00 |")
-        );
+        results.add("any", PAIR, "ours", 8, 5.0);
+        let table = results.table("any", PAIR);
+        assert!(table.contains("| ours | 20.0 | 5.00 |"), "{table}");
+    }
+
+    #[test]
+    fn contended_values_have_their_fairness_beside_them() {
+        let mut results = Results::new(Vec::new());
+        for fairness in [1.5, 9.0, 2.0] {
+            let value = (3000.0, fairness);
+            results.add_contended("any", CONTENDED, "ours", 16, value);
+        }
+        let table = results.table("any", CONTENDED);
+        assert!(table.contains("longest wait over median wait"), "{table}");
+        assert!(table.contains("| ours | 3000 (2.00) |"), "{table}");
     }
 }

@@ -1,4 +1,4 @@
-//! How long a lock stays taken whose holder was killed.
+//! The time from the death of a holder to the grant to the next waiter.
 
 use std::{process::Stdio, time::Duration};
 
@@ -12,23 +12,27 @@ use tokio::{
 };
 
 use crate::{
-    contender::{Failure, Store, client},
-    measure::work,
-    results::{Results, Work},
+    implementation::{Failure, client},
+    results::{Metric, Results, metric},
+    store::Store,
 };
 
-/// The first word of the process that is killed.
-pub(crate) const HOLD: &str = "hold-until-killed";
-/// ZooKeeper allows no less than 16 s here.
+/// The first argument of a process that holds a lock until it is killed.
+pub(crate) const HOLD_ARGUMENT: &str = "hold-until-killed";
+/// The shortest TTL on ZooKeeper here is 16 s.
 const TTL: Duration = Duration::from_secs(18);
 const HOLDERS: usize = 8;
-const TAKEOVER: Work = work(
-    "kill -9 of the holder (TTL 18 s) until the next one holds",
+const TAKEOVER: Metric = metric(
+    "kill -9 of the holder (TTL 18 s) until the next grant",
     "s",
     "",
 );
 
-/// Kills so many holders at once, each of which one waits for.
+/// The time between two kills, so that each holder dies at another moment of its renewals.
+const KILL_INTERVAL: Duration = Duration::from_millis(230);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Kills the holders of several locks, each of which has a waiter.
 pub(crate) async fn takeover(
     name: &str,
     store: &Store,
@@ -43,36 +47,35 @@ pub(crate) async fn takeover(
         let lock = client.lock(lock)?;
         waiting.spawn(async move {
             let guard = lock.acquire().await?;
-            let got = SystemClock.now();
+            let granted = SystemClock.now();
             let _ = guard.release().await;
-            Ok::<_, Failure>((number, got))
+            Ok::<_, Failure>((number, granted))
         });
     }
-    while unwaited(&client).await? {
+    while any_without_waiter(&client).await? {
         if let Some(ended) = waiting.try_join_next() {
             ended??;
             return Err("a lock passed to its waiter while its holder lived".into());
         }
-        sleep(Duration::from_millis(20)).await;
+        sleep(POLL_INTERVAL).await;
     }
     let mut killed = Vec::new();
     for holder in &mut holders {
         killed.push(SystemClock.now());
         holder.kill().await?;
-        // Each at another moment of its renewals.
-        sleep(Duration::from_millis(230)).await;
+        sleep(KILL_INTERVAL).await;
     }
     while let Some(outcome) = waiting.join_next().await {
-        let (number, got) = outcome??;
-        let took = killed.get(number).map(|killed| got.since(*killed));
+        let (number, granted) = outcome??;
+        let took = killed.get(number).map(|killed| granted.since(*killed));
         let seconds = took.unwrap_or_default().as_secs_f64();
         results.add(name, TAKEOVER, "tenure", 1, seconds);
     }
     Ok(())
 }
 
-/// Whether a lock is left that nobody waits for yet.
-async fn unwaited(client: &tenure::Client) -> Result<bool, Failure> {
+/// Returns whether one of the locks has no waiter yet.
+async fn any_without_waiter(client: &tenure::Client) -> Result<bool, Failure> {
     for number in 0..HOLDERS {
         let name = LockName::new(format!("takeover-{number}"))?;
         if client.inspect(&name).await?.queue.is_empty() {
@@ -82,24 +85,25 @@ async fn unwaited(client: &tenure::Client) -> Result<bool, Failure> {
     Ok(false)
 }
 
+/// Starts a process that holds the lock.
 async fn hold(url: &str, lock: &str) -> Result<Child, Failure> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args([HOLD, url, lock])
+        .args([HOLD_ARGUMENT, url, lock])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let out = child.stdout.take().ok_or("no output of the holder")?;
+    let out = child.stdout.take().ok_or("no standard output")?;
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line).await?;
     if line.trim() == "held" {
         Ok(child)
     } else {
-        Err("the holder did not get its lock".into())
+        Err("the holder did not acquire its lock".into())
     }
 }
 
-/// What that process does.
-pub(crate) async fn be_killed(url: &str, lock: &str) -> Result<(), Failure> {
+/// Runs as the process that holds a lock until it is killed.
+pub(crate) async fn hold_until_killed(url: &str, lock: &str) -> Result<(), Failure> {
     let client = client(url, TTL).await?;
     let _guard = client.lock(lock)?.acquire().await?;
     println!("held");

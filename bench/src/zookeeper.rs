@@ -1,4 +1,4 @@
-//! ZooKeeper: its own requests, the lock of `zookeeper-client`, Curator and kazoo.
+//! ZooKeeper: the baseline, the lock of `zookeeper-client`, Curator and kazoo.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,45 +7,43 @@ use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use zookeeper_client::{Acls, Client, CreateMode, Error, LockOptions, LockPrefix};
 
 use crate::{
-    contender::{Contender, Failure, Store, TTL, Tenure, address},
-    program::Launch,
+    implementation::{Failure, Implementation, TTL, Tenure, address},
+    peer::Peer,
+    store::Store,
 };
 
-/// What the baseline's nodes are below.
+/// The parent of the baseline's nodes.
 const ROOT: &str = "/baseline";
 pub(crate) const RECIPE: &str = "zookeeper-client lock()";
 const ANCESTORS: CreateMode = CreateMode::Container;
 
-/// One server that writes to the disk, and those who lock on it.
+/// Starts one server that writes to the disk, and connects the implementations.
 pub(crate) async fn start() -> Result<Store, Failure> {
     let disk = tempfile::tempdir()?;
-    // The servers of tests keep their files in memory, and have a shorter tick; with this one
-    // sessions may last from 4 to 40 seconds.
+    // By default the servers of the tests keep their files in memory and have a shorter tick. With this
+    // tick, session time-outs may be from 4 to 40 seconds.
     let server = Server::builder()
         .tick(Duration::from_secs(2))
         .force_sync(true)
         .config("dataDir", &disk.path().display().to_string())
-        // By default 60 connections of one host: 64 waiters with a client each need more.
+        // The default of 60 connections of one host is too low for 64 waiters with a client each.
         .config("maxClientCnxns", "500")
         .start()?;
     let endpoint = server.address();
-    let contenders: Vec<Arc<dyn Contender>> = vec![
+    let implementations: Vec<Arc<dyn Implementation>> = vec![
         Arc::new(Baseline::connect(&endpoint).await?),
         Arc::new(Tenure::connect(&server.url()).await?),
         Arc::new(Recipe(connect(&endpoint).await?)),
     ];
-    let others = [
-        Launch::curator(&endpoint).await,
-        Launch::kazoo(&endpoint).await,
-    ];
+    let peers = [Peer::curator(&endpoint).await, Peer::kazoo(&endpoint).await];
     let what = format!("ZooKeeper {}, one server, on disk", server.version()?);
     let (url, kept) = (server.url(), (server, disk));
-    let store = Store::metered(what, url, contenders, kept, |(server, _)| {
+    let store = Store::counting(what, url, implementations, kept, |(server, _)| {
         server.metric("zk_packets_received").ok()??.parse().ok()
     });
     Ok(store
-        .behind(|address| Proxy::for_zookeeper(address))
-        .beside(others))
+        .with_proxy(|address| Proxy::for_zookeeper(address))
+        .with_peers(peers))
 }
 
 async fn connect(endpoint: &str) -> Result<Client, Failure> {
@@ -53,13 +51,13 @@ async fn connect(endpoint: &str) -> Result<Client, Failure> {
     Ok(connector.connect(endpoint).await?)
 }
 
-/// An ephemeral node, and its deletion: what any lock costs at the least.
+/// An ephemeral node and its deletion: the least that a lock on ZooKeeper costs.
 struct Baseline(Client);
 
 impl Baseline {
     async fn connect(endpoint: &str) -> Result<Self, Failure> {
         let client = connect(endpoint).await?;
-        // Not a container: the server deletes one that is empty while others are measured.
+        // The server would delete an empty container node during other measurements.
         let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
         match client.create(ROOT, b"", &options).await {
             Ok(_) | Err(Error::NodeExists) => Ok(Self(client)),
@@ -69,7 +67,7 @@ impl Baseline {
 }
 
 #[async_trait]
-impl Contender for Baseline {
+impl Implementation for Baseline {
     fn name(&self) -> &'static str {
         "baseline"
     }
@@ -78,7 +76,11 @@ impl Contender for Baseline {
         false
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let path = format!("{ROOT}/{lock}");
         let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
         self.0.create(&path, b"", &options).await?;
@@ -87,17 +89,17 @@ impl Contender for Baseline {
         Ok(())
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
         Ok(Some(Arc::new(Self::connect(address(url)).await?)))
     }
 }
 
-/// `Client::lock()` with Curator's names. It deletes its node in the background: what comes next
-/// waits for that, so it is counted.
+/// `Client::lock()` with Curator's names. It deletes its node in the background; the next request waits
+/// for the deletion, so the deletion counts.
 struct Recipe(Client);
 
 #[async_trait]
-impl Contender for Recipe {
+impl Implementation for Recipe {
     fn name(&self) -> &'static str {
         RECIPE
     }
@@ -106,7 +108,11 @@ impl Contender for Recipe {
         true
     }
 
-    async fn turn(&self, lock: &str, held: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    async fn acquire_and_release(
+        &self,
+        lock: &str,
+        held: &(dyn Fn() + Sync),
+    ) -> Result<(), Failure> {
         let directory = format!("/recipe/{lock}");
         let prefix = LockPrefix::new_curator(&directory, "lock-")?;
         let options = LockOptions::new(Acls::anyone_all())
@@ -117,7 +123,7 @@ impl Contender for Recipe {
         Ok(())
     }
 
-    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Contender>>, Failure> {
+    async fn connect(&self, url: &str) -> Result<Option<Arc<dyn Implementation>>, Failure> {
         Ok(Some(Arc::new(Self(connect(address(url)).await?))))
     }
 }

@@ -252,7 +252,7 @@ pub(crate) struct Bench {
     /// Number of tasks, each with its own lock
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
     pub(crate) tasks: usize,
-    /// Number of waiters for one lock
+    /// Number of waiters for one lock, each with its own client
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
     pub(crate) waiters: usize,
     /// How long each of the three measurements takes

@@ -44,7 +44,7 @@ impl Failure {
 
     /// Adds the lock's name to the message of an unavailable store or a refused access, unless the
     /// message already contains it.
-    pub(crate) fn about(mut self, lock: &LockName) -> Self {
+    pub(crate) fn naming(mut self, lock: &LockName) -> Self {
         let shown = quote(lock.as_str());
         if let (UNAVAILABLE | REFUSED, Some(message)) = (self.code, &mut self.message)
             && !message.contains(&shown)

@@ -19,6 +19,7 @@ mod guardian;
 mod log;
 mod output;
 mod run;
+mod setup;
 mod signals;
 mod stderr_writer;
 mod time;
@@ -37,7 +38,7 @@ use tenure::Registry;
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();
-    if let Some(code) = guardian::run_if_asked(&arguments) {
+    if let Some(code) = guardian::run_if_requested(&arguments) {
         return code;
     }
     let outcome = match args::Cli::try_parse_from(&arguments) {

@@ -41,14 +41,14 @@ fn quiet() {
         .with_writer(|| Log)
         .log_internal_errors(false)
         .with_env_filter(EnvFilter::new("warn,tenure_core=off"))
-        .event_format(Line);
+        .event_format(OneLine);
     let _ = subscriber.try_init();
 }
 
 /// Formats a warning as one line of the command.
-struct Line;
+struct OneLine;
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for OneLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -59,20 +59,20 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut words = Words::default();
-        event.record(&mut words);
-        let Words { backend, message } = words;
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let Fields { backend, message } = fields;
         writeln!(writer, "tenure: warning: {backend}{message}")
     }
 }
 
 #[derive(Default)]
-struct Words {
+struct Fields {
     backend: String,
     message: String,
 }
 
-impl Visit for Words {
+impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "backend" {
             self.backend = format!("{value}: ");

@@ -128,7 +128,7 @@ fn timestamp(at: SystemTime) -> String {
 }
 
 /// Describes a client: `"label" (pid 12 on host)`.
-pub(crate) fn who(owner: Option<&Owner>) -> String {
+pub(crate) fn client(owner: Option<&Owner>) -> String {
     match owner {
         Some(owner) => format!(
             "{} (pid {} on {})",
@@ -142,7 +142,7 @@ pub(crate) fn who(owner: Option<&Owner>) -> String {
 
 /// Describes the holder and the time of the grant, as part of a sentence.
 pub(crate) fn held_by(holder: &Holder) -> String {
-    let mut text = format!("held by {}", who(holder.owner.as_ref()));
+    let mut text = format!("held by {}", client(holder.owner.as_ref()));
     match holder.since {
         Some(Since::Granted(at)) => text += &format!(" since {}", timestamp(at)),
         Some(Since::Enqueued(at)) => text += &format!(", which asked for it at {}", timestamp(at)),
@@ -172,7 +172,7 @@ pub(crate) fn describe(state: &LockState) -> String {
         }
     }
     for (at, waiter) in state.queue.iter().enumerate() {
-        text += &format!("  {}. waiting: {}", at + 1, who(waiter.owner.as_ref()));
+        text += &format!("  {}. waiting: {}", at + 1, client(waiter.owner.as_ref()));
         if let Some(since) = waiter.since {
             text += &format!(" since {}", timestamp(since));
         }

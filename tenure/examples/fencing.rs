@@ -1,5 +1,5 @@
-//! What a fencing token is for: a holder whose lock was taken away goes on writing, and the
-//! resource refuses it. Run with `cargo run -p tenure --example fencing`.
+//! The use of a fencing token: a holder writes after the loss of its lock, and the resource refuses the
+//! write. Run with `cargo run -p tenure --example fencing`.
 
 use std::error::Error;
 
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             .connect()
             .await?,
     );
-    // The resource remembers the highest token that it has seen.
+    // The resource remembers the highest token.
     let account = TokenGate::new();
 
     let first = anna.lock("account-7")?.acquire().await?;
@@ -31,18 +31,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("anna writes, token {}", first.token())
     })?;
 
-    // Anna's grant is taken away, as by `tenure break`, while she is busy and does not look.
+    // Anna loses her grant, as by `tenure break`, and does not check her guard.
     store.lose(&Namespace::default(), &LockName::new("account-7")?);
     let second = otto.lock("account-7")?.acquire().await?;
     account.pass(second.token(), || {
         println!("otto writes, token {}", second.token())
     })?;
 
-    // She could have known: the guard says so at once.
+    // Her guard reports the loss at once.
     println!("anna's guard: {}", first.lost().await);
-    // But a write can always be late. The resource refuses it.
-    match account.pass(first.token(), || println!("anna writes over it")) {
-        Ok(()) => Err("a late write was let through".into()),
+    // A write can still be late. The resource refuses it.
+    match account.pass(first.token(), || println!("anna overwrites it")) {
+        Ok(()) => Err("the resource accepted a late write".into()),
         Err(stale) => {
             println!("anna's late write is refused: {stale}");
             Ok(())

@@ -7,8 +7,7 @@ use tenure_core::{
     registry::{Factory, Registry},
 };
 
-/// A registry with every backend that the features of this build include. Add your own to it with
-/// [`Registry::register`].
+/// Returns a registry with every backend of this build. [`Registry::register`] adds another backend.
 #[must_use]
 pub fn default_registry() -> Registry {
     let mut registry = Registry::new();
@@ -51,5 +50,5 @@ pub fn default_registry() -> Registry {
 
 fn add(registry: &mut Registry, factory: Arc<dyn Factory>) {
     let added = registry.register(factory);
-    debug_assert!(added.is_ok(), "the schemes of this crate are all different");
+    debug_assert!(added.is_ok(), "the schemes of this crate are distinct");
 }

@@ -1,6 +1,6 @@
-//! The facade of `tenure`: the core, the backends that the features choose, and configuration.
+//! The facade of `tenure`: the core, the backends that the features select, and the configuration.
 //!
-//! A program that chooses its store by configuration needs this crate alone:
+//! A program that selects its store by configuration needs only this crate:
 //!
 //! ```no_run
 //! use tenure::{Config, Sources, default_registry};
@@ -19,7 +19,7 @@
 pub mod config;
 mod defaults;
 
-/// The code of the README is a test.
+/// The code of the README, as doctests.
 #[cfg(all(doctest, feature = "file"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,21 +1,20 @@
-//! Work loads that measure a lock: taken alone, wanted by many, and many locks at once.
+//! Work loads that measure a lock: without contention, with contention, and many independent locks.
 //!
-//! Whoever is measured is a [`Contender`]; [`Locks`] is one by the public way of `tenure`. What comes
-//! out are [`Spread`]s of durations and rates, which say nothing of how they are shown.
+//! The code to measure implements [`Implementation`]; [`TenureLocks`] does so with the public API of
+//! `tenure`. The results are [`Percentiles`] of durations, and rates.
 
-mod alone;
-mod contender;
-mod many;
-mod one;
-mod spread;
+mod contended;
+mod implementation;
+mod independent;
+mod percentiles;
+mod uncontended;
 
-pub use alone::alone;
-pub use contender::{Contender, Failure, Locks};
-pub use many::many;
-pub use one::{Fight, each, one};
-pub use spread::{Micros, Spread};
-
+pub use contended::{Contention, contended, contended_by_one_client};
+pub use implementation::{Failure, Implementation, TenureLocks};
+pub use independent::independent;
+pub use percentiles::{Micros, Percentiles};
 use tenure_core::clock::{Clock, Instant, SystemClock};
+pub use uncontended::uncontended;
 
 fn now() -> Instant {
     SystemClock.now()

@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tenure::{Client, Config, Registry, id::ClientId};
-use tenure_load::{Locks, Micros};
+use tenure_load::{Micros, TenureLocks};
 
-use super::{load, runtime, sources};
 use crate::{
     args::{Bench, Format, Global},
     escape::escape,
     exit::{Failure, UNAVAILABLE},
     output,
+    setup::{load, runtime, sources},
 };
+
+/// How long a client may take to end its session.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct View {
@@ -20,19 +23,19 @@ struct View {
     backend: String,
     endpoint: String,
     namespace: String,
-    alone_us: Micros,
-    many: Many,
-    one: One,
+    uncontended_us: Micros,
+    independent: Independent,
+    contended: Contended,
 }
 
 #[derive(Serialize)]
-struct Many {
+struct Independent {
     tasks: usize,
     pairs_per_second: f64,
 }
 
 #[derive(Serialize)]
-struct One {
+struct Contended {
     waiters: usize,
     hand_overs_per_second: f64,
     hand_over_us: Micros,
@@ -45,10 +48,12 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
     let namespace = format!("bench-{}", ClientId::random()?);
     let sources = sources(global).set("backend.namespace", &namespace, "command bench");
     let config = load(&sources)?;
+    let mut clients = Vec::new();
     let view = runtime()?.block_on(async {
-        let client = config.connect(registry).await?;
-        let view = measure(options, &config, &client).await;
-        client.shutdown(Duration::from_secs(5)).await;
+        let view = measure(options, &config, registry, &mut clients).await;
+        for client in &clients {
+            client.shutdown(SHUTDOWN_TIMEOUT).await;
+        }
         view
     })?;
     match global.output {
@@ -57,60 +62,75 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
     }
 }
 
-async fn measure(options: &Bench, config: &Config, client: &Client) -> Result<View, Failure> {
+/// Runs the three measurements. The caller shuts down the `clients`, even after a failure.
+async fn measure(
+    options: &Bench,
+    config: &Config,
+    registry: &Registry,
+    clients: &mut Vec<Client>,
+) -> Result<View, Failure> {
     let failed = |error: tenure_load::Failure| Failure::new(UNAVAILABLE, error.to_string());
-    let locks = Arc::new(Locks::new("tenure", client.clone()));
-    // The first turn is a warm-up.
-    let warm = Duration::ZERO;
-    tenure_load::alone(&locks, "alone", warm)
+    let client = config.connect(registry).await?;
+    clients.push(client.clone());
+    let locks = Arc::new(TenureLocks::new(client.clone()));
+    // The first pair is a warm-up.
+    tenure_load::uncontended(&locks, "uncontended", Duration::ZERO)
         .await
         .map_err(failed)?;
-    let alone = tenure_load::alone(&locks, "alone", options.span).await;
-    let many = tenure_load::many(&locks, options.tasks, options.span).await;
-    let one = tenure_load::one(&locks, "one", options.waiters, options.span).await;
-    let (alone, pairs, one) = (
-        alone.map_err(failed)?,
-        many.map_err(failed)?,
-        one.map_err(failed)?,
-    );
+    let uncontended = tenure_load::uncontended(&locks, "uncontended", options.span)
+        .await
+        .map_err(failed)?;
+    let pairs_per_second = tenure_load::independent(&locks, options.tasks, options.span)
+        .await
+        .map_err(failed)?;
+    while clients.len() < options.waiters {
+        clients.push(config.connect(registry).await?);
+    }
+    let waiters = clients.iter().take(options.waiters);
+    let waiters: Vec<_> = waiters
+        .map(|client| Arc::new(TenureLocks::new(client.clone())))
+        .collect();
+    let contention = tenure_load::contended(&waiters, "contended", options.span)
+        .await
+        .map_err(failed)?;
     let info = client.info();
     Ok(View {
         schema: "tenure.bench/1",
         backend: info.scheme.to_string(),
         endpoint: info.endpoint.to_string(),
         namespace: config.namespace.as_str().to_owned(),
-        alone_us: alone.micros(),
-        many: Many {
+        uncontended_us: uncontended.micros(),
+        independent: Independent {
             tasks: options.tasks,
-            pairs_per_second: pairs,
+            pairs_per_second,
         },
-        one: One {
+        contended: Contended {
             waiters: options.waiters,
-            hand_overs_per_second: one.rate,
-            hand_over_us: one.hand_over.micros(),
-            wait_us: one.waits.micros(),
-            longest_wait_over_median: one.unfairness(),
+            hand_overs_per_second: contention.rate,
+            hand_over_us: contention.hand_over.micros(),
+            wait_us: contention.waits.micros(),
+            longest_wait_over_median: contention.fairness(),
         },
     })
 }
 
 fn describe(view: &View) -> String {
-    let (alone, one) = (&view.alone_us, &view.one);
+    let (uncontended, contended) = (&view.uncontended_us, &view.contended);
     format!(
         "{}\n\
-         alone        acquire + release: median {:.0} us, p99 {:.0} us\n\
-         many locks   {} tasks with a lock each: {:.0} acquire + release/s\n\
-         one lock     {} waiters: {:.0} hand-overs/s, each median {:.0} us, p99 {:.0} us\n\
-         fairness     the longest wait was {:.1} times the median one\n",
+         uncontended  acquire + release: median {:.0} us, p99 {:.0} us\n\
+         independent  {} tasks with a lock each: {:.0} acquire + release/s\n\
+         contended    {} waiters with a client each: {:.0} hand-overs/s, each median {:.0} us, p99 {:.0} us\n\
+         fairness     longest wait over median wait: {:.1}\n",
         escape(&view.endpoint),
-        alone.median,
-        alone.p99,
-        view.many.tasks,
-        view.many.pairs_per_second,
-        one.waiters,
-        one.hand_overs_per_second,
-        one.hand_over_us.median,
-        one.hand_over_us.p99,
-        one.longest_wait_over_median,
+        uncontended.median,
+        uncontended.p99,
+        view.independent.tasks,
+        view.independent.pairs_per_second,
+        contended.waiters,
+        contended.hand_overs_per_second,
+        contended.hand_over_us.median,
+        contended.hand_over_us.p99,
+        contended.longest_wait_over_median,
     )
 }

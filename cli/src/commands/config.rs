@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tenure::{Config, Registry, config::KEYS};
 
-use super::{load, sources};
 use crate::{
     args::{ConfigCommand, Format, Global, KILL_AFTER},
     escape::escape,
     exit::Failure,
     output,
     run::check_fits,
+    setup::{load, sources},
 };
 
 #[derive(Serialize)]
@@ -40,12 +40,12 @@ pub(super) fn run(
         ConfigCommand::Show => show(&config, global, registry),
         ConfigCommand::Check => {
             let store = config.open(registry)?.info().endpoint;
-            config.terms.check(config.ttl)?;
+            config.drift_bounds.check(config.ttl)?;
             let run = check_fits(KILL_AFTER, &config).err();
             match global.output {
                 Format::Text => {
                     let store = escape(&store);
-                    let mut text = format!("the configuration is sound; store: {store}\n");
+                    let mut text = format!("the configuration is valid; store: {store}\n");
                     if let Some(arithmetic) = &run {
                         text += &format!("but `tenure run` refuses it: {arithmetic}\n");
                     }

@@ -16,11 +16,11 @@ use tenure_conformance::{
     report::{self, Form, Progress, Report, Suite},
 };
 
-use super::{load, runtime, sources};
 use crate::{
     args::{Conformance, Format, Global},
     exit::{Failure, IO, USAGE, print_message},
     output,
+    setup::{load, runtime, sources},
 };
 
 /// Exit code if a case failed.
@@ -92,15 +92,15 @@ fn attempt(
 ) -> Result<Report, Failure> {
     let harness: Arc<dyn Harness> = Arc::<Store>::clone(store);
     // An unreachable store is an error, not a failure of the suite.
-    let connected = runtime()?.block_on(async {
+    runtime()?.block_on(async {
         suite.probe().await?;
-        Ok::<_, tenure::Error>(store.reach(&arguments(global)).await)
+        if let Err(reason) = store.reach(&arguments(global)).await {
+            print_message(&format!(
+                "warning: cannot determine whether other processes reach the store: {reason}"
+            ));
+        }
+        Ok::<_, Failure>(())
     })?;
-    if let Err(reason) = connected {
-        print_message(&format!(
-            "warning: cannot determine whether other processes reach the store: {reason}"
-        ));
-    }
     let show = global.output == Format::Text;
     let mut report = suite.run(&|progress| {
         if let (true, Progress::Ended(case)) = (show, progress) {

@@ -3,12 +3,12 @@
 use serde::Serialize;
 use tenure::{Registry, request::Evicted, token::FencingToken};
 
-use super::{about, lock_name};
 use crate::{
     args::{Break, Format, Global},
     escape::quote,
     exit::{Failure, print_message},
     output,
+    setup::{lock_name, with_client_for_lock},
     view::{HolderView, held_by},
 };
 
@@ -30,7 +30,7 @@ struct View<'a> {
 pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
     let shown = quote(name.as_str());
-    about(&name, global, registry, async |config, client| {
+    with_client_for_lock(&name, global, registry, async |config, client| {
         let outcome = client
             .evict(&name, FencingToken::new(options.token))
             .await?;

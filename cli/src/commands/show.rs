@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 
 use tenure::{Registry, request::List};
 
-use super::{about, lock_name, with_client};
 use crate::{
     args::{Format, Global},
     escape::{escape, quote},
     exit::{Failure, print_message},
     output,
+    setup::{lock_name, with_client, with_client_for_lock},
     view::{self, ListedView, LockView},
 };
 
@@ -19,7 +19,7 @@ const PAGE_SIZE: usize = 500;
 /// Shows one lock.
 pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(name)?;
-    about(&name, global, registry, async |config, client| {
+    with_client_for_lock(&name, global, registry, async |config, client| {
         let state = client.inspect(&name).await?;
         match global.output {
             Format::Text => {

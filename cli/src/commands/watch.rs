@@ -5,11 +5,11 @@ use std::time::Duration;
 use tenure::{Registry, request::LockState};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{about, lock_name};
 use crate::{
     args::{Format, Global, Watch},
     exit::{Failure, UNAVAILABLE},
     output,
+    setup::{lock_name, with_client_for_lock},
     view::{self, LockView},
 };
 
@@ -19,7 +19,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Shows the lock, and shows it again after each change of its holder or queue, until INT or TERM.
 pub(super) fn watch(options: &Watch, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
-    about(&name, global, registry, async |config, client| {
+    with_client_for_lock(&name, global, registry, async |config, client| {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         let mut seen = None;

@@ -55,7 +55,7 @@ const RECV_FLAGS: RecvFlags = RecvFlags::empty();
 /// Runs as a guardian if the arguments request it; the first argument is the program's name.
 ///
 /// The standard input is the control channel.
-pub(crate) fn run_if_asked(arguments: &[OsString]) -> Option<ExitCode> {
+pub(crate) fn run_if_requested(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, first, supervisor, kill_after, _, command @ ..] = arguments else {
         return None;
     };
@@ -70,16 +70,16 @@ pub(crate) fn run_if_asked(arguments: &[OsString]) -> Option<ExitCode> {
         return Some(ExitCode::from(64));
     };
     let kill_after = Duration::from_nanos(kill_after);
-    match guard(supervisor, kill_after, command) {
+    match supervise(supervisor, kill_after, command) {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
-            say(&format!("tenure: the guardian failed: {error}\n"));
+            print_error(&format!("tenure: the guardian failed: {error}\n"));
             Some(ExitCode::from(70))
         }
     }
 }
 
-fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
+fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // A handler that does nothing catches these signals. Ignoring them would not work: the command
     // would inherit that. The supervisor forwards the signals to the command.
@@ -107,11 +107,10 @@ fn guard(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Res
     let terminal = Terminal::open(supervisor);
     if time::now() >= deadline.before(KILL_LEAD) {
         // The machine was paused since the grant, so the command must not start.
-        let (code, signal, ended) = (None, None, true);
         let end = End {
-            code,
-            signal,
-            ended,
+            code: None,
+            signal: None,
+            by_guardian: true,
         };
         return (&control).write_all(&line(&Report::Finished(end)));
     }
@@ -185,13 +184,14 @@ struct Guardian {
     lines: Lines,
     terminal: Option<Terminal>,
     kill_after: Duration,
-    /// When the lock can no longer be believed in; `None` once that is to be ignored.
+    /// The end of the lease; `None` if the command may outlive the lock.
     deadline: Option<Instant>,
     ending: Option<Ending>,
     leader: Option<Change>,
     stopped: bool,
-    /// Whether the command has had the terminal, and gets it again when it goes on.
+    /// Whether the command has had the terminal, which it receives again when it continues.
     had_terminal: bool,
+    /// Whether the supervisor has ended.
     orphaned: bool,
     group: Group,
 }
@@ -203,8 +203,9 @@ struct Ending {
     killed: bool,
 }
 
-/// Several of them may write to one log: which lock it was stands in what the command was given.
-fn gone() -> String {
+/// Returns the last message of a guardian whose supervisor has ended. It names the lock, because
+/// several guardians may write to one log.
+fn orphaned_message() -> String {
     let name = std::env::var("TENURE_NAME").unwrap_or_default();
     format!(
         "tenure: {}: stopped the command because the process that renewed the lock has ended; no other \
@@ -226,7 +227,7 @@ impl Guardian {
                     terminal.take_from(self.group.id());
                 }
                 if self.orphaned {
-                    say(&gone());
+                    print_error(&orphaned_message());
                 } else {
                     self.report(&Report::Finished(end));
                 }
@@ -390,11 +391,10 @@ impl Guardian {
             Change::Exited(code) => (Some(code), None),
             Change::Died(signal) | Change::Stopped(signal) => (None, Some(signal)),
         };
-        let ended = self.ending.is_some();
         Some(End {
             code,
             signal,
-            ended,
+            by_guardian: self.ending.is_some(),
         })
     }
 
@@ -434,8 +434,8 @@ impl Guardian {
     }
 }
 
-/// Writes to stderr if that is possible, also from the background of a terminal.
-fn say(text: &str) {
+/// Writes to stderr if that is possible, even from the background of a terminal.
+fn print_error(text: &str) {
     terminal::in_background(|| {
         let _ = io::stderr().write_all(text.as_bytes());
     });

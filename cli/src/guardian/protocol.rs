@@ -65,8 +65,8 @@ pub(crate) struct End {
     pub(crate) code: Option<u8>,
     /// The signal that killed it.
     pub(crate) signal: Option<i32>,
-    /// Whether the guardian had started to end it.
-    pub(crate) ended: bool,
+    /// Whether the guardian had begun to stop it.
+    pub(crate) by_guardian: bool,
 }
 
 impl End {
@@ -151,7 +151,7 @@ mod tests {
             End {
                 code,
                 signal,
-                ended: false,
+                by_guardian: false,
             }
             .as_code()
         };

@@ -60,7 +60,7 @@ impl GuardianHandle {
 pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
     let (ours, theirs) = UnixStream::pair()?;
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
-    Command::new(myself()?)
+    Command::new(own_executable()?)
         .arg0("tenure")
         .arg(protocol::ARGUMENT)
         .arg(group.to_string())
@@ -85,7 +85,7 @@ pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
 }
 
 /// Returns the path of this program, even if its file has been replaced since its start.
-fn myself() -> io::Result<PathBuf> {
+fn own_executable() -> io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if cfg!(target_os = "linux") && running.exists() {
         return Ok(running);

@@ -10,21 +10,22 @@ mod wait;
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
-use tenure::{Client, Guard, NotHeld, Registry, Release, name::LockName, request::Holder};
+use rustix::process::Signal;
+use tenure::{
+    Acquisition, Client, Config, Guard, NotHeld, Registry, Release, name::LockName, request::Holder,
+};
 pub(crate) use timing::check_fits;
 
 use self::{
     guardian_handle::Start,
     status_file::{Outcome, StatusFile},
     supervise::Finish,
-    timing::Timing,
-    wait::Waited,
 };
 use crate::{
     args::{Global, Run},
-    commands,
     escape::quote,
-    exit::{CONFIG, Failure, UNAVAILABLE, describe, print_message},
+    exit::{CONFIG, Failure, UNAVAILABLE, USAGE, describe, print_message},
+    setup,
     signals::Listener,
     time, view,
 };
@@ -34,14 +35,17 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command under the lock.
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
-    let name = commands::lock_name(&options.name)?;
-    let mut sources = commands::sources(global);
+    let name = setup::lock_name(&options.name)?;
+    let mut sources = setup::sources(global);
     if let Some(ttl) = options.ttl {
         let text = humantime::format_duration(ttl).to_string();
         sources = sources.set("lock.ttl", text, "flag --ttl");
     }
-    let config = commands::load(&sources)?;
-    let timing = Timing::new(&options, &config)?;
+    let config = setup::load(&sources)?;
+    check_fits(options.kill_after, &config).map_err(|arithmetic| {
+        let by_flag = options.ttl.is_some() || config.origin("lock.ttl") == Some("default");
+        Failure::new(if by_flag { USAGE } else { CONFIG }, arithmetic)
+    })?;
     if config.open(registry)?.info().scheme == "memory" {
         return Err(Failure::new(
             CONFIG,
@@ -57,14 +61,12 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
 
-    let code = commands::runtime()?.block_on(async {
-        let client = config.connect(registry).await.map_err(|error| {
-            status.outcome = Outcome::Error;
-            Failure::from(error).about(&name)
-        })?;
+    let code = setup::runtime()?.block_on(async {
+        let client = config.connect(registry).await;
+        let client = client.map_err(|error| Failure::from(error).naming(&name))?;
         let job = Job {
             options: &options,
-            timing,
+            config: &config,
             name,
             command,
             label,
@@ -113,9 +115,14 @@ fn program_name(command: &[OsString]) -> String {
     name.to_string_lossy().into_owned()
 }
 
+fn interrupted(signal: Signal, status: &mut StatusFile) -> Failure {
+    status.outcome = Outcome::Interrupted;
+    Failure::silent(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX))
+}
+
 struct Job<'a> {
     options: &'a Run,
-    timing: Timing,
+    config: &'a Config,
     name: LockName,
     command: Vec<OsString>,
     label: String,
@@ -124,44 +131,46 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn run(&self, status: &mut StatusFile) -> Result<u8, Failure> {
-        reentrancy::refuse_nested(&self.client, &self.name)
-            .await
-            .inspect_err(|_| {
-                status.outcome = Outcome::Error;
-            })?;
+        reentrancy::refuse_nested(&self.client, &self.name).await?;
         let begin = time::now();
         let mut signals = Listener::start()?;
         let lock = self
             .client
             .lock_named(self.name.clone())
-            .ttl(self.timing.ttl)
             .label(&*self.label);
-        let waited = wait::acquire(&lock, &self.timing, self.options.quiet, &mut signals).await;
+        let acquisition = tokio::select! {
+            biased;
+            // The client removes the attempt from the queue.
+            signal = signals.ending() => Err(interrupted(signal, status)),
+            acquisition = wait::acquire(&lock, self.wait_limit(), self.options.quiet) =>
+                acquisition.map_err(Failure::from),
+        };
         status.waited_ms = view::millis(time::now().since(begin));
-        let (guard, queued) = match waited {
-            Ok(Waited::Acquired { guard, queued }) => (guard, queued),
-            Ok(Waited::Busy(holder)) => return Err(self.busy(&holder, status)),
-            Ok(Waited::Interrupted(signal)) => {
-                status.outcome = Outcome::Interrupted;
-                let code = u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX);
-                return Err(Failure::silent(code));
-            }
-            Err(error) => {
-                status.outcome = Outcome::Error;
-                return Err(error.into());
-            }
+        let guard = match acquisition? {
+            Acquisition::Acquired(guard) => guard,
+            Acquisition::Busy(holder) => return Err(self.busy(&holder, status)),
+            // No other variant exists yet; in any other case this run does not hold the lock.
+            _ => return Err(self.busy(&Holder::foreign(), status)),
         };
         status.token = Some(guard.token().get());
         status.acquired = true;
         let granted = time::now();
-        let held = self.hold(&guard, queued, &mut signals, status).await;
+        let held = self.hold(&guard, &mut signals, status).await;
         status.held_ms = view::millis(time::now().since(granted));
         if let Ok(Finish::CommandUnknown) = held {
-            return Err(self.leave(guard, status));
+            return Err(self.abandon(guard, status));
         }
         let code = held.map(|finish| self.conclude(finish, &guard, status));
         self.release(&guard, status).await;
         code
+    }
+
+    /// Returns how long to wait for the lock; `None` waits forever, and zero does not wait.
+    fn wait_limit(&self) -> Option<Duration> {
+        if self.options.no_wait {
+            return Some(Duration::ZERO);
+        }
+        self.options.wait.or(self.config.wait)
     }
 
     fn busy(&self, holder: &Holder, status: &mut StatusFile) -> Failure {
@@ -174,10 +183,10 @@ impl Job<'_> {
         let held = view::held_by(holder);
         Failure::new(
             code,
-            match self.timing.budget {
-                Some(budget) if !budget.is_zero() => {
-                    let budget = humantime::format_duration(budget);
-                    format!("gave up waiting for {name} after {budget}: it is {held}")
+            match self.wait_limit() {
+                Some(limit) if !limit.is_zero() => {
+                    let limit = humantime::format_duration(limit);
+                    format!("gave up waiting for {name} after {limit}: it is {held}")
                 }
                 _ => format!("{name} is {held}"),
             },
@@ -189,15 +198,13 @@ impl Job<'_> {
     async fn hold(
         &self,
         guard: &Guard,
-        queued: bool,
         signals: &mut Listener,
         status: &mut StatusFile,
     ) -> Result<Finish, Failure> {
         // The validity of a queued grant counts from an old report, so the command might start
         // shortly before its deadline. If enough time is left, a renewal may cost more time than it
         // gains (some ticks on ZooKeeper).
-        let short = guard.remaining() < guard.ttl() * 3 / 5;
-        let proved = if queued && short {
+        let proved = if guard.remaining() < guard.ttl() * 3 / 5 {
             guard.renew().await
         } else {
             guard.check().map(|_| ())
@@ -208,7 +215,7 @@ impl Job<'_> {
         }
         let start = Start {
             command: &self.command,
-            kill_after: self.timing.kill_after,
+            kill_after: self.options.kill_after,
             deadline: guard.valid_until(),
             environment: self.environment(guard),
         };
@@ -273,7 +280,7 @@ impl Job<'_> {
             }
             Finish::GuardianGone | Finish::CommandUnknown => {
                 status.outcome = Outcome::Signaled;
-                status.child_signal = Some(rustix::process::Signal::KILL.as_raw());
+                status.child_signal = Some(Signal::KILL.as_raw());
                 print_message("the guardian has ended, so the command was killed");
                 137
             }
@@ -282,7 +289,7 @@ impl Job<'_> {
 
     /// Leaves the lock to its TTL: the guardian died before it reported whether it had started the
     /// command, and no process can find a command that the guardian may have started.
-    fn leave(&self, guard: Guard, status: &mut StatusFile) -> Failure {
+    fn abandon(&self, guard: Guard, status: &mut StatusFile) -> Failure {
         status.outcome = Outcome::Error;
         let name = quote(self.name.as_str());
         let ttl = humantime::format_duration(guard.ttl());

@@ -150,20 +150,19 @@ impl Supervision {
             Err(NotHeld::Lost(reason)) => Some(reason),
             _ => None,
         });
-        let end_of = Some(end);
         match lost {
             // The guardian acts before the deadline, so the lock may still have been held.
-            None if end.ended => Finish::Lost {
+            None if end.by_guardian => Finish::Lost {
                 reason: LossReason::Expired,
-                end: end_of,
+                end: Some(end),
                 stopped: true,
             },
             None => Finish::Ended(end),
             Some(reason) => {
-                let stopped = end.ended || on_lost != OnLost::Ignore;
+                let stopped = end.by_guardian || on_lost != OnLost::Ignore;
                 Finish::Lost {
                     reason,
-                    end: end_of,
+                    end: Some(end),
                     stopped,
                 }
             }

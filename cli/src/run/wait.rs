@@ -1,63 +1,28 @@
-//! Waits for the lock: announces the holder, and leaves the queue on a signal.
+//! Waits for the lock and announces its holder.
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-use tenure::{
-    Acquisition, Error, Guard, Lock,
-    request::{Holder, Waiting},
-};
+use tenure::{Acquisition, Error, Lock, request::Waiting};
 
-use super::Timing;
-use crate::{escape::quote, exit::print_message, signals::Listener, view};
+use crate::{escape::quote, exit::print_message, view};
 
-/// The outcome of waiting.
-#[derive(Debug)]
-pub(super) enum Waited {
-    /// This run holds the lock.
-    Acquired {
-        /// The grant.
-        guard: Guard,
-        /// Whether the run was queued, so that the grant may have come by push.
-        queued: bool,
-    },
-    /// Another client holds the lock.
-    Busy(Holder),
-    /// A signal arrived first. The client is removing the attempt from the queue.
-    Interrupted(Signal),
-}
-
-/// Waits for at most the budget of `timing`.
+/// Acquires the lock within `limit`: `None` waits forever, and zero does not wait.
 pub(super) async fn acquire(
     lock: &Lock,
-    timing: &Timing,
+    limit: Option<Duration>,
     quiet: bool,
-    signals: &mut Listener,
-) -> Result<Waited, Error> {
-    let mut queued = false;
-    let acquiring = async {
-        if timing.budget == Some(Duration::ZERO) {
-            return lock.try_acquire().await;
+) -> Result<Acquisition, Error> {
+    if limit == Some(Duration::ZERO) {
+        return lock.try_acquire().await;
+    }
+    let mut announced = quiet;
+    lock.acquire_observed(limit, |waiting| {
+        if !announced {
+            announced = true;
+            announce(lock, waiting);
         }
-        lock.acquire_observed(timing.budget, |waiting| {
-            if !queued && !quiet {
-                announce(lock, waiting);
-            }
-            queued = true;
-        })
-        .await
-    };
-    let acquisition = tokio::select! {
-        biased;
-        signal = signals.ending() => return Ok(Waited::Interrupted(signal)),
-        acquisition = acquiring => acquisition?,
-    };
-    Ok(match acquisition {
-        Acquisition::Acquired(guard) => Waited::Acquired { guard, queued },
-        Acquisition::Busy(holder) => Waited::Busy(holder),
-        // No other variant exists yet; in any other case this run does not hold the lock.
-        _ => Waited::Busy(Holder::foreign()),
     })
+    .await
 }
 
 fn announce(lock: &Lock, waiting: &Waiting) {

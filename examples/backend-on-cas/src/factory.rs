@@ -1,4 +1,4 @@
-//! How the table joins a registry, and with it configuration and the command.
+//! The factory of the table, for the registry, the configuration and the command.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use tenure::{Error, Factory, backend::Connect, settings::Settings};
 
 use crate::Table;
 
-/// Takes addresses such as `table:orders`.
+/// Opens URLs such as `table:orders`.
 #[derive(Debug, Default)]
 pub struct TableFactory(Mutex<HashMap<String, Table>>);
 

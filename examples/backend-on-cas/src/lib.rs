@@ -1,5 +1,5 @@
-//! A backend on the compare-and-swap adapter: locks in a table of versioned rows, such as many
-//! stores offer. This table lives in memory; a real one is asked the same three things.
+//! A backend on the compare-and-swap adapter: locks in a table of versioned rows, as many stores have.
+//! This table is in memory; a real table has the same three operations.
 
 mod factory;
 
@@ -22,17 +22,17 @@ use tenure::{
     name::{LockName, Namespace},
 };
 
-/// How often a waiter looks: this table cannot tell anybody of a change.
-const EVERY: Duration = Duration::from_millis(50);
+/// How often a waiter reads the table, which cannot notify it of a change.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A table. Clones are the same one.
+/// A table. Clones share the rows.
 #[derive(Clone, Debug, Default)]
 pub struct Table(Arc<Mutex<Rows>>);
 
 #[derive(Debug, Default)]
 struct Rows {
     rows: BTreeMap<Key, Versioned>,
-    /// Rises with every write, so that no two contents share a version.
+    /// Counts the writes, so that each content has a different version.
     writes: u64,
 }
 
@@ -46,10 +46,12 @@ impl BlobStore for Table {
         let (millisecond, year) = (Duration::from_millis(1), Duration::from_secs(31_536_000));
         Ok(Capabilities::new(
             Durability::Volatile,
-            WaitMode::Poll { every: EVERY },
+            WaitMode::Poll {
+                every: POLL_INTERVAL,
+            },
             LossEvidence::new(Evidence::NextRenewal, Evidence::NextRenewal),
             TtlRange::new(millisecond * 100, year, millisecond, TtlScope::Lock),
-            TakeoverBound::new(200, 100, EVERY * 4),
+            TakeoverBound::new(200, 100, POLL_INTERVAL * 4),
         ))
     }
 

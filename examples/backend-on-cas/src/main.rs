@@ -1,4 +1,4 @@
-//! The command `tenure`, with one backend more.
+//! The command `tenure` with an additional backend.
 
 use std::{process::ExitCode, sync::Arc};
 

@@ -32,7 +32,7 @@ impl Env for Fresh {
         Arc::clone(&self.0)
     }
 
-    // There is no network that could be broken, so faults are set above the driver.
+    // There is no network to break, so the suite injects faults above the driver.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
         Ok(Some(Faulty::above(self.connector())))
     }
@@ -41,9 +41,9 @@ impl Env for Fresh {
 tenure_conformance::conformance_tests! {
     Tables,
     ignored: {
-        exclusion::processes_never_overlap: "the table lives inside of one process",
-        exclusion::killed_process_is_succeeded: "the table lives inside of one process",
-        faults::stopped_process_finds_its_lock_lost: "the table lives inside of one process",
+        exclusion::processes_never_overlap: "the table exists inside one process",
+        exclusion::killed_process_is_succeeded: "the table exists inside one process",
+        faults::stopped_process_finds_its_lock_lost: "the table exists inside one process",
         token::rises_over_deletion: "the harness cannot delete rows by hand",
         deadline::pushed_grant_counts_from_last_report: "the table cannot send messages",
         deadline::messages_are_dated_after_the_answers: "the table cannot send messages",
@@ -53,8 +53,8 @@ tenure_conformance::conformance_tests! {
         servers::stopped_past_the_ttl: "the table has no server",
         servers::killed_past_the_ttl: "the table has no server",
         servers::killed_for_a_moment: "the table has no server",
-        secrets::show_nowhere: "the table knows no secret",
-        secrets::malformed_state_is_an_error: "the harness cannot scribble over rows",
+        secrets::show_nowhere: "the table has no secrets",
+        secrets::malformed_state_is_an_error: "the harness cannot damage rows",
         secrets::newer_state_is_refused: "the harness cannot rewrite rows",
     }
 }

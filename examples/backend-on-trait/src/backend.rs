@@ -1,4 +1,4 @@
-//! The backend: one client's connection to the line server, on the driver trait.
+//! The backend: the driver trait on a client of the line server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use tenure::{
 };
 
 use crate::{
-    client::{Failed, LineClient, Told},
-    wire::{Asker, Done, Say, Verb},
+    client::{CallError, LineClient, Response},
+    wire::{Operation, Outcome, ServerMessage, Session},
 };
 
-/// Where a line server listens, and what it wants to hear.
+/// The address and the password of a line server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LineStore {
@@ -38,8 +38,8 @@ impl Connect for LineStore {
 
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
         let events = context.events.clone();
-        let unasked = move |say| match say {
-            Some(Say::Granted {
+        let on_notice = move |message| match message {
+            Some(ServerMessage::Granted {
                 attempt,
                 token,
                 ttl,
@@ -48,18 +48,18 @@ impl Connect for LineStore {
                 let grant = Grant::pushed(attempt, token, ttl, StoreTime::new(as_of));
                 events.send(BackendEvent::Granted(grant));
             }
-            Some(Say::Lost { attempt, reason }) => {
+            Some(ServerMessage::Lost { attempt, reason }) => {
                 events.send(BackendEvent::Lost { attempt, reason })
             }
             _ => events.send(BackendEvent::Suspect),
         };
-        let asker = Asker {
+        let session = Session {
             password: self.password.expose().to_owned(),
             client: context.client,
             token_floor: context.token_floor.get().saturating_add(1),
             namespace: context.namespace.as_str().to_owned(),
         };
-        let client = LineClient::connect(&self.address, asker, unasked).await;
+        let client = LineClient::connect(&self.address, session, on_notice).await;
         let client = client
             .map_err(|source| error(ErrorKind::Unavailable, "no connection").with_source(source))?;
         let backend = LineBackend {
@@ -67,8 +67,8 @@ impl Connect for LineStore {
             context,
             client,
         };
-        // So that a wrong password is found out now.
-        backend.call("", Verb::Look).await?;
+        // This request detects a wrong password.
+        backend.call("", Operation::Inspect).await?;
         Ok(Arc::new(backend))
     }
 }
@@ -81,28 +81,28 @@ struct LineBackend {
 }
 
 impl LineBackend {
-    async fn call(&self, name: &str, verb: Verb) -> Result<Told, Error> {
+    async fn call(&self, name: &str, operation: Operation) -> Result<Response, Error> {
         self.client
-            .ask(name, verb)
+            .call(name, operation)
             .await
             .map_err(|failed| match failed {
-                Failed::NotSent => error(ErrorKind::Unavailable, "the connection is gone"),
-                Failed::NoAnswer => error(ErrorKind::OutcomeUnknown, "the connection broke"),
-                Failed::Refused => error(ErrorKind::Unauthenticated, "the password is wrong"),
+                CallError::NotSent => error(ErrorKind::Unavailable, "the connection is closed"),
+                CallError::NoResponse => error(ErrorKind::OutcomeUnknown, "the connection broke"),
+                CallError::Refused => error(ErrorKind::Unauthenticated, "the password is wrong"),
             })
     }
 
     async fn renew_one(&self, entry: Renewal) -> Result<Renewed, Error> {
         let (from, attempt) = (self.context.clock.now(), entry.attempt);
-        let told = self
-            .call(entry.name.as_str(), Verb::Renew { attempt })
+        let response = self
+            .call(entry.name.as_str(), Operation::Renew { attempt })
             .await?;
-        Ok(match told.done {
-            Done::Granted(token) => {
+        Ok(match response.outcome {
+            Outcome::Granted(token) => {
                 Renewed::Granted(Grant::proved(attempt, token, entry.ttl, from))
             }
-            Done::Waiting(ahead) => Renewed::Waiting(waiting(&told, from, ahead, attempt)),
-            Done::Gone(reason) => Renewed::Gone(reason),
+            Outcome::Waiting(ahead) => Renewed::Waiting(waiting(&response, from, ahead, attempt)),
+            Outcome::Gone(reason) => Renewed::Gone(reason),
             _ => return Err(unexpected()),
         })
     }
@@ -129,18 +129,18 @@ impl Backend for LineBackend {
         let from = self.context.clock.now();
         let (attempt, owner, ttl) = (request.attempt, request.owner, request.ttl);
         let wait = request.wait;
-        let verb = Verb::Enqueue {
+        let operation = Operation::Enqueue {
             attempt,
             owner,
             ttl,
             wait,
         };
-        let told = self.call(request.name.as_str(), verb).await?;
-        Ok(match told.done {
-            Done::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
-            Done::Waiting(ahead) => Enqueued::Waiting(waiting(&told, from, ahead, attempt)),
-            Done::Busy => Enqueued::Busy(told.holder().unwrap_or_default()),
-            Done::Gone(_) => Enqueued::Gone,
+        let response = self.call(request.name.as_str(), operation).await?;
+        Ok(match response.outcome {
+            Outcome::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
+            Outcome::Waiting(ahead) => Enqueued::Waiting(waiting(&response, from, ahead, attempt)),
+            Outcome::Busy => Enqueued::Busy(response.holder().unwrap_or_default()),
+            Outcome::Gone(_) => Enqueued::Gone,
             _ => return Err(unexpected()),
         })
     }
@@ -155,63 +155,73 @@ impl Backend for LineBackend {
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         let fence = (!request.outcome_known).then_some(request.ttl);
         let attempt = request.attempt;
-        let verb = Verb::Remove { attempt, fence };
-        Ok(match self.call(request.name.as_str(), verb).await?.done {
-            Done::RemovedHolder => Removed::AsHolder,
-            Done::RemovedWaiter => Removed::AsWaiter,
-            _ => Removed::Absent,
-        })
+        let operation = Operation::Remove { attempt, fence };
+        Ok(
+            match self.call(request.name.as_str(), operation).await?.outcome {
+                Outcome::RemovedHolder => Removed::AsHolder,
+                Outcome::RemovedWaiter => Removed::AsWaiter,
+                _ => Removed::Absent,
+            },
+        )
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        let told = self.call(name.as_str(), Verb::Look).await?;
-        let queue = told
+        let response = self.call(name.as_str(), Operation::Inspect).await?;
+        let queue = response
             .locks
             .first()
             .map_or_else(Queue::new, |(_, queue)| queue.clone());
-        Ok(queue.lock_state(name.clone(), &told.now))
+        Ok(queue.lock_state(name.clone(), &response.now))
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
         let (prefix, limit) = (request.prefix, request.limit);
         let after = request.cursor.unwrap_or_default();
-        let told = self.call(&after, Verb::List { prefix, limit }).await?;
-        let last = told.locks.last().filter(|_| told.locks.len() >= limit);
+        let response = self.call(&after, Operation::List { prefix, limit }).await?;
+        let last = response
+            .locks
+            .last()
+            .filter(|_| response.locks.len() >= limit);
         let next = last.map(|(name, _)| name.clone());
         let listed = |(name, queue): (String, Queue)| {
             let name = LockName::new(name).ok()?;
-            queue.listed(name, &told.now)
+            queue.listed(name, &response.now)
         };
         Ok(Page::new(
-            told.locks.into_iter().filter_map(listed).collect(),
+            response.locks.into_iter().filter_map(listed).collect(),
             next,
         ))
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        let told = self.call(name.as_str(), Verb::Evict { token }).await?;
-        Ok(match told.done {
-            Done::Evicted => Evicted::Evicted,
-            _ => Evicted::NotHeld(told.holder()),
+        let response = self.call(name.as_str(), Operation::Evict { token }).await?;
+        Ok(match response.outcome {
+            Outcome::Evicted => Evicted::Evicted,
+            _ => Evicted::NotHeld(response.holder()),
         })
     }
 
     async fn close(&self) {}
 }
 
-fn waiting(told: &Told, from: Instant, ahead: u64, attempt: tenure::id::AttemptId) -> Waiting {
-    let waiting = Waiting::new(from, told.as_of).with_ahead(ahead);
+fn waiting(
+    response: &Response,
+    from: Instant,
+    ahead: u64,
+    attempt: tenure::id::AttemptId,
+) -> Waiting {
+    let waiting = Waiting::new(from, response.as_of).with_ahead(ahead);
     waiting
-        .with_holder(told.holder())
-        .with_recheck(told.recheck(attempt))
+        .with_holder(response.holder())
+        .with_recheck(response.recheck(attempt))
 }
 
 fn unexpected() -> Error {
-    error(ErrorKind::Protocol, "an answer to another question")
+    error(ErrorKind::Protocol, "the response does not fit the request")
 }
 
 fn error(kind: ErrorKind, detail: &str) -> Error {
-    Error::new(kind, "asking the line server")
+    Error::new(kind, "request to the line server")
         .with_backend("line")
         .with_detail(detail)
 }

@@ -1,4 +1,4 @@
-//! The client library of the line server. It is no part of the backend, and knows nothing of it.
+//! The client library of the line server. It is not part of the backend and does not depend on it.
 
 use std::{
     collections::HashMap,
@@ -20,65 +20,65 @@ use tokio::{
     task::AbortHandle,
 };
 
-use crate::wire::{Ask, Asker, Done, Say, Verb};
+use crate::wire::{ClientRequest, Operation, Outcome, ServerMessage, Session};
 
-/// Why a request has no answer.
-pub(crate) enum Failed {
-    /// The connection was gone before it was sent.
+/// The reason why a request has no response.
+pub(crate) enum CallError {
+    /// The connection broke before the request was sent.
     NotSent,
-    /// The connection broke before the answer came.
-    NoAnswer,
+    /// The connection broke before the response arrived.
+    NoResponse,
     /// The password is wrong.
     Refused,
 }
 
-/// An answer.
-pub(crate) struct Told {
-    pub(crate) done: Done,
-    /// The locks that were asked for.
+/// The response to a request.
+pub(crate) struct Response {
+    pub(crate) outcome: Outcome,
+    /// The requested locks.
     pub(crate) locks: Vec<(String, Queue)>,
-    /// When that was so, by the server's clock.
+    /// The time of this state on the server's clock.
     pub(crate) now: Now,
     pub(crate) as_of: StoreTime,
 }
 
-impl Told {
-    /// Who has the lock that was asked for.
+impl Response {
+    /// Returns the holder of the requested lock.
     pub(crate) fn holder(&self) -> Option<Holder> {
         let (_, queue) = self.locks.first()?;
         queue.holder_view(&self.now)
     }
 
-    /// When an attempt that waits for it should ask again, should no word come before.
+    /// Returns when a waiting attempt should ask again if it receives no notice.
     pub(crate) fn recheck(&self, attempt: tenure::id::AttemptId) -> Option<std::time::Duration> {
         let (_, queue) = self.locks.first()?;
         queue.recheck(attempt, &self.now)
     }
 }
 
-/// A client of a line server. It connects anew when it is asked and has no connection.
+/// A client of a line server. A request opens a new connection if the last one has broken.
 pub(crate) struct LineClient {
     address: String,
-    asker: Asker,
-    unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
+    session: Session,
+    on_notice: Arc<dyn Fn(Option<ServerMessage>) + Send + Sync>,
     next: AtomicU64,
     connection: tokio::sync::Mutex<Option<Connection>>,
 }
 
-/// One connection. Whoever asks over it hears when it breaks.
+/// One connection. If it breaks, all its pending requests fail.
 struct Connection {
     lines: mpsc::UnboundedSender<Vec<u8>>,
     pending: Pending,
-    listener: AbortHandle,
+    reader: AbortHandle,
 }
 
-/// The answers that are waited for; `None` once the connection has broken.
-type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Say>>>>>;
+/// The pending requests; `None` after the connection broke.
+type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<ServerMessage>>>>>;
 
 impl Connection {
     async fn open(
         address: &str,
-        unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
+        on_notice: Arc<dyn Fn(Option<ServerMessage>) + Send + Sync>,
     ) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -91,129 +91,134 @@ impl Connection {
             io::Result::Ok(())
         });
         let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
-        let listener = tokio::spawn(listen(from, Arc::clone(&pending), unasked)).abort_handle();
+        let reader =
+            tokio::spawn(read_messages(from, Arc::clone(&pending), on_notice)).abort_handle();
         Ok(Self {
             lines,
             pending,
-            listener,
+            reader,
         })
     }
 
-    /// `None` if the connection has broken.
-    fn send(&self, id: u64, line: Vec<u8>) -> Option<oneshot::Receiver<Say>> {
-        let (asked, answer) = oneshot::channel();
+    /// Sends a request; returns `None` if the connection has broken.
+    fn send(&self, id: u64, line: Vec<u8>) -> Option<oneshot::Receiver<ServerMessage>> {
+        let (sender, response) = oneshot::channel();
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.as_mut()?.insert(id, asked);
+        pending.as_mut()?.insert(id, sender);
         self.lines.send(line).ok()?;
-        Some(answer)
+        Some(response)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.listener.abort();
+        self.reader.abort();
     }
 }
 
 impl LineClient {
-    /// Connects. What the server says unasked goes to `unasked`; `None` when a connection ends.
+    /// Connects. `on_notice` receives the notices of the server, and `None` when a connection ends.
     pub(crate) async fn connect(
         address: &str,
-        asker: Asker,
-        unasked: impl Fn(Option<Say>) + Send + Sync + 'static,
+        session: Session,
+        on_notice: impl Fn(Option<ServerMessage>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let unasked: Arc<dyn Fn(Option<Say>) + Send + Sync> = Arc::new(unasked);
-        let connection = Connection::open(address, Arc::clone(&unasked)).await?;
+        let on_notice: Arc<dyn Fn(Option<ServerMessage>) + Send + Sync> = Arc::new(on_notice);
+        let connection = Connection::open(address, Arc::clone(&on_notice)).await?;
         Ok(Self {
             address: address.to_owned(),
-            asker,
-            unasked,
+            session,
+            on_notice,
             next: AtomicU64::new(0),
             connection: tokio::sync::Mutex::new(Some(connection)),
         })
     }
 
-    /// Sends once: over the connection that there is, or over a new one if that has broken.
-    async fn send(&self, id: u64, line: Vec<u8>) -> io::Result<oneshot::Receiver<Say>> {
+    /// Sends a request once, over the present connection or over a new one if that has broken.
+    async fn send(&self, id: u64, line: Vec<u8>) -> io::Result<oneshot::Receiver<ServerMessage>> {
         let mut connection = self.connection.lock().await;
         let sent = connection
             .as_ref()
             .and_then(|open| open.send(id, line.clone()));
-        if let Some(answer) = sent {
-            return Ok(answer);
+        if let Some(response) = sent {
+            return Ok(response);
         }
         *connection = None;
-        let fresh = Connection::open(&self.address, Arc::clone(&self.unasked)).await?;
+        let fresh = Connection::open(&self.address, Arc::clone(&self.on_notice)).await?;
         let sent = fresh.send(id, line);
         *connection = Some(fresh);
         sent.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
-    /// Asks, under a number of its own, and waits for the answer.
-    pub(crate) async fn ask(&self, name: &str, verb: Verb) -> Result<Told, Failed> {
+    /// Sends a request with a new number and waits for the response.
+    pub(crate) async fn call(
+        &self,
+        name: &str,
+        operation: Operation,
+    ) -> Result<Response, CallError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask {
+        let request = ClientRequest {
             id,
-            asker: self.asker.clone(),
+            session: self.session.clone(),
             name: name.to_owned(),
-            verb,
+            operation,
         };
-        let mut line = serde_json::to_vec(&ask).map_err(|_| Failed::NotSent)?;
+        let mut line = serde_json::to_vec(&request).map_err(|_| CallError::NotSent)?;
         line.push(b'\n');
-        let answer = self.send(id, line).await.map_err(|_| Failed::NotSent)?;
-        match answer.await {
-            Ok(Say::Answer {
-                done: Done::Refused,
+        let response = self.send(id, line).await.map_err(|_| CallError::NotSent)?;
+        match response.await {
+            Ok(ServerMessage::Response {
+                outcome: Outcome::Refused,
                 ..
-            }) => Err(Failed::Refused),
-            Ok(Say::Answer {
-                done,
+            }) => Err(CallError::Refused),
+            Ok(ServerMessage::Response {
+                outcome,
                 locks,
                 now,
                 as_of,
                 ..
-            }) => Ok(Told {
-                done,
+            }) => Ok(Response {
+                outcome,
                 locks,
                 now: Now::new(Stamp::new(ClockId::new(0), now), 0, 0),
                 as_of: StoreTime::new(as_of),
             }),
-            _ => Err(Failed::NoAnswer),
+            _ => Err(CallError::NoResponse),
         }
     }
 }
 
-// Without the password.
+// Omits the password.
 impl fmt::Debug for LineClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LineClient")
-            .field("client", &self.asker.client)
+            .field("client", &self.session.client)
             .finish_non_exhaustive()
     }
 }
 
-async fn listen(
+async fn read_messages(
     from: OwnedReadHalf,
     pending: Pending,
-    unasked: Arc<dyn Fn(Option<Say>) + Send + Sync>,
+    on_notice: Arc<dyn Fn(Option<ServerMessage>) + Send + Sync>,
 ) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
-            Ok(say @ Say::Answer { .. }) => {
-                let Say::Answer { id, .. } = &say else {
+            Ok(message @ ServerMessage::Response { .. }) => {
+                let ServerMessage::Response { id, .. } = &message else {
                     continue;
                 };
                 let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(asked) = pending.as_mut().and_then(|all| all.remove(id)) {
-                    let _ = asked.send(say);
+                if let Some(sender) = pending.as_mut().and_then(|all| all.remove(id)) {
+                    let _ = sender.send(message);
                 }
             }
-            Ok(say) => unasked(Some(say)),
+            Ok(message) => on_notice(Some(message)),
             Err(_) => break,
         }
     }
-    // Whoever waits for an answer hears that it will not come.
+    // All pending requests fail.
     *pending.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    unasked(None);
+    on_notice(None);
 }

@@ -1,6 +1,6 @@
-//! A backend on the driver trait, for a lock server that speaks lines. The modules `wire`,
-//! `server` and `client` stand for a store and the client library that comes with it; `backend`
-//! and this file are what a plugin has to write.
+//! A backend on the driver trait, for a lock server with a line protocol. The modules `wire`, `server`
+//! and `client` represent a store and its client library. A plugin consists of the module `backend` and
+//! this file.
 
 mod backend;
 mod client;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use backend::LineStore;
 use tenure::{Error, ErrorKind, Factory, backend::Connect, settings::Settings};
 
-/// Takes addresses such as `line://127.0.0.1:7777`.
+/// Opens URLs such as `line://127.0.0.1:7777`.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LineFactory;
@@ -30,7 +30,7 @@ impl Factory for LineFactory {
         let [host] = settings.url.hosts() else {
             return Err(Error::new(ErrorKind::Config, "opening a line server")
                 .with_backend("line")
-                .with_detail("write one server, as in `line://127.0.0.1:7777`"));
+                .with_detail("name one server, as in `line://127.0.0.1:7777`"));
         };
         let address = format!("{}:{}", host.name, host.port.unwrap_or(7777));
         let password = settings.password.clone().unwrap_or_default();

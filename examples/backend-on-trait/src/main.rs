@@ -1,5 +1,5 @@
-//! The command `tenure`, with one backend more; and `serve ADDRESS`, the server to try it with,
-//! which takes its password from `LINE_PASSWORD`.
+//! The command `tenure` with an additional backend. `serve ADDRESS` starts a server for it, with the
+//! password from `LINE_PASSWORD`.
 
 use std::{process::ExitCode, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The store of the example: a server that keeps the queues of locks and speaks lines. It is no
-//! part of the backend; it stands for whatever store a backend is written for.
+//! The store of the example: a server that keeps the queues of locks, with a line protocol. It is not
+//! part of the backend; it represents the store of a real backend.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,42 +20,50 @@ use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
 };
 
-use crate::wire::{Ask, Done, Say, Verb};
+use crate::wire::{ClientRequest, Operation, Outcome, ServerMessage};
 
-/// What the server keeps. All of it is gone when it ends.
+/// The state of the server, in memory only.
 #[derive(Default)]
 struct Store {
     locks: BTreeMap<(String, String), Queue>,
-    clients: HashMap<ClientId, UnboundedSender<Say>>,
+    clients: HashMap<ClientId, UnboundedSender<ServerMessage>>,
     count: u64,
     /// The highest token of any lock, so that the queues of free locks can be forgotten.
     last_token: u64,
 }
 
-/// Listens on that address and serves until the runtime ends. Returns the address.
+/// Listens on the address and serves until the runtime ends. Returns the bound address.
 ///
 /// # Errors
 ///
-/// If nothing can listen there.
+/// Fails if the server cannot listen on the address.
 pub async fn serve(address: &str, password: String) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let store: Arc<Mutex<Store>> = Arc::default();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(attend(stream, Arc::clone(&store), password.clone()));
+            tokio::spawn(serve_connection(
+                stream,
+                Arc::clone(&store),
+                password.clone(),
+            ));
         }
     });
     Ok(bound)
 }
 
-async fn attend(stream: TcpStream, store: Arc<Mutex<Store>>, password: String) -> io::Result<()> {
+async fn serve_connection(
+    stream: TcpStream,
+    store: Arc<Mutex<Store>>,
+    password: String,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (from, mut to) = stream.into_split();
-    let (out, mut says) = unbounded_channel::<Say>();
+    let (out, mut messages) = unbounded_channel::<ServerMessage>();
     tokio::spawn(async move {
-        while let Some(say) = says.recv().await {
-            let mut line = serde_json::to_vec(&say)?;
+        while let Some(message) = messages.recv().await {
+            let mut line = serde_json::to_vec(&message)?;
             line.push(b'\n');
             to.write_all(&line).await?;
         }
@@ -63,41 +71,41 @@ async fn attend(stream: TcpStream, store: Arc<Mutex<Store>>, password: String) -
     });
     let mut lines = BufReader::new(from).lines();
     while let Some(line) = lines.next_line().await? {
-        let ask: Ask = serde_json::from_str(&line)?;
+        let request: ClientRequest = serde_json::from_str(&line)?;
         let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = ask.asker.password != password;
-        let say = if refused {
-            store.answer(ask.id, Done::Refused, Vec::new())
+        let refused = request.session.password != password;
+        let message = if refused {
+            store.respond(request.id, Outcome::Refused, Vec::new())
         } else {
-            store.clients.insert(ask.asker.client, out.clone());
-            store.take(ask)
+            store.clients.insert(request.session.client, out.clone());
+            store.handle(request)
         };
-        let _ = out.send(say);
+        let _ = out.send(message);
     }
     Ok(())
 }
 
 impl Store {
-    fn answer(&self, id: u64, done: Done, locks: Vec<(String, Queue)>) -> Say {
-        Say::Answer {
+    fn respond(&self, id: u64, outcome: Outcome, locks: Vec<(String, Queue)>) -> ServerMessage {
+        ServerMessage::Response {
             id,
-            done,
+            outcome,
             locks,
             now: SystemClock.now().since_origin(),
             as_of: self.count,
         }
     }
 
-    fn take(&mut self, ask: Ask) -> Say {
-        let Ask {
+    fn handle(&mut self, request: ClientRequest) -> ServerMessage {
+        let ClientRequest {
             id,
-            asker,
+            session,
             name,
-            verb,
-        } = ask;
-        let (client, namespace) = (asker.client, asker.namespace);
-        let event = match verb {
-            Verb::Enqueue {
+            operation,
+        } = request;
+        let (client, namespace) = (session.client, session.namespace);
+        let event = match operation {
+            Operation::Enqueue {
                 attempt,
                 owner,
                 ttl,
@@ -109,66 +117,66 @@ impl Store {
                 ttl,
                 wait,
             },
-            Verb::Renew { attempt } => Event::Renew { attempt },
-            Verb::Remove { attempt, fence } => Event::Remove { attempt, fence },
-            Verb::Evict { token } => Event::Evict { token },
-            Verb::Look => {
+            Operation::Renew { attempt } => Event::Renew { attempt },
+            Operation::Remove { attempt, fence } => Event::Remove { attempt, fence },
+            Operation::Evict { token } => Event::Evict { token },
+            Operation::Inspect => {
                 let key = (namespace, name);
                 let queue = self.locks.get(&key).cloned().unwrap_or_default();
-                return self.answer(id, Done::Nothing, vec![(key.1, queue)]);
+                return self.respond(id, Outcome::Nothing, vec![(key.1, queue)]);
             }
-            Verb::List { prefix, limit } => {
-                let begun = (namespace.clone(), name);
+            Operation::List { prefix, limit } => {
+                let start = (namespace.clone(), name);
                 let after = self
                     .locks
-                    .range(begun.clone()..)
-                    .filter(|(key, _)| **key > begun);
-                let ours = after.take_while(|(key, _)| key.0 == namespace);
-                let named = ours.filter(|(key, _)| key.1.starts_with(&prefix));
-                let page = named.map(|(key, queue)| (key.1.clone(), queue.clone()));
-                return self.answer(id, Done::Nothing, page.take(limit).collect());
+                    .range(start.clone()..)
+                    .filter(|(key, _)| **key > start);
+                let in_namespace = after.take_while(|(key, _)| key.0 == namespace);
+                let matching = in_namespace.filter(|(key, _)| key.1.starts_with(&prefix));
+                let page = matching.map(|(key, queue)| (key.1.clone(), queue.clone()));
+                return self.respond(id, Outcome::Nothing, page.take(limit).collect());
             }
         };
         self.count += 1;
-        let now = self.now(asker.token_floor);
+        let now = self.now(session.token_floor);
         let key = (namespace, name);
         let mut queue = self.locks.remove(&key).unwrap_or_default();
         let step = queue.on(event, &now);
-        let done = match step.answer {
-            Answer::Busy => Done::Busy,
-            Answer::Evicted => Done::Evicted,
-            Answer::Gone(reason) => Done::Gone(reason),
-            Answer::Granted(token) => Done::Granted(token),
-            Answer::RemovedHolder => Done::RemovedHolder,
-            Answer::RemovedWaiter => Done::RemovedWaiter,
-            Answer::Waiting { ahead } => Done::Waiting(u64::try_from(ahead).unwrap_or(u64::MAX)),
-            _ => Done::Nothing,
+        let outcome = match step.answer {
+            Answer::Busy => Outcome::Busy,
+            Answer::Evicted => Outcome::Evicted,
+            Answer::Gone(reason) => Outcome::Gone(reason),
+            Answer::Granted(token) => Outcome::Granted(token),
+            Answer::RemovedHolder => Outcome::RemovedHolder,
+            Answer::RemovedWaiter => Outcome::RemovedWaiter,
+            Answer::Waiting { ahead } => Outcome::Waiting(u64::try_from(ahead).unwrap_or(u64::MAX)),
+            _ => Outcome::Nothing,
         };
         self.last_token = self.last_token.max(queue.last_token().get());
-        let say = self.answer(id, done, vec![(key.1.clone(), queue.clone())]);
+        let message = self.respond(id, outcome, vec![(key.1.clone(), queue.clone())]);
         if !queue.is_blank(&now) {
             self.locks.insert(key, queue);
         }
         for notice in step.notices {
-            self.tell(&notice);
+            self.send_notice(&notice);
         }
-        say
+        message
     }
 
-    fn tell(&self, notice: &Notice) {
+    fn send_notice(&self, notice: &Notice) {
         let attempt = notice.attempt;
-        let say = match notice.kind {
-            NoticeKind::Granted { token, ttl } => Say::Granted {
+        let message = match notice.kind {
+            NoticeKind::Granted { token, ttl } => ServerMessage::Granted {
                 attempt,
                 token,
                 ttl,
                 as_of: self.count,
             },
-            NoticeKind::Lost(reason) => Say::Lost { attempt, reason },
+            NoticeKind::Lost(reason) => ServerMessage::Lost { attempt, reason },
             _ => return,
         };
         if let Some(client) = self.clients.get(&notice.client) {
-            let _ = client.send(say);
+            let _ = client.send(message);
         }
     }
 

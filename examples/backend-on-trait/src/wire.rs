@@ -1,4 +1,4 @@
-//! What client and server of the example say to each other: one JSON object per line.
+//! The messages between the client and the server of the example: one JSON object per line.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ use tenure::{
 
 /// A request.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Ask {
-    /// Repeated in the answer.
+pub(crate) struct ClientRequest {
+    /// The number of the request, which the response repeats.
     pub(crate) id: u64,
-    /// Who asks.
-    pub(crate) asker: Asker,
-    /// About which lock; for a listing, after which one to begin.
+    /// The client.
+    pub(crate) session: Session,
+    /// The lock; for a listing, the name after which it begins.
     pub(crate) name: String,
-    /// What to do.
-    pub(crate) verb: Verb,
+    /// The operation.
+    pub(crate) operation: Operation,
 }
 
-/// Who asks, and in what way.
+/// The part of a request that is the same for all requests of a client.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Asker {
-    /// What the server wants to hear before it does anything.
+pub(crate) struct Session {
+    /// The password of the server.
     pub(crate) password: String,
-    /// Where messages go.
+    /// The client, which receives the notices about its attempts.
     pub(crate) client: ClientId,
-    /// Tokens must be at least this.
+    /// The smallest token that the server may grant.
     pub(crate) token_floor: u64,
-    /// In which namespace.
+    /// The namespace of the locks.
     pub(crate) namespace: String,
 }
 
-/// What to do.
+/// An operation on a lock.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Verb {
+pub(crate) enum Operation {
     Enqueue {
         attempt: AttemptId,
         owner: Owner,
@@ -56,61 +56,61 @@ pub(crate) enum Verb {
     Evict {
         token: FencingToken,
     },
-    Look,
+    Inspect,
     List {
         prefix: String,
         limit: usize,
     },
 }
 
-/// What the server says.
+/// A message of the server.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Say {
-    /// The answer to a request.
-    Answer {
-        /// Whose.
+pub(crate) enum ServerMessage {
+    /// The response to a request.
+    Response {
+        /// The number of the request.
         id: u64,
-        /// What it came to, where the locks do not tell.
-        done: Done,
-        /// The locks that were asked for, as they are now.
+        /// The outcome of the request.
+        outcome: Outcome,
+        /// The requested locks.
         locks: Vec<(String, Queue)>,
         /// The server's clock.
         now: Duration,
-        /// Counts what the server does.
+        /// The number of operations of the server so far.
         as_of: u64,
     },
-    /// Word of an attempt's grant.
+    /// A notice that an attempt was granted.
     Granted {
-        /// Whose.
+        /// The attempt.
         attempt: AttemptId,
         /// Its token.
         token: FencingToken,
         /// Its TTL.
         ttl: Duration,
-        /// Counts what the server does.
+        /// The number of operations of the server so far.
         as_of: u64,
     },
-    /// Word of an attempt's loss.
+    /// A notice that an attempt was lost.
     Lost {
-        /// Whose.
+        /// The attempt.
         attempt: AttemptId,
         /// Why.
         reason: LossReason,
     },
 }
 
-/// What a request came to.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Done {
+pub(crate) enum Outcome {
     /// The password is wrong; nothing was done.
     Refused,
     /// The attempt holds the lock.
     Granted(FencingToken),
-    /// The attempt waits, behind so many.
+    /// The attempt waits; this is the number of attempts ahead of it.
     Waiting(u64),
-    /// The lock is taken, and the attempt did not want to wait.
+    /// The lock is taken, and the attempt does not wait.
     Busy,
-    /// There is no such attempt, and why, as far as the server can tell.
+    /// The attempt does not exist, for this reason.
     Gone(LossReason),
     /// The holder was removed.
     RemovedHolder,
@@ -118,6 +118,6 @@ pub(crate) enum Done {
     RemovedWaiter,
     /// The grant was evicted.
     Evicted,
-    /// Nothing was changed.
+    /// The request changed nothing.
     Nothing,
 }

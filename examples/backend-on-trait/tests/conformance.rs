@@ -84,7 +84,7 @@ impl Env for Fresh {
         Arc::clone(&self.connect)
     }
 
-    // The suite puts a proxy of its own before the server, and breaks its connections.
+    // The suite starts a proxy in front of the server and breaks its connections.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
         let address = format!("line://{}", self.address);
         Faulty::to(&address, |address| connect(&address))

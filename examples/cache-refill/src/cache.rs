@@ -1,4 +1,4 @@
-//! The cache: a table whose entries refuse to be overwritten by an older token.
+//! The cache: a table in which an older token does not overwrite an entry.
 
 use std::{path::Path, time::Duration};
 
@@ -10,17 +10,17 @@ use crate::Failure;
 /// The cache, shared by all processes that open its file.
 pub(crate) struct Cache(Connection);
 
-/// What is kept under a key.
+/// The entry of a key.
 pub(crate) struct Entry {
     pub(crate) value: String,
-    /// Whether it has not run out yet.
+    /// Whether the value has not expired.
     pub(crate) fresh: bool,
 }
 
-/// What became of a value.
+/// The outcome of a write.
 pub(crate) enum Stored {
     Yes,
-    /// The entry was written by a later holder of the lock: its value.
+    /// A later holder of the lock has written this value.
     Refused {
         newer: String,
     },
@@ -30,8 +30,8 @@ impl Cache {
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let db = Connection::open(path)?;
         db.busy_timeout(Duration::from_secs(10))?;
-        // The token must live as long as late writers may come. An entry that is thrown out keeps
-        // its row, with an empty value.
+        // The token must be kept as long as a late write is possible. A deleted entry therefore keeps its
+        // row, with an empty value.
         db.execute_batch(
             "CREATE TABLE IF NOT EXISTS cache (
                  key TEXT PRIMARY KEY,
@@ -52,8 +52,8 @@ impl Cache {
         Ok(entry.optional()?)
     }
 
-    /// Puts a value there that is fresh for so many seconds, unless a later holder of the lock was
-    /// faster.
+    /// Stores a value that is fresh for `fresh` seconds, unless a later holder of the lock has written
+    /// the entry.
     pub(crate) fn put(
         &mut self,
         key: &str,
@@ -62,7 +62,7 @@ impl Cache {
         token: FencingToken,
         fencing: bool,
     ) -> Result<Stored, Failure> {
-        // Without fencing: a token that is never stale, to see what goes wrong then.
+        // Without fencing the token is never stale, which shows the resulting error.
         let token = if fencing { token } else { FencingToken::MAX };
         let write = self
             .0

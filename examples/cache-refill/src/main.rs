@@ -1,15 +1,14 @@
-//! A cache entry that many want and one refills.
+//! A cache entry that many processes read and one process refills.
 //!
-//! When an entry has run out, whoever gets the lock asks the slow origin; the others wait and get
-//! the new value from the cache, or with `--stale` are served the old one at once. A process that
-//! is paused while it asks the origin comes back with a value that is no longer the newest. So each
-//! entry keeps the fencing token that it was written with, and an older token does not overwrite
-//! it.
+//! When an entry has expired, the holder of the lock asks the slow origin. The other processes wait and
+//! read the new value from the cache, or with `--stale` serve the old value at once. A process that is
+//! paused while it asks the origin may resume with an outdated value. Each entry therefore keeps the
+//! fencing token of its write, and an older token does not overwrite it.
 //!
-//! **The line that matters** is the last of the SQL in [`cache::Cache::put`].
+//! **The line that matters** is the last line of the SQL in [`cache::Cache::put`].
 //!
-//! The origin is standard input: one line, the new value. Start it in two terminals, press Ctrl-Z
-//! in the one that asks the origin, and see.
+//! The origin is one line of standard input, the new value. Start the program in two terminals, and
+//! press Ctrl-Z in the terminal that asks the origin.
 
 mod cache;
 
@@ -20,36 +19,36 @@ use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::cache::{Cache, Entry, Stored};
 
-/// Prints the value of a key, from the cache if it is fresh there, else from the origin: one line
-/// of standard input. Exits with 0, with 75 when somebody else refills it for too long, with 79
-/// when our refill came late and was refused.
+/// Prints the value of a key: from the cache if it is fresh, or else from the origin, which is one line
+/// of standard input. Exit codes: 0 for success, 75 if the refill by another process takes too long,
+/// 79 if the refill of this process was late and was refused.
 #[derive(Clone, Parser)]
 struct Args {
-    /// Which entry
+    /// Key of the entry
     #[arg(default_value = "greeting")]
     key: String,
-    /// Where the locks are; file:/DIRECTORY needs no server
+    /// URL of the store; file:/DIRECTORY needs no server
     #[arg(long, default_value = "redis://127.0.0.1:6379")]
     url: String,
-    /// The cache
+    /// The file of the cache
     #[arg(long, default_value = "cache.sqlite")]
     cache: PathBuf,
-    /// Who we are
+    /// Name of this node
     #[arg(long, default_value = "node")]
     node: String,
-    /// For how many seconds a value that we put there is fresh
+    /// How many seconds a stored value is fresh
     #[arg(long, default_value_t = 60)]
     fresh: u32,
-    /// Serves the old value, if there is one, while somebody else refills the entry
+    /// Serves the old value, if there is one, while another process refills the entry
     #[arg(long)]
     stale: bool,
-    /// How long the store keeps the lock when we fall silent
+    /// How long the store keeps the lock after the last renewal
     #[arg(long, default_value = "5s")]
     ttl: String,
     /// How long to wait for the lock
     #[arg(long, default_value = "1m")]
     wait: String,
-    /// Refills without looking at the token, to see what goes wrong then
+    /// Ignores the token, to show the resulting error
     #[arg(long, hide = true)]
     no_fencing: bool,
 }
@@ -67,10 +66,10 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<ExitCode, Failure> {
     let cache = Cache::open(&args.cache)?;
     if let Some(code) = serve(&cache, &args)? {
-        // Most of the time: neither lock nor store is needed.
+        // This is the usual case, which needs neither a lock nor the store.
         return Ok(code);
     }
-    // Variables such as TENURE__BACKEND__PASSWORD count; the flags have the last word.
+    // Flags override variables such as TENURE__BACKEND__PASSWORD.
     let sources = Sources::new()
         .environment()
         .set("backend.url", &args.url, "flag --url")
@@ -80,7 +79,7 @@ async fn run(args: Args) -> Result<ExitCode, Failure> {
     let config = Config::load(&sources)?;
     let client = config.connect(&default_registry()).await?;
     let code = refill(&client, config.wait, cache, args).await;
-    // What was cancelled or dropped is given back before the program ends.
+    // Releases locks that were cancelled or dropped, before the program ends.
     client.shutdown(Duration::from_secs(1)).await;
     code
 }
@@ -117,16 +116,16 @@ async fn refill(
         println!("{node}: the refill takes too long");
         return Ok(ExitCode::from(75));
     };
-    // Whoever had the lock before us has probably done it.
+    // The previous holder has probably refilled the entry.
     if let Some(code) = serve(&cache, &args)? {
         return Ok(code);
     }
     let token = guard.token();
     println!("{node}: asks the origin, token {token}");
 
-    // It does not even ask whether the lock is still held: the token alone makes this safe.
+    // The refill does not check whether the lock is still held, because the token makes it safe.
     let refilled = tokio::task::spawn_blocking(move || {
-        let value = ask_the_origin()?;
+        let value = ask_origin()?;
         let stored = cache.put(&args.key, &value, args.fresh, token, !args.no_fencing)?;
         Ok::<_, Failure>((stored, value))
     });
@@ -143,13 +142,13 @@ async fn refill(
         }
     };
     if let Release::Unknown(error) = guard.release().await {
-        println!("{node}: {error}; the lock is free again when its TTL is over");
+        println!("{node}: {error}; the store frees the lock at the end of its TTL");
     }
     Ok(code)
 }
 
-/// Slow, and not to be asked by everybody at once.
-fn ask_the_origin() -> Result<String, Failure> {
+/// Asks the origin, which is slow: only one process should ask at a time.
+fn ask_origin() -> Result<String, Failure> {
     let line = io::stdin().lines().next();
-    Ok(line.ok_or("the origin gave no value")??)
+    Ok(line.ok_or("the origin returned no value")??)
 }

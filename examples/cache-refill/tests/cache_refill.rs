@@ -1,5 +1,5 @@
-//! Processes that want the same entry of a cache: one refills it, the others wait or are served the
-//! old value; one that was paused past its TTL comes back with a value that is no longer the newest.
+//! Several processes want the same cache entry: one refills it, and the others wait or serve the old
+//! value. A process that was paused past its TTL resumes with an outdated value.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use example_support::Program;
@@ -31,14 +31,14 @@ impl Nodes {
         self.directory.path().join("cache").display().to_string()
     }
 
-    /// Puts a value there that has run out already.
-    fn run_out(&self, value: &str) {
+    /// Stores a value that has expired.
+    fn store_expired(&self, value: &str) {
         let mut node = self.node("before", &["--fresh", "0"]);
-        node.reads(value);
-        node.ends(0, "from the origin");
+        node.write_line(value);
+        node.expect_end(0, "from the origin");
     }
 
-    /// All that is in the cache.
+    /// Returns all values in the cache.
     fn values(&self) -> Vec<String> {
         let db = rusqlite::Connection::open(self.cache()).unwrap();
         let mut rows = db.prepare("SELECT value FROM cache").unwrap();
@@ -48,64 +48,66 @@ impl Nodes {
 }
 
 #[test]
-fn one_refills_and_the_others_wait_or_are_served_the_old_value() {
+fn one_process_refills_and_the_others_wait_or_serve_the_old_value() {
     let nodes = Nodes::new();
-    nodes.run_out("old");
+    nodes.store_expired("old");
 
     let mut first = nodes.node("first", &[]);
-    first.says("asks the origin");
+    first.expect_line("asks the origin");
     let mut waiting: Vec<_> = ["w1", "w2", "w3"].map(|name| nodes.node(name, &[])).into();
     for node in &mut waiting {
-        node.says("waits for the refill");
+        node.expect_line("waits for the refill");
     }
     nodes
         .node("hasty", &["--stale"])
-        .ends(0, "the old value: old");
+        .expect_end(0, "the old value: old");
 
-    first.reads("new");
-    first.ends(0, "from the origin: new");
+    first.write_line("new");
+    first.expect_end(0, "from the origin: new");
     for node in waiting {
-        // Nobody feeds them: had they asked the origin, they would have failed.
-        node.ends(0, "from the cache: new");
+        // These processes have no input, so a request to the origin would fail.
+        node.expect_end(0, "from the cache: new");
     }
-    nodes.node("later", &[]).ends(0, "from the cache: new");
+    nodes
+        .node("later", &[])
+        .expect_end(0, "from the cache: new");
     assert_eq!(nodes.values(), ["new"]);
 }
 
-/// Node a is paused while it asks the origin, node b takes over and refills the entry; then a goes
-/// on with the answer that it got. Returns a, which comes to its write.
-fn paused_at_the_origin(nodes: &Nodes, more: &[&str]) -> Program {
-    nodes.run_out("old");
+/// Pauses node a while it asks the origin. Node b takes over and refills the entry, and a resumes.
+/// Returns a, which has its value and is about to write.
+fn pause_first_node(nodes: &Nodes, more: &[&str]) -> Program {
+    nodes.store_expired("old");
     let mut a = nodes.node("a", more);
-    let first = a.says_number("asks the origin");
+    let first = a.expect_number("asks the origin");
     let mut b = nodes.node("b", more);
-    b.says("waits for the refill");
+    b.expect_line("waits for the refill");
 
     a.pause();
-    let second = b.says_number("asks the origin");
+    let second = b.expect_number("asks the origin");
     assert!(second > first, "{second} after {first}");
-    b.reads("newest");
-    b.ends(0, "from the origin: newest");
+    b.write_line("newest");
+    b.expect_end(0, "from the origin: newest");
     assert_eq!(nodes.values(), ["newest"]);
 
     a.resume();
-    a.reads("late");
+    a.write_line("late");
     a
 }
 
 #[test]
-fn t1_a_late_refill_is_refused() {
+fn t1_late_refill_is_refused() {
     let nodes = Nodes::new();
-    let a = paused_at_the_origin(&nodes, &[]);
-    a.ends(79, "the cache has a newer value: newest");
+    let a = pause_first_node(&nodes, &[]);
+    a.expect_end(79, "the cache has a newer value: newest");
     assert_eq!(nodes.values(), ["newest"]);
 }
 
-/// The same again without the token: what is asserted above would not be so by itself.
+/// Shows that the test above depends on the token.
 #[test]
-fn without_the_token_a_late_refill_brings_back_what_was_replaced() {
+fn late_refill_overwrites_the_newer_value_without_the_token() {
     let nodes = Nodes::new();
-    let a = paused_at_the_origin(&nodes, &["--no-fencing"]);
-    a.ends(0, "from the origin: late");
+    let a = pause_first_node(&nodes, &["--no-fencing"]);
+    a.expect_end(0, "from the origin: late");
     assert_eq!(nodes.values(), ["late"]);
 }

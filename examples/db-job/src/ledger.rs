@@ -1,4 +1,4 @@
-//! The job and its database. It knows nothing of locks but the token.
+//! The job and its database. This module knows only the token of the lock.
 
 use std::{io, path::Path, time::Duration};
 
@@ -7,17 +7,17 @@ use tenure::token::FencingToken;
 
 use crate::Failure;
 
-/// What the job came to.
+/// The outcome of the job.
 pub(crate) enum Booking {
     Booked(usize),
     BookedBefore,
-    /// A later holder of the lock was here before us.
+    /// The database has seen the token of a later holder.
     Refused {
         seen: i64,
     },
 }
 
-/// Reads the sales and books them, unless the night is booked already.
+/// Reads and books the sales, unless the night is already booked.
 pub(crate) fn book_sales(
     path: &Path,
     node: &str,
@@ -27,10 +27,10 @@ pub(crate) fn book_sales(
 ) -> Result<Booking, Failure> {
     let mut db = open(path)?;
 
-    // Shown before the work and not only with its result: from here on no earlier holder can write,
-    // and what we read stays as it is.
+    // The token is presented before the work and not only with the result. From now on no earlier holder
+    // can write, so the values that this job reads remain valid.
     let start = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(seen) = show_token(&start, token)? {
+    if let Some(seen) = present_token(&start, token)? {
         return Ok(Booking::Refused { seen });
     }
     let booked = "SELECT EXISTS (SELECT 1 FROM ledger WHERE night = ?1)";
@@ -47,10 +47,10 @@ pub(crate) fn book_sales(
         sales.push(cents.map_err(|_| format!("{line:?} is no amount in cents"))?);
     }
 
-    // However long that took, and whatever happened meanwhile: the token is shown again, in the
-    // transaction that writes.
+    // The lock may have been lost in the meantime, so the transaction that writes presents the token
+    // again.
     let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if fencing && let Some(seen) = show_token(&write, token)? {
+    if fencing && let Some(seen) = present_token(&write, token)? {
         return Ok(Booking::Refused { seen });
     }
     for cents in &sales {
@@ -61,19 +61,19 @@ pub(crate) fn book_sales(
     Ok(Booking::Booked(sales.len()))
 }
 
-/// Shows the token to the database. A stale one changes nothing; then this returns the highest
-/// token that the database has seen.
-pub(crate) fn show_token(
+/// Presents the token to the database. A stale token changes nothing; in this case the function returns
+/// the highest token that the database has seen.
+pub(crate) fn present_token(
     transaction: &Transaction<'_>,
     token: FencingToken,
 ) -> Result<Option<i64>, Failure> {
-    let shown = transaction.execute(
+    let accepted = transaction.execute(
         "INSERT INTO fence (job, token) VALUES ('nightly-booking', ?1)
          ON CONFLICT (job) DO UPDATE SET token = excluded.token
          WHERE excluded.token >= fence.token",
         [i64::try_from(token.get())?],
     )?;
-    if shown == 1 {
+    if accepted == 1 {
         return Ok(None);
     }
     let seen = "SELECT token FROM fence WHERE job = 'nightly-booking'";

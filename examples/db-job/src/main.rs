@@ -1,15 +1,15 @@
 //! A nightly job that only one node may run: it books the day's sales into a ledger.
 //!
-//! Every node starts it. The lock lets one of them work; the others wait, and find the night
-//! booked. A node that is paused for longer than its TTL is succeeded by another one, and when it
-//! goes on it does not know that. So the write carries the fencing token, and the database refuses
-//! one that is lower than it has seen.
+//! Every node starts the job. The lock lets one of them work; the others wait, and then find the night
+//! booked. If a node is paused for longer than its TTL, another node takes over, and the first node does
+//! not know this when it resumes. Each write therefore presents the fencing token, and the database
+//! refuses a token that is lower than an earlier one.
 //!
-//! **The line that matters** is the `WHERE` in [`ledger::show_token`], and that it is part of the
+//! **The line that matters** is the `WHERE` in [`ledger::present_token`]. It must be part of the
 //! transaction that writes.
 //!
-//! The sales come from standard input, one amount in cents per line, until it ends. Start it in two
-//! terminals, press Ctrl-Z in the one that has the lock, and see.
+//! The sales come from standard input, one amount in cents per line. Start the program in two terminals,
+//! and press Ctrl-Z in the terminal that has the lock.
 
 mod ledger;
 
@@ -20,29 +20,29 @@ use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::ledger::Booking;
 
-/// Books the night's sales, read from standard input: one amount in cents per line. Exits with 0
-/// when the night is booked, 75 when the lock was not to be had, 79 when the booking was refused.
+/// Books the night's sales from standard input, one amount in cents per line. Exit codes: 0 if the night
+/// is booked, 75 if the wait for the lock timed out, 79 if the booking was refused.
 #[derive(Clone, Parser)]
 struct Args {
-    /// Where the locks are; file:/DIRECTORY needs no server
+    /// URL of the store; file:/DIRECTORY needs no server
     #[arg(long, default_value = "redis://127.0.0.1:6379")]
     url: String,
     /// The database
     #[arg(long, default_value = "ledger.sqlite")]
     db: PathBuf,
-    /// Who we are
+    /// Name of this node
     #[arg(long, default_value = "node")]
     node: String,
-    /// Which night's sales these are
+    /// The night of the sales
     #[arg(long, default_value = "tonight")]
     night: String,
-    /// How long the store keeps the lock when we fall silent
+    /// How long the store keeps the lock after the last renewal
     #[arg(long, default_value = "5s")]
     ttl: String,
     /// How long to wait for the lock
     #[arg(long, default_value = "5m")]
     wait: String,
-    /// Writes without showing the token, to see what goes wrong then
+    /// Writes without the token, to show the resulting error
     #[arg(long, hide = true)]
     no_fencing: bool,
 }
@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<ExitCode, Failure> {
-    // Variables such as TENURE__BACKEND__PASSWORD count; the flags have the last word.
+    // Flags override variables such as TENURE__BACKEND__PASSWORD.
     let sources = Sources::new()
         .environment()
         .set("backend.url", &args.url, "flag --url")
@@ -68,7 +68,7 @@ async fn run(args: Args) -> Result<ExitCode, Failure> {
     let config = Config::load(&sources)?;
     let client = config.connect(&default_registry()).await?;
     let code = run_job(&client, config.wait, args).await;
-    // What was cancelled or dropped is given back before the program ends.
+    // Releases locks that were cancelled or dropped, before the program ends.
     client.shutdown(Duration::from_secs(1)).await;
     code
 }
@@ -76,9 +76,9 @@ async fn run(args: Args) -> Result<ExitCode, Failure> {
 async fn run_job(client: &Client, wait: Option<Duration>, args: Args) -> Result<ExitCode, Failure> {
     let node = args.node.clone();
     let lock = client.lock("nightly-booking")?;
-    let mut told = false;
+    let mut announced = false;
     let acquired = lock.acquire_observed(wait, |_| {
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut announced, true) {
             println!("{node}: waits for the lock");
         }
     });
@@ -89,15 +89,15 @@ async fn run_job(client: &Client, wait: Option<Duration>, args: Args) -> Result<
     let token = guard.token();
     println!("{node}: has the lock, token {token}");
 
-    // Work that blocks gets a thread of its own: the lock is renewed meanwhile.
+    // Blocking work runs in a separate thread, so that the runtime can renew the lock.
     let mut job = tokio::task::spawn_blocking(move || {
         ledger::book_sales(&args.db, &args.node, &args.night, token, !args.no_fencing)
     });
     let booking = tokio::select! {
         booking = &mut job => booking,
         reason = guard.lost() => {
-            // A thread cannot be stopped from outside. It need not be: its token is stale.
-            println!("{node}: lost the lock ({reason}); the work under way goes on");
+            // A thread cannot be stopped from outside. This is safe, because its token is stale.
+            println!("{node}: lost the lock ({reason}); the current work continues");
             job.await
         }
     };
@@ -116,7 +116,7 @@ async fn run_job(client: &Client, wait: Option<Duration>, args: Args) -> Result<
         }
     };
     if let Release::Unknown(error) = guard.release().await {
-        println!("{node}: {error}; the lock is free again when its TTL is over");
+        println!("{node}: {error}; the store frees the lock at the end of its TTL");
     }
     Ok(code)
 }

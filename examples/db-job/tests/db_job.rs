@@ -1,5 +1,5 @@
-//! Two nodes as two processes: one is paused past its TTL while it works, the other takes over, and
-//! the first one's booking comes late.
+//! Two nodes, as two processes. One is paused past its TTL while it works, the other takes over, and the
+//! booking of the first node is late.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use example_support::Program;
@@ -30,7 +30,7 @@ impl<'a> Night<'a> {
         self.directory.path().join("ledger").display().to_string()
     }
 
-    /// Who booked what, in order.
+    /// Returns the bookings in order, each with its node.
     fn booked(&self) -> Vec<(String, i64)> {
         let db = rusqlite::Connection::open(self.ledger()).unwrap();
         let mut rows = db
@@ -43,39 +43,39 @@ impl<'a> Night<'a> {
     }
 }
 
-/// Node a is paused at its work; node b takes over and is at work too when a goes on and comes to
-/// its write. Returns both: a has all its input, b waits for its own.
-fn paused_at_work(night: &Night<'_>, more: &[&str]) -> (Program, Program) {
+/// Pauses node a while it works. Node b takes over, and a resumes. Returns both: a has all its input and
+/// is about to write, and b waits for its input.
+fn pause_first_node(night: &Night<'_>, more: &[&str]) -> (Program, Program) {
     let mut a = night.node("a", more);
-    let first = a.says_number("has the lock, token");
-    a.says("reads the sales");
-    a.reads("100");
+    let first = a.expect_number("has the lock, token");
+    a.expect_line("reads the sales");
+    a.write_line("100");
     let mut b = night.node("b", more);
-    b.says("waits for the lock");
+    b.expect_line("waits for the lock");
 
     a.pause();
-    let second = b.says_number("has the lock, token");
+    let second = b.expect_number("has the lock, token");
     assert!(second > first, "{second} after {first}");
-    b.says("reads the sales");
+    b.expect_line("reads the sales");
     a.resume();
-    a.says("lost the lock");
-    a.reads("200");
+    a.expect_line("lost the lock");
+    a.write_line("200");
     (a, b)
 }
 
-fn a_late_booking_is_refused_on(url: &str) {
+fn assert_late_booking_is_refused(url: &str) {
     let night = Night::new(url);
-    let (a, mut b) = paused_at_work(&night, &[]);
-    a.ends(79, "a: refused: token");
+    let (a, mut b) = pause_first_node(&night, &[]);
+    a.expect_end(79, "a: refused: token");
     assert_eq!(night.booked(), []);
-    b.reads("100");
-    b.reads("200");
-    b.ends(0, "b: booked 2 sales");
+    b.write_line("100");
+    b.write_line("200");
+    b.expect_end(0, "b: booked 2 sales");
     assert_eq!(night.booked(), [row("b", 100), row("b", 200)]);
 
     night
         .node("c", &[])
-        .ends(0, "c: the night is booked already");
+        .expect_end(0, "c: the night is booked already");
     assert_eq!(night.booked(), [row("b", 100), row("b", 200)]);
 }
 
@@ -84,46 +84,46 @@ fn row(node: &str, cents: i64) -> (String, i64) {
 }
 
 #[test]
-fn t1_a_late_booking_is_refused_on_redis() {
+fn t1_late_booking_is_refused_on_redis() {
     let server = Server::builder().start().unwrap();
-    a_late_booking_is_refused_on(&server.url());
+    assert_late_booking_is_refused(&server.url());
 }
 
 #[test]
-fn t1_a_late_booking_is_refused_without_a_server() {
+fn t1_late_booking_is_refused_on_files() {
     let directory = tempfile::tempdir().unwrap();
-    a_late_booking_is_refused_on(&format!("file:{}", directory.path().display()));
+    assert_late_booking_is_refused(&format!("file:{}", directory.path().display()));
 }
 
-/// The same again without the token: what is asserted above would not be so by itself.
+/// Shows that the tests above depend on the token.
 #[test]
-fn without_the_token_the_sales_are_booked_twice() {
+fn sales_are_booked_twice_without_the_token() {
     let server = Server::builder().start().unwrap();
     let url = server.url();
     let night = Night::new(&url);
-    let (a, mut b) = paused_at_work(&night, &["--no-fencing"]);
-    a.ends(0, "a: booked 2 sales");
-    b.reads("100");
-    b.reads("200");
-    b.ends(0, "b: booked 2 sales");
+    let (a, mut b) = pause_first_node(&night, &["--no-fencing"]);
+    a.expect_end(0, "a: booked 2 sales");
+    b.write_line("100");
+    b.write_line("200");
+    b.expect_end(0, "b: booked 2 sales");
     let twice = [row("a", 100), row("a", 200), row("b", 100), row("b", 200)];
     assert_eq!(night.booked(), twice);
 }
 
-/// What a cron table does on every node at the same time.
+/// Every node starts the job at the same time, as by cron.
 #[test]
-fn of_many_nodes_one_books() {
+fn x1_one_of_many_nodes_books() {
     let server = Server::builder().start().unwrap();
     let url = server.url();
     let night = Night::new(&url);
     let mut nodes = ["a", "b", "c", "d"].map(|name| night.node(name, &[]));
     for node in &mut nodes {
-        node.reads("100");
+        node.write_line("100");
         node.end_input();
     }
-    // They end in any order: one has booked, the others found it booked.
+    // The nodes end in any order: one has booked the sales, and the others found them booked.
     for node in nodes {
-        node.ends(0, "booked");
+        node.expect_end(0, "booked");
     }
     assert_eq!(night.booked().len(), 1);
 }

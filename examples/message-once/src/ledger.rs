@@ -1,4 +1,4 @@
-//! The effect of a message and the database that keeps it. It knows nothing of locks but the token.
+//! The result of a message, and its database. This module knows only the token of the lock.
 
 use std::{io, path::Path, time::Duration};
 
@@ -7,19 +7,19 @@ use tenure::token::FencingToken;
 
 use crate::Failure;
 
-/// What handling a message came to.
+/// The outcome of handling a message.
 pub(crate) enum Handled {
     Now,
     Before {
         by: String,
     },
-    /// A later holder of the lock has the message.
+    /// A later holder of the lock handles the message.
     Refused {
         seen: i64,
     },
 }
 
-/// Pays, unless the message was handled before.
+/// Pays, unless the message has been handled.
 pub(crate) fn pay(
     path: &Path,
     worker: &str,
@@ -31,8 +31,8 @@ pub(crate) fn pay(
     let mut db = open(path)?;
     let token = i64::try_from(token.get())?;
 
-    // Taken before the work and not only with its result: from here on no earlier holder can settle
-    // the message.
+    // The token is stored before the work and not only with the result. From now on no earlier holder
+    // can settle the message.
     let start = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let taken = start.execute(
         "INSERT INTO message (id, token) VALUES (?1, ?2)
@@ -41,21 +41,21 @@ pub(crate) fn pay(
         (message, token),
     )?;
     if taken == 0 {
-        return why_not(&start, message);
+        return refusal(&start, message);
     }
     start.commit()?;
 
-    // The bank cannot see our tokens. It gets the message's id, by which it knows a second order
-    // for the same payment, and answers it with the same receipt.
+    // The bank does not check tokens. It receives the message's id, recognises a second order for the
+    // same payment, and returns the same receipt.
     println!("{worker}: asks the bank to pay {cents} for {message}");
     let receipt = io::stdin().lines().next();
     let receipt = receipt.ok_or("the bank gave no receipt")??;
 
     let write = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Without fencing: a token that is never stale, to see what goes wrong then.
+    // Without fencing the token is never stale, which shows the resulting error.
     let token = if fencing { token } else { i64::MAX };
     if !settle(&write, message, worker, &receipt, token)? {
-        return why_not(&write, message);
+        return refusal(&write, message);
     }
     let payment = "INSERT INTO payment (message, cents) VALUES (?1, ?2)";
     write.execute(payment, (message, cents))?;
@@ -63,8 +63,8 @@ pub(crate) fn pay(
     Ok(Handled::Now)
 }
 
-/// Marks the message as handled, in the transaction that writes the effect. Returns whether that
-/// was still ours to do.
+/// Marks the message as handled, in the transaction that writes the result. Returns false if the message
+/// is already handled or the token is stale.
 pub(crate) fn settle(
     write: &Transaction<'_>,
     message: &str,
@@ -80,8 +80,8 @@ pub(crate) fn settle(
     Ok(settled == 1)
 }
 
-/// Who was there before us.
-fn why_not(transaction: &Transaction<'_>, message: &str) -> Result<Handled, Failure> {
+/// Returns why this worker must not handle the message.
+fn refusal(transaction: &Transaction<'_>, message: &str) -> Result<Handled, Failure> {
     let by = "SELECT worker FROM message WHERE id = ?1 AND receipt IS NOT NULL";
     let by = transaction.query_row(by, [message], |row| row.get(0));
     if let Some(by) = by.optional()? {

@@ -1,17 +1,17 @@
-//! A message that is handled once although two workers got it.
+//! Handles a message once although a queue delivers it twice.
 //!
-//! A queue that delivers at least once gives the same message to two workers now and then. The lock
-//! of that message lets one of them work; the other waits, and finds it handled. Two things make
-//! that safe, and neither replaces the other:
+//! A queue with at-least-once delivery sometimes gives the same message to two workers. The lock of the
+//! message lets one of them work; the other waits, and then finds the message handled. Two mechanisms
+//! make this safe, and neither replaces the other:
 //!
-//! - the message's id is the key of what handling it came to: who comes after that finds it there;
-//! - the fencing token of the worker that is at it stands beside the id: a worker that was paused
-//!   past its TTL is refused even while its successor has not come to an end.
+//! - The message's id is the key of the result, so a later worker finds the result.
+//! - The fencing token of the current worker is stored beside the id. A worker that was paused past its
+//!   TTL is refused, even while its successor still works.
 //!
 //! **The line that matters** is the `WHERE` in [`ledger::settle`].
 //!
-//! The message orders a payment. What the bank answers comes from standard input: one line, the
-//! receipt. Start it in two terminals, press Ctrl-Z in the one that talks to the bank, and see.
+//! The message orders a payment. The answer of the bank is one line of standard input, the receipt.
+//! Start the program in two terminals, and press Ctrl-Z in the terminal that asks the bank.
 
 mod ledger;
 
@@ -22,32 +22,32 @@ use tenure::{Acquisition, Client, Config, Release, Sources, default_registry};
 
 use crate::ledger::Handled;
 
-/// Handles a message, a payment. Exits with 0 when it is handled, so that it can be acknowledged;
-/// with 75 when another worker is at it for too long, with 79 when our handling was refused.
+/// Handles a message that orders a payment. Exit codes: 0 if the message is handled and can be
+/// acknowledged, 75 if another worker needs too long, 79 if the payment of this worker was refused.
 #[derive(Clone, Parser)]
 struct Args {
     /// The message's id, the same for each delivery
     #[arg(default_value = "message-1")]
     message: String,
-    /// What is to be paid, in cents
+    /// The amount to pay, in cents
     #[arg(long, default_value_t = 100)]
     cents: i64,
-    /// Where the locks are; file:/DIRECTORY needs no server
+    /// URL of the store; file:/DIRECTORY needs no server
     #[arg(long, default_value = "redis://127.0.0.1:6379")]
     url: String,
     /// The database
     #[arg(long, default_value = "payments.sqlite")]
     db: PathBuf,
-    /// Who we are
+    /// Name of this worker
     #[arg(long, default_value = "worker")]
     worker: String,
-    /// How long the store keeps the lock when we fall silent
+    /// How long the store keeps the lock after the last renewal
     #[arg(long, default_value = "5s")]
     ttl: String,
     /// How long to wait for the lock
     #[arg(long, default_value = "1m")]
     wait: String,
-    /// Writes without looking at the token, to see what goes wrong then
+    /// Ignores the token, to show the resulting error
     #[arg(long, hide = true)]
     no_fencing: bool,
 }
@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<ExitCode, Failure> {
-    // Variables such as TENURE__BACKEND__PASSWORD count; the flags have the last word.
+    // Flags override variables such as TENURE__BACKEND__PASSWORD.
     let sources = Sources::new()
         .environment()
         .set("backend.url", &args.url, "flag --url")
@@ -73,7 +73,7 @@ async fn run(args: Args) -> Result<ExitCode, Failure> {
     let config = Config::load(&sources)?;
     let client = config.connect(&default_registry()).await?;
     let code = handle(&client, config.wait, args).await;
-    // What was cancelled or dropped is given back before the program ends.
+    // Releases locks that were cancelled or dropped, before the program ends.
     client.shutdown(Duration::from_secs(1)).await;
     code
 }
@@ -81,9 +81,9 @@ async fn run(args: Args) -> Result<ExitCode, Failure> {
 async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<ExitCode, Failure> {
     let worker = args.worker.clone();
     let lock = client.lock(format!("message/{}", args.message))?;
-    let mut told = false;
+    let mut announced = false;
     let acquired = lock.acquire_observed(wait, |_| {
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut announced, true) {
             println!("{worker}: waits, another worker has this message");
         }
     });
@@ -94,7 +94,7 @@ async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<E
     let token = guard.token();
     println!("{worker}: has the message, token {token}");
 
-    // Work that blocks gets a thread of its own: the lock is renewed meanwhile.
+    // Blocking work runs in a separate thread, so that the runtime can renew the lock.
     let mut work = tokio::task::spawn_blocking(move || {
         let fencing = !args.no_fencing;
         ledger::pay(
@@ -109,8 +109,8 @@ async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<E
     let handled = tokio::select! {
         handled = &mut work => handled,
         reason = guard.lost() => {
-            // A thread cannot be stopped from outside. It need not be: its token is stale.
-            println!("{worker}: lost the message ({reason}); the work under way goes on");
+            // A thread cannot be stopped from outside. This is safe, because its token is stale.
+            println!("{worker}: lost the message ({reason}); the current work continues");
             work.await
         }
     };
@@ -129,7 +129,7 @@ async fn handle(client: &Client, wait: Option<Duration>, args: Args) -> Result<E
         }
     };
     if let Release::Unknown(error) = guard.release().await {
-        println!("{worker}: {error}; the lock is free again when its TTL is over");
+        println!("{worker}: {error}; the store frees the lock at the end of its TTL");
     }
     Ok(code)
 }

@@ -1,5 +1,5 @@
-//! Two workers that got the same message, as two processes: one is paused past its TTL while it
-//! handles it, the other takes over, and the first one comes late.
+//! Two workers receive the same message, as two processes. One is paused past its TTL while it handles
+//! the message, the other takes over, and the write of the first worker is late.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use example_support::Program;
@@ -19,7 +19,7 @@ impl Workers {
         }
     }
 
-    /// Delivers the message to a worker.
+    /// Delivers the message to a new worker.
     fn worker(&self, name: &str, more: &[&str]) -> Program {
         let (url, db) = (self.server.url(), self.db());
         let mut arguments = vec!["m-1", "--url", &url, "--db", &db, "--worker", name];
@@ -32,7 +32,7 @@ impl Workers {
         self.directory.path().join("payments").display().to_string()
     }
 
-    /// The payments, each with the worker and the receipt of its message.
+    /// Returns the payments, each with the worker and the receipt of its message.
     fn payments(&self) -> Vec<(i64, String, String)> {
         let db = rusqlite::Connection::open(self.db()).unwrap();
         let mut rows = db
@@ -48,22 +48,22 @@ impl Workers {
     }
 }
 
-/// Worker a is paused while it handles the message, worker b takes over and is at it too. Then a
-/// goes on. Returns both: a comes to its write, b waits for its receipt.
-fn paused_at_the_bank(workers: &Workers, more: &[&str]) -> (Program, Program) {
+/// Pauses worker a while it handles the message. Worker b takes over, and a resumes. Returns both: a has
+/// its receipt and is about to write, and b waits for its receipt.
+fn pause_first_worker(workers: &Workers, more: &[&str]) -> (Program, Program) {
     let mut a = workers.worker("a", more);
-    let first = a.says_number("has the message");
-    a.says("asks the bank");
+    let first = a.expect_number("has the message");
+    a.expect_line("asks the bank");
     let mut b = workers.worker("b", more);
-    b.says("waits");
+    b.expect_line("waits");
 
     a.pause();
-    let second = b.says_number("has the message");
+    let second = b.expect_number("has the message");
     assert!(second > first, "{second} after {first}");
-    b.says("asks the bank");
+    b.expect_line("asks the bank");
     a.resume();
-    a.says("lost the message");
-    a.reads("receipt-a");
+    a.expect_line("lost the message");
+    a.write_line("receipt-a");
     (a, b)
 }
 
@@ -72,56 +72,58 @@ fn payment(worker: &str) -> (i64, String, String) {
 }
 
 #[test]
-fn a_message_that_is_delivered_twice_is_handled_once() {
+fn x1_message_delivered_twice_is_handled_once() {
     let workers = Workers::new();
     let mut a = workers.worker("a", &[]);
-    a.says("asks the bank");
+    a.expect_line("asks the bank");
     let mut b = workers.worker("b", &[]);
-    b.says("waits");
-    a.reads("receipt-a");
-    a.ends(0, "a: handled it");
-    b.ends(0, "b: handled before, by a");
-    workers.worker("c", &[]).ends(0, "c: handled before, by a");
+    b.expect_line("waits");
+    a.write_line("receipt-a");
+    a.expect_end(0, "a: handled it");
+    b.expect_end(0, "b: handled before, by a");
+    workers
+        .worker("c", &[])
+        .expect_end(0, "c: handled before, by a");
     assert_eq!(workers.payments(), [payment("a")]);
 }
 
 #[test]
-fn t1_a_late_worker_is_refused_while_its_successor_is_still_at_it() {
+fn t1_late_worker_is_refused_while_its_successor_works() {
     let workers = Workers::new();
-    let (a, mut b) = paused_at_the_bank(&workers, &[]);
-    a.ends(79, "a: refused: token");
+    let (a, mut b) = pause_first_worker(&workers, &[]);
+    a.expect_end(79, "a: refused: token");
     assert_eq!(workers.payments(), []);
-    b.reads("receipt-b");
-    b.ends(0, "b: handled it");
+    b.write_line("receipt-b");
+    b.expect_end(0, "b: handled it");
     assert_eq!(workers.payments(), [payment("b")]);
 }
 
 #[test]
-fn a_late_worker_finds_what_its_successor_has_done() {
+fn late_worker_finds_the_result_of_its_successor() {
     let workers = Workers::new();
     let mut a = workers.worker("a", &[]);
-    a.says("asks the bank");
+    a.expect_line("asks the bank");
     let mut b = workers.worker("b", &[]);
-    b.says("waits");
+    b.expect_line("waits");
     a.pause();
-    b.says("asks the bank");
-    b.reads("receipt-b");
-    b.ends(0, "b: handled it");
+    b.expect_line("asks the bank");
+    b.write_line("receipt-b");
+    b.expect_end(0, "b: handled it");
     a.resume();
-    a.reads("receipt-a");
-    a.ends(0, "a: handled before, by b");
+    a.write_line("receipt-a");
+    a.expect_end(0, "a: handled before, by b");
     assert_eq!(workers.payments(), [payment("b")]);
 }
 
-/// The same again without the token: the message's id alone keeps the payment single, but it is the
-/// late worker's, and the holder of the lock is the one who is turned away.
+/// Without the token, the message's id still prevents a second payment. But the late worker pays, and the
+/// holder of the lock is refused.
 #[test]
-fn without_the_token_the_late_worker_wins() {
+fn late_worker_pays_without_the_token() {
     let workers = Workers::new();
-    let (a, mut b) = paused_at_the_bank(&workers, &["--no-fencing"]);
-    a.ends(0, "a: handled it");
+    let (a, mut b) = pause_first_worker(&workers, &["--no-fencing"]);
+    a.expect_end(0, "a: handled it");
     assert_eq!(workers.payments(), [payment("a")]);
-    b.reads("receipt-b");
-    b.ends(0, "b: handled before, by a");
+    b.write_line("receipt-b");
+    b.expect_end(0, "b: handled before, by a");
     assert_eq!(workers.payments(), [payment("a")]);
 }

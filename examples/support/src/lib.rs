@@ -1,8 +1,8 @@
-//! What the tests of the examples share: a real process that is fed, paused, continued and
-//! watched, and that never outlives its test.
+//! Support for the tests of the examples: a real process that a test can feed, pause, resume and read,
+//! and that never outlives the test.
 //!
-//! Everything here panics when the process does something else than the test wants, and shows what
-//! it has said so far.
+//! All functions panic if the process does not do what the test expects. The message contains the
+//! output of the process.
 #![expect(clippy::panic, clippy::expect_used, reason = "only tests use this")]
 
 use std::{
@@ -22,22 +22,22 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long a process may be silent while the test waits for it to say something. Far more than
-/// any TTL of a test and the takeover bound that goes with it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may print nothing while the test waits for a line. This is far longer than any
+/// TTL and takeover bound of the tests.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Kills `$1` when its input ends: when the test's process is gone, by whatever cause.
+/// Kills process `$1` at the end of the input, which is also the end of the test's process.
 const WATCHDOG: &str = "trap '' HUP INT TERM; read -r _; kill -9 \"$1\"";
 
-/// A running process of an example. Killed when dropped, also while it is paused, and when the
-/// test's process is killed.
+/// A running process of an example. It is killed when this is dropped, even while it is paused, and
+/// when the test's process is killed.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
     pid: Pid,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
-    said: Vec<String>,
+    printed: Vec<String>,
     watchdog: Option<Child>,
     reaped: bool,
 }
@@ -45,12 +45,12 @@ pub struct Program {
 impl Program {
     /// Starts a program. Its standard input stays open until [`end_input`](Self::end_input).
     ///
-    /// What this machine's environment configures is kept from it, and a request may take a second:
-    /// far more than it needs, so that a busy machine does not matter.
+    /// The process does not inherit the configuration of this environment. Its request time-out is one
+    /// second, which is enough on a busy machine.
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// Panics if the program cannot be started.
     pub fn start(program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -67,16 +67,16 @@ impl Program {
             .spawn()
             .expect("the example starts");
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-        let (said, lines) = channel();
-        listen(child.stdout.take().expect("a pipe"), said.clone());
-        listen(child.stderr.take().expect("a pipe"), said);
+        let (sender, lines) = channel();
+        listen(child.stdout.take().expect("a pipe"), sender.clone());
+        listen(child.stderr.take().expect("a pipe"), sender);
         let input = child.stdin.take();
         let mut program = Self {
             child,
             pid,
             input,
             lines,
-            said: Vec::new(),
+            printed: Vec::new(),
             watchdog: None,
             reaped: false,
         };
@@ -91,58 +91,58 @@ impl Program {
         program
     }
 
-    /// Waits until it says a line with these words in it, and returns that line. What was said
-    /// before it is not looked at again.
+    /// Waits for a line that contains the text, and returns this line. Later calls do not see the earlier
+    /// lines again.
     ///
     /// # Panics
     ///
-    /// When it ends before, or says nothing for a minute.
-    pub fn says(&mut self, words: &str) -> String {
+    /// Panics if the process ends first, or prints nothing for a minute.
+    pub fn expect_line(&mut self, text: &str) -> String {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(OUTPUT_TIMEOUT) {
                 Ok(line) => {
-                    self.said.push(line.clone());
-                    if line.contains(words) {
+                    self.printed.push(line.clone());
+                    if line.contains(text) {
                         return line;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.fail("is silent", words),
-                Err(RecvTimeoutError::Disconnected) => self.fail("has ended", words),
+                Err(RecvTimeoutError::Timeout) => self.fail("prints nothing", text),
+                Err(RecvTimeoutError::Disconnected) => self.fail("has ended", text),
             }
         }
     }
 
-    /// As [`says`](Self::says), and returns the number that the line ends with.
+    /// Waits for a line as [`expect_line`](Self::expect_line) does, and returns the number at its end.
     ///
     /// # Panics
     ///
-    /// As [`says`](Self::says), and when the line does not end with a number.
-    pub fn says_number(&mut self, words: &str) -> u64 {
-        let line = self.says(words);
+    /// Panics as [`expect_line`](Self::expect_line) does, and if the line does not end with a number.
+    pub fn expect_number(&mut self, text: &str) -> u64 {
+        let line = self.expect_line(text);
         let number = line.rsplit(' ').next().and_then(|word| word.parse().ok());
-        number.unwrap_or_else(|| self.fail("named no number", words))
+        number.unwrap_or_else(|| self.fail("printed no number", text))
     }
 
-    /// Gives it a line of input.
+    /// Writes a line to the standard input of the process.
     ///
     /// # Panics
     ///
-    /// When it does not take it.
-    pub fn reads(&mut self, line: &str) {
-        let input = self.input.as_mut().expect("its input has not ended");
-        writeln!(input, "{line}").expect("it takes its input");
+    /// Panics if the process does not accept input.
+    pub fn write_line(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("the input is open");
+        writeln!(input, "{line}").expect("the process accepts input");
     }
 
-    /// Ends its input.
+    /// Closes the standard input of the process.
     pub fn end_input(&mut self) {
         self.input = None;
     }
 
-    /// Pauses it (SIGSTOP), and returns when no thread of it runs any more.
+    /// Pauses the process (SIGSTOP), and returns when all its threads have stopped.
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// Panics if the process has ended.
     pub fn pause(&mut self) {
         self.signal(Signal::SIGSTOP);
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
@@ -152,49 +152,49 @@ impl Program {
         }
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Resumes the process (SIGCONT).
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// Panics if the process has ended.
     pub fn resume(&mut self) {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Ends its input and waits for its end: with that exit code, and with these words among the
-    /// lines that it said after the last one that was waited for.
+    /// Closes the standard input and waits for the end of the process. Expects this exit code, and the
+    /// text in a line after the last line that a call has returned.
     ///
     /// # Panics
     ///
-    /// When it ends in another way, or goes on for a minute without saying anything.
-    pub fn ends(mut self, code: i32, words: &str) {
+    /// Panics if the process ends in another way, or prints nothing for a minute and does not end.
+    pub fn expect_end(mut self, code: i32, text: &str) {
         self.end_input();
         let mut found = false;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(OUTPUT_TIMEOUT) {
                 Ok(line) => {
-                    found |= line.contains(words);
-                    self.said.push(line);
+                    found |= line.contains(text);
+                    self.printed.push(line);
                 }
-                Err(RecvTimeoutError::Timeout) => self.fail("does not end", words),
+                Err(RecvTimeoutError::Timeout) => self.fail("does not end", text),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         let ended = self.reap();
         if ended != Some(code) {
-            self.fail(&format!("ended with {ended:?}, not {code}"), words);
+            self.fail(&format!("ended with {ended:?}, not {code}"), text);
         }
         if !found {
-            self.fail("did not say so", words);
+            self.fail("did not print the text", text);
         }
     }
 
     fn signal(&mut self, signal: Signal) {
-        // Not reaped yet, so the number is still its own.
-        kill(self.pid, signal).expect("it can be sent a signal");
+        // The process is not reaped, so no other process can have its id.
+        kill(self.pid, signal).expect("a signal can be sent");
     }
 
-    /// Waits for the end and gives the process id back, but not before the watchdog is gone.
+    /// Ends the watchdog, and then reaps the process: after that, another process may have its id.
     fn reap(&mut self) -> Option<i32> {
         let _ = waitid(
             Id::Pid(self.pid),
@@ -208,11 +208,11 @@ impl Program {
         self.child.wait().ok()?.code()
     }
 
-    fn fail(&self, what: &str, words: &str) -> ! {
+    fn fail(&self, what: &str, text: &str) -> ! {
         panic!(
-            "process {} {what}; wanted: {words:?}; it said:\n{}",
+            "process {} {what}; expected {text:?}; its output:\n{}",
             self.pid,
-            self.said.join("\n")
+            self.printed.join("\n")
         )
     }
 }

@@ -1,23 +1,23 @@
-//! The configuration: where values come from, which of them counts, and what is wrong with them.
+//! The configuration: its sources, their precedence, and the check of the values.
 //!
-//! Later sources win: defaults, the file, the environment, flags. Each value is kept with its
-//! origin.
+//! A later source overrides an earlier one: defaults, the file, the environment, flags. Each value keeps
+//! its origin.
 //!
 //! | key | value | default |
 //! |---|---|---|
-//! | `backend.url` | which store | `file:` |
-//! | `backend.namespace` | keeps applications apart | `default` |
-//! | `backend.username`, `.password`, `.password_file` | who we are to the store | |
+//! | `backend.url` | the store | `file:` |
+//! | `backend.namespace` | separates applications in one store | `default` |
+//! | `backend.username`, `.password`, `.password_file` | the credentials for the store | |
 //! | `backend.tls.ca_file`, `.cert_file`, `.key_file` | certificates, PEM | |
-//! | `backend.options.*` | what only this kind of store knows | |
-//! | `lock.ttl` | how long the store keeps a lock of ours after we fall silent | `30s` |
-//! | `lock.wait` | how long to wait for a lock | for ever |
-//! | `lock.label` | who we say that we are | |
-//! | `require.durability`, `.push`, `.push_evidence` | what the store must offer | nothing |
-//! | `client.request_timeout` | how long one request may take | 15 % of `lock.ttl`, `5s` at most |
-//! | `client.margin` | what the deadline is shortened by | `25ms` |
+//! | `backend.options.*` | options of this kind of store | |
+//! | `lock.ttl` | how long the store keeps a lock after the last renewal | `30s` |
+//! | `lock.wait` | how long to wait for a lock | forever |
+//! | `lock.label` | the label of the holder and its waiters | |
+//! | `require.durability`, `.push`, `.push_evidence` | required capabilities of the store | none |
+//! | `client.request_timeout` | how long one request may take | 15 % of `lock.ttl`, at most `5s` |
+//! | `client.margin` | the safety margin before the deadline | `25ms` |
 //!
-//! A variable is the key in capitals with `__` for each dot and `TENURE__` before it:
+//! The name of a variable is `TENURE__` and the key in capitals, with `__` for each dot:
 //! `TENURE__BACKEND__URL`.
 
 mod read;
@@ -40,7 +40,7 @@ use tenure_core::{
 
 pub use self::sources::Sources;
 
-/// Every key but those of `backend.options`.
+/// All keys except those of `backend.options`.
 pub const KEYS: &[&str] = &[
     "backend.url",
     "backend.namespace",
@@ -60,34 +60,34 @@ pub const KEYS: &[&str] = &[
     "client.margin",
 ];
 
-/// Where keys of the store's own begin.
+/// The prefix of the keys that only one kind of store has.
 pub const OPTIONS_PREFIX: &str = "backend.options.";
 
-/// A configuration that was read and checked.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Which store, and what it needs.
+    /// The URL of the store, its credentials and its options.
     pub settings: Settings,
-    /// What keeps applications apart in one store.
+    /// The namespace, which separates applications in one store.
     pub namespace: Namespace,
-    /// How long the store keeps a lock after its holder has fallen silent.
+    /// How long the store keeps a lock after the last renewal.
     pub ttl: Duration,
-    /// How long to wait for a lock; `None` is for ever.
+    /// How long to wait for a lock; `None` waits forever.
     pub wait: Option<Duration>,
-    /// Who we say that we are.
+    /// The label of the holder and its waiters.
     pub label: Option<String>,
-    /// What the store must offer.
+    /// The required capabilities of the store.
     pub require: Requirements,
     /// How long one request may take.
     pub request_timeout: Duration,
-    /// How far clocks are distrusted.
-    pub terms: DriftBounds,
+    /// The bounds of clock drift that deadlines allow for.
+    pub drift_bounds: DriftBounds,
     entries: Entries,
     warnings: Vec<String>,
 }
 
-/// Values as they are: among the options there may be secrets that only the backend knows of.
+/// The values, unmasked. An option may be a secret that only the backend knows as one.
 #[derive(Clone)]
 struct Entries(Vec<Entry>);
 
@@ -99,38 +99,39 @@ impl fmt::Debug for Entries {
     }
 }
 
-/// One value, to be shown.
+/// One value for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Its key: `lock.ttl`.
+    /// The key, such as `lock.ttl`.
     pub key: String,
-    /// Its value as TOML; `[redacted]` if it is a secret.
+    /// The value as TOML; `[redacted]` for a secret.
     pub value: String,
-    /// Where it was set.
+    /// The source that set the value.
     pub origin: String,
-    /// Whether nobody set it.
+    /// Whether the value is a default.
     pub is_default: bool,
 }
 
 impl Config {
-    /// Reads and checks everything. The store is not contacted.
+    /// Reads and checks all sources. The store is not contacted.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`], in one line that names the key, its origin, and what to write.
+    /// Returns an error of the kind [`ErrorKind::Config`]: one line that names the key, its origin, and
+    /// the remedy.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         read::load(sources)
     }
 
-    /// What is odd, but no error: variables that match nothing.
+    /// Returns warnings about variables that match no key.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Every value with its origin. Secrets are masked, also those that only the registry's
-    /// factory knows of.
+    /// Returns every value with its origin. Secrets are masked, including those that only the factory
+    /// in the registry knows as secrets.
     #[must_use]
     pub fn entries(&self, registry: &Registry) -> Vec<Entry> {
         let secrets = registry
@@ -149,23 +150,24 @@ impl Config {
         entries
     }
 
-    /// Where a key's value comes from; `None` if it has none.
+    /// Returns the origin of a key's value; `None` if it has no value.
     #[must_use]
     pub fn origin(&self, key: &str) -> Option<&str> {
         let entry = self.entries.0.iter().find(|entry| entry.key == key)?;
         Some(&entry.origin)
     }
 
-    /// Makes a connector for the configured store. No I/O.
+    /// Creates a connector for the configured store, without I/O.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`]: an unknown scheme or option, or what the backend refuses.
+    /// Returns an error of the kind [`ErrorKind::Config`] for an unknown scheme or option, or for a value
+    /// that the backend refuses.
     pub fn open(&self, registry: &Registry) -> Result<Arc<dyn Connect>, Error> {
         registry.open(&self.settings)
     }
 
-    /// A builder of a client of the configured store, with everything set that is configured.
+    /// Returns a builder of a client with all configured values.
     ///
     /// # Errors
     ///
@@ -174,7 +176,7 @@ impl Config {
         let mut builder = Client::builder(self.open(registry)?)
             .namespace(self.namespace.clone())
             .ttl(self.ttl)
-            .drift_bounds(self.terms)
+            .drift_bounds(self.drift_bounds)
             .request_timeout(self.request_timeout)
             .require(self.require);
         if let Some(label) = &self.label {
@@ -187,7 +189,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), and whatever the store answers.
+    /// As [`open`](Self::open); also if the store cannot be reached or refuses the client.
     ///
     /// # Cancel safety
     ///
@@ -196,8 +198,8 @@ impl Config {
         self.client(registry)?.connect().await
     }
 
-    /// Connects a client that acquires nothing: it inspects, lists and evicts. It makes nothing in
-    /// the store.
+    /// Connects a client that can inspect, list and evict, and cannot acquire. It creates nothing in the
+    /// store.
     ///
     /// # Errors
     ///
@@ -211,7 +213,7 @@ impl Config {
     }
 }
 
-/// What is shown in place of a secret.
+/// The text in place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
 fn looks_secret(option: &str) -> bool {

@@ -1,4 +1,4 @@
-//! From values to a configuration: types, bounds, and what must not be set together.
+//! Reads the values of a configuration: types, bounds, and values that exclude each other.
 
 use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
@@ -24,18 +24,18 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("client.margin", "25ms"),
 ];
 
-/// The longest time that one request is given if nobody says otherwise.
-const LONGEST_REQUEST: Duration = Duration::from_secs(5);
+/// The upper bound of the default of `client.request_timeout`.
+const MAX_DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
     let (found, warnings) = merge(sources, DEFAULTS)?;
     let read = Reader(&found);
 
     let url = read.text("backend.url")?.unwrap_or_default();
-    let url = StoreUrl::parse(&url).map_err(|error| read.wrong("backend.url", error.detail()))?;
+    let url = StoreUrl::parse(&url).map_err(|error| read.invalid("backend.url", error.detail()))?;
     let namespace = read.text("backend.namespace")?.unwrap_or_default();
     let namespace = Namespace::new(&namespace)
-        .map_err(|error| read.wrong("backend.namespace", Some(&error.to_string())))?;
+        .map_err(|error| read.invalid("backend.namespace", Some(&error.to_string())))?;
     let tls = Tls::new(
         read.path("backend.tls.ca_file")?,
         read.path("backend.tls.cert_file")?,
@@ -48,18 +48,18 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
 
     let ttl = read.duration("lock.ttl")?.unwrap_or_default();
     if ttl.is_zero() {
-        return Err(read.wrong(
+        return Err(read.invalid(
             "lock.ttl",
-            Some("a TTL of nothing is none; write such as \"30s\""),
+            Some("a TTL must be longer than zero; use a form such as \"30s\""),
         ));
     }
     let request_timeout = match read.duration("client.request_timeout")? {
         Some(limit) if limit.is_zero() => {
-            let why = "a request needs some time; write such as \"5s\"";
-            return Err(read.wrong("client.request_timeout", Some(why)));
+            let why = "a time-out must be longer than zero; use a form such as \"5s\"";
+            return Err(read.invalid("client.request_timeout", Some(why)));
         }
         Some(limit) => limit,
-        None => request_timeout(ttl),
+        None => default_request_timeout(ttl),
     };
     let mut require = Requirements::default();
     require.durability = read.durability()?;
@@ -74,7 +74,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
         label: read.text("lock.label")?,
         require,
         request_timeout,
-        terms: DriftBounds::new(
+        drift_bounds: DriftBounds::new(
             DRIFT_PPM,
             read.duration("client.margin")?.unwrap_or_default(),
         ),
@@ -83,23 +83,23 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
     })
 }
 
-/// One percent (clause D1).
+/// The bound of clock drift: one percent (clause D1).
 const DRIFT_PPM: u32 = 10_000;
 
-/// How long one request may take if nobody says otherwise: what lets a renewal that is sent at
-/// two thirds of the TTL come back with time to spare.
-fn request_timeout(ttl: Duration) -> Duration {
-    (ttl.saturating_mul(3) / 20).min(LONGEST_REQUEST)
+/// Returns the default of `client.request_timeout`. With it, the reply to a renewal that is sent at two
+/// thirds of the TTL arrives well before the deadline.
+fn default_request_timeout(ttl: Duration) -> Duration {
+    (ttl.saturating_mul(3) / 20).min(MAX_DEFAULT_REQUEST_TIMEOUT)
 }
 
 struct Reader<'a>(&'a BTreeMap<String, Found>);
 
 impl Reader<'_> {
-    fn wrong(&self, key: &str, why: Option<&str>) -> Error {
+    fn invalid(&self, key: &str, why: Option<&str>) -> Error {
         let origin = self.0.get(key).map_or(DEFAULT, |found| &found.origin);
         refuse(format!(
             "`{key}` ({origin}): {}",
-            why.unwrap_or("it is wrong")
+            why.unwrap_or("the value is invalid")
         ))
     }
 
@@ -108,13 +108,17 @@ impl Reader<'_> {
             return Ok(None);
         };
         match &found.value.kind {
-            ValueKind::String(text) if text.is_empty() => {
-                Err(self.wrong(key, Some("it is empty; leave it out, or give it a value")))
-            }
-            ValueKind::String(text) => Ok(Some(text.clone())),
-            kind => Err(self.wrong(
+            ValueKind::String(text) if text.is_empty() => Err(self.invalid(
                 key,
-                Some(&format!("it is {}, wanted is a text in quotes", what(kind))),
+                Some("the value is empty; remove the key, or set a value"),
+            )),
+            ValueKind::String(text) => Ok(Some(text.clone())),
+            kind => Err(self.invalid(
+                key,
+                Some(&format!(
+                    "expected a string in quotes, found {}",
+                    describe_kind(kind)
+                )),
             )),
         }
     }
@@ -124,7 +128,7 @@ impl Reader<'_> {
     }
 
     fn duration(&self, key: &str) -> Result<Option<Duration>, Error> {
-        const EXAMPLE: &str = "write such as \"30s\", \"500ms\" or \"1m 30s\"";
+        const EXAMPLE: &str = "use a form such as \"30s\", \"500ms\" or \"1m 30s\"";
         let Some(found) = self.0.get(key) else {
             return Ok(None);
         };
@@ -134,9 +138,9 @@ impl Reader<'_> {
                 Err(_) => format!("{text:?}"),
             },
             ValueKind::I64(number) => format!("{number} without a unit"),
-            kind => what(kind).to_owned(),
+            kind => describe_kind(kind).to_owned(),
         };
-        Err(self.wrong(key, Some(&format!("{shown} is not a duration; {EXAMPLE}"))))
+        Err(self.invalid(key, Some(&format!("{shown} is not a duration; {EXAMPLE}"))))
     }
 
     fn flag(&self, key: &str) -> Result<bool, Error> {
@@ -147,7 +151,7 @@ impl Reader<'_> {
             ValueKind::Boolean(value) => Ok(*value),
             ValueKind::String(text) if text == "true" => Ok(true),
             ValueKind::String(text) if text == "false" => Ok(false),
-            _ => Err(self.wrong(key, Some("wanted is `true` or `false`"))),
+            _ => Err(self.invalid(key, Some("expected `true` or `false`"))),
         }
     }
 
@@ -169,9 +173,11 @@ impl Reader<'_> {
         let near = nearest(&text, names.iter().map(String::as_str));
         let hint = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
         let list = names.join(", ");
-        Err(self.wrong(
+        Err(self.invalid(
             KEY,
-            Some(&format!("{text:?} is none; {hint}known are {list}")),
+            Some(&format!(
+                "{text:?} is unknown; {hint}the known values are {list}"
+            )),
         ))
     }
 
@@ -182,8 +188,8 @@ impl Reader<'_> {
             return Ok(password.map(Secret::new));
         };
         if password.is_some() {
-            let why = "`backend.password` is set too; keep one of them";
-            return Err(self.wrong(KEY, Some(why)));
+            let why = "`backend.password` is also set; keep one of them";
+            return Err(self.invalid(KEY, Some(why)));
         }
         let bytes = std::fs::read(&path).map_err(|error| {
             let why = match error.kind() {
@@ -192,13 +198,13 @@ impl Reader<'_> {
                 io::ErrorKind::IsADirectory => "is a directory, not a file".to_owned(),
                 _ => format!("cannot be read: {error}"),
             };
-            self.wrong(
+            self.invalid(
                 KEY,
                 Some(&format!("{:?} {why}", path.display().to_string())),
             )
         })?;
         let Ok(mut text) = String::from_utf8(bytes) else {
-            return Err(self.wrong(KEY, Some("the file is not UTF-8 text")));
+            return Err(self.invalid(KEY, Some("the file is not UTF-8 text")));
         };
         if text.ends_with('\n') {
             text.pop();
@@ -207,7 +213,7 @@ impl Reader<'_> {
             }
         }
         if text.is_empty() {
-            return Err(self.wrong(KEY, Some("the file is empty")));
+            return Err(self.invalid(KEY, Some("the file is empty")));
         }
         Ok(Some(Secret::new(text)))
     }
@@ -216,9 +222,8 @@ impl Reader<'_> {
         let mut options = RawOptions::new();
         for (key, found) in self.0 {
             if let Some(option) = key.strip_prefix(OPTIONS_PREFIX) {
-                let value = option_value(&found.value.kind).ok_or_else(|| {
-                    self.wrong(key, Some("a number of this size is not possible"))
-                })?;
+                let value = option_value(&found.value.kind)
+                    .ok_or_else(|| self.invalid(key, Some("the number is too large")))?;
                 options = options.with(option, value, &found.origin);
             }
         }
@@ -250,20 +255,20 @@ fn option_value(kind: &ValueKind) -> Option<Value> {
     })
 }
 
-const fn what(kind: &ValueKind) -> &'static str {
+const fn describe_kind(kind: &ValueKind) -> &'static str {
     match kind {
-        ValueKind::Boolean(_) => "a truth value",
+        ValueKind::Boolean(_) => "a boolean",
         ValueKind::Float(_) => "a number with a fraction",
         ValueKind::Array(_) => "a list",
         ValueKind::Table(_) => "a table",
-        ValueKind::String(_) => "a text",
+        ValueKind::String(_) => "a string",
         ValueKind::Nil => "nothing",
         _ => "a number",
     }
 }
 
-/// The one default that follows from another value.
-const DERIVED: &str = "client.request_timeout";
+/// The key whose default follows from another value.
+const DERIVED_KEY: &str = "client.request_timeout";
 
 fn entries(found: &BTreeMap<String, Found>, request_timeout: Duration) -> Vec<Entry> {
     let mut entries: Vec<_> = found
@@ -282,10 +287,10 @@ fn entries(found: &BTreeMap<String, Found>, request_timeout: Duration) -> Vec<En
             }
         })
         .collect();
-    // What follows from another value is worth showing too.
-    if !found.contains_key(DERIVED) {
+    // A derived default is shown too.
+    if !found.contains_key(DERIVED_KEY) {
         entries.push(Entry {
-            key: DERIVED.to_owned(),
+            key: DERIVED_KEY.to_owned(),
             value: format!("\"{}\"", humantime::format_duration(request_timeout)),
             origin: DEFAULT.to_owned(),
             is_default: true,

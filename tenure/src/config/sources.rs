@@ -1,4 +1,4 @@
-//! Where values come from: a file, the environment, flags.
+//! The sources of values: a file, the environment, flags.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use tenure_core::{error::Error, settings::nearest};
 
 use super::{KEYS, OPTIONS_PREFIX, refuse};
 
-/// What every variable begins with.
+/// The prefix of every variable.
 pub(super) const PREFIX: &str = "TENURE__";
 
-/// What [`Config::load`](super::Config::load) reads.
+/// The sources that [`Config::load`](super::Config::load) reads.
 #[derive(Clone, Default)]
 pub struct Sources {
     file: Option<PathBuf>,
@@ -30,7 +30,7 @@ struct Flag {
     origin: String,
 }
 
-// Variables may hold secrets.
+// Variables may contain secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources")
@@ -45,7 +45,7 @@ impl fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// No source but the defaults.
+    /// Creates sources with the defaults only.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -64,8 +64,8 @@ impl Sources {
         self.environment_from(std::env::vars_os())
     }
 
-    /// Reads these variables, as far as they begin with `TENURE__`. One that is meant for a key and does
-    /// not name it (`TENURE_BACKEND_URL`, `TENURE_URL`) is not read, and reported.
+    /// Reads those of the variables that begin with `TENURE__`. A misspelled variable, such as
+    /// `TENURE_BACKEND_URL` or `TENURE_URL`, is not read and causes a warning.
     #[must_use]
     pub fn environment_from(
         mut self,
@@ -75,14 +75,14 @@ impl Sources {
             .into_iter()
             .filter(|(name, _)| {
                 name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
-                    || name.to_str().and_then(misspelt).is_some()
+                    || name.to_str().and_then(misspelled).is_some()
             })
             .collect();
         self.environment.sort();
         self
     }
 
-    /// Sets one of [`KEYS`] above all other sources, and says in words where that comes from:
+    /// Sets one of [`KEYS`] and overrides all other sources. `origin` describes the source, such as
     /// `flag --ttl`.
     #[must_use]
     pub fn set(
@@ -97,14 +97,14 @@ impl Sources {
     }
 }
 
-/// One value as it was found.
+/// One value and its origin.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) value: Value,
     pub(super) origin: String,
 }
 
-/// Merges the sources, and returns their values by key, and warnings.
+/// Merges the sources. Returns their values by key, and warnings.
 pub(super) fn merge(
     sources: &Sources,
     defaults: &[(&'static str, &str)],
@@ -147,7 +147,7 @@ pub(super) fn merge(
     Ok((found, warnings))
 }
 
-/// The origin of what nobody set.
+/// The origin of a default.
 pub(super) const DEFAULT: &str = "default";
 
 fn text(value: &str, origin: &str) -> Value {
@@ -157,21 +157,22 @@ fn text(value: &str, origin: &str) -> Value {
     )
 }
 
-/// For what cannot be wrong, since keys are ours and every source was looked at before.
+/// Converts an error that cannot occur: this module sets the keys and has checked every source.
 fn internal(error: ConfigError) -> Error {
     let shown = error.to_string();
     let line = shown.lines().next().unwrap_or_default();
     refuse(line)
 }
 
-/// The name of the variable that sets a key.
+/// Returns the name of the variable that sets a key.
 fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The key that a variable is meant for, with too few underscores, in small letters, or by its last word
-/// alone. Those that the command sets for what it runs are none of them.
-fn misspelt(name: &str) -> Option<&'static str> {
+/// Returns the key that a misspelled variable probably means: the name has too few underscores, is in
+/// lower case, or is only the last word of the key. The variables that `tenure run` sets for its command
+/// match no key.
+fn misspelled(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase().replace("__", "_");
     let named = name.strip_prefix("tenure_")?;
     let is_meant =
@@ -191,7 +192,7 @@ fn check_key(key: &str) -> Result<(), String> {
         .any(|known| known.starts_with(&format!("{key}.")))
     {
         return Err(format!(
-            "`{key}` is a table; write `[{key}]` and its keys below"
+            "`{key}` is a table; write `[{key}]` and its keys below it"
         ));
     }
     Err(
@@ -202,7 +203,7 @@ fn check_key(key: &str) -> Result<(), String> {
     )
 }
 
-/// The known key that ends as this one does: `url` was meant to be `backend.url`.
+/// Returns a known key with the same last word: `backend.url` for `url`.
 fn misplaced(key: &str) -> Option<&'static str> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let wanted = last(key);
@@ -230,7 +231,7 @@ fn read_file(path: &Path) -> Result<impl Source + Clone + Send + Sync + 'static 
         .map_err(|error| {
             refuse(format!(
                 "the configuration file {shown} is not TOML{}",
-                place(&error)
+                syntax_error(&error)
             ))
         })?;
     Ok(Labelled {
@@ -238,9 +239,9 @@ fn read_file(path: &Path) -> Result<impl Source + Clone + Send + Sync + 'static 
     })
 }
 
-/// Where the file stops being TOML. The parser's message also repeats the line, which may hold a
-/// password: only its place and its last sentence are taken (clause S1).
-fn place(error: &ConfigError) -> String {
+/// Returns the position and the cause of a syntax error. The parser's message also quotes the line, which
+/// may contain a password, so only the position and the last sentence are used (clause S1).
+fn syntax_error(error: &ConfigError) -> String {
     let shown = error.to_string();
     let mut lines = shown.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
@@ -253,7 +254,7 @@ fn place(error: &ConfigError) -> String {
     }
 }
 
-/// Values of a file, each with the file as its origin.
+/// The values of a file, each with the file as its origin.
 #[derive(Clone, Debug)]
 struct Labelled {
     values: Map<String, Value>,
@@ -282,7 +283,7 @@ fn label(values: Map<String, Value>, origin: &str) -> Map<String, Value> {
         .collect()
 }
 
-/// The variables that match a key, and warnings about those that do not.
+/// Returns the variables that match a key, and warnings about the others.
 fn variables(
     environment: &[(OsString, OsString)],
 ) -> Result<(Map<String, String>, Vec<String>), Error> {
@@ -294,7 +295,7 @@ fn variables(
             continue;
         };
         if !name.starts_with(PREFIX) {
-            let meant = misspelt(name).map(variable_name).unwrap_or_default();
+            let meant = misspelled(name).map(variable_name).unwrap_or_default();
             warnings.push(format!(
                 "the variable {name:?} is not read; did you mean `{meant}`?"
             ));
@@ -330,7 +331,7 @@ fn flatten(prefix: String, values: Map<String, Value>, found: &mut BTreeMap<Stri
             None => DEFAULT.to_owned(),
         };
         match value.kind {
-            // An option's value may itself be a table.
+            // The value of an option may be a table.
             ValueKind::Table(table) if !key.starts_with(OPTIONS_PREFIX) => {
                 if table.is_empty()
                     && !KEYS

@@ -1,4 +1,4 @@
-//! What the configuration promises, without a process of its own.
+//! Tests of the configuration.
 
 use std::ffi::OsString;
 
@@ -25,7 +25,7 @@ fn from_file(text: &str) -> Result<Config, Error> {
 }
 
 #[track_caller]
-fn refused(outcome: Result<Config, Error>, words: &[&str]) -> String {
+fn assert_refused(outcome: Result<Config, Error>, words: &[&str]) -> String {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     let text = error.to_string();
@@ -44,12 +44,12 @@ fn defaults_are_enough() {
     assert_eq!(config.ttl, Duration::from_secs(30));
     assert_eq!(config.request_timeout, Duration::from_millis(4500));
     assert_eq!((config.wait, &config.label), (None, &None));
-    assert_eq!(config.terms, DriftBounds::DEFAULT);
+    assert_eq!(config.drift_bounds, DriftBounds::DEFAULT);
     assert!(config.warnings().is_empty());
 }
 
 #[test]
-fn the_example_of_the_design_is_read() {
+fn file_with_all_tables_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let password = dir.path().join("pw");
     std::fs::write(&password, "007\n").unwrap();
@@ -111,7 +111,7 @@ fn strings_stay_strings() {
         config.settings.options.get::<u8>("min_replicas").unwrap(),
         Some(2)
     );
-    refused(
+    assert_refused(
         from_file("[backend]\npassword = 7"),
         &["`backend.password`", "quotes"],
     );
@@ -151,22 +151,22 @@ fn later_sources_win_and_each_value_knows_its_origin() {
 
 #[test]
 fn unknown_keys_name_the_nearest() {
-    refused(
+    assert_refused(
         from_file("[lock]\nttll = \"1s\""),
         &["\"lock.ttll\"", "`lock.ttl`"],
     );
-    refused(from_file("url = \"file:\""), &["\"url\"", "`backend.url`"]);
-    refused(
+    assert_refused(from_file("url = \"file:\""), &["\"url\"", "`backend.url`"]);
+    assert_refused(
         from_file("[backend.tls]\nca_fil = \"x\""),
         &["`backend.tls.ca_file`"],
     );
-    refused(from_file("lock = \"x\""), &["`lock` is a table"]);
-    refused(
+    assert_refused(from_file("lock = \"x\""), &["`lock` is a table"]);
+    assert_refused(
         from_file("[quite.other]\nthing = 1"),
         &["quite.other.thing"],
     );
-    refused(from_file("[quite]"), &["quite"]);
-    refused(from_file("[lock.ttl]\nx = 1"), &["lock.ttl.x"]);
+    assert_refused(from_file("[quite]"), &["quite"]);
+    assert_refused(from_file("[lock.ttl]\nx = 1"), &["lock.ttl.x"]);
     from_file("[lock]\n[backend.options]").unwrap();
 }
 
@@ -187,20 +187,24 @@ fn variables_that_match_nothing_are_warnings() {
     ])
     .unwrap();
     assert_eq!(config.warnings().len(), 8, "{:?}", config.warnings());
-    assert_eq!(config.settings.url.to_string(), "file:", "it is not read");
+    assert_eq!(
+        config.settings.url.to_string(),
+        "file:",
+        "the variable is not read"
+    );
     let all = config.warnings().join("\n");
     assert!(all.contains("`TENURE__BACKEND__URL`"), "{all}");
     assert!(all.contains("`TENURE__BACKEND__PASSWORD_FILE`"), "{all}");
     assert!(all.contains("`TENURE__LOCK__TTL`"), "{all}");
-    refused(
+    assert_refused(
         from_variables(&[("TENURE__BACKEND__URL", "")]),
         &["TENURE__BACKEND__URL", "empty"],
     );
 }
 
 #[test]
-fn bad_values_name_key_origin_and_what_to_write() {
-    refused(
+fn invalid_values_name_key_origin_and_remedy() {
+    assert_refused(
         from_variables(&[("TENURE__LOCK__TTL", "5 parsecs")]),
         &[
             "`lock.ttl`",
@@ -209,40 +213,40 @@ fn bad_values_name_key_origin_and_what_to_write() {
             "\"30s\"",
         ],
     );
-    refused(
+    assert_refused(
         from_file("[lock]\nttl = 30"),
         &["30 without a unit", "\"30s\""],
     );
-    refused(from_file("[lock]\nttl = \"0s\""), &["`lock.ttl`"]);
-    refused(
+    assert_refused(from_file("[lock]\nttl = \"0s\""), &["`lock.ttl`"]);
+    assert_refused(
         from_file("[require]\npush = \"yes\""),
         &["`require.push`", "`true`"],
     );
-    refused(
+    assert_refused(
         from_file("[require]\ndurability = \"consensu\""),
         &["did you mean `consensus`?"],
     );
-    refused(
+    assert_refused(
         from_file("[backend]\nnamespace = \"a\\u0000b\""),
         &["`backend.namespace`", "NUL"],
     );
-    refused(
+    assert_refused(
         from_variables(&[("TENURE__BACKEND__NAMESPACE", &"x".repeat(513))]),
         &["513"],
     );
 }
 
 #[test]
-fn a_password_comes_from_one_place() {
-    refused(
+fn password_has_one_source() {
+    assert_refused(
         from_file("[backend]\npassword = \"canary\"\npassword_file = \"/x\""),
         &["backend.password_file", "keep one"],
     );
-    refused(
+    assert_refused(
         from_file("[backend]\npassword_file = \"/no/such\""),
         &["/no/such", "does not exist"],
     );
-    refused(
+    assert_refused(
         from_file("[backend]\npassword_file = \"/\""),
         &["is a directory"],
     );
@@ -261,7 +265,7 @@ fn a_password_comes_from_one_place() {
     }
     std::fs::write(&path, "\n").unwrap();
     let shown = path.to_str().unwrap();
-    refused(
+    assert_refused(
         from_variables(&[("TENURE__BACKEND__PASSWORD_FILE", shown)]),
         &["empty"],
     );
@@ -286,23 +290,23 @@ fn s1_no_secret_is_shown() {
         "[backend]\nurl = \"redis://u:canary@h\"",
         "[backend]\nurl = \"redis://h?p=canary\"",
     ] {
-        let text = refused(from_file(text), &["`backend.url`"]);
+        let text = assert_refused(from_file(text), &["`backend.url`"]);
         assert!(!text.contains("canary"), "{text}");
     }
-    // A file that breaks off in the middle of a secret.
+    // The file ends in the middle of a secret.
     for text in [
         "[backend]\npassword = \"canary",
         "[backend]\npassword = canary",
         "canary",
     ] {
-        let text = refused(from_file(text), &["not TOML", "line "]);
+        let text = assert_refused(from_file(text), &["not TOML", "line "]);
         assert!(!text.contains("canary"), "{text}");
     }
 }
 
 #[test]
 fn options_keep_their_types() {
-    refused(
+    assert_refused(
         from_file("[backend.options]\nf = 18446744073709551615"),
         &[],
     );
@@ -324,7 +328,7 @@ fn options_keep_their_types() {
 }
 
 #[tokio::test]
-async fn connects_to_what_is_configured() {
+async fn connects_to_the_configured_store() {
     let registry = crate::default_registry();
     let config = from_variables(&[("TENURE__BACKEND__URL", "memory:a")]).unwrap();
     let first = config.connect(&registry).await.unwrap();

@@ -1,5 +1,7 @@
 //! The report of `tenure doctor`, which shows each finding as soon as it is known.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tenure::clock::Instant;
 
@@ -44,6 +46,8 @@ pub(super) struct DoctorReport {
     store: String,
     namespace: String,
     rows: Vec<Row>,
+    /// The current step, and when it began.
+    step: (&'static str, Instant),
 }
 
 impl DoctorReport {
@@ -58,6 +62,7 @@ impl DoctorReport {
             store: store.to_owned(),
             namespace: namespace.to_owned(),
             rows: Vec::new(),
+            step: ("configuration", time::now()),
         })
     }
 
@@ -71,27 +76,25 @@ impl DoctorReport {
         self.push(what, mark, None, text)
     }
 
-    /// Adds a successful step and its duration.
-    pub(super) fn timed(
-        &mut self,
-        what: &'static str,
-        begin: Instant,
-        text: &str,
-    ) -> Result<(), Failure> {
-        let took = time::now().since(begin).as_micros();
-        let took = u64::try_from(took).unwrap_or(u64::MAX);
-        self.push(what, Mark::Ok, Some(took), text)
+    /// Begins a step.
+    pub(super) fn begin(&mut self, step: &'static str) {
+        self.step = (step, time::now());
     }
 
-    /// Adds a failed step and returns the failure for the end of the command.
-    pub(super) fn failed(
-        &mut self,
-        what: &'static str,
-        failure: Failure,
-    ) -> Result<Failure, Failure> {
-        let text = failure.message.clone().unwrap_or_default();
-        self.push(what, Mark::Failed, None, &text)?;
-        Ok(failure)
+    /// Adds the current step as a success, and returns its duration.
+    pub(super) fn done(&mut self, text: &str) -> Result<Duration, Failure> {
+        let (step, begun) = self.step;
+        let took = time::now().since(begun);
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.push(step, Mark::Ok, Some(took_us), text)?;
+        Ok(took)
+    }
+
+    /// Adds the current step as a failure. Returns the failure that ends the command.
+    pub(super) fn failed(&mut self, failure: Failure) -> Failure {
+        let text = failure.message.as_deref().unwrap_or_default();
+        let pushed = self.push(self.step.0, Mark::Failed, None, text);
+        pushed.err().unwrap_or(failure)
     }
 
     fn push(

@@ -9,13 +9,11 @@ use tenure::{
 };
 
 use self::doctor_report::{DoctorReport, Mark};
-use super::{load, runtime, sources};
 use crate::{
     args::{Global, KILL_AFTER},
-    escape::quote,
     exit::Failure,
     run::check_fits,
-    time,
+    setup::{load, runtime, sources},
 };
 
 /// Checks everything, shows each finding, and stops at the first failure.
@@ -24,6 +22,7 @@ pub(super) fn run(global: &Global, registry: &Registry) -> Result<(), Failure> {
     let store = config.open(registry)?.info().endpoint;
     let mut report = DoctorReport::new(global.output, &store, config.namespace.as_str())?;
     let outcome = runtime()?.block_on(examine(&config, registry, &mut report));
+    let outcome = outcome.map_err(|failure| report.failed(failure));
     report.close()?;
     outcome
 }
@@ -34,21 +33,16 @@ async fn examine(
     report: &mut DoctorReport,
 ) -> Result<(), Failure> {
     configuration(config, report)?;
-    let begin = time::now();
-    let client = match config.connect(registry).await {
-        Ok(client) => client,
-        Err(error) => return Err(report.failed("reach", error.into())?),
-    };
-    report.timed("reach", begin, "connected and authorised")?;
+    report.begin("reach");
+    let client = config.connect(registry).await?;
+    report.done("connected and authorised")?;
     let outcome = store(config, &client, report).await;
     client.shutdown(std::time::Duration::from_secs(2)).await;
     outcome
 }
 
 fn configuration(config: &Config, report: &mut DoctorReport) -> Result<(), Failure> {
-    if let Err(error) = config.terms.check(config.ttl) {
-        return Err(report.failed("configuration", error.into())?);
-    }
+    config.drift_bounds.check(config.ttl)?;
     match check_fits(KILL_AFTER, config) {
         Ok(()) => report.row("configuration", Mark::Ok, "valid"),
         Err(arithmetic) => {
@@ -63,10 +57,8 @@ async fn store(config: &Config, client: &Client, report: &mut DoctorReport) -> R
     for (what, text) in declared(config, &offered) {
         report.row(what, Mark::Ok, &text)?;
     }
-    match probe::run(config, client, report).await {
-        Ok(()) => report.row("leaves", Mark::Ok, &left_behind(&offered)),
-        Err(failed) => Err(report.failed(failed.step, failed.failure)?),
-    }
+    probe::run(config, client, report).await?;
+    report.row("leaves", Mark::Ok, &left_behind(&offered))
 }
 
 /// Describes what the store keeps of a free lock.
@@ -131,9 +123,4 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
             ),
         ),
     ]
-}
-
-/// Quotes the name of the probe's lock.
-fn quoted(name: &tenure::name::LockName) -> String {
-    quote(name.as_str())
 }

@@ -3,39 +3,23 @@
 use std::time::Duration;
 
 use tenure::{
-    Acquisition, Client, Config, Error, Guard, Release,
+    Acquisition, Client, Config, Guard, Release,
     id::AttemptId,
     name::LockName,
     request::{Evicted, List},
 };
 
-use super::{DoctorReport, Mark, quoted};
+use super::doctor_report::{DoctorReport, Mark};
 use crate::{
+    escape::quote,
     exit::{Failure, UNAVAILABLE},
-    time,
 };
 
 /// The longest time that one step may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The failed step and its failure.
-#[derive(Debug)]
-pub(super) struct FailedStep {
-    pub(super) step: &'static str,
-    pub(super) failure: Failure,
-}
-
-/// Converts an error into the failure of a step.
-fn in_step<E: Into<Failure>>(step: &'static str) -> impl FnOnce(E) -> FailedStep {
-    move |error| FailedStep {
-        step,
-        failure: error.into(),
-    }
-}
-
-fn step_failed(step: &'static str, text: String) -> FailedStep {
-    let failure = Failure::new(UNAVAILABLE, text);
-    FailedStep { step, failure }
+fn failure(text: impl Into<String>) -> Failure {
+    Failure::new(UNAVAILABLE, text)
 }
 
 /// Performs all steps. The lock is free again afterwards, even after a failure.
@@ -43,117 +27,69 @@ pub(super) async fn run(
     config: &Config,
     client: &Client,
     report: &mut DoctorReport,
-) -> Result<(), FailedStep> {
-    let id = AttemptId::random().map_err(in_step("take"))?;
-    let name = LockName::new(format!("tenure-doctor-{id}"))
-        .map_err(|error| step_failed("take", error.to_string()))?;
-    let begin = time::now();
+) -> Result<(), Failure> {
+    report.begin("take");
+    let id = AttemptId::random()?;
+    let name =
+        LockName::new(format!("tenure-doctor-{id}")).map_err(|error| failure(error.to_string()))?;
     let guard = take(client, &name).await?;
-    let first = time::now().since(begin);
-    report
-        .timed(
-            "take",
-            begin,
-            &format!("took {}, token {}", quoted(&name), guard.token()),
-        )
-        .map_err(in_step("take"))?;
+    let text = format!("took {}, token {}", quote(name.as_str()), guard.token());
+    let first = report.done(&text)?;
 
-    let begin = time::now();
+    report.begin("renew");
     if let Err(not_held) = guard.renew().await {
-        return Err(step_failed(
-            "renew",
-            format!("the lock was not renewed: {not_held}"),
-        ));
+        return Err(failure(format!("the lock was not renewed: {not_held}")));
     }
-    report
-        .timed("renew", begin, "the store renewed the lease")
-        .map_err(in_step("renew"))?;
-    inspect(client, &guard, report).await?;
+    report.done("the store renewed the lease")?;
+    report.begin("inspect");
+    inspect(client, &guard).await?;
+    report.done("`status` and `ls` show the lock")?;
     let guard = hand_over(client, &name, guard, report).await?;
-    evict(client, &guard, report).await?;
-    let begin = time::now();
+    report.begin("break");
+    evict(client, &guard).await?;
+    report.done("evicted the grant, and the holder was notified")?;
+
+    report.begin("release");
     let again = take(client, &name).await?;
-    let warm = time::now().since(begin);
     if again.token() <= guard.token() {
-        return Err(step_failed(
-            "token",
-            format!(
-                "token {} was granted after {}",
-                again.token(),
-                guard.token()
-            ),
-        ));
+        let (later, earlier) = (again.token(), guard.token());
+        return Err(failure(format!(
+            "token {later} was granted after {earlier}"
+        )));
     }
-    release(&again, "release").await?;
-    report
-        .timed(
-            "release",
-            begin,
-            "took the lock again with a higher token and released it",
-        )
-        .map_err(in_step("release"))?;
-    compare_request_time(config, first.min(warm), report).map_err(in_step("pace"))
+    release(&again).await?;
+    let warm = report.done("took the lock again with a higher token and released it")?;
+    compare_request_time(config, first.min(warm), report)
 }
 
-async fn take(client: &Client, name: &LockName) -> Result<Guard, FailedStep> {
-    match client
-        .lock_named(name.clone())
-        .label("tenure doctor")
-        .try_acquire()
-        .await
-    {
-        Ok(Acquisition::Acquired(guard)) => Ok(guard),
-        Ok(_) => Err(step_failed(
-            "take",
-            format!(
-                "{} is taken, although no other client knows its name",
-                quoted(name)
-            ),
-        )),
-        Err(error) => Err(in_step("take")(error)),
+async fn take(client: &Client, name: &LockName) -> Result<Guard, Failure> {
+    let lock = client.lock_named(name.clone()).label("tenure doctor");
+    match lock.try_acquire().await? {
+        Acquisition::Acquired(guard) => Ok(guard),
+        _ => Err(failure(format!(
+            "{} is taken, although no other client knows its name",
+            quote(name.as_str())
+        ))),
     }
 }
 
-async fn inspect(
-    client: &Client,
-    guard: &Guard,
-    report: &mut DoctorReport,
-) -> Result<(), FailedStep> {
-    let begin = time::now();
-    let state = client
-        .inspect(guard.name())
-        .await
-        .map_err(in_step("inspect"))?;
+async fn inspect(client: &Client, guard: &Guard) -> Result<(), Failure> {
+    let state = client.inspect(guard.name()).await?;
     let holder = state.holder.and_then(|holder| holder.attempt);
     if holder != Some(guard.attempt()) {
-        return Err(step_failed(
-            "inspect",
-            "the store shows a different holder".to_owned(),
-        ));
+        return Err(failure("the store shows a different holder"));
     }
     let mut request = List::new(guard.name().as_str(), 10);
-    let listed = loop {
-        let page = client
-            .list(request.clone())
-            .await
-            .map_err(in_step("list"))?;
+    loop {
+        let page = client.list(request.clone()).await?;
         if page.locks.iter().any(|lock| lock.name == *guard.name()) {
-            break true;
+            return Ok(());
         }
         if page.next.is_none() {
-            break false;
+            return Err(failure("the store does not list a held lock"));
         }
         request = request.at(page.next);
-    };
-    if !listed {
-        return Err(step_failed(
-            "list",
-            "the store does not list a held lock".to_owned(),
-        ));
     }
-    report
-        .timed("inspect", begin, "`status` and `ls` show the lock")
-        .map_err(in_step("inspect"))
 }
 
 /// Queues behind the probe's own grant, releases that grant, and receives the lock.
@@ -162,7 +98,8 @@ async fn hand_over(
     name: &LockName,
     guard: Guard,
     report: &mut DoctorReport,
-) -> Result<Guard, FailedStep> {
+) -> Result<Guard, Failure> {
+    report.begin("wait");
     let lock = client.lock_named(name.clone()).label("tenure doctor");
     let (queued, mut notified) = tokio::sync::oneshot::channel();
     let mut queued = Some(queued);
@@ -172,80 +109,46 @@ async fn hand_over(
         }
     });
     tokio::pin!(waiting);
-    let early = tokio::select! {
-        answer = &mut waiting => Some(answer),
-        _ = &mut notified => None,
-    };
-    if let Some(answer) = early {
-        return Err(match answer {
-            Ok(_) => step_failed(
-                "wait",
-                "a waiter acquired a lock that another attempt holds".to_owned(),
-            ),
-            Err(error) => in_step::<Error>("wait")(error),
-        });
+    tokio::select! {
+        acquired = &mut waiting => return Err(match acquired {
+            Ok(_) => failure("a waiter acquired a lock that another attempt holds"),
+            Err(error) => error.into(),
+        }),
+        _ = &mut notified => {}
     }
-    let begin = time::now();
-    release(&guard, "wait").await?;
-    let next = waiting.await.map_err(in_step("wait"))?.acquired();
-    let Some(next) = next else {
-        return Err(step_failed(
-            "wait",
-            format!("the lock was not handed over within {STEP_TIMEOUT:?}"),
-        ));
+    // The duration of this step is that of the hand-over, without the way into the queue.
+    report.begin("wait");
+    release(&guard).await?;
+    let Some(next) = waiting.await?.acquired() else {
+        let text = format!("the lock was not handed over within {STEP_TIMEOUT:?}");
+        return Err(failure(text));
     };
-    report
-        .timed(
-            "wait",
-            begin,
-            "queued behind the holder and received the lock",
-        )
-        .map_err(in_step("wait"))?;
+    report.done("queued behind the holder and received the lock")?;
     Ok(next)
 }
 
-async fn evict(
-    client: &Client,
-    guard: &Guard,
-    report: &mut DoctorReport,
-) -> Result<(), FailedStep> {
-    let begin = time::now();
-    let evicted = client
-        .evict(guard.name(), guard.token())
-        .await
-        .map_err(in_step("break"))?;
+async fn evict(client: &Client, guard: &Guard) -> Result<(), Failure> {
+    let evicted = client.evict(guard.name(), guard.token()).await?;
     if evicted != Evicted::Evicted {
-        return Err(step_failed(
-            "break",
-            format!("eviction of the probe's own grant returned {evicted:?}"),
-        ));
+        return Err(failure(format!(
+            "eviction of the probe's own grant returned {evicted:?}"
+        )));
     }
     let within = STEP_TIMEOUT.max(guard.ttl());
-    let notified = tokio::time::timeout(within, guard.lost()).await;
-    if notified.is_err() {
-        return Err(step_failed(
-            "break",
-            "the holder was not notified of the eviction".to_owned(),
-        ));
-    };
-    report
-        .timed(
-            "break",
-            begin,
-            "evicted the grant, and the holder was notified",
-        )
-        .map_err(in_step("break"))
+    if tokio::time::timeout(within, guard.lost()).await.is_err() {
+        return Err(failure("the holder was not notified of the eviction"));
+    }
+    Ok(())
 }
 
-async fn release(guard: &Guard, step: &'static str) -> Result<(), FailedStep> {
+async fn release(guard: &Guard) -> Result<(), Failure> {
     match guard.release().await {
         Release::Released => Ok(()),
-        Release::NotHeld(reason) => Err(step_failed(
-            step,
-            format!("the lock was already lost at release: {reason}"),
-        )),
-        Release::Unknown(error) => Err(in_step(step)(error)),
-        other => Err(step_failed(step, format!("the release returned {other:?}"))),
+        Release::NotHeld(reason) => Err(failure(format!(
+            "the lock was already lost at release: {reason}"
+        ))),
+        Release::Unknown(error) => Err(error.into()),
+        other => Err(failure(format!("the release returned {other:?}"))),
     }
 }
 
@@ -258,30 +161,17 @@ fn compare_request_time(
 ) -> Result<(), Failure> {
     let limit = config.request_timeout;
     let show = |span: Duration| {
-        humantime::format_duration(Duration::from_micros(
-            u64::try_from(span.as_micros()).unwrap_or(u64::MAX),
-        ))
-        .to_string()
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        humantime::format_duration(Duration::from_micros(micros)).to_string()
     };
+    let (limit_text, took_text) = (show(limit), show(took));
     if took * 10 <= limit {
-        return report.row(
-            "pace",
-            Mark::Ok,
-            &format!(
-                "the request time-out is {}, and a request takes {}",
-                show(limit),
-                show(took)
-            ),
-        );
+        let text = format!("the request time-out is {limit_text}, and a request takes {took_text}");
+        return report.row("pace", Mark::Ok, &text);
     }
-    report.row(
-        "pace",
-        Mark::Warning,
-        &format!(
-            "acquiring a lock took {}, and the request time-out is {}: use a longer \
-             `client.request_timeout` and `lock.ttl`, or a closer store",
-            show(took),
-            show(limit)
-        ),
-    )
+    let text = format!(
+        "acquiring a lock took {took_text}, and the request time-out is {limit_text}: use a longer \
+         `client.request_timeout` and `lock.ttl`, or a closer store"
+    );
+    report.row("pace", Mark::Warning, &text)
 }

@@ -1,13 +1,4 @@
 //! Job control: an interactive shell on a pseudo-terminal, Ctrl-Z, `fg`, `bg` and Ctrl-C.
-#![allow(
-    clippy::allow_attributes,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests may"
-)]
-
-mod common;
 
 use std::{
     fs::File,
@@ -16,19 +7,20 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{Place, Running, is_alive, is_stopped, now, until};
 use nix::{pty::openpty, sys::signal::Signal};
 
-/// Starts a session on the terminal that is named in the environment, with an interactive shell in
-/// it: this test binary, started again.
+use crate::support::{CONDITION_TIMEOUT, Running, Sandbox, is_alive, is_stopped, now, wait_until};
+
+/// Starts a session with an interactive shell on the terminal that the environment names. The tests
+/// below start this binary again for it.
 #[test]
-#[ignore = "a part of the tests below, which start it"]
-fn a_session() {
+#[ignore = "part of other tests, which start it"]
+fn session_process() {
     let Some(name) = std::env::var_os("SESSION_TERMINAL") else {
         return;
     };
     nix::unistd::setsid().unwrap();
-    // The first terminal that the leader of a session opens becomes the session's own.
+    // The first terminal that the leader of a session opens becomes the terminal of the session.
     let terminal = File::options().read(true).write(true).open(name).unwrap();
     let stdio = || Stdio::from(terminal.try_clone().unwrap());
     let mut shell = Command::new("bash");
@@ -40,7 +32,7 @@ fn a_session() {
     shell.status().unwrap();
 }
 
-/// An interactive shell, what it is told, and what it shows.
+/// An interactive shell, and the text on its terminal.
 struct Session {
     _process: Running,
     _terminal: std::os::fd::OwnedFd,
@@ -49,20 +41,20 @@ struct Session {
 }
 
 impl Session {
-    fn start(place: &Place) -> Self {
+    fn start(sandbox: &Sandbox) -> Self {
         let pair = openpty(None, None).unwrap();
         let name = nix::unistd::ttyname(&pair.slave).unwrap();
-        // What whoever starts the tests ignores must not be ignored in the session.
+        // The session must not inherit ignored signals from the tests.
         let mut command = Command::new("env");
         command
             .arg("--default-signal=HUP,INT,QUIT")
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "a_session"])
+            .args(["--exact", "--ignored", "terminal::session_process"])
             .env("SESSION_TERMINAL", name)
-            .envs(place.environment())
+            .envs(sandbox.environment())
             .env("TENURE", env!("CARGO_BIN_EXE_tenure"))
             .stdin(Stdio::null())
-            .current_dir(place.path("."));
+            .current_dir(sandbox.path("."));
         let process = Running::start(command);
         let master = File::from(pair.master);
         let shown = Arc::new(Mutex::new(String::new()));
@@ -80,7 +72,7 @@ impl Session {
             master,
             shown,
         };
-        session.answers();
+        session.assert_prompt();
         session
     }
 
@@ -90,26 +82,26 @@ impl Session {
 
     /// Asserts that the shell reads its terminal.
     #[track_caller]
-    fn answers(&self) {
-        self.shows("echo ready-$((40 + 2))\n", "ready-42");
+    fn assert_prompt(&self) {
+        self.send_and_expect("echo ready-$((40 + 2))\n", "ready-42");
     }
 
-    /// Asserts that the shell answers a line so. What is typed is shown too, so that the answer
-    /// must differ from the line.
+    /// Sends a line and waits for the expected output. The terminal echoes the line, so the output must
+    /// differ from it.
     #[track_caller]
-    fn shows(&self, line: &str, wanted: &str) {
+    fn send_and_expect(&self, line: &str, expected: &str) {
         self.shown.lock().unwrap().clear();
         self.send(line);
-        self.await_text(wanted);
+        self.wait_for_text(expected);
     }
 
     #[track_caller]
-    fn await_text(&self, wanted: &str) {
-        let limit = now() + common::PATIENCE;
-        while !self.shown.lock().unwrap().contains(wanted) {
+    fn wait_for_text(&self, expected: &str) {
+        let limit = now() + CONDITION_TIMEOUT;
+        while !self.shown.lock().unwrap().contains(expected) {
             assert!(
                 now() < limit,
-                "{wanted:?} was not shown: {:?}",
+                "{expected:?} is not on the terminal: {:?}",
                 self.shown.lock().unwrap()
             );
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -117,40 +109,40 @@ impl Session {
     }
 }
 
-const HELD: &str = "$TENURE run x -- sh -c 'echo $$ > leader; exec sleep 1000'\n";
+const RUN_SLEEP: &str = "$TENURE run x -- sh -c 'echo $$ > leader; exec sleep 1000'\n";
 
 #[test]
 fn ctrl_z_returns_the_prompt_and_fg_continues() {
-    let place = Place::new();
-    let session = Session::start(&place);
-    session.send(HELD);
-    let leader = place.pid("leader");
+    let sandbox = Sandbox::new();
+    let session = Session::start(&sandbox);
+    session.send(RUN_SLEEP);
+    let leader = sandbox.pid("leader");
     session.send("\u{1a}");
-    until("the command stopped", || is_stopped(leader));
-    session.answers();
-    assert!(place.token("x").is_some());
+    wait_until("the command stopped", || is_stopped(leader));
+    session.assert_prompt();
+    assert!(sandbox.token("x").is_some());
 
     session.send("fg\n");
-    until("the command goes on", || {
+    wait_until("the command continued", || {
         is_alive(leader) && !is_stopped(leader)
     });
-    // It has the terminal again: Ctrl-C is for it.
-    until_foreground(&session, leader);
+    // The command has the terminal again, so it receives Ctrl-C.
+    wait_until_foreground(&session, leader);
     session.send("\u{3}");
-    until("the end of the command", || !is_alive(leader));
-    session.shows("echo code=$(($? + 0)).\n", "code=130.");
-    assert!(place.token("x").is_none());
+    wait_until("the end of the command", || !is_alive(leader));
+    session.send_and_expect("echo code=$(($? + 0)).\n", "code=130.");
+    assert!(sandbox.token("x").is_none());
 }
 
-/// The group of the terminal's foreground, by the eyes of the kernel.
-fn until_foreground(session: &Session, group: nix::unistd::Pid) {
-    until("the command in the foreground", || {
+/// Waits until the group is the foreground group of the terminal.
+fn wait_until_foreground(session: &Session, group: nix::unistd::Pid) {
+    wait_until("the command in the foreground", || {
         nix::unistd::tcgetpgrp(&session._terminal).is_ok_and(|present| present == group)
             || foreground(group) == Some(group.as_raw())
     });
 }
 
-/// The foreground group of the terminal of a process.
+/// Returns the foreground group of the terminal of a process.
 fn foreground(pid: nix::unistd::Pid) -> Option<i32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(')')?
@@ -163,48 +155,48 @@ fn foreground(pid: nix::unistd::Pid) -> Option<i32> {
 
 #[test]
 fn ctrl_c_reaches_the_command_and_the_shell_regains_the_terminal() {
-    let place = Place::new();
-    let session = Session::start(&place);
+    let sandbox = Sandbox::new();
+    let session = Session::start(&sandbox);
     session.send("$TENURE run x -- sh -c 'trap \"echo cleaning; exit 7\" INT; echo $$ > leader; while :; do sleep 0.05; done'\n");
-    let leader = place.pid("leader");
-    until("the terminal", || {
+    let leader = sandbox.pid("leader");
+    wait_until("the terminal", || {
         foreground(leader) == Some(leader.as_raw())
     });
     session.send("\u{3}");
-    until("the end of the command", || !is_alive(leader));
-    session.shows("echo code=$(($? + 0)).\n", "code=7.");
+    wait_until("the end of the command", || !is_alive(leader));
+    session.send_and_expect("echo code=$(($? + 0)).\n", "code=7.");
 }
 
 #[test]
 fn command_that_reads_the_terminal_receives_the_input() {
-    let place = Place::new();
-    let session = Session::start(&place);
+    let sandbox = Sandbox::new();
+    let session = Session::start(&sandbox);
     session.send("$TENURE run x -- sh -c 'echo $$ > leader; read line; echo \"$line\" > typed'\n");
-    place.pid("leader");
+    sandbox.pid("leader");
     session.send("some words\n");
-    assert_eq!(place.line("typed"), "some words");
-    session.answers();
-    // The same with stdout in a pipe, where the terminal is given on demand.
+    assert_eq!(sandbox.line("typed"), "some words");
+    session.assert_prompt();
+    // With stdout in a pipe, the command receives the terminal when it first reads from it.
     session.send("$TENURE run x -- sh -c 'echo $$ > leader2; read line < /dev/tty; echo \"$line\" > typed2' | cat\n");
-    place.pid("leader2");
+    sandbox.pid("leader2");
     session.send("more words\n");
-    assert_eq!(place.line("typed2"), "more words");
-    session.answers();
+    assert_eq!(sandbox.line("typed2"), "more words");
+    session.assert_prompt();
 }
 
 #[test]
 fn x1_stopped_run_loses_its_lock_and_its_command_in_time() {
-    let place = Place::new();
-    let session = Session::start(&place);
+    let sandbox = Sandbox::new();
+    let session = Session::start(&sandbox);
     session.send(
         "$TENURE run --ttl 3s --kill-after 300ms x -- sh -c 'echo $$ > leader; exec sleep 1000'\n",
     );
-    let leader = place.pid("leader");
+    let leader = sandbox.pid("leader");
     session.send("\u{1a}");
-    until("the command stopped", || is_stopped(leader));
-    session.answers();
-    // Stopped as it is, it is ended before the lock can be granted again.
-    place
+    wait_until("the command stopped", || is_stopped(leader));
+    session.assert_prompt();
+    // The stopped command is killed before the lock is granted again.
+    sandbox
         .run(&[
             "run",
             "-q",
@@ -216,19 +208,19 @@ fn x1_stopped_run_loses_its_lock_and_its_command_in_time() {
             "--",
             "true",
         ])
-        .succeeded();
+        .assert_succeeded();
     assert!(!is_alive(leader));
-    session.shows("fg; echo code=$(($? + 0)).\n", "code=79.");
+    session.send_and_expect("fg; echo code=$(($? + 0)).\n", "code=79.");
 }
 
 #[test]
 fn background_run_does_not_take_the_terminal() {
-    let place = Place::new();
-    let session = Session::start(&place);
+    let sandbox = Sandbox::new();
+    let session = Session::start(&sandbox);
     session.send("$TENURE run x -- sh -c 'echo $$ > leader; exec sleep 1000' &\n");
-    let leader = place.pid("leader");
-    session.answers();
+    let leader = sandbox.pid("leader");
+    session.assert_prompt();
     assert_ne!(foreground(leader), Some(leader.as_raw()));
     nix::sys::signal::kill(leader, Signal::SIGKILL).unwrap();
-    session.shows("wait $!; echo code=$(($? + 0)).\n", "code=137.");
+    session.send_and_expect("wait $!; echo code=$(($? + 0)).\n", "code=137.");
 }

@@ -1,22 +1,14 @@
-//! The commands that look and break, their JSON, and a stdout that is gone.
-#![allow(
-    clippy::allow_attributes,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests may"
-)]
-
-mod common;
+//! All commands except `run`, `config` and `conformance`: their text, their JSON, and a closed stdout.
 
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
 };
 
-use common::{Place, bare, done, until};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+
+use crate::support::{Sandbox, finished, unconfigured, wait_until, write};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines()
@@ -26,26 +18,29 @@ fn lines(text: &str) -> Vec<Value> {
 
 #[test]
 fn i1_status_shows_holder_and_queue_and_changes_nothing() {
-    let place = Place::new();
-    let free = place.run(&["status", "x"]);
-    let shown = free.succeeded().stdout.clone();
+    let sandbox = Sandbox::new();
+    let free = sandbox.run(&["status", "x"]);
+    let shown = free.assert_succeeded().stdout.clone();
     assert_eq!(
         shown,
-        format!("\"x\"  free\nin namespace \"default\" of {}\n", place.url())
+        format!(
+            "\"x\"  free\nin namespace \"default\" of {}\n",
+            sandbox.url()
+        )
     );
-    // Looking makes nothing (I1).
-    assert!(!place.path("locks").exists());
-    assert_eq!(place.status("x")["holder"], Value::Null);
+    // Reading creates nothing in the store (I1).
+    assert!(!sandbox.path("locks").exists());
+    assert_eq!(sandbox.status("x")["holder"], Value::Null);
 
-    let holder = place.hold(
+    let holder = sandbox.spawn_run(
         &["--label", "first"],
         "x",
         "echo $TENURE_TOKEN > up; exec sleep 1000",
     );
-    let token = place.line("up");
-    let waiter = place.hold(&["-q", "--label", "second\u{1b}[31m"], "x", "true");
-    until("a waiter", || place.waiting("x") == 1);
-    let state = place.status("x");
+    let token = sandbox.line("up");
+    let waiter = sandbox.spawn_run(&["-q", "--label", "second\u{1b}[31m"], "x", "true");
+    wait_until("a waiter", || sandbox.waiting("x") == 1);
+    let state = sandbox.status("x");
     assert_eq!(state["schema"], "tenure.status/1");
     assert_eq!(state["name"], "x");
     assert_eq!(state["namespace"], "default");
@@ -58,30 +53,35 @@ fn i1_status_shows_holder_and_queue_and_changes_nothing() {
     assert_eq!(state["holder"]["ttl_ms"], 30_000);
     assert_eq!(state["queue"][0]["label"], "second\u{1b}[31m");
     assert_eq!(state["queue"][0]["pid"], waiter.pid().as_raw());
-    let shown = place.run(&["status", "x"]).stdout;
+    let shown = sandbox.run(&["status", "x"]).stdout;
     assert!(
         shown.contains("held by \"first\"") && shown.contains("1. waiting: \"second\\u{1b}[31m\""),
         "{shown}"
     );
     assert!(!shown.contains('\u{1b}'));
-    assert_eq!(place.waiting("x"), 1);
+    assert_eq!(sandbox.waiting("x"), 1);
     drop((holder, waiter));
 }
 
 #[test]
 fn n2_ls_returns_names_as_they_were_given() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let names = ["a/b", "a b%", "größe 🔒", "a\nb"];
     let held: Vec<_> = names
         .iter()
         .enumerate()
         .map(|(at, name)| {
-            let held = place.hold(&[], name, &format!("echo up > up{at}; exec sleep 1000"));
-            place.line(&format!("up{at}"));
+            let held = sandbox.spawn_run(&[], name, &format!("echo up > up{at}; exec sleep 1000"));
+            sandbox.line(&format!("up{at}"));
             held
         })
         .collect();
-    let listed = lines(&place.run(&["--output", "json", "ls"]).succeeded().stdout);
+    let listed = lines(
+        &sandbox
+            .run(&["--output", "json", "ls"])
+            .assert_succeeded()
+            .stdout,
+    );
     let mut found: Vec<_> = listed
         .iter()
         .map(|line| line["name"].as_str().unwrap())
@@ -91,57 +91,57 @@ fn n2_ls_returns_names_as_they_were_given() {
     wanted.sort_unstable();
     assert_eq!(found, wanted);
     assert!(listed.iter().all(|line| line["schema"] == "tenure.ls/1"));
-    let text = place.run(&["ls"]).stdout;
+    let text = sandbox.run(&["ls"]).stdout;
     assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.contains("\"a\\nb\""), "{text}");
-    assert_eq!(place.run(&["ls", "a/"]).stdout.lines().count(), 1);
-    let elsewhere = place.run(&["--namespace", "other", "ls"]);
+    assert_eq!(sandbox.run(&["ls", "a/"]).stdout.lines().count(), 1);
+    let elsewhere = sandbox.run(&["--namespace", "other", "ls"]);
     assert_eq!(elsewhere.stdout, "");
-    let said = &elsewhere.stderr;
+    let printed = &elsewhere.stderr;
     assert!(
-        said.contains("no locks in namespace \"other\" of "),
-        "{said:?}"
+        printed.contains("no locks in namespace \"other\" of "),
+        "{printed:?}"
     );
     drop(held);
 }
 
 #[test]
 fn i2_break_evicts_only_the_grant_with_the_token() {
-    let place = Place::new();
-    let holder = place.hold(&[], "x", "echo up > up; exec sleep 1000");
-    place.line("up");
-    let token = place.token("x").unwrap();
+    let sandbox = Sandbox::new();
+    let holder = sandbox.spawn_run(&[], "x", "echo up > up; exec sleep 1000");
+    sandbox.line("up");
+    let token = sandbox.token("x").unwrap();
     let wrong = (token + 1).to_string();
-    place
+    sandbox
         .run(&["break", "x", "--token", &wrong, "--reason", "r"])
-        .failed(75, &["no grant", &wrong, "held by"]);
-    place
+        .assert_failed(75, &["no grant", &wrong, "held by"]);
+    sandbox
         .run(&["break", "free", "--token", "1", "--reason", "r"])
-        .failed(75, &["free"]);
+        .assert_failed(75, &["free"]);
     let token = token.to_string();
-    let shown = place.run(&[
+    let shown = sandbox.run(&[
         "--output", "json", "break", "x", "--token", &token, "--reason", "r",
     ]);
-    let value: Value = serde_json::from_str(&shown.succeeded().stdout).unwrap();
+    let value: Value = serde_json::from_str(&shown.assert_succeeded().stdout).unwrap();
     assert_eq!(
         (&value["schema"], &value["broken"]),
         (&"tenure.break/1".into(), &true.into())
     );
     assert_eq!(holder.finish().code, Some(79));
-    place
+    sandbox
         .run(&["break", "x", "--token", &token])
-        .failed(64, &["--reason"]);
+        .assert_failed(64, &["--reason"]);
 }
 
 #[test]
 fn watch_shows_each_change_until_it_is_interrupted() {
-    let place = Place::new();
-    let mut command = place.tenure(&["--output", "json", "watch", "x", "--every", "50ms"]);
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tenure(&["--output", "json", "watch", "x", "--every", "50ms"]);
     let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(watch.stdout.take().unwrap()).lines();
     let mut next = || -> Value { serde_json::from_str(&output.next().unwrap().unwrap()).unwrap() };
     assert_eq!(next()["holder"], Value::Null);
-    let holder = place.hold(
+    let holder = sandbox.spawn_run(
         &["--label", "me"],
         "x",
         "while [ ! -e go ]; do sleep 0.02; done",
@@ -151,9 +151,9 @@ fn watch_shows_each_change_until_it_is_interrupted() {
         (&held["schema"], &held["holder"]["label"]),
         (&"tenure.watch/1".into(), &"me".into())
     );
-    common::write(&place.path("go"), "");
+    write(&sandbox.path("go"), "");
     assert_eq!(next()["holder"], Value::Null);
-    holder.finish().succeeded();
+    holder.finish().assert_succeeded();
     kill(
         nix::unistd::Pid::from_raw(watch.id().cast_signed()),
         Signal::SIGINT,
@@ -164,13 +164,13 @@ fn watch_shows_each_change_until_it_is_interrupted() {
 
 #[test]
 fn backends_completions_man_and_help_write_their_output() {
-    let shown = done(bare().arg("backends").output().unwrap());
+    let shown = finished(unconfigured().arg("backends").output().unwrap());
     assert!(
-        shown.succeeded().stdout.contains("file") && shown.stdout.contains("memory"),
+        shown.assert_succeeded().stdout.contains("file") && shown.stdout.contains("memory"),
         "{shown:?}"
     );
-    let json = done(
-        bare()
+    let json = finished(
+        unconfigured()
             .args(["--output", "json", "backends"])
             .output()
             .unwrap(),
@@ -181,29 +181,50 @@ fn backends_completions_man_and_help_write_their_output() {
             .all(|line| line["schema"] == "tenure.backends/1")
     );
     for shell in ["bash", "zsh", "fish"] {
-        let script = done(bare().args(["completions", shell]).output().unwrap());
-        assert!(script.succeeded().stdout.contains("tenure"), "{shell}");
+        let script = finished(
+            unconfigured()
+                .args(["completions", shell])
+                .output()
+                .unwrap(),
+        );
+        assert!(
+            script.assert_succeeded().stdout.contains("tenure"),
+            "{shell}"
+        );
     }
-    let page = done(bare().arg("man").output().unwrap());
-    assert!(page.succeeded().stdout.contains(".TH tenure"), "{page:?}");
-    let page = done(bare().args(["man", "run"]).output().unwrap());
+    let page = finished(unconfigured().arg("man").output().unwrap());
     assert!(
-        page.succeeded().stdout.contains("status\\-file"),
+        page.assert_succeeded().stdout.contains(".TH tenure"),
         "{page:?}"
     );
-    done(bare().args(["man", "rum"]).output().unwrap()).failed(64, &["rum", "run"]);
+    let page = finished(unconfigured().args(["man", "run"]).output().unwrap());
+    assert!(
+        page.assert_succeeded().stdout.contains("status\\-file"),
+        "{page:?}"
+    );
+    finished(unconfigured().args(["man", "rum"]).output().unwrap())
+        .assert_failed(64, &["rum", "run"]);
     for arguments in [&["--help"][..], &["run", "--help"]] {
-        let help = done(bare().args(arguments).output().unwrap());
-        assert!(help.succeeded().stdout.contains("Examples:"), "{help:?}");
+        let help = finished(unconfigured().args(arguments).output().unwrap());
+        assert!(
+            help.assert_succeeded().stdout.contains("Examples:"),
+            "{help:?}"
+        );
         assert!(help.stdout.contains("79"), "{help:?}");
     }
-    done(bare().args(["run", "x", "--fooo"]).output().unwrap()).failed(64, &["--fooo"]);
-    done(bare().output().unwrap()).failed(64, &["subcommand"]);
+    finished(
+        unconfigured()
+            .args(["run", "x", "--fooo"])
+            .output()
+            .unwrap(),
+    )
+    .assert_failed(64, &["--fooo"]);
+    finished(unconfigured().output().unwrap()).assert_failed(64, &["subcommand"]);
 }
 
 #[test]
 fn closed_stdout_causes_one_line_and_no_panic() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     for arguments in [
         &["status", "x"][..],
         &["config", "show"],
@@ -212,31 +233,31 @@ fn closed_stdout_causes_one_line_and_no_panic() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = place.tenure(arguments);
+        let mut command = sandbox.tenure(arguments);
         command.stdout(writer).stderr(Stdio::piped());
         let output = command.spawn().unwrap().wait_with_output().unwrap();
-        done(output).failed(74, &["standard output", "Broken pipe"]);
+        finished(output).assert_failed(74, &["standard output", "Broken pipe"]);
     }
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
         .unwrap();
-    let mut command = place.tenure(&["status", "x"]);
+    let mut command = sandbox.tenure(&["status", "x"]);
     command.stdout(full).stderr(Stdio::piped());
     let output = command.spawn().unwrap().wait_with_output().unwrap();
-    done(output).failed(74, &["No space"]);
-    // A run whose stderr is gone still runs, and keeps the exit code.
+    finished(output).assert_failed(74, &["No space"]);
+    // A run with a closed stderr still runs and keeps the exit code.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut command = place.tenure(&["run", "x", "--", "no-such-command"]);
+    let mut command = sandbox.tenure(&["run", "x", "--", "no-such-command"]);
     assert_eq!(command.stderr(writer).status().unwrap().code(), Some(127));
 }
 
 #[test]
 fn doctor_checks_the_store_and_leaves_no_lock() {
-    let place = Place::new();
-    let sound = place.run(&["doctor"]);
-    let shown = &sound.succeeded().stdout;
+    let sandbox = Sandbox::new();
+    let run = sandbox.run(&["doctor"]);
+    let shown = &run.assert_succeeded().stdout;
     for step in [
         "reach", "take", "renew", "inspect", "wait", "break", "release", "leaves",
     ] {
@@ -245,16 +266,16 @@ fn doctor_checks_the_store_and_leaves_no_lock() {
             "{step}: {shown}"
         );
     }
-    assert!(place.run(&["ls"]).succeeded().stdout.is_empty());
-    let sound = place.run(&["--output", "json", "doctor"]);
-    let report = lines(&sound.succeeded().stdout);
+    assert!(sandbox.run(&["ls"]).assert_succeeded().stdout.is_empty());
+    let run = sandbox.run(&["--output", "json", "doctor"]);
+    let report = lines(&run.assert_succeeded().stdout);
     assert_eq!(report[0]["schema"], "tenure.doctor/1");
     assert_eq!(report[0]["ok"], true);
 }
 
 #[test]
 fn doctor_names_the_failed_step_and_exits_with_its_code() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     for (arguments, code, step, word) in [
         (
             &["--url", "redis://127.0.0.1:1", "doctor"][..],
@@ -269,44 +290,41 @@ fn doctor_names_the_failed_step_and_exits_with_its_code() {
             "/proc/none",
         ),
     ] {
-        // Another store than the tests', which may have options of its own.
-        let done = done(bare().args(arguments).output().unwrap());
-        done.failed(code, &[word]);
-        assert!(
-            done.stdout.contains(&format!("FAILED   {step} ")),
-            "{done:?}"
-        );
+        // Not the store of the tests, which may have options of its own.
+        let run = finished(unconfigured().args(arguments).output().unwrap());
+        run.assert_failed(code, &[word]);
+        assert!(run.stdout.contains(&format!("FAILED   {step} ")), "{run:?}");
     }
-    let mut slow = place.tenure(&["doctor"]);
+    let mut slow = sandbox.tenure(&["doctor"]);
     slow.env("TENURE__LOCK__TTL", "3s");
-    let slow = done(slow.output().unwrap());
+    let slow = finished(slow.output().unwrap());
     assert!(slow.stdout.contains("warning  configuration"), "{slow:?}");
 }
 
 #[test]
 fn bench_uses_a_separate_namespace_and_leaves_no_lock_held() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let options = ["--for", "50ms", "--tasks", "2", "--waiters", "3"];
     let arguments = [&["--output", "json", "bench"][..], &options].concat();
-    let shown = place.run(&arguments);
-    let view: Value = serde_json::from_str(&shown.succeeded().stdout).unwrap();
+    let shown = sandbox.run(&arguments);
+    let view: Value = serde_json::from_str(&shown.assert_succeeded().stdout).unwrap();
     assert_eq!(view["schema"], "tenure.bench/1");
     let namespace = view["namespace"].as_str().unwrap();
     assert!(namespace.starts_with("bench-"), "{namespace}");
-    assert!(view["alone_us"]["count"].as_u64().unwrap() > 0);
+    assert!(view["uncontended_us"]["count"].as_u64().unwrap() > 0);
     let micros = |of: &Value, what: &str| of[what].as_f64().unwrap();
-    assert!(micros(&view["alone_us"], "p99") >= micros(&view["alone_us"], "median"));
-    assert!(view["many"]["pairs_per_second"].as_f64().unwrap() > 0.0);
-    assert_eq!(view["one"]["waiters"], 3);
-    // Each of the three had its turn at the least.
-    assert!(view["one"]["hand_over_us"]["count"].as_u64().unwrap() >= 2);
+    assert!(micros(&view["uncontended_us"], "p99") >= micros(&view["uncontended_us"], "median"));
+    assert!(view["independent"]["pairs_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(view["contended"]["waiters"], 3);
+    // Each of the three waiters acquired the lock at least once.
+    assert!(view["contended"]["hand_over_us"]["count"].as_u64().unwrap() >= 2);
     for namespace in [namespace, "default"] {
-        let listed = place.run(&["--namespace", namespace, "ls"]);
-        assert_eq!(listed.succeeded().stdout, "", "{namespace}");
+        let listed = sandbox.run(&["--namespace", namespace, "ls"]);
+        assert_eq!(listed.assert_succeeded().stdout, "", "{namespace}");
     }
-    let text = place.run(&[&["bench"][..], &options].concat());
-    assert!(text.succeeded().stdout.contains("3 waiters"));
-    let wrong = place.run(&["bench", "--tasks", "0"]);
+    let text = sandbox.run(&[&["bench"][..], &options].concat());
+    assert!(text.assert_succeeded().stdout.contains("3 waiters"));
+    let wrong = sandbox.run(&["bench", "--tasks", "0"]);
     assert_eq!(wrong.code, Some(64));
 }
 
@@ -318,10 +336,10 @@ fn error_about_an_unreachable_store_names_the_lock() {
         &["watch", "nightly"],
         &["break", "nightly", "--token", "7", "--reason", "test"],
     ] {
-        let mut command = bare();
+        let mut command = unconfigured();
         command
             .args(["--url", "redis://127.0.0.1:1"])
             .args(arguments);
-        done(command.output().unwrap()).failed(69, &["\"nightly\"", "nothing listens"]);
+        finished(command.output().unwrap()).assert_failed(69, &["\"nightly\"", "nothing listens"]);
     }
 }

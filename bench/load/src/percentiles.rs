@@ -1,55 +1,56 @@
-//! How durations are spread: the median, the 99th of a hundred, the longest.
+//! Percentiles of durations.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Durations in rising order.
+/// Durations in ascending order.
 #[derive(Clone, Debug, Default)]
-pub struct Spread(Vec<Duration>);
+pub struct Percentiles(Vec<Duration>);
 
-impl Spread {
-    /// Of these, in any order.
+impl Percentiles {
+    /// Takes durations in any order.
     pub fn new(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         Self(durations)
     }
 
-    /// These and those of another one.
+    /// Returns the durations of both.
     #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
+    pub fn merge(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         Self::new(self.0)
     }
 
-    /// How many there are.
+    /// Returns the number of durations.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no durations.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The least one of which at least `permille` thousandths are not longer; zero if there are none.
+    /// Returns a percentile by the nearest rank, given in thousandths: 990 is the 99th percentile.
+    /// Returns zero if there are no durations.
     pub fn at(&self, permille: usize) -> Duration {
         let rank = (self.0.len() * permille.min(1000)).div_ceil(1000);
         let found = self.0.get(rank.saturating_sub(1));
         found.copied().unwrap_or_default()
     }
 
-    /// The one in the middle.
+    /// Returns the median.
     pub fn median(&self) -> Duration {
         self.at(500)
     }
 
-    /// The longest.
+    /// Returns the longest duration.
     pub fn longest(&self) -> Duration {
         self.at(1000)
     }
 
-    /// What is usually shown of it, in microseconds.
+    /// Returns the usual percentiles in microseconds.
     pub fn micros(&self) -> Micros {
         let micros = |permille| self.at(permille).as_secs_f64() * 1e6;
         Micros {
@@ -62,19 +63,19 @@ impl Spread {
     }
 }
 
-/// A spread in a few numbers, in microseconds.
+/// The usual percentiles in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Micros {
-    /// How many durations it is made of.
+    /// The number of durations.
     pub count: usize,
-    /// Half of them are not longer.
+    /// The median.
     pub median: f64,
-    /// Nine of ten are not longer.
+    /// The 90th percentile.
     pub p90: f64,
-    /// 99 of a hundred are not longer.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The longest.
+    /// The longest duration.
     pub longest: f64,
 }
 
@@ -83,15 +84,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_those_of_the_field() {
-        let spread = Spread::new((1..=200).rev().map(Duration::from_micros).collect());
-        assert_eq!(spread.median(), Duration::from_micros(100));
-        assert_eq!(spread.at(990), Duration::from_micros(198));
-        assert_eq!(spread.longest(), Duration::from_micros(200));
-        assert_eq!(spread.at(0), Duration::from_micros(1));
-        let one = Spread::new(vec![Duration::from_micros(7)]);
+    fn percentiles_use_the_nearest_rank() {
+        let many = Percentiles::new((1..=200).rev().map(Duration::from_micros).collect());
+        assert_eq!(many.median(), Duration::from_micros(100));
+        assert_eq!(many.at(990), Duration::from_micros(198));
+        assert_eq!(many.longest(), Duration::from_micros(200));
+        assert_eq!(many.at(0), Duration::from_micros(1));
+        let one = Percentiles::new(vec![Duration::from_micros(7)]);
         assert_eq!((one.median(), one.at(990)), (one.longest(), one.longest()));
-        assert_eq!(Spread::default().longest(), Duration::ZERO);
-        assert_eq!(spread.and(one).len(), 201);
+        assert_eq!(Percentiles::default().longest(), Duration::ZERO);
+        assert_eq!(many.merge(one).len(), 201);
     }
 }

@@ -1,10 +1,5 @@
-//! `tenure conformance`: exit codes, reports, what it leaves and what it does not tell.
-#![cfg(feature = "conformance")]
-#![expect(clippy::unwrap_used, reason = "a test")]
+//! `tenure conformance`: exit codes, reports, remaining entries, and secrets.
 
-mod common;
-
-use common::{Place, done};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -12,8 +7,10 @@ use nix::{
 use serde_json::Value;
 use tenure_test_servers::redis::Server;
 
-/// A filter by which one case is left, which needs other processes.
-const PROCESSES: &str = "processes_never_overlap";
+use crate::support::{Sandbox, finished, unconfigured, wait_until};
+
+/// A filter that selects one case, which needs other processes.
+const PROCESS_CASE: &str = "processes_never_overlap";
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -21,29 +18,29 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn cases_run_on_the_configured_store_and_all_reports_are_written() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let names = ["a.json", "a.xml", "a.html", "a.md", "a.txt"];
     let mut arguments = vec![
         "conformance",
         "--filter",
-        PROCESSES,
+        PROCESS_CASE,
         "--stress",
         "1s",
         "--namespace",
         "mine",
     ];
     arguments.extend(names.iter().flat_map(|name| ["--report", *name]));
-    let run = place.run(&arguments);
+    let run = sandbox.run(&arguments);
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(
         run.stdout.contains("1 passed, 0 failed, 0 ignored"),
         "{run:?}"
     );
     for name in names {
-        let text = std::fs::read_to_string(place.path(name)).unwrap();
-        assert!(text.contains(PROCESSES), "{name}: {text}");
+        let text = std::fs::read_to_string(sandbox.path(name)).unwrap();
+        assert!(text.contains(PROCESS_CASE), "{name}: {text}");
     }
-    let report = json(&std::fs::read_to_string(place.path("a.json")).unwrap());
+    let report = json(&std::fs::read_to_string(sandbox.path("a.json")).unwrap());
     assert_eq!(report["schema"], "tenure.conformance/1");
     assert_eq!(
         report["cases"][0]["verdict"], "passed",
@@ -59,18 +56,18 @@ fn cases_run_on_the_configured_store_and_all_reports_are_written() {
     );
     let left = report["left"][0].as_str().unwrap();
     assert!(left.contains("\"mine.conformance-"), "{left}");
-    // What it made is below that name, and nothing there is held.
+    // All its namespaces begin with that name, and no lock in them is held.
     let part = left.split('"').nth(1).unwrap();
     for number in 0..6 {
         let namespace = format!("{part}.{number}");
-        let listed = place.run(&["ls", "--namespace", &namespace]);
+        let listed = sandbox.run(&["ls", "--namespace", &namespace]);
         assert_eq!(
             (listed.code, listed.stdout.as_str()),
             (Some(0), ""),
             "{listed:?}"
         );
     }
-    let again = place.run(&[
+    let again = sandbox.run(&[
         "conformance",
         "--from",
         "a.json",
@@ -80,13 +77,13 @@ fn cases_run_on_the_configured_store_and_all_reports_are_written() {
         "json",
     ]);
     assert_eq!((again.code, json(&again.stdout)), (Some(0), report));
-    assert!(place.path("b.html").exists());
+    assert!(sandbox.path("b.html").exists());
 }
 
 #[test]
 fn store_of_one_process_shows_the_cases_that_do_not_apply() {
-    let place = Place::new();
-    let run = place.run(&[
+    let sandbox = Sandbox::new();
+    let run = sandbox.run(&[
         "conformance",
         "--url",
         "memory:",
@@ -107,12 +104,12 @@ fn store_of_one_process_shows_the_cases_that_do_not_apply() {
         "--stress",
         "0s",
     ];
-    let run = place.run(&arguments);
+    let run = sandbox.run(&arguments);
     assert!(
         run.code == Some(0) && run.stdout.contains("no other process can reach this store"),
         "{run:?}"
     );
-    let strict = place.run(&[&arguments[..], &["--strict", "--output", "json"]].concat());
+    let strict = sandbox.run(&[&arguments[..], &["--strict", "--output", "json"]].concat());
     assert_eq!(strict.code, Some(1), "{strict:?}");
     let report = json(&strict.stdout);
     let failed: Vec<&Value> = (report["cases"].as_array().unwrap().iter())
@@ -124,7 +121,7 @@ fn store_of_one_process_shows_the_cases_that_do_not_apply() {
 
 #[test]
 fn bad_usage_and_an_unreachable_store_have_separate_exit_codes() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     for (arguments, code, text) in [
         (&["--report", "a.pdf"][..], 64, ".html"),
         (&["--filter", "no such case"], 64, "--list"),
@@ -148,14 +145,14 @@ fn bad_usage_and_an_unreachable_store_have_separate_exit_codes() {
             "a.json",
         ),
     ] {
-        let run = place.run(&[&["conformance"][..], arguments].concat());
+        let run = sandbox.run(&[&["conformance"][..], arguments].concat());
         assert!(
             run.code == Some(code) && run.stderr.contains(text),
             "{arguments:?}: {run:?}"
         );
     }
-    std::fs::write(place.path("other.json"), "{\"schema\": \"tenure.run/1\"}").unwrap();
-    let run = place.run(&["conformance", "--from", "other.json"]);
+    std::fs::write(sandbox.path("other.json"), "{\"schema\": \"tenure.run/1\"}").unwrap();
+    let run = sandbox.run(&["conformance", "--from", "other.json"]);
     assert!(
         run.code == Some(64) && run.stderr.contains("tenure.run/1"),
         "{run:?}"
@@ -163,22 +160,22 @@ fn bad_usage_and_an_unreachable_store_have_separate_exit_codes() {
 }
 
 #[test]
-fn the_password_reaches_the_workers_and_no_report() {
-    let place = Place::new();
+fn s1_password_reaches_the_workers_and_no_report() {
+    let sandbox = Sandbox::new();
     let server = Server::builder()
         .acl_user("locker", "canary-0f3e", "~* &* +@all")
         .start()
         .unwrap();
-    std::fs::write(place.path("secret"), "canary-0f3e\n").unwrap();
+    std::fs::write(sandbox.path("secret"), "canary-0f3e\n").unwrap();
     let file = format!(
         "[backend]\nurl = \"{}\"\nusername = \"locker\"\npassword_file = \"{}\"\n",
         server.url(),
-        place.path("secret").display()
+        sandbox.path("secret").display()
     );
-    std::fs::write(place.path("a.toml"), file).unwrap();
-    for (filter, passed) in [("secrets::", 1), (PROCESSES, 1)] {
-        let mut command = common::bare();
-        command.current_dir(place.path("."));
+    std::fs::write(sandbox.path("a.toml"), file).unwrap();
+    for (filter, passed) in [("secrets::", 1), (PROCESS_CASE, 1)] {
+        let mut command = unconfigured();
+        command.current_dir(sandbox.path("."));
         command.args([
             "conformance",
             "--config",
@@ -191,7 +188,7 @@ fn the_password_reaches_the_workers_and_no_report() {
         command.args([
             "--filter", filter, "--report", "a.html", "--report", "a.xml",
         ]);
-        let run = done(command.output().unwrap());
+        let run = finished(command.output().unwrap());
         assert_eq!(run.code, Some(0), "{run:?}");
         let report = json(&run.stdout);
         let verdicts = report["cases"].as_array().unwrap().iter();
@@ -201,7 +198,7 @@ fn the_password_reaches_the_workers_and_no_report() {
             "{report}"
         );
         let written =
-            ["a.html", "a.xml"].map(|name| std::fs::read_to_string(place.path(name)).unwrap());
+            ["a.html", "a.xml"].map(|name| std::fs::read_to_string(sandbox.path(name)).unwrap());
         for text in written.iter().chain([&run.stdout, &run.stderr]) {
             assert!(!text.contains("canary-0f3e"), "{text}");
         }
@@ -210,8 +207,8 @@ fn the_password_reaches_the_workers_and_no_report() {
 
 #[test]
 fn interrupt_ends_the_suite_after_the_running_cases() {
-    let place = Place::new();
-    let mut command = place.tenure(&[
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tenure(&[
         "conformance",
         "--jobs",
         "1",
@@ -225,15 +222,15 @@ fn interrupt_ends_the_suite_after_the_running_cases() {
         .spawn()
         .unwrap();
     let pid = Pid::from_raw(child.id().try_into().unwrap());
-    // Until it catches the signal it would die of it.
-    common::until("it catches INT", || {
+    // Before the process catches the signal, the signal would kill it.
+    wait_until("a handler of INT", || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
         mask.is_some_and(|mask| mask & (1 << (Signal::SIGINT as i32 - 1)) != 0)
     });
     kill(pid, Signal::SIGINT).unwrap();
-    let run = done(child.wait_with_output().unwrap());
+    let run = finished(child.wait_with_output().unwrap());
     assert_eq!(run.code, Some(130), "{run:?}");
     let report = json(&run.stdout);
     assert!(report["cases"].as_array().unwrap().len() < 10, "{report}");

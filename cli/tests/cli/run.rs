@@ -1,75 +1,68 @@
-//! `tenure run`: exit codes, options, what the command finds.
-#![allow(
-    clippy::allow_attributes,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests may"
-)]
-
-mod common;
+//! `tenure run`: exit codes, options, and the environment of the command.
 
 use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
-use common::{Place, Running, done, now, until, write};
+use crate::support::{Running, Sandbox, finished, now, wait_until, write};
 
 #[test]
 fn exit_code_is_that_of_the_command() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     for (script, code) in [
         ("exit 0", 0),
         ("exit 3", 3),
         ("kill -KILL $$", 137),
         ("kill -TERM $$", 143),
     ] {
-        let done = place.run(&["run", "x", "-c", script]);
-        assert_eq!(done.code, Some(code), "{script}: {done:?}");
-        assert_eq!(done.stderr, "", "{script}");
+        let run = sandbox.run(&["run", "x", "-c", script]);
+        assert_eq!(run.code, Some(code), "{script}: {run:?}");
+        assert_eq!(run.stderr, "", "{script}");
     }
 }
 
 #[test]
 fn command_that_cannot_start_is_126_or_127() {
-    let place = Place::new();
-    place
+    let sandbox = Sandbox::new();
+    sandbox
         .run(&["run", "x", "--", "no-such-command"])
-        .failed(127, &["no-such-command", "not found"]);
-    write(&place.path("plain"), "text");
-    place
+        .assert_failed(127, &["no-such-command", "not found"]);
+    write(&sandbox.path("plain"), "text");
+    sandbox
         .run(&["run", "x", "--", "./plain"])
-        .failed(126, &["./plain", "not executable"]);
-    write(&place.path("odd"), "\u{1}\u{2}");
-    std::fs::set_permissions(place.path("odd"), PermissionsExt::from_mode(0o755)).unwrap();
-    place
+        .assert_failed(126, &["./plain", "not executable"]);
+    write(&sandbox.path("odd"), "\u{1}\u{2}");
+    std::fs::set_permissions(sandbox.path("odd"), PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox
         .run(&["run", "x", "--", "./odd"])
-        .failed(126, &["./odd"]);
+        .assert_failed(126, &["./odd"]);
     // The lock is free again at once.
-    place.run(&["run", "-n", "x", "--", "true"]).succeeded();
+    sandbox
+        .run(&["run", "-n", "x", "--", "true"])
+        .assert_succeeded();
 }
 
 #[test]
 fn taken_lock_is_75_or_the_requested_code() {
-    let place = Place::new();
-    let holder = place.hold(
+    let sandbox = Sandbox::new();
+    let holder = sandbox.spawn_run(
         &["--label", "the\u{1b}[2J holder"],
         "x",
         "echo up > up; exec sleep 1000",
     );
-    place.line("up");
-    place
+    sandbox.line("up");
+    sandbox
         .run(&["run", "-n", "x", "--", "true"])
-        .failed(75, &["\"x\"", "the\\u{1b}[2J holder", "pid"]);
-    place
+        .assert_failed(75, &["\"x\"", "the\\u{1b}[2J holder", "pid"]);
+    sandbox
         .run(&["run", "-n", "-E", "7", "x", "--", "true"])
-        .failed(7, &["held by"]);
-    let quiet = place.run(&["run", "-n", "-q", "x", "--", "true"]);
+        .assert_failed(7, &["held by"]);
+    let quiet = sandbox.run(&["run", "-n", "-q", "x", "--", "true"]);
     assert_eq!((quiet.code, &*quiet.stderr), (Some(75), ""));
-    let fine = place.run(&["run", "-n", "-E", "0", "x", "--", "touch", "ran"]);
+    let fine = sandbox.run(&["run", "-n", "-E", "0", "x", "--", "touch", "ran"]);
     assert_eq!(fine.code, Some(0));
-    assert!(place.read("ran").is_none());
+    assert!(sandbox.read("ran").is_none());
 
     let begin = now();
-    let late = place.run(&["run", "-w", "300ms", "x", "--", "true"]);
+    let late = sandbox.run(&["run", "-w", "300ms", "x", "--", "true"]);
     assert!(now().since(begin) >= Duration::from_millis(300));
     assert_eq!(late.code, Some(75));
     let lines: Vec<_> = late.stderr.lines().collect();
@@ -87,40 +80,40 @@ fn taken_lock_is_75_or_the_requested_code() {
 
 #[test]
 fn w1_run_waits_for_its_turn_and_names_the_holder() {
-    let place = Place::new();
-    let holder = place.hold(
+    let sandbox = Sandbox::new();
+    let holder = sandbox.spawn_run(
         &["--label", "first"],
         "x",
         "echo up > up; while [ ! -e go ]; do sleep 0.02; done",
     );
-    place.line("up");
-    let next = place.hold(&[], "x", "cat up; echo $TENURE_TOKEN > second");
-    until("a waiter", || place.waiting("x") == 1);
-    let first = place.token("x").unwrap();
-    write(&place.path("go"), "");
+    sandbox.line("up");
+    let next = sandbox.spawn_run(&[], "x", "cat up; echo $TENURE_TOKEN > second");
+    wait_until("a waiter", || sandbox.waiting("x") == 1);
+    let first = sandbox.token("x").unwrap();
+    write(&sandbox.path("go"), "");
     let next = next.finish();
-    next.succeeded();
+    next.assert_succeeded();
     assert_eq!(next.stdout, "up\n");
     assert!(
         next.stderr
             .starts_with("tenure: waiting for \"x\", held by \"first\" (pid "),
         "{next:?}"
     );
-    // Since it was granted, or, where the store does not tell that, since it was asked for.
+    // The time of the grant; a store that does not know it shows the time of the request.
     let since = [" since 2", " which asked for it at 2"];
     assert!(
         since.iter().any(|since| next.stderr.contains(since)),
         "{next:?}"
     );
-    let second: u64 = place.line("second").parse().unwrap();
+    let second: u64 = sandbox.line("second").parse().unwrap();
     assert!(second > first);
-    holder.finish().succeeded();
+    holder.finish().assert_succeeded();
 }
 
 #[test]
 fn command_receives_its_grant_in_the_environment_and_its_stdin() {
-    let place = Place::new();
-    let mut command = place.tenure(&[
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tenure(&[
         "run", "a b", "--label", "me", "--ttl", "40s", "-c", "cat; env",
     ]);
     for name in [
@@ -143,14 +136,14 @@ fn command_receives_its_grant_in_the_environment_and_its_stdin() {
         .unwrap()
         .write_all(b"from stdin\n")
         .unwrap();
-    let done = done(child.wait_with_output().unwrap());
-    done.succeeded();
-    let lines: Vec<_> = done.stdout.lines().collect();
+    let run = finished(child.wait_with_output().unwrap());
+    run.assert_succeeded();
+    let lines: Vec<_> = run.stdout.lines().collect();
     assert_eq!(lines[0], "from stdin");
     for line in [
         "TENURE_NAME=a b".to_owned(),
         "TENURE_TTL_MS=40000".to_owned(),
-        format!("TENURE_BACKEND={}", place.url()),
+        format!("TENURE_BACKEND={}", sandbox.url()),
     ] {
         assert!(lines.contains(&&*line), "{line} is not in {lines:?}");
     }
@@ -165,90 +158,92 @@ fn command_receives_its_grant_in_the_environment_and_its_stdin() {
         .find_map(|line| line.strip_prefix("TENURE_TOKEN="))
         .unwrap();
     assert!(token.parse::<u64>().unwrap() > 0);
-    assert!(!done.stdout.contains("inherited"));
+    assert!(!run.stdout.contains("inherited"));
 }
 
 #[test]
 fn command_inherits_no_descriptors_of_the_supervisor() {
-    // No descriptor but the three, no blocked and no ignored signal.
-    let place = Place::new();
+    // The command has three descriptors, no blocked signal and no ignored signal.
+    let sandbox = Sandbox::new();
     let script = "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status";
     let plain = std::process::Command::new("env")
         .args(["--default-signal=HUP,INT,QUIT", "sh", "-c", script])
         .output()
         .unwrap();
-    let under = place.run(&["run", "x", "-c", script]);
+    let under = sandbox.run(&["run", "x", "-c", script]);
     assert_eq!(
-        under.succeeded().stdout,
+        under.assert_succeeded().stdout,
         String::from_utf8_lossy(&plain.stdout)
     );
 }
 
 #[test]
 fn nested_run_of_the_same_lock_is_refused() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let tenure = env!("CARGO_BIN_EXE_tenure");
     let inner = |outer: &str, inner: &str| {
         let script = format!("{tenure} run {inner} -- true");
-        place.run(&["run", outer, "-c", &script])
+        sandbox.run(&["run", outer, "-c", &script])
     };
-    inner("x", "x").failed(64, &["\"x\"", "already"]);
-    inner("x", "y").succeeded();
+    inner("x", "x").assert_failed(64, &["\"x\"", "already"]);
+    inner("x", "y").assert_succeeded();
     // Two levels deep.
     let script = format!("{tenure} run y -- {tenure} run x -- true");
-    place
+    sandbox
         .run(&["run", "x", "-c", &script])
-        .failed(64, &["\"x\""]);
+        .assert_failed(64, &["\"x\""]);
     // Another store, another namespace, and a variable that outlived its run, are no such case.
-    let other = Place::new();
+    let other = Sandbox::new();
     let script = format!(
         "{tenure} --url {} run x -- true && {tenure} --namespace n run x -- true",
         other.url()
     );
-    place.run(&["run", "x", "-c", &script]).succeeded();
-    let saved = place.run(&["run", "x", "-c", "echo $TENURE_HELD"]).stdout;
-    let done = done(
-        place
+    sandbox.run(&["run", "x", "-c", &script]).assert_succeeded();
+    let saved = sandbox.run(&["run", "x", "-c", "echo $TENURE_HELD"]).stdout;
+    let run = finished(
+        sandbox
             .tenure(&["run", "x", "--", "true"])
             .env("TENURE_HELD", saved.trim())
             .output()
             .unwrap(),
     );
-    done.succeeded();
+    run.assert_succeeded();
 }
 
 #[test]
 fn n1_invalid_names_are_refused_before_any_effect() {
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::new();
-    place.run(&["run", "", "--", "true"]).failed(64, &["empty"]);
-    place
+    let sandbox = Sandbox::new();
+    sandbox
+        .run(&["run", "", "--", "true"])
+        .assert_failed(64, &["empty"]);
+    sandbox
         .run(&["run", &"x".repeat(513), "--", "true"])
-        .failed(64, &["513"]);
-    place
+        .assert_failed(64, &["513"]);
+    sandbox
         .run(&["run", &"x".repeat(512), "--", "true"])
-        .succeeded();
-    let mut command = place.tenure(&["status"]);
+        .assert_succeeded();
+    let mut command = sandbox.tenure(&["status"]);
     command.arg(std::ffi::OsStr::from_bytes(b"ab\xff"));
-    done(command.output().unwrap()).failed(64, &["UTF-8", "offset 2"]);
-    let other = Place::new();
-    other.run(&["run", "", "--", "true"]).failed(64, &[]);
+    finished(command.output().unwrap()).assert_failed(64, &["UTF-8", "offset 2"]);
+    let other = Sandbox::new();
+    other.run(&["run", "", "--", "true"]).assert_failed(64, &[]);
     assert!(!other.path("locks").exists());
 }
 
 #[test]
 fn durations_that_do_not_fit_are_refused_with_the_arithmetic() {
-    let place = Place::new();
-    place
+    let sandbox = Sandbox::new();
+    sandbox
         .run(&["run", "x", "--kill-after", "6s", "--", "true"])
-        .failed(64, &["30s", "--kill-after (6s)", "two thirds", "20s"]);
-    place
+        .assert_failed(64, &["30s", "--kill-after (6s)", "two thirds", "20s"]);
+    sandbox
         .run(&["run", "x", "--ttl", "10s", "--", "true"])
-        .failed(64, &["--kill-after (5s)"]);
-    place
+        .assert_failed(64, &["--kill-after (5s)"]);
+    sandbox
         .run(&["run", "x", "--ttl", "0s", "--", "true"])
-        .failed(78, &["lock.ttl"]);
-    place
+        .assert_failed(78, &["lock.ttl"]);
+    sandbox
         .run(&[
             "run",
             "x",
@@ -259,50 +254,50 @@ fn durations_that_do_not_fit_are_refused_with_the_arithmetic() {
             "--",
             "true",
         ])
-        .failed(64, &["TTL"]);
-    place
+        .assert_failed(64, &["TTL"]);
+    sandbox
         .run(&["run", "x", "--ttl", "5 parsecs", "--", "true"])
-        .failed(64, &["--ttl", "5 parsecs", "30s"]);
-    place
+        .assert_failed(64, &["--ttl", "5 parsecs", "30s"]);
+    sandbox
         .run(&["run", "x", "-E", "256", "--", "true"])
-        .failed(64, &["256"]);
-    place
+        .assert_failed(64, &["256"]);
+    sandbox
         .run(&["run", "x", "--lost-exit-code", "-1", "--", "true"])
-        .failed(64, &["-1"]);
-    place.run(&["run", "x"]).failed(64, &["COMMAND"]);
-    place
+        .assert_failed(64, &["-1"]);
+    sandbox.run(&["run", "x"]).assert_failed(64, &["COMMAND"]);
+    sandbox
         .run(&["run", "x", "true"])
-        .failed(64, &["true", "after `--`"]);
-    place
+        .assert_failed(64, &["true", "after `--`"]);
+    sandbox
         .run(&["run", "-n", "-w", "1s", "x", "--", "true"])
-        .failed(64, &["cannot be used with"]);
-    write(&place.path("a.toml"), "[lock]\nttl = \"10s\"\n");
-    place
+        .assert_failed(64, &["cannot be used with"]);
+    write(&sandbox.path("a.toml"), "[lock]\nttl = \"10s\"\n");
+    sandbox
         .run(&["--config", "a.toml", "run", "x", "--", "true"])
-        .failed(78, &["--kill-after (5s)"]);
+        .assert_failed(78, &["--kill-after (5s)"]);
 }
 
 #[test]
 fn status_file_describes_the_run() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let read =
-        || -> serde_json::Value { serde_json::from_str(&place.read("s.json").unwrap()).unwrap() };
+        || -> serde_json::Value { serde_json::from_str(&sandbox.read("s.json").unwrap()).unwrap() };
     let flag = ["run", "--status-file", "s.json", "x"];
-    let with = |rest: &[&str]| place.run(&[&flag[..], rest].concat());
+    let with = |rest: &[&str]| sandbox.run(&[&flag[..], rest].concat());
 
     assert_eq!(with(&["-c", "sleep 0.05; exit 4"]).code, Some(4));
-    let record = read();
-    assert_eq!(record["schema"], "tenure.run/1");
-    assert_eq!(record["outcome"], "exited");
+    let status = read();
+    assert_eq!(status["schema"], "tenure.run/1");
+    assert_eq!(status["outcome"], "exited");
     assert_eq!(
         (
-            &record["acquired"],
-            &record["child_code"],
-            &record["release"]
+            &status["acquired"],
+            &status["child_code"],
+            &status["release"]
         ),
         (&true.into(), &4.into(), &"released".into())
     );
-    assert!(record["token"].as_u64().unwrap() > 0 && record["held_ms"].as_u64().unwrap() >= 50);
+    assert!(status["token"].as_u64().unwrap() > 0 && status["held_ms"].as_u64().unwrap() >= 50);
 
     with(&["--", "no-such-command"]);
     assert_eq!(
@@ -315,94 +310,98 @@ fn status_file_describes_the_run() {
         (&"signaled".into(), &9.into())
     );
 
-    let holder = place.hold(&[], "x", "echo up > up; exec sleep 1000");
-    place.line("up");
-    let busy = place.run(&["run", "-n", "--status-file", "s.json", "x", "--", "true"]);
+    let holder = sandbox.spawn_run(&[], "x", "echo up > up; exec sleep 1000");
+    sandbox.line("up");
+    let busy = sandbox.run(&["run", "-n", "--status-file", "s.json", "x", "--", "true"]);
     assert_eq!(busy.code, Some(75));
     assert_eq!(
         (&read()["outcome"], &read()["acquired"]),
         (&"busy".into(), &false.into())
     );
     drop(holder);
-    // Nothing else is left beside it.
-    let names = std::fs::read_dir(place.path(".")).unwrap();
+    // No other file remains beside it.
+    let names = std::fs::read_dir(sandbox.path(".")).unwrap();
     let mut left: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     left.retain(|name| name != "locks");
     left.sort();
     assert_eq!(left, ["s.json", "up"]);
-    place
+    sandbox
         .run(&["run", "--status-file", "no/such/s.json", "x", "--", "true"])
-        .failed(64, &["no/such"]);
-    place
+        .assert_failed(64, &["no/such"]);
+    sandbox
         .run(&["run", "--status-file", ".", "x", "--", "true"])
-        .failed(64, &["directory"]);
+        .assert_failed(64, &["directory"]);
 }
 
 #[test]
 fn x1_different_names_run_concurrently() {
-    let place = Place::new();
-    let holder = place.hold(&[], "a", "echo up > up; exec sleep 1000");
-    place.line("up");
-    place.run(&["run", "-n", "a/b", "--", "true"]).succeeded();
-    place.run(&["run", "-n", "A", "--", "true"]).succeeded();
+    let sandbox = Sandbox::new();
+    let holder = sandbox.spawn_run(&[], "a", "echo up > up; exec sleep 1000");
+    sandbox.line("up");
+    sandbox
+        .run(&["run", "-n", "a/b", "--", "true"])
+        .assert_succeeded();
+    sandbox
+        .run(&["run", "-n", "A", "--", "true"])
+        .assert_succeeded();
     drop(holder);
 }
 
 #[test]
 fn release_wakes_the_next_waiter_at_once_despite_a_long_ttl() {
-    let place = Place::new();
-    let first = place.hold(&["--ttl", "10m"], "x", "echo up > up; sleep 0.3");
-    place.line("up");
+    let sandbox = Sandbox::new();
+    let first = sandbox.spawn_run(&["--ttl", "10m"], "x", "echo up > up; sleep 0.3");
+    sandbox.line("up");
     let begin = now();
-    let next = Running::start(place.tenure(&["run", "--ttl", "10m", "-q", "x", "--", "true"]));
-    next.finish().succeeded();
+    let next = Running::start(sandbox.tenure(&["run", "--ttl", "10m", "-q", "x", "--", "true"]));
+    next.finish().assert_succeeded();
     assert!(now().since(begin) < Duration::from_secs(10));
-    first.finish().succeeded();
+    first.finish().assert_succeeded();
 }
 
 #[test]
 fn stopped_reader_of_stderr_delays_nothing() {
-    let place = Place::new();
-    let holder = place.hold(&[], "x", "touch up; exec sleep 1000");
-    until("the holder", || place.path("up").exists());
-    // A pipe that is full, as that of a reader that was stopped.
+    let sandbox = Sandbox::new();
+    let holder = sandbox.spawn_run(&[], "x", "touch up; exec sleep 1000");
+    wait_until("the holder", || sandbox.path("up").exists());
+    // A full pipe, like the pipe of a stopped reader.
     let (_reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&vec![0; 65_536]).unwrap();
-    let mut command = place.tenure(&["-vv", "run", "x", "--", "touch", "ran"]);
+    let mut command = sandbox.tenure(&["-vv", "run", "x", "--", "touch", "ran"]);
     command.stderr(Stdio::from(writer));
     let mut waiter = command.spawn().unwrap();
-    until("a waiter", || place.waiting("x") == 1);
+    wait_until("a waiter", || sandbox.waiting("x") == 1);
     holder.signal(nix::sys::signal::Signal::SIGTERM);
-    until("the command", || place.path("ran").exists());
-    until("the end", || waiter.try_wait().unwrap().is_some());
+    wait_until("the command", || sandbox.path("ran").exists());
+    wait_until("the end", || waiter.try_wait().unwrap().is_some());
     assert_eq!(waiter.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn overlong_durations_are_refused_with_the_arithmetic() {
-    let place = Place::new();
-    let ages = "18446744073709551615s";
-    place
-        .run(&["run", "--kill-after", ages, "x", "--", "true"])
-        .failed(64, &["cannot hold --kill-after"]);
-    let done = place.run(&["run", "--ttl", ages, "x", "--", "true"]);
-    assert!(matches!(done.code, Some(64 | 78)), "{done:?}");
+    let sandbox = Sandbox::new();
+    let forever = "18446744073709551615s";
+    sandbox
+        .run(&["run", "--kill-after", forever, "x", "--", "true"])
+        .assert_failed(64, &["cannot hold --kill-after"]);
+    let run = sandbox.run(&["run", "--ttl", forever, "x", "--", "true"]);
+    assert!(matches!(run.code, Some(64 | 78)), "{run:?}");
 }
 
 #[test]
 fn status_file_keeps_devices_and_links_in_place() {
-    let place = Place::new();
-    write(&place.path("target"), "");
-    std::os::unix::fs::symlink("target", place.path("link")).unwrap();
-    let link = place.path("link");
+    let sandbox = Sandbox::new();
+    write(&sandbox.path("target"), "");
+    std::os::unix::fs::symlink("target", sandbox.path("link")).unwrap();
+    let link = sandbox.path("link");
     let link = link.to_str().unwrap();
-    place
+    sandbox
         .run(&["run", "--status-file", link, "x", "--", "true"])
-        .succeeded();
-    assert!(place.path("link").is_symlink());
-    assert!(place.read("target").unwrap().contains("tenure.run/1"));
+        .assert_succeeded();
+    assert!(sandbox.path("link").is_symlink());
+    assert!(sandbox.read("target").unwrap().contains("tenure.run/1"));
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = place.tenure(&["run", "--status-file", "/dev/stdout", "x", "--", "true"]);
+    let mut command = sandbox.tenure(&["run", "--status-file", "/dev/stdout", "x", "--", "true"]);
     command.stdout(Stdio::from(writer));
     assert!(command.status().unwrap().success());
     drop(command);
@@ -412,8 +411,8 @@ fn status_file_keeps_devices_and_links_in_place() {
 
 #[test]
 fn store_of_one_process_is_refused() {
-    let place = Place::new();
-    let mut command = place.tenure(&["--url", "memory:", "run", "x", "--", "true"]);
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tenure(&["--url", "memory:", "run", "x", "--", "true"]);
     command.env_remove("TENURE__BACKEND__OPTIONS__TICK");
-    done(command.output().unwrap()).failed(78, &["memory:", "file:DIRECTORY"]);
+    finished(command.output().unwrap()).assert_failed(78, &["memory:", "file:DIRECTORY"]);
 }

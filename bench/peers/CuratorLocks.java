@@ -19,7 +19,7 @@ import org.apache.curator.retry.RetryOneTime;
  * nanoseconds.
  */
 public final class CuratorLocks {
-    /** One waiter: its own client, its own mutex object, and what it has measured. */
+    /** One waiter, with its own client, its own mutex object, and its measurements. */
     private static final class Waiter {
         final InterProcessMutex mutex;
         final List<Long> acquires = new ArrayList<>();
@@ -29,7 +29,7 @@ public final class CuratorLocks {
             mutex = new InterProcessMutex(client, path);
         }
 
-        /** Takes and releases the lock until `end`, at least once. */
+        /** Acquires and releases the lock until `end`, at least once. */
         void run(int number, long end, Window window) throws Exception {
             acquires.clear();
             releases.clear();
@@ -51,7 +51,7 @@ public final class CuratorLocks {
         private int holder = -1;
         private long since;
 
-        /** Whoever takes the lock twice in a row has handed it over to nobody. */
+        /** A waiter that acquires the lock twice in a row hands it over to no other waiter. */
         synchronized void granted(int number, long got) {
             if (holder >= 0 && holder != number) {
                 handOvers.add(got - since);
@@ -69,7 +69,7 @@ public final class CuratorLocks {
         return client;
     }
 
-    /** Lets all waiters take the lock for so many nanoseconds; answers how long it took. */
+    /** Lets all waiters acquire the lock for `span` nanoseconds; returns the duration. */
     private static long measure(List<Waiter> waiters, long span, Window window) throws Exception {
         CountDownLatch begin = new CountDownLatch(1);
         List<Thread> threads = new ArrayList<>();
@@ -97,7 +97,7 @@ public final class CuratorLocks {
         return System.nanoTime() - start;
     }
 
-    /** The manifests of Debian's archives tell no version; a link beside them does. */
+    /** The manifests of Debian's archives contain no version; the name of a link beside them does. */
     private static String version() throws Exception {
         Path archive = Path.of(CuratorFramework.class.getProtectionDomain().getCodeSource()
                 .getLocation().toURI());
@@ -127,7 +127,7 @@ public final class CuratorLocks {
             for (CuratorFramework client : clients.subList(0, count)) {
                 waiters.add(new Waiter(client, "/curator/" + words[3]));
             }
-            // Each has a turn first that is not counted: it makes the nodes above the lock.
+            // The first pair of each waiter is not counted: it creates the nodes above the lock.
             measure(waiters, 0, new Window());
             Window window = new Window();
             long took = measure(waiters, span, window);

@@ -1,18 +1,7 @@
-//! What the tests of the command share: a store of their own, real processes, patience.
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    unreachable_pub,
-    reason = "each test target uses a part of it"
-)]
+//! A store for each test, and real processes.
 
 use std::{
     io::Read,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -30,30 +19,34 @@ use nix::{
 use tenure::clock::{Clock, Instant, SystemClock};
 use tenure_test_servers::{etcd, redis, zookeeper};
 
-/// How long a condition may take to come about on a machine that is busy with other things.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a condition may take to become true on a busy machine.
+pub(crate) const CONDITION_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     SystemClock.now()
 }
 
-/// Returns once the condition holds.
+/// Waits until the condition is true.
 #[track_caller]
-pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    until_within(PATIENCE, what, condition);
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_until_within(CONDITION_TIMEOUT, what, condition);
 }
 
 #[track_caller]
-pub fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let limit = now() + patience;
+pub(crate) fn wait_until_within(
+    timeout: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) {
+    let limit = now() + timeout;
     while !condition() {
-        assert!(now() < limit, "never came about: {what}");
+        assert!(now() < limit, "not within {timeout:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The kind of store that the tests of this run use: `file`, or what `TENURE_TEST_STORE` names.
-/// One server for all tests of a process; each of them has a part of it to itself.
+/// Returns a store of the kind that `TENURE_TEST_STORE` names. All tests share one server, and each test
+/// has a separate part of it; on etcd, each test has a server.
 fn store(dir: &Path) -> Store {
     static NUMBERS: AtomicU32 = AtomicU32::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -69,7 +62,7 @@ fn store(dir: &Path) -> Store {
             format!("{}/{number}", server.url())
         }
         Ok("etcd") => {
-            // There are no parts but the namespaces, which the tests use themselves.
+            // etcd has no parts, and the tests themselves use the namespaces.
             let server = etcd::Server::builder().start().unwrap();
             let url = server.url();
             return Store {
@@ -89,7 +82,9 @@ fn store(dir: &Path) -> Store {
             variables.push(("TENURE__BACKEND__OPTIONS__TICK", "300ms".to_owned()));
             format!("{}/{number}", server.url())
         }
-        Ok(other) => panic!("TENURE_TEST_STORE is file, redis, etcd or zookeeper, not {other}"),
+        Ok(other) => {
+            panic!("TENURE_TEST_STORE must be file, redis, etcd or zookeeper, not {other}")
+        }
     };
     Store {
         url,
@@ -105,49 +100,49 @@ struct Store {
     _server: Option<etcd::Server>,
 }
 
-/// A directory, and a store of its own.
+/// A directory and a store for one test.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     store: Store,
 }
 
-impl Place {
-    pub fn new() -> Self {
+impl Sandbox {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         Self { dir, store }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.store.url.clone()
     }
 
-    /// The variables that name the store.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
+    /// Returns the variables that name the store.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let mut variables = self.store.variables.clone();
         variables.push(("TENURE__BACKEND__URL", self.url()));
         variables
     }
 
-    /// The command with this store.
-    pub fn tenure(&self, arguments: &[&str]) -> Command {
-        let mut command = bare();
+    /// Returns the command with this store as its configuration.
+    pub(crate) fn tenure(&self, arguments: &[&str]) -> Command {
+        let mut command = unconfigured();
         command.envs(self.environment()).args(arguments);
         command.current_dir(self.dir.path());
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Done {
-        done(self.tenure(arguments).output().unwrap())
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        finished(self.tenure(arguments).output().unwrap())
     }
 
-    /// `tenure run` in the background; `script` runs under `sh`, with the place as its directory.
-    pub fn hold(&self, options: &[&str], name: &str, script: &str) -> Running {
+    /// Starts `tenure run` in the background. `script` runs under `sh` in the directory of the sandbox.
+    pub(crate) fn spawn_run(&self, options: &[&str], name: &str, script: &str) -> Running {
         let mut command = self.tenure(&["run"]);
         command
             .args(options)
@@ -156,48 +151,48 @@ impl Place {
         Running::start(command)
     }
 
-    pub fn read(&self, name: &str) -> Option<String> {
+    pub(crate) fn read(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.path(name)).ok()
     }
 
-    /// The text of a file, once it has a whole line.
+    /// Waits for a whole line in a file and returns it.
     #[track_caller]
-    pub fn line(&self, name: &str) -> String {
+    pub(crate) fn line(&self, name: &str) -> String {
         let mut text = String::new();
-        until(&format!("a line in {name}"), || {
+        wait_until(&format!("a line in {name}"), || {
             text = self.read(name).unwrap_or_default();
             text.ends_with('\n')
         });
         text.trim().to_owned()
     }
 
-    /// A process id that a script wrote.
+    /// Waits for the process id that a script writes to a file.
     #[track_caller]
-    pub fn pid(&self, name: &str) -> Pid {
+    pub(crate) fn pid(&self, name: &str) -> Pid {
         Pid::from_raw(self.line(name).parse().unwrap())
     }
 
-    pub fn status(&self, name: &str) -> serde_json::Value {
+    pub(crate) fn status(&self, name: &str) -> serde_json::Value {
         let shown = self.run(&["--output", "json", "status", name]);
         assert_eq!(shown.code, Some(0), "{shown:?}");
         serde_json::from_str(&shown.stdout).unwrap()
     }
 
-    /// How many wait for a lock.
-    pub fn waiting(&self, name: &str) -> usize {
+    /// Returns the number of waiters of a lock.
+    pub(crate) fn waiting(&self, name: &str) -> usize {
         self.status(name)["queue"].as_array().unwrap().len()
     }
 
-    /// The token of the holder.
-    pub fn token(&self, name: &str) -> Option<u64> {
+    /// Returns the holder's token.
+    pub(crate) fn token(&self, name: &str) -> Option<u64> {
         self.status(name)["holder"]["token"].as_u64()
     }
 }
 
-/// The command without any configuration.
-pub fn bare() -> Command {
-    // Tests that are started by `nohup`, or in the background, ignore signals, and what they start
-    // would inherit that.
+/// Returns the command without any configuration.
+pub(crate) fn unconfigured() -> Command {
+    // Under `nohup` or in the background the tests ignore signals, and their children would inherit
+    // this.
     let mut command = Command::new("env");
     command.args([
         "--default-signal=HUP,INT,QUIT",
@@ -212,28 +207,26 @@ pub fn bare() -> Command {
     command
 }
 
-/// What a process has left.
+/// The exit status and the output of a process.
 #[derive(Debug)]
-pub struct Done {
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-pub fn done(output: Output) -> Done {
-    Done {
+pub(crate) fn finished(output: Output) -> Finished {
+    Finished {
         code: output.status.code(),
-        signal: output.status.signal(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
-impl Done {
-    /// Asserts an exit code, and one line on stderr that begins as it should and has these words.
+impl Finished {
+    /// Asserts the exit code, and one message on stderr that contains all the words.
     #[track_caller]
-    pub fn failed(&self, code: i32, words: &[&str]) {
+    pub(crate) fn assert_failed(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
         assert!(self.stderr.starts_with("tenure: "), "{self:?}");
@@ -243,22 +236,22 @@ impl Done {
     }
 
     #[track_caller]
-    pub fn succeeded(&self) -> &Self {
+    pub(crate) fn assert_succeeded(&self) -> &Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self
     }
 }
 
-/// A process in the background. Killed at the end of the test, if it is still there.
+/// A process in the background, which is killed at the end of the test.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
-    /// What it writes, read as it comes; a pipe that stays open must not hang the test.
+    /// Threads read the output, so that a pipe which stays open cannot block the test.
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+fn read_in_background(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -269,54 +262,54 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         Self {
-            stdout: collect(child.stdout.take().unwrap()),
-            stderr: collect(child.stderr.take().unwrap()),
+            stdout: read_in_background(child.stdout.take().unwrap()),
+            stderr: read_in_background(child.stderr.take().unwrap()),
             child,
         }
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
-    pub fn is_over(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// What it leaves, once it has ended.
+    /// Waits for the end of the process.
     #[track_caller]
-    pub fn finish(self) -> Done {
-        self.finish_within(PATIENCE)
+    pub(crate) fn finish(self) -> Finished {
+        self.finish_within(CONDITION_TIMEOUT)
     }
 
     #[track_caller]
-    pub fn finish_within(mut self, patience: Duration) -> Done {
-        until_within(patience, "the end of a process", || self.is_over());
+    pub(crate) fn finish_within(mut self, timeout: Duration) -> Finished {
+        wait_until_within(timeout, "the end of a process", || self.has_ended());
         let status = self.child.wait().unwrap();
-        let whole = |pipe: &Receiver<Vec<u8>>| {
-            pipe.recv_timeout(PATIENCE)
-                .expect("something that it has started still runs and keeps its pipes open")
+        let read = |pipe: &Receiver<Vec<u8>>| {
+            pipe.recv_timeout(CONDITION_TIMEOUT)
+                .expect("a child of the process still runs and keeps its pipes open")
         };
-        done(Output {
+        finished(Output {
             status,
-            stdout: whole(&self.stdout),
-            stderr: whole(&self.stderr),
+            stdout: read(&self.stdout),
+            stderr: read(&self.stderr),
         })
     }
 
-    /// The guardian: its one child process.
+    /// Returns the guardian, which is the only child of the process.
     #[track_caller]
-    pub fn guardian(&self) -> Pid {
+    pub(crate) fn guardian(&self) -> Pid {
         let mut found = None;
-        until("the guardian", || {
+        wait_until("the guardian", || {
             found = children(self.pid()).first().copied();
             found.is_some()
         });
@@ -331,8 +324,8 @@ impl Drop for Running {
     }
 }
 
-/// The processes whose parent this is.
-pub fn children(parent: Pid) -> Vec<Pid> {
+/// Returns the child processes.
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry
@@ -343,15 +336,15 @@ pub fn children(parent: Pid) -> Vec<Pid> {
             continue;
         };
         let pid = Pid::from_raw(pid);
-        if stat(pid).is_some_and(|(_, above)| above == parent) {
+        if state_and_parent(pid).is_some_and(|(_, above)| above == parent) {
             found.push(pid);
         }
     }
     found
 }
 
-/// State and parent of a process.
-pub fn stat(pid: Pid) -> Option<(char, Pid)> {
+/// Returns the state and the parent of a process.
+pub(crate) fn state_and_parent(pid: Pid) -> Option<(char, Pid)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -359,35 +352,35 @@ pub fn stat(pid: Pid) -> Option<(char, Pid)> {
     Some((state, Pid::from_raw(parent)))
 }
 
-/// Whether a process still runs or could run; a zombie does not.
-pub fn is_alive(pid: Pid) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+/// Returns whether a process exists and is no zombie.
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
-/// Whether a process is stopped. A shell that was stopped between the two halves of a `vfork` does not
-/// count as stopped itself (`D`): it waits for its child, which is.
-pub fn is_stopped(pid: Pid) -> bool {
-    match stat(pid) {
+/// Returns whether a process is stopped. A shell that is stopped during a `vfork` has the state `D`,
+/// because it waits for its child; in this case the child is stopped.
+pub(crate) fn is_stopped(pid: Pid) -> bool {
+    match state_and_parent(pid) {
         Some(('T', _)) => true,
         Some(('D', _)) => children(pid)
             .into_iter()
-            .any(|child| stat(child).is_some_and(|(state, _)| state == 'T')),
+            .any(|child| state_and_parent(child).is_some_and(|(state, _)| state == 'T')),
         _ => false,
     }
 }
 
 /// Writes a file.
-pub fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-/// The command as a program that every user may execute: the build directory may be closed to
-/// them.
-pub fn copied(place: &Place, arguments: &[&str]) -> Command {
+/// Returns the command as a copy that every user may execute; other users may have no access to the
+/// build directory.
+pub(crate) fn copied_command(sandbox: &Sandbox, arguments: &[&str]) -> Command {
     use std::os::unix::fs::PermissionsExt;
-    let program = place.path("tenure-copy");
-    // By a process of its own: a file that this one has open for writing would be inherited by
-    // what other tests start at the same moment, and could not be executed.
+    let program = sandbox.path("tenure-copy");
+    // A separate process copies the file. If this process had the copy open for writing, children of
+    // other tests could inherit the descriptor, and the copy could not be executed.
     let copy = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_tenure"))
         .arg(&program)
@@ -395,7 +388,7 @@ pub fn copied(place: &Place, arguments: &[&str]) -> Command {
     assert!(copy.unwrap().success());
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
-    command.envs(place.environment()).args(arguments);
-    command.current_dir(place.path(".")).stdin(Stdio::null());
+    command.envs(sandbox.environment()).args(arguments);
+    command.current_dir(sandbox.path(".")).stdin(Stdio::null());
     command
 }

@@ -1,7 +1,7 @@
-//! A way to a server on which every reply takes a while, however many are under way at once.
+//! A proxy that delays every reply of a server by the same time, in parallel.
 //!
-//! The proxy of the tests lets each piece wait after the piece before it: an answer that a server sends
-//! in two pieces would take twice as long.
+//! The proxy of the tests delays one chunk after the other: a reply that the server sends in two chunks
+//! would take twice the delay.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -13,67 +13,67 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::contender::Failure;
+use crate::implementation::Failure;
 
-/// As much as is read at once.
-const PIECE: usize = 64 * 1024;
+/// The largest chunk that is read at once.
+const MAX_CHUNK: usize = 64 * 1024;
 
-/// It ends when this is dropped, and its connections when their clients or servers close them.
-pub(crate) struct Way {
+/// A running proxy. Dropping it ends the listener; a connection ends when one of its ends closes it.
+pub(crate) struct DelayProxy {
     pub(crate) address: String,
-    accepts: JoinHandle<()>,
+    acceptor: JoinHandle<()>,
 }
 
-impl Way {
-    /// A way to the server at this address, on a free port of 127.0.0.1.
+impl DelayProxy {
+    /// Starts a proxy in front of the server at this address, on a free port of 127.0.0.1.
     pub(crate) async fn start(server: &str, delay: Duration) -> Result<Self, Failure> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?.to_string();
         let server = server.to_owned();
-        let accepts = tokio::spawn(async move {
+        let acceptor = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = server.clone();
-                // A connection that breaks is seen by those at its ends.
-                tokio::spawn(async move { pass(client, &server, delay).await.ok() });
+                // Both ends notice a broken connection.
+                tokio::spawn(async move { relay(client, &server, delay).await.ok() });
             }
         });
-        Ok(Self { address, accepts })
+        Ok(Self { address, acceptor })
     }
 }
 
-impl Drop for Way {
+impl Drop for DelayProxy {
     fn drop(&mut self) {
-        self.accepts.abort();
+        self.acceptor.abort();
     }
 }
 
-/// Passes on what the client sends at once, and what the server sends after the delay.
-async fn pass(client: TcpStream, server: &str, delay: Duration) -> Result<(), Failure> {
+/// Relays requests at once, and replies after the delay.
+async fn relay(client: TcpStream, server: &str, delay: Duration) -> Result<(), Failure> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let (pieces, mut delayed) = unbounded_channel::<(Instant, Vec<u8>)>();
+    let (chunks, mut delayed) = unbounded_channel::<(Instant, Vec<u8>)>();
     let requests = async {
         copy(&mut from_client, &mut to_server).await?;
         to_server.shutdown().await
     };
     let replies = async move {
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; MAX_CHUNK];
         loop {
-            let length = from_server.read(&mut piece).await?;
-            let read = piece.get(..length).unwrap_or_default().to_vec();
-            // The end of the replies ends what is still to be written.
-            if length == 0 || pieces.send((Instant::now() + delay, read)).is_err() {
+            let length = from_server.read(&mut chunk).await?;
+            let read = chunk.get(..length).unwrap_or_default().to_vec();
+            // Dropping the sender ends the writes after the last chunk.
+            if length == 0 || chunks.send((Instant::now() + delay, read)).is_err() {
                 return Ok(());
             }
         }
     };
     let writes = async {
-        while let Some((due, piece)) = delayed.recv().await {
+        while let Some((due, chunk)) = delayed.recv().await {
             sleep_until(due).await;
-            to_client.write_all(&piece).await?;
+            to_client.write_all(&chunk).await?;
         }
         to_client.shutdown().await
     };
@@ -86,26 +86,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn pieces_are_delayed_side_by_side() {
+    async fn chunks_are_delayed_in_parallel() {
         const DELAY: Duration = Duration::from_millis(100);
-        // One after the other, so many would take twice what is allowed here.
-        const PIECES: usize = 10;
+        // One after the other, these chunks would take twice the time that is allowed here.
+        const CHUNKS: usize = 10;
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = server.local_addr().unwrap().to_string();
-        let way = Way::start(&address, DELAY).await.unwrap();
-        let mut client = TcpStream::connect(&way.address).await.unwrap();
+        let proxy = DelayProxy::start(&address, DELAY).await.unwrap();
+        let mut client = TcpStream::connect(&proxy.address).await.unwrap();
         let (mut peer, _) = server.accept().await.unwrap();
-        let begun = Instant::now();
+        let begin = Instant::now();
         client.write_all(b"?").await.unwrap();
         assert_eq!(peer.read_u8().await.unwrap(), b'?');
-        assert!(begun.elapsed() < DELAY, "a request was delayed");
-        let mut answer = [0; PIECES];
-        for _ in 0..PIECES {
+        assert!(begin.elapsed() < DELAY, "a request was delayed");
+        let mut answer = [0; CHUNKS];
+        for _ in 0..CHUNKS {
             peer.write_all(b"!").await.unwrap();
             tokio::time::sleep(DELAY / 10).await;
         }
         client.read_exact(&mut answer).await.unwrap();
-        let took = begun.elapsed();
+        let took = begin.elapsed();
         assert!(took >= DELAY && took < 5 * DELAY, "{took:?}");
         drop(peer);
         assert_eq!(client.read(&mut answer).await.unwrap(), 0);

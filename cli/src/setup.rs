@@ -1,0 +1,74 @@
+//! The first steps of every command: the configuration, the runtime, the client.
+
+use std::{ffi::OsStr, time::Duration};
+
+use tenure::{Client, Config, Registry, Sources, name::LockName};
+
+use crate::{
+    args::Global,
+    exit::{Failure, UNAVAILABLE, USAGE, print_message},
+};
+
+/// Returns the sources of the configuration that all commands share.
+pub(crate) fn sources(global: &Global) -> Sources {
+    let mut sources = Sources::new().environment();
+    if let Some(path) = &global.config {
+        sources = sources.file(path);
+    }
+    if let Some(url) = &global.url {
+        sources = sources.set("backend.url", url, "flag --url");
+    }
+    if let Some(namespace) = &global.namespace {
+        sources = sources.set("backend.namespace", namespace, "flag --namespace");
+    }
+    sources
+}
+
+/// Reads the configuration and prints its warnings.
+pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
+    let config = Config::load(sources)?;
+    for warning in config.warnings() {
+        print_message(&format!("warning: {warning}"));
+    }
+    Ok(config)
+}
+
+/// Parses the name of a lock.
+pub(crate) fn lock_name(text: &OsStr) -> Result<LockName, Failure> {
+    LockName::from_bytes(text.as_encoded_bytes())
+        .map_err(|error| Failure::new(USAGE, format!("the lock's name is invalid: {error}")))
+}
+
+/// Creates the runtime of the supervisor and of the other commands.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("starting the runtime: {error}")))
+}
+
+/// Like [`with_client`], for one lock: a failure names the lock.
+pub(crate) fn with_client_for_lock<T>(
+    lock: &LockName,
+    global: &Global,
+    registry: &Registry,
+    query: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_client(global, registry, query).map_err(|failure| failure.naming(lock))
+}
+
+/// Connects a client that acquires no lock, runs the query, and closes the connection.
+pub(crate) fn with_client<T>(
+    global: &Global,
+    registry: &Registry,
+    query: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let config = load(&sources(global))?;
+    runtime()?.block_on(async {
+        let client = config.observe(registry).await?;
+        let answer = query(&config, &client).await;
+        client.shutdown(Duration::from_secs(1)).await;
+        answer
+    })
+}

@@ -1,0 +1,302 @@
+//! Bad configuration and unusable stores: one clear message, and the right exit code.
+
+use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+
+use crate::support::{Sandbox, copied_command, finished, unconfigured, write};
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[test]
+fn error_about_an_unknown_scheme_lists_the_known_ones() {
+    let sandbox = Sandbox::new();
+    let scheme = |url: &str| sandbox.run(&["--url", url, "status", "x"]);
+    scheme("nosuchthing:x").assert_failed(78, &["`nosuchthing`", "`file`", "`memory`"]);
+    scheme("fiel:/x").assert_failed(78, &["did you mean `file`?"]);
+    scheme("").assert_failed(78, &["backend.url", "flag --url"]);
+    scheme("file:relative").assert_failed(78, &["absolute"]);
+    scheme("file://host/x").assert_failed(78, &["no servers"]);
+}
+
+#[test]
+fn s1_errors_do_not_repeat_possible_secrets() {
+    let sandbox = Sandbox::new();
+    for url in [
+        "redis://u:canary@h/",
+        "file:/x?canary=1",
+        "redis://u:canary",
+    ] {
+        let shown = sandbox.run(&["--url", url, "status", "x"]);
+        shown.assert_failed(78, &["backend.url"]);
+        assert!(!shown.stderr.contains("canary"), "{shown:?}");
+    }
+    write(&sandbox.path("a.toml"), "[backend]\npassword = \"canary\nx");
+    let shown = sandbox.run(&["--config", "a.toml", "status", "x"]);
+    shown.assert_failed(78, &["a.toml", "not TOML", "line 3"]);
+    assert!(!shown.stderr.contains("canary"), "{shown:?}");
+
+    write(&sandbox.path("pw"), "canary\n");
+    write(
+        &sandbox.path("b.toml"),
+        "[backend]\npassword_file = \"pw\"\n[backend.options]\nsecret_thing = \"canary\"\n",
+    );
+    for format in ["text", "json"] {
+        let shown = sandbox.run(&["--config", "b.toml", "--output", format, "config", "show"]);
+        assert!(
+            !shown.assert_succeeded().stdout.contains("canary"),
+            "{shown:?}"
+        );
+        assert!(shown.stdout.contains("[redacted]"), "{shown:?}");
+    }
+    let mut command = sandbox.tenure(&["config", "show"]);
+    let shown = finished(
+        command
+            .env("TENURE__BACKEND__PASSWORD", "canary")
+            .output()
+            .unwrap(),
+    );
+    assert!(!shown.assert_succeeded().stdout.contains("canary"));
+    assert!(
+        shown.stdout.contains("variable TENURE__BACKEND__PASSWORD"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn unusable_configuration_file_is_refused() {
+    let sandbox = Sandbox::new();
+    let with = |file: &str| sandbox.run(&["--config", file, "status", "x"]);
+    with("no.toml").assert_failed(78, &["no.toml", "does not exist"]);
+    with(".").assert_failed(78, &["is a directory"]);
+    write(&sandbox.path("bad.toml"), "this is not toml");
+    with("bad.toml").assert_failed(78, &["bad.toml", "not TOML", "line 1"]);
+    std::fs::write(sandbox.path("latin.toml"), b"x = \"\xff\"").unwrap();
+    with("latin.toml").assert_failed(78, &["latin.toml", "UTF-8"]);
+    write(&sandbox.path("key.toml"), "[lock]\ntll = \"5s\"\n");
+    with("key.toml").assert_failed(78, &["\"lock.tll\"", "key.toml", "`lock.ttl`"]);
+    write(&sandbox.path("time.toml"), "[lock]\nttl = \"5 parsecs\"\n");
+    with("time.toml").assert_failed(78, &["`lock.ttl`", "time.toml", "5 parsecs", "\"30s\""]);
+    write(
+        &sandbox.path("option.toml"),
+        "[backend.options]\nshare = true\n",
+    );
+    with("option.toml").assert_failed(78, &["\"share\"", "option.toml", "`shared`"]);
+    write(
+        &sandbox.path("require.toml"),
+        "[require]\ndurability = \"consensus\"\n",
+    );
+    with("require.toml").assert_failed(78, &["consensus", "local"]);
+}
+
+#[test]
+fn unreadable_configuration_file_is_refused() {
+    let sandbox = Sandbox::new();
+    write(&sandbox.path("a.toml"), "");
+    std::fs::set_permissions(sandbox.path("a.toml"), PermissionsExt::from_mode(0o000)).unwrap();
+    std::fs::set_permissions(sandbox.path("."), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = sandbox.tenure(&["--config", "a.toml", "status", "x"]);
+    if is_root() {
+        command = copied_command(&sandbox, &["--config", "a.toml", "status", "x"]);
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    finished(command.output().unwrap()).assert_failed(78, &["a.toml", "permission denied"]);
+}
+
+#[test]
+fn unknown_variables_are_reported() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tenure(&["run", "x", "--", "true"]);
+    let shown = finished(command.env("TENURE__LOCK__TLL", "5s").output().unwrap());
+    assert_eq!(shown.code, Some(0));
+    assert!(
+        shown.stderr.contains("TENURE__LOCK__TLL") && shown.stderr.contains("`TENURE__LOCK__TTL`"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn flags_override_variables_and_variables_override_the_file() {
+    let sandbox = Sandbox::new();
+    write(
+        &sandbox.path("a.toml"),
+        "[lock]\nttl = \"11s\"\nwait = \"1s\"\nlabel = \"007\"\n",
+    );
+    let show = |variable: Option<&str>, arguments: &[&str]| {
+        let mut command = sandbox.tenure(&["--config", "a.toml"]);
+        command.args(arguments);
+        if let Some(ttl) = variable {
+            command.env("TENURE__LOCK__TTL", ttl);
+        }
+        finished(command.output().unwrap())
+            .assert_succeeded()
+            .stdout
+            .clone()
+    };
+    let from_file = show(None, &["config", "show"]);
+    assert!(
+        from_file.contains("lock.ttl = \"11s\"") && from_file.contains("# a.toml"),
+        "{from_file}"
+    );
+    assert!(from_file.contains("lock.label = \"007\""), "{from_file}");
+    let from_variable = show(Some("12s"), &["config", "show"]);
+    assert!(
+        from_variable.contains("\"12s\"") && from_variable.contains("variable TENURE__LOCK__TTL")
+    );
+    let environment = [
+        "run",
+        "x",
+        "--kill-after",
+        "1s",
+        "-c",
+        "echo $TENURE_TTL_MS $TENURE_OWNER",
+    ];
+    let shown = show(Some("12s"), &environment);
+    assert!(shown.starts_with("12000 007@"), "{shown}");
+    let flags = [
+        "run",
+        "x",
+        "--ttl",
+        "13s",
+        "--kill-after",
+        "1s",
+        "-c",
+        "echo $TENURE_TTL_MS",
+    ];
+    assert_eq!(show(Some("12s"), &flags), "13000\n");
+}
+
+#[test]
+fn check_reports_whether_the_configuration_is_valid() {
+    let sandbox = Sandbox::new();
+    let shown = sandbox.run(&["config", "check"]);
+    assert!(
+        shown.assert_succeeded().stdout.contains("valid"),
+        "{shown:?}"
+    );
+    assert!(
+        !sandbox.path("locks").exists(),
+        "the store is not contacted"
+    );
+    let json = sandbox.run(&["--output", "json", "config", "check"]);
+    let value: serde_json::Value = serde_json::from_str(&json.assert_succeeded().stdout).unwrap();
+    assert_eq!(
+        (&value["schema"], &value["ok"]),
+        (&"tenure.config-check/1".into(), &true.into())
+    );
+    sandbox
+        .run(&["--url", "fiel:", "config", "check"])
+        .assert_failed(78, &["file"]);
+}
+
+#[test]
+fn foreign_or_read_only_directory_is_refused() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("open")).unwrap();
+    std::fs::set_permissions(sandbox.path("open"), PermissionsExt::from_mode(0o777)).unwrap();
+    let url = format!("file:{}", sandbox.path("open").display());
+    sandbox
+        .run(&["--url", &url, "run", "x", "--", "true"])
+        .assert_failed(77, &["open", "chmod"]);
+    write(&sandbox.path("plain"), "");
+    let url = format!("file:{}", sandbox.path("plain").display());
+    sandbox
+        .run(&["--url", &url, "run", "x", "--", "true"])
+        .assert_failed(78, &["not a directory"]);
+    if !is_root() {
+        return;
+    }
+    // The superuser may inspect the store of another user, but not lock in it.
+    std::fs::create_dir(sandbox.path("theirs")).unwrap();
+    std::fs::set_permissions(sandbox.path("theirs"), PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(sandbox.path("theirs"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let url = format!("file:{}", sandbox.path("theirs").display());
+    sandbox
+        .run(&["--url", &url, "run", "x", "--", "true"])
+        .assert_failed(77, &["theirs", "run this as that user"]);
+    sandbox
+        .run(&["--url", &url, "status", "x"])
+        .assert_succeeded();
+    assert_eq!(
+        std::fs::read_dir(sandbox.path("theirs")).unwrap().count(),
+        0
+    );
+    std::fs::set_permissions(sandbox.path("."), PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.run(&["run", "x", "--", "true"]).assert_succeeded();
+    let mut command = copied_command(&sandbox, &["run", "x", "--", "true"]);
+    command.uid(NOBODY).gid(NOBODY);
+    finished(command.output().unwrap()).assert_failed(77, &["locks"]);
+    let mut command = copied_command(
+        &sandbox,
+        &[
+            "--url",
+            &format!("file:{}", sandbox.path("new").display()),
+            "run",
+            "x",
+            "--",
+            "true",
+        ],
+    );
+    command.uid(NOBODY).gid(NOBODY);
+    finished(command.output().unwrap()).assert_failed(77, &["new"]);
+}
+
+#[test]
+fn s2_corrupted_state_file_is_named_and_is_not_a_free_lock() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["run", "x", "--", "true"]).assert_succeeded();
+    let mut truncated = 0;
+    truncate_states(&sandbox.path("locks"), &mut truncated);
+    assert!(truncated > 0);
+    sandbox
+        .run(&["run", "x", "--", "touch", "ran"])
+        .assert_failed(69, &["corrupt", "locks"]);
+    sandbox
+        .run(&["status", "x"])
+        .assert_failed(69, &["corrupt", "locks"]);
+    assert!(sandbox.read("ran").is_none());
+}
+
+/// Truncates every state below the directory to half its length: the targets of links, and plain files.
+fn truncate_states(dir: &std::path::Path, truncated: &mut usize) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            truncate_states(&entry.path(), truncated);
+        } else if kind.is_symlink() {
+            let target = std::fs::read_link(entry.path()).unwrap();
+            let target = target.to_str().unwrap();
+            std::fs::remove_file(entry.path()).unwrap();
+            std::os::unix::fs::symlink(&target[..target.len() / 2], entry.path()).unwrap();
+            *truncated += 1;
+        } else if kind.is_file() && entry.metadata().unwrap().len() > 1 {
+            let text = std::fs::read(entry.path()).unwrap();
+            std::fs::write(entry.path(), &text[..text.len() / 2]).unwrap();
+            *truncated += 1;
+        }
+    }
+}
+
+#[test]
+fn default_store_depends_only_on_the_user() {
+    // A cron job and a shell of the same user use the same store, whatever their environment.
+    let shown = finished(unconfigured().args(["config", "check"]).output().unwrap());
+    let plain = finished(
+        unconfigured()
+            .env_clear()
+            .args(["config", "check"])
+            .output()
+            .unwrap(),
+    );
+    let uid = nix::unistd::geteuid();
+    assert!(
+        shown
+            .stdout
+            .contains(&format!("file:/var/tmp/tenure-{uid}")),
+        "{shown:?}"
+    );
+    assert_eq!(shown.stdout, plain.stdout);
+}

@@ -1,0 +1,20 @@
+//! Tests of the command, with real processes and real stores.
+//!
+//! `TENURE_TEST_STORE` selects the store: `file` (the default), `redis`, `etcd` or `zookeeper`.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+mod commands;
+mod config;
+#[cfg(feature = "conformance")]
+mod conformance;
+mod counter;
+mod guardian;
+mod outage;
+mod run;
+mod support;
+mod terminal;

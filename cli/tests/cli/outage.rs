@@ -1,0 +1,93 @@
+//! The messages while the store is unreachable during a run.
+
+use std::{
+    fs::File,
+    process::{Child, Stdio},
+};
+
+use tenure_test_servers::{redis::Server, wire::Proxy};
+
+use crate::support::{Sandbox, wait_until};
+
+/// A run under the lock `x`, on a server behind a proxy. It ends when the file `stop` exists.
+struct RunBehindProxy {
+    sandbox: Sandbox,
+    proxy: Proxy,
+    child: Child,
+    _server: Server,
+}
+
+impl RunBehindProxy {
+    fn start() -> Self {
+        let server = Server::builder().start().unwrap();
+        let proxy = Proxy::start(server.address()).unwrap();
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.tenure(&["--url", &proxy.url(), "run", "--ttl", "4s"]);
+        command.args(["--kill-after", "300ms", "x", "-c"]);
+        command.arg("echo up > up; until test -e stop; do sleep 0.02; done");
+        command.stderr(File::create(sandbox.path("stderr")).unwrap());
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        sandbox.line("up");
+        Self {
+            sandbox,
+            proxy,
+            child,
+            _server: server,
+        }
+    }
+
+    fn has_printed(&self, text: &str) -> bool {
+        let printed = self.sandbox.read("stderr").unwrap_or_default();
+        printed
+            .lines()
+            .any(|line| line.starts_with("tenure: ") && line.contains(text))
+    }
+
+    fn set_unreachable(&self, unreachable: bool) {
+        self.proxy.refuse(unreachable).unwrap();
+        if unreachable {
+            self.proxy.cut().unwrap();
+        }
+    }
+}
+
+impl Drop for RunBehindProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn failing_renewals_are_reported_before_the_loss_and_so_is_their_recovery() {
+    let mut run = RunBehindProxy::start();
+    run.set_unreachable(true);
+    wait_until("a warning", || {
+        run.has_printed("cannot renew lock \"x\"; it expires in ")
+    });
+    assert!(
+        run.has_printed("127.0.0.1"),
+        "the message does not name the store: {:?}",
+        run.sandbox.read("stderr")
+    );
+    run.set_unreachable(false);
+    wait_until("the recovery", || {
+        run.has_printed("lock \"x\" is renewed again")
+    });
+    File::create(run.sandbox.path("stop")).unwrap();
+    assert_eq!(run.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn loss_message_names_the_cause_of_the_failed_renewals() {
+    let mut run = RunBehindProxy::start();
+    run.set_unreachable(true);
+    assert_eq!(run.child.wait().unwrap().code(), Some(79));
+    assert!(
+        run.has_printed(
+            "lost \"x\", so the command was stopped: the lease expired without a renewal; "
+        ),
+        "{:?}",
+        run.sandbox.read("stderr")
+    );
+}
