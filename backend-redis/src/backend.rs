@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink},
+    backend::{Backend, BackendInfo, Connect, Context},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
@@ -20,17 +20,16 @@ use tenure_core::{
 
 use crate::{
     address::Address,
+    attempts::Attempts,
     check,
     config::{Durability as ConfiguredDurability, Options},
-    enqueue,
-    grant_confirmation::GrantConfirmation,
-    inspect,
+    enqueue, inspect,
     keys::{KeySpace, inbox},
-    record::read_message,
     remove, renew,
     scripts::{LAST_TOKEN_TTL, Scripts},
     shared::Shared,
-    transport::{Listener, OpenParams, Transport},
+    transport::{OpenParams, Transport},
+    watch::EventForwarder,
 };
 
 /// A store of locks on Redis, not yet connected.
@@ -68,18 +67,13 @@ impl Connect for RedisStore {
             Some(template) => KeySpace::with_template(&context.namespace, template)?,
             None => KeySpace::new(&context.namespace),
         };
-        let grant_confirmation =
-            (self.options.min_replicas > 0).then(Arc::<GrantConfirmation>::default);
-        let listener = Arc::new(EventForwarder {
-            events: context.events.clone(),
-            grant_confirmation: grant_confirmation.clone(),
-        });
+        let forwarder = Arc::new(EventForwarder::new(context.events.clone()));
         let params = OpenParams {
             inbox: (!context.read_only).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),
-            listener,
+            listener: Arc::<EventForwarder>::clone(&forwarder),
         };
         let transport = Transport::open(self.address.clone(), self.options.clone(), params).await?;
         tracing::debug!(facts = ?transport.deployment_info(), "connected");
@@ -88,11 +82,9 @@ impl Connect for RedisStore {
             keys,
             options: self.options.clone(),
             context,
-            grant_confirmation,
+            waiting: Attempts::default(),
         });
-        if let Some(grant_confirmation) = &shared.grant_confirmation {
-            grant_confirmation.attach(Arc::downgrade(&shared));
-        }
+        forwarder.attach(&shared);
         if let Err(missing_rights) = check::check_rights(&shared).await {
             shared.transport.close().await;
             return Err(missing_rights);
@@ -101,35 +93,6 @@ impl Connect for RedisStore {
             info: self.info(),
             shared,
         }))
-    }
-}
-
-/// Forwards messages and connection changes to the core.
-#[derive(Debug)]
-struct EventForwarder {
-    events: EventSink,
-    grant_confirmation: Option<Arc<GrantConfirmation>>,
-}
-
-impl Listener for EventForwarder {
-    fn on_message(&self, payload: &[u8]) {
-        match (read_message(payload), &self.grant_confirmation) {
-            (Some(BackendEvent::Granted(grant)), Some(grant_confirmation)) => {
-                grant_confirmation.confirm(grant, self.events.clone());
-            }
-            (Some(event), _) => self.events.send(event),
-            (None, _) => {
-                tracing::debug!("ignored an unknown message on the inbox channel")
-            }
-        }
-    }
-
-    fn on_disconnected(&self) {
-        self.events.send(BackendEvent::Suspect);
-    }
-
-    fn on_reconnected(&self) {
-        self.events.send(BackendEvent::Reconnected);
     }
 }
 

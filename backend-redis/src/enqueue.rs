@@ -25,10 +25,10 @@ pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueue
         shared.context.client,
         &shared.token_floor(),
     );
-    let Some(grant_confirmation) = &shared.grant_confirmation else {
+    if shared.options.min_replicas == 0 {
         let value = shared.run(OPERATION, call).await?;
         return parse_enqueued(OPERATION, &request, from, value);
-    };
+    }
     let mut outcome = None;
     shared
         .call_granting(vec![call], &mut |_, answer, missing_acks| {
@@ -40,7 +40,8 @@ pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueue
     let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
     let answer = parse_enqueued(OPERATION, &request, from, value)?;
     if matches!(answer, Enqueued::Waiting(_)) {
-        grant_confirmation.add(request.attempt, request.name.clone(), request.ttl);
+        let name = request.name.clone();
+        shared.waiting.add(request.attempt, name, request.ttl);
     }
     if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
         return Ok(answer);

@@ -20,13 +20,13 @@
 //! that a user needs, and each option.
 
 mod address;
+mod attempts;
 mod backend;
 mod check;
 mod config;
 mod enqueue;
 mod error;
 mod factory;
-mod grant_confirmation;
 mod inspect;
 mod keys;
 mod queue;
@@ -37,6 +37,7 @@ mod reply;
 mod scripts;
 mod shared;
 mod transport;
+mod watch;
 
 pub use backend::RedisStore;
 pub use config::{Durability, Eviction, Options};

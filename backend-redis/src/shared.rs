@@ -1,6 +1,6 @@
 //! The state that all operations of one client share.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::Value;
 use tenure_core::{
@@ -11,9 +11,9 @@ use tenure_core::{
 };
 
 use crate::{
+    attempts::Attempts,
     config::Options,
     error::{error, from_call_error},
-    grant_confirmation::GrantConfirmation,
     keys::{KeySpace, LockKeys},
     transport::{CallResult, ScriptCall, Transport},
 };
@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
-    /// Present if replicas have to acknowledge grants.
-    pub(crate) grant_confirmation: Option<Arc<GrantConfirmation>>,
+    /// Kept only if replicas have to acknowledge grants.
+    pub(crate) waiting: Attempts,
 }
 
 impl Shared {
