@@ -1,6 +1,9 @@
 //! The driver: each operation runs one script.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tenure_core::{
@@ -28,7 +31,7 @@ use crate::{
     remove, renew,
     scripts::{LAST_TOKEN_TTL, Scripts},
     shared::Shared,
-    transport::{OpenParams, Transport},
+    transport::{Transport, TransportConfig},
     watch::EventForwarder,
 };
 
@@ -68,15 +71,17 @@ impl Connect for RedisStore {
             None => KeySpace::new(&context.namespace),
         };
         let forwarder = Arc::new(EventForwarder::new(context.events.clone()));
-        let params = OpenParams {
+        let config = TransportConfig {
+            address: self.address.clone(),
+            options: self.options.clone(),
             inbox: (!context.read_only).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),
             listener: Arc::<EventForwarder>::clone(&forwarder),
+            has_warned: AtomicBool::new(false),
         };
-        let transport = Transport::open(self.address.clone(), self.options.clone(), params).await?;
-        tracing::debug!(facts = ?transport.deployment_info(), "connected");
+        let transport = Transport::open(config).await?;
         let shared = Arc::new(Shared {
             transport,
             keys,
@@ -86,7 +91,7 @@ impl Connect for RedisStore {
         });
         forwarder.attach(&shared);
         if let Err(missing_rights) = check::check_rights(&shared).await {
-            shared.transport.close().await;
+            shared.transport.close();
             return Err(missing_rights);
         }
         Ok(Arc::new(RedisBackend {
@@ -138,7 +143,7 @@ impl Backend for RedisBackend {
     }
 
     async fn close(&self) {
-        self.shared.transport.close().await;
+        self.shared.transport.close();
     }
 }
 

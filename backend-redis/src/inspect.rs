@@ -14,8 +14,7 @@ use tenure_core::{
 use crate::{
     error::{from_call_error, from_reply},
     record::{decode_owner, read_holder, system_time},
-    reply::Reply,
-    scripts::Scripts,
+    scripts::{Reply, Scripts},
     shared::{Shared, group_by_slot},
     transport::ScriptCall,
 };
@@ -101,7 +100,9 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     let mut answers: Vec<Option<_>> = groups.iter().map(|_| None).collect();
     shared
         .transport
-        .call_all(calls, &mut |index, answer| answers[index] = Some(answer))
+        .call_all(calls, None, &mut |index, answer, _| {
+            answers[index] = Some(answer)
+        })
         .await;
     let mut page = Page::new(Vec::new(), next);
     for (group, answer) in groups.iter().zip(answers) {

@@ -33,7 +33,6 @@ mod queue;
 mod record;
 mod remove;
 mod renew;
-mod reply;
 mod scripts;
 mod shared;
 mod transport;

@@ -17,8 +17,7 @@ use crate::{
     keys::LockKeys,
     queue::parse_report,
     remove,
-    reply::Reply,
-    scripts::Scripts,
+    scripts::{Reply, Scripts},
     shared::{Shared, group_by_slot},
     transport::{CallError, CallResult, ScriptCall},
 };

@@ -11,7 +11,10 @@ use tenure_core::{
 };
 use tenure_test_servers::redis::Server;
 
-use crate::keys::{KeySpace, LockKeys};
+use crate::{
+    keys::{KeySpace, LockKeys},
+    transport::ScriptCall,
+};
 
 struct Lock {
     connection: Connection,
@@ -25,7 +28,8 @@ impl Lock {
         let ttl = Duration::from_secs(30);
         let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
         let call = super::enqueue_call(&self.keys, &request, ClientId::from_u128(2), "0");
-        let mut answers: Vec<String> = call.command(true).query(&mut self.connection)?;
+        let command = ScriptCall::command([&call].into_iter(), true);
+        let mut answers: Vec<String> = command.query(&mut self.connection)?;
         Ok(answers.remove(0))
     }
 

@@ -9,6 +9,8 @@
 //! The scripts that enqueue and remove attempts are batchable: one run handles several calls of a
 //! client that are pending at the same time.
 
+mod reply;
+
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
 use tenure_core::{
@@ -16,6 +18,7 @@ use tenure_core::{
     request::Enqueue,
 };
 
+pub(crate) use self::reply::Reply;
 use crate::{
     keys::{INBOX_PREFIX, LockKeys},
     record::write_attempt_fields,

@@ -100,19 +100,37 @@ impl ScriptCall {
         (keys, args)
     }
 
-    /// The command to send, with the script's hash or with its source.
-    pub(crate) fn command(&self, with_source: bool) -> Cmd {
-        let (name, script) = if with_source {
-            ("EVAL", &self.script.text)
-        } else {
-            ("EVALSHA", &self.script.sha)
+    /// The command for one call, or for several calls that [can be
+    /// batched](Self::can_batch_with), with the script's hash or with its source.
+    pub(crate) fn command<'a>(
+        calls: impl Iterator<Item = &'a Self> + Clone,
+        with_source: bool,
+    ) -> Cmd {
+        let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
+        let bytes = sum(|call| call.args.bytes());
+        let mut command = Cmd::with_capacity(3 + sum(|call| call.args.len()), bytes + 64);
+        let Some(first) = calls.clone().next() else {
+            return command;
         };
-        // The command name, the script, and the number of keys.
-        let overhead = name.len() + script.len() + 4;
-        let mut command = Cmd::with_capacity(3 + self.args.len(), overhead + self.args.bytes());
-        command.arg(name).arg(script).arg(self.key_count);
-        for arg in self.args.iter() {
-            command.arg(arg);
+        if with_source {
+            command.arg("EVAL").arg(&first.script.text);
+        } else {
+            command.arg("EVALSHA").arg(&first.script.sha);
+        }
+        command.arg(sum(|call| call.key_count));
+        for call in calls.clone() {
+            call.args
+                .iter()
+                .take(call.key_count)
+                .for_each(|key| _ = command.arg(key));
+        }
+        // The argument that all items share comes once.
+        for (index, call) in calls.enumerate() {
+            let skip = call.key_count + usize::from(index > 0);
+            call.args
+                .iter()
+                .skip(skip)
+                .for_each(|arg| _ = command.arg(arg));
         }
         command
     }
@@ -128,28 +146,6 @@ impl ScriptCall {
             && std::ptr::eq(self.script, other.script)
             && (self.key_count, self.args.len()) == (other.key_count, other.args.len())
             && self.args.get(self.key_count) == other.args.get(other.key_count)
-    }
-
-    /// One command for several calls, each of which [can be batched](Self::can_batch_with) with the
-    /// first.
-    pub(crate) fn batch_command<'a>(calls: impl Iterator<Item = &'a Self> + Clone) -> Option<Cmd> {
-        let first = calls.clone().next()?;
-        let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
-        let bytes = sum(|call| call.args.bytes());
-        // The command name, the script, and the number of keys.
-        let overhead = first.script.sha.len() + 16;
-        let mut command = Cmd::with_capacity(3 + sum(|call| call.args.len()), overhead + bytes);
-        command.arg("EVALSHA").arg(&first.script.sha);
-        command.arg(sum(|call| call.key_count));
-        let keys = calls
-            .clone()
-            .flat_map(|call| call.args.iter().take(call.key_count));
-        keys.for_each(|key| _ = command.arg(key));
-        // The shared argument.
-        command.arg(first.args.get(first.key_count).unwrap_or_default());
-        let per_call = calls.flat_map(|call| call.args.iter().skip(call.key_count + 1));
-        per_call.for_each(|arg| _ = command.arg(arg));
-        Some(command)
     }
 
     /// The reply to this call when it was sent alone. For a batchable script that is the only
@@ -186,6 +182,27 @@ pub(crate) enum CallError {
         /// The rest of the error.
         detail: String,
     },
+}
+
+impl CallError {
+    /// The error for a call that was not sent.
+    pub(super) fn not_sent(reason: impl Into<String>) -> Self {
+        Self::NotExecuted {
+            code: None,
+            detail: reason.into(),
+        }
+    }
+
+    /// The error for a call that never received a result: its outcome is unknown.
+    pub(crate) fn no_reply() -> Self {
+        Self::OutcomeUnknown((redis::ErrorKind::Client, "no reply arrived").into())
+    }
+}
+
+impl From<RedisError> for CallError {
+    fn from(error: RedisError) -> Self {
+        Self::OutcomeUnknown(error)
+    }
 }
 
 /// Receives messages and connection changes. The methods must not block.

@@ -106,7 +106,6 @@ async fn missing_right_names_the_command() {
     // A user without the right to run INFO and SCRIPT LOAD can connect ...
     let Opened { transport, .. } = open(&url, least()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
-    assert_eq!(transport.deployment_info().aof_enabled, None);
     // ... unless an option depends on them.
     let error = open_error(&url, least().durability(Durability::Local)).await;
     assert_error(
@@ -151,8 +150,7 @@ async fn durability_local_requires_the_append_only_file() {
     server
         .command(&["CONFIG", "SET", "appendonly", "yes"])
         .unwrap();
-    let Opened { transport, .. } = open(&server.url(), local()).await.unwrap();
-    assert_eq!(transport.deployment_info().aof_enabled, Some(true));
+    assert!(open(&server.url(), local()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

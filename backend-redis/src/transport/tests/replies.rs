@@ -26,7 +26,7 @@ async fn flushed_script_is_resent_with_its_source_once() {
     let mut answers = Vec::new();
     let calls = vec![count("k"), count("k"), call(&ECHO, "k", &["x"])];
     transport
-        .call_all(calls, &mut |index, answer| {
+        .call_all(calls, None, &mut |index, answer, _| {
             answers.push((index, answer.is_ok()))
         })
         .await;
@@ -73,7 +73,7 @@ async fn busy_server_rejects() {
     let server = server.unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let endless = tokio::spawn({
-        let transport = transport.clone();
+        let transport = Arc::clone(&transport);
         async move { transport.call(call(&BUSY_LOOP, "k", &[])).await }
     });
     // On the same connection, a call would be queued behind the endless one. A second transport has
