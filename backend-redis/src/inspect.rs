@@ -33,7 +33,7 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let mut position = "-inf".to_owned();
     loop {
-        let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.max_key_len());
+        let mut call = ScriptCall::new(&Scripts::get().inspect);
         keys.push_for_inspect(&mut call);
         call.arg(position);
         call.arg(MAX_WAITERS_PER_CALL);
@@ -88,8 +88,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     let calls = groups
         .iter()
         .map(|group| {
-            let mut call =
-                ScriptCall::new(&Scripts::get().list, 3 * group.len(), 256 * group.len());
+            let mut call = ScriptCall::new(&Scripts::get().list);
             for &index in group {
                 let (keys, _) = &locks[index].1;
                 keys.push_for_inspect(&mut call);
@@ -152,7 +151,7 @@ pub(crate) async fn evict(
 ) -> Result<Evicted, Error> {
     const OPERATION: &str = "evicting";
     let keys = shared.lock_keys(name)?;
-    let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.max_key_len());
+    let mut call = ScriptCall::new(&Scripts::get().evict);
     keys.push_all(&mut call);
     call.arg(token);
     call.arg(shared.token_floor());

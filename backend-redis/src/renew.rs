@@ -165,10 +165,9 @@ impl RenewBatch<'_> {
     }
 
     fn renew_call(&self, group: &[usize]) -> ScriptCall {
-        let script = &Scripts::get().renew;
-        let mut call = ScriptCall::new(script, 3 * group.len(), 128 * group.len());
+        let mut call = ScriptCall::new(&Scripts::get().renew);
         for (lock, _) in self.group_entries(group) {
-            call.key(&lock.holder);
+            call.key(&*lock.holder);
         }
         for (_, entry) in self.group_entries(group) {
             call.arg(entry.attempt);
@@ -181,8 +180,7 @@ impl RenewBatch<'_> {
     }
 
     fn report_call(&self, group: &[usize]) -> ScriptCall {
-        let script = &Scripts::get().report;
-        let mut call = ScriptCall::new(script, 1 + 5 * group.len(), 256 * group.len());
+        let mut call = ScriptCall::new(&Scripts::get().report);
         for (lock, _) in self.group_entries(group) {
             lock.push_all(&mut call);
         }

@@ -187,7 +187,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     if not attempt then
       if reason then
-        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended, stored.last)
+        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended)
       end
       return
     end
@@ -195,7 +195,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     local token = next_token(last)
     -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
+    write_last_token(LAST_TOKEN, token, stored.ended)
     -- Strictly later than every "waiting" reply to this attempt.
     local as_of = math.max(now, entry.as_of + 1)
     publish(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
@@ -217,7 +217,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     local token = next_token(stored.last)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
+    write_last_token(LAST_TOKEN, token, stored.ended)
     return token
   end
 

@@ -3,7 +3,6 @@
 //!
 //! It reconnects automatically and never sends a request twice (see ADR 0005).
 
-mod arg_buffer;
 mod backoff;
 mod batch;
 mod cluster;
@@ -177,7 +176,7 @@ impl Transport {
     }
 
     fn slot_of(&self, call: &ScriptCall) -> u16 {
-        call.first_key().map_or(0, |key| self.slot(key))
+        call.keys.first().map_or(0, |key| self.slot(key))
     }
 
     /// The slot of a key. One call may use only keys of the same slot.

@@ -1,10 +1,6 @@
 //! A call of a script, and how it can fail.
 
-use std::fmt::{Display, Write};
-
 use redis::{Cmd, RedisError, Value};
-
-use super::arg_buffer::ArgBuffer;
 
 /// A script that runs on the server.
 #[derive(Debug)]
@@ -44,60 +40,28 @@ impl Script {
 #[derive(Clone, Debug)]
 pub(crate) struct ScriptCall {
     script: &'static Script,
-    /// The `KEYS`, followed by the `ARGV`.
-    args: ArgBuffer,
-    key_count: usize,
+    pub(crate) keys: Vec<String>,
+    pub(crate) args: Vec<String>,
 }
 
 impl ScriptCall {
-    /// Creates a call without keys and arguments, with room for `args` of them of `bytes` bytes in
-    /// total. At least one key has to be added.
-    pub(crate) fn new(script: &'static Script, args: usize, bytes: usize) -> Self {
+    /// Creates a call without keys and arguments. At least one key has to be added.
+    pub(crate) const fn new(script: &'static Script) -> Self {
         Self {
             script,
-            args: ArgBuffer::with_capacity(args, bytes),
-            key_count: 0,
+            keys: Vec::new(),
+            args: Vec::new(),
         }
     }
 
-    /// Adds one of its `KEYS`. All keys have to be added before the first argument.
-    pub(crate) fn key(&mut self, key: &str) {
-        self.key_with(|text| text.push_str(key));
-    }
-
-    /// Like [`key`](Self::key), with the text that `write` appends.
-    pub(crate) fn key_with(&mut self, write: impl FnOnce(&mut String)) {
-        debug_assert_eq!(
-            self.key_count,
-            self.args.len(),
-            "keys have to be added before arguments"
-        );
-        self.args.push_with(write);
-        self.key_count += 1;
+    /// Adds one of its `KEYS`.
+    pub(crate) fn key(&mut self, key: impl Into<String>) {
+        self.keys.push(key.into());
     }
 
     /// Adds one of its `ARGV`.
-    pub(crate) fn arg(&mut self, arg: impl Display) {
-        // Writing to a `String` does not fail.
-        self.arg_with(|text| _ = write!(text, "{arg}"));
-    }
-
-    /// Like [`arg`](Self::arg), with the text that `write` appends.
-    pub(crate) fn arg_with(&mut self, write: impl FnOnce(&mut String)) {
-        self.args.push_with(write);
-    }
-
-    /// The key that determines the server.
-    pub(crate) fn first_key(&self) -> Option<&str> {
-        self.args.iter().next().filter(|_| self.key_count > 0)
-    }
-
-    /// The `KEYS` and the `ARGV`.
-    #[cfg(test)]
-    pub(crate) fn keys_and_args(&self) -> (Vec<String>, Vec<String>) {
-        let mut keys: Vec<_> = self.args.iter().map(str::to_owned).collect();
-        let args = keys.split_off(self.key_count);
-        (keys, args)
+    pub(crate) fn arg(&mut self, arg: impl ToString) {
+        self.args.push(arg.to_string());
     }
 
     /// The command for one call, or for several calls that [can be
@@ -106,9 +70,7 @@ impl ScriptCall {
         calls: impl Iterator<Item = &'a Self> + Clone,
         with_source: bool,
     ) -> Cmd {
-        let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
-        let bytes = sum(|call| call.args.bytes());
-        let mut command = Cmd::with_capacity(3 + sum(|call| call.args.len()), bytes + 64);
+        let mut command = Cmd::new();
         let Some(first) = calls.clone().next() else {
             return command;
         };
@@ -117,20 +79,15 @@ impl ScriptCall {
         } else {
             command.arg("EVALSHA").arg(&first.script.sha);
         }
-        command.arg(sum(|call| call.key_count));
+        command.arg(calls.clone().map(|call| call.keys.len()).sum::<usize>());
         for call in calls.clone() {
-            call.args
-                .iter()
-                .take(call.key_count)
-                .for_each(|key| _ = command.arg(key));
+            command.arg(&call.keys);
         }
         // The argument that all items share comes once.
         for (index, call) in calls.enumerate() {
-            let skip = call.key_count + usize::from(index > 0);
-            call.args
-                .iter()
-                .skip(skip)
-                .for_each(|arg| _ = command.arg(arg));
+            for arg in call.args.iter().skip(usize::from(index > 0)) {
+                command.arg(arg);
+            }
         }
         command
     }
@@ -144,8 +101,8 @@ impl ScriptCall {
     pub(crate) fn can_batch_with(&self, other: &Self) -> bool {
         self.is_batchable()
             && std::ptr::eq(self.script, other.script)
-            && (self.key_count, self.args.len()) == (other.key_count, other.args.len())
-            && self.args.get(self.key_count) == other.args.get(other.key_count)
+            && (self.keys.len(), self.args.len()) == (other.keys.len(), other.args.len())
+            && self.args.first() == other.args.first()
     }
 
     /// The reply to this call when it was sent alone. For a batchable script that is the only

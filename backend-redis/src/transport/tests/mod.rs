@@ -156,7 +156,7 @@ fn user(name: &str, password: &str) -> Options {
 }
 
 fn call(script: &'static Script, key: &str, args: &[&str]) -> ScriptCall {
-    let mut call = ScriptCall::new(script, 0, 0);
+    let mut call = ScriptCall::new(script);
     call.key(key);
     for arg in args {
         call.arg(arg);
