@@ -52,11 +52,12 @@ local function read_holder(key)
   local raw = checked_call('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
+  -- A valid record never reaches this length. The record is sent with every reply.
+  if #raw > 4096 then malformed(key, raw) end
   local attempt, refreshed, token, ttl, client, owner, timestamps =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
-  -- A valid record never reaches this length. The record is sent with every reply.
-  if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32 and #raw <= 4096) then
+  if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32) then
     malformed(key, raw)
   end
   return {
