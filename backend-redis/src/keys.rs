@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_key_matches_the_template() {
+    fn n2_plain_key_matches_the_template() {
         let keys = KeySpace::with_template(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
         let lock = keys.lock(&name("a{b}c"), true).unwrap();
         assert_eq!(lock.holder, "app/lock:a{b}c!");

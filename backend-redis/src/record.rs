@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owner_with_any_text_survives_encoding() {
+    fn i1_owner_with_any_text_survives_encoding() {
         for label in ["", "a b", "a/b", "é%", "..", "\n"] {
             let owner = Owner::new(label, "host", 7);
             let word = encode_owner(&owner);

@@ -185,7 +185,7 @@ async fn a3_aborted_run_leaves_all_outcomes_unknown() {
 
 /// No call waits for the reply to another call.
 #[tokio::test]
-async fn cancelled_caller_leaves_the_other_replies_intact() {
+async fn a4_cancelled_caller_leaves_the_other_replies_intact() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     expect_int(
@@ -213,7 +213,7 @@ async fn cancelled_caller_leaves_the_other_replies_intact() {
 }
 
 #[tokio::test]
-async fn killed_server_fails_all_batched_calls() {
+async fn a3_killed_server_leaves_the_outcome_of_batched_calls_unknown() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     expect_int(

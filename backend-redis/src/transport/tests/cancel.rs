@@ -8,7 +8,7 @@ static LATE_ECHO: LazyLock<Script> = LazyLock::new(|| {
 });
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_match_their_calls_when_callers_are_cancelled() {
+async fn a4_replies_match_their_calls_when_callers_are_cancelled() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -60,7 +60,7 @@ async fn replies_match_their_calls_when_callers_are_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_calls_share_one_wait_for_replicas() {
+async fn k1_concurrent_calls_share_one_wait_for_replicas() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     let timeout = Duration::from_millis(200);

@@ -30,7 +30,7 @@ async fn run_all(transport: &Transport, keys: &[String]) -> Vec<CallResult> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_is_used_and_scanned_and_one_carries_the_inbox() {
+async fn w2_every_node_is_used_and_scanned_and_one_carries_the_inbox() {
     let cluster = Cluster::builder().start().unwrap();
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     assert!(transport.is_cluster());
@@ -83,7 +83,7 @@ async fn one_reachable_seed_is_enough_and_a_single_server_url_is_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn moving_slot_is_followed_and_no_call_runs_twice() {
+async fn a2_moving_slot_is_followed_and_no_call_runs_twice() {
     let cluster = Cluster::builder().start().unwrap();
     let Opened { transport, events } = open(&cluster.url(), Options::default()).await.unwrap();
     let here: Vec<_> = (0..20).map(|n| format!("{{moves}}{n}")).collect();
@@ -137,7 +137,7 @@ async fn moving_slot_is_followed_and_no_call_runs_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_node_is_replaced_by_its_replica_and_the_inbox_moves() {
+async fn w2_killed_node_is_replaced_by_its_replica_and_the_inbox_moves() {
     let cluster = Cluster::builder()
         .replicas(1)
         .node_timeout(Duration::from_secs(1))
@@ -185,7 +185,7 @@ async fn killed_node_is_replaced_by_its_replica_and_the_inbox_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_node_without_requests_loses_the_inbox() {
+async fn w2_stopped_node_without_requests_loses_the_inbox() {
     let cluster = Cluster::builder().start().unwrap();
     let limit = Duration::from_secs(1);
     let opened = open_within(&cluster.url(), Options::default(), limit).await;

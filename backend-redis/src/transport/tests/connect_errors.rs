@@ -126,7 +126,7 @@ async fn missing_right_names_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_may_evict_is_rejected_unless_allowed() {
+async fn x1_server_that_may_evict_is_rejected_unless_allowed() {
     let builder = Server::builder()
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru");
@@ -142,7 +142,7 @@ async fn server_that_may_evict_is_rejected_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn durability_local_requires_the_append_only_file() {
+async fn c1_durability_local_requires_the_append_only_file() {
     let local = || Options::default().durability(Durability::Local);
     let server = Server::builder().start().unwrap();
     let error = open_error(&server.url(), local()).await;
