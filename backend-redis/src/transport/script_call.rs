@@ -174,3 +174,41 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
 /// The result of a script call.
 pub(crate) type CallResult = Result<Value, CallError>;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::batchable("return {}".to_owned()));
+
+    fn call(shared: &str, item: &str) -> ScriptCall {
+        let mut call = ScriptCall::new(&SCRIPT);
+        call.key(item);
+        call.arg(shared);
+        call.arg(item);
+        call
+    }
+
+    #[test]
+    fn command_of_several_calls_has_their_shared_argument_once() {
+        let args = |calls: &[ScriptCall], with_source| {
+            let command = ScriptCall::command(calls.iter(), with_source);
+            let args = command.args_iter().map(|arg| match arg {
+                redis::Arg::Simple(arg) => String::from_utf8_lossy(arg).into_owned(),
+                other => panic!("{other:?}"),
+            });
+            args.collect::<Vec<_>>().join(" ")
+        };
+        let calls = [call("s", "a"), call("s", "b c")];
+        assert!(calls[0].can_batch_with(&calls[1]));
+        assert!(!calls[0].can_batch_with(&call("other", "b")));
+        let sha = &SCRIPT.sha;
+        assert_eq!(
+            args(&calls, false),
+            format!("EVALSHA {sha} 2 a b c s a b c")
+        );
+        assert_eq!(args(&calls[..1], true), "EVAL return {} 1 a s a");
+    }
+}
