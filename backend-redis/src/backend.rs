@@ -1,10 +1,13 @@
 //! The driver: each operation runs one script.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tenure_core::{
-    backend::{Backend, BackendEvent, BackendInfo, Connect, Context, EventSink, RenewalAnswers},
+    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
@@ -18,17 +21,16 @@ use tenure_core::{
 
 use crate::{
     address::Address,
+    attempts::Attempts,
     check,
     config::{Durability as ConfiguredDurability, Options},
-    enqueue,
-    grant_confirmation::GrantConfirmation,
-    inspect,
+    enqueue, inspect,
     keys::{KeySpace, inbox},
-    record::read_message,
     remove, renew,
     scripts::{LAST_TOKEN_TTL, Scripts},
     shared::Shared,
-    transport::{Listener, OpenParams, Transport},
+    transport::{Transport, TransportConfig},
+    watch::EventForwarder,
 };
 
 /// A store of locks on Redis, not yet connected.
@@ -66,68 +68,34 @@ impl Connect for RedisStore {
             Some(template) => KeySpace::with_template(&context.namespace, template)?,
             None => KeySpace::new(&context.namespace),
         };
-        let grant_confirmation =
-            (self.options.min_replicas > 0).then(Arc::<GrantConfirmation>::default);
-        let listener = Arc::new(EventForwarder {
-            events: context.events.clone(),
-            grant_confirmation: grant_confirmation.clone(),
-        });
-        let params = OpenParams {
+        let forwarder = Arc::new(EventForwarder::new(context.events.clone()));
+        let config = TransportConfig {
+            address: self.address.clone(),
+            options: self.options.clone(),
             inbox: (!context.read_only).then(|| inbox(context.client)),
             scripts: Scripts::get().all().to_vec(),
             request_timeout: context.request_timeout,
             clock: Arc::clone(&context.clock),
-            listener,
+            listener: Arc::<EventForwarder>::clone(&forwarder),
+            has_warned: AtomicBool::new(false),
         };
-        let transport = Transport::open(self.address.clone(), self.options.clone(), params).await?;
-        tracing::debug!(facts = ?transport.deployment_info(), "connected");
+        let transport = Transport::open(config).await?;
         let shared = Arc::new(Shared {
             transport,
             keys,
             options: self.options.clone(),
             context,
-            grant_confirmation,
+            waiting: Attempts::default(),
         });
-        if let Some(grant_confirmation) = &shared.grant_confirmation {
-            grant_confirmation.attach(Arc::downgrade(&shared));
-        }
+        forwarder.attach(&shared);
         if let Err(missing_rights) = check::check_rights(&shared).await {
-            shared.transport.close().await;
+            shared.transport.close();
             return Err(missing_rights);
         }
         Ok(Arc::new(RedisBackend {
             info: self.info(),
             shared,
         }))
-    }
-}
-
-/// Forwards messages and connection changes to the core.
-#[derive(Debug)]
-struct EventForwarder {
-    events: EventSink,
-    grant_confirmation: Option<Arc<GrantConfirmation>>,
-}
-
-impl Listener for EventForwarder {
-    fn on_message(&self, payload: &[u8]) {
-        match (read_message(payload), &self.grant_confirmation) {
-            (Some(BackendEvent::Granted(grant)), Some(grant_confirmation)) => {
-                grant_confirmation.confirm(grant, self.events.clone());
-            }
-            (Some(event), _) => self.events.send(event),
-            (None, _) => {
-                tracing::debug!("ignored an unknown message on the inbox channel")
-            }
-        }
-    }
-
-    fn on_disconnected(&self) {
-        self.events.send(BackendEvent::Suspect);
-    }
-
-    fn on_reconnected(&self) {
-        self.events.send(BackendEvent::Reconnected);
     }
 }
 
@@ -173,7 +141,7 @@ impl Backend for RedisBackend {
     }
 
     async fn close(&self) {
-        self.shared.transport.close().await;
+        self.shared.transport.close();
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
     const OPERATION: &str = "connecting";
     let client = shared.context.client;
     let keys = shared.lock_keys(&LockName::new(format!("rights of {client}"))?)?;
-    let mut call = ScriptCall::new(&Scripts::get().rights, 5, 4 * keys.max_key_len());
+    let mut call = ScriptCall::new(&Scripts::get().rights);
     keys.push_for_inspect(&mut call);
     call.arg(inbox(client));
     call.arg(u8::from(shared.context.read_only));

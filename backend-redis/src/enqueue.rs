@@ -6,10 +6,8 @@ use tenure_core::{
 };
 
 use crate::{
-    error::{error, from_call_error},
-    queue::parse_enqueued,
-    remove, scripts,
-    shared::Shared,
+    error::from_call_error, queue::parse_enqueued, remove, scripts, shared::Shared,
+    transport::CallError,
 };
 
 pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueued, Error> {
@@ -25,22 +23,23 @@ pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueue
         shared.context.client,
         &shared.token_floor(),
     );
-    let Some(grant_confirmation) = &shared.grant_confirmation else {
+    if shared.options.min_replicas == 0 {
         let value = shared.run(OPERATION, call).await?;
         return parse_enqueued(OPERATION, &request, from, value);
-    };
-    let mut outcome = None;
+    }
+    let mut outcome = (Err(CallError::no_reply()), 0);
     shared
         .call_granting(vec![call], &mut |_, answer, missing_acks| {
-            outcome = Some((answer, missing_acks));
+            outcome = (answer, missing_acks);
         })
         .await;
-    let (answer, missing_acks) =
-        outcome.ok_or_else(|| error(ErrorKind::OutcomeUnknown, OPERATION, "no answer"))?;
+    let (answer, missing_acks) = outcome;
     let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
     let answer = parse_enqueued(OPERATION, &request, from, value)?;
     if matches!(answer, Enqueued::Waiting(_)) {
-        grant_confirmation.add(request.attempt, request.name.clone(), request.ttl);
+        shared
+            .waiting
+            .add(request.attempt, request.name.clone(), request.ttl);
     }
     if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
         return Ok(answer);

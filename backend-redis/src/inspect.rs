@@ -14,8 +14,7 @@ use tenure_core::{
 use crate::{
     error::{from_call_error, from_reply},
     record::{decode_owner, read_holder, system_time},
-    reply::Reply,
-    scripts::Scripts,
+    scripts::{Reply, Scripts},
     shared::{Shared, group_by_slot},
     transport::ScriptCall,
 };
@@ -34,7 +33,7 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let mut position = "-inf".to_owned();
     loop {
-        let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 4 * keys.max_key_len());
+        let mut call = ScriptCall::new(&Scripts::get().inspect);
         keys.push_for_inspect(&mut call);
         call.arg(position);
         call.arg(MAX_WAITERS_PER_CALL);
@@ -89,8 +88,7 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     let calls = groups
         .iter()
         .map(|group| {
-            let mut call =
-                ScriptCall::new(&Scripts::get().list, 3 * group.len(), 256 * group.len());
+            let mut call = ScriptCall::new(&Scripts::get().list);
             for &index in group {
                 let (keys, _) = &locks[index].1;
                 keys.push_for_inspect(&mut call);
@@ -101,7 +99,9 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     let mut answers: Vec<Option<_>> = groups.iter().map(|_| None).collect();
     shared
         .transport
-        .call_all(calls, &mut |index, answer| answers[index] = Some(answer))
+        .call_all(calls, None, &mut |index, answer, _| {
+            answers[index] = Some(answer)
+        })
         .await;
     let mut page = Page::new(Vec::new(), next);
     for (group, answer) in groups.iter().zip(answers) {
@@ -151,7 +151,7 @@ pub(crate) async fn evict(
 ) -> Result<Evicted, Error> {
     const OPERATION: &str = "evicting";
     let keys = shared.lock_keys(name)?;
-    let mut call = ScriptCall::new(&Scripts::get().evict, 6, 5 * keys.max_key_len());
+    let mut call = ScriptCall::new(&Scripts::get().evict);
     keys.push_all(&mut call);
     call.arg(token);
     call.arg(shared.token_floor());

@@ -16,8 +16,6 @@
 //! With a [key template](KeySpace::with_template), the holder key is the key that other programs
 //! use, and the other keys carry its hash tag.
 
-use std::fmt::Write;
-
 use tenure_core::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
@@ -193,39 +191,34 @@ impl KeySpace {
 impl LockKeys {
     /// Adds the keys that every attempt shares, in the order in which the scripts expect them.
     pub(crate) fn push_all(&self, call: &mut ScriptCall) {
-        call.key(&self.holder);
-        for suffix in [LAST_TOKEN_SUFFIX, QUEUE_SUFFIX, ENTRIES_SUFFIX] {
-            self.push(suffix, call);
-        }
+        call.key(&*self.holder);
+        call.key(self.last_token());
+        call.key(self.queue());
+        call.key(self.entries());
     }
 
     /// Adds the keys that show the holder and the waiters.
     pub(crate) fn push_for_inspect(&self, call: &mut ScriptCall) {
-        call.key(&self.holder);
-        for suffix in [QUEUE_SUFFIX, ENTRIES_SUFFIX] {
-            self.push(suffix, call);
-        }
+        call.key(&*self.holder);
+        call.key(self.queue());
+        call.key(self.entries());
     }
 
-    /// Adds the key that fences off an attempt.
-    pub(crate) fn push_fence(&self, attempt: AttemptId, call: &mut ScriptCall) {
-        call.key_with(|text| {
-            text.push_str(self.prefix());
-            // Writing to a `String` does not fail.
-            let _ = write!(text, "{FENCE_SUFFIX}{attempt}");
-        });
+    pub(crate) fn last_token(&self) -> String {
+        format!("{}{LAST_TOKEN_SUFFIX}", self.prefix())
     }
 
-    /// An upper bound of the length of each key, except the one that fences off an attempt.
-    pub(crate) fn max_key_len(&self) -> usize {
-        self.holder.len().max(self.prefix().len()) + 16
+    pub(crate) fn queue(&self) -> String {
+        format!("{}{QUEUE_SUFFIX}", self.prefix())
     }
 
-    fn push(&self, suffix: &str, call: &mut ScriptCall) {
-        call.key_with(|text| {
-            text.push_str(self.prefix());
-            text.push_str(suffix);
-        });
+    pub(crate) fn entries(&self) -> String {
+        format!("{}{ENTRIES_SUFFIX}", self.prefix())
+    }
+
+    /// The key that fences off an attempt.
+    pub(crate) fn fence(&self, attempt: AttemptId) -> String {
+        format!("{}{FENCE_SUFFIX}{attempt}", self.prefix())
     }
 
     fn prefix(&self) -> &str {
@@ -272,25 +265,6 @@ fn escape_glob(text: &str) -> String {
 }
 
 #[cfg(test)]
-impl LockKeys {
-    pub(crate) fn last_token(&self) -> String {
-        format!("{}{LAST_TOKEN_SUFFIX}", self.prefix())
-    }
-
-    pub(crate) fn queue(&self) -> String {
-        format!("{}{QUEUE_SUFFIX}", self.prefix())
-    }
-
-    pub(crate) fn entries(&self) -> String {
-        format!("{}{ENTRIES_SUFFIX}", self.prefix())
-    }
-
-    pub(crate) fn fence(&self, attempt: AttemptId) -> String {
-        format!("{}{FENCE_SUFFIX}{attempt}", self.prefix())
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -331,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_key_matches_the_template() {
+    fn n2_plain_key_matches_the_template() {
         let keys = KeySpace::with_template(&namespace("app"), "{namespace}/lock:{name}!").unwrap();
         let lock = keys.lock(&name("a{b}c"), true).unwrap();
         assert_eq!(lock.holder, "app/lock:a{b}c!");

@@ -20,23 +20,23 @@
 //! that a user needs, and each option.
 
 mod address;
+mod attempts;
 mod backend;
 mod check;
 mod config;
 mod enqueue;
 mod error;
 mod factory;
-mod grant_confirmation;
 mod inspect;
 mod keys;
 mod queue;
 mod record;
 mod remove;
 mod renew;
-mod reply;
 mod scripts;
 mod shared;
 mod transport;
+mod watch;
 
 pub use backend::RedisStore;
 pub use config::{Durability, Eviction, Options};

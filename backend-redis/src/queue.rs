@@ -14,7 +14,7 @@ use tenure_core::{
 use crate::{
     error::unexpected_reply,
     record::{loss_reason, read_holder},
-    reply::Reply,
+    scripts::Reply,
 };
 
 /// Parses the reply to an enqueue.

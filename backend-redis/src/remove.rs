@@ -17,9 +17,7 @@ const FENCE_TTL: Duration = Duration::from_secs(600);
 pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed, Error> {
     const OPERATION: &str = "releasing";
     let keys = shared.lock_keys(&request.name)?;
-    if let Some(grant_confirmation) = &shared.grant_confirmation {
-        grant_confirmation.remove(request.attempt);
-    }
+    shared.waiting.remove(request.attempt);
     let fence = if request.outcome_known {
         Duration::ZERO
     } else {

@@ -8,7 +8,6 @@ use redis::Value;
 use tenure_core::{
     backend::RenewalAnswers,
     clock::Instant,
-    error::Error,
     request::{Remove, Renewal, Renewed},
 };
 
@@ -17,8 +16,7 @@ use crate::{
     keys::LockKeys,
     queue::parse_report,
     remove,
-    reply::Reply,
-    scripts::Scripts,
+    scripts::{Reply, Scripts},
     shared::{Shared, group_by_slot},
     transport::{CallError, CallResult, ScriptCall},
 };
@@ -32,6 +30,18 @@ const MAX_GRANTS_PER_CALL: usize = 100;
 /// renewal.
 const MAX_REPORTS_PER_CALL: usize = 25;
 
+/// The script that handles a group of entries.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Renews grants.
+    Renew,
+    /// Reports waiters, and grants that the renew script did not find.
+    Report,
+}
+
+/// The entries of one call, by their index in the batch.
+type Group = (Kind, Vec<usize>);
+
 /// The state of one batch.
 struct RenewBatch<'a> {
     shared: &'a Shared,
@@ -39,16 +49,16 @@ struct RenewBatch<'a> {
     keys: Vec<Option<LockKeys>>,
     from: Instant,
     answers: RenewalAnswers,
-    /// Groups whose keys are on two nodes because a slot of the cluster is moving. The keys of each
-    /// single entry may still be on one node.
-    split_slot_groups: Vec<Vec<usize>>,
+    /// Entries of groups whose keys are on two nodes because a slot of the cluster is moving. The
+    /// keys of each single entry may still be on one node.
+    split_groups: Vec<Group>,
     /// Grants that the renew script did not find.
     not_renewed: Vec<usize>,
     /// Grants that too few replicas have acknowledged. They are undone.
     under_replicated: Vec<usize>,
 }
 
-/// Renews grants and reports waiters. Sends one answer for each entry.
+/// Renews grants and reports waiters.
 pub(crate) async fn renew(shared: &Shared, entries: &[Renewal], answers: RenewalAnswers) {
     let mut batch = RenewBatch {
         shared,
@@ -56,39 +66,29 @@ pub(crate) async fn renew(shared: &Shared, entries: &[Renewal], answers: Renewal
         keys: Vec::with_capacity(entries.len()),
         from: shared.now(),
         answers,
-        split_slot_groups: Vec::new(),
+        split_groups: Vec::new(),
         not_renewed: Vec::new(),
         under_replicated: Vec::new(),
     };
     for (index, entry) in entries.iter().enumerate() {
-        let keys = shared.lock_keys(&entry.name).and_then(|keys| {
-            // A report may grant the lock, so it is refused while grants are blocked. A renewal
-            // grants nothing.
-            let blocked = entry
-                .token
-                .is_none()
-                .then(|| shared.restart_delay_error(OPERATION, &keys));
-            blocked.flatten().map_or(Ok(keys), Err)
-        });
-        batch.keys.push(match keys {
-            Ok(keys) => Some(keys),
+        match shared.lock_keys(&entry.name) {
+            Ok(keys) => batch.keys.push(Some(keys)),
             Err(error) => {
+                batch.keys.push(None);
                 batch.answers.send(index, Renewed::Unknown(error));
-                None
             }
-        });
+        }
     }
-    let holders = batch.groups(MAX_GRANTS_PER_CALL, |entry| entry.token.is_some());
-    let waiters = batch.groups(MAX_REPORTS_PER_CALL, |entry| entry.token.is_none());
-    batch.send(&holders, &waiters).await;
-    batch.retry_individually().await;
+    let known = (0..entries.len()).filter(|&index| batch.keys[index].is_some());
+    let (holders, waiters) = known.partition(|&index| entries[index].token.is_some());
+    let mut groups = batch.groups(Kind::Renew, holders);
+    groups.extend(batch.groups(Kind::Report, waiters));
+    batch.send(&groups).await;
     if !batch.not_renewed.is_empty() {
-        let mut not_renewed = std::mem::take(&mut batch.not_renewed);
-        not_renewed.retain(|&index| !batch.refuse_while_blocked(index));
-        let groups = batch.grouped(not_renewed.into_iter(), MAX_REPORTS_PER_CALL);
+        let not_renewed = std::mem::take(&mut batch.not_renewed);
+        let groups = batch.groups(Kind::Report, not_renewed);
         batch.start_round();
-        batch.send(&[], &groups).await;
-        batch.retry_individually().await;
+        batch.send(&groups).await;
     }
     batch.undo_under_replicated().await;
 }
@@ -99,8 +99,25 @@ impl RenewBatch<'_> {
         self.from = self.shared.now();
     }
 
-    /// Answers with an error if grants are blocked, because a report may grant the lock.
-    /// Returns whether it did.
+    /// Splits entries into groups of the same slot. A report may grant the lock, so it is refused
+    /// while grants are blocked. A renewal grants nothing.
+    fn groups(&self, kind: Kind, mut indices: Vec<usize>) -> Vec<Group> {
+        let max_len = match kind {
+            Kind::Renew => MAX_GRANTS_PER_CALL,
+            Kind::Report => {
+                indices.retain(|&index| !self.refuse_while_blocked(index));
+                MAX_REPORTS_PER_CALL
+            }
+        };
+        let slots = indices.into_iter().filter_map(|index| {
+            let keys = self.keys[index].as_ref()?;
+            Some((index, self.shared.transport.slot(&keys.holder)))
+        });
+        let groups = group_by_slot(slots, max_len).into_iter();
+        groups.map(|indices| (kind, indices)).collect()
+    }
+
+    /// Answers with an error if grants are blocked. Returns whether it did.
     fn refuse_while_blocked(&self, index: usize) -> bool {
         let keys = self.keys[index].as_ref();
         let blocked = keys.and_then(|keys| self.shared.restart_delay_error(OPERATION, keys));
@@ -111,71 +128,37 @@ impl RenewBatch<'_> {
         is_blocked
     }
 
-    /// Renews the grants of `holders` and reports the entries of `waiters`.
-    async fn send(&mut self, holders: &[Vec<usize>], waiters: &[Vec<usize>]) {
-        let mut calls: Vec<_> = holders.iter().map(|group| self.renew_call(group)).collect();
-        calls.extend(waiters.iter().map(|group| self.report_call(group)));
-        let shared = self.shared;
+    /// Sends one call for each group. Groups whose keys are on two nodes are then sent again, each
+    /// entry in a call of its own.
+    async fn send(&mut self, groups: &[Group]) {
+        self.send_once(groups).await;
+        let split_groups = std::mem::take(&mut self.split_groups);
+        if !split_groups.is_empty() {
+            let single = split_groups.into_iter().flat_map(|(kind, indices)| {
+                indices.into_iter().map(move |index| (kind, vec![index]))
+            });
+            self.start_round();
+            self.send_once(&single.collect::<Vec<_>>()).await;
+        }
+    }
+
+    async fn send_once(&mut self, groups: &[Group]) {
+        let calls = groups.iter().map(|(kind, group)| match kind {
+            Kind::Renew => self.renew_call(group),
+            Kind::Report => self.report_call(group),
+        });
+        let (calls, shared) = (calls.collect(), self.shared);
         shared
             .call_granting(calls, &mut |index, answer, missing_acks| {
-                if let Some(group) = holders.get(index) {
-                    self.on_renewed(group, answer, missing_acks);
-                } else if let Some(group) = waiters.get(index - holders.len()) {
-                    self.on_reported(group, answer, missing_acks);
-                }
+                self.on_answer(&groups[index], answer, missing_acks);
             })
             .await;
     }
 
-    /// Sends each entry of the deferred groups in a call of its own.
-    async fn retry_individually(&mut self) {
-        let split_slot_groups = std::mem::take(&mut self.split_slot_groups);
-        if split_slot_groups.is_empty() {
-            return;
-        }
-        let is_holder = |group: &Vec<usize>| self.entries[group[0]].token.is_some();
-        let single = split_slot_groups
-            .into_iter()
-            .flatten()
-            .map(|index| vec![index]);
-        let (holders, waiters): (Vec<_>, Vec<_>) = single.partition(is_holder);
-        self.start_round();
-        self.send(&holders, &waiters).await;
-    }
-
-    /// Defers a group whose keys are on two nodes, so that each entry is sent individually. Returns
-    /// whether it did.
-    fn defer_if_split(&mut self, group: &[usize], answer: &CallResult) -> bool {
-        let refused = matches!(
-            answer,
-            Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
-        );
-        let is_split = refused && group.len() > 1;
-        if is_split {
-            self.split_slot_groups.push(group.to_vec());
-        }
-        is_split
-    }
-
-    fn groups(&self, max_len: usize, filter: impl Fn(&Renewal) -> bool) -> Vec<Vec<usize>> {
-        let chosen = (0..self.entries.len())
-            .filter(|&index| self.keys[index].is_some() && filter(&self.entries[index]));
-        self.grouped(chosen, max_len)
-    }
-
-    fn grouped(&self, chosen: impl Iterator<Item = usize>, max_len: usize) -> Vec<Vec<usize>> {
-        let slots = chosen.filter_map(|index| {
-            let keys = self.keys[index].as_ref()?;
-            Some((index, self.shared.transport.slot(&keys.holder)))
-        });
-        group_by_slot(slots, max_len)
-    }
-
     fn renew_call(&self, group: &[usize]) -> ScriptCall {
-        let script = &Scripts::get().renew;
-        let mut call = ScriptCall::new(script, 3 * group.len(), 128 * group.len());
+        let mut call = ScriptCall::new(&Scripts::get().renew);
         for (lock, _) in self.group_entries(group) {
-            call.key(&lock.holder);
+            call.key(&*lock.holder);
         }
         for (_, entry) in self.group_entries(group) {
             call.arg(entry.attempt);
@@ -188,8 +171,7 @@ impl RenewBatch<'_> {
     }
 
     fn report_call(&self, group: &[usize]) -> ScriptCall {
-        let script = &Scripts::get().report;
-        let mut call = ScriptCall::new(script, 1 + 5 * group.len(), 256 * group.len());
+        let mut call = ScriptCall::new(&Scripts::get().report);
         for (lock, _) in self.group_entries(group) {
             lock.push_all(&mut call);
         }
@@ -206,17 +188,29 @@ impl RenewBatch<'_> {
         group.iter().filter_map(named)
     }
 
-    fn on_renewed(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
-        if self.defer_if_split(group, &answer) {
-            return;
+    fn on_answer(&mut self, (kind, group): &Group, answer: CallResult, missing_acks: u32) {
+        let is_split = matches!(
+            &answer,
+            Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
+        );
+        if is_split && group.len() > 1 {
+            return self.split_groups.push((*kind, group.clone()));
         }
         let reply = answer
             .map_err(|error| from_call_error(OPERATION, error))
             .and_then(|value| Reply::new(OPERATION, value));
-        let mut reply = match reply {
-            Ok(reply) => reply,
-            Err(error) => return self.fail_group(group, &error),
-        };
+        match (reply, kind) {
+            (Ok(reply), Kind::Renew) => self.on_renewed(group, reply, missing_acks),
+            (Ok(reply), Kind::Report) => self.on_reported(group, reply, missing_acks),
+            (Err(error), _) => {
+                for &index in group {
+                    self.answers.send(index, Renewed::Unknown(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn on_renewed(&mut self, group: &[usize], mut reply: Reply, missing_acks: u32) {
         for &index in group {
             match reply.number() {
                 Ok(1) if missing_acks == 0 => self
@@ -232,17 +226,8 @@ impl RenewBatch<'_> {
         }
     }
 
-    fn on_reported(&mut self, group: &[usize], answer: CallResult, missing_acks: u32) {
-        if self.defer_if_split(group, &answer) {
-            return;
-        }
-        let reply = answer
-            .map_err(|error| from_call_error(OPERATION, error))
-            .and_then(|value| Reply::new(OPERATION, value));
-        let mut answers = match reply {
-            Ok(reply) => reply.rest(),
-            Err(error) => return self.fail_group(group, &error),
-        };
+    fn on_reported(&mut self, group: &[usize], reply: Reply, missing_acks: u32) {
+        let mut answers = reply.rest();
         for &index in group {
             let attempt = self.entries[index].attempt;
             let outcome = match answers.next() {
@@ -284,12 +269,6 @@ impl RenewBatch<'_> {
                 Err(error) => Renewed::Unknown(error),
             };
             self.answers.send(index, outcome);
-        }
-    }
-
-    fn fail_group(&self, group: &[usize], error: &Error) {
-        for &index in group {
-            self.answers.send(index, Renewed::Unknown(error.clone()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The state that all operations of one client share.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::Value;
 use tenure_core::{
@@ -11,11 +11,11 @@ use tenure_core::{
 };
 
 use crate::{
+    attempts::Attempts,
     config::Options,
     error::{error, from_call_error},
-    grant_confirmation::GrantConfirmation,
     keys::{KeySpace, LockKeys},
-    transport::{CallResult, ScriptCall, Transport},
+    transport::{CallResult, ReplicaAck, ScriptCall, Transport},
 };
 
 /// The state that all operations of one client share.
@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) keys: KeySpace,
     pub(crate) options: Options,
     pub(crate) context: Context,
-    /// Present if replicas have to acknowledge grants.
-    pub(crate) grant_confirmation: Option<Arc<GrantConfirmation>>,
+    /// Kept only if replicas have to acknowledge grants.
+    pub(crate) waiting: Attempts,
 }
 
 impl Shared {
@@ -53,17 +53,14 @@ impl Shared {
         on_answer: &mut (dyn FnMut(usize, CallResult, u32) + Send),
     ) {
         let wanted = self.options.min_replicas;
-        if wanted == 0 {
-            self.transport
-                .call_all(calls, &mut |index, answer| on_answer(index, answer, 0))
-                .await;
-            return;
-        }
-        let timeout = self.options.replica_timeout;
-        let answers = self.transport.call_replicated(calls, wanted, timeout).await;
-        for (index, (answer, acks)) in answers.into_iter().enumerate() {
+        let replicas = (wanted > 0).then_some(ReplicaAck {
+            count: wanted,
+            timeout: self.options.replica_timeout,
+        });
+        let on_reply = &mut |index, answer, acks| {
             on_answer(index, answer, wanted.saturating_sub(acks));
-        }
+        };
+        self.transport.call_all(calls, replicas, on_reply).await;
     }
 
     pub(crate) fn too_few_replicas(&self, operation: &'static str, missing_acks: u32) -> Error {

@@ -144,13 +144,13 @@ fn run_history(store: &mut Store, steps: &[Step], floor: &str) -> Result<(), Tes
         };
         let batched = calls("a");
         prop_assert!(batched.iter().all(|call| batched[0].can_batch_with(call)));
-        let batched = store.run(
-            step.operation,
-            &ScriptCall::batch_command(batched.iter()).unwrap(),
-        );
+        let batched = store.run(step.operation, &ScriptCall::command(batched.iter(), false));
         let mut single = Vec::new();
         for call in calls("b") {
-            single.extend(store.run(step.operation, &call.command(false)));
+            single.extend(store.run(
+                step.operation,
+                &ScriptCall::command([&call].into_iter(), false),
+            ));
         }
         prop_assert_eq!(batched, single, "{:?}", step);
         prop_assert_eq!(store.state("a"), store.state("b"), "after {:?}", step);
@@ -191,7 +191,7 @@ fn w1_items_for_one_lock_are_enqueued_in_order() {
     }
     let mut run = |operation| -> Vec<Value> {
         let calls = [3, 1, 2].map(|number| call(operation, &keys, number, "0"));
-        let command = ScriptCall::batch_command(calls.iter()).unwrap();
+        let command = ScriptCall::command(calls.iter(), false);
         command.query(&mut connection).unwrap()
     };
     let answers = run(Operation::Enqueue { wait: true });

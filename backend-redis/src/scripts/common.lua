@@ -52,11 +52,12 @@ local function read_holder(key)
   local raw = checked_call('GET', key)
   if not raw then return nil end
   if string.sub(raw, 1, 7) ~= 'tenure/' then return {raw = raw, foreign = true} end
+  -- A valid record never reaches this length. The record is sent with every reply.
+  if #raw > 4096 then malformed(key, raw) end
   local attempt, refreshed, token, ttl, client, owner, timestamps =
     string.match(raw, '^tenure/1 (%x+) (%d+) (%d+) (%d+) (%x+) (%S+) (%d+ %d+)$')
   refreshed, ttl = number(refreshed), number(ttl)
-  -- A valid record never reaches this length. The record is sent with every reply.
-  if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32 and #raw <= 4096) then
+  if not (is_token(token) and refreshed and ttl and #attempt == 32 and #client == 32) then
     malformed(key, raw)
   end
   return {
@@ -187,7 +188,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     if not attempt then
       if reason then
-        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended, stored.last)
+        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended)
       end
       return
     end
@@ -195,7 +196,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     local token = next_token(last)
     -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
     write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
+    write_last_token(LAST_TOKEN, token, stored.ended)
     -- Strictly later than every "waiting" reply to this attempt.
     local as_of = math.max(now, entry.as_of + 1)
     publish(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
@@ -217,7 +218,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     local token = next_token(stored.last)
     write_holder(attempt, token, {refreshed = now, ttl = ttl, client = client, owner = owner},
       stamp .. ' ' .. stamp)
-    write_last_token(LAST_TOKEN, token, stored.ended, stored.last)
+    write_last_token(LAST_TOKEN, token, stored.ended)
     return token
   end
 

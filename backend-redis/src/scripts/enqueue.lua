@@ -17,7 +17,7 @@ local function enqueue(key_index, arg_index)
   if not holder and redis.call('EXISTS', QUEUE) == 0 then
     return lock.grant(attempt, ttl, client, owner)
   end
-  if no_wait ~= '' then return lock.busy_reply('busy', holder) end
+  if waits ~= '1' then return lock.busy_reply('busy', holder) end
   return lock.append(attempt, ttl, client, owner, holder)
 end
 

@@ -9,6 +9,8 @@
 //! The scripts that enqueue and remove attempts are batchable: one run handles several calls of a
 //! client that are pending at the same time.
 
+mod reply;
+
 use std::{fmt::Write, sync::LazyLock, time::Duration};
 
 use tenure_core::{
@@ -16,9 +18,10 @@ use tenure_core::{
     request::Enqueue,
 };
 
+pub(crate) use self::reply::Reply;
 use crate::{
     keys::{INBOX_PREFIX, LockKeys},
-    record::write_attempt_fields,
+    record::attempt_fields,
     transport::{Script, ScriptCall},
 };
 
@@ -29,15 +32,6 @@ pub(crate) const LAST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 /// The interval at which a waiter checks a foreign holder, which sends no message when it releases
 /// the lock.
 pub(crate) const FOREIGN_RECHECK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The typical total length of a call's arguments in bytes.
-const TYPICAL_ARGS_LEN: usize = 160;
-
-/// The token floor that lifts nothing.
-const NO_TOKEN_FLOOR: &str = "0";
-/// The options of a removal without a fence, without a token floor, and while grants are not
-/// blocked.
-const DEFAULT_REMOVE_OPTIONS: &str = "0";
 
 const CLOCK: &str = include_str!("clock.lua");
 const NOW: &str = include_str!("now.lua");
@@ -151,29 +145,19 @@ impl Scripts {
     }
 }
 
-/// The call that enqueues an attempt. Default values are left out, because each argument costs the
-/// server time.
+/// The call that enqueues an attempt.
 pub(crate) fn enqueue_call(
     keys: &LockKeys,
     request: &Enqueue,
     client: ClientId,
     floor: &str,
 ) -> ScriptCall {
-    let mut call = ScriptCall::new(
-        &Scripts::get().enqueue,
-        10,
-        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
-    );
+    let mut call = ScriptCall::new(&Scripts::get().enqueue);
     keys.push_all(&mut call);
-    keys.push_fence(request.attempt, &mut call);
-    call.arg_with(|text| {
-        text.push_str(floor);
-        if !request.wait {
-            text.push_str(" once");
-        }
-    });
+    call.key(keys.fence(request.attempt));
+    call.arg(format_args!("{floor} {}", u8::from(request.wait)));
     call.arg(request.attempt);
-    call.arg_with(|text| write_attempt_fields(request, client, text));
+    call.arg(attempt_fields(request, client));
     call.arg(request.ttl.as_millis());
     call
 }
@@ -187,24 +171,14 @@ pub(crate) fn remove_call(
     floor: &str,
     grants_blocked: bool,
 ) -> ScriptCall {
-    let mut call = ScriptCall::new(
-        &Scripts::get().remove,
-        9,
-        5 * keys.max_key_len() + TYPICAL_ARGS_LEN,
-    );
+    let mut call = ScriptCall::new(&Scripts::get().remove);
     keys.push_all(&mut call);
-    if !fence.is_zero() {
-        keys.push_fence(attempt, &mut call);
-    }
-    call.arg_with(|text| {
-        // Writing to a `String` does not fail.
-        let _ = if fence.is_zero() && floor == NO_TOKEN_FLOOR && !grants_blocked {
-            text.write_str(DEFAULT_REMOVE_OPTIONS)
-        } else {
-            let grants_blocked = u8::from(grants_blocked);
-            write!(text, "{} {floor} {grants_blocked}", fence.as_micros())
-        };
-    });
+    call.key(keys.fence(attempt));
+    let grants_blocked = u8::from(grants_blocked);
+    call.arg(format_args!(
+        "{} {floor} {grants_blocked}",
+        fence.as_micros()
+    ));
     call.arg(attempt);
     call
 }

@@ -123,7 +123,7 @@ impl Store {
     /// with the server's clock.
     fn run(&mut self, script: impl Fn(&Scripts) -> &Script, call: &ScriptCall) -> Value {
         let text = script(&self.scripts).text.clone();
-        let (keys, args) = call.keys_and_args();
+        let (keys, args) = (&call.keys, &call.args);
         let mut command = redis::cmd("EVAL");
         command.arg(text).arg(keys.len()).arg(keys);
         command.arg(args);
@@ -133,7 +133,7 @@ impl Store {
     }
 
     fn report(&mut self, index: usize) -> Value {
-        let mut call = ScriptCall::new(&Scripts::get().report, 6, 0);
+        let mut call = ScriptCall::new(&Scripts::get().report);
         self.keys.push_all(&mut call);
         call.arg(&self.floor);
         call.arg(attempt(index));
@@ -154,7 +154,7 @@ impl Store {
                 self.run(|all| &all.enqueue, &call)
             }
             Op::Renew(index) => {
-                let mut call = ScriptCall::new(&Scripts::get().renew, 3, 0);
+                let mut call = ScriptCall::new(&Scripts::get().renew);
                 call.key(&self.keys.holder);
                 call.arg(attempt(index));
                 call.arg(token);
@@ -173,14 +173,14 @@ impl Store {
                 self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
-                let mut call = ScriptCall::new(&Scripts::get().evict, 6, 0);
+                let mut call = ScriptCall::new(&Scripts::get().evict);
                 self.keys.push_all(&mut call);
                 call.arg(token);
                 call.arg(&self.floor);
                 self.run(|all| &all.evict, &call)
             }
             Op::Inspect => {
-                let mut call = ScriptCall::new(&Scripts::get().inspect, 5, 0);
+                let mut call = ScriptCall::new(&Scripts::get().inspect);
                 self.keys.push_for_inspect(&mut call);
                 call.arg("-inf");
                 call.arg(500);

@@ -18,6 +18,6 @@ local function remove(key_index, attempt)
 end
 
 for _, item in ipairs(remaining) do
-  answers[item] = catch_error(function() return remove(keys_per_item * (item - 1), ARGV[item + 1]) end)
+  answers[item] = catch_error(function() return remove(5 * (item - 1), ARGV[item + 1]) end)
 end
 return answers

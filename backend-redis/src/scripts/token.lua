@@ -20,19 +20,13 @@ local function next_token(last_token)
   return string.sub(prefix, 1, -2) .. string.char(string.byte(prefix, -1) + 1) .. zeros
 end
 
--- Stores the last token. The record expires a day after the last grant, or up to 1,000 s earlier
--- because renewing the expiry costs time; by then the clock alone keeps tokens rising. If the token
--- is ahead of the clock (the clock was set back, or a floor was removed), the record expires a day
--- after the clock has caught up. `previous` is the token in the existing record, '0' if there is
--- none.
-local function write_last_token(key, token, ended_grant, previous)
-  local record = 'tenure/1 ' .. token .. ended_grant
+-- Stores the last token. The record expires a day after the last grant; by then the clock alone
+-- keeps tokens rising. If the token is ahead of the clock (the clock was set back, or a floor was
+-- removed), the record expires a day after the clock has caught up.
+local function write_last_token(key, token, ended_grant)
+  local ttl_ms = LAST_TOKEN_TTL_MS
   if token ~= min_token and greater_token(token, min_token) == token then
-    local ahead = (tonumber(token) - tonumber(min_token)) / 1000
-    redis.call('SET', key, record, 'PX', string.format('%.0f', LAST_TOKEN_TTL_MS + ahead))
-  elseif string.sub(previous, 1, -10) == string.sub(token, 1, -10) then
-    redis.call('SET', key, record, 'KEEPTTL')
-  else
-    redis.call('SET', key, record, 'PX', LAST_TOKEN_TTL_MS)
+    ttl_ms = string.format('%.0f', ttl_ms + (tonumber(token) - tonumber(min_token)) / 1000)
   end
+  redis.call('SET', key, 'tenure/1 ' .. token .. ended_grant, 'PX', ttl_ms)
 end

@@ -17,34 +17,22 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{Pipeline, Value};
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use super::{
     connection::Connection,
-    redirect::{RoutedCall, no_reply},
     reply_class::{ReplyClass, classify},
-    script_call::{CallError, ScriptCall},
+    script_call::{CallError, CallResult, ScriptCall},
 };
 
 /// The most items in one run. While a script runs, the server serves nobody else.
 const MAX_BATCH_SIZE: usize = 32;
 
-/// The outcome of one call.
+/// A connection with its queued calls, and the number of calls that have no reply yet.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// The server replied to this call.
-    Replied(RoutedCall, RedisResult<Value>),
-    /// The server rejected the run as a whole, perhaps because of another item. The call has to be
-    /// sent alone.
-    SendAlone(RoutedCall),
-    /// There is no reply.
-    Failed(CallError),
-}
-
-/// The queued calls of a connection, and the number of calls that have no reply yet.
-#[derive(Debug)]
-pub(super) struct Batcher {
+pub(super) struct BatchedConnection {
+    pub(super) conn: Arc<Connection>,
     in_flight: AtomicUsize,
     queued: Mutex<Vec<QueuedCall>>,
     /// The runtime of the connection. The runtime of a caller may end earlier.
@@ -53,35 +41,56 @@ pub(super) struct Batcher {
 
 #[derive(Debug)]
 struct QueuedCall {
-    routed: RoutedCall,
-    reply_to: oneshot::Sender<Outcome>,
+    call: Arc<ScriptCall>,
+    reply_to: oneshot::Sender<CallResult>,
 }
 
 impl QueuedCall {
-    fn complete(self, outcome: impl FnOnce(RoutedCall) -> Outcome) {
+    fn complete(self, reply: CallResult) {
         // A cancelled caller needs no reply.
-        let _ = self.reply_to.send(outcome(self.routed));
+        let _ = self.reply_to.send(reply);
     }
 }
 
 /// Counts one call as in flight until it is dropped.
 #[derive(Debug)]
-struct InFlight<'a>(&'a Batcher);
+struct InFlight<'a>(&'a AtomicUsize);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Batcher {
-    /// Creates the batcher of a connection that lives on the current runtime.
-    pub(super) fn new() -> Self {
+impl BatchedConnection {
+    /// Takes a connection that lives on the current runtime.
+    pub(super) fn new(conn: Arc<Connection>) -> Self {
         Self {
+            conn,
             in_flight: AtomicUsize::new(0),
             queued: Mutex::default(),
             runtime: Handle::current(),
         }
+    }
+
+    /// Sends one call of a batchable script and returns the server's reply to it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once queued or sent, the call runs even if the caller is cancelled. A queued call may be
+    /// sent later.
+    pub(super) async fn send(self: &Arc<Self>, call: &Arc<ScriptCall>) -> CallResult {
+        let in_flight_before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = InFlight(&self.in_flight);
+        if in_flight_before == 0 {
+            return self.conn.call(call).await;
+        }
+        let (reply_to, reply) = oneshot::channel();
+        let call = Arc::clone(call);
+        if self.push(QueuedCall { call, reply_to }) {
+            self.runtime.spawn(Flush(Some(Arc::clone(self))).run());
+        }
+        reply.await.unwrap_or_else(|_| Err(CallError::no_reply()))
     }
 
     /// Adds a call. Returns whether it is the first one, in which case the caller has to start a
@@ -98,69 +107,29 @@ impl Batcher {
     }
 }
 
-/// Sends one call of a batchable script.
-///
-/// # Cancel safety
-///
-/// Once queued or sent, the call runs even if the caller is cancelled. A queued call may be sent
-/// later.
-pub(super) async fn send(conn: &Arc<Connection>, routed: RoutedCall) -> Outcome {
-    let batcher = &conn.batcher;
-    let in_flight_before = batcher.in_flight.fetch_add(1, Ordering::Relaxed);
-    let _in_flight = InFlight(batcher);
-    if in_flight_before == 0 {
-        let reply = routed.send(conn).await;
-        return Outcome::Replied(routed, reply);
-    }
-    let (reply_to, outcome) = oneshot::channel();
-    if batcher.push(QueuedCall { routed, reply_to }) {
-        let flush = Flush(Some(Arc::clone(conn)));
-        batcher.runtime.spawn(flush.run());
-    }
-    let outcome = outcome.await;
-    outcome.unwrap_or_else(|_| Outcome::Failed(no_reply()))
-}
-
 /// The obligation to send the queued calls.
-struct Flush(Option<Arc<Connection>>);
+struct Flush(Option<Arc<BatchedConnection>>);
 
 impl Drop for Flush {
     fn drop(&mut self) {
         // The runtime is shutting down, and the connection with it. Dropping the queued calls wakes
         // their callers.
-        if let Some(conn) = self.0.take() {
-            drop(conn.batcher.drain());
+        if let Some(batched) = self.0.take() {
+            drop(batched.drain());
         }
     }
 }
 
 impl Flush {
-    /// Sends the queued calls in one write.
     async fn run(mut self) {
         // Tasks that the same replies woke get a chance to queue their calls first.
         yield_now().await;
-        let Some(conn) = self.0.take() else { return };
-        let groups = group_by_script(conn.batcher.drain());
-        let mut pipe = Pipeline::with_capacity(groups.len());
-        for group in &groups {
-            if let Some(command) =
-                ScriptCall::batch_command(group.iter().map(|queued_call| &queued_call.routed.call))
-            {
-                pipe.add_command(command);
-            }
-        }
-        match conn.pipeline(&pipe).await {
-            Ok(replies) => {
-                for (group, reply) in groups.into_iter().zip(replies) {
-                    dispatch_reply(group, &conn, reply);
-                }
-            }
-            Err(error) => {
-                for queued_call in groups.into_iter().flatten() {
-                    let error = Err(error.clone());
-                    queued_call.complete(|routed| Outcome::Replied(routed, error));
-                }
-            }
+        let Some(batched) = self.0.take() else { return };
+        let conn = &batched.conn;
+        let rejected = send_groups(conn, group_by_script(batched.drain())).await;
+        if !rejected.is_empty() {
+            let alone = rejected.into_iter().map(|queued_call| vec![queued_call]);
+            send_groups(conn, alone.collect()).await;
         }
     }
 }
@@ -172,8 +141,7 @@ fn group_by_script(queued: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
         let fits = |group: &&mut Vec<QueuedCall>| {
             let first = group.first();
             group.len() < MAX_BATCH_SIZE
-                && first
-                    .is_some_and(|first| first.routed.call.can_batch_with(&queued_call.routed.call))
+                && first.is_some_and(|first| first.call.can_batch_with(&queued_call.call))
         };
         match groups.iter_mut().rev().find(fits) {
             Some(group) => group.push(queued_call),
@@ -183,40 +151,52 @@ fn group_by_script(queued: Vec<QueuedCall>) -> Vec<Vec<QueuedCall>> {
     groups
 }
 
-/// Gives each call of a group its part of the reply.
-fn dispatch_reply(group: Vec<QueuedCall>, conn: &Connection, reply: Value) {
-    let replied = Outcome::Replied;
-    match reply {
-        Value::Array(replies) if replies.len() == group.len() => {
-            for (queued_call, reply_of_call) in group.into_iter().zip(replies) {
-                queued_call.complete(|routed| replied(routed, Ok(reply_of_call)));
+/// Sends one run for each group, all in one write. Returns the calls of the runs that the server
+/// rejected as a whole, perhaps because of a single call. They have to be sent alone.
+async fn send_groups(conn: &Connection, groups: Vec<Vec<QueuedCall>>) -> Vec<QueuedCall> {
+    let mut pipe = Pipeline::with_capacity(groups.len());
+    for group in &groups {
+        let calls = group.iter().map(|queued_call| &*queued_call.call);
+        pipe.add_command(ScriptCall::command(calls, false));
+    }
+    let replies = match conn.pipeline(&pipe).await {
+        Ok(replies) => replies,
+        Err(error) => {
+            for queued_call in groups.into_iter().flatten() {
+                queued_call.complete(Err(error.clone().into()));
             }
+            return Vec::new();
         }
-        reply => {
-            let alone = group.len() == 1;
-            for queued_call in group {
-                queued_call.complete(|routed| match &reply {
-                    // A reply to a single call is meant for that call.
-                    reply if alone => replied(routed, Ok(reply.clone())),
-                    reply if is_not_executed(reply, conn) => Outcome::SendAlone(routed),
-                    _ => replied(routed, Err(script_aborted())),
-                });
+    };
+    let mut rejected = Vec::new();
+    for (mut group, reply) in groups.into_iter().zip(replies) {
+        match reply {
+            Value::Array(replies) if replies.len() == group.len() => {
+                for (queued_call, reply) in group.into_iter().zip(replies) {
+                    queued_call.complete(Ok(reply));
+                }
             }
+            reply if group.len() == 1 => {
+                if let Some(only) = group.pop() {
+                    only.complete(Ok(reply));
+                }
+            }
+            reply if is_rejection(reply.clone(), conn) => rejected.append(&mut group),
+            // The script ended halfway, so it is unknown whether an item was executed.
+            _ => group
+                .into_iter()
+                .for_each(|queued_call| queued_call.complete(Err(CallError::no_reply()))),
         }
     }
+    rejected
 }
 
 /// Whether the reply shows that nothing was executed.
-fn is_not_executed(reply: &Value, conn: &Connection) -> bool {
+fn is_rejection(reply: Value, conn: &Connection) -> bool {
     !matches!(
-        classify(Ok(reply.clone()), &conn.endpoint),
+        classify(reply, &conn.endpoint),
         ReplyClass::Final(
             Ok(_) | Err(CallError::ScriptFailed { .. } | CallError::OutcomeUnknown(_))
         )
     )
-}
-
-/// The script ended halfway, so it is unknown whether an item was executed.
-fn script_aborted() -> RedisError {
-    (redis::ErrorKind::Client, "the script was aborted").into()
 }

@@ -1,7 +1,7 @@
 //! The masters of a cluster and the slots that each of them serves.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -10,18 +10,17 @@ use tenure_core::error::ErrorKind;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    backoff::Backoff,
+    config::TransportConfig,
     connect_error::ConnectError,
     connection::{Connection, Purpose},
     handshake::as_text,
-    node::{Node, NodeState},
+    node::Node,
     slots::SLOT_COUNT,
-    topology::Topology,
 };
 use crate::address::Endpoint;
 
 /// The shortest time between two fetches of the slot map, however many redirections arrive.
-const MAP_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MAP_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 /// A node without slots is kept for this long after a redirection to it, because slots may be
 /// moving there.
 const UNASSIGNED_NODE_GRACE: Duration = Duration::from_secs(10);
@@ -53,7 +52,7 @@ impl SlotMap {
 }
 
 /// The first and last slot of a range, and its master.
-type SlotRange = (u16, u16, Endpoint);
+pub(super) type SlotRange = (u16, u16, Endpoint);
 
 impl Cluster {
     pub(super) const fn new(seeds: Vec<Endpoint>) -> Self {
@@ -65,28 +64,6 @@ impl Cluster {
             }),
             refresh_requested: Notify::const_new(),
         }
-    }
-
-    /// Fetches the slot map and connects to every master in it. An unreachable master is tolerated
-    /// as long as another one is connected.
-    pub(super) async fn start(&self, topology: &Arc<Topology>) -> Result<(), ConnectError> {
-        let ranges = self.fetch_map(topology).await?;
-        self.apply_map(topology, &ranges).await;
-        tokio::spawn(refresh_map_task(Arc::clone(topology)));
-        let mut connected = false;
-        let mut unreachable = None;
-        for node in self.nodes() {
-            match node.wait_first_connect(&topology.config).await {
-                NodeState::Connected(_) => connected = true,
-                NodeState::Disconnected(error) if !error.kind.is_retryable() => return Err(error),
-                NodeState::Disconnected(error) => unreachable = Some(error),
-                NodeState::Connecting | NodeState::Retired => {}
-            }
-        }
-        if connected {
-            return Ok(());
-        }
-        Err(unreachable.unwrap_or_else(|| topology.timed_out()))
     }
 
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
@@ -109,35 +86,27 @@ impl Cluster {
         self.refresh_requested.notify_one();
     }
 
-    /// The node at this endpoint. A node that was unknown is connected from now on.
-    pub(super) fn node_at(&self, topology: &Arc<Topology>, endpoint: &Endpoint) -> Arc<Node> {
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let node = match map.find(endpoint) {
-            Some(at) => Arc::clone(&map.nodes[at]),
+    /// Returns when a new slot map was requested.
+    pub(super) async fn refresh_requested(&self) {
+        self.refresh_requested.notified().await;
+    }
+
+    /// The node at this endpoint, and whether it was unknown.
+    pub(super) fn node_at(&self, endpoint: &Endpoint) -> (Arc<Node>, bool) {
+        let mut map = self.write();
+        match map.find(endpoint) {
+            Some(at) => (Arc::clone(&map.nodes[at]), false),
             None => {
                 let node = Node::new(Some(endpoint.clone()));
                 map.nodes.push(Arc::clone(&node));
-                topology.supervise(&node);
-                node
+                (node, true)
             }
-        };
-        drop(map);
-        if topology.is_closing() {
-            node.retire();
         }
-        node.mark_redirect_target();
-        node
     }
 
-    /// Records that this node serves the slot, as another server reported.
-    pub(super) fn record_move(
-        &self,
-        topology: &Arc<Topology>,
-        slot: u16,
-        endpoint: &Endpoint,
-    ) -> Arc<Node> {
-        let node = self.node_at(topology, endpoint);
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+    /// Records that a known node serves the slot, as another server reported.
+    pub(super) fn record_move(&self, slot: u16, endpoint: &Endpoint) {
+        let mut map = self.write();
         if let Some(at) = map.find(endpoint)
             && let Ok(at) = u16::try_from(at)
             && let Some(owner) = map.owners.get_mut(usize::from(slot))
@@ -146,20 +115,26 @@ impl Cluster {
         }
         drop(map);
         self.request_map_refresh();
-        node
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, SlotMap> {
+    fn read(&self) -> RwLockReadGuard<'_, SlotMap> {
         self.map.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, SlotMap> {
+        self.map.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches the slot map from a connected node; if there is none, from any seed or known node
     /// that is reachable.
-    async fn fetch_map(&self, topology: &Topology) -> Result<Vec<SlotRange>, ConnectError> {
+    pub(super) async fn fetch_map(
+        &self,
+        config: &TransportConfig,
+    ) -> Result<Vec<SlotRange>, ConnectError> {
         let mut last_error = None;
         let nodes = self.nodes();
         for conn in nodes.iter().filter_map(|node| node.connection()) {
-            let limit = topology.config.connect_timeout();
+            let limit = config.connect_timeout();
             match timeout(limit, query_slots(&conn)).await {
                 Ok(Ok(ranges)) => return Ok(ranges),
                 Ok(Err(error)) => last_error = Some(error),
@@ -168,7 +143,7 @@ impl Cluster {
         }
         let known = nodes.iter().filter_map(|node| node.endpoint.as_ref());
         for endpoint in self.seeds.iter().chain(known) {
-            let ranges = match Connection::open(endpoint, Purpose::Query, &topology.config).await {
+            let ranges = match Connection::open(endpoint, Purpose::Query, config).await {
                 Ok(conn) => query_slots(&conn).await,
                 Err(error) => Err(error),
             };
@@ -181,44 +156,12 @@ impl Cluster {
                 Err(error) => last_error = Some(error),
             }
         }
-        Err(last_error.unwrap_or_else(|| topology.timed_out()))
-    }
-
-    /// Applies a slot map: connects to the nodes that are new in it and retires the nodes that are
-    /// gone.
-    async fn apply_map(&self, topology: &Arc<Topology>, ranges: &[SlotRange]) {
-        let (added, removed) = self.replace_map(topology, ranges);
-        // New nodes connect first, so that a listener that is notified of the reconnection can be
-        // served.
-        for node in &added {
-            node.wait_first_connect(&topology.config).await;
-        }
-        let mut gap = false;
-        for node in removed {
-            match node.connection() {
-                Some(conn) => topology.unsubscribe(&conn).await,
-                // The listener was told that this node is disconnected, and the node will never
-                // reconnect.
-                None => gap = true,
-            }
-            node.retire();
-        }
-        if !topology.is_closing() && topology.move_inbox().await {
-            topology.notify_disconnected();
-            gap = true;
-        }
-        if gap {
-            topology.notify_reconnected();
-        }
+        Err(last_error.unwrap_or_else(|| config.timed_out()))
     }
 
     /// Replaces the map. Returns the nodes that are new in it and the nodes that are gone.
-    fn replace_map(
-        &self,
-        topology: &Arc<Topology>,
-        ranges: &[SlotRange],
-    ) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn replace_map(&self, ranges: &[SlotRange]) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
+        let mut map = self.write();
         let mut new = SlotMap {
             nodes: Vec::new(),
             owners: vec![UNASSIGNED; usize::from(SLOT_COUNT)],
@@ -229,7 +172,6 @@ impl Cluster {
                 let known = map.find(endpoint).map(|at| Arc::clone(&map.nodes[at]));
                 new.nodes.push(known.unwrap_or_else(|| {
                     let node = Node::new(Some(endpoint.clone()));
-                    topology.supervise(&node);
                     added.push(Arc::clone(&node));
                     node
                 }));
@@ -257,40 +199,6 @@ impl Cluster {
     }
 }
 
-/// Fetches the slot map whenever a refresh is requested.
-async fn refresh_map_task(topology: Arc<Topology>) {
-    let super::topology::Layout::Cluster(cluster) = &topology.layout else {
-        return;
-    };
-    let work = async {
-        let mut backoff = Backoff::default();
-        loop {
-            cluster.refresh_requested.notified().await;
-            match cluster.fetch_map(&topology).await {
-                Ok(ranges) => {
-                    cluster.apply_map(&topology, &ranges).await;
-                    backoff = Backoff::default();
-                }
-                Err(error) => {
-                    tracing::debug!(
-                        backend = "redis",
-                        "cannot fetch the slot map of the cluster: \
-                                                        {}",
-                        error.detail
-                    );
-                    cluster.request_map_refresh();
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-            }
-            tokio::time::sleep(MAP_REFRESH_INTERVAL).await;
-        }
-    };
-    tokio::select! {
-        () = topology.closed() => {}
-        () = work => {}
-    }
-}
-
 async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> {
     let mut command = cmd("CLUSTER");
     command.arg("SLOTS");
@@ -301,10 +209,8 @@ async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> 
         value => Ok(value),
     }) {
         Ok(value) => parse_slots(&value, endpoint).ok_or_else(|| {
-            let detail = format!(
-                "{endpoint}: the server serves no slots; has the cluster been \
-                                created?"
-            );
+            let detail =
+                format!("{endpoint}: the server serves no slots; has the cluster been created?");
             ConnectError::new(ErrorKind::Unavailable, detail)
         }),
         Err(error) => Err(ConnectError::from_reply(

@@ -9,23 +9,32 @@ use std::{
     time::Duration,
 };
 
-use tenure_core::clock::Clock;
+use tenure_core::{clock::Clock, error::ErrorKind};
 
-use super::script_call::{Listener, Script};
-use crate::address::{Address, Deployment};
-use crate::config::Options;
+use super::{
+    connect_error::ConnectError,
+    script_call::{Listener, Script},
+};
+use crate::{
+    address::{Address, Deployment},
+    config::Options,
+};
 
-pub(super) struct TransportConfig {
-    pub(super) address: Address,
-    pub(super) options: Options,
+pub(crate) struct TransportConfig {
+    pub(crate) address: Address,
+    pub(crate) options: Options,
     /// The inbox channel; a read-only client has none.
-    pub(super) inbox: Option<String>,
-    pub(super) scripts: Vec<&'static Script>,
-    /// The longest time that a request may go without a reply.
-    pub(super) request_timeout: Duration,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) listener: Arc<dyn Listener>,
-    pub(super) has_warned: AtomicBool,
+    pub(crate) inbox: Option<String>,
+    /// The scripts that are loaded into each server on connecting.
+    pub(crate) scripts: Vec<&'static Script>,
+    /// The longest time that opening may take, or that a request may go without a reply.
+    pub(crate) request_timeout: Duration,
+    /// The clock of [`Transport::grants_blocked_until`](super::Transport::grants_blocked_until).
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Receives messages and connection changes once the transport is open.
+    pub(crate) listener: Arc<dyn Listener>,
+    /// Whether a warning about the server's configuration has been logged.
+    pub(crate) has_warned: AtomicBool,
 }
 
 impl TransportConfig {
@@ -49,6 +58,13 @@ impl TransportConfig {
         timeout.max(Duration::from_millis(1))
     }
 
+    /// The error for the case that the first connection took all the available time.
+    pub(super) fn timed_out(&self) -> ConnectError {
+        let (address, limit) = (&self.address, self.request_timeout);
+        let detail = format!("{address}: no connection within {limit:?}");
+        ConnectError::new(ErrorKind::Unavailable, detail)
+    }
+
     /// Logs a warning about the server's configuration once per client, because every reconnection
     /// would find the same.
     pub(super) fn warn_once(&self, warning: &str) {
@@ -60,10 +76,10 @@ impl TransportConfig {
 
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("target", &self.address)
+        f.debug_struct("TransportConfig")
+            .field("address", &self.address)
             .field("options", &self.options)
-            .field("limit", &self.request_timeout)
+            .field("request_timeout", &self.request_timeout)
             .finish_non_exhaustive()
     }
 }

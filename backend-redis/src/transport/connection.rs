@@ -1,7 +1,10 @@
 //! One connection to one server: opening, handshake, and detection of a silent peer.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,15 +12,14 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind as RedisKind, Pipeline, ProtocolVersion, PushInfo,
     PushKind, RedisConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
-use tenure_core::{clock::Instant, error::ErrorKind, secret::Secret};
+use tenure_core::{clock::Instant, error::ErrorKind};
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
-    batch::Batcher,
     config::TransportConfig,
     connect_error::ConnectError,
     handshake::{HelloReply, InfoReply},
-    script_call::Listener,
+    script_call::{CallResult, Listener, ScriptCall},
     stream::{self, Liveness, MonitoredStream, RawStream, Timeouts},
 };
 use crate::address::{Deployment, Endpoint};
@@ -35,24 +37,16 @@ pub(super) enum Purpose {
     Replicas,
     /// A query to a cluster node about the cluster.
     Query,
-}
-
-/// What the handshake found out about a server.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ServerInfo {
-    pub(super) version: String,
-    pub(super) policy: Option<String>,
-    pub(super) aof_enabled: Option<bool>,
-    /// The end of the restart delay; until then the server may grant nothing.
-    pub(super) grants_blocked_until: Option<Instant>,
+    /// Queries to a sentinel.
+    Sentinel,
 }
 
 /// One connection. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
-    pub(super) server_info: ServerInfo,
-    pub(super) batcher: Batcher,
+    /// The end of the restart delay; until then the server may grant nothing.
+    pub(super) grants_blocked_until: Option<Instant>,
     mux: MultiplexedConnection,
     liveness: Arc<Liveness>,
     closed: watch::Receiver<bool>,
@@ -74,94 +68,37 @@ impl Connection {
         config: &TransportConfig,
     ) -> Result<Self, ConnectError> {
         let limit = config.connect_timeout();
-        let options = &config.options;
-        let login = Login {
-            database: config.address.database,
-            username: options.username.as_deref(),
-            password: options.password.as_ref(),
-            resp3: true,
-        };
-        let listener = (purpose == Purpose::Commands).then(|| Arc::clone(&config.listener));
-        let response_timeout = match purpose {
-            Purpose::Replicas => config.request_timeout + options.replica_timeout,
-            Purpose::Commands | Purpose::Query => config.request_timeout,
-        };
         let in_tls_handshake = AtomicBool::new(false);
         let opening = async {
-            let stream = Self::open_stream(endpoint, config, &in_tls_handshake).await?;
-            let conn = Self::log_in(stream, endpoint, &login, response_timeout, listener, config);
-            let mut conn = conn.await?;
-            conn.handshake(purpose, config).await?;
+            let timeouts = Timeouts {
+                connect: limit,
+                response: config.request_timeout,
+            };
+            let (secure, files) = (config.address.secure, &config.options.tls);
+            let stream = stream::open(endpoint, secure, files, timeouts, &in_tls_handshake).await?;
+            let mut conn = Self::log_in(stream, endpoint, purpose, config).await?;
+            if purpose != Purpose::Sentinel {
+                conn.handshake(purpose, config).await?;
+            }
             Ok(conn)
         };
-        match timeout(limit, opening).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::timed_out(
-                endpoint,
-                limit,
-                in_tls_handshake.into_inner(),
-            )),
-        }
-    }
-
-    /// Connects to a sentinel.
-    pub(super) async fn open_sentinel(
-        endpoint: &Endpoint,
-        config: &TransportConfig,
-    ) -> Result<Self, ConnectError> {
-        let limit = config.connect_timeout();
-        let login = Login {
-            database: 0,
-            username: config.options.sentinel_username.as_deref(),
-            password: config.options.sentinel_password.as_ref(),
-            // A sentinel pushes nothing, so RESP2, which every sentinel supports, is enough.
-            resp3: false,
-        };
-        let in_tls_handshake = AtomicBool::new(false);
-        let opening = async {
-            let stream = Self::open_stream(endpoint, config, &in_tls_handshake).await?;
-            Self::log_in(stream, endpoint, &login, limit, None, config).await
-        };
-        match timeout(limit, opening).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::timed_out(
-                endpoint,
-                limit,
-                in_tls_handshake.into_inner(),
-            )),
-        }
-    }
-
-    async fn open_stream(
-        endpoint: &Endpoint,
-        config: &TransportConfig,
-        in_tls_handshake: &AtomicBool,
-    ) -> Result<RawStream, ConnectError> {
-        let TransportConfig {
-            address, options, ..
-        } = config;
-        let timeouts = Timeouts {
-            connect: config.connect_timeout(),
-            response: config.request_timeout,
-        };
-        stream::open(
-            endpoint,
-            address.secure,
-            &options.tls,
-            timeouts,
-            in_tls_handshake,
-        )
-        .await
+        timeout(limit, opening).await.unwrap_or_else(|_| {
+            let in_tls_handshake = in_tls_handshake.load(Ordering::Relaxed);
+            Err(ConnectError::timed_out(endpoint, limit, in_tls_handshake))
+        })
     }
 
     async fn log_in(
         stream: RawStream,
         endpoint: &Endpoint,
-        login: &Login<'_>,
-        response_timeout: Duration,
-        listener: Option<Arc<dyn Listener>>,
+        purpose: Purpose,
         config: &TransportConfig,
     ) -> Result<Self, ConnectError> {
+        let response_timeout = match purpose {
+            Purpose::Replicas => config.request_timeout + config.options.replica_timeout,
+            Purpose::Commands | Purpose::Query => config.request_timeout,
+            Purpose::Sentinel => config.connect_timeout(),
+        };
         let files = &config.options.tls;
         let liveness = Liveness::new();
         let tracked = MonitoredStream::new(stream, Arc::clone(&liveness));
@@ -169,14 +106,16 @@ impl Connection {
             .set_connection_timeout(None)
             .set_response_timeout(Some(response_timeout))
             .set_pipeline_buffer_size(PIPELINE_BUFFER_SIZE);
-        if let Some(listener) = listener {
+        if purpose == Purpose::Commands {
+            let listener = Arc::clone(&config.listener);
             redis_config = redis_config.set_push_sender(move |push: PushInfo| {
                 deliver(&*listener, push);
                 Ok::<_, std::convert::Infallible>(())
             });
         }
         let connected =
-            MultiplexedConnection::new_with_config(&login.info(), tracked, redis_config).await;
+            MultiplexedConnection::new_with_config(&login(purpose, config), tracked, redis_config)
+                .await;
         let (mux, driver) = connected.map_err(|error| {
             let io_error = liveness.take_failure();
             let io_error = io_error.map(|error| ConnectError::from_io(endpoint, &error, files));
@@ -190,8 +129,7 @@ impl Connection {
         });
         Ok(Self {
             endpoint: endpoint.clone(),
-            server_info: ServerInfo::default(),
-            batcher: Batcher::new(),
+            grants_blocked_until: None,
             mux,
             liveness,
             closed,
@@ -239,12 +177,10 @@ impl Connection {
             Value::ServerError(error) => Err(reply_error(step, &error.into())),
             value => Ok(value),
         };
+        let mut grants_blocked_until = None;
         let hello = HelloReply::parse(&next("HELLO")?);
         hello.check(config.is_cluster()).map_err(with_endpoint)?;
-        let mut server_info = ServerInfo {
-            version: hello.version.clone(),
-            ..ServerInfo::default()
-        };
+        tracing::debug!(backend = "redis", %endpoint, ?hello, "connected");
         if purpose != Purpose::Query && !hello.is_master() {
             let detail = match config.address.deployment {
                 Deployment::Single(_) => {
@@ -265,15 +201,14 @@ impl Connection {
             match next("INFO") {
                 Ok(info) => {
                     let info = InfoReply::parse(&info);
+                    tracing::debug!(backend = "redis", %endpoint, ?info, "server settings");
                     if let Some(warning) = info.check(options).map_err(with_endpoint)? {
                         config.warn_once(&format!("{endpoint}: {warning}"));
                     }
                     let delay_left = info.restart_delay_left(options);
                     if !delay_left.is_zero() {
-                        server_info.grants_blocked_until = Some(config.clock.now() + delay_left);
+                        grants_blocked_until = Some(config.clock.now() + delay_left);
                     }
-                    server_info.policy = info.policy;
-                    server_info.aof_enabled = info.aof_enabled;
                 }
                 Err(error) if error.kind == ErrorKind::PermissionDenied => {
                     allow_missing_info(endpoint, config)?;
@@ -292,7 +227,7 @@ impl Connection {
                 }
             }
         }
-        self.server_info = server_info;
+        self.grants_blocked_until = grants_blocked_until;
         Ok(())
     }
 
@@ -306,6 +241,12 @@ impl Connection {
     /// Sends one command. Every error reply is an `Ok(Value::ServerError)`.
     pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
         self.mux.clone().send_packed_command(command).await
+    }
+
+    /// Sends one call alone.
+    pub(super) async fn call(&self, call: &ScriptCall) -> CallResult {
+        let command = ScriptCall::command(std::iter::once(call), false);
+        Ok(call.unwrap_reply(self.command(&command).await?))
     }
 
     /// Sends commands in one write and returns one reply for each.
@@ -324,8 +265,8 @@ impl Connection {
     /// Closes the connection. Requests in flight get no reply.
     pub(super) fn abort(&self, reason: &str) {
         if !self.is_closed() {
-            tracing::debug!(backend = "redis", server = %self.endpoint, reason, "closing the \
-                                                                                 connection");
+            let server = &self.endpoint;
+            tracing::debug!(backend = "redis", %server, reason, "closing the connection");
         }
         self.driver.abort();
     }
@@ -404,32 +345,28 @@ impl Drop for SetOnDrop {
     }
 }
 
-/// The credentials and the protocol for one server.
-struct Login<'a> {
-    database: u32,
-    username: Option<&'a str>,
-    password: Option<&'a Secret>,
-    resp3: bool,
-}
-
-impl Login<'_> {
-    fn info(&self) -> RedisConnectionInfo {
-        let protocol = if self.resp3 {
-            ProtocolVersion::RESP3
-        } else {
-            ProtocolVersion::RESP2
-        };
-        // `CLIENT SETINFO` needs an additional right, and Redis 7.0 does not support it.
-        let mut info = RedisConnectionInfo::default()
-            .set_protocol(protocol)
-            .set_db(i64::from(self.database))
-            .set_skip_set_lib_name();
-        if let Some(username) = self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = self.password {
-            info = info.set_password(password.expose());
-        }
-        info
+/// The credentials and the protocol for a server.
+fn login(purpose: Purpose, config: &TransportConfig) -> RedisConnectionInfo {
+    let options = &config.options;
+    let (database, protocol, username, password) = if purpose == Purpose::Sentinel {
+        // A sentinel pushes nothing, so RESP2, which every sentinel supports, is enough.
+        let (username, password) = (&options.sentinel_username, &options.sentinel_password);
+        (0, ProtocolVersion::RESP2, username, password)
+    } else {
+        let (username, password) = (&options.username, &options.password);
+        let database = config.address.database;
+        (database, ProtocolVersion::RESP3, username, password)
+    };
+    // `CLIENT SETINFO` needs an additional right, and Redis 7.0 does not support it.
+    let mut info = RedisConnectionInfo::default()
+        .set_protocol(protocol)
+        .set_db(i64::from(database))
+        .set_skip_set_lib_name();
+    if let Some(username) = username {
+        info = info.set_username(username);
     }
+    if let Some(password) = password {
+        info = info.set_password(password.expose());
+    }
+    info
 }

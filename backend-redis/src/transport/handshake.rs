@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn server_that_may_evict_is_rejected_or_warned_about() {
+    fn x1_server_that_may_evict_is_rejected_or_warned_about() {
         let info_with = |policy: &str, max: u64| {
             info(&format!(
                 "# Memory\nmaxmemory:{max}\nmaxmemory_policy:{policy}\n"
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn durability_local_requires_the_append_only_file() {
+    fn c1_durability_local_requires_the_append_only_file() {
         let local = Options::default().durability(Durability::Local);
         assert!(info("aof_enabled:0\n").check(&local).is_err());
         assert!(info("").check(&local).is_err());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_stay_blocked_for_the_rest_of_the_restart_delay() {
+    fn x1_grants_stay_blocked_for_the_rest_of_the_restart_delay() {
         let options = Options::default().restart_delay(Duration::from_secs(30));
         let left = |text| info(text).restart_delay_left(&options).as_secs();
         assert_eq!(left("uptime_in_seconds:10\n"), 21);

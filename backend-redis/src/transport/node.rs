@@ -1,19 +1,18 @@
-//! One server that is kept connected: the state of its connection, and the task that supervises it.
+//! One server that is kept connected, and the state of its connection.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tenure_core::error::ErrorKind;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 
 use super::{
-    backoff::Backoff, config::TransportConfig, connect_error::ConnectError, connection::Connection,
-    replica_ack::ReplicaAckQueue, script_call::CallError, topology::Topology,
+    batch::BatchedConnection, config::TransportConfig, connect_error::ConnectError,
+    connection::Connection, replica_ack::ReplicaAckQueue, script_call::CallError,
 };
 use crate::address::Endpoint;
 
@@ -23,7 +22,7 @@ pub(super) enum NodeState {
     /// The first connection attempt has not ended.
     Connecting,
     /// Connected and checked, and subscribed if this node carries the inbox.
-    Connected(Arc<Connection>),
+    Connected(Arc<BatchedConnection>),
     /// Not connected, with the reason.
     Disconnected(ConnectError),
     /// No longer needed.
@@ -59,7 +58,7 @@ impl Node {
     /// The connection, if there is one.
     pub(super) fn connection(&self) -> Option<Arc<Connection>> {
         match &*self.state.borrow() {
-            NodeState::Connected(conn) => Some(Arc::clone(conn)),
+            NodeState::Connected(batched) => Some(Arc::clone(&batched.conn)),
             NodeState::Connecting | NodeState::Disconnected(_) | NodeState::Retired => None,
         }
     }
@@ -69,16 +68,18 @@ impl Node {
     pub(super) async fn ready_connection(
         &self,
         config: &TransportConfig,
-    ) -> Result<Arc<Connection>, CallError> {
-        if let Some(conn) = self.connection() {
-            return Ok(conn);
+    ) -> Result<Arc<BatchedConnection>, CallError> {
+        let mut state = self.state();
+        if matches!(state, NodeState::Connecting) {
+            state = self.wait_first_connect(config).await;
         }
-        match self.wait_first_connect(config).await {
-            NodeState::Connected(conn) => Ok(conn),
-            NodeState::Disconnected(error) => Err(not_sent(error.detail)),
-            NodeState::Connecting => Err(not_sent("the connection is still being opened")),
-            NodeState::Retired => Err(not_sent("the connection was closed")),
-        }
+        let reason = match state {
+            NodeState::Connected(batched) => return Ok(batched),
+            NodeState::Disconnected(error) => error.detail,
+            NodeState::Connecting => "the connection is still being opened".to_owned(),
+            NodeState::Retired => "the connection was closed".to_owned(),
+        };
+        Err(CallError::not_sent(reason))
     }
 
     /// The state after the first connection attempt, or after the request timeout.
@@ -109,9 +110,9 @@ impl Node {
         *replica_acks = None;
     }
 
-    fn set(&self, state: NodeState) {
+    /// Changes the state. A retired node stays retired.
+    pub(super) fn set(&self, state: NodeState) {
         self.state.send_if_modified(|now| {
-            // A retired node stays retired.
             let change = !matches!(now, NodeState::Retired);
             if change {
                 *now = state;
@@ -136,87 +137,11 @@ impl Node {
         last_redirect.is_some_and(|at| at.elapsed() < span)
     }
 
-    async fn retired(&self) {
+    /// Returns when the node is retired.
+    pub(super) async fn retired(&self) {
         let mut state = self.state.subscribe();
         let _ = state
             .wait_for(|state| matches!(state, NodeState::Retired))
             .await;
-    }
-}
-
-/// The error for a call that was not sent.
-pub(super) fn not_sent(reason: impl Into<String>) -> CallError {
-    CallError::NotExecuted {
-        code: None,
-        detail: reason.into(),
-    }
-}
-
-/// Keeps a node connected until it is retired.
-pub(super) async fn supervise(topology: Arc<Topology>, node: Arc<Node>) {
-    let retired = node.retired();
-    tokio::select! {
-        () = retired => {}
-        () = keep_connected(&topology, &node) => {}
-    }
-}
-
-async fn keep_connected(topology: &Topology, node: &Arc<Node>) {
-    let mut backoff = Backoff::default();
-    let mut was_connected = false;
-    loop {
-        let conn = connect_with_backoff(topology, node, &mut backoff, was_connected).await;
-        was_connected = true;
-        let since = Instant::now();
-        topology.until_closed(&conn).await;
-        backoff.record_uptime(since.elapsed());
-        let reason = conn.close_reason(&topology.config);
-        drop(conn);
-        if !topology.is_open() {
-            return;
-        }
-        tracing::warn!(backend = "redis", "{reason}; reconnecting");
-        node.set(NodeState::Disconnected(ConnectError::new(
-            ErrorKind::Unavailable,
-            reason,
-        )));
-        topology.notify_disconnected();
-        topology.connection_lost().await;
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-/// Connects the node, however long that takes. Notifies the listener if the connection was
-/// interrupted.
-async fn connect_with_backoff(
-    topology: &Topology,
-    node: &Arc<Node>,
-    backoff: &mut Backoff,
-    was_connected: bool,
-) -> Arc<Connection> {
-    let mut reported: Option<String> = None;
-    loop {
-        match topology.connect(node).await {
-            Ok(conn) => {
-                node.set(NodeState::Connected(Arc::clone(&conn)));
-                if was_connected || reported.is_some() {
-                    tracing::info!(backend = "redis", server = %conn.endpoint, "reconnected");
-                    topology.notify_reconnected();
-                }
-                return conn;
-            }
-            Err(error) => {
-                // Each reason is logged once, because an outage may take a thousand attempts.
-                if reported.as_ref() != Some(&error.detail) {
-                    if topology.is_open() {
-                        tracing::warn!(backend = "redis", "cannot connect: {}", error.detail);
-                    }
-                    reported = Some(error.detail.clone());
-                }
-                node.set(NodeState::Disconnected(error));
-                topology.connect_failed();
-            }
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
     }
 }

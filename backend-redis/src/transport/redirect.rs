@@ -6,15 +6,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::time::Instant;
 
 use super::{
-    batch::{self, Outcome},
     connection::Connection,
-    node::{Node, not_sent},
+    node::Node,
+    replica_ack::ReplicaAck,
     reply_class::{ReplyClass, classify},
     script_call::{CallError, CallResult, ScriptCall},
+    supervisor,
     topology::{Layout, Topology},
 };
 
@@ -29,7 +30,7 @@ const TRY_AGAIN_INTERVAL: Duration = Duration::from_millis(15);
 #[derive(Debug)]
 pub(super) struct RoutedCall {
     index: usize,
-    pub(super) call: ScriptCall,
+    call: ScriptCall,
     slot: u16,
     /// Whether to send the source of the script.
     with_source: bool,
@@ -52,13 +53,7 @@ impl RoutedCall {
     }
 
     fn command(&self) -> Cmd {
-        self.call.command(self.with_source)
-    }
-
-    /// Sends this call alone.
-    pub(super) async fn send(&self, conn: &Connection) -> RedisResult<Value> {
-        let reply = conn.command(&self.command()).await;
-        reply.map(|reply| self.call.unwrap_reply(reply))
+        ScriptCall::command(std::iter::once(&self.call), self.with_source)
     }
 
     fn needs_asking(&self) -> bool {
@@ -71,13 +66,6 @@ impl RoutedCall {
             None => topology.owner(self.slot),
         }
     }
-}
-
-/// How many replicas have to acknowledge, and how long to wait for them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ReplicaAck {
-    pub(super) count: u32,
-    pub(super) timeout: Duration,
 }
 
 /// Runs all calls with one write to each node. `on_reply` receives each result with the number of
@@ -94,12 +82,17 @@ pub(super) async fn run_all(
         let mut to_resend = Vec::new();
         let mut pause = false;
         for (node, group) in group_by_node(topology, calls, on_reply) {
-            let (conn, replies, acks) = match send_group(topology, &node, &group, replicas).await {
-                Ok(sent) => sent,
+            let conn = match node.ready_connection(&topology.config).await {
+                Ok(batched) => Arc::clone(&batched.conn),
                 Err(error) => {
-                    for routed in group {
-                        on_reply(routed.index, Err(error.clone()), 0);
-                    }
+                    fail_group(group, &error, on_reply);
+                    continue;
+                }
+            };
+            let (replies, acks) = match send_group(topology, &node, &conn, &group, replicas).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    fail_group(group, &error, on_reply);
                     continue;
                 }
             };
@@ -126,38 +119,30 @@ pub(super) async fn run_all(
 }
 
 /// Runs one call. In the usual case it costs nothing beyond the request itself.
-pub(super) async fn run_one(topology: &Arc<Topology>, routed: RoutedCall) -> CallResult {
-    let node = routed.node(topology)?;
-    let conn = node.ready_connection(&topology.config).await?;
+pub(super) async fn run_one(topology: &Arc<Topology>, call: ScriptCall, slot: u16) -> CallResult {
+    let node = topology.owner(slot)?;
+    let batched = node.ready_connection(&topology.config).await?;
     // In a cluster, two locks are rarely in the same slot.
-    let outcome = if routed.call.is_batchable() && !topology.config.is_cluster() {
-        batch::send(&conn, routed).await
+    let (call, reply) = if call.is_batchable() && !topology.config.is_cluster() {
+        let call = Arc::new(call);
+        let reply = batched.send(&call).await?;
+        (Arc::unwrap_or_clone(call), reply)
     } else {
-        let reply = routed.send(&conn).await;
-        Outcome::Replied(routed, reply)
+        let reply = batched.conn.call(&call).await?;
+        (call, reply)
     };
-    let routed = match outcome {
-        Outcome::Failed(error) => return Err(error),
-        Outcome::SendAlone(routed) => routed,
-        Outcome::Replied(routed, reply) => {
-            let deadline = Instant::now() + TRY_AGAIN_TIMEOUT;
-            match handle_reply(topology, &node, &conn, routed, reply, deadline) {
-                NextStep::Done(result) => return result,
-                NextStep::Resend(routed) | NextStep::ResendLater(routed) => routed,
-            }
-        }
+    let routed = RoutedCall::new(0, call, slot);
+    let deadline = Instant::now() + TRY_AGAIN_TIMEOUT;
+    let routed = match handle_reply(topology, &node, &batched.conn, routed, reply, deadline) {
+        NextStep::Done(result) => return result,
+        NextStep::Resend(routed) | NextStep::ResendLater(routed) => routed,
     };
-    let mut answer = None;
+    let mut answer = Err(CallError::no_reply());
     run_all(topology, vec![routed], None, &mut |_, result, _| {
-        answer = Some(result);
+        answer = result;
     })
     .await;
-    answer.unwrap_or_else(|| Err(no_reply()))
-}
-
-/// The error for a call that never received a result: its outcome is unknown.
-pub(super) fn no_reply() -> CallError {
-    CallError::OutcomeUnknown((redis::ErrorKind::Client, "no reply arrived").into())
+    answer
 }
 
 /// What happens to a call after a reply.
@@ -174,14 +159,14 @@ fn handle_reply(
     node: &Arc<Node>,
     conn: &Connection,
     mut routed: RoutedCall,
-    reply: RedisResult<Value>,
+    reply: Value,
     deadline: Instant,
 ) -> NextStep {
     let class = match classify(reply, &conn.endpoint) {
         ReplyClass::Final(result) => return NextStep::Done(result),
         class => class,
     };
-    let reject = |detail: String| NextStep::Done(Err(not_sent(detail)));
+    let reject = |detail: String| NextStep::Done(Err(CallError::not_sent(detail)));
     let needs_asking = routed.needs_asking();
     routed.redirects += 1;
     routed.route = None;
@@ -215,11 +200,14 @@ fn handle_reply(
             NextStep::ResendLater(routed)
         }
         (ReplyClass::Moved(endpoint), Layout::Cluster(cluster)) => {
-            routed.route = Some((cluster.record_move(topology, routed.slot, &endpoint), false));
+            let node = supervisor::redirect_target(topology, cluster, &endpoint);
+            cluster.record_move(routed.slot, &endpoint);
+            routed.route = Some((node, false));
             NextStep::Resend(routed)
         }
         (ReplyClass::Ask(endpoint), Layout::Cluster(cluster)) => {
-            routed.route = Some((cluster.node_at(topology, &endpoint), true));
+            let node = supervisor::redirect_target(topology, cluster, &endpoint);
+            routed.route = Some((node, true));
             NextStep::Resend(routed)
         }
         (ReplyClass::Moved(endpoint) | ReplyClass::Ask(endpoint), _) => reject(format!(
@@ -250,22 +238,25 @@ fn group_by_node(
     groups
 }
 
+fn fail_group(
+    group: Vec<RoutedCall>,
+    error: &CallError,
+    on_reply: &mut (dyn FnMut(usize, CallResult, u32) + Send),
+) {
+    for routed in group {
+        on_reply(routed.index, Err(error.clone()), 0);
+    }
+}
+
 /// Sends a group in one write. Returns a reply for each call and the number of replicas that have
 /// acknowledged.
 async fn send_group(
     topology: &Topology,
-    node: &Arc<Node>,
+    node: &Node,
+    conn: &Connection,
     calls: &[RoutedCall],
     replicas: Option<ReplicaAck>,
-) -> Result<(Arc<Connection>, Vec<RedisResult<Value>>, u32), CallError> {
-    let config = &topology.config;
-    let conn = node.ready_connection(config).await?;
-    if let (None, [routed]) = (replicas, calls)
-        && !routed.needs_asking()
-    {
-        let reply = routed.send(&conn).await;
-        return Ok((conn, vec![reply], 0));
-    }
+) -> Result<(Vec<Value>, u32), CallError> {
     let mut commands = Vec::with_capacity(calls.len());
     for routed in calls {
         if routed.needs_asking() {
@@ -274,36 +265,26 @@ async fn send_group(
         commands.push(routed.command());
     }
     let (replies, acks) = match replicas {
-        Some(ReplicaAck { count, timeout }) => {
+        Some(wanted) => {
+            let replica_acks = node.replica_acks(&topology.config);
             let endpoint = conn.endpoint.clone();
-            let replica_acks = node.replica_acks(config);
-            replica_acks
-                .send(endpoint, commands, count, timeout)
-                .await?
+            replica_acks.send(endpoint, commands, wanted).await?
         }
         None => {
             let mut pipe = Pipeline::with_capacity(commands.len());
             for command in commands {
                 pipe.add_command(command);
             }
-            (conn.pipeline(&pipe).await, 0)
+            (conn.pipeline(&pipe).await?, 0)
         }
     };
-    let replies = match replies {
-        Ok(replies) => {
-            let mut replies = replies.into_iter();
-            calls
-                .iter()
-                .map(|routed| {
-                    if routed.needs_asking() {
-                        replies.next();
-                    }
-                    let reply = replies.next().unwrap_or(Value::Nil);
-                    Ok(routed.call.unwrap_reply(reply))
-                })
-                .collect()
+    let mut replies = replies.into_iter();
+    let replies_of_calls = calls.iter().map(|routed| {
+        if routed.needs_asking() {
+            replies.next();
         }
-        Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
-    };
-    Ok((conn, replies, acks))
+        let reply = replies.next().unwrap_or(Value::Nil);
+        routed.call.unwrap_reply(reply)
+    });
+    Ok((replies_of_calls.collect(), acks))
 }

@@ -6,13 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisResult, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     config::TransportConfig,
     connection::{Connection, Purpose},
-    node::not_sent,
     script_call::CallError,
 };
 use crate::address::Endpoint;
@@ -21,15 +20,21 @@ use crate::address::Endpoint;
 /// behind them, and enough that ten thousand locks wait only five times for a replica that is down.
 const MAX_COMMANDS_PER_WAIT: usize = 2000;
 
+/// How many replicas have to acknowledge, and how long to wait for them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplicaAck {
+    pub(crate) count: u32,
+    pub(crate) timeout: Duration,
+}
+
 /// One reply for each command, and the number of replicas that have acknowledged all of them.
-type AckOutcome = Result<(RedisResult<Vec<Value>>, u32), CallError>;
+type AckedReplies = Result<(Vec<Value>, u32), CallError>;
 
 struct AckRequest {
     commands: Vec<Cmd>,
-    replicas: u32,
-    timeout: Duration,
+    wanted: ReplicaAck,
     endpoint: Endpoint,
-    reply_to: oneshot::Sender<AckOutcome>,
+    reply_to: oneshot::Sender<AckedReplies>,
 }
 
 /// Sends the requests, one combined write after the other.
@@ -44,24 +49,21 @@ impl ReplicaAckQueue {
         Self(requests)
     }
 
-    /// Sends the commands to the server at this endpoint and waits until `replicas` replicas have
-    /// acknowledged them or `timeout` has passed.
+    /// Sends the commands to the server at this endpoint and waits for the replicas.
     pub(super) async fn send(
         &self,
         endpoint: Endpoint,
         commands: Vec<Cmd>,
-        replicas: u32,
-        timeout: Duration,
-    ) -> AckOutcome {
+        wanted: ReplicaAck,
+    ) -> AckedReplies {
         let (reply_to, outcome) = oneshot::channel();
         let request = AckRequest {
             commands,
-            replicas,
-            timeout,
+            wanted,
             endpoint,
             reply_to,
         };
-        let closed = || not_sent("the client is closed");
+        let closed = || CallError::not_sent("the client is closed");
         self.0.send(request).map_err(|_| closed())?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -103,7 +105,9 @@ async fn run_task(config: Arc<TransportConfig>, mut incoming: mpsc::UnboundedRec
                 Err(error) => {
                     conn = None;
                     for request in requests {
-                        let _ = request.reply_to.send(Err(not_sent(error.detail.clone())));
+                        let _ = request
+                            .reply_to
+                            .send(Err(CallError::not_sent(error.detail.clone())));
                     }
                     continue;
                 }
@@ -124,12 +128,9 @@ async fn send_with_wait(conn: &Connection, requests: Vec<AckRequest>) -> bool {
     for command in requests.iter().flat_map(|request| &request.commands) {
         pipe.add_command(command.clone());
     }
-    let replicas = requests
-        .iter()
-        .map(|request| request.replicas)
-        .max()
-        .unwrap_or(0);
-    let timeout = requests.iter().map(|request| request.timeout).max();
+    let wanted = || requests.iter().map(|request| request.wanted);
+    let replicas = wanted().map(|wanted| wanted.count).max().unwrap_or(0);
+    let timeout = wanted().map(|wanted| wanted.timeout).max();
     let timeout = timeout.unwrap_or_default().max(Duration::from_millis(1));
     pipe.cmd("WAIT")
         .arg(replicas)
@@ -150,13 +151,13 @@ async fn send_with_wait(conn: &Connection, requests: Vec<AckRequest>) -> bool {
             let mut replies = replies.into_iter();
             for request in requests {
                 let own_replies = replies.by_ref().take(request.commands.len()).collect();
-                let _ = request.reply_to.send(Ok((Ok(own_replies), acks)));
+                let _ = request.reply_to.send(Ok((own_replies, acks)));
             }
             true
         }
         Err(error) => {
             for request in requests {
-                let _ = request.reply_to.send(Ok((Err(error.clone()), 0)));
+                let _ = request.reply_to.send(Err(error.clone().into()));
             }
             false
         }

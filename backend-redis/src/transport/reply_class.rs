@@ -1,6 +1,6 @@
 //! Classifies a reply: result, rejection, or redirection.
 
-use redis::{RedisResult, ServerError, Value};
+use redis::{ServerError, Value};
 
 use super::{
     connect_error::one_line,
@@ -42,11 +42,10 @@ const NOT_EXECUTED_CODES: &[&str] = &[
     "TRYAGAIN",
 ];
 
-pub(super) fn classify(reply: RedisResult<Value>, endpoint: &Endpoint) -> ReplyClass {
+pub(super) fn classify(reply: Value, endpoint: &Endpoint) -> ReplyClass {
     match reply {
-        Ok(Value::ServerError(error)) => classify_error(&error, endpoint),
-        Ok(value) => ReplyClass::Final(Ok(value)),
-        Err(error) => ReplyClass::Final(Err(CallError::OutcomeUnknown(error))),
+        Value::ServerError(error) => classify_error(&error, endpoint),
+        value => ReplyClass::Final(Ok(value)),
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
 
     fn class_of(line: &str) -> ReplyClass {
         let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        classify(Ok(reply), &Endpoint::tcp("h", 1))
+        classify(reply, &Endpoint::tcp("h", 1))
     }
 
     fn code(line: &str) -> (bool, String) {

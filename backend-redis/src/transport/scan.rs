@@ -6,7 +6,7 @@ use redis::{Value, cmd};
 
 use super::{
     handshake::as_text,
-    node::{Node, not_sent},
+    node::Node,
     reply_class::{ReplyClass, classify},
     script_call::CallError,
     topology::Topology,
@@ -37,7 +37,7 @@ pub(super) async fn scan(
                 (position, Some(endpoint))
             }
             _ => {
-                return Err(not_sent(
+                return Err(CallError::not_sent(
                     "invalid cursor; use one returned by a previous page",
                 ));
             }
@@ -54,7 +54,7 @@ pub(super) async fn scan(
         Some(from) if from == endpoint => position,
         _ => "0",
     };
-    let conn = node.ready_connection(&topology.config).await?;
+    let conn = &node.ready_connection(&topology.config).await?.conn;
     let mut command = cmd("SCAN");
     command.arg(position);
     command
@@ -62,12 +62,18 @@ pub(super) async fn scan(
         .arg(pattern)
         .arg("COUNT")
         .arg(count.max(1));
-    let reply = match classify(conn.command(&command).await, &conn.endpoint) {
+    let reply = match classify(conn.command(&command).await?, &conn.endpoint) {
         ReplyClass::Final(answer) => answer?,
-        _ => return Err(not_sent(format!("{} rejects SCAN", conn.endpoint))),
+        _ => {
+            return Err(CallError::not_sent(format!(
+                "{} rejects SCAN",
+                conn.endpoint
+            )));
+        }
     };
-    let (next, keys) = parse_page(reply)
-        .ok_or_else(|| not_sent(format!("{}: malformed reply to SCAN", conn.endpoint)))?;
+    let (next, keys) = parse_page(reply).ok_or_else(|| {
+        CallError::not_sent(format!("{}: malformed reply to SCAN", conn.endpoint))
+    })?;
     let after = nodes
         .iter()
         .find(|(other, _)| other > endpoint)

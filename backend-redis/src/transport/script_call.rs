@@ -1,10 +1,6 @@
 //! A call of a script, and how it can fail.
 
-use std::fmt::{Display, Write};
-
 use redis::{Cmd, RedisError, Value};
-
-use super::arg_buffer::ArgBuffer;
 
 /// A script that runs on the server.
 #[derive(Debug)]
@@ -44,75 +40,54 @@ impl Script {
 #[derive(Clone, Debug)]
 pub(crate) struct ScriptCall {
     script: &'static Script,
-    /// The `KEYS`, followed by the `ARGV`.
-    args: ArgBuffer,
-    key_count: usize,
+    pub(crate) keys: Vec<String>,
+    pub(crate) args: Vec<String>,
 }
 
 impl ScriptCall {
-    /// Creates a call without keys and arguments, with room for `args` of them of `bytes` bytes in
-    /// total. At least one key has to be added.
-    pub(crate) fn new(script: &'static Script, args: usize, bytes: usize) -> Self {
+    /// Creates a call without keys and arguments. At least one key has to be added.
+    pub(crate) const fn new(script: &'static Script) -> Self {
         Self {
             script,
-            args: ArgBuffer::with_capacity(args, bytes),
-            key_count: 0,
+            keys: Vec::new(),
+            args: Vec::new(),
         }
     }
 
-    /// Adds one of its `KEYS`. All keys have to be added before the first argument.
-    pub(crate) fn key(&mut self, key: &str) {
-        self.key_with(|text| text.push_str(key));
-    }
-
-    /// Like [`key`](Self::key), with the text that `write` appends.
-    pub(crate) fn key_with(&mut self, write: impl FnOnce(&mut String)) {
-        debug_assert_eq!(
-            self.key_count,
-            self.args.len(),
-            "keys have to be added before arguments"
-        );
-        self.args.push_with(write);
-        self.key_count += 1;
+    /// Adds one of its `KEYS`.
+    pub(crate) fn key(&mut self, key: impl Into<String>) {
+        self.keys.push(key.into());
     }
 
     /// Adds one of its `ARGV`.
-    pub(crate) fn arg(&mut self, arg: impl Display) {
-        // Writing to a `String` does not fail.
-        self.arg_with(|text| _ = write!(text, "{arg}"));
+    pub(crate) fn arg(&mut self, arg: impl ToString) {
+        self.args.push(arg.to_string());
     }
 
-    /// Like [`arg`](Self::arg), with the text that `write` appends.
-    pub(crate) fn arg_with(&mut self, write: impl FnOnce(&mut String)) {
-        self.args.push_with(write);
-    }
-
-    /// The key that determines the server.
-    pub(crate) fn first_key(&self) -> Option<&str> {
-        self.args.iter().next().filter(|_| self.key_count > 0)
-    }
-
-    /// The `KEYS` and the `ARGV`.
-    #[cfg(test)]
-    pub(crate) fn keys_and_args(&self) -> (Vec<String>, Vec<String>) {
-        let mut keys: Vec<_> = self.args.iter().map(str::to_owned).collect();
-        let args = keys.split_off(self.key_count);
-        (keys, args)
-    }
-
-    /// The command to send, with the script's hash or with its source.
-    pub(crate) fn command(&self, with_source: bool) -> Cmd {
-        let (name, script) = if with_source {
-            ("EVAL", &self.script.text)
-        } else {
-            ("EVALSHA", &self.script.sha)
+    /// The command for one call, or for several calls that [can be
+    /// batched](Self::can_batch_with), with the script's hash or with its source.
+    pub(crate) fn command<'a>(
+        calls: impl Iterator<Item = &'a Self> + Clone,
+        with_source: bool,
+    ) -> Cmd {
+        let mut command = Cmd::new();
+        let Some(first) = calls.clone().next() else {
+            return command;
         };
-        // The command name, the script, and the number of keys.
-        let overhead = name.len() + script.len() + 4;
-        let mut command = Cmd::with_capacity(3 + self.args.len(), overhead + self.args.bytes());
-        command.arg(name).arg(script).arg(self.key_count);
-        for arg in self.args.iter() {
-            command.arg(arg);
+        if with_source {
+            command.arg("EVAL").arg(&first.script.text);
+        } else {
+            command.arg("EVALSHA").arg(&first.script.sha);
+        }
+        command.arg(calls.clone().map(|call| call.keys.len()).sum::<usize>());
+        for call in calls.clone() {
+            command.arg(&call.keys);
+        }
+        // The argument that all items share comes once.
+        for (index, call) in calls.enumerate() {
+            for arg in call.args.iter().skip(usize::from(index > 0)) {
+                command.arg(arg);
+            }
         }
         command
     }
@@ -126,30 +101,8 @@ impl ScriptCall {
     pub(crate) fn can_batch_with(&self, other: &Self) -> bool {
         self.is_batchable()
             && std::ptr::eq(self.script, other.script)
-            && (self.key_count, self.args.len()) == (other.key_count, other.args.len())
-            && self.args.get(self.key_count) == other.args.get(other.key_count)
-    }
-
-    /// One command for several calls, each of which [can be batched](Self::can_batch_with) with the
-    /// first.
-    pub(crate) fn batch_command<'a>(calls: impl Iterator<Item = &'a Self> + Clone) -> Option<Cmd> {
-        let first = calls.clone().next()?;
-        let sum = |of: fn(&Self) -> usize| calls.clone().map(of).sum::<usize>();
-        let bytes = sum(|call| call.args.bytes());
-        // The command name, the script, and the number of keys.
-        let overhead = first.script.sha.len() + 16;
-        let mut command = Cmd::with_capacity(3 + sum(|call| call.args.len()), overhead + bytes);
-        command.arg("EVALSHA").arg(&first.script.sha);
-        command.arg(sum(|call| call.key_count));
-        let keys = calls
-            .clone()
-            .flat_map(|call| call.args.iter().take(call.key_count));
-        keys.for_each(|key| _ = command.arg(key));
-        // The shared argument.
-        command.arg(first.args.get(first.key_count).unwrap_or_default());
-        let per_call = calls.flat_map(|call| call.args.iter().skip(call.key_count + 1));
-        per_call.for_each(|arg| _ = command.arg(arg));
-        Some(command)
+            && (self.keys.len(), self.args.len()) == (other.keys.len(), other.args.len())
+            && self.args.first() == other.args.first()
     }
 
     /// The reply to this call when it was sent alone. For a batchable script that is the only
@@ -188,6 +141,27 @@ pub(crate) enum CallError {
     },
 }
 
+impl CallError {
+    /// The error for a call that was not sent.
+    pub(super) fn not_sent(reason: impl Into<String>) -> Self {
+        Self::NotExecuted {
+            code: None,
+            detail: reason.into(),
+        }
+    }
+
+    /// The error for a call that never received a result: its outcome is unknown.
+    pub(crate) fn no_reply() -> Self {
+        Self::OutcomeUnknown((redis::ErrorKind::Client, "no reply arrived").into())
+    }
+}
+
+impl From<RedisError> for CallError {
+    fn from(error: RedisError) -> Self {
+        Self::OutcomeUnknown(error)
+    }
+}
+
 /// Receives messages and connection changes. The methods must not block.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// A message arrived on the inbox channel.
@@ -200,3 +174,41 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
 /// The result of a script call.
 pub(crate) type CallResult = Result<Value, CallError>;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::batchable("return {}".to_owned()));
+
+    fn call(shared: &str, item: &str) -> ScriptCall {
+        let mut call = ScriptCall::new(&SCRIPT);
+        call.key(item);
+        call.arg(shared);
+        call.arg(item);
+        call
+    }
+
+    #[test]
+    fn command_of_several_calls_has_their_shared_argument_once() {
+        let args = |calls: &[ScriptCall], with_source| {
+            let command = ScriptCall::command(calls.iter(), with_source);
+            let args = command.args_iter().map(|arg| match arg {
+                redis::Arg::Simple(arg) => String::from_utf8_lossy(arg).into_owned(),
+                other => panic!("{other:?}"),
+            });
+            args.collect::<Vec<_>>().join(" ")
+        };
+        let calls = [call("s", "a"), call("s", "b c")];
+        assert!(calls[0].can_batch_with(&calls[1]));
+        assert!(!calls[0].can_batch_with(&call("other", "b")));
+        let sha = &SCRIPT.sha;
+        assert_eq!(
+            args(&calls, false),
+            format!("EVALSHA {sha} 2 a b c s a b c")
+        );
+        assert_eq!(args(&calls[..1], true), "EVAL return {} 1 a s a");
+    }
+}

@@ -143,7 +143,7 @@ impl Sentinels {
         sentinel: &Endpoint,
         config: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
-        let conn = Connection::open_sentinel(sentinel, config).await;
+        let conn = Connection::open(sentinel, Purpose::Sentinel, config).await;
         conn.map_err(|error| ConnectError {
             detail: format!("sentinel {}", error.detail),
             ..error

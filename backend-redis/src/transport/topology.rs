@@ -13,7 +13,7 @@ use super::{
     config::TransportConfig,
     connect_error::ConnectError,
     connection::{Connection, Purpose},
-    node::{Node, NodeState, not_sent, supervise},
+    node::Node,
     script_call::CallError,
     sentinel::Sentinels,
 };
@@ -55,34 +55,9 @@ impl Topology {
         })
     }
 
-    /// Starts the tasks and waits for the first connections.
-    pub(super) async fn start(self: &Arc<Self>) -> Result<(), ConnectError> {
-        match &self.layout {
-            Layout::Single(_, node) | Layout::Sentinel(_, node) => {
-                self.supervise(node);
-                match node.wait_first_connect(&self.config).await {
-                    NodeState::Connected(_) => {}
-                    NodeState::Disconnected(error) => return Err(error),
-                    NodeState::Connecting | NodeState::Retired => return Err(self.timed_out()),
-                }
-            }
-            Layout::Cluster(cluster) => cluster.start(self).await?,
-        }
+    /// Records that opening has succeeded.
+    pub(super) fn set_open(&self) {
         self.opened.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// The error for the case that the first connection took all the available time.
-    pub(super) fn timed_out(&self) -> ConnectError {
-        let target = &self.config.address;
-        let limit = self.config.request_timeout;
-        let detail = format!("{target}: no connection within {limit:?}");
-        ConnectError::new(tenure_core::error::ErrorKind::Unavailable, detail)
-    }
-
-    /// Keeps this node connected from now on.
-    pub(super) fn supervise(self: &Arc<Self>, node: &Arc<Node>) {
-        tokio::spawn(supervise(Arc::clone(self), Arc::clone(node)));
     }
 
     /// Closes all connections. Requests in flight get no reply.
@@ -121,9 +96,9 @@ impl Topology {
     pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>, CallError> {
         match &self.layout {
             Layout::Single(_, node) | Layout::Sentinel(_, node) => Ok(Arc::clone(node)),
-            Layout::Cluster(cluster) => cluster
-                .owner(slot)
-                .ok_or_else(|| not_sent(format!("no node of the cluster serves slot {slot}"))),
+            Layout::Cluster(cluster) => cluster.owner(slot).ok_or_else(|| {
+                CallError::not_sent(format!("no node of the cluster serves slot {slot}"))
+            }),
         }
     }
 
@@ -134,7 +109,7 @@ impl Topology {
             (Layout::Cluster(_), Some(endpoint)) | (Layout::Single(endpoint, _), _) => {
                 Connection::open(endpoint, Purpose::Commands, &self.config).await?
             }
-            (Layout::Cluster(_), None) => return Err(self.timed_out()),
+            (Layout::Cluster(_), None) => return Err(self.config.timed_out()),
         };
         let conn = Arc::new(conn);
         self.subscribe(&conn).await?;
@@ -236,8 +211,8 @@ impl Topology {
         }
     }
 
-    /// Handles a failed connection attempt.
-    pub(super) fn connect_failed(&self) {
+    /// Requests a new slot map soon, if this is a cluster.
+    pub(super) fn request_map_refresh(&self) {
         if let Layout::Cluster(cluster) = &self.layout {
             cluster.request_map_refresh();
         }

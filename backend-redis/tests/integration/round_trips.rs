@@ -14,7 +14,7 @@ fn names(proxy: &Proxy) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uncontended_acquire_and_release_take_one_round_trip_each() {
+async fn t2_free_lock_is_acquired_and_released_in_one_round_trip_each() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;

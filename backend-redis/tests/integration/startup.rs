@@ -20,7 +20,7 @@ async fn connect(url: &str, options: Options) -> Result<Client, Error> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_that_may_evict_locks_is_rejected_unless_allowed() {
+async fn x1_server_that_may_evict_locks_is_rejected_unless_allowed() {
     let server = Server::builder()
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru")
@@ -43,7 +43,7 @@ async fn server_that_may_evict_locks_is_rejected_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replica_or_cluster_node_is_rejected_as_single_server() {
+async fn x1_replica_or_cluster_node_is_rejected_as_single_server() {
     let master = Server::builder().start().unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
     let error = builder(&replica.url()).connect().await.unwrap_err();

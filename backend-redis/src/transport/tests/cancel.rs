@@ -8,12 +8,12 @@ static LATE_ECHO: LazyLock<Script> = LazyLock::new(|| {
 });
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_match_their_calls_when_callers_are_cancelled() {
+async fn a4_replies_match_their_calls_when_callers_are_cancelled() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..400_u64 {
-        let transport = transport.clone();
+        let transport = Arc::clone(&transport);
         tasks.spawn(async move {
             let args: Vec<_> = (0..3).map(|part| format!("{n}.{part}")).collect();
             let calls: Vec<_> = args
@@ -25,12 +25,12 @@ async fn replies_match_their_calls_when_callers_are_cancelled() {
                 match n % 3 {
                     0 => answers.push((0, transport.call(calls[0].clone()).await)),
                     1 => {
-                        let hear = &mut |index, answer| answers.push((index, answer));
-                        transport.call_all(calls, hear).await;
+                        let hear = &mut |index, answer, _| answers.push((index, answer));
+                        transport.call_all(calls, None, hear).await;
                     }
                     _ => {
                         let timeout = Duration::from_millis(1);
-                        let all = transport.call_replicated(calls, 0, timeout).await;
+                        let all = call_replicated(&transport, calls, 0, timeout).await;
                         let all = all.into_iter().map(|(answer, _)| answer);
                         answers.extend(all.enumerate());
                     }
@@ -60,17 +60,17 @@ async fn replies_match_their_calls_when_callers_are_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_calls_share_one_wait_for_replicas() {
+async fn k1_concurrent_calls_share_one_wait_for_replicas() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     let timeout = Duration::from_millis(200);
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
-        let transport = transport.clone();
+        let transport = Arc::clone(&transport);
         tasks.spawn(async move {
             let calls = vec![count(&format!("k{n}"))];
-            transport.call_replicated(calls, 1, timeout).await
+            call_replicated(&transport, calls, 1, timeout).await
         });
     }
     while let Some(answers) = tasks.join_next().await {

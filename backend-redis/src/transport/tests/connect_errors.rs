@@ -106,7 +106,6 @@ async fn missing_right_names_the_command() {
     // A user without the right to run INFO and SCRIPT LOAD can connect ...
     let Opened { transport, .. } = open(&url, least()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
-    assert_eq!(transport.deployment_info().aof_enabled, None);
     // ... unless an option depends on them.
     let error = open_error(&url, least().durability(Durability::Local)).await;
     assert_error(
@@ -127,7 +126,7 @@ async fn missing_right_names_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_may_evict_is_rejected_unless_allowed() {
+async fn x1_server_that_may_evict_is_rejected_unless_allowed() {
     let builder = Server::builder()
         .config("maxmemory", "100mb")
         .config("maxmemory-policy", "allkeys-lru");
@@ -143,7 +142,7 @@ async fn server_that_may_evict_is_rejected_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn durability_local_requires_the_append_only_file() {
+async fn c1_durability_local_requires_the_append_only_file() {
     let local = || Options::default().durability(Durability::Local);
     let server = Server::builder().start().unwrap();
     let error = open_error(&server.url(), local()).await;
@@ -151,8 +150,7 @@ async fn durability_local_requires_the_append_only_file() {
     server
         .command(&["CONFIG", "SET", "appendonly", "yes"])
         .unwrap();
-    let Opened { transport, .. } = open(&server.url(), local()).await.unwrap();
-    assert_eq!(transport.deployment_info().aof_enabled, Some(true));
+    assert!(open(&server.url(), local()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

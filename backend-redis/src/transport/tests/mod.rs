@@ -11,7 +11,7 @@ mod tls;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{Arc, LazyLock, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -25,7 +25,9 @@ use tenure_core::{
 use tenure_test_servers::redis::Server;
 use tokio::time::Instant;
 
-use super::{CallError, CallResult, Listener, OpenParams, Script, ScriptCall, Transport};
+use super::{
+    CallError, CallResult, Listener, ReplicaAck, Script, ScriptCall, Transport, TransportConfig,
+};
 use crate::{address::Address, config::Options};
 
 /// The longest wait of any test.
@@ -106,7 +108,7 @@ async fn retry_until_ok<T, E: std::fmt::Debug>(
 }
 
 struct Opened {
-    transport: Transport,
+    transport: Arc<Transport>,
     events: Arc<RecordedEvents>,
 }
 
@@ -117,16 +119,36 @@ async fn open(url: &str, options: Options) -> Result<Opened, Error> {
 
 async fn open_within(url: &str, options: Options, limit: Duration) -> Result<Opened, Error> {
     let events = Arc::new(RecordedEvents::default());
-    let params = OpenParams {
+    let config = TransportConfig {
+        address: Address::new(&StoreUrl::parse(url)?, &options)?,
+        options,
         inbox: Some(INBOX.to_owned()),
         scripts: vec![&COUNT],
         request_timeout: limit,
         clock: Arc::new(SystemClock),
         listener: Arc::clone(&events) as Arc<dyn Listener>,
+        has_warned: AtomicBool::new(false),
     };
-    let address = Address::new(&StoreUrl::parse(url)?, &options)?;
-    let transport = Transport::open(address, options, params).await?;
+    let transport = Arc::new(Transport::open(config).await?);
     Ok(Opened { transport, events })
+}
+
+/// Runs the calls and waits for the replicas. Returns each result with the number of replicas that
+/// have acknowledged it.
+async fn call_replicated(
+    transport: &Transport,
+    calls: Vec<ScriptCall>,
+    count: u32,
+    timeout: Duration,
+) -> Vec<(CallResult, u32)> {
+    let mut answers: Vec<_> = calls.iter().map(|_| (Ok(Value::Nil), 0)).collect();
+    let replicas = Some(ReplicaAck { count, timeout });
+    transport
+        .call_all(calls, replicas, &mut |index, answer, acks| {
+            answers[index] = (answer, acks);
+        })
+        .await;
+    answers
 }
 
 fn user(name: &str, password: &str) -> Options {
@@ -134,7 +156,7 @@ fn user(name: &str, password: &str) -> Options {
 }
 
 fn call(script: &'static Script, key: &str, args: &[&str]) -> ScriptCall {
-    let mut call = ScriptCall::new(script, 0, 0);
+    let mut call = ScriptCall::new(script);
     call.key(key);
     for arg in args {
         call.arg(arg);

@@ -17,7 +17,7 @@ fn script_failure(answer: CallResult) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flushed_script_is_resent_with_its_source_once() {
+async fn a2_flushed_script_is_resent_with_its_source_once() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server.command(&["SCRIPT", "FLUSH"]).unwrap();
@@ -26,7 +26,7 @@ async fn flushed_script_is_resent_with_its_source_once() {
     let mut answers = Vec::new();
     let calls = vec![count("k"), count("k"), call(&ECHO, "k", &["x"])];
     transport
-        .call_all(calls, &mut |index, answer| {
+        .call_all(calls, None, &mut |index, answer, _| {
             answers.push((index, answer.is_ok()))
         })
         .await;
@@ -49,7 +49,7 @@ async fn script_error_is_a_failure_with_its_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_server_rejects_and_changes_nothing() {
+async fn a3_full_server_rejects_and_changes_nothing() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, .. } = open(&server.url(), Options::default()).await.unwrap();
     server
@@ -73,7 +73,7 @@ async fn busy_server_rejects() {
     let server = server.unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     let endless = tokio::spawn({
-        let transport = transport.clone();
+        let transport = Arc::clone(&transport);
         async move { transport.call(call(&BUSY_LOOP, "k", &[])).await }
     });
     // On the same connection, a call would be queued behind the endless one. A second transport has
@@ -115,7 +115,7 @@ async fn revoked_right_is_a_rejection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn demoted_server_is_left_and_no_call_is_repeated() {
+async fn a2_demoted_server_is_left_and_no_call_is_repeated() {
     let server = Server::builder().start().unwrap();
     let other = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();

@@ -21,13 +21,10 @@ async fn calls_and_messages_share_one_connection() {
     assert_eq!(proxy.connections_made(), 1);
     assert_eq!(events.all(), ["hello"]);
 
-    let facts = transport.deployment_info();
-    assert_eq!((facts.masters, facts.aof_enabled), (1, Some(false)));
-    assert_eq!(facts.eviction_policy.as_deref(), Some("noeviction"));
-    assert!(facts.version.starts_with(char::is_numeric), "{facts:?}");
+    assert_eq!(transport.0.nodes().len(), 1);
     assert_eq!(transport.grants_blocked_until("k"), None);
 
-    transport.close().await;
+    transport.close();
     assert_eq!(rejection_code(transport.call(count("k")).await), "-");
     until("the connection is closed", || proxy.connections_open() == 0).await;
     assert_eq!(events.all(), ["hello"], "closing is not a failure");
@@ -45,11 +42,11 @@ async fn unix_socket_with_a_database_is_supported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_closes_with_the_last_clone() {
+async fn connection_closes_with_the_last_reference() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
-    let clone = transport.clone();
+    let clone = Arc::clone(&transport);
     drop(transport);
     assert_eq!(expect_int(clone.call(count("k")).await), 1);
     drop(clone);
@@ -57,7 +54,7 @@ async fn connection_closes_with_the_last_clone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_server_is_reconnected_and_the_inbox_resubscribed() {
+async fn w2_killed_server_is_reconnected_and_the_inbox_resubscribed() {
     let server = Server::builder().start().unwrap();
     let Opened { transport, events } = open(&server.url(), Options::default()).await.unwrap();
     assert_eq!(expect_int(transport.call(count("k")).await), 1);
@@ -106,7 +103,7 @@ async fn a2_batch_with_lost_replies_has_unknown_outcome_and_is_not_resent() {
     let calls: Vec<_> = (0..3).map(|n| count(&format!("k{n}"))).collect();
     let mut unanswered = 0;
     transport
-        .call_all(calls, &mut |_, answer| {
+        .call_all(calls, None, &mut |_, answer, _| {
             assert!(
                 matches!(answer, Err(CallError::OutcomeUnknown(_))),
                 "{answer:?}"
@@ -116,7 +113,7 @@ async fn a2_batch_with_lost_replies_has_unknown_outcome_and_is_not_resent() {
         .await;
     assert_eq!(unanswered, 3);
     until("the connection is back", || {
-        transport.deployment_info().aof_enabled.is_some()
+        transport.0.nodes()[0].connection().is_some()
     })
     .await;
     for n in 0..3 {
@@ -125,7 +122,7 @@ async fn a2_batch_with_lost_replies_has_unknown_outcome_and_is_not_resent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropped_connection_is_reported_and_resubscribed() {
+async fn w2_dropped_connection_is_reported_and_resubscribed() {
     let server = Server::builder().start().unwrap();
     let Opened { events, .. } = &open(&server.url(), Options::default()).await.unwrap();
     for round in 0..3 {
@@ -229,7 +226,7 @@ async fn slow_reply_is_awaited_while_other_bytes_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restarted_server_blocks_grants_for_the_restart_delay() {
+async fn x1_restarted_server_blocks_grants_for_the_restart_delay() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(3600));
     let Opened { transport, .. } = open(&server.url(), options).await.unwrap();
@@ -243,7 +240,7 @@ async fn restarted_server_blocks_grants_for_the_restart_delay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disconnected_server_counts_as_just_started() {
+async fn x1_disconnected_server_counts_as_just_started() {
     let server = Server::builder().start().unwrap();
     let options = Options::default().restart_delay(Duration::from_secs(2));
     tokio::time::sleep(Duration::from_millis(3100)).await;
@@ -296,7 +293,7 @@ async fn loading_server_is_awaited() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_are_sent_in_writes_of_one_hundred() {
+async fn k1_calls_are_sent_in_writes_of_one_hundred() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let Opened { transport, .. } = open(&proxy.url(), Options::default()).await.unwrap();
@@ -304,7 +301,7 @@ async fn calls_are_sent_in_writes_of_one_hundred() {
     let calls: Vec<_> = (0..1000).map(|n| count(&format!("k{n}"))).collect();
     let mut answers = BTreeMap::new();
     transport
-        .call_all(calls, &mut |index, answer| {
+        .call_all(calls, None, &mut |index, answer, _| {
             assert!(answers.insert(index, expect_int(answer)).is_none());
         })
         .await;
@@ -315,7 +312,7 @@ async fn calls_are_sent_in_writes_of_one_hundred() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scan_returns_every_key_in_pages() {
+async fn i1_scan_returns_every_key_in_pages() {
     let server = Server::builder().start().unwrap();
     for n in 0..300 {
         server.command(&["SET", &format!("a:{n}"), "1"]).unwrap();
@@ -343,9 +340,7 @@ async fn replicas_are_awaited_on_a_separate_connection() {
     let options = Options::default().replicas(1, Duration::from_millis(300));
     let Opened { transport, .. } = open(&master.url(), options).await.unwrap();
     let timeout = Duration::from_secs(5);
-    let answers = transport
-        .call_replicated(vec![count("a"), count("b")], 1, timeout)
-        .await;
+    let answers = call_replicated(&transport, vec![count("a"), count("b")], 1, timeout).await;
     let answers: Vec<_> = answers
         .into_iter()
         .map(|(a, n)| (expect_int(a), n))
@@ -355,13 +350,9 @@ async fn replicas_are_awaited_on_a_separate_connection() {
     // A replica that does not answer delays no other call.
     replica.pause().unwrap();
     let late = tokio::spawn({
-        let transport = transport.clone();
+        let transport = Arc::clone(&transport);
         let timeout = Duration::from_millis(600);
-        async move {
-            transport
-                .call_replicated(vec![count("a")], 1, timeout)
-                .await
-        }
+        async move { call_replicated(&transport, vec![count("a")], 1, timeout).await }
     });
     let server = &master;
     until("the call was executed", || times_run(server, "a") == "2").await;
@@ -371,7 +362,7 @@ async fn replicas_are_awaited_on_a_separate_connection() {
     assert_eq!((expect_int(late[0].0.clone()), late[0].1), (2, 0));
     replica.resume().unwrap();
     let (before, now) = (clients(&master), || clients(&master));
-    transport.close().await;
+    transport.close();
     until("both connections are closed", || now() + 2 <= before).await;
 }
 
