@@ -34,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) verified_revision: i64,
     /// Its key has changed, or may have.
     pub(crate) needs_check: bool,
+    /// A read of its position is in flight.
+    rechecking: bool,
     /// Whether it was the holder when its removal began.
     pub(crate) was_holder: bool,
 }
@@ -59,8 +61,12 @@ pub(crate) struct Predecessor {
     pub(crate) before: Option<EntryId>,
     /// The holder, as last read.
     pub(crate) holder: Option<tenure_core::request::Holder>,
-    /// From when on the watch reports everything that could keep the waiter from being next.
-    pub(crate) verified: Option<Verified>,
+    /// The newest revision at which the waiter's entry was read together with these contenders.
+    pub(crate) located: i64,
+    /// The watch on the predecessor, once the server has created it.
+    pub(crate) created: Option<CreatedWatch>,
+    /// When the watch reported the removal of the predecessor; 0 if it has not.
+    pub(crate) removed_at: i64,
 }
 
 impl Predecessor {
@@ -77,13 +83,22 @@ pub(crate) struct EntryId {
     pub(crate) revision: i64,
 }
 
-/// At this revision the waiter's entry existed and only its predecessor was in front, and the watch
-/// reports every later change of either.
+/// A watch that reports every change after a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Verified {
-    pub(crate) watch: u64,
-    pub(crate) stream: u64,
-    pub(crate) revision: i64,
+pub(crate) struct CreatedWatch {
+    pub(crate) id: u64,
+    pub(crate) as_of: i64,
+}
+
+/// What a waiter does next.
+#[derive(Debug)]
+pub(crate) enum NextStep {
+    /// It waits for its watch, or for a read that is in flight.
+    Wait,
+    /// It reads its position.
+    Recheck,
+    /// It is the holder: its lease, its revision, and its watch.
+    Hold(Arc<Lease>, i64, u64),
 }
 
 /// The part of an attempt that a request needs.
@@ -111,6 +126,30 @@ impl Attempt {
             stage: self.stage,
             confirmed_stream: self.confirmed_stream,
             needs_check: self.needs_check,
+        }
+    }
+
+    /// What a waiter does next. A waiter that is next in line holds the lock once its predecessor is
+    /// removed, if its position was read after its watch was created: the watch reports the removal
+    /// of either entry, in order, so its own entry still existed.
+    fn next_step(&self, now: Instant) -> NextStep {
+        let Some(predecessor) = &self.predecessor else {
+            return NextStep::Wait;
+        };
+        let created = predecessor
+            .created
+            .filter(|created| created.id == self.watch);
+        let has_gap = created.is_some_and(|created| created.as_of > predecessor.located);
+        if predecessor.before.is_some() || predecessor.removed_at == 0 && !has_gap {
+            return NextStep::Wait;
+        }
+        let lease = self.lease_ref.as_ref().map(LeaseRef::lease);
+        let lease = lease.filter(|lease| !lease.may_have_expired(now));
+        match lease {
+            Some(lease) if created.is_some() && !has_gap && !self.needs_check => {
+                NextStep::Hold(Arc::clone(lease), self.revision, self.watch)
+            }
+            _ => NextStep::Recheck,
         }
     }
 }
@@ -221,6 +260,7 @@ impl Attempts {
             confirmed_stream: 0,
             verified_revision: 0,
             needs_check: false,
+            rechecking: false,
             was_holder: false,
         };
         table.attempts.insert(attempt, Box::new(entry));
@@ -311,6 +351,11 @@ impl Attempts {
             .filter(|old| old.is_same(&next))
         {
             old.holder = next.holder.or_else(|| old.holder.take());
+            old.located = old.located.max(next.located);
+            if old.removed_at <= old.located {
+                // It was an earlier entry with the same key.
+                old.removed_at = 0;
+            }
             return None;
         }
         entry.predecessor = Some(Box::new(next));
@@ -332,51 +377,51 @@ impl Attempts {
             }
             // The holder that was read is this contender, or one before it.
             (predecessor.before, predecessor.holder) = (None, None);
+            predecessor.located = 0;
             entry.watch = watch;
             Some(predecessor.key.clone())
         })?
     }
 
-    /// Records that the position of a waiter was verified. Without effect if another watch has
-    /// replaced this one, or if the entry was changed.
-    pub(crate) fn set_verified(&self, attempt: AttemptId, verified: Verified) {
-        self.update(attempt, |entry| {
-            if let Some(predecessor) = &mut entry.predecessor
-                && entry.watch == verified.watch
-                && !entry.needs_check
-                && predecessor.before.is_none()
-            {
-                predecessor.verified = Some(verified);
-            }
+    /// Begins a read of an attempt's position, unless one is in flight.
+    pub(crate) fn begin_recheck(&self, attempt: AttemptId) -> bool {
+        let begun = self.update(attempt, |entry| {
+            !std::mem::replace(&mut entry.rechecking, true)
         });
+        begun == Some(true)
     }
 
-    /// Makes a waiter the holder because its watch reports the removal of its predecessor at this
-    /// revision; the watch stays. Returns its lease and its revision, or `None` if the watch proves
-    /// too little.
-    pub(crate) fn take_turn(
+    /// Records that the read of an attempt's position has ended.
+    pub(crate) fn end_recheck(&self, attempt: AttemptId, now: Instant) -> NextStep {
+        self.advance(attempt, now, |entry| entry.rechecking = false)
+    }
+
+    /// Changes a waiter and decides what it does next. Of two reads of its position, the second one
+    /// begins when the first has ended.
+    pub(crate) fn advance(
         &self,
         attempt: AttemptId,
-        watch: u64,
-        stream: u64,
-        removed_at: i64,
         now: Instant,
-    ) -> Option<(Arc<Lease>, i64)> {
-        self.update(attempt, |entry| {
-            let verified = entry.predecessor.as_ref()?.verified?;
-            let lease = Arc::clone(entry.lease_ref.as_ref()?.lease());
-            if (verified.watch, verified.stream) != (watch, stream)
-                || entry.watch != watch
-                || verified.revision >= removed_at
-                || lease.may_have_expired(now)
-            {
-                return None;
+        change: impl FnOnce(&mut Attempt),
+    ) -> NextStep {
+        let next = self.update(attempt, |entry| {
+            change(entry);
+            let next = entry.next_step(now);
+            match &next {
+                NextStep::Wait => {}
+                NextStep::Recheck if std::mem::replace(&mut entry.rechecking, true) => {
+                    return NextStep::Wait;
+                }
+                NextStep::Recheck => {}
+                NextStep::Hold(..) => {
+                    let removed_at = entry.predecessor.take().map_or(0, |gone| gone.removed_at);
+                    entry.verified_revision = entry.verified_revision.max(removed_at);
+                    entry.stage = Stage::Holding;
+                }
             }
-            entry.stage = Stage::Holding;
-            entry.predecessor = None;
-            entry.verified_revision = entry.verified_revision.max(removed_at);
-            Some((lease, entry.revision))
-        })?
+            next
+        });
+        next.unwrap_or(NextStep::Wait)
     }
 
     /// Records that an attempt holds the lock, and the watch on its own key. Returns the id of the

@@ -18,7 +18,7 @@ use tenure_core::{
 };
 
 use crate::{
-    attempts::{Attempt, EntryId, Predecessor, Stage, Verified},
+    attempts::{EntryId, NextStep, Predecessor},
     error::{RequestError, backend_error},
     keys::{display_key, parse_below},
     lease::Lease,
@@ -41,16 +41,11 @@ pub(crate) enum Position {
 
 /// Reads the position of an attempt whose revision is known.
 pub(crate) async fn locate(shared: &Shared, attempt: AttemptId) -> Result<Position, RequestError> {
-    Ok(locate_at(shared, attempt).await?.0)
-}
-
-/// Reads the position of an attempt, and the revision of the store at which it was read.
-async fn locate_at(shared: &Shared, attempt: AttemptId) -> Result<(Position, i64), RequestError> {
     let Some(snapshot) = shared.attempts.snapshot(attempt) else {
-        return Ok((Position::Gone, 0));
+        return Ok(Position::Gone);
     };
     let Some(lease) = snapshot.lease.filter(|_| snapshot.revision > 0) else {
-        return Ok((Position::Gone, 0));
+        return Ok(Position::Gone);
     };
     let (prefix, revision) = (shared.keys.prefix(&snapshot.name), snapshot.revision);
     let mut reply = shared
@@ -62,7 +57,7 @@ async fn locate_at(shared: &Shared, attempt: AttemptId) -> Result<(Position, i64
             Some(own) if own.create_revision() == revision => {
                 Err(altered_key(OPERATION, &snapshot.key).into())
             }
-            _ => Ok((Position::Gone, reply.revision)),
+            _ => Ok(Position::Gone),
         };
     }
     let as_of = reply.revision;
@@ -74,14 +69,13 @@ async fn locate_at(shared: &Shared, attempt: AttemptId) -> Result<(Position, i64
         None if !in_front.is_empty() => find_predecessor(shared, &prefix, revision).await?,
         predecessor => predecessor,
     };
-    let position = match predecessor {
+    Ok(match predecessor {
         Some(next) => Position::Waiting(mark_waiting(shared, attempt, &lease, as_of, next)),
         None => {
             mark_holding(shared, attempt);
             Position::Granted(grant(shared, attempt, &lease, revision))
         }
-    };
-    Ok((position, as_of))
+    })
 }
 
 /// The predecessor of an entry, from the last two keys in front of it, the last one first. `None` if
@@ -107,7 +101,9 @@ pub(crate) fn predecessor_of(prefix: &str, in_front: &[KeyValue]) -> Option<Pred
         revision: last.create_revision(),
         before,
         holder: holder.map(|holder| holder.holder()),
-        verified: None,
+        located: 0,
+        created: None,
+        removed_at: 0,
     })
 }
 
@@ -168,8 +164,9 @@ pub(crate) fn mark_waiting(
     attempt: AttemptId,
     lease: &Lease,
     as_of: i64,
-    next: Predecessor,
+    mut next: Predecessor,
 ) -> Waiting {
+    next.located = as_of;
     let reply = waiting(lease.proved_from(), as_of, &next);
     let watch_id = shared.watcher.next_id();
     let target = match &next.before {
@@ -178,7 +175,6 @@ pub(crate) fn mark_waiting(
         },
         None => WatchTarget::Next {
             predecessor: Arc::from(next.key.as_str()),
-            verified: true,
         },
     };
     if let Some(ended) = shared.attempts.set_predecessor(attempt, next, watch_id) {
@@ -210,40 +206,36 @@ fn start_watch(
 
 /// Prepares the turn of a waiter: the contender before its predecessor is gone. Without effect if
 /// another watch has replaced this one.
-pub(crate) fn prepare_turn(shared: &Shared, attempt: AttemptId, old_watch: u64) {
+pub(crate) fn prepare_turn(shared: &Arc<Shared>, attempt: AttemptId, old_watch: u64) {
     let watch_id = shared.watcher.next_id();
     let predecessor = shared
         .attempts
         .set_next_in_line(attempt, old_watch, watch_id);
-    if let Some(predecessor) = predecessor {
-        shared.watcher.stop(old_watch);
-        let target = WatchTarget::Next {
-            predecessor: Arc::from(predecessor),
-            verified: false,
-        };
-        start_watch(shared, attempt, watch_id, None, target);
+    let Some(predecessor) = predecessor else {
+        return;
+    };
+    shared.watcher.stop(old_watch);
+    let target = WatchTarget::Next {
+        predecessor: Arc::from(predecessor),
+    };
+    start_watch(shared, attempt, watch_id, None, target);
+    // Usually the server creates the watch before it answers this read.
+    if shared.attempts.begin_recheck(attempt) {
+        tokio::spawn(recheck(Arc::downgrade(shared), attempt));
     }
 }
 
-/// Makes a waiter the holder, if its watch proves that it is: the watch reports that the predecessor
-/// was removed at this revision.
-pub(crate) fn take_turn(
-    shared: &Shared,
-    attempt: AttemptId,
-    watch: u64,
-    stream: u64,
-    removed_at: i64,
-) -> bool {
-    let now = shared.now();
-    let turn = shared
-        .attempts
-        .take_turn(attempt, watch, stream, removed_at, now);
-    let Some((lease, revision)) = turn else {
-        return false;
-    };
-    let grant = grant(shared, attempt, &lease, revision);
-    shared.context.events.send(BackendEvent::Granted(grant));
-    true
+/// Takes the next step of a waiter.
+pub(crate) fn take_step(shared: &Arc<Shared>, attempt: AttemptId, step: NextStep) {
+    match step {
+        NextStep::Wait => {}
+        NextStep::Recheck => drop(tokio::spawn(recheck(Arc::downgrade(shared), attempt))),
+        NextStep::Hold(lease, revision, watch) => {
+            shared.watcher.keep_for_holder(watch);
+            let grant = grant(shared, attempt, &lease, revision);
+            shared.context.events.send(BackendEvent::Granted(grant));
+        }
+    }
 }
 
 /// Checks whether the contender before a waiter's predecessor is still there, which the watch with
@@ -272,35 +264,26 @@ pub(crate) async fn check_before(shared: Weak<Shared>, attempt: AttemptId, watch
     }
 }
 
-/// Reads the position of a waiter whose turn may have come. With the id and the stream of a watch
-/// that was created before, a waiter that is next in line needs no further request.
-pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId, created: Option<(u64, u64)>) {
+/// Reads the position of a waiter whose turn has come or is near.
+pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     let Some(shared) = shared.upgrade() else {
         return;
     };
-    let waits = |entry: &mut Attempt| entry.stage == Stage::Waiting;
-    if shared.attempts.update(attempt, waits) != Some(true) {
-        return;
-    }
-    let event = match locate_at(&shared, attempt).await {
-        Ok((Position::Granted(grant), _)) => BackendEvent::Granted(grant),
-        Ok((Position::Waiting(_), revision)) => {
-            if let Some((watch, stream)) = created {
-                let verified = Verified {
-                    watch,
-                    stream,
-                    revision,
-                };
-                shared.attempts.set_verified(attempt, verified);
-            }
-            return;
+    loop {
+        let located = locate(&shared, attempt).await;
+        let step = shared.attempts.end_recheck(attempt, shared.now());
+        let event = match (located, step) {
+            (Ok(Position::Waiting(_)), NextStep::Recheck) => continue,
+            (Ok(Position::Waiting(_)), step) => return take_step(&shared, attempt, step),
+            (Ok(Position::Granted(grant)), _) => BackendEvent::Granted(grant),
+            (Ok(Position::Gone), _) => loss_event(&shared, attempt),
+            // The core rechecks the attempt by its own rules.
+            (Err(_), _) => BackendEvent::Recheck { attempt },
+        };
+        if shared.attempts.update(attempt, |_| ()).is_some() {
+            shared.context.events.send(event);
         }
-        Ok((Position::Gone, _)) => loss_event(&shared, attempt),
-        // The core rechecks the attempt by its own rules.
-        Err(_) => BackendEvent::Recheck { attempt },
-    };
-    if shared.attempts.update(attempt, |_| ()).is_some() {
-        shared.context.events.send(event);
+        return;
     }
 }
 

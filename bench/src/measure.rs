@@ -23,7 +23,7 @@ const TASKS: [usize; 4] = [1, 8, 64, 512];
 /// Waiters of one client.
 const WAITERS: [usize; 5] = [2, 16, 64, 128, 1000];
 /// Waiters with a client each.
-const EACH: [usize; 2] = [16, 64];
+const EACH: [usize; 3] = [16, 64, 256];
 /// Sizes that are measured in each round; the others, once.
 const USUAL: [usize; 2] = [64, 16];
 

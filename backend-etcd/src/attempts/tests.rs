@@ -11,7 +11,9 @@ pub(crate) fn predecessor(key: &str) -> Predecessor {
         revision: 1,
         before: None,
         holder: None,
-        verified: None,
+        located: 0,
+        created: None,
+        removed_at: 0,
     }
 }
 
@@ -60,23 +62,16 @@ fn w2_only_the_watch_in_use_reports_the_contender_before_the_predecessor() {
         revision: 1,
     });
     attempts.set_predecessor(attempt, behind_two, 7).unwrap();
-    attempts.set_verified(attempt, VERIFIED);
     assert_eq!(attempts.set_next_in_line(attempt, 6, 8), None);
     let next = attempts.set_next_in_line(attempt, 7, 8);
     assert_eq!(next.as_deref(), Some("k"));
     assert_eq!(attempts.set_next_in_line(attempt, 7, 9), None);
     let table = attempts.lock();
     let predecessor = table.get(attempt).unwrap().predecessor.as_ref().unwrap();
-    assert_eq!((&predecessor.before, predecessor.verified), (&None, None));
+    assert_eq!((&predecessor.before, predecessor.located), (&None, 0));
 }
 
-const VERIFIED: Verified = Verified {
-    watch: 7,
-    stream: 1,
-    revision: 5,
-};
-
-/// A waiter that is next in line, its lease, and the time until which the lease is proved.
+/// A waiter that is next in line since revision 5, and the time until which its lease is proved.
 fn next_in_line(attempts: &Attempts) -> (AttemptId, Instant) {
     let attempt = entered(attempts);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
@@ -87,49 +82,101 @@ fn next_in_line(attempts: &Attempts) -> (AttemptId, Instant) {
     attempts
         .assign_lease(attempt, lease_ref, "me".to_owned())
         .unwrap();
-    attempts
-        .set_predecessor(attempt, predecessor("k"), 7)
-        .unwrap();
+    let mut next = predecessor("k");
+    next.located = 5;
+    attempts.set_predecessor(attempt, next, 7).unwrap();
     (attempt, lapses)
 }
 
+fn created(id: u64, as_of: i64) -> impl FnOnce(&mut Attempt) {
+    move |entry| {
+        let predecessor = entry.predecessor.as_mut().unwrap();
+        predecessor.created = Some(CreatedWatch { id, as_of });
+    }
+}
+
+fn removed(at: i64) -> impl FnOnce(&mut Attempt) {
+    move |entry| entry.predecessor.as_mut().unwrap().removed_at = at
+}
+
+const START: Instant = Instant::ORIGIN;
+
 #[test]
-fn x1_w4_removal_of_the_predecessor_grants_only_with_a_full_proof() {
+fn w2_removal_of_the_predecessor_makes_the_next_in_line_the_holder() {
     let attempts = Attempts::default();
-    let (attempt, lapses) = next_in_line(&attempts);
-    let take = |watch, stream, removed_at, now| {
-        let taken = attempts.take_turn(attempt, watch, stream, removed_at, now);
-        taken.is_some()
-    };
-    let start = Instant::ORIGIN;
-    assert!(!take(7, 1, 6, start), "its position was not verified");
-    attempts.set_verified(attempt, VERIFIED);
-    assert!(!take(8, 1, 6, start), "another watch");
-    assert!(!take(7, 2, 6, start), "the stream was opened again since");
-    assert!(!take(7, 1, 5, start), "an event before the verification");
-    assert!(!take(7, 1, 6, lapses), "the lease may have expired");
-    assert!(take(7, 1, 6, start));
-    assert!(!take(7, 1, 6, start), "it holds already");
+    let (attempt, _) = next_in_line(&attempts);
+    let step = attempts.advance(attempt, START, created(7, 5));
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
+    let step = attempts.advance(attempt, START, removed(6));
+    assert!(matches!(step, NextStep::Hold(_, _, 7)), "{step:?}");
+    let step = attempts.advance(attempt, START, |_| ());
+    assert!(matches!(step, NextStep::Wait), "it holds already: {step:?}");
     let (snapshot, ended) = attempts.begin_removal(attempt).unwrap();
     assert_eq!((snapshot.stage, ended), (Stage::Holding, 7));
 }
 
 #[test]
-fn x1_s2_waiter_whose_key_was_changed_is_not_verified() {
-    let attempts = Attempts::default();
-    let (attempt, _) = next_in_line(&attempts);
-    attempts.update(attempt, |entry| entry.needs_check = true);
-    attempts.set_verified(attempt, VERIFIED);
-    let taken = attempts.take_turn(attempt, 7, 1, 6, Instant::ORIGIN);
-    assert!(taken.is_none());
+fn x1_w4_removal_of_the_predecessor_grants_only_with_a_full_proof() {
+    let rechecks = |change: &dyn Fn(&Attempts, AttemptId, Instant) -> NextStep| {
+        let attempts = Attempts::default();
+        let (attempt, lapses) = next_in_line(&attempts);
+        let step = change(&attempts, attempt, lapses);
+        assert!(matches!(step, NextStep::Recheck), "{step:?}");
+        let step = attempts.advance(attempt, lapses, |_| ());
+        assert!(matches!(step, NextStep::Wait), "one read at a time");
+    };
+    // The server has not created the watch.
+    rechecks(&|attempts, attempt, _| attempts.advance(attempt, START, removed(6)));
+    // The watch was replaced.
+    rechecks(&|attempts, attempt, _| {
+        attempts.advance(attempt, START, created(8, 5));
+        attempts.advance(attempt, START, removed(6))
+    });
+    // Something may have changed before the watch was created.
+    rechecks(&|attempts, attempt, _| attempts.advance(attempt, START, created(7, 6)));
+    // The lease may have expired.
+    rechecks(&|attempts, attempt, lapses| {
+        attempts.advance(attempt, START, created(7, 5));
+        attempts.advance(attempt, lapses, removed(6))
+    });
+    // Another program has changed the waiter's key.
+    rechecks(&|attempts, attempt, _| {
+        attempts.advance(attempt, START, created(7, 5));
+        attempts.update(attempt, |entry| entry.needs_check = true);
+        attempts.advance(attempt, START, removed(6))
+    });
+}
+
+#[test]
+fn w2_removal_seen_during_a_read_is_decided_by_that_read() {
+    for located in [6, 5, 8] {
+        let attempts = Attempts::default();
+        let (attempt, _) = next_in_line(&attempts);
+        let step = attempts.advance(attempt, START, created(7, 6));
+        assert!(matches!(step, NextStep::Recheck), "{step:?}");
+        let step = attempts.advance(attempt, START, removed(8));
+        assert!(matches!(step, NextStep::Wait), "a read is in flight");
+        let mut read = predecessor("k");
+        read.located = located;
+        assert_eq!(attempts.set_predecessor(attempt, read, 9), None);
+        let step = attempts.end_recheck(attempt, START);
+        let expected = match located {
+            // The removed key was that of an earlier entry.
+            8 => matches!(step, NextStep::Wait),
+            // The read is older than the watch.
+            5 => matches!(step, NextStep::Recheck),
+            _ => matches!(step, NextStep::Hold(..)),
+        };
+        assert!(expected, "{located}: {step:?}");
+    }
 }
 
 #[test]
 fn a4_attempt_that_is_being_removed_takes_no_turn() {
     let attempts = Attempts::default();
     let (attempt, _) = next_in_line(&attempts);
-    attempts.set_verified(attempt, VERIFIED);
+    attempts.advance(attempt, START, created(7, 5));
     attempts.begin_removal(attempt).unwrap();
-    let taken = attempts.take_turn(attempt, 7, 1, 6, Instant::ORIGIN);
-    assert!(taken.is_none());
+    let step = attempts.advance(attempt, START, |_| ());
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
 }

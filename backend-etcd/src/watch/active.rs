@@ -95,7 +95,6 @@ mod tests {
     fn watch(attempt: AttemptId) -> Watch {
         let target = WatchTarget::Next {
             predecessor: Arc::from("k"),
-            verified: true,
         };
         Watch {
             target,

@@ -42,6 +42,7 @@ pub(crate) struct Watcher {
 pub(crate) enum Command {
     Start(u64, Watch),
     Stop(u64),
+    KeepForHolder(u64),
     RequestProgress(oneshot::Sender<()>),
 }
 
@@ -59,12 +60,8 @@ pub(crate) struct Watch {
 pub(crate) enum WatchTarget {
     /// The key of a holder.
     Own,
-    /// The key of a waiter, and the one of its predecessor. With `verified`, the position was read
-    /// at the revision before [`Watch::from`].
-    Next {
-        predecessor: Arc<str>,
-        verified: bool,
-    },
+    /// The key of a waiter, and the one of its predecessor.
+    Next { predecessor: Arc<str> },
     /// The contender in front of a waiter's predecessor.
     Before { key: Arc<str> },
 }
@@ -125,6 +122,11 @@ impl Watcher {
         if id != 0 {
             let _ = self.commands.send(Command::Stop(id));
         }
+    }
+
+    /// Keeps the watch of a waiter that has become the holder.
+    pub(crate) fn keep_for_holder(&self, id: u64) {
+        let _ = self.commands.send(Command::KeepForHolder(id));
     }
 
     /// Requests a sign of life from the stream.

@@ -20,7 +20,7 @@ use super::{
     progress_requests::ProgressRequests,
 };
 use crate::{
-    attempts::{Attempt, Verified},
+    attempts::CreatedWatch,
     error::RequestError,
     queue,
     shared::{MAX_RESPONSE_BYTES, Shared},
@@ -210,6 +210,7 @@ impl WatchTask {
         match command {
             Command::Start(id, watch) => self.start(open, id, watch),
             Command::Stop(id) => self.stop(open, id),
+            Command::KeepForHolder(id) => self.watches.keep_for_holder(id),
             Command::RequestProgress(waiter) => {
                 if let Some(waiter) = self.progress.join_last(waiter) {
                     self.request_progress(open, vec![waiter]);
@@ -276,7 +277,7 @@ impl WatchTask {
                 };
                 match (of_own_key, kv.key() == watch.own.as_bytes()) {
                     (true, true) => self.on_own_event(open, id, kv),
-                    (false, false) => self.on_event(open, id, kv, stream),
+                    (false, false) => self.on_event(open, id, kv),
                     _ => {}
                 }
             }
@@ -295,32 +296,23 @@ impl WatchTask {
             return;
         };
         let attempt = watch.attempt;
-        // Something may have changed between the read of the position and this watch.
-        let has_gap = as_of >= watch.from;
         match &watch.target {
-            WatchTarget::Own => {}
-            WatchTarget::Next { verified: true, .. } if !has_gap => {
-                let revision = watch.from - 1;
-                let verified = Verified {
-                    watch: id,
-                    stream,
-                    revision,
-                };
-                shared.attempts.set_verified(attempt, verified);
-            }
-            WatchTarget::Next { .. } => {
-                let weak = Weak::clone(&self.shared);
-                tokio::spawn(queue::recheck(weak, attempt, Some((id, stream))));
-            }
-            WatchTarget::Before { .. } if has_gap => {
+            // Something may have changed between the read of the position and this watch.
+            WatchTarget::Before { .. } if as_of >= watch.from => {
                 let weak = Weak::clone(&self.shared);
                 tokio::spawn(queue::check_before(weak, attempt, id, as_of));
-                return;
             }
-            WatchTarget::Before { .. } => return,
+            WatchTarget::Before { .. } => {}
+            WatchTarget::Own | WatchTarget::Next { .. } => {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    entry.confirmed_stream = stream;
+                    if let Some(predecessor) = &mut entry.predecessor {
+                        predecessor.created = Some(CreatedWatch { id, as_of });
+                    }
+                });
+                queue::take_step(&shared, attempt, step);
+            }
         }
-        let confirm = |entry: &mut Attempt| entry.confirmed_stream = stream;
-        shared.attempts.update(attempt, confirm);
     }
 
     fn on_canceled(
@@ -370,7 +362,7 @@ impl WatchTask {
     }
 
     /// Handles a change of a key that a waiter watches.
-    fn on_event(&mut self, open: &OpenStream, id: u64, kv: &KeyValue, stream: u64) {
+    fn on_event(&mut self, open: &OpenStream, id: u64, kv: &KeyValue) {
         let (Some(watch), Some(shared)) = (self.watches.get(id), self.shared.upgrade()) else {
             return;
         };
@@ -383,12 +375,16 @@ impl WatchTask {
                 self.stop(open, id);
                 queue::prepare_turn(&shared, attempt, id);
             }
-            WatchTarget::Next { predecessor, .. } if kv.key() == predecessor.as_bytes() => {
-                if queue::take_turn(&shared, attempt, id, stream, kv.mod_revision()) {
-                    self.watches.keep_for_holder(id);
-                } else {
-                    tokio::spawn(queue::recheck(Weak::clone(&self.shared), attempt, None));
-                }
+            WatchTarget::Next { predecessor } if kv.key() == predecessor.as_bytes() => {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    let waits = entry.predecessor.as_mut();
+                    if let Some(predecessor) = waits.filter(|one| one.located < kv.mod_revision())
+                        && entry.watch == id
+                    {
+                        predecessor.removed_at = kv.mod_revision();
+                    }
+                });
+                queue::take_step(&shared, attempt, step);
             }
             // Another key in the range of the watch.
             _ => {}
@@ -402,12 +398,7 @@ impl WatchTask {
         };
         if shared
             .attempts
-            .update(attempt, |entry| {
-                entry.needs_check = true;
-                if let Some(predecessor) = &mut entry.predecessor {
-                    predecessor.verified = None;
-                }
-            })
+            .update(attempt, |entry| entry.needs_check = true)
             .is_some()
         {
             shared
@@ -432,7 +423,7 @@ fn send_watch(open: &OpenStream, id: u64, watch: &Watch) {
     let (key, options) = match &watch.target {
         WatchTarget::Own => (own, options(id, watch.from)),
         WatchTarget::Before { key } => (key.to_string(), options(id, FROM_NOW)),
-        WatchTarget::Next { predecessor, .. } => {
+        WatchTarget::Next { predecessor } => {
             let predecessor = predecessor.to_string();
             let (first, last) = (own.clone().min(predecessor.clone()), own.max(predecessor));
             (first, options(id, FROM_NOW).with_range(last + "\0"))
