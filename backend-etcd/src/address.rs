@@ -45,7 +45,7 @@ impl Address {
             ));
         }
         let address = Self { hosts, tls };
-        options.validate(&address)?;
+        options.validate(tls)?;
         Ok(address)
     }
 

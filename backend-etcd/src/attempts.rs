@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tenure_core::{id::AttemptId, name::LockName};
+use tenure_core::{clock::Instant, id::AttemptId, name::LockName};
 
 use crate::lease::{Lease, LeaseRef};
 
@@ -24,16 +24,18 @@ pub(crate) struct Attempt {
     /// The create revision of its key; 0 while that is unknown.
     pub(crate) revision: i64,
     pub(crate) stage: Stage,
-    /// The contender that this attempt waits for.
+    /// The contender directly in front; `None` unless the attempt waits.
     pub(crate) predecessor: Option<Box<Predecessor>>,
-    /// The id of the watch on its own key; 0 if there is none.
-    pub(crate) own_watch: u64,
-    /// The stream in which the server last confirmed that watch.
+    /// The id of its watch; 0 if there is none.
+    pub(crate) watch: u64,
+    /// The stream in which the server last confirmed a watch on its own key.
     pub(crate) confirmed_stream: u64,
     /// The newest revision at which its key was seen unchanged.
     pub(crate) verified_revision: i64,
     /// Its key has changed, or may have.
     pub(crate) needs_check: bool,
+    /// A read of its position is in flight.
+    rechecking: bool,
     /// Whether it was the holder when its removal began.
     pub(crate) was_holder: bool,
 }
@@ -49,18 +51,54 @@ pub(crate) enum Stage {
     Removing,
 }
 
-/// The contender that a waiter waits for.
+/// The contender directly in front of a waiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) key: String,
     pub(crate) revision: i64,
-    pub(crate) watch: u64,
-    /// Whether this contender is the holder.
-    pub(crate) is_holder: bool,
-    /// The removal of this contender is in flight and also reads the key of the waiting attempt.
-    pub(crate) read_by_removal: bool,
+    /// The contender in front of the predecessor. `None` if none is known; the predecessor is then
+    /// the holder, or is about to be.
+    pub(crate) before: Option<EntryId>,
     /// The holder, as last read.
     pub(crate) holder: Option<tenure_core::request::Holder>,
+    /// The newest revision at which the waiter's entry was read together with these contenders.
+    pub(crate) located: i64,
+    /// The watch on the predecessor, once the server has created it.
+    pub(crate) created: Option<CreatedWatch>,
+    /// When the watch reported the removal of the predecessor; 0 if it has not.
+    pub(crate) removed_at: i64,
+}
+
+impl Predecessor {
+    /// Whether the waiter has the same contenders directly in front.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.revision, &self.key, &self.before) == (other.revision, &other.key, &other.before)
+    }
+}
+
+/// The key and the create revision of a contender. Keys are used again, revisions are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EntryId {
+    pub(crate) key: Arc<str>,
+    pub(crate) revision: i64,
+}
+
+/// A watch that reports every change after a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CreatedWatch {
+    pub(crate) id: u64,
+    pub(crate) as_of: i64,
+}
+
+/// What a waiter does next.
+#[derive(Debug)]
+pub(crate) enum NextStep {
+    /// It waits for its watch, or for a read that is in flight.
+    Wait,
+    /// It reads its position.
+    Recheck,
+    /// It is the holder: its lease, its revision, and its watch.
+    Hold(Arc<Lease>, i64, u64),
 }
 
 /// The part of an attempt that a request needs.
@@ -90,6 +128,30 @@ impl Attempt {
             needs_check: self.needs_check,
         }
     }
+
+    /// What a waiter does next. A waiter that is next in line holds the lock once its predecessor is
+    /// removed, if its position was read after its watch was created: the watch reports the removal
+    /// of either entry, in order, so its own entry still existed.
+    fn next_step(&self, now: Instant) -> NextStep {
+        let Some(predecessor) = &self.predecessor else {
+            return NextStep::Wait;
+        };
+        let created = predecessor
+            .created
+            .filter(|created| created.id == self.watch);
+        let has_gap = created.is_some_and(|created| created.as_of > predecessor.located);
+        if predecessor.before.is_some() || predecessor.removed_at == 0 && !has_gap {
+            return NextStep::Wait;
+        }
+        let lease = self.lease_ref.as_ref().map(LeaseRef::lease);
+        let lease = lease.filter(|lease| !lease.may_have_expired(now));
+        match lease {
+            Some(lease) if created.is_some() && !has_gap && !self.needs_check => {
+                NextStep::Hold(Arc::clone(lease), self.revision, self.watch)
+            }
+            _ => NextStep::Recheck,
+        }
+    }
 }
 
 /// The result of registering an attempt.
@@ -114,20 +176,6 @@ pub(crate) struct AttemptTable {
     slots: HashMap<Arc<str>, KeySlots>,
     fenced: HashSet<AttemptId>,
     fenced_order: VecDeque<AttemptId>,
-    /// For the key of each contender, the waiter of this client that is directly behind it.
-    successors: HashMap<String, AttemptId>,
-    /// The keys of this client's attempts whose removal has begun.
-    removing_keys: HashSet<Arc<str>>,
-}
-
-/// A waiter of this client that becomes the holder when its predecessor is gone, provided that the
-/// waiter is still in the queue.
-#[derive(Debug)]
-pub(crate) struct Successor {
-    pub(crate) attempt: AttemptId,
-    pub(crate) key: Arc<str>,
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) revision: i64,
 }
 
 /// A stem and a number; together they make a key.
@@ -189,25 +237,6 @@ impl Attempts {
         Some(key)
     }
 
-    /// Reserves an attempt's key so that no other attempt can use it, until
-    /// [`return_key_slot`](Self::return_key_slot). Returns `None` if the key is already reserved or
-    /// the attempt is no longer known. Only one caller can hold the reservation, and only that
-    /// caller may delete the key without a comparison.
-    pub(crate) fn claim_key_slot(&self, attempt: AttemptId) -> Option<KeySlot> {
-        let mut table = self.lock();
-        table.attempts.get_mut(&attempt)?.slot.take()
-    }
-
-    /// Ends the reservation: no unconditional deletion of that key is in flight any more.
-    pub(crate) fn return_key_slot(&self, attempt: AttemptId, slot: KeySlot) {
-        let mut table = self.lock();
-        match table.attempts.get_mut(&attempt) {
-            Some(entry) => entry.slot = Some(slot),
-            // The reply to another removal arrived first.
-            None => table.free_slot(Some(slot)),
-        }
-    }
-
     pub(crate) fn register(&self, attempt: AttemptId, name: &LockName) -> Registration {
         let mut table = self.lock();
         if table.fenced.contains(&attempt) {
@@ -227,10 +256,11 @@ impl Attempts {
             revision: 0,
             stage: Stage::Enqueueing,
             predecessor: None,
-            own_watch: 0,
+            watch: 0,
             confirmed_stream: 0,
             verified_revision: 0,
             needs_check: false,
+            rechecking: false,
             was_holder: false,
         };
         table.attempts.insert(attempt, Box::new(entry));
@@ -256,15 +286,11 @@ impl Attempts {
     }
 
     /// Begins the removal of an attempt; from here on, nothing else affects it. Returns the
-    /// snapshot of the attempt and the ids of the watches that end.
-    pub(crate) fn begin_removal(&self, attempt: AttemptId) -> Option<(AttemptSnapshot, Vec<u64>)> {
+    /// snapshot of the attempt and the id of the watch that ends.
+    pub(crate) fn begin_removal(&self, attempt: AttemptId) -> Option<(AttemptSnapshot, u64)> {
         let mut table = self.lock();
         let entry = table.attempts.get_mut(&attempt)?;
-        let mut watches = Vec::new();
-        watches.extend((entry.own_watch != 0).then_some(entry.own_watch));
-        let predecessor = entry.predecessor.take();
-        watches.extend(predecessor.as_ref().map(|predecessor| predecessor.watch));
-        entry.own_watch = 0;
+        entry.predecessor = None;
         // A repeated removal must use the same transaction, so the former stage is kept.
         entry.was_holder |= entry.stage == Stage::Holding;
         let mut snapshot = entry.snapshot();
@@ -272,10 +298,7 @@ impl Attempts {
             snapshot.stage = Stage::Holding;
         }
         entry.stage = Stage::Removing;
-        let key = Arc::clone(&entry.key);
-        table.removing_keys.insert(key);
-        table.remove_successor(attempt, predecessor.as_deref());
-        Some((snapshot, watches))
+        Some((snapshot, std::mem::take(&mut entry.watch)))
     }
 
     /// Whether an attempt was removed permanently.
@@ -296,108 +319,130 @@ impl Attempts {
         }
     }
 
-    /// Forgets a finished attempt. Returns the ids of the watches that end.
-    pub(crate) fn forget(&self, attempt: AttemptId) -> Vec<u64> {
+    /// Forgets a finished attempt. Returns the id of the watch that ends.
+    pub(crate) fn forget(&self, attempt: AttemptId) -> u64 {
         let mut table = self.lock();
         let Some(mut entry) = table.attempts.remove(&attempt) else {
-            return Vec::new();
+            return 0;
         };
         table.free_slot(entry.slot.take());
-        table.remove_successor(attempt, entry.predecessor.as_deref());
-        if entry.stage == Stage::Removing {
-            table.removing_keys.remove(&entry.key);
-        }
-        drop(table);
-        let mut watches = Vec::new();
-        watches.extend((entry.own_watch != 0).then_some(entry.own_watch));
-        watches.extend(entry.predecessor.map(|predecessor| predecessor.watch));
-        watches
+        entry.watch
     }
 
-    /// Records that an attempt waits, and for which contender. Returns the id of the watch that
-    /// this ends, and whether the attempt's own key is watched. Returns `None` if nothing changed,
-    /// if the attempt is being removed, or if it already holds the lock: no contender can enter in
-    /// front of a key that was first, so the report is out of date.
+    /// Records which contenders an attempt waits for, and the watch that will report them. Returns
+    /// the id of the watch that this replaces. Returns `None` if nothing changed, if the attempt is
+    /// being removed, or if it already holds the lock: no contender can enter in front of a key
+    /// that was first, so the report is out of date.
     pub(crate) fn set_predecessor(
         &self,
         attempt: AttemptId,
         next: Predecessor,
-    ) -> Option<(Option<u64>, bool)> {
+        watch: u64,
+    ) -> Option<u64> {
         let mut table = self.lock();
         let entry = table.attempts.get_mut(&attempt)?;
         if matches!(entry.stage, Stage::Holding | Stage::Removing) {
             return None;
         }
         entry.stage = Stage::Waiting;
-        let same = |old: &Predecessor| old.revision == next.revision && old.key == next.key;
-        if entry.predecessor.as_deref().is_some_and(same) {
+        if let Some(old) = entry
+            .predecessor
+            .as_deref_mut()
+            .filter(|old| old.is_same(&next))
+        {
+            old.holder = next.holder.or_else(|| old.holder.take());
+            old.located = old.located.max(next.located);
+            if old.removed_at <= old.located {
+                // It was an earlier entry with the same key.
+                old.removed_at = 0;
+            }
             return None;
         }
-        let key = next.key.clone();
-        let old = entry.predecessor.replace(Box::new(next));
-        let watched = entry.own_watch != 0;
-        table.remove_successor(attempt, old.as_deref());
-        table.successors.insert(key, attempt);
-        Some((old.map(|old| old.watch), watched))
+        entry.predecessor = Some(Box::new(next));
+        Some(std::mem::replace(&mut entry.watch, watch))
     }
 
-    /// Records that an attempt holds the lock. Returns the id of the watch that this ends, and
-    /// whether the attempt's own key is watched. Returns `None` if the attempt is being removed.
-    pub(crate) fn mark_holding(&self, attempt: AttemptId) -> Option<(Option<u64>, bool)> {
-        let mut table = self.lock();
-        let entry = table.attempts.get_mut(&attempt)?;
-        if entry.stage == Stage::Removing {
-            return None;
-        }
-        entry.stage = Stage::Holding;
-        let old = entry.predecessor.take();
-        let watched = entry.own_watch != 0;
-        table.remove_successor(attempt, old.as_deref());
-        Some((old.map(|old| old.watch), watched))
+    /// Records that the contender before the predecessor is gone, and the watch that will report the
+    /// predecessor. Returns the key of the predecessor, or `None` if this watch was replaced.
+    pub(crate) fn set_next_in_line(
+        &self,
+        attempt: AttemptId,
+        old_watch: u64,
+        watch: u64,
+    ) -> Option<String> {
+        self.update(attempt, |entry| {
+            let predecessor = entry.predecessor.as_mut()?;
+            if entry.watch != old_watch {
+                return None;
+            }
+            // The holder that was read is this contender, or one before it.
+            (predecessor.before, predecessor.holder) = (None, None);
+            predecessor.located = 0;
+            entry.watch = watch;
+            Some(predecessor.key.clone())
+        })?
+    }
+
+    /// Begins a read of an attempt's position, unless one is in flight.
+    pub(crate) fn begin_recheck(&self, attempt: AttemptId) -> bool {
+        let begun = self.update(attempt, |entry| {
+            !std::mem::replace(&mut entry.rechecking, true)
+        });
+        begun == Some(true)
+    }
+
+    /// Records that the read of an attempt's position has ended.
+    pub(crate) fn end_recheck(&self, attempt: AttemptId, now: Instant) -> NextStep {
+        self.advance(attempt, now, |entry| entry.rechecking = false)
+    }
+
+    /// Changes a waiter and decides what it does next. Of two reads of its position, the second one
+    /// begins when the first has ended.
+    pub(crate) fn advance(
+        &self,
+        attempt: AttemptId,
+        now: Instant,
+        change: impl FnOnce(&mut Attempt),
+    ) -> NextStep {
+        let next = self.update(attempt, |entry| {
+            change(entry);
+            let next = entry.next_step(now);
+            match &next {
+                NextStep::Wait => {}
+                NextStep::Recheck if std::mem::replace(&mut entry.rechecking, true) => {
+                    return NextStep::Wait;
+                }
+                NextStep::Recheck => {}
+                NextStep::Hold(..) => {
+                    let removed_at = entry.predecessor.take().map_or(0, |gone| gone.removed_at);
+                    entry.verified_revision = entry.verified_revision.max(removed_at);
+                    entry.stage = Stage::Holding;
+                }
+            }
+            next
+        });
+        next.unwrap_or(NextStep::Wait)
+    }
+
+    /// Records that an attempt holds the lock, and the watch on its own key. Returns the id of the
+    /// watch that this replaces. Returns `None` if the attempt holds the lock already or is being
+    /// removed.
+    pub(crate) fn mark_holding(&self, attempt: AttemptId, watch: u64) -> Option<u64> {
+        self.update(attempt, |entry| {
+            if entry.stage == Stage::Holding {
+                return None;
+            }
+            entry.stage = Stage::Holding;
+            entry.predecessor = None;
+            Some(std::mem::replace(&mut entry.watch, watch))
+        })?
     }
 
     /// Whether an attempt still needs the watch with this id.
     pub(crate) fn needs_watch(&self, attempt: AttemptId, watch_id: u64) -> bool {
         let table = self.lock();
-        let of_predecessor = |entry: &Attempt| {
-            entry
-                .predecessor
-                .as_ref()
-                .is_some_and(|predecessor| predecessor.watch == watch_id)
-        };
         let entry = table.attempts.get(&attempt);
-        entry.is_some_and(|entry| entry.own_watch == watch_id || of_predecessor(entry))
-    }
-
-    /// The waiter of this client that is directly behind the contender with this key and revision.
-    /// Marks the waiter as read by the removal of its predecessor.
-    pub(crate) fn successor(&self, key: &str, revision: i64) -> Option<Successor> {
-        let mut table = self.lock();
-        let attempt = *table.successors.get(key)?;
-        let entry = table.attempts.get_mut(&attempt)?;
-        let predecessor = entry.predecessor.as_mut()?;
-        let matches = entry.stage == Stage::Waiting
-            && predecessor.revision == revision
-            && predecessor.key == key;
-        let lease = entry.lease_ref.as_ref().filter(|_| matches)?.lease();
-        predecessor.read_by_removal = true;
-        Some(Successor {
-            attempt,
-            key: Arc::clone(&entry.key),
-            lease: Arc::clone(lease),
-            revision: entry.revision,
-        })
-    }
-
-    /// Whether this key belongs to an attempt of this client whose removal has not begun.
-    pub(crate) fn has_live_key(&self, key: &str) -> bool {
-        let table = self.lock();
-        let stem = key.trim_end_matches(|digit: char| digit.is_ascii_digit());
-        let number = key[stem.len()..].parse::<u32>().ok();
-        let taken = |slots: &KeySlots, number| number < slots.next && !slots.free.contains(&number);
-        let slots = table.slots.get(stem).zip(number);
-        slots.is_some_and(|(slots, number)| taken(slots, number))
-            && !table.removing_keys.contains(key)
+        entry.is_some_and(|entry| entry.watch == watch_id)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, AttemptTable> {
@@ -406,15 +451,6 @@ impl Attempts {
 }
 
 impl AttemptTable {
-    /// Records that an attempt no longer waits for this predecessor.
-    fn remove_successor(&mut self, attempt: AttemptId, predecessor: Option<&Predecessor>) {
-        if let Some(predecessor) = predecessor
-            && self.successors.get(&predecessor.key) == Some(&attempt)
-        {
-            self.successors.remove(&predecessor.key);
-        }
-    }
-
     pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Attempt> {
         self.attempts.get(&attempt).map(|entry| &**entry)
     }

@@ -23,12 +23,11 @@ use crate::{
     config::Options,
     enqueue, inspect,
     keys::KeySpace,
-    lease::LeasePool,
+    lease::pool::LeasePool,
     remove, renew,
     shared::Shared,
     transport::Endpoints,
-    uncontended::UncontendedLocks,
-    watch::{WatchTask, Watcher},
+    watch::{Watcher, task::WatchTask},
 };
 
 /// The longest TTL. A longer one is most likely meant to outlive its holder.
@@ -83,7 +82,6 @@ impl Connect for EtcdStore {
             keys,
             absent_key: absent_key.clone(),
             attempts: Attempts::default(),
-            uncontended: UncontendedLocks::default(),
             watcher,
             min_ttl: Duration::from_secs(1),
             context,

@@ -9,8 +9,6 @@ use tenure_core::{
     settings::{Settings, Tls},
 };
 
-use crate::address::Address;
-
 /// The options of an etcd store.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -113,7 +111,7 @@ impl Options {
 
     /// The options of each connection. Reads the certificate files each time, so that a renewed
     /// certificate needs no restart.
-    pub(crate) fn connect_options(&self, address: &Address) -> Result<ConnectOptions, Error> {
+    pub(crate) fn connect_options(&self, uses_tls: bool) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(self.connect_timeout)
             // Servers reject pings that arrive more often than every five seconds.
@@ -124,13 +122,13 @@ impl Options {
         if let (Some(user), Some(password)) = (&self.username, &self.password) {
             options = options.with_user(user.clone(), password.expose());
         }
-        if address.tls {
+        if uses_tls {
             options = options.with_tls(tls_options(&self.tls)?);
         }
         Ok(options)
     }
 
-    pub(crate) fn validate(&self, address: &Address) -> Result<(), Error> {
+    pub(crate) fn validate(&self, uses_tls: bool) -> Result<(), Error> {
         if self.connect_timeout < Duration::from_millis(1) {
             return Err(config_error(
                 "`backend.options.connect_timeout` must be at least 1 ms",
@@ -154,7 +152,7 @@ impl Options {
                 "a client certificate needs its key; set both `cert_file` and `key_file`, or neither",
             ));
         }
-        if !address.tls && !self.tls.is_empty() {
+        if !uses_tls && !self.tls.is_empty() {
             return Err(config_error(
                 "`[backend.tls]` sets certificates, but the scheme `etcd` does not use TLS; use \
                  `etcds`",
@@ -212,6 +210,7 @@ mod tests {
     use tenure_core::settings::{RawOptions as Given, StoreUrl, Value};
 
     use super::*;
+    use crate::address::Address;
 
     fn read(key: &str, value: &str) -> Result<Options, Error> {
         let url = StoreUrl::parse("etcd://h").unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_client::{KeyValue, Txn};
+use etcd_client::KeyValue;
 use tenure_core::{
     error::{Error, ErrorKind},
     request::{Enqueue, Enqueued},
@@ -13,7 +13,7 @@ use crate::{
     error::{RequestError, backend_error, protocol_error},
     keys::parse_below,
     lease::Lease,
-    queue::{self, Position, grant, predecessor_with_holder},
+    queue::{self, Position, grant},
     record, remove,
     shared::Shared,
     txn::{self, AttemptKeys, TxnReply},
@@ -81,7 +81,7 @@ impl EnqueueOp<'_> {
                 return Ok(Enqueued::Gone);
             };
             match self.send(&lease, &key).await {
-                Ok(reply) => return reply,
+                Ok(reply) => return Ok(reply),
                 // The lease has expired, so the store has changed nothing.
                 Err(RequestError::LeaseGone) => shared.leases.mark_expired(&lease),
                 Err(error) => return Err(error.into_error(OPERATION)),
@@ -108,17 +108,13 @@ impl EnqueueOp<'_> {
             return self.locate().await;
         }
         match self.send(lease, key).await {
-            Ok(reply) => reply,
+            Ok(reply) => Ok(reply),
             Err(RequestError::LeaseGone) => Ok(Enqueued::Gone),
             Err(error) => Err(error.into_error(OPERATION)),
         }
     }
 
-    async fn send(
-        &self,
-        lease: &Arc<Lease>,
-        key: &str,
-    ) -> Result<Result<Enqueued, Error>, RequestError> {
+    async fn send(&self, lease: &Arc<Lease>, key: &str) -> Result<Enqueued, RequestError> {
         let value = record::encode(self.request, self.shared.context.token_floor);
         let keys = AttemptKeys {
             prefix: &self.prefix,
@@ -126,34 +122,18 @@ impl EnqueueOp<'_> {
             fence: &self.fence,
         };
         if !self.request.wait {
-            let free = txn::try_enqueue(keys, value.clone(), lease.id);
-            return self.try_enqueue(keys, value, lease, free).await;
-        }
-        let (uncontended, name) = (&self.shared.uncontended, &self.request.name);
-        if uncontended.contains(name) {
-            let request = txn::enqueue_uncontended(keys, value.clone(), lease.id);
-            let reply = self.shared.txn(request).await?;
-            if reply.succeeded {
-                return Ok(Ok(self.granted(lease, reply.revision)));
-            }
-            uncontended.record_contended(name);
+            return self.try_enqueue(keys, value, lease).await;
         }
         let mut reply = self.shared.txn(txn::enqueue(keys, value, lease.id)).await?;
         if !reply.succeeded {
             return self.not_enqueued(&mut reply).await;
         }
-        let (first, last) = (reply.next_kv()?, reply.next_kv()?);
-        let Some(last) = last else {
-            uncontended.record_free(name);
-            return Ok(Ok(self.granted(lease, reply.revision)));
-        };
-        uncontended.record_contended(name);
-        let predecessor = self.predecessor(reply.revision, first, last).await;
-        match predecessor {
-            Ok(Some(predecessor)) => Ok(Ok(self.waiting(lease, reply.revision, predecessor))),
-            Ok(None) => Ok(Ok(self.granted(lease, reply.revision))),
+        let (first, last) = (reply.next_kv()?, reply.next_kvs()?);
+        match self.predecessor(reply.revision, first, &last).await {
+            Ok(Some(predecessor)) => Ok(self.waiting(lease, reply.revision, predecessor)),
+            Ok(None) => Ok(self.granted(lease, reply.revision)),
             // The predecessor cannot be read; the entry must not stay behind.
-            Err(unreadable) => Ok(Err(self.undo(reply.revision, unreadable).await)),
+            Err(unreadable) => Err(self.undo(reply.revision, unreadable).await.into()),
         }
     }
 
@@ -162,54 +142,49 @@ impl EnqueueOp<'_> {
         keys: AttemptKeys<'_>,
         value: Vec<u8>,
         lease: &Arc<Lease>,
-        mut free: Txn,
-    ) -> Result<Result<Enqueued, Error>, RequestError> {
+    ) -> Result<Enqueued, RequestError> {
+        let mut free = txn::try_enqueue(keys, value.clone(), lease.id);
         for _ in 0..MAX_CHANGED_PREFIX_RETRIES {
             let mut reply = self.shared.txn(free).await?;
             if reply.succeeded {
-                return Ok(Ok(self.granted(lease, reply.revision)));
+                return Ok(self.granted(lease, reply.revision));
             }
             let (own, fence, first) = (reply.next_kv()?, reply.next_kv()?, reply.next_kv()?);
             if fence.is_some() {
-                return Ok(Ok(Enqueued::Gone));
+                return Ok(Enqueued::Gone);
             }
             if let Some(own) = own {
                 self.record_revision(own.create_revision());
-                return Ok(self.locate().await);
+                return Ok(self.locate().await?);
             }
             let first = first.ok_or_else(RequestError::malformed_reply)?;
             if let Some(contender) = parse_below(&self.prefix, first.key()) {
-                let holder = record::read(OPERATION, contender, &first);
-                return Ok(holder.map(|entry| Enqueued::Busy(entry.holder())));
+                let entry = record::read(OPERATION, contender, &first)?;
+                return Ok(Enqueued::Busy(entry.holder()));
             }
             // The first key below the prefix is not a contender.
             let (found, revision) = self.shared.contenders(&self.prefix, None).await?;
             if let Some(first) = found.first() {
                 let entry = self.shared.read(OPERATION, first).await?;
-                return Ok(entry.map(|entry| {
-                    Enqueued::Busy(entry.map(|entry| entry.holder()).unwrap_or_default())
-                }));
+                return Ok(Enqueued::Busy(
+                    entry.map(|entry| entry.holder()).unwrap_or_default(),
+                ));
             }
             free = txn::try_enqueue_unchanged(keys, value.clone(), lease.id, revision);
         }
-        Ok(Err(backend_error(
-            ErrorKind::Unavailable,
-            OPERATION,
-            "keys below the lock's prefix keep changing; find out which other program writes them",
-        )))
+        let detail =
+            "keys below the lock's prefix keep changing; find out which other program writes them";
+        Err(backend_error(ErrorKind::Unavailable, OPERATION, detail).into())
     }
 
     /// The entry already exists, or the attempt was fenced off.
-    async fn not_enqueued(
-        &self,
-        reply: &mut TxnReply,
-    ) -> Result<Result<Enqueued, Error>, RequestError> {
+    async fn not_enqueued(&self, reply: &mut TxnReply) -> Result<Enqueued, RequestError> {
         let (own, fence) = (reply.next_kv()?, reply.next_kv()?);
         match (own, fence) {
-            (_, Some(_)) => Ok(Ok(Enqueued::Gone)),
+            (_, Some(_)) => Ok(Enqueued::Gone),
             (Some(own), None) => {
                 self.record_revision(own.create_revision());
-                Ok(self.locate().await)
+                Ok(self.locate().await?)
             }
             (None, None) => Err(RequestError::malformed_reply()),
         }
@@ -220,20 +195,24 @@ impl EnqueueOp<'_> {
         &self,
         revision: i64,
         first: Option<KeyValue>,
-        last: KeyValue,
+        last: &[KeyValue],
     ) -> Result<Option<Predecessor>, Error> {
+        let Some(last_one) = last.first() else {
+            return Ok(None);
+        };
         let first = first.ok_or_else(|| protocol_error(OPERATION))?;
-        let known =
-            parse_below(&self.prefix, first.key()).zip(parse_below(&self.prefix, last.key()));
-        let Some((holder, predecessor)) = known else {
+        let holder = parse_below(&self.prefix, first.key());
+        let known = queue::predecessor_of(&self.prefix, last);
+        let Some((holder, mut predecessor)) = holder.zip(known) else {
             return queue::find_predecessor(self.shared, &self.prefix, revision)
                 .await
-                .map(|found| found.map(|(predecessor, _)| predecessor))
                 .map_err(outcome_unknown);
         };
-        let holder = record::read(OPERATION, holder, &first)?;
-        record::read(OPERATION, predecessor, &last)?;
-        Ok(Some(predecessor_with_holder(&last, &holder)))
+        predecessor.holder = Some(record::read(OPERATION, holder, &first)?.holder());
+        if let Some(contender) = parse_below(&self.prefix, last_one.key()) {
+            record::read(OPERATION, contender, last_one)?;
+        }
+        Ok(Some(predecessor))
     }
 
     fn record_revision(&self, revision: i64) {
@@ -263,11 +242,10 @@ impl EnqueueOp<'_> {
 
     async fn locate(&self) -> Result<Enqueued, Error> {
         match queue::locate(self.shared, self.request.attempt).await {
-            Ok(Ok(Position::Granted(grant))) => Ok(Enqueued::Granted(grant)),
-            Ok(Ok(Position::Waiting(waiting))) => Ok(Enqueued::Waiting(waiting)),
-            Ok(Ok(Position::Gone)) => Ok(Enqueued::Gone),
-            // The entry exists, so it must not be forgotten.
-            Ok(Err(unreadable)) => Err(unreadable.with_kind(ErrorKind::OutcomeUnknown)),
+            Ok(Position::Granted(grant)) => Ok(Enqueued::Granted(grant)),
+            Ok(Position::Waiting(waiting)) => Ok(Enqueued::Waiting(waiting)),
+            Ok(Position::Gone) => Ok(Enqueued::Gone),
+            // The entry may exist, so it must not be forgotten.
             Err(error) => Err(outcome_unknown(error)),
         }
     }

@@ -31,6 +31,14 @@ pub(crate) enum RequestError {
         detail: String,
         source: Option<Cause>,
     },
+    /// The replies show that the operation has failed.
+    Failed(Error),
+}
+
+impl From<Error> for RequestError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// A cause that all entries of a batch can share.
@@ -136,6 +144,7 @@ impl RequestError {
     /// Converts this into the error of an operation.
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         let (kind, detail, source) = match self {
+            Self::Failed(error) => return error,
             Self::Unsent {
                 kind,
                 detail,

@@ -210,7 +210,7 @@ pub(crate) async fn evict(
     let entry = shared
         .read(OPERATION, first)
         .await
-        .map_err(read_error(OPERATION))??;
+        .map_err(read_error(OPERATION))?;
     let Some(entry) = entry else {
         return Ok(Evicted::NotHeld(None));
     };

@@ -53,7 +53,6 @@ mod renew;
 mod shared;
 mod transport;
 mod txn;
-mod uncontended;
 mod watch;
 
 pub use backend::EtcdStore;

@@ -1,11 +1,16 @@
-//! Where an attempt stands in its queue: the one transaction that a waiter runs when its
-//! predecessor is gone.
+//! Where an attempt stands in its queue.
+//!
+//! A waiter runs one transaction before its turn, when only its predecessor is in front. If its
+//! watch reports everything from that transaction on, the removal of the predecessor makes it the
+//! holder without another request: at that revision its own entry existed, and nothing was in front
+//! of it. In every other case, one more transaction decides.
 
-use std::{sync::Weak, time::Duration};
+use std::sync::{Arc, Weak};
 
-use etcd_client::KeyValue;
+use etcd_client::{GetOptions, KeyValue};
 use tenure_core::{
     backend::BackendEvent,
+    clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
@@ -13,20 +18,17 @@ use tenure_core::{
 };
 
 use crate::{
-    attempts::{Predecessor, Stage, Successor},
+    attempts::{EntryId, NextStep, Predecessor},
     error::{RequestError, backend_error},
     keys::{display_key, parse_below},
     lease::Lease,
-    record::{self, QueueEntry},
+    record,
     shared::Shared,
     txn,
+    watch::{Watch, WatchTarget},
 };
 
 const OPERATION: &str = "waiting for";
-
-/// After the watch has reported a removal by this client, how long to wait for the reply to that
-/// removal.
-const REMOVAL_REPLY_GRACE: Duration = Duration::from_millis(100);
 
 /// The position of an attempt in its queue.
 #[derive(Debug)]
@@ -38,94 +40,83 @@ pub(crate) enum Position {
 }
 
 /// Reads the position of an attempt whose revision is known.
-pub(crate) async fn locate(
-    shared: &Shared,
-    attempt: AttemptId,
-) -> Result<Result<Position, Error>, RequestError> {
+pub(crate) async fn locate(shared: &Shared, attempt: AttemptId) -> Result<Position, RequestError> {
     let Some(snapshot) = shared.attempts.snapshot(attempt) else {
-        return Ok(Ok(Position::Gone));
+        return Ok(Position::Gone);
     };
     let Some(lease) = snapshot.lease.filter(|_| snapshot.revision > 0) else {
-        return Ok(Ok(Position::Gone));
+        return Ok(Position::Gone);
     };
     let (prefix, revision) = (shared.keys.prefix(&snapshot.name), snapshot.revision);
     let mut reply = shared
         .txn_read_only(txn::locate(&prefix, &snapshot.key, revision))
         .await?;
     if !reply.succeeded {
-        return Ok(match reply.next_kv()? {
+        return match reply.next_kv()? {
             // A key that was deleted and put again is not the entry of this attempt.
             Some(own) if own.create_revision() == revision => {
-                Err(altered_key(OPERATION, &snapshot.key))
+                Err(altered_key(OPERATION, &snapshot.key).into())
             }
             _ => Ok(Position::Gone),
-        });
+        };
     }
+    let as_of = reply.revision;
     shared.attempts.update(attempt, |entry| {
-        entry.verified_revision = entry.verified_revision.max(reply.revision);
+        entry.verified_revision = entry.verified_revision.max(as_of);
     });
-    let (predecessor, first) = (reply.next_kv()?, reply.next_kv()?);
-    let Some(predecessor) = predecessor else {
-        mark_holding(shared, attempt);
-        return Ok(Ok(Position::Granted(grant(
-            shared, attempt, &lease, revision,
-        ))));
+    let in_front = reply.next_kvs()?;
+    let predecessor = match predecessor_of(&prefix, &in_front) {
+        None if !in_front.is_empty() => find_predecessor(shared, &prefix, revision).await?,
+        predecessor => predecessor,
     };
-    let known = first.and_then(|first| {
-        let holder = parse_below(&prefix, first.key())?;
-        parse_below(&prefix, predecessor.key())?;
-        Some((first, holder))
-    });
-    let (next, as_of) = match known {
-        Some((first, holder)) => match record::read(OPERATION, holder, &first) {
-            Ok(holder) => (
-                Some(predecessor_with_holder(&predecessor, &holder)),
-                reply.revision,
-            ),
-            // The holder cannot be shown, but it is in front all the same.
-            Err(_) => (
-                Some(predecessor_without_holder(&predecessor)),
-                reply.revision,
-            ),
-        },
-        None => match find_predecessor(shared, &prefix, revision).await? {
-            Some((predecessor, as_of)) => (Some(predecessor), as_of),
-            None => (None, reply.revision),
-        },
-    };
-    let Some(next) = next else {
-        mark_holding(shared, attempt);
-        return Ok(Ok(Position::Granted(grant(
-            shared, attempt, &lease, revision,
-        ))));
-    };
-    Ok(Ok(Position::Waiting(mark_waiting(
-        shared, attempt, &lease, as_of, next,
-    ))))
+    Ok(match predecessor {
+        Some(next) => Position::Waiting(mark_waiting(shared, attempt, &lease, as_of, next)),
+        None => {
+            mark_holding(shared, attempt);
+            Position::Granted(grant(shared, attempt, &lease, revision))
+        }
+    })
 }
 
-fn predecessor_without_holder(predecessor: &KeyValue) -> Predecessor {
-    Predecessor {
-        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
-        revision: predecessor.create_revision(),
-        watch: 0,
-        is_holder: false,
-        read_by_removal: false,
-        holder: None,
-    }
+/// The predecessor of an entry, from the last two keys in front of it, the last one first. `None` if
+/// there is none, or if one of them is not a contender.
+pub(crate) fn predecessor_of(prefix: &str, in_front: &[KeyValue]) -> Option<Predecessor> {
+    let all = in_front.iter();
+    let contenders: Option<Vec<_>> = all
+        .map(|kv| parse_below(prefix, kv.key()).map(|contender| (kv, contender)))
+        .collect();
+    let contenders = contenders?;
+    let (last, contender) = contenders.first()?;
+    let before = contenders.get(1).map(|(kv, _)| EntryId {
+        key: Arc::from(String::from_utf8_lossy(kv.key())),
+        revision: kv.create_revision(),
+    });
+    // A holder that cannot be read is in front all the same.
+    let holder = match before {
+        None => record::read(OPERATION, *contender, last).ok(),
+        Some(_) => None,
+    };
+    Some(Predecessor {
+        key: String::from_utf8_lossy(last.key()).into_owned(),
+        revision: last.create_revision(),
+        before,
+        holder: holder.map(|holder| holder.holder()),
+        located: 0,
+        created: None,
+        removed_at: 0,
+    })
 }
 
-/// The predecessor of an entry when some keys below the prefix are not contenders, and the revision
-/// at which it was read.
+/// The predecessor of an entry when some keys below the prefix are not contenders.
 pub(crate) async fn find_predecessor(
     shared: &Shared,
     prefix: &str,
     revision: i64,
-) -> Result<Option<(Predecessor, i64)>, RequestError> {
-    let (found, as_of) = shared.contenders(prefix, Some(revision)).await?;
-    Ok(found
-        .last()
-        .map(|predecessor| (predecessor_without_holder(predecessor), as_of)))
+) -> Result<Option<Predecessor>, RequestError> {
+    let (mut found, _) = shared.contenders(prefix, Some(revision)).await?;
+    found.reverse();
+    found.truncate(2);
+    Ok(predecessor_of(prefix, &found))
 }
 
 /// A grant under this lease.
@@ -137,24 +128,12 @@ pub(crate) fn grant(shared: &Shared, attempt: AttemptId, lease: &Lease, revision
 }
 
 /// The report of a waiter behind this predecessor.
-pub(crate) fn waiting(lease: &Lease, revision: i64, predecessor: &Predecessor) -> Waiting {
+pub(crate) fn waiting(from: Instant, revision: i64, predecessor: &Predecessor) -> Waiting {
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let waiting = Waiting::new(lease.proved_from(), as_of).with_holder(predecessor.holder.clone());
+    let waiting = Waiting::new(from, as_of).with_holder(predecessor.holder.clone());
     match &predecessor.holder {
-        Some(_) if predecessor.is_holder => waiting.with_ahead(1),
+        Some(_) if predecessor.before.is_none() => waiting.with_ahead(1),
         _ => waiting,
-    }
-}
-
-/// A predecessor together with the holder that was read with it.
-pub(crate) fn predecessor_with_holder(predecessor: &KeyValue, holder: &QueueEntry) -> Predecessor {
-    Predecessor {
-        key: String::from_utf8_lossy(predecessor.key()).into_owned(),
-        revision: predecessor.create_revision(),
-        watch: 0,
-        is_holder: predecessor.create_revision() == holder.revision,
-        read_by_removal: false,
-        holder: Some(holder.holder()),
     }
 }
 
@@ -172,11 +151,10 @@ pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
 
 /// Marks an attempt as the holder: no contender is in front of it any more.
 pub(crate) fn mark_holding(shared: &Shared, attempt: AttemptId) {
-    if let Some((ended, watched)) = shared.attempts.mark_holding(attempt) {
-        shared.watcher.stop(ended.into_iter().collect());
-        if !watched {
-            shared.watcher.watch_own(shared, attempt);
-        }
+    let watch_id = shared.watcher.next_id();
+    if let Some(ended) = shared.attempts.mark_holding(attempt, watch_id) {
+        shared.watcher.stop(ended);
+        start_watch(shared, attempt, watch_id, None, WatchTarget::Own);
     }
 }
 
@@ -188,95 +166,124 @@ pub(crate) fn mark_waiting(
     as_of: i64,
     mut next: Predecessor,
 ) -> Waiting {
-    let reply = waiting(lease, as_of, &next);
+    next.located = as_of;
+    let reply = waiting(lease.proved_from(), as_of, &next);
     let watch_id = shared.watcher.next_id();
-    next.watch = watch_id;
-    let key = next.key.clone();
-    if let Some((ended, watched)) = shared.attempts.set_predecessor(attempt, next) {
-        shared.watcher.stop(ended.into_iter().collect());
-        // Checked after the waiter was registered, so that a removal that begins later finds it.
-        let immediate = !shared.attempts.has_live_key(&key);
-        shared
-            .watcher
-            .watch_predecessor(attempt, key, watch_id, as_of + 1, immediate);
-        if !watched {
-            shared.watcher.watch_own(shared, attempt);
-        }
+    let target = match &next.before {
+        Some(before) => WatchTarget::Before {
+            key: Arc::clone(&before.key),
+        },
+        None => WatchTarget::Next {
+            predecessor: Arc::from(next.key.as_str()),
+        },
+    };
+    if let Some(ended) = shared.attempts.set_predecessor(attempt, next, watch_id) {
+        shared.watcher.stop(ended);
+        start_watch(shared, attempt, watch_id, Some(as_of + 1), target);
     }
     reply
 }
 
-/// Handles the reply to a removal of the holder by this client, which also contains the key of the
-/// waiter directly behind it. That waiter is now the holder if its entry still exists.
-pub(crate) fn promote(
+/// Starts a watch that reports events from this revision on; without one, from the last revision at
+/// which the attempt's key was seen.
+fn start_watch(
     shared: &Shared,
-    successor: &Successor,
-    found: Option<&KeyValue>,
-    as_of: i64,
+    attempt: AttemptId,
+    watch_id: u64,
+    from: Option<i64>,
+    target: WatchTarget,
 ) {
-    let same = |kv: &&KeyValue| {
-        kv.create_revision() == successor.revision && kv.mod_revision() == successor.revision
-    };
-    // If the entry is missing or changed, the watches report what happened to it.
-    if found.filter(same).is_none() {
-        return;
-    }
-    let is_waiting = shared.attempts.update(successor.attempt, |entry| {
-        entry.verified_revision = entry.verified_revision.max(as_of);
-        entry.stage == Stage::Waiting
+    let watch = shared.attempts.update(attempt, |entry| Watch {
+        target,
+        attempt,
+        own: Arc::clone(&entry.key),
+        from: from.unwrap_or(entry.revision.max(entry.verified_revision) + 1),
     });
-    if is_waiting == Some(true) {
-        mark_holding(shared, successor.attempt);
-        let grant = grant(
-            shared,
-            successor.attempt,
-            &successor.lease,
-            successor.revision,
-        );
-        shared.context.events.send(BackendEvent::Granted(grant));
+    if let Some(watch) = watch {
+        shared.watcher.start(watch_id, watch);
     }
 }
 
-/// Checks whether an attempt whose predecessor is gone is now the holder.
+/// Prepares the turn of a waiter: the contender before its predecessor is gone. Without effect if
+/// another watch has replaced this one.
+pub(crate) fn prepare_turn(shared: &Arc<Shared>, attempt: AttemptId, old_watch: u64) {
+    let watch_id = shared.watcher.next_id();
+    let predecessor = shared
+        .attempts
+        .set_next_in_line(attempt, old_watch, watch_id);
+    let Some(predecessor) = predecessor else {
+        return;
+    };
+    shared.watcher.stop(old_watch);
+    let target = WatchTarget::Next {
+        predecessor: Arc::from(predecessor),
+    };
+    start_watch(shared, attempt, watch_id, None, target);
+    // Usually the server creates the watch before it answers this read.
+    if shared.attempts.begin_recheck(attempt) {
+        tokio::spawn(recheck(Arc::downgrade(shared), attempt));
+    }
+}
+
+/// Takes the next step of a waiter.
+pub(crate) fn take_step(shared: &Arc<Shared>, attempt: AttemptId, step: NextStep) {
+    match step {
+        NextStep::Wait => {}
+        NextStep::Recheck => drop(tokio::spawn(recheck(Arc::downgrade(shared), attempt))),
+        NextStep::Hold(lease, revision, watch) => {
+            shared.watcher.keep_for_holder(watch);
+            let grant = grant(shared, attempt, &lease, revision);
+            shared.context.events.send(BackendEvent::Granted(grant));
+        }
+    }
+}
+
+/// Checks whether the contender before a waiter's predecessor is still there, which the watch with
+/// this id has not seen.
+pub(crate) async fn check_before(shared: Weak<Shared>, attempt: AttemptId, watch: u64, as_of: i64) {
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
+    let before = shared.attempts.update(attempt, |entry| {
+        let predecessor = entry.predecessor.as_ref()?;
+        predecessor.before.clone()
+    });
+    let Some(before) = before.flatten() else {
+        return;
+    };
+    // Any member that has reached the revision of the watch can answer.
+    let options = GetOptions::new().with_keys_only().with_serializable();
+    let found = shared.get(&*before.key, options).await;
+    let is_there = found.is_ok_and(|found| {
+        let current = found.header().is_some_and(|at| at.revision() >= as_of);
+        let kv = found.kvs().first();
+        current && kv.is_some_and(|kv| kv.create_revision() == before.revision)
+    });
+    if !is_there {
+        prepare_turn(&shared, attempt, watch);
+    }
+}
+
+/// Reads the position of a waiter whose turn has come or is near.
 pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     let Some(shared) = shared.upgrade() else {
         return;
     };
-    let read_by_removal = || {
-        let table = shared.attempts.lock();
-        let entry = table.get(attempt);
-        let entry = entry.filter(|entry| entry.stage == Stage::Waiting);
-        entry.map(|entry| {
-            entry
-                .predecessor
-                .as_ref()
-                .is_some_and(|predecessor| predecessor.read_by_removal)
-        })
-    };
-    match read_by_removal() {
-        None => return,
-        Some(false) => {}
-        // The reply to the removal is about to arrive and gives the same answer.
-        Some(true) => {
-            tokio::time::sleep(REMOVAL_REPLY_GRACE).await;
-            if read_by_removal().is_none() {
-                return;
-            }
+    loop {
+        let located = locate(&shared, attempt).await;
+        let step = shared.attempts.end_recheck(attempt, shared.now());
+        let event = match (located, step) {
+            (Ok(Position::Waiting(_)), NextStep::Recheck) => continue,
+            (Ok(Position::Waiting(_)), step) => return take_step(&shared, attempt, step),
+            (Ok(Position::Granted(grant)), _) => BackendEvent::Granted(grant),
+            (Ok(Position::Gone), _) => loss_event(&shared, attempt),
+            // The core rechecks the attempt by its own rules.
+            (Err(_), _) => BackendEvent::Recheck { attempt },
+        };
+        if shared.attempts.update(attempt, |_| ()).is_some() {
+            shared.context.events.send(event);
         }
-    }
-    let event = match locate(&shared, attempt).await {
-        Ok(Ok(Position::Granted(grant))) => BackendEvent::Granted(grant),
-        Ok(Ok(Position::Waiting(_))) => return,
-        Ok(Ok(Position::Gone)) => loss_event(&shared, attempt),
-        // The core rechecks the attempt by its own rules.
-        Ok(Err(_)) | Err(_) => BackendEvent::Recheck { attempt },
-    };
-    if shared
-        .attempts
-        .snapshot(attempt)
-        .is_some_and(|snapshot| snapshot.stage != Stage::Removing)
-    {
-        shared.context.events.send(event);
+        return;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     attempts::{AttemptSnapshot, Stage},
     error::RequestError,
     keys::parse_below,
-    queue, record,
+    record,
     shared::Shared,
     txn::{self, AttemptKeys},
 };
@@ -31,8 +31,8 @@ pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed,
             shared.attempts.fence(attempt);
         }
         return match known {
-            Some((snapshot, watches)) => {
-                shared.watcher.stop(watches);
+            Some((snapshot, watch)) => {
+                shared.watcher.stop(watch);
                 remove_and_fence(shared, attempt, snapshot).await
             }
             None => find_and_remove(shared, attempt, &request.name).await,
@@ -47,14 +47,14 @@ pub(crate) async fn remove_known(
     attempt: AttemptId,
     name: &LockName,
 ) -> Result<Removed, Error> {
-    let Some((snapshot, watches)) = shared.attempts.begin_removal(attempt) else {
+    let Some((snapshot, watch)) = shared.attempts.begin_removal(attempt) else {
         return find_and_remove(shared, attempt, name).await;
     };
-    shared.watcher.stop(watches);
+    shared.watcher.stop(watch);
     if snapshot.revision == 0 {
         return remove_and_fence(shared, attempt, snapshot).await;
     }
-    let removed = delete_entry(shared, attempt, &snapshot)
+    let removed = delete_entry(shared, &snapshot)
         .await
         .map_err(removal_error)?;
     shared.attempts.forget(attempt);
@@ -63,27 +63,14 @@ pub(crate) async fn remove_known(
 
 async fn delete_entry(
     shared: &Shared,
-    attempt: AttemptId,
     snapshot: &AttemptSnapshot,
 ) -> Result<Removed, RequestError> {
     let revision = snapshot.revision;
     if snapshot.stage == Stage::Holding {
-        let existed = match shared.attempts.successor(&snapshot.key, revision) {
-            Some(successor) => {
-                let next = txn::hand_over(&snapshot.key, revision, &successor.key);
-                let mut reply = shared.txn_short(next).await?;
-                if reply.succeeded {
-                    let found = reply.next_kv()?;
-                    queue::promote(shared, &successor, found.as_ref(), reply.revision);
-                }
-                reply.succeeded
-            }
-            None => delete_holder_key(shared, attempt, &snapshot.key, revision).await?,
-        };
-        return Ok(if existed {
-            Removed::AsHolder
-        } else {
-            Removed::Absent
+        let remove = txn::remove_holder(&snapshot.key, revision);
+        return Ok(match shared.txn_short(remove).await?.succeeded {
+            true => Removed::AsHolder,
+            false => Removed::Absent,
         });
     }
     let prefix = shared.keys.prefix(&snapshot.name);
@@ -99,30 +86,6 @@ async fn delete_entry(
         Some(_) => Removed::AsWaiter,
         None => Removed::AsHolder,
     })
-}
-
-/// Deletes the key of a holder that no waiter of this client stands behind. Returns whether the key
-/// existed.
-///
-/// A transaction that compares first costs a server a tenth more. This request therefore deletes
-/// whichever entry has the key. The key is used again only after the request was answered, because
-/// a late one must not delete the entry of another attempt.
-///
-/// An attempt sends this request once. A removal that runs beside it or after it, or after the
-/// attempt was forgotten, compares.
-async fn delete_holder_key(
-    shared: &Shared,
-    attempt: AttemptId,
-    key: &str,
-    revision: i64,
-) -> Result<bool, RequestError> {
-    let Some(slot) = shared.attempts.claim_key_slot(attempt) else {
-        let reply = shared.txn_short(txn::remove_holder(key, revision)).await?;
-        return Ok(reply.succeeded);
-    };
-    let existed = shared.delete_short(key).await?;
-    shared.attempts.return_key_slot(attempt, slot);
-    Ok(existed)
 }
 
 /// Removes an attempt with an unanswered enqueue, which the store may still apply later.

@@ -9,10 +9,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use tenure_core::{
     backend::RenewalAnswers,
-    clock::Instant,
     error::Error,
     loss::LossReason,
-    request::{Renewal, Renewed, StoreTime, Waiting},
+    request::{Renewal, Renewed},
 };
 use tokio::task::JoinSet;
 
@@ -301,7 +300,13 @@ impl LeaseBatch {
                 let revision = item.check.revision;
                 Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision))
             }
-            Some((_, Some(predecessor))) => Renewed::Waiting(waiting(from, revision, &predecessor)),
+            Some((_, Some(mut predecessor))) => {
+                if predecessor.before.is_some() {
+                    // The holder may have changed since it was read.
+                    predecessor.holder = None;
+                }
+                Renewed::Waiting(queue::waiting(from, revision, &predecessor))
+            }
             _ => Renewed::Unknown(RequestError::no_reply().into_error(OPERATION)),
         };
         self.answer(item, outcome);
@@ -322,10 +327,9 @@ impl LeaseBatch {
         let unknown = |error: Error| Renewed::Unknown(error);
         let outcome = match queue::locate(&self.shared, item.renewal.attempt).await {
             _ if !proved => unknown(RequestError::no_reply().into_error(OPERATION)),
-            Ok(Ok(Position::Granted(grant))) => Renewed::Granted(grant),
-            Ok(Ok(Position::Waiting(waiting))) => Renewed::Waiting(waiting),
-            Ok(Ok(Position::Gone)) => Renewed::Gone(LossReason::Evicted),
-            Ok(Err(unreadable)) => unknown(unreadable),
+            Ok(Position::Granted(grant)) => Renewed::Granted(grant),
+            Ok(Position::Waiting(waiting)) => Renewed::Waiting(waiting),
+            Ok(Position::Gone) => Renewed::Gone(LossReason::Evicted),
             Err(error) => unknown(error.into_error(OPERATION)),
         };
         self.answer(item, outcome);
@@ -333,16 +337,5 @@ impl LeaseBatch {
 
     fn answer(&self, item: &RenewalItem, answer: Renewed) {
         self.answers.send(item.index, answer);
-    }
-}
-
-fn waiting(from: Instant, revision: i64, predecessor: &crate::attempts::Predecessor) -> Waiting {
-    let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
-    let reply = Waiting::new(from, as_of);
-    if predecessor.is_holder {
-        reply.with_holder(predecessor.holder.clone()).with_ahead(1)
-    } else {
-        // The holder may have changed since it was read.
-        reply
     }
 }

@@ -3,17 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use etcd_client::{GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn};
-use tenure_core::{backend::Context, clock::Instant, error::Error};
+use tenure_core::{backend::Context, clock::Instant};
 
 use crate::{
     attempts::Attempts,
     error::RequestError,
     keys::{KeySpace, parse_below, range_end},
-    lease::LeasePool,
+    lease::pool::LeasePool,
     record::{self, QueueEntry},
     transport::Endpoints,
     txn::TxnReply,
-    uncontended::UncontendedLocks,
     watch::Watcher,
 };
 
@@ -29,7 +28,6 @@ pub(crate) struct Shared {
     /// A key that never exists.
     pub(crate) absent_key: String,
     pub(crate) attempts: Attempts,
-    pub(crate) uncontended: UncontendedLocks,
     pub(crate) watcher: Watcher,
     /// The shortest TTL that the servers grant.
     pub(crate) min_ttl: Duration,
@@ -51,18 +49,6 @@ impl Shared {
     pub(crate) async fn txn_short(&self, txn: Txn) -> Result<TxnReply, RequestError> {
         self.txn_within(self.endpoints.failover_timeout(), txn)
             .await
-    }
-
-    /// Deletes one key, with the timeout of [`txn_short`](Self::txn_short). Returns whether it
-    /// existed.
-    pub(crate) async fn delete_short(&self, key: &str) -> Result<bool, RequestError> {
-        let limit = self.endpoints.failover_timeout();
-        let response = self
-            .endpoints
-            .call(limit, key, |connection, key| async move {
-                connection.client.kv_client().delete(key, None).await
-            });
-        Ok(response.await?.deleted() > 0)
     }
 
     async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<TxnReply, RequestError> {
@@ -131,15 +117,14 @@ impl Shared {
         &self,
         operation: &'static str,
         key: &KeyValue,
-    ) -> Result<Result<Option<QueueEntry>, Error>, RequestError> {
+    ) -> Result<Option<QueueEntry>, RequestError> {
         let mut found = self.get(key.key(), GetOptions::new()).await?;
         let Some(kv) = found.take_kvs().into_iter().next() else {
-            return Ok(Ok(None));
+            return Ok(None);
         };
-        let contender = self.keys.parse(kv.key()).map(|(_, contender)| contender);
-        let Some(contender) = contender else {
-            return Ok(Ok(None));
+        let Some((_, contender)) = self.keys.parse(kv.key()) else {
+            return Ok(None);
         };
-        Ok(record::read(operation, contender, &kv).map(Some))
+        Ok(Some(record::read(operation, contender, &kv)?))
     }
 }

@@ -38,11 +38,12 @@ fn oldest(prefix: &str) -> GetOptions {
         .with_limit(1)
 }
 
+/// Reads the two newest contenders.
 fn newest(prefix: &str) -> GetOptions {
     GetOptions::new()
         .with_range(range_end(prefix))
         .with_sort(SortTarget::Create, SortOrder::Descend)
-        .with_limit(1)
+        .with_limit(2)
 }
 
 fn put_entry(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> TxnOp {
@@ -54,7 +55,7 @@ fn get_key(key: &str) -> TxnOp {
     TxnOp::get(key, Some(GetOptions::new().with_keys_only()))
 }
 
-/// Enters the queue. On success, reads the first and the last entry that were there before.
+/// Enters the queue. On success, reads the first and the last two entries that were there before.
 /// Otherwise reads the attempt's own key and its fence.
 pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
     Txn::new()
@@ -65,15 +66,6 @@ pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn 
             put_entry(keys, value, lease),
         ])
         .or_else([get_key(keys.key), get_key(keys.fence)])
-}
-
-/// Enters the queue if it is empty, which excludes the attempt's own entry too, and if the attempt
-/// is not fenced off. Reads nothing.
-pub(crate) fn enqueue_uncontended(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
-    let empty = absent(keys.prefix).with_range(range_end(keys.prefix));
-    Txn::new()
-        .when([empty, absent(keys.fence)])
-        .and_then([put_entry(keys, value, lease)])
 }
 
 /// Enters the queue if it is empty. Otherwise reads the attempt's own key, its fence and the first
@@ -106,16 +98,13 @@ fn try_enqueue_if(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64, condition: 
         ])
 }
 
-/// Finds the position of an entry. If the entry is unchanged, reads its predecessor and the first
-/// entry. Otherwise reads its own key.
+/// Finds the position of an entry. If the entry is unchanged, reads the two entries in front of it.
+/// Otherwise reads its own key.
 pub(crate) fn locate(prefix: &str, key: &str, revision: i64) -> Txn {
     let before = newest(prefix).with_max_create_revision(revision - 1);
     Txn::new()
         .when([unchanged(key, revision)])
-        .and_then([
-            TxnOp::get(prefix, Some(before.with_keys_only())),
-            TxnOp::get(prefix, Some(oldest(prefix))),
-        ])
+        .and_then([TxnOp::get(prefix, Some(before))])
         .or_else([get_key(key)])
 }
 
@@ -161,15 +150,6 @@ pub(crate) fn remove_holder(key: &str, revision: i64) -> Txn {
     Txn::new()
         .when([Compare::create_revision(key, CompareOp::Equal, revision)])
         .and_then([TxnOp::delete(key, None)])
-        .or_else([get_key(key)])
-}
-
-/// Does the same and, if the entry existed, also reads the key of its successor.
-pub(crate) fn hand_over(key: &str, revision: i64, next: &str) -> Txn {
-    Txn::new()
-        .when([Compare::create_revision(key, CompareOp::Equal, revision)])
-        .and_then([TxnOp::delete(key, None), get_key(next)])
-        .or_else([get_key(key)])
 }
 
 /// Removes a waiter. If its entry existed, reads the first entry before it.
@@ -257,13 +237,14 @@ impl TxnReply {
         })
     }
 
+    /// The result of the next read.
+    pub(crate) fn next_kvs(&mut self) -> Result<Vec<KeyValue>, RequestError> {
+        self.reads.next().ok_or_else(RequestError::malformed_reply)
+    }
+
     /// The result of the next read: one key at most.
     pub(crate) fn next_kv(&mut self) -> Result<Option<KeyValue>, RequestError> {
-        let found = self
-            .reads
-            .next()
-            .ok_or_else(RequestError::malformed_reply)?;
-        Ok(found.into_iter().next())
+        Ok(self.next_kvs()?.into_iter().next())
     }
 }
 
@@ -316,23 +297,5 @@ mod tests {
             .await
         );
         assert!(!succeeds(&mut store, enqueue(mine, vec![1], lease)).await);
-        assert!(!succeeds(&mut store, enqueue_uncontended(mine, vec![1], lease)).await);
-    }
-
-    #[tokio::test]
-    async fn x1_uncontended_enqueue_fails_behind_any_entry() {
-        let server = Server::builder().start().unwrap();
-        let mut store = Client::connect([server.address()], None).await.unwrap();
-        let lease = store.lease_grant(60, None).await.unwrap().id();
-        let mine = keys("fence/1");
-        // The attempt itself, another attempt, and a contender of `etcdctl lock`.
-        for key in [KEY, "queue/2", "queue/3a9f"] {
-            store.put(key, "", None).await.unwrap();
-            assert!(!succeeds(&mut store, enqueue_uncontended(mine, vec![1], lease)).await);
-            store.delete(key, None).await.unwrap();
-            assert!(succeeds(&mut store, enqueue_uncontended(mine, vec![1], lease)).await);
-            assert!(!succeeds(&mut store, enqueue_uncontended(mine, vec![1], lease)).await);
-            store.delete(KEY, None).await.unwrap();
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! One lease: its users, its last proof, and its keep-alives.
 
-mod pool;
+pub(crate) mod pool;
 
 use std::{
     fmt,
@@ -11,7 +11,6 @@ use std::{
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use tenure_core::clock::{Clock, Instant};
 
-pub(crate) use self::pool::LeasePool;
 use crate::{
     error::RequestError,
     keepalive_validity::RaftTerm,

@@ -234,7 +234,7 @@ impl Endpoints {
         };
         let options = self
             .options
-            .connect_options(&self.address)
+            .connect_options(self.address.tls)
             .map_err(config)?;
         let endpoint = self.address.endpoint(index);
         let client = Client::connect([endpoint], Some(options)).await?;

@@ -4,38 +4,40 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::Watch;
+use super::{Watch, WatchTarget};
 use crate::attempts::Attempts;
 
 /// The active watches of one client.
 #[derive(Default)]
 pub(super) struct ActiveWatches {
     watches: HashMap<u64, Watch>,
-    /// How many of them watch a predecessor.
-    predecessor_count: usize,
+    /// How many of them belong to waiters.
+    waiter_count: usize,
     /// Since when at least one of them has.
-    since: Option<Instant>,
+    waiters_since: Option<Instant>,
 }
 
 impl ActiveWatches {
-    /// Adds a watch that was wanted since then, and returns it for the request to the server. A
-    /// watch that has already ended is not added: the attempt changes before its watch is stopped,
-    /// and the command to stop may overtake the command to start.
-    pub(super) fn start(
-        &mut self,
-        attempts: &Attempts,
-        id: u64,
-        watch: Watch,
-        since: Instant,
-    ) -> Option<&Watch> {
+    /// Adds a watch, and returns it for the request to the server. A watch that has already ended is
+    /// not added: the attempt changes before its watch is stopped, and the command to stop may
+    /// overtake the command to start.
+    pub(super) fn start(&mut self, attempts: &Attempts, id: u64, watch: Watch) -> Option<&Watch> {
         if !attempts.needs_watch(watch.attempt, id) {
             return None;
         }
-        if watch.target.is_predecessor() {
-            self.predecessor_count += 1;
-            self.since.get_or_insert(since);
+        if watch.target != WatchTarget::Own {
+            self.waiter_count += 1;
+            self.waiters_since.get_or_insert_with(Instant::now);
         }
         Some(self.watches.entry(id).insert_entry(watch).into_mut())
+    }
+
+    /// Keeps the watch of a waiter that has become the holder.
+    pub(super) fn keep_for_holder(&mut self, id: u64) {
+        if let Some(watch) = self.watches.get_mut(&id) {
+            let was = std::mem::replace(&mut watch.target, WatchTarget::Own);
+            self.remove_waiter(&was);
+        }
     }
 
     /// Removes a watch. Returns whether it existed.
@@ -43,11 +45,15 @@ impl ActiveWatches {
         let Some(watch) = self.watches.remove(&id) else {
             return false;
         };
-        self.predecessor_count -= usize::from(watch.target.is_predecessor());
-        if self.predecessor_count == 0 {
-            self.since = None;
-        }
+        self.remove_waiter(&watch.target);
         true
+    }
+
+    fn remove_waiter(&mut self, target: &WatchTarget) {
+        self.waiter_count -= usize::from(*target != WatchTarget::Own);
+        if self.waiter_count == 0 {
+            self.waiters_since = None;
+        }
     }
 
     /// All active watches.
@@ -71,9 +77,9 @@ impl ActiveWatches {
         watch.filter(|watch| revision >= watch.from)
     }
 
-    /// Since when a predecessor has been watched without a break; `None` if none is.
-    pub(super) fn predecessor_watched_since(&self) -> Option<Instant> {
-        self.since
+    /// Since when waiters have been watching without a break; `None` if none is.
+    pub(super) fn waiters_since(&self) -> Option<Instant> {
+        self.waiters_since
     }
 }
 
@@ -83,16 +89,18 @@ mod tests {
 
     use tenure_core::{id::AttemptId, name::LockName};
 
-    use super::{super::WatchTarget, *};
+    use super::*;
     use crate::attempts::tests::predecessor;
 
-    fn watch(attempt: AttemptId, target: WatchTarget) -> Watch {
+    fn watch(attempt: AttemptId) -> Watch {
+        let target = WatchTarget::Next {
+            predecessor: Arc::from("k"),
+        };
         Watch {
             target,
             attempt,
-            key: Arc::from("k"),
+            own: Arc::from("me"),
             from: 1,
-            starts_late: true,
         }
     }
 
@@ -100,7 +108,7 @@ mod tests {
         let attempt = AttemptId::random().unwrap();
         attempts.register(attempt, &LockName::new("a").unwrap());
         attempts
-            .set_predecessor(attempt, predecessor("k", id))
+            .set_predecessor(attempt, predecessor("k"), id)
             .unwrap();
         attempt
     }
@@ -109,46 +117,35 @@ mod tests {
     async fn watch_stopped_before_its_start_is_not_started() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let attempt = waiter(&attempts, 7);
-        attempts.mark_holding(attempt).unwrap();
+        attempts.mark_holding(attempt, 8).unwrap();
         assert!(!active.stop(7));
-        for immediate in [true, false] {
-            let watch = watch(attempt, WatchTarget::Predecessor { immediate });
-            assert!(active.start(&attempts, 7, watch, Instant::now()).is_none());
-        }
-        assert!(active.get(7).is_none() && active.predecessor_watched_since().is_none());
+        assert!(active.start(&attempts, 7, watch(attempt)).is_none());
+        assert!(active.get(7).is_none() && active.waiters_since().is_none());
     }
 
     #[tokio::test]
-    async fn predecessors_are_watched_until_the_last_watch_stops() {
+    async fn waiters_watch_until_the_last_one_leaves_or_holds() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
-        let since = Instant::now();
-        for (id, immediate) in [(7, false), (8, true)] {
-            let watch = watch(
-                waiter(&attempts, id),
-                WatchTarget::Predecessor { immediate },
-            );
-            assert!(active.start(&attempts, id, watch, since).is_some());
+        for id in [7, 8, 9] {
+            let watch = watch(waiter(&attempts, id));
+            assert!(active.start(&attempts, id, watch).is_some());
         }
-        assert_eq!(active.predecessor_watched_since(), Some(since));
-        assert!(active.stop(7));
-        assert_eq!(
-            active.predecessor_watched_since(),
-            Some(since),
-            "the other watch continues"
-        );
-        assert!(active.stop(8) && !active.stop(8));
-        assert_eq!(active.predecessor_watched_since(), None);
+        let since = active.waiters_since();
+        assert!(active.stop(7) && since.is_some());
+        active.keep_for_holder(8);
+        active.keep_for_holder(8);
+        assert_eq!(active.waiters_since(), since, "the last waiter continues");
+        assert!(active.stop(9) && !active.stop(9));
+        assert_eq!(active.waiters_since(), None);
+        assert!(active.stop(8));
     }
 
     #[tokio::test]
     async fn w2_events_before_the_known_revision_are_ignored() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
-        let mut late = watch(
-            waiter(&attempts, 7),
-            WatchTarget::Predecessor { immediate: true },
-        );
+        let mut late = watch(waiter(&attempts, 7));
         late.from = 6;
-        let _ = active.start(&attempts, 7, late, Instant::now());
+        let _ = active.start(&attempts, 7, late);
         assert!(active.get_for_event(7, 5).is_none());
         assert!(active.get_for_event(7, 6).is_some() && active.get_for_event(8, 6).is_none());
     }

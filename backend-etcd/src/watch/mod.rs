@@ -1,19 +1,20 @@
 //! Watching keys: one stream for every key that this client waits for or holds.
 //!
-//! A watch reports the deletion of its key and then ends. The stream is opened again when it ends,
-//! when its server stops answering, and when the connection changes; each watch then restarts at a
-//! revision from which it misses nothing. If that part of the history is compacted, a read takes
-//! its place.
+//! Each attempt has one watch. A waiter that is next in line watches its predecessor and its own
+//! key with one watch, because the server orders the events of one watch but not those of two: the
+//! removal of the predecessor then proves that the waiter's own entry still exists. A waiter
+//! further back watches the contender before its predecessor, and prepares for its turn when that
+//! one is gone.
 //!
-//! A server catches up with watches that start in the past only every 100 ms. So the watch of a
-//! predecessor starts now; if the store has moved on since the predecessor was seen, one more read
-//! checks whether the predecessor still exists. The watch of an own key is deferred a little,
-//! because the reply to its removal usually arrives earlier.
+//! The stream is opened again when it ends, when its server stops answering, and when the
+//! connection changes. The watch of a holder restarts at a revision from which it misses nothing; if
+//! that part of the history is compacted, a read takes its place. A server catches up with watches
+//! that start in the past only every 100 ms, so the watches of waiters start now; if the store has
+//! moved on since the position was read, one more read checks it.
 
-mod active;
-mod deferred;
-mod progress_requests;
-mod task;
+pub(crate) mod active;
+pub(crate) mod progress_requests;
+pub(crate) mod task;
 
 use std::{
     fmt,
@@ -27,57 +28,42 @@ use std::{
 use tenure_core::id::AttemptId;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{self, Instant},
+    time,
 };
-
-use self::deferred::DeferredWatches;
-pub(crate) use self::task::WatchTask;
-use crate::shared::Shared;
 
 /// Starts and stops watches. Never blocks.
 pub(crate) struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
-    deferred: Arc<DeferredWatches>,
     ids: Arc<AtomicU64>,
     /// Incremented with every stream.
     stream_id: Arc<AtomicU64>,
 }
 
-enum Command {
+pub(crate) enum Command {
     Start(u64, Watch),
     Stop(u64),
-    /// A watch was deferred.
-    DeferredAdded,
+    KeepForHolder(u64),
     RequestProgress(oneshot::Sender<()>),
 }
 
-struct Watch {
-    target: WatchTarget,
-    attempt: AttemptId,
-    key: Arc<str>,
-    /// The first revision that the watch has to report.
-    from: i64,
-    /// It starts later than that revision.
-    starts_late: bool,
+/// What one watch reports.
+pub(crate) struct Watch {
+    pub(crate) target: WatchTarget,
+    pub(crate) attempt: AttemptId,
+    /// The key of the attempt.
+    pub(crate) own: Arc<str>,
+    /// Events before this revision are out of date.
+    pub(crate) from: i64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WatchTarget {
-    /// An attempt's own key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WatchTarget {
+    /// The key of a holder.
     Own,
-    /// The key that an attempt waits for. Not `immediate`: the key is one of this client, whose
-    /// removal reports earlier.
-    Predecessor { immediate: bool },
-}
-
-impl WatchTarget {
-    fn is_predecessor(self) -> bool {
-        matches!(self, Self::Predecessor { .. })
-    }
-
-    fn is_immediate(self) -> bool {
-        matches!(self, Self::Predecessor { immediate: true })
-    }
+    /// The key of a waiter, and the one of its predecessor.
+    Next { predecessor: Arc<str> },
+    /// The contender in front of a waiter's predecessor.
+    Before { key: Arc<str> },
 }
 
 /// A request to learn whether the stream is alive.
@@ -105,13 +91,11 @@ impl Watcher {
         let (commands, input) = mpsc::unbounded_channel();
         let watcher = Self {
             commands,
-            deferred: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
             stream_id: Arc::default(),
         };
         let input = TaskInput {
             commands: input,
-            deferred: Arc::clone(&watcher.deferred),
             ids: Arc::clone(&watcher.ids),
             stream_id: Arc::clone(&watcher.stream_id),
         };
@@ -128,60 +112,21 @@ impl Watcher {
         self.stream_id.load(Ordering::SeqCst)
     }
 
-    /// Watches an attempt's own key.
-    pub(crate) fn watch_own(&self, shared: &Shared, attempt: AttemptId) {
-        let id = self.next_id();
-        let watch = shared.attempts.update(attempt, |entry| {
-            entry.own_watch = id;
-            Watch {
-                target: WatchTarget::Own,
-                attempt,
-                key: Arc::clone(&entry.key),
-                from: entry.revision.max(entry.verified_revision) + 1,
-                starts_late: false,
-            }
-        });
-        if let Some(watch) = watch {
-            self.start(id, watch);
+    /// Starts a watch.
+    pub(crate) fn start(&self, id: u64, watch: Watch) {
+        let _ = self.commands.send(Command::Start(id, watch));
+    }
+
+    /// Stops a watch; 0 is none.
+    pub(crate) fn stop(&self, id: u64) {
+        if id != 0 {
+            let _ = self.commands.send(Command::Stop(id));
         }
     }
 
-    /// Watches the key that an attempt waits for: at once if `immediate`; otherwise a little later,
-    /// because the removal of that key by this client reports its end.
-    pub(crate) fn watch_predecessor(
-        &self,
-        attempt: AttemptId,
-        key: String,
-        id: u64,
-        from: i64,
-        immediate: bool,
-    ) {
-        let watch = Watch {
-            target: WatchTarget::Predecessor { immediate },
-            attempt,
-            key: Arc::from(key),
-            from,
-            starts_late: true,
-        };
-        self.start(id, watch);
-    }
-
-    fn start(&self, id: u64, watch: Watch) {
-        if watch.target.is_immediate() {
-            let _ = self.commands.send(Command::Start(id, watch));
-        } else if self.deferred.defer(Instant::now(), id, watch) {
-            let _ = self.commands.send(Command::DeferredAdded);
-        }
-    }
-
-    /// Stops watches.
-    pub(crate) fn stop(&self, ids: Vec<u64>) {
-        for id in ids.into_iter().filter(|id| *id != 0) {
-            // Waking the task for each lock was one in fourteen of a client's context switches.
-            if !self.deferred.cancel(id) {
-                let _ = self.commands.send(Command::Stop(id));
-            }
-        }
+    /// Keeps the watch of a waiter that has become the holder.
+    pub(crate) fn keep_for_holder(&self, id: u64) {
+        let _ = self.commands.send(Command::KeepForHolder(id));
     }
 
     /// Requests a sign of life from the stream.
@@ -207,34 +152,6 @@ impl fmt::Debug for Watcher {
 /// The input of the task.
 pub(crate) struct TaskInput {
     commands: mpsc::UnboundedReceiver<Command>,
-    deferred: Arc<DeferredWatches>,
     ids: Arc<AtomicU64>,
     stream_id: Arc<AtomicU64>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locks_released_early_wake_the_task_at_most_once() {
-        let (watcher, mut input) = Watcher::new();
-        for _ in 0..100 {
-            let id = watcher.next_id();
-            let watch = Watch {
-                target: WatchTarget::Own,
-                attempt: AttemptId::random().unwrap(),
-                key: Arc::from("k"),
-                from: 1,
-                starts_late: false,
-            };
-            watcher.start(id, watch);
-            watcher.stop(vec![id]);
-        }
-        assert!(matches!(
-            input.commands.try_recv(),
-            Ok(Command::DeferredAdded)
-        ));
-        assert!(input.commands.try_recv().is_err());
-    }
 }

@@ -16,10 +16,11 @@ use tokio::{
 };
 
 use super::{
-    Command, TaskInput, Watch, WatchTarget, active::ActiveWatches, deferred::DEFERRAL,
+    Command, TaskInput, Watch, WatchTarget, active::ActiveWatches,
     progress_requests::ProgressRequests,
 };
 use crate::{
+    attempts::CreatedWatch,
     error::RequestError,
     queue,
     shared::{MAX_RESPONSE_BYTES, Shared},
@@ -45,7 +46,7 @@ pub(crate) struct WatchTask {
 
 /// A request that is written to the stream.
 enum StreamRequest {
-    Create(Arc<str>, WatchOptions),
+    Create(String, WatchOptions),
     Cancel(u64),
 }
 
@@ -123,7 +124,7 @@ impl WatchTask {
     async fn open_stream(&self) -> Result<OpenStream, RequestError> {
         let connection = self.endpoints.connection().await?;
         let id = self.next_id();
-        let options = options(id, 0);
+        let options = options(id, FROM_NOW);
         let client = connection.client.watch_client();
         let mut client = client.max_decoding_message_size(MAX_RESPONSE_BYTES);
         let exchange = Box::pin(client.watch(self.absent_key.as_str(), Some(options)));
@@ -137,7 +138,7 @@ impl WatchTask {
         task.spawn(async move {
             while let Some(request) = queued.recv().await {
                 let sent = match request {
-                    StreamRequest::Create(key, options) => writer.watch(&*key, Some(options)).await,
+                    StreamRequest::Create(key, options) => writer.watch(key, Some(options)).await,
                     StreamRequest::Cancel(id) => writer.cancel(watch_id(id)).await,
                 };
                 if sent.is_err() {
@@ -160,18 +161,17 @@ impl WatchTask {
         self.progress = ProgressRequests::new(Instant::now());
         self.restart_all(&open);
         loop {
-            let deferred_due = self.input.deferred.next_due();
-            let watched_since = self.watches.predecessor_watched_since();
-            let progress_due = self
-                .progress
-                .deadline(watched_since, self.endpoints.failover_timeout());
+            let progress_due = self.progress.deadline(
+                self.watches.waiters_since(),
+                self.endpoints.failover_timeout(),
+            );
             tokio::select! {
                 reply = open.replies.message() => match reply {
                     Ok(Some(reply)) => {
                         self.progress.on_reply(Instant::now());
                         self.endpoints.mark_alive(open.connection.generation);
-                        if let Some(reason) = self.handle_reply(&open, &reply, stream) {
-                            return StreamEnd::Refused(reason);
+                        if let Some(end) = self.handle_reply(&open, &reply, stream) {
+                            return end;
                         }
                     }
                     Ok(None) => return StreamEnd::Broken,
@@ -188,7 +188,6 @@ impl WatchTask {
                     Some(command) => self.handle_command(&open, command),
                     None => return StreamEnd::Closed,
                 },
-                () = sleep_until(deferred_due) => self.start_deferred(&open),
                 () = sleep_until(progress_due) => {
                     if self.progress.is_empty() {
                         self.request_progress(&open, Vec::new());
@@ -209,10 +208,9 @@ impl WatchTask {
 
     fn handle_command(&mut self, open: &OpenStream, command: Command) {
         match command {
-            Command::Start(id, watch) => self.start(open, id, watch, Instant::now()),
+            Command::Start(id, watch) => self.start(open, id, watch),
             Command::Stop(id) => self.stop(open, id),
-            // The loop reads the next due time before each wait.
-            Command::DeferredAdded => {}
+            Command::KeepForHolder(id) => self.watches.keep_for_holder(id),
             Command::RequestProgress(waiter) => {
                 if let Some(waiter) = self.progress.join_last(waiter) {
                     self.request_progress(open, vec![waiter]);
@@ -223,7 +221,7 @@ impl WatchTask {
 
     fn request_progress(&mut self, open: &OpenStream, waiters: Vec<oneshot::Sender<()>>) {
         let id = self.next_id();
-        let watch = StreamRequest::Create(Arc::from(self.absent_key.as_str()), options(id, 0));
+        let watch = StreamRequest::Create(self.absent_key.clone(), options(id, FROM_NOW));
         let _ = open.requests.send(watch);
         self.progress.send(id, Instant::now(), waiters);
     }
@@ -234,19 +232,12 @@ impl WatchTask {
         }
     }
 
-    fn start(&mut self, open: &OpenStream, id: u64, watch: Watch, since: Instant) {
+    fn start(&mut self, open: &OpenStream, id: u64, watch: Watch) {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        if let Some(watch) = self.watches.start(&shared.attempts, id, watch, since) {
+        if let Some(watch) = self.watches.start(&shared.attempts, id, watch) {
             send_watch(open, id, watch);
-        }
-    }
-
-    fn start_deferred(&mut self, open: &OpenStream) {
-        let now = Instant::now();
-        for (id, watch) in self.input.deferred.take_due(now) {
-            self.start(open, id, watch, now - DEFERRAL);
         }
     }
 
@@ -255,21 +246,20 @@ impl WatchTask {
         let table = shared.as_ref().map(|shared| shared.attempts.lock());
         for (id, watch) in self.watches.all() {
             let entry = table.as_ref().and_then(|table| table.get(watch.attempt));
-            if let (WatchTarget::Own, Some(entry)) = (watch.target, entry) {
+            if let (WatchTarget::Own, Some(entry)) = (&watch.target, entry) {
                 watch.from = watch.from.max(entry.verified_revision + 1);
             }
-            watch.starts_late = false;
             send_watch(open, id, watch);
         }
     }
 
-    /// Handles one reply. Returns the reason if the server rejects watches.
+    /// Handles one reply. Returns the reason if it ends the stream.
     fn handle_reply(
         &mut self,
         open: &OpenStream,
         reply: &WatchResponse,
         stream: u64,
-    ) -> Option<String> {
+    ) -> Option<StreamEnd> {
         let id = u64::try_from(reply.watch_id()).unwrap_or(0);
         if reply.canceled() {
             return self.on_canceled(open, id, reply);
@@ -278,12 +268,19 @@ impl WatchTask {
             let as_of = reply.header().map_or(i64::MAX, ResponseHeader::revision);
             self.on_created(open, id, stream, as_of);
         }
-        for event in reply.events() {
-            // A deletion has version 0. The library's own method panics on event types that it does
-            // not know.
-            let deleted = event.kv().is_some_and(|kv| kv.version() == 0);
-            let revision = event.kv().map_or(i64::MAX, KeyValue::mod_revision);
-            self.on_event(open, id, deleted, revision);
+        // The server sends all events of one revision together, in no particular order. A program
+        // may delete several keys at one revision, so the events of the own key come first.
+        for of_own_key in [true, false] {
+            for kv in reply.events().iter().filter_map(etcd_client::Event::kv) {
+                let Some(watch) = self.watches.get_for_event(id, kv.mod_revision()) else {
+                    continue;
+                };
+                match (of_own_key, kv.key() == watch.own.as_bytes()) {
+                    (true, true) => self.on_own_event(open, id, kv),
+                    (false, false) => self.on_event(open, id, kv),
+                    _ => {}
+                }
+            }
         }
         None
     }
@@ -295,67 +292,102 @@ impl WatchTask {
             let _ = open.requests.send(StreamRequest::Cancel(id));
             return;
         }
-        let Some(watch) = self.watches.get(id) else {
+        let (Some(watch), Some(shared)) = (self.watches.get(id), self.shared.upgrade()) else {
             return;
         };
-        match watch.target {
-            WatchTarget::Own => {
-                if let Some(shared) = self.shared.upgrade() {
-                    shared
-                        .attempts
-                        .update(watch.attempt, |entry| entry.confirmed_stream = stream);
-                }
+        let attempt = watch.attempt;
+        match &watch.target {
+            // Something may have changed between the read of the position and this watch.
+            WatchTarget::Before { .. } if as_of >= watch.from => {
+                let weak = Weak::clone(&self.shared);
+                tokio::spawn(queue::check_before(weak, attempt, id, as_of));
             }
-            // The predecessor may have disappeared between the reply that named it and this watch.
-            WatchTarget::Predecessor { .. } if watch.starts_late && as_of >= watch.from => {
-                tokio::spawn(queue::recheck(Weak::clone(&self.shared), watch.attempt));
+            WatchTarget::Before { .. } => {}
+            WatchTarget::Own | WatchTarget::Next { .. } => {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    entry.confirmed_stream = stream;
+                    if let Some(predecessor) = &mut entry.predecessor {
+                        predecessor.created = Some(CreatedWatch { id, as_of });
+                    }
+                });
+                queue::take_step(&shared, attempt, step);
             }
-            WatchTarget::Predecessor { .. } => {}
         }
     }
 
-    fn on_canceled(&mut self, open: &OpenStream, id: u64, reply: &WatchResponse) -> Option<String> {
+    fn on_canceled(
+        &mut self,
+        open: &OpenStream,
+        id: u64,
+        reply: &WatchResponse,
+    ) -> Option<StreamEnd> {
         let compacted = reply.compact_revision();
         if let Some(watch) = self.watches.get_mut(id)
             && compacted > 0
         {
             // No event reports what happened before this revision any more.
+            if watch.target != WatchTarget::Own {
+                return Some(StreamEnd::Broken);
+            }
             watch.from = compacted;
-            watch.starts_late = false;
             send_watch(open, id, watch);
             let attempt = watch.attempt;
             self.request_recheck(attempt);
             return None;
         }
         let known = self.watches.get(id).is_some() || reply.watch_id() < 0;
-        known.then(|| reply.cancel_reason().to_owned())
+        known.then(|| StreamEnd::Refused(reply.cancel_reason().to_owned()))
     }
 
-    fn on_event(&mut self, open: &OpenStream, id: u64, deleted: bool, revision: i64) {
-        let Some(watch) = self.watches.get_for_event(id, revision) else {
+    /// Handles a change of an attempt's own key.
+    fn on_own_event(&mut self, open: &OpenStream, id: u64, kv: &KeyValue) {
+        let Some(attempt) = self.watches.get(id).map(|watch| watch.attempt) else {
             return;
         };
-        let (target, attempt) = (watch.target, watch.attempt);
-        match (target, deleted) {
-            (WatchTarget::Own, false) => self.request_recheck(attempt),
-            (WatchTarget::Predecessor { .. }, false) => {}
-            (WatchTarget::Own, true) => {
+        if !is_deletion(kv) {
+            self.request_recheck(attempt);
+            return;
+        }
+        self.stop(open, id);
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let event = shared
+            .attempts
+            .update(attempt, |_| ())
+            .map(|()| queue::loss_event(&shared, attempt));
+        if let Some(event) = event {
+            shared.context.events.send(event);
+        }
+    }
+
+    /// Handles a change of a key that a waiter watches.
+    fn on_event(&mut self, open: &OpenStream, id: u64, kv: &KeyValue) {
+        let (Some(watch), Some(shared)) = (self.watches.get(id), self.shared.upgrade()) else {
+            return;
+        };
+        if !is_deletion(kv) {
+            return;
+        }
+        let attempt = watch.attempt;
+        match &watch.target {
+            WatchTarget::Before { .. } => {
                 self.stop(open, id);
-                let Some(shared) = self.shared.upgrade() else {
-                    return;
-                };
-                let event = shared
-                    .attempts
-                    .update(attempt, |_| ())
-                    .map(|()| queue::loss_event(&shared, attempt));
-                if let Some(event) = event {
-                    shared.context.events.send(event);
-                }
+                queue::prepare_turn(&shared, attempt, id);
             }
-            (WatchTarget::Predecessor { .. }, true) => {
-                self.stop(open, id);
-                tokio::spawn(queue::recheck(Weak::clone(&self.shared), attempt));
+            WatchTarget::Next { predecessor } if kv.key() == predecessor.as_bytes() => {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    let waits = entry.predecessor.as_mut();
+                    if let Some(predecessor) = waits.filter(|one| one.located < kv.mod_revision())
+                        && entry.watch == id
+                    {
+                        predecessor.removed_at = kv.mod_revision();
+                    }
+                });
+                queue::take_step(&shared, attempt, step);
             }
+            // Another key in the range of the watch.
+            _ => {}
         }
     }
 
@@ -381,14 +413,23 @@ impl WatchTask {
     }
 }
 
+/// A deletion has version 0. The library's own method panics on event types that it does not know.
+fn is_deletion(kv: &KeyValue) -> bool {
+    kv.version() == 0
+}
+
 fn send_watch(open: &OpenStream, id: u64, watch: &Watch) {
-    let from = if watch.starts_late {
-        FROM_NOW
-    } else {
-        watch.from
+    let own = watch.own.to_string();
+    let (key, options) = match &watch.target {
+        WatchTarget::Own => (own, options(id, watch.from)),
+        WatchTarget::Before { key } => (key.to_string(), options(id, FROM_NOW)),
+        WatchTarget::Next { predecessor } => {
+            let predecessor = predecessor.to_string();
+            let (first, last) = (own.clone().min(predecessor.clone()), own.max(predecessor));
+            (first, options(id, FROM_NOW).with_range(last + "\0"))
+        }
     };
-    let request = StreamRequest::Create(Arc::clone(&watch.key), options(id, from));
-    let _ = open.requests.send(request);
+    let _ = open.requests.send(StreamRequest::Create(key, options));
 }
 
 fn options(id: u64, from: i64) -> WatchOptions {

@@ -177,10 +177,11 @@ pub(crate) fn proxies(cluster: &Cluster) -> (Vec<Proxy>, String) {
     (proxies, url)
 }
 
-/// The index of the proxy that the client uses, from the requests since the last reset.
+/// The index of the proxy that the client uses, from the transactions since the last reset. (A
+/// watch may still be on its way to another server.)
 pub(crate) fn proxy_in_use(proxies: &[Proxy]) -> usize {
     let used: Vec<_> = (0..proxies.len())
-        .filter(|index| proxies[*index].requests() > 0)
+        .filter(|index| proxies[*index].count("Txn") > 0)
         .collect();
     assert_eq!(
         used.len(),

@@ -10,6 +10,7 @@
 mod common;
 mod concurrent_removal;
 mod contention;
+mod hand_over;
 mod interop;
 mod late_enqueue;
 mod lease_expiry;
