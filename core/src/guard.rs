@@ -12,7 +12,7 @@ use std::{
 use tracing::Instrument;
 
 use crate::{
-    client::{Attempt, Client, Command, Removal},
+    client::{Attempt, Client, Command, Release, Removal},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -64,20 +64,6 @@ impl fmt::Display for NotHeld {
 }
 
 impl std::error::Error for NotHeld {}
-
-/// The outcome of a release (clause R1).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-#[must_use]
-pub enum Release {
-    /// The grant was already gone, for this reason.
-    NotHeld(LossReason),
-    /// The store has acknowledged the release.
-    Released,
-    /// The store gave no answer. The client repeats the removal in the background; the lock is free
-    /// after its TTL at the latest.
-    Unknown(Error),
-}
 
 impl Guard {
     pub(crate) fn new(

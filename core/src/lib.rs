@@ -62,6 +62,7 @@
 //! else.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests measure"))]
 
+mod acquire;
 pub mod backend;
 pub mod capability;
 pub mod cas;
@@ -85,6 +86,7 @@ pub mod settings;
 pub mod telemetry;
 pub mod token;
 
-pub use client::{Acquisition, Client, ClientBuilder, Shutdown, Unreleased};
-pub use guard::{Guard, NotHeld, Release};
+pub use acquire::Acquisition;
+pub use client::{Client, ClientBuilder, Release, Shutdown, Unreleased};
+pub use guard::{Guard, NotHeld};
 pub use lock::{Lock, RunError};

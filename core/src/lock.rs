@@ -5,7 +5,8 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::{
-    client::{Acquisition, Client},
+    acquire::Acquisition,
+    client::Client,
     clock::Instant,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
@@ -25,30 +26,6 @@ pub struct Lock {
     name: LockName,
     ttl: Option<Duration>,
     label: Option<String>,
-}
-
-/// The values with which a client's locks are acquired unless a lock sets its own.
-#[derive(Debug)]
-pub(crate) struct Defaults {
-    owner: Owner,
-    ttl: Duration,
-    clamp_ttl: bool,
-    read_only: bool,
-}
-
-impl Defaults {
-    pub(crate) fn new(label: String, ttl: Duration, clamp_ttl: bool, read_only: bool) -> Self {
-        let host = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
-        Self {
-            owner: Owner::new(label, host, std::process::id()),
-            ttl,
-            clamp_ttl,
-            read_only,
-        }
-    }
 }
 
 /// The reason for which [`Lock::run`] failed.
@@ -87,16 +64,29 @@ impl<T: std::fmt::Debug> std::error::Error for RunError<T> {
     }
 }
 
-impl Lock {
-    pub(crate) const fn new(client: Client, name: LockName) -> Self {
-        Self {
-            client,
+impl Client {
+    /// Returns the lock with this name. Sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidName`], with the defect of the name and its position.
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
+        Ok(self.lock_named(LockName::new(name)?))
+    }
+
+    /// Returns the lock with a name that is already validated. Sends nothing.
+    #[must_use]
+    pub fn lock_named(&self, name: LockName) -> Lock {
+        Lock {
+            client: self.clone(),
             name,
             ttl: None,
             label: None,
         }
     }
+}
 
+impl Lock {
     /// Returns the lock's name.
     #[must_use]
     pub const fn name(&self) -> &LockName {

@@ -7,13 +7,13 @@ use std::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-use super::attempt_state::{
-    AttemptState, Stage, apply_gone, apply_grant, apply_push, apply_suspect,
+use super::{
+    attempt_state::{AttemptState, Stage, apply_gone, apply_grant, apply_push, apply_suspect},
+    releaser::Release,
 };
 use crate::{
     clock::{Clock, Instant},
     error::Error,
-    guard::Release,
     id::AttemptId,
     lease::{DriftBounds, Input, Lease, Phase, WaiterLease},
     loss::LossReason,

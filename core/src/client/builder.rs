@@ -17,8 +17,8 @@ use crate::{
     error::{Error, ErrorKind},
     id::ClientId,
     lease::DriftBounds,
-    lock::Defaults,
     name::Namespace,
+    request::Owner,
     token::FencingToken,
 };
 
@@ -37,6 +37,30 @@ pub struct ClientBuilder {
     token_floor: FencingToken,
     requirements: Requirements,
     read_only: bool,
+}
+
+/// The values with which a client's locks are acquired unless a lock sets its own.
+#[derive(Debug)]
+pub(crate) struct Defaults {
+    pub(crate) owner: Owner,
+    pub(crate) ttl: Duration,
+    pub(crate) clamp_ttl: bool,
+    pub(crate) read_only: bool,
+}
+
+impl Defaults {
+    fn new(label: String, ttl: Duration, clamp_ttl: bool, read_only: bool) -> Self {
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            owner: Owner::new(label, host, std::process::id()),
+            ttl,
+            clamp_ttl,
+            read_only,
+        }
+    }
 }
 
 impl ClientBuilder {

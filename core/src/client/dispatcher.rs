@@ -45,8 +45,11 @@ pub(crate) struct Dispatcher {
 #[derive(Debug)]
 pub(super) struct Batch {
     dispatcher: Arc<Dispatcher>,
-    unanswered: Mutex<Vec<Option<(Arc<Attempt>, InFlight)>>>,
+    unanswered: Mutex<Unanswered>,
 }
+
+/// The entries of a batch, in its order; `None` once answered.
+type Unanswered = Vec<Option<(Arc<Attempt>, InFlight)>>;
 
 impl Dispatcher {
     pub(super) fn new(
@@ -299,7 +302,7 @@ impl Batch {
         })
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, Vec<Option<(Arc<Attempt>, InFlight)>>> {
+    fn unanswered(&self) -> MutexGuard<'_, Unanswered> {
         self.unanswered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

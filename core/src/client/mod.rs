@@ -1,6 +1,5 @@
 //! The client: one connection to a store, with all its locks and waiters.
 
-mod acquire;
 mod attempt;
 mod attempt_state;
 mod builder;
@@ -12,24 +11,26 @@ mod timeout;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub use acquire::Acquisition;
 pub use builder::ClientBuilder;
+pub use releaser::Release;
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
 };
 
-use self::timeout::timeout_at;
+use self::releaser::{Releaser, RemovalOutcome};
 pub(crate) use self::{
     attempt::Attempt,
+    attempt_state::Stage,
+    builder::Defaults,
     dispatcher::Dispatcher,
-    releaser::{Command, Releaser, Removal, RemovalOutcome},
+    releaser::{Command, Removal},
+    timeout::timeout_at,
 };
 use crate::{
     backend::{Backend, BackendInfo, Connect},
     capability::Capabilities,
     error::{Error, ErrorKind},
-    lock::{Defaults, Lock},
     loss::LossReason,
     name::{LockName, Namespace},
     request::{Evicted, List, LockState, Page, Removed},
@@ -77,21 +78,6 @@ impl Client {
     /// Starts the configuration of a client for a store.
     pub fn builder(connect: impl Connect) -> ClientBuilder {
         ClientBuilder::new(Arc::new(connect))
-    }
-
-    /// Returns the lock with this name. Sends nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidName`], with the defect of the name and its position.
-    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
-        Ok(self.lock_named(LockName::new(name)?))
-    }
-
-    /// Returns the lock with a name that is already validated. Sends nothing.
-    #[must_use]
-    pub fn lock_named(&self, name: LockName) -> Lock {
-        Lock::new(self.clone(), name)
     }
 
     /// Returns facts about the store, without secrets.

@@ -13,9 +13,24 @@ use crate::{
     backend::Backend,
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
+    loss::LossReason,
     request::{Remove, Removed},
     telemetry,
 };
+
+/// The outcome of a release (clause R1).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[must_use]
+pub enum Release {
+    /// The grant was already gone, for this reason.
+    NotHeld(LossReason),
+    /// The store has acknowledged the release.
+    Released,
+    /// The store gave no answer. The client repeats the removal in the background; the lock is free
+    /// after its TTL at the latest.
+    Unknown(Error),
+}
 
 /// A command for the releaser.
 #[derive(Debug)]

@@ -69,9 +69,10 @@ impl ConnectionOptions {
     ///
     /// [`ErrorKind::Config`] if the time limit is not a duration.
     pub fn from_settings(settings: &Settings) -> Result<Self, Error> {
+        let default = Self::default();
         let connect_timeout = settings.options.duration(Self::CONNECT_TIMEOUT)?;
         Ok(Self {
-            connect_timeout: connect_timeout.unwrap_or(Self::default().connect_timeout),
+            connect_timeout: connect_timeout.unwrap_or(default.connect_timeout),
             username: settings.username.clone(),
             password: settings.password.clone(),
             tls: settings.tls.clone(),

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Attempt, Client, Dispatcher, attempt_state::Stage, timeout::timeout_at};
 use crate::{
+    client::{Attempt, Client, Dispatcher, Stage, timeout_at},
     clock::Instant,
     error::{Error, ErrorKind},
     guard::Guard,
