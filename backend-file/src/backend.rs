@@ -24,7 +24,7 @@ use crate::{
     clock,
     config::Options,
     dir,
-    error::{errno, io_error},
+    dir_handle::DirHandle,
     fifo::{self, ClientFifo},
     paths::{self, EntryKind},
     root,
@@ -36,7 +36,9 @@ const LISTING: &str = "listing locks";
 #[derive(Clone, Debug)]
 pub struct FileStore {
     root: PathBuf,
-    options: Options,
+    pub(crate) options: Options,
+    /// Whether this is the copy of a client that only reads.
+    pub(crate) read_only: bool,
 }
 
 impl FileStore {
@@ -51,9 +53,12 @@ impl FileStore {
     #[must_use]
     pub fn open(root: impl Into<PathBuf>, options: Options) -> Self {
         let root = root.into();
+        let root = std::path::absolute(&root).unwrap_or(root);
         Self {
-            root: std::path::absolute(&root).unwrap_or(root),
+            // Without a slash at the end, which would follow a link.
+            root: root.components().collect(),
             options,
+            read_only: false,
         }
     }
 
@@ -101,31 +106,34 @@ impl Connect for FileStore {
             .options
             .clock
             .or_else(|| clock::identity(&*context.clock));
+        let store = Self {
+            read_only: context.read_only,
+            ..self.clone()
+        };
         let mut blobs = FileBlobs {
-            store: Arc::new(self.clone()),
+            store: Arc::new(store),
             clock,
             fifo: None,
         };
-        let read_only = context.read_only;
         let named = |error: Error| error.with_backend("file");
-        blobs
-            .run(move |store| {
-                if read_only {
-                    return root::inspect(&store.root, store.options);
+        let fifo_dir = blobs
+            .run(|store| {
+                if store.read_only {
+                    root::inspect(store)?;
+                    return Ok(None);
                 }
-                root::prepare(&store.root, store.options)?;
-                fifo::remove_stale(&store.root);
-                Ok(())
+                let fifo_dir = root::prepare(store)?;
+                fifo::remove_stale(&fifo_dir);
+                Ok(Some(fifo_dir))
             })
             .await
             .map_err(named)?;
-        if read_only {
-            return Ok(Arc::new(Cas::new(blobs, context).map_err(named)?));
-        }
-        match ClientFifo::open(&self.root, context.client, self.options) {
-            Ok(fifo) => blobs.fifo = Some(fifo),
-            Err(error) => {
-                tracing::debug!(%error, "cannot create a FIFO; waiters poll");
+        if let Some(dir) = fifo_dir {
+            match ClientFifo::open(dir, context.client, self.options) {
+                Ok(fifo) => blobs.fifo = Some(fifo),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot create a FIFO; waiters poll");
+                }
             }
         }
         let backend = Cas::new(blobs, context).map_err(named)?;
@@ -194,8 +202,7 @@ impl BlobStore for FileBlobs {
 
     async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
         let key = key.clone();
-        self.run(move |store| dir::read(&paths::lock_dir(&store.root, &key)))
-            .await
+        self.run(move |store| dir::read(store, &key)).await
     }
 
     async fn compare_and_swap(
@@ -205,12 +212,9 @@ impl BlobStore for FileBlobs {
         bytes: Vec<u8>,
     ) -> Result<Swap, Error> {
         let (key, expected) = (key.clone(), expected.cloned());
-        self.run(move |store| {
-            let dir = paths::lock_dir(&store.root, &key);
-            match expected {
-                Some(expected) => dir::replace(&dir, &expected, &bytes, store.options),
-                None => dir::create(&store.root, &dir, &bytes, store.options),
-            }
+        self.run(move |store| match expected {
+            Some(expected) => dir::replace(store, &key, &expected, &bytes),
+            None => dir::create(store, &key, &bytes),
         })
         .await
     }
@@ -226,11 +230,10 @@ impl BlobStore for FileBlobs {
         let (prefix, cursor) = (prefix.to_owned(), cursor.map(str::to_owned));
         self.run(move |store| {
             let mut names = Vec::new();
-            collect_names(
-                &paths::namespace_dir(&store.root, &namespace),
-                "",
-                &mut names,
-            )?;
+            let dirs = paths::namespace_names(&namespace);
+            if let Some(dir) = root::open_below(store, &dirs, LISTING)? {
+                collect_names(&dir, "", &mut names)?;
+            }
             names.retain(|name| {
                 let after = cursor
                     .as_deref()
@@ -247,8 +250,10 @@ impl BlobStore for FileBlobs {
     }
 
     fn location(&self, key: &Key) -> String {
-        let dir = paths::lock_dir(&self.store.root, key);
-        dir::data_file(&dir).unwrap_or(dir).display().to_string()
+        dir::data_file(&self.store, key)
+            .unwrap_or_else(|| paths::lock_dir(&self.store.root, key))
+            .display()
+            .to_string()
     }
 
     fn to_delete(&self, key: &Key) -> String {
@@ -261,8 +266,8 @@ impl BlobStore for FileBlobs {
     }
 
     async fn wake(&self, client: ClientId, key: &Key) {
-        // Two or three system calls that do not block.
-        fifo::send(&self.store.root, client, &key.name);
+        // A dozen system calls that do not block.
+        fifo::send(&self.store, client, &key.name);
     }
 
     async fn next_wake(&self) -> Wake {
@@ -274,19 +279,15 @@ impl BlobStore for FileBlobs {
 }
 
 /// Collects the names below the directory of a namespace or of a name piece.
-fn collect_names(dir: &Path, prefix: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
-    let failed = |error: std::io::Error| io_error(LISTING, dir, errno(&error));
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(failed)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let file_name = entry.file_name();
-        match paths::classify(prefix, &file_name.to_string_lossy()) {
+fn collect_names(dir: &DirHandle, prefix: &str, names: &mut Vec<LockName>) -> Result<(), Error> {
+    for entry in dir.names()? {
+        let entry = entry.to_string_lossy();
+        match paths::classify(prefix, &entry) {
             // A longer text is not a name but a foreign directory tree.
             EntryKind::Piece(text) if text.len() <= 3 * tenure_core::name::MAX_NAME_BYTES => {
-                collect_names(&entry.path(), &text, names)?;
+                if let Some(piece) = dir.open(&entry)? {
+                    collect_names(&piece, &text, names)?;
+                }
             }
             EntryKind::Lock(name) => names.push(name),
             EntryKind::Piece(_) | EntryKind::Other => {}

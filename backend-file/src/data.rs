@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Mode, OFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 use tenure_core::{
@@ -27,6 +27,7 @@ use tenure_core::{
 
 use crate::{
     config::Options,
+    dir_handle::PinnedEntry,
     error::{errno, io_error, path_error},
 };
 
@@ -124,7 +125,12 @@ fn canonical(text: &str) -> Option<u64> {
 }
 
 /// Writes the complete data of a version, and returns the number of pieces.
-pub(crate) fn write(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
+pub(crate) fn write(
+    dir: BorrowedFd<'_>,
+    id: Id,
+    bytes: &[u8],
+    options: Options,
+) -> Result<u32, Errno> {
     let count = bytes.len().div_ceil(PIECE_BYTES);
     if count > MAX_PIECES as usize || bytes.contains(&0) {
         return write_file(dir, id, bytes, options);
@@ -149,7 +155,7 @@ pub(crate) fn write(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Re
 
 /// Removes the data of a version that is not published. Pieces that cannot be removed now are
 /// removed with a later version.
-pub(crate) fn remove(dir: &OwnedFd, id: Id, pieces: u32) {
+pub(crate) fn remove(dir: BorrowedFd<'_>, id: Id, pieces: u32) {
     for piece in id.pieces(pieces) {
         if fs::unlinkat(dir, piece.file(), AtFlags::empty()).is_err() {
             return;
@@ -200,7 +206,11 @@ pub(crate) fn read(
 }
 
 /// Creates an empty file.
-pub(crate) fn create_file(dir: &OwnedFd, name: &str, options: Options) -> Result<OwnedFd, Errno> {
+pub(crate) fn create_file(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    options: Options,
+) -> Result<OwnedFd, Errno> {
     let mode = Mode::from_raw_mode(options.file_mode() as _);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let fd = fs::openat(dir, name, flags, mode)?;
@@ -211,7 +221,7 @@ pub(crate) fn create_file(dir: &OwnedFd, name: &str, options: Options) -> Result
     Ok(fd)
 }
 
-fn write_file(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
+fn write_file(dir: BorrowedFd<'_>, id: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
     let fd = create_file(dir, &id.data(), options)?;
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -228,16 +238,24 @@ fn write_file(dir: &OwnedFd, id: Id, bytes: &[u8], options: Options) -> Result<u
 }
 
 fn read_file(dir: BorrowedFd<'_>, name: &str, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    // Non-blocking, because the name could refer to something other than a file.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match fs::openat(dir, name, flags, Mode::empty()) {
+    let failed = |errno| io_error(READING, path, errno);
+    let entry = match PinnedEntry::new(dir, name) {
         Err(Errno::NOENT) => return Ok(None),
-        other => File::from(other.map_err(|errno| io_error(READING, path, errno))?),
+        other => other.map_err(failed)?,
     };
+    if let Some(what) = entry.refusal(FileType::RegularFile) {
+        return Err(path_error(
+            ErrorKind::Corrupt,
+            READING,
+            path,
+            format!("{what}; delete its directory, which frees the lock"),
+        ));
+    }
+    let file = File::from(entry.open(OFlags::RDONLY).map_err(failed)?);
     let mut bytes = Vec::with_capacity(1024);
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| io_error(READING, path, errno(&error)))?;
+        .map_err(|error| failed(errno(&error)))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(path_error(
             ErrorKind::Corrupt,

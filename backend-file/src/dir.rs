@@ -15,19 +15,21 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, CWD, Mode, OFlags},
+    fs::{self, AtFlags},
     io::Errno,
 };
 use tenure_core::{
-    cas::{Swap, Version, Versioned},
+    cas::{Key, Swap, Version, Versioned},
     error::{Error, ErrorKind},
 };
 
 use crate::{
+    FileStore,
     config::Options,
     data::{self, Id, Piece},
+    dir_handle::{DirHandle, make_dir},
     error::{io_error, path_error, publishing_error},
-    paths::TMP_DIR,
+    paths::{self, TMP_DIR},
     root,
 };
 
@@ -81,19 +83,22 @@ impl Head {
 }
 
 /// Reads the current version of a lock; `None` if the lock's directory is absent or empty.
-pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
-    let failed = |errno| io_error(READING, dir, errno);
+pub(crate) fn read(store: &FileStore, key: &Key) -> Result<Option<Versioned>, Error> {
+    let (parents, name) = paths::lock_names(key);
+    let Some(parent) = root::open_below(store, &parents, READING)? else {
+        return Ok(None);
+    };
     let mut listed = DirListing::default();
     for attempt in 0..MAX_READ_RETRIES {
         if attempt > IMMEDIATE_READ_RETRIES {
             std::thread::sleep(Duration::from_micros(200));
         }
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match fs::open(dir, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other.map_err(failed)?,
+        // Opened anew each time: the directory may have been deleted and created again.
+        let Some(dir) = parent.open_listing(&name)? else {
+            return Ok(None);
         };
-        let mut listing = fs::Dir::new(fd).map_err(failed)?;
+        let (mut listing, path) = dir.into_listing()?;
+        let failed = |errno| io_error(READING, &path, errno);
         listed = list_dir(&mut listing).map_err(failed)?;
         if listed.entries == 0 {
             return Ok(None);
@@ -102,7 +107,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
             continue;
         };
         let fd = listing.fd().map_err(failed)?;
-        if let Some((bytes, pieces)) = data::read(fd, dir, head.id)? {
+        if let Some((bytes, pieces)) = data::read(fd, &path, head.id)? {
             head.pieces = pieces;
             head.checksum = crc32fast::hash(&bytes);
             return Ok(Some(Versioned::new(head.version(), bytes)));
@@ -115,7 +120,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
     Err(path_error(
         ErrorKind::Corrupt,
         READING,
-        dir,
+        &parent.path().join(name),
         format!(
             "{what}; no client can hold this lock until it is restored, or the directory is \
              deleted, which frees the lock"
@@ -124,62 +129,64 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Versioned>, Error> {
 }
 
 /// Returns the file that contains the current state, for messages.
-pub(crate) fn data_file(dir: &Path) -> Option<PathBuf> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = fs::open(dir, flags, Mode::empty()).ok()?;
-    let listed = list_dir(&mut fs::Dir::new(fd).ok()?).ok()?;
-    Some(dir.join(listed.head?.id.data()))
+pub(crate) fn data_file(store: &FileStore, key: &Key) -> Option<PathBuf> {
+    let (parents, name) = paths::lock_names(key);
+    let parent = root::open_below(store, &parents, READING).ok()??;
+    let (mut listing, path) = parent.open_listing(&name).ok()??.into_listing().ok()?;
+    let listed = list_dir(&mut listing).ok()?;
+    Some(path.join(listed.head?.id.data()))
 }
 
 /// Publishes the next version if the current one is `expected`.
 pub(crate) fn replace(
-    dir: &Path,
+    store: &FileStore,
+    key: &Key,
     expected: &Version,
     bytes: &[u8],
-    options: Options,
 ) -> Result<Swap, Error> {
     let Some(head) = Head::parse(expected) else {
         return Ok(Swap::Conflict);
     };
-    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = match fs::open(dir, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
+    let (mut names, name) = paths::lock_names(key);
+    names.push(name);
+    let Some(dir) = root::open_below(store, &names, WRITING)? else {
+        return Ok(Swap::Conflict);
     };
+    let (fd, path) = (dir.as_fd(), dir.path());
     let old_name = head.id.head();
     // Saves a write and a sync if another process has already published a version.
-    match fs::statat(&fd, &old_name, AtFlags::SYMLINK_NOFOLLOW) {
+    match fs::statat(fd, &old_name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(Swap::Conflict),
-        other => other.map_err(|errno| io_error(WRITING, dir, errno))?,
+        other => other.map_err(|errno| io_error(WRITING, path, errno))?,
     };
     // The data may have been damaged since it was read; a new version must not hide that.
-    match data::read(fd.as_fd(), dir, head.id)? {
+    match data::read(fd, path, head.id)? {
         Some((bytes, _)) if crc32fast::hash(&bytes) == head.checksum => {}
         _ => return Ok(Swap::Conflict),
     }
     let next = Id::after(head.id.generation)?;
-    let pieces = match data::write(&fd, next, bytes, options) {
+    let pieces = match data::write(fd, next, bytes, store.options) {
         Ok(pieces) => pieces,
         Err(errno) => {
-            data::remove(&fd, next, data::MAX_PIECES);
+            data::remove(fd, next, data::MAX_PIECES);
             return match errno {
                 // The directory was deleted in the meantime.
                 Errno::NOENT => Ok(Swap::Conflict),
-                errno => Err(io_error(WRITING, &dir.join(next.data()), errno)),
+                errno => Err(io_error(WRITING, &path.join(next.data()), errno)),
             };
         }
     };
-    match fs::renameat(&fd, &old_name, &fd, next.head()) {
+    match fs::renameat(fd, &old_name, fd, next.head()) {
         Ok(()) => {}
         Err(Errno::NOENT) => {
-            data::remove(&fd, next, pieces);
+            data::remove(fd, next, pieces);
             return Ok(Swap::Conflict);
         }
-        Err(errno) => return Err(publishing_error(WRITING, dir, errno)),
+        Err(errno) => return Err(publishing_error(WRITING, path, errno)),
     }
     // The data of the previous version stays: after a power loss its head may reappear.
     for piece in &head.stale {
-        let _ = fs::unlinkat(&fd, piece.file(), AtFlags::empty());
+        let _ = fs::unlinkat(fd, piece.file(), AtFlags::empty());
     }
     let head = Head {
         id: next,
@@ -192,21 +199,22 @@ pub(crate) fn replace(
 
 /// Publishes the first version of a lock whose directory is absent or empty. A temporary directory
 /// is created and renamed into place; the rename fails if the place is taken.
-pub(crate) fn create(
-    root: &Path,
-    dir: &Path,
-    bytes: &[u8],
-    options: Options,
-) -> Result<Swap, Error> {
-    let first = Id::after(0)?;
-    let mut last = Errno::NOENT;
+pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap, Error> {
+    let (parents, name) = paths::lock_names(key);
     for _ in 0..5 {
-        let made = root.join(TMP_DIR).join(first.temporary_name());
-        let prepared = match prepare(&made, first, bytes, options) {
-            Ok(pieces) => fs::renameat(CWD, &made, CWD, dir).map(|()| pieces),
-            Err(errno) => Err(errno),
+        let root = root::open_or_create(store, WRITING)?;
+        let tmp = root.open_or_create(TMP_DIR)?;
+        let mut parent = root;
+        for name in &parents {
+            parent = parent.open_or_create(name)?;
+        }
+        let first = Id::after(0)?;
+        let temporary = first.temporary_name();
+        let published = match prepare(&tmp, first, bytes, store.options)? {
+            Some(pieces) => fs::renameat(&tmp, &temporary, &parent, &name).map(|()| pieces),
+            None => Err(Errno::NOENT),
         };
-        match prepared {
+        let errno = match published {
             Ok(pieces) => {
                 let head = Head {
                     id: first,
@@ -216,47 +224,65 @@ pub(crate) fn create(
                 };
                 return Ok(Swap::Swapped(head.version()));
             }
-            Err(Errno::NOENT | Errno::EXIST) if !dir.exists() => {
-                // The parents are missing, or another process removed the temporary directory as
-                // stale.
-                last = Errno::NOENT;
-                let _ = std::fs::remove_dir_all(&made);
-                make_parents(root, dir, options)?;
-            }
-            Err(errno) => {
-                let _ = std::fs::remove_dir_all(&made);
-                return match errno {
-                    Errno::EXIST | Errno::NOTEMPTY | Errno::NOENT => Ok(Swap::Conflict),
-                    errno => Err(publishing_error(WRITING, dir, errno)),
-                };
+            Err(errno) => errno,
+        };
+        discard(&tmp, first);
+        match errno {
+            // Another process removed the temporary directory as stale, or a parent was deleted.
+            Errno::NOENT => {}
+            Errno::EXIST | Errno::NOTEMPTY => return Ok(Swap::Conflict),
+            errno => {
+                // An entry that is not a directory gets an error that says so.
+                parent.open(&name)?;
+                return Err(publishing_error(WRITING, &parent.path().join(name), errno));
             }
         }
     }
-    Err(io_error(WRITING, dir, last))
+    Err(io_error(
+        WRITING,
+        &paths::lock_dir(store.root(), key),
+        Errno::NOENT,
+    ))
 }
 
-fn prepare(made: &Path, first: Id, bytes: &[u8], options: Options) -> Result<u32, Errno> {
-    root::make_dir(made, options)?;
-    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = fs::open(made, flags, Mode::empty())?;
-    let pieces = data::write(&fd, first, bytes, options)?;
-    data::create_file(&fd, &first.head(), options)?;
-    Ok(pieces)
-}
-
-fn make_parents(root: &Path, dir: &Path, options: Options) -> Result<(), Error> {
-    let mut missing = vec![root.join(TMP_DIR)];
-    let inside = dir.parent().into_iter().flat_map(Path::ancestors);
-    missing.extend(
-        inside
-            .take_while(|path| path.starts_with(root))
-            .map(Path::to_path_buf),
-    );
-    missing.push(root.to_path_buf());
-    for path in missing.iter().rev() {
-        root::make_dir(path, options).map_err(|errno| io_error(WRITING, path, errno))?;
+/// Creates a temporary directory with a version, and returns the number of pieces; `None` if
+/// another process has removed it as stale.
+fn prepare(
+    tmp: &DirHandle,
+    first: Id,
+    bytes: &[u8],
+    options: Options,
+) -> Result<Option<u32>, Error> {
+    let name = first.temporary_name();
+    match make_dir(tmp.as_fd(), Path::new(&name), options) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(|errno| io_error(WRITING, &tmp.path().join(&name), errno))?,
     }
-    Ok(())
+    let Some(made) = tmp.open(&name)? else {
+        return Ok(None);
+    };
+    let written = data::write(made.as_fd(), first, bytes, options).and_then(|pieces| {
+        data::create_file(made.as_fd(), &first.head(), options)?;
+        Ok(pieces)
+    });
+    match written {
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => {
+            discard(tmp, first);
+            Err(io_error(WRITING, made.path(), errno))
+        }
+        Ok(pieces) => Ok(Some(pieces)),
+    }
+}
+
+/// Removes a temporary directory. A later connect removes it if this fails.
+fn discard(tmp: &DirHandle, first: Id) {
+    let name = first.temporary_name();
+    if let Ok(Some(dir)) = tmp.open(&name) {
+        data::remove(dir.as_fd(), first, data::MAX_PIECES);
+        let _ = fs::unlinkat(&dir, first.head(), AtFlags::empty());
+        let _ = fs::unlinkat(tmp, &name, AtFlags::REMOVEDIR);
+    }
 }
 
 #[derive(Default)]
@@ -301,11 +327,16 @@ fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use tenure_core::name::{LockName, Namespace};
+
     use super::*;
 
-    fn some(root: &Path) -> std::path::PathBuf {
-        root::make_dir(&root.join(TMP_DIR), Options::default()).unwrap();
-        root.join("default").join("job")
+    fn some() -> (tempfile::TempDir, FileStore, Key, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new(root.path());
+        let key = Key::new(Namespace::default(), LockName::new("job").unwrap());
+        let dir = paths::lock_dir(root.path(), &key);
+        (root, store, key, dir)
     }
 
     fn swapped(swap: Swap) -> Version {
@@ -327,107 +358,96 @@ mod tests {
 
     #[test]
     fn one_of_two_swaps_wins_and_the_other_conflicts() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, options) = (root.path(), Options::default());
-        let dir = some(root);
-        assert!(read(&dir).unwrap().is_none());
-        let first = swapped(create(root, &dir, b"1", options).unwrap());
-        assert_eq!(create(root, &dir, b"x", options).unwrap(), Swap::Conflict);
-        let second = swapped(replace(&dir, &first, b"2", options).unwrap());
-        assert_eq!(
-            replace(&dir, &first, b"x", options).unwrap(),
-            Swap::Conflict
-        );
-        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"2");
+        let (_root, store, key, dir) = some();
+        assert!(read(&store, &key).unwrap().is_none());
+        let first = swapped(create(&store, &key, b"1").unwrap());
+        assert_eq!(create(&store, &key, b"x").unwrap(), Swap::Conflict);
+        let second = swapped(replace(&store, &key, &first, b"2").unwrap());
+        assert_eq!(replace(&store, &key, &first, b"x").unwrap(), Swap::Conflict);
+        assert_eq!(read(&store, &key).unwrap().unwrap().bytes, b"2");
         assert_eq!(files(&dir), ["data.1", "data.2", "head.2"]);
-        swapped(replace(&dir, &second, b"3", options).unwrap());
+        swapped(replace(&store, &key, &second, b"3").unwrap());
         assert_eq!(files(&dir), ["data.2", "data.3", "head.3"]);
-        assert_eq!(std::fs::read_dir(root.join(TMP_DIR)).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(store.root().join(TMP_DIR))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]
     fn unfinished_proposal_is_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, options) = (root.path(), Options::default());
-        let dir = some(root);
-        swapped(create(root, &dir, b"1", options).unwrap());
+        let (_root, store, key, dir) = some();
+        swapped(create(&store, &key, b"1").unwrap());
         std::fs::write(dir.join(format!("data.2.{:032x}", 5)), b"x").unwrap();
         for _ in 0..2 {
-            let version = read(&dir).unwrap().unwrap().version;
-            swapped(replace(&dir, &version, b"y", options).unwrap());
+            let version = read(&store, &key).unwrap().unwrap().version;
+            swapped(replace(&store, &key, &version, b"y").unwrap());
         }
         assert_eq!(files(&dir), ["data.2", "data.3", "head.3"]);
     }
 
     #[test]
     fn higher_of_two_heads_is_read_and_missing_head_is_an_error() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, options) = (root.path(), Options::default());
-        let dir = some(root);
-        let first = swapped(create(root, &dir, b"1", options).unwrap());
-        swapped(replace(&dir, &first, b"2", options).unwrap());
+        let (_root, store, key, dir) = some();
+        let first = swapped(create(&store, &key, b"1").unwrap());
+        swapped(replace(&store, &key, &first, b"2").unwrap());
         let old_head = dir.join(Head::parse(&first).unwrap().id.head());
         std::fs::write(&old_head, b"").unwrap();
-        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"2");
+        assert_eq!(read(&store, &key).unwrap().unwrap().bytes, b"2");
         for entry in std::fs::read_dir(&dir).unwrap().flatten() {
             if entry.file_name().to_str().unwrap().starts_with("head.") {
                 std::fs::remove_file(entry.path()).unwrap();
             }
         }
-        let error = read(&dir).unwrap_err();
+        let error = read(&store, &key).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
         std::fs::remove_dir_all(&dir).unwrap();
-        assert!(read(&dir).unwrap().is_none());
+        assert!(read(&store, &key).unwrap().is_none());
         // A swap that expects a version of the deleted directory fails as well.
-        assert_eq!(
-            replace(&dir, &first, b"x", options).unwrap(),
-            Swap::Conflict
-        );
+        assert_eq!(replace(&store, &key, &first, b"x").unwrap(), Swap::Conflict);
         std::fs::create_dir(&dir).unwrap();
-        assert!(read(&dir).unwrap().is_none());
-        swapped(create(root, &dir, b"again", options).unwrap());
+        assert!(read(&store, &key).unwrap().is_none());
+        swapped(create(&store, &key, b"again").unwrap());
         // It has the same generation as the deleted version, but a different nonce.
-        assert_eq!(
-            replace(&dir, &first, b"x", options).unwrap(),
-            Swap::Conflict
-        );
-        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"again");
+        assert_eq!(replace(&store, &key, &first, b"x").unwrap(), Swap::Conflict);
+        assert_eq!(read(&store, &key).unwrap().unwrap().bytes, b"again");
     }
 
     #[test]
     fn data_of_every_size_round_trips_and_is_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, options) = (root.path(), Options::default());
-        let dir = some(root);
-        let mut version = swapped(create(root, &dir, b"1", options).unwrap());
+        let (_root, store, key, dir) = some();
+        let mut version = swapped(create(&store, &key, b"1").unwrap());
         for length in [1, 999, 1000, 1001, 5000, 31_999, 32_000, 32_001, 200_000, 1] {
             let bytes = vec![b'x'; length];
             // Both with the version from a read and with the version that the last swap returned.
             for from_read in [false, true] {
                 if from_read {
-                    version = read(&dir).unwrap().unwrap().version;
+                    version = read(&store, &key).unwrap().unwrap().version;
                 }
-                version = swapped(replace(&dir, &version, &bytes, options).unwrap());
-                assert!(read(&dir).unwrap().unwrap().bytes == bytes, "{length}");
+                version = swapped(replace(&store, &key, &version, &bytes).unwrap());
+                assert!(
+                    read(&store, &key).unwrap().unwrap().bytes == bytes,
+                    "{length}"
+                );
             }
             let most = 1 + 2 * length.div_ceil(1000).min(32);
             assert!(std::fs::read_dir(&dir).unwrap().count() <= most, "{length}");
         }
         // Data that a link cannot hold is preserved as well.
-        swapped(replace(&dir, &version, b"a\0b", options).unwrap());
-        assert_eq!(read(&dir).unwrap().unwrap().bytes, b"a\0b");
+        swapped(replace(&store, &key, &version, b"a\0b").unwrap());
+        assert_eq!(read(&store, &key).unwrap().unwrap().bytes, b"a\0b");
     }
 
     #[test]
     fn missing_data_file_is_an_error_with_its_name() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, options) = (root.path(), Options::default());
-        let dir = some(root);
-        let first = swapped(create(root, &dir, b"1", options).unwrap());
+        let (_root, store, key, dir) = some();
+        let first = swapped(create(&store, &key, b"1").unwrap());
         let data = Head::parse(&first).unwrap().id.data();
         std::fs::remove_file(dir.join(&data)).unwrap();
-        let error = read(&dir).unwrap_err();
+        let error = read(&store, &key).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&data), "{error}");
     }

@@ -4,25 +4,24 @@
 //! client. A message has fewer than `PIPE_BUF` bytes, so it arrives completely or not at all. A
 //! lost message costs only time: the waiter's next report finds the grant.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::{collections::VecDeque, os::fd::AsFd};
 
 use rustix::{
-    fs::{self, CWD, FileType, Mode, OFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 use tenure_core::{cas::Wake, id::ClientId, name::LockName};
-use tokio::{
-    net::unix::pipe::{OpenOptions, Receiver},
-    sync::Mutex,
-};
+use tokio::{net::unix::pipe::Receiver, sync::Mutex};
 
 use crate::{
+    FileStore,
     config::Options,
+    dir_handle::{DirHandle, PinnedEntry},
     paths::{self, FIFO_DIR},
+    root,
 };
+
+const WAKING: &str = "waking a waiter";
 
 /// If more bytes than this are unread, the pipe (64 KiB) may have been full and messages may be
 /// lost.
@@ -33,7 +32,8 @@ const MAX_MESSAGE_BYTES: usize = 4096;
 /// This client's FIFO. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct ClientFifo {
-    path: PathBuf,
+    dir: DirHandle,
+    name: String,
     reader: Mutex<MessageReader>,
 }
 
@@ -47,16 +47,20 @@ struct MessageReader {
 impl ClientFifo {
     /// Creates the FIFO. It receives its name only once it has a reader, so a FIFO without a reader
     /// is stale and any process may remove it.
-    pub(crate) fn open(root: &Path, client: ClientId, options: Options) -> std::io::Result<Self> {
-        let dir = root.join(FIFO_DIR);
-        let path = dir.join(client.to_string());
-        let temporary = dir.join(format!(".new.{client}"));
+    pub(crate) fn open(
+        dir: DirHandle,
+        client: ClientId,
+        options: Options,
+    ) -> std::io::Result<Self> {
+        let name = client.to_string();
+        let temporary = format!(".new.{client}");
         let mut last = std::io::Error::from(Errno::NOENT);
         for _ in 0..5 {
-            match create_reader(&temporary, &path, options) {
+            match create_reader(&dir, &temporary, &name, options) {
                 Ok(receiver) => {
                     return Ok(Self {
-                        path,
+                        dir,
+                        name,
                         reader: Mutex::new(MessageReader {
                             receiver,
                             partial: Vec::new(),
@@ -67,7 +71,7 @@ impl ClientFifo {
                 // Another process removed it as stale before it had a reader.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => last = error,
                 Err(error) => {
-                    let _ = std::fs::remove_file(&temporary);
+                    let _ = fs::unlinkat(&dir, &temporary, AtFlags::empty());
                     return Err(error);
                 }
             }
@@ -98,7 +102,7 @@ impl ClientFifo {
 impl Drop for ClientFifo {
     fn drop(&mut self) {
         // If this fails, the next client that connects removes it.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
     }
 }
 
@@ -132,34 +136,51 @@ impl MessageReader {
     }
 }
 
-fn create_reader(temporary: &Path, path: &Path, options: Options) -> std::io::Result<Receiver> {
+fn create_reader(
+    dir: &DirHandle,
+    temporary: &str,
+    name: &str,
+    options: Options,
+) -> std::io::Result<Receiver> {
     let mode = Mode::from_raw_mode(options.file_mode() as _);
-    match fs::mkfifoat(CWD, temporary, mode) {
+    match fs::mkfifoat(dir, temporary, mode) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
-    if options.shared {
-        fs::chmodat(CWD, temporary, mode, fs::AtFlags::empty())?;
+    let entry = PinnedEntry::new(dir.as_fd(), temporary)?;
+    if let Some(what) = entry.refusal(FileType::Fifo) {
+        return Err(std::io::Error::other(what));
     }
     // Also open for writing, so that the reader does not see an end of file when a writer closes.
-    let receiver = OpenOptions::new()
-        .read_write(true)
-        .open_receiver(temporary)?;
-    std::fs::rename(temporary, path)?;
+    let fd = entry.open(OFlags::RDWR)?;
+    if options.shared {
+        // The process's umask may have removed the group's permissions.
+        fs::fchmod(&fd, mode)?;
+    }
+    let receiver = Receiver::from_owned_fd(fd)?;
+    fs::renameat(dir, temporary, dir, name)?;
     Ok(receiver)
 }
 
 /// Writes a lock's name into a client's FIFO, if the client has one.
-pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
-    let path = root.join(FIFO_DIR).join(client.to_string());
-    // Also open for reading, so that a reader that disappears in the meantime causes no signal.
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(fd) = fs::open(&path, flags, Mode::empty()) else {
+pub(crate) fn send(store: &FileStore, client: ClientId, name: &LockName) {
+    let dir = match root::open_below(store, &[FIFO_DIR.to_owned()], WAKING) {
+        Ok(Some(dir)) => dir,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%error, "cannot wake a waiter, which relies on its reports");
+            return;
+        }
+    };
+    let fifo = client.to_string();
+    let Ok(entry) = PinnedEntry::new(dir.as_fd(), &fifo) else {
         return;
     };
-    let is_fifo =
-        fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-    if is_fifo {
+    if entry.refusal(FileType::Fifo).is_some() {
+        return;
+    }
+    // Also open for reading, so that a reader that disappears in the meantime causes no signal.
+    if let Ok(fd) = entry.open(OFlags::RDWR) {
         let line = format!("{}\n", paths::encode(name.as_str()));
         // If the FIFO is full, its client rechecks all its locks anyway.
         let _ = rustix::io::write(&fd, line.as_bytes());
@@ -167,15 +188,18 @@ pub(crate) fn send(root: &Path, client: ClientId, name: &LockName) {
 }
 
 /// Removes the FIFOs that have no reader.
-pub(crate) fn remove_stale(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root.join(FIFO_DIR)) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let reader = fs::open(entry.path(), flags, Mode::empty());
-        if reader.is_err_and(|errno| errno == Errno::NXIO) {
-            let _ = std::fs::remove_file(entry.path());
+pub(crate) fn remove_stale(dir: &DirHandle) {
+    for name in dir.names().unwrap_or_default() {
+        let Ok(name) = name.to_str() else { continue };
+        let Ok(entry) = PinnedEntry::new(dir.as_fd(), name) else {
+            continue;
+        };
+        if entry.refusal(FileType::Fifo).is_none()
+            && entry
+                .open(OFlags::WRONLY)
+                .is_err_and(|errno| errno == Errno::NXIO)
+        {
+            let _ = fs::unlinkat(dir, name, AtFlags::empty());
         }
     }
 }
@@ -184,24 +208,29 @@ pub(crate) fn remove_stale(root: &Path) {
 mod tests {
     use super::*;
 
-    fn fifo_root() -> tempfile::TempDir {
+    fn fifo_store() -> (tempfile::TempDir, FileStore) {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join(FIFO_DIR)).unwrap();
-        root
+        let store = FileStore::new(root.path());
+        (root, store)
+    }
+
+    fn open(store: &FileStore, client: ClientId) -> ClientFifo {
+        let dir = root::prepare(store).unwrap();
+        ClientFifo::open(dir, client, Options::default()).unwrap()
     }
 
     #[tokio::test]
     async fn messages_arrive_and_invalid_ones_are_ignored() {
-        let root = fifo_root();
+        let (root, store) = fifo_store();
         let client = ClientId::from_u128(1);
-        let fifo = ClientFifo::open(root.path(), client, Options::default()).unwrap();
+        let fifo = open(&store, client);
         let longest = LockName::new("\u{1f512}".repeat(128)).unwrap();
         let path = root.path().join(FIFO_DIR).join(client.to_string());
         std::fs::write(&path, b"a/b\n\xff\n\n%2\n").unwrap();
-        send(root.path(), client, &longest);
+        send(&store, client, &longest);
         assert_eq!(fifo.next().await, Wake::Lock(longest.clone()));
         for _ in 0..100 {
-            send(root.path(), client, &longest);
+            send(&store, client, &longest);
         }
         assert_eq!(fifo.next().await, Wake::Everything);
         assert_eq!(fifo.next().await, Wake::Lock(longest));
@@ -209,17 +238,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_fifos_without_a_reader_are_removed() {
-        let root = fifo_root();
+        let (root, store) = fifo_store();
+        let live = open(&store, ClientId::from_u128(1));
         let dir = root.path().join(FIFO_DIR);
-        let live =
-            ClientFifo::open(root.path(), ClientId::from_u128(1), Options::default()).unwrap();
-        fs::mkfifoat(CWD, dir.join("dead"), Mode::RUSR | Mode::WUSR).unwrap();
-        send(
-            root.path(),
-            ClientId::from_u128(2),
-            &LockName::new("a").unwrap(),
-        );
-        remove_stale(root.path());
+        fs::mkfifoat(fs::CWD, dir.join("dead"), Mode::RUSR | Mode::WUSR).unwrap();
+        let name = LockName::new("a").unwrap();
+        send(&store, ClientId::from_u128(2), &name);
+        remove_stale(&root::prepare(&store).unwrap());
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         drop(live);

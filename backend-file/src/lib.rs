@@ -29,6 +29,7 @@ mod clock;
 mod config;
 mod data;
 mod dir;
+mod dir_handle;
 mod error;
 mod factory;
 mod fifo;

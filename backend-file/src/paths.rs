@@ -45,7 +45,7 @@ pub(crate) const TMP_DIR: &str = ".tmp";
 #[must_use]
 pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
     let mut path = namespace_dir(root, &key.namespace);
-    push(&mut path, &encode(key.name.as_str()));
+    path.extend(split(encode(key.name.as_str())));
     path
 }
 
@@ -53,8 +53,23 @@ pub fn lock_dir(root: &Path, key: &Key) -> PathBuf {
 #[must_use]
 pub fn namespace_dir(root: &Path, namespace: &Namespace) -> PathBuf {
     let mut path = root.to_path_buf();
-    push(&mut path, &encode(namespace.as_str()));
+    path.extend(namespace_names(namespace));
     path
+}
+
+/// Returns the names of the directories from the root to the one that contains a lock's directory,
+/// and the name of the lock's directory.
+pub(crate) fn lock_names(key: &Key) -> (Vec<String>, String) {
+    let mut parents = namespace_names(&key.namespace);
+    let mut names = split(encode(key.name.as_str()));
+    let last = names.pop().unwrap_or_default();
+    parents.append(&mut names);
+    (parents, last)
+}
+
+/// Returns the names of the directories from the root to that of a namespace.
+pub(crate) fn namespace_names(namespace: &Namespace) -> Vec<String> {
+    split(encode(namespace.as_str()))
 }
 
 /// Encodes a text by the table of this module, without splitting it.
@@ -99,19 +114,21 @@ pub(crate) fn classify(prefix: &str, entry: &str) -> EntryKind {
     name.map_or(EntryKind::Other, EntryKind::Lock)
 }
 
-fn push(path: &mut PathBuf, encoded: &str) {
+/// Splits an encoded text into file names.
+fn split(encoded: String) -> Vec<String> {
     if encoded.len() <= MAX_FILE_NAME_BYTES {
-        path.push(encoded);
-        return;
+        return vec![encoded];
     }
-    let mut rest = encoded;
+    let mut names = Vec::new();
+    let mut rest = encoded.as_str();
     while rest.len() > NAME_PIECE_BYTES {
         // Encoded text is ASCII, so every offset is a character boundary.
         let (piece, more) = rest.split_at(NAME_PIECE_BYTES);
-        path.push(format!("{piece}~"));
+        names.push(format!("{piece}~"));
         rest = more;
     }
-    path.push(format!("~{rest}"));
+    names.push(format!("~{rest}"));
+    names
 }
 
 #[cfg(test)]

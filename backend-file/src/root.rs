@@ -2,20 +2,22 @@
 //! hosts can access it.
 
 use std::{
-    fs::Metadata,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::Path,
+    os::unix::fs::DirBuilderExt,
     time::{Duration, SystemTime},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{self, AtFlags, CWD, FileType},
+    io::Errno,
+};
 use tenure_core::{
     error::{Error, ErrorKind},
     id::ClientId,
 };
 
 use crate::{
-    config::Options,
+    FileStore,
+    dir_handle::{self, DirHandle, check_mode, make_dir},
     error::{errno, io_error, path_error},
     paths::{FIFO_DIR, TMP_DIR},
 };
@@ -24,138 +26,121 @@ const OPENING: &str = "opening the directory of locks";
 /// Age from which a temporary directory is stale.
 const STALE_TMP_AGE: Duration = Duration::from_secs(60);
 
-/// Creates or validates the root, and removes the leftovers of dead processes.
-pub(crate) fn prepare(root: &Path, options: Options) -> Result<(), Error> {
-    create_or_validate(root, options)?;
-    refuse_network(root, options)?;
-    for inner in [TMP_DIR, FIFO_DIR] {
-        make_dir(&root.join(inner), options)
-            .map_err(|errno| io_error(OPENING, &root.join(inner), errno))?;
-    }
-    remove_stale_tmp(&root.join(TMP_DIR));
-    Ok(())
+/// Creates or validates the root, removes the leftovers of dead processes, and returns the
+/// directory of the FIFOs.
+pub(crate) fn prepare(store: &FileStore) -> Result<DirHandle, Error> {
+    let root = open_or_create(store, OPENING)?;
+    refuse_network(&root, store)?;
+    remove_stale_tmp(&root.open_or_create(TMP_DIR)?);
+    root.open_or_create(FIFO_DIR)
 }
 
 /// Validates the root for a read-only client. Creates nothing; an absent root is a store without
-/// locks. The superuser may inspect the roots of all users.
-pub(crate) fn inspect(root: &Path, options: Options) -> Result<(), Error> {
-    match std::fs::symlink_metadata(root) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(io_error(OPENING, root, errno(&error))),
-        Ok(meta) => {
-            validate(root, &meta, options, rustix::process::geteuid().is_root())?;
-            refuse_network(root, options)
-        }
+/// locks.
+pub(crate) fn inspect(store: &FileStore) -> Result<(), Error> {
+    match open(store, OPENING)? {
+        None => Ok(()),
+        Some(root) => refuse_network(&root, store),
     }
 }
 
-/// Creates one directory, unless it already exists.
-pub(crate) fn make_dir(path: &Path, options: Options) -> Result<(), Errno> {
-    let mode = options.dir_mode();
-    let made = std::fs::DirBuilder::new().mode(mode & 0o777).create(path);
-    match made {
-        Ok(()) if options.shared => {
-            // The process's umask may have removed the group's permissions.
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(path, permissions).map_err(|error| errno(&error))
-        }
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(errno(&error)),
-    }
-}
-
-fn create_or_validate(root: &Path, options: Options) -> Result<(), Error> {
-    let failed = |error: std::io::Error| io_error(OPENING, root, errno(&error));
-    let meta = match std::fs::symlink_metadata(root) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if let Some(parent) = root.parent() {
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(parent)
-                    .map_err(failed)?;
-            }
-            make_dir(root, options).map_err(|errno| io_error(OPENING, root, errno))?;
-            std::fs::symlink_metadata(root).map_err(failed)?
+/// Opens and validates the root; `None` if it is absent. The root is opened anew for each
+/// operation, so that all processes use the directory that now has this path.
+pub(crate) fn open(store: &FileStore, operation: &'static str) -> Result<Option<DirHandle>, Error> {
+    let root = store.root();
+    let failed = |errno| io_error(operation, root, errno);
+    let fd = match dir_handle::open_path(root) {
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => {
+            return Err(not_a_directory(store, operation).unwrap_or_else(|| failed(errno)));
         }
         other => other.map_err(failed)?,
     };
-    validate(root, &meta, options, false)
-}
-
-/// Validates owner, mode and type of a root. `allow_other_owner` permits a root of another user.
-fn validate(
-    root: &Path,
-    meta: &Metadata,
-    options: Options,
-    allow_other_owner: bool,
-) -> Result<(), Error> {
-    if meta.is_symlink() {
-        return Err(path_error(
-            ErrorKind::Config,
-            OPENING,
-            root,
-            "it is a symbolic link, which another user could change; use the path of the \
-             directory itself",
-        ));
-    }
-    if !meta.is_dir() {
-        return Err(path_error(
-            ErrorKind::Config,
-            OPENING,
-            root,
-            "it is not a directory; choose another path",
-        ));
-    }
-    let us = rustix::process::geteuid().as_raw();
-    if !options.shared && !allow_other_owner && meta.uid() != us {
+    let stat = fs::fstat(&fd).map_err(failed)?;
+    let us = rustix::process::geteuid();
+    // The superuser may inspect the roots of all users.
+    let allow_other_owner = store.options.shared || (store.read_only && us.is_root());
+    if !allow_other_owner && stat.st_uid != us.as_raw() {
         return Err(path_error(
             ErrorKind::PermissionDenied,
-            OPENING,
+            operation,
             root,
             format!(
                 "it belongs to user {}, but this process runs as user {us}; run this as that user, \
                  choose another directory, or set `shared` if the directory is for a group",
-                meta.uid()
+                stat.st_uid
             ),
         ));
     }
-    let forbidden = if options.shared { 0o002 } else { 0o022 };
-    let mode = meta.mode() & 0o7777;
-    if mode & forbidden != 0 {
-        let (writers, advice) = if options.shared {
-            ("all users", "remove the permission with `chmod o-w`")
-        } else {
-            (
-                "other users",
-                "remove the permission with `chmod go-w`, or set `shared` if the directory is \
-                 for a group",
-            )
-        };
-        return Err(path_error(
-            ErrorKind::PermissionDenied,
-            OPENING,
-            root,
-            format!("{writers} can write to it (mode {mode:o}); {advice}"),
-        ));
+    check_mode(root, &stat, store.options, operation)?;
+    Ok(Some(DirHandle::root(
+        fd,
+        root,
+        store.options,
+        stat.st_uid,
+        operation,
+    )))
+}
+
+/// Opens and validates the root, and creates it with its parents if it is absent.
+pub(crate) fn open_or_create(
+    store: &FileStore,
+    operation: &'static str,
+) -> Result<DirHandle, Error> {
+    if let Some(root) = open(store, operation)? {
+        return Ok(root);
     }
-    Ok(())
+    let failed = |errno| io_error(operation, store.root(), errno);
+    if let Some(parent) = store.root().parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(|error| failed(errno(&error)))?;
+    }
+    make_dir(CWD, store.root(), store.options).map_err(failed)?;
+    open(store, operation)?.ok_or_else(|| failed(Errno::NOENT))
+}
+
+/// Opens the directory that a sequence of names leads to from the root; `None` if it is absent.
+pub(crate) fn open_below(
+    store: &FileStore,
+    names: &[String],
+    operation: &'static str,
+) -> Result<Option<DirHandle>, Error> {
+    let mut dir = open(store, operation)?;
+    for name in names {
+        let Some(parent) = dir else { break };
+        dir = parent.open(name)?;
+    }
+    Ok(dir)
+}
+
+fn not_a_directory(store: &FileStore, operation: &'static str) -> Option<Error> {
+    let stat = fs::lstat(store.root()).ok()?;
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => {
+            "it is a symbolic link, which another user could change; use the path of the \
+             directory itself"
+        }
+        _ => "it is not a directory; choose another path",
+    };
+    Some(path_error(ErrorKind::Config, operation, store.root(), what))
 }
 
 #[cfg(target_os = "linux")]
-fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
-    if options.allow_network {
+fn refuse_network(root: &DirHandle, store: &FileStore) -> Result<(), Error> {
+    if store.options.allow_network {
         return Ok(());
     }
-    let stat = rustix::fs::statfs(root).map_err(|errno| io_error(OPENING, root, errno))?;
+    let stat = fs::fstatfs(root).map_err(|errno| io_error(OPENING, root.path(), errno))?;
     // The width of the type differs between architectures; the magic numbers have 32 bits.
     match network_kind(stat.f_type as u32) {
         None => Ok(()),
         Some(kind) => Err(path_error(
             ErrorKind::Config,
             OPENING,
-            root,
+            root.path(),
             format!(
                 "it is on a file system of type {kind}, which other hosts can share; choose a \
                  local directory, or set `allow_network` if its `rename` is atomic for all of them"
@@ -165,7 +150,7 @@ fn refuse_network(root: &Path, options: Options) -> Result<(), Error> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn refuse_network(_root: &Path, _options: Options) -> Result<(), Error> {
+fn refuse_network(_root: &DirHandle, _store: &FileStore) -> Result<(), Error> {
     Ok(())
 }
 
@@ -193,29 +178,44 @@ const fn network_kind(magic: u32) -> Option<&'static str> {
 
 /// Removes stale temporary directories. Each is renamed before it is emptied. So a creator that was
 /// only slow finds the directory missing and creates another one, and never publishes an incomplete
-/// one.
-fn remove_stale_tmp(tmp: &Path) {
-    let Ok(entries) = std::fs::read_dir(tmp) else {
+/// one. A temporary directory contains no directories, so nothing is removed recursively.
+fn remove_stale_tmp(tmp: &DirHandle) {
+    let Ok(names) = tmp.names() else {
         return;
     };
-    for entry in entries.flatten() {
-        let age = entry
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .ok()
-            .and_then(|at| SystemTime::now().duration_since(at).ok());
-        if age.is_none_or(|age| age < STALE_TMP_AGE) {
+    for name in names {
+        if !fs::statat(tmp, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| is_stale_dir(&stat))
+        {
             continue;
         }
         let Ok(nonce) = ClientId::random() else {
             return;
         };
-        let trash = tmp.join(format!("trash.{nonce}"));
-        if std::fs::rename(entry.path(), &trash).is_ok() {
-            // Another process may remove it concurrently; leftovers are removed at the next
+        let trash = format!("trash.{nonce}");
+        if fs::renameat(tmp, &name, tmp, &trash).is_ok() {
+            // Another process may remove it concurrently; leftovers are removed at a later
             // connect.
-            let _ = std::fs::remove_dir_all(&trash);
+            empty(tmp, &trash);
+            let _ = fs::unlinkat(tmp, &trash, AtFlags::REMOVEDIR);
         }
+    }
+}
+
+fn is_stale_dir(stat: &fs::Stat) -> bool {
+    let modified = u64::try_from(stat.st_mtime).unwrap_or_default();
+    let age =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(modified));
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+        && age.is_ok_and(|age| age >= STALE_TMP_AGE)
+}
+
+/// Removes the entries of a directory that are not directories.
+fn empty(parent: &DirHandle, name: &str) {
+    let Ok(Some(dir)) = parent.open(name) else {
+        return;
+    };
+    for entry in dir.names().unwrap_or_default() {
+        let _ = fs::unlinkat(&dir, &entry, AtFlags::empty());
     }
 }
 
@@ -236,7 +236,10 @@ mod tests {
 
     #[test]
     fn only_stale_directories_are_removed() {
-        let tmp = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new(root.path());
+        let tmp = open_or_create(&store, OPENING).unwrap();
+        let tmp = tmp.open_or_create(TMP_DIR).unwrap();
         let old = tmp.path().join("old");
         let new = tmp.path().join("new");
         for dir in [&old, &new] {
@@ -248,7 +251,7 @@ mod tests {
             .unwrap()
             .set_modified(past)
             .unwrap();
-        remove_stale_tmp(tmp.path());
+        remove_stale_tmp(&tmp);
         let left: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         assert!(new.join("data.1.0").exists());

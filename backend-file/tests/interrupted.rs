@@ -1,4 +1,5 @@
-//! A process is stopped or killed at every system call of an update, without damage.
+//! A process is stopped or killed at every system call of an update, without damage. While it is
+//! stopped, the directories that it uses are replaced by links.
 //!
 //! The test starts its own binary as the process to interrupt, and steps it from system call to
 //! system call.
@@ -13,6 +14,7 @@ mod common;
 
 use std::{
     io::Read,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -32,7 +34,7 @@ use tenure_core::{
     id::AttemptId,
     lease::{DriftBounds, Lease},
     name::LockName,
-    request::{Enqueued, Removed, Renewed},
+    request::{Enqueued, Remove, Removed, Renewed},
 };
 use tenure_file::Options;
 
@@ -69,6 +71,15 @@ fn main() {
                 Ok(())
             },
         ));
+        for dir in [".tmp", ".inbox", "default", "default/job"] {
+            trials.push(Trial::test(
+                format!("{dir}_replaced_by_a_link_in_{operation}"),
+                move || {
+                    run(replaced_by_a_link(operation, dir));
+                    Ok(())
+                },
+            ));
+        }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -119,9 +130,14 @@ fn interrupted(operation: &str) {
             }
             _ => {
                 let grant = client.acquire(&name, ttl).await;
-                let removed = between_marks(client.remove(&name, grant.attempt)).await;
-                assert_ne!(removed, Removed::AsWaiter);
-                "no".to_owned()
+                let remove = Remove::new(name.clone(), grant.attempt, ttl, true);
+                match between_marks(client.backend.remove(remove)).await {
+                    Ok(removed) => {
+                        assert_ne!(removed, Removed::AsWaiter);
+                        "no".to_owned()
+                    }
+                    Err(error) => format!("failed {error}"),
+                }
             }
         }
     });
@@ -286,6 +302,7 @@ async fn stopped(operation: &str, ttl: Duration) {
     for (name, traced) in stopped {
         let ours = overtake(&client, &name).await;
         let report = traced.finish();
+        assert!(!report.starts_with("failed"), "{name}: {report}");
         let holder = client.backend.inspect(&name).await.unwrap().holder;
         let holds = holder.and_then(|holder| holder.attempt);
         if let Some(ours) = ours {
@@ -310,6 +327,74 @@ async fn stopped(operation: &str, ttl: Duration) {
         assert!(overtaken > 3, "overtook {overtaken}");
     }
     expect_no_stale_files(root, operation);
+}
+
+/// Replaces a directory by a link to a copy of it before each system call of the operation. The
+/// copy, which a process that follows the link takes for the original, stays unchanged.
+async fn replaced_by_a_link(operation: &str, dir: &str) {
+    let mut replaced = 0;
+    for calls in 0.. {
+        let base = tempfile::tempdir().unwrap();
+        let (root, copied) = (base.path().join("locks"), base.path().join("copy"));
+        let traced = Traced::start(operation, &root, &lock("job"), LONG);
+        let goes_on = (0..calls).all(|_| traced.step());
+        let path = root.join(dir);
+        // It may not exist before this call.
+        if path.exists() {
+            copy(&path, &copied);
+            std::fs::rename(&path, base.path().join("moved")).unwrap();
+            symlink(&copied, &path).unwrap();
+            let before = tree(&copied);
+            let report = traced.finish();
+            let root = root.to_str().unwrap();
+            assert!(
+                !report.starts_with("failed") || report.contains(root),
+                "{report}"
+            );
+            assert_eq!(tree(&copied), before, "{operation}, system call {calls}");
+            replaced += 1;
+        } else {
+            traced.kill();
+        }
+        if !goes_on {
+            break;
+        }
+    }
+    assert!(replaced > 0);
+}
+
+/// Copies a directory with its links, except FIFOs.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_symlink() {
+            symlink(std::fs::read_link(entry.path()).unwrap(), target).unwrap();
+        } else if kind.is_dir() {
+            copy(&entry.path(), &target);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Returns the path, the mode and the time of the last change of everything in a directory.
+fn tree(path: &Path) -> Vec<(PathBuf, u32, i64, i64)> {
+    let meta = path.symlink_metadata().unwrap();
+    let mut found = vec![(
+        path.to_path_buf(),
+        meta.mode(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+    )];
+    if meta.is_dir() {
+        let entries = std::fs::read_dir(path).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        found.extend(paths.iter().flat_map(|path| tree(path)));
+    }
+    found
 }
 
 /// Acquires the lock several times and holds it at the end. Returns `None` if the stopped process
