@@ -8,7 +8,8 @@ use tenure_core::queue::ClockId;
 pub struct Options {
     /// Whether several users of one group share the directory. Files in it are then writable by the
     /// group (modes 2770 and 660), and the directory may belong to another user. Every member of
-    /// the group can take and break every lock in it.
+    /// the group can take and break every lock in it. No member can make a client read or change
+    /// anything outside of it: links are not followed.
     pub shared: bool,
     /// Whether the directory may be on a network or FUSE file system. `rename` must be atomic there
     /// for all its users, and must report its outcome correctly. Processes of other hosts have a
