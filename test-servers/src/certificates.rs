@@ -1,4 +1,4 @@
-//! A certificate authority for one test, and the certificates that it signed.
+//! A certificate authority for one test, and its certificates.
 
 use std::{
     fs, io,
@@ -12,16 +12,16 @@ use rcgen::{
 
 use crate::Error;
 
-/// An own certificate authority, a server certificate for 127.0.0.1 and localhost, and a client
-/// certificate: PEM files in one directory.
+/// A certificate authority, a server certificate for 127.0.0.1 and localhost, and a client certificate:
+/// PEM files in one directory.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     directory: PathBuf,
 }
 
 impl Certificates {
-    /// Makes an authority and its certificates, as files of an existing directory. Certificates of
-    /// two calls do not trust each other.
+    /// Creates an authority and its certificates in an existing directory. Each call creates a separate
+    /// authority.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ impl Certificates {
         Ok(files)
     }
 
-    /// Copies the files to another existing directory, for another server of the same group.
+    /// Copies the files to another existing directory, for another member of a cluster.
     pub(crate) fn copy_to(&self, directory: &Path) -> Result<(), Error> {
         let copy = Self::of(directory);
         let files = |of: &Self| {
@@ -61,14 +61,14 @@ impl Certificates {
         Ok(())
     }
 
-    /// The certificates that were made in `directory`.
+    /// The certificates in `directory`.
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
         }
     }
 
-    /// The authority's certificate, for whoever checks the other side's.
+    /// The certificate of the authority, with which each side verifies the other.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.directory.join("ca.pem")
@@ -116,7 +116,7 @@ impl Certificates {
             (
                 "server",
                 vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
-                // A replica or a member of a cluster is a client too.
+                // A replica or a member of a cluster is a client as well.
                 vec![
                     ExtendedKeyUsagePurpose::ServerAuth,
                     ExtendedKeyUsagePurpose::ClientAuth,

@@ -1,139 +1,43 @@
-//! Clusters of three servers, whatever they are servers of.
+//! Clusters of three servers of any kind.
 
-use std::{fmt::Debug, path::Path, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use crate::{
     Certificates, Error,
     poll::{self, Condition},
-    process,
+    ports::Ports,
+    server::{Kind, MAX_PORT_ATTEMPTS, Membership, Server},
 };
 
 const SIZE: usize = 3;
-/// How many times ports are tried when others take them first.
-const MAX_PORT_ATTEMPTS: u32 = 5;
-/// How long the members may take to serve after their start.
+/// The time limit for all members to serve after their start.
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a cluster is made of. Implemented by the servers of this crate.
-pub trait Member: Debug + Send + Sync + Sized {
-    /// What they are servers of, as messages call it.
-    const WHAT: &'static str;
-    /// How a server is to be.
-    type Settings: Clone + Debug + Default;
+/// A kind of server of which clusters can be made. Only this crate implements it.
+pub trait ClusterKind: Kind {
+    /// Completes the settings of a server for a member.
+    #[doc(hidden)]
+    fn into_member(self) -> Self {
+        self
+    }
 
-    /// Those settings, with what a member needs besides.
+    /// Returns whether the server reports that it leads. The time limit is short, since a polled server may
+    /// be paused.
     #[doc(hidden)]
-    fn as_member(settings: Self::Settings) -> Self::Settings;
-    /// A server that does not run yet, and is no member of anything.
-    #[doc(hidden)]
-    fn prepared(settings: &Self::Settings) -> Result<Self, Error>;
-    /// Makes them the members of one cluster on free ports, with nothing in their stores.
-    #[doc(hidden)]
-    fn unite(members: &mut [Self]) -> Result<(), Error>;
-    /// Starts the process, and waits until it listens.
-    #[doc(hidden)]
-    fn launched(&self) -> Result<(), Error>;
-    #[doc(hidden)]
-    fn lost_its_port(&self) -> bool;
-    /// Forgets all data.
-    #[doc(hidden)]
-    fn emptied(&self) -> Result<(), Error>;
-    /// What is to be done once when a new cluster serves.
-    #[doc(hidden)]
-    fn first_steps(&self) -> Result<(), Error>;
-    /// Why it does not serve; `None` if it does.
-    #[doc(hidden)]
-    fn trouble(&self) -> Option<String>;
-    /// Whether it says at once that it leads: who is asked again and again may be paused.
-    #[doc(hidden)]
-    fn leads(&self) -> bool;
-    #[doc(hidden)]
-    fn url_scheme(&self) -> &'static str;
-
-    /// `127.0.0.1:PORT`.
-    #[must_use]
-    fn address(&self) -> String;
-    /// The server's directory.
-    #[must_use]
-    fn directory(&self) -> &Path;
-    /// The certificates of a server with TLS.
-    #[must_use]
-    fn certificates(&self) -> Option<Certificates>;
-    /// Whether the process runs or is paused.
-    #[must_use]
-    fn is_running(&self) -> bool;
-    /// Kills the process (SIGKILL) and waits for its end.
-    fn kill(&self);
-    /// Kills it if it runs, and starts it again with its data.
-    ///
-    /// # Errors
-    ///
-    /// When it ends, or does not listen in time.
-    fn restart(&self) -> Result<(), Error>;
-    /// Stops the process (SIGSTOP).
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
-    fn pause(&self) -> Result<(), Error>;
-    /// Lets a paused process go on (SIGCONT).
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
-    fn resume(&self) -> Result<(), Error>;
+    fn leads(server: &Server<Self>) -> bool;
 }
 
-/// Hands the parts of [`Member`] that a server has under the same names on to them.
-macro_rules! members_as_servers {
-    () => {
-        fn address(&self) -> String {
-            Self::address(self)
-        }
-
-        fn directory(&self) -> &std::path::Path {
-            Self::directory(self)
-        }
-
-        fn certificates(&self) -> Option<$crate::Certificates> {
-            Self::certificates(self)
-        }
-
-        fn is_running(&self) -> bool {
-            Self::is_running(self)
-        }
-
-        fn kill(&self) {
-            Self::kill(self);
-        }
-
-        fn restart(&self) -> Result<(), $crate::Error> {
-            Self::restart(self)
-        }
-
-        fn pause(&self) -> Result<(), $crate::Error> {
-            Self::pause(self)
-        }
-
-        fn resume(&self) -> Result<(), $crate::Error> {
-            Self::resume(self)
-        }
-    };
-}
-
-pub(crate) use members_as_servers;
-
-/// Settings of a cluster of three that is not started yet. Members of etcd have a heartbeat of 50 ms
-/// and elections after 500 ms, those of ZooKeeper a tick of 100 ms.
+/// Settings of a cluster of three that has not started yet. Members of etcd have a heartbeat of 50 ms
+/// and an election timeout of 500 ms; members of ZooKeeper have a tick of 100 ms.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
-pub struct ClusterBuilder<M: Member> {
-    members: M::Settings,
+pub struct ClusterBuilder<K> {
+    members: K,
 }
 
-impl<M: Member> ClusterBuilder<M> {
-    /// How the members are to be.
-    pub fn members(mut self, settings: M::Settings) -> Self {
+impl<K: ClusterKind> ClusterBuilder<K> {
+    /// Sets the settings of the members.
+    pub fn members(mut self, settings: K) -> Self {
         self.members = settings;
         self
     }
@@ -144,71 +48,81 @@ impl<M: Member> ClusterBuilder<M> {
     ///
     /// When the program is not installed, when a member does not start, or when they are not all
     /// healthy within a minute.
-    pub fn start(self) -> Result<Cluster<M>, Error> {
-        let settings = M::as_member(self.members);
-        for attempt in 1.. {
+    pub fn start(self) -> Result<Cluster<K>, Error> {
+        let settings = self.members.into_member();
+        let mut attempt = 1;
+        loop {
             let mut members = (0..SIZE)
-                .map(|_| M::prepared(&settings))
+                .map(|_| Server::prepare(settings.clone()))
                 .collect::<Result<Vec<_>, _>>()?;
-            // Those of a server with TLS are known before they are made.
-            if members[0].certificates().is_some() {
+            if settings.has_tls() {
                 let certificates = Certificates::generate(members[0].directory())?;
                 for server in &members[1..] {
                     certificates.copy_to(server.directory())?;
                 }
             }
-            M::unite(&mut members)?;
+            let ports = (0..SIZE)
+                .map(|_| Ports::free())
+                .collect::<Result<Vec<_>, _>>()?;
+            for (index, server) in members.iter_mut().enumerate() {
+                let ports = ports.clone();
+                server.join(Membership { index, ports })?;
+            }
             let cluster = Cluster { members };
-            match cluster.each(M::launched).and_then(|()| cluster.settle()) {
+            let started = cluster.each(Server::launch);
+            match started.and_then(|()| cluster.settle()) {
                 Ok(()) => {
-                    cluster.members[0].first_steps()?;
+                    K::initialize(&cluster.members[0])?;
                     return Ok(cluster);
                 }
-                // One of ZooKeeper listens for clients before it finds its other ports taken.
+                // A ZooKeeper server listens for clients before it finds its other ports taken.
                 Err(_)
                     if attempt < MAX_PORT_ATTEMPTS
-                        && cluster.members.iter().any(M::lost_its_port) => {}
+                        && cluster.members.iter().any(Server::port_was_taken) =>
+                {
+                    attempt += 1;
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::new(format!(
-            "no {} cluster: no ports were tried",
-            M::WHAT
-        )))
     }
 }
 
 /// A running cluster, stopped when dropped.
 #[derive(Debug)]
-pub struct Cluster<M> {
-    members: Vec<M>,
+pub struct Cluster<K: Kind> {
+    members: Vec<Server<K>>,
 }
 
-impl<M: Member> Cluster<M> {
+impl<K: ClusterKind> Cluster<K> {
     /// The settings of a new cluster.
-    pub fn builder() -> ClusterBuilder<M> {
+    pub fn builder() -> ClusterBuilder<K> {
         ClusterBuilder {
-            members: M::Settings::default(),
+            members: K::default(),
         }
     }
 
     /// The three members.
     #[must_use]
-    pub fn servers(&self) -> &[M] {
+    pub fn servers(&self) -> &[Server<K>] {
         &self.members
     }
 
-    /// Member `index`, counted from zero around: 3 is 0 again.
+    /// Member `index` modulo three.
     #[must_use]
-    pub fn server(&self, index: usize) -> &M {
+    pub fn server(&self, index: usize) -> &Server<K> {
         &self.members[index % SIZE]
     }
 
     /// Such as `etcd://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT`, or with `etcds` if there is TLS.
     #[must_use]
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.members.iter().map(M::address).collect();
-        format!("{}://{}", self.members[0].url_scheme(), addresses.join(","))
+        let addresses: Vec<String> = self.members.iter().map(Server::address).collect();
+        format!(
+            "{}://{}",
+            self.members[0].settings.scheme(),
+            addresses.join(",")
+        )
     }
 
     /// The certificates of a cluster with TLS, the same for all members.
@@ -217,39 +131,40 @@ impl<M: Member> Cluster<M> {
         self.members[0].certificates()
     }
 
-    /// The index of the one member that leads, as the members say that run.
+    /// The index of the only running member that reports to be the leader.
     ///
     /// # Errors
     ///
-    /// When there is none within a minute.
+    /// When there is no leader within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
-        let wanted = format!("the {} cluster has one leader", M::WHAT);
+        let wanted = format!("the {} cluster has one leader", K::NAME);
         poll::until(&wanted, HEALTHY_TIMEOUT, || {
-            let leads = |server: &M| server.is_running() && server.leads();
+            let leads = |server: &Server<K>| server.is_running() && K::leads(server);
             let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
             match leaders[..] {
                 [leader] => Condition::Ready(leader),
-                _ => Condition::NotYet(format!("those that say they lead: {leaders:?}")),
+                _ => Condition::NotYet(format!(
+                    "the members that report to be leaders: {leaders:?}"
+                )),
             }
         })
     }
 
-    /// Waits until all three members are healthy, at most `bound`.
+    /// Waits until all three members are healthy, at most for `bound`.
     ///
     /// # Errors
     ///
-    /// When one is not by then.
+    /// When a member is not healthy by then.
     pub fn wait_healthy(&self, bound: Duration) -> Result<(), Error> {
         self.until_healthy(bound, || None)
     }
 
-    /// The same after a start, when none of them may have ended.
+    /// As [`wait_healthy`](Self::wait_healthy), after a start: fails at once if a member has ended.
     fn settle(&self) -> Result<(), Error> {
         self.until_healthy(HEALTHY_TIMEOUT, || {
             let ended = self.members.iter().find(|server| !server.is_running())?;
             let what = format!("the member {} ended at its start", ended.address());
-            let log = process::end_of_log(&ended.directory().join("server.log"));
-            Some(Error::new(what).with_log(log))
+            Some(Error::new(what).with_log(ended.end_of_log()))
         })
     }
 
@@ -258,27 +173,27 @@ impl<M: Member> Cluster<M> {
         bound: Duration,
         hopeless: impl Fn() -> Option<Error>,
     ) -> Result<(), Error> {
-        let wanted = format!("all members of the {} cluster are healthy", M::WHAT);
+        let wanted = format!("all members of the {} cluster are healthy", K::NAME);
         poll::until(&wanted, bound, || {
             if let Some(error) = hopeless() {
                 return Condition::Failed(error);
             }
             let reason = self.members.iter().find_map(|server| {
-                let why = server.trouble()?;
+                let why = server.not_serving()?;
                 Some(format!("the member {}: {why}", server.address()))
             });
             reason.map_or(Condition::Ready(()), Condition::NotYet)
         })
     }
 
-    /// Kills all members, and starts them again with their data; returns when all are healthy.
+    /// Kills all members and starts them again with their data. Returns when all are healthy.
     ///
     /// # Errors
     ///
-    /// When one does not start, or they are not all healthy within a minute.
+    /// When a member does not start, or when not all members are healthy within a minute.
     pub fn restart(&self) -> Result<(), Error> {
-        self.members.iter().for_each(M::kill);
-        self.each(M::launched)?;
+        self.members.iter().for_each(Server::kill);
+        self.each(Server::launch)?;
         self.settle()
     }
 
@@ -288,16 +203,16 @@ impl<M: Member> Cluster<M> {
     ///
     /// As [`restart`](Self::restart).
     pub fn wipe(&self) -> Result<(), Error> {
-        self.members.iter().for_each(M::kill);
+        self.members.iter().for_each(Server::kill);
         for server in &self.members {
-            server.emptied()?;
+            server.empty()?;
         }
         self.restart()?;
-        self.members[0].first_steps()
+        K::initialize(&self.members[0])
     }
 
-    /// The same to all members at the same time.
-    fn each(&self, act: impl Fn(&M) -> Result<(), Error> + Sync) -> Result<(), Error> {
+    /// Applies a function to all members at the same time.
+    fn each(&self, act: impl Fn(&Server<K>) -> Result<(), Error> + Sync) -> Result<(), Error> {
         thread::scope(|scope| {
             let acts: Vec<_> = self
                 .members
@@ -322,11 +237,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::zookeeper::Server;
+    use crate::zookeeper::ServerBuilder;
 
     #[test]
-    fn a_member_that_ended_is_told_at_once_and_with_its_log() {
-        let cluster = Cluster::<Server>::builder().start().unwrap();
+    fn member_that_ended_is_reported_at_once_with_its_log() {
+        let cluster = Cluster::<ServerBuilder>::builder().start().unwrap();
         cluster.settle().unwrap();
         cluster.server(1).kill();
         let error = cluster.settle().unwrap_err().to_string();
@@ -335,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_finds_its_election_port_taken_is_to_be_tried_on_another() {
-        let cluster = Cluster::<Server>::builder().start().unwrap();
+    fn member_with_a_taken_election_port_is_recognized() {
+        let cluster = Cluster::<ServerBuilder>::builder().start().unwrap();
         let server = cluster.server(1);
         server.kill();
         let settings = fs::read_to_string(server.directory().join("zoo.cfg")).unwrap();
@@ -344,9 +259,9 @@ mod tests {
         let election = line.and_then(|line| line.split([':', ';']).nth(2));
         let port: u16 = election.and_then(|port| port.parse().ok()).unwrap();
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-        // It may listen for clients before it notices.
-        let outcome = server.launched().and_then(|()| cluster.settle());
+        // It may listen for clients before it detects this.
+        let outcome = server.launch().and_then(|()| cluster.settle());
         let error = outcome.unwrap_err();
-        assert!(server.lost_its_port(), "{error}");
+        assert!(server.port_was_taken(), "{error}");
     }
 }

@@ -1,9 +1,8 @@
-//! The error of this crate: what could not be done to which server, and what its log says.
+//! The error of this crate.
 
 use std::fmt;
 
-/// What could not be done, on which server, and why. If a server ended or stayed silent, the end
-/// of its log follows on lines of their own.
+/// A failed action on a server. If the server ended or did not answer, the last lines of its log follow.
 #[derive(Debug)]
 pub struct Error {
     what: String,

@@ -1,4 +1,4 @@
-//! One plain HTTP question to a server of this machine; a whole client would be more than is asked.
+//! Plain HTTP requests to a server of this machine.
 
 use std::{
     io::{self, Read, Write},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::Error;
 
-/// The body of the answer to `GET path`, each step for no longer than `patience`.
-pub(crate) fn get(port: u16, path: &str, patience: Duration) -> Result<String, Error> {
+/// Returns the body of the response to `GET path`. Each step takes at most `timeout`.
+pub(crate) fn get(port: u16, path: &str, timeout: Duration) -> Result<String, Error> {
     let failed = |why: String| Error::new(format!("http://127.0.0.1:{port}{path}: {why}"));
-    let answer = ask(port, path, patience).map_err(|error| failed(error.to_string()))?;
+    let answer = ask(port, path, timeout).map_err(|error| failed(error.to_string()))?;
     let (head, body) = answer
         .split_once("\r\n\r\n")
         .ok_or_else(|| failed("the answer is not HTTP".to_owned()))?;
@@ -23,18 +23,18 @@ pub(crate) fn get(port: u16, path: &str, patience: Duration) -> Result<String, E
     }
 }
 
-fn ask(port: u16, path: &str, patience: Duration) -> io::Result<String> {
-    // 1.0, so that the answer comes in one piece and the connection ends with it.
+fn ask(port: u16, path: &str, timeout: Duration) -> io::Result<String> {
+    // With HTTP/1.0 the response is not chunked, and the connection ends with it.
     let question = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
-    exchange(port, question.as_bytes(), patience)
+    exchange(port, question.as_bytes(), timeout)
 }
 
-/// Sends `question`, and reads all that comes until the server closes the connection.
-pub(crate) fn exchange(port: u16, question: &[u8], patience: Duration) -> io::Result<String> {
+/// Sends `question` and reads until the server closes the connection.
+pub(crate) fn exchange(port: u16, question: &[u8], timeout: Duration) -> io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(question)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_found_and_a_refusal_is_an_error() {
+    fn body_is_returned_and_a_refusal_is_an_error() {
         let body = answer_of("HTTP/1.0 200 OK\r\nX: y\r\n\r\n{\"health\":\"true\"}").unwrap();
         assert_eq!(body, "{\"health\":\"true\"}");
         let refused = answer_of("HTTP/1.0 503 Service Unavailable\r\n\r\nno leader\n").unwrap_err();

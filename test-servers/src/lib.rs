@@ -1,15 +1,15 @@
-//! Real servers for tests and examples: started on free ports of this machine, in directories of
-//! their own, broken on demand, and gone with the process that started them.
+//! Real servers for tests and examples. They use free ports of this machine and temporary directories,
+//! and end with the process that started them.
 //!
-//! - [`redis`]: a single server, a group watched by sentinels, a cluster.
+//! - [`redis`]: a single server, a group with sentinels, a cluster.
 //! - [`etcd`], [`zookeeper`]: a single server, a cluster of three.
-//! - [`wire`]: a proxy that records what a client sends and injects faults of the network.
+//! - [`wire`]: a proxy that records the requests of a client and injects network faults.
 //!
-//! A server ends when its value is dropped, and also when the process that started it is killed:
-//! a watchdog holds the reading end of a pipe whose other end lives in that process alone.
+//! A server ends when its value is dropped, and also when the process that started it is killed: a
+//! watchdog holds the reading end of a pipe whose other end exists in that process only.
 //!
-//! Everything here blocks its thread, for as long as a server takes to answer; nothing needs a
-//! runtime. A server that cannot be started is an error, never a reason to skip a test.
+//! All functions block their thread until the server answers; none needs a runtime. A server that cannot
+//! start is an error, never a reason to skip a test.
 //!
 //! ```no_run
 //! use tenure_test_servers::{redis::Server, wire::Proxy};
@@ -17,7 +17,7 @@
 //! # fn main() -> Result<(), tenure_test_servers::Error> {
 //! let server = Server::builder().config("maxmemory-policy", "allkeys-lru").start()?;
 //! let proxy = Proxy::start(server.address())?;
-//! // A client is given `proxy.url()`, and then:
+//! // After a client has connected to `proxy.url()`:
 //! proxy.drop_reply_of_and_cut("EVALSHA");
 //! server.kill();
 //! server.restart()?;
@@ -36,8 +36,10 @@ mod poll;
 mod ports;
 mod process;
 pub mod redis;
+mod server;
 pub mod wire;
 pub mod zookeeper;
 
 pub use certificates::Certificates;
 pub use error::Error;
+pub use server::{Kind, Server};

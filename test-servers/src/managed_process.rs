@@ -1,4 +1,4 @@
-//! What the servers of every kind are: a process that may be gone for a while, and its directory.
+//! A server process that can be stopped and started again, and its directory.
 
 use std::{
     fs::{self, DirBuilder},
@@ -18,29 +18,28 @@ use crate::{
     process::{self, Process},
 };
 
-/// How long a server may take to start on a busy machine.
+/// The time limit for the start of a server on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where files are kept in memory: a server that makes its log safe with every write is bound by
-/// the disk, and its tests would be.
+/// A directory in memory. A server that syncs its log with every write would be limited by the disk.
 const MEMORY_DIRECTORY: &str = "/dev/shm";
-/// What has to be free there: a server of etcd takes 130 MB at once.
+/// The required free space there: an etcd server takes 130 MB at its start.
 const MIN_FREE_BYTES: u64 = 1 << 30;
 
-/// A server process that can be killed and started again, killed for good when dropped.
+/// A server process that can be killed and started again. Dropping this value kills it.
 #[derive(Debug)]
 pub(crate) struct ManagedProcess {
-    /// Before the directory, so that the server ends before its files go.
+    /// Declared before the directory, so that the server ends before its files are deleted.
     process: Mutex<Option<Process>>,
     directory: TempDir,
-    /// What it is, for errors: `etcd server on port 1234`.
+    /// The name in errors, such as `etcd server on port 1234`.
     name: String,
 }
 
-/// Whether a process that was started serves already: `None`, or why it does not.
+/// Why a started process does not serve yet; `None` if it serves.
 pub(crate) type NotServing = Option<String>;
 
 impl ManagedProcess {
-    /// Nothing runs yet; the directory is in memory if there is room.
+    /// Creates the directory, in memory if there is space. No process runs yet.
     pub(crate) fn new(prefix: &str) -> Result<Self, Error> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix);
@@ -57,7 +56,7 @@ impl ManagedProcess {
         })
     }
 
-    /// What it is called in errors.
+    /// Sets the name in errors.
     pub(crate) fn set_name(&mut self, name: String) {
         self.name = name;
     }
@@ -74,19 +73,19 @@ impl ManagedProcess {
         process::end_of_log(&self.log())
     }
 
-    /// The error of an action on this server.
+    /// Creates the error of an action on this server.
     pub(crate) fn failed(&self, why: impl std::fmt::Display) -> Error {
         Error::new(format!("the {}: {why}", self.name))
     }
 
-    /// Writes a file of its directory.
+    /// Writes a file in the directory.
     pub(crate) fn write(&self, file: &str, text: &str) -> Result<(), Error> {
         let path = self.directory().join(file);
         fs::write(&path, text)
             .map_err(|error| Error::new(format!("cannot write {}: {error}", path.display())))
     }
 
-    /// Removes a directory of its directory with all in it, and makes it anew.
+    /// Deletes a subdirectory and creates it again.
     pub(crate) fn empty(&self, directory: &str) -> Result<(), Error> {
         let path = self.directory().join(directory);
         let removed = match fs::remove_dir_all(&path) {
@@ -94,13 +93,12 @@ impl ManagedProcess {
             outcome => outcome,
         };
         removed
-            // etcd insists that nobody else can read it.
+            // etcd requires a directory that other users cannot read.
             .and_then(|()| DirBuilder::new().mode(0o700).create(&path))
             .map_err(|error| Error::new(format!("cannot empty {}: {error}", path.display())))
     }
 
-    /// Starts the process, and waits until `not_serving` (asked with its process id) has nothing
-    /// to say any more.
+    /// Starts the process, and waits until `not_serving`, called with the process id, returns `None`.
     pub(crate) fn launch(
         &self,
         program: &Path,
@@ -135,12 +133,12 @@ impl ManagedProcess {
 
     pub(crate) fn pause(&self) -> Result<(), Error> {
         self.with_process(|process| process.signal(Signal::SIGSTOP))
-            .unwrap_or_else(|| Err(self.failed("cannot be paused, as it does not run")))
+            .unwrap_or_else(|| Err(self.failed("cannot pause it: it does not run")))
     }
 
     pub(crate) fn resume(&self) -> Result<(), Error> {
         self.with_process(|process| process.signal(Signal::SIGCONT))
-            .unwrap_or_else(|| Err(self.failed("cannot be resumed, as it does not run")))
+            .unwrap_or_else(|| Err(self.failed("cannot resume it: it does not run")))
     }
 
     pub(crate) fn process_id(&self) -> Option<u32> {
@@ -152,9 +150,9 @@ impl ManagedProcess {
             .unwrap_or(false)
     }
 
-    /// Whether the last start failed because a port was not free.
+    /// Returns whether the last start failed because a port was taken.
     pub(crate) fn port_was_taken(&self) -> bool {
-        // All of it: ZooKeeper says more lines about it than an error shows.
+        // The whole log: the last lines, which errors show, are not enough for ZooKeeper.
         let log = fs::read(self.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).to_ascii_lowercase();
         log.contains("address already in use")

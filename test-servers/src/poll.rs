@@ -1,4 +1,4 @@
-//! Waiting for a condition: asked again and again, within a bound, never by one fixed sleep.
+//! Polling for a condition with a time limit.
 
 use std::{thread, time::Duration};
 
@@ -11,16 +11,16 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// The state of a condition.
 pub(crate) enum Condition<T> {
-    /// It holds.
+    /// The condition holds.
     Ready(T),
-    /// Not yet, and why.
+    /// The condition does not hold yet, for this reason.
     NotYet(String),
-    /// It never will.
+    /// The condition will never hold.
     Failed(Error),
 }
 
 impl<T> Condition<T> {
-    /// A failure to ask is no more than "not yet".
+    /// Converts a result; an error means "not yet".
     pub(crate) fn from_answer(answer: Result<T, Error>) -> Self {
         match answer {
             Ok(found) => Self::Ready(found),
@@ -29,7 +29,7 @@ impl<T> Condition<T> {
     }
 }
 
-/// Looks until the condition holds, for as long as `bound`; `what` names it in the error.
+/// Polls until the condition holds, at most for `bound`; `what` names the condition in the error.
 pub(crate) fn until<T>(
     what: &str,
     bound: Duration,
@@ -45,7 +45,7 @@ pub(crate) fn until<T>(
         };
         if SystemClock.now().since(begun) > bound {
             return Err(Error::new(format!(
-                "{what}: not within {bound:?}, at last: {reason}"
+                "{what}: not within {bound:?}: {reason}"
             )));
         }
         thread::sleep(pause);
@@ -58,14 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_that_comes_true_is_seen_and_one_that_fails_ends_the_wait() {
-        let mut looks = 0;
-        let third = until("third look", Duration::from_secs(30), || {
-            looks += 1;
-            if looks == 3 {
-                Condition::Ready(looks)
+    fn poll_ends_when_the_condition_holds_or_fails() {
+        let mut checks = 0;
+        let third = until("third check", Duration::from_secs(30), || {
+            checks += 1;
+            if checks == 3 {
+                Condition::Ready(checks)
             } else {
-                Condition::NotYet(format!("look {looks}"))
+                Condition::NotYet(format!("check {checks}"))
             }
         });
         assert_eq!(third.unwrap(), 3);
@@ -77,13 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_ends_the_wait_with_the_last_reason() {
+    fn poll_ends_at_the_time_limit_with_the_last_reason() {
         let late = until::<()>("the server is ready", Duration::from_millis(20), || {
             Condition::NotYet("connection refused".to_owned())
         });
         assert_eq!(
             late.unwrap_err().to_string(),
-            "the server is ready: not within 20ms, at last: connection refused"
+            "the server is ready: not within 20ms: connection refused"
         );
     }
 }

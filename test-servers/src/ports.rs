@@ -1,9 +1,8 @@
 //! Free ports of 127.0.0.1.
 //!
-//! Taken from below the range that the system gives to outgoing connections: a server that is
-//! killed and restarted must find its port free although clients try to reach it meanwhile, each
-//! attempt from a port of that range (an attempt from the very port that it aims at even connects
-//! to itself).
+//! The ports are below the range of outgoing connections: when a server restarts, its port must be free
+//! although clients try to connect meanwhile, each attempt from a port of that range. (An attempt from the
+//! target port even connects to itself.)
 
 use std::{
     collections::HashSet,
@@ -17,14 +16,38 @@ use std::{
 use crate::Error;
 
 const FIRST_PORT: u16 = 10_000;
-/// Where Linux lets the outgoing range begin, unless told otherwise.
+/// The default start of the range of outgoing connections on Linux.
 const DEFAULT_EPHEMERAL_START: u16 = 32_768;
 const MAX_ATTEMPTS: u32 = 1_000;
 
+/// The ports of one server. A kind of server uses a part of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ports {
+    /// Clients connect to this port.
+    pub(crate) client: u16,
+    /// Members of a cluster connect to this port.
+    pub(crate) peer: u16,
+    /// Members of a ZooKeeper cluster elect a leader through this port.
+    pub(crate) election: u16,
+    /// The server answers tests on this port without TLS.
+    pub(crate) status: u16,
+}
+
+impl Ports {
+    pub(crate) fn free() -> Result<Self, Error> {
+        Ok(Self {
+            client: free()?,
+            peer: free()?,
+            election: free()?,
+            status: free()?,
+        })
+    }
+}
+
 static RESERVED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A port that nobody listens on, and that this process was not given before. Another process may
-/// still take it before it is used: whoever uses it has to be ready to try another.
+/// Returns a port on which no process listens, and that this function has not returned before. Another
+/// process may still take it before it is used, so that callers must be able to try another port.
 pub(crate) fn free() -> Result<u16, Error> {
     let end = end_of_range();
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,8 +64,8 @@ pub(crate) fn free() -> Result<u16, Error> {
     )))
 }
 
-/// Whether `process` listens on `port`: somebody else's server may have been faster to take it, and
-/// would answer as well. True where the system does not tell.
+/// Returns whether `process` listens on `port`. Otherwise another process may have taken the port and
+/// answer there. Returns `true` on systems without `/proc`.
 pub(crate) fn is_listened_on(port: u16, process: u32) -> bool {
     let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return !fs::exists("/proc/self/fd").unwrap_or(false);
@@ -53,7 +76,7 @@ pub(crate) fn is_listened_on(port: u16, process: u32) -> bool {
     })
 }
 
-/// The sockets that listen on `port`, by the names that they have among a process's files.
+/// Returns the sockets that listen on `port`, by their names in `/proc/PID/fd`.
 fn listening_sockets(port: u16) -> HashSet<OsString> {
     const LISTENING: &str = "0A";
     let port = format!(":{port:04X}");
@@ -75,12 +98,12 @@ fn end_of_range() -> u16 {
     fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()
         .and_then(|range| range.split_whitespace().next()?.parse().ok())
-        // A range that leaves no room below is shared with outgoing connections.
+        // If there are too few ports below the range, use ports of the range as well.
         .filter(|begin| *begin > FIRST_PORT + 2_000)
         .unwrap_or(DEFAULT_EPHEMERAL_START)
 }
 
-/// Random enough for a port; each hasher has keys of its own.
+/// Returns a random number below `bound`; each hasher has random keys.
 fn random_below(bound: u16) -> u16 {
     let random = RandomState::new().build_hasher().finish();
     u16::try_from(random % u64::from(bound)).unwrap_or(0)
@@ -91,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_free_and_never_given_twice() {
+    fn ports_are_free_and_unique() {
         let ports: Vec<u16> = (0..50).map(|_| free().unwrap()).collect();
         let distinct: HashSet<&u16> = ports.iter().collect();
         assert_eq!(distinct.len(), ports.len());
@@ -104,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_who_listens() {
+    fn listening_process_is_recognized() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(is_listened_on(port, std::process::id()));

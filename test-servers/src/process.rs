@@ -1,10 +1,10 @@
 //! One server process and its watchdog.
 //!
-//! The server is the leader of a process group of its own; the only other member is a watchdog
-//! shell that reads from a pipe. Its writing end is held by this process alone (pipes of the
-//! standard library are closed in every child), so that the pipe ends when this process does, by
-//! whatever cause; then the watchdog kills the server and removes its directory. While the
-//! watchdog lives, the group's number cannot be given to anybody else, so nothing else is hit.
+//! The server leads its own process group; the only other member is a watchdog shell that reads from a
+//! pipe. Only this process holds the writing end (the standard library closes its pipes in every child), so
+//! that the pipe ends with this process, whatever the cause. Then the watchdog kills the server and
+//! deletes its directory. While the watchdog runs, the system cannot reuse the id of the group, so that no
+//! other process is killed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -26,8 +26,8 @@ use crate::{
     poll::{self, Condition},
 };
 
-/// `$1` is the directory to remove, the rest the server's command line. The subshell is the
-/// watchdog; `$$` within it is still the number of the outer shell, which becomes the server.
+/// `$1` is the directory to delete, the rest is the server's command line. The subshell is the watchdog;
+/// `$$` inside it is still the id of the outer shell, which becomes the server.
 const WATCHDOG_SCRIPT: &str = r#"
 exec 3<&0 </dev/null
 directory=$1
@@ -43,24 +43,24 @@ exec 3<&-
 exec "$@"
 "#;
 
-/// The end of a log that is worth showing.
+/// The number of lines of a log in an error.
 const LOG_LINES: usize = 15;
 
-/// How long the system may take to stop a process on a busy machine.
+/// The time limit for the system to stop a process on a busy machine.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running server, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// `Child` knows whether it was reaped: a number that was given back is never signalled. Its
-    /// standard input is the watchdog's pipe.
+    /// `Child` knows whether the process was reaped, so that a reused id is never signalled. Its standard
+    /// input is the watchdog's pipe.
     child: Mutex<Child>,
     id: u32,
 }
 
 impl Process {
-    /// Starts `program`; what it prints goes to the end of `log`. `directory` is removed when this
-    /// process ends without having ended the server.
+    /// Starts `program` and appends its output to `log`. If this process ends before the server, the
+    /// watchdog deletes `directory`.
     pub(crate) fn start(
         program: &Path,
         arguments: &[&str],
@@ -102,17 +102,16 @@ impl Process {
         self.id
     }
 
-    /// How the server ended, if it did.
+    /// Returns the exit status of the server if it has ended.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         self.with_child(|child| child.try_wait().ok().flatten())
     }
 
-    /// Kills the server and its watchdog, and waits for the server's end.
+    /// Kills the server and its watchdog, and waits for the end of the server.
     pub(crate) fn kill(&self) {
         self.with_child(|child| {
             if let Ok(group) = i32::try_from(self.id)
-                // Closing the pipe is the last thing that is done with the watchdog; as long as
-                // it is open, the watchdog lives and the group is ours.
+                // The pipe is closed last. While it is open, the watchdog runs and the group is ours.
                 && child.stdin.is_some()
             {
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
@@ -122,7 +121,7 @@ impl Process {
         });
     }
 
-    /// Sends a signal to the server alone. One that stops it has done so when this returns.
+    /// Sends a signal to the server only. After SIGSTOP, this function waits until the server is stopped.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
         let failed = |why: String| {
             Error::new(format!(
@@ -146,7 +145,7 @@ impl Process {
         Ok(())
     }
 
-    /// The system takes its time to stop a process, and a thread that still runs may answer.
+    /// Waits until all threads are stopped: a thread that still runs may answer.
     fn wait_until_stopped(&self) -> Result<(), Error> {
         let what = format!("the server with process id {} stops", self.id);
         poll::until(&what, STOP_TIMEOUT, || {
@@ -168,25 +167,25 @@ impl Drop for Process {
     }
 }
 
-/// The states of a process's threads; none where the system does not tell.
+/// Returns the states of a process's threads; empty on systems without `/proc`.
 fn threads(process: u32) -> Vec<char> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
         return Vec::new();
     };
     let state = |task: fs::DirEntry| {
         let stat = fs::read_to_string(task.path().join("stat")).ok()?;
-        // After the name, in which there may be anything.
+        // After the name, which may contain any character.
         stat.rsplit(')').next()?.trim_start().chars().next()
     };
     tasks.flatten().filter_map(state).collect()
 }
 
-/// Where `program` is: itself if it has a slash in it, else on the `PATH`.
+/// Finds `program`: a path if it contains a slash, else a name on the `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|path| path.is_file());
     }
-    // Servers of a distribution may lie where only root looks.
+    // Distributions install some servers in directories that are on the `PATH` of root only.
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
@@ -194,7 +193,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The last lines of a log.
+/// Returns the last lines of a log.
 pub(crate) fn end_of_log(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,5 +1,5 @@
-//! No server outlives the process that started it, however that one ends: this program starts
-//! itself as a child that starts servers, kills the child, and looks for what is left.
+//! No server outlives the process that started it. This program starts itself as a child that starts
+//! servers, kills the child, and checks that nothing remains.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,9 +19,9 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use tenure_test_servers::{etcd, redis::Server, zookeeper};
 
-/// Set in the child to say what it is to do.
+/// The environment variable with the behaviour of the child.
 const ROLE: &str = "TENURE_TEST_SERVERS_ROLE";
-/// Set in the child to say which server it is to start.
+/// The environment variable with the kind of server of the child.
 const KIND: &str = "TENURE_TEST_SERVERS_KIND";
 const BOUND_STEPS: u32 = 1_500;
 const STEP: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
 }
 
-/// What a child with a server of etcd or ZooKeeper does.
+/// Runs a child with an etcd or ZooKeeper server.
 fn of_another_kind<S>(
     role: &str,
     start: impl Fn() -> S,
@@ -80,7 +80,7 @@ fn of_another_kind<S>(
     }
 }
 
-/// What the child does: starts a server, says so, and never ends by itself but to panic.
+/// Runs the child: starts a server, reports it, and then waits or panics.
 fn child(role: &str) -> ! {
     let sleeper = || {
         let mut sleep = Command::new("sleep");
@@ -89,8 +89,8 @@ fn child(role: &str) -> ! {
     };
     let mut others: Vec<Child> = Vec::new();
     let server = if role == "beside_other_children" {
-        // Children that are started while the server is, and that live on: if one of them had
-        // the watchdog's pipe, the server would live on as well.
+        // Other children start at the same time and survive this process. If one of them held the
+        // watchdog's pipe, the server would survive as well.
         let starting = thread::spawn(|| Server::builder().start());
         while !starting.is_finished() {
             others.push(sleeper());
@@ -112,7 +112,7 @@ fn child(role: &str) -> ! {
         others.join(",")
     );
     if role == "panicking" {
-        // As a failing test does; nobody kills this child.
+        // Like a failing test; this child is not killed.
         panic!("the child of this test panics on purpose");
     }
     loop {
@@ -168,12 +168,12 @@ fn wait_until_gone(server: &str, directory: &Path) -> Result<(), Failed> {
         is_alive(server),
         directory.exists()
     );
-    // Not for ever: a failing test cleans up too.
+    // With a time limit, so that a failing test cleans up as well.
     Command::new("kill").args(["-9", server]).status()?;
     Err(left.into())
 }
 
-/// Whether the process runs; one that has ended and that nobody has waited for does not.
+/// Returns whether the process runs; a zombie does not.
 fn is_alive(process: &str) -> bool {
     fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
         let state = stat.rsplit(')').next().unwrap_or_default();

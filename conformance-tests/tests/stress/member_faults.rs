@@ -1,20 +1,20 @@
-//! The faults of a run on a cluster of three: what can happen to its members.
+//! Faults of the members of a cluster of three.
 
 use std::{thread::sleep, time::Duration};
 
 use tenure_conformance::history::Recorder;
-use tenure_test_servers::cluster::{Cluster, Member};
+use tenure_test_servers::cluster::{Cluster, ClusterKind};
 
 use crate::faulted_run::random_below;
 
-/// How long a cluster may take to be whole again.
+/// The time limit for the recovery of a cluster.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two faults.
+/// The interval between two faults.
 const FAULT_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// Strikes so often, each time in another way, and waits each time until the cluster is whole.
-pub(crate) fn inject<M: Member>(
-    cluster: &Cluster<M>,
+/// Injects this number of different faults, and waits after each one until the cluster has recovered.
+pub(crate) fn inject<K: ClusterKind>(
+    cluster: &Cluster<K>,
     recorder: &Recorder,
     ttl: Duration,
     times: usize,
@@ -70,7 +70,7 @@ pub(crate) fn inject<M: Member>(
             }
         };
         cluster.wait_healthy(RECOVERY_TIMEOUT).unwrap();
-        // A server that does not run, or stands still, cannot have escaped its clients.
+        // A stopped server always affects its clients.
         fault.took_effect();
         fault.end();
         sleep(FAULT_INTERVAL);

@@ -1,4 +1,4 @@
-//! Commands of the test itself to a server, through `etcdctl` as a user with all rights.
+//! Administration of a server with `etcdctl`, as a user with all rights.
 
 use std::{
     path::PathBuf,
@@ -9,26 +9,26 @@ use super::Server;
 use crate::{Error, process};
 
 const PROGRAM: &str = "etcdctl";
-/// The user with all rights, where users are configured. The server is reachable from this machine
-/// only, for as long as a test runs.
+/// The user with all rights, if users are configured. The server is reachable from this machine only, and
+/// only during a test.
 const ROOT: &str = "root";
 const PASSWORD: &str = "password-of-the-root-of-tests";
 
 impl Server {
-    /// Runs `etcdctl` with these arguments against this server, as a user with all rights; what it
-    /// prints. It is looked for beside the server's program first, then on the `PATH`.
+    /// Runs `etcdctl` with these arguments on this server, as a user with all rights, and returns its output.
+    /// The program is searched beside the server's program first, then on the `PATH`.
     ///
     /// # Errors
     ///
-    /// When `etcdctl` is not installed, or ends with an error: then with what it says.
+    /// When `etcdctl` is not installed or fails. The error then contains its message.
     pub fn etcdctl(&self, arguments: &[&str]) -> Result<String, Error> {
-        let with_users = !self.settings().users.is_empty();
+        let with_users = !self.settings.users.is_empty();
         self.run(arguments, with_users)
     }
 
-    /// Makes the users that were configured, and lets nobody else in from then on.
+    /// Creates the configured users and enables authentication.
     pub(super) fn make_users(&self) -> Result<(), Error> {
-        let users = &self.settings().users;
+        let users = &self.settings.users;
         if users.is_empty() {
             return Ok(());
         }
@@ -49,7 +49,7 @@ impl Server {
 
     fn run(&self, arguments: &[&str], as_root: bool) -> Result<String, Error> {
         let program = self.control_program()?;
-        let scheme = if self.settings().tls { "https" } else { "http" };
+        let scheme = if self.settings.tls { "https" } else { "http" };
         let mut command = Command::new(&program);
         command
             .current_dir(self.directory())
@@ -57,7 +57,7 @@ impl Server {
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={scheme}://{}", self.address()))
             .args(["--dial-timeout=5s", "--command-timeout=10s"]);
-        if self.settings().tls {
+        if self.settings.tls {
             command.args(["--cacert=ca.pem", "--cert=client.pem", "--key=client.key"]);
         }
         if as_root {
@@ -83,7 +83,7 @@ impl Server {
     }
 
     fn control_program(&self) -> Result<PathBuf, Error> {
-        let beside = self.program().with_file_name(PROGRAM);
+        let beside = self.program.with_file_name(PROGRAM);
         if beside.is_file() {
             return Ok(beside);
         }

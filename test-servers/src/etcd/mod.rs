@@ -2,13 +2,12 @@
 
 mod admin;
 mod builder;
-mod member;
 mod server;
 
 pub use builder::ServerBuilder;
 pub use server::Server;
 
 /// A running cluster of three, stopped when dropped.
-pub type Cluster = crate::cluster::Cluster<Server>;
+pub type Cluster = crate::cluster::Cluster<ServerBuilder>;
 /// Settings of a cluster that is not started yet.
-pub type ClusterBuilder = crate::cluster::ClusterBuilder<Server>;
+pub type ClusterBuilder = crate::cluster::ClusterBuilder<ServerBuilder>;

@@ -1,191 +1,73 @@
-//! One etcd server: started, asked, paused, killed, restarted and wiped.
+//! One etcd server.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use super::{
-    ServerBuilder,
-    builder::{Membership, Ports},
-};
-use crate::{
-    Certificates, Error, http,
-    managed_process::{ManagedProcess, NotServing},
-    ports, process,
-};
+use super::ServerBuilder;
+use crate::{Error, cluster::ClusterKind, http, process, server::Kind};
 
-/// How long one request may take while the server is polled.
+/// The time limit of one request while the server is polled.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const LEADER_PROBE_TIMEOUT: Duration = Duration::from_millis(300);
-/// How many ports are tried when others take them first.
-const MAX_PORT_ATTEMPTS: u32 = 5;
-const DATA_DIRECTORY: &str = "data";
 
 /// A running etcd server, stopped when dropped.
-///
-/// Its methods block for as long as the server takes to answer, at most 30 s.
-pub struct Server {
-    process: ManagedProcess,
-    program: PathBuf,
-    settings: ServerBuilder,
-    member: Membership,
-}
+pub type Server = crate::server::Server<ServerBuilder>;
 
-impl Server {
-    /// The settings of a new server.
-    pub fn builder() -> ServerBuilder {
-        ServerBuilder::default()
+impl Kind for ServerBuilder {
+    const NAME: &'static str = "etcd";
+
+    fn has_tls(&self) -> bool {
+        self.tls
     }
 
-    pub(super) fn start(settings: ServerBuilder) -> Result<Self, Error> {
-        Self::start_on(settings, &mut ports::free)
+    fn scheme(&self) -> &'static str {
+        if self.tls { "etcds" } else { "etcd" }
     }
 
-    fn start_on(
-        settings: ServerBuilder,
-        free_port: &mut dyn FnMut() -> Result<u16, Error>,
-    ) -> Result<Self, Error> {
-        let mut server = Self::prepare(settings)?;
-        if server.settings.tls {
-            Certificates::generate(server.directory())?;
-        }
-        for attempt in 1.. {
-            let ports = Self::ports(free_port)?;
-            server.join(Membership::of(&[ports]).remove(0))?;
-            match server.launch() {
-                Err(_) if server.port_was_taken() && attempt < MAX_PORT_ATTEMPTS => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    server.make_users()?;
-                    return Ok(server);
-                }
-            }
-        }
-        Err(server.process.failed("no port was tried"))
-    }
-
-    /// A server that does not run yet, and that is no member of anything.
-    pub(super) fn prepare(settings: ServerBuilder) -> Result<Self, Error> {
-        let program = process::find(&settings.program).ok_or_else(|| {
+    fn program(&self) -> Result<PathBuf, Error> {
+        process::find(&self.program).ok_or_else(|| {
             Error::new(format!(
                 "cannot start an etcd server: no `{}` found; install etcd 3.4 or later (Debian: \
-                 apt-get install etcd-server), or say where it is with TENURE_ETCD",
-                settings.program
+                 apt-get install etcd-server), or set TENURE_ETCD to its path",
+                self.program
             ))
-        })?;
-        Ok(Self {
-            process: ManagedProcess::new("tenure-etcd-")?,
-            program,
-            settings,
-            member: Membership::default(),
         })
     }
 
-    /// The ports of one server.
-    pub(super) fn ports(free_port: &mut dyn FnMut() -> Result<u16, Error>) -> Result<Ports, Error> {
-        Ok(Ports {
-            client: free_port()?,
-            peer: free_port()?,
-            metrics: free_port()?,
-        })
+    fn listening_ports(server: &Server) -> Vec<u16> {
+        vec![server.port(), server.member.own().status]
     }
 
-    /// Makes it a member, with nothing in its store.
-    pub(super) fn join(&mut self, member: Membership) -> Result<(), Error> {
-        self.member = member;
-        self.process
-            .set_name(format!("etcd server on port {}", self.port()));
-        self.process.write("server.log", "")?;
-        self.empty()
+    fn arguments(server: &Server) -> Result<Vec<String>, Error> {
+        Ok(server.settings.arguments(&server.member))
     }
 
-    pub(super) fn empty(&self) -> Result<(), Error> {
-        self.process.empty(DATA_DIRECTORY)
-    }
-
-    pub(super) fn port_was_taken(&self) -> bool {
-        self.process.port_was_taken()
-    }
-
-    /// Starts the process. A server alone is waited for until it serves, a member of a cluster
-    /// until it listens: more may need the other members.
-    pub(super) fn launch(&self) -> Result<(), Error> {
-        let arguments = self.settings.arguments(&self.member);
-        self.process.launch(&self.program, &arguments, |process| {
-            let listens = |port| ports::is_listened_on(port, process);
-            let ports = self.member.ports;
-            if !(listens(ports.client) && listens(ports.metrics)) {
-                return Some(format!("it does not listen on port {}", ports.client));
-            }
-            if self.member.size > 1 {
-                return None;
-            }
-            self.not_healthy()
-        })
-    }
-
-    /// Why the server does not serve; `None` if it does.
-    pub(super) fn not_healthy(&self) -> NotServing {
-        match http::get(self.member.ports.metrics, "/health", PROBE_TIMEOUT) {
+    fn not_serving(server: &Server) -> Option<String> {
+        match server.status("/health", PROBE_TIMEOUT) {
             Ok(answer) if answer.contains(r#""health":"true""#) => None,
             Ok(answer) => Some(answer),
             Err(error) => Some(error.to_string()),
         }
     }
 
-    /// The port of 127.0.0.1 that the server listens on; it keeps it when it is restarted.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.member.ports.client
+    fn initialize(server: &Server) -> Result<(), Error> {
+        server.make_users()
+    }
+}
+
+impl ClusterKind for ServerBuilder {
+    fn into_member(self) -> Self {
+        self.with_timers_of_a_cluster()
     }
 
-    /// `127.0.0.1:PORT`.
-    #[must_use]
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port())
+    fn leads(server: &Server) -> bool {
+        let metrics = server.status("/metrics", LEADER_PROBE_TIMEOUT);
+        metrics.is_ok_and(|metrics| metric(&metrics, IS_LEADER) == Some(1.0))
     }
+}
 
-    /// `etcd://127.0.0.1:PORT`, or `etcds://127.0.0.1:PORT` with TLS; no user, no password.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("{}://{}", self.scheme(), self.address())
-    }
+const IS_LEADER: &str = "etcd_server_is_leader";
 
-    pub(super) fn settings(&self) -> &ServerBuilder {
-        &self.settings
-    }
-
-    /// Where the program is that runs.
-    pub(super) fn program(&self) -> &Path {
-        &self.program
-    }
-
-    pub(super) fn scheme(&self) -> &'static str {
-        if self.settings.tls { "etcds" } else { "etcd" }
-    }
-
-    /// The server's directory: its log, its data, its certificates.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.process.directory()
-    }
-
-    /// The certificates of a server with TLS.
-    #[must_use]
-    pub fn certificates(&self) -> Option<Certificates> {
-        self.settings
-            .tls
-            .then(|| Certificates::of(self.directory()))
-    }
-
-    /// The process id while the server runs.
-    #[must_use]
-    pub fn process_id(&self) -> Option<u32> {
-        self.process.process_id()
-    }
-
+impl Server {
     /// The server's version, for example `3.4.23`.
     ///
     /// # Errors
@@ -198,12 +80,15 @@ impl Server {
             .find_map(|line| line.strip_prefix("etcd_server_version{server_version=\""))
             .and_then(|rest| rest.split('"').next())
             .map(str::to_owned)
-            .ok_or_else(|| self.process.failed("it does not tell its version"))
+            .ok_or_else(|| {
+                self.process
+                    .failed("its metrics do not contain its version")
+            })
     }
 
-    /// One of the numbers that the server tells about itself, for example
-    /// `etcd_debugging_mvcc_keys_total` or `etcd_server_is_leader`; none if it tells no such one.
-    /// The name is followed by labels in braces if the number has any.
+    /// One of the server's metrics, for example `etcd_debugging_mvcc_keys_total` or
+    /// `etcd_server_is_leader`; `None` if there is no such metric. The name includes the labels in braces
+    /// if the metric has any.
     ///
     /// # Errors
     ///
@@ -212,102 +97,39 @@ impl Server {
         Ok(metric(&self.metrics()?, name))
     }
 
-    /// Whether the server says that it leads its cluster.
+    /// Whether the server reports that it leads its cluster.
     ///
     /// # Errors
     ///
     /// When the server does not answer within 2 s.
     pub fn is_leader(&self) -> Result<bool, Error> {
-        Ok(self.metric("etcd_server_is_leader")? == Some(1.0))
+        Ok(self.metric(IS_LEADER)? == Some(1.0))
     }
 
-    /// Whether it says so at once: who is asked again and again may be paused.
-    pub(super) fn leads_now(&self) -> bool {
-        let metrics = http::get(self.member.ports.metrics, "/metrics", LEADER_PROBE_TIMEOUT);
-        metrics.is_ok_and(|metrics| metric(&metrics, "etcd_server_is_leader") == Some(1.0))
-    }
-
-    fn metrics(&self) -> Result<String, Error> {
-        http::get(self.member.ports.metrics, "/metrics", PROBE_TIMEOUT)
-    }
-
-    /// Kills the server (SIGKILL) and waits for its end. What it confirmed stays in its directory.
-    pub fn kill(&self) {
-        self.process.kill();
-    }
-
-    /// Kills the server if it runs, and starts it again: on the same port, with its data. Returns
-    /// when it is healthy; a member of a cluster, which may need the others for that, when it
-    /// listens.
+    /// As [`restart`](Self::restart), but without its data: revisions start again, and leases are gone.
     ///
     /// # Errors
     ///
-    /// When the server ends or does not answer within 30 s.
-    pub fn restart(&self) -> Result<(), Error> {
-        self.kill();
-        self.launch()
-    }
-
-    /// As [`restart`](Self::restart), but without its data: revisions begin anew, leases are gone.
-    ///
-    /// # Errors
-    ///
-    /// As [`restart`](Self::restart), and for a member of a cluster, whose peers would not let it
-    /// in: see [`Cluster::wipe`](super::Cluster::wipe).
+    /// As [`restart`](Self::restart), and for a member of a cluster, which its peers would refuse: see
+    /// [`Cluster::wipe`](super::Cluster::wipe).
     pub fn wipe(&self) -> Result<(), Error> {
-        if self.member.size > 1 {
+        if !self.member.is_alone() {
             let why = "a member cannot be wiped alone; wipe the cluster";
             return Err(self.process.failed(why));
         }
-        self.kill();
-        self.empty()?;
-        self.launch()?;
-        self.make_users()
+        self.restart_empty()
     }
 
-    /// Stops the process (SIGSTOP): its port still accepts connections, and nobody answers
-    /// from the moment that this returns.
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
-    pub fn pause(&self) -> Result<(), Error> {
-        self.process.pause()
+    fn metrics(&self) -> Result<String, Error> {
+        self.status("/metrics", PROBE_TIMEOUT)
     }
 
-    /// Lets a paused process go on (SIGCONT).
-    ///
-    /// # Errors
-    ///
-    /// When it does not run.
-    pub fn resume(&self) -> Result<(), Error> {
-        self.process.resume()
-    }
-
-    /// Whether the process runs or is paused.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.process.is_running()
-    }
-
-    /// The last lines of the server's log.
-    #[must_use]
-    pub fn end_of_log(&self) -> String {
-        self.process.end_of_log()
+    fn status(&self, path: &str, timeout: Duration) -> Result<String, Error> {
+        http::get(self.member.own().status, path, timeout)
     }
 }
 
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("url", &self.url())
-            .field("directory", &self.directory())
-            .field("process_id", &self.process_id())
-            .finish_non_exhaustive()
-    }
-}
-
-/// The number of this name among the lines `name value`.
+/// Finds the metric of this name among lines of the form `name value`.
 fn metric(metrics: &str, name: &str) -> Option<f64> {
     let rest = |line: &'_ str| -> Option<f64> {
         line.strip_prefix(name)?
@@ -321,28 +143,13 @@ fn metric(metrics: &str, name: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
 
     #[test]
-    fn a_metric_is_found_by_its_whole_name() {
+    fn metric_is_found_by_its_whole_name() {
         let metrics = "# HELP a\na 1\na_total{x=\"y\"} 2e+06\n";
         assert_eq!(metric(metrics, "a"), Some(1.0));
         assert_eq!(metric(metrics, "a_total{x=\"y\"}"), Some(2_000_000.0));
         assert_eq!(metric(metrics, "a_tot"), None);
-    }
-
-    #[test]
-    fn a_port_that_was_taken_meanwhile_is_left_to_who_has_it() {
-        // Once by somebody who does not speak, once by another etcd, which would even answer.
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let speaking = Server::builder().start().unwrap();
-        let mut taken = vec![speaking.port(), silent.local_addr().unwrap().port()];
-        let mut port = || taken.pop().map_or_else(ports::free, Ok);
-        let server = Server::start_on(Server::builder(), &mut port).unwrap();
-        assert_ne!(server.port(), speaking.port());
-        assert!(server.is_running());
-        assert_eq!(server.not_healthy(), None);
     }
 }

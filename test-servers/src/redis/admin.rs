@@ -1,6 +1,6 @@
-//! Commands of the test itself to a server: through its unix socket, as a user with all rights.
+//! Administration of a server through its unix socket, as a user with all rights.
 //!
-//! So they need neither TLS nor the rights under test, and are not seen on the wire.
+//! These commands need neither TLS nor the tested rights, and do not pass through proxies.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,12 +8,12 @@ use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
 
 use crate::Error;
 
-/// The user with all rights, where users are configured. The server is reachable from this machine
-/// only, for as long as a test runs.
+/// The user with all rights, if users are configured. The server is reachable from this machine only, and
+/// only during a test.
 pub(super) const USER: &str = "admin-of-tests";
 pub(super) const PASSWORD: &str = "password-of-the-admin-of-tests";
 
-/// How a server's administrator reaches it.
+/// The administrative access to a server.
 #[derive(Clone, Debug)]
 pub(super) struct Admin {
     pub(super) socket: PathBuf,
@@ -21,9 +21,9 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    /// Sends one command and waits for its answer, each step for no longer than `patience`.
-    pub(super) fn command(&self, arguments: &[&[u8]], patience: Duration) -> Result<Value, Error> {
-        self.attempt(arguments, patience).map_err(|error| {
+    /// Sends one command and waits for the reply. Each step takes at most `timeout`.
+    pub(super) fn command(&self, arguments: &[&[u8]], timeout: Duration) -> Result<Value, Error> {
+        self.attempt(arguments, timeout).map_err(|error| {
             let command: Vec<_> = arguments
                 .iter()
                 .take(4)
@@ -37,7 +37,7 @@ impl Admin {
         })
     }
 
-    fn attempt(&self, arguments: &[&[u8]], patience: Duration) -> redis::RedisResult<Value> {
+    fn attempt(&self, arguments: &[&[u8]], timeout: Duration) -> redis::RedisResult<Value> {
         let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
         if self.with_user {
             settings = settings.set_username(USER).set_password(PASSWORD);
@@ -45,9 +45,9 @@ impl Admin {
         let address = ConnectionAddr::Unix(self.socket.clone())
             .into_connection_info()?
             .set_redis_settings(settings);
-        let mut connection = redis::Client::open(address)?.get_connection_with_timeout(patience)?;
-        connection.set_read_timeout(Some(patience))?;
-        connection.set_write_timeout(Some(patience))?;
+        let mut connection = redis::Client::open(address)?.get_connection_with_timeout(timeout)?;
+        connection.set_read_timeout(Some(timeout))?;
+        connection.set_write_timeout(Some(timeout))?;
         let mut command = redis::Cmd::new();
         for argument in arguments {
             command.arg(*argument);
@@ -56,7 +56,7 @@ impl Admin {
     }
 }
 
-/// An answer as text: bulk and simple strings and numbers as they are, lists one item a line.
+/// Formats a reply as text: strings and numbers unchanged, lists with one item on each line.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Nil => String::new(),
@@ -84,14 +84,14 @@ fn text_bytes(value: &Value) -> Vec<u8> {
     }
 }
 
-/// The value of `field` in an answer of lines `field:value`, as `INFO` and `CLUSTER INFO` give.
+/// Returns the value of `field` in a reply with lines `field:value`, such as `INFO`.
 pub(super) fn field<'a>(info: &'a str, field: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .map(str::trim_end)
 }
 
-/// The value of `name` in an answer that lists names and values in turn.
+/// Returns the value of `name` in a reply that lists names and values alternately.
 pub(super) fn paired(answer: &Value, name: &str) -> Option<String> {
     let Value::Array(items) = answer else {
         return None;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read() {
+    fn replies_are_parsed() {
         let info = "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n";
         assert_eq!(field(info, "role"), Some("master"));
         assert_eq!(field(info, "rol"), None);

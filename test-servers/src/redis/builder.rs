@@ -1,13 +1,19 @@
-//! How a server is to be: the settings of [`Server`](super::Server) before it is started.
+//! The settings of a server.
 
 use std::{fmt::Write as _, path::Path};
 
-use super::{Certificates, Server, admin, server};
-use crate::Error;
+use super::admin;
+use crate::{
+    Certificates, Error,
+    ports::Ports,
+    server::{DATA_DIRECTORY, Server},
+};
 
 const PROGRAM: &str = "redis-server";
+/// The unix socket, in the server's directory.
+pub(super) const SOCKET: &str = "socket";
 
-/// Settings of a server that is not started yet. Without any: no TLS, no users, nothing kept on
+/// Settings of a server that has not started yet. The default: no TLS, no users, nothing kept on
 /// disk, `DEBUG` commands allowed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
@@ -38,55 +44,55 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// One directive of `redis.conf`, for example `("maxmemory-policy", "allkeys-lru")`. The value
-    /// stands in the file as it is here; an empty one is written as `""`. Of two directives that
-    /// contradict each other the later one holds, also against those of this crate.
+    /// Adds a directive of `redis.conf`, for example `("maxmemory-policy", "allkeys-lru")`. The value is
+    /// written unchanged; an empty value is written as `""`. The last of several contradicting directives
+    /// applies, including the directives of this crate.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.push((key.to_owned(), value.to_owned()));
         self
     }
 
-    /// Speaks TLS only, with certificates made for this server; see [`Server::certificates`].
+    /// Requires TLS, with new certificates; see [`Server::certificates`].
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// Speaks TLS only, and only with clients that have a certificate of the same authority.
+    /// Requires TLS and client certificates of the same authority.
     pub fn require_client_certificate(mut self) -> Self {
         self.tls = true;
         self.client_certificates = true;
         self
     }
 
-    /// A user with these rights, for example `"~app:* &app:* +@read"`. As soon as there is one,
-    /// the default user is switched off.
+    /// Adds a user with these rights, for example `"~app:* &app:* +@read"`. With any user, the default user
+    /// is disabled.
     pub fn acl_user(mut self, name: &str, password: &str, rules: &str) -> Self {
         self.users
             .push((name.to_owned(), password.to_owned(), rules.to_owned()));
         self
     }
 
-    /// A replica of `master`, which has to have the same setting of TLS and of users or none; the
-    /// server counts as started once it is in step with its master.
-    pub fn replica_of(mut self, master: &Server) -> Self {
+    /// Makes the server a replica of `master`, which must have the same TLS setting, and users if this server
+    /// has users. The replica counts as started when it has the data of its master.
+    pub fn replica_of(mut self, master: &Server<Self>) -> Self {
         self.replica_of = Some(master.port());
         self
     }
 
-    /// The server program, a name on the `PATH` or a path; `redis-server` unless told otherwise.
+    /// Sets the server program: a name on the `PATH` or a path. The default is `redis-server`.
     pub fn program(mut self, program: &str) -> Self {
         program.clone_into(&mut self.program);
         self
     }
 
-    /// Starts the server on a free port of 127.0.0.1, and returns when it answers.
+    /// Starts the server on a free port of 127.0.0.1. Returns when it answers.
     ///
     /// # Errors
     ///
-    /// When the program is not installed, or when the server ends or does not answer within 30 s;
-    /// then with the end of its log.
-    pub fn start(self) -> Result<Server, Error> {
+    /// When the program is not installed, or when the server ends or does not answer within 30 s. The
+    /// error then contains the last lines of its log.
+    pub fn start(self) -> Result<Server<Self>, Error> {
         Server::start(self)
     }
 
@@ -95,17 +101,18 @@ impl ServerBuilder {
     }
 
     /// The text of `redis.conf`.
-    pub(super) fn file(&self, directory: &Path, socket: &Path, ports: Ports) -> String {
+    pub(super) fn file(&self, directory: &Path, ports: Ports) -> String {
         let mut file = String::new();
         let mut line = |key: &str, value: &str| {
             let value = if value.is_empty() { "\"\"" } else { value };
             let _ = writeln!(file, "{key} {value}");
         };
-        let port = ports.service.to_string();
+        let within = |name: &str| directory.join(name).display().to_string();
+        let port = ports.client.to_string();
         line("bind", "127.0.0.1");
-        line("unixsocket", &socket.display().to_string());
-        line("dir", &directory.display().to_string());
-        line("logfile", &server::log_of(directory).display().to_string());
+        line("unixsocket", &within(SOCKET));
+        line("dir", &within(DATA_DIRECTORY));
+        line("logfile", &within("server.log"));
         line("save", "");
         line("appendonly", "no");
         line("enable-debug-command", "yes");
@@ -132,9 +139,9 @@ impl ServerBuilder {
         } else {
             line("port", &port);
         }
-        if let Some(bus) = ports.bus {
+        if self.cluster {
             line("cluster-enabled", "yes");
-            line("cluster-port", &bus.to_string());
+            line("cluster-port", &ports.peer.to_string());
             line("cluster-config-file", "nodes.conf");
         }
         if let Some(master) = self.replica_of {
@@ -150,7 +157,7 @@ impl ServerBuilder {
             for (name, password, rules) in &self.users {
                 line("user", &format!("{name} on >{password} {rules}"));
             }
-            // So that each of a group can become the replica of each other.
+            // Each server of a group can become a replica of another one.
             line("masteruser", admin);
             line("masterauth", password);
         }
@@ -161,28 +168,20 @@ impl ServerBuilder {
     }
 }
 
-/// The ports of one attempt to start.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ports {
-    pub(super) service: u16,
-    /// Where members of a cluster talk to each other.
-    pub(super) bus: Option<u16>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_the_test_come_last_and_empty_values_are_quoted() {
+    fn file_ends_with_the_settings_of_the_test_and_quotes_empty_values() {
         let ports = Ports {
-            service: 12_345,
-            bus: None,
+            client: 12_345,
+            ..Ports::default()
         };
         let file = ServerBuilder::default()
             .config("save", "")
             .config("maxmemory-policy", "allkeys-lru")
-            .file(Path::new("/d"), Path::new("/d/s"), ports);
+            .file(Path::new("/d"), ports);
         assert!(file.contains("\nport 12345\n"), "{file}");
         assert!(
             file.ends_with("save \"\"\nmaxmemory-policy allkeys-lru\n"),

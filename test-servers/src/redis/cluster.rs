@@ -1,4 +1,4 @@
-//! A Redis cluster: masters that share all slots between them, replicas if wanted.
+//! A Redis cluster: masters that share all slots, and optional replicas.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::{
 
 /// The number of slots of every cluster.
 const SLOTS: usize = 16_384;
-/// How long the nodes may take to agree that the cluster serves.
+/// The time limit for the nodes to agree that the cluster serves.
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Settings of a cluster that is not started yet: three masters without replicas.
+/// Settings of a cluster that has not started yet. The default: three masters without replicas.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
 pub struct ClusterBuilder {
@@ -24,40 +24,38 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// The number of masters, at least one. Fewer than three cannot agree on a failover.
+    /// Sets the number of masters, at least one. Fewer than three cannot agree on a failover.
     pub fn masters(mut self, count: usize) -> Self {
         self.masters = count.max(1);
         self
     }
 
-    /// The number of replicas of each master.
+    /// Sets the number of replicas of each master.
     pub fn replicas(mut self, count: usize) -> Self {
         self.replicas = count;
         self
     }
 
-    /// How long a node may be silent before it counts as failing; 2 s unless told otherwise.
+    /// Sets the time after which a silent node counts as failed. The default is 2 s.
     pub fn node_timeout(mut self, silence: Duration) -> Self {
         self.node_timeout = silence;
         self
     }
 
-    /// How the nodes are to be: their configuration and users, but not TLS.
+    /// Sets the settings of the nodes. TLS is not supported.
     pub fn nodes(mut self, settings: ServerBuilder) -> Self {
         self.nodes = settings;
         self
     }
 
-    /// Starts all nodes, and returns when each of them says that the cluster serves all slots.
+    /// Starts all nodes. Returns when each node reports that the cluster serves all slots.
     ///
     /// # Errors
     ///
     /// When a node does not start, or when they do not agree within a minute.
     pub fn start(self) -> Result<Cluster, Error> {
         if self.nodes.tls {
-            return Err(Error::new(
-                "cannot start a cluster with TLS: not supported by these tests; leave `tls` out",
-            ));
+            return Err(Error::new("cannot start a cluster with TLS: not supported"));
         }
         let mut settings = self.nodes.config(
             "cluster-node-timeout",
@@ -80,7 +78,7 @@ impl ClusterBuilder {
 /// A running cluster, stopped when dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The masters of the start first, then their replicas.
+    /// The initial masters, then their replicas.
     nodes: Vec<Server>,
     masters: usize,
 }
@@ -96,26 +94,26 @@ impl Cluster {
         }
     }
 
-    /// All nodes: the masters of the start first, then their replicas.
+    /// All nodes: the initial masters, then their replicas.
     #[must_use]
     pub fn nodes(&self) -> &[Server] {
         &self.nodes
     }
 
-    /// The nodes that were masters at the start.
+    /// The initial masters.
     #[must_use]
     pub fn masters(&self) -> &[Server] {
         &self.nodes[..self.masters]
     }
 
-    /// `redis+cluster://127.0.0.1:PORT,127.0.0.1:PORT,…`, with the masters of the start.
+    /// `redis+cluster://127.0.0.1:PORT,127.0.0.1:PORT,…`, with the initial masters.
     #[must_use]
     pub fn url(&self) -> String {
         let addresses: Vec<String> = self.masters().iter().map(Server::address).collect();
         format!("redis+cluster://{}", addresses.join(","))
     }
 
-    /// The slot that a key belongs to.
+    /// The slot of a key.
     ///
     /// # Errors
     ///
@@ -126,11 +124,11 @@ impl Cluster {
             .map_err(|_| Error::new(format!("the slot of key {key} is {slot}, not a number")))
     }
 
-    /// The node that serves a slot, by the word of the nodes themselves.
+    /// The node that reports to serve a slot.
     ///
     /// # Errors
     ///
-    /// When no node that answers serves it, or two do.
+    /// When not exactly one of the nodes that answer serves it.
     pub fn owner_of_slot(&self, slot: u16) -> Result<&Server, Error> {
         let serving = |node: &&Server| {
             let nodes = node.probe(&["CLUSTER", "NODES"]);
@@ -146,23 +144,23 @@ impl Cluster {
         }
     }
 
-    /// A move of `slot` from its owner to `target`, step by step; nothing has happened yet.
+    /// Prepares a move of `slot` from its owner to `target`, in steps. This function changes nothing.
     ///
     /// # Errors
     ///
-    /// When nobody owns the slot, or the target does already.
+    /// When no node owns the slot, or the target already does.
     pub fn slot_move<'a>(&'a self, slot: u16, target: &'a Server) -> Result<SlotMove<'a>, Error> {
         let source = self.owner_of_slot(slot)?;
         if source.port() == target.port() {
             return Err(Error::new(format!(
-                "cannot move slot {slot} to the node on port {}: it is its owner",
+                "cannot move slot {slot} to the node on port {}: this node owns the slot",
                 target.port()
             )));
         }
         SlotMove::new(self, slot, source, target)
     }
 
-    /// Waits until every node that runs says that the cluster serves all slots.
+    /// Waits until every running node reports that the cluster serves all slots.
     ///
     /// # Errors
     ///
@@ -192,14 +190,17 @@ impl Cluster {
             let last = SLOTS * (index + 1) / self.masters - 1;
             let (first, last) = (first.to_string(), last.to_string());
             master.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])?;
-            // Different from the start: otherwise the nodes first have to settle a collision.
+            // Distinct epochs, so that the nodes need not resolve a collision first.
             let epoch = (index + 1).to_string();
             master.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])?;
         }
-        // Everybody meets everybody, so that nobody waits for gossip.
+        // All nodes meet each other, so that no node waits for gossip.
         for (index, node) in self.nodes.iter().enumerate() {
             for other in &self.nodes[..index] {
-                let (port, bus) = (other.port().to_string(), other.bus_port().to_string());
+                let (port, bus) = (
+                    other.port().to_string(),
+                    other.member.own().peer.to_string(),
+                );
                 node.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
             }
         }
@@ -239,18 +240,18 @@ impl Cluster {
     }
 }
 
-/// The name by which the nodes know this one.
+/// Returns the id of the node in the cluster.
 pub(super) fn node_id(node: &Server) -> Result<String, Error> {
     node.text(&["CLUSTER", "MYID"])
 }
 
-/// Whether the node that gave this answer to `CLUSTER NODES` counts the slot as its own.
+/// Returns whether the node with this reply to `CLUSTER NODES` serves the slot.
 fn serves(nodes: &str, slot: u16) -> bool {
     let own = nodes.lines().find(|line| {
         let flags = line.split(' ').nth(2).unwrap_or_default();
         flags.split(',').any(|flag| flag == "myself") && flags.contains("master")
     });
-    // The ninth field and all after it are slots, ranges of slots, and slots that are moving.
+    // From the ninth field on there are slots, ranges of slots, and migrating slots.
     own.is_some_and(|line| {
         line.split(' ').skip(8).any(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_serves_the_slots_of_its_own_line() {
+    fn node_serves_the_slots_of_its_own_line() {
         let nodes = "aa 127.0.0.1:7001@17001 master - 0 1 2 connected 5461-10922\n\
                      bb 127.0.0.1:7000@17000 myself,master - 0 0 1 connected 0-5460 9000 \
                      [77->-aa]\n";

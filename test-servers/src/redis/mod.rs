@@ -1,4 +1,4 @@
-//! Redis: single servers, groups watched by sentinels, clusters.
+//! Redis: single servers, groups with sentinels, clusters.
 
 mod admin;
 mod builder;

@@ -1,4 +1,4 @@
-//! How far a replica has come.
+//! The progress of replication.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use crate::{
     poll::{self, Condition},
 };
 
-/// How long a replica may take to catch up on a busy machine.
+/// The time limit for a replica to catch up on a busy machine.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Server {
-    /// Waits until this replica has all that `master` has at the moment of the call. (`WAIT` would
-    /// not do: it asks only about writes of its own connection.)
+    /// Waits until this replica has all data that `master` has at the time of the call. (`WAIT` is not
+    /// sufficient: it covers the writes of its own connection only.)
     ///
     /// # Errors
     ///
     /// When that is not so within 30 s, or one of the two does not answer.
     pub fn wait_until_in_step(&self, master: &Self) -> Result<(), Error> {
-        // A master that never had a replica counts nothing yet; then the first copy, which makes
-        // the link "up", has everything.
+        // The offset of a master without a previous replica is zero. Then the initial copy, after which
+        // the link is "up", contains all data.
         let wanted = master.offset("master_repl_offset")?;
         let what = format!("the replica on port {} is in step", self.port());
         poll::until(&what, SYNC_TIMEOUT, || {
@@ -36,7 +36,7 @@ impl Server {
         })
     }
 
-    /// What a replica says of its link to its master.
+    /// Returns the status of a replica's link to its master.
     pub(super) fn link_status(&self) -> Result<String, Error> {
         let status = self.info("master_link_status")?;
         Ok(status.unwrap_or_else(|| "none".to_owned()))

@@ -1,4 +1,4 @@
-//! A master, its replicas and the sentinels that watch them.
+//! A master, its replicas, and sentinels that monitor them.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -13,15 +13,14 @@ use crate::{
     poll::{self, Condition},
 };
 
-/// How long the group may take to know each other.
+/// The time limit for the servers of the group to discover each other.
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a failover may take on a busy machine.
+/// The time limit of a failover on a busy machine.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const DOWN_AFTER: &str = "down-after-milliseconds";
 
-/// What makes sentinels act within a second or two: how often they ask servers and tell each
-/// other, in milliseconds.
+/// The polling and publishing intervals of sentinels in milliseconds, for a failover within two seconds.
 const FAST_FAILOVER_OPTIONS: [&str; 7] = [
     "DEBUG",
     "info-period",
@@ -32,7 +31,8 @@ const FAST_FAILOVER_OPTIONS: [&str; 7] = [
     "300",
 ];
 
-/// Settings of a group that is not started yet: one replica, one sentinel, the name `mymaster`.
+/// Settings of a group that has not started yet. The default: one replica, one sentinel, the name
+/// `mymaster`.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
 pub struct SentinelBuilder {
@@ -45,54 +45,53 @@ pub struct SentinelBuilder {
 }
 
 impl SentinelBuilder {
-    /// The name under which the sentinels know the group.
+    /// Sets the name of the group.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// The number of replicas, at least one.
+    /// Sets the number of replicas, at least one.
     pub fn replicas(mut self, count: usize) -> Self {
         self.replicas = count.max(1);
         self
     }
 
-    /// The number of sentinels, at least one; a majority of them has to agree on a failover.
+    /// Sets the number of sentinels, at least one. A majority of them must agree on a failover.
     pub fn sentinels(mut self, count: usize) -> Self {
         self.sentinels = count.max(1);
         self
     }
 
-    /// How long a master stays silent before it counts as down; 1 s unless told otherwise.
+    /// Sets the time after which a silent master counts as down. The default is 1 s.
     pub fn down_after(mut self, silence: Duration) -> Self {
         self.down_after = silence;
         self
     }
 
-    /// `failover-timeout` of the sentinels; after twice this time a failed attempt is made again.
-    /// 3 s unless told otherwise.
+    /// Sets `failover-timeout` of the sentinels: after twice this time they repeat a failed attempt. The
+    /// default is 3 s.
     pub fn failover_timeout(mut self, timeout: Duration) -> Self {
         self.failover_timeout = timeout;
         self
     }
 
-    /// How the master and the replicas are to be: their configuration and users, but not TLS.
+    /// Sets the settings of the master and the replicas. TLS is not supported.
     pub fn servers(mut self, settings: ServerBuilder) -> Self {
         self.servers = settings;
         self
     }
 
-    /// Starts all of them, and returns when every sentinel knows the master, all its replicas and
-    /// all other sentinels.
+    /// Starts all servers. Returns when every sentinel knows the master, all its replicas and all other
+    /// sentinels.
     ///
     /// # Errors
     ///
-    /// When a server does not start, or when they do not find each other within 30 s.
+    /// When a server does not start, or when they do not discover each other within 30 s.
     pub fn start(self) -> Result<Sentinel, Error> {
         if self.servers.tls {
             return Err(Error::new(
-                "cannot start a group with sentinels and TLS: not supported by these tests; leave \
-                 `tls` out",
+                "cannot start a group with sentinels and TLS: not supported",
             ));
         }
         let mut servers = vec![self.servers.clone().start()?];
@@ -148,10 +147,10 @@ impl SentinelBuilder {
     }
 }
 
-/// A master with replicas, watched by sentinels; all stopped when dropped.
+/// A master with replicas and sentinels, all stopped when dropped.
 #[derive(Debug)]
 pub struct Sentinel {
-    /// First, so that no failover begins while the servers end.
+    /// Declared first, so that no failover starts while the servers end.
     sentinels: Vec<Server>,
     name: String,
     servers: Vec<Server>,
@@ -170,7 +169,7 @@ impl Sentinel {
         }
     }
 
-    /// The name under which the sentinels know the group.
+    /// The name of the group.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -194,23 +193,23 @@ impl Sentinel {
         &self.sentinels
     }
 
-    /// The servers that they watch; the first one was the master at the start.
+    /// The monitored servers; the first one is the initial master.
     #[must_use]
     pub fn servers(&self) -> &[Server] {
         &self.servers
     }
 
-    /// The master of this moment, by the word of the first sentinel.
+    /// The current master, as the first sentinel reports it.
     ///
     /// # Errors
     ///
-    /// When the sentinel does not answer, or names a server that is none of this group's.
+    /// When the sentinel does not answer, or names a server outside of this group.
     pub fn master(&self) -> Result<&Server, Error> {
         let port = self.master_port(&self.sentinels[0])?;
         self.server_on(port)
     }
 
-    /// Every server but the master of this moment.
+    /// All servers except the current master.
     ///
     /// # Errors
     ///
@@ -221,8 +220,8 @@ impl Sentinel {
         Ok(others.collect())
     }
 
-    /// Waits until every replica that runs has all that the master has at the moment of the call:
-    /// a failover loses nothing of it.
+    /// Waits until every running replica has all data that the master has at the time of the call, so that a
+    /// failover loses none of it.
     ///
     /// # Errors
     ///
@@ -237,19 +236,19 @@ impl Sentinel {
         Ok(())
     }
 
-    /// Hands the role of the master to a replica while the old master lives (`SENTINEL FAILOVER`),
-    /// and returns the new master.
+    /// Makes a replica the master while the old master runs (`SENTINEL FAILOVER`), and returns the new
+    /// master.
     ///
     /// # Errors
     ///
-    /// When no replica is fit for it, or when there is no new master within 30 s.
+    /// When no replica is suitable, or when there is no new master within 30 s.
     pub fn failover(&self) -> Result<&Server, Error> {
         let old = self.master()?.port();
         self.sentinels[0].command(&["SENTINEL", "FAILOVER", &self.name])?;
         self.wait_for_new_master(old)
     }
 
-    /// Kills the master, waits until the sentinels have made another one, and returns that.
+    /// Kills the master, waits until the sentinels have promoted a replica, and returns the new master.
     ///
     /// # Errors
     ///
@@ -260,10 +259,10 @@ impl Sentinel {
         self.wait_for_new_master(master.port())
     }
 
-    /// Sets how long a master stays silent, from now on, before it counts as down.
+    /// Sets the time after which a silent master counts as down, from now on.
     ///
-    /// To be set before a killed master is started again, empty: sentinels elect even a replica that was
-    /// never in step, and a second in which the machine stands still would lose everything.
+    /// Call this function before the restart of a killed master, which is empty: sentinels elect even a
+    /// replica without data, so that a stall of a second would lose all data.
     ///
     /// # Errors
     ///
@@ -277,8 +276,8 @@ impl Sentinel {
         Ok(())
     }
 
-    /// Waits until every sentinel names the same master, not the one on `old_port`, and that one
-    /// says of itself that it is the master.
+    /// Waits until every sentinel names the same master, not on `old_port`, and this server reports to be the
+    /// master.
     ///
     /// # Errors
     ///
@@ -335,8 +334,8 @@ impl Sentinel {
             .ok_or_else(|| Error::new(format!("no server of this group is on port {port}")))
     }
 
-    /// Waits until every sentinel knows the master, a usable replica for each that runs, and all
-    /// other sentinels: from then on a failover can succeed.
+    /// Waits until every sentinel knows the master, all running replicas as usable, and all other sentinels.
+    /// From then on a failover can succeed.
     ///
     /// # Errors
     ///

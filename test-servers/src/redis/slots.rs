@@ -1,4 +1,4 @@
-//! Moving one slot of a cluster from node to node, in steps that a test can act between.
+//! The move of one slot of a cluster between nodes, in steps between which a test can act.
 
 use super::{
     Cluster, Server,
@@ -7,13 +7,13 @@ use super::{
 };
 use crate::Error;
 
-/// How long one transfer of keys may take, in milliseconds.
+/// The time limit of one transfer of keys, in milliseconds.
 const MIGRATE_MS: &str = "5000";
 
-/// A move of one slot, made by [`Cluster::slot_move`]: [`begin`](Self::begin), any number of
+/// A move of one slot, created by [`Cluster::slot_move`]: [`begin`](Self::begin), any number of
 /// [`migrate_keys`](Self::migrate_keys), [`finish`](Self::finish).
 ///
-/// Dropping it half-way leaves the slot as it is then.
+/// Dropping this value leaves the slot in its current state.
 #[derive(Debug)]
 pub struct SlotMove<'a> {
     cluster: &'a Cluster,
@@ -41,19 +41,19 @@ impl<'a> SlotMove<'a> {
         })
     }
 
-    /// The node that the slot leaves.
+    /// The current node of the slot.
     #[must_use]
     pub fn source(&self) -> &'a Server {
         self.source
     }
 
-    /// The node that the slot goes to.
+    /// The next node of the slot.
     #[must_use]
     pub fn target(&self) -> &'a Server {
         self.target
     }
 
-    /// Marks the slot: from now on the source answers ASK for keys that it does not have.
+    /// Marks the slot: from now on the source replies ASK for keys that it does not have.
     ///
     /// # Errors
     ///
@@ -67,11 +67,11 @@ impl<'a> SlotMove<'a> {
         Ok(())
     }
 
-    /// Moves up to `count` keys of the slot, and says how many were moved: zero when none is left.
+    /// Moves up to `count` keys of the slot, and returns the number of moved keys: zero when none is left.
     ///
     /// # Errors
     ///
-    /// When a transfer fails, or the slot's move was not begun.
+    /// When a transfer fails, or before [`begin`](Self::begin).
     pub fn migrate_keys(&self, count: usize) -> Result<usize, Error> {
         let count = count.to_string();
         let found = self
@@ -94,7 +94,7 @@ impl<'a> SlotMove<'a> {
         Ok(keys.len())
     }
 
-    /// Gives the slot to the target, on all nodes.
+    /// Assigns the slot to the target on all nodes.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl<'a> SlotMove<'a> {
         let set = |node: &Server| {
             node.command(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.target_id])
         };
-        // The new owner first: nobody may be sent to a node that does not serve the slot yet.
+        // The new owner first: no client may be redirected to a node that does not serve the slot yet.
         set(self.target)?;
         set(self.source)?;
         let parties = [self.source.port(), self.target.port()];
@@ -126,7 +126,7 @@ impl<'a> SlotMove<'a> {
         Ok(())
     }
 
-    /// All steps at once.
+    /// Runs all steps.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! How a server is to be: the settings of [`Server`](super::Server) before it is started.
+//! The settings of a server.
 
 use std::{
     fmt::Write as _,
@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::Server;
-use crate::Error;
+use crate::{
+    Error,
+    server::{DATA_DIRECTORY, Membership, Server},
+};
 
-/// Warnings only, to what the process prints.
+/// Logs warnings to the output of the process.
 pub(super) const LOGGING: &str = "\
 log4j.rootLogger=WARN, CONSOLE
 log4j.appender.CONSOLE=org.apache.log4j.ConsoleAppender
@@ -17,11 +19,11 @@ log4j.appender.CONSOLE.layout=org.apache.log4j.PatternLayout
 log4j.appender.CONSOLE.layout.ConversionPattern=%d{ISO8601} %-5p [%t:%C{1}] %m%n
 ";
 
-/// The server's key with its certificate after it: one file, as a PEM key store has to be.
+/// The server's key followed by its certificate, in the format of a PEM key store.
 pub(super) const KEY_AND_CERTIFICATE: &str = "server-key-store.pem";
 
-/// Settings of a server that is not started yet. Without any: no TLS, a tick of 100 ms (so that
-/// sessions last from 200 ms to 2 s), every write safe in a file before it is confirmed.
+/// Settings of a server that has not started yet. The default: no TLS, a tick of 100 ms (sessions
+/// last from 200 ms to 2 s), and every write is synced before it is acknowledged.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
 pub struct ServerBuilder {
@@ -47,68 +49,71 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// The unit of time of the server, in whole milliseconds. Unless the configuration says
-    /// otherwise, a session lasts at least 2 and at most 20 of them.
+    /// Sets the tick in whole milliseconds. By default a session lasts at least 2 and at most 20 ticks.
     pub fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick;
         self
     }
 
-    /// One line of `zoo.cfg`, for example `("maxSessionTimeout", "60000")`. Of two lines with the
-    /// same key the later one holds, also against those of this crate.
+    /// Adds a line of `zoo.cfg`, for example `("maxSessionTimeout", "60000")`. The last of several lines
+    /// with the same key applies, including the lines of this crate.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.push((key.to_owned(), value.to_owned()));
         self
     }
 
-    /// A property of the Java process, for example `("jute.maxbuffer", "4096")`.
+    /// Adds a property of the Java process, for example `("jute.maxbuffer", "4096")`.
     pub fn property(mut self, key: &str, value: &str) -> Self {
         self.properties.push((key.to_owned(), value.to_owned()));
         self
     }
 
-    /// Whether a write is safe in a file before it is confirmed; it is unless told otherwise.
+    /// Sets whether a write is synced to its file before it is acknowledged. The default is `true`.
     pub fn force_sync(self, force: bool) -> Self {
         self.property("zookeeper.forceSync", if force { "yes" } else { "no" })
     }
 
-    /// Speaks TLS on the port that the server is known by, with certificates made for it; see
-    /// [`Server::certificates`]. Members of a cluster have the same ones; among themselves they do
-    /// not use them.
+    /// Requires TLS on the port of the server, with new certificates; see [`Server::certificates`]. Members
+    /// of a cluster share the certificates; connections between members do not use TLS.
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// As [`tls`](Self::tls), and only with clients that have a certificate of the same authority.
+    /// As [`tls`](Self::tls), and requires client certificates of the same authority.
     pub fn require_client_certificate(mut self) -> Self {
         self.tls = true;
         self.client_certificates = true;
         self
     }
 
-    /// A user with all rights to all nodes, who names himself with the scheme `digest`: `digest` is
-    /// `name:` and the SHA-1 of `name:password` in base 64, as a server prints it.
+    /// Adds a user with all rights to all nodes, who authenticates with the scheme `digest`: `digest` is
+    /// `name:` and the base 64 of the SHA-1 of `name:password`.
     pub fn super_user(self, digest: &str) -> Self {
         self.property("zookeeper.DigestAuthenticationProvider.superDigest", digest)
     }
 
-    /// The directory that has the archive of ZooKeeper and all that it needs. Unless told
-    /// otherwise, it is what the environment variable `TENURE_ZOOKEEPER` says, and without it the
-    /// archives that a distribution has installed.
+    /// Sets the directory with the archives of ZooKeeper and its dependencies. The default is the value of
+    /// the environment variable `TENURE_ZOOKEEPER`, or the archives of the distribution.
     pub fn archives(mut self, directory: &Path) -> Self {
         self.archives = Some(directory.to_owned());
         self
     }
 
-    /// Starts the server on a free port of 127.0.0.1, and returns when it serves.
+    /// Starts the server on a free port of 127.0.0.1. Returns when it serves.
     ///
     /// # Errors
     ///
-    /// When the program is not installed, or when the server ends or does not serve within 30 s;
-    /// then with the end of its log.
-    pub fn start(self) -> Result<Server, Error> {
+    /// When the program is not installed, or when the server ends or does not serve within 30 s. The
+    /// error then contains the last lines of its log.
+    pub fn start(self) -> Result<Server<Self>, Error> {
         Server::start(self)
+    }
+
+    /// The port without TLS, which a server with TLS has as well.
+    pub(super) fn plain_port(&self, member: &Membership) -> u16 {
+        let own = member.own();
+        if self.tls { own.status } else { own.client }
     }
 
     /// The text of `zoo.cfg`.
@@ -121,17 +126,14 @@ impl ServerBuilder {
         line("tickTime", &self.tick.as_millis().to_string());
         line(
             "dataDir",
-            &directory
-                .join(super::server::DATA_DIRECTORY)
-                .display()
-                .to_string(),
+            &directory.join(DATA_DIRECTORY).display().to_string(),
         );
         line("clientPortAddress", "127.0.0.1");
-        line("clientPort", &member.own().client.to_string());
+        line("clientPort", &self.plain_port(member).to_string());
         if self.tls {
             let file = |name: &str| directory.join(name).display().to_string();
             line("secureClientPortAddress", "127.0.0.1");
-            line("secureClientPort", &member.own().secure.to_string());
+            line("secureClientPort", &member.own().client.to_string());
             line("ssl.keyStore.type", "PEM");
             line("ssl.keyStore.location", &file(KEY_AND_CERTIFICATE));
             line("ssl.trustStore.type", "PEM");
@@ -147,8 +149,8 @@ impl ServerBuilder {
         line("4lw.commands.whitelist", "*");
         line("admin.enableServer", "false");
         line("autopurge.purgeInterval", "0");
-        if member.ports.len() > 1 {
-            // A member that starts on a busy machine takes seconds, whatever the tick is.
+        if !member.is_alone() {
+            // On a busy machine the start of a member takes seconds, independent of the tick.
             let ticks = 15_000_u128.div_ceil(self.tick.as_millis().max(1));
             line("initLimit", &ticks.to_string());
             let ticks = 1_500_u128.div_ceil(self.tick.as_millis().max(1));
@@ -172,7 +174,7 @@ impl ServerBuilder {
     /// The arguments of `java`.
     pub(super) fn arguments(&self, class_path: &str) -> Vec<String> {
         let mut arguments: Vec<String> = [
-            // Small and started fast; nothing here runs long enough to be worth optimising.
+            // For a fast start; the processes do not run long enough for optimization.
             "-Xmx128m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
@@ -181,7 +183,7 @@ impl ServerBuilder {
             "-Djava.net.preferIPv4Stack=true",
             "-Djava.awt.headless=true",
             "-Dlog4j.configuration=file:log4j.properties",
-            // In KiB; one file of the log is made as large as this at once.
+            // The initial size of a log file in KiB.
             "-Dzookeeper.preAllocSize=64",
             "-Dzookeeper.jmx.log4j.disable=true",
         ]
@@ -206,42 +208,18 @@ impl ServerBuilder {
     }
 }
 
-/// The ports of one server.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ports {
-    /// Without TLS, always there: for four letters.
-    pub(super) client: u16,
-    pub(super) secure: u16,
-    pub(super) peer: u16,
-    pub(super) election: u16,
-}
-
-/// Who a server is among its peers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Membership {
-    /// Counted from zero.
-    pub(super) index: usize,
-    /// Of all members.
-    pub(super) ports: Vec<Ports>,
-}
-
-impl Membership {
-    pub(super) fn own(&self) -> Ports {
-        self.ports.get(self.index).copied().unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Ports;
 
     #[test]
-    fn settings_of_the_test_come_last_and_members_know_each_other() {
+    fn file_names_all_members_and_ends_with_the_settings_of_the_test() {
         let ports = |first| Ports {
             client: first,
             peer: first + 1,
             election: first + 2,
-            secure: first + 3,
+            status: first + 3,
         };
         let member = Membership {
             index: 1,

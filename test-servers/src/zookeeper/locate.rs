@@ -1,21 +1,19 @@
-//! Where Java and the archives of ZooKeeper are.
+//! The locations of Java and of the archives of ZooKeeper.
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, process};
 
-/// The environment variable that names a directory of another version's archives, with what they
-/// need beside them.
+/// The environment variable with the directory of the archives of another version and their dependencies.
 const ARCHIVES_VARIABLE: &str = "TENURE_ZOOKEEPER";
-/// Where a distribution puts them.
+/// The directory of the archives of a distribution.
 const DEFAULT_DIRECTORY: &str = "/usr/share/java";
 const JAVA: &str = "java";
 const INSTALL_HINT: &str = "install Java and ZooKeeper 3.5 or later (Debian: apt-get install \
-                       libzookeeper-java default-jre-headless), or say with TENURE_ZOOKEEPER in \
-                       which directory its archives are";
+                       libzookeeper-java default-jre-headless), or set TENURE_ZOOKEEPER to the \
+                       directory of its archives";
 
-/// Beside ZooKeeper's own archive, which names most of the rest in its manifest: what writes the
-/// log, and what TLS needs.
+/// The archives that the manifest of ZooKeeper's archive does not name: logging and TLS.
 const OTHER_ARCHIVES: [&str; 5] = [
     "slf4j-log4j12.jar",
     "log4j-1.2.jar",
@@ -24,44 +22,34 @@ const OTHER_ARCHIVES: [&str; 5] = [
     "netty-transport-native-unix-common.jar",
 ];
 
-/// What has to be started.
-#[derive(Clone, Debug)]
-pub(super) struct JavaLaunch {
-    pub(super) java: PathBuf,
-    pub(super) class_path: String,
+pub(super) fn java() -> Result<PathBuf, Error> {
+    process::find(JAVA).ok_or_else(|| missing("no `java` found"))
 }
 
-/// Finds them in `directory`, else where the environment or the distribution has them.
-pub(super) fn locate(directory: Option<&Path>) -> Result<JavaLaunch, Error> {
-    let java = process::find(JAVA).ok_or_else(|| missing("no `java` found"))?;
+/// Finds the archives in `directory`, else in the directory of the environment or the distribution.
+pub(super) fn class_path(directory: Option<&Path>) -> Result<String, Error> {
     let named = directory
         .map(Path::to_owned)
         .or_else(|| std::env::var_os(ARCHIVES_VARIABLE).map(PathBuf::from));
-    let class_path = match named {
-        Some(directory) => {
-            if !has_server(&directory) {
-                return Err(missing(&format!(
-                    "no archive of ZooKeeper in {}",
-                    directory.display()
-                )));
-            }
-            format!("{}/*", directory.display())
-        }
-        None => {
-            let default = Path::new(DEFAULT_DIRECTORY);
-            let server = default.join("zookeeper.jar");
-            if !server.is_file() {
-                return Err(missing(&format!("no {} found", server.display())));
-            }
-            let archives = OTHER_ARCHIVES.iter().map(|name| default.join(name));
-            let all: Vec<String> = std::iter::once(server)
-                .chain(archives)
-                .map(|path| path.display().to_string())
-                .collect();
-            all.join(":")
-        }
-    };
-    Ok(JavaLaunch { java, class_path })
+    if let Some(directory) = named {
+        return if has_server(&directory) {
+            Ok(format!("{}/*", directory.display()))
+        } else {
+            let directory = directory.display();
+            Err(missing(&format!("no archive of ZooKeeper in {directory}")))
+        };
+    }
+    let default = Path::new(DEFAULT_DIRECTORY);
+    let server = default.join("zookeeper.jar");
+    if !server.is_file() {
+        return Err(missing(&format!("no {} found", server.display())));
+    }
+    let archives = OTHER_ARCHIVES.iter().map(|name| default.join(name));
+    let all: Vec<String> = std::iter::once(server)
+        .chain(archives)
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(all.join(":"))
 }
 
 fn has_server(directory: &Path) -> bool {

@@ -2,7 +2,6 @@
 
 mod builder;
 mod locate;
-mod member;
 mod server;
 
 pub use builder::ServerBuilder;
@@ -13,17 +12,18 @@ use std::{thread, time::Duration};
 use crate::Error;
 
 /// A running cluster of three, stopped when dropped.
-pub type Cluster = crate::cluster::Cluster<Server>;
+pub type Cluster = crate::cluster::Cluster<ServerBuilder>;
 /// Settings of a cluster that is not started yet.
-pub type ClusterBuilder = crate::cluster::ClusterBuilder<Server>;
+pub type ClusterBuilder = crate::cluster::ClusterBuilder<ServerBuilder>;
 
 impl Cluster {
-    /// Whether the leader carries nothing out for that long though it was asked to. Blocks.
+    /// Returns whether the leader executes no transaction during `span` although requests are outstanding.
+    /// Blocks.
     ///
-    /// Version 3.8.0 comes to that when all three have stood still for longer than `syncLimit` and
-    /// the followers come back before the leader has missed them: what it had proposed to them is
-    /// then acknowledged by nobody, and everything else waits behind it. It answers reads, is
-    /// healthy by its own account, and stays so until it is restarted.
+    /// Version 3.8.0 can reach this state when all three servers were stopped for longer than `syncLimit`
+    /// and the followers continue before the leader has noticed their absence: no follower acknowledges the
+    /// earlier proposals, and all later requests wait for them. The leader answers reads and reports to be
+    /// healthy until it is restarted.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
-//! Three servers that are one.
+//! Clusters of three servers.
 
 use tenure_test_servers::etcd::{Cluster, Server};
 
 use crate::{BOUND, connect, get};
 
 #[tokio::test]
-async fn when_the_leader_is_killed_another_is_elected_and_nothing_is_lost() {
+async fn killed_leader_is_replaced_without_loss() {
     let cluster = Cluster::builder().start().unwrap();
     let addresses: Vec<String> = cluster.servers().iter().map(Server::address).collect();
     assert_eq!(cluster.url(), format!("etcd://{}", addresses.join(",")));
@@ -23,7 +23,7 @@ async fn when_the_leader_is_killed_another_is_elected_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_cluster_can_be_restarted_and_wiped_and_has_no_leader_without_a_majority() {
+async fn cluster_can_be_restarted_and_wiped_and_has_no_leader_without_a_majority() {
     let cluster = Cluster::builder().start().unwrap();
     let mut client = connect(cluster.server(0).address()).await;
     client.put("key", "value", None).await.unwrap();

@@ -1,4 +1,4 @@
-//! A server comes up, answers, and is gone afterwards.
+//! The start and the end of a server.
 
 use std::{net::TcpStream, path::Path};
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{QUIET, connect, get};
 
 #[test]
-fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
+fn server_serves_on_its_port_until_it_is_dropped() {
     let server = Server::builder().start().unwrap();
     let (address, directory) = (server.address(), server.directory().to_owned());
     let process = format!("/proc/{}", server.process_id().unwrap());
@@ -25,7 +25,7 @@ fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
 }
 
 #[tokio::test]
-async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
+async fn acknowledged_data_survives_a_kill_but_not_a_wipe() {
     let server = Server::builder().start().unwrap();
     let mut client = connect(server.address()).await;
     client.put("key", "value", None).await.unwrap();
@@ -51,7 +51,7 @@ async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
 }
 
 #[tokio::test]
-async fn a_paused_server_is_silent_until_it_is_resumed() {
+async fn paused_server_does_not_answer_until_it_is_resumed() {
     let server = Server::builder().start().unwrap();
     let mut client = connect(server.address()).await;
     client.put("key", "value", None).await.unwrap();
@@ -61,21 +61,21 @@ async fn a_paused_server_is_silent_until_it_is_resumed() {
     server.resume().unwrap();
     assert_eq!(get(&mut client, "key").await.as_deref(), Some("value"));
     server.pause().unwrap();
-    // Dropping it ends a paused one as well.
+    // Dropping the value ends a paused server as well.
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error_that_says_what_to_install() {
+fn missing_program_is_an_error_with_an_installation_hint() {
     let missing = Server::builder().program("no-such-etcd").start();
     assert_eq!(
         missing.unwrap_err().to_string(),
         "cannot start an etcd server: no `no-such-etcd` found; install etcd 3.4 or later (Debian: \
-         apt-get install etcd-server), or say where it is with TENURE_ETCD"
+         apt-get install etcd-server), or set TENURE_ETCD to its path"
     );
 }
 
 #[test]
-fn a_server_that_does_not_start_shows_why() {
+fn failed_start_is_an_error_with_the_log() {
     let broken = Server::builder().flag("--election-timeout=11").start();
     let error = broken.unwrap_err().to_string();
     assert!(error.contains("ended at its start"), "{error}");

@@ -1,4 +1,4 @@
-//! What the etcd servers of this crate do when they are started, asked, broken and ended.
+//! Tests of etcd servers and of the proxy.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,9 +16,9 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions};
 use tenure_core::clock::{Clock, SystemClock};
 
-/// How long something may take that has to happen.
+/// The time limit for an expected event.
 const BOUND: Duration = Duration::from_secs(30);
-/// How long something is watched that must not happen; it would within a few milliseconds.
+/// The time in which no event must occur; an event would occur within a few milliseconds.
 const QUIET: Duration = Duration::from_millis(200);
 
 async fn connect(address: String) -> Client {
@@ -39,7 +39,7 @@ async fn get(client: &mut Client, key: &str) -> Option<String> {
     Some(pair.value_str().unwrap().to_owned())
 }
 
-/// Asks until the condition holds.
+/// Polls until the condition holds.
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let begun = SystemClock.now();
     while !condition().await {

@@ -1,4 +1,4 @@
-//! TLS and users keep outsiders out, and let those in for whom they were made.
+//! TLS and users.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ async fn put(server: &Server, key: &str, options: ConnectOptions) -> Result<(), 
 }
 
 #[tokio::test]
-async fn a_required_client_certificate_has_to_be_of_the_same_authority() {
+async fn client_certificate_of_another_authority_is_refused() {
     let server = Server::builder()
         .require_client_certificate()
         .start()
@@ -54,20 +54,20 @@ async fn a_required_client_certificate_has_to_be_of_the_same_authority() {
         .await
         .unwrap();
     plain.get("key", None).await.unwrap_err();
-    // And the test itself.
+    // Administration by the test works as well.
     assert_eq!(server.etcdctl(&["get", "key"]).unwrap(), "key\nvalue\n");
     assert_eq!(server.etcdctl(&["get", "a"]).unwrap(), "");
 }
 
 #[tokio::test]
-async fn without_that_requirement_who_trusts_the_authority_is_served() {
+async fn client_without_a_certificate_is_served_unless_it_is_required() {
     let server = Server::builder().tls().start().unwrap();
     let own = server.certificates().unwrap();
     put(&server, "key", tls(&own, None)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_user_needs_the_password_and_reaches_his_keys_only() {
+async fn user_needs_the_password_and_has_rights_to_own_keys_only() {
     let cluster = Cluster::builder()
         .members(
             Server::builder()
@@ -86,7 +86,7 @@ async fn a_user_needs_the_password_and_reaches_his_keys_only() {
     put(server, "app/key", of("app", "wrong"))
         .await
         .unwrap_err();
-    // The certificate's name is no user's.
+    // The common name of the certificate is not a user.
     put(server, "app/key", tls(&own, Some(&own)))
         .await
         .unwrap_err();
@@ -97,7 +97,7 @@ async fn a_user_needs_the_password_and_reaches_his_keys_only() {
 }
 
 #[tokio::test]
-async fn users_are_there_again_after_a_restart_and_after_a_wipe() {
+async fn users_exist_after_a_restart_and_after_a_wipe() {
     let server = Server::builder()
         .user("app", "secret", "app/")
         .start()
@@ -113,7 +113,7 @@ async fn users_are_there_again_after_a_restart_and_after_a_wipe() {
 }
 
 #[test]
-fn a_command_that_is_refused_says_why_and_not_what_it_was_given() {
+fn error_of_a_command_contains_the_reason_but_no_arguments() {
     let server = Server::builder().start().unwrap();
     let refused = server.etcdctl(&["user", "delete", "nobody"]).unwrap_err();
     let refused = refused.to_string();

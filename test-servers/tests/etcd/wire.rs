@@ -1,4 +1,4 @@
-//! What the proxy saw of calls to etcd is what was sent.
+//! The proxy records the calls to etcd.
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, WatchOptions};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
@@ -51,12 +51,12 @@ async fn each_message_of_an_open_call_is_recorded() {
         .await
         .unwrap();
     client.put("key", "value", None).await.unwrap();
-    // What was created is told first.
+    // The first message reports the creation of the watch.
     while stream.message().await.unwrap().unwrap().events().is_empty() {}
 
     assert_eq!(proxy.count("LeaseGrant"), 1);
     assert_eq!(proxy.count("LeaseKeepAlive"), 1);
-    until("every message is told", async || {
+    until("every message is recorded", async || {
         proxy.count("LeaseKeepAlive.message") >= 2
     })
     .await;
@@ -71,7 +71,7 @@ async fn each_message_of_an_open_call_is_recorded() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_and_large_ones_are_told_apart() {
+async fn concurrent_and_large_calls_are_recorded_separately() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let client = connect(proxy.address()).await;
@@ -98,7 +98,7 @@ async fn many_calls_at_once_and_large_ones_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_not_etcd_is_passed_on_and_said_to_be_unreadable() {
+async fn other_protocol_is_relayed_and_counted_as_unreadable() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_etcd(server.address()).unwrap();
     let answer = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! Each fault of the proxy does to etcd and its client what it says.
+//! The faults of the proxy on connections to etcd.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::{BOUND, QUIET, connect, get, until};
 struct Setting {
     _server: Server,
     proxy: Proxy,
-    /// Through the proxy; its connection is known to work.
+    /// Connected through the proxy.
     client: Client,
-    /// Beside the proxy.
+    /// Connected without the proxy.
     witness: Client,
 }
 
@@ -33,19 +33,19 @@ async fn setting() -> Setting {
 }
 
 #[tokio::test]
-async fn a_dropped_reply_means_a_call_that_was_carried_out_and_a_connection_that_ended() {
+async fn dropped_reply_means_an_executed_call_and_a_closed_connection() {
     let mut setting = setting().await;
     for round in 0..10 {
         let key = format!("key{round}");
         setting.proxy.drop_reply_of_and_cut("Put");
-        // Not the reply of another.
+        // Not the reply of another command.
         assert_eq!(get(&mut setting.client, &key).await, None);
         let outcome = setting.client.put(key.clone(), "value", None).await;
         outcome.unwrap_err();
         let found = get(&mut setting.witness, &key).await;
         assert_eq!(found.as_deref(), Some("value"));
         assert_eq!(setting.proxy.replies_dropped(), round + 1);
-        // The client connects again.
+        // The client reconnects.
         until("the client works again", async || {
             setting.client.clone().get(&*key, None).await.is_ok()
         })
@@ -54,7 +54,7 @@ async fn a_dropped_reply_means_a_call_that_was_carried_out_and_a_connection_that
 }
 
 #[tokio::test]
-async fn the_reply_of_a_message_on_an_open_call_is_dropped() {
+async fn reply_of_a_message_on_an_open_call_is_dropped() {
     let mut setting = setting().await;
     let lease = setting.client.lease_grant(60, None).await.unwrap().id();
     let (mut keeper, mut answers) = setting.client.lease_keep_alive(lease).await.unwrap();
@@ -68,7 +68,7 @@ async fn the_reply_of_a_message_on_an_open_call_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_refused_counts_as_answered() {
+async fn refused_call_counts_as_answered() {
     let mut setting = setting().await;
     setting.proxy.drop_replies_and_cut();
     setting.client.lease_revoke(12_345).await.unwrap_err();
@@ -76,7 +76,7 @@ async fn a_call_that_is_refused_counts_as_answered() {
 }
 
 #[tokio::test]
-async fn held_requests_are_carried_out_when_released() {
+async fn held_requests_are_executed_when_released() {
     let mut setting = setting().await;
     setting.proxy.hold_requests();
     let mut client = setting.client.clone();
@@ -91,7 +91,7 @@ async fn held_requests_are_carried_out_when_released() {
 }
 
 #[tokio::test]
-async fn held_replies_are_of_calls_that_were_carried_out_and_are_lost_with_a_cut() {
+async fn held_replies_belong_to_executed_calls_and_are_lost_with_a_cut() {
     let mut setting = setting().await;
     setting.proxy.hold_replies();
     let mut client = setting.client.clone();

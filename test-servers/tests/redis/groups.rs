@@ -1,4 +1,4 @@
-//! Sentinels elect, and a cluster's slots move.
+//! Groups with sentinels, and clusters.
 
 use std::{thread, time::Duration};
 
@@ -7,7 +7,7 @@ use tenure_test_servers::redis::{Cluster, Sentinel, Server, Value};
 use crate::QUIET;
 
 #[test]
-fn a_failover_by_command_makes_the_replica_the_master() {
+fn failover_by_command_makes_the_replica_the_master() {
     let group = Sentinel::builder().name("locks").start().unwrap();
     assert_eq!(
         group.url(),
@@ -21,7 +21,7 @@ fn a_failover_by_command_makes_the_replica_the_master() {
     assert_eq!(group.master().unwrap().port(), new.port());
     new.command(&["SET", "after", "failover"]).unwrap();
     assert_eq!(new.text(&["GET", "key"]).unwrap(), "value");
-    // The old master becomes the new one's replica, and then another failover can succeed.
+    // The old master becomes a replica of the new master. Then another failover can succeed.
     group.wait_until_settled().unwrap();
     assert_eq!(old.info("role").unwrap().as_deref(), Some("slave"));
     assert_eq!(group.failover().unwrap().port(), old.port());
@@ -71,7 +71,7 @@ fn without_a_failover_the_master_stays() {
 }
 
 #[test]
-fn a_cluster_serves_every_slot_from_one_of_its_masters() {
+fn cluster_serves_every_slot_from_one_of_its_masters() {
     let cluster = Cluster::builder().start().unwrap();
     assert_eq!(cluster.nodes().len(), 3);
     let addresses: Vec<String> = cluster.nodes().iter().map(Server::address).collect();
@@ -100,7 +100,7 @@ fn a_cluster_serves_every_slot_from_one_of_its_masters() {
 }
 
 #[test]
-fn a_moved_slot_is_asked_for_half_way_and_answers_moved_at_its_old_owner() {
+fn migrating_slot_replies_ask_and_then_moved() {
     let cluster = Cluster::builder()
         .nodes(Server::builder().acl_user("app", "secret", "~* &* +@all"))
         .start()
@@ -119,7 +119,7 @@ fn a_moved_slot_is_asked_for_half_way_and_answers_moved_at_its_old_owner() {
     let step = cluster.slot_move(slot, target).unwrap();
     step.begin().unwrap();
     assert_eq!(step.migrate_keys(4).unwrap(), 4);
-    // Half-way: the source still serves what it has, and sends on for what it has not.
+    // During the move, the source serves the keys that it has and redirects for the others.
     let (mut here, mut there) = (0, 0);
     for number in 0..10 {
         match source.command(&["GET", &format!("{{tag}}:{number}")]) {
@@ -152,7 +152,7 @@ fn a_moved_slot_is_asked_for_half_way_and_answers_moved_at_its_old_owner() {
 }
 
 #[test]
-fn a_cluster_can_have_replicas_and_a_node_comes_back_to_it() {
+fn restarted_node_rejoins_a_cluster_with_replicas() {
     let cluster = Cluster::builder().replicas(1).start().unwrap();
     assert_eq!((cluster.nodes().len(), cluster.masters().len()), (6, 3));
     for node in &cluster.nodes()[3..] {

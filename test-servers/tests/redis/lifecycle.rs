@@ -1,4 +1,4 @@
-//! A server comes up, answers, and is gone afterwards.
+//! The start and the end of a server.
 
 use std::{net::TcpStream, path::Path, thread};
 
@@ -7,7 +7,7 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 use crate::{QUIET, RawClient};
 
 #[test]
-fn a_server_answers_on_its_port_and_its_socket_and_is_gone_when_dropped() {
+fn server_serves_on_its_port_and_its_socket_until_it_is_dropped() {
     let server = Server::builder().start().unwrap();
     let (address, directory) = (server.address(), server.directory().to_owned());
     let process = format!("/proc/{}", server.process_id().unwrap());
@@ -43,7 +43,7 @@ fn servers_started_at_the_same_time_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_killed_server_refuses_and_restarts_empty_on_the_same_port() {
+fn killed_server_refuses_and_restarts_empty_on_the_same_port() {
     let server = Server::builder().start().unwrap();
     server.command(&["SET", "key", "value"]).unwrap();
     let (port, process) = (server.port(), server.process_id());
@@ -61,7 +61,7 @@ fn a_killed_server_refuses_and_restarts_empty_on_the_same_port() {
 }
 
 #[test]
-fn what_persistence_was_configured_for_survives_a_kill() {
+fn persistent_data_survives_a_kill() {
     let server = Server::builder()
         .config("appendonly", "yes")
         .config("appendfsync", "always")
@@ -73,21 +73,21 @@ fn what_persistence_was_configured_for_survives_a_kill() {
 }
 
 #[test]
-fn a_paused_server_is_silent_until_it_is_resumed() {
+fn paused_server_does_not_answer_until_it_is_resumed() {
     let server = Server::builder().start().unwrap();
     server.pause().unwrap();
-    // The system still accepts for it.
+    // The system still accepts connections for the server.
     let mut client = RawClient::connect(&server.address());
     client.send(b"PING\r\n");
     client.expect_silence();
     server.resume().unwrap();
     client.expect(b"+PONG\r\n");
     server.pause().unwrap();
-    // Dropping it ends a paused one as well.
+    // Dropping the value ends a paused server as well.
 }
 
 #[test]
-fn a_replica_has_its_masters_data_when_it_is_started() {
+fn started_replica_has_the_data_of_its_master() {
     let master = Server::builder().start().unwrap();
     master.command(&["SET", "key", "value"]).unwrap();
     let replica = Server::builder().replica_of(&master).start().unwrap();
@@ -101,7 +101,7 @@ fn a_replica_has_its_masters_data_when_it_is_started() {
 }
 
 #[test]
-fn a_replica_that_lags_is_waited_for() {
+fn wait_until_in_step_waits_for_a_replica_that_lags() {
     let master = Server::builder().start().unwrap();
     let link = Proxy::start(master.address()).unwrap();
     let behind = format!("127.0.0.1 {}", link.port());
@@ -125,7 +125,7 @@ fn a_replica_that_lags_is_waited_for() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error_that_says_what_to_install() {
+fn missing_program_is_an_error_with_an_installation_hint() {
     let missing = Server::builder().program("no-such-redis").start();
     assert_eq!(
         missing.unwrap_err().to_string(),
@@ -135,7 +135,7 @@ fn a_program_that_is_not_there_is_an_error_that_says_what_to_install() {
 }
 
 #[test]
-fn a_server_that_does_not_start_shows_why() {
+fn failed_start_is_an_error_with_the_log() {
     let broken = Server::builder().config("no-such-directive", "1").start();
     let error = broken.unwrap_err().to_string();
     assert!(error.contains("ended at its start"), "{error}");

@@ -1,4 +1,4 @@
-//! What the Redis servers of this crate do when they are started, asked, broken and ended.
+//! Tests of Redis servers and of the proxy.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-/// How long something may take that has to happen.
+/// The time limit for an expected event.
 const BOUND: Duration = Duration::from_secs(30);
-/// How long something is watched that must not happen; it would within a millisecond or two.
+/// The time in which no event must occur; an event would occur within two milliseconds.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A client that speaks bytes, so that a test decides what is sent together.
+/// A client that sends bytes, so that a test controls which bytes are sent together.
 struct RawClient(TcpStream);
 
 impl RawClient {
@@ -36,7 +36,7 @@ impl RawClient {
         self.0.write_all(bytes).unwrap();
     }
 
-    /// Reads as much as `expected` is long, and it has to be that.
+    /// Reads `expected`.
     #[track_caller]
     fn expect(&mut self, expected: &[u8]) {
         self.0.set_read_timeout(Some(BOUND)).unwrap();
@@ -52,7 +52,7 @@ impl RawClient {
         byte
     }
 
-    /// Nothing comes, and the connection stays.
+    /// Expects no data on an open connection.
     #[track_caller]
     fn expect_silence(&mut self) {
         self.0.set_read_timeout(Some(QUIET)).unwrap();
@@ -64,7 +64,7 @@ impl RawClient {
         );
     }
 
-    /// The connection ends, and nothing came before.
+    /// Expects the end of the connection without data.
     #[track_caller]
     fn expect_end(&mut self) {
         self.0.set_read_timeout(Some(BOUND)).unwrap();
@@ -77,7 +77,7 @@ impl RawClient {
     }
 }
 
-/// Other servers' clients, which are in this build too, bring a second one.
+/// Selects one of the two cryptography providers of the build.
 fn choose_cryptography() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,4 +1,4 @@
-//! TLS and users keep outsiders out, and let those in for whom they were made.
+//! TLS and users.
 
 use std::{fs, time::Duration};
 
@@ -62,7 +62,7 @@ fn tls_serves_those_who_trust_its_authority_and_nobody_in_plain_text() {
     ping(&server, None, None).unwrap_err();
     let plain = format!("redis://{}", server.address());
     ask(redis::Client::open(plain), &["PING"]).unwrap_err();
-    // By its name too.
+    // The name of the server is verified as well.
     let by_name = format!("rediss://localhost:{}", server.port());
     let tls = TlsCertificates {
         client_tls: None,
@@ -70,12 +70,12 @@ fn tls_serves_those_who_trust_its_authority_and_nobody_in_plain_text() {
     };
     let client = redis::Client::build_with_tls(by_name, tls);
     assert_eq!(ask(client, &["PING"]).unwrap(), "PONG");
-    // And the test itself, without any of this.
+    // Administration by the test works as well, without TLS and users.
     assert_eq!(server.text(&["PING"]).unwrap(), "PONG");
 }
 
 #[test]
-fn a_required_client_certificate_has_to_be_of_the_same_authority() {
+fn client_certificate_of_another_authority_is_refused() {
     let server = Server::builder()
         .require_client_certificate()
         .start()

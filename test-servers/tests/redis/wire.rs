@@ -1,4 +1,4 @@
-//! The proxy passes everything on unchanged, at once, and knows what it saw.
+//! The proxy relays data unchanged and at once, and records it.
 
 use std::{thread, time::Duration};
 
@@ -38,7 +38,7 @@ fn commands_are_recorded_with_their_connection_and_arguments() {
     );
     assert!(commands[0].at <= commands[2].at && commands[2].at <= SystemClock.now());
     assert_eq!((proxy.count("get"), proxy.count("DEL")), (1, 0));
-    // Two commands that came together, and one that came in two pieces.
+    // Two commands in one chunk, and one command in two chunks.
     assert_eq!(proxy.requests(), 2);
     assert_eq!((proxy.connections_made(), proxy.connections_open()), (2, 2));
     assert_eq!(proxy.connections_unreadable(), 0);
@@ -69,7 +69,7 @@ fn large_values_pass_unchanged_in_both_directions() {
 }
 
 #[test]
-fn a_long_pipeline_is_counted_to_the_last_command() {
+fn long_pipeline_is_counted_to_the_last_command() {
     let (_server, proxy) = server_and_proxy();
     let mut client = RawClient::connect(&proxy.address());
     client.send(&b"*1\r\n$4\r\nPING\r\n".repeat(20_000));
@@ -79,7 +79,7 @@ fn a_long_pipeline_is_counted_to_the_last_command() {
 }
 
 #[test]
-fn a_session_that_is_not_redis_is_passed_on_and_said_to_be_unreadable() {
+fn other_protocol_is_relayed_and_counted_as_unreadable() {
     let server = Server::builder().tls().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let ca = std::fs::read(server.certificates().unwrap().ca_file()).unwrap();
@@ -104,8 +104,8 @@ fn small_messages_are_not_delayed() {
     let mut client = RawClient::connect(&proxy.address());
     let mut spans: Vec<Duration> = (0..50)
         .map(|_| {
-            // In two pieces that do not meet: with Nagle's algorithm the second one waits until
-            // the first is acknowledged, which takes tens of milliseconds.
+            // In two separate chunks: with Nagle's algorithm the second chunk waits until the first one is
+            // acknowledged, which takes tens of milliseconds.
             client.send(b"*1\r\n$4\r\n");
             thread::sleep(Duration::from_millis(3));
             let begun = SystemClock.now();
@@ -119,7 +119,7 @@ fn small_messages_are_not_delayed() {
 }
 
 #[test]
-fn a_server_without_a_proxy_in_front_can_become_its_target() {
+fn target_of_a_proxy_can_change() {
     let (_first, proxy) = server_and_proxy();
     let second = Server::builder().start().unwrap();
     second.command(&["SET", "who", "2"]).unwrap();
@@ -129,7 +129,7 @@ fn a_server_without_a_proxy_in_front_can_become_its_target() {
     client.expect(b"$1\r\n2\r\n");
     second.kill();
     client.expect_end();
-    // Nobody behind it: the connection ends at once.
+    // Without a server, the connection ends at once.
     RawClient::connect(&proxy.address()).expect_end();
     drop(proxy);
 }

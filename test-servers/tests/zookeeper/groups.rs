@@ -1,4 +1,4 @@
-//! Three servers that are one.
+//! Clusters of three servers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::task::{JoinSet, block_in_place};
 use crate::{BOUND, connect, create, exists};
 
 #[tokio::test]
-async fn when_the_leader_is_killed_another_is_elected_and_nothing_is_lost() {
+async fn killed_leader_is_replaced_without_loss() {
     let cluster = Cluster::builder().start().unwrap();
     let addresses: Vec<String> = cluster.servers().iter().map(Server::address).collect();
     let url = format!("zookeeper://{}", addresses.join(","));
@@ -28,7 +28,7 @@ async fn when_the_leader_is_killed_another_is_elected_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_cluster_can_be_restarted_and_wiped_and_does_not_serve_without_a_majority() {
+async fn cluster_can_be_restarted_and_wiped_and_does_not_serve_without_a_majority() {
     let cluster = Cluster::builder().start().unwrap();
     create(&connect(&cluster.server(0).address()).await, "/node")
         .await
@@ -55,14 +55,14 @@ async fn a_cluster_can_be_restarted_and_wiped_and_does_not_serve_without_a_major
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_carries_nothing_out_is_told_from_one_that_is_idle_or_busy() {
+async fn stalled_leader_differs_from_an_idle_or_busy_one() {
     let cluster = Cluster::builder().start().unwrap();
     let leader = cluster.leader().unwrap();
-    // Less than `syncLimit`, after which it gives up by itself.
+    // Less than `syncLimit`, after which the leader gives up.
     let stands_still = || block_in_place(|| cluster.stands_still(Duration::from_millis(300)));
-    assert!(!stands_still().unwrap(), "nobody asks for anything");
+    assert!(!stands_still().unwrap(), "the leader is idle");
     let client = connect(&cluster.server(leader).address()).await;
-    // So many that some are under way at any time.
+    // Enough clients so that there are always requests in flight.
     let mut busy = JoinSet::new();
     for worker in 0..64 {
         let client = client.clone();
@@ -79,5 +79,5 @@ async fn a_leader_that_carries_nothing_out_is_told_from_one_that_is_idle_or_busy
     for follower in [leader + 1, leader + 2] {
         cluster.server(follower).pause().unwrap();
     }
-    assert!(stands_still().unwrap(), "nobody agrees");
+    assert!(stands_still().unwrap(), "no follower acknowledges");
 }

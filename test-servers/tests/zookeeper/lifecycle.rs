@@ -1,4 +1,4 @@
-//! A server comes up, answers, and is gone afterwards.
+//! The start and the end of a server.
 
 use std::{net::TcpStream, path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{QUIET, connect, create, exists};
 
 #[test]
-fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
+fn server_serves_on_its_port_until_it_is_dropped() {
     let server = Server::builder().start().unwrap();
     let (address, directory) = (server.address(), server.directory().to_owned());
     let process = format!("/proc/{}", server.process_id().unwrap());
@@ -29,7 +29,7 @@ fn a_server_serves_on_its_port_and_is_gone_when_dropped() {
 }
 
 #[tokio::test]
-async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
+async fn acknowledged_data_survives_a_kill_but_not_a_wipe() {
     let server = Server::builder().start().unwrap();
     let client = connect(&server.address()).await;
     create(&client, "/node").await.unwrap();
@@ -52,8 +52,8 @@ async fn what_a_server_confirmed_survives_a_kill_but_not_a_wipe() {
 }
 
 #[tokio::test]
-async fn a_paused_server_is_silent_until_it_is_resumed() {
-    // Longer ticks, so that the session lives through the pause.
+async fn paused_server_does_not_answer_until_it_is_resumed() {
+    // Longer ticks, so that the session survives the pause.
     let server = Server::builder()
         .tick(Duration::from_secs(1))
         .start()
@@ -68,11 +68,11 @@ async fn a_paused_server_is_silent_until_it_is_resumed() {
     server.resume().unwrap();
     assert!(asked.await.unwrap().is_some());
     server.pause().unwrap();
-    // Dropping it ends a paused one as well.
+    // Dropping the value ends a paused server as well.
 }
 
 #[tokio::test]
-async fn the_tick_bounds_the_timeouts_of_sessions() {
+async fn tick_bounds_the_timeouts_of_sessions() {
     let tick = Duration::from_secs(1);
     let server = Server::builder()
         .tick(tick)
@@ -87,20 +87,20 @@ async fn the_tick_bounds_the_timeouts_of_sessions() {
 }
 
 #[test]
-fn archives_that_are_not_there_are_an_error_that_says_what_to_install() {
+fn missing_archives_are_an_error_with_an_installation_hint() {
     let empty = tempfile::tempdir().unwrap();
     let missing = Server::builder().archives(empty.path()).start();
     let expected = format!(
         "cannot start a ZooKeeper server: no archive of ZooKeeper in {}; install Java and \
          ZooKeeper 3.5 or later (Debian: apt-get install libzookeeper-java default-jre-headless), \
-         or say with TENURE_ZOOKEEPER in which directory its archives are",
+         or set TENURE_ZOOKEEPER to the directory of its archives",
         empty.path().display()
     );
     assert_eq!(missing.unwrap_err().to_string(), expected);
 }
 
 #[test]
-fn a_server_that_does_not_start_shows_why() {
+fn failed_start_is_an_error_with_the_log() {
     let broken = Server::builder().config("tickTime", "soon").start();
     let error = broken.unwrap_err().to_string();
     assert!(error.contains("ended at its start"), "{error}");

@@ -1,4 +1,4 @@
-//! What the ZooKeeper servers of this crate do when they are started, asked, broken and ended.
+//! Tests of ZooKeeper servers and of the proxy.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,9 +16,9 @@ use std::time::Duration;
 use tenure_core::clock::{Clock, SystemClock};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error};
 
-/// How long something may take that has to happen.
+/// The time limit for an expected event.
 const BOUND: Duration = Duration::from_secs(30);
-/// How long something is watched that must not happen; it would within a few milliseconds.
+/// The time in which no event must occur; an event would occur within a few milliseconds.
 const QUIET: Duration = Duration::from_millis(200);
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -38,7 +38,7 @@ async fn exists(client: &Client, path: &str) -> bool {
     client.check_stat(path).await.unwrap().is_some()
 }
 
-/// Asks until the condition holds.
+/// Polls until the condition holds.
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let begun = SystemClock.now();
     while !condition().await {

@@ -1,4 +1,4 @@
-//! TLS and users keep outsiders out, and let those in for whom they were made.
+//! TLS and users.
 
 use std::{
     io::{self, Read, Write},
@@ -19,8 +19,8 @@ use zookeeper_client::{Acls, CreateMode, Error};
 
 use crate::{BOUND, connect};
 
-/// Asks for a session over TLS, and returns its number. By hand: the client crate brings another
-/// cryptography with it for this.
+/// Requests a session over TLS and returns its id. Without the client crate, whose TLS feature needs another
+/// cryptography provider.
 fn session(
     server: &Server,
     trusted: &Certificates,
@@ -49,7 +49,7 @@ fn session(
     let socket = TcpStream::connect(server.address())?;
     socket.set_read_timeout(Some(BOUND))?;
     let mut stream = StreamOwned::new(tls, socket);
-    // Version, last transaction, time-out, session, password, whether reading is enough.
+    // Version, last transaction, timeout, session, password, read-only.
     let mut request = Vec::new();
     request.extend([0; 12]);
     request.extend(1_000_i32.to_be_bytes());
@@ -59,14 +59,14 @@ fn session(
     stream.write_all(&u32::try_from(request.len()).unwrap().to_be_bytes())?;
     stream.write_all(&request)?;
     stream.flush()?;
-    // Length, version, time-out, session.
+    // Length, version, timeout, session.
     let mut answer = [0; 20];
     stream.read_exact(&mut answer)?;
     Ok(u64::from_be_bytes(answer[12..].try_into().unwrap()))
 }
 
 #[test]
-fn a_required_client_certificate_has_to_be_of_the_same_authority() {
+fn client_certificate_of_another_authority_is_refused() {
     let server = Server::builder()
         .require_client_certificate()
         .start()
@@ -80,7 +80,7 @@ fn a_required_client_certificate_has_to_be_of_the_same_authority() {
     session(&server, &own, None).unwrap_err();
     session(&server, &own, Some(&strange)).unwrap_err();
     session(&server, &strange, Some(&own)).unwrap_err();
-    // The test itself, without any of this.
+    // Administration by the test works without TLS.
     let plain = server.four_letters("ruok");
     assert_eq!(plain.unwrap().trim(), "imok");
 }
@@ -96,8 +96,8 @@ fn without_that_requirement_who_trusts_the_authority_is_served_by_every_member()
 }
 
 #[tokio::test]
-async fn a_super_user_reaches_what_others_are_kept_from() {
-    // Of `super:secret`.
+async fn super_user_has_rights_to_all_nodes() {
+    // The digest of `super:secret`.
     let digest = "super:lK75jTNcA+U9vtVEw5vB51mj/w4=";
     let server = Server::builder().super_user(digest).start().unwrap();
     let owner = connect(&server.address()).await;

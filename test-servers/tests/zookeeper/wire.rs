@@ -1,4 +1,4 @@
-//! What the proxy saw of requests to ZooKeeper is what was sent.
+//! The proxy records the requests to ZooKeeper.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn requests_are_recorded_by_name_with_their_paths() {
 }
 
 #[tokio::test]
-async fn signs_of_life_and_the_end_of_a_session_are_recorded() {
+async fn pings_and_the_end_of_a_session_are_recorded() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = connect(&proxy.address()).await;
@@ -87,7 +87,7 @@ async fn signs_of_life_and_the_end_of_a_session_are_recorded() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_taken_up_again_is_told_from_a_new_one() {
+async fn resumed_session_differs_from_a_new_one() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = connect(&proxy.address()).await;
@@ -129,7 +129,7 @@ fn four_letters_are_passed_on_and_what_is_not_zookeeper_is_said_to_be_unreadable
         (proxy.count("ruok"), proxy.connections_unreadable()),
         (1, 0)
     );
-    // The server ends such a connection, with or without a word.
+    // The server closes such a connection, with or without a reply.
     let _ = ask(b"GET / HTTP/1.0\r\n\r\n");
     assert_eq!(proxy.connections_unreadable(), 1);
 }

@@ -1,4 +1,4 @@
-//! Each fault of the proxy does to ZooKeeper and its client what it says.
+//! The faults of the proxy on connections to ZooKeeper.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{QUIET, connect, create, exists, until};
 struct Setting {
     _server: Server,
     proxy: Proxy,
-    /// Through the proxy; its connection is known to work.
+    /// Connected through the proxy.
     client: Client,
-    /// Beside the proxy.
+    /// Connected without the proxy.
     witness: Client,
 }
 
 async fn setting() -> Setting {
-    // Longer ticks, so that no session ends by itself.
+    // Longer ticks, so that no session expires.
     let server = Server::builder()
         .tick(Duration::from_secs(1))
         .start()
@@ -35,12 +35,12 @@ async fn setting() -> Setting {
 }
 
 #[tokio::test]
-async fn a_dropped_reply_means_a_request_that_was_carried_out_and_a_connection_that_ended() {
+async fn dropped_reply_means_an_executed_request_and_a_closed_connection() {
     let setting = setting().await;
     for round in 0..5 {
         let path = format!("/node{round}");
         setting.proxy.drop_reply_of_and_cut("create2");
-        // Not the reply of another.
+        // Not the reply of another command.
         assert!(!exists(&setting.client, &path).await);
         let outcome = create(&setting.client, &path).await;
         assert_eq!(outcome.unwrap_err(), Error::ConnectionLoss);
@@ -55,7 +55,7 @@ async fn a_dropped_reply_means_a_request_that_was_carried_out_and_a_connection_t
 }
 
 #[tokio::test]
-async fn a_session_that_was_made_without_the_clients_knowledge() {
+async fn session_whose_reply_is_dropped_exists_on_the_server() {
     let setting = setting().await;
     let made = setting.proxy.connections_made();
     setting.proxy.drop_reply_of_and_cut("connect");
@@ -66,7 +66,7 @@ async fn a_session_that_was_made_without_the_clients_knowledge() {
 }
 
 #[tokio::test]
-async fn a_sign_of_life_is_not_the_next_command() {
+async fn ping_is_not_the_next_command() {
     let setting = setting().await;
     setting.proxy.reset();
     setting.proxy.drop_replies_and_cut();
@@ -80,7 +80,7 @@ async fn a_sign_of_life_is_not_the_next_command() {
 }
 
 #[tokio::test]
-async fn held_requests_are_carried_out_when_released() {
+async fn held_requests_are_executed_when_released() {
     let setting = setting().await;
     setting.proxy.hold_requests();
     let client = setting.client.clone();
@@ -98,7 +98,7 @@ async fn held_requests_are_carried_out_when_released() {
 }
 
 #[tokio::test]
-async fn held_replies_are_of_requests_that_were_carried_out_and_are_lost_with_a_cut() {
+async fn held_replies_belong_to_executed_requests_and_are_lost_with_a_cut() {
     let setting = setting().await;
     setting.proxy.hold_replies();
     let client = setting.client.clone();
