@@ -1,16 +1,19 @@
-//! The calls of an etcd client, and the answers to them: HTTP/2 frames, each way.
+//! A parser of the HTTP/2 frames of etcd clients and servers.
 
 use std::{collections::HashMap, io};
 
 use loona_hpack::Decoder;
 
-use super::protocol::{Cursor, Fed, Found};
+use super::{
+    cursor::Cursor,
+    found::{Fed, Found},
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
-/// Before each message: whether it is compressed, and its length.
+/// The header of each message: a compression flag and the length.
 const MESSAGE_HEAD: usize = 5;
-/// What a client may use to remember headers, if the server lets it.
+/// The maximum size of a client's header table.
 const HEADER_TABLE: usize = 64 * 1024;
 
 const DATA: u8 = 0;
@@ -22,16 +25,16 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// A parser of what a client sends. It takes bytes in pieces of any size, each byte once.
+/// A parser of the data of one client, in chunks of any size.
 ///
-/// A call is a command once its first message is there: a server answers it then, and does not wait for
-/// the end of what the client sends, which may come in a frame of its own. Each message after that is a
-/// command of its own, `Watch.message` for example.
+/// A call is a command when its first message is complete, because a server replies then, without waiting
+/// for the end of the stream in a later frame. Each later message is a further command, for example
+/// `Watch.message`.
 pub(super) struct Parser {
     state: State,
     buffer: Vec<u8>,
     headers: Decoder<'static>,
-    /// Headers whose end has not come, and their stream.
+    /// Incomplete headers.
     block: Vec<u8>,
     calls: HashMap<u32, Call>,
 }
@@ -46,9 +49,9 @@ enum State {
 #[derive(Debug, Default)]
 struct Call {
     name: String,
-    /// What has come of its messages and is not told.
+    /// The received bytes of incomplete messages.
     body: Vec<u8>,
-    /// How many messages were told.
+    /// The number of reported messages.
     told: usize,
     ends: bool,
 }
@@ -93,7 +96,7 @@ impl Parser {
         self.state == State::Lost
     }
 
-    /// How many bytes have to come before more can be said of this beginning.
+    /// Returns the number of missing bytes of the current part.
     fn missing(&self) -> usize {
         let expected = match self.state {
             State::Preface => PREFACE.len(),
@@ -133,7 +136,7 @@ impl Parser {
             }
             DATA => {
                 let body = head.without_padding(payload)?;
-                // A call that was reset may still get what was on its way.
+                // Data of a reset call may still arrive.
                 if let Some(call) = self.calls.get_mut(&head.stream) {
                     call.body.extend_from_slice(body);
                     call.ends |= head.has(END_STREAM);
@@ -142,11 +145,11 @@ impl Parser {
             RESET => drop(self.calls.remove(&head.stream)),
             _ => return Ok(()),
         }
-        self.tell(head.stream, fed);
+        self.report(head.stream, fed);
         Ok(())
     }
 
-    /// Whether these headers begin a call.
+    /// Decodes the headers; returns whether they begin a call.
     fn end_headers(&mut self, stream: u32) -> io::Result<bool> {
         let block = std::mem::take(&mut self.block);
         let Ok(headers) = self.headers.decode(&block) else {
@@ -154,7 +157,7 @@ impl Parser {
         };
         let path = headers.iter().find(|(name, _)| name == b":path");
         let call = self.calls.entry(stream).or_default();
-        // Those at the end of a call have no path.
+        // Trailing headers have no path.
         let Some((_, path)) = path else {
             return Ok(false);
         };
@@ -166,12 +169,12 @@ impl Parser {
         Ok(true)
     }
 
-    /// Tells the commands that are complete on a stream.
-    fn tell(&mut self, stream: u32, fed: &mut Fed) {
+    /// Reports the complete commands of a stream.
+    fn report(&mut self, stream: u32, fed: &mut Fed) {
         let Some(call) = self.calls.get_mut(&stream) else {
             return;
         };
-        // Its headers are still to come, or never will: it was reset.
+        // Its headers are incomplete, or it was reset.
         if call.name.is_empty() {
             return;
         }
@@ -214,7 +217,7 @@ fn invalid() -> io::Result<()> {
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// The beginning of a frame.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     length: usize,
@@ -250,16 +253,16 @@ impl Head {
     }
 }
 
-/// A reader of what a server sends: a call is answered when a message or its end comes.
+/// A parser of the data of a server: a message or the end of the stream is a reply.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     head: Vec<u8>,
-    /// How much of the frame is still to come after its head.
+    /// The number of missing bytes of the frame after its header.
     missing: usize,
 }
 
 impl Answers {
-    /// Takes the next piece; whether the awaited answer begins in it.
+    /// Parses the next chunk; returns whether the awaited reply begins in it.
     pub(super) fn feed(&mut self, piece: &[u8], awaited: Option<i64>) -> bool {
         let mut rest = piece;
         let mut seen = false;
@@ -312,7 +315,7 @@ mod tests {
         message
     }
 
-    /// A lease, kept alive twice, while a transaction is sent in pieces; one call is given up.
+    /// A lease with two keep-alives, a transaction in several frames, and a reset call.
     fn session() -> Vec<u8> {
         let mut encoder = Encoder::new();
         let mut block = |path: &str| {
@@ -351,7 +354,7 @@ mod tests {
         .concat()
     }
 
-    fn said(commands: &[Found]) -> Vec<String> {
+    fn format_commands(commands: &[Found]) -> Vec<String> {
         let line = |found: &Found| {
             let message = found.arguments.concat();
             let message = String::from_utf8_lossy(&message).into_owned();
@@ -376,7 +379,7 @@ mod tests {
             let (one, two) = bytes.split_at(cut);
             let (one, two) = (parser.feed(one), parser.feed(two));
             assert_eq!(
-                said(&[one.commands, two.commands].concat()),
+                format_commands(&[one.commands, two.commands].concat()),
                 SAID,
                 "cut at {cut}"
             );
@@ -389,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_ends_the_reading_and_is_said() {
+    fn invalid_call_ends_the_parsing() {
         let wrong_headers = [PREFACE, &frame(HEADERS, END_HEADERS, 1, &[0xff; 8])].concat();
         for wrong in [
             b"GET /health HTTP/1.0\r\n\r\n".as_slice(),
@@ -402,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_known_by_their_streams_however_they_are_cut() {
+    fn answers_are_found_by_their_streams_in_chunks_of_any_size() {
         let bytes = [
             frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]),
             frame(HEADERS, END_HEADERS, 1, b"headers"),

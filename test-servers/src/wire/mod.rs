@@ -1,6 +1,7 @@
-//! A proxy between a client and its server, which records what is sent and injects faults of the
-//! network.
+//! A proxy between a client and its server that records requests and injects network faults.
 
+mod cursor;
+mod found;
 mod grpc;
 mod protocol;
 mod proxy;

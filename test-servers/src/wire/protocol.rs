@@ -1,8 +1,9 @@
-//! What a proxy understands: the commands of a client, and which of them the server has answered.
+//! The protocols that a proxy parses: commands of a client, and replies of a server.
 
-use std::io;
-
-use super::{grpc, resp, zookeeper};
+use super::{
+    found::{Fed, Found},
+    grpc, resp, zookeeper,
+};
 
 /// The protocol between a client and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,28 +13,7 @@ pub(super) enum Protocol {
     ZooKeeper,
 }
 
-/// A command of a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) name: String,
-    pub(super) arguments: Vec<Vec<u8>>,
-    /// By what its answer is known among the others of the connection.
-    pub(super) answer: i64,
-    /// Whether it is nothing that a caller asked for, such as a sign of life.
-    pub(super) idle: bool,
-}
-
-/// What a piece of a client's bytes brought.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fed {
-    pub(super) commands: Vec<Found>,
-    /// Where in the piece the last of these commands ends; zero if there is none.
-    pub(super) end: usize,
-    /// Whether a command began in it.
-    pub(super) began: bool,
-}
-
-/// A reader of what one client sends, in pieces of any size.
+/// A parser of the data of one client, in chunks of any size.
 pub(super) enum Parser {
     Redis(resp::Parser),
     Etcd(Box<grpc::Parser>),
@@ -67,7 +47,7 @@ impl Parser {
         }
     }
 
-    /// Whether something came that is no command, so that nothing after it was understood.
+    /// Whether the data was invalid, so that nothing after it is parsed.
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::Redis(parser) => parser.is_lost(),
@@ -77,22 +57,9 @@ impl Parser {
     }
 }
 
-impl Found {
-    fn of_words(words: Vec<Vec<u8>>) -> Self {
-        let mut words = words.into_iter();
-        let name = words.next().unwrap_or_default();
-        Self {
-            name: String::from_utf8_lossy(&name).to_ascii_uppercase(),
-            arguments: words.collect(),
-            answer: 0,
-            idle: false,
-        }
-    }
-}
-
-/// A reader of what a server sends on one connection, which knows when a command was answered.
+/// A parser of the data of a server on one connection, which finds the reply to a command.
 pub(super) enum Answers<'a> {
-    /// After the command comes another, and its answer has this word in it.
+    /// Another command follows the command, and its reply contains this mark.
     Redis(Mark<'a>),
     Etcd(grpc::Answers),
     ZooKeeper(zookeeper::Answers),
@@ -107,7 +74,7 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Takes the next piece; whether the awaited answer, if any, is in it.
+    /// Parses the next chunk; returns whether it contains the awaited reply.
     pub(super) fn feed(&mut self, piece: &[u8], awaited: Option<i64>) -> bool {
         match self {
             Self::Redis(mark) => awaited.is_some() && mark.is_found_with(piece),
@@ -117,10 +84,10 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// Looks for a word in bytes that come in pieces.
+/// A search for a word in chunks of bytes.
 pub(super) struct Mark<'a> {
     word: &'a [u8],
-    /// The end of what came before, in which the word may have begun.
+    /// The end of the previous chunks, in which the word may begin.
     before: Vec<u8>,
 }
 
@@ -145,46 +112,12 @@ impl<'a> Mark<'a> {
     }
 }
 
-/// A reader of big-endian bytes that never reads beyond them.
-pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
-
-impl<'a> Cursor<'a> {
-    pub(super) fn bytes(&mut self, length: usize) -> io::Result<&'a [u8]> {
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (bytes, rest) = self.0.split_at_checked(length).ok_or_else(short)?;
-        self.0 = rest;
-        Ok(bytes)
-    }
-
-    pub(super) fn u8(&mut self) -> io::Result<u8> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    pub(super) fn u32(&mut self) -> io::Result<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    pub(super) fn i32(&mut self) -> io::Result<i32> {
-        self.array().map(i32::from_be_bytes)
-    }
-
-    pub(super) fn i64(&mut self) -> io::Result<i64> {
-        self.array().map(i64::from_be_bytes)
-    }
-
-    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.bytes(N)?);
-        Ok(array)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_found_however_it_is_cut() {
+    fn mark_is_found_in_chunks_of_any_size() {
         let text = b"+OK\r\n-ERR unknown command 'MARK-17', with args\r\n";
         for cut in 0..text.len() {
             let mut mark = Mark::new(b"MARK-17");

@@ -1,4 +1,4 @@
-//! The proxy: its thread, and what a test may ask of it.
+//! The proxy and its thread.
 
 use std::{
     collections::BTreeSet,
@@ -25,28 +25,28 @@ use super::{
 };
 use crate::{Error, ports};
 
-/// How long the proxy's thread may take to do what it is told, on a busy machine.
+/// The time limit for a command to the proxy's thread on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many ports are tried when others take them first.
+/// The number of ports that are tried while other processes take them first.
 const MAX_PORT_ATTEMPTS: u32 = 5;
 
-/// A TCP proxy on a free port of 127.0.0.1, in front of one server; it runs in a thread of its own
-/// and ends when dropped, its connections with it.
+/// A TCP proxy on a free port of 127.0.0.1, in front of one server. It runs in its own thread, and ends with
+/// all connections when dropped.
 ///
-/// It passes bytes on as they come, records the commands among them (not those of a TLS session),
-/// and injects faults. A fault holds for all connections, from the moment that its method returns.
+/// It relays data, records its commands (except in a TLS session), and injects faults. A fault applies to
+/// all connections from the return of its method on.
 ///
-/// What a command is depends on the protocol:
+/// Commands depend on the protocol:
 ///
-/// - Redis ([`start`](Self::start)): its name is in capitals, its arguments are as they came.
-/// - etcd ([`for_etcd`](Self::for_etcd)): a call, by the last part of its path: `Txn`, `Range`,
-///   `LeaseGrant`, `Watch`. It has one argument, the message. A later message of the same call is
-///   a command of its own: `LeaseKeepAlive.message`, `Watch.message`.
-/// - ZooKeeper ([`for_zookeeper`](Self::for_zookeeper)): a request, by the name that clients give
-///   it: `create2`, `getChildren2`, `multi`, `ping`. Where it has a path, that is its first
-///   argument; its whole body is the last one. The arguments of `connect` are the session that is
-///   taken up (`0` for a new one) and its timeout in milliseconds, those of `multi` its parts
-///   (`create /a`), that of `auth` the scheme. Four letters such as `ruok` are a command too.
+/// - Redis ([`start`](Self::start)): the name is in capitals, the arguments are unchanged.
+/// - etcd ([`for_etcd`](Self::for_etcd)): a call with the last part of its path as the name: `Txn`,
+///   `Range`, `LeaseGrant`, `Watch`. The only argument is the message. A later message of the same call is a
+///   further command: `LeaseKeepAlive.message`, `Watch.message`.
+/// - ZooKeeper ([`for_zookeeper`](Self::for_zookeeper)): a request with its name in clients: `create2`,
+///   `getChildren2`, `multi`, `ping`. A path is the first argument, and the whole body the last one. The
+///   arguments of `connect` are the resumed session (`0` for a new one) and its timeout in milliseconds, the
+///   arguments of `multi` are its parts (`create /a`), and the argument of `auth` is the scheme. Four-letter
+///   commands such as `ruok` are commands as well.
 pub struct Proxy {
     port: u16,
     protocol: Protocol,
@@ -64,7 +64,7 @@ struct Shared {
     cuts: watch::Sender<u64>,
 }
 
-/// What the accepting task is told.
+/// A command to the accepting task.
 enum Order {
     Refuse(mpsc::Sender<io::Result<()>>),
     Accept(mpsc::Sender<io::Result<()>>),
@@ -75,7 +75,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// When the target is no address, or when no port can be had.
+    /// When the target is no address, or when no port is free.
     pub fn start(target: impl ToSocketAddrs) -> Result<Self, Error> {
         Self::start_for(Protocol::Redis, target)
     }
@@ -84,7 +84,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// When the target is no address, or when no port can be had.
+    /// When the target is no address, or when no port is free.
     pub fn for_etcd(target: impl ToSocketAddrs) -> Result<Self, Error> {
         Self::start_for(Protocol::Etcd, target)
     }
@@ -93,7 +93,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// When the target is no address, or when no port can be had.
+    /// When the target is no address, or when no port is free.
     pub fn for_zookeeper(target: impl ToSocketAddrs) -> Result<Self, Error> {
         Self::start_for(Protocol::ZooKeeper, target)
     }
@@ -145,7 +145,7 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// `redis://127.0.0.1:PORT`, or `etcd` or `zookeeper` before the colon.
+    /// `redis://127.0.0.1:PORT`, or with the scheme `etcd` or `zookeeper`.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = match self.protocol {
@@ -156,7 +156,7 @@ impl Proxy {
         format!("{scheme}://{}", self.address())
     }
 
-    /// Sends connections that are made from now on to another server.
+    /// Sets the server of further connections.
     ///
     /// # Errors
     ///
@@ -167,54 +167,53 @@ impl Proxy {
         Ok(())
     }
 
-    /// Every command since the start or the last [`reset`](Self::reset), in the order of their
-    /// arrival; also those that were held back or lost afterwards.
+    /// All commands since the start or the last [`reset`](Self::reset), in the order of arrival, including
+    /// held and lost commands.
     #[must_use]
     pub fn commands(&self) -> Vec<Command> {
         self.shared.record.commands()
     }
 
-    /// How many commands had this name, whatever letters of it are capitals.
+    /// The number of commands with this name, independent of case.
     #[must_use]
     pub fn count(&self, name: &str) -> usize {
         self.shared.record.count(name)
     }
 
-    /// How many times something was sent that begins a command: commands that arrive together
-    /// count as one request, a command that arrives in pieces as well. Of a pipeline larger than
-    /// 64 KiB each such part may count.
+    /// The number of requests: chunks in which a command begins. Commands that arrive together are one
+    /// request, and so is a command that arrives in several chunks. A pipeline of more than 64 KiB may count
+    /// several times.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.shared.record.requests()
     }
 
-    /// Forgets commands and requests, but not connections.
+    /// Clears the recorded commands and requests, but not the connections.
     pub fn reset(&self) {
         self.shared.record.reset();
     }
 
-    /// How many connections were accepted since the start.
+    /// The number of accepted connections since the start.
     #[must_use]
     pub fn connections_made(&self) -> u64 {
         self.shared.record.connections_made()
     }
 
-    /// How many connections are open now.
+    /// The number of open connections.
     #[must_use]
     pub fn connections_open(&self) -> usize {
         self.shared.record.open().len()
     }
 
-    /// How many connections sent something that is no command, such as a TLS session. What they
-    /// sent from then on was passed on, but not recorded: counts hold only while this is zero.
+    /// The number of connections with invalid commands, such as a TLS session. Their further data is relayed
+    /// but not recorded: counts are complete only while this number is zero.
     #[must_use]
     pub fn connections_unreadable(&self) -> u64 {
         self.shared.record.connections_unreadable()
     }
 
-    /// Closes all connections of this moment, with all that is on its way or held back, and
-    /// returns when they are closed. New ones are accepted, as is one on which nothing was said
-    /// yet and which waits to be accepted.
+    /// Closes all current connections with their data in flight, and returns when they are closed. Further
+    /// connections are accepted, including one that already waits to be accepted.
     ///
     /// # Errors
     ///
@@ -225,11 +224,11 @@ impl Proxy {
         self.closed(&open)
     }
 
-    /// While `true`, connecting fails: nobody listens. Connections of before stay.
+    /// While `true`, new connections fail because the port is closed. Open connections stay open.
     ///
     /// # Errors
     ///
-    /// When the port cannot be had again, or the proxy does not obey within 10 s.
+    /// When the port cannot be opened again, or when the proxy does not react within 10 s.
     pub fn refuse(&self, refuse: bool) -> Result<(), Error> {
         let (done, outcome) = mpsc::channel();
         let order = if refuse {
@@ -248,53 +247,52 @@ impl Proxy {
         match outcome.recv_timeout(COMMAND_TIMEOUT) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failed(&format!("cannot listen again: {error}"))),
-            Err(_) => Err(failed("it did not obey")),
+            Err(_) => Err(failed("it did not react")),
         }
     }
 
-    /// From now on requests reach the server, and replies and pushes wait here: until
-    /// [`release_replies`](Self::release_replies), or for ever if [`cut`](Self::cut) comes first.
+    /// Holds replies and pushes from now on, until [`release_replies`](Self::release_replies). Requests reach
+    /// the server. [`cut`](Self::cut) drops the held data.
     pub fn hold_replies(&self) {
         self.shared.held.send_modify(|held| held.replies = true);
     }
 
-    /// Passes on what was held back, and everything from now on.
+    /// Passes the held data, and all further data.
     pub fn release_replies(&self) {
         self.shared.held.send_modify(|held| held.replies = false);
     }
 
-    /// From now on requests wait here, recorded but not known to the server: until
-    /// [`release_requests`](Self::release_requests), or for ever if [`cut`](Self::cut) comes first.
+    /// Holds requests from now on, until [`release_requests`](Self::release_requests). They are recorded but
+    /// do not reach the server. [`cut`](Self::cut) drops the held data.
     pub fn hold_requests(&self) {
         self.shared.held.send_modify(|held| held.requests = true);
     }
 
-    /// Passes on what was held back, and everything from now on.
+    /// Passes the held data, and all further data.
     pub fn release_requests(&self) {
         self.shared.held.send_modify(|held| held.requests = false);
     }
 
-    /// From now on each piece of what clients send waits so long before it is passed on; pieces
-    /// that come meanwhile wait their turn. Zero ends it.
+    /// Delays everything that clients send from now on, as a slow network does: each piece by this time,
+    /// however many are on their way. Zero ends the delay.
     pub fn delay_requests(&self, delay: Duration) {
         let set = |held: &mut HeldTraffic| held.delay_of_requests = delay;
         self.shared.held.send_modify(set);
     }
 
-    /// As [`delay_requests`](Self::delay_requests), for what the server sends.
+    /// As [`delay_requests`](Self::delay_requests), for the data of the server.
     pub fn delay_replies(&self, delay: Duration) {
         let set = |held: &mut HeldTraffic| held.delay_of_replies = delay;
         self.shared.held.send_modify(set);
     }
 
-    /// The next command of any connection reaches the server and is carried out, with what arrives
-    /// together with it; its reply is lost, and then the connection is closed. Returns at once; a
-    /// client that sees its connection end knows that the server is done. Happens once.
+    /// Loses the reply of the next command of any connection, once: the server executes the command and the
+    /// commands that arrive with it, and then the connection is closed. Returns at once. When the connection
+    /// of a client ends, the server has executed the command.
     ///
-    /// Nothing that this connection's server sends reaches the client any more from the moment
-    /// that the command arrives. A Redis server is sent one more command, which it does not know.
-    /// A `ping` of ZooKeeper is not meant by "any". On a call of etcd that stays open, the first
-    /// thing that the server sends from then on counts as the reply.
+    /// From the arrival of the command on, the client receives no data. A Redis server receives one further,
+    /// unknown command. A `ping` of ZooKeeper does not count as a command. For an open call of etcd, the
+    /// next data of the server counts as the reply.
     pub fn drop_replies_and_cut(&self) {
         self.shared.record.lose_reply_of(None);
     }
@@ -304,7 +302,7 @@ impl Proxy {
         self.shared.record.lose_reply_of(Some(name));
     }
 
-    /// How many times a reply was lost and its connection closed for it.
+    /// The number of lost replies.
     #[must_use]
     pub fn replies_dropped(&self) -> u64 {
         self.shared.record.replies_lost()
@@ -345,7 +343,7 @@ impl fmt::Debug for Proxy {
 }
 
 impl Shared {
-    /// The proxy's thread. When it ends, its runtime ends, and with that all connections.
+    /// Runs the proxy's thread. Its end closes all connections.
     fn run(self, listener: std::net::TcpListener, port: u16, orders: UnboundedReceiver<Order>) {
         if let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(self.accept(listener, port, orders));
@@ -391,9 +389,9 @@ impl Shared {
         }
     }
 
-    /// Serves one client, until a side closes the connection or it is cut.
+    /// Serves one client until the connection ends.
     fn begin(&self, client: TcpStream) {
-        // Before the connection is known as open, so that whoever knows it can cut it.
+        // Before the connection is recorded, so that a recorded connection can be cut.
         let mut cuts = self.cuts.subscribe();
         let number = self.record.opened();
         let connection = Connection {

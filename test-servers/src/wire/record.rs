@@ -1,4 +1,4 @@
-//! What a proxy saw: commands, requests, connections; and which fault waits for its moment.
+//! The record of a proxy: commands, requests and connections; and the armed loss of a reply.
 
 use std::{
     collections::BTreeSet,
@@ -8,19 +8,19 @@ use std::{
 
 use tenure_core::clock::{Clock, Instant, SystemClock};
 
-use super::protocol::Found;
+use super::found::Found;
 
-/// One command as it came from a client.
+/// A recorded command of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Command {
-    /// The number of its connection, counted from 1 in the order of their arrival.
+    /// The number of the connection, from 1 in the order of arrival.
     pub connection: u64,
-    /// Its name; see [`Proxy`](super::Proxy) for what the names of a protocol are.
+    /// The name; [`Proxy`](super::Proxy) describes the names of each protocol.
     pub name: String,
-    /// What follows the name; see [`Proxy`](super::Proxy).
+    /// The arguments; see [`Proxy`](super::Proxy).
     pub arguments: Vec<Vec<u8>>,
-    /// When its last byte reached the proxy.
+    /// The time at which its last byte arrived.
     pub at: Instant,
 }
 
@@ -34,7 +34,7 @@ impl Command {
         }
     }
 
-    /// Argument `index` after the name as text; empty if there is none.
+    /// Argument `index` as text; empty if there is no such argument.
     #[must_use]
     pub fn argument(&self, index: usize) -> String {
         let argument = self.arguments.get(index).map(Vec::as_slice);
@@ -42,7 +42,7 @@ impl Command {
     }
 }
 
-/// Shared by the test and by the proxy's thread; locked for moments only.
+/// The record, shared by the test and the proxy's thread.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     seen: Mutex<Seen>,
@@ -56,13 +56,13 @@ struct Seen {
     made: u64,
     unreadable: u64,
     open: BTreeSet<u64>,
-    /// Which command's reply is to be lost: that of this name, or of any.
+    /// The command whose reply must be lost: with this name, or any command.
     lose_reply_of: Option<Option<String>>,
     replies_lost: u64,
 }
 
 impl Record {
-    /// A new connection; its number.
+    /// Records a new connection and returns its number.
     pub(super) fn opened(&self) -> u64 {
         let mut seen = self.lock();
         seen.made += 1;
@@ -81,7 +81,7 @@ impl Record {
         self.lock().open.clone()
     }
 
-    /// Waits until none of these is open; false if that lasts longer than `bound`.
+    /// Waits until all of these connections are closed; returns `false` after `bound`.
     pub(super) fn wait_until_closed(&self, connections: &BTreeSet<u64>, bound: Duration) -> bool {
         let waited = self.closed.wait_timeout_while(self.lock(), bound, |seen| {
             !seen.open.is_disjoint(connections)
@@ -89,18 +89,18 @@ impl Record {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Commands that arrived together. If the reply of one of them is to be lost, which is said
-    /// once, by what the answer to the last of them is known that has to be awaited.
+    /// Records commands that arrived together. If a reply of them must be lost, returns the number of the
+    /// last such reply, once.
     pub(super) fn arrived(&self, connection: u64, commands: Vec<Found>) -> Option<i64> {
         let mut seen = self.lock();
         let mut lose = None;
         for found in commands {
-            let is_meant = match &seen.lose_reply_of {
+            let matches = match &seen.lose_reply_of {
                 None => false,
                 Some(None) => !found.idle,
                 Some(Some(name)) => name.eq_ignore_ascii_case(&found.name),
             };
-            if is_meant {
+            if matches {
                 lose = Some(found.answer);
             }
             seen.commands.push(Command::new(connection, found));

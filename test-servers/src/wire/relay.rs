@@ -1,6 +1,7 @@
-//! One connection of the proxy: two relays between its sockets, and the faults on their way.
+//! One connection of the proxy: a relay for each direction, with faults.
 
 use std::{
+    convert::Infallible,
     hash::{BuildHasher, Hasher, RandomState},
     io,
     sync::Arc,
@@ -13,7 +14,11 @@ use tokio::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    sync::watch,
+    sync::{
+        mpsc::{UnboundedSender, unbounded_channel},
+        watch,
+    },
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -21,20 +26,20 @@ use super::{
     record::Record,
 };
 
-/// As much as is read at once.
+/// The maximum size of one read.
 const CHUNK_SIZE: usize = 64 * 1024;
 
-/// What is held back at the moment, on all connections.
+/// The current holds and delays of all connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HeldTraffic {
     pub(super) requests: bool,
     pub(super) replies: bool,
-    /// How long everything waits that may pass.
+    /// The time between the arrival of a chunk and its departure.
     pub(super) delay_of_requests: Duration,
     pub(super) delay_of_replies: Duration,
 }
 
-/// What both relays of a connection know.
+/// The context of both relays of a connection.
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) protocol: Protocol,
@@ -42,29 +47,29 @@ pub(super) struct Connection {
     pub(super) held: watch::Receiver<HeldTraffic>,
 }
 
-/// How far the loss of a reply has come.
+/// The progress of the loss of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
     None,
-    /// Nothing of what the server sends is passed on any more, until this is answered.
+    /// The server's data is dropped until the reply with this number.
     Begun(i64),
-    /// The server has answered all that it was sent: the connection can be closed.
+    /// The server has replied to all commands: the connection can be closed.
     Complete,
 }
 
 impl Connection {
-    /// Runs until one side has closed the connection or a reply was lost; the caller then closes
-    /// both sockets.
+    /// Relays data until one side closes the connection or a reply is lost. Then the caller closes both
+    /// sockets.
     pub(super) async fn run(self, mut client: TcpStream, mut server: TcpStream) {
-        // What the proxy sends is sent at once, as it came.
+        // The proxy sends each chunk at once.
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let (loss, _) = watch::channel(Loss::None);
         let mark = mark();
-        // The server's end of the connection ends it; the client's is passed on, and what the
-        // server still has to say to it as well.
+        // When the server closes its side, the connection ends. When the client closes its side, the close
+        // is passed on, and the server can still send data.
         tokio::select! {
             _ = self.replies(from_server, to_client, &loss, mark.as_bytes()) => {}
             () = async {
@@ -77,66 +82,51 @@ impl Connection {
 
     async fn requests(
         &self,
-        mut client: ReadHalf<'_>,
+        client: ReadHalf<'_>,
         mut server: WriteHalf<'_>,
         loss: &watch::Sender<Loss>,
         mark: &str,
     ) -> io::Result<()> {
         let mut held = self.held.clone();
+        let (queue, mut chunks) = unbounded_channel();
         let mut parser = Parser::of(self.protocol);
-        let mut chunk = vec![0; CHUNK_SIZE];
-        // What was read and not passed on yet; where in it the command ends whose reply is lost.
-        let mut waiting = Vec::new();
-        let mut last = None;
-        let mut is_over = false;
-        loop {
-            let length = client.read(&mut chunk).await?;
-            is_over |= length == 0;
-            let (end, lose) = self.record_chunk(&mut parser, &chunk[..length]);
-            if let Some(answer) = lose {
-                loss.send_replace(Loss::Begun(answer));
-                last = Some(waiting.len() + end);
-            }
-            waiting.extend_from_slice(&chunk[..length]);
-            delay(&held, |held| held.delay_of_requests).await;
-            if last.is_none() && !is_over && held.borrow().requests {
-                // A command may come in pieces, and is known only when the last has come.
-                tokio::select! {
-                    biased;
-                    outcome = released(&mut held, |held| held.requests) => outcome?,
-                    readable = client.readable() => {
-                        readable?;
-                        continue;
-                    }
+        let begin_loss = |bytes: &[u8]| {
+            let (end, answer) = self.record_chunk(&mut parser, bytes);
+            loss.send_replace(Loss::Begun(answer?));
+            Some(end)
+        };
+        let delay = |held: &HeldTraffic| held.delay_of_requests;
+        let reading = read_chunks(client, &self.held, delay, begin_loss, queue);
+        let writing = async {
+            while let Some(chunk) = chunks.recv().await {
+                sleep_until(chunk.due).await;
+                released(&mut held, |held| held.requests).await?;
+                let Some(last) = chunk.loses_reply_at else {
+                    server.write_all(&chunk.bytes).await?;
+                    continue;
+                };
+                server.write_all(&chunk.bytes[..last]).await?;
+                if self.protocol == Protocol::Redis {
+                    // After the command goes a command that no server knows. Its answer repeats the
+                    // mark, and shows that the server executed everything before it.
+                    let marker = format!("*1\r\n${}\r\n{mark}\r\n", mark.len());
+                    server.write_all(marker.as_bytes()).await?;
                 }
+                let mut loss = loss.subscribe();
+                let _ = loss.wait_for(|loss| *loss == Loss::Complete).await;
+                self.record.reply_lost();
+                return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            released(&mut held, |held| held.requests).await?;
-            let Some(last) = last else {
-                server.write_all(&waiting).await?;
-                waiting.clear();
-                if is_over {
-                    return server.shutdown().await;
-                }
-                continue;
-            };
-            server.write_all(&waiting[..last]).await?;
-            if self.protocol == Protocol::Redis {
-                // After the command goes another that no server knows: its answer repeats the
-                // mark, and shows that everything before it was carried out.
-                let marker = format!("*1\r\n${}\r\n{mark}\r\n", mark.len());
-                server.write_all(marker.as_bytes()).await?;
-            }
-            let _ = loss
-                .subscribe()
-                .wait_for(|loss| *loss == Loss::Complete)
-                .await;
-            self.record.reply_lost();
-            return Err(io::ErrorKind::ConnectionAborted.into());
+            server.shutdown().await
+        };
+        tokio::select! {
+            never = reading => match never {},
+            outcome = writing => outcome,
         }
     }
 
-    /// Records what a chunk brings; where its last complete command ends, and whether the reply of
-    /// one of its commands is to be lost.
+    /// Records the commands of a chunk. Returns the end of the last complete command, and the number of the
+    /// reply to wait for if a reply must be lost.
     fn record_chunk(&self, parser: &mut Parser, chunk: &[u8]) -> (usize, Option<i64>) {
         if parser.is_lost() {
             return (0, None);
@@ -153,7 +143,7 @@ impl Connection {
 
     async fn replies(
         &self,
-        mut server: ReadHalf<'_>,
+        server: ReadHalf<'_>,
         mut client: WriteHalf<'_>,
         loss: &watch::Sender<Loss>,
         mark: &[u8],
@@ -161,36 +151,77 @@ impl Connection {
         let mut held = self.held.clone();
         let mut losing = loss.subscribe();
         let mut answers = Answers::of(self.protocol, mark);
-        let mut chunk = vec![0; CHUNK_SIZE];
-        loop {
-            let length = server.read(&mut chunk).await?;
-            if length == 0 {
-                return Ok(());
-            }
-            let chunk = &chunk[..length];
-            let pass = async {
-                delay(&held.clone(), |held| held.delay_of_replies).await;
-                released(&mut held, |held| held.replies).await
-            };
-            let awaited = tokio::select! {
-                biased;
-                awaited = begun(&mut losing) => awaited,
-                outcome = pass => {
-                    outcome?;
-                    client.write_all(chunk).await?;
-                    answers.feed(chunk, None);
-                    continue;
+        let (queue, mut chunks) = unbounded_channel();
+        let delay = |held: &HeldTraffic| held.delay_of_replies;
+        let reading = read_chunks(server, &self.held, delay, |_| None, queue);
+        let writing = async {
+            while let Some(chunk) = chunks.recv().await {
+                let pass = async {
+                    sleep_until(chunk.due).await;
+                    released(&mut held, |held| held.replies).await
+                };
+                let awaited = tokio::select! {
+                    biased;
+                    awaited = begun(&mut losing) => awaited,
+                    outcome = pass => {
+                        outcome?;
+                        client.write_all(&chunk.bytes).await?;
+                        answers.feed(&chunk.bytes, None);
+                        continue;
+                    }
+                };
+                if answers.feed(&chunk.bytes, Some(awaited)) {
+                    loss.send_replace(Loss::Complete);
+                    return std::future::pending().await;
                 }
-            };
-            if answers.feed(chunk, Some(awaited)) {
-                loss.send_replace(Loss::Complete);
-                return std::future::pending().await;
             }
+            Ok(())
+        };
+        tokio::select! {
+            never = reading => match never {},
+            outcome = writing => outcome,
         }
     }
 }
 
-/// Returns when the loss of a reply has begun on this connection, with what is to be answered.
+/// A chunk on its way through the proxy.
+struct Chunk {
+    bytes: Vec<u8>,
+    /// When it may be passed on.
+    due: Instant,
+    /// The end of the command whose reply is lost.
+    loses_reply_at: Option<usize>,
+}
+
+/// Queues what arrives, each chunk with its due time, so that delays run concurrently. Never returns;
+/// the queue ends when the sender closes or breaks the connection.
+async fn read_chunks(
+    mut from: ReadHalf<'_>,
+    held: &watch::Receiver<HeldTraffic>,
+    delay: impl Fn(&HeldTraffic) -> Duration,
+    mut inspect: impl FnMut(&[u8]) -> Option<usize>,
+    queue: UnboundedSender<Chunk>,
+) -> Infallible {
+    let mut buffer = vec![0; CHUNK_SIZE];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let bytes = buffer[..length].to_vec();
+        let loses_reply_at = inspect(&bytes);
+        let due = Instant::now() + delay(&held.borrow());
+        let chunk = Chunk {
+            bytes,
+            due,
+            loses_reply_at,
+        };
+        // Nothing after the command whose reply is lost is passed on.
+        if queue.send(chunk).is_err() || loses_reply_at.is_some() {
+            break;
+        }
+    }
+    drop(queue);
+    std::future::pending().await
+}
+
+/// Waits until the loss of a reply begins on this connection; returns the number of the reply.
 async fn begun(loss: &mut watch::Receiver<Loss>) -> i64 {
     let begun = loss.wait_for(|loss| matches!(loss, Loss::Begun(_))).await;
     let answer = begun.ok().and_then(|loss| match *loss {
@@ -199,20 +230,12 @@ async fn begun(loss: &mut watch::Receiver<Loss>) -> i64 {
     });
     match answer {
         Some(answer) => answer,
-        // Nobody is left who could begin one.
+        // No loss can begin any more.
         None => std::future::pending().await,
     }
 }
 
-/// Waits for as long as everything is delayed in this direction.
-async fn delay(held: &watch::Receiver<HeldTraffic>, direction: impl Fn(&HeldTraffic) -> Duration) {
-    let delay = direction(&held.borrow());
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
-}
-
-/// Returns when this direction is not held back.
+/// Waits until this direction is not held.
 async fn released(
     held: &mut watch::Receiver<HeldTraffic>,
     direction: impl Fn(&HeldTraffic) -> bool,
@@ -223,7 +246,7 @@ async fn released(
         .map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }
 
-/// A word that nobody else sends.
+/// Returns a random word.
 fn mark() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("MARK-{:016x}{:016x}", random(), random())

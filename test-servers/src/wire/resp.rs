@@ -1,4 +1,4 @@
-//! Finds the commands in what a client sends: RESP arrays of bulk strings, and inline commands.
+//! A parser of Redis commands: RESP arrays of bulk strings, and inline commands.
 
 /// The longest line that Redis accepts, for a header or an inline command.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -6,14 +6,13 @@ const MAX_LINE_BYTES: usize = 64 * 1024;
 const MAX_ARGUMENTS: usize = 1024 * 1024;
 const MAX_ARGUMENT_BYTES: usize = 512 * 1024 * 1024;
 
-/// A parser of one direction of one connection. It takes bytes in pieces of any size, and is fed
-/// each byte once.
+/// A parser of the data of one client, in chunks of any size.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     state: State,
     line: Vec<u8>,
     arguments: Vec<Vec<u8>>,
-    /// Arguments of the present command that are still to come.
+    /// The number of missing arguments of the current command.
     missing: usize,
 }
 
@@ -24,15 +23,15 @@ enum State {
     Command,
     /// Reading the line that announces an argument.
     Length,
-    /// Reading an argument; so many of its bytes are missing, its line end included.
+    /// Reading an argument with this number of missing bytes, including its line end.
     Argument(usize),
-    /// What came is no command; nothing more is understood.
+    /// The data was invalid; nothing more is parsed.
     Lost,
 }
 
 impl Parser {
-    /// Takes the next bytes, and gives each command that they complete to `found`. Returns where
-    /// in them the last of these commands ends; zero if there is none.
+    /// Parses the next bytes and passes each completed command to `found`. Returns the end of the last
+    /// command in the bytes; zero if there is none.
     pub(super) fn feed(&mut self, bytes: &[u8], mut found: impl FnMut(Vec<Vec<u8>>)) -> usize {
         let mut rest = bytes;
         let mut end = 0;
@@ -47,7 +46,7 @@ impl Parser {
         end
     }
 
-    /// How many of these bytes belong to the line or the argument that is being read.
+    /// Returns the number of bytes that belong to the current line or argument.
     fn piece(&self, bytes: &[u8]) -> usize {
         match self.state {
             State::Argument(missing) => missing.min(bytes.len()),
@@ -58,7 +57,7 @@ impl Parser {
         }
     }
 
-    /// Takes a piece; the command, if it was the last one of it.
+    /// Parses a part; returns the command if the part completes it.
     fn take(&mut self, piece: &[u8]) -> Option<Vec<Vec<u8>>> {
         self.line.extend_from_slice(piece);
         match self.state {
@@ -77,12 +76,12 @@ impl Parser {
         }
     }
 
-    /// Whether something came that is no command, so that nothing after it was understood.
+    /// Whether the data was invalid, so that nothing after it is parsed.
     pub(super) fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost)
     }
 
-    /// Whether a command has begun and is not complete.
+    /// Whether a command is incomplete.
     pub(super) fn is_within_command(&self) -> bool {
         !self.line.is_empty() || !matches!(self.state, State::Command)
     }
@@ -110,7 +109,7 @@ impl Parser {
     }
 
     fn begin(&mut self, count: &[u8]) -> Option<State> {
-        // Redis skips an empty command, and one of a negative number of arguments.
+        // Redis skips commands with zero or a negative number of arguments.
         if count.first() == Some(&b'-') {
             return number(&count[1..]).map(|_| State::Command);
         }
@@ -144,7 +143,7 @@ fn number(digits: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// The words of an inline command; none if it is no text, such as the begin of a TLS session.
+/// Returns the words of an inline command; `None` for binary data, such as a TLS session.
 fn inline(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let line = std::str::from_utf8(line).ok()?;
     if line.chars().any(|c| c.is_control() && c != '\t') {
@@ -170,8 +169,8 @@ mod tests {
         (commands, parser)
     }
 
-    /// A pipeline of all shapes: an array, an inline command, empty lines and arrays, an empty
-    /// argument, one with line ends and what looks like headers in it.
+    /// A pipeline with all forms: an array, an inline command, empty lines and arrays, an empty argument, and
+    /// an argument that contains line ends and headers.
     const PIPELINE: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\nPING  hello\r\n\r\n*0\r\n*-1\r\n\
         *3\r\n$3\r\nSET\r\n$0\r\n\r\n$12\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQUIT\r\n";
 
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_is_understood_in_one_piece_and_in_any_two() {
+    fn pipeline_is_understood_in_one_piece_and_in_any_two() {
         assert_eq!(commands_of(&[PIPELINE]).0, expected());
         for cut in 0..PIPELINE.len() {
             let (one, two) = PIPELINE.split_at(cut);
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_is_understood_byte_by_byte() {
+    fn pipeline_is_understood_byte_by_byte() {
         let pieces: Vec<&[u8]> = PIPELINE.chunks(1).collect();
         let (commands, parser) = commands_of(&pieces);
         assert_eq!(commands, expected());
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_argument_arrives_whole() {
+    fn large_argument_arrives_whole() {
         let value = vec![b'\n'; 3 << 20];
         let mut bytes = format!("*2\r\n$4\r\nECHO\r\n${}\r\n", value.len()).into_bytes();
         bytes.extend_from_slice(&value);
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_command_ends_the_reading_and_is_said() {
+    fn invalid_command_ends_the_parsing() {
         for noise in [
             b"\x16\x03\x01\x02\x00\x01\n".as_slice(),
             b"*x\r\n",
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_last_complete_command_is_known() {
+    fn end_of_the_last_complete_command_is_returned() {
         let mut parser = Parser::default();
         assert_eq!(parser.feed(b"PING\r\nPING\r\n*1\r\n", |_| ()), 12);
         assert_eq!(parser.feed(b"$4\r\n", |_| ()), 0);
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_begin_of_a_command_is_known_as_such() {
+    fn start_of_a_command_is_recognized() {
         for begin in [b"*".as_slice(), b"*1\r\n", b"*1\r\n$4\r\nPI", b"PI"] {
             assert!(commands_of(&[begin]).1.is_within_command(), "{begin:?}");
         }

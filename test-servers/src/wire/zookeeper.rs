@@ -1,16 +1,18 @@
-//! The requests of a ZooKeeper client, and the answers to them: frames with their length before
-//! them, each way.
+//! A parser of the length-prefixed frames of ZooKeeper clients and servers.
 
 use std::io;
 
-use super::protocol::{Cursor, Fed, Found};
+use super::{
+    cursor::Cursor,
+    found::{Fed, Found},
+};
 
-/// Longer ones are no frames; a server's own bound is 1 MiB unless it is told otherwise.
+/// The maximum size of a frame; the default limit of a server is 1 MiB.
 const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
-/// What the answer to the first request of a connection is known by: it has no number.
+/// Stands for the reply to the first request of a connection, which has no number.
 const FIRST: i64 = i64::MIN;
 
-/// A parser of what a client sends. It takes bytes in pieces of any size, each byte once.
+/// A parser of the data of one client, in chunks of any size.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     frame: Vec<u8>,
@@ -19,13 +21,13 @@ pub(super) struct Parser {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 enum State {
-    /// The request for a session comes first, or four letters.
+    /// The first data is the request for a session, or a four-letter command.
     #[default]
     Connect,
     Requests,
-    /// Four letters came; the client has nothing more to say.
+    /// A four-letter command was sent; no further data follows.
     Over,
-    /// What came is no frame; nothing more is understood.
+    /// The data was invalid; nothing more is parsed.
     Lost,
 }
 
@@ -51,7 +53,7 @@ impl Parser {
         self.state == State::Lost
     }
 
-    /// The command, if its frame has arrived.
+    /// Returns the command if its frame is complete.
     fn complete(&mut self) -> Option<Found> {
         let length = length(&self.frame)?;
         if self.state == State::Connect && self.frame.iter().all(u8::is_ascii_lowercase) {
@@ -81,7 +83,7 @@ impl Parser {
     }
 }
 
-/// How many bytes have to come before more can be said of this beginning of a frame.
+/// Returns the number of missing bytes of the current part of a frame.
 fn missing(frame: &[u8]) -> usize {
     match length(frame) {
         None => 4 - frame.len(),
@@ -102,7 +104,7 @@ fn found(name: String, arguments: Vec<Vec<u8>>, answer: i64) -> Found {
     }
 }
 
-/// Its arguments: the number of the session in hexadecimal, and its timeout in milliseconds.
+/// Parses a request for a session. The arguments are its id in hexadecimal and its timeout in milliseconds.
 fn connect(frame: &[u8]) -> io::Result<Found> {
     let mut cursor = Cursor(frame);
     let _version = cursor.i32()?;
@@ -124,7 +126,7 @@ fn request(frame: &[u8]) -> io::Result<Found> {
     let arguments = match operation {
         14 | 22 => parts(body)?,
         100 => {
-            // Not the secret that follows.
+            // Without the secret that follows.
             let _kind = cursor.i32()?;
             vec![buffer(&mut cursor)?.to_vec()]
         }
@@ -137,7 +139,7 @@ fn request(frame: &[u8]) -> io::Result<Found> {
     Ok(found(name(operation), arguments, number.into()))
 }
 
-/// The parts of a transaction, each as its name and its path.
+/// Returns the parts of a transaction, each with its name and its path.
 fn parts(body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut cursor = Cursor(body);
     let mut parts = Vec::new();
@@ -177,7 +179,7 @@ fn parts(body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     }
 }
 
-/// Bytes with their length before them; a length of -1 stands for none.
+/// Reads length-prefixed bytes; a length of -1 stands for no bytes.
 fn buffer<'a>(cursor: &mut Cursor<'a>) -> io::Result<&'a [u8]> {
     let length = cursor.i32()?;
     cursor.bytes(usize::try_from(length.max(0)).unwrap_or(0))
@@ -220,18 +222,18 @@ fn name(operation: i32) -> String {
     name.to_owned()
 }
 
-/// A reader of what a server sends.
+/// A parser of the data of a server.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// The length and the number at the beginning of a frame, as far as they have come.
+    /// The received bytes of the length and the number at the start of a frame.
     head: Vec<u8>,
-    /// How much of the frame is still to come after them.
+    /// The number of missing bytes of the frame after them.
     missing: usize,
     first_is_over: bool,
 }
 
 impl Answers {
-    /// Takes the next piece; whether the awaited answer begins in it.
+    /// Parses the next chunk; returns whether the awaited reply begins in it.
     pub(super) fn feed(&mut self, piece: &[u8], awaited: Option<i64>) -> bool {
         let mut rest = piece;
         let mut seen = false;
@@ -279,7 +281,7 @@ mod tests {
         numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
     }
 
-    /// A session is asked for, a name is given, a node is made, and two more in one transaction.
+    /// A session, an authentication, a created node, and a transaction.
     fn session() -> Vec<u8> {
         let mut connect = numbers(&[0, 0, 0, 4_000, 0, 0x1f]);
         connect.extend(frame(&[0; 16]));
@@ -308,7 +310,7 @@ mod tests {
             .concat()
     }
 
-    fn said(commands: &[Found]) -> Vec<String> {
+    fn format_commands(commands: &[Found]) -> Vec<String> {
         let line = |found: &Found| {
             let count = if found.name == "create2" { 1 } else { 9 };
             let arguments = found.arguments.iter().take(count);
@@ -335,21 +337,21 @@ mod tests {
             let (one, two) = bytes.split_at(cut);
             let (one, two) = (parser.feed(one), parser.feed(two));
             let all = [one.commands, two.commands].concat();
-            assert_eq!(said(&all), SAID, "cut at {cut}");
+            assert_eq!(format_commands(&all), SAID, "cut at {cut}");
             assert_eq!(two.end, bytes.len() - cut);
             assert!(!parser.is_lost());
         }
     }
 
     #[test]
-    fn four_letters_are_a_command_of_their_own() {
+    fn four_letters_are_a_command() {
         let mut parser = Parser::default();
-        assert_eq!(said(&parser.feed(b"ruok").commands), ["ruok"]);
+        assert_eq!(format_commands(&parser.feed(b"ruok").commands), ["ruok"]);
         assert!(!parser.is_lost());
     }
 
     #[test]
-    fn what_is_no_frame_ends_the_reading_and_is_said() {
+    fn invalid_frame_ends_the_parsing() {
         for wrong in [
             b"GET / HTTP".as_slice(),
             &frame(&[0; 3]),
@@ -362,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_known_by_their_numbers_however_they_are_cut() {
+    fn answers_are_found_by_their_numbers_in_chunks_of_any_size() {
         let first = frame(&[9; 37]);
         let event = frame(&numbers(&[-1, 0, 0, 7]));
         let answer = frame(&numbers(&[7, 0, 0, 0, 0]));

@@ -1,4 +1,4 @@
-//! Each fault of the proxy does to a real server and its client what it says.
+//! The faults of the proxy on connections to Redis.
 
 use std::{io::ErrorKind, net::TcpStream, time::Duration};
 
@@ -13,18 +13,23 @@ struct Setting {
     client: RawClient,
 }
 
-/// A server, a proxy in front of it, and a client whose connection is known to work.
+/// Starts a server with a proxy, and connects a client through the proxy.
 fn setting() -> Setting {
     let server = Server::builder().start().unwrap();
-    let proxy = Proxy::start(server.address()).unwrap();
-    let mut client = RawClient::connect(&proxy.address());
-    client.send(b"PING\r\n");
-    client.expect(b"+PONG\r\n");
+    let (proxy, client) = connect(&server);
     Setting {
         server,
         proxy,
         client,
     }
+}
+
+fn connect(server: &Server) -> (Proxy, RawClient) {
+    let proxy = Proxy::start(server.address()).unwrap();
+    let mut client = RawClient::connect(&proxy.address());
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    (proxy, client)
 }
 
 fn get(server: &Server, key: &str) -> String {
@@ -82,7 +87,7 @@ fn refuse_lets_nobody_in_and_nobody_out() {
 }
 
 #[test]
-fn held_replies_come_when_released_and_their_requests_were_carried_out_before() {
+fn held_replies_arrive_when_released_after_their_requests_were_executed() {
     let Setting {
         server,
         proxy,
@@ -114,7 +119,7 @@ fn held_replies_are_lost_when_the_connection_is_cut() {
 }
 
 #[test]
-fn held_requests_are_carried_out_when_released() {
+fn held_requests_are_executed_when_released() {
     let Setting {
         server,
         proxy,
@@ -149,35 +154,33 @@ fn held_requests_are_lost_when_the_connection_is_cut() {
 }
 
 #[test]
-fn a_dropped_reply_means_a_request_that_was_carried_out_and_a_connection_that_ended() {
+fn dropped_reply_means_an_executed_request_and_a_closed_connection() {
+    let server = Server::builder().start().unwrap();
     for round in 0..50 {
-        let Setting {
-            server,
-            proxy,
-            mut client,
-        } = setting();
+        let (proxy, mut client) = connect(&server);
+        let (key, command) = (format!("a{round}"), format!("INCR a{round}\r\n"));
         proxy.drop_replies_and_cut();
-        client.send(b"INCR a\r\n");
+        client.send(command.as_bytes());
         client.expect_end();
-        // No waiting: whoever sees the end may rely on it.
-        assert_eq!(get(&server, "a"), "1", "round {round}");
+        // Without waiting: when the connection ends, the command has been executed.
+        assert_eq!(get(&server, &key), "1", "round {round}");
         assert_eq!(proxy.replies_dropped(), 1);
-        // Once only, and the proxy's own command is not recorded.
+        // The fault applies once, and the proxy's own command is not recorded.
         let mut again = RawClient::connect(&proxy.address());
-        again.send(b"INCR a\r\n");
+        again.send(command.as_bytes());
         again.expect(b":2\r\n");
         assert_eq!(proxy.commands().len(), 3);
     }
 }
 
 #[test]
-fn a_connection_does_not_end_before_the_command_whose_reply_is_dropped_is_done() {
+fn connection_ends_after_the_command_whose_reply_is_dropped() {
     let Setting {
         server,
         proxy,
         mut client,
     } = setting();
-    // An earlier reply that is still on its way must not be taken for that of the command.
+    // An earlier reply in flight must not be taken for the reply of the command.
     proxy.hold_replies();
     client.send(b"SET a 1\r\n");
     wait_for_value(&server, "a", "1");
@@ -196,7 +199,7 @@ fn a_connection_does_not_end_before_the_command_whose_reply_is_dropped_is_done()
 }
 
 #[test]
-fn the_reply_of_a_named_command_is_dropped_and_no_other() {
+fn only_the_reply_of_the_named_command_is_dropped() {
     let Setting {
         server,
         proxy,
@@ -205,7 +208,7 @@ fn the_reply_of_a_named_command_is_dropped_and_no_other() {
     proxy.drop_reply_of_and_cut("incr");
     client.send(b"SET a 1\r\n");
     client.expect(b"+OK\r\n");
-    // What came together reaches the server together; what is incomplete does not.
+    // Complete commands of a chunk reach the server; an incomplete command does not.
     client.send(b"SET b 1\r\nINCR a\r\nSET c 1\r\nSET d");
     client.expect_end();
     let values = ["a", "b", "c", "d"].map(|key| get(&server, key));
@@ -245,7 +248,7 @@ fn replies_are_dropped_for_subscribers_and_for_users_with_few_rights() {
 }
 
 #[test]
-fn a_dropped_proxy_closes_its_connections() {
+fn dropped_proxy_closes_its_connections() {
     let Setting {
         server: _server,
         proxy,
@@ -255,4 +258,32 @@ fn a_dropped_proxy_closes_its_connections() {
     drop(proxy);
     client.expect_end();
     TcpStream::connect(address).unwrap_err();
+}
+
+#[test]
+fn delays_of_replies_run_concurrently() {
+    const DELAY: Duration = Duration::from_secs(2);
+    let Setting {
+        server: _server,
+        proxy,
+        mut client,
+    } = setting();
+    proxy.reset();
+    proxy.delay_replies(DELAY);
+    let begun = SystemClock.now();
+    for count in 1..=10 {
+        client.send(b"PING\r\n");
+        while proxy.count("PING") < count {
+            std::thread::yield_now();
+        }
+    }
+    client.expect(b"+PONG\r\n");
+    let first = SystemClock.now();
+    assert!(first.since(begun) >= DELAY);
+    for _ in 1..10 {
+        client.expect(b"+PONG\r\n");
+    }
+    // One after the other, the next reply would take the delay once more.
+    let others = SystemClock.now().since(first);
+    assert!(others < DELAY, "{others:?}");
 }
