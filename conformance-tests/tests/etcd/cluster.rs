@@ -1,45 +1,44 @@
-//! The suite on three members of a cluster of etcd.
+//! The suite on a cluster of three etcd servers.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use dedicated_servers::{DedicatedServers, apply_to, at_once};
-use deployment::{Access, Deployment, Etcd, IGNORED};
-use tenure_test_servers::etcd::{Cluster, Server};
+use deployment::{Access, Deployment, Running};
+use operator::Etcd;
+use tenure_test_servers::etcd::{Cluster, ServerBuilder};
 
-struct Three(Cluster);
-
-impl Deployment for Three {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            ..Access::default()
-        }
-    }
-
-    fn server(&self) -> &Server {
-        self.0.server(0)
-    }
-
-    fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start();
-        let access = another.access();
-        let act = move |act| at_once(another.0.servers(), |server| apply_to!(server, act));
-        Some((access, DedicatedServers::new(act)))
-    }
-}
-
-fn start() -> Three {
-    Three(Cluster::builder().start().expect("a cluster of etcd"))
+fn start() -> Running<ServerBuilder> {
+    let cluster = Cluster::builder().start().expect("an etcd cluster");
+    Running::new(Access::new(cluster.url(), None, &[]), cluster)
 }
 
 fn main() -> ExitCode {
-    tenure_conformance::main(Etcd::new("etcd cluster", start, &IGNORED))
+    let ignored = &[
+        (
+            "exclusion::silent_holder_is_succeeded",
+            "the locks of a client share a lease",
+        ),
+        (
+            "waiting::dead_waiter_delays_patient_ones_no_more",
+            "the locks of a client share a lease",
+        ),
+        (
+            "capabilities::requirements_are_checked",
+            "the backend has every capability",
+        ),
+        ("secrets::show_nowhere", "no password is configured"),
+    ];
+    tenure_conformance::main(Deployment::<Etcd>::new(
+        "etcd cluster",
+        start,
+        Some(start),
+        ignored,
+    ))
 }

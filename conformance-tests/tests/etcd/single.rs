@@ -1,47 +1,39 @@
 //! The suite on one etcd server.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use dedicated_servers::{DedicatedServers, apply_to};
-use deployment::{Access, Deployment, Etcd, IGNORED};
-use tenure_test_servers::etcd::Server;
+use deployment::{Access, Deployment, Running};
+use operator::Etcd;
+use tenure_test_servers::etcd::{Server, ServerBuilder};
 
-struct Single(Server);
-
-impl Deployment for Single {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            ..Access::default()
-        }
-    }
-
-    fn server(&self) -> &Server {
-        &self.0
-    }
-
-    fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start();
-        let access = another.access();
-        Some((
-            access,
-            DedicatedServers::new(move |act| apply_to!(another.0, act)),
-        ))
-    }
-}
-
-fn start() -> Single {
-    Single(Server::builder().start().expect("an etcd server"))
+fn start() -> Running<ServerBuilder> {
+    let server = Server::builder().start().expect("an etcd server");
+    Running::new(Access::new(server.url(), None, &[]), server)
 }
 
 fn main() -> ExitCode {
-    tenure_conformance::main(Etcd::new("etcd", start, &IGNORED))
+    let ignored = &[
+        (
+            "exclusion::silent_holder_is_succeeded",
+            "the locks of a client share a lease",
+        ),
+        (
+            "waiting::dead_waiter_delays_patient_ones_no_more",
+            "the locks of a client share a lease",
+        ),
+        (
+            "capabilities::requirements_are_checked",
+            "the backend has every capability",
+        ),
+        ("secrets::show_nowhere", "no password is configured"),
+    ];
+    tenure_conformance::main(Deployment::<Etcd>::new("etcd", start, Some(start), ignored))
 }

@@ -1,42 +1,37 @@
-//! The suite on three masters of a cluster.
+//! The suite on three masters of a Redis cluster.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use deployment::{Access, Deployment, Redis};
-use tenure_test_servers::redis::{Cluster, Server};
+use deployment::{Access, Deployment, Running};
+use operator::Redis;
+use tenure_test_servers::redis::{Cluster, ServerBuilder};
 
-struct Sharded(Cluster);
-
-impl Deployment for Sharded {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            ..Access::default()
-        }
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        self.0.nodes().iter().collect()
-    }
+fn start() -> Running<ServerBuilder> {
+    let cluster = Cluster::builder().start().expect("a Redis cluster");
+    Running::new(Access::new(cluster.url(), None, &[]), cluster)
 }
 
 fn main() -> ExitCode {
-    let start = || Sharded(Cluster::builder().start().expect("a cluster"));
     let ignored = &[
-        ("secrets::show_nowhere", "these servers ask for no password"),
+        ("secrets::show_nowhere", "no password is configured"),
         (
             "faults::*",
-            "servers tell clients each other's addresses, which lead past a proxy",
+            "the servers tell clients their addresses, so that connections bypass a proxy",
         ),
-        ("servers::*", "shown on the server that is alone"),
+        ("servers::*", "tested on a single server"),
     ];
-    tenure_conformance::main(Redis::new("redis cluster", start, ignored))
+    tenure_conformance::main(Deployment::<Redis>::new(
+        "redis cluster",
+        start,
+        None,
+        ignored,
+    ))
 }

@@ -1,44 +1,39 @@
-//! The suite on a master and its replica under a sentinel, with every grant acknowledged by the
-//! replica.
+//! The suite on a Redis master and its replica under a sentinel. The replica acknowledges every grant.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use deployment::{Access, Deployment, Redis};
-use tenure_test_servers::redis::{Sentinel, Server};
+use deployment::{Access, Deployment, Running};
+use operator::Redis;
+use tenure_test_servers::redis::{Sentinel, ServerBuilder};
 
-struct Watched(Sentinel);
-
-impl Deployment for Watched {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            options: vec![("min_replicas".to_owned(), "1".to_owned())],
-            ..Access::default()
-        }
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        self.0.servers().iter().collect()
-    }
+fn start() -> Running<ServerBuilder> {
+    let group = Sentinel::builder().start();
+    let group = group.expect("Redis servers and a sentinel");
+    let access = Access::new(group.url(), None, &[("min_replicas", "1")]);
+    Running::new(access, group)
 }
 
 fn main() -> ExitCode {
-    let start = || Watched(Sentinel::builder().start().expect("servers and a sentinel"));
     let ignored = &[
-        ("secrets::show_nowhere", "these servers ask for no password"),
+        ("secrets::show_nowhere", "no password is configured"),
         (
             "faults::*",
-            "servers tell clients each other's addresses, which lead past a proxy",
+            "the servers tell clients their addresses, so that connections bypass a proxy",
         ),
-        ("servers::*", "shown on the server that is alone"),
+        ("servers::*", "tested on a single server"),
     ];
-    tenure_conformance::main(Redis::new("redis under a sentinel", start, ignored))
+    tenure_conformance::main(Deployment::<Redis>::new(
+        "redis under a sentinel",
+        start,
+        None,
+        ignored,
+    ))
 }

@@ -1,52 +1,30 @@
 //! The suite on one Redis server.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use dedicated_servers::{DedicatedServers, apply_to};
-use deployment::{Access, Deployment, Redis};
-use tenure_test_servers::redis::Server;
+use deployment::{Access, Deployment, Running};
+use operator::Redis;
+use tenure_test_servers::redis::{Server, ServerBuilder};
 
-struct Single(Server);
-
-impl Deployment for Single {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            ..Access::default()
-        }
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        vec![&self.0]
-    }
-
-    fn tells_addresses(&self) -> bool {
-        false
-    }
-
-    fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start();
-        let access = another.access();
-        Some((
-            access,
-            DedicatedServers::new(move |act| apply_to!(another.0, act)),
-        ))
-    }
-}
-
-fn start() -> Single {
-    Single(Server::builder().start().expect("a Redis server"))
+fn start() -> Running<ServerBuilder> {
+    let server = Server::builder().start().expect("a Redis server");
+    Running::new(Access::new(server.url(), None, &[]), server)
 }
 
 fn main() -> ExitCode {
-    let ignored = &[("secrets::show_nowhere", "this server asks for no password")];
-    tenure_conformance::main(Redis::new("redis", start, ignored))
+    let ignored = &[("secrets::show_nowhere", "no password is configured")];
+    tenure_conformance::main(Deployment::<Redis>::new(
+        "redis",
+        start,
+        Some(start),
+        ignored,
+    ))
 }

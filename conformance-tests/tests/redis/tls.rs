@@ -1,18 +1,18 @@
-//! The suite on one Redis server that wants TLS, certificates of its clients, and a user with the
-//! rights of the documentation and no others.
+//! The suite on one Redis server with TLS and client certificates, as a user with the documented rights only.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use deployment::{Access, Deployment, Redis};
-use tenure_test_servers::redis::Server;
+use deployment::{Access, Deployment, Running};
+use operator::Redis;
+use tenure_test_servers::redis::{Server, ServerBuilder};
 
 const USER: &str = "locker";
 const PASSWORD: &str = "canary-7f3a";
@@ -24,46 +24,33 @@ fn documented_rights() -> String {
         .lines()
         .find_map(|line| line.trim().strip_prefix("ACL SETUSER tenure "))
         .expect("docs/operations.md has a line that begins with `ACL SETUSER tenure`");
-    // Who may log in is the test's own business.
+    // The test has its own user and password.
     let words = line
         .split(' ')
         .filter(|word| !word.starts_with('>') && *word != "on");
     words.collect::<Vec<_>>().join(" ")
 }
 
-struct Secured(Server);
-
-impl Deployment for Secured {
-    fn access(&self) -> Access {
-        let files = self.0.certificates().expect("it speaks TLS");
-        Access {
-            url: self.0.url(),
-            username: Some(USER.to_owned()),
-            password: Some(PASSWORD.to_owned()),
-            ca_file: Some(files.ca_file()),
-            cert_file: Some(files.client_certificate_file()),
-            key_file: Some(files.client_key_file()),
-            options: Vec::new(),
-        }
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        vec![&self.0]
-    }
-
-    fn tells_addresses(&self) -> bool {
-        false
-    }
+fn start() -> Running<ServerBuilder> {
+    let server = Server::builder()
+        .tls()
+        .require_client_certificate()
+        .acl_user(USER, PASSWORD, &documented_rights())
+        .start()
+        .expect("a Redis server");
+    let certificates = server.certificates().expect("certificates");
+    Running::new(
+        Access::new(server.url(), Some((USER, PASSWORD, certificates)), &[]),
+        server,
+    )
 }
 
 fn main() -> ExitCode {
-    let start = || {
-        let server = Server::builder()
-            .tls()
-            .require_client_certificate()
-            .acl_user(USER, PASSWORD, &documented_rights());
-        Secured(server.start().expect("a Redis server"))
-    };
-    let ignored = &[("servers::*", "shown on the server without TLS and users")];
-    tenure_conformance::main(Redis::new("redis with TLS and ACL", start, ignored))
+    let ignored = &[("servers::*", "tested on the server without TLS and users")];
+    tenure_conformance::main(Deployment::<Redis>::new(
+        "redis with TLS and ACL",
+        start,
+        None,
+        ignored,
+    ))
 }

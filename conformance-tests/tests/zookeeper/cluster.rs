@@ -1,90 +1,59 @@
-//! The suite on three ZooKeeper servers, below a chroot.
+//! The suite on a cluster of three ZooKeeper servers, below a chroot.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use dedicated_servers::{DedicatedServers, apply_to, at_once};
-use deployment::{Access, Deployment, ZooKeeper};
-use tenure_test_servers::zookeeper::{Cluster, Server, ServerBuilder};
+use deployment::{Access, Deployment, Running};
+use operator::{OPTIONS, ZooKeeper, settings};
+use tenure_test_servers::zookeeper::{Cluster, ServerBuilder};
 
-/// In ticks of 100 ms: longer than a case stops the servers for. All of them that stand still for longer
-/// can stay so, see `Cluster::stands_still`; that is the servers', and no client can mend it.
+/// In ticks of 100 ms, longer than a case stops the servers. Servers that all stop for longer may not
+/// serve again, see `Cluster::stands_still`; no client can repair that.
 const SYNC_LIMIT: &str = "300";
 const ROOT: &str = "/app/locks";
 
-struct Three(Cluster);
-
-impl Deployment for Three {
-    fn access(&self) -> Access {
-        Access {
-            url: format!("{}{ROOT}", self.0.url().trim_end_matches('/')),
-            ..Access::default()
-        }
-    }
-
-    fn server(&self) -> &Server {
-        &self.0.servers()[0]
-    }
-
-    fn plain(&self) -> String {
-        let servers = self.0.servers().iter();
-        let addresses: Vec<String> = servers.map(|server| server.address()).collect();
-        addresses.join(",")
-    }
-
-    fn root(&self) -> &'static str {
-        ROOT
-    }
-
-    fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start(member().config("syncLimit", SYNC_LIMIT));
-        let access = another.access();
-        let act = move |act| at_once(another.0.servers(), |server| apply_to!(server, act));
-        Some((access, DedicatedServers::new(act)))
-    }
+fn start_with(members: ServerBuilder) -> Running<ServerBuilder> {
+    let cluster = Cluster::builder().members(members).start();
+    let cluster = cluster.expect("a ZooKeeper cluster");
+    let url = format!("{}{ROOT}", cluster.url());
+    Running::new(Access::new(url, None, OPTIONS), cluster)
 }
 
-fn member() -> ServerBuilder {
-    Server::builder()
-        .config("maxSessionTimeout", "60000")
-        .force_sync(false)
+fn start() -> Running<ServerBuilder> {
+    start_with(settings())
 }
 
-fn start(member: ServerBuilder) -> Three {
-    Three(
-        Cluster::builder()
-            .members(member)
-            .start()
-            .expect("three ZooKeeper servers"),
-    )
+fn start_dedicated() -> Running<ServerBuilder> {
+    start_with(settings().config("syncLimit", SYNC_LIMIT))
 }
 
 fn main() -> ExitCode {
     let ignored = &[
-        ("secrets::show_nowhere", "these servers ask for no password"),
         (
             "exclusion::silent_holder_is_succeeded",
-            "locks of one client share a session",
+            "the locks of a client share a session",
         ),
         (
             "waiting::dead_waiter_delays_patient_ones_no_more",
-            "locks of one client share a session",
+            "the locks of a client share a session",
         ),
         (
             "capabilities::requirements_are_checked",
-            "it has all that can be required",
+            "the backend has every capability",
         ),
+        ("secrets::show_nowhere", "no password is configured"),
     ];
-    tenure_conformance::main(ZooKeeper::new(
+    tenure_conformance::main(Deployment::<ZooKeeper>::new(
         "zookeeper cluster",
-        || start(member()),
+        start,
+        Some(start_dedicated),
         ignored,
     ))
 }

@@ -1,72 +1,44 @@
 //! The suite on one ZooKeeper server.
 #![expect(
     clippy::expect_used,
-    reason = "a server that is missing fails the run, with what to install"
+    reason = "a missing server fails the run with a hint how to install it"
 )]
 
-#[path = "../servers/dedicated_servers.rs"]
-mod dedicated_servers;
+#[path = "../deployment/mod.rs"]
 mod deployment;
+mod operator;
 
 use std::process::ExitCode;
 
-use dedicated_servers::{DedicatedServers, apply_to};
-use deployment::{Access, Deployment, ZooKeeper};
-use tenure_test_servers::zookeeper::Server;
+use deployment::{Access, Deployment, Running};
+use operator::{OPTIONS, ZooKeeper, settings};
+use tenure_test_servers::zookeeper::ServerBuilder;
 
-struct Single(Server);
-
-impl Deployment for Single {
-    fn access(&self) -> Access {
-        Access {
-            url: self.0.url(),
-            ..Access::default()
-        }
-    }
-
-    fn server(&self) -> &Server {
-        &self.0
-    }
-
-    fn plain(&self) -> String {
-        self.0.address()
-    }
-
-    fn another(&self) -> Option<(Access, DedicatedServers)> {
-        let another = start();
-        let access = another.access();
-        Some((
-            access,
-            DedicatedServers::new(move |act| apply_to!(another.0, act)),
-        ))
-    }
-}
-
-fn start() -> Single {
-    Single(
-        Server::builder()
-            .config("maxSessionTimeout", "60000")
-            .force_sync(false)
-            .start()
-            .expect("a ZooKeeper server"),
-    )
+fn start() -> Running<ServerBuilder> {
+    let server = settings().start().expect("a ZooKeeper server");
+    Running::new(Access::new(server.url(), None, OPTIONS), server)
 }
 
 fn main() -> ExitCode {
     let ignored = &[
-        ("secrets::show_nowhere", "this server asks for no password"),
         (
             "exclusion::silent_holder_is_succeeded",
-            "locks of one client share a session",
+            "the locks of a client share a session",
         ),
         (
             "waiting::dead_waiter_delays_patient_ones_no_more",
-            "locks of one client share a session",
+            "the locks of a client share a session",
         ),
         (
             "capabilities::requirements_are_checked",
-            "it has all that can be required",
+            "the backend has every capability",
         ),
+        ("secrets::show_nowhere", "no password is configured"),
     ];
-    tenure_conformance::main(ZooKeeper::new("zookeeper", start, ignored))
+    tenure_conformance::main(Deployment::<ZooKeeper>::new(
+        "zookeeper",
+        start,
+        Some(start),
+        ignored,
+    ))
 }
