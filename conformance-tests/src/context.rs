@@ -17,11 +17,11 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Need, Outcome, Stop},
     driver::Driver,
     fault::Faulty,
     harness::Env,
-    worker::Launcher,
+    launcher::Launcher,
+    outcome::{Failure, Need, Outcome, Stop},
     wrap::{Plan, Tap},
 };
 

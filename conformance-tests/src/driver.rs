@@ -1,5 +1,4 @@
-//! A client without the core's keeper: it asks the driver for one thing at a time, and collects
-//! what the driver reports.
+//! A client without the core: it sends single requests to the driver and collects the driver's events.
 
 use std::{
     future::Future,
@@ -20,14 +19,14 @@ use tenure_core::{
 use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
-    case::{Failure, Stop},
+    outcome::{Failure, Stop},
     stall_detector,
 };
 
-/// How often a waiter reports while a case watches it.
-const REPORT_EVERY: Duration = Duration::from_millis(20);
+/// The interval between two renewals of a waiter.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the driver has reported.
+/// The events of the driver.
 #[derive(Default)]
 struct Inbox {
     events: Mutex<Vec<BackendEvent>>,
@@ -42,7 +41,7 @@ impl EventHandler for Inbox {
     }
 }
 
-/// One connected driver.
+/// A connected driver.
 pub(crate) struct Driver {
     backend: Arc<dyn Backend>,
     inbox: Arc<Inbox>,
@@ -92,32 +91,30 @@ impl Driver {
         self.timed(self.backend.enqueue(request)).await
     }
 
-    /// Takes a lock that is free.
+    /// Acquires a free lock.
     pub(crate) async fn hold(&self, name: &LockName, ttl: Duration) -> Result<Grant, Stop> {
         match self.enqueue(name, AttemptId::random()?, ttl, false).await? {
             Enqueued::Granted(grant) => Ok(grant),
-            other => Err(Failure::new(
-                None,
-                format!("a lock that should be free was not granted: {other:?}"),
-            )
-            .into()),
+            other => {
+                Err(Failure::new(None, format!("a free lock was not granted: {other:?}")).into())
+            }
         }
     }
 
-    /// Joins the queue of a lock that is taken.
+    /// Enters the queue of a taken lock.
     pub(crate) async fn wait_for(&self, name: &LockName, ttl: Duration) -> Result<AttemptId, Stop> {
         let attempt = AttemptId::random()?;
         match self.enqueue(name, attempt, ttl, true).await? {
             Enqueued::Waiting(_) => Ok(attempt),
             other => Err(Failure::new(
                 None,
-                format!("an attempt at a taken lock was not put into the queue: {other:?}"),
+                format!("an attempt on a taken lock did not enter the queue: {other:?}"),
             )
             .into()),
         }
     }
 
-    /// Tries a lock once. `None` if it is taken.
+    /// Tries a lock once; returns `None` if it is taken.
     pub(crate) async fn try_hold(
         &self,
         name: &LockName,
@@ -128,7 +125,7 @@ impl Driver {
             Enqueued::Busy(_) => Ok(None),
             other => Err(Failure::new(
                 Some("A5"),
-                format!("a try must be granted or busy, it was {other:?}"),
+                format!("a try must be granted or busy, but was {other:?}"),
             )
             .into()),
         }
@@ -148,7 +145,7 @@ impl Driver {
             (Some(answer), true) => Ok(answer),
             (_, _) => Err(Failure::new(
                 Some("K4"),
-                "one entry was renewed, and the number of answers was not one",
+                "the renewal of one entry had not exactly one answer",
             )
             .into()),
         }
@@ -168,7 +165,7 @@ impl Driver {
         self.timed(self.backend.inspect(name)).await
     }
 
-    /// None of these requests waits for anything but the store.
+    /// Records the duration of a request. No such request waits for anything but the store.
     async fn timed<T>(&self, request: impl Future<Output = T> + Send) -> T {
         let asked = self.now();
         let answer = request.await;
@@ -176,7 +173,7 @@ impl Driver {
         answer
     }
 
-    /// Whether the driver has reported that this attempt holds the lock.
+    /// Returns the grant of this attempt if the driver has reported it.
     pub(crate) fn pushed(&self, attempt: AttemptId) -> Option<Grant> {
         let events = self
             .inbox
@@ -189,15 +186,15 @@ impl Driver {
         })
     }
 
-    /// What has been reported of this attempt; if nothing has, what waits for the next event, none of
-    /// which is missed from here on.
+    /// Returns the reported grant of this attempt, or else a future that completes with the next event
+    /// after this call.
     fn pushed_or_arrival(&self, attempt: AttemptId) -> Result<Grant, Pin<Box<Notified<'_>>>> {
         let mut arrived = Box::pin(self.inbox.arrived.notified());
         arrived.as_mut().enable();
         self.pushed(attempt).ok_or(arrived)
     }
 
-    /// Waits for a message that this attempt holds the lock, and asks nothing.
+    /// Waits for the message that this attempt holds the lock, without sending a request.
     pub(crate) async fn await_push(&self, attempt: AttemptId, within: Duration) -> Option<Grant> {
         let arrival = async {
             loop {
@@ -210,9 +207,9 @@ impl Driver {
         tokio::time::timeout(within, arrival).await.ok()
     }
 
-    /// Waits to be told of a turn, and asks only when the driver says that there is something to ask:
-    /// a store may tell no more than that something has changed.
-    pub(crate) async fn await_word(
+    /// Waits for the grant of this attempt, and sends a request only after a [`BackendEvent::Recheck`]: the
+    /// messages of a store may contain no more than that something has changed.
+    pub(crate) async fn await_notice(
         &self,
         name: &LockName,
         attempt: AttemptId,
@@ -220,16 +217,16 @@ impl Driver {
         within: Duration,
     ) -> Result<Option<Grant>, Stop> {
         let deadline = self.now() + within;
-        let mut looked = 0;
+        let mut seen = 0;
         loop {
             let left = deadline.since(self.now());
             let arrived = match self.pushed_or_arrival(attempt) {
                 Ok(grant) => return Ok(Some(grant)),
                 Err(arrival) => arrival,
             };
-            let looks = self.looks(attempt);
-            if looks > looked {
-                looked = looks;
+            let rechecks = self.rechecks(attempt);
+            if rechecks > seen {
+                seen = rechecks;
                 if let Renewed::Granted(grant) = self.renew(name, attempt, ttl, None).await? {
                     return Ok(Some(grant));
                 }
@@ -241,20 +238,19 @@ impl Driver {
         }
     }
 
-    /// How often the driver has said that there is something to ask about this attempt.
-    fn looks(&self, attempt: AttemptId) -> usize {
+    /// Returns the number of rechecks that the driver has requested for this attempt.
+    fn rechecks(&self, attempt: AttemptId) -> usize {
         let events = self
             .inbox
             .events
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_look = |event: &&BackendEvent| matches!(event, BackendEvent::Recheck { attempt: of } if *of == attempt);
-        events.iter().filter(is_look).count()
+        let is_recheck = |event: &&BackendEvent| matches!(event, BackendEvent::Recheck { attempt: of } if *of == attempt);
+        events.iter().filter(is_recheck).count()
     }
 
-    /// Waits for a turn, as a waiter does that reports often: by message or by the answer to a
-    /// report. `None` if it did not come in that time.
-    pub(crate) async fn await_turn(
+    /// Waits for the grant of this attempt with frequent renewals; returns `None` if the time is up.
+    pub(crate) async fn await_grant(
         &self,
         name: &LockName,
         attempt: AttemptId,
@@ -269,7 +265,7 @@ impl Driver {
                 other => {
                     return Err(Failure::new(
                         Some("W5"),
-                        format!("a waiter that reports in time must keep its place: {other:?}"),
+                        format!("a waiter that renews in time must keep its position: {other:?}"),
                     )
                     .into());
                 }
@@ -278,7 +274,7 @@ impl Driver {
             if left.is_zero() {
                 return Ok(None);
             }
-            tokio::time::sleep(REPORT_EVERY.min(left)).await;
+            tokio::time::sleep(RENEWAL_INTERVAL.min(left)).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the author of a backend implements: how the suite gets at the store.
+//! The interface that the author of a backend implements: the suite's access to the store.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{fault::Faulty, servers::DedicatedStore};
 /// A store on which the suite can run.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
-    /// What the store is called in messages.
+    /// Returns the name of the store in messages.
     fn name(&self) -> &str;
 
     /// Creates an environment for one case: a namespace that no other client uses. Cases run
@@ -109,8 +109,8 @@ pub trait Env: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Scribbles over what the store holds for this lock (S2). Returns `false` if this harness
-    /// cannot do that.
+    /// Overwrites the state of this lock with bytes that no client writes (S2). Returns `false` if this
+    /// harness does not support it.
     ///
     /// # Errors
     ///
@@ -119,8 +119,8 @@ pub trait Env: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Makes what the store holds for this lock look as if a later version of the format had
-    /// written it (S3). Returns `false` if this harness cannot do that.
+    /// Replaces the state of this lock by state of a later version of the format (S3). Returns `false` if
+    /// this harness does not support it.
     ///
     /// # Errors
     ///
@@ -129,12 +129,12 @@ pub trait Env: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// How many locks of the environment's namespace have any state in the store, fencing state
-    /// and what is fenced off included (R4); `None` if this harness cannot tell.
+    /// Returns the number of locks of the environment's namespace that have any state in the store,
+    /// including fencing state and tombstones (R4). Returns `None` if this harness does not support it.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from being counted; the case fails with it.
+    /// An error of the store; the case fails with this error.
     async fn residue(&self) -> Result<Option<usize>, Error> {
         Ok(None)
     }

@@ -1,6 +1,6 @@
 //! The conformance suite of `tenure`: what every backend must pass.
 //!
-//! The author of a backend implements [`Harness`] and [`Env`], some twenty lines, and runs the
+//! The author of a backend implements [`Harness`] and [`Env`], about twenty lines, and runs the
 //! suite in one of two ways: [`main`] for a test target with `harness = false`, or
 //! [`conformance_tests!`] for one `#[test]` per case. Both run the one table of [`cases`], each of
 //! which names the clauses of the contract (`docs/contract.md`) that it proves.
@@ -45,8 +45,10 @@ mod driver;
 pub mod fault;
 mod harness;
 pub mod history;
+mod launcher;
 mod libtest_runner;
 mod macros;
+mod outcome;
 pub mod report;
 mod runner;
 pub mod servers;
@@ -56,20 +58,17 @@ mod table;
 mod worker;
 pub mod wrap;
 
-pub use case::{Case, Failure, Need, Outcome, Stop};
+pub use case::{Case, SUITE_VERSION};
 pub use context::CaseContext;
 pub use harness::{Env, Harness};
 pub use libtest_runner::main;
+pub use outcome::{Failure, Need, Outcome, Stop};
 pub use runner::{Verdict, run_case, run_case_strictly};
 pub use store::Store;
 pub use table::{EXEMPT, cases, clauses};
 pub use worker::serve_if_asked;
 
-/// The version of the suite. It rises when a case is added that a sound backend might not pass
-/// without work. Such a case is a [preview](Case::is_preview) until the version after.
-pub const SUITE_VERSION: u32 = 2;
-
-/// What the output of macros calls. No part of the API.
+/// The functions that the output of macros calls. They are no part of the API.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::macros::{serve, test};

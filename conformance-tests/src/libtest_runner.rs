@@ -10,14 +10,23 @@ use std::{
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::{
-    Harness, cases,
+    Harness,
+    case::Case,
+    cases,
+    launcher::Launcher,
     report::{self, Form, JOBS, Mark, Suite},
     runner::expected,
-    worker::{self, Launcher},
+    worker,
 };
 
 /// How long workers compete for a few locks for the timeline of a report.
 const STRESS_DURATION: Duration = Duration::from_secs(3);
+
+/// The longest cases.
+const LONGEST_CASES: [&str; 2] = [
+    "releasing::nothing_stays_after_many_cycles",
+    "token::rises_over_a_thousand_hand_overs",
+];
 
 /// Runs the suite on a harness, with the command line of an ordinary test binary: filter,
 /// `--exact`, `--list`, `--test-threads`. Works under `cargo test` and `cargo nextest`.
@@ -43,11 +52,13 @@ pub fn main(harness: impl Harness) -> ExitCode {
         .filter(arguments.filter.clone())
         .jobs(jobs);
     let suite = Arc::new(suite);
-    let trials = cases()
+    let mut cases = cases();
+    longest_first(&mut cases);
+    let trials = cases
         .into_iter()
         .map(|case| {
-            // A runner that lists first, and starts each case by itself, must learn from the list
-            // what does not apply.
+            // A runner that starts each case in its own process reads from the list which cases do not
+            // apply.
             let flagged = arguments.list && expected(&case, &*harness).is_some();
             let suite = Arc::clone(&suite);
             let test = move || {
@@ -79,17 +90,23 @@ pub fn main(harness: impl Harness) -> ExitCode {
         }
     }
     if !conclusion.has_failed() && conclusion.num_passed == 0 {
-        eprintln!("no case was run, which proves nothing: it counts as a failure");
+        eprintln!("no case was run; this counts as a failure");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// Moves the longest cases to the front, so that none of them runs alone at the end. Cases that start servers
+/// stay at the end, where they disturb the fewest other cases.
+fn longest_first(cases: &mut [Case]) {
+    cases.sort_by_key(|case| !LONGEST_CASES.contains(&case.id));
 }
 
 /// Returns the directory for the reports.
 fn directory() -> Option<PathBuf> {
     let directory = std::env::var_os("CONFORMANCE_REPORT").filter(|value| !value.is_empty())?;
     if std::env::var_os("NEXTEST").is_some() {
-        eprintln!("each case has a process of its own here, and none of them can report on all");
+        eprintln!("no report: each case runs in its own process");
         return None;
     }
     Some(PathBuf::from(directory))
@@ -107,7 +124,7 @@ fn write_reports(
         .enable_all()
         .build()?;
     if let Err(error) = runtime.block_on(suite.probe()) {
-        eprintln!("what the backend declares is not in the report: {error}");
+        eprintln!("the report does not contain the backend's capabilities: {error}");
     }
     let mut report = suite.report();
     let verdict = stress.verdict();
@@ -127,7 +144,7 @@ fn write_reports(
         std::fs::write(path, report::write(form, &reports))?;
     }
     if let Some(reason) = &verdict {
-        eprintln!("workers on a few locks: {reason}");
+        eprintln!("stress run: {reason}");
     }
     Ok(verdict.is_none())
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use crate::{
     Harness, cases,
+    launcher::Launcher,
     runner::{Verdict, run_launching, strict},
-    worker::{self, Launcher},
+    worker,
 };
 
-/// Makes one `#[test]` for each case of the suite, from the same table as [`cases`]. Each runs on
-/// a multi-threaded tokio runtime of its own.
+/// Defines one `#[test]` for each case of the suite, from the same table as [`cases`]. Each test runs on
+/// its own multi-threaded tokio runtime.
 ///
-/// A test of Rust's own harness cannot say at run time that it does not apply. So the cases that
-/// do not are named, with the reason, and show as ignored; any other case that does not apply
-/// fails.
+/// A test of Rust's own harness cannot report at run time that it does not apply. Name these cases with
+/// the reason: they are shown as ignored. Any other case that does not apply fails.
 ///
 /// ```no_run
 /// # struct MyHarness;
@@ -24,7 +24,7 @@ use crate::{
 /// # }
 /// tenure_conformance::conformance_tests! {
 ///     MyHarness,
-///     ignored: { exclusion::processes_never_overlap: "the store lives inside of one process" }
+///     ignored: { exclusion::processes_never_overlap: "the store exists in one process only" }
 /// }
 /// # fn main() {}
 /// ```
@@ -35,9 +35,9 @@ macro_rules! conformance_tests {
             ::std::sync::Arc::new($harness)
         }
 
-        /// Another process of a case that needs several.
+        /// The worker process of cases with several processes.
         #[test]
-        #[ignore = "started by the cases that need a second process"]
+        #[ignore = "started by cases with several processes"]
         fn conformance_worker() {
             $crate::__private::serve(&conformance_harness());
         }
@@ -48,7 +48,7 @@ macro_rules! conformance_tests {
     };
 }
 
-/// Defines a macro that makes one test, with an arm for each case that does not apply.
+/// Defines a macro that defines one test, with an arm for each case that does not apply.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __define_ignored {
@@ -79,7 +79,7 @@ macro_rules! __define_ignored {
     };
 }
 
-/// Makes a module of tests for each group of cases.
+/// Defines a module of tests for each group of cases.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __define_tests {
@@ -92,13 +92,13 @@ macro_rules! __define_tests {
     };
 }
 
-/// What the macro's output calls. No part of the API.
+/// The macro's output calls this function. It is no part of the API.
 #[doc(hidden)]
 pub fn test(id: &str, harness: &Arc<dyn Harness>, module: &str) {
     let Some(case) = cases().into_iter().find(|case| case.id == id) else {
         fail(&format!("there is no case {id}"));
     };
-    // The worker's test stands beside the module of the case, and paths leave the crate out.
+    // The worker's test is in the parent of the case's module. Test paths do not contain the crate.
     let parents: Vec<_> = module.split("::").skip(1).collect();
     let beside = &parents[..parents.len().saturating_sub(1)];
     let worker = [beside, &["conformance_worker"]].concat().join("::");
@@ -106,12 +106,12 @@ pub fn test(id: &str, harness: &Arc<dyn Harness>, module: &str) {
         Verdict::Passed => {}
         Verdict::Failed(text) => fail(&text),
         Verdict::Ignored(reason) => fail(&format!(
-            "the case does not apply ({reason}); name it in `ignored: {{ {id}: \"why\" }}`"
+            "the case does not apply ({reason}); name it in `ignored: {{ {id}: \"reason\" }}`"
         )),
     }
 }
 
-/// What the macro's output calls. No part of the API.
+/// The macro's output calls this function. It is no part of the API.
 #[doc(hidden)]
 pub fn serve(harness: &Arc<dyn Harness>) {
     if worker::serve_if_asked(harness) == Some(std::process::ExitCode::FAILURE) {

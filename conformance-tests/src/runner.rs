@@ -5,11 +5,12 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tenure_core::clock::{Clock, SystemClock};
 
 use crate::{
-    case::{Case, Failure, Need, Stop},
+    case::Case,
     context::CaseContext,
     harness::Harness,
+    launcher::Launcher,
+    outcome::{Failure, Need, Stop},
     stall_detector,
-    worker::Launcher,
 };
 
 /// The time limit of a case, to which [`CASE_TIMEOUT_TTLS`] short TTLs of the backend are added.
@@ -81,28 +82,28 @@ pub(crate) fn strict() -> bool {
 
 /// Returns the reason that a harness declares for a case that does not apply.
 pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a str> {
-    let is_meant = |id: &str| match id.strip_suffix('*') {
-        // Only cases that need something can be meant as a group.
+    let matches_id = |id: &str| match id.strip_suffix('*') {
+        // A group stands for its cases with a requirement.
         Some(group) => {
             matches!(case.needs, Some(Need::Faults | Need::Servers)) && case.id.starts_with(group)
         }
         None => id == case.id,
     };
     let mut known = harness.expected_ignores().iter();
-    known.find_map(|(id, reason)| is_meant(id).then_some(*reason))
+    known.find_map(|(id, reason)| matches_id(id).then_some(*reason))
 }
 
 fn judge(case: &Case, harness: &dyn Harness, stop: Result<(), Stop>, strict: bool) -> Verdict {
     match stop {
         Ok(()) => Verdict::Passed,
         Err(Stop::Failed(failure)) if case.is_preview() && !strict => Verdict::Ignored(format!(
-            "a preview of version {} of the suite, in which it fails: {failure}",
+            "a preview of version {} of the suite; it failed: {failure}",
             case.since
         )),
         Err(Stop::Failed(failure)) => Verdict::Failed(failure.to_string()),
-        // A case cannot excuse itself with what it never said that it needs.
+        // A case may only be ignored for its declared requirement.
         Err(Stop::Ignored(need)) if case.needs != Some(need) => Verdict::Failed(format!(
-            "the case does not apply ({}), though it declares no such need",
+            "the case does not apply ({}), but declares no such need",
             need.missing()
         )),
         Err(Stop::Ignored(need)) => ignored(case, harness, need, strict),
@@ -114,7 +115,7 @@ fn ignored(case: &Case, harness: &dyn Harness, need: Need, strict: bool) -> Verd
         Some(reason) => Verdict::Ignored(reason.to_owned()),
         None if strict => Verdict::Failed(format!(
             "the case does not apply ({}), which the harness does not expect; with \
-             CONFORMANCE_STRICT=1 that is a failure: offer what it needs, or name the case in \
+             CONFORMANCE_STRICT=1 this is a failure: implement the requirement, or name the case in \
              `expected_ignores`",
             need.missing()
         )),
@@ -141,8 +142,8 @@ where
             Some(longest) => {
                 return Err(failure
                     .with_note(format!(
-                        "in each of {MAX_TRIALS} trials, while this machine or the store stood still, \
-                         the last time for {longest:?}"
+                        "in each of {MAX_TRIALS} trials this machine or the store stalled, the last time for \
+                         {longest:?}"
                     ))
                     .into());
             }
@@ -156,12 +157,10 @@ async fn run(
     launcher: Option<Launcher>,
     limit: Option<Duration>,
 ) -> Result<(), Stop> {
-    let env = harness.start().await.map_err(|error| {
-        Failure::new(
-            None,
-            format!("{} could not be used: {error}", harness.name()),
-        )
-    })?;
+    let env = harness
+        .start()
+        .await
+        .map_err(|error| Failure::new(None, format!("cannot use {}: {error}", harness.name())))?;
     let context = match CaseContext::new(Arc::clone(&env), launcher).await {
         Ok(context) => Arc::new(context),
         Err(stop) => {
@@ -178,11 +177,11 @@ async fn run(
         Ok(Err(error)) => Err(error.into()),
         Err(_) => {
             task.abort();
-            let text = format!("it did not end within {limit:?}");
+            let text = format!("the case did not end within {limit:?}");
             Err(Failure::new(None, text).into())
         }
     };
-    // A store that hangs must not keep the verdict back.
+    // A hanging store must not delay the verdict.
     let _ = tokio::time::timeout(Duration::from_secs(10), context.finish()).await;
     outcome
 }
@@ -193,7 +192,7 @@ fn panicked(payload: &(dyn std::any::Any + Send)) -> Failure {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned());
-    Failure::new(None, format!("it panicked: {text}"))
+    Failure::new(None, format!("the case panicked: {text}"))
 }
 
 #[cfg(test)]
@@ -202,7 +201,7 @@ mod tests {
     use tenure_core::{backend::Connect, error::Error, memory::MemoryStore};
 
     use super::*;
-    use crate::{Env, case::Outcome};
+    use crate::{Env, outcome::Outcome};
 
     struct Plain;
 
@@ -217,7 +216,7 @@ mod tests {
         }
 
         fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
-            &[("tests::expected", "known beforehand")]
+            &[("tests::expected", "expected here")]
         }
     }
 
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_that_does_not_apply_never_passes() {
+    fn case_that_does_not_apply_never_passes() {
         let harness: Arc<dyn Harness> = Arc::new(Plain);
         let unexpected = case("tests::unexpected", |_| Box::pin(ignores()));
         let expected = case("tests::expected", |_| Box::pin(ignores()));
@@ -263,12 +262,12 @@ mod tests {
         };
         let verdict = run_case(&expected, &harness);
         assert!(
-            matches!(&verdict, Verdict::Ignored(why) if why == "known beforehand"),
+            matches!(&verdict, Verdict::Ignored(why) if why == "expected here"),
             "{verdict:?}"
         );
         let verdict = run_case(&undeclared, &harness);
         assert!(matches!(&verdict, Verdict::Failed(why) if why.contains("no such need")));
-        // Not through the environment: other tests of this process run at the same time.
+        // Without the environment variable, which other tests of this process share.
         let verdict = ignored(&unexpected, &*harness, Need::Secrets, false);
         assert!(matches!(&verdict, Verdict::Ignored(why) if why == "no secret is configured"));
         let verdict = ignored(&unexpected, &*harness, Need::Secrets, true);
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fails_while_the_machine_stands_still_is_tried_again() {
+    async fn failure_during_a_stall_is_tried_again() {
         let tried = std::cell::Cell::new(0);
         let trial = |slow: u32, good: u32| {
             tried.set(tried.get() + 1);
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preview_fails_no_run_that_is_not_strict() {
+    fn preview_fails_strict_runs_only() {
         let preview = Case {
             since: crate::SUITE_VERSION,
             ..case("tests::preview", |_| Box::pin(panics()))
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_a_failure_with_its_message() {
+    fn panic_is_a_failure_with_its_message() {
         let harness: Arc<dyn Harness> = Arc::new(Plain);
         let verdict = run_case(&case("tests::panics", |_| Box::pin(panics())), &harness);
         assert!(
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_that_hangs_is_a_failure() {
+    fn hanging_case_is_a_failure() {
         let harness: Arc<dyn Harness> = Arc::new(Plain);
         let limit = Some(Duration::from_millis(50));
         let hanging = case("tests::hangs", |_| Box::pin(hangs()));

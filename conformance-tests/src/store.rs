@@ -24,11 +24,7 @@ use tenure_core::{
 };
 
 use crate::{
-    Env, Harness, Need,
-    case::Stop,
-    cases,
-    context::CaseContext,
-    worker::{self, Launcher},
+    Env, Harness, Need, cases, context::CaseContext, launcher::Launcher, outcome::Stop, worker,
 };
 
 /// The bytes that the suffixes of the run and of the cases add to the user's namespace.
@@ -64,7 +60,7 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// Creates a harness for the store of a connector. Every case has a separate namespace, which begins
-    /// with `namespace`, a point, `conformance-` and a random text. This function sends no request.
+    /// with `namespace`, a dot, `conformance-` and a random text. This function sends no request.
     ///
     /// # Errors
     ///
@@ -79,13 +75,13 @@ impl Store {
         let base = format!("{}.conformance-{random}", namespace.as_str());
         if base.len() + NAMESPACE_SUFFIX_BYTES > tenure_core::name::MAX_NAME_BYTES {
             return Err(Error::new(ErrorKind::Config, operation)
-                .with_detail("the namespace is too long for others below it; shorten it"));
+                .with_detail("the namespace is too long for the suffix of the suite; shorten it"));
         }
         let ignored = cases().into_iter().filter_map(|case| match case.needs? {
             Need::Processes => None,
             Need::DeleteState | Need::Corrupt | Need::NewerFormat => Some((
                 case.id,
-                "it takes the store's own tools, which a client has not",
+                "it needs the store's own tools, which a client does not have",
             )),
             need => Some((case.id, need.missing())),
         });
@@ -162,13 +158,13 @@ impl Store {
                 Ok(Ok(residue)) => kept = kept.max(Some(residue.unwrap_or(Duration::MAX))),
                 Ok(Err(error)) => {
                     left.insert(format!(
-                        "perhaps locks in namespace {:?}: {error}",
+                        "possibly locks in namespace {:?}: {error}",
                         namespace.as_str()
                     ));
                 }
                 Err(_) => {
                     let late = format!(
-                        "perhaps locks in namespace {:?}: the store is slow",
+                        "possibly locks in namespace {:?}: the store is slow",
                         namespace.as_str()
                     );
                     left.insert(late);
@@ -180,11 +176,11 @@ impl Store {
         match kept {
             None | Some(Duration::ZERO) => {}
             Some(Duration::MAX) => left.push(format!(
-                "the fencing state of free locks {below}: this store keeps it for ever, remove it by hand"
+                "the fencing state of free locks {below}: this store keeps it forever; remove it manually"
             )),
             Some(span) => left.push(format!(
-                "the fencing state of free locks {below}, which the store drops within {}",
-                crate::report::shown_span(span)
+                "the fencing state of free locks {below}, which the store deletes within {}",
+                crate::report::format_span(span)
             )),
         }
         left
@@ -226,7 +222,7 @@ async fn sweep(
             }
             if state.holder.is_some() || !state.queue.is_empty() {
                 left.insert(format!(
-                    "the lock {:?} in namespace {:?}, until its TTL has run out",
+                    "the lock {:?} in namespace {:?}, until its TTL ends",
                     lock.name.as_str(),
                     namespace.as_str()
                 ));

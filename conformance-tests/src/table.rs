@@ -1,8 +1,8 @@
 //! The one table of cases. Both runners and the list in `docs/conformance-cases.md` come from it.
 
-use crate::case::{Case, Need};
+use crate::{case::Case, outcome::Need};
 
-/// Hands the whole table to a macro: `$crate::__each_case! { [path::to::macro] }`.
+/// Passes the whole table to a macro: `$crate::__each_case! { [path::to::macro] }`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __each_case {
@@ -10,213 +10,213 @@ macro_rules! __each_case {
         $($callback)+! {
             names {
                 bad_names_are_refused_before_any_io [N1]
-                    "Empty, too long and NUL names are refused with what is wrong and where, and nothing is asked of the store.";
+                    "Empty names, long names and names with NUL are refused with the reason and the position, and without a request to the store.";
                 different_names_stay_apart [N2]
-                    "Names that are hard to encode, or look alike, are all held at once and are listed as they were given.";
+                    "Names that are hard to encode or look alike are all held at the same time, and are listed unchanged.";
                 namespaces_stay_apart [N2]
-                    "Pairs of namespace and name that read the same when joined do not share a lock.";
+                    "Pairs of namespace and name whose concatenations are equal do not share a lock.";
             }
             exclusion {
                 tasks_never_overlap [X1 X2]
-                    "Tasks of three clients that take turns are never inside together.";
+                    "Tasks of three clients that compete for a lock are never in the critical section at the same time.";
                 processes_never_overlap [X1 T1 W1] needs Processes
-                    "Four processes count under one lock; none meets another inside, no count is lost, tokens rise with it.";
+                    "Four processes increment a counter under one lock: they never overlap, no increment is lost, and tokens rise with the counter.";
                 one_client_is_not_reentrant [X2]
-                    "A client that holds a lock finds it taken when it tries again.";
+                    "A client that holds a lock and tries it again finds it taken.";
                 silent_holder_keeps_its_ttl [X3]
-                    "A lock is not granted again before one TTL has passed since the holder's last proof.";
+                    "A lock is not granted again within one TTL of the holder's last proof.";
                 silent_holder_is_succeeded [X3 W2] needs OwnTtl
-                    "After a holder falls silent a waiting client holds the lock within the takeover bound.";
+                    "When a holder stops renewing, a waiting client holds the lock within the takeover bound.";
                 killed_process_is_succeeded [X3] needs Processes
-                    "After the holder's process is killed a waiting client holds the lock, not early and within the takeover bound.";
+                    "When the holder's process is killed, a waiting client holds the lock within the takeover bound and not early.";
             }
             token {
                 rises_over_release [T1]
-                    "Each of fifty holders one after the other has a higher token than the one before.";
+                    "Each of fifty consecutive holders has a higher token than the previous holder.";
                 rises_over_expiry [T1]
-                    "The token rises when a grant has expired.";
+                    "The token rises after a grant expired.";
                 rises_over_eviction [T1 I2]
-                    "The token rises when a grant was evicted, with a waiter and without.";
+                    "The token rises after a grant was evicted, with a waiter and without.";
                 rises_over_deletion [T1] needs DeleteState
-                    "The token rises when the lock's state was deleted by hand.";
+                    "The token rises after the lock's state was deleted manually.";
                 rises_over_a_thousand_hand_overs [T1]
-                    "The token rises over a thousand hand-overs that mix every way of ending.";
+                    "The token rises over a thousand hand-overs that mix all ways in which a grant ends.";
                 comes_with_the_grant [T2]
-                    "Taking a free lock is one request to the driver, and renewal does not change the token.";
+                    "Acquiring a free lock is one request to the driver, and renewal does not change the token.";
                 same_attempt_same_grant [T3 A2]
-                    "Asking again for the same attempt gives the same token, and the full TTL anew.";
+                    "A repeated request for the same attempt returns the same token and a full TTL.";
                 floor_lifts_tokens [T1]
-                    "With a configured floor every token is above it.";
+                    "Every token is above a configured floor.";
             }
             deadline {
                 counts_from_before_the_request [D1]
-                    "The deadline counts from before the request, however late the answer comes.";
+                    "The deadline counts from before the request, however late the reply arrives.";
                 only_proof_moves_it [D2]
-                    "A renewal moves the deadline on; a lost or late answer moves it nowhere.";
+                    "A renewal extends the deadline; a lost or late reply does not.";
                 clock_that_jumps_ends_the_lease [D3]
-                    "When the client's clock jumps past the deadline, as after a suspension, the guard says so at once.";
+                    "When the client's clock jumps past the deadline, as after a suspension, the guard is lost at once.";
                 pushed_grant_counts_from_last_report [D4] needs Push
-                    "A grant by message counts from the waiter's last answered report, and is renewed at once.";
+                    "A pushed grant counts from the waiter's last answered renewal, and is renewed at once.";
                 pushed_grant_expires_with_the_entry [D4]
-                    "A grant to a waiter that has died expires when its entry would have.";
+                    "A grant to a dead waiter expires when its queue entry would have expired.";
                 messages_are_dated_after_the_answers [D4 W2] needs Push since 2
-                    "A message of a grant is later, by the store's own time, than every answer \"still waiting\" before it.";
+                    "By the store's own time, the message of a grant is later than every earlier reply \"still waiting\".";
                 overtaken_push_is_dropped [D4]
-                    "A message that is older than the last answer \"still waiting\" makes nobody the holder.";
+                    "A message that is older than the last reply \"still waiting\" grants nothing.";
             }
             loss {
                 comes_by_the_deadline_while_renewal_hangs [L1 L3]
-                    "The guard is lost at its deadline, for the reason expired, although the renewal hangs and nobody polls.";
+                    "While a renewal hangs, the guard is lost at its deadline with the reason `expired`, without polling.";
                 eviction_is_noticed_as_declared [L2 L3]
-                    "The holder learns of its eviction as fast as the backend declares, and why.";
+                    "The holder learns of its eviction, with the reason, as fast as the backend declares.";
                 deletion_is_noticed_as_declared [L2] needs DeleteState
-                    "The holder learns that its state was deleted as fast as the backend declares.";
+                    "The holder learns of the deletion of its state as fast as the backend declares.";
                 own_release_is_no_loss [L2]
-                    "Evidence that comes after the own release does not make the guard lost.";
+                    "Evidence that arrives after the guard's own release does not make the guard lost.";
                 is_final [L4]
-                    "A lost guard stays lost, and its release is not held; the attempt is removed from the store all the same.";
+                    "A lost guard stays lost, and its release reports `not held`; the attempt is still removed from the store.";
                 two_lost_renewals_are_none [L5 K4]
-                    "Two renewals in a row that fail end nothing; the next one is tried in time.";
+                    "Two consecutive failed renewals do not end the grant; the next renewal is sent in time.";
             }
             acquiring {
                 try_does_not_wait [A1]
-                    "A try of a taken lock comes back long before the lock could be free.";
+                    "A try of a taken lock returns long before the lock can become free.";
                 try_has_a_time_limit [A1]
-                    "A try of a store that does not answer fails within the request's time limit.";
+                    "A try on a store that does not answer fails within the request's time limit.";
                 budget_is_kept [A1]
-                    "Waiting within a budget ends with it, not before and not long after.";
+                    "An acquire with a time budget ends when the budget ends: not earlier and not much later.";
                 budget_counts_the_network [A1]
-                    "A store that does not answer uses up the budget and no more.";
+                    "An acquire on a store that does not answer takes its time budget and no more.";
                 requests_can_be_repeated [A2]
-                    "Repeated enqueues, renewals and removals change no more than one of each.";
+                    "A repeated enqueue, renewal or removal has the effect of a single one.";
                 unknown_outcome_is_an_error [A3]
-                    "A lost answer is neither success nor busy, and the attempt is taken out.";
+                    "A lost reply is neither success nor busy, and the attempt is removed.";
                 cancelled_try_leaves_nothing [A4]
-                    "A try that is dropped at any point leaves no entry behind.";
+                    "A try that is cancelled at any point leaves no entry.";
                 cancelled_waiting_leaves_nothing [A4 W3]
-                    "A waiting acquire that is dropped at any point leaves no entry behind, and the next contender gets the lock.";
+                    "A waiting acquire that is cancelled at any point leaves no entry, and the next contender gets the lock.";
                 fenced_attempt_never_enters [A4]
-                    "An enqueue that is cut off anywhere and removed leaves nothing; one that comes after its removal has no effect, or none beyond its TTL.";
+                    "An enqueue that is interrupted at any point and removed leaves nothing; an enqueue that arrives after its removal has no effect, or none beyond its TTL.";
                 busy_says_who [A5]
-                    "A taken lock is a value with the holder, since when, and an upper bound of the time left.";
+                    "A try of a taken lock returns the holder, the time of its grant, and an upper bound of the remaining time.";
                 busy_leaves_nothing [A5]
-                    "An attempt that did not want to wait leaves no entry behind.";
+                    "An attempt that does not wait leaves no entry.";
             }
             waiting {
                 grants_follow_the_queue [W1]
-                    "Eight waiters of four clients get the lock in the order in which they came.";
+                    "Eight waiters of four clients get the lock in the order of their arrival.";
                 dead_waiter_delays_by_its_ttl [W1]
-                    "A waiter that has died is passed over once its TTL has run out.";
+                    "A dead waiter is skipped when its TTL ends.";
                 dead_waiter_delays_patient_ones_no_more [W1] needs OwnTtl
-                    "However long the TTL of those behind it, a dead waiter delays by its own.";
+                    "A dead waiter delays the next waiters by its own TTL, however long theirs are.";
                 leaving_disturbs_nobody [W3]
-                    "When a waiter in the middle leaves, the others keep their order.";
+                    "When a waiter in the middle of the queue leaves, the others keep their order.";
                 release_wakes_the_next_alone [W3]
-                    "A release makes the first waiter the holder and tells nobody else.";
+                    "A release makes the first waiter the holder and notifies no other waiter.";
                 message_wakes_the_waiter [W2] needs Push
-                    "A waiter that never asks is told by message that it holds the lock.";
+                    "A waiter that sends no request learns by message that it holds the lock.";
                 leaving_loses_nobodys_message [W2 W3] needs Push since 2
-                    "When the first waiter leaves, before its turn or just then, the next one is told of its own.";
+                    "When the first waiter leaves, before or at the time of its grant, the next waiter still gets its message.";
                 lost_message_is_made_up_for [W2]
-                    "A waiter whose message was lost holds the lock within the takeover bound.";
+                    "A waiter whose message is lost holds the lock within the takeover bound.";
                 lapsed_waiter_is_never_granted [W4]
-                    "A waiter whose entry lapsed while it waited is never told that it holds the lock.";
+                    "A waiter whose entry expired is never granted the lock.";
                 report_never_creates [W5]
-                    "A report of an entry that the store does not know says that it is gone, and makes none.";
+                    "The renewal of an entry that the store does not know reports that it is gone, and creates none.";
                 forgotten_waiter_goes_on [W5]
-                    "An acquire whose entry vanished goes on with a new attempt, and gets the lock.";
+                    "An acquire whose entry disappeared continues with a new attempt, and gets the lock.";
             }
             renewing {
                 keeps_the_lock_beyond_its_ttl [K1]
-                    "A lock is held for many times its TTL without anybody doing anything.";
+                    "A lock is held for many times its TTL without any action of the user.";
                 comes_every_third_of_the_ttl [K1]
-                    "Between two renewals of a lock there is no more than a third of its TTL.";
+                    "The interval between two renewals of a lock is at most a third of its TTL.";
                 many_locks_share_it [K1]
                     "A hundred locks of one client are renewed in few requests.";
                 never_revives_the_expired [K2]
-                    "A renewal that comes after the expiry is told so and brings nothing back.";
+                    "A renewal after the expiry reports the expiry and does not restore the grant.";
                 never_extends_anothers [K2]
-                    "A stale renewal after a re-grant does not lengthen the new holder's grant.";
+                    "A stale renewal does not extend the grant of the next holder.";
                 has_stopped_before_the_release [K3]
-                    "No renewal of an attempt is sent once its removal was.";
+                    "No renewal of an attempt is sent after its removal was sent.";
                 nothing_comes_back_after_the_release [K3] since 2
                     "A lock that was renewed and released stays free.";
             }
             releasing {
                 says_what_it_did [R1]
-                    "A release says whether it freed the lock, also when it is asked for again.";
+                    "A release reports whether it freed the lock, also when it is repeated.";
                 stale_one_frees_nobody [R1]
-                    "A release after the lock was granted again leaves the new holder alone.";
+                    "A stale release does not affect the next holder.";
                 stale_one_of_the_same_client_frees_nobody [R1] since 2
-                    "The release of a grant that the same client had before leaves its present one alone.";
+                    "The release of an earlier grant of the same client does not affect its current grant.";
                 unanswered_one_is_found_out [R1]
-                    "When the answer to a release is lost, finding the entry absent is a release.";
+                    "When the reply to a release is lost and the entry is found absent, the lock counts as released.";
                 hanging_one_is_unknown [R1]
-                    "A release of which nothing is heard is unknown, and says so in time.";
+                    "A release without a reply reports an unknown outcome within its time limit.";
                 acknowledged_one_frees_at_once [R2]
-                    "Once a release is acknowledged the lock is free, or the next waiter has it, whatever becomes of the releaser.";
+                    "After an acknowledged release, the lock is free or the next waiter holds it, even if the client that released it dies.";
                 dropped_guard_releases [R3]
-                    "A guard that is dropped inside of a runtime, outside of one, or in a panic releases in the background.";
+                    "A guard that is dropped inside a runtime, outside a runtime or in a panic releases in the background.";
                 nothing_stays_after_many_cycles [R4]
-                    "After up to ten thousand cycles nothing is shown for any name, and the last cycle is no slower than the first allowed.";
+                    "After up to ten thousand cycles no name has any state, and the last cycles are not slower than the first ones.";
                 shutdown_releases_all [R5]
-                    "Shutting a client down releases what it holds, and names what it could not release.";
+                    "The shutdown of a client releases its locks, and names those that it could not release.";
             }
             inspect_evict {
                 shows_holder_and_queue [I1]
-                    "Inspecting shows the holder with label, host, process and token, and the queue in order.";
+                    "An inspection shows the holder with label, host, process and token, and the queue in order.";
                 changes_nothing [I1]
-                    "Inspecting and listing neither keep a grant alive nor end one.";
+                    "Inspections and listings neither extend nor end a grant.";
                 lists_by_pages [I1]
-                    "Listing gives every held name once, by pages and by prefix.";
+                    "A listing contains every held name once, by pages and by prefix.";
                 eviction_needs_the_token [I2]
-                    "Evicting removes the grant with the token that was seen, and no other.";
+                    "An eviction removes the grant with the given token, and no other.";
             }
             capabilities {
                 make_sense [C1]
-                    "What the backend declares is consistent, and is the same when asked again.";
+                    "The declared capabilities are consistent and do not change between two requests.";
                 ttl_out_of_range_is_refused [C2]
-                    "A TTL that cannot be given is an error, or is clamped where that was asked for, and the guard says so.";
+                    "An unsupported TTL is an error, or is clamped on request, and the guard reports the TTL in use.";
                 requirements_are_checked [C3] needs Lack
-                    "A backend that lacks a required capability is refused with both sides named.";
+                    "A backend without a required capability is refused with an error that names what is required and what it has.";
             }
             secrets {
                 show_nowhere [S1] needs Secrets
-                    "No configured secret shows in any debug text, message or error.";
+                    "No configured secret appears in a debug text, message or error.";
                 malformed_state_is_an_error [S2] needs Corrupt
-                    "State that was scribbled over is an error and never a free lock.";
+                    "Corrupt state is an error and never a free lock.";
                 newer_state_is_refused [S3] needs NewerFormat
-                    "State of a newer format is refused as such.";
+                    "State of a newer format is refused with that reason.";
             }
             faults {
                 lost_answer_of_an_acquire_leaves_no_ghost [A3 A4 X1] needs Faults since 2
-                    "An enqueue that is carried out and not answered is neither success nor busy, and leaves nothing behind.";
+                    "An enqueue that is executed without a reply is neither success nor busy, and leaves nothing.";
                 lost_answer_of_a_release_frees_the_lock [R1 R2] needs Faults since 2
-                    "A release that is carried out and not answered is released or unknown, and frees the lock.";
+                    "A release that is executed without a reply is `released` or `unknown`, and frees the lock.";
                 broken_connections_end_no_grant [L5] needs Faults since 2
-                    "Connections that are reset, with answers lost, three times within a TTL end no grant.";
+                    "Three connection resets with lost replies within a TTL do not end a grant.";
                 holder_in_a_black_hole_is_succeeded [X1 X3 L1 L4 T1] needs Faults since 2
-                    "A holder that is cut off is told by its deadline, and the next one holds the lock within the bound and not before.";
+                    "A disconnected holder is lost by its deadline, and the next waiter holds the lock within the takeover bound and not before.";
                 holder_that_nobody_hears_is_succeeded [X1 X3 L1 L4 T1] needs Faults since 2
-                    "The same where nothing that the holder sends arrives.";
+                    "The same when the holder's requests do not arrive.";
                 holder_that_hears_nothing_is_succeeded [X1 X3 L1 L4 T1] needs Faults since 2
-                    "The same where what the holder sends arrives, and no answer comes back.";
+                    "The same when the holder's requests arrive and no reply returns.";
                 waiter_that_was_cut_off_gets_its_turn [W2 W5] needs Faults since 2
-                    "A waiter that is cut off, for a moment or for longer than its entry lives, is in the queue afterwards and gets the lock.";
+                    "A waiter that is disconnected, briefly or for longer than its entry lives, is in the queue afterwards and gets the lock.";
                 refused_client_goes_on_by_itself [A1 A3 W2 S1] needs Faults since 2
-                    "Refused connections are errors within the time-out, and afterwards the same client locks again.";
+                    "Refused connections are errors within the time-out, and afterwards the same client acquires again.";
                 slow_store_counts_against_the_holder [D1 L5] needs Faults since 2
-                    "Where each request and each answer takes its time, the deadline counts from before the request, and no grant ends for that.";
+                    "With delayed requests and replies, the deadline counts from before the request, and no grant ends.";
                 stopped_process_finds_its_lock_lost [X1 X3 L4 T1] needs Processes since 2
-                    "A process that is stopped past its TTL never says again that it holds the lock, and leaves the next holder alone.";
+                    "A process that was stopped past its TTL never reports the lock as held again, and does not affect the next holder.";
             }
             servers {
                 stopped_past_the_ttl [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
-                    "Servers that stand still past the TTL: the holder is told by its deadline, requests fail in time, and afterwards every waiter has its turn alone, the lost guard frees nobody, and both clients go on.";
+                    "Servers are stopped past the TTL: the holder is lost by its deadline, and requests fail in time. Afterwards waiters are granted one at a time, the release of the lost guard has no effect, and both clients continue.";
                 killed_past_the_ttl [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
-                    "The same where the servers are killed and started again.";
+                    "The same when the servers are killed and restarted.";
                 killed_for_a_moment [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
-                    "Servers that are killed and started at once: where the store keeps grants, the holder holds or is told at its deadline; the token rises in any case.";
+                    "Servers are killed and restarted at once: where the store keeps grants, the holder keeps its lock or is lost at its deadline; the token rises in any case.";
             }
         }
     };
@@ -243,7 +243,7 @@ macro_rules! define_table {
 
 __each_case! { [define_table] }
 
-/// All cases of the suite, in the order of the contract.
+/// Returns all cases of the suite, in the order of the contract.
 #[must_use]
 pub fn cases() -> Vec<Case> {
     TABLE.to_vec()
@@ -265,7 +265,7 @@ const CLAUSES: &[(&str, u32)] = &[
     ("S", 3),
 ];
 
-/// The names of all clauses of the contract.
+/// Returns the names of all clauses of the contract.
 #[must_use]
 pub fn clauses() -> Vec<String> {
     let mut all = Vec::new();
@@ -275,5 +275,5 @@ pub fn clauses() -> Vec<String> {
     all
 }
 
-/// Clauses that no case proves, and why not.
+/// Clauses that no case proves, with the reason.
 pub const EXEMPT: &[(&str, &str)] = &[];

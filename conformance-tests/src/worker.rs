@@ -4,7 +4,6 @@
 //! a test binary does not interfere.
 
 use std::{
-    ffi::OsString,
     path::PathBuf,
     process::{ExitCode, Stdio},
     sync::Arc,
@@ -27,9 +26,9 @@ use tokio::{
 };
 
 use crate::{
-    case::{Failure, Need, Stop},
     context::CaseContext,
     harness::Harness,
+    outcome::{Failure, Need, Stop},
 };
 
 const VARIABLE: &str = "TENURE_CONFORMANCE_WORKER";
@@ -38,34 +37,6 @@ const MARK: &str = "@tenure ";
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The time limit for a process to start and to inspect a lock on a busy machine.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How to start this binary again so that it becomes a worker.
-#[derive(Clone, Debug)]
-pub(crate) struct Launcher {
-    arguments: Vec<OsString>,
-}
-
-impl Launcher {
-    /// A binary whose `main` first checks for an order.
-    pub(crate) const fn bare() -> Self {
-        Self {
-            arguments: Vec::new(),
-        }
-    }
-
-    /// A binary that checks for an order if it is started with these arguments.
-    pub(crate) const fn with(arguments: Vec<OsString>) -> Self {
-        Self { arguments }
-    }
-
-    /// A binary of Rust's own test harness, with a test that checks for an order.
-    pub(crate) fn test(name: &str) -> Self {
-        let arguments = ["--exact", name, "--ignored", "--nocapture"];
-        Self {
-            arguments: arguments.map(OsString::from).to_vec(),
-        }
-    }
-}
 
 /// The task of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,17 +123,13 @@ impl Worker {
     /// Returns the next report; fails if the worker ended without one.
     pub(crate) async fn report(&mut self) -> Result<Report, Stop> {
         while let Some(line) = self.lines.next_line().await? {
-            // The harness of Rust's own tests may leave a line begun.
+            // Rust's own test harness may have begun the line.
             let Some((_, text)) = line.split_once(MARK) else {
                 continue;
             };
             return Ok(serde_json::from_str(text).map_err(std::io::Error::from)?);
         }
-        Err(Failure::new(
-            None,
-            "a worker ended before its work did; see its standard error",
-        )
-        .into())
+        Err(Failure::new(None, "a worker ended early; see its standard error").into())
     }
 
     /// Stops the worker's process, as `kill -STOP` does.
@@ -200,7 +167,9 @@ pub(crate) async fn is_seen(context: &CaseContext) -> Result<bool, Stop> {
     let _ = guard.release().await;
     match seen {
         Ok(report) => Ok(matches!(report?, Report::Held { .. })),
-        Err(_) => Err(Failure::new(None, "another process did not come to see the store").into()),
+        Err(_) => {
+            Err(Failure::new(None, "a second process did not inspect the store in time").into())
+        }
     }
 }
 
@@ -250,13 +219,13 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
             let token = guard.token().get();
             send_report(&Report::Held { token, count: 0 });
             loop {
-                // The moment before the look: it was held at no later one on that account.
+                // The time before the check: the check proves that the guard was held at this time.
                 let at = SystemClock.now().since_origin().as_micros();
                 let at_us = u64::try_from(at).unwrap_or(u64::MAX);
                 let held = guard.check().is_ok();
                 send_report(&Report::Believed { held, at_us });
                 if !held {
-                    // Whatever it still does to the lock, it does while others watch.
+                    // The case observes the effect of this release.
                     let _ = guard.release().await;
                     std::future::pending::<()>().await;
                 }
@@ -277,7 +246,7 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
             send_report(&Report::Held { token, count: 0 });
             guard.lost().await;
             send_report(&Report::Broken(
-                "the holder lost the lock while it lived".to_owned(),
+                "the holder lost the lock while it was running".to_owned(),
             ));
             return Ok(());
         }
@@ -289,7 +258,7 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
                 token: guard.token().get(),
                 count,
             }),
-            // After a loss an overlap is no breach.
+            // After a loss an overlap is no violation.
             Err(text) if matches!(guard.phase(), Phase::Held | Phase::Suspect) => {
                 send_report(&Report::Broken(text));
             }
@@ -306,7 +275,8 @@ async fn work(order: Order, harness: &dyn Harness) -> Result<(), Error> {
 /// section.
 fn count(directory: &std::path::Path) -> Result<u64, String> {
     let inside = directory.join("inside");
-    std::fs::File::create_new(&inside).map_err(|error| format!("two are inside: {error}"))?;
+    std::fs::File::create_new(&inside)
+        .map_err(|error| format!("another process is in the critical section: {error}"))?;
     let counter = directory.join("counter");
     let count = std::fs::read_to_string(&counter)
         .ok()

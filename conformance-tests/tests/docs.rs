@@ -1,5 +1,5 @@
-//! What the docs say of the suite: the matrix is made from reports of real runs and in step with the
-//! table of cases, and the guide shows the CI file that is run.
+//! The docs about the suite: the matrix contains all cases and no failure, and the guide contains the
+//! example's CI file.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -17,7 +17,7 @@ fn page() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance-matrix.md")
 }
 
-/// All reports of a directory, in the order of their files' names.
+/// Reads all reports of a directory, in the order of the file names.
 fn reports(directory: &Path) -> Vec<Report> {
     let entries = std::fs::read_dir(directory).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -28,9 +28,9 @@ fn reports(directory: &Path) -> Vec<Report> {
     paths.iter().flat_map(read).collect()
 }
 
-/// With `CONFORMANCE_MATRIX=DIRECTORY` the page is made anew, and one in HTML beside the reports.
+/// With `CONFORMANCE_MATRIX=DIRECTORY` this test generates the page, and an HTML page in the directory.
 #[test]
-fn the_matrix_in_the_docs_lists_every_case_and_nothing_failed() {
+fn matrix_in_the_docs_lists_every_case_without_failures() {
     if let Some(directory) = std::env::var_os("CONFORMANCE_MATRIX") {
         let reports = reports(Path::new(&directory));
         let all = Path::new(&directory).join("all.html");
@@ -51,9 +51,9 @@ fn the_matrix_in_the_docs_lists_every_case_and_nothing_failed() {
     assert_eq!(listed, table, "{again}");
     assert!(
         !text.contains("**failed**"),
-        "a case failed when the matrix was made"
+        "the matrix contains a failed case"
     );
-    // Each store is in it, and each proved something.
+    // The matrix contains each store.
     let stores: BTreeSet<&str> = (text.lines())
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1))
         .collect();
@@ -62,9 +62,9 @@ fn the_matrix_in_the_docs_lists_every_case_and_nothing_failed() {
     }
 }
 
-/// The guide shows the steps of the example's file as they are, and the file runs the suite.
+/// The guide contains the steps of the example's file unchanged, and the file runs the suite.
 #[test]
-fn the_guide_shows_the_ci_file_of_the_example() {
+fn guide_contains_the_ci_file_of_the_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     let file = read("examples/backend-on-trait/ci/github-workflow.yml");
@@ -76,7 +76,7 @@ fn the_guide_shows_the_ci_file_of_the_example() {
     let guide = read("docs/plugin-guide.md");
     assert!(
         guide.contains(&format!("```yaml\n{steps}```")),
-        "the guide shows another CI file than:\n{steps}"
+        "the guide does not contain:\n{steps}"
     );
     assert!(guide.contains("CONFORMANCE_REPORT") && guide.contains("CONFORMANCE_STRICT"));
 }

@@ -21,7 +21,7 @@ struct Files;
 
 struct Fresh {
     root: PathBuf,
-    /// Deletes the directory in the end; `None` in a process that joined.
+    /// Deletes the directory when dropped; `None` in a process that joined.
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -63,7 +63,7 @@ impl Fresh {
         paths::lock_dir(&self.root, &Key::new(Namespace::default(), name.clone()))
     }
 
-    /// Rewrites the state of a lock's every version.
+    /// Replaces the content of every version of a lock's state.
     fn rewrite(&self, name: &LockName, change: impl Fn(&[u8]) -> Vec<u8>) -> std::io::Result<()> {
         let mut rewritten = 0;
         for entry in std::fs::read_dir(self.lock(name))? {

@@ -1,4 +1,4 @@
-//! The table of cases: it covers the contract, and the list in the docs says what it says.
+//! The table of cases: it covers the contract, and the list in the docs equals it.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -26,7 +26,10 @@ fn every_clause_has_a_case_and_every_case_a_clause() {
         .iter()
         .map(|(clause, _)| (*clause).to_owned())
         .collect();
-    assert!(exempt.is_disjoint(&proved), "exempt, and yet proved");
+    assert!(
+        exempt.is_disjoint(&proved),
+        "a case proves an exempt clause"
+    );
     let open: Vec<_> = known
         .iter()
         .filter(|clause| !proved.contains(*clause))
@@ -38,16 +41,16 @@ fn every_clause_has_a_case_and_every_case_a_clause() {
     );
 }
 
-/// The list that `docs/conformance-cases.md` must be.
+/// The expected content of `docs/conformance-cases.md`.
 fn list() -> String {
     let mut text = format!(
         "# The cases of the conformance suite\n\n\
-         Version {SUITE_VERSION} of the suite has {} cases. This file is made from the table in \
+         Version {SUITE_VERSION} of the suite has {} cases. This file is generated from the table in \
          `conformance-tests/src/table.rs`; after a change there, run \
          `CONFORMANCE_DOCS=1 cargo test -p tenure-conformance --test table`.\n\n\
-         A case that needs something which the backend or its harness does not offer is shown as \
-         ignored, with the reason.\n\n\
-         | case | clauses | needs | what it shows |\n|---|---|---|---|\n",
+         A case whose requirement the backend or its harness does not meet is shown as ignored, with the \
+         reason.\n\n\
+         | case | clauses | requirement | behaviour |\n|---|---|---|---|\n",
         cases().len()
     );
     for case in cases() {
@@ -64,7 +67,7 @@ fn list() -> String {
 }
 
 #[test]
-fn the_list_in_the_docs_is_up_to_date() {
+fn list_in_the_docs_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance-cases.md");
     if std::env::var_os("CONFORMANCE_DOCS").is_some() {
         std::fs::write(&path, list()).unwrap();

@@ -13,8 +13,8 @@ pub(crate) use super::cancelling::{
     cancelled_try_leaves_nothing, cancelled_waiting_leaves_nothing, fenced_attempt_never_enters,
 };
 use crate::{
-    case::{Outcome, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Outcome, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -60,12 +60,15 @@ pub(crate) async fn try_has_a_time_limit(context: Arc<CaseContext>) -> Outcome {
     let took = context.now().since(start);
     match tried {
         Err(error) if error.is_retryable() => {}
-        other => broken!("A3", "a store that does not answer gave {other:?}"),
+        other => broken!(
+            "A3",
+            "a try on a store that does not answer returned {other:?}"
+        ),
     }
     ensure!(
         took >= LIMIT,
         "A1",
-        "the try gave up after {took:?}, before its {LIMIT:?}"
+        "the try failed after {took:?}, before its {LIMIT:?}"
     );
     Ok(())
 }
@@ -85,14 +88,14 @@ pub(crate) async fn budget_is_kept(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         took >= BUDGET,
         "A1",
-        "waiting gave up after {took:?}, before its budget {BUDGET:?}"
+        "the acquire ended after {took:?}, before its budget {BUDGET:?}"
     );
     ensure!(
         took < BUDGET + context.slack(),
         "A1",
         "waiting took {took:?}, with a budget of {BUDGET:?}"
     );
-    // Within a budget that is long enough the lock is got.
+    // With a sufficient budget the acquire succeeds.
     let lock = other.lock("budget")?;
     let within = context.slack() * 2;
     let waiting = tokio::spawn(async move { lock.acquire_within(within).await });
@@ -128,12 +131,12 @@ pub(crate) async fn budget_counts_the_network(context: Arc<CaseContext>) -> Outc
         ensure!(
             took >= BUDGET,
             "A1",
-            "it gave up after {took:?}, before its budget {BUDGET:?}"
+            "the acquire ended after {took:?}, before its budget {BUDGET:?}"
         );
         ensure!(
             outcome.is_err(),
             "A3",
-            "a store that did not answer ({fate:?}) gave {outcome:?}"
+            "with a store that did not answer ({fate:?}), the acquire returned {outcome:?}"
         );
     }
     let driver = context.driver().await?;
@@ -152,7 +155,7 @@ pub(crate) async fn requests_can_be_repeated(context: Arc<CaseContext>) -> Outco
     for _ in 0..3 {
         match other.enqueue(&name, waiter, ttl, true).await? {
             Enqueued::Waiting(_) => {}
-            answer => broken!("A2", "a repeated enqueue of a waiter gave {answer:?}"),
+            answer => broken!("A2", "the repeated enqueue of a waiter returned {answer:?}"),
         }
         other.renew(&name, waiter, ttl, None).await?;
     }
@@ -170,10 +173,10 @@ pub(crate) async fn requests_can_be_repeated(context: Arc<CaseContext>) -> Outco
     ensure!(
         answers == [Removed::AsHolder, Removed::Absent, Removed::Absent],
         "A2",
-        "three removals of the holder gave {answers:?}"
+        "three removals of the holder returned {answers:?}"
     );
     let Some(next) = other
-        .await_turn(&name, waiter, ttl, context.slack())
+        .await_grant(&name, waiter, ttl, context.slack())
         .await?
     else {
         broken!(
@@ -181,10 +184,10 @@ pub(crate) async fn requests_can_be_repeated(context: Arc<CaseContext>) -> Outco
             "the first waiter does not hold the lock after the release"
         );
     };
-    // Repeated once more, though late: it must not take a second place, nor the lock.
+    // A late repetition must neither take a second position nor the lock.
     match other.enqueue(&name, waiter, ttl, true).await? {
         Enqueued::Granted(again) if again.token == next.token => {}
-        answer => broken!("A2", "the holder's repeated enqueue gave {answer:?}"),
+        answer => broken!("A2", "the holder's repeated enqueue returned {answer:?}"),
     }
     let state = driver.inspect(&name).await?;
     ensure!(
@@ -269,7 +272,7 @@ pub(crate) async fn busy_says_who(context: Arc<CaseContext>) -> Outcome {
         ensure!(
             left <= ttl && left + context.slack() >= ttl,
             "A5",
-            "a grant of {ttl:?} that was just given is shown with {left:?} left"
+            "a grant of {ttl:?} that was just made is shown with {left:?} left"
         );
     }
     release(&guard).await?;
@@ -286,7 +289,7 @@ pub(crate) async fn busy_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
         let attempt = AttemptId::random()?;
         match other.enqueue(&name, attempt, ttl, false).await? {
             Enqueued::Busy(_) => attempts.push(attempt),
-            answer => broken!("A5", "a try of a taken lock gave {answer:?}"),
+            answer => broken!("A5", "a try of a taken lock returned {answer:?}"),
         }
     }
     let state = holder.inspect(&name).await?;
@@ -301,7 +304,7 @@ pub(crate) async fn busy_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         state.holder.is_none(),
         "A5",
-        "an attempt that was told \"busy\" holds the lock: {:?}",
+        "an attempt with the reply \"busy\" holds the lock: {:?}",
         state.holder
     );
     for attempt in attempts {
@@ -309,7 +312,7 @@ pub(crate) async fn busy_leaves_nothing(context: Arc<CaseContext>) -> Outcome {
             Renewed::Gone(_) => {}
             answer => broken!(
                 "A5",
-                "an attempt that was told \"busy\" is known: {answer:?}"
+                "the store knows an attempt with the reply \"busy\": {answer:?}"
             ),
         }
     }

@@ -14,15 +14,15 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Outcome, broken, ensure},
     context::CaseContext,
+    outcome::{Outcome, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
-/// At how many points an acquire is dropped.
+/// The number of points at which an acquire is cancelled.
 const POINTS: u32 = 24;
 
-/// Polls a future so many times, a little apart, and drops it. Returns whether it ended before.
+/// Polls a future this number of times, with pauses, and drops it. Returns whether it completed.
 async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -35,7 +35,7 @@ async fn drop_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T>
     None
 }
 
-/// A store that takes its time, so that there are points between sending and answer.
+/// Delays requests and replies, so that there are points between them.
 fn slow() -> Fate {
     Fate::Delay {
         before: Duration::from_millis(8),
@@ -65,7 +65,7 @@ pub(crate) async fn cancelled_try_leaves_nothing(context: Arc<CaseContext>) -> O
         "A4",
         "only {dropped} tries were cancelled; this case shows nothing"
     );
-    // Nothing can come into being later, either.
+    // No entry may appear later either.
     tokio::time::sleep(Duration::from_millis(100)).await;
     context
         .until_idle(&driver, &name, Duration::ZERO, "A4")
@@ -82,7 +82,7 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(context: Arc<CaseContext>) 
     for polls in 0..POINTS {
         let grant = holder.hold(&name, ttl).await?;
         let lock = client.lock_named(name.clone());
-        // At some points the holder leaves first, so that the grant meets the cancellation.
+        // At some points the holder releases first, so that the grant and the cancellation overlap.
         let releases = polls % 3 == 2;
         let waiting = drop_after(polls, lock.acquire());
         let done = if releases {
@@ -103,7 +103,7 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(context: Arc<CaseContext>) 
             context.until_waiting(&holder, &name, 0).await?;
             let attempt = third.wait_for(&name, ttl).await?;
             holder.remove(&name, grant.attempt, ttl).await?;
-            let turn = third.await_turn(&name, attempt, ttl, context.slack());
+            let turn = third.await_grant(&name, attempt, ttl, context.slack());
             if turn.await?.is_none() {
                 broken!(
                     "A4",
@@ -122,7 +122,7 @@ pub(crate) async fn cancelled_waiting_leaves_nothing(context: Arc<CaseContext>) 
 pub(crate) async fn fenced_attempt_never_enters(context: Arc<CaseContext>) -> Outcome {
     let (driver, other) = (context.driver().await?, context.driver().await?);
     let ttl = context.long();
-    // An enqueue that is cut off anywhere on its way, and removed at once.
+    // An enqueue that is interrupted at any point and removed at once.
     for taken in [false, true] {
         let name = context.name(if taken { "cut-taken" } else { "cut-free" })?;
         if taken {
@@ -148,7 +148,7 @@ pub(crate) async fn fenced_attempt_never_enters(context: Arc<CaseContext>) -> Ou
             "an enqueue that was cut off and removed has an entry after all: {state:?}"
         );
     }
-    // One that comes after its removal altogether.
+    // An enqueue that arrives after its removal.
     let ttl = context.short();
     for wait in [false, true] {
         let name = context.name(if wait { "late-wait" } else { "late-try" })?;
@@ -159,16 +159,16 @@ pub(crate) async fn fenced_attempt_never_enters(context: Arc<CaseContext>) -> Ou
             ensure!(
                 removed == Removed::Absent,
                 "R1",
-                "removing an attempt that was never there gave {removed:?}"
+                "the removal of an unknown attempt returned {removed:?}"
             );
         }
         let answer = driver.enqueue(&name, attempt, ttl, wait).await;
         let gone = matches!(answer, Ok(Enqueued::Gone) | Err(_));
-        // Where the entry lives no longer than its TTL, that is what bounds it.
+        // Without a tombstone, the TTL of the entry is the bound.
         ensure!(
             gone || context.need_own_ttl().is_ok(),
             "A4",
-            "an attempt that was fenced off was told {answer:?}"
+            "the enqueue of a removed attempt returned {answer:?}"
         );
         let within = if gone {
             Duration::ZERO

@@ -8,8 +8,8 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Need, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Need, Outcome, Stop, broken, ensure},
 };
 
 pub(crate) async fn make_sense(context: Arc<CaseContext>) -> Outcome {
@@ -19,7 +19,7 @@ pub(crate) async fn make_sense(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         declared == again,
         "C1",
-        "asked twice, it declared {declared:?} and {again:?}"
+        "two requests for the capabilities returned {declared:?} and {again:?}"
     );
     let ttl = declared.ttl;
     ensure!(
@@ -51,7 +51,7 @@ pub(crate) async fn make_sense(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         of_connector.scheme == of_backend.scheme && !of_backend.scheme.is_empty(),
         "C1",
-        "the connector says that it is {of_connector:?}, the backend {of_backend:?}"
+        "the connector is {of_connector:?}, but the backend is {of_backend:?}"
     );
     Ok(())
 }
@@ -74,7 +74,7 @@ pub(crate) async fn ttl_out_of_range_is_refused(context: Arc<CaseContext>) -> Ou
         let client = context.client().await?;
         match client.lock("range")?.ttl(ttl).try_acquire().await {
             Err(error) if error.kind() == ErrorKind::Config => {}
-            other => broken!("C2", "a lock with a TTL of {ttl:?} gave {other:?}"),
+            other => broken!("C2", "a lock with a TTL of {ttl:?} returned {other:?}"),
         }
     }
     let long = range.max + range.granularity;
@@ -96,7 +96,7 @@ pub(crate) async fn ttl_out_of_range_is_refused(context: Arc<CaseContext>) -> Ou
         ensure!(
             guard.ttl() >= ttl,
             "C2",
-            "a TTL of {ttl:?} was asked for and {:?} given",
+            "the requested TTL is {ttl:?}, but the guard has {:?}",
             guard.ttl()
         );
         release(&guard).await?;
@@ -129,7 +129,7 @@ pub(crate) async fn requirements_are_checked(context: Arc<CaseContext>) -> Outco
             ensure!(
                 text.contains("is required, this backend"),
                 "C3",
-                "the refusal should name both sides, it says: {text}"
+                "the error should name what is required and what the backend has: {text}"
             );
             Ok(())
         }

@@ -18,8 +18,8 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Failure, Outcome, Stop, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -55,10 +55,10 @@ pub(crate) async fn counts_from_before_the_request(context: Arc<CaseContext>) ->
         "the deadline lies {:?} before what the grant allows",
         earliest.since(deadline)
     );
-    // Queueing in the client counts against us, too.
+    // Time in the queue of the client counts as well.
     plan.set_times(Op::Renew, fate, 1);
     if let Err(not_held) = guard.renew().await {
-        broken!("K4", "a renewal of a held lock says {not_held:?}");
+        broken!("K4", "the renewal of a held lock returned {not_held:?}");
     }
     let calls = plan.calls(Op::Renew);
     let Some(done) = calls.last().and_then(|call| call.done) else {
@@ -84,7 +84,7 @@ pub(crate) async fn only_proof_moves_it(context: Arc<CaseContext>) -> Outcome {
     let guard = client.lock("moves")?.acquire().await?;
     let first = guard.valid_until();
     if let Err(not_held) = guard.renew().await {
-        broken!("K4", "a renewal of a held lock says {not_held:?}");
+        broken!("K4", "the renewal of a held lock returned {not_held:?}");
     }
     let second = guard.valid_until();
     ensure!(
@@ -102,7 +102,7 @@ pub(crate) async fn only_proof_moves_it(context: Arc<CaseContext>) -> Outcome {
         let before = guard.valid_until();
         let asked = plan.count(Op::Renew);
         plan.set(Op::Renew, fate);
-        // It does not come back while nothing proves the grant.
+        // Without a proof the guard stays lost.
         let renewal = tokio::time::timeout(Duration::from_millis(700), guard.renew()).await;
         ensure!(
             !matches!(renewal, Ok(Ok(()))),
@@ -132,7 +132,7 @@ pub(crate) async fn only_proof_moves_it(context: Arc<CaseContext>) -> Outcome {
     Ok(())
 }
 
-/// The system's clock, plus what a case lets it jump by.
+/// The system's clock with an offset that a case can change.
 #[derive(Debug, Default)]
 struct JumpingClock(AtomicU64);
 
@@ -179,7 +179,7 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(context: Arc<CaseContext>) -
     ensure!(
         guard.check().is_err(),
         "D3",
-        "the clock has jumped past the deadline, and `check` still says that the lock is held"
+        "the clock has jumped past the deadline, but `check` still succeeds"
     );
     let told = tokio::time::timeout(context.slack() + Duration::from_secs(1), lost).await;
     ensure!(
@@ -193,7 +193,7 @@ pub(crate) async fn clock_that_jumps_ends_the_lease(context: Arc<CaseContext>) -
 pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContext>) -> Outcome {
     context.need_push()?;
     let plan = Plan::new();
-    // Half of a third passes before the grant, and a third is less than the slack.
+    // A sixth of the TTL passes before the grant, and a third is less than the slack.
     let ttl = context.possible_ttl(Duration::from_secs(6));
     let holder = context.driver().await?;
     let name = context.name("pushed")?;
@@ -206,7 +206,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContex
     let lock = client.lock("pushed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
     context.until_waiting(&holder, &name, 1).await?;
-    // The store may show the entry before its client has the answer.
+    // The store may show the entry before the client has the reply.
     let answered = || async {
         let mut calls = plan.calls(Op::Enqueue);
         calls.extend(plan.calls(Op::Renew));
@@ -218,7 +218,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContex
         "A1",
         "the enqueue of a waiter was not answered"
     );
-    // From here on nothing but the message tells the waiter of its turn.
+    // From here on the waiter can learn of its grant by message only.
     plan.set(Op::Renew, Fate::Hang);
     let Some(answered) = answered().await?.max(seen) else {
         return Err(Failure::new(None, "the enqueue was not seen").into());
@@ -234,7 +234,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContex
         BackendEvent::Granted(grant) => Some(grant),
         _ => None,
     });
-    // A driver may have asked the store itself before it tells of a grant: then it counts from that.
+    // A driver may have sent a request before it reports a grant. Then the grant counts from that request.
     let proved = pushed.and_then(|grant| grant.proved_from);
     let latest = proved.unwrap_or(answered) + DriftBounds::DEFAULT.validity(guard.ttl());
     ensure!(
@@ -243,7 +243,7 @@ pub(crate) async fn pushed_grant_counts_from_last_report(context: Arc<CaseContex
         "the deadline of a grant by message lies {:?} behind what the last answered report allows",
         guard.valid_until().since(latest)
     );
-    // One that carries no proof is renewed at once; one that does, by a third of its TTL.
+    // A grant without a proof is renewed at once; a grant with a proof within a third of its TTL.
     let unproved = proved.is_none();
     let within = if unproved { ttl / 6 } else { context.slack() };
     let renewed = context
@@ -274,11 +274,11 @@ pub(crate) async fn pushed_grant_expires_with_the_entry(context: Arc<CaseContext
     dead.wait_for(&name, ttl).await?;
     let enqueued = dead.now();
     let attempt = next.wait_for(&name, ttl).await?;
-    // The waiter has died; half of its TTL later it becomes the holder.
+    // The dead waiter becomes the holder half of its TTL later.
     context.sleep_until(enqueued + ttl / 2).await;
     holder.remove(&name, grant.attempt, context.long()).await?;
     let within = context.takeover(ttl, ttl);
-    let Some(_) = next.await_turn(&name, attempt, ttl, within).await? else {
+    let Some(_) = next.await_grant(&name, attempt, ttl, within).await? else {
         broken!(
             "D4",
             "{within:?} after it was granted to a dead waiter the lock is still taken"
@@ -290,7 +290,7 @@ pub(crate) async fn pushed_grant_expires_with_the_entry(context: Arc<CaseContext
         "D4",
         "the dead waiter's grant ended {passed:?} after its report, before its TTL of {ttl:?}"
     );
-    // Would the grant have a TTL of its own, it would last for half a TTL longer.
+    // If the grant had a new TTL, it would last for half a TTL longer.
     let bound = context.capabilities().takeover.of(ttl, ttl);
     let latest = bound + context.slack();
     ensure!(
@@ -356,18 +356,18 @@ pub(crate) async fn messages_are_dated_after_the_answers(context: Arc<CaseContex
                 );
                 latest = answer.as_of;
             }
-            other => broken!("W5", "the report of a waiter gave {other:?}"),
+            other => broken!("W5", "the renewal of a waiter returned {other:?}"),
         }
     }
     holder.remove(&name, grant.attempt, ttl).await?;
     let Some(pushed) = waiter.await_push(attempt, context.slack()).await else {
-        broken!("W2", "no message told the waiter that it holds the lock");
+        broken!("W2", "the waiter got no message of its grant");
     };
-    // One that proves itself is believed by that, whatever its time.
+    // A message with a proof is valid, whatever its store time.
     ensure!(
         pushed.proved_from.is_some() || pushed.as_of > latest,
         "D4",
-        "a message of {:?} tells of a grant that came after the answer of {latest:?}",
+        "the message has the store time {:?}, but the grant followed a reply of {latest:?}",
         pushed.as_of
     );
     waiter.remove(&name, attempt, ttl).await?;

@@ -12,12 +12,12 @@ use tenure_core::Acquisition;
 use tokio::task::JoinSet;
 
 use crate::{
-    case::{Failure, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Failure, Outcome, Stop, broken, ensure},
     worker::{Job, Report, Worker},
 };
 
-/// Rounds of each task, at most; fewer where a round takes long.
+/// The maximum number of rounds of each task; a slow store has fewer.
 const ROUNDS: usize = 40;
 const TIME_BUDGET: Duration = Duration::from_secs(10);
 
@@ -37,13 +37,13 @@ pub(crate) async fn tasks_never_overlap(context: Arc<CaseContext>) -> Outcome {
                     ensure!(
                         guard.check().is_ok(),
                         "X1",
-                        "a guard that was just acquired does not say that it is held"
+                        "a guard is not held just after its acquire"
                     );
                     let met = inside.swap(true, Ordering::SeqCst);
                     ensure!(
                         !met || guard.check().is_err(),
                         "X1",
-                        "two tasks were inside together"
+                        "two tasks were in the critical section at the same time"
                     );
                     tokio::task::yield_now().await;
                     inside.store(false, Ordering::SeqCst);
@@ -56,7 +56,7 @@ pub(crate) async fn tasks_never_overlap(context: Arc<CaseContext>) -> Outcome {
     }
     while let Some(done) = tasks.join_next().await {
         let rounds = done??;
-        ensure!(rounds >= 3, "X1", "a task had only {rounds} turns");
+        ensure!(rounds >= 3, "X1", "a task had only {rounds} rounds");
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ pub(crate) async fn processes_never_overlap(context: Arc<CaseContext>) -> Outcom
                     Report::Done => return Ok::<_, Stop>(turns),
                     Report::Broken(text) => broken!("X1", "a process reports: {text}"),
                     other @ Report::Believed { .. } => {
-                        broken!("X1", "a process reports what it was not asked: {other:?}")
+                        broken!("X1", "unexpected report of a process: {other:?}")
                     }
                 }
             }
@@ -124,7 +124,7 @@ pub(crate) async fn silent_holder_keeps_its_ttl(context: Arc<CaseContext>) -> Ou
     let (holder, other) = (context.driver().await?, context.driver().await?);
     let ttl = context.short();
     let name = context.name("silent")?;
-    // By the driver alone: what the core adds on top is not looked at here.
+    // With the driver only: the core's behaviour is not the subject here.
     let before = holder.now();
     let grant = holder.hold(&name, ttl).await?;
     let proved = grant.proved_from.unwrap_or(before);
@@ -135,7 +135,7 @@ pub(crate) async fn silent_holder_keeps_its_ttl(context: Arc<CaseContext>) -> Ou
     );
     let attempt = other.wait_for(&name, ttl).await?;
     let within = context.takeover(grant.ttl, ttl);
-    let Some(_) = other.await_turn(&name, attempt, ttl, within).await? else {
+    let Some(_) = other.await_grant(&name, attempt, ttl, within).await? else {
         broken!("X3", "the lock was not granted again within {within:?}");
     };
     let passed = other.now().since(proved);
@@ -159,8 +159,8 @@ pub(crate) async fn silent_holder_is_succeeded(context: Arc<CaseContext>) -> Out
     let token = guard.token();
     let deadline = guard.valid_until();
     guard.abandon();
-    // The deadline that the guard stated last lies before the end of the TTL; the bound counts
-    // from a proof that is no later than this moment.
+    // The last reported deadline of the guard is before the end of the TTL. The bound counts from a proof
+    // that is not later than now.
     let bound = context.takeover(ttl, ttl);
     let start = context.now();
     let guard = match second.lock("taken-over")?.acquire_within(bound).await? {
@@ -193,11 +193,11 @@ pub(crate) async fn silent_holder_is_succeeded(context: Arc<CaseContext>) -> Out
 
 pub(crate) async fn killed_process_is_succeeded(context: Arc<CaseContext>) -> Outcome {
     let directory = tempfile::tempdir()?;
-    // Longer than a worker takes to come up, so that the lower bound means something.
+    // Longer than the start of a worker, so that the lower bound is meaningful.
     let ttl = context.steady();
     let mut worker = Worker::start(&context, Job::Hold, "killed", ttl, directory.path())?;
     let Report::Held { token, .. } = worker.report().await? else {
-        return Err(Failure::new(None, "the worker did not take the lock").into());
+        return Err(Failure::new(None, "the worker did not acquire the lock").into());
     };
     let client = context.client_with(|builder| builder.ttl(ttl)).await?;
     let lock = client.lock("killed")?;
@@ -216,7 +216,7 @@ pub(crate) async fn killed_process_is_succeeded(context: Arc<CaseContext>) -> Ou
         );
     };
     ensure!(guard.token().get() > token, "T1", "the token did not rise");
-    // The worker renewed every third of its TTL, so that its last proof was no older than that.
+    // The worker renewed every third of its TTL, so that its last proof was not older.
     let passed = context.now().since(start);
     ensure!(
         passed >= ttl / 2,

@@ -1,5 +1,4 @@
-//! Faults on the way to the store: what the clauses say when replies are lost, connections break and
-//! processes stand still.
+//! Faults on connections to the store: lost replies, broken connections and stopped processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +11,16 @@ use tenure_core::{
 use tokio::task::JoinHandle;
 
 use crate::{
-    case::{Failure, Need, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
     fault::{Fault, Faulty},
+    outcome::{Failure, Need, Outcome, Stop, broken, ensure},
     worker::{Job, Report, Worker},
 };
 
-/// For a fault to be seen to take effect.
+/// The time limit for the first effect of a fault.
 const EFFECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A way that can be broken, and a client whose connections all go over it.
+/// A faulty connector, and a client that uses it for all connections.
 struct Broken {
     faulty: Faulty,
     client: Client,
@@ -44,7 +43,7 @@ impl Broken {
         self.faulty.line().set(fault);
     }
 
-    /// Returns once a fault was seen to take effect more often than it had.
+    /// Waits until the fault has had a further effect.
     async fn took_effect(&self, context: &CaseContext, before: u64) -> Outcome {
         let line = self.faulty.line();
         let seen = context
@@ -59,7 +58,7 @@ impl Broken {
         })
     }
 
-    /// The client must be able to go on by itself, once the fault is over.
+    /// Checks that the client works again after the fault.
     async fn goes_on(&self, context: &CaseContext, name: &str) -> Result<Guard, Stop> {
         let within = context.takeover(self.ttl, self.ttl) + context.slack() * 2;
         let lock = self.client.lock(name)?;
@@ -99,10 +98,10 @@ pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(
         broken.took_effect(&context, before).await?;
         broken.set(Fault::None);
         match acquiring.await? {
-            // What was lost was the answer to something else.
+            // The lost reply belonged to another request.
             Ok(Acquisition::Acquired(guard)) if !taken => release(&guard).await?,
             Ok(Acquisition::Busy(_)) if taken => {}
-            Ok(outcome) => broken!("A3", "with its answer lost, an acquire came to {outcome:?}"),
+            Ok(outcome) => broken!("A3", "an acquire whose reply was lost returned {outcome:?}"),
             Err(error) => ensure!(
                 error.is_retryable(),
                 "A3",
@@ -117,15 +116,12 @@ pub(crate) async fn lost_answer_of_an_acquire_leaves_no_ghost(
                 })
                 .await?;
             let Some(seen) = left else {
-                broken!(
-                    "A4",
-                    "after {bound:?} an attempt that was given up still waits"
-                );
+                broken!("A4", "after {bound:?} a failed attempt still waits");
             };
             ensure!(
                 seen.and_then(|seen| seen.attempt) == Some(holder.attempt),
                 "X1",
-                "an attempt that was given up took the lock from its holder"
+                "a failed attempt took the lock from its holder"
             );
             driver.remove(&name, holder.attempt, context.long()).await?;
         }
@@ -150,7 +146,7 @@ pub(crate) async fn lost_answer_of_a_release_frees_the_lock(context: Arc<CaseCon
     ensure!(
         guard.check().is_err(),
         "R1",
-        "a guard says that it is held after its release was asked for"
+        "a guard is still held after its release was requested"
     );
     match released {
         Release::Released | Release::Unknown(_) => {}
@@ -159,7 +155,7 @@ pub(crate) async fn lost_answer_of_a_release_frees_the_lock(context: Arc<CaseCon
             "R1",
             "before its deadline a release whose answer was lost found it not held: {reason}"
         ),
-        other => broken!("R1", "a release whose answer was lost came to {other:?}"),
+        other => broken!("R1", "a release whose reply was lost returned {other:?}"),
     }
     let bound = context.takeover(broken.ttl, broken.ttl);
     let next = other.lock("unheard")?.acquire_within(bound).await?;
@@ -175,7 +171,7 @@ pub(crate) async fn broken_connections_end_no_grant(context: Arc<CaseContext>) -
     let token = guard.token();
     let before = broken.faulty.line().effects();
     for round in 0..3 {
-        // A reply is lost, or nothing but the connections.
+        // Alternately with a lost reply and without.
         if round % 2 == 0 {
             broken.faulty.line().reset();
         } else {
@@ -219,8 +215,8 @@ pub(crate) async fn holder_that_hears_nothing_is_succeeded(context: Arc<CaseCont
     cut_off(context, Fault::HoldReplies).await
 }
 
-/// A holder is cut off in one way: it must be told by its deadline and not before, the next one gets
-/// the lock within the bound and not before that, and the client goes on once it is reached again.
+/// Disconnects a holder: it must be lost at its deadline and not before, the next waiter gets the lock
+/// within the takeover bound and not before, and the client works again after the fault.
 async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
     let broken = Broken::new(&context, context.steady()).await?;
     let ttl = broken.ttl;
@@ -233,7 +229,7 @@ async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
     let holder = Arc::clone(&guard);
     let succeeding = tokio::spawn(async move {
         let next = lock.acquire().await?;
-        // Asked at the moment at which the next one says that it is held.
+        // Checked while the next guard is held.
         let both = next.check().is_ok() && holder.check().is_ok();
         Ok::<_, Stop>((next, both))
     });
@@ -243,10 +239,7 @@ async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
     let cut = context.now();
     broken.took_effect(&context, before).await?;
     let Ok(told) = tokio::time::timeout(ttl * 2 + context.slack(), told).await else {
-        broken!(
-            "L1",
-            "a holder that is cut off ({fault:?}) is not told at all"
-        );
+        broken!("L1", "a disconnected holder ({fault:?}) is not lost at all");
     };
     let Told { at, due, reason } = told?;
     ensure!(
@@ -258,10 +251,10 @@ async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
     ensure!(
         at.since(due) < Duration::from_secs(1),
         "L1",
-        "cut off ({fault:?}), the guard was told of its loss {:?} after its deadline",
+        "the guard of a disconnected holder ({fault:?}) was lost {:?} after its deadline",
         at.since(due)
     );
-    // What a holder sends that hears nothing may still renew, until its deadline.
+    // The renewals of a holder without replies may still arrive until its deadline.
     let since = if fault == Fault::HoldReplies { at } else { cut };
     let Ok(next) = tokio::time::timeout(bound + ttl, succeeding).await else {
         broken!(
@@ -271,11 +264,7 @@ async fn cut_off(context: Arc<CaseContext>, fault: Fault) -> Outcome {
         );
     };
     let (next, both) = next??;
-    ensure!(
-        !both,
-        "X1",
-        "two guards say at one moment that they are held"
-    );
+    ensure!(!both, "X1", "two guards are held at the same time");
     let took = context.now().since(since);
     ensure!(
         took <= bound,
@@ -311,7 +300,7 @@ struct Told {
     reason: LossReason,
 }
 
-/// When a guard is told of its loss, without anybody polling.
+/// Returns when the guard is lost, without polling.
 fn watch(context: &Arc<CaseContext>, guard: &Arc<Guard>) -> JoinHandle<Told> {
     let (context, guard) = (Arc::clone(context), Arc::clone(guard));
     tokio::spawn(async move {
@@ -329,11 +318,11 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseConte
     let ttl = broken.ttl;
     let driver = context.driver().await?;
     let name = context.name("waiter")?;
-    // For less than its entry lives, and for longer.
+    // For less than the TTL of its entry, and for longer.
     for share in [ttl / 4, ttl * 2] {
         let grant = driver.hold(&name, context.long()).await?;
         let lock = broken.client.lock_named(name.clone());
-        // The store may show the entry before its client has the answer.
+        // The store may show the entry before the client has the reply.
         let (tell, told) = tokio::sync::oneshot::channel();
         let mut tell = Some(tell);
         let waiting = tokio::spawn(async move {
@@ -345,7 +334,7 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseConte
             lock.acquire_observed(None, queued).await
         });
         if tokio::time::timeout(EFFECT_TIMEOUT, told).await.is_err() {
-            broken!("A1", "a waiter is not told of its place");
+            broken!("A1", "the waiter is not in the queue in time");
         }
         broken.set(Fault::BlackHole);
         tokio::time::sleep(share).await;
@@ -353,7 +342,7 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseConte
             let outcome = waiting.await?;
             broken!(
                 "W2",
-                "an acquire without an end came, while the store was away, to {outcome:?}"
+                "during an outage, an acquire without a time limit returned {outcome:?}"
             );
         }
         broken.set(Fault::None);
@@ -379,7 +368,7 @@ pub(crate) async fn waiter_that_was_cut_off_gets_its_turn(context: Arc<CaseConte
         };
         match acquired?? {
             Acquisition::Acquired(guard) => release(&guard).await?,
-            other => broken!("W2", "a wait without an end came to {other:?}"),
+            other => broken!("W2", "an acquire without a time limit returned {other:?}"),
         }
         context.until_idle(&driver, &name, bound, "W5").await?;
     }
@@ -398,7 +387,7 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
                 ensure!(
                     error.is_retryable(),
                     "A3",
-                    "a store that cannot be reached gave an error as if for good: {error}"
+                    "the error of an unreachable store is not retryable: {error}"
                 );
                 let shown = format!("{error} {error:?}");
                 ensure!(
@@ -411,7 +400,7 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
                     "the error of a store that cannot be reached shows a secret"
                 );
             }
-            Ok(outcome) => broken!("A3", "a store that cannot be reached gave {outcome:?}"),
+            Ok(outcome) => broken!("A3", "a try on an unreachable store returned {outcome:?}"),
         }
         let (took, limit) = (
             context.now().since(begin),
@@ -432,14 +421,14 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
 pub(crate) async fn slow_store_counts_against_the_holder(context: Arc<CaseContext>) -> Outcome {
     const DELAY: Duration = Duration::from_millis(80);
     let broken = Broken::new(&context, context.possible_ttl(Duration::from_secs(4))).await?;
-    // Everything that need be there only once.
+    // First, everything that is created only once.
     release(&broken.client.lock("slow")?.acquire().await?).await?;
     let before = broken.faulty.line().effects();
     broken.set(Fault::Delay(DELAY));
     let guard = broken.client.lock("slow")?.acquire().await?;
     let validity = DriftBounds::DEFAULT.validity(guard.ttl());
     let in_time = |what: &str| -> Outcome {
-        // A proof took twice the delay to get here, and counts from before that.
+        // A proof arrives after twice the delay, and counts from before it.
         let latest = context.now().before(DELAY * 2) + validity;
         ensure!(
             guard.valid_until() <= latest,
@@ -486,7 +475,7 @@ pub(crate) async fn stopped_process_finds_its_lock_lost(context: Arc<CaseContext
     let held_from = context.now();
     ensure!(next.token().get() > token, "T1", "the token did not rise");
     worker.go_on()?;
-    // What it says is dated by a clock that all processes of this machine share.
+    // Its reports have times of a clock that all processes of this machine share.
     loop {
         match worker.report().await? {
             Report::Believed { held: true, at_us } => {
@@ -494,7 +483,7 @@ pub(crate) async fn stopped_process_finds_its_lock_lost(context: Arc<CaseContext
                 ensure!(
                     at < held_from,
                     "X1",
-                    "a process that was stopped past its TTL said that it holds the lock, {:?} after \
+                    "a process that was stopped past its TTL reported the lock as held {:?} after \
                      the next one held it",
                     at.since(held_from)
                 );
@@ -502,7 +491,7 @@ pub(crate) async fn stopped_process_finds_its_lock_lost(context: Arc<CaseContext
             Report::Believed { held: false, .. } => break,
             other => broken!(
                 "L4",
-                "a process that was stopped past its TTL says {other:?}"
+                "a process that was stopped past its TTL reported {other:?}"
             ),
         }
     }

@@ -9,16 +9,16 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Need, Outcome, Stop, broken, ensure},
     context::CaseContext,
     driver::Driver,
+    outcome::{Need, Outcome, Stop, broken, ensure},
 };
 
 const HAND_OVERS: u32 = 1_000;
-/// A store on which that takes longer has fewer, but not fewer than [`MIN_ROUNDS`].
+/// The time limit of all rounds. A slow store has fewer rounds, but at least [`MIN_ROUNDS`].
 const TIME_BUDGET: Duration = Duration::from_secs(60);
 const MIN_ROUNDS: u32 = 200;
-/// Each of these takes a TTL.
+/// The number of expiries; each takes a TTL.
 const EXPIRIES: u32 = 5;
 
 /// How a grant ends.
@@ -99,7 +99,7 @@ impl Series<'_> {
                 ensure!(
                     removed == Removed::AsHolder,
                     "R1",
-                    "releasing a held lock gave {removed:?}"
+                    "the release of a held lock returned {removed:?}"
                 );
             }
             Way::Evict | Way::EvictToWaiter => {
@@ -107,12 +107,12 @@ impl Series<'_> {
                 ensure!(
                     evicted == Evicted::Evicted,
                     "I2",
-                    "evicting the holder gave {evicted:?}"
+                    "the eviction of the holder returned {evicted:?}"
                 );
             }
             Way::Delete if self.deletes => match context.delete_state(&self.name).await {
                 Ok(()) => {}
-                // This case does not need deletion; it is one way of ending more.
+                // The case does not require deletion; where it is supported, it is a further way to end.
                 Err(Stop::Ignored(Need::DeleteState)) => {
                     self.deletes = false;
                     holder.remove(&self.name, grant.attempt, ttl).await?;
@@ -126,7 +126,7 @@ impl Series<'_> {
         }
         if let Some(waiter) = waiter {
             let within = context.takeover(grant.ttl, ttl);
-            let turn = next.await_turn(&self.name, waiter, ttl, within);
+            let turn = next.await_grant(&self.name, waiter, ttl, within);
             let Some(grant) = turn.await? else {
                 broken!(
                     "W1",

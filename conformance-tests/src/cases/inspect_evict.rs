@@ -1,4 +1,4 @@
-//! Looking and breaking: clauses I1 and I2.
+//! Inspection and eviction: clauses I1 and I2.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -8,15 +8,15 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
     driver::Driver,
+    outcome::{Failure, Outcome, Stop, broken, ensure},
 };
 
-/// All pages of a listing.
+/// Returns the locks of all pages of a listing.
 pub(super) async fn list_all(driver: &Driver, mut request: List) -> Result<Vec<Listed>, Stop> {
     let mut all = Vec::new();
-    // Every page but the last has an entry or leads on; a cursor that stands still leads nowhere.
+    // Every page except the last has an entry or a new cursor.
     for _ in 0..10_000 {
         let page = driver.backend().list(request.clone()).await?;
         all.extend(page.locks);
@@ -70,7 +70,7 @@ pub(crate) async fn shows_holder_and_queue(context: Arc<CaseContext>) -> Outcome
     ensure!(
         shown.since.is_some(),
         "I1",
-        "since when the lock is held is not shown"
+        "the time of the grant is not shown"
     );
     let seen: Vec<_> = state
         .queue
@@ -98,10 +98,10 @@ pub(crate) async fn shows_holder_and_queue(context: Arc<CaseContext>) -> Outcome
 pub(crate) async fn changes_nothing(context: Arc<CaseContext>) -> Outcome {
     let (driver, other) = (context.driver().await?, context.driver().await?);
     let ttl = context.short();
-    let name = context.name("looked-at")?;
+    let name = context.name("inspected")?;
     let grant = driver.hold(&name, ttl).await?;
     let proved = grant.proved_from.unwrap_or_else(|| driver.now());
-    // Looked at all the time, the grant neither ends early nor lasts longer.
+    // Under continuous inspection, the grant neither ends early nor late.
     let bound = context.takeover(grant.ttl, ttl);
     let free = context
         .eventually(bound, || async {
@@ -113,7 +113,7 @@ pub(crate) async fn changes_nothing(context: Arc<CaseContext>) -> Outcome {
                 ensure!(
                     seen == Some(grant.attempt) && listed.len() == 1,
                     "I1",
-                    "a grant that was given just now is shown as {state:?}, {listed:?}"
+                    "a new grant is shown as {state:?}, {listed:?}"
                 );
             }
             Ok(state.holder.is_none().then_some(()))
@@ -122,13 +122,13 @@ pub(crate) async fn changes_nothing(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         free.is_some(),
         "I1",
-        "a grant that is looked at does not expire"
+        "a grant under inspection does not expire"
     );
     let passed = other.now().since(proved);
     ensure!(
         passed >= ttl * 99 / 100,
         "I1",
-        "a grant that was looked at was shown as ended after {passed:?}"
+        "a grant under inspection ended after {passed:?}"
     );
     let Some(next) = other.try_hold(&name, context.long()).await? else {
         broken!("I1", "a lock that is shown as free is taken");
@@ -141,7 +141,7 @@ pub(crate) async fn changes_nothing(context: Arc<CaseContext>) -> Outcome {
         ensure!(
             holder == Some(next.attempt) && queue == [waiter],
             "I1",
-            "looking has changed the lock: {state:?}"
+            "inspections have changed the lock: {state:?}"
         );
     }
     Ok(())
@@ -186,8 +186,8 @@ pub(crate) async fn lists_by_pages(context: Arc<CaseContext>) -> Outcome {
         ensure!(
             names == expected,
             "I1",
-            "with prefix {prefix:?} and pages of {limit} the listing gave {names:?}, and should \
-             give {expected:?}"
+            "with prefix {prefix:?} and pages of {limit} the listing returned {names:?}, not \
+              {expected:?}"
         );
         for lock in &listed {
             let held = given.get(lock.name.as_str()).map(|grant| grant.attempt);
@@ -251,9 +251,9 @@ pub(crate) async fn eviction_needs_the_token(context: Arc<CaseContext>) -> Outco
     ensure!(
         evicted == Evicted::Evicted,
         "I2",
-        "evicting the holder gave {evicted:?}"
+        "the eviction of the holder returned {evicted:?}"
     );
-    let turn = operator.await_turn(&name, waiter, ttl, context.slack());
+    let turn = operator.await_grant(&name, waiter, ttl, context.slack());
     let Some(next) = turn.await? else {
         broken!(
             "I2",
@@ -265,12 +265,12 @@ pub(crate) async fn eviction_needs_the_token(context: Arc<CaseContext>) -> Outco
         "T1",
         "the token did not rise over an eviction"
     );
-    // The token that was seen is stale by now.
+    // The inspected token is stale now.
     let again = operator.backend().evict(&name, grant.token).await?;
     ensure!(
         matches!(again, Evicted::NotHeld(_)),
         "I2",
-        "evicting the same token again gave {again:?}"
+        "a second eviction of the same token returned {again:?}"
     );
     let free = operator
         .backend()
@@ -279,7 +279,7 @@ pub(crate) async fn eviction_needs_the_token(context: Arc<CaseContext>) -> Outco
     ensure!(
         free == Evicted::NotHeld(None),
         "I2",
-        "evicting from a free lock gave {free:?}"
+        "an eviction from a free lock returned {free:?}"
     );
     tokio::time::sleep(Duration::from_millis(50)).await;
     let seen = operator.inspect(&name).await?.holder;

@@ -7,8 +7,8 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Outcome, Stop, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -57,7 +57,7 @@ pub(crate) async fn comes_by_the_deadline_while_renewal_hangs(
     Ok(())
 }
 
-/// By when evidence must be there that comes in this way.
+/// Returns the time limit for evidence of this kind.
 fn bound(context: &CaseContext, evidence: Evidence, ttl: Duration) -> Duration {
     match evidence {
         Evidence::Push => context.slack(),
@@ -101,7 +101,7 @@ pub(crate) async fn eviction_is_noticed_as_declared(context: Arc<CaseContext>) -
     ensure!(
         evicted == Evicted::Evicted,
         "I2",
-        "evicting the holder gave {evicted:?}"
+        "the eviction of the holder returned {evicted:?}"
     );
     let reason = lost(&context, &guard, evidence).await?;
     ensure!(
@@ -114,7 +114,7 @@ pub(crate) async fn eviction_is_noticed_as_declared(context: Arc<CaseContext>) -
 
 pub(crate) async fn deletion_is_noticed_as_declared(context: Arc<CaseContext>) -> Outcome {
     let evidence = context.capabilities().loss.deleted;
-    // Evidence with the next renewal should not take a third of half a minute.
+    // Evidence arrives with the next renewal: a long TTL would delay it.
     let ttl = match evidence {
         Evidence::Push => context.long(),
         _ => context.steady(),
@@ -137,7 +137,7 @@ pub(crate) async fn own_release_is_no_loss(context: Arc<CaseContext>) -> Outcome
     let other = context.driver().await?;
     let guard = client.lock("echo")?.acquire().await?;
     let waiter = other.wait_for(guard.name(), context.long()).await?;
-    // Whatever the store says of this attempt arrives while the release is under way.
+    // The evidence about this attempt arrives during the release.
     let late = Fate::Delay {
         before: Duration::ZERO,
         after: Duration::from_millis(300),
@@ -147,7 +147,7 @@ pub(crate) async fn own_release_is_no_loss(context: Arc<CaseContext>) -> Outcome
     ensure!(
         matches!(outcome, Release::Released),
         "L2",
-        "releasing a held lock gave {outcome:?}"
+        "the release of a held lock returned {outcome:?}"
     );
     ensure!(
         guard.phase() == Phase::Released,
@@ -161,7 +161,7 @@ pub(crate) async fn own_release_is_no_loss(context: Arc<CaseContext>) -> Outcome
         "L2",
         "after its own release the guard was lost: {fired:?}"
     );
-    let turn = other.await_turn(guard.name(), waiter, context.long(), context.slack());
+    let turn = other.await_grant(guard.name(), waiter, context.long(), context.slack());
     ensure!(
         turn.await?.is_some(),
         "R2",
@@ -182,12 +182,12 @@ pub(crate) async fn is_final(context: Arc<CaseContext>) -> Outcome {
         broken!("L1", "`lost` did not fire");
     };
     plan.set(Op::Renew, Fate::Pass);
-    // The way is free again; nothing may bring the grant back.
+    // The fault is over; nothing may restore the grant.
     let late = tokio::time::timeout(context.slack(), guard.renew()).await;
     ensure!(
         matches!(late, Ok(Err(_))),
         "L4",
-        "renewing a lost guard gave {late:?}"
+        "the renewal of a lost guard returned {late:?}"
     );
     ensure!(
         guard.check().is_err(),
@@ -218,7 +218,7 @@ pub(crate) async fn is_final(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         matches!(outcome, Release::NotHeld(seen) if seen == reason),
         "L4",
-        "releasing a lost guard gave {outcome:?}"
+        "the release of a lost guard returned {outcome:?}"
     );
     Ok(())
 }

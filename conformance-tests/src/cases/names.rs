@@ -12,8 +12,8 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Outcome, broken, ensure},
     context::CaseContext,
+    outcome::{Outcome, broken, ensure},
     wrap::{Op, Plan},
 };
 
@@ -33,17 +33,17 @@ pub(crate) async fn bad_names_are_refused_before_any_io(context: Arc<CaseContext
                 ensure!(
                     error.kind() == ErrorKind::InvalidName && error.to_string().contains(says),
                     "N1",
-                    "for {text:?} the error should say {says:?}, it is: {error}"
+                    "the error of {text:?} should contain {says:?}: {error}"
                 );
             }
         }
     }
-    let asked = plan.count(Op::Enqueue) + plan.count(Op::Look);
+    let asked = plan.count(Op::Enqueue) + plan.count(Op::Inspect);
     ensure!(asked == 0, "N1", "{asked} requests were sent for bad names");
     Ok(())
 }
 
-/// Names that an encoding might fold together, cut, or read as a path.
+/// Names that an encoding might merge, truncate, or interpret as a path.
 fn nasty() -> Vec<String> {
     let mut names: Vec<String> = [
         "a",
@@ -171,7 +171,7 @@ pub(crate) async fn different_names_stay_apart(context: Arc<CaseContext>) -> Out
             Some(grant) => grants.push((name, grant)),
             None => broken!(
                 "N2",
-                "{text:?} is taken although nobody has taken it; it shares its state with one of \
+                "{text:?} is taken without a holder; it shares its state with one of \
                  {given:?}"
             ),
         }
@@ -195,7 +195,7 @@ pub(crate) async fn different_names_stay_apart(context: Arc<CaseContext>) -> Out
     ensure!(
         listed == given,
         "N2",
-        "the listing should give every name as it was given; missing: {:?}, extra: {:?}",
+        "the listing should contain every name unchanged; missing: {:?}, extra: {:?}",
         given.difference(&listed).collect::<Vec<_>>(),
         listed.difference(&given).collect::<Vec<_>>()
     );

@@ -11,9 +11,9 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Failure, Outcome, broken, ensure},
     context::CaseContext,
     driver::Driver,
+    outcome::{Failure, Outcome, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -40,7 +40,7 @@ pub(crate) async fn says_what_it_did(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         answers == expected,
         "R1",
-        "removing a stranger, a waiter twice and a holder twice gave {answers:?}"
+        "the removals of an unknown attempt, a waiter (twice) and a holder (twice) returned {answers:?}"
     );
     let client = context.client().await?;
     let guard = client.lock("says")?.acquire().await?;
@@ -49,7 +49,7 @@ pub(crate) async fn says_what_it_did(context: Arc<CaseContext>) -> Outcome {
         ensure!(
             matches!(outcome, Release::Released),
             "R1",
-            "releasing a held lock, or asking again, gave {outcome:?}"
+            "the release of a held lock, or its repetition, returned {outcome:?}"
         );
     }
     Ok(())
@@ -62,7 +62,7 @@ pub(crate) async fn stale_one_frees_nobody(context: Arc<CaseContext>) -> Outcome
     let first = stale.hold(&name, ttl).await?;
     let second = holder.wait_for(&name, context.long()).await?;
     let bound = context.takeover(first.ttl, context.long());
-    let turn = holder.await_turn(&name, second, context.long(), bound);
+    let turn = holder.await_grant(&name, second, context.long(), bound);
     let Some(grant) = turn.await? else {
         broken!("X3", "the expired lock was not granted again");
     };
@@ -71,7 +71,7 @@ pub(crate) async fn stale_one_frees_nobody(context: Arc<CaseContext>) -> Outcome
         ensure!(
             removed == Removed::Absent,
             "R1",
-            "a release after the lock was granted again gave {removed:?}"
+            "the stale release returned {removed:?}"
         );
     }
     let state = holder.inspect(&name).await?;
@@ -79,7 +79,7 @@ pub(crate) async fn stale_one_frees_nobody(context: Arc<CaseContext>) -> Outcome
     ensure!(
         seen == Some(grant.attempt),
         "R1",
-        "a stale release has freed somebody else's lock; it is now {state:?}"
+        "a stale release has ended the next grant; the lock is now {state:?}"
     );
     Ok(())
 }
@@ -91,14 +91,14 @@ pub(crate) async fn stale_one_of_the_same_client_frees_nobody(
     let name = context.name("own-stale")?;
     let ttl = context.long();
     let first = driver.hold(&name, ttl).await?;
-    // Taken away, not given back: a late release of it is still to come.
+    // Evicted, not released: its release follows later.
     other.backend().evict(&name, first.token).await?;
     let second = driver.hold(&name, ttl).await?;
     let removed = driver.remove(&name, first.attempt, ttl).await?;
     ensure!(
         removed == Removed::Absent,
         "R1",
-        "the release of a client's earlier grant gave {removed:?}"
+        "the release of a client's earlier grant returned {removed:?}"
     );
     let state = other.inspect(&name).await?;
     let seen = state.holder.as_ref().and_then(|holder| holder.attempt);
@@ -120,7 +120,7 @@ pub(crate) async fn unanswered_one_is_found_out(context: Arc<CaseContext>) -> Ou
     ensure!(
         matches!(outcome, Release::Released),
         "R1",
-        "the answer to the removal was lost and the entry is absent; the release says {outcome:?}"
+        "the reply to the removal was lost and the entry is absent, but the release returned {outcome:?}"
     );
     let tried = driver.try_hold(guard.name(), context.long()).await?;
     ensure!(tried.is_some(), "R2", "a released lock is taken");
@@ -143,23 +143,20 @@ pub(crate) async fn hanging_one_is_unknown(context: Arc<CaseContext>) -> Outcome
             "R1",
             "nothing was heard of the release; the error is: {error}"
         ),
-        Ok(outcome) => broken!(
-            "R1",
-            "nothing was heard of the release; it says {outcome:?}"
-        ),
+        Ok(outcome) => broken!("R1", "a release without a reply returned {outcome:?}"),
         Err(_) => broken!("R1", "a release of which nothing is heard has no end"),
     }
     ensure!(
         guard.check().is_err(),
         "R1",
-        "a guard whose release is unknown says that it is held"
+        "a guard with an unknown release is held"
     );
     plan.set(Op::Remove, Fate::Pass);
     let again = guard.release().await;
     ensure!(
         matches!(again, Release::Released),
         "R1",
-        "asked for again, with the store answering, the release says {again:?}"
+        "with an available store, the repeated release returned {again:?}"
     );
     context
         .until_idle(&driver, guard.name(), context.slack(), "R2")
@@ -176,7 +173,7 @@ pub(crate) async fn acknowledged_one_frees_at_once(context: Arc<CaseContext>) ->
     ensure!(
         matches!(outcome, Release::Released),
         "R1",
-        "a release gave {outcome:?}"
+        "a release returned {outcome:?}"
     );
     let Some(grant) = other.try_hold(guard.name(), ttl).await? else {
         broken!("R2", "a lock whose release was acknowledged is taken");
@@ -190,9 +187,9 @@ pub(crate) async fn acknowledged_one_frees_at_once(context: Arc<CaseContext>) ->
     ensure!(
         matches!(outcome, Release::Released),
         "R1",
-        "a release gave {outcome:?}"
+        "a release returned {outcome:?}"
     );
-    let turn = other.await_turn(guard.name(), waiter, ttl, context.slack());
+    let turn = other.await_grant(guard.name(), waiter, ttl, context.slack());
     ensure!(
         turn.await?.is_some(),
         "R2",
@@ -237,7 +234,7 @@ pub(crate) async fn dropped_guard_releases(context: Arc<CaseContext>) -> Outcome
     let guard = lock.acquire().await?;
     let panicking = tokio::spawn(async move {
         let _guard = guard;
-        // Without the message of an ordinary panic on standard error.
+        // Without the message of a panic on standard error.
         std::panic::resume_unwind(Box::new("on purpose"));
     });
     ensure!(
@@ -261,7 +258,7 @@ pub(crate) async fn dropped_guard_releases(context: Arc<CaseContext>) -> Outcome
 
 pub(crate) async fn nothing_stays_after_many_cycles(context: Arc<CaseContext>) -> Outcome {
     const CYCLES: u32 = 10_000;
-    /// A store on which that takes longer has fewer cycles, but not fewer than [`MIN_CYCLES`].
+    /// The time limit of all cycles. A slow store has fewer cycles, but at least [`MIN_CYCLES`].
     const TIME_BUDGET: Duration = Duration::from_secs(20);
     const MIN_CYCLES: u32 = 500;
     let client = context.client().await?;
@@ -269,7 +266,7 @@ pub(crate) async fn nothing_stays_after_many_cycles(context: Arc<CaseContext>) -
     let start = context.now();
     let mut cycles = 0;
     while cycles < CYCLES && (cycles < MIN_CYCLES || context.now().since(start) < TIME_BUDGET) {
-        // One name for half of them, and a hundred for the other half.
+        // Half of the cycles use one name, the other half a hundred names.
         let name = match cycles % 2 {
             0 => "cycle".to_owned(),
             _ => format!("cycle-{}", cycles / 2 % 100),
@@ -282,7 +279,7 @@ pub(crate) async fn nothing_stays_after_many_cycles(context: Arc<CaseContext>) -
             ensure!(
                 matches!(outcome, Release::Released),
                 "R1",
-                "a release gave {outcome:?}"
+                "a release returned {outcome:?}"
             );
         }
         cycles += 1;
@@ -335,14 +332,14 @@ pub(crate) async fn shutdown_releases_all(context: Arc<CaseContext>) -> Outcome 
     ensure!(
         report.released == names.len() && report.unreleased.is_empty(),
         "R5",
-        "shutting down a client with {} locks gave {report:?}",
+        "the shutdown of a client with {} locks returned {report:?}",
         names.len()
     );
     for guard in &guards {
         ensure!(
             guard.check().is_err(),
             "R5",
-            "after the shutdown a guard says that it is held"
+            "after the shutdown a guard is held"
         );
         context
             .until_idle(&driver, guard.name(), context.slack(), "R5")
@@ -350,7 +347,7 @@ pub(crate) async fn shutdown_releases_all(context: Arc<CaseContext>) -> Outcome 
     }
     match client.lock("down-1")?.try_acquire().await {
         Err(error) if error.kind() == ErrorKind::Closed => {}
-        other => broken!("R5", "after the shutdown an acquire gave {other:?}"),
+        other => broken!("R5", "after the shutdown an acquire returned {other:?}"),
     }
 
     let plan = Plan::new();

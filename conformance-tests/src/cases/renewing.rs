@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tenure_core::{clock::Instant, request::Renewed};
 
 use crate::{
-    case::{Outcome, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Outcome, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -28,7 +28,7 @@ pub(crate) async fn keeps_the_lock_beyond_its_ttl(context: Arc<CaseContext>) -> 
         ensure!(
             tried.is_none() || guard.check().is_err(),
             "X1",
-            "a lock that is held was granted to somebody else"
+            "a held lock was granted to another client"
         );
         tokio::time::sleep(ttl / 10).await;
     }
@@ -54,7 +54,7 @@ pub(crate) async fn comes_every_third_of_the_ttl(context: Arc<CaseContext>) -> O
         .map(|pair| pair[1].since(pair[0]))
         .collect();
     let longest = gaps.iter().max().copied().unwrap_or_default();
-    // A machine that stands still for a moment delays one of them.
+    // A short stall of the machine delays one of them.
     ensure!(
         longest <= ttl / 3 + ttl / 6,
         "K1",
@@ -122,8 +122,7 @@ pub(crate) async fn never_revives_the_expired(context: Arc<CaseContext>) -> Outc
     let ttl = context.short();
     let grant = holder.hold(&name, ttl).await?;
     let bound = context.takeover(grant.ttl, ttl);
-    // Nobody wants the lock. Inspecting changes nothing, so that it is the renewal that would
-    // have to find out that the grant has expired.
+    // There is no waiter, and inspections change nothing, so that only the renewal can detect the expiry.
     let free = context
         .eventually(bound, || async {
             let state = other.inspect(&name).await?;
@@ -140,7 +139,7 @@ pub(crate) async fn never_revives_the_expired(context: Arc<CaseContext>) -> Outc
         .await?
     {
         Renewed::Gone(_) => {}
-        answer => broken!("K2", "the renewal of an expired grant gave {answer:?}"),
+        answer => broken!("K2", "the renewal of an expired grant returned {answer:?}"),
     }
     let Some(next) = other.try_hold(&name, ttl).await? else {
         broken!("K2", "the renewal of an expired grant has revived it");
@@ -164,14 +163,13 @@ pub(crate) async fn never_extends_anothers(context: Arc<CaseContext>) -> Outcome
     let first = stale.hold(&name, ttl).await?;
     let second = holder.wait_for(&name, ttl).await?;
     let bound = context.takeover(first.ttl, ttl);
-    let turn = holder.await_turn(&name, second, ttl, bound);
+    let turn = holder.await_grant(&name, second, ttl, bound);
     let Some(grant) = turn.await? else {
         broken!("X3", "the expired lock was not granted again");
     };
     let granted = holder.now();
     let waiter = third.wait_for(&name, context.long()).await?;
-    // The new holder falls silent. The old one goes on renewing, as a paused process does when it
-    // wakes up.
+    // The new holder stops renewing. The old holder renews, as a process does after a pause.
     let until = granted + context.takeover(grant.ttl, context.short());
     let succeeded: Option<Instant> = loop {
         match stale
@@ -181,7 +179,7 @@ pub(crate) async fn never_extends_anothers(context: Arc<CaseContext>) -> Outcome
             Renewed::Gone(_) => {}
             answer => broken!(
                 "K2",
-                "the renewal of a grant that was given on gave {answer:?}"
+                "the renewal of a grant with a successor returned {answer:?}"
             ),
         }
         if let Renewed::Granted(_) = third.renew(&name, waiter, context.long(), None).await? {
@@ -195,7 +193,7 @@ pub(crate) async fn never_extends_anothers(context: Arc<CaseContext>) -> Outcome
     ensure!(
         succeeded.is_some(),
         "K2",
-        "the renewals of somebody else have kept a silent holder's grant alive"
+        "the renewals of a previous holder extended the grant of the current holder"
     );
     Ok(())
 }
@@ -206,7 +204,7 @@ pub(crate) async fn has_stopped_before_the_release(context: Arc<CaseContext>) ->
     let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
-    // A store that takes its time gives renewals and removals a chance to cross.
+    // With a slow store, renewals and removals can overlap.
     let slow = Fate::Delay {
         before: ttl / 20,
         after: ttl / 20,
@@ -217,7 +215,7 @@ pub(crate) async fn has_stopped_before_the_release(context: Arc<CaseContext>) ->
     let mut renewed = false;
     for round in 0..20_u32 {
         let guard = client.lock_named(name.clone()).acquire().await?;
-        // Released at another point of the renewal's way each time.
+        // Each release is at another point of the renewal.
         context
             .sleep_until(context.now() + ttl / 3 * (round % 5) / 4)
             .await;
@@ -265,7 +263,7 @@ pub(crate) async fn nothing_comes_back_after_the_release(context: Arc<CaseContex
     let driver = context.driver().await?;
     for _ in 0..3 {
         let guard = client.lock("stays-free")?.acquire().await?;
-        // Long enough for it to have been renewed.
+        // Long enough for a renewal.
         tokio::time::sleep(ttl / 2).await;
         release(&guard).await?;
         let until = context.now() + ttl;

@@ -1,4 +1,4 @@
-//! Secrets, input, change: clauses S1 to S3.
+//! Secrets, untrusted state and formats: clauses S1 to S3.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use tenure_core::{
 };
 
 use crate::{
-    case::{Need, Outcome, Stop, ensure},
     context::CaseContext,
     driver::Driver,
+    outcome::{Need, Outcome, Stop, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -87,7 +87,7 @@ pub(crate) async fn show_nowhere(context: Arc<CaseContext>) -> Outcome {
     Ok(())
 }
 
-/// Every way to a lock whose state is wrong must end in an error of that kind.
+/// Checks that every operation on a lock with wrong state fails with an error of this kind.
 async fn refuses(
     driver: &Driver,
     name: &LockName,
@@ -97,8 +97,8 @@ async fn refuses(
 ) -> Outcome {
     let ttl = context.long();
     let wrong = |what: &str, seen: String| -> Stop {
-        let text = format!("{what} gave {seen}, where an error of kind {kind:?} is due");
-        crate::case::Failure::new(Some(clause), text).into()
+        let text = format!("{what} returned {seen}, not an error of kind {kind:?}");
+        crate::outcome::Failure::new(Some(clause), text).into()
     };
     for wait in [false, true] {
         match driver.enqueue(name, AttemptId::random()?, ttl, wait).await {
@@ -129,7 +129,7 @@ pub(crate) async fn malformed_state_is_an_error(context: Arc<CaseContext>) -> Ou
         return Err(Stop::Ignored(Need::Corrupt));
     }
     refuses(&driver, &name, &context, ErrorKind::Corrupt, "S2").await?;
-    // What the holder is told is no proof, also if its driver remembers what it wrote itself.
+    // The reply to the holder is no proof, even if its driver remembers its own record.
     let renewed = holder
         .renew(&name, grant.attempt, context.long(), Some(grant.token))
         .await;

@@ -1,4 +1,4 @@
-//! Servers that are killed and stopped: what the clauses say while there is no store, and afterwards.
+//! Killed and stopped servers: the clauses during an outage of the store and afterwards.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,19 +15,19 @@ use tokio::{
 };
 
 use crate::{
-    case::{Failure, Need, Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Failure, Need, Outcome, Stop, broken, ensure},
     servers::{DedicatedStore, ServerAction},
 };
 
 const LOCK: &str = "served";
-/// More than one: that the first one moves on says nothing of those behind it.
+/// The number of waiters. One waiter alone would not show that the queue continues.
 const WAITERS: usize = 3;
 
-/// Within which servers that were started must take a client.
+/// The time limit for the first connection to restarted servers.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A holder and waiters on servers of their own.
+/// A holder and waiters on dedicated servers.
 struct Served {
     context: Arc<CaseContext>,
     store: DedicatedStore,
@@ -38,14 +38,14 @@ struct Served {
     told: JoinHandle<Instant>,
 }
 
-/// A waiter that has its turn.
+/// The grant of a waiter.
 struct Turn {
     guard: Arc<Guard>,
-    /// Who else said then that it held: the holder is the first one, and the waiters follow.
+    /// The other guards that were held at that time: 0 is the holder, and the waiters follow.
     beside: Option<usize>,
 }
 
-/// All guards so far, each of which is there before the next one can be.
+/// All guards so far, in the order of their grants.
 type Guards = Arc<Mutex<Vec<Arc<Guard>>>>;
 
 pub(crate) async fn stopped_past_the_ttl(context: Arc<CaseContext>) -> Outcome {
@@ -68,7 +68,7 @@ pub(crate) async fn killed_for_a_moment(context: Arc<CaseContext>) -> Outcome {
     served.store.servers().apply(ServerAction::Kill).await?;
     served.fails_in_time().await?;
     served.store.servers().apply(ServerAction::Start).await?;
-    // It is proved anew, or it is over.
+    // The guard gets a new proof or is lost.
     if served.is_renewed(&served.guard).await? {
         still_waits(served.waiting.try_join_next())?;
         release(&served.guard).await?;
@@ -83,7 +83,7 @@ impl Served {
         let store = context.env().dedicated_store().await?;
         let store = store.ok_or(Stop::Ignored(Need::Servers))?;
         let (ttl, limit) = (context.steady(), context.over_limit());
-        // Servers that have just been started may take longer for the first request than for others.
+        // The first request to restarted servers may take longer.
         let connect = || {
             let connector = store.connector();
             context.client_on(connector, |b| b.ttl(ttl).request_timeout(limit))
@@ -92,7 +92,7 @@ impl Served {
             let made = context.eventually(RESTART_TIMEOUT, || async { Ok(connect().await.ok()) });
             match made.await? {
                 Some(client) => Ok(client),
-                // Why not.
+                // The reason of the failure.
                 None => connect().await,
             }
         };
@@ -101,14 +101,14 @@ impl Served {
         let guards: Guards = Arc::new(Mutex::new(vec![Arc::clone(&guard)]));
         let mut waiting = JoinSet::new();
         for _ in 0..WAITERS {
-            // The store may show the entry before its client has the answer, and an acquire whose first
-            // answer does not come has failed.
+            // The store may show the entry before the client has the reply, and an acquire without a first
+            // reply fails.
             let (tell, queued) = oneshot::channel();
             waiting.spawn(take_turn(other.lock(LOCK)?, tell, Arc::clone(&guards)));
             match tokio::time::timeout(context.slack(), queued).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => still_waits(waiting.join_next().await)?,
-                Err(_) => broken!("A1", "a waiter is not told of its place"),
+                Err(_) => broken!("A1", "the waiter is not in the queue in time"),
             }
         }
         let told = {
@@ -129,7 +129,7 @@ impl Served {
         })
     }
 
-    /// There are no servers for longer than the TTL.
+    /// Applies an outage that is longer than the TTL.
     async fn outlasted(mut self, end: ServerAction, again: ServerAction) -> Outcome {
         let until = self.context.now() + self.ttl * 2;
         self.store.servers().apply(end).await?;
@@ -144,12 +144,11 @@ impl Served {
             "once the servers are back, a lost guard is {:?}",
             self.guard.phase()
         );
-        // What the store had granted had run out before it could grant anything else.
+        // The previous grants ended before the store could make new ones.
         self.goes_on(true).await
     }
 
-    /// Without servers a request ends in its time, and says neither that the lock is held nor that it
-    /// is busy.
+    /// Checks that a request without servers fails in time, and reports the lock neither as held nor as busy.
     async fn fails_in_time(&self) -> Outcome {
         let begin = self.context.now();
         match self.client.lock("other")?.try_acquire().await {
@@ -158,7 +157,7 @@ impl Served {
                 "A3",
                 "without servers a try failed as if for good: {error}"
             ),
-            Ok(outcome) => broken!("A3", "without servers a try gave {outcome:?}"),
+            Ok(outcome) => broken!("A3", "a try without servers returned {outcome:?}"),
         }
         let (took, limit) = (self.context.now().since(begin), self.context.over_limit());
         ensure!(
@@ -169,12 +168,12 @@ impl Served {
         Ok(())
     }
 
-    /// The holder is told of its loss at its deadline. `not_before`: nobody can have taken its lock
-    /// before that.
+    /// Checks that the holder is lost at its deadline, but not before `not_before`: until then no other client
+    /// can have the lock.
     async fn is_told(&mut self, not_before: bool) -> Outcome {
         let within = self.ttl * 2 + self.context.slack();
         let Ok(at) = tokio::time::timeout(within, &mut self.told).await else {
-            broken!("L1", "a holder whose servers are gone is not told at all");
+            broken!("L1", "a holder without servers is not lost at all");
         };
         let (at, due) = (at?, self.guard.valid_until());
         ensure!(
@@ -186,22 +185,18 @@ impl Served {
         ensure!(
             at.since(due) < Duration::from_secs(1),
             "L1",
-            "a guard was told of its loss {:?} after its deadline",
+            "a guard was lost {:?} after its deadline",
             at.since(due)
         );
-        ensure!(
-            self.guard.check().is_err(),
-            "L4",
-            "a guard that was told of its loss says that it is held"
-        );
+        ensure!(self.guard.check().is_err(), "L4", "a lost guard is held");
         Ok(())
     }
 
-    /// Each waiter has its turn, alone unless the store keeps nothing, and the holder's client locks
-    /// again by itself.
+    /// Checks that each waiter is granted, alone unless the store keeps nothing, and that the holder's client
+    /// can acquire again.
     async fn goes_on(mut self, alone: bool) -> Outcome {
         let context = Arc::clone(&self.context);
-        // A store may give what it finds at its start the full TTL once more.
+        // A store may renew its grants for a full TTL at its start.
         let bound = context.takeover(self.ttl, self.ttl) + self.ttl + context.slack() * 3;
         let mut token = self.guard.token();
         for turn in 0..WAITERS {
@@ -214,7 +209,7 @@ impl Served {
                 );
             };
             let Some(next) = next else {
-                return Err(Failure::new(None, "there are fewer waiters than were begun").into());
+                return Err(Failure::new(None, "some waiters did not start").into());
             };
             let Turn {
                 guard: next,
@@ -223,7 +218,7 @@ impl Served {
             ensure!(
                 beside.is_none() || (beside == Some(0) && !alone),
                 "X1",
-                "two guards say at one moment that they are held"
+                "two guards are held at the same time"
             );
             ensure!(
                 next.token() > token,
@@ -257,13 +252,13 @@ impl Served {
         release(&again).await
     }
 
-    /// The one from before the outage is released, if it was lost: the present holder does not notice.
+    /// Releases the guard from before the outage if it was lost: this must not affect the current holder.
     async fn frees_nobody(&self, present: &Guard) -> Outcome {
         if !matches!(self.guard.phase(), Phase::Lost(_)) {
             return Ok(());
         }
-        // Only a proof from the store says that it keeps the grant. The client has the lost attempt
-        // removed by itself, too.
+        // Only a proof of the store shows that it keeps the grant. The client also removes the lost attempt
+        // itself.
         if !self.is_renewed(present).await? {
             let phase = present.phase();
             ensure!(
@@ -278,7 +273,7 @@ impl Served {
         }
         match self.guard.release().await {
             Release::NotHeld(_) => {}
-            released => broken!("R1", "releasing a lost guard came to {released:?}"),
+            released => broken!("R1", "the release of a lost guard returned {released:?}"),
         }
         ensure!(
             self.is_renewed(present).await?,
@@ -289,7 +284,7 @@ impl Served {
         Ok(())
     }
 
-    /// Whether a guard is proved anew before it is lost. It must be one or the other.
+    /// Returns whether the guard gets a new proof; otherwise it must be lost.
     async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
         let deadline = guard.valid_until();
         let within = self.ttl + self.context.slack();
@@ -304,7 +299,7 @@ impl Served {
     }
 }
 
-/// Nobody has a turn while another one holds the lock or there are no servers, and nobody gives up.
+/// Checks that no waiter is granted while another holder or an outage excludes it, and that none fails.
 fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
     match done.transpose()? {
         None => Ok(()),
@@ -320,7 +315,7 @@ fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
     }
 }
 
-/// Waits for the lock as long as it takes.
+/// Acquires the lock, without a time limit.
 async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
     let mut queued = Some(queued);
     let on_queued = |_: &_| {
@@ -330,9 +325,9 @@ async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> R
     };
     let guard = match lock.acquire_observed(None, on_queued).await? {
         Acquisition::Acquired(guard) => Arc::new(guard),
-        other => broken!("W2", "a wait without an end came to {other:?}"),
+        other => broken!("W2", "an acquire without a time limit returned {other:?}"),
     };
-    // Asked at the moment at which the next one says that it is held.
+    // Checked while the next guard is held.
     let mut guards = guards.lock().unwrap_or_else(PoisonError::into_inner);
     let held = |other: &Arc<Guard>| guard.check().is_ok() && other.check().is_ok();
     let beside = guards.iter().position(held);

@@ -9,8 +9,8 @@ use tenure_core::{
 
 pub(crate) use super::handover::rises_over_a_thousand_hand_overs;
 use crate::{
-    case::{Failure, Outcome, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Failure, Outcome, broken, ensure},
     wrap::{Op, Plan},
 };
 
@@ -37,13 +37,13 @@ pub(crate) async fn rises_over_expiry(context: Arc<CaseContext>) -> Outcome {
     let name = context.name("expiry")?;
     let ttl = context.short();
     let mut last = holder.hold(&name, ttl).await?;
-    // Where the locks of a client share a lease, its waiting keeps alive what it holds itself. Both
-    // live to the end: one that is dropped may give back what it holds.
+    // If the locks of a client share a lease, its waiting attempts renew its grants. Both clients live to the
+    // end: a dropped client may release its locks.
     let others = [context.driver().await?, context.driver().await?];
     for other in &others {
         let attempt = other.wait_for(&name, ttl).await?;
         let within = context.takeover(last.ttl, ttl);
-        let Some(grant) = other.await_turn(&name, attempt, ttl, within).await? else {
+        let Some(grant) = other.await_grant(&name, attempt, ttl, within).await? else {
             broken!("X3", "a lock was not granted again after its expiry");
         };
         ensure!(
@@ -68,10 +68,10 @@ pub(crate) async fn rises_over_eviction(context: Arc<CaseContext>) -> Outcome {
     ensure!(
         evicted == Evicted::Evicted,
         "I2",
-        "evicting the holder's token gave {evicted:?}"
+        "the eviction of the holder's token returned {evicted:?}"
     );
     let Some(second) = other
-        .await_turn(&name, waiter, ttl, context.slack())
+        .await_grant(&name, waiter, ttl, context.slack())
         .await?
     else {
         broken!(
@@ -117,16 +117,16 @@ pub(crate) async fn comes_with_the_grant(context: Arc<CaseContext>) -> Outcome {
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
     let guard = client.lock("one-request")?.acquire().await?;
-    let asked = (plan.count(Op::Enqueue), plan.count(Op::Look));
+    let asked = (plan.count(Op::Enqueue), plan.count(Op::Inspect));
     ensure!(
         asked == (1, 0),
         "T2",
-        "taking a free lock should be one request; enqueues and looks were {asked:?}"
+        "acquiring a free lock should be one request; enqueues and inspections were {asked:?}"
     );
     let token = guard.token();
     for _ in 0..3 {
         if let Err(not_held) = guard.renew().await {
-            broken!("T2", "a renewal of a held lock says {not_held:?}");
+            broken!("T2", "the renewal of a held lock returned {not_held:?}");
         }
         ensure!(
             guard.token() == token,
@@ -146,7 +146,11 @@ pub(crate) async fn comes_with_the_grant(context: Arc<CaseContext>) -> Outcome {
     {
         Renewed::Proved { .. } => {}
         Renewed::Granted(again) if again.token == grant.token => {}
-        other => broken!("T2", "renewing token {} gave {other:?}", grant.token),
+        other => broken!(
+            "T2",
+            "the renewal of token {} returned {other:?}",
+            grant.token
+        ),
     }
     Ok(())
 }
@@ -158,7 +162,7 @@ pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcom
     let attempt = AttemptId::random()?;
     let mut tokens = Vec::new();
     let mut asked = driver.now();
-    // Asked again four times, half a TTL apart: twice the TTL in all.
+    // Four repetitions with an interval of half a TTL: twice the TTL in total.
     for round in 0..5 {
         let before = driver.now();
         match driver.enqueue(&name, attempt, ttl, true).await? {
@@ -169,11 +173,11 @@ pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcom
                 ensure!(
                     from >= before,
                     "T3",
-                    "asked again, the grant should be proved anew; it counts from {from:?}"
+                    "the repeated request should prove the grant; the proof counts from {from:?}"
                 );
                 tokens.push(grant.token);
             }
-            // On a machine that stood still for half a second.
+            // The machine may have stalled for half a second.
             other if before.since(asked) >= ttl * 9 / 10 => {
                 return Err(Failure::new(
                     None,
@@ -181,7 +185,10 @@ pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcom
                 )
                 .into());
             }
-            other => broken!("T3", "asked again, the holder was told {other:?}"),
+            other => broken!(
+                "T3",
+                "the repeated request of the holder returned {other:?}"
+            ),
         }
         asked = before;
         if round < 4 {
@@ -192,8 +199,8 @@ pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcom
             ensure!(
                 tried.is_none() || driver.now().since(asked) >= ttl,
                 "T3",
-                "asked again {:?} ago, the grant should have its full TTL of {ttl:?} anew, and \
-                 somebody else was granted {tried:?}",
+                "{:?} after a repeated request, the grant should have its full TTL of {ttl:?}, but \
+                 another client got {tried:?}",
                 driver.now().since(asked)
             );
         }
@@ -202,13 +209,13 @@ pub(crate) async fn same_attempt_same_grant(context: Arc<CaseContext>) -> Outcom
     ensure!(
         tokens.len() == 1,
         "T3",
-        "one attempt was given the tokens {tokens:?}"
+        "one attempt got the tokens {tokens:?}"
     );
     Ok(())
 }
 
 pub(crate) async fn floor_lifts_tokens(context: Arc<CaseContext>) -> Outcome {
-    // Above what the wall clock in microseconds gives for centuries.
+    // Above any wall-clock time in microseconds of the next centuries.
     const FLOOR: u64 = 1 << 60;
     let name = context.name("floor")?;
     let plain = context.driver().await?;
@@ -216,7 +223,7 @@ pub(crate) async fn floor_lifts_tokens(context: Arc<CaseContext>) -> Outcome {
     let lifted = context.driver_in(context.namespace(), FLOOR).await?;
     let waiter = lifted.wait_for(&name, context.long()).await?;
     plain.remove(&name, first.attempt, context.long()).await?;
-    let turn = lifted.await_turn(&name, waiter, context.long(), context.slack());
+    let turn = lifted.await_grant(&name, waiter, context.long(), context.slack());
     let Some(second) = turn.await? else {
         broken!("R2", "the waiter does not hold the lock after the release");
     };

@@ -11,8 +11,8 @@ use tenure_core::{
 use tokio::sync::mpsc;
 
 use crate::{
-    case::{Outcome, Stop, broken, ensure},
     context::{CaseContext, release},
+    outcome::{Outcome, Stop, broken, ensure},
     wrap::{Fate, Op, Plan},
 };
 
@@ -57,7 +57,7 @@ pub(crate) async fn grants_follow_the_queue(context: Arc<CaseContext>) -> Outcom
     ensure!(
         places == (0..WAITERS).collect::<Vec<_>>(),
         "W1",
-        "grants should follow the order of enqueueing, they came as {places:?}"
+        "the grants should follow the order of the queue, but were {places:?}"
     );
     Ok(())
 }
@@ -76,7 +76,7 @@ pub(crate) async fn dead_waiter_delays_by_its_ttl(context: Arc<CaseContext>) -> 
     let attempt = next.wait_for(&name, context.long()).await?;
     holder.remove(&name, grant.attempt, context.long()).await?;
     let within = context.takeover(ttl, context.long());
-    let turn = next.await_turn(&name, attempt, context.long(), within);
+    let turn = next.await_grant(&name, attempt, context.long(), within);
     let Some(_) = turn.await? else {
         broken!(
             "W1",
@@ -102,7 +102,7 @@ pub(crate) async fn dead_waiter_delays_patient_ones_no_more(context: Arc<CaseCon
     let ttl = context.short();
     dead.wait_for(&name, ttl).await?;
     let died = dead.now();
-    // A third of this TTL, after which it reports in any case, is far beyond the bound.
+    // A waiter renews after a third of this TTL, which is much longer than the bound.
     let patient = context.possible_ttl((context.takeover(ttl, ttl) + context.slack()) * 10);
     let lock = client.lock_named(name.clone()).ttl(patient);
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -125,7 +125,7 @@ pub(crate) async fn dead_waiter_delays_patient_ones_no_more(context: Arc<CaseCon
     };
     match acquired? {
         Acquisition::Acquired(guard) => release(&guard).await,
-        other => broken!("W1", "a wait without an end came to {other:?}"),
+        other => broken!("W1", "an acquire without a time limit returned {other:?}"),
     }
 }
 
@@ -162,14 +162,15 @@ pub(crate) async fn leaving_disturbs_nobody(context: Arc<CaseContext>) -> Outcom
     drivers[0].remove(&name, grant.attempt, ttl).await?;
     let mut last = grant.token;
     for (driver, attempt) in waiters {
-        let turn = driver.await_turn(&name, attempt, ttl, context.slack());
+        let turn = driver.await_grant(&name, attempt, ttl, context.slack());
         let Some(grant) = turn.await? else {
-            broken!(
-                "W3",
-                "after others have left, a waiter does not get its turn"
-            );
+            broken!("W3", "after others have left, a waiter is not granted");
         };
-        ensure!(grant.token > last, "W1", "the turns came in another order");
+        ensure!(
+            grant.token > last,
+            "W1",
+            "the grants did not follow the order of the queue"
+        );
         last = grant.token;
         driver.remove(&name, attempt, ttl).await?;
     }
@@ -193,23 +194,26 @@ pub(crate) async fn release_wakes_the_next_alone(context: Arc<CaseContext>) -> O
         (third, third.wait_for(&name, ttl).await?),
     ];
     holder.remove(&name, grant.attempt, ttl).await?;
-    let turn = first.await_turn(&name, next, ttl, context.slack());
+    let turn = first.await_grant(&name, next, ttl, context.slack());
     ensure!(
         turn.await?.is_some(),
         "W1",
         "the first waiter does not hold the lock"
     );
-    // Long enough for a message to the wrong one to come.
+    // Long enough for a message to a wrong waiter.
     tokio::time::sleep(Duration::from_millis(200)).await;
     for (driver, attempt) in others {
         ensure!(
             driver.pushed(attempt).is_none(),
             "W3",
-            "a waiter behind the first was told that it holds the lock"
+            "a waiter behind the first one got a message of a grant"
         );
         match driver.renew(&name, attempt, ttl, None).await? {
             Renewed::Waiting(_) => {}
-            answer => broken!("W3", "a waiter behind the first was told {answer:?}"),
+            answer => broken!(
+                "W3",
+                "the renewal of a waiter behind the first one returned {answer:?}"
+            ),
         }
     }
     Ok(())
@@ -225,7 +229,7 @@ pub(crate) async fn message_wakes_the_waiter(context: Arc<CaseContext>) -> Outco
         let attempt = waiter.wait_for(&name, ttl).await?;
         holder.remove(&name, grant.attempt, ttl).await?;
         let Some(pushed) = waiter.await_push(attempt, context.slack()).await else {
-            broken!("W2", "no message told the waiter that it holds the lock");
+            broken!("W2", "the waiter got no message of its grant");
         };
         ensure!(
             pushed.token > grant.token,
@@ -238,7 +242,7 @@ pub(crate) async fn message_wakes_the_waiter(context: Arc<CaseContext>) -> Outco
         {
             Renewed::Proved { .. } => {}
             Renewed::Granted(again) if again.token == pushed.token => {}
-            answer => broken!("T2", "renewing the pushed grant gave {answer:?}"),
+            answer => broken!("T2", "the renewal of the pushed grant returned {answer:?}"),
         }
         waiter.remove(&name, attempt, ttl).await?;
     }
@@ -253,7 +257,7 @@ pub(crate) async fn leaving_loses_nobodys_message(context: Arc<CaseContext>) -> 
         context.driver().await?,
     );
     let ttl = context.long();
-    // The first of the queue leaves just before its turn, and just when it has come.
+    // The first waiter leaves just before its grant, and just after it.
     for late in [false, true] {
         let name = context.name(if late { "leaves-late" } else { "leaves-early" })?;
         let grant = holder.hold(&name, ttl).await?;
@@ -267,12 +271,12 @@ pub(crate) async fn leaving_loses_nobodys_message(context: Arc<CaseContext>) -> 
             holder.remove(&name, grant.attempt, ttl).await?;
         }
         let told = stays
-            .await_word(&name, second, ttl, context.slack())
+            .await_notice(&name, second, ttl, context.slack())
             .await?;
         ensure!(
             told.is_some(),
             "W3",
-            "a waiter in front left, and the one behind it was not told of its turn"
+            "the first waiter left, and the next waiter got no message of its grant"
         );
         stays.remove(&name, second, ttl).await?;
     }
@@ -325,15 +329,15 @@ pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) ->
     let client = context
         .client_through(&plan, |builder| builder.ttl(ttl))
         .await?;
-    // Right behind the holder and of the same client: a driver may hand the lock over by itself.
+    // The first waiter belongs to the holder's client: a driver may hand over locally.
     let next = holder.wait_for(&name, ttl).await?;
     let silent = driver.wait_for(&name, ttl).await?;
     let lock = client.lock("lapsed")?;
     let waiting = tokio::spawn(async move { lock.acquire().await });
     context.until_waiting(&driver, &name, 3).await?;
     plan.set(Op::Renew, Fate::Hang);
-    // All three entries lapse while the lock is held by somebody who lives. The acquire may hear of it, and
-    // go on with a new attempt at once.
+    // All three entries expire while a live client holds the lock. The acquire may notice this and continue
+    // with a new attempt at once.
     let first = plan.calls(Op::Enqueue);
     let first = first
         .first()
@@ -352,7 +356,7 @@ pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) ->
         let queue = driver.inspect(&name).await?.queue;
         broken!(
             "W1",
-            "waiters that are silent, {next:?}, {silent:?} and {first:?}, are still in the queue after \
+            "waiters without renewals, {next:?}, {silent:?} and {first:?}, are still in the queue after \
              {bound:?}: {queue:?}"
         );
     }
@@ -364,13 +368,13 @@ pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) ->
             .is_none()
             && holder.pushed(next).is_none(),
         "W4",
-        "a waiter whose entry had lapsed was told that it holds the lock"
+        "a waiter whose entry had expired got a message of a grant"
     );
     match driver.renew(&name, silent, ttl, None).await? {
         Renewed::Gone(_) => {}
         answer => broken!(
             "W4",
-            "the report of a waiter whose entry had lapsed gave {answer:?}"
+            "the renewal of a waiter whose entry had expired returned {answer:?}"
         ),
     }
     plan.set(Op::Renew, Fate::Pass);
@@ -400,7 +404,7 @@ pub(crate) async fn report_never_creates(context: Arc<CaseContext>) -> Outcome {
         for _ in 0..3 {
             match driver.renew(&name, AttemptId::random()?, ttl, None).await? {
                 Renewed::Gone(_) => {}
-                answer => broken!("W5", "the report of an unknown entry gave {answer:?}"),
+                answer => broken!("W5", "the renewal of an unknown entry returned {answer:?}"),
             }
         }
         let state = driver.inspect(&name).await?;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::{Fault, Line};
 use crate::wrap::{Fate, Op, Plan};
 
-/// Requests that are refused are lost, and those into a black hole hang; there are no connections that
-/// could be reset.
+/// Refused requests are lost, and requests into a black hole hang. There are no connections to reset.
 impl Line for Plan {
     fn set(&self, fault: Fault) {
         let (fate, muted) = match fault {
@@ -16,7 +15,7 @@ impl Line for Plan {
             Fault::HoldRequests => (Fate::Hang, false),
             Fault::HoldReplies => (Fate::HangReply, true),
             Fault::LoseReplies => (Fate::LoseReply, false),
-            // A driver reads the clock after whatever comes before it.
+            // A driver reads the clock after a delay of its request, so that the delay of the reply counts.
             Fault::Delay(delay) => (
                 Fate::Delay {
                     before: Duration::ZERO,
@@ -26,7 +25,7 @@ impl Line for Plan {
             ),
         };
         self.mute(muted);
-        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Look] {
+        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Inspect] {
             Self::set(self, op, fate);
         }
     }

@@ -1,4 +1,4 @@
-//! The proxy: a port of this machine for each server, behind which connections can be broken.
+//! A proxy in front of each server, which injects faults on connections.
 
 use std::{
     io,
@@ -15,9 +15,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Fault, Line, relay};
+use super::{
+    Fault, Line,
+    relay::{self, Control},
+};
 
-/// One proxy for each of a store's servers. They end when this is dropped, with all connections.
+/// A proxy for each server of a store. Dropping this value closes the proxies and all connections.
 #[derive(Debug)]
 pub struct Proxies {
     addresses: Vec<SocketAddr>,
@@ -26,29 +29,14 @@ pub struct Proxies {
     _listening: JoinSet<()>,
 }
 
-/// What all connections obey.
-#[derive(Debug)]
-pub(super) struct Control {
-    pub(super) fault: watch::Sender<Fault>,
-    /// Rises with each reset.
-    pub(super) resets: watch::Sender<u64>,
-    effects: AtomicU64,
-}
-
-impl Control {
-    pub(super) fn took_effect(&self) {
-        self.effects.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 impl Proxies {
     /// Listens on a free port of 127.0.0.1 for each of the servers, `host:port`, in their order.
     ///
-    /// To be called inside of a Tokio runtime, in which the proxies then run.
+    /// Call this function inside a Tokio runtime, in which the proxies then run.
     ///
     /// # Errors
     ///
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start<S: Into<String>>(
         servers: impl IntoIterator<Item = S> + Send,
     ) -> io::Result<Self> {
@@ -72,13 +60,13 @@ impl Proxies {
         })
     }
 
-    /// Where clients connect instead of to the servers, in the servers' order.
+    /// Returns the addresses of the proxies, in the order of the servers.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// `127.0.0.1:PORT`, for each of the servers with commas between, as addresses of stores have it.
+    /// Returns the addresses of the proxies, separated by commas.
     #[must_use]
     pub fn list(&self) -> String {
         let all: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
@@ -109,7 +97,7 @@ async fn listen(listener: TcpListener, server: String, control: Arc<Control>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // What went wrong was the client's.
+                // An error concerns one client only.
                 if let Ok((client, _)) = accepted {
                     connections.spawn(serve(client, server.clone(), Arc::clone(&control)));
                 }
@@ -129,7 +117,7 @@ async fn serve(client: TcpStream, server: String, control: Arc<Control>) {
     let Ok(server) = TcpStream::connect(server).await else {
         return relay::reset(&client);
     };
-    // One that was made while the fault was set would escape it.
+    // The fault may have been set since the first check.
     if refused() {
         control.took_effect();
         return relay::reset(&client);

@@ -1,6 +1,9 @@
-//! One connection of the proxy: two relays, and the faults on their way.
+//! One connection of the proxy: a relay for each direction, with faults.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -13,12 +16,27 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Fault, proxy::Control};
+use super::Fault;
 
-/// As much as is read at once.
+/// The maximum size of one read.
 const CHUNK_SIZE: usize = 16 * 1024;
-/// So many pieces may be on their way in one direction.
+/// The maximum number of chunks in flight in one direction.
 const MAX_QUEUED_CHUNKS: usize = 64;
+
+/// The faults of all connections of a proxy.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) fault: watch::Sender<Fault>,
+    /// The number of resets.
+    pub(super) resets: watch::Sender<u64>,
+    pub(super) effects: AtomicU64,
+}
+
+impl Control {
+    pub(super) fn took_effect(&self) {
+        self.effects.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
@@ -27,7 +45,7 @@ enum Direction {
 }
 
 impl Direction {
-    /// Whether that fault keeps back what goes this way.
+    /// Returns whether the fault holds data of this direction back.
     const fn is_held(self, fault: Fault) -> bool {
         match fault {
             Fault::BlackHole => true,
@@ -38,22 +56,22 @@ impl Direction {
     }
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// One side closed it.
+    /// One side closed the connection.
     Closed,
-    /// A fault did.
+    /// A fault broke the connection.
     Broken,
 }
 
-/// Closes a connection so that the other side sees a reset.
+/// Makes the close of a connection a reset.
 pub(super) fn reset(stream: &TcpStream) {
-    // Where that cannot be set, it is closed.
+    // Without this option the connection is closed normally.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Runs until one side closes the connection or a fault breaks it.
+/// Relays data until one side closes the connection or a fault breaks it.
 pub(super) async fn run(
     mut client: TcpStream,
     mut server: TcpStream,
@@ -108,7 +126,7 @@ async fn relay(
                 }
             }
         }
-        // What is on its way still arrives.
+        // Data in flight still arrives.
         drop(arrived);
         std::future::pending::<End>().await
     };

@@ -1,4 +1,4 @@
-//! Each fault on a server that echoes lines, and counts those that arrive.
+//! Each fault on a server that echoes and counts lines.
 
 use std::{
     io,
@@ -20,9 +20,9 @@ use tokio::{
 
 use super::{Fault, Line, Proxies};
 
-/// For what must not come, and long enough for it to have come.
+/// The time in which no data must arrive; data would arrive earlier.
 const SILENCE: Duration = Duration::from_millis(150);
-/// For what must come, on a busy machine.
+/// The time limit for expected data on a busy machine.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Fixture {
@@ -100,7 +100,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn without_a_fault_everything_passes_and_nothing_took_effect() {
+async fn without_a_fault_all_data_passes_without_effects() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     client.echoes("a").await;
@@ -113,7 +113,7 @@ async fn without_a_fault_everything_passes_and_nothing_took_effect() {
 }
 
 #[tokio::test]
-async fn a_black_hole_keeps_what_was_sent_until_it_is_over() {
+async fn black_hole_holds_data_until_it_ends() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     client.echoes("a").await;
@@ -127,7 +127,7 @@ async fn a_black_hole_keeps_what_was_sent_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn one_direction_is_held_and_the_other_passes() {
+async fn held_direction_does_not_block_the_other_direction() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     fixture.proxies.set(Fault::HoldReplies);
@@ -144,7 +144,7 @@ async fn one_direction_is_held_and_the_other_passes() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_was_carried_out_and_ends_its_connection_alone() {
+async fn lost_reply_belongs_to_an_executed_request_and_ends_its_connection_only() {
     let fixture = Fixture::new().await;
     let (mut client, mut other) = (fixture.client().await, fixture.client().await);
     client.echoes("a").await;
@@ -160,7 +160,7 @@ async fn a_lost_reply_was_carried_out_and_ends_its_connection_alone() {
 }
 
 #[tokio::test]
-async fn refused_connections_end_and_so_do_new_ones_until_it_is_over() {
+async fn refusal_ends_open_and_new_connections() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     client.echoes("a").await;
@@ -175,7 +175,7 @@ async fn refused_connections_end_and_so_do_new_ones_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_reset_ends_what_is_open() {
+async fn reset_ends_open_connections() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     client.echoes("a").await;
@@ -186,7 +186,7 @@ async fn a_reset_ends_what_is_open() {
 }
 
 #[tokio::test]
-async fn a_delay_is_the_same_however_much_is_on_its_way() {
+async fn delay_does_not_depend_on_the_data_in_flight() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client().await;
     let delay = Duration::from_millis(200);

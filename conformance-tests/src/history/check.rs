@@ -1,4 +1,4 @@
-//! The checker: once over a history, after sorting it.
+//! The checker of histories.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -6,40 +6,40 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ending, History, Tenancy};
 
-/// What a run allows itself.
+/// The tolerances of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Bounds {
-    /// The takeover bound for the TTLs of the run: for so long a dead holder may keep a lock after
+    /// The takeover bound for the TTLs of the run: the time for which a dead holder may keep a lock after
     /// the last fault.
     pub takeover: Duration,
-    /// How late a loss may be told, and a waiter be served, on a busy machine.
+    /// The tolerance for the report of a loss and the grant of a waiter on a busy machine.
     pub slack: Duration,
 }
 
 impl Bounds {
-    /// Those bounds.
+    /// Creates the bounds.
     #[must_use]
     pub const fn new(takeover: Duration, slack: Duration) -> Self {
         Self { takeover, slack }
     }
 }
 
-/// What was violated.
+/// A property of a correct history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Property {
-    /// Two guards of a lock said at one moment that they were held.
+    /// Two guards of a lock were held at the same time.
     TwoHolders,
-    /// A token was not greater than the one before it.
+    /// A token was not greater than the previous token.
     TokenFell,
-    /// Something succeeded for one who was not the holder.
+    /// An operation of a client that was not the holder succeeded.
     NotTheHolder,
-    /// A loss was told after the deadline.
+    /// A loss was reported after the deadline.
     LateNotice,
-    /// A free lock passed to nobody although somebody waited.
+    /// A free lock was not granted to a waiter.
     Stalled,
-    /// A write went missing, or a stale one was taken.
+    /// A write was lost, or a stale write was accepted.
     LostUpdate,
 }
 
@@ -47,23 +47,25 @@ pub enum Property {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation {
-    /// What was violated.
+    /// The violated property.
     pub property: Property,
-    /// On which lock.
+    /// The name of the lock.
     pub lock: String,
-    /// What happened, in the order in which it happened; a line each.
+    /// The events in order, one line for each.
     pub events: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.property {
-            Property::TwoHolders => "two guards said at one moment that they were held (X1)",
+            Property::TwoHolders => "two guards were held at the same time (X1)",
             Property::TokenFell => "a token did not rise (T1)",
-            Property::NotTheHolder => "something succeeded for one who was not the holder (L4, R1)",
-            Property::LateNotice => "a loss was told after the deadline (L1)",
-            Property::Stalled => "a free lock passed to nobody although somebody waited (X3, W2)",
-            Property::LostUpdate => "a write was lost although tokens were checked (T1)",
+            Property::NotTheHolder => {
+                "an operation of a client that was not the holder succeeded (L4, R1)"
+            }
+            Property::LateNotice => "a loss was reported after the deadline (L1)",
+            Property::Stalled => "a free lock was not granted to a waiter (X3, W2)",
+            Property::LostUpdate => "a write was lost although the resource checks tokens (T1)",
         };
         write!(f, "{what}: lock {:?}", self.lock)?;
         for event in &self.events {
@@ -73,7 +75,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// All violations of a history, the shortest counter-example of each lock and property first.
+/// Returns all violations of a history, the shortest ones first.
 #[must_use]
 pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -86,13 +88,13 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     }
     for (lock, mut grants) in locks {
         grants.sort_by_key(|grant| (grant.held_from, grant.token));
-        one_holder(lock, &grants, &mut found);
-        rising(lock, &grants, &mut found);
+        check_exclusion(lock, &grants, &mut found);
+        check_tokens(lock, &grants, &mut found);
         for grant in &grants {
-            alone(lock, grant, bounds, &mut found);
+            check_loss(lock, grant, bounds, &mut found);
         }
-        moving(lock, &grants, history, bounds, &mut found);
-        kept(lock, history, &mut found);
+        check_progress(lock, &grants, history, bounds, &mut found);
+        check_writes(lock, history, &mut found);
     }
     found.sort_by_key(|violation| violation.events.len());
     found
@@ -106,35 +108,35 @@ fn violated(property: Property, lock: &str, events: Vec<String>) -> Violation {
     }
 }
 
-fn shown(micros: u64) -> String {
+fn format_time(micros: u64) -> String {
     format!("{}.{:06} s", micros / 1_000_000, micros % 1_000_000)
 }
 
-fn told(grant: &Tenancy) -> String {
+fn describe(grant: &Tenancy) -> String {
     format!(
         "worker {} with token {} was held from {} to {} ({:?})",
         grant.worker,
         grant.token,
-        shown(grant.held_from),
-        shown(grant.held_until),
+        format_time(grant.held_from),
+        format_time(grant.held_until),
         grant.ending
     )
 }
 
-/// A grant that somebody took away by name may believe for a moment longer: the contract's one
-/// exception.
-fn was_taken_away(grant: &Tenancy) -> bool {
+/// Returns whether the grant was evicted. The guard of an evicted grant may be held for a moment longer,
+/// which is the only exception of the contract.
+fn was_evicted(grant: &Tenancy) -> bool {
     matches!(&grant.ending, Ending::Lost { reason, .. } if reason == "evicted")
 }
 
-fn one_holder(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
+fn check_exclusion(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
     let mut longest: Option<&Tenancy> = None;
     for grant in grants {
         if let Some(earlier) = longest
             && grant.held_from < earlier.held_until
-            && !was_taken_away(earlier)
+            && !was_evicted(earlier)
         {
-            let events = vec![told(earlier), told(grant)];
+            let events = vec![describe(earlier), describe(grant)];
             found.push(violated(Property::TwoHolders, lock, events));
         }
         if longest.is_none_or(|earlier| earlier.held_until < grant.held_until) {
@@ -143,17 +145,17 @@ fn one_holder(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
     }
 }
 
-fn rising(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
+fn check_tokens(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
     for pair in grants.windows(2) {
         let [before, after] = pair else { continue };
         if after.token <= before.token {
-            let events = vec![told(before), told(after)];
+            let events = vec![describe(before), describe(after)];
             found.push(violated(Property::TokenFell, lock, events));
         }
     }
 }
 
-fn alone(lock: &str, grant: &Tenancy, bounds: &Bounds, found: &mut Vec<Violation>) {
+fn check_loss(lock: &str, grant: &Tenancy, bounds: &Bounds, found: &mut Vec<Violation>) {
     let Ending::Lost {
         told: at,
         due,
@@ -164,19 +166,23 @@ fn alone(lock: &str, grant: &Tenancy, bounds: &Bounds, found: &mut Vec<Violation
         return;
     };
     if *at > due.saturating_add(micros(bounds.slack)) {
-        let late = format!("due at {}, told at {}", shown(*due), shown(*at));
-        let events = vec![told(grant), late];
+        let late = format!(
+            "due at {}, reported at {}",
+            format_time(*due),
+            format_time(*at)
+        );
+        let events = vec![describe(grant), late];
         found.push(violated(Property::LateNotice, lock, events));
     }
     if !afterwards.is_empty() {
-        let after = format!("once lost, these succeeded: {}", afterwards.join(", "));
-        let events = vec![told(grant), after];
+        let after = format!("after the loss, these succeeded: {}", afterwards.join(", "));
+        let events = vec![describe(grant), after];
         found.push(violated(Property::NotTheHolder, lock, events));
     }
 }
 
-/// Looks at each time in which nobody held the lock and somebody waited.
-fn moving(
+/// Checks each period in which a worker waited for the free lock.
+fn check_progress(
     lock: &str,
     grants: &[&Tenancy],
     history: &History,
@@ -190,8 +196,8 @@ fn moving(
         if faults.cover(wait.ended) || held.cover(wait.ended) {
             continue;
         }
-        // The last moment before the end of this wait at which something else explains it: its own
-        // begin, the begin or the end of a tenancy, the end of a fault.
+        // The last event before the end of this wait that explains the wait: its own start, the start or
+        // the end of a grant, or the end of a fault.
         let explained = [faults.last_before(wait.ended), held.last_before(wait.ended)];
         let since = explained.into_iter().flatten().fold(wait.asked, u64::max);
         if wait.ended.saturating_sub(since) > allowed {
@@ -201,12 +207,12 @@ fn moving(
                 (None, None) => "nothing".to_owned(),
             };
             let events = vec![
-                format!("free and whole since {}", shown(since)),
+                format!("free and without faults since {}", format_time(since)),
                 format!(
                     "worker {} waited from {} to {} and got {got}",
                     wait.worker,
-                    shown(wait.asked),
-                    shown(wait.ended),
+                    format_time(wait.asked),
+                    format_time(wait.ended),
                 ),
             ];
             found.push(violated(Property::Stalled, lock, events));
@@ -214,11 +220,11 @@ fn moving(
     }
 }
 
-/// Spans of time, to be asked about moments.
+/// A set of time spans.
 struct Spans {
-    /// Begins, rising, each with the latest end of the spans up to it.
+    /// The starts in order, each with the latest end of the spans up to it.
     begins: Vec<(u64, u64)>,
-    /// All begins and ends, rising.
+    /// All starts and ends in order.
     edges: Vec<u64>,
 }
 
@@ -251,7 +257,7 @@ impl Spans {
     }
 }
 
-fn kept(lock: &str, history: &History, found: &mut Vec<Violation>) {
+fn check_writes(lock: &str, history: &History, found: &mut Vec<Violation>) {
     let mut writes: Vec<_> = history
         .writes
         .iter()
@@ -260,7 +266,7 @@ fn kept(lock: &str, history: &History, found: &mut Vec<Violation>) {
     writes.sort_by_key(|write| write.at);
     for pair in writes.windows(2) {
         let [before, after] = pair else { continue };
-        // The number that is there after `before` is one more than it read.
+        // `before` wrote the number after the one that it read.
         if after.read != before.read + 1 || after.token < before.token {
             let events = vec![format!("{before:?}"), format!("{after:?}")];
             found.push(violated(Property::LostUpdate, lock, events));

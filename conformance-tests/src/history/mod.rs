@@ -1,23 +1,21 @@
-//! Histories: what clients did to locks under faults, and a checker that says whether a sound store
-//! can have let it happen.
+//! Histories of clients under faults, and a checker that finds violations of the contract.
 //!
-//! A run records every grant with the moments between which its guard certainly said that it was
-//! held, every wait, every write to a resource behind the lock, and every fault. [`check`] goes over
-//! the record once, after sorting it, and verifies:
+//! A run records every grant with the times between which its guard certainly reported that it was held,
+//! every wait, every write to a resource that the lock protects, and every fault. [`check`] verifies:
 //!
 //! | property | clauses |
 //! |---|---|
-//! | at most one guard of a lock says at any moment that it is held | X1 |
+//! | at any time at most one guard of a lock reports that it is held | X1 |
 //! | tokens rise from grant to grant | T1 |
-//! | nothing succeeds for one who is not the holder | L4, R1 |
-//! | a loss is told by the deadline | L1 |
-//! | a lock that is free passes to one who waits, within the bound after the last fault | X3, W2 |
-//! | no write is lost where the resource checks tokens | T1 |
+//! | no operation of a client that is not the holder succeeds | L4, R1 |
+//! | a loss is reported by the deadline | L1 |
+//! | a free lock is granted to a waiter within the bound after the last fault | X3, W2 |
+//! | no write is lost if the resource checks tokens | T1 |
 //!
-//! What has an unknown outcome counts as something that may have happened: it accuses nobody.
+//! An operation with an unknown outcome may or may not have happened; it is no violation.
 
+mod activity;
 mod check;
-mod power;
 mod record;
 mod replay_file;
 #[cfg(test)]
@@ -26,69 +24,69 @@ mod workload;
 
 use serde::{Deserialize, Serialize};
 
+pub use activity::{Activity, TooLittleActivity};
 pub use check::{Bounds, Property, Violation, check};
-pub use power::{Power, Quiet};
-pub use record::{Recorder, Struck};
+pub use record::{ActiveFault, Recorder};
 pub use replay_file::ReplayFile;
 pub use workload::Workload;
 
-/// All that was recorded of one run. Times are microseconds since its begin, on one clock that no
-/// suspension stops.
+/// The record of one run. Times are microseconds since its start, on a clock that continues during a
+/// suspension.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct History {
-    /// What was granted.
+    /// The grants.
     pub grants: Vec<Tenancy>,
-    /// Who asked for a lock, and what came of it.
+    /// The acquires with their outcomes.
     pub waits: Vec<Wait>,
-    /// What was written behind the locks.
+    /// The writes to the protected resources.
     pub writes: Vec<Write>,
-    /// What was done to the store and to the network.
+    /// The faults of the store and the network.
     pub faults: Vec<Fault>,
 }
 
-/// One grant, as its guard showed it.
+/// One grant, as its guard reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Tenancy {
-    /// Which lock.
+    /// The name of the lock.
     pub lock: String,
-    /// Who held it.
+    /// The number of the holder.
     pub worker: u32,
-    /// With which token.
+    /// The token of the grant.
     pub token: u64,
-    /// At this moment the guard had said that it is held.
+    /// The time of the first check of the guard, which reported that it was held.
     pub held_from: u64,
-    /// At this moment it was about to say so for the last time: held at every moment between.
+    /// The start of the last check that reported this. The guard was held in between.
     pub held_until: u64,
-    /// How it ended.
+    /// The end of the grant.
     pub ending: Ending,
 }
 
-/// How a grant ended.
+/// The end of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ending {
-    /// The holder gave it back. `true` if the store said that it had it until then.
+    /// The holder released the lock.
     Released {
-        /// When the release was asked for.
+        /// The time of the release.
         asked: u64,
-        /// What the answer was: `Some(true)` released, `Some(false)` not held, `None` unknown.
+        /// The outcome: `Some(true)` is released, `Some(false)` not held, `None` unknown.
         held: Option<bool>,
     },
-    /// The guard said that it was lost.
+    /// The guard reported its loss.
     Lost {
-        /// When it told.
+        /// The time of the report.
         told: u64,
-        /// By when it had to.
+        /// The deadline of the report.
         due: u64,
-        /// Why, in one word.
+        /// The reason, in one word.
         reason: String,
-        /// What the guard, once lost, let succeed all the same; empty if nothing.
+        /// The operations of the lost guard that succeeded.
         afterwards: Vec<String>,
     },
-    /// The run ended before it.
+    /// The run ended before the grant.
     Open,
 }
 
@@ -96,35 +94,35 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Wait {
-    /// Which lock.
+    /// The name of the lock.
     pub lock: String,
-    /// Who asked.
+    /// The number of the worker.
     pub worker: u32,
-    /// When.
+    /// The time of the call.
     pub asked: u64,
-    /// When the call returned or was dropped.
+    /// The time at which the call returned or was cancelled.
     pub ended: u64,
     /// The token, if it was granted.
     pub token: Option<u64>,
-    /// What it failed with, if with anything.
+    /// The error, if the call failed.
     pub error: Option<String>,
 }
 
-/// One write to what a lock guards: the holder read a number and writes the next one.
+/// One write to the resource of a lock: the holder read a number and writes the next number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Write {
-    /// Which lock, and so which resource.
+    /// The name of the lock, which identifies the resource.
     pub lock: String,
-    /// Who wrote.
+    /// The number of the worker.
     pub worker: u32,
-    /// Under which token.
+    /// The token of the writer.
     pub token: u64,
-    /// The number that was there when the holder looked.
+    /// The number that the holder read.
     pub read: u64,
-    /// The place of this write among those of its resource, refused ones included.
+    /// The position of this write among all writes of its resource, including refused ones.
     pub at: u64,
-    /// Whether the resource took it.
+    /// Whether the resource accepted the write.
     pub accepted: bool,
 }
 
@@ -132,13 +130,13 @@ pub struct Write {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
-    /// What it was.
+    /// The description of the fault.
     pub what: String,
-    /// From when.
+    /// The start of the fault.
     pub from: u64,
-    /// Until when; when everything was whole again.
+    /// The end of the fault, after recovery.
     pub until: u64,
-    /// Whether it was seen to take effect.
+    /// Whether the fault had an observed effect.
     #[serde(default)]
     pub took_effect: bool,
 }

@@ -1,4 +1,4 @@
-//! Takes the history of a run down while it goes on.
+//! Records the history of a run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use tenure_core::clock::{Clock, Instant, SystemClock};
 
 use super::{Fault, History, Tenancy, Wait, Write};
 
-/// Where the workers and the faults of one run are taken down. Clones share one history.
+/// A recorder of the workers and the faults of one run. Clones share one history.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     begin: Instant,
@@ -20,7 +20,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// An empty history that begins now.
+    /// Creates an empty history that starts now.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -29,16 +29,16 @@ impl Recorder {
         }
     }
 
-    /// Microseconds since the begin.
+    /// Returns the microseconds since the start.
     #[must_use]
     pub fn now(&self) -> u64 {
         self.at(SystemClock.now())
     }
 
-    /// A fault that has begun; it ends when what is returned is ended or dropped.
+    /// Records the start of a fault. The fault ends when the returned value is ended or dropped.
     #[must_use]
-    pub fn fault(&self, what: impl Into<String>) -> Struck {
-        Struck {
+    pub fn fault(&self, what: impl Into<String>) -> ActiveFault {
+        ActiveFault {
             recorder: self.clone(),
             what: what.into(),
             from: self.now(),
@@ -46,7 +46,7 @@ impl Recorder {
         }
     }
 
-    /// The history up to now.
+    /// Returns the history up to now.
     #[must_use]
     pub fn history(&self) -> History {
         self.lock().clone()
@@ -73,26 +73,26 @@ impl Recorder {
     }
 }
 
-/// A fault that goes on until this is dropped.
+/// A fault that is active until this value is dropped.
 #[derive(Debug)]
-pub struct Struck {
+pub struct ActiveFault {
     recorder: Recorder,
     what: String,
     from: u64,
     took_effect: bool,
 }
 
-impl Struck {
-    /// It was seen to take effect.
+impl ActiveFault {
+    /// Records that the fault had an observed effect.
     pub const fn took_effect(&mut self) {
         self.took_effect = true;
     }
 
-    /// Everything is whole again.
+    /// Ends the fault, after recovery.
     pub fn end(self) {}
 }
 
-impl Drop for Struck {
+impl Drop for ActiveFault {
     fn drop(&mut self) {
         let fault = Fault {
             what: std::mem::take(&mut self.what),

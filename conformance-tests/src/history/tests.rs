@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    Bounds, Ending, Fault, History, Power, Property, ReplayFile, Tenancy, Wait, Write, check,
+    Activity, Bounds, Ending, Fault, History, Property, ReplayFile, Tenancy, Wait, Write, check,
 };
 
 const SECOND: u64 = 1_000_000;
@@ -60,7 +60,7 @@ fn lost(told: u64, due: u64, reason: &str) -> Ending {
 
 /// Two grants one after the other, a loss in time, a fault that explains a long wait, and a stale
 /// write that the resource refused.
-fn sound() -> History {
+fn correct() -> History {
     let mut dead = grant(2, 7, (6, 9));
     dead.ending = lost(10, 9, "expired");
     History {
@@ -85,7 +85,7 @@ fn sound() -> History {
 }
 
 #[track_caller]
-fn accused(history: &History, of: Property) {
+fn assert_violates(history: &History, of: Property) {
     let found = check(history, &bounds());
     let kinds: Vec<_> = found.iter().map(|violation| violation.property).collect();
     assert_eq!(kinds, [of], "{found:#?}");
@@ -93,43 +93,43 @@ fn accused(history: &History, of: Property) {
 }
 
 #[test]
-fn a_sound_history_is_accused_of_nothing() {
-    assert_eq!(check(&sound(), &bounds()), []);
+fn correct_history_has_no_violation() {
+    assert_eq!(check(&correct(), &bounds()), []);
     assert_eq!(check(&History::default(), &bounds()), []);
 }
 
 #[test]
-fn x1_two_holders() {
-    let mut history = sound();
+fn x1_two_holders_are_a_violation() {
+    let mut history = correct();
     history.grants[0].held_until = 6 * SECOND + 1;
-    accused(&history, Property::TwoHolders);
+    assert_violates(&history, Property::TwoHolders);
     // One that ended long before lies between the two that overlap.
-    let mut history = sound();
+    let mut history = correct();
     history.grants[0].held_until = 30 * SECOND + 1;
     let found = check(&history, &bounds());
     assert_eq!(found.len(), 2, "{found:#?}");
 }
 
 #[test]
-fn x1_a_grant_that_was_taken_away_may_believe_for_a_moment() {
-    let mut history = sound();
+fn x1_guard_of_an_evicted_grant_may_be_held_for_a_moment() {
+    let mut history = correct();
     history.grants[0].held_until = 7 * SECOND;
     history.grants[0].ending = lost(7, 20, "evicted");
     assert_eq!(check(&history, &bounds()), []);
 }
 
 #[test]
-fn t1_a_token_that_falls_or_stays() {
+fn t1_token_that_falls_or_stays_is_a_violation() {
     for token in [7, 6] {
-        let mut history = sound();
+        let mut history = correct();
         history.grants[2].token = token;
-        accused(&history, Property::TokenFell);
+        assert_violates(&history, Property::TokenFell);
     }
 }
 
 #[test]
 fn t1_tokens_of_different_locks_are_not_compared() {
-    let mut history = sound();
+    let mut history = correct();
     let mut other = grant(5, 1, (40, 41));
     other.lock = "b".to_owned();
     history.grants.push(other);
@@ -137,48 +137,48 @@ fn t1_tokens_of_different_locks_are_not_compared() {
 }
 
 #[test]
-fn l1_a_loss_that_is_told_late() {
-    let mut history = sound();
+fn l1_late_report_of_a_loss_is_a_violation() {
+    let mut history = correct();
     history.grants[1].ending = lost(11, 9, "expired");
-    accused(&history, Property::LateNotice);
+    assert_violates(&history, Property::LateNotice);
 }
 
 #[test]
-fn l4_what_succeeds_after_the_loss() {
-    let mut history = sound();
+fn l4_operation_that_succeeds_after_the_loss_is_a_violation() {
+    let mut history = correct();
     if let Ending::Lost { afterwards, .. } = &mut history.grants[1].ending {
         afterwards.push("release()".to_owned());
     }
-    accused(&history, Property::NotTheHolder);
+    assert_violates(&history, Property::NotTheHolder);
 }
 
 #[test]
-fn w2_a_free_lock_that_nobody_gets() {
+fn w2_free_lock_that_is_not_granted_is_a_violation() {
     // Healed at 20 and granted at 30, where four seconds are allowed.
-    let mut history = sound();
+    let mut history = correct();
     history.faults[0].until = 20 * SECOND;
-    accused(&history, Property::Stalled);
-    // And one who waited in vain, after everybody else was done.
-    let mut history = sound();
+    assert_violates(&history, Property::Stalled);
+    // And a waiter without a grant, after all other operations.
+    let mut history = correct();
     history.waits[2].ended = 36 * SECOND;
-    accused(&history, Property::Stalled);
+    assert_violates(&history, Property::Stalled);
 }
 
 #[test]
-fn t1_a_write_that_is_lost() {
+fn t1_lost_write_is_a_violation() {
     // Two wrote what follows the same number.
-    let mut history = sound();
+    let mut history = correct();
     history.writes[1].read = 0;
-    accused(&history, Property::LostUpdate);
+    assert_violates(&history, Property::LostUpdate);
     // A stale token was taken.
-    let mut history = sound();
+    let mut history = correct();
     history.writes[2] = write(7, 2, 3, true);
-    accused(&history, Property::LostUpdate);
+    assert_violates(&history, Property::LostUpdate);
 }
 
 #[test]
-fn a_history_survives_being_saved_and_is_accused_of_the_same_afterwards() {
-    let mut history = sound();
+fn saved_history_has_the_same_violations() {
+    let mut history = correct();
     history.grants[2].token = 1;
     let replay_file = ReplayFile::new(history, bounds());
     let directory = tempfile::tempdir().unwrap();
@@ -190,8 +190,8 @@ fn a_history_survives_being_saved_and_is_accused_of_the_same_afterwards() {
 }
 
 #[test]
-fn a_release_of_unknown_outcome_accuses_nobody() {
-    let mut history = sound();
+fn release_with_unknown_outcome_is_no_violation() {
+    let mut history = correct();
     history.grants[0].ending = Ending::Released {
         asked: 5 * SECOND,
         held: None,
@@ -200,11 +200,11 @@ fn a_release_of_unknown_outcome_accuses_nobody() {
 }
 
 #[test]
-fn a_quiet_run_proves_nothing() {
-    let power = Power::of(&sound());
-    let seen = Power::none().operations(9).grants(3, 2).faults(1, 1);
-    assert_eq!(power, seen);
-    assert!(power.at_least(&seen).is_ok());
+fn run_with_too_little_activity_is_an_error() {
+    let activity = Activity::of(&correct());
+    let seen = Activity::none().operations(9).grants(3, 2).faults(1, 1);
+    assert_eq!(activity, seen);
+    assert!(activity.at_least(&seen).is_ok());
     for more in [
         seen.operations(10),
         seen.grants(4, 2),
@@ -212,7 +212,7 @@ fn a_quiet_run_proves_nothing() {
         seen.faults(2, 1),
         seen.faults(1, 2),
     ] {
-        let quiet = power.at_least(&more).unwrap_err();
-        assert!(quiet.to_string().contains("too quiet"), "{quiet}");
+        let error = activity.at_least(&more).unwrap_err();
+        assert!(error.to_string().contains("too little activity"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who fights over the locks of a run: workers that acquire, write under the token, and give back.
+//! The workers of a run, which acquire locks, write with the token, and release.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,17 +12,17 @@ use std::{
 use tenure_core::{Acquisition, Client, Guard, Release};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Ending, History, Power, Quiet, Recorder, Tenancy, Wait, Write};
+use super::{Activity, Ending, History, Recorder, Tenancy, TooLittleActivity, Wait, Write};
 use crate::fault::{Fault as NetworkFault, Line};
 
-/// How long one acquire waits at most.
+/// The time limit of one acquire.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two looks at a guard.
+/// The interval between two checks of a guard.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// Of so many turns one is cut short: the acquire is dropped at a random moment.
+/// One of this number of turns is cancelled: its acquire is dropped at a random time.
 const TURNS_PER_CANCELLATION: u32 = 8;
 
-/// Workers on a few locks, until they are told to stop.
+/// Running workers that compete for a few locks.
 #[derive(Debug)]
 pub struct Workload {
     recorder: Recorder,
@@ -33,7 +33,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts `per_client` workers on each of the clients; all fight over the same `locks` locks.
+    /// Starts `per_client` workers on each of the clients. All workers compete for the same `locks` locks.
     /// A turn holds its lock for up to `hold`.
     #[must_use]
     pub fn start(
@@ -50,9 +50,8 @@ impl Workload {
         Self::start_on(resources, recorder, clients, per_client, locks, hold)
     }
 
-    /// As [`start`](Self::start), but with resources that take every write, whatever its token: the
-    /// control that shows what tokens are for. Once holders are
-    /// [careless](Self::careless_turn), writes must be lost.
+    /// As [`start`](Self::start), but with resources that accept every write, whatever its token. This is
+    /// the control experiment: with [careless](Self::careless_turn) holders, writes must be lost.
     #[must_use]
     pub fn start_without_tokens(
         recorder: &Recorder,
@@ -103,13 +102,13 @@ impl Workload {
         }
     }
 
-    /// One turn of a holder that reads under the lock, is cut off for longer than its lease, and then
-    /// writes without asking whether the lock is still held. Waits until somebody else has written
-    /// meanwhile. Returns whether that came about within `timeout`.
+    /// Runs one turn of a holder that reads under the lock, is disconnected for longer than its lease, and
+    /// then writes without checking the guard. Waits until another worker has written meanwhile; returns
+    /// whether this happened within `timeout`.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling leaves the line as it was set last.
+    /// Cancelling leaves the last fault of the line set.
     pub async fn careless_turn(&self, client: &Client, line: &dyn Line, timeout: Duration) -> bool {
         let worker = Worker {
             number: u32::MAX,
@@ -122,46 +121,47 @@ impl Workload {
         worker.careless(&lock, line, timeout).await
     }
 
-    /// Lets every worker end its turn, and returns the history.
+    /// Waits until every worker has ended its turn, and returns the history.
     ///
     /// # Errors
     ///
-    /// [`Quiet`], if fewer than `turns` grants or `waited` waits that others made longer were
-    /// seen, or a lock was never granted.
-    pub async fn finish(self, turns: usize, waited: usize) -> Result<History, Quiet> {
-        self.finish_with(&Power::none().grants(turns, waited)).await
+    /// Returns [`TooLittleActivity`] if there were fewer than `turns` grants or fewer than `waited` contended
+    /// grants, or if a lock was never granted.
+    pub async fn finish(self, turns: usize, waited: usize) -> Result<History, TooLittleActivity> {
+        self.finish_with(&Activity::none().grants(turns, waited))
+            .await
     }
 
-    /// As [`finish`](Self::finish), for a run in which so much must have happened.
+    /// As [`finish`](Self::finish), with another minimum.
     ///
     /// # Errors
     ///
-    /// [`Quiet`], if less did, or a lock was never granted.
-    pub async fn finish_with(mut self, least: &Power) -> Result<History, Quiet> {
+    /// Returns [`TooLittleActivity`] if there was less, or if a lock was never granted.
+    pub async fn finish_with(mut self, least: &Activity) -> Result<History, TooLittleActivity> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.workers.join_next().await {
             if let Err(error) = ended {
-                return Err(Quiet::new(format!("a worker ended by itself: {error}")));
+                return Err(TooLittleActivity::new(format!("a worker failed: {error}")));
             }
         }
         let history = self.recorder.history();
         let mut granted: BTreeSet<&str> = BTreeSet::new();
         granted.extend(history.grants.iter().map(|grant| grant.lock.as_str()));
         if granted.len() < self.locks {
-            return Err(Quiet::new(format!(
-                "too quiet to prove anything: of {} locks {} were granted",
+            return Err(TooLittleActivity::new(format!(
+                "too little activity to prove anything: {1} of {0} locks were granted",
                 self.locks,
                 granted.len(),
             )));
         }
-        Power::of(&history).at_least(least)?;
+        Activity::of(&history).at_least(least)?;
         Ok(history)
     }
 }
 
 fn pick(below: usize) -> usize {
     let mut bytes = [0; 8];
-    // A process that cannot have random numbers cannot make attempts either.
+    // Without random numbers the client cannot create attempts either.
     let _ = getrandom::fill(&mut bytes);
     let random = usize::try_from(u64::from_ne_bytes(bytes) >> 1).unwrap_or(0);
     random % below.max(1)
@@ -171,7 +171,7 @@ fn up_to(span: Duration) -> Duration {
     span.mul_f64(pick(1_000) as f64 / 1_000.0)
 }
 
-/// What the locks guard: a number each, and the highest token that was seen.
+/// The protected resources: a number for each lock, and the highest presented token.
 #[derive(Debug, Default)]
 struct Resources {
     checks_tokens: bool,
@@ -186,8 +186,8 @@ struct Resource {
 }
 
 impl Resources {
-    /// The number that is there. A resource that checks tokens takes note of this one's: else one who
-    /// was overtaken could still write between this look and the write that follows from it.
+    /// Reads the number. A resource that checks tokens records the token of the reader: otherwise a previous
+    /// holder could write between this read and the write that depends on it.
     fn read(&self, lock: &str, token: u64) -> u64 {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = all.entry(lock.to_owned()).or_default();
@@ -195,12 +195,12 @@ impl Resources {
         resource.number
     }
 
-    /// The number that is there, for one who only looks on.
+    /// Reads the number without a token.
     fn value(&self, lock: &str) -> u64 {
         self.read(lock, 0)
     }
 
-    /// Writes the number after the one that was read, unless a higher token was seen.
+    /// Writes the number after `read`, unless a higher token was presented.
     fn write(&self, lock: &str, token: u64, read: u64) -> (u64, bool) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = all.entry(lock.to_owned()).or_default();
@@ -239,7 +239,7 @@ impl Worker {
             Some(Ok(Acquisition::Acquired(guard))) => {
                 (Some(guard.token().get()), None, Some(guard))
             }
-            Some(Ok(_)) => (None, Some("busy until the end".to_owned()), None),
+            Some(Ok(_)) => (None, Some("busy until the time limit".to_owned()), None),
             Some(Err(error)) => (None, Some(error.to_string()), None),
         };
         let failed = guard.is_none() && cut.is_none();
@@ -269,7 +269,7 @@ impl Worker {
             ending,
         };
         if guard.check().is_err() {
-            // It was lost before anybody could look: a grant, but no time in which it was held.
+            // The guard was lost before the first check: a grant that was never observed as held.
             let now = self.recorder.now();
             let ending = self.lost(&guard).await;
             self.recorder.granted(record((now, now), ending));
@@ -305,7 +305,7 @@ impl Worker {
             .granted(record((held_from, held_until), ending));
     }
 
-    /// Writes on the ground of what was read, and records it.
+    /// Writes the number after `read`, and records the write.
     fn write(&self, lock: &str, token: u64, read: u64) {
         let (at, accepted) = self.resources.write(lock, token, read);
         self.recorder.wrote(Write {
@@ -327,7 +327,7 @@ impl Worker {
         };
         let token = guard.token().get();
         let read = self.resources.read(lock, token);
-        let mut fault = self.recorder.fault("a careless holder in a black hole");
+        let mut fault = self.recorder.fault("black hole for a careless holder");
         line.set(NetworkFault::BlackHole);
         guard.lost().await;
         let until = self.recorder.now() + u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
@@ -341,7 +341,7 @@ impl Worker {
         overtaken
     }
 
-    /// The guard has said that it is lost.
+    /// Records the loss of a guard, and which of its operations still succeed.
     async fn lost(&self, guard: &Guard) -> Ending {
         let due = self.recorder.at(guard.valid_until());
         let reason = guard.lost().await;

@@ -103,8 +103,8 @@ impl DeclaredCapabilities {
         vec![
             ("durability", self.durability.clone()),
             ("waiters are woken", self.wait.clone()),
-            ("an eviction becomes known", self.loss.evicted.clone()),
-            ("a deletion becomes known", self.loss.deleted.clone()),
+            ("a holder learns of its eviction", self.loss.evicted.clone()),
+            ("a holder learns of a deletion", self.loss.deleted.clone()),
             (
                 "TTL",
                 format!(
@@ -115,21 +115,21 @@ impl DeclaredCapabilities {
                 ),
             ),
             (
-                "a silent holder is succeeded within",
+                "takeover from a silent holder",
                 format!(
-                    "{holder} % of its TTL + {waiter} % of the waiter's + {}",
+                    "within {holder} % of its TTL + {waiter} % of the waiter's + {}",
                     format_millis(constant)
                 ),
             ),
             (
-                "a free lock leaves a note for",
+                "fencing state of a free lock is kept",
                 self.residue_ms.map_or_else(
-                    || "ever".to_owned(),
+                    || "forever".to_owned(),
                     |kept| {
                         if kept == 0 {
-                            "no time".to_owned()
+                            "not at all".to_owned()
                         } else {
-                            format_millis(kept)
+                            format!("for {}", format_millis(kept))
                         }
                     },
                 ),

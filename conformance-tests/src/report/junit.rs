@@ -1,10 +1,10 @@
-//! The JUnit form: what servers of continuous integration read.
+//! The JUnit XML format for continuous integration.
 
 use std::fmt::Write as _;
 
 use super::{Mark, Report, text::escape};
 
-/// One `testsuite` for each report, in one `testsuites`.
+/// Formats each report as a `testsuite`, in one `testsuites` element.
 #[must_use]
 pub fn write(reports: &[Report]) -> String {
     let mut suites = String::new();

@@ -1,19 +1,19 @@
-//! The matrix for documentation: cases by backends, without what differs from run to run.
+//! The matrix of cases and backends in Markdown, without the durations, which differ between runs.
 
 use std::fmt::Write as _;
 
 use super::{Mark, Report};
 use crate::{SUITE_VERSION, cases};
 
-/// A page of Markdown: on what and when the suite ran, and what came of each case of the table. A
-/// case that no report knows is listed all the same.
+/// Formats a page with the stores and dates of the runs, and the verdicts of all cases of the table. The
+/// page also lists cases that no report contains.
 #[must_use]
 pub fn write(reports: &[Report]) -> String {
     let mut page = format!(
         "# The suite on every backend\n\n\
-         Version {SUITE_VERSION} of the suite. This file is made from the reports of real runs by \
-         `make matrix`.\n\n\
-         | run | on | version | day | passed | failed | ignored |\n|---|---|---|---|---|---|---|\n"
+         Version {SUITE_VERSION} of the suite. `make matrix` generates this file from reports of \
+         real runs.\n\n\
+         | run | store | version | date | passed | failed | ignored |\n|---|---|---|---|---|---|---|\n"
     );
     for report in reports {
         let _ = writeln!(
@@ -64,7 +64,7 @@ pub fn write(reports: &[Report]) -> String {
         page.push('\n');
     }
     if !reasons.is_empty() {
-        page.push_str("\nWhat does not apply (–), and why:\n\n");
+        page.push_str("\nReasons why cases do not apply (–):\n\n");
         for (number, reason) in reasons.iter().enumerate() {
             let _ = writeln!(page, "{}. {reason}", number + 1);
         }
@@ -72,7 +72,7 @@ pub fn write(reports: &[Report]) -> String {
     page
 }
 
-/// Text for a cell of a table.
+/// Escapes text for a cell of a table.
 fn cell(text: &str) -> String {
     let mut shown = String::new();
     for character in super::text::plain(text).chars() {

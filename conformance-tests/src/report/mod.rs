@@ -1,25 +1,25 @@
-//! What came of a run of the suite, as a value, and the forms in which it is written.
+//! Reports of runs of the suite, and their output formats.
 //!
 //! A [`Suite`] runs the table of cases on a [`Harness`](crate::Harness) and returns a [`Report`].
-//! [`write`](write()) and [`Form`] turn reports into text, JSON, JUnit XML or one page of HTML. The JSON
-//! form can be read back ([`json::read`]), so that the reports of several backends become one page.
+//! [`write`](write()) formats reports as text, JSON, JUnit XML, Markdown or one HTML page ([`Form`]). JSON
+//! reports can be read again ([`json::read`]), so that one page can show the reports of several backends.
 //!
-//! # The JSON form
+//! # The JSON format
 //!
-//! One object; fields may be added under the same `schema`.
+//! One object; later versions may add fields under the same `schema`.
 //!
 //! | field | value |
 //! |---|---|
 //! | `schema` | [`SCHEMA`] |
-//! | `suite`, `version` | the version of the suite, and of the crate |
-//! | `backend`, `scheme`, `endpoint`, `store_version` | what the suite ran on; nothing secret |
-//! | `capabilities` | what the backend declares (clause C1), or null if it could not be asked |
+//! | `suite`, `version` | the versions of the suite and of the crate |
+//! | `backend`, `scheme`, `endpoint`, `store_version` | the store, without secrets |
+//! | `capabilities` | the declared capabilities (clause C1), or null if they are unknown |
 //! | `machine` | `os`, `arch`, `cpus` |
-//! | `started`, `duration_ms` | when it began (RFC 3339, UTC), how long it took |
-//! | `jobs`, `filter`, `strict` | how it was run |
-//! | `cases` | a list of `id`, `clauses`, `needs`, `about`, `verdict` (`passed`, `failed`, `ignored`), `reason` (why it did not pass, or null), `duration_ms` |
-//! | `stress` | what workers saw who fought over a few locks, or null: `history`, `violations`, `error` |
-//! | `left` | what stays behind in the store, a line each |
+//! | `started`, `duration_ms` | the start (RFC 3339, UTC) and the duration |
+//! | `jobs`, `filter`, `strict` | the settings of the run |
+//! | `cases` | a list of `id`, `clauses`, `needs`, `about`, `verdict` (`passed`, `failed`, `ignored`), `reason` (why the case did not pass, or null), `duration_ms` |
+//! | `stress` | the stress run, or null: `history`, `violations`, `error` |
+//! | `left` | the remaining items in the store, one line each |
 
 mod environment;
 pub mod html;
@@ -39,15 +39,15 @@ pub use stress::{Stress, stress};
 pub(crate) use suite::JOBS;
 pub use suite::{Progress, Suite};
 
-/// A span as people write it.
-pub(crate) fn shown_span(span: std::time::Duration) -> String {
+/// Formats a duration in a suitable unit.
+pub(crate) fn format_span(span: std::time::Duration) -> String {
     environment::format_millis(environment::millis(span))
 }
 
-/// The `schema` of the JSON form.
+/// The `schema` of the JSON format.
 pub const SCHEMA: &str = "tenure.conformance/1";
 
-/// What came of one run on one backend.
+/// The report of one run on one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
@@ -57,74 +57,74 @@ pub struct Report {
     pub suite: u32,
     /// The version of this crate.
     pub version: String,
-    /// What the harness calls the backend.
+    /// The name of the harness.
     pub backend: String,
-    /// The backend's one word, if it could be asked.
+    /// The scheme of the backend, if it is known.
     pub scheme: Option<String>,
-    /// Which store it is. Nothing secret.
+    /// The address of the store, without secrets.
     pub endpoint: Option<String>,
-    /// The version of the store, where the harness knows it.
+    /// The version of the store, if the harness knows it.
     #[serde(default)]
     pub store_version: Option<String>,
-    /// What the backend declares.
+    /// The declared capabilities.
     pub capabilities: Option<DeclaredCapabilities>,
-    /// Where it ran.
+    /// The machine of the run.
     pub machine: Machine,
-    /// When it began: RFC 3339 in UTC.
+    /// The start of the run: RFC 3339 in UTC.
     pub started: String,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: u64,
-    /// How many cases ran at the same time.
+    /// The number of cases that ran at the same time.
     pub jobs: usize,
-    /// Only cases whose ids contain this were run.
+    /// The filter: the run contains only cases whose ids contain this text.
     pub filter: Option<String>,
-    /// Whether cases that were ignored unexpectedly count as failed.
+    /// Whether unexpectedly ignored cases count as failed.
     pub strict: bool,
-    /// What came of each case, in the order of the table.
+    /// The cases, in the order of the table.
     pub cases: Vec<CaseReport>,
-    /// What workers saw who fought over a few locks.
+    /// The stress run.
     #[serde(default)]
     pub stress: Option<Stress>,
-    /// What stays behind in the store, a line each.
+    /// The remaining items in the store, one line each.
     #[serde(default)]
     pub left: Vec<String>,
 }
 
-/// What came of one case.
+/// The report of one case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CaseReport {
-    /// Which case.
+    /// The id of the case.
     pub id: String,
-    /// The clauses that it proves.
+    /// The clauses that the case proves.
     pub clauses: Vec<String>,
-    /// What it needs of the environment.
+    /// The requirement on the environment.
     pub needs: Option<String>,
-    /// What it shows, in one sentence.
+    /// The tested behaviour in one sentence.
     pub about: String,
-    /// What came of it.
+    /// The verdict.
     pub verdict: Mark,
-    /// Why it failed, or does not apply.
+    /// Why the case failed or does not apply.
     pub reason: Option<String>,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: u64,
 }
 
-/// What came of a case, in one word.
+/// The verdict about a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mark {
-    /// It passed.
+    /// The case passed.
     Passed,
-    /// It does not apply.
+    /// The case does not apply.
     Ignored,
-    /// It failed.
+    /// The case failed.
     Failed,
 }
 
 impl Mark {
-    /// The word.
+    /// Returns the verdict as a word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -136,7 +136,7 @@ impl Mark {
 }
 
 impl Report {
-    /// How many cases ended so.
+    /// Returns the number of cases with this verdict.
     #[must_use]
     pub fn count(&self, mark: Mark) -> usize {
         self.cases
@@ -145,8 +145,8 @@ impl Report {
             .count()
     }
 
-    /// Whether it shows that the backend keeps the contract, as far as the cases that were run go:
-    /// none failed, the stress run accuses nobody, and at least one case passed.
+    /// Returns whether the run passed: no case failed, the stress run found no violation, and at least one
+    /// case passed.
     #[must_use]
     pub fn has_passed(&self) -> bool {
         self.count(Mark::Failed) == 0
@@ -155,24 +155,24 @@ impl Report {
     }
 }
 
-/// A form in which reports are written.
+/// A format of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Form {
-    /// For people, in a terminal.
+    /// Text for terminals.
     Text,
-    /// For programs; it can be read back.
+    /// JSON, which can be read again.
     Json,
-    /// For servers of continuous integration.
+    /// JUnit XML for continuous integration.
     JUnit,
-    /// One page for people, with all that it needs in itself.
+    /// One self-contained HTML page.
     Html,
-    /// The matrix of cases and backends, for documentation.
+    /// The matrix of cases and backends in Markdown.
     Markdown,
 }
 
 impl Form {
-    /// The form that the ending of a file's name says; `None` if it says none.
+    /// Returns the format for the extension of a file; `None` if there is no such format.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let ending = path.extension()?.to_str()?.to_ascii_lowercase();
@@ -187,7 +187,7 @@ impl Form {
     }
 }
 
-/// Reports in a form. Of several reports the JSON form is one object on a line for each.
+/// Formats reports. In JSON, each report is an object on its own line.
 #[must_use]
 pub fn write(form: Form, reports: &[Report]) -> String {
     match form {

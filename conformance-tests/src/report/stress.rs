@@ -1,4 +1,4 @@
-//! A short run of workers who fight over a few locks: what the drawn timeline is made from.
+//! The stress run: workers compete for a few locks for a short time. Its history is drawn as a timeline.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,40 +17,40 @@ use crate::{
     wrap::{Fate, Op, Plan, Tap},
 };
 
-/// The TTL of the run, if the backend can give it.
+/// The TTL of the run, if the backend supports it.
 const TTL: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 2;
 const WORKERS_PER_CLIENT: usize = 2;
 const LOCKS: usize = 2;
-/// How long a worker holds a lock in one turn, at most.
+/// The longest time for which a worker holds a lock.
 const HOLD: Duration = Duration::from_millis(120);
-/// How late a loss may be told and a waiter served, on a machine that is busy with other things.
+/// The tolerance for reports of losses and for grants on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
-/// Fewer grants prove nothing, whatever the store: it takes less than that in each second.
-const GRANTS: usize = 6;
+/// The minimum number of grants, which the slowest store exceeds each second.
+const MIN_GRANTS: usize = 6;
 
-/// What workers saw who fought over a few locks.
+/// The result of a stress run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stress {
-    /// All that was recorded.
+    /// The history of the run.
     pub history: History,
-    /// What the contract does not allow, each with the events that show it; the shortest first.
+    /// The violations of the contract with their events, the shortest first.
     pub violations: Vec<String>,
-    /// Why the run proves nothing, if it does not.
+    /// Why the run proves nothing; `None` if it is valid.
     pub error: Option<String>,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: u64,
 }
 
 impl Stress {
-    /// Whether it accuses nobody, and took place.
+    /// Returns whether the run is valid and has no violation.
     #[must_use]
     pub const fn has_passed(&self) -> bool {
         self.violations.is_empty() && self.error.is_none()
     }
 
-    /// Why it did not pass.
+    /// Returns why the run did not pass.
     #[must_use]
     pub fn verdict(&self) -> Option<String> {
         let all = self.error.iter().chain(&self.violations);
@@ -58,9 +58,9 @@ impl Stress {
     }
 }
 
-/// Lets four workers of two clients fight over two locks for about that long, while the answers to
-/// one of the clients are held back for a moment, and checks the history of it. From outside of any
-/// runtime.
+/// Runs four workers of two clients that compete for two locks for about the given time, with delayed
+/// replies to one of the clients for a part of it, and checks the history. Call this function outside of
+/// any runtime.
 #[must_use]
 pub fn stress(harness: &Arc<dyn Harness>, span: Duration) -> Stress {
     let began = SystemClock.now();
@@ -88,7 +88,7 @@ fn failed(error: String) -> Stress {
 }
 
 async fn run(harness: &dyn Harness, span: Duration) -> Result<Stress, String> {
-    let text = |error: tenure_core::error::Error| format!("the store could not be used: {error}");
+    let text = |error: tenure_core::error::Error| format!("cannot use the store: {error}");
     let env = harness.start().await.map_err(text)?;
     let plan = Plan::new();
     let mut clients = Vec::new();
@@ -105,15 +105,15 @@ async fn run(harness: &dyn Harness, span: Duration) -> Result<Stress, String> {
             }
         }
     }
-    let fought = fight(&clients, &plan, span).await;
+    let result = compete(&clients, &plan, span).await;
     for client in clients {
         client.shutdown(Duration::from_secs(2)).await;
     }
     env.finish().await;
-    fought
+    result
 }
 
-/// A client with the TTL that is nearest to the wanted one.
+/// Connects a client with the supported TTL nearest to [`TTL`].
 async fn connect(
     connector: Arc<dyn Connect>,
     namespace: Namespace,
@@ -127,7 +127,7 @@ async fn connect(
     builder.label("conformance").connect().await
 }
 
-async fn fight(clients: &[Client], plan: &Plan, span: Duration) -> Result<Stress, String> {
+async fn compete(clients: &[Client], plan: &Plan, span: Duration) -> Result<Stress, String> {
     let capabilities = clients
         .first()
         .map(Client::capabilities)
@@ -138,7 +138,7 @@ async fn fight(clients: &[Client], plan: &Plan, span: Duration) -> Result<Stress
     tokio::time::sleep(span * 2 / 5).await;
     let slow = span / 5;
     let fault = recorder.fault(format!(
-        "answers to client 1 come {} ms late",
+        "replies to client 1 delayed by {} ms",
         millis(slow / 2)
     ));
     let late = Fate::Delay {
@@ -156,9 +156,9 @@ async fn fight(clients: &[Client], plan: &Plan, span: Duration) -> Result<Stress
     fault.end();
     tokio::time::sleep(span * 2 / 5).await;
     let history = workload
-        .finish(GRANTS, 1)
+        .finish(MIN_GRANTS, 1)
         .await
-        .map_err(|quiet| quiet.to_string())?;
+        .map_err(|error| error.to_string())?;
     let bounds = Bounds::new(capabilities.takeover.of(ttl, ttl), SLACK);
     let violations = check(&history, &bounds)
         .iter()

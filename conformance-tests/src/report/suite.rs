@@ -1,4 +1,4 @@
-//! Runs the whole table on a harness, and makes a report of what came of it.
+//! Runs all cases on a harness and creates the report.
 
 use std::{
     fmt,
@@ -22,12 +22,11 @@ use crate::{
     case::Case,
     cases,
     driver::Driver,
+    launcher::Launcher,
     runner::{Verdict, run_launching, strict},
-    worker::Launcher,
 };
 
-/// How many cases run at the same time, unless somebody says otherwise. Most of what they do is to
-/// wait.
+/// The default number of cases that run at the same time. Cases mostly wait.
 pub(crate) const JOBS: usize = 6;
 
 /// A run of the suite on one backend.
@@ -52,18 +51,18 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// What a run tells while it goes on.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Progress<'a> {
-    /// A case began.
+    /// A case started.
     Began(&'a Case),
-    /// A case ended so.
+    /// A case ended with this report.
     Ended(&'a CaseReport),
 }
 
 impl Suite {
-    /// The whole suite on that harness. It is strict if `CONFORMANCE_STRICT` is set.
+    /// Creates a run of all cases on the given harness. It is strict if `CONFORMANCE_STRICT` is set.
     #[must_use]
     pub fn new(harness: Arc<dyn Harness>) -> Self {
         Self {
@@ -79,8 +78,8 @@ impl Suite {
         }
     }
 
-    /// Lets cases start this program again as a worker with these arguments. With them it has to come
-    /// to [`serve_if_asked`](crate::serve_if_asked), on the same store.
+    /// Sets the arguments with which cases start this program again as a worker. With these arguments the
+    /// program must call [`serve_if_asked`](crate::serve_if_asked) on the same store.
     #[must_use]
     pub fn workers(mut self, arguments: Vec<std::ffi::OsString>) -> Self {
         self.launcher = Some(Launcher::with(arguments));
@@ -92,36 +91,36 @@ impl Suite {
         self
     }
 
-    /// Only cases whose ids contain this text.
+    /// Restricts the run to cases whose ids contain this text.
     #[must_use]
     pub fn filter(mut self, text: Option<String>) -> Self {
         self.filter = text;
         self
     }
 
-    /// How many cases run at the same time; at least one.
+    /// Sets the number of cases that run at the same time, at least one.
     #[must_use]
     pub fn jobs(mut self, jobs: usize) -> Self {
         self.jobs = jobs.max(1);
         self
     }
 
-    /// Whether a case that does not apply, and of which the harness has not said so beforehand,
-    /// counts as failed.
+    /// Sets whether a case that does not apply, and that [`Harness::expected_ignores`] does not name, counts
+    /// as failed.
     #[must_use]
     pub const fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
-    /// No case begins once this is set.
+    /// Sets a flag: when it is true, no further case starts.
     #[must_use]
     pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = stop;
         self
     }
 
-    /// The cases that would be run.
+    /// Returns the cases of the run.
     #[must_use]
     pub fn chosen(&self) -> Vec<Case> {
         let mut chosen = cases();
@@ -131,15 +130,15 @@ impl Suite {
         chosen
     }
 
-    /// Asks the backend what it is, in an environment of its own.
+    /// Reads the capabilities of the backend, in a separate environment.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the store from being used.
+    /// An error that makes the store unusable.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling may leave the environment as it is.
+    /// Cancelling may skip the clean-up of the environment.
     pub async fn probe(&self) -> Result<DeclaredCapabilities, Error> {
         let env = self.harness.start().await?;
         let connector = env.connector();
@@ -158,8 +157,7 @@ impl Suite {
         Ok(declared)
     }
 
-    /// Runs the chosen cases, from outside of any runtime. `progress` is called from several
-    /// threads.
+    /// Runs the cases. Call this function outside of any runtime. Several threads call `progress`.
     #[must_use]
     pub fn run(self, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Report {
         let chosen = self.chosen();
@@ -179,7 +177,7 @@ impl Suite {
         self.report()
     }
 
-    /// Runs one case, and takes down what came of it.
+    /// Runs one case and records its report.
     pub(crate) fn run_one(&self, case: &Case) -> CaseReport {
         let began = SystemClock.now();
         let launcher = self.launcher.clone();
@@ -207,7 +205,7 @@ impl Suite {
         report
     }
 
-    /// What was taken down up to now.
+    /// Returns the report up to now.
     pub(crate) fn report(&self) -> Report {
         let about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
         let (info, capabilities) = about.clone().unzip();

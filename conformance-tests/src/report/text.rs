@@ -1,10 +1,10 @@
-//! The text form: a line for each case, and a summary.
+//! The text format: a line for each case, and a summary.
 
 use std::fmt::Write as _;
 
 use super::{CaseReport, Mark, Report, Stress, environment::format_millis};
 
-/// The line about one case: its verdict, id, duration, and why it did not pass.
+/// Formats one case as a line with its verdict, id, duration, and the reason if it is ignored.
 #[must_use]
 pub fn line(case: &CaseReport) -> String {
     let verdict = match case.verdict {
@@ -27,7 +27,7 @@ pub fn line(case: &CaseReport) -> String {
     line
 }
 
-/// What follows the lines of the cases: failures with their texts, and how many ended how.
+/// Formats the summary: the failures with their reasons, and the numbers of verdicts.
 #[must_use]
 pub fn summary(report: &Report) -> String {
     let mut text = String::new();
@@ -44,7 +44,7 @@ pub fn summary(report: &Report) -> String {
         }
     }
     if let Some(stress) = &report.stress {
-        let _ = write!(text, "\n{}\n", told(stress));
+        let _ = write!(text, "\n{}\n", stress_line(stress));
     }
     for line in &report.left {
         let _ = writeln!(text, "left behind: {}", plain(line));
@@ -62,10 +62,10 @@ pub fn summary(report: &Report) -> String {
     text
 }
 
-/// What workers saw who fought over a few locks.
-fn told(stress: &Stress) -> String {
+/// Formats the stress run.
+fn stress_line(stress: &Stress) -> String {
     let mut text = format!(
-        "workers on a few locks: grants: {}, acquires: {}, faults: {}",
+        "stress run: grants: {}, acquires: {}, faults: {}",
         stress.history.grants.len(),
         stress.history.waits.len(),
         stress.history.faults.len()
@@ -74,7 +74,7 @@ fn told(stress: &Stress) -> String {
         (Some(error), _) => {
             let _ = write!(text, "; FAILED: {}", plain(error));
         }
-        (None, None) => text.push_str("; nothing that the contract does not allow"),
+        (None, None) => text.push_str("; no violation"),
         (None, Some(shortest)) => {
             let _ = write!(
                 text,
@@ -87,7 +87,7 @@ fn told(stress: &Stress) -> String {
     text
 }
 
-/// All of it.
+/// Formats the whole report.
 #[must_use]
 pub fn write(report: &Report) -> String {
     let mut text: String = report.cases.iter().map(line).collect();
@@ -95,8 +95,8 @@ pub fn write(report: &Report) -> String {
     text
 }
 
-/// Text that somebody else wrote, with what could move a cursor or turn the direction of reading
-/// made visible. Lines stay lines.
+/// Escapes characters of foreign text that could move the cursor or change the reading direction. Line
+/// breaks and tabs remain.
 pub(crate) fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -118,8 +118,8 @@ pub(crate) fn plain(text: &str) -> String {
     shown
 }
 
-/// [`plain`] text for an element or a quoted attribute of HTML or XML. XML has no way at all to write
-/// most control characters, and an attribute keeps line ends only so.
+/// Escapes [`plain`] text for an element or a quoted attribute of HTML or XML. XML cannot represent most
+/// control characters, and an attribute keeps line breaks only as references.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in plain(text).chars() {

@@ -1,7 +1,7 @@
-//! Decorators of a backend: they record what is asked of it and disturb it on the way.
+//! Decorators of a backend that record its requests and inject faults.
 //!
-//! A [`Tap`] stands between the core and a driver. Its [`Plan`] says what happens to which
-//! requests and messages, and keeps the record.
+//! A [`Tap`] is between the core and a driver. Its [`Plan`] defines the faults of requests and messages,
+//! and records them.
 
 mod plan;
 mod tap;

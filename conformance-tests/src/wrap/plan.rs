@@ -1,4 +1,4 @@
-//! What a tap does to requests and messages, and the record of what it saw.
+//! The faults that a tap injects, and the record of its requests and messages.
 
 use std::{
     collections::HashMap,
@@ -24,48 +24,48 @@ pub enum Op {
     /// `remove`.
     Remove,
     /// `inspect`, `list` and `evict`.
-    Look,
+    Inspect,
 }
 
-/// What becomes of a request.
+/// The fault of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// It goes through.
+    /// The request passes.
     #[default]
     Pass,
-    /// It goes through, after one time and before another.
+    /// The request and its reply are delayed.
     Delay {
-        /// Before it is handed on.
+        /// The delay of the request.
         before: Duration,
-        /// Before its answer is.
+        /// The delay of the reply.
         after: Duration,
     },
-    /// It gets lost, and nobody says so.
+    /// The request is lost, without an error.
     Hang,
-    /// It is carried out, and its answer gets lost, and nobody says so.
+    /// The request is executed and its reply is lost, without an error.
     HangReply,
-    /// It gets lost, and an error says that the outcome is unknown.
+    /// The request is lost, with an error that the outcome is unknown.
     LoseRequest,
-    /// It is carried out, its answer gets lost, and an error says that the outcome is unknown.
+    /// The request is executed and its reply is lost, with an error that the outcome is unknown.
     LoseReply,
 }
 
-/// One request that was seen.
+/// A recorded request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Call {
-    /// What was asked.
+    /// The operation.
     pub op: Op,
-    /// About which attempts; empty for [`Op::Look`].
+    /// The attempts of the request; empty for [`Op::Inspect`].
     pub attempts: Vec<AttemptId>,
-    /// When it came to the tap.
+    /// The time at which the request arrived.
     pub at: Instant,
-    /// When the driver had answered; `None` if it did not.
+    /// The time of the driver's reply; `None` if there was none.
     pub done: Option<Instant>,
 }
 
-/// What a tap does, shared between the case and the tap. Clones are the same plan.
+/// The plan of a tap, shared between the case and the tap. Clones are the same plan.
 #[derive(Clone, Default)]
 pub struct Plan(Arc<Mutex<State>>);
 
@@ -73,9 +73,9 @@ pub struct Plan(Arc<Mutex<State>>);
 struct State {
     fates: HashMap<Op, (Fate, Option<u32>)>,
     muted: bool,
-    /// Renewals under way whose answers are not to arrive, or not yet.
+    /// The renewals in flight whose replies are lost or delayed.
     withheld: u32,
-    /// How many requests had another fate than to pass.
+    /// The number of requests that did not simply pass.
     disturbed: u64,
     calls: Vec<Call>,
     events: Vec<BackendEvent>,
@@ -83,38 +83,37 @@ struct State {
 }
 
 impl Plan {
-    /// Lets everything through.
+    /// Creates a plan without faults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets what becomes of all such requests from now on.
+    /// Sets the fault of all such requests from now on.
     pub fn set(&self, op: Op, fate: Fate) {
         self.state().fates.insert(op, (fate, None));
     }
 
-    /// Sets what becomes of the next `times` such requests; later ones go through.
+    /// Sets the fault of the next `times` such requests; later requests pass.
     pub fn set_times(&self, op: Op, fate: Fate, times: u32) {
         self.state().fates.insert(op, (fate, Some(times)));
     }
 
-    /// Keeps the store's messages from the core, or lets them through again. A message that came
-    /// meanwhile is lost.
+    /// Drops the store's messages, or passes them again. A dropped message is lost.
     pub fn mute(&self, muted: bool) {
         self.state().muted = muted;
     }
 
-    /// Cuts the client off: every request hangs and every message is lost, as if its process had
-    /// been stopped.
+    /// Disconnects the client: every request hangs and every message is lost, as if its process were
+    /// stopped.
     pub fn silence(&self) {
         self.mute(true);
-        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Look] {
+        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Inspect] {
             self.set(op, Fate::Hang);
         }
     }
 
-    /// All requests of that kind so far, in order.
+    /// Returns all requests with this operation so far, in order.
     #[must_use]
     pub fn calls(&self, op: Op) -> Vec<Call> {
         let state = self.state();
@@ -126,7 +125,7 @@ impl Plan {
             .collect()
     }
 
-    /// How many requests of that kind came so far.
+    /// Returns the number of requests with this operation so far.
     #[must_use]
     pub fn count(&self, op: Op) -> usize {
         self.state()
@@ -136,19 +135,19 @@ impl Plan {
             .count()
     }
 
-    /// All messages of the store so far, in order, the muted ones included.
+    /// Returns all messages of the store so far, in order, including dropped ones.
     #[must_use]
     pub fn events(&self) -> Vec<BackendEvent> {
         self.state().events.clone()
     }
 
-    /// How many requests of that kind are lost or delayed yet to come.
+    /// Returns the number of further requests that get the fault; `None` without a limit.
     #[must_use]
     pub fn left(&self, op: Op) -> Option<u32> {
         self.state().fates.get(&op).and_then(|(_, left)| *left)
     }
 
-    /// Sends the core a message that the store never sent.
+    /// Sends the core a message that the store did not send.
     pub fn forge(&self, event: &BackendEvent) {
         let sinks = self.state().sinks.clone();
         for sink in sinks {
@@ -156,7 +155,7 @@ impl Plan {
         }
     }
 
-    /// Notes a request, and says what becomes of it. The number is for [`Plan::answered`].
+    /// Records a request and returns its fault. The number is for [`Plan::answered`].
     pub(super) fn admit(&self, op: Op, attempts: Vec<AttemptId>) -> (usize, Fate) {
         let mut state = self.state();
         state.calls.push(Call {
@@ -188,14 +187,14 @@ impl Plan {
         }
     }
 
-    /// Withholds, until the value is dropped, the messages by which a driver tells parts of a
-    /// renewal's answer ahead: they come over the same wire as the answer.
+    /// Withholds, until the value is dropped, the messages by which a driver reports parts of a renewal's
+    /// reply early: they use the same connection as the reply.
     pub(super) fn withhold(&self) -> Withheld {
         self.state().withheld += 1;
         Withheld(self.clone())
     }
 
-    /// A relay between the driver and that sink. Whoever holds it keeps messages flowing.
+    /// Returns the relay between the driver and the given sink. Messages pass until it is dropped.
     pub(super) fn relay(&self, to: EventSink) -> Arc<dyn EventHandler> {
         self.state().sinks.push(to.clone());
         Arc::new(Relay {
@@ -224,7 +223,7 @@ impl Drop for Withheld {
     }
 }
 
-/// Whether a message proves a grant, as the answer to a renewal does.
+/// Returns whether a message proves a grant, as the reply to a renewal does.
 fn is_proof(event: &BackendEvent) -> bool {
     match event {
         BackendEvent::Proved { .. } => true,

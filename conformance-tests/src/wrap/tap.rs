@@ -1,4 +1,4 @@
-//! The decorator that carries out a plan.
+//! The decorator that executes a plan.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -17,7 +17,7 @@ use tenure_core::{
 
 use super::{Fate, Op, Plan};
 
-/// A way to a store that passes through a plan.
+/// A connector whose requests and messages pass through a plan.
 #[derive(Clone, Debug)]
 pub struct Tap {
     inner: Arc<dyn Connect>,
@@ -25,7 +25,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Puts a plan before that store.
+    /// Wraps a connector.
     #[must_use]
     pub fn new(inner: Arc<dyn Connect>, plan: &Plan) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Tapped {
         self.plan.answered(number);
         match fate {
             Fate::HangReply => std::future::pending().await,
-            Fate::LoseReply => Err(unknown("the answer was lost")),
+            Fate::LoseReply => Err(unknown("the reply was lost")),
             Fate::Delay { after, .. } => {
                 tokio::time::sleep(after).await;
                 Ok(answer)
@@ -96,7 +96,7 @@ impl Tapped {
 }
 
 fn unknown(detail: &str) -> Error {
-    Error::new(ErrorKind::OutcomeUnknown, "asking the store").with_detail(detail)
+    Error::new(ErrorKind::OutcomeUnknown, "sending a request").with_detail(detail)
 }
 
 #[async_trait]
@@ -134,17 +134,17 @@ impl Backend for Tapped {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.pass(Op::Look, Vec::new(), self.inner.inspect(name))
+        self.pass(Op::Inspect, Vec::new(), self.inner.inspect(name))
             .await?
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
-        self.pass(Op::Look, Vec::new(), self.inner.list(request))
+        self.pass(Op::Inspect, Vec::new(), self.inner.list(request))
             .await?
     }
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        self.pass(Op::Look, Vec::new(), self.inner.evict(name, token))
+        self.pass(Op::Inspect, Vec::new(), self.inner.evict(name, token))
             .await?
     }
 

@@ -1,4 +1,4 @@
-//! The driver of the flawed store: each request goes to the sound one below, by a detour.
+//! The driver of the flawed store: it passes requests to the driver of the memory store, with the flaw.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ use crate::{
     store::{Flawed, turn},
 };
 
-/// Long enough for another client to come between, or for a try to be no try.
+/// Long enough for a request of another client, and too long for a try.
 const RACE_WINDOW: Duration = Duration::from_millis(3);
 const LONG: Duration = Duration::from_secs(4);
 
@@ -41,9 +41,9 @@ pub(crate) struct Driver {
     pub(crate) events: EventSink,
     /// The attempts of this client that were granted, with their grants.
     pub(crate) own: Mutex<HashMap<AttemptId, Grant>>,
-    /// The one id that a client has at a lock.
+    /// The id of all attempts of this client on a lock.
     pub(crate) ids: Mutex<HashMap<LockName, AttemptId>>,
-    /// For flaws that do one thing first and then another.
+    /// For flaws whose behaviour alternates.
     pub(crate) turned: AtomicBool,
     pub(crate) _relay: Arc<dyn EventHandler>,
 }
@@ -59,7 +59,7 @@ impl Driver {
         self.store.flaw == Some(flaw)
     }
 
-    /// The name under which the flawed store keeps a lock.
+    /// Returns the name under which the flawed store keeps a lock.
     fn name(&self, name: &LockName, attempt: Option<AttemptId>) -> LockName {
         let text = match attempt {
             _ if self.has(Flaw::NamesFoldCase) => name.as_str().to_lowercase(),
@@ -70,7 +70,7 @@ impl Driver {
         LockName::new(text).unwrap_or_else(|_| name.clone())
     }
 
-    /// The id under which the flawed store keeps an attempt.
+    /// Returns the id under which the flawed store keeps an attempt.
     fn id(&self, name: &LockName, attempt: AttemptId) -> AttemptId {
         if !self.has(Flaw::OneIdPerClient) {
             return attempt;
@@ -79,7 +79,7 @@ impl Driver {
         *ids.entry(name.clone()).or_insert(attempt)
     }
 
-    /// What a flawed store makes of a grant.
+    /// Applies the flaw to a grant.
     pub(crate) fn granted(&self, name: &LockName, mut grant: Grant) -> Grant {
         if self.has(Flaw::HalfTheTtl) {
             grant.ttl *= 2;
@@ -132,7 +132,7 @@ impl Driver {
         }
     }
 
-    /// Whether its one connection was in use while the store stood still.
+    /// Whether the connection was in use while the store was stopped.
     fn is_stuck(&self) -> bool {
         if self.has(Flaw::StaysWithTheDead) && self.store.shared.lock().unwrap().paused {
             self.turned.store(true, Ordering::SeqCst);
@@ -175,7 +175,7 @@ impl Driver {
         }
     }
 
-    /// Whatever a flawed store does before it enqueues.
+    /// Applies the flaw before an enqueue.
     async fn before(&self, request: &mut Enqueue) -> Result<(), Error> {
         if self.has(Flaw::HalfTheTtl) {
             request.ttl /= 2;
@@ -197,7 +197,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Whatever a flawed store does once it has removed something.
+    /// Applies the flaw after a removal.
     async fn after(&self, request: &Remove, removed: Removed) -> Result<(), Error> {
         let owner = || Owner::new("", "", 0);
         let (name, ttl) = (request.name.clone(), request.ttl);
@@ -227,7 +227,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes the first one the holder that has waited for this lock, whether its entry is there or not.
+    /// Makes the first recorded waiter of the lock the holder, even if its entry is gone.
     async fn grant_to_the_lapsed(&self, name: &LockName) -> Result<(), Error> {
         let waiting = self.store.shared.lock().unwrap().waiting.clone();
         let first = waiting.into_iter().find(|(other, ..)| other.name == *name);

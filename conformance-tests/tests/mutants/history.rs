@@ -1,4 +1,4 @@
-//! The checker of histories on runs of broken backends: it has to find what they do.
+//! The checker of histories must find the violations of broken backends.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `docs/mutants.md`, which is made from the table.
+//! `docs/mutants.md`, which is generated from the table.
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
@@ -10,15 +10,15 @@ fn page() -> String {
     let mut text = format!(
         "# The broken backends\n\n\
          A suite that cannot fail proves nothing. Each of these {} backends is the memory backend with one \
-         flaw, most of them shipped by somebody; the case that is named beside it was named beforehand, and \
-         fails on it for that clause. The sound backend passes the same case. \
-         `conformance-tests/tests/mutants` runs them all with the tests.\n\n\
-         This file is made from the table in `conformance-tests/tests/mutants/flaw.rs`; after a change \
+         flaw. Released software had most of these flaws. The case in the last column must fail on the \
+         backend with this clause, and must pass on the memory backend without the flaw. \
+         `conformance-tests/tests/mutants` checks this with the tests.\n\n\
+         This file is generated from the table in `conformance-tests/tests/mutants/flaw.rs`; after a change \
          there, run `CONFORMANCE_DOCS=1 cargo test -p tenure-conformance --test mutants page`.\n\n\
-         Numbers in sources are issues of the project named. \"ours\" is a flaw that this project had, or \
-         that its design has to keep out. DistributedLock is the library for .NET, Curator and kazoo are \
-         libraries of ZooKeeper.\n\n\
-         | | what is wrong | source | clause | caught by |\n|---|---|---|---|---|\n",
+         Numbers in sources are issues of the named project. \"ours\" is a flaw that this project had, or \
+         that its design must prevent. DistributedLock is the library for .NET; Curator and kazoo are \
+         libraries for ZooKeeper.\n\n\
+         | | flaw | source | clause | found by |\n|---|---|---|---|---|\n",
         MUTANTS.len()
     );
     for (index, mutant) in MUTANTS.iter().enumerate() {
@@ -39,9 +39,9 @@ fn page() -> String {
         .collect();
     let _ = write!(
         text,
-        "\nClauses that no flaw of a backend can break, or for which none is here: {}. The core keeps N1, \
-         D2, D3, L4, K4, R3, R5, C2 and C3 whatever a backend does, and its own tests break it; S2 and S3 are \
-         about bytes, which this backend has not.\n",
+        "\nClauses that no flaw of a backend can violate, or without a flaw in this table: {}. The core keeps \
+         N1, D2, D3, L4, K4, R3, R5, C2 and C3 with any backend, and has its own tests for violations; S2 and \
+         S3 are about stored bytes, which this backend does not have.\n",
         open.join(", ")
     );
     text
@@ -56,6 +56,6 @@ fn page_in_the_docs_says_what_the_table_says() {
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == page(),
-        "docs/mutants.md is out of date; its head says how to make it anew"
+        "docs/mutants.md is stale; its introduction contains the command that generates it"
     );
 }

@@ -1,4 +1,4 @@
-//! Flaws of renewals and reports.
+//! Flaws of renewals.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -12,11 +12,11 @@ use tenure_core::{
 
 use crate::{driver::Driver, flaw::Flaw, store::turn};
 
-/// How long a driver waits for the store that takes silence for consent.
+/// The time after which the flawed driver takes a missing reply for success.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Driver {
-    /// Renews one, in the way of the flaw.
+    /// Renews one entry with the flaw.
     pub(crate) async fn renew_one(&self, entry: &Renewal) -> Renewed {
         let from = SystemClock.now();
         if self.has(Flaw::ExistenceIsProof) && entry.token.is_some() {
@@ -35,11 +35,11 @@ impl Driver {
         } else {
             asked.await.into_iter().next()
         };
-        // There is one answer for each.
+        // The driver returns one reply for each entry.
         self.renewed(entry, answer.unwrap()).await
     }
 
-    /// What a flawed driver makes of an answer.
+    /// Applies the flaw to a reply.
     async fn renewed(&self, entry: &Renewal, answer: Renewed) -> Renewed {
         match answer {
             Renewed::Granted(mut grant) if self.has(Flaw::TokenChangesOnRenewal) => {

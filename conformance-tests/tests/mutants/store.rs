@@ -31,7 +31,7 @@ use crate::{driver::Driver, flaw::Flaw};
 
 const CANARY: &str = "canary-7f3a";
 
-/// A harness for the memory backend, with that flaw or with none.
+/// A harness for the memory backend with a flaw or without.
 pub(crate) struct Broken(pub(crate) Option<Flaw>);
 
 #[async_trait]
@@ -55,26 +55,26 @@ impl Harness for Broken {
 #[derive(Clone)]
 pub(crate) struct Flawed {
     pub(crate) inner: MemoryStore,
-    /// The way to it, which may be a broken one.
+    /// The connector, which may inject faults.
     below: Arc<dyn Connect>,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) password: Secret,
     pub(crate) shared: Arc<Mutex<Shared>>,
 }
 
-/// What the flawed store keeps beside the sound one.
+/// The state of the flawed store in addition to the memory store.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// The last grant of each lock: the sound token, the one that was shown, and whether it was
-    /// ended by anything but its expiry.
+    /// The last grant of each lock: the real token, the reported token, and whether it ended before its
+    /// expiry.
     pub(crate) grants: HashMap<LockName, (FencingToken, FencingToken, bool)>,
-    /// Everybody who waits, with the way to them.
+    /// All waiters with their event sinks.
     pub(crate) waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
     /// Whether the next message is lost.
     pub(crate) loses_next: bool,
-    /// Whether it stands still.
+    /// Whether the store is stopped.
     pub(crate) paused: bool,
-    /// Whether it was killed and started again.
+    /// Whether the store was restarted.
     pub(crate) restarted: bool,
 }
 
@@ -97,7 +97,7 @@ impl Env for Flawed {
         vec![CANARY.to_owned()]
     }
 
-    /// The faults come below the flawed driver, as those of a network would.
+    /// The faults apply below the flawed driver, like faults of a network.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
         let plan = Plan::new();
         let flawed = Self {
@@ -107,14 +107,14 @@ impl Env for Flawed {
         Ok(Some(Faulty::new(Arc::new(flawed), plan)))
     }
 
-    /// To strike the store stands for breaking the way to it: what is flawed is what is granted then.
+    /// Actions on servers are simulated by faults of the connections to the store.
     async fn dedicated_store(&self) -> Result<Option<DedicatedStore>, Error> {
         let plan = Plan::new();
         let flawed = Self {
             below: Arc::new(Tap::new(Arc::clone(&self.below), &plan)),
             ..self.clone()
         };
-        let servers = Struck(plan, Arc::clone(&self.shared));
+        let servers = SimulatedServers(plan, Arc::clone(&self.shared));
         Ok(Some(DedicatedStore::new(Arc::new(flawed), servers)))
     }
 
@@ -158,11 +158,11 @@ impl Connect for Flawed {
     }
 }
 
-/// A store that is away.
-struct Struck(Plan, Arc<Mutex<Shared>>);
+/// The simulated servers.
+struct SimulatedServers(Plan, Arc<Mutex<Shared>>);
 
 #[async_trait]
-impl Servers for Struck {
+impl Servers for SimulatedServers {
     async fn apply(&self, action: ServerAction) -> Result<(), Error> {
         let Self(plan, shared) = self;
         Line::set(
@@ -180,7 +180,7 @@ impl Servers for Struck {
     }
 }
 
-/// Between the sound driver and the core.
+/// Applies flaws to messages between the driver and the core.
 struct Relay {
     store: Flawed,
     to: EventSink,
@@ -226,7 +226,7 @@ impl Relay {
     }
 }
 
-/// Says one thing and then another.
+/// Returns `false` and `true` alternately.
 pub(crate) fn turn(turned: &AtomicBool) -> bool {
     turned.fetch_xor(true, Ordering::SeqCst)
 }

@@ -1,4 +1,4 @@
-//! A real browser without a window, and a proxy that takes down all that it asks for.
+//! Headless Chromium, and a proxy that records its requests.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The program, if there is one. Where `CONFORMANCE_STRICT` is set its absence fails the test.
+/// Finds the program. With `CONFORMANCE_STRICT` a missing browser fails the test.
 pub(crate) fn find() -> Option<&'static str> {
     let found = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
@@ -33,22 +33,22 @@ pub(crate) fn find() -> Option<&'static str> {
     found
 }
 
-/// What the browser was asked for, and what it asked for itself.
+/// The result of showing a page.
 pub(crate) struct Shown {
-    /// The document after it was shown, as HTML.
+    /// The resulting document as HTML.
     pub(crate) dom: String,
-    /// The first line of each request to anywhere.
+    /// The first line of each request of the browser.
     pub(crate) requests: Vec<String>,
 }
 
-/// Shows a page in a window so wide, light or dark.
+/// Shows a page in a window of the given width, in light or dark colours.
 pub(crate) fn show(browser: &str, page: &Path, width: u32, dark: bool) -> Shown {
     let profile = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let requests: Arc<Mutex<Vec<String>>> = Arc::default();
     let taken = Arc::clone(&requests);
-    // It ends with the process: nobody asks any more once the browser has ended.
+    // The thread ends with the process: after the end of the browser there are no requests.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut line = String::new();

@@ -1,4 +1,4 @@
-//! What each form says, and that nothing that somebody else wrote gets out of its place.
+//! The output formats, and the escaping of foreign text.
 
 use std::{
     io::Write,
@@ -13,22 +13,22 @@ use tenure_conformance::{
 use crate::sample::{self, FAILED, IGNORED};
 
 #[test]
-fn json_can_be_read_back() {
+fn json_can_be_read_again() {
     let reports = sample::read(&[sample::report("a"), sample::report("b")]);
     let text = report::write(Form::Json, &reports);
     assert_eq!(text.lines().count(), 2, "an object on a line each");
     assert_eq!(report::json::read(&text).unwrap(), reports);
     for (text, what) in [
         ("", "no report"),
-        ("{", "no JSON"),
+        ("{", "invalid JSON"),
         ("{}", "schema"),
         ("{\"schema\": \"tenure.run/1\"}", "tenure.run/1"),
-        ("{\"schema\": \"tenure.conformance/1\"}", "no report"),
+        ("{\"schema\": \"tenure.conformance/1\"}", "invalid report"),
     ] {
         let error = report::json::read(text).unwrap_err();
         assert!(error.contains(what), "{text:?}: {error}");
     }
-    // A later version of the suite may tell more.
+    // A later version of the suite may add fields.
     let mut later = sample::report("a");
     later["surprise"] = 1.into();
     assert_eq!(
@@ -58,9 +58,9 @@ fn text_names_each_failure_and_counts() {
     assert_eq!(reports[0].count(Mark::Ignored), 1);
 }
 
-/// Python's reader is one that others wrote, and strict about what XML can hold.
+/// Uses Python's XML parser, which accepts valid XML only.
 #[test]
-fn junit_is_xml_that_others_read() {
+fn junit_is_xml_that_other_parsers_read() {
     let reports = sample::read(&[sample::report("a"), sample::report("b<&\"\u{8}")]);
     let xml = report::write(Form::JUnit, &reports);
     let script = r#"
@@ -125,7 +125,7 @@ print(json.dumps({
 }
 
 #[test]
-fn the_matrix_for_documentation_lists_every_case() {
+fn markdown_matrix_lists_every_case() {
     let mut short = sample::report("short|\n<b>");
     short["cases"].as_array_mut().unwrap().truncate(3);
     let page = report::write(Form::Markdown, &sample::read(&[sample::report("a"), short]));
@@ -147,7 +147,7 @@ fn the_matrix_for_documentation_lists_every_case() {
 }
 
 #[test]
-fn the_ending_of_a_file_says_the_form() {
+fn extension_of_a_file_selects_the_format() {
     for (name, form) in [
         ("a.json", Some(Form::Json)),
         ("a/b.XML", Some(Form::JUnit)),

@@ -1,4 +1,4 @@
-//! The reports of the suite: how they are made, and every form in which they are written.
+//! The reports of the suite and their output formats.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod browser;

@@ -1,4 +1,4 @@
-//! The page: on its own, and as a real browser shows it.
+//! The HTML page, also in a real browser.
 
 use tenure_conformance::{
     cases, clauses,
@@ -10,10 +10,10 @@ use crate::{
     sample::{self, FAILED},
 };
 
-/// What looks at the page from inside.
+/// A script that inspects the page.
 const MEASURE: &str = include_str!("measure.js");
 
-/// An image that the browser is to ask for, to know that asking would be seen.
+/// An external image: the request for it shows that requests are recorded.
 const CONTROL: &str = "<img id='control' src='http://control.test/i'>";
 
 fn page() -> String {
@@ -22,7 +22,7 @@ fn page() -> String {
 }
 
 #[test]
-fn the_page_has_all_that_it_needs_in_itself() {
+fn page_is_self_contained() {
     let page = page();
     for (attribute, allowed) in [
         ("src=", None),
@@ -58,7 +58,7 @@ fn the_page_has_all_that_it_needs_in_itself() {
 }
 
 #[test]
-fn a_browser_shows_the_matrix_the_failures_and_the_timeline() {
+fn browser_shows_the_matrix_the_failures_and_the_timeline() {
     let Some(program) = browser::find() else {
         return;
     };

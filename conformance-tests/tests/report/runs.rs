@@ -1,4 +1,4 @@
-//! The run itself: what it tells while it goes on, and what comes of a store that fails.
+//! Runs of the suite, also on a failing store.
 
 use std::{
     collections::BTreeSet,
@@ -57,7 +57,7 @@ fn suite(filter: &str) -> Suite {
 }
 
 #[test]
-fn a_run_tells_what_it_does_and_reports_all_of_it() {
+fn run_reports_progress_and_all_cases() {
     let suite = suite("capabilities::").jobs(2);
     let chosen: Vec<&str> = suite.chosen().iter().map(|case| case.id).collect();
     assert!(chosen.len() > 2 && chosen.iter().all(|id| id.starts_with("capabilities::")));
@@ -82,7 +82,7 @@ fn a_run_tells_what_it_does_and_reports_all_of_it() {
 }
 
 #[test]
-fn strict_runs_fail_what_was_not_expected_and_nothing_else() {
+fn strict_run_fails_unexpected_ignores_only() {
     let verdicts = |strict: bool| -> Vec<Mark> {
         let report = suite("secrets::").strict(strict).run(&|_| {});
         report.cases.iter().map(|case| case.verdict).collect()
@@ -94,7 +94,7 @@ fn strict_runs_fail_what_was_not_expected_and_nothing_else() {
 }
 
 #[test]
-fn a_store_that_is_away_fails_the_probe_and_each_case_with_its_reason() {
+fn unreachable_store_fails_the_probe_and_each_case_with_the_reason() {
     let suite = Suite::new(Arc::new(Memory { away: true })).filter(Some("names::".to_owned()));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_store_that_is_away_fails_the_probe_and_each_case_with_its_reason() {
 }
 
 #[test]
-fn what_the_backend_declares_is_in_the_report() {
+fn report_contains_the_declared_capabilities() {
     let suite = suite("capabilities::make_sense");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let declared = runtime.block_on(suite.probe()).unwrap();
@@ -126,7 +126,7 @@ fn what_the_backend_declares_is_in_the_report() {
 }
 
 #[test]
-fn no_case_begins_once_it_was_stopped() {
+fn stopped_run_starts_no_further_case() {
     let stop = Arc::new(AtomicBool::new(false));
     let report = suite("names::")
         .jobs(1)
@@ -140,7 +140,7 @@ fn no_case_begins_once_it_was_stopped() {
 }
 
 #[test]
-fn workers_on_a_few_locks_leave_a_history_with_the_fault() {
+fn stress_run_records_a_history_with_the_fault() {
     let harness: Arc<dyn Harness> = Arc::new(Memory { away: false });
     let stress = report::stress(&harness, Duration::from_secs(1));
     assert!(stress.has_passed(), "{:?}", stress.verdict());

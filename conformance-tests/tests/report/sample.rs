@@ -1,5 +1,4 @@
-//! Reports to write: every case of the table, one that failed, and names and texts of somebody who
-//! means ill.
+//! Sample reports with every case of the table, a failure, and malicious names and texts.
 
 use serde_json::{Value, json};
 use tenure_conformance::{
@@ -7,13 +6,13 @@ use tenure_conformance::{
     report::{self, Report},
 };
 
-/// What must never be taken for markup, and what XML cannot write.
+/// Text with markup, and with characters that XML cannot represent.
 pub(crate) const HOSTILE: &str = "x</pre><script>document.title='owned'</script><img src=http://evil.test/i> &amp; ]]> \"'\u{1b}[2J\u{0}\u{202e}";
 
 pub(crate) const FAILED: &str = "token::rises_over_release";
 pub(crate) const IGNORED: &str = "secrets::show_nowhere";
 
-/// One report of that backend.
+/// A report of the given backend.
 pub(crate) fn report(backend: &str) -> Value {
     let cases: Vec<Value> = cases()
         .iter()
@@ -42,7 +41,7 @@ pub(crate) fn report(backend: &str) -> Value {
     })
 }
 
-/// Three workers, of whom one loses its lock in a fault.
+/// A history of three workers, one of which loses its lock during a fault.
 fn history() -> Value {
     let released = |at: u64| json!({"released": {"asked": at, "held": true}});
     let grant = |worker: u32, token: u64, from: u64, until: u64, ending: Value| {
@@ -68,7 +67,7 @@ fn history() -> Value {
     })
 }
 
-/// The reports as a run would have made them.
+/// The reports as a run creates them.
 pub(crate) fn read(values: &[Value]) -> Vec<Report> {
     let lines: Vec<String> = values.iter().map(Value::to_string).collect();
     report::json::read(&lines.join("\n")).unwrap()

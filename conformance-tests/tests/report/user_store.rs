@@ -1,4 +1,4 @@
-//! The suite on somebody's own store: where it writes, and what it leaves.
+//! The suite on a user's store: its namespaces and its clean-up.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ async fn held(client: &Client) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_held_in_the_end_is_taken_away_and_nobody_elses() {
+async fn clean_up_evicts_the_grants_of_cases_and_no_others() {
     let memory = MemoryStore::new();
     let store = store(&memory);
     let mine = Client::builder(memory.clone()).namespace(Namespace::new("mine").unwrap());
@@ -50,31 +50,27 @@ async fn what_is_held_in_the_end_is_taken_away_and_nobody_elses() {
     while holder.inspect(guard.name()).await.unwrap().queue.is_empty() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // Both die, as a case's clients do when it fails.
+    // Both clients die, as in a failing case.
     plan.silence();
     let left = store.clean_up().await;
-    plan.set(Op::Look, Fate::Pass);
+    plan.set(Op::Inspect, Fate::Pass);
     assert_eq!(
         held(&holder).await,
         0,
-        "the holder, and then the waiter, were taken away"
+        "the holder and then the waiter must be evicted"
     );
     assert!(kept.check().is_ok());
-    assert_eq!(
-        held(&mine).await,
-        1,
-        "a lock of the user's own is not touched"
-    );
+    assert_eq!(held(&mine).await, 1, "the user's own lock must stay held");
     assert!(left.is_empty(), "the memory store keeps nothing: {left:?}");
     waiting.abort();
     assert!(
         store.clean_up().await.is_empty(),
-        "there is nothing more to clean"
+        "the second clean-up must find nothing"
     );
 }
 
 #[tokio::test]
-async fn only_what_the_stores_own_tools_can_do_is_excused_beforehand() {
+async fn cases_that_need_the_stores_own_tools_are_expected_ignores() {
     let store = store(&MemoryStore::new());
     let excused: Vec<&str> = store.expected_ignores().iter().map(|(id, _)| *id).collect();
     for case in cases() {
@@ -87,7 +83,7 @@ async fn only_what_the_stores_own_tools_can_do_is_excused_beforehand() {
 }
 
 #[test]
-fn a_namespace_without_room_is_refused() {
+fn namespace_without_room_for_the_suffix_is_refused() {
     let connector: Arc<dyn Connect> = Arc::new(MemoryStore::new());
     let long = Namespace::new("n".repeat(480)).unwrap();
     let error = Store::new(connector, &long).unwrap_err();

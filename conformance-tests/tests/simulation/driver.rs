@@ -1,5 +1,4 @@
-//! The driver of the simulated store, and the network between: what becomes of every message is
-//! drawn from the seed.
+//! The driver of the simulated store, and the network. The seed decides the fault of every message.
 
 use std::{
     fmt,
@@ -71,7 +70,7 @@ fn lock_number(name: &LockName) -> usize {
     name.as_str().parse().expect("a number")
 }
 
-/// What the store says that it keeps; the oracle holds it to this.
+/// The capabilities that the store declares and the oracle checks.
 pub(crate) const TAKEOVER: TakeoverBound = TakeoverBound::new(100, 50, Duration::from_millis(500));
 
 #[async_trait]
@@ -101,7 +100,7 @@ enum Way {
 }
 
 impl State {
-    /// How long each copy of a message is under way; none if it is lost.
+    /// The delay of each copy of a message; empty if it is lost.
     fn fates(&mut self, process: usize, way: Way, may_repeat: bool) -> Vec<u64> {
         let quick = self.rng.u64(100_000..6_000_000);
         let draws = [0; 3].map(|_: u64| self.rng.u64(..1000));
@@ -129,7 +128,7 @@ impl State {
         delays
     }
 
-    /// Whether a message that was sent at that number of restarts still has a connection.
+    /// Whether a message from before the given number of restarts still has a connection.
     fn is_connected(&self, restarts: u64) -> bool {
         self.store.restarts == restarts && self.store.down_until <= self.now
     }
@@ -142,7 +141,7 @@ impl SimBackend {
         self.context.clock.now()
     }
 
-    /// Sends one request, and returns when its answer comes.
+    /// Sends one request and waits for its reply.
     async fn call<R: Clone + Send + 'static>(
         &self,
         operation: &'static str,
@@ -187,7 +186,7 @@ impl SimBackend {
     }
 }
 
-/// A copy of a request is at the store.
+/// Handles a copy of a request that arrives at the store.
 fn arrive<R: Clone + Send + 'static>(
     world: &Arc<World>,
     process: usize,
@@ -285,7 +284,7 @@ fn arrive<R: Clone + Send + 'static>(
     }
 }
 
-/// "Still waiting", in the store's words.
+/// The reply "still waiting".
 fn waiting(
     state: &State,
     lock: usize,
@@ -490,7 +489,7 @@ impl Backend for SimBackend {
     }
 }
 
-/// An operator takes the lock away, on the store itself.
+/// Evicts the holder on the store.
 pub(crate) fn evict(world: &Arc<World>, lock: usize) {
     let mut state = world.state();
     if state.store.down_until > state.now {

@@ -1,4 +1,4 @@
-//! What goes wrong beside single messages, at moments that the seed decides.
+//! Faults beside those of single messages, at times that the seed decides.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     world::{State, World},
 };
 
-/// Puts all of a run's faults on the agenda.
+/// Schedules all faults of a run.
 pub(crate) fn schedule(world: &Arc<World>) {
     let mut state = world.state();
     let heal = state.plan.heal;
@@ -31,7 +31,7 @@ pub(crate) fn schedule(world: &Arc<World>) {
         let count = state.rng.u64(1..=most);
         for _ in 0..count {
             let time = state.rng.u64(..heal);
-            // As long as it takes to be noticed, or longer than anybody waits.
+            // Either short, or longer than any wait.
             let long = state.rng.bool();
             let span = state
                 .rng
@@ -44,7 +44,7 @@ pub(crate) fn schedule(world: &Arc<World>) {
     }
 }
 
-/// One process that is up, if any is.
+/// Returns a running process, if there is one.
 fn victim(state: &mut State) -> Option<usize> {
     let up: Vec<_> = (0..state.processes.len())
         .filter(|&process| !state.processes[process].crashed)
@@ -91,10 +91,10 @@ fn inject(world: &Arc<World>, kind: Kind, span: u64) {
             state.seen.insert("the store restarted");
             state.store.restart();
             state.store.down_until = until;
-            let everybody: Vec<_> = (0..state.processes.len()).collect();
+            let all: Vec<_> = (0..state.processes.len()).collect();
             let soon = state.now;
             drop(state);
-            for process in everybody {
+            for process in all {
                 emit(world, process, soon, BackendEvent::Suspect);
                 emit(world, process, until, BackendEvent::Reconnected);
             }
@@ -133,7 +133,7 @@ fn inject(world: &Arc<World>, kind: Kind, span: u64) {
     }
 }
 
-/// The client library of a process notices something about its connection, a moment later.
+/// Lets the client library of a process notice a change of its connection after a delay.
 fn emit(world: &Arc<World>, process: usize, time: u64, event: BackendEvent) {
     let time = time + world.state().rng.u64(..5_000_000);
     world.within(

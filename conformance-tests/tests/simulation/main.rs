@@ -1,20 +1,20 @@
-//! The core's client, keeper, lease and releaser against a simulated store in simulated time.
+//! The core on a simulated store in simulated time.
 //!
-//! A seed decides everything: delays, losses, duplicates, the order of all messages, pauses and
+//! A seed decides all events: delays, losses, duplicates, the order of all messages, pauses and
 //! crashes of processes, cut links, restarts of the store, evictions, cancelled acquires and
-//! releases, the rates of the clocks. The client is the real one, on a runtime of one thread; its
-//! clock, its store and its network are simulated, so that some milliseconds of real time make a
-//! minute, and the same seed makes the same run. An oracle with a ledger of its own judges every
-//! event at the store and every guard between any two events (`oracle.rs`).
+//! releases, the rates of the clocks. The client is real and runs on a runtime with one
+//! thread; its clock, its store and its network are simulated, so that a minute takes some milliseconds of
+//! real time, and the same seed gives the same run. An oracle with its own state checks every event at the
+//! store, and every guard between two events (`oracle.rs`).
 //!
-//! A seed that fails prints what was violated, how to replay it, and the end of its log:
+//! A failing seed prints the violation, the command to replay it, and the end of its log:
 //!
 //! ```text
 //! SIM_SEED=123 cargo test -p tenure-conformance --test simulation -- --nocapture replay
 //! ```
 //!
-//! `SIM_SEEDS` says how many seeds to run, `SIM_FROM` from which on; `SIM_WITHOUT` leaves out kinds
-//! of faults (`loss,pause`), `SIM_FLAW` breaks the store (`NoFencing`).
+//! `SIM_SEEDS` sets the number of seeds and `SIM_FROM` the first one. `SIM_WITHOUT` excludes kinds of faults
+//! (`loss,pause`), `SIM_FLAW` adds a flaw to the store (`NoFencing`).
 
 #![allow(
     clippy::expect_used,
@@ -46,18 +46,18 @@ use plan::Kind;
 use run::{Outcome, run};
 use store::Flaw;
 
-/// How many seeds every test run goes through.
+/// The number of seeds of a test run.
 const SEEDS: u64 = 2_400;
-/// As many threads as the machines of a continuous integration have.
+/// The number of threads, which continuous integration machines have.
 const THREADS: usize = 2;
-/// How many seeds a broken variant has to be found within.
+/// The number of seeds within which a flaw must be found.
 const FLAW_SEEDS: u64 = 400;
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
     Some(
         text.parse()
-            .unwrap_or_else(|_| panic!("{variable}={text:?} is no number")),
+            .unwrap_or_else(|_| panic!("{variable}={text:?} is not a number")),
     )
 }
 
@@ -81,7 +81,7 @@ fn flaw() -> Option<Flaw> {
     Some(found.unwrap_or_else(|| panic!("SIM_FLAW: {text:?} is none of {:?}", Flaw::ALL)))
 }
 
-/// The kinds of faults that a failing seed can do without, and still fail.
+/// Returns the kinds of faults that the failing seed does not need.
 fn shrink(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>) -> BTreeSet<Kind> {
     let mut needless = without.clone();
     for kind in Kind::ALL {
@@ -94,7 +94,7 @@ fn shrink(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>) -> BTreeSet<K
     needless
 }
 
-/// All there is to say of a seed that fails.
+/// Describes a failing seed.
 fn report(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>) -> String {
     const TAIL: usize = 60;
     let needless = shrink(seed, flaw, without);
@@ -118,7 +118,7 @@ fn report(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>) -> String {
     )
 }
 
-/// Runs seeds on all threads until one fails; the outcomes are summed up.
+/// Runs seeds on all threads until one fails, and sums the outcomes up.
 fn go_through(from: u64, count: u64) -> (Option<u64>, BTreeMap<&'static str, u64>, u64) {
     let next = AtomicU64::new(from);
     let failed = Mutex::new(None::<u64>);
@@ -179,7 +179,7 @@ fn every_clause_holds_in_every_run() {
 }
 
 #[test]
-fn a_seed_makes_one_run() {
+fn run_depends_on_its_seed_only() {
     for seed in 0..20 {
         let [first, second] = [(); 2].map(|()| run(seed, None, &BTreeSet::new(), true));
         let lines = [first.lines.unwrap(), second.lines.unwrap()];
@@ -223,7 +223,7 @@ fn broken_variants_are_found() {
     assert_eq!(missed, [], "not found within {FLAW_SEEDS} seeds");
 }
 
-/// Repeats the run of `SIM_SEED`, with its whole log. Without a seed it shows the first.
+/// Repeats the run of `SIM_SEED` with its whole log. The default is seed 0.
 #[test]
 fn replay() {
     let seed = number("SIM_SEED").unwrap_or(0);

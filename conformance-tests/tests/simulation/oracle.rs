@@ -1,7 +1,7 @@
-//! The oracle: what must hold at every moment, judged by a ledger of its own.
+//! The oracle checks the contract with its own state.
 //!
-//! It looks at each event that the store has taken, and at every guard between any two events, at
-//! one moment of the simulated time that no client can read.
+//! It checks each event at the store, and every guard between two events, with the exact simulated time,
+//! which no client can read.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,34 +22,34 @@ use crate::{
     world::{State, World},
 };
 
-/// A clause that was violated, and how.
+/// A violation of a clause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken {
     pub(crate) clause: &'static str,
     pub(crate) how: String,
 }
 
-/// One entry in a queue, by its history.
+/// The history of one entry of a queue.
 #[derive(Clone, Debug, Default)]
 struct Attempt {
     process: usize,
-    /// Of which acquire.
+    /// The number of the acquire.
     acquire: u64,
-    /// Counts entries, in the order in which they came to be.
+    /// The number of the entry, in the order of creation.
     place: u64,
-    /// Until when the store has to keep it, unless it is removed.
+    /// The time until which the store must keep the entry unless it is removed.
     kept_until: u64,
     fenced_until: u64,
-    /// When requests were sent by which the store keeps it, by the client's own clock.
+    /// The times of the requests that keep the entry, on the client's clock.
     proofs: BTreeSet<u64>,
-    /// Since when nobody wants it any more.
+    /// The time since which the entry is abandoned.
     over_since: Option<u64>,
-    /// Left to its TTL on purpose.
+    /// Whether the entry may remain until its TTL ends.
     abandoned: bool,
     pushed: bool,
 }
 
-/// A guard, as it was seen.
+/// The observed state of a guard.
 struct Seen {
     guard: Weak<Guard>,
     lock: usize,
@@ -58,17 +58,17 @@ struct Seen {
     token: u64,
     valid_until: u64,
     dead: bool,
-    /// Whether somebody waits for word of its loss.
+    /// Whether a task waits for its loss.
     watched: bool,
 }
 
-/// An acquire under way.
+/// A running acquire.
 struct Wait {
     lock: usize,
     process: usize,
 }
 
-/// Who held a lock before an event.
+/// The holder of a lock before an event.
 pub(crate) struct Before {
     holder: Option<(AttemptId, u64)>,
     present: bool,
@@ -80,8 +80,8 @@ pub(crate) struct Oracle {
     guards: BTreeMap<u64, Seen>,
     waits: BTreeMap<u64, Wait>,
     evicted: BTreeSet<u64>,
-    /// Of each lock: the highest token in the store, the highest that a guard had, and since when
-    /// nobody holds it although somebody waits.
+    /// For each lock: the highest token in the store, the highest token of a guard, and the time since which
+    /// it is free with a waiter.
     last_token: Vec<u64>,
     last_guard: Vec<u64>,
     free_since: Vec<u64>,
@@ -117,7 +117,7 @@ impl Oracle {
         self.broken.get_or_insert(Broken { clause, how });
     }
 
-    /// Attempts by number: their ids are random, and differ from run to run.
+    /// Attempts by number, since their random ids differ between runs.
     pub(crate) fn number(&mut self, attempt: AttemptId) -> u64 {
         let next = self.numbers.len() as u64;
         *self.numbers.entry(attempt).or_insert(next)
@@ -128,7 +128,7 @@ impl Oracle {
         self.attempts.entry(number).or_default()
     }
 
-    /// An attempt is about to enqueue, for the acquire of that number.
+    /// Records that an attempt of an acquire is about to enqueue.
     pub(crate) fn names(&mut self, attempt: AttemptId, process: usize, label: &str) {
         let entry = self.attempt(attempt);
         entry.process = process;
@@ -151,12 +151,12 @@ impl Oracle {
         self.waits.insert(acquire, Wait { lock, process });
     }
 
-    /// How many processes wait for a lock.
+    /// Returns the number of processes that wait for a lock.
     pub(crate) fn waiting_for(&self, lock: usize) -> usize {
         self.waits.values().filter(|wait| wait.lock == lock).count()
     }
 
-    /// An acquire has ended; but for the attempt that was granted nothing may be left of it.
+    /// Records the end of an acquire: nothing of it may remain except the granted attempt.
     pub(crate) fn ended(&mut self, acquire: u64, granted: Option<AttemptId>, now: u64) {
         self.waits.remove(&acquire);
         let granted = granted.map(|attempt| self.number(attempt));
@@ -167,7 +167,7 @@ impl Oracle {
         }
     }
 
-    /// A guard is over.
+    /// Records the end of a guard.
     pub(crate) fn over(&mut self, attempt: AttemptId, abandoned: bool, now: u64) {
         let attempt = self.attempt(attempt);
         attempt.over_since.get_or_insert(now);
@@ -181,7 +181,7 @@ impl Oracle {
         }
     }
 
-    /// A process is gone, and with it all that it waited for.
+    /// Records the end of a process and of its acquires.
     pub(crate) fn crashed(&mut self, process: usize) {
         self.waits.retain(|_, wait| wait.process != process);
     }
@@ -197,7 +197,7 @@ impl State {
         )
     }
 
-    /// Judges what the store made of an event of that attempt.
+    /// Checks the effect of an event of the given attempt on the store.
     pub(crate) fn judge(
         &mut self,
         lock: usize,
@@ -232,7 +232,7 @@ impl State {
                 how: format!("{how}: attempt {number}, lock {lock}"),
             });
         };
-        // One whose time was over is out of the way before the event counts, and enters anew.
+        // An expired entry ends before the event, which may create it again.
         let lapsed = entry.kept_until <= now;
         match event {
             "enqueue" if (!before.present || lapsed) && present => {
@@ -265,7 +265,7 @@ impl State {
             }
             _ => {}
         }
-        // Until when the grant that there was had to be kept, before this event proved anything.
+        // The time until which the previous grant had to be kept, before this event.
         let kept = before
             .holder
             .map(|(held, _)| oracle.attempt(held).kept_until);
@@ -276,7 +276,7 @@ impl State {
             entry.kept_until = now + ttl;
             entry.proofs.insert(ns(sent.since_origin()));
         }
-        // Who had the lock keeps it, unless it went itself or its time is over.
+        // The holder keeps the lock unless it left or its time is over.
         let holder = after.holder();
         if let Some((held, token)) = before.holder
             && holder != before.holder
@@ -313,7 +313,7 @@ impl State {
     }
 }
 
-/// A lock's queue at one moment.
+/// The queue of a lock at one time.
 pub(crate) struct BeforeOf(Vec<(AttemptId, Option<u64>)>);
 
 impl BeforeOf {
@@ -338,7 +338,7 @@ impl BeforeOf {
     }
 }
 
-/// A guard was given out.
+/// Checks a new guard.
 pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: usize) {
     let Some(strong) = guard.upgrade() else {
         return;
@@ -368,7 +368,7 @@ pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: u
     state.oracle.guards.insert(number, seen);
 }
 
-/// Looks at every guard and at every lock, between two events.
+/// Checks every guard and every lock between two events.
 pub(crate) fn check_guards(world: &std::sync::Arc<World>) {
     let guards: Vec<_> = {
         let state = world.state();
@@ -381,7 +381,7 @@ pub(crate) fn check_guards(world: &std::sync::Arc<World>) {
         .into_iter()
         .map(|(number, guard)| {
             let facts = guard.map(|guard| {
-                // Not the other way round: a renewal between the two would be seen as a loss.
+                // In this order: otherwise a renewal between the two reads would look like a loss.
                 let phase = guard.phase();
                 (phase, ns(guard.valid_until().since_origin()))
             });
@@ -450,7 +450,7 @@ fn guard_is_sound(state: &mut State, number: u64, phase: Phase, valid_until: u64
     }
 }
 
-/// A lock that is free passes to one who waits, within the bound.
+/// Checks that a free lock is granted to a waiter within the bound.
 fn locks_move_on(state: &mut State, live: &[bool]) {
     let bound = ns(TAKEOVER.of(state.plan.ttl, state.plan.ttl)) + 100_000_000;
     let (now, quiet) = (state.now, state.plan.quiet());
@@ -465,13 +465,13 @@ fn locks_move_on(state: &mut State, live: &[bool]) {
         }
         let since = state.oracle.free_since[lock].max(quiet);
         if now.saturating_sub(since) > bound {
-            let how = format!("lock {lock} is free since {since}, and somebody waits");
+            let how = format!("lock {lock} is free since {since}, with a waiter");
             state.oracle.breaks("W2", how);
         }
     }
 }
 
-/// Once all requests are answered again, what nobody wants is gone within some round trips.
+/// Checks that abandoned entries are removed within some round trips after the end of the faults.
 fn nothing_stays(state: &mut State) {
     const ROUND_TRIPS: u64 = 60_000_000;
     let settled = state.plan.settled();

@@ -1,9 +1,8 @@
-//! What a seed decides beforehand: the store's way of telling, the clients, and which faults there
-//! are.
+//! The plan of a run, which the seed decides: the behaviour of the store, the clients, and the faults.
 
 use std::{collections::BTreeSet, time::Duration};
 
-/// One kind of fault. A run can be repeated without some of them.
+/// A kind of fault. A run can be repeated without some kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Loss,
@@ -37,18 +36,18 @@ impl Kind {
     }
 }
 
-/// How the store wakes a waiter.
+/// The way in which the store wakes waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// By a message with the grant.
     Grant,
     /// By a message that something has changed.
     Look,
-    /// Not at all: waiters ask.
+    /// Not at all: waiters poll.
     Poll,
 }
 
-/// All that is decided before a run begins.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) kinds: BTreeSet<Kind>,
@@ -59,29 +58,29 @@ pub(crate) struct Plan {
     pub(crate) margin: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) wake: Wake,
-    /// Whether the store's client library repeats unanswered requests by itself, enqueues too; then
-    /// every removal fences, as the trait asks.
+    /// Whether the store's client library repeats unanswered requests, including enqueues. Then every
+    /// removal leaves a tombstone, as the trait requires.
     pub(crate) resends: bool,
-    /// Whether a request whose answer is lost hangs, instead of failing.
+    /// Whether a request whose reply is lost hangs instead of failing.
     pub(crate) hangs: bool,
-    /// Of a thousand messages, how many are lost, are slow, come twice.
+    /// The numbers of lost, slow and duplicated messages of a thousand.
     pub(crate) lost: u64,
     pub(crate) slow: u64,
     pub(crate) twice: u64,
-    /// When the faults end.
+    /// The end of the faults.
     pub(crate) heal: u64,
-    /// When nobody begins anything any more.
+    /// The time after which no operation starts.
     pub(crate) stop: u64,
-    /// When all has to be over.
+    /// The end of the run.
     pub(crate) end: u64,
 }
 
-/// The part of a TTL that clocks may differ by, in parts per million.
+/// The maximum drift of clocks, in parts per million.
 pub(crate) const DRIFT_PPM: u32 = 10_000;
 
 impl Plan {
-    /// The plan of a seed, without those kinds of faults. Leaving out a kind changes nothing else
-    /// that is decided here.
+    /// Returns the plan of a seed without the given kinds of faults. Excluding a kind changes nothing else of
+    /// the plan.
     pub(crate) fn new(rng: &mut fastrand::Rng, without: &BTreeSet<Kind>) -> Self {
         let mut kinds = BTreeSet::new();
         for kind in Kind::ALL {
@@ -131,7 +130,7 @@ impl Plan {
         self.kinds.contains(&kind)
     }
 
-    /// The part of the TTL for which a proof may be believed, by the text of clause D1 and not by
+    /// Returns the part of the TTL for which a proof is valid, from the text of clause D1 and independent of
     /// the core's code.
     pub(crate) fn validity(&self) -> u64 {
         let ttl = ns(self.ttl);
@@ -139,23 +138,23 @@ impl Plan {
         ttl - u64::try_from(drift).expect("less than the TTL") - ns(self.margin)
     }
 
-    /// The longest for which a message is under way.
+    /// Returns the longest delay of a message.
     pub(crate) fn slowest(&self) -> u64 {
         ns(self.ttl) * 8 / 5
     }
 
-    /// From here on nothing is left of the faults but what has to lapse.
+    /// Returns the time from which only expiries of the faults remain.
     pub(crate) fn quiet(&self) -> u64 {
         self.heal + self.slowest()
     }
 
-    /// From here on requests that were never answered have been given up too.
+    /// Returns the time from which all unanswered requests have failed.
     pub(crate) fn settled(&self) -> u64 {
         self.quiet() + ns(self.request_timeout) * 3 + ns(self.ttl)
     }
 }
 
-/// A span in nanoseconds.
+/// Converts a duration to nanoseconds.
 pub(crate) fn ns(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).expect("a short span")
 }

@@ -11,7 +11,7 @@ use crate::{
     world::{Idle, World},
 };
 
-/// What came of it.
+/// The outcome.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) broken: Option<Broken>,
@@ -21,13 +21,13 @@ pub(crate) struct Outcome {
     pub(crate) seen: BTreeSet<&'static str>,
 }
 
-/// What the seeds together must have seen, and of a hundred seeds how many at least.
+/// The events that the seeds must cover, with the minimum number of a hundred seeds.
 pub(crate) const HAVE_TO_BE_SEEN: &[(&str, u64)] = &[
     ("a grant lapsed in the store", 50),
     ("a link was cut", 20),
-    ("a lock was held while somebody waited", 80),
-    ("a loss was told at the deadline", 10),
-    ("a loss was told before the deadline", 20),
+    ("a lock was held with a waiter", 80),
+    ("a loss was reported at the deadline", 10),
+    ("a loss was reported before the deadline", 20),
     ("a pause was longer than the TTL", 15),
     ("a process crashed", 40),
     ("a release was given up", 30),
@@ -57,7 +57,7 @@ pub(crate) fn run(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>, words
         .build()
         .expect("a runtime");
     runtime.block_on(simulate(&world));
-    // Tasks end here, in any order; what they do then is no part of the run.
+    // Tasks end here in any order; this is no part of the run.
     let outcome = {
         let mut state = world.state();
         Outcome {

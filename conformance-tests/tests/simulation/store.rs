@@ -1,4 +1,4 @@
-//! The simulated store: the queue machine, and the ways in which it can be broken on purpose.
+//! The simulated store: the queue machine, with optional flaws.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,34 +11,34 @@ use tenure_core::{
     token::FencingToken,
 };
 
-/// One way in which store or driver are broken. A run with it must be found out.
+/// A flaw of the store or the driver. The oracle must find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// A renewal of a grant that has expired is answered as if it had not.
+    /// The renewal of an expired grant succeeds.
     RenewalRevivesExpired,
-    /// A removal of an unknown attempt takes the lock from whoever holds it.
+    /// The removal of an unknown attempt removes the holder.
     ReleaseWithoutOwnerCheck,
-    /// A report of an unknown entry makes one.
+    /// The renewal of an unknown entry creates one.
     ReportCreates,
-    /// A removal fences nothing off, so that an enqueue that comes after it has its effect.
+    /// A removal leaves no tombstone, so that a late enqueue takes effect.
     NoFencing,
-    /// Entries live for half of their TTL.
+    /// Entries expire after half of their TTL.
     HalfTheTtl,
-    /// Everybody is granted the lock.
+    /// Every attempt is granted the lock.
     NoExclusion,
-    /// The token of a grant that ended is given again.
+    /// The token of an ended grant is used again.
     TokenRepeats,
-    /// Whoever comes later goes before the last one.
+    /// A new waiter is placed before the last one.
     WaiterCutsIn,
-    /// A removal removes nothing, and says that it did.
+    /// A removal removes nothing, but reports success.
     ReleaseDoesNothing,
-    /// The driver counts a proof from the arrival of its answer.
+    /// The driver counts a proof from the arrival of the reply.
     ProofFromReply,
     /// The driver counts a pushed grant from its arrival.
     PushFromArrival,
     /// The store forgets all queues when it restarts.
     ForgetsInRestart,
-    /// A grant that nobody renews never ends.
+    /// A grant without renewals never ends.
     NeverExpires,
 }
 
@@ -63,18 +63,18 @@ impl Flaw {
 pub(crate) struct Store {
     pub(crate) flaw: Option<Flaw>,
     pub(crate) queues: Vec<Queue>,
-    /// Where word of each client's attempts goes.
+    /// The recipients of messages about each client's attempts.
     pub(crate) clients: BTreeMap<ClientId, (usize, EventSink)>,
     pub(crate) down_until: u64,
-    /// Rises with every restart, in which all connections end.
+    /// The number of restarts, each of which ends all connections.
     pub(crate) restarts: u64,
     time: u64,
     last_token: u64,
-    /// For the flaws: who was granted what.
+    /// The grants, for the flaws.
     granted: BTreeMap<AttemptId, FencingToken>,
 }
 
-/// What came of an event.
+/// The outcome of an event.
 pub(crate) struct Taken {
     pub(crate) step: Step,
     pub(crate) as_of: StoreTime,
@@ -158,7 +158,7 @@ impl Store {
         }
     }
 
-    /// Notes grants, for what the flaws make of them.
+    /// Records grants for the flaws.
     fn note(&mut self, lock: usize) {
         if let Some(entry) = self.queues[lock].holder()
             && let Some(grant) = entry.grant
@@ -167,7 +167,7 @@ impl Store {
         }
     }
 
-    /// A renewal or a report.
+    /// Handles a renewal.
     pub(crate) fn renew(
         &mut self,
         lock: usize,
@@ -197,7 +197,7 @@ impl Store {
         taken
     }
 
-    /// An enqueue.
+    /// Handles an enqueue.
     pub(crate) fn enqueue(&mut self, lock: usize, event: Event, now: u64) -> Taken {
         let Event::Enqueue { attempt, wait, .. } = event else {
             unreachable!("an enqueue");
@@ -218,7 +218,7 @@ impl Store {
         taken
     }
 
-    /// Puts the last entry before the one that came before it: that one leaves and comes again.
+    /// Swaps the last two entries: the earlier one leaves and enters again.
     fn cut_in(&mut self, lock: usize, attempt: AttemptId, now: u64) {
         let moment = self.moment(now);
         let queue = &mut self.queues[lock];

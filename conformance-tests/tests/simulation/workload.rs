@@ -1,5 +1,4 @@
-//! What the clients do: they acquire in every way, hold for a while, give back in every way, and
-//! change their minds.
+//! The behaviour of the clients: they acquire, hold, release and cancel in all ways.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -14,7 +13,7 @@ use crate::{
     world::{SimClock, World},
 };
 
-/// One process: its client, and those of its tasks that use it.
+/// One process with its client and its tasks.
 pub(crate) async fn process(world: Arc<World>, process: usize) {
     let clock = Arc::new(SimClock {
         world: Arc::clone(&world),
@@ -164,14 +163,14 @@ impl Worker {
             let mut state = self.world.state();
             state.oracle.unwatched(attempt);
             if state.oracle.waiting_for(lock) > 0 {
-                state.seen.insert("a lock was held while somebody waited");
+                state.seen.insert("a lock was held with a waiter");
             }
         }
         if let Some(reason) = lost {
             self.told(&guard, reason);
         }
         match end {
-            // Dropped: released in the background.
+            // Dropping the guard releases in the background.
             0 | 1 => self.over(&guard, false),
             2 => {
                 self.over(&guard, true);
@@ -179,7 +178,7 @@ impl Worker {
                     guard.abandon();
                 }
             }
-            // A release that is given up.
+            // A cancelled release.
             3 | 4 => {
                 let patience = self.draw(15_000_000);
                 tokio::select! {
@@ -195,7 +194,7 @@ impl Worker {
         }
     }
 
-    /// A loss was told: with good reason?
+    /// Checks the reason of a reported loss.
     fn told(&self, guard: &Guard, reason: LossReason) {
         let valid_until = ns(guard.valid_until().since_origin());
         let still = guard.check().is_ok();
@@ -208,13 +207,13 @@ impl Worker {
                 .breaks("L4", format!("attempt {number} was lost and is held"));
         }
         if state.reading(self.process) < valid_until {
-            state.seen.insert("a loss was told before the deadline");
+            state.seen.insert("a loss was reported before the deadline");
             if is_granted(&state, guard) {
                 let how = format!("attempt {number} was lost ({reason}) and the store has it");
                 state.oracle.breaks("L5", how);
             }
         } else {
-            state.seen.insert("a loss was told at the deadline");
+            state.seen.insert("a loss was reported at the deadline");
         }
     }
 
@@ -262,7 +261,7 @@ impl Worker {
     }
 }
 
-/// Whether the store holds the grant, with its time not run out.
+/// Returns whether the store holds the unexpired grant.
 fn is_granted(state: &crate::world::State, guard: &Guard) -> bool {
     let now = state.store.now(state.now);
     let name: usize = guard.name().as_str().parse().expect("a number");

@@ -1,9 +1,8 @@
-//! The simulated world: one time, what happens when, and the processes of the clients, each with a
-//! clock of its own.
+//! The simulated world: the time, the scheduled events, and the client processes with their clocks.
 //!
-//! Time stands still while any task can run. When none can, the runtime is about to park its only
-//! thread; then the next thing on the agenda happens, at its time. So a run depends on its seed
-//! alone: on no other clock, no other thread and no other randomness.
+//! Time does not advance while any task can run. When no task can run, the runtime is about to park its only
+//! thread; then the next scheduled event happens at its time. So a run depends on its seed only: on no other
+//! clock, thread or randomness.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +23,10 @@ use crate::{
     store::Store,
 };
 
-/// Something that will happen.
+/// A scheduled event.
 pub(crate) type Action = Box<dyn FnOnce(&Arc<World>) + Send>;
 
-/// A moment on the agenda; the second part keeps the order of what happens at one time.
+/// The time of an event; the second part orders events with the same time.
 type Key = (u64, u64);
 
 pub(crate) struct World {
@@ -45,9 +44,9 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) oracle: Oracle,
     pub(crate) log: Log,
-    /// How many acquires there were.
+    /// The number of acquires.
     pub(crate) acquires: u64,
-    /// What this run has seen, to tell whether the runs together see enough.
+    /// The covered events of this run.
     pub(crate) seen: BTreeSet<&'static str>,
 }
 
@@ -58,9 +57,9 @@ pub(crate) struct Process {
     rate_ppm: i64,
     pub(crate) paused_until: u64,
     pub(crate) crashed: bool,
-    /// How many of its tasks are at work.
+    /// The number of running tasks.
     pub(crate) workers: usize,
-    /// Until when nothing gets from it to the store, and back.
+    /// The ends of the faults of its connection to the store, and back.
     pub(crate) cut_until: [u64; 2],
 }
 
@@ -69,20 +68,20 @@ impl Process {
         u128::try_from(1_000_000 + self.rate_ppm).expect("about a million")
     }
 
-    /// What its clock reads at that time.
+    /// Returns the reading of its clock at the given time.
     pub(crate) fn reads(&self, now: u64) -> u64 {
         let run = u128::from(now) * self.rate() / 1_000_000;
         self.offset + u64::try_from(run).expect("a short run")
     }
 
-    /// When its clock will read that.
+    /// Returns the time at which its clock has the given reading.
     fn when(&self, reading: u64) -> u64 {
         let run = u128::from(reading.saturating_sub(self.offset)) * 1_000_000;
         u64::try_from(run.div_ceil(self.rate())).unwrap_or(u64::MAX)
     }
 }
 
-/// What happened, as a number that two equal runs share, and in words where somebody reads it.
+/// The events as a hash that two equal runs share, and optionally as text.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) hash: u64,
@@ -114,7 +113,7 @@ impl State {
         self.log.add(self.now, what, numbers);
     }
 
-    /// A moment of a process, by its own clock.
+    /// Returns the current time on the clock of a process.
     pub(crate) fn reading(&self, process: usize) -> u64 {
         self.processes[process].reads(self.now)
     }
@@ -133,7 +132,7 @@ impl State {
     pub(crate) fn birth(&mut self) -> usize {
         let process = Process {
             offset: self.rng.u64(1_000_000_000..1_000_000_000_000),
-            // Short of one percent, for the nanoseconds that a reading is rounded by.
+            // Less than one percent, because readings are rounded to nanoseconds.
             rate_ppm: self.rng.i64(-9_890..=9_890),
             paused_until: 0,
             crashed: false,
@@ -176,12 +175,12 @@ impl World {
         })
     }
 
-    /// Never to be kept while anything of the core is called, which reads the clock.
+    /// Do not hold this lock during calls of the core, which read the clock.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no poison")
     }
 
-    /// Has something happen in a process: not while it is paused, and never once it has crashed.
+    /// Schedules an event of a process: not while it is paused, and not after it has crashed.
     pub(crate) fn within(&self, process: usize, time: u64, action: Action) -> Key {
         let gated: Action = Box::new(move |world| {
             let later = {
@@ -194,7 +193,7 @@ impl World {
                 if crashed {
                     return;
                 }
-                // Whatever has waited for a process that goes on comes in any order.
+                // The events that waited for a process continue in any order.
                 (state.now < paused_until).then(|| paused_until + state.rng.u64(..300_000))
             };
             match later {
@@ -207,7 +206,7 @@ impl World {
         self.state().at(time, gated)
     }
 
-    /// Goes through the agenda until that time, and looks at everything between two events.
+    /// Runs the events until the given time, with a check between any two events.
     pub(crate) async fn run(self: &Arc<Self>, until: u64, check: impl Fn(&Arc<Self>)) {
         loop {
             self.idle.wait().await;
@@ -235,7 +234,7 @@ impl World {
         }
     }
 
-    /// Takes the agenda out, so that nothing keeps anything alive.
+    /// Removes all events, so that they do not keep anything alive.
     pub(crate) fn clear(&self) {
         let agenda = std::mem::take(&mut self.state().agenda);
         drop(agenda);
@@ -248,7 +247,7 @@ impl fmt::Debug for World {
     }
 }
 
-/// Tells when no task can run.
+/// Detects when no task can run.
 #[derive(Debug, Default)]
 pub(crate) struct Idle(Mutex<(bool, Option<Waker>)>);
 
@@ -323,7 +322,7 @@ impl Clock for SimClock {
     }
 }
 
-/// Leaves the agenda when nobody sleeps any more.
+/// Removes the event when the sleep is dropped.
 struct Alarm<'a> {
     world: &'a World,
     key: Key,

@@ -1,4 +1,4 @@
-//! A long run: its workers, the breaks of their ways, and what must have happened in it.
+//! A long run with connection faults: its workers, its faults, and its minimum activity.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use tenure_conformance::{
     fault::{Fault, Faulty, Line},
-    history::{Bounds, Power, Recorder, Workload},
+    history::{Activity, Bounds, Recorder, Workload},
 };
 use tenure_core::Client;
 use tokio::{
@@ -23,11 +23,11 @@ use crate::{faulted_run::random_below, verdict::judge};
 const LOCKS: usize = 24;
 const WORKERS: usize = 6;
 const MAX_HOLD: Duration = Duration::from_millis(8);
-/// How late a loss may be told and a waiter served, on a machine that is busy with other things.
+/// The tolerance for reports of losses and for grants on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
-/// After so much of breaking, everything is whole for as long as a waiter may need.
+/// The duration of a period with faults. A period without faults follows.
 const FAULT_PERIOD: Duration = Duration::from_secs(45);
-/// What must have happened in ten minutes.
+/// The minimum activity in ten minutes.
 const MIN_OPERATIONS: usize = 100_000;
 const MIN_FAULTS: usize = 1_000;
 const FULL_LENGTH: Duration = Duration::from_secs(600);
@@ -51,7 +51,7 @@ impl Soak {
         self.recorder.clone()
     }
 
-    /// Runs. `inject` does one more fault each time it is called, on a thread of its own.
+    /// Runs the workers. `inject` injects one further fault with each call; it runs on its own thread.
     pub(crate) async fn run(self, ways: Vec<Faulty>, inject: impl Fn() + Send + Sync + 'static) {
         let length = std::env::var("SOAK_SECONDS")
             .ok()
@@ -91,16 +91,16 @@ impl Soak {
             over.store(true, Ordering::Relaxed);
             breaking.join_all().await;
             injecting.await.unwrap();
-            // A calm in which whoever waits must come to its turn.
+            // Without faults, each waiter must be granted.
             sleep(takeover + SLACK).await;
         }
-        // A shorter run must have had its share.
+        // A shorter run has a proportional minimum.
         let share = |whole: usize| {
             let part = length.as_secs_f64() / FULL_LENGTH.as_secs_f64();
             (whole as f64 * part.min(1.0)) as usize
         };
         let operations = share(MIN_OPERATIONS);
-        let least = Power::none()
+        let least = Activity::none()
             .operations(operations)
             .grants(operations / 4, operations / 50)
             .faults(share(MIN_FAULTS), share(MIN_FAULTS) * 3 / 4);
@@ -117,7 +117,7 @@ impl Soak {
     }
 }
 
-/// Breaks one way in one manner after another.
+/// Injects one fault after another.
 async fn inject_faults(way: Arc<Faulty>, recorder: Recorder, ttl: Duration, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         let short = Duration::from_millis(100 + random_below(300) as u64);
@@ -144,7 +144,7 @@ async fn inject(line: &dyn Line, recorder: &Recorder, fault: Fault, lasts: Durat
     });
     if fault == Fault::None {
         line.reset();
-        // Connections are cut by their own tasks.
+        // The tasks of the connections reset them.
         sleep(Duration::from_millis(20)).await;
     } else {
         line.set(fault);

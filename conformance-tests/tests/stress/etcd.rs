@@ -1,5 +1,5 @@
-//! Workers fight over locks on three servers while these are killed, stopped and restarted; the
-//! history must show no violation.
+//! Workers compete for locks on three servers, which are killed, stopped and restarted; the history must
+//! have no violation.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod faulted_run;

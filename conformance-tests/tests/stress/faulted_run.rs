@@ -1,4 +1,4 @@
-//! A run under faults, and its verdict.
+//! A run with faults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,16 +7,16 @@ use tenure_core::{Client, backend::Connect};
 
 use crate::verdict::judge;
 
-/// How long workers may hold a lock in one turn.
+/// The longest time for which a worker holds a lock.
 const MAX_HOLD: Duration = Duration::from_millis(30);
 const LOCKS: usize = 3;
 const WORKERS: usize = 4;
-/// How late a loss may be told and a waiter served, on a machine that is busy with other things.
+/// The tolerance for reports of losses and for grants on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Injects faults while workers of a client for each of the connectors fight over three locks.
+/// Injects faults while workers of one client for each connector compete for three locks.
 ///
-/// `inject` blocks its thread; it takes down in the recorder what it does.
+/// `inject` blocks its thread and records its faults.
 pub(crate) async fn run(
     what: &str,
     connectors: Vec<Arc<dyn Connect>>,
@@ -34,7 +34,7 @@ pub(crate) async fn run(
     tokio::task::spawn_blocking(move || inject(&faults))
         .await
         .unwrap();
-    // Everything is whole again: each waiter that was in trouble must come to its turn.
+    // Without faults, each waiter must be granted.
     tokio::time::sleep(takeover).await;
     let history = workload.finish(300, 100).await.unwrap();
     judge(what, history, Bounds::new(takeover, SLACK));
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     }
 }
 
-/// A number below that bound, another one in each run.
+/// Returns a random number below `bound`.
 pub(crate) fn random_below(bound: usize) -> usize {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();

@@ -1,5 +1,5 @@
-//! The run without faults, on a store that cannot fail: what accuses it accuses anything. And the
-//! control: without a check of tokens, holders that stand still lose writes.
+//! A run without faults on a store that cannot fail must have no violation. As a control, disconnected
+//! holders lose writes if the resource does not check tokens.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod faulted_run;
@@ -14,7 +14,7 @@ use tenure_conformance::{
 use tenure_core::{Client, backend::Connect, memory::MemoryStore};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_memory_backend_is_accused_of_nothing() {
+async fn memory_backend_has_no_violation() {
     let store = MemoryStore::new();
     let connectors = (0..3)
         .map(|_| Arc::new(store.clone()) as Arc<dyn Connect>)
@@ -27,7 +27,7 @@ async fn the_memory_backend_is_accused_of_nothing() {
     .await;
 }
 
-/// Workers take turns at a lock; some holders are cut off past their lease, and write all the same.
+/// Workers compete for a lock; some holders are disconnected past their lease, and still write.
 async fn careless(checks_tokens: bool) -> Vec<Violation> {
     const TTL: Duration = Duration::from_millis(500);
     let store = MemoryStore::new();
@@ -54,14 +54,17 @@ async fn careless(checks_tokens: bool) -> Vec<Violation> {
             break;
         }
     }
-    assert!(overtaken >= 3, "no holder was overtaken while it was away");
+    assert!(
+        overtaken >= 3,
+        "no holder was succeeded while it was disconnected"
+    );
     let history = workload.finish(5, 2).await.unwrap();
     let takeover = cut.capabilities().takeover.of(TTL, TTL);
     check(&history, &Bounds::new(takeover, Duration::from_secs(5)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t1_without_a_check_of_tokens_holders_that_stand_still_lose_writes() {
+async fn t1_without_token_checks_disconnected_holders_lose_writes() {
     let found = careless(false).await;
     assert!(
         found
@@ -72,6 +75,6 @@ async fn t1_without_a_check_of_tokens_holders_that_stand_still_lose_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t1_with_a_check_of_tokens_they_lose_none() {
+async fn t1_with_token_checks_no_write_is_lost() {
     assert_eq!(careless(true).await, []);
 }

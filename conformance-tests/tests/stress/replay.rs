@@ -1,17 +1,17 @@
-//! Looks at a saved history again: `HISTORY=FILE cargo test -p tenure-conformance --test replay --
+//! Checks a saved history again: `HISTORY=FILE cargo test -p tenure-conformance --test replay --
 //! --nocapture`.
 
 use std::path::PathBuf;
 
-use tenure_conformance::history::{Power, ReplayFile};
+use tenure_conformance::history::{Activity, ReplayFile};
 
 #[test]
-fn the_history_that_is_named_shows_no_violation() {
+fn named_history_has_no_violation() {
     let Some(file) = std::env::var_os("HISTORY").map(PathBuf::from) else {
         return;
     };
     let replay_file = ReplayFile::read(&file).unwrap();
-    println!("{}: {}", file.display(), Power::of(&replay_file.history));
+    println!("{}: {}", file.display(), Activity::of(&replay_file.history));
     let violations = replay_file.check();
     for violation in &violations {
         println!("{violation}");

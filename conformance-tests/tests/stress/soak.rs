@@ -1,6 +1,6 @@
-//! The long run, `make soak`: on every backend workers fight over locks while the way of each client
-//! to the store breaks again and again, and members of clusters are killed and stopped; the whole
-//! history is checked. `SOAK_SECONDS` says for how long (600), `SOAK_STORE` on which store alone.
+//! The long run, `make soak`: on every backend, workers compete for locks during connection faults, and
+//! members of clusters are killed and stopped. The whole history is checked. `SOAK_SECONDS` sets the duration
+//! (600), `SOAK_STORE` selects one store.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "connection_faults.rs"]

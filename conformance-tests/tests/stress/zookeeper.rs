@@ -1,5 +1,5 @@
-//! Workers fight over locks on three servers while these are killed, stopped and restarted; the
-//! history must show no violation.
+//! Workers compete for locks on three servers, which are killed, stopped and restarted; the history must
+//! have no violation.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod faulted_run;
@@ -19,12 +19,12 @@ const TTL: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_violation_while_members_are_killed_and_stopped() {
-    // A server that is killed leaves to the system what it has confirmed; disks that are busy with
-    // other things are no part of this.
+    // A killed server leaves its acknowledged writes to the system; without syncs, a busy disk does not slow
+    // the test.
     let members = Server::builder().force_sync(false);
     let cluster = Arc::new(Cluster::builder().members(members).start().unwrap());
     let url = StoreUrl::parse(&cluster.url()).unwrap();
-    // The servers' own, in the tests.
+    // The tick of the test servers.
     let tick = RawOptions::new().with("tick", Value::from("100ms"), "the test");
     let settings = Settings::new(url).with_options(tick);
     let connectors = (0..3)

@@ -8,7 +8,7 @@ use crate::{
     report::{CaseReport, Mark, Report},
 };
 
-/// What the letters of the clauses stand for.
+/// The letters of the clauses with their titles.
 const CHAPTERS: &[(&str, &str)] = &[
     ("N", "Names"),
     ("X", "Exclusion"),
@@ -19,7 +19,7 @@ const CHAPTERS: &[(&str, &str)] = &[
     ("W", "Waiting"),
     ("K", "Renewing"),
     ("R", "Releasing"),
-    ("I", "Looking and breaking"),
+    ("I", "Inspection and eviction"),
     ("C", "Capabilities"),
     ("S", "Secrets, input, change"),
 ];
@@ -40,7 +40,7 @@ fn head(page: &mut String, id: &str, title: &str, first: &str, reports: &[Report
     page.push_str("</tr></thead>\n");
 }
 
-/// Clauses by backends.
+/// The clauses by backends.
 pub(super) fn clauses(page: &mut String, reports: &[Report]) {
     head(
         page,
@@ -98,7 +98,7 @@ fn clause_cell(page: &mut String, number: usize, report: &Report, clause: &str) 
     };
 }
 
-/// Cases by backends, with how long each took.
+/// The cases by backends, with their durations.
 pub(super) fn cases(page: &mut String, reports: &[Report]) {
     head(page, "cases", "Cases", "case", reports);
     page.push_str("<tbody>\n");
@@ -142,8 +142,7 @@ fn case_cell(page: &mut String, number: usize, case: Option<&CaseReport>) {
     };
 }
 
-/// The cases of this suite that some report knows, in the order of the table, and after them those
-/// of other versions.
+/// Returns the reported cases of this version in the order of the table, and then cases of other versions.
 fn rows(reports: &[Report]) -> Vec<(String, String, String)> {
     let mut rows: Vec<(String, String, String)> = Vec::new();
     let of = |case: &CaseReport| (case.id.clone(), case.clauses.join(" "), case.about.clone());

@@ -1,29 +1,28 @@
-//! A history drawn: a lane for each worker, who believed to hold what from when to when, and the
-//! faults as bands behind it.
+//! The drawing of a history: a lane for each worker with its grants, and the faults as bands behind them.
 
 use std::fmt::Write as _;
 
 use super::escape;
 use crate::history::{Ending, Fault, History, Tenancy, Wait};
 
-/// A strip is so many units wide, beside the names of the lanes.
+/// The width of a strip without the names of the lanes.
 const WIDTH: f64 = 1_000.0;
 const NAMES: f64 = 84.0;
 const LANE: f64 = 30.0;
 const AXIS: f64 = 22.0;
-/// A strip is about so long in microseconds, or longer if there would be more than so many of them.
-const TENTH: u64 = 100_000;
+const TENTH_US: u64 = 100_000;
+/// The shortest duration of a strip. Strips are longer if there would be more than [`MAX_STRIPS`].
 const MIN_STRIP_US: u64 = 1_000_000;
 const MAX_STRIPS: u64 = 8;
-/// The faults' names stand in as many rows as are needed, but for no more than so many.
-const FAULT_ROWS: usize = 4;
+/// The maximum number of rows with names of faults.
+const MAX_FAULT_ROWS: usize = 4;
 const FAULT_ROW: f64 = 16.0;
-/// A token is written into its span only where that is so wide.
-const LABEL: f64 = 34.0;
-/// So many colours tell locks apart; later ones begin anew, and the title says which it is.
+/// The minimum width of a grant with a visible token.
+const MIN_LABEL_WIDTH: f64 = 34.0;
+/// The number of colours of locks. Further locks repeat the colours; the title contains the name.
 const COLOURS: usize = 6;
 
-/// What is drawn, once for all strips.
+/// The data of all strips.
 struct Drawing<'a> {
     history: &'a History,
     workers: Vec<u32>,
@@ -53,14 +52,14 @@ pub(super) fn draw(page: &mut String, number: usize, history: &History) {
         locks,
     };
     let end = drawing.end();
-    // All of the same length, in tenths of a second, so that none is almost empty.
+    // All strips have the same length in tenths of a second, so that no strip is almost empty.
     let strips = end.div_ceil(MIN_STRIP_US).clamp(1, MAX_STRIPS);
-    let strip = end.div_ceil(strips).next_multiple_of(TENTH);
+    let strip = end.div_ceil(strips).next_multiple_of(TENTH_US);
     let _ = writeln!(
         page,
-        "<h3 id=\"t{number}\">Who believed to hold what, when</h3>\n<p class=\"legend\">A lane for each of \
-         {} workers, {} s in all. A filled span is a grant, from the moment at which its guard first said \
-         that it is held to the last, with the end of its token; the line before it is the wait.",
+        "<h3 id=\"t{number}\">Grants by worker</h3>\n<p class=\"legend\">{} workers, {} s. Each worker has a lane. A filled span is a \
+         grant, from the first to the last check of its guard that reported it as held, with the last digits \
+         of its token. The line before it is the wait.",
         drawing.workers.len(),
         seconds(end, 1),
     );
@@ -117,14 +116,14 @@ impl Drawing<'_> {
         let faults: Vec<&Fault> = (self.history.faults.iter())
             .filter(|fault| fault.from < until && from < fault.until)
             .collect();
-        let rows = faults.len().min(FAULT_ROWS);
+        let rows = faults.len().min(MAX_FAULT_ROWS);
         let top = rows as f64 * FAULT_ROW;
         let lanes = self.workers.len() as f64 * LANE;
         let height = top + lanes + AXIS;
         let _ = writeln!(
             page,
             "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"timeline from {0} to {1} s\">\n\
-             <svg class=\"timeline\" viewBox=\"0 0 {2} {height}\" role=\"img\" aria-label=\"who held which lock \
+             <svg class=\"timeline\" viewBox=\"0 0 {2} {height}\" role=\"img\" aria-label=\"holders of the locks \
              from {0} to {1} s\">",
             seconds(from, 1),
             seconds(until, 1),
@@ -144,8 +143,8 @@ impl Drawing<'_> {
                 (right - left).max(2.0),
                 top + lanes,
             );
-            if row < FAULT_ROWS {
-                // Near the right edge the name ends at the band instead of beginning there.
+            if row < MAX_FAULT_ROWS {
+                // Near the right edge, the name ends at the end of the band.
                 let (anchor, at) = if left > NAMES + WIDTH * 0.6 {
                     ("end", right - 4.0)
                 } else {
@@ -245,13 +244,13 @@ impl Drawing<'_> {
             Ending::Released { held, .. } => (
                 match held {
                     Some(true) => "released".to_owned(),
-                    Some(false) => "released, but it was not held any more".to_owned(),
+                    Some(false) => "released, but no longer held".to_owned(),
                     None => "released, with an unknown outcome".to_owned(),
                 },
                 None,
             ),
             Ending::Lost { told, reason, .. } => (format!("lost: {}", escape(reason)), Some(*told)),
-            Ending::Open => ("still held in the end".to_owned(), None),
+            Ending::Open => ("held at the end of the run".to_owned(), None),
         };
         let _ = write!(
             page,
@@ -266,7 +265,7 @@ impl Drawing<'_> {
             y + 5.0,
             LANE - 10.0,
         );
-        if width >= LABEL {
+        if width >= MIN_LABEL_WIDTH {
             let _ = write!(
                 page,
                 "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
@@ -288,7 +287,7 @@ impl Drawing<'_> {
     }
 }
 
-/// Until when there is something to draw of a grant.
+/// Returns the end of the drawing of a grant.
 fn until(grant: &Tenancy) -> u64 {
     match &grant.ending {
         Ending::Lost { told, .. } => grant.held_until.max(*told),
@@ -296,7 +295,7 @@ fn until(grant: &Tenancy) -> u64 {
     }
 }
 
-/// The end of a token: its last digits are those that differ.
+/// Returns the last digits of a token, which differ between grants.
 fn short(token: u64) -> String {
     match token {
         0..100_000 => token.to_string(),

@@ -1,27 +1,27 @@
-//! Power: a run in which too little happened proves nothing, and must not pass.
+//! The activity of a run. A run with too little activity proves nothing and must not pass.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{History, Tenancy, Wait};
 
-/// How much happened in a run, or how much must have.
+/// The activity of a run, or the minimum of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Power {
-    /// Acquires, ends of grants and writes, whatever came of them.
+pub struct Activity {
+    /// The number of acquires, ends of grants, and writes.
     pub operations: usize,
-    /// Grants.
+    /// The number of grants.
     pub grants: usize,
-    /// Grants that were waited for while somebody else held the lock.
+    /// The number of grants for which a worker waited while another worker held the lock.
     pub contended: usize,
-    /// Faults.
+    /// The number of faults.
     pub faults: usize,
-    /// Faults that were seen to take effect.
+    /// The number of faults with an observed effect.
     pub effects: usize,
 }
 
-impl Power {
-    /// Nothing. Set what matters.
+impl Activity {
+    /// Creates a minimum of zero.
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -33,14 +33,14 @@ impl Power {
         }
     }
 
-    /// So many operations.
+    /// Sets the number of operations.
     #[must_use]
     pub const fn operations(mut self, count: usize) -> Self {
         self.operations = count;
         self
     }
 
-    /// So many grants, and so many of them waited for.
+    /// Sets the numbers of grants and of contended grants.
     #[must_use]
     pub const fn grants(mut self, count: usize, contended: usize) -> Self {
         self.grants = count;
@@ -48,7 +48,7 @@ impl Power {
         self
     }
 
-    /// So many faults, and so many of them seen to take effect.
+    /// Sets the numbers of faults and of faults with an observed effect.
     #[must_use]
     pub const fn faults(mut self, count: usize, effects: usize) -> Self {
         self.faults = count;
@@ -56,7 +56,7 @@ impl Power {
         self
     }
 
-    /// What there is in a history. In time linear in its length, but for sorting.
+    /// Returns the activity of a history.
     #[must_use]
     pub fn of(history: &History) -> Self {
         Self {
@@ -72,12 +72,12 @@ impl Power {
         }
     }
 
-    /// Holds it against what there must be at least.
+    /// Compares the activity with a minimum.
     ///
     /// # Errors
     ///
-    /// [`Quiet`], which names both.
-    pub fn at_least(&self, least: &Self) -> Result<(), Quiet> {
+    /// Returns [`TooLittleActivity`], which names both.
+    pub fn at_least(&self, least: &Self) -> Result<(), TooLittleActivity> {
         let enough = self.operations >= least.operations
             && self.grants >= least.grants
             && self.contended >= least.contended
@@ -86,42 +86,42 @@ impl Power {
         if enough {
             return Ok(());
         }
-        Err(Quiet::new(format!(
-            "too quiet to prove anything: there were {self}; there must be at least {least}"
+        Err(TooLittleActivity::new(format!(
+            "too little activity to prove anything: {self}; the minimum is {least}"
         )))
     }
 }
 
-impl fmt::Display for Power {
+impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} operations, {} grants ({} contended), {} faults ({} of effect)",
+            "{} operations, {} grants ({} contended), {} faults ({} with effect)",
             self.operations, self.grants, self.contended, self.faults, self.effects
         )
     }
 }
 
-/// Why a run proves nothing: too little happened in it.
+/// The error that a run had too little activity to prove anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Quiet(String);
+pub struct TooLittleActivity(String);
 
-impl Quiet {
+impl TooLittleActivity {
     pub(super) const fn new(text: String) -> Self {
         Self(text)
     }
 }
 
-impl fmt::Display for Quiet {
+impl fmt::Display for TooLittleActivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Quiet {}
+impl std::error::Error for TooLittleActivity {}
 
-/// How many waits came to a grant while somebody else's grant of the lock lay within them.
+/// Counts the granted waits during which another worker held the lock.
 fn contended(history: &History) -> usize {
     let mut locks: BTreeMap<&str, Vec<&Tenancy>> = BTreeMap::new();
     for grant in &history.grants {
@@ -137,7 +137,7 @@ fn contended(history: &History) -> usize {
         else {
             return false;
         };
-        // Tenancies of one lock follow one another, so that the ones that matter lie side by side.
+        // The grants of one lock do not overlap, so that only the last few before the end matter.
         let end = grants.partition_point(|grant| grant.held_from < wait.ended);
         let before = grants[..end].iter().rev().take(3);
         before
