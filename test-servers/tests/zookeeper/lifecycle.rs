@@ -87,13 +87,13 @@ async fn tick_bounds_the_timeouts_of_sessions() {
 }
 
 #[test]
-fn archives_that_are_not_there_are_an_error_that_says_what_to_install() {
+fn missing_archives_are_an_error_with_an_installation_hint() {
     let empty = tempfile::tempdir().unwrap();
     let missing = Server::builder().archives(empty.path()).start();
     let expected = format!(
         "cannot start a ZooKeeper server: no archive of ZooKeeper in {}; install Java and \
          ZooKeeper 3.5 or later (Debian: apt-get install libzookeeper-java default-jre-headless), \
-         or say with TENURE_ZOOKEEPER in which directory its archives are",
+         or set TENURE_ZOOKEEPER to the directory of its archives",
         empty.path().display()
     );
     assert_eq!(missing.unwrap_err().to_string(), expected);
