@@ -197,7 +197,7 @@ fn start_watch(
         target,
         attempt,
         own: Arc::clone(&entry.key),
-        from: from.unwrap_or(entry.revision.max(entry.verified_revision) + 1),
+        from: from.unwrap_or_else(|| entry.revision.max(entry.verified_revision) + 1),
     });
     if let Some(watch) = watch {
         shared.watcher.start(watch_id, watch);
