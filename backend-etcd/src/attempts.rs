@@ -424,17 +424,16 @@ impl Attempts {
         next.unwrap_or(NextStep::Wait)
     }
 
-    /// Records that an attempt holds the lock, and the watch on its own key. Returns the id of the
-    /// watch that this replaces. Returns `None` if the attempt holds the lock already or is being
-    /// removed.
-    pub(crate) fn mark_holding(&self, attempt: AttemptId, watch: u64) -> Option<u64> {
+    /// Records that an attempt holds the lock. Returns the id of the watch that ends. Returns `None`
+    /// if the attempt holds the lock already or is being removed.
+    pub(crate) fn mark_holding(&self, attempt: AttemptId) -> Option<u64> {
         self.update(attempt, |entry| {
             if entry.stage == Stage::Holding {
                 return None;
             }
             entry.stage = Stage::Holding;
             entry.predecessor = None;
-            Some(std::mem::replace(&mut entry.watch, watch))
+            Some(std::mem::take(&mut entry.watch))
         })?
     }
 

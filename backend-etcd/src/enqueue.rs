@@ -26,13 +26,13 @@ const MAX_CHANGED_PREFIX_RETRIES: usize = 5;
 
 /// An enqueue in flight.
 struct EnqueueOp<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     request: &'a Enqueue,
     prefix: String,
     fence: String,
 }
 
-pub(crate) async fn enqueue(shared: &Shared, request: &Enqueue) -> Result<Enqueued, Error> {
+pub(crate) async fn enqueue(shared: &Arc<Shared>, request: &Enqueue) -> Result<Enqueued, Error> {
     let attempt = request.attempt;
     let operation = EnqueueOp {
         shared,

@@ -29,12 +29,12 @@ fn w2_holder_ignores_late_report_that_it_waits() {
     let attempt = entered(&attempts);
     let waits_for = |key, watch| attempts.set_predecessor(attempt, predecessor(key), watch);
     assert_eq!(waits_for("k", 7), Some(0));
-    assert_eq!(attempts.mark_holding(attempt, 8), Some(7));
-    assert_eq!(attempts.mark_holding(attempt, 9), None, "it holds already");
+    assert_eq!(attempts.mark_holding(attempt), Some(7));
+    assert_eq!(attempts.mark_holding(attempt), None, "it holds already");
     assert_eq!(waits_for("j", 9), None);
     let snapshot = attempts.snapshot(attempt).unwrap();
     assert_eq!(snapshot.stage, Stage::Holding);
-    assert!(attempts.needs_watch(attempt, 8) && !attempts.needs_watch(attempt, 9));
+    assert!(!attempts.needs_watch(attempt, 7) && !attempts.needs_watch(attempt, 9));
 }
 
 #[test]

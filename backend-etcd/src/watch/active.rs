@@ -117,7 +117,7 @@ mod tests {
     async fn watch_stopped_before_its_start_is_not_started() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let attempt = waiter(&attempts, 7);
-        attempts.mark_holding(attempt, 8).unwrap();
+        attempts.mark_holding(attempt).unwrap();
         assert!(!active.stop(7));
         assert!(active.start(&attempts, 7, watch(attempt)).is_none());
         assert!(active.get(7).is_none() && active.waiters_since().is_none());
