@@ -7,8 +7,8 @@ CARGO ?= cargo
 # Where scripts/setup puts the second version of etcd.
 etcd35 = $(abspath $(or $(CARGO_TARGET_DIR),target))/test-servers/etcd-3.5/etcd
 
-# The tests of all commands on the given store.
-cli_on = TENURE_TEST_STORE=$(1) $(CARGO) test --workspace --test cli -- --test-threads=4 commands:: run::
+built = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
+
 # The tests of the guardian, and of many processes, on the given store.
 cli_more_on = TENURE_TEST_STORE=$(1) TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter:: guardian::
 
@@ -61,15 +61,12 @@ docs:
 
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
-	CONFORMANCE_STRICT=1 $(CARGO) test --workspace
-	TENURE_ETCD=$(etcd35) CONFORMANCE_STRICT=1 $(CARGO) test --workspace --test etcd_single
-	$(call cli_on,redis)
-	$(call cli_on,etcd)
-	$(call cli_on,zookeeper)
+	TENURE_ETCD_OTHER=$(etcd35) CONFORMANCE_STRICT=1 CARGO='$(CARGO)' sh scripts/test
 
+# The programs as the tests have built them: alone they would be built once more, with other features.
 examples:
-	$(CARGO) run --quiet -p tenure --example fencing
-	$(CARGO) run --quiet -p tenure-table -- --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
+	$(built)/examples/fencing
+	$(built)/tenure-table --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 	@rm -rf '$(plugin_report)'
 	set -e; commands="$$(sed -n 's/^ *- run: \(cargo .*\)/\1/p' $(plugin)/ci/github-workflow.yml)"; test -n "$$commands"; \
 	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"

@@ -118,7 +118,7 @@ impl TtlRange {
     }
 
     /// Returns the TTL that the backend supports for the requested one: the same, or with `clamp`
-    /// the next longer one within the range.
+    /// the next longer one, or the longest if the requested one is above the range.
     ///
     /// # Errors
     ///

@@ -32,7 +32,7 @@ pub enum ErrorKind {
     Timeout,
     /// The store rejects the client's credentials.
     Unauthenticated,
-    /// The store is unreachable; no request was sent.
+    /// The store is unreachable, or it did not answer a read. Nothing was changed.
     Unavailable,
     /// The backend does not support the operation.
     Unsupported,

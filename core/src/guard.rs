@@ -95,7 +95,8 @@ impl Guard {
         self.token
     }
 
-    /// Returns the granted TTL. It is not shorter than the requested one.
+    /// Returns the granted TTL. It differs from the requested one only with
+    /// [`ClientBuilder::clamp_ttl`](crate::ClientBuilder::clamp_ttl).
     #[must_use]
     pub const fn ttl(&self) -> Duration {
         self.ttl

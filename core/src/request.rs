@@ -133,8 +133,8 @@ pub struct Grant {
     pub token: FencingToken,
     /// How long the store keeps the grant without a renewal; not less than the requested TTL.
     pub ttl: Duration,
-    /// The store keeps the grant for `ttl`, counted from a moment not before this one. The moment,
-    /// read before the request was handed to the store's client.
+    /// The store keeps the grant for `ttl`, counted from this moment or a later one. The driver reads
+    /// the clock before it hands the request to the store's client.
     ///
     /// `None` for a pushed grant that was not verified since. Such a grant counts from the waiter's
     /// last answered report (D4), and `as_of` must be the time of the grant.
@@ -259,8 +259,8 @@ impl Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiting {
-    /// The store keeps the entry for its TTL, counted from a moment not before this one. The
-    /// moment, read before the request was handed to the store's client.
+    /// The store keeps the entry for its TTL, counted from this moment or a later one. The driver
+    /// reads the clock before it hands the request to the store's client.
     pub proved_from: Instant,
     /// The store's time of the answer. Only a later push counts (D4).
     pub as_of: StoreTime,
@@ -268,7 +268,7 @@ pub struct Waiting {
     pub ahead: Option<u64>,
     /// The holder of the lock, if the store reports it.
     pub holder: Option<Holder>,
-    /// The core must report again within this time, because no message announces the next change: a
+    /// The time within which the core must report again. No message announces the next change: a
     /// foreign holder's end, or the expiry of an entry.
     pub recheck: Option<Duration>,
 }
@@ -365,7 +365,7 @@ pub enum Renewed {
     Granted(Grant),
     /// The attempt holds the lock, and the store keeps the grant for its TTL, counted from `from`.
     Proved {
-        /// The moment, read before the request was handed to the store's client.
+        /// The moment. The driver reads it before it hands the request to the store's client.
         from: Instant,
     },
     /// The store gave no conclusive answer. The core sends the entry again.

@@ -20,7 +20,7 @@ const MAX_EXTRA_COMMANDS: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn k1_ten_thousand_locks_renew_with_a_hundred_requests_per_third_of_a_ttl() {
-    const TTL: Duration = seconds(30);
+    const TTL: Duration = seconds(60);
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
     let client = client(&proxy.url(), TTL).await;

@@ -135,7 +135,7 @@ pub enum Wake {
 ///
 /// # Notifications
 ///
-/// If a store implements only the four required methods, waiters poll, and the capabilities must
+/// If a store implements only the required methods, waiters poll, and the capabilities must
 /// declare it. A store with a change feed implements [`watching`](Self::watching) and
 /// [`next_wake`](Self::next_wake). A store with a mailbox for each client implements
 /// [`wake`](Self::wake) and [`next_wake`](Self::next_wake). A lost message costs only time.

@@ -87,8 +87,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the label that other clients are shown as the owner of this client's locks, beside host
-    /// and process id. Default: the program's name.
+    /// Sets the label that other clients see as the owner of this client's locks, beside host and
+    /// process id. Default: the program's name.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
@@ -100,8 +100,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether a TTL that the backend does not support is replaced by the nearest longer one
-    /// in its range, instead of rejected (clause C2). The guard reports the granted TTL. Default:
+    /// Sets whether a TTL that the backend does not support is replaced by the next longer one, or by
+    /// the longest if it is above the range, instead of rejected (clause C2). The guard reports the granted TTL. Default:
     /// rejected.
     pub const fn clamp_ttl(mut self, clamp: bool) -> Self {
         self.clamp_ttl = clamp;
@@ -126,7 +126,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the token floor: every token is greater than it. For a lock that moves here from
+    /// Sets the token floor: every token is greater than it. Use it when a lock moves here from
     /// another store (clause T1). All clients of a name must use the same floor.
     pub const fn token_floor(mut self, floor: FencingToken) -> Self {
         self.token_floor = floor;
@@ -139,7 +139,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether the client acquires nothing. A read-only client inspects, lists and evicts; an
+    /// Sets whether the client is read-only. A read-only client inspects, lists and evicts; an
     /// acquire fails with [`ErrorKind::Unsupported`]. Connecting it creates nothing in the store,
     /// and its TTL is ignored. Default: no.
     pub const fn read_only(mut self, read_only: bool) -> Self {

@@ -81,7 +81,7 @@ pub(crate) enum RemovalOutcome {
     /// The store has answered.
     Done(Removed),
     /// The entry expires by itself.
-    LeftToLapse,
+    LeftToExpire,
     /// The store refuses the removal, and the entry does not expire as long as this client lives.
     Refused(Removal),
 }
@@ -185,7 +185,7 @@ impl Releaser {
                             %error,
                             "could not remove an attempt; the store lets it lapse within its TTL",
                         );
-                        return RemovalOutcome::LeftToLapse;
+                        return RemovalOutcome::LeftToExpire;
                     }
                     self.clock.sleep_until(again).await;
                     backoff = (backoff * 2).min(RETRY_BACKOFF_MAX);

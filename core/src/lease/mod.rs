@@ -60,8 +60,8 @@ impl Phase {
 pub enum Input {
     /// The store keeps the grant for its whole TTL, counted from a moment not before `from`.
     Proved {
-        /// The moment, read before the request that proves the grant was handed to the store's
-        /// client.
+        /// The moment. The driver reads it before it hands the request that proves the grant to the
+        /// store's client.
         from: Instant,
     },
     /// A renewal was handed to the driver.
@@ -153,7 +153,7 @@ impl Lease {
             }
             (Phase::Held | Phase::Suspect, Input::Release) => self.phase = Phase::Releasing,
             (Phase::Releasing, Input::Released) => self.phase = Phase::Released,
-            // After this client's own removal, evidence of a loss is only its echo (L2).
+            // After this client's own removal, evidence of a loss is an effect of that removal (L2).
             _ => {}
         }
         before != self.phase

@@ -52,7 +52,7 @@ impl WaiterLease {
     /// which the grant counts: when the last report that was answered "still waiting" was sent.
     ///
     /// Returns `None` for a push that is not later than that answer. Such a push belongs to a state
-    /// that the store has rolled back (a failover to a server that never saw the grant).
+    /// that the store has since rolled back (a failover to a server that never saw the grant).
     #[must_use]
     pub fn accept_push(&self, pushed_at: StoreTime) -> Option<Instant> {
         (pushed_at > self.as_of).then_some(self.reported_from)

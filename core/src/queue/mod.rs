@@ -62,9 +62,9 @@ pub enum Event {
         /// The token of the grant.
         token: FencingToken,
     },
-    /// Another clock stamped this entry: from now on it lives for one TTL on the current clock,
-    /// unless its owner renews it. For clocks that several clients share, so that a later observer
-    /// can complete an observation that another one began.
+    /// Another clock stamped this entry. From now on it lives for one TTL on the current clock,
+    /// unless its owner renews it. If clients share that clock, any of them can complete the
+    /// observation.
     Adopt {
         /// The attempt of the entry.
         attempt: AttemptId,

@@ -43,8 +43,8 @@ impl Queue {
         self.entries().filter(|entry| !entry.has_lapsed(now))
     }
 
-    /// Returns the nearest entry ahead of an attempt for which `is_live` holds. No message would
-    /// announce to this attempt that this entry expires. If each waiter reports again when its
+    /// Returns the nearest entry ahead of an attempt for which `is_live` holds. The store sends
+    /// no message when that entry expires. If each waiter reports again when its
     /// predecessor would expire, a dead entry delays the queue by at most its own TTL (W1),
     /// whatever the TTLs of the entries behind it.
     pub fn predecessor(
