@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use futures_util::future::OptionFuture;
 use tenure_core::{error::Error, id::AttemptId, loss::LossReason, request::Holder};
-use tokio::sync::oneshot;
 use zookeeper_client::{Error as ZkError, Stat};
 
 use crate::{
     error::{RequestError, of_read},
-    queue::{Position, Predecessor, Standing, standing},
+    queue::{Position, Predecessor, Standing, Watch, standing},
     record,
     session::Session,
     transport::Connection,
@@ -75,9 +74,15 @@ pub(crate) async fn locate(
                 session.attempts().set_first(attempt);
                 return Ok(Located::First);
             }
-            Standing::Behind { next, first, ahead } => Queue {
+            Standing::Behind {
+                next,
+                second,
+                first,
+                ahead,
+            } => Queue {
                 own: node,
                 next: format!("{lock}/{next}").into(),
+                second: second.map(|second| format!("{lock}/{second}").into()),
                 first: format!("{lock}/{first}"),
                 ahead,
                 as_of: stat.pzxid,
@@ -96,8 +101,9 @@ pub(crate) async fn locate(
 /// The nodes of a queue that concern a waiter.
 struct Queue {
     own: Arc<str>,
-    /// The node in front of the own one.
+    /// The nearest node ahead of the own one, and the second nearest.
     next: Arc<str>,
+    second: Option<Arc<str>>,
     first: String,
     ahead: u64,
     as_of: i64,
@@ -106,8 +112,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Sends three requests at once: watches the own node, watches the node in front, and reads the
-    /// first one. `None`: the node in front is gone.
+    /// Sends its requests at once: watches the own node and the two in front, where they are not
+    /// watched yet, and reads the first one. `None`: a node in front is gone.
     async fn watch(
         self,
         session: &Arc<Session>,
@@ -122,10 +128,13 @@ impl Queue {
             entry.is_some_and(|entry| entry.watched_on == connection.number)
         };
         let own = (!watched).then(|| connection.answer(client.check_and_watch_stat(&self.own)));
-        let next = connection.answer(client.check_and_watch_stat(&self.next));
         let own = OptionFuture::from(own);
+        let next = watch_ahead(session, connection, attempt, &self.next);
+        let second = self.second.as_ref();
+        let second = second.map(|node| watch_ahead(session, connection, attempt, node));
+        let second = OptionFuture::from(second);
         let shown = connection.read_one(&self.first);
-        let (own, next, shown) = futures_util::join!(own, next, shown);
+        let (own, next, second, shown) = futures_util::join!(own, next, second, shown);
         if let Some(own) = own {
             let (stat, watcher) = own.map_err(failed)?;
             session.own_node_seen(connection, attempt, stat.as_ref());
@@ -134,26 +143,49 @@ impl Queue {
             }
             session.watch_own_node(connection, attempt, self.own, Some(watcher));
         }
-        let (stat, watcher) = next.map_err(failed)?;
-        if stat.is_none() {
+        let Some(next) = next.map_err(failed)? else {
             return Ok(None);
-        }
+        };
+        let second = match second {
+            None => None,
+            Some(second) => match second.map_err(failed)? {
+                None => return Ok(None),
+                second => second,
+            },
+        };
         let holder = match holder(session, &self.first, shown) {
             Err(error) if self.strict => return Err(error),
             holder => holder.unwrap_or_default(),
         };
-        let (watch, ended) = oneshot::channel();
         let predecessor = Predecessor {
-            node: Arc::clone(&self.next),
+            next,
+            second,
             ahead: self.ahead,
             holder,
             as_of: self.as_of,
-            watch,
         };
-        session.attempts().set_waiting(attempt, predecessor);
-        session.follow_predecessor(connection, attempt, self.next, watcher, ended);
-        Ok(Some(Located::Waiting))
+        let current = session.attempts().set_waiting(attempt, predecessor);
+        Ok(current.then_some(Located::Waiting))
     }
+}
+
+/// Watches a node ahead of a waiter, unless the waiter does so already. `None`: the node is gone.
+async fn watch_ahead(
+    session: &Arc<Session>,
+    connection: &Arc<Connection>,
+    attempt: AttemptId,
+    node: &Arc<str>,
+) -> Result<Option<Arc<Watch>>, RequestError> {
+    let kept = session
+        .attempts()
+        .watch_of(attempt, node, connection.number);
+    if kept.is_some() {
+        return Ok(kept);
+    }
+    let client = connection.client()?;
+    let answer = connection.answer(client.check_and_watch_stat(node));
+    let (stat, watcher) = answer.await?;
+    Ok(stat.map(|_| session.follow_ahead(connection, attempt, Arc::clone(node), watcher)))
 }
 
 /// The holder, read from the first node of the queue; `None` if it is gone or this client may not read it.

@@ -27,16 +27,51 @@ pub(crate) enum Position {
 /// What a waiter knows of the contenders ahead of it.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
-    /// The nearest node ahead, which the waiter watches.
-    pub(crate) node: Arc<str>,
+    /// The nearest node ahead: when it goes and was the only one, it is the waiter's turn.
+    pub(crate) next: Arc<Watch>,
+    /// The second nearest node ahead. When it goes, the waiter reads the queue while the nearest one
+    /// still holds the lock, and so needs no read when its own turn comes.
+    pub(crate) second: Option<Arc<Watch>>,
     /// How many contenders are ahead.
     pub(crate) ahead: u64,
     pub(crate) holder: Option<Holder>,
     /// The zxid of the last change of the queue when it was read.
     pub(crate) as_of: i64,
-    /// Dropping it ends the watch of `node`.
-    #[expect(dead_code, reason = "it is held for its drop")]
-    pub(crate) watch: oneshot::Sender<()>,
+}
+
+/// A node that a waiter watches. Dropping it ends the watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) node: Arc<str>,
+    /// The number of the connection that it was set on.
+    pub(crate) connection: u64,
+    /// Closed once the watch has fired.
+    running: oneshot::Sender<()>,
+}
+
+impl Watch {
+    /// A watch, and what its follower waits for beside the watch's event.
+    pub(crate) fn new(node: Arc<str>, connection: u64) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (running, dropped) = oneshot::channel();
+        let watch = Self {
+            node,
+            connection,
+            running,
+        };
+        (Arc::new(watch), dropped)
+    }
+}
+
+impl Predecessor {
+    /// The watches of this waiter.
+    pub(crate) fn watches(&self) -> impl Iterator<Item = &Arc<Watch>> {
+        [&self.next].into_iter().chain(&self.second)
+    }
+
+    /// Whether a watch has fired: its event was handled, or is about to be.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.watches().any(|watch| watch.running.is_closed())
+    }
 }
 
 impl Position {
@@ -64,6 +99,8 @@ pub(crate) enum Standing<'a> {
     Behind {
         /// The nearest contender ahead.
         next: &'a str,
+        /// The second nearest contender ahead.
+        second: Option<&'a str>,
         /// The first contender.
         first: &'a str,
         /// How many contenders are ahead.
@@ -133,6 +170,7 @@ pub(crate) fn standing<'a>(children: &'a [String], own: &str) -> Standing<'a> {
     };
     let mut ahead = 0;
     let mut next: Option<(i32, &str)> = None;
+    let mut second: Option<(i32, &str)> = None;
     let mut first: Option<(i32, &str)> = None;
     let before = |(a, left): (i32, &str), (b, right): (i32, &str)| {
         earlier(a, b).then_with(|| left.cmp(right)).is_lt()
@@ -147,14 +185,21 @@ pub(crate) fn standing<'a>(children: &'a [String], own: &str) -> Standing<'a> {
         }
         ahead += 1;
         if next.is_none_or(|next| before(next, other)) {
-            next = Some(other);
+            second = next.replace(other);
+        } else if second.is_none_or(|second| before(second, other)) {
+            second = Some(other);
         }
         if first.is_none_or(|first| before(other, first)) {
             first = Some(other);
         }
     }
     match (next, first) {
-        (Some((_, next)), Some((_, first))) => Standing::Behind { next, first, ahead },
+        (Some((_, next)), Some((_, first))) => Standing::Behind {
+            next,
+            second: second.map(|(_, second)| second),
+            first,
+            ahead,
+        },
         _ => Standing::First,
     }
 }
@@ -211,6 +256,7 @@ mod tests {
             standing(&children, "a__lock__0000000003"),
             Standing::Behind {
                 next: "m-lock-0000000002",
+                second: Some("z-lock-0000000001"),
                 first: "z-lock-0000000001",
                 ahead: 2
             }
@@ -237,8 +283,14 @@ mod tests {
         for (at, child) in ordered.iter().enumerate() {
             match standing(&children, child) {
                 Standing::First => assert_eq!(at, 0),
-                Standing::Behind { next, first, ahead } => {
+                Standing::Behind {
+                    next,
+                    second,
+                    first,
+                    ahead,
+                } => {
                     assert_eq!((next, first), (ordered[at - 1], ordered[0]));
+                    assert_eq!(second, at.checked_sub(2).map(|second| ordered[second]));
                     assert_eq!(ahead, at as u64);
                 }
                 Standing::Missing => panic!("{child} is there"),

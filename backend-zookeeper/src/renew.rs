@@ -101,7 +101,7 @@ fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attem
     let node = {
         let attempts = session.attempts();
         match attempts.get(attempt).map(|entry| &entry.position) {
-            Some(Position::Waiting(predecessor)) => Some(Arc::clone(&predecessor.node)),
+            Some(Position::Waiting(predecessor)) => Some(Arc::clone(&predecessor.next.node)),
             Some(Position::Unknown) => None,
             Some(Position::First | Position::Gone(_)) | None => return,
         }

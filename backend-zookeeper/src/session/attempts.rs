@@ -19,7 +19,7 @@ use zookeeper_client::Stat;
 
 use crate::{
     error::unanswered,
-    queue::{Position, Predecessor},
+    queue::{Position, Predecessor, Watch},
     record::token,
 };
 
@@ -174,13 +174,34 @@ impl Attempts {
         self.set_position(attempt, Position::First);
     }
 
-    /// The attempt waits behind another node.
-    pub(crate) fn set_waiting(&mut self, attempt: AttemptId, predecessor: Predecessor) {
+    /// The attempt waits behind other nodes. `false`: one of their watches has fired, so the queue
+    /// has to be read again.
+    pub(crate) fn set_waiting(&mut self, attempt: AttemptId, predecessor: Predecessor) -> bool {
+        if predecessor.has_fired() {
+            return false;
+        }
         let first = |entry: &Attempt| matches!(entry.position, Position::First);
         // No contender enters in front of the first one, so this position comes from an older list.
         if !self.entries.get(&attempt).is_some_and(first) {
             self.set_position(attempt, Position::Waiting(Box::new(predecessor)));
         }
+        true
+    }
+
+    /// The watch of a node ahead of a waiter, if the waiter has one on this connection.
+    pub(crate) fn watch_of(
+        &self,
+        attempt: AttemptId,
+        node: &str,
+        connection: u64,
+    ) -> Option<Arc<Watch>> {
+        let Position::Waiting(predecessor) = &self.entries.get(&attempt)?.position else {
+            return None;
+        };
+        let mut watches = predecessor.watches();
+        watches
+            .find(|watch| *watch.node == *node && watch.connection == connection)
+            .map(Arc::clone)
     }
 
     fn set_position(&mut self, attempt: AttemptId, position: Position) {
@@ -346,13 +367,13 @@ impl Attempts {
     }
 
     /// Ends a look-up that `begin_locating` began. `true`: the position has to be looked up once
-    /// more.
+    /// more. The first attempt stays first, whatever has changed meanwhile.
     pub(crate) fn end_locating(&mut self, attempt: AttemptId) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return false;
         };
         match &mut entry.locating {
-            Some((_, again)) if *again => {
+            Some((_, again)) if *again && !matches!(entry.position, Position::First) => {
                 *again = false;
                 true
             }
@@ -363,12 +384,11 @@ impl Attempts {
         }
     }
 
-    /// The node in front of an attempt is gone. Returns what follows for the attempt: whether it is
-    /// first now.
+    /// A node ahead of a waiter is gone. Returns what follows for the waiter.
     ///
-    /// That is certain if that node was the only one ahead, because no contender enters in front of
-    /// the attempt, and if the attempt's own node is watched on this connection. Otherwise the queue
-    /// has to be read.
+    /// It is certain that the waiter is first if that node was the only one ahead, because no
+    /// contender enters in front of the attempt, and if the attempt's own node is watched on this
+    /// connection. Otherwise the queue has to be read.
     pub(crate) fn predecessor_deleted(
         &mut self,
         attempt: AttemptId,
@@ -379,8 +399,11 @@ impl Attempts {
             return AfterDeletion::None;
         };
         match &entry.position {
-            Position::Waiting(predecessor) if *predecessor.node == *node => {
-                if predecessor.ahead == 1 && entry.watched_on == connection && !entry.removing {
+            Position::Waiting(predecessor)
+                if predecessor.watches().any(|watch| *watch.node == *node) =>
+            {
+                let only = predecessor.ahead == 1;
+                if only && entry.watched_on == connection && !entry.removing {
                     entry.position = Position::First;
                     AfterDeletion::First
                 } else {
@@ -479,10 +502,10 @@ impl Attempts {
     }
 }
 
-/// What follows from the end of the node in front of an attempt.
+/// What follows from the end of a node ahead of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterDeletion {
-    /// Nothing: the attempt does not wait behind that node.
+    /// Nothing: the attempt does not watch that node.
     None,
     /// The attempt is first now.
     First,

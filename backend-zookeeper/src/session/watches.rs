@@ -11,7 +11,6 @@ use tenure_core::{
     id::AttemptId,
     loss::LossReason,
 };
-use tokio::sync::oneshot;
 use zookeeper_client::{EventType, OneshotWatcher, Stat};
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     error::error,
     locate::{Located, locate},
-    queue::Position,
+    queue::{Position, Watch},
     record,
     transport::Connection,
 };
@@ -88,20 +87,21 @@ impl Session {
         });
     }
 
-    /// Follows the node in front of a waiter until `ended` is resolved or dropped.
-    pub(crate) fn follow_predecessor(
+    /// Follows a node ahead of a waiter until the returned watch is dropped.
+    pub(crate) fn follow_ahead(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         attempt: AttemptId,
         node: Arc<str>,
         watcher: OneshotWatcher,
-        ended: oneshot::Receiver<()>,
-    ) {
+    ) -> Arc<Watch> {
+        let (watch, dropped) = Watch::new(Arc::clone(&node), connection.number);
         let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
         connection.spawn(async move {
+            // Both are dropped before the event is handled, which tells `Predecessor::has_fired`.
             let event = tokio::select! {
                 event = watcher.changed() => event,
-                _ = ended => return,
+                _ = dropped => return,
             };
             let (Some(session), Some(connection)) = (session.upgrade(), weak.upgrade()) else {
                 return;
@@ -123,6 +123,7 @@ impl Session {
                 }
             }
         });
+        watch
     }
 
     /// Looks up a waiter's position in the background.
@@ -150,19 +151,12 @@ impl Session {
                 entry.is_some_and(|entry| matches!(entry.position, Position::Unknown))
             };
             let located = locate(self, connection, attempt, None, strict).await;
-            let error = match located {
-                // The next report asks again.
-                Err(error) if error.is_retryable() => None,
-                Err(error) => Some(error),
-                Ok(located) => {
-                    if matches!(located, Located::First)
-                        && let Some(from) = self.wait_fresh(connection).await
-                    {
-                        self.emit_grant(attempt, from);
-                    }
-                    None
-                }
-            };
+            let first = matches!(located, Ok(Located::First));
+            if first && let Some(from) = self.wait_fresh(connection).await {
+                self.emit_grant(attempt, from);
+            }
+            // After an error that may pass the next report asks again.
+            let error = located.err().filter(|error| !error.is_retryable());
             let mut attempts = self.attempts();
             attempts.set_locate_error(attempt, error);
             if !attempts.end_locating(attempt) {

@@ -103,9 +103,10 @@ async fn w1_waiters_of_two_clients_have_their_turns_in_order() {
     assert!(guard.check().is_ok());
 }
 
-/// A waiter that had more than one contender ahead reads the queue once when the one in front leaves.
+/// A waiter that had more than one contender ahead reads the queue before its turn, so that the turn itself
+/// takes no request.
 #[tokio::test(flavor = "multi_thread")]
-async fn w2_a_waiter_further_back_reads_the_queue_once_for_its_turn() {
+async fn w2_a_waiter_further_back_reads_the_queue_once_before_its_turn() {
     let _room = room().await;
     let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
@@ -117,20 +118,28 @@ async fn w2_a_waiter_further_back_reads_the_queue_once_for_its_turn() {
     waiting(&others, "a", 1).await;
     let third = acquire(&last, "a");
     waiting(&others, "a", 2).await;
-    until("it watches", SOON, || {
-        names(&proxy).contains(&"multiRead".to_owned())
-    })
-    .await;
+    until("it watches", SOON, || proxy.count("multiRead") == 1).await;
+    // The watches are set once their answers have arrived.
+    tokio::time::sleep(millis(200)).await;
+    proxy.reset();
     assert!(matches!(guard.release().await, Release::Released));
     let second = granted("the second", SOON, second).await;
-    tokio::time::sleep(millis(100)).await;
+    until("it prepares its turn", SOON, || {
+        proxy.count("multiRead") == 1
+    })
+    .await;
+    tokio::time::sleep(millis(200)).await;
+    // A report of the waiter may ask in between whether the node in front is still there.
+    let sent = || {
+        let sent = names(&proxy).into_iter();
+        sent.filter(|name| name != "exists").collect::<Vec<_>>()
+    };
+    assert_eq!(sent(), ["getChildren2", "multiRead"]);
+    assert!(!third.is_finished());
     proxy.reset();
     assert!(matches!(second.release().await, Release::Released));
     let third = granted("the third", SOON, third).await;
-    // A report of the waiter may ask in between whether the node in front is still there.
-    let sent = names(&proxy).into_iter();
-    let sent: Vec<String> = sent.filter(|name| name != "exists").collect();
-    assert_eq!(sent, ["getChildren2"]);
+    assert_eq!(sent(), Vec::<String>::new(), "the turn took a request");
     assert!(third.check().is_ok());
 }
 
@@ -151,6 +160,7 @@ async fn r2_a_release_waits_for_the_server() {
     assert!(matches!(release.await.unwrap(), Release::Released));
 }
 
+/// The next waiter is granted the lock, and the one behind it prepares its turn. All others get no event.
 #[tokio::test(flavor = "multi_thread")]
 async fn w3_a_release_wakes_the_next_waiter_alone() {
     let _room = room().await;
@@ -162,10 +172,12 @@ async fn w3_a_release_wakes_the_next_waiter_alone() {
         let guard = hold(&first, "a").await;
         let second = acquire(&first, "a");
         waiting(&first, "a", 1).await;
+        let third = acquire(&first, "a");
+        waiting(&first, "a", 2).await;
         let (connections, begun) = (proxy.connections_made(), Instant::now());
         proxy.reset();
-        let third = acquire(&last, "a");
-        waiting(&first, "a", 2).await;
+        let fourth = acquire(&last, "a");
+        waiting(&first, "a", 3).await;
         until("it watches", SOON, || {
             names(&proxy).contains(&"multiRead".to_owned())
         })
@@ -177,12 +189,14 @@ async fn w3_a_release_wakes_the_next_waiter_alone() {
         let sent = names(&proxy);
         // A reconnection or a report in between sends requests of its own.
         let undisturbed = proxy.connections_made() == connections && begun.elapsed() < LONG / 4;
-        assert!(!third.is_finished());
+        assert!(!third.is_finished() && !fourth.is_finished());
         assert!(matches!(second.release().await, Release::Released));
         let third = granted("the third", SOON, third).await;
         assert!(matches!(third.release().await, Release::Released));
+        let fourth = granted("the fourth", SOON, fourth).await;
+        assert!(matches!(fourth.release().await, Release::Released));
         if undisturbed {
-            assert_eq!(sent, Vec::<String>::new(), "the third was woken");
+            assert_eq!(sent, Vec::<String>::new(), "the fourth got an event");
             return;
         }
         assert!(round < 4, "the machine is too busy to show anything");

@@ -1,24 +1,36 @@
 use std::time::Duration;
 
 use tenure_core::request::Waiting;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::record::tests::stat;
 
 const NODE: &str = "/ns/x/_c_00000000-0000-0000-0000-000000000007-lock-0000000002";
 const AHEAD: &str = "/ns/x/_c_00000000-0000-0000-0000-000000000008-lock-0000000001";
+const SECOND: &str = "/ns/x/_c_00000000-0000-0000-0000-000000000009-lock-0000000000";
 const TTL: Duration = Duration::from_secs(1);
 /// The session of these tests.
 const SESSION: i64 = 9;
 
-fn predecessor(ahead: u64) -> Predecessor {
-    Predecessor {
-        node: AHEAD.into(),
+/// What a waiter on connection 1 knows; with the ends of its watches, which count as fired once they
+/// are dropped.
+fn predecessor(ahead: u64) -> (Predecessor, Vec<oneshot::Receiver<()>>) {
+    let (next, running) = Watch::new(AHEAD.into(), 1);
+    let mut ends = vec![running];
+    let second = (ahead > 1).then(|| {
+        let (second, running) = Watch::new(SECOND.into(), 1);
+        ends.push(running);
+        second
+    });
+    let predecessor = Predecessor {
+        next,
+        second,
         ahead,
         holder: None,
         as_of: 6,
-        watch: tokio::sync::oneshot::channel().0,
-    }
+    };
+    (predecessor, ends)
 }
 
 /// A waiter whose node is watched on connection 1.
@@ -32,7 +44,8 @@ fn waiter(ahead: u64) -> (Attempts, AttemptId) {
     let stat = stat(5, SESSION);
     assert!(attempts.created(attempt, NODE, &stat, FencingToken::new(0), 1));
     assert_eq!(attempts.seen(attempt, Some(&stat), SESSION, 1), None);
-    attempts.set_waiting(attempt, predecessor(ahead));
+    let (predecessor, _ends) = predecessor(ahead);
+    assert!(attempts.set_waiting(attempt, predecessor));
     (attempts, attempt)
 }
 
@@ -65,6 +78,40 @@ fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
     let (mut attempts, attempt) = waiter(1);
     let other = attempts.predecessor_deleted(attempt, NODE, 1);
     assert_eq!(other, AfterDeletion::None, "it does not wait for that node");
+}
+
+#[test]
+fn w2_a_waiter_reads_the_queue_when_the_second_node_ahead_goes() {
+    let (mut attempts, attempt) = waiter(2);
+    let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
+    assert_eq!(turn, AfterDeletion::Locate);
+    assert!(
+        !is_first(&attempts, attempt),
+        "x1: the nearest one is there"
+    );
+    // The queue was read, the nearest one is the only one ahead, and its watch was kept.
+    let kept = attempts.watch_of(attempt, AHEAD, 1);
+    assert!(kept.is_some());
+    assert!(
+        attempts.watch_of(attempt, AHEAD, 2).is_none(),
+        "of a lost connection"
+    );
+    let (predecessor, _ends) = predecessor(1);
+    assert!(attempts.set_waiting(attempt, predecessor));
+    let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
+    assert_eq!(turn, AfterDeletion::None, "it is not watched any more");
+    let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
+    assert_eq!(turn, AfterDeletion::First);
+}
+
+#[test]
+fn w2_a_waiter_whose_watch_has_fired_reads_the_queue_again() {
+    for fired in [0, 1] {
+        let (mut attempts, attempt) = waiter(2);
+        let (predecessor, mut ends) = predecessor(2);
+        ends.remove(fired);
+        assert!(!attempts.set_waiting(attempt, predecessor));
+    }
 }
 
 #[test]
@@ -103,7 +150,8 @@ fn l2_the_end_of_the_own_node_is_a_loss_unless_this_client_removes_it() {
 fn l5_an_older_list_makes_no_holder_wait_again() {
     let (mut attempts, attempt) = waiter(1);
     attempts.set_first(attempt);
-    attempts.set_waiting(attempt, predecessor(1));
+    let (predecessor, _ends) = predecessor(1);
+    attempts.set_waiting(attempt, predecessor);
     assert!(is_first(&attempts, attempt));
 }
 
