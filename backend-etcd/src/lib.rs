@@ -33,6 +33,17 @@
 //! ```
 //!
 //! The table in [`tenure_core::name`] defines how keys encode a namespace.
+//!
+//! # Where the clauses are kept
+//!
+//! | clause | kept in |
+//! |---|---|
+//! | X1 | `txn.rs` (`enqueue`, `locate`), `queue.rs` (`locate`), `attempts.rs` (`next_step`); the leases in `keepalive_validity.rs` and `lease/` |
+//! | A4 | `remove.rs`, `txn.rs` (`remove_and_fence`) |
+//! | D4 | not used: a grant that arrives as an event carries the last proof of its lease |
+//! | L5 | `renew.rs`; fail-over in `transport/endpoints.rs`; keep-alives in `lease/` |
+//! | W3 | `txn.rs` (`remove_waiter`), `queue.rs` (`prepare_turn`): one more driver prepares, no other waiter is woken |
+//! | T1 | `record.rs` (`token`): the create revision above the floor |
 
 mod address;
 mod attempts;

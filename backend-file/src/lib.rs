@@ -23,6 +23,17 @@
 //! [sharing](Options::shared).
 //!
 //! **Files**: see [`paths`].
+//!
+//! # Where the clauses are kept
+//!
+//! | clause | kept in |
+//! |---|---|
+//! | X1 | the queue machine of the core; `dir.rs` publishes one version after the other |
+//! | A4 | the adapter of the core: `cas/mod.rs` (`remove`), `cas/attempts.rs` (`fence`) |
+//! | D4 | the adapter: `cas/transaction.rs` (`report_grant`) |
+//! | L5 | the adapter: each lock is renewed by itself, and an error is `Unknown`, never `Gone` |
+//! | W3 | the adapter: `cas/transaction.rs` (`notify`); `fifo.rs` |
+//! | T1 | the queue machine: `queue/state.rs` (`next_token`); the wall clock is the floor |
 
 mod backend;
 mod clock;

@@ -18,6 +18,17 @@
 //!
 //! `docs/operations.md` describes the server requirements, what a failover can lose, the rights
 //! that a user needs, and each option.
+//!
+//! # Where the clauses are kept
+//!
+//! | clause | kept in |
+//! |---|---|
+//! | X1 | `scripts/enqueue.lua`, `scripts/enqueue_fast_path.lua`, `expire_lapsed` in `scripts/common.lua`; after a restart or with replicas `shared.rs` (`restart_delay_error`, `call_granting`) |
+//! | A4 | `remove.rs` with `scripts/remove.lua`; `scripts/enqueue.lua` checks the fence |
+//! | D4 | `promote_next` in `scripts/common.lua`, `read_message` in `record.rs`; the core judges the push |
+//! | L5 | an error is `Unknown`, never `Gone`: `renew.rs`, `error.rs`; reconnection in `transport/supervisor.rs` |
+//! | W3 | `remove_waiter` and `promote_next` in `scripts/common.lua`: one message to the next waiter |
+//! | T1 | `scripts/min_token.lua`, `scripts/token.lua` |
 
 mod address;
 mod attempts;

@@ -19,6 +19,17 @@
 //! ```
 //!
 //! `docs/operations.md` describes the servers, the rights that a user needs, and each option.
+//!
+//! # Where the clauses are kept
+//!
+//! | clause | kept in |
+//! |---|---|
+//! | X1 | `queue.rs` (`standing`), `session/attempts.rs` (`predecessor_deleted`, `grant`), `session/proof.rs`, `session/task.rs` (`accept`) |
+//! | A4 | `remove.rs`; `session/attempts.rs` (`is_wanted`) |
+//! | D4 | not used: a grant that arrives as an event carries the last proof of its session |
+//! | L5 | `session/time.rs`, `session/heartbeat.rs`, `session/task.rs` (`round`) |
+//! | W3 | `locate.rs` (`Queue::watch`), `session/watches.rs` (`follow_ahead`): one more driver prepares, no other waiter is woken |
+//! | T1 | `record.rs` (`token`): the transaction id above the floor |
 
 mod address;
 mod backend;

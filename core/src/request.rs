@@ -139,7 +139,7 @@ pub struct Grant {
     /// `None` for a pushed grant that was not verified since. Such a grant counts from the waiter's
     /// last answered report (D4), and `as_of` must be the time of the grant.
     pub proved_from: Option<Instant>,
-    /// The store's time of the grant.
+    /// The store's time of the grant. Read only if `proved_from` is `None`.
     pub as_of: StoreTime,
 }
 
