@@ -396,6 +396,12 @@ impl Attempts {
         self.advance(attempt, now, |entry| entry.rechecking = false)
     }
 
+    /// Records that the read of an attempt's position has failed. The position is as unknown as before,
+    /// so a later event begins another read.
+    pub(crate) fn abandon_recheck(&self, attempt: AttemptId) {
+        self.update(attempt, |entry| entry.rechecking = false);
+    }
+
     /// Changes a waiter and decides what it does next. Of two reads of its position, the second one
     /// begins when the first has ended.
     pub(crate) fn advance(
@@ -433,6 +439,8 @@ impl Attempts {
             }
             entry.stage = Stage::Holding;
             entry.predecessor = None;
+            // That watch ends, and no other one exists yet.
+            entry.confirmed_stream = 0;
             Some(std::mem::take(&mut entry.watch))
         })?
     }

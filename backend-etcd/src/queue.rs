@@ -300,13 +300,18 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
     };
     loop {
         let located = locate(&shared, attempt).await;
-        let step = shared.attempts.end_recheck(attempt, shared.now());
+        let step = if located.is_ok() {
+            shared.attempts.end_recheck(attempt, shared.now())
+        } else {
+            shared.attempts.abandon_recheck(attempt);
+            NextStep::Wait
+        };
         let event = match (located, step) {
             (Ok(Position::Waiting(_)), NextStep::Recheck) => continue,
             (Ok(Position::Waiting(_)), step) => return take_step(&shared, attempt, step),
             (Ok(Position::Granted(grant)), _) => BackendEvent::Granted(grant),
             (Ok(Position::Gone), _) => loss_event(&shared, attempt),
-            // The core rechecks the attempt by its own rules.
+            // The core rechecks the attempt by its own rules; the next event begins another read.
             (Err(_), _) => BackendEvent::Recheck { attempt },
         };
         if shared.attempts.update(attempt, |_| ()).is_some() {

@@ -43,6 +43,8 @@ struct LeaseBatch {
     shared: Arc<Shared>,
     lease: Arc<Lease>,
     items: Vec<RenewalItem>,
+    /// Waiters whose predecessor is gone, and whether the lease was proved.
+    moved: Vec<(RenewalItem, bool)>,
     answers: RenewalAnswers,
 }
 
@@ -123,6 +125,7 @@ impl LeaseBatch {
             shared: Arc::clone(shared),
             lease,
             items: Vec::new(),
+            moved: Vec::new(),
             answers: answers.clone(),
         }
     }
@@ -133,6 +136,10 @@ impl LeaseBatch {
             for item in std::mem::take(&mut self.items) {
                 self.answer(&item, Renewed::Unknown(error.clone()));
             }
+        }
+        // Each of these takes a read, so the answers that are known go first (L5).
+        for (item, proved) in std::mem::take(&mut self.moved) {
+            self.relocate(&item, proved).await;
         }
     }
 
@@ -174,7 +181,7 @@ impl LeaseBatch {
                 }
             }
             first = false;
-            self.apply_reply(chunk, reply, proof.is_some()).await;
+            self.apply_reply(chunk, reply, proof.is_some());
         }
         for item in std::mem::take(&mut self.items) {
             let outcome = match proof {
@@ -231,7 +238,7 @@ impl LeaseBatch {
         std::mem::replace(&mut self.items, rest)
     }
 
-    async fn apply_reply(&mut self, chunk: Vec<RenewalItem>, mut reply: TxnReply, proved: bool) {
+    fn apply_reply(&mut self, chunk: Vec<RenewalItem>, mut reply: TxnReply, proved: bool) {
         if reply.succeeded {
             for item in chunk {
                 self.on_intact(&item, reply.revision, proved);
@@ -272,7 +279,7 @@ impl LeaseBatch {
             {
                 self.on_intact(&item, reply.revision, proved);
             } else {
-                self.relocate(&item, proved).await;
+                self.moved.push((item, proved));
             }
         }
     }

@@ -60,6 +60,11 @@ impl Watch {
         };
         (Arc::new(watch), dropped)
     }
+
+    /// Whether the watch has fired: its event was handled, or is about to be.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.running.is_closed()
+    }
 }
 
 impl Predecessor {
@@ -68,9 +73,9 @@ impl Predecessor {
         [&self.next].into_iter().chain(&self.second)
     }
 
-    /// Whether a watch has fired: its event was handled, or is about to be.
+    /// Whether a watch has fired.
     pub(crate) fn has_fired(&self) -> bool {
-        self.watches().any(|watch| watch.running.is_closed())
+        self.watches().any(|watch| watch.has_fired())
     }
 }
 

@@ -3,6 +3,7 @@ use std::time::Duration;
 use tenure_core::clock::{Clock, ManualClock};
 
 use super::*;
+use crate::watch::{Watch, WatchTarget};
 
 /// A predecessor with this key, which holds the lock.
 pub(crate) fn predecessor(key: &str) -> Predecessor {
@@ -113,6 +114,52 @@ fn w2_removal_of_the_predecessor_makes_the_next_in_line_the_holder() {
     assert!(matches!(step, NextStep::Wait), "it holds already: {step:?}");
     let (snapshot, ended) = attempts.begin_removal(attempt).unwrap();
     assert_eq!((snapshot.stage, ended), (Stage::Holding, 7));
+}
+
+#[test]
+fn w2_failed_read_of_the_position_allows_the_next_one() {
+    let attempts = Attempts::default();
+    let (attempt, _) = next_in_line(&attempts);
+    // The store has moved on since the position was read.
+    let step = attempts.advance(attempt, START, created(7, 6));
+    assert!(matches!(step, NextStep::Recheck), "{step:?}");
+    let step = attempts.advance(attempt, START, |_| ());
+    assert!(
+        matches!(step, NextStep::Wait),
+        "a read is in flight: {step:?}"
+    );
+    attempts.abandon_recheck(attempt);
+    let step = attempts.advance(attempt, START, removed(8));
+    assert!(matches!(step, NextStep::Recheck), "{step:?}");
+}
+
+#[test]
+fn l2_watch_of_a_new_holder_restarts_after_the_revision_that_granted() {
+    let attempts = Attempts::default();
+    let (attempt, _) = next_in_line(&attempts);
+    let predecessor = Arc::from("k");
+    let mut watch = Watch {
+        target: WatchTarget::Next { predecessor },
+        attempt,
+        own: Arc::from("me"),
+        from: 1,
+    };
+    watch.prepare_restart(attempts.lock().get(attempt).unwrap());
+    assert_eq!(watch.from, 1, "a waiter's watch begins at its creation");
+    attempts.advance(attempt, START, created(7, 5));
+    let step = attempts.advance(attempt, START, removed(6));
+    assert!(matches!(step, NextStep::Hold(_, _, 7)), "{step:?}");
+    watch.prepare_restart(attempts.lock().get(attempt).unwrap());
+    assert_eq!((watch.target, watch.from), (WatchTarget::Own, 7));
+}
+
+#[test]
+fn l2_holder_has_no_confirmed_watch_before_its_own_is_created() {
+    let attempts = Attempts::default();
+    let (attempt, _) = next_in_line(&attempts);
+    attempts.update(attempt, |entry| entry.confirmed_stream = 3);
+    assert_eq!(attempts.mark_holding(attempt), Some(7));
+    assert_eq!(attempts.snapshot(attempt).unwrap().confirmed_stream, 0);
 }
 
 #[test]

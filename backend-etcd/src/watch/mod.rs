@@ -31,6 +31,8 @@ use tokio::{
     time,
 };
 
+use crate::attempts::{Attempt, Stage};
+
 /// Starts and stops watches. Never blocks.
 pub(crate) struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
@@ -54,6 +56,19 @@ pub(crate) struct Watch {
     pub(crate) own: Arc<str>,
     /// Events before this revision are out of date.
     pub(crate) from: i64,
+}
+
+impl Watch {
+    /// Prepares a watch for a new stream. The command that keeps the watch of a new holder may still
+    /// be queued, so the stage of the attempt decides.
+    pub(crate) fn prepare_restart(&mut self, entry: &Attempt) {
+        if entry.stage == Stage::Holding {
+            self.target = WatchTarget::Own;
+        }
+        if self.target == WatchTarget::Own {
+            self.from = self.from.max(entry.verified_revision + 1);
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

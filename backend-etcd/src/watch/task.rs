@@ -246,8 +246,8 @@ impl WatchTask {
         let table = shared.as_ref().map(|shared| shared.attempts.lock());
         for (id, watch) in self.watches.all() {
             let entry = table.as_ref().and_then(|table| table.get(watch.attempt));
-            if let (WatchTarget::Own, Some(entry)) = (&watch.target, entry) {
-                watch.from = watch.from.max(entry.verified_revision + 1);
+            if let Some(entry) = entry {
+                watch.prepare_restart(entry);
             }
             send_watch(open, id, watch);
         }

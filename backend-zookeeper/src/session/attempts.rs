@@ -188,7 +188,7 @@ impl Attempts {
         true
     }
 
-    /// The watch of a node ahead of a waiter, if the waiter has one on this connection.
+    /// The watch of a node ahead of a waiter, if one is running on this connection.
     pub(crate) fn watch_of(
         &self,
         attempt: AttemptId,
@@ -200,7 +200,9 @@ impl Attempts {
         };
         let mut watches = predecessor.watches();
         watches
-            .find(|watch| *watch.node == *node && watch.connection == connection)
+            .find(|watch| {
+                *watch.node == *node && watch.connection == connection && !watch.has_fired()
+            })
             .map(Arc::clone)
     }
 

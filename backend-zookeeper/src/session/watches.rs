@@ -154,6 +154,7 @@ impl Session {
             let first = matches!(located, Ok(Located::First));
             if first && let Some(from) = self.wait_fresh(connection).await {
                 self.emit_grant(attempt, from);
+                self.watch_unwatched(connection, attempt);
             }
             // After an error that may pass the next report asks again.
             let error = located.err().filter(|error| !error.is_retryable());
@@ -162,6 +163,19 @@ impl Session {
             if !attempts.end_locating(attempt) {
                 break;
             }
+        }
+    }
+
+    /// Watches the own node of a new holder, if no look-up of its position did.
+    fn watch_unwatched(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
+        let node = {
+            let attempts = self.attempts();
+            let entry = attempts.get(attempt);
+            let unwatched = entry.filter(|entry| entry.watched_on != connection.number);
+            unwatched.and_then(|entry| entry.node.clone())
+        };
+        if let Some(node) = node {
+            self.watch_own_node(connection, attempt, node, None);
         }
     }
 

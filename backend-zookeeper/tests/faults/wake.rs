@@ -121,6 +121,46 @@ async fn w2_a_waiter_behind_an_attempt_of_its_own_client_is_woken_by_its_deletio
     assert!(slow.len() < ROUNDS / 2, "{slow:?}");
 }
 
+/// An event that is no deletion uses up the watch of a node ahead, so it has to be set again.
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_x3_a_node_ahead_that_was_overwritten_is_watched_again() {
+    let _room = room().await;
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
+    let server = server.start().unwrap();
+    make(&server, "/default", ALL).await;
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let client = client_for(&proxy.url(), LONG).await;
+    let _ = hold(&client, "warm").await.release().await;
+    let mut slow = Vec::new();
+    for round in 0..ROUNDS {
+        let lock = format!("l{round}");
+        let path = format!("/default/{lock}");
+        make(&server, &path, ALL).await;
+        let ahead = [contend(&server, &path).await, contend(&server, &path).await];
+        let waiter = acquire(&client, &lock);
+        until("it watches", SOON, || proxy.count("multiRead") > 0).await;
+        sleep(millis(100)).await;
+        // The second nearest node and the nearest one, in turn.
+        proxy.reset();
+        write_over(&server, &ahead[round % 2], b"something else").await;
+        until("it watches again", SOON, || own_watches(&proxy) > 0).await;
+        sleep(millis(100)).await;
+        let begun = Instant::now();
+        for node in &ahead {
+            delete(&server, node).await;
+        }
+        let guard = granted("the waiter", SOON, waiter).await;
+        if begun.elapsed() > SLOW {
+            slow.push((round, begun.elapsed()));
+        }
+        let _ = guard.release().await;
+        proxy.reset();
+    }
+    assert!(slow.len() < ROUNDS / 2, "{slow:?}");
+}
+
 /// How many requests looked up a node of a lock. Heartbeats look up the root.
 fn own_watches(proxy: &Proxy) -> usize {
     let commands = proxy.commands().into_iter();

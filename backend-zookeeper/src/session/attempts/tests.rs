@@ -33,8 +33,14 @@ fn predecessor(ahead: u64) -> (Predecessor, Vec<oneshot::Receiver<()>>) {
     (predecessor, ends)
 }
 
-/// A waiter whose node is watched on connection 1.
+/// A waiter whose node is watched on connection 1. The watches of the nodes ahead have fired.
 fn waiter(ahead: u64) -> (Attempts, AttemptId) {
+    let (attempts, attempt, _ends) = watching_waiter(ahead);
+    (attempts, attempt)
+}
+
+/// A waiter whose node is watched on connection 1, with the ends of its watches ahead.
+fn watching_waiter(ahead: u64) -> (Attempts, AttemptId, Vec<oneshot::Receiver<()>>) {
     let mut attempts = Attempts::default();
     let attempt = AttemptId::from_u128(7);
     assert_eq!(
@@ -44,9 +50,9 @@ fn waiter(ahead: u64) -> (Attempts, AttemptId) {
     let stat = stat(5, SESSION);
     assert!(attempts.created(attempt, NODE, &stat, FencingToken::new(0), 1));
     assert_eq!(attempts.seen(attempt, Some(&stat), SESSION, 1), None);
-    let (predecessor, _ends) = predecessor(ahead);
+    let (predecessor, ends) = predecessor(ahead);
     assert!(attempts.set_waiting(attempt, predecessor));
-    (attempts, attempt)
+    (attempts, attempt, ends)
 }
 
 fn is_first(attempts: &Attempts, attempt: AttemptId) -> bool {
@@ -82,7 +88,7 @@ fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
 
 #[test]
 fn w2_a_waiter_reads_the_queue_when_the_second_node_ahead_goes() {
-    let (mut attempts, attempt) = waiter(2);
+    let (mut attempts, attempt, ends) = watching_waiter(2);
     let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
     assert_eq!(turn, AfterDeletion::Locate);
     assert!(
@@ -96,6 +102,9 @@ fn w2_a_waiter_reads_the_queue_when_the_second_node_ahead_goes() {
         attempts.watch_of(attempt, AHEAD, 2).is_none(),
         "of a lost connection"
     );
+    drop(ends);
+    let fired = attempts.watch_of(attempt, AHEAD, 1);
+    assert!(fired.is_none(), "a watch that has fired is set again");
     let (predecessor, _ends) = predecessor(1);
     assert!(attempts.set_waiting(attempt, predecessor));
     let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
