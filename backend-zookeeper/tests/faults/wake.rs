@@ -144,10 +144,10 @@ async fn w2_x3_a_node_ahead_that_was_overwritten_is_watched_again() {
         sleep(millis(100)).await;
         // The second nearest node and the nearest one, in turn.
         proxy.reset();
+        let begun = Instant::now();
         write_over(&server, &ahead[round % 2], b"something else").await;
         until("it watches again", SOON, || own_watches(&proxy) > 0).await;
         sleep(millis(100)).await;
-        let begun = Instant::now();
         for node in &ahead {
             delete(&server, node).await;
         }
