@@ -35,7 +35,7 @@ struct Inbox {
 
 impl EventHandler for Inbox {
     fn handle(&self, event: BackendEvent) {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = lock(&self.events);
         events.push(event);
         self.arrived.notify_waiters();
     }
@@ -139,10 +139,21 @@ impl Driver {
         token: Option<FencingToken>,
     ) -> Result<Renewed, Stop> {
         let entries = vec![Renewal::new(name.clone(), attempt, ttl, token)];
-        let renewal = RenewalAnswers::collect(1, |answers| self.backend.renew(entries, answers));
-        match self.timed(renewal).await.remove(0) {
-            Renewed::Unknown(error) => Err(error.into()),
-            answer => Ok(answer),
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let answers = RenewalAnswers::new({
+            let sent = Arc::clone(&sent);
+            move |index, answer| lock(&sent).push((index, answer))
+        });
+        self.timed(self.backend.renew(entries, answers)).await;
+        let mut sent = std::mem::take(&mut *lock(&sent));
+        match (sent.pop(), sent.is_empty()) {
+            (Some((0, Renewed::Unknown(error))), true) => Err(error.into()),
+            (Some((0, answer)), true) => Ok(answer),
+            (_, _) => Err(Failure::new(
+                Some("K4"),
+                "the renewal of one entry had not exactly one answer",
+            )
+            .into()),
         }
     }
 
@@ -170,11 +181,7 @@ impl Driver {
 
     /// Returns the grant of this attempt if the driver has reported it.
     pub(crate) fn pushed(&self, attempt: AttemptId) -> Option<Grant> {
-        let events = self
-            .inbox
-            .events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let events = lock(&self.inbox.events);
         events.iter().find_map(|event| match event {
             BackendEvent::Granted(grant) if grant.attempt == attempt => Some(grant.clone()),
             _ => None,
@@ -235,11 +242,7 @@ impl Driver {
 
     /// Returns the number of rechecks that the driver has requested for this attempt.
     fn rechecks(&self, attempt: AttemptId) -> usize {
-        let events = self
-            .inbox
-            .events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let events = lock(&self.inbox.events);
         let is_recheck = |event: &&BackendEvent| matches!(event, BackendEvent::Recheck { attempt: of } if *of == attempt);
         events.iter().filter(is_recheck).count()
     }
@@ -272,4 +275,8 @@ impl Driver {
             tokio::time::sleep(RENEWAL_INTERVAL.min(left)).await;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,7 @@ use tenure_core::{
     error::Error,
     id::{AttemptId, ClientId},
     name::LockName,
-    request::{Enqueue, Owner},
+    request::{Enqueue, Enqueued, Owner, Remove},
     settings::StoreUrl,
 };
 use tenure_test_servers::{
@@ -218,6 +218,25 @@ impl Raw {
         Self {
             backend,
             _hears: hears,
+        }
+    }
+
+    /// Takes a free lock. On a busy machine the server may not answer in time; such an attempt is
+    /// removed before the next one.
+    pub(crate) async fn hold(&self, lock: &str) {
+        let begun = Instant::now();
+        loop {
+            let attempt = AttemptId::random().unwrap();
+            let entered = self.backend.enqueue(Self::enqueue(lock, attempt)).await;
+            let Err(error) = entered else {
+                assert!(matches!(entered, Ok(Enqueued::Granted(_))), "{entered:?}");
+                return;
+            };
+            come_again(begun, SOON, &error).await;
+            let remove = || Remove::new(name(lock), attempt, TTL, false);
+            while let Err(error) = self.backend.remove(remove()).await {
+                come_again(begun, SOON, &error).await;
+            }
         }
     }
 

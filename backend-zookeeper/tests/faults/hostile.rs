@@ -31,7 +31,7 @@ fn count_panics() -> usize {
     PANICS.load(Ordering::SeqCst)
 }
 
-/// What a hostile server sends.
+/// The answers of a hostile server.
 fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     let frame = |length: i32, rest: &[u8]| {
         let mut bytes = length.to_be_bytes().to_vec();

@@ -159,9 +159,7 @@ async fn x3_a_session_that_is_left_to_expire_is_not_closed() {
     for round in 0..5 {
         let raw = Raw::connect(&proxy.url()).await;
         let lock = format!("a{round}");
-        let attempt = AttemptId::random().unwrap();
-        let entered = raw.backend.enqueue(Raw::enqueue(&lock, attempt)).await;
-        assert!(matches!(entered.unwrap(), Enqueued::Granted(_)));
+        raw.hold(&lock).await;
         proxy.reset();
         // Without renewals the client leaves the connection.
         until("it is left", SOON, || proxy.connections_open() == 0).await;

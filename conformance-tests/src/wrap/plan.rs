@@ -73,8 +73,6 @@ pub struct Plan(Arc<Mutex<State>>);
 struct State {
     fates: HashMap<Op, (Fate, Option<u32>)>,
     muted: bool,
-    /// The renewals in flight whose replies are lost or delayed.
-    withheld: u32,
     /// The number of requests that did not simply pass.
     disturbed: u64,
     calls: Vec<Call>,
@@ -187,13 +185,6 @@ impl Plan {
         }
     }
 
-    /// Withholds, until the value is dropped, the messages by which a driver reports parts of a renewal's
-    /// reply early: they use the same connection as the reply.
-    pub(super) fn withhold(&self) -> Withheld {
-        self.state().withheld += 1;
-        Withheld(self.clone())
-    }
-
     /// Returns the relay between the driver and the given sink. Messages pass until it is dropped.
     pub(super) fn relay(&self, to: EventSink) -> Arc<dyn EventHandler> {
         self.state().sinks.push(to.clone());
@@ -214,20 +205,6 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// See [`Plan::withhold`].
-pub(super) struct Withheld(Plan);
-
-impl Drop for Withheld {
-    fn drop(&mut self) {
-        self.0.state().withheld -= 1;
-    }
-}
-
-/// Returns whether a message proves a grant, as the reply to a renewal does.
-fn is_proof(event: &BackendEvent) -> bool {
-    matches!(event, BackendEvent::Granted(grant) if grant.proved_from.is_some())
-}
-
 struct Relay {
     plan: Plan,
     to: EventSink,
@@ -238,7 +215,7 @@ impl EventHandler for Relay {
         let held_back = {
             let mut state = self.plan.state();
             state.events.push(event.clone());
-            state.muted || (state.withheld > 0 && is_proof(&event))
+            state.muted
         };
         if !held_back {
             self.to.send(event);

@@ -72,12 +72,11 @@ impl Tapped {
         request: impl Future<Output = T> + Send,
     ) -> Result<T, Error> {
         let admitted = self.plan.admit(op, attempts);
-        self.carry_out(op, admitted, request).await
+        self.carry_out(admitted, request).await
     }
 
     async fn carry_out<T>(
         &self,
-        op: Op,
         (number, fate): (usize, Fate),
         request: impl Future<Output = T> + Send,
     ) -> Result<T, Error> {
@@ -87,10 +86,7 @@ impl Tapped {
             Fate::Delay { before, .. } => tokio::time::sleep(before).await,
             _ => {}
         }
-        let loses = matches!(fate, Fate::HangReply | Fate::LoseReply | Fate::Delay { .. });
-        let withheld = (op == Op::Renew && loses).then(|| self.plan.withhold());
         let answer = request.await;
-        drop(withheld);
         self.plan.answered(number);
         match fate {
             Fate::HangReply => std::future::pending().await,
@@ -131,11 +127,11 @@ impl Backend for Tapped {
         if admitted.1 == Fate::Pass {
             // Each answer passes as soon as the driver sends it.
             let call = self.inner.renew(entries, answers);
-            let _ = self.carry_out(Op::Renew, admitted, call).await;
+            let _ = self.carry_out(admitted, call).await;
             return;
         }
         let call = RenewalAnswers::collect(count, |answers| self.inner.renew(entries, answers));
-        let outcome = self.carry_out(Op::Renew, admitted, call).await;
+        let outcome = self.carry_out(admitted, call).await;
         let renewed = outcome.unwrap_or_else(|error| vec![Renewed::Unknown(error); count]);
         for (index, answer) in renewed.into_iter().enumerate() {
             answers.send(index, answer);
