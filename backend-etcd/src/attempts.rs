@@ -90,7 +90,7 @@ pub(crate) struct CreatedWatch {
     pub(crate) as_of: i64,
 }
 
-/// What a waiter does next.
+/// The next step of a waiter.
 #[derive(Debug)]
 pub(crate) enum NextStep {
     /// It waits for its watch, or for a read that is in flight.
@@ -129,9 +129,9 @@ impl Attempt {
         }
     }
 
-    /// What a waiter does next. A waiter that is next in line holds the lock once its predecessor is
-    /// removed, if its position was read after its watch was created: the watch reports the removal
-    /// of either entry, in order, so its own entry still existed.
+    /// Returns the next step of a waiter. A waiter that is next in line holds the lock once its
+    /// predecessor is removed, if its position was read after its watch was created: the watch
+    /// reports the removal of either entry, in order, so its own entry still existed.
     fn next_step(&self, now: Instant) -> NextStep {
         let Some(predecessor) = &self.predecessor else {
             return NextStep::Wait;

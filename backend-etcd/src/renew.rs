@@ -80,7 +80,7 @@ pub(crate) async fn renew(shared: &Arc<Shared>, entries: Vec<Renewal>, answers: 
     while tasks.join_next().await.is_some() {}
 }
 
-/// What the transaction has to check for an entry, or the reason why the entry is lost.
+/// Returns the checks of the transaction for an entry, or the reason why the entry is lost.
 fn prepare(
     shared: &Shared,
     renewal: &Renewal,

@@ -22,9 +22,9 @@ pub struct Options {
     pub min_replicas: u32,
     /// The longest wait for these acknowledgements. At least 1 ms; 1 s by default.
     pub replica_timeout: Duration,
-    /// What the server keeps across a restart.
+    /// The data that the server keeps across a restart.
     pub durability: Durability,
-    /// What to do about a server that may evict locks when it runs out of memory.
+    /// The reaction to a server that may evict locks when it runs out of memory.
     pub eviction: Eviction,
     /// No lock is granted until the server has been up for this long. After a restart that lost the
     /// data, holders from before may still believe that they hold their locks. To be effective, the
@@ -48,7 +48,7 @@ pub struct Options {
     pub tls: Tls,
 }
 
-/// What the server keeps across a restart, as stated by the operator.
+/// The data that the server keeps across a restart, as stated by the operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
@@ -61,7 +61,7 @@ pub enum Durability {
     Local,
 }
 
-/// What to do about a server that may evict locks, that is, one with `maxmemory` set and a
+/// The reaction to a server that may evict locks, that is, one with `maxmemory` set and a
 /// `maxmemory-policy` other than `noeviction`. The `volatile-*` policies evict locks, the
 /// `allkeys-*` policies also evict queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

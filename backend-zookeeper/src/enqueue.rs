@@ -399,8 +399,8 @@ impl Enqueuing {
         if !first {
             return Ok(Enqueued::Gone);
         }
-        // What a lost connection has shown may no longer be true: the node was not looked up on the
-        // next connection.
+        // The answers of a lost connection may be out of date, because the node was not looked up on
+        // the next connection.
         if self.connection.is_lost() {
             return Err(unanswered(OPERATION));
         }

@@ -24,7 +24,7 @@ pub(crate) enum Position {
     Gone(LossReason),
 }
 
-/// What a waiter knows of the contenders ahead of it.
+/// The contenders ahead of a waiter, as far as the waiter knows them.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     /// The nearest node ahead: when it goes and was the only one, it is the waiter's turn.

@@ -26,7 +26,7 @@ const FENCE_TTL: Duration = Duration::from_secs(600);
 /// The number of fences below which old ones are not cleaned up.
 const FENCES_BEFORE_CLEANUP: usize = 1024;
 
-/// What all operations of one client share.
+/// The data that all operations of one client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<DriverConfig>,

@@ -132,7 +132,7 @@ impl<T: Connect + ?Sized> Connect for Arc<T> {
     }
 }
 
-/// What the core passes to a driver at connect.
+/// The values that the core passes to a driver at connect.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Context {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// What an acknowledged grant survives. Ordered: a later value survives everything that an earlier
+/// The failures that an acknowledged grant survives. Ordered: a later value survives everything that an earlier
 /// one survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -183,7 +183,7 @@ impl TakeoverBound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// What an acknowledged grant survives.
+    /// The failures that an acknowledged grant survives.
     pub durability: Durability,
     /// How waiters learn of their grants.
     pub wait: WaitMode,

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     RequestProgress(oneshot::Sender<()>),
 }
 
-/// What one watch reports.
+/// One watch, and the keys that it reports.
 pub(crate) struct Watch {
     pub(crate) target: WatchTarget,
     pub(crate) attempt: AttemptId,

@@ -1,4 +1,4 @@
-//! What a server reports about itself, and whether it is suitable for locks.
+//! The facts that a server reports about itself, and whether it is suitable for locks.
 
 use std::time::Duration;
 

@@ -145,7 +145,7 @@ pub(super) async fn run_one(topology: &Arc<Topology>, call: ScriptCall, slot: u1
     answer
 }
 
-/// What happens to a call after a reply.
+/// The next action for a call after a reply.
 enum NextStep {
     Done(CallResult),
     /// The call is sent again.

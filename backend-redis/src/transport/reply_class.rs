@@ -8,7 +8,7 @@ use super::{
 };
 use crate::address::Endpoint;
 
-/// What a reply to a script call means.
+/// The meaning of a reply to a script call.
 #[derive(Debug)]
 pub(super) enum ReplyClass {
     /// The reply is the result.

@@ -1,4 +1,4 @@
-//! What remains in the store when all clients have gone (R4).
+//! The keys that remain in the store when all clients have gone (R4).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a client checks about its server when it connects.
+//! The checks of the server when a client connects.
 
 use std::time::Duration;
 

@@ -45,7 +45,7 @@ pub(crate) struct Attempt {
     /// The connection on which its position is being looked up, and whether to look it up once more
     /// afterwards.
     locating: Option<(u64, bool)>,
-    /// What is wrong with the data of its node.
+    /// The error in the data of its node.
     data_error: Option<Error>,
     /// Why its position could not be looked up, if a retry cannot help.
     locate_error: Option<Error>,
@@ -61,7 +61,7 @@ pub(crate) enum Registration {
     Closed,
 }
 
-/// What to watch for an attempt on a new connection.
+/// The nodes to watch for an attempt on a new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
     pub(crate) attempt: AttemptId,
@@ -504,7 +504,7 @@ impl Attempts {
     }
 }
 
-/// What follows from the end of a node ahead of an attempt.
+/// The consequence for a waiter when a node ahead of it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterDeletion {
     /// Nothing: the attempt does not watch that node.

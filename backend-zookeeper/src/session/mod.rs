@@ -31,7 +31,7 @@ use crate::{address::Address, config::Options, error::error, transport::Connecti
 /// this time.
 const RECONNECT_WAIT: Duration = Duration::from_secs(1);
 
-/// What all sessions of one client share.
+/// The data that all sessions of one client share.
 #[derive(Debug)]
 pub(crate) struct DriverConfig {
     pub(crate) address: Address,

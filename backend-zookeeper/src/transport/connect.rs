@@ -25,7 +25,7 @@ use crate::{
 /// agreed on that.
 const ABSENT_NODE: &str = "/zookeeper/tenure-absent";
 
-/// What to ask of a server.
+/// The request to begin or resume a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshake {
     /// The session to resume; `None` begins a new one.

@@ -11,7 +11,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectError {
-    /// What a caller can do about it. A kind that [is
+    /// The kind of the error, which tells a caller how to react. A kind that [is
     /// retryable](crate::error::ErrorKind::is_retryable) may go away; any other needs the operator.
     pub kind: ErrorKind,
     /// The cause and, where it is known, the remedy, in one line. Contains no secret.

@@ -78,7 +78,7 @@ pub enum Input {
     Tick,
 }
 
-/// What a client may believe about one grant.
+/// The client's knowledge of one grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     phase: Phase,

@@ -114,7 +114,7 @@ pub struct Notice {
     pub attempt: AttemptId,
     /// The client to which it must be sent.
     pub client: ClientId,
-    /// What happened to the attempt.
+    /// The change of the attempt's state.
     pub kind: NoticeKind,
 }
 

@@ -1,4 +1,4 @@
-//! What remains of a client that is gone.
+//! The state that a client leaves behind.
 
 use tenure_core::Client;
 use tenure_redis::Options;

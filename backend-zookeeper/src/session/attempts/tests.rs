@@ -13,8 +13,8 @@ const TTL: Duration = Duration::from_secs(1);
 /// The session of these tests.
 const SESSION: i64 = 9;
 
-/// What a waiter on connection 1 knows; with the ends of its watches, which count as fired once they
-/// are dropped.
+/// A predecessor on connection 1, and the receivers of its watches. A watch counts as fired once its
+/// receiver is dropped.
 fn predecessor(ahead: u64) -> (Predecessor, Vec<oneshot::Receiver<()>>) {
     let (next, running) = Watch::new(AHEAD.into(), 1);
     let mut ends = vec![running];
