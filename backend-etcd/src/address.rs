@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use tenure_core::{error::Error, settings::StoreUrl};
+use tenure_core::{
+    driver::{Endpoint, EndpointList},
+    error::Error,
+    settings::StoreUrl,
+};
 
 use crate::config::{Options, config_error};
 
@@ -12,8 +16,7 @@ const DEFAULT_PORT: u16 = 2379;
 /// The endpoints of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Each as `host:port`.
-    hosts: Vec<String>,
+    pub(crate) endpoints: EndpointList,
     pub(crate) tls: bool,
 }
 
@@ -30,42 +33,30 @@ impl Address {
                 "an etcd address has no path; use `namespace` to separate locks",
             ));
         }
-        let hosts: Vec<_> = url
-            .hosts()
-            .iter()
-            .map(|host| {
-                let mut host = host.clone();
-                host.port.get_or_insert(DEFAULT_PORT);
-                host.to_string()
-            })
-            .collect();
-        if hosts.is_empty() {
-            return Err(config_error(
-                "the address names no server; write etcd://host:2379",
-            ));
-        }
-        let address = Self { hosts, tls };
-        options.validate(tls)?;
-        Ok(address)
+        let named = |error: Error| error.with_backend("etcd");
+        let endpoints = EndpointList::from_url(url, DEFAULT_PORT).map_err(named)?;
+        let connection = &options.connection;
+        connection.validate(url.scheme(), "etcds").map_err(named)?;
+        connection.require_username().map_err(named)?;
+        Ok(Self { endpoints, tls })
     }
 
-    /// How many endpoints there are; never zero.
+    /// The number of endpoints; never zero.
     pub(crate) fn len(&self) -> usize {
-        self.hosts.len()
+        self.endpoints.as_slice().len()
     }
 
-    /// One endpoint, in the form that the client library expects.
-    pub(crate) fn endpoint(&self, index: usize) -> String {
+    /// An endpoint in the form that the client library expects.
+    pub(crate) fn url_of(&self, endpoint: &Endpoint) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        let host = &self.hosts[index % self.hosts.len()];
-        format!("{scheme}://{host}")
+        format!("{scheme}://{endpoint}")
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "etcds" } else { "etcd" };
-        write!(f, "{scheme}://{}", self.hosts.join(","))
+        write!(f, "{scheme}://{}", self.endpoints)
     }
 }
 
@@ -78,8 +69,9 @@ mod tests {
         let open = |text: &str| Address::new(&StoreUrl::parse(text).unwrap(), &Options::default());
         let address = open("etcd://h1,[::1]:7,h3/").unwrap();
         assert_eq!(address.to_string(), "etcd://h1:2379,[::1]:7,h3:2379");
-        assert_eq!(address.endpoint(4), "http://[::1]:7");
-        assert_eq!(open("etcds://h").unwrap().endpoint(0), "https://h:2379");
+        let url = |address: &Address, at: usize| address.url_of(&address.endpoints.as_slice()[at]);
+        assert_eq!(url(&address, 1), "http://[::1]:7");
+        assert_eq!(url(&open("etcds://h").unwrap(), 0), "https://h:2379");
         assert!(open("etcd://h/locks").is_err());
         assert!(open("etcd:").is_err());
     }

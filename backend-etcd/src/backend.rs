@@ -87,7 +87,7 @@ impl Connect for EtcdStore {
             context,
         };
         shared
-            .check_access(self.options.username.as_deref())
+            .check_access(self.options.connection.username.as_deref())
             .await?;
         let mut tasks = Vec::new();
         if !shared.context.read_only {

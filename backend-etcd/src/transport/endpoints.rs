@@ -19,6 +19,7 @@ use std::{
 use etcd_client::Client;
 use tenure_core::{
     backend::{BackendEvent, EventSink},
+    driver::EndpointList,
     error::ErrorKind,
 };
 use tokio::{
@@ -56,8 +57,8 @@ pub(crate) struct Endpoints {
 }
 
 struct EndpointsState {
-    /// The index of the server in use.
-    index: usize,
+    /// The servers, with the one in use.
+    servers: EndpointList,
     /// Incremented whenever another connection is to be used.
     generation: u64,
     connection: Option<Connection>,
@@ -84,6 +85,7 @@ impl Endpoints {
         events: EventSink,
         request_timeout: Duration,
     ) -> Self {
+        let servers = address.endpoints.clone().shuffled();
         let endpoints = Self {
             address,
             options,
@@ -93,8 +95,7 @@ impl Endpoints {
             max_failover_timeout: AtomicU64::new(0),
             doublings: AtomicU32::new(0),
             state: Mutex::new(EndpointsState {
-                // Replaced below by a random index, so that clients do not all use the same server.
-                index: 0,
+                servers,
                 generation: 1,
                 connection: None,
                 reported_up: true,
@@ -103,7 +104,6 @@ impl Endpoints {
             connect_lock: tokio::sync::Mutex::default(),
             generation_changes: watch::Sender::new(1),
         };
-        endpoints.lock().index = fastrand::usize(..endpoints.address.len());
         endpoints.set_failover_timeout(None);
         endpoints
     }
@@ -175,18 +175,20 @@ impl Endpoints {
             if let Some(connection) = self.current()? {
                 return Ok(connection);
             }
-            let (index, generation) = {
+            let (server, generation) = {
                 let state = self.lock();
-                (state.index, state.generation)
+                (state.servers.current().clone(), state.generation)
             };
+            let server = self.address.url_of(&server);
             let limit = if self.address.len() > 1 {
                 self.options
+                    .connection
                     .connect_timeout
                     .min(2 * self.base_failover_timeout())
             } else {
-                self.options.connect_timeout
+                self.options.connection.connect_timeout
             };
-            let opened = time::timeout(limit, self.connect(index, generation)).await;
+            let opened = time::timeout(limit, self.connect(&server, generation)).await;
             match opened.unwrap_or_else(|_| Err(RequestError::no_reply())) {
                 Ok(connection) => {
                     let mut state = self.lock();
@@ -196,13 +198,9 @@ impl Endpoints {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(
-                        endpoint = self.address.endpoint(index),
-                        ?error,
-                        "no connection"
-                    );
+                    tracing::debug!(endpoint = server, ?error, "no connection");
                     self.mark_suspect(generation);
-                    last_error = error.at_endpoint(&self.address.endpoint(index));
+                    last_error = error.at_endpoint(&server);
                 }
             }
         }
@@ -226,7 +224,7 @@ impl Endpoints {
         })
     }
 
-    async fn connect(&self, index: usize, generation: u64) -> Result<Connection, RequestError> {
+    async fn connect(&self, server: &str, generation: u64) -> Result<Connection, RequestError> {
         let config = |error: tenure_core::error::Error| RequestError::Unsent {
             kind: error.kind(),
             detail: error.detail().unwrap_or_default().to_owned(),
@@ -236,8 +234,7 @@ impl Endpoints {
             .options
             .connect_options(self.address.tls)
             .map_err(config)?;
-        let endpoint = self.address.endpoint(index);
-        let client = Client::connect([endpoint], Some(options)).await?;
+        let client = Client::connect([server], Some(options)).await?;
         // Also shows that the server is reachable and knows a leader, before a request depends on
         // it.
         let status = client.maintenance_client().status().await?;
@@ -390,7 +387,7 @@ impl Endpoints {
             return;
         }
         state.generation += 1;
-        state.index = (state.index + 1) % self.address.len();
+        state.servers.advance();
         state.connection = None;
         let was_up = std::mem::replace(&mut state.reported_up, false);
         let generation = state.generation;

@@ -8,7 +8,7 @@ use std::{
 use etcd_client::{
     KeyValue, ResponseHeader, WatchOptions, WatchResponse, WatchResponseStream, WatchStream,
 };
-use tenure_core::{backend::BackendEvent, id::AttemptId};
+use tenure_core::{backend::BackendEvent, driver::Backoff, id::AttemptId};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -30,7 +30,7 @@ use crate::{
 /// The start revision of a watch that reports only events after its creation.
 const FROM_NOW: i64 = 0;
 
-const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// The task that owns the watch stream.
@@ -87,7 +87,7 @@ impl WatchTask {
 
     /// Runs until the watcher is dropped.
     pub(crate) async fn run(mut self) {
-        let mut backoff = RECONNECT_BACKOFF_MIN;
+        let mut backoff = Backoff::new(RECONNECT_BACKOFF_INITIAL, RECONNECT_BACKOFF_MAX);
         loop {
             let opened = self.open_stream().await;
             let ended = match opened {
@@ -95,9 +95,7 @@ impl WatchTask {
                     let began = Instant::now();
                     let connection = open.connection.clone();
                     let ended = self.serve(open).await;
-                    if began.elapsed() > RECONNECT_BACKOFF_MAX {
-                        backoff = RECONNECT_BACKOFF_MIN;
-                    }
+                    backoff.record_uptime(began.elapsed());
                     if let StreamEnd::Refused(reason) = &ended {
                         tracing::warn!(reason, "the server cancelled a watch");
                         // The server rejects watches while the stream itself stays open, so the
@@ -116,8 +114,12 @@ impl WatchTask {
             if matches!(ended, StreamEnd::Closed) || self.input.commands.is_closed() {
                 return;
             }
-            time::sleep(backoff).await;
-            backoff = (backoff * 2).min(RECONNECT_BACKOFF_MAX);
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let clock = Arc::clone(&shared.context.clock);
+            drop(shared);
+            backoff.pause(&*clock).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Authentication tokens that expire.
 
-use tenure_core::{Client, Release, secret::Secret};
+use tenure_core::{Client, Release, driver::ConnectionOptions, secret::Secret};
 use tenure_etcd::Options;
 use tenure_test_servers::etcd::Server;
 use tokio::time::{Instant, sleep};
@@ -11,8 +11,9 @@ use crate::common::{
 };
 
 async fn connect_as_alice(server: &Server, ttl: std::time::Duration) -> Client {
-    let options =
-        Options::default().credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
+    let secret = Some(Secret::new("canary-secret"));
+    let connection = ConnectionOptions::default().with_credentials(Some("alice".into()), secret);
+    let options = Options::default().connection(connection);
     Client::builder(store(&server.url(), options))
         .ttl(ttl)
         .connect()
