@@ -122,12 +122,15 @@ impl Address {
                 SCHEMES.join(", ")
             )));
         }
-        if !secure && !options.tls.is_empty() {
-            return Err(config_error(format!(
-                "certificates are configured, but `{scheme}` does not use TLS; use a scheme that \
-                 begins with `rediss`"
-            )));
-        }
+        // Unix sockets have no scheme with TLS.
+        let tls_scheme = match form {
+            "" | "unix" => "rediss".to_owned(),
+            form => format!("rediss+{form}"),
+        };
+        options
+            .connection
+            .validate(scheme, &tls_scheme)
+            .map_err(|error| error.with_backend("redis"))?;
         let hosts = url.hosts();
         let path = url.path();
         let (deployment, number) = match form {
@@ -253,7 +256,9 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use tenure_core::{error::ErrorKind, secret::Secret, settings::Tls};
+    use std::time::Duration;
+
+    use tenure_core::{driver::ConnectionOptions, error::ErrorKind, secret::Secret, settings::Tls};
 
     use super::*;
 
@@ -307,9 +312,21 @@ mod tests {
             assert!(error.to_string().contains(hint), "{error}");
         }
         let url = StoreUrl::parse("redis://h/1").unwrap();
+        let connection = |connection| Options::default().connection(connection);
         for options in [
             Options::default().database(2),
-            Options::default().tls(Tls::new(Some("ca.pem".into()), None, None)),
+            connection(ConnectionOptions::default().with_tls(Tls::new(
+                Some("ca.pem".into()),
+                None,
+                None,
+            ))),
+            connection(ConnectionOptions::default().with_tls(Tls::new(
+                None,
+                Some("c.pem".into()),
+                None,
+            ))),
+            connection(ConnectionOptions::default().with_credentials(Some("me".into()), None)),
+            connection(ConnectionOptions::default().with_connect_timeout(Duration::ZERO)),
             Options::default().sentinel_credentials(None, Some(Secret::new("x"))),
         ] {
             let error = Address::new(&url, &options).unwrap_err();

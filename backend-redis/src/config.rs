@@ -3,9 +3,10 @@
 use std::{fmt, time::Duration};
 
 use tenure_core::{
+    driver::ConnectionOptions,
     error::{Error, ErrorKind},
     secret::Secret,
-    settings::{Settings, Tls},
+    settings::Settings,
 };
 
 /// The options of a Redis store.
@@ -33,19 +34,12 @@ pub struct Options {
     /// The key format of other programs that lock with `SET key value NX PX`: a template with
     /// `{name}`, and optionally `{namespace}`.
     pub plain_key: Option<String>,
-    /// The timeout for connecting to one server, including name resolution, TLS and authentication.
-    /// 2 s by default.
-    pub connect_timeout: Duration,
-    /// The user name on the server.
-    pub username: Option<String>,
-    /// The password on the server.
-    pub password: Option<Secret>,
+    /// Time limit, credentials on the server, and TLS files.
+    pub connection: ConnectionOptions,
     /// The user name on the sentinels.
     pub sentinel_username: Option<String>,
     /// The password on the sentinels.
     pub sentinel_password: Option<Secret>,
-    /// Certificates for the schemes that begin with `rediss`.
-    pub tls: Tls,
 }
 
 /// The data that the server keeps across a restart, as stated by the operator.
@@ -84,12 +78,9 @@ impl Default for Options {
             eviction: Eviction::default(),
             restart_delay: Duration::ZERO,
             plain_key: None,
-            connect_timeout: Duration::from_secs(2),
-            username: None,
-            password: None,
+            connection: ConnectionOptions::default(),
             sentinel_username: None,
             sentinel_password: None,
-            tls: Tls::default(),
         }
     }
 }
@@ -97,7 +88,7 @@ impl Default for Options {
 impl Options {
     /// The option names in a configuration file.
     pub const KEYS: &'static [&'static str] = &[
-        "connect_timeout",
+        ConnectionOptions::CONNECT_TIMEOUT,
         "database",
         "durability",
         "eviction",
@@ -155,18 +146,10 @@ impl Options {
         self
     }
 
-    /// Sets the timeout for connecting to one server.
+    /// Sets time limit, credentials on the server, and TLS files.
     #[must_use]
-    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets the credentials for the server.
-    #[must_use]
-    pub fn credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
-        self.username = username;
-        self.password = password;
+    pub fn connection(mut self, connection: ConnectionOptions) -> Self {
+        self.connection = connection;
         self
     }
 
@@ -179,13 +162,6 @@ impl Options {
     ) -> Self {
         self.sentinel_username = username;
         self.sentinel_password = password;
-        self
-    }
-
-    /// Sets the certificates.
-    #[must_use]
-    pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = tls;
         self
     }
 
@@ -223,25 +199,15 @@ impl Options {
                 .duration("restart_delay")?
                 .unwrap_or(default.restart_delay),
             plain_key: given.get("plain_key")?,
-            connect_timeout: given
-                .duration("connect_timeout")?
-                .unwrap_or(default.connect_timeout),
-            username: settings.username.clone(),
-            password: settings.password.clone(),
+            connection: ConnectionOptions::from_settings(settings)?,
             sentinel_username: given.get("sentinel_username")?,
             sentinel_password: given.get("sentinel_password")?,
-            tls: settings.tls.clone(),
         })
     }
 
     /// Rejects invalid combinations. [`Address::new`](crate::address::Address::new) checks what
     /// depends on the URL.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        if self.connect_timeout < Duration::from_millis(1) {
-            return Err(config_error(
-                "`backend.options.connect_timeout` must be at least 1 ms",
-            ));
-        }
         if self.replica_timeout < Duration::from_millis(1) {
             // A `WAIT` with a timeout of 0 would block forever.
             return Err(config_error(
@@ -256,20 +222,9 @@ impl Options {
                  share one key",
             ));
         }
-        if self.username.is_some() && self.password.is_none() {
-            return Err(config_error(
-                "`backend.username` is set without a password; set `backend.password_file` too",
-            ));
-        }
         if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
             return Err(config_error(
                 "`backend.options.sentinel_username` is set without `sentinel_password`",
-            ));
-        }
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(config_error(
-                "a client certificate needs its key, and the reverse; set both `cert_file` and \
-                 `key_file`, or neither",
             ));
         }
         Ok(())
@@ -294,12 +249,9 @@ impl fmt::Debug for Options {
             .field("eviction", &self.eviction)
             .field("restart_delay", &self.restart_delay)
             .field("plain_key", &self.plain_key)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("username", &self.username.is_some())
-            .field("password", &self.password)
+            .field("connection", &self.connection)
             .field("sentinel_username", &self.sentinel_username.is_some())
             .field("sentinel_password", &self.sentinel_password)
-            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -327,10 +279,8 @@ mod tests {
             second
         );
         assert_eq!(read("restart_delay", "7s").unwrap().restart_delay, second);
-        assert_eq!(
-            read("connect_timeout", "7s").unwrap().connect_timeout,
-            second
-        );
+        let connection = read("connect_timeout", "7s").unwrap().connection;
+        assert_eq!(connection.connect_timeout, second);
         let local = read("durability", "local").unwrap().durability;
         assert_eq!(local, Durability::Local);
         assert_eq!(read("eviction", "warn").unwrap().eviction, Eviction::Warn);
@@ -353,7 +303,7 @@ mod tests {
             ("database", "-1"),
             ("min_replicas", "x"),
             ("replica_timeout", "0s"),
-            ("connect_timeout", "0s"),
+            ("connect_timeout", "soon"),
             ("durability", "replicated"),
             ("eviction", "ignore"),
             ("plain_key", "lock"),
@@ -363,17 +313,14 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config, "{key}");
             assert!(error.to_string().contains(key), "{error}");
         }
-        let named = Options::default().credentials(Some("me".into()), None);
-        assert!(named.validate().is_err());
-        let half = Options::default().tls(Tls::new(None, Some("c.pem".into()), None));
-        assert!(half.validate().is_err());
     }
 
     #[test]
     fn s1_debug_shows_no_secret() {
         let canary = || Some(Secret::new("canary"));
+        let connection = ConnectionOptions::default();
         let options = Options::default()
-            .credentials(Some("canary".into()), canary())
+            .connection(connection.with_credentials(Some("canary".into()), canary()))
             .sentinel_credentials(Some("canary".into()), canary());
         assert!(!format!("{options:?}").contains("canary"));
     }

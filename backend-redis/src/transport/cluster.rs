@@ -6,12 +6,12 @@ use std::{
 };
 
 use redis::{Value, cmd};
-use tenure_core::error::ErrorKind;
+use tenure_core::{driver::ConnectError, error::ErrorKind};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
     config::TransportConfig,
-    connect_error::ConnectError,
+    connect_error,
     connection::{Connection, Purpose},
     handshake::as_text,
     node::Node,
@@ -138,7 +138,7 @@ impl Cluster {
             match timeout(limit, query_slots(&conn)).await {
                 Ok(Ok(ranges)) => return Ok(ranges),
                 Ok(Err(error)) => last_error = Some(error),
-                Err(_) => last_error = Some(ConnectError::timed_out(&conn.endpoint, limit, false)),
+                Err(_) => last_error = Some(ConnectError::timed_out(limit, "").at(&conn.endpoint)),
             }
         }
         let known = nodes.iter().filter_map(|node| node.endpoint.as_ref());
@@ -213,7 +213,7 @@ async fn query_slots(conn: &Connection) -> Result<Vec<SlotRange>, ConnectError> 
                 format!("{endpoint}: the server serves no slots; has the cluster been created?");
             ConnectError::new(ErrorKind::Unavailable, detail)
         }),
-        Err(error) => Err(ConnectError::from_reply(
+        Err(error) => Err(connect_error::from_reply(
             endpoint,
             "CLUSTER SLOTS",
             &error,

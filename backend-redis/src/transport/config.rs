@@ -9,12 +9,9 @@ use std::{
     time::Duration,
 };
 
-use tenure_core::{clock::Clock, error::ErrorKind};
+use tenure_core::{clock::Clock, driver::ConnectError, error::ErrorKind};
 
-use super::{
-    connect_error::ConnectError,
-    script_call::{Listener, Script},
-};
+use super::script_call::{Listener, Script};
 use crate::{
     address::{Address, Deployment},
     config::Options,
@@ -53,6 +50,7 @@ impl TransportConfig {
         let shares = u32::try_from(endpoints + 1).unwrap_or(u32::MAX);
         let timeout = self
             .options
+            .connection
             .connect_timeout
             .min(self.request_timeout / shares);
         timeout.max(Duration::from_millis(1))

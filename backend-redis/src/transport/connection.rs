@@ -12,12 +12,12 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind as RedisKind, Pipeline, ProtocolVersion, PushInfo,
     PushKind, RedisConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
-use tenure_core::{clock::Instant, error::ErrorKind};
+use tenure_core::{clock::Instant, driver::ConnectError, error::ErrorKind};
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
     config::TransportConfig,
-    connect_error::ConnectError,
+    connect_error::{self, no_answer_hint},
     handshake::{HelloReply, InfoReply},
     script_call::{CallResult, Listener, ScriptCall},
     stream::{self, Liveness, MonitoredStream, RawStream, Timeouts},
@@ -74,7 +74,7 @@ impl Connection {
                 connect: limit,
                 response: config.request_timeout,
             };
-            let (secure, files) = (config.address.secure, &config.options.tls);
+            let (secure, files) = (config.address.secure, &config.options.connection.tls);
             let stream = stream::open(endpoint, secure, files, timeouts, &in_tls_handshake).await?;
             let mut conn = Self::log_in(stream, endpoint, purpose, config).await?;
             if purpose != Purpose::Sentinel {
@@ -84,7 +84,7 @@ impl Connection {
         };
         timeout(limit, opening).await.unwrap_or_else(|_| {
             let in_tls_handshake = in_tls_handshake.load(Ordering::Relaxed);
-            Err(ConnectError::timed_out(endpoint, limit, in_tls_handshake))
+            Err(ConnectError::timed_out(limit, no_answer_hint(in_tls_handshake)).at(endpoint))
         })
     }
 
@@ -99,7 +99,7 @@ impl Connection {
             Purpose::Commands | Purpose::Query => config.request_timeout,
             Purpose::Sentinel => config.connect_timeout(),
         };
-        let files = &config.options.tls;
+        let files = &config.options.connection.tls;
         let liveness = Liveness::new();
         let tracked = MonitoredStream::new(stream, Arc::clone(&liveness));
         let mut redis_config = AsyncConnectionConfig::new()
@@ -118,8 +118,8 @@ impl Connection {
                 .await;
         let (mux, driver) = connected.map_err(|error| {
             let io_error = liveness.take_failure();
-            let io_error = io_error.map(|error| ConnectError::from_io(endpoint, &error, files));
-            ConnectError::from_reply(endpoint, "logging in", &error, io_error)
+            let io_error = io_error.map(|error| connect_error::from_io(endpoint, &error, files));
+            connect_error::from_reply(endpoint, "logging in", &error, io_error)
         })?;
         let (end, closed) = watch::channel(false);
         let driver = tokio::spawn(async move {
@@ -145,10 +145,7 @@ impl Connection {
         config: &TransportConfig,
     ) -> Result<(), ConnectError> {
         let endpoint = &self.endpoint;
-        let with_endpoint = |error: ConnectError| ConnectError {
-            detail: format!("{endpoint}: {}", error.detail),
-            ..error
-        };
+        let with_endpoint = |error: ConnectError| error.at(endpoint);
         let options = &config.options;
         let mut pipe = Pipeline::new();
         pipe.cmd("HELLO");
@@ -165,9 +162,9 @@ impl Connection {
         }
         let reply_error = |step: &str, error: &RedisError| {
             let io_error = self.liveness.take_failure();
-            let io_error =
-                io_error.map(|error| ConnectError::from_io(endpoint, &error, &options.tls));
-            ConnectError::from_reply(endpoint, step, error, io_error)
+            let io_error = io_error
+                .map(|error| connect_error::from_io(endpoint, &error, &options.connection.tls));
+            connect_error::from_reply(endpoint, step, error, io_error)
         };
         let replies = self.pipeline(&pipe).await;
         let mut replies = replies
@@ -235,7 +232,7 @@ impl Connection {
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(), ConnectError> {
         let subscribed = self.mux.clone().subscribe(channel).await;
         subscribed
-            .map_err(|error| ConnectError::from_reply(&self.endpoint, "SUBSCRIBE", &error, None))
+            .map_err(|error| connect_error::from_reply(&self.endpoint, "SUBSCRIBE", &error, None))
     }
 
     /// Sends one command. Every error reply is an `Ok(Value::ServerError)`.
@@ -299,7 +296,8 @@ impl Connection {
                 format!("{}: the server closed the connection", self.endpoint)
             }
             Some(error) => {
-                ConnectError::from_io(&self.endpoint, &error, &config.options.tls).detail
+                connect_error::from_io(&self.endpoint, &error, &config.options.connection.tls)
+                    .detail
             }
             None => format!("{}: this client closed the connection", self.endpoint),
         }
@@ -353,7 +351,7 @@ fn login(purpose: Purpose, config: &TransportConfig) -> RedisConnectionInfo {
         let (username, password) = (&options.sentinel_username, &options.sentinel_password);
         (0, ProtocolVersion::RESP2, username, password)
     } else {
-        let (username, password) = (&options.username, &options.password);
+        let (username, password) = (&options.connection.username, &options.connection.password);
         let database = config.address.database;
         (database, ProtocolVersion::RESP3, username, password)
     };

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use redis::Value;
-use tenure_core::error::ErrorKind;
+use tenure_core::{driver::ConnectError, error::ErrorKind};
 
-use super::connect_error::ConnectError;
 use crate::config::{Durability, Eviction, Options};
 
 /// The oldest supported server version.
@@ -50,7 +49,7 @@ impl HelloReply {
             .map(|part| part.parse().unwrap_or(0));
         let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if version < MIN_SERVER_VERSION {
-            let version = super::connect_error::one_line(&self.version);
+            let version = tenure_core::driver::one_line(&self.version);
             return Err(ConnectError::new(
                 ErrorKind::Unsupported,
                 format!("the server has version {version:?}, but Redis 6.2 or later is required"),

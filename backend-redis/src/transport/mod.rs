@@ -3,7 +3,6 @@
 //!
 //! It reconnects automatically and never sends a request twice (see ADR 0005).
 
-mod backoff;
 mod batch;
 mod cluster;
 mod config;
@@ -37,7 +36,7 @@ pub(crate) use config::TransportConfig;
 pub(crate) use replica_ack::ReplicaAck;
 pub(crate) use script_call::{CallError, CallResult, Listener, Script, ScriptCall};
 
-use self::{connect_error::ConnectError, redirect::RoutedCall, topology::Topology};
+use self::{redirect::RoutedCall, topology::Topology};
 
 /// The most script calls in one write.
 const MAX_CALLS_PER_WRITE: usize = 100;
@@ -80,7 +79,7 @@ impl Transport {
         let started = tokio::time::timeout(timeout, supervisor::start(&transport.0)).await;
         started
             .unwrap_or_else(|_| Err(transport.config().timed_out()))
-            .map_err(ConnectError::into_error)?;
+            .map_err(|error| error.into_error("redis", "connecting"))?;
         Ok(transport)
     }
 

@@ -10,9 +10,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use tenure_core::driver::ConnectError;
+
 use super::{
-    batch::BatchedConnection, config::TransportConfig, connect_error::ConnectError,
-    connection::Connection, replica_ack::ReplicaAckQueue, script_call::CallError,
+    batch::BatchedConnection, config::TransportConfig, connection::Connection,
+    replica_ack::ReplicaAckQueue, script_call::CallError,
 };
 use crate::address::Endpoint;
 

@@ -2,10 +2,9 @@
 
 use redis::{ServerError, Value};
 
-use super::{
-    connect_error::one_line,
-    script_call::{CallError, CallResult},
-};
+use tenure_core::driver::one_line;
+
+use super::script_call::{CallError, CallResult};
 use crate::address::Endpoint;
 
 /// The meaning of a reply to a script call.

@@ -6,11 +6,13 @@ use std::{
 };
 
 use redis::{Value, cmd};
-use tenure_core::error::ErrorKind;
+use tenure_core::{
+    driver::{ConnectError, one_line},
+    error::ErrorKind,
+};
 
 use super::{
     config::TransportConfig,
-    connect_error::{ConnectError, one_line},
     connection::{Connection, Purpose},
     handshake::as_text,
 };
@@ -144,10 +146,7 @@ impl Sentinels {
         config: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
         let conn = Connection::open(sentinel, Purpose::Sentinel, config).await;
-        conn.map_err(|error| ConnectError {
-            detail: format!("sentinel {}", error.detail),
-            ..error
-        })
+        conn.map_err(|error| ConnectError::new(error.kind, format!("sentinel {}", error.detail)))
     }
 
     async fn query_master(&self, conn: &Connection) -> Result<Option<Endpoint>, ConnectError> {

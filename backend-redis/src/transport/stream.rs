@@ -13,7 +13,7 @@ use std::{
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tenure_core::{error::ErrorKind, settings::Tls};
+use tenure_core::{driver::ConnectError, error::ErrorKind, settings::Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, lookup_host},
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::connect_error::ConnectError;
+use super::connect_error;
 use crate::address::Endpoint;
 
 /// The idle time before the first keep-alive probe.
@@ -49,7 +49,7 @@ pub(super) async fn open(
     timeouts: Timeouts,
     in_tls_handshake: &AtomicBool,
 ) -> Result<RawStream, ConnectError> {
-    let io_error = |error: io::Error| ConnectError::from_io(endpoint, &error, files);
+    let io_error = |error: io::Error| connect_error::from_io(endpoint, &error, files);
     let (host, port) = match endpoint {
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(io_error)?;
@@ -71,8 +71,7 @@ pub(super) async fn open(
     let files_for_task = files.clone();
     let tls_config = tokio::task::spawn_blocking(move || tenure_tls::configure(&files_for_task))
         .await
-        .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "the runtime is shutting down"))?
-        .map_err(ConnectError::from_tls)?;
+        .map_err(|_| ConnectError::new(ErrorKind::Unavailable, "the runtime is shutting down"))??;
     in_tls_handshake.store(true, Ordering::Relaxed);
     let stream = TlsConnector::from(tls_config)
         .connect(name, tcp)

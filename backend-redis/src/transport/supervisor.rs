@@ -1,19 +1,25 @@
 //! The tasks that keep the nodes connected and the slot map current.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tenure_core::error::ErrorKind;
+use tenure_core::{
+    driver::{Backoff, ConnectError},
+    error::ErrorKind,
+};
 use tokio::time::Instant;
 
 use super::{
-    backoff::Backoff,
     batch::BatchedConnection,
     cluster::{Cluster, MAP_REFRESH_INTERVAL, SlotRange},
-    connect_error::ConnectError,
     node::{Node, NodeState},
     topology::{Layout, Topology},
 };
 use crate::address::Endpoint;
+
+/// The longest delay after the first failure.
+const RECONNECT_BACKOFF_INITIAL: Duration = Duration::from_millis(10);
+/// The longest delay.
+const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Starts the tasks and waits for the first connections.
 pub(super) async fn start(topology: &Arc<Topology>) -> Result<(), ConnectError> {
@@ -67,8 +73,12 @@ fn supervise(topology: &Arc<Topology>, node: &Arc<Node>) {
     });
 }
 
+fn new_backoff() -> Backoff {
+    Backoff::new(RECONNECT_BACKOFF_INITIAL, RECONNECT_BACKOFF_MAX)
+}
+
 async fn keep_connected(topology: &Topology, node: &Node) {
-    let mut backoff = Backoff::default();
+    let mut backoff = new_backoff();
     let mut was_connected = false;
     loop {
         let batched = connect_with_backoff(topology, node, &mut backoff, was_connected).await;
@@ -88,7 +98,7 @@ async fn keep_connected(topology: &Topology, node: &Node) {
         )));
         topology.notify_disconnected();
         topology.connection_lost().await;
-        tokio::time::sleep(backoff.next_delay()).await;
+        backoff.pause(&*topology.config.clock).await;
     }
 }
 
@@ -125,7 +135,7 @@ async fn connect_with_backoff(
                 topology.request_map_refresh();
             }
         }
-        tokio::time::sleep(backoff.next_delay()).await;
+        backoff.pause(&*topology.config.clock).await;
     }
 }
 
@@ -153,13 +163,13 @@ async fn refresh_map_task(topology: Arc<Topology>) {
         return;
     };
     let work = async {
-        let mut backoff = Backoff::default();
+        let mut backoff = new_backoff();
         loop {
             cluster.refresh_requested().await;
             match cluster.fetch_map(&topology.config).await {
                 Ok(ranges) => {
                     apply_map(&topology, cluster, &ranges).await;
-                    backoff = Backoff::default();
+                    backoff.reset();
                 }
                 Err(error) => {
                     tracing::debug!(
@@ -168,7 +178,7 @@ async fn refresh_map_task(topology: Arc<Topology>) {
                         error.detail
                     );
                     cluster.request_map_refresh();
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    backoff.pause(&*topology.config.clock).await;
                 }
             }
             tokio::time::sleep(MAP_REFRESH_INTERVAL).await;

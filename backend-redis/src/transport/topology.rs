@@ -8,10 +8,11 @@ use std::sync::{
 
 use tokio::sync::{Mutex, watch};
 
+use tenure_core::driver::ConnectError;
+
 use super::{
     cluster::Cluster,
     config::TransportConfig,
-    connect_error::ConnectError,
     connection::{Connection, Purpose},
     node::Node,
     script_call::CallError,

@@ -55,7 +55,8 @@ async fn silent_server_is_unavailable_within_the_connect_timeout() {
     let server = Server::builder().start().unwrap();
     server.pause().unwrap();
     let begun = Instant::now();
-    let options = Options::default().connect_timeout(Duration::from_millis(200));
+    let options = Options::default()
+        .connection(ConnectionOptions::default().with_connect_timeout(Duration::from_millis(200)));
     let error = open_error(&server.url(), options).await;
     assert_error(&error, ErrorKind::Unavailable, &["no answer within 200ms"]);
     assert!(begun.elapsed() < Duration::from_secs(4));

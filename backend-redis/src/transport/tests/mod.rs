@@ -18,6 +18,7 @@ use std::{
 use redis::Value;
 use tenure_core::{
     clock::SystemClock,
+    driver::ConnectionOptions,
     error::{Error, ErrorKind},
     secret::Secret,
     settings::StoreUrl,
@@ -152,7 +153,9 @@ async fn call_replicated(
 }
 
 fn user(name: &str, password: &str) -> Options {
-    Options::default().credentials(Some(name.to_owned()), Some(Secret::new(password)))
+    let connection = ConnectionOptions::default();
+    Options::default()
+        .connection(connection.with_credentials(Some(name.to_owned()), Some(Secret::new(password))))
 }
 
 fn call(script: &'static Script, key: &str, args: &[&str]) -> ScriptCall {

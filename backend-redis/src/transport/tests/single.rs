@@ -142,7 +142,8 @@ async fn w2_dropped_connection_is_reported_and_resubscribed() {
 async fn stopped_server_is_abandoned_and_reconnected_without_a_connection_storm() {
     let server = Server::builder().start().unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let options = Options::default().connect_timeout(SHORT_TIMEOUT);
+    let options = Options::default()
+        .connection(ConnectionOptions::default().with_connect_timeout(SHORT_TIMEOUT));
     let opened = open_within(&proxy.url(), options, SHORT_TIMEOUT)
         .await
         .unwrap();

@@ -11,8 +11,12 @@ fn url(server: &Server, host: &str) -> String {
     format!("rediss://{host}:{}", server.port())
 }
 
+fn with_files(files: Tls) -> Options {
+    Options::default().connection(ConnectionOptions::default().with_tls(files))
+}
+
 fn with_ca(ca: PathBuf) -> Options {
-    Options::default().tls(Tls::new(Some(ca), None, None))
+    with_files(Tls::new(Some(ca), None, None))
 }
 
 async fn error(url: &str, options: Options) -> (ErrorKind, String) {
@@ -86,7 +90,7 @@ async fn client_certificate_is_sent_where_required() {
         Some(own.client_key_file()),
     );
     let url = url(&server, "127.0.0.1");
-    let Opened { transport, .. } = open(&url, Options::default().tls(full)).await.unwrap();
+    let Opened { transport, .. } = open(&url, with_files(full)).await.unwrap();
     assert!(transport.call(count("k")).await.is_ok());
     let (kind, shown) = error(&url, with_ca(own.ca_file())).await;
     assert_eq!(kind, ErrorKind::Unauthenticated, "{shown}");
@@ -120,7 +124,7 @@ async fn unusable_tls_file_is_named() {
         ),
     ] {
         let named = format!("{wrong:?}");
-        let (kind, shown) = error(&url, Options::default().tls(wrong)).await;
+        let (kind, shown) = error(&url, with_files(wrong)).await;
         assert_eq!(kind, ErrorKind::Config, "{shown}");
         assert!(shown.contains(".pem`"), "{shown}");
         assert!(!shown.contains("BEGIN"), "{named}: {shown}");

@@ -1,10 +1,16 @@
 //! Errors of a client that cannot connect.
 
-use tenure_core::{Client, error::ErrorKind, secret::Secret};
+use tenure_core::{Client, driver::ConnectionOptions, error::ErrorKind, secret::Secret};
 use tenure_redis::Options;
 use tenure_test_servers::redis::Server;
 
 use crate::common::{keys, store};
+
+fn with_credentials(username: &str, password: &str) -> Options {
+    let password = Some(Secret::new(password));
+    let connection = ConnectionOptions::default();
+    Options::default().connection(connection.with_credentials(Some(username.into()), password))
+}
 
 /// W2, C3: a missing right is reported by name at start-up, not in the middle of a hand-over.
 #[tokio::test(flavor = "multi_thread")]
@@ -16,8 +22,7 @@ async fn w2_missing_rights_are_named_at_startup() {
     ] {
         let server = Server::builder().acl_user("tenure", "pw", rights);
         let server = server.start().unwrap();
-        let options =
-            Options::default().credentials(Some("tenure".into()), Some(Secret::new("pw")));
+        let options = with_credentials("tenure", "pw");
         let connected = Client::builder(store(&server.url(), options))
             .connect()
             .await;
@@ -41,8 +46,7 @@ async fn s1_error_of_a_server_without_hello_hides_the_password() {
         .config("rename-command", "HELLO \"\"")
         .start();
     let server = server.unwrap();
-    let options =
-        Options::default().credentials(Some("alice".into()), Some(Secret::new("canary-secret")));
+    let options = with_credentials("alice", "canary-secret");
     let error = Client::builder(store(&server.url(), options))
         .connect()
         .await
