@@ -345,7 +345,7 @@ async fn replaced_by_a_link(operation: &str, dir: &str) {
         let path = root.join(dir);
         // It may not exist before this call.
         if path.exists() {
-            copy(&path, &copied);
+            common::copy(&path, &copied);
             std::fs::rename(&path, base.path().join("moved")).unwrap();
             symlink(&copied, &path).unwrap();
             let before = tree(&copied);
@@ -365,22 +365,6 @@ async fn replaced_by_a_link(operation: &str, dir: &str) {
         }
     }
     assert!(replaced > 0);
-}
-
-/// Copies a directory with its links, except FIFOs.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
-        if kind.is_symlink() {
-            symlink(std::fs::read_link(entry.path()).unwrap(), target).unwrap();
-        } else if kind.is_dir() {
-            copy(&entry.path(), &target);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Returns the path, the mode and the time of the last change of everything in a directory.

@@ -147,22 +147,6 @@ fn set_old(path: &Path) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// Copies a tree with its links, except FIFOs.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
-        if kind.is_symlink() {
-            symlink(std::fs::read_link(entry.path()).unwrap(), target).unwrap();
-        } else if kind.is_dir() {
-            copy(&entry.path(), &target);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn walk(path: &Path, found: &mut Vec<PathBuf>) {
     found.push(path.to_path_buf());
     if path.symlink_metadata().unwrap().is_dir() {
@@ -245,7 +229,7 @@ impl Scene {
                 // A copy of the original, which a client that follows the link takes for it.
                 let target = self.outside("directory");
                 match original.filter(|original| original.is_dir()) {
-                    Some(original) => copy(original, &target),
+                    Some(original) => common::copy(original, &target),
                     None => std::fs::create_dir(&target).unwrap(),
                 }
                 std::fs::create_dir_all(target.join("tree/below")).unwrap();

@@ -15,6 +15,14 @@ const LONG: Duration = Duration::from_secs(18);
 /// A waiter that is not woken finds out with a report, a third of the TTL later.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// A server that grants sessions of [`LONG`].
+fn server() -> Server {
+    let server = Server::builder()
+        .force_sync(false)
+        .config("maxSessionTimeout", &LONG.as_millis().to_string());
+    server.start().unwrap()
+}
+
 /// The moment at which the two nodes ahead are deleted.
 #[derive(Clone, Copy)]
 enum Moment {
@@ -26,10 +34,7 @@ enum Moment {
 
 async fn wakes(moment: Moment) {
     let _room = room().await;
-    let server = Server::builder()
-        .force_sync(false)
-        .config("maxSessionTimeout", &LONG.as_millis().to_string());
-    let server = server.start().unwrap();
+    let server = server();
     make(&server, "/default", ALL).await;
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = client_for(&proxy.url(), LONG).await;
@@ -87,10 +92,7 @@ async fn w2_a_node_deleted_before_it_is_watched_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_waiter_behind_an_attempt_of_its_own_client_is_woken_by_its_deletion() {
     let _room = room().await;
-    let server = Server::builder()
-        .force_sync(false)
-        .config("maxSessionTimeout", &LONG.as_millis().to_string());
-    let server = server.start().unwrap();
+    let server = server();
     let client = client_for(&server.url(), LONG).await;
     let mut slow = Vec::new();
     for round in 0..ROUNDS {
@@ -125,10 +127,7 @@ async fn w2_a_waiter_behind_an_attempt_of_its_own_client_is_woken_by_its_deletio
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_x3_a_node_ahead_that_was_overwritten_is_watched_again() {
     let _room = room().await;
-    let server = Server::builder()
-        .force_sync(false)
-        .config("maxSessionTimeout", &LONG.as_millis().to_string());
-    let server = server.start().unwrap();
+    let server = server();
     make(&server, "/default", ALL).await;
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = client_for(&proxy.url(), LONG).await;
@@ -173,10 +172,7 @@ fn own_watches(proxy: &Proxy) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_an_overwritten_node_is_watched_again() {
     let _room = room().await;
-    let server = Server::builder()
-        .force_sync(false)
-        .config("maxSessionTimeout", &LONG.as_millis().to_string());
-    let server = server.start().unwrap();
+    let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = client_for(&proxy.url(), LONG).await;
     let mut slow = Vec::new();
@@ -206,10 +202,7 @@ async fn l2_an_overwritten_node_is_watched_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn w4_x1_a_waiter_whose_node_was_overwritten_and_deleted_is_granted_nothing() {
     let _room = room().await;
-    let server = Server::builder()
-        .force_sync(false)
-        .config("maxSessionTimeout", &LONG.as_millis().to_string());
-    let server = server.start().unwrap();
+    let server = server();
     let proxy = Proxy::for_zookeeper(server.address()).unwrap();
     let client = client_for(&proxy.url(), LONG).await;
     let other = client_for(&server.url(), LONG).await;
