@@ -128,20 +128,28 @@ impl Queue {
             entry.is_some_and(|entry| entry.watched_on == connection.number)
         };
         let own = (!watched).then(|| connection.answer(client.check_and_watch_stat(&self.own)));
-        let own = OptionFuture::from(own);
+        // Follows the own node from the moment of its answer, before the nodes ahead, so that its
+        // deletion is handled before a later deletion of theirs (W4).
+        let own = async {
+            let Some(own) = own else {
+                return Ok(true);
+            };
+            let (stat, watcher) = own.await?;
+            session.own_node_seen(connection, attempt, stat.as_ref());
+            if stat.is_some() {
+                let node = Arc::clone(&self.own);
+                session.watch_own_node(connection, attempt, node, Some(watcher));
+            }
+            Ok::<_, RequestError>(stat.is_some())
+        };
         let next = watch_ahead(session, connection, attempt, &self.next);
         let second = self.second.as_ref();
         let second = second.map(|node| watch_ahead(session, connection, attempt, node));
         let second = OptionFuture::from(second);
         let shown = connection.read_one(&self.first);
         let (own, next, second, shown) = futures_util::join!(own, next, second, shown);
-        if let Some(own) = own {
-            let (stat, watcher) = own.map_err(failed)?;
-            session.own_node_seen(connection, attempt, stat.as_ref());
-            if stat.is_none() {
-                return Ok(Some(Located::Gone));
-            }
-            session.watch_own_node(connection, attempt, self.own, Some(watcher));
+        if !own.map_err(failed)? {
+            return Ok(Some(Located::Gone));
         }
         let Some(next) = next.map_err(failed)? else {
             return Ok(None);
