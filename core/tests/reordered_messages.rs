@@ -20,6 +20,7 @@ use tenure_core::{
     capability::Capabilities,
     clock::ManualClock,
     error::Error,
+    id::AttemptId,
     lease::Phase,
     memory::MemoryStore,
     name::LockName,
@@ -39,6 +40,8 @@ struct ControlledStore {
     context: Arc<Mutex<Option<Context>>>,
     first: Arc<tokio::sync::Notify>,
     renews: Arc<AtomicU32>,
+    /// The attempts of all enqueues.
+    attempts: Arc<Mutex<Vec<AttemptId>>>,
     /// Whether `Recheck` is sent right before the first answer.
     look: bool,
     /// Whether each renewal's proof is sent as an event and the call never returns.
@@ -74,6 +77,7 @@ impl Backend for ControlledStore {
     }
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
         let now = self.now();
+        self.attempts.lock().unwrap().push(request.attempt);
         Ok(if self.grant {
             Enqueued::Granted(Grant::proved(
                 request.attempt,
@@ -173,6 +177,43 @@ async fn w2_recheck_during_a_report_is_followed_by_another_report() {
         "looked after {:?}",
         begin.elapsed()
     );
+}
+
+/// W1: a pushed grant whose proof is older than its lease does not show that the waiter's entry is
+/// gone. The waiter keeps its place and asks the store.
+#[tokio::test]
+async fn w1_grant_with_an_old_proof_costs_no_place() {
+    let clock = ManualClock::new();
+    let store = ControlledStore::default();
+    let client = Client::builder(store.clone())
+        .ttl(Duration::from_secs(6))
+        .clock(Arc::new(clock.clone()))
+        .connect()
+        .await
+        .unwrap();
+    clock.advance(Duration::from_secs(60));
+    let old = store.now().before(Duration::from_secs(30));
+    let lock = client.lock("a").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    until(|| !store.attempts.lock().unwrap().is_empty()).await;
+    let attempt = store.attempts.lock().unwrap()[0];
+    let grant = Grant::proved(attempt, FencingToken::new(1), Duration::from_secs(6), old);
+    let context = store.context.lock().unwrap().clone().unwrap();
+    // The second report is answered with a grant.
+    store.first.notify_one();
+    for _ in 0..100 {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        context.events.send(BackendEvent::Granted(grant.clone()));
+        if waiter.is_finished() {
+            break;
+        }
+        clock.advance(Duration::from_millis(100));
+    }
+    let guard = waiter.await.unwrap();
+    assert!(guard.check().is_ok());
+    assert_eq!(store.attempts.lock().unwrap().len(), 1, "one attempt");
 }
 
 /// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.

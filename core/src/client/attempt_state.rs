@@ -150,15 +150,21 @@ pub(super) fn apply_grant(
     now: Instant,
 ) {
     match &mut state.stage {
-        Stage::Waiting { .. } => {
+        Stage::Waiting { waiter_lease, .. } => {
             let Some(from) = grant.proved_from else {
                 return apply_push(state, drift_bounds, grant, now);
             };
             let lease = Lease::new(drift_bounds, grant.ttl, from);
-            state.stage = Stage::Granted {
-                lease,
-                token: grant.token,
-            };
+            if lease.check(now).is_live() {
+                state.stage = Stage::Granted {
+                    lease,
+                    token: grant.token,
+                };
+            } else {
+                // The proof is too old, which does not show that the entry is gone. Ask the store, after
+                // a pause: the next proof of a shared session may be as old.
+                waiter_lease.mark_suspect(now);
+            }
         }
         // An attempt has one token (T3). A different token means that the store's state was rolled
         // back.
