@@ -10,7 +10,7 @@ use tenure_core::{
 use tenure_test_servers::{wire::Proxy, zookeeper::Cluster};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::common::{Raw, SOON, TTL, client, cluster, idle, millis, name, room, until};
@@ -49,15 +49,18 @@ impl Ways {
         format!("zookeeper://{}", addresses.join(","))
     }
 
-    /// The path of the session for locks.
-    async fn in_use(&self) -> usize {
+    /// The path of the session for locks. A session that nobody uses gives up its connection, so it is
+    /// used until it has a path.
+    async fn in_use(&self, raw: &Raw, lock: &str) -> usize {
         for front in &self.fronts {
             front.reset();
         }
-        until("the session is alive", SOON, || {
-            self.fronts.iter().any(|front| front.count("sync") > 2)
-        })
-        .await;
+        let begun = Instant::now();
+        while !self.fronts.iter().any(|front| front.count("sync") > 2) {
+            assert!(begun.elapsed() < SOON, "no session within {SOON:?}");
+            warm(raw, lock).await;
+            sleep(millis(20)).await;
+        }
         let syncs = |at: &usize| self.fronts[*at].count("sync");
         (0..self.fronts.len()).max_by_key(syncs).unwrap()
     }
@@ -74,7 +77,7 @@ impl Ways {
         for _ in 0..100 {
             // After the end of a session the next one needs a path.
             self.refuse(false);
-            let used = self.in_use().await;
+            let used = self.in_use(raw, lock).await;
             self.refuse(!goes_on);
             self.slow[used].reset();
             self.slow[used].hold_requests();
