@@ -40,7 +40,9 @@ fn quiet() {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(|| Log)
         .log_internal_errors(false)
-        .with_env_filter(EnvFilter::new("warn,tenure_core=off"))
+        .with_env_filter(EnvFilter::new(
+            "warn,tenure_core=off,tenure_core::acquire=warn",
+        ))
         .event_format(OneLine);
     let _ = subscriber.try_init();
 }

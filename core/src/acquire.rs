@@ -14,8 +14,8 @@ use crate::{
     telemetry,
 };
 
-/// Pause before a waiter that has lost its queue position enqueues again. It doubles with each
-/// failure, up to one second.
+/// Pause before a failed enqueue is followed by a new attempt. It doubles with each failure, up to
+/// one second.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -71,12 +71,9 @@ impl Client {
     ) -> Result<Acquisition, Error> {
         let dispatcher = &self.0.dispatcher;
         let started = dispatcher.now();
-        // Whether an attempt was in the queue, and the length of the next pause.
-        let mut queued = false;
         let mut backoff = RETRY_BACKOFF_MIN;
         let outcome = loop {
-            let attempt = self.run_attempt(request.clone(), until, &mut queued, on_wait);
-            match attempt.await {
+            match self.run_attempt(request.clone(), until, on_wait).await {
                 Ok(Some(acquisition)) => break Ok(acquisition),
                 Ok(None) if dispatcher.now() >= until && !request.wait => {
                     break Err(Error::new(ErrorKind::Timeout, "acquiring")
@@ -91,13 +88,20 @@ impl Client {
                 }
                 Ok(None) => {
                     tracing::debug!("the entry is gone from the queue; enqueueing anew");
+                    backoff = RETRY_BACKOFF_MIN;
                 }
-                // Once an attempt was in the queue, an outage of the store, or a restart that lost
-                // the queue, does not end the acquire. An unanswered first enqueue does.
+                // A wait outlives a request that failed: connecting has shown that the store is
+                // there. The failed attempt is removed in the background (A3).
                 Err(error)
-                    if queued && error.is_retryable() && dispatcher.now() + backoff < until =>
+                    if request.wait
+                        && error.is_retryable()
+                        && dispatcher.now() + backoff < until =>
                 {
-                    tracing::debug!(%error, "could not enqueue anew; trying again");
+                    if backoff == RETRY_BACKOFF_MIN {
+                        tracing::warn!("{error}; still waiting, and trying again");
+                    } else {
+                        tracing::debug!(%error, "could not enqueue; trying again");
+                    }
                     dispatcher
                         .clock
                         .sleep_until(dispatcher.now() + backoff)
@@ -123,7 +127,6 @@ impl Client {
         &self,
         request: Enqueue,
         until: Instant,
-        queued: &mut bool,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Option<Acquisition>, Error> {
         let dispatcher = &self.0.dispatcher;
@@ -187,7 +190,6 @@ impl Client {
                     if let Some(error) = failed.as_ref().filter(|error| !error.is_retryable()) {
                         return Err(self.waiting_error(error.clone(), &attempt.name));
                     }
-                    *queued = true;
                     if last_reported.as_ref() != Some(&answer) {
                         on_wait(&answer);
                     }

@@ -112,10 +112,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// The store's error when the attempt is enqueued.
-    /// [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown) if the store does not answer the
-    /// enqueue; then the attempt is removed. Once the attempt is in the queue, an outage of the
-    /// store causes no error.
+    /// Errors that a later attempt cannot mend, such as a refused permission. An outage of the
+    /// store causes no error: a request that is not answered in time is followed by a new attempt,
+    /// and the old one is removed. To limit the wait, use [`acquire_within`](Self::acquire_within).
     ///
     /// # Cancel safety
     ///
@@ -136,7 +135,10 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). A lock held by another client is not an error.
+    /// The store's error when the attempt is enqueued.
+    /// [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown) if the store does not answer
+    /// within the request time-out; then the attempt is removed. A lock held by another client is
+    /// not an error.
     ///
     /// # Cancel safety
     ///
@@ -152,8 +154,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). A budget that ends while another client holds the lock is not
-    /// an error. The client then removes the attempt from the queue in the background, so a program
+    /// As [`acquire`](Self::acquire), and the error of the last request if the budget ends while the
+    /// store does not answer. A budget that ends while another client holds the lock is not an
+    /// error. The client then removes the attempt from the queue in the background, so a program
     /// that exits right away should [shut its client down](Client::shutdown) first.
     ///
     /// # Cancel safety
@@ -169,7 +172,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire).
+    /// As [`acquire_within`](Self::acquire_within).
     ///
     /// # Cancel safety
     ///

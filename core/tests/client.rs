@@ -170,6 +170,56 @@ async fn a3_unknown_outcome_is_an_error_and_leaves_nothing() {
     assert_eq!(state.holder, None);
 }
 
+/// A3, W2: an acquire that waits outlives requests that are not answered. Its failed attempts are
+/// removed.
+#[tokio::test]
+async fn w2_wait_outlives_unanswered_requests() {
+    for fault in [
+        InjectedFault::Hang,
+        InjectedFault::LoseReplies,
+        InjectedFault::Unreachable,
+    ] {
+        let bench = Bench::new();
+        let client = bench.client().await;
+        bench.store.set_fault(fault);
+        let waiting = tokio::spawn({
+            let lock = client.lock("a").unwrap();
+            async move { lock.acquire_within(10 * TTL).await.unwrap() }
+        });
+        bench.pass(TTL).await;
+        assert!(!waiting.is_finished(), "{fault:?}");
+        bench.store.set_fault(InjectedFault::None);
+        // At most until the last unanswered attempt has expired.
+        bench.pass(2 * TTL).await;
+        assert!(waiting.is_finished(), "{fault:?}");
+        let guard = waiting.await.unwrap().acquired().unwrap();
+        let state = client.inspect(&name()).await.unwrap();
+        assert!(state.queue.is_empty(), "{fault:?}: {state:?}");
+        assert!(matches!(guard.release().await, Release::Released));
+        let state = client.inspect(&name()).await.unwrap();
+        assert_eq!(state.holder, None, "{fault:?}");
+    }
+}
+
+/// A1, A3: the budget ends a wait for a store that gives no answer, with the error of its requests.
+#[tokio::test]
+async fn a1_budget_ends_a_wait_for_a_silent_store() {
+    let bench = Bench::new();
+    let client = bench.client().await;
+    bench.store.set_fault(InjectedFault::LoseReplies);
+    let waiting = tokio::spawn({
+        let lock = client.lock("a").unwrap();
+        async move { lock.acquire_within(TTL).await }
+    });
+    bench.pass(TTL - Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished());
+    bench.pass(Duration::from_secs(1)).await;
+    assert!(waiting.is_finished());
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(error.lock(), Some(&name()));
+}
+
 #[tokio::test]
 async fn a4_acquire_cancelled_at_any_point_leaves_nothing() {
     for polls in 0..6 {
