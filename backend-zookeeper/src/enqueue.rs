@@ -21,7 +21,7 @@ use crate::{
     record,
     session::{Session, attempts::Registration},
     shared::Shared,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 const OPERATION: &str = "acquiring";
@@ -163,7 +163,7 @@ impl Enqueuing {
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
         for _ in 0..MAX_CREATIONS {
             let failed = |failure: RequestError| of_write(OPERATION, &prefix, failure);
-            let client = self.connection.client().map_err(failed)?;
+            let (client, permit) = self.connection.operation().await.map_err(failed)?;
             let (created, listed) = {
                 let attempts = self.session.attempts();
                 if !attempts.is_wanted(self.attempt()) {
@@ -174,7 +174,9 @@ impl Enqueuing {
                     client.get_children(&self.lock),
                 )
             };
-            match self.connection.answer(created).await {
+            let created = answer(created).await;
+            drop(permit);
+            match created {
                 Ok((stat, sequence)) => {
                     let path = format!("{prefix}{sequence}");
                     return self.created(&path, &stat, Some(listed), waited_for).await;
@@ -219,7 +221,7 @@ impl Enqueuing {
             return self.create(waited_for).await;
         };
         let client = self.connection.client().map_err(unknown)?;
-        match self.connection.answer(client.check_stat(&path)).await {
+        match answer(client.check_stat(&path)).await {
             Ok(Some(stat)) => {
                 let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
                 self.created(&path, &stat, unlisted, waited_for).await
@@ -251,7 +253,7 @@ impl Enqueuing {
             return self.answer(None, waited_for).await;
         }
         let listing = match listed {
-            Some(listed) => self.connection.answer(listed).await.ok(),
+            Some(listed) => answer(listed).await.ok(),
             None => None,
         };
         self.answer(listing, waited_for).await
@@ -262,7 +264,7 @@ impl Enqueuing {
             .connection
             .client()
             .map_err(|_| unanswered(OPERATION))?;
-        match self.connection.answer(client.delete(node, None)).await {
+        match answer(client.delete(node, None)).await {
             Ok(()) | Err(RequestError::Refused(ZkError::NoNode)) => Ok(()),
             Err(_) => Err(unanswered(OPERATION)),
         }
@@ -283,8 +285,8 @@ impl Enqueuing {
         // counts first.
         let above = client.create(namespace, b"", &persistent);
         let own = client.create(&self.lock, b"", &container);
-        let above = self.connection.answer(above).await;
-        match self.connection.answer(own).await {
+        let above = answer(above).await;
+        match answer(own).await {
             Ok(_) | Err(RequestError::Refused(ZkError::NodeExists)) => return Ok(()),
             Err(RequestError::Refused(ZkError::NoNode)) => {}
             Err(failure) => return Err(failed(failure)),
@@ -435,8 +437,8 @@ pub(crate) async fn find(
 ) -> Result<Vec<(String, bool)>, RequestError> {
     let client = connection.client()?;
     let (synced, listed) = (client.sync(lock), client.get_children(lock));
-    connection.answer(synced).await?;
-    let children = match connection.answer(listed).await {
+    answer(synced).await?;
+    let children = match answer(listed).await {
         Ok((children, _)) => children,
         Err(RequestError::Refused(ZkError::NoNode)) => return Ok(Vec::new()),
         Err(failure) => return Err(failure),

@@ -14,7 +14,7 @@ use crate::{
     queue::in_order,
     record,
     shared::Shared,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 /// How many locks of a listing are looked up at once.
@@ -25,8 +25,8 @@ const MAX_LOOKUPS: usize = 64;
 async fn children(connection: &Connection, path: &str) -> Result<Vec<String>, RequestError> {
     let client = connection.client()?;
     let (synced, listed) = (client.sync(path), client.list_children(path));
-    connection.answer(synced).await?;
-    match connection.answer(listed).await {
+    answer(synced).await?;
+    match answer(listed).await {
         Err(RequestError::Refused(ZkError::NoNode)) => Ok(Vec::new()),
         listed => listed,
     }
@@ -102,7 +102,7 @@ async fn listed(
 ) -> Result<Option<Listed>, RequestError> {
     let lock = shared.keys.lock(&name);
     let client = connection.client()?;
-    let names = match connection.answer(client.list_children(&lock)).await {
+    let names = match answer(client.list_children(&lock)).await {
         Ok(names) => names,
         Err(RequestError::Refused(ZkError::NoNode | ZkError::NoAuth)) => return Ok(None),
         Err(failure) => return Err(failure),
@@ -151,7 +151,7 @@ pub(crate) async fn evict(
         let client = connection.client().map_err(failed)?;
         // The name of a node is never used again while the grant's own node is there, so this deletes
         // that grant or nothing.
-        return match connection.answer(client.delete(first, None)).await {
+        return match answer(client.delete(first, None)).await {
             Ok(()) => Ok(Evicted::Evicted),
             Err(RequestError::Refused(ZkError::NoNode)) => continue,
             Err(failure) => Err(of_write(OPERATION, first, failure)),

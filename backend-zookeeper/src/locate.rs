@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use futures_util::future::OptionFuture;
 use tenure_core::{error::Error, id::AttemptId, loss::LossReason, request::Holder};
-use zookeeper_client::{Error as ZkError, Stat};
+use zookeeper_client::{Client, Error as ZkError, Stat};
 
 use crate::{
     error::{RequestError, of_read},
     queue::{Position, Predecessor, Standing, Watch, standing},
     record,
     session::Session,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 const OPERATION: &str = "acquiring";
@@ -121,13 +121,13 @@ impl Queue {
         attempt: AttemptId,
     ) -> Result<Option<Located>, Error> {
         let failed = |failure: RequestError| of_read(OPERATION, &self.first, failure);
-        let client = connection.client().map_err(failed)?;
+        let (client, permit) = connection.operation().await.map_err(failed)?;
         let watched = {
             let attempts = session.attempts();
             let entry = attempts.get(attempt);
             entry.is_some_and(|entry| entry.watched_on == connection.number)
         };
-        let own = (!watched).then(|| connection.answer(client.check_and_watch_stat(&self.own)));
+        let own = (!watched).then(|| answer(client.check_and_watch_stat(&self.own)));
         // Follows the own node from the moment of its answer, before the nodes ahead, so that its
         // deletion is handled before a later deletion of theirs (W4).
         let own = async {
@@ -142,12 +142,13 @@ impl Queue {
             }
             Ok::<_, RequestError>(stat.is_some())
         };
-        let next = watch_ahead(session, connection, attempt, &self.next);
-        let second = self.second.as_ref();
-        let second = second.map(|node| watch_ahead(session, connection, attempt, node));
+        let ahead = |node| watch_ahead(session, connection, &client, attempt, node);
+        let next = ahead(&self.next);
+        let second = self.second.as_ref().map(ahead);
         let second = OptionFuture::from(second);
         let shown = connection.read_one(&self.first);
         let (own, next, second, shown) = futures_util::join!(own, next, second, shown);
+        drop(permit);
         if !own.map_err(failed)? {
             return Ok(Some(Located::Gone));
         }
@@ -181,6 +182,7 @@ impl Queue {
 async fn watch_ahead(
     session: &Arc<Session>,
     connection: &Arc<Connection>,
+    client: &Client,
     attempt: AttemptId,
     node: &Arc<str>,
 ) -> Result<Option<Arc<Watch>>, RequestError> {
@@ -190,8 +192,7 @@ async fn watch_ahead(
     if kept.is_some() {
         return Ok(kept);
     }
-    let client = connection.client()?;
-    let answer = connection.answer(client.check_and_watch_stat(node));
+    let answer = answer(client.check_and_watch_stat(node));
     let (stat, watcher) = answer.await?;
     Ok(stat.map(|_| session.follow_ahead(connection, attempt, Arc::clone(node), watcher)))
 }
@@ -211,8 +212,8 @@ pub(crate) fn holder(
 
 /// Lists the children of a lock's node; none if the node is gone.
 pub(crate) async fn list(connection: &Connection, lock: &str) -> Result<Listing, RequestError> {
-    let client = connection.client()?;
-    match connection.answer(client.get_children(lock)).await {
+    let (client, _permit) = connection.operation().await?;
+    match answer(client.get_children(lock)).await {
         Err(RequestError::Refused(ZkError::NoNode)) => Ok((Vec::new(), absent())),
         listing => listing,
     }

@@ -29,7 +29,7 @@ use crate::{
     queue::Position,
     session::time::until,
     shared::Shared,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 const OPERATION: &str = "releasing";
@@ -142,7 +142,7 @@ async fn remove_unregistered(shared: &Shared, request: &Remove) -> Result<Remove
 async fn delete(connection: &Connection, node: &str) -> Result<bool, Error> {
     let failed = |failure| of_write(OPERATION, node, failure);
     let client = connection.client().map_err(failed)?;
-    match connection.answer(client.delete(node, None)).await {
+    match answer(client.delete(node, None)).await {
         Ok(()) => Ok(true),
         Err(RequestError::Refused(ZkError::NoNode)) => Ok(false),
         Err(error) => Err(failed(error)),

@@ -17,7 +17,7 @@ use crate::{
     queue::Position,
     session::{Session, time::until},
     shared::Shared,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 const OPERATION: &str = "renewing";
@@ -125,7 +125,7 @@ fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attem
 }
 
 async fn is_gone(connection: &Connection, node: &str) -> Result<bool, RequestError> {
-    let (client, _permit) = connection.lookup().await?;
-    let stat = connection.answer(client.check_stat(node)).await?;
+    let (client, _permit) = connection.operation().await?;
+    let stat = answer(client.check_stat(node)).await?;
     Ok(stat.is_none())
 }

@@ -1,6 +1,6 @@
 //! Heartbeats: they keep a session alive and prove its life.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use tenure_core::clock::Instant;
 use zookeeper_client::Error as ZkError;
@@ -10,7 +10,10 @@ use super::{
     proof::HeartbeatProof,
     time::{heartbeat_interval, silence_limit, until},
 };
-use crate::{error::RequestError, transport::Connection};
+use crate::{
+    error::RequestError,
+    transport::{Connection, answer},
+};
 
 /// How long a session without attempts is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -48,7 +51,10 @@ impl Session {
                 return ServeEnd::Unused;
             }
             let sent = self.config.now();
-            match self.unless_silent(connection, heartbeat(connection)).await {
+            // Answers arrive in the order of the requests, so a heartbeat that stays unanswered shows that
+            // every request before it does. A server that lost its leader answers nothing after a `sync`.
+            let limit = sent + silence_limit(self.granted());
+            match until(clock, limit, heartbeat(connection)).await {
                 Some(Ok(())) => {}
                 Some(Err(RequestError::Refused(ZkError::SessionExpired))) => {
                     return ServeEnd::Expired;
@@ -77,32 +83,6 @@ impl Session {
         }
     }
 
-    /// Runs a heartbeat. `None`: the server has answered nothing for too long. A server that is
-    /// still answering earlier requests is not silent. A server that lost its leader answers
-    /// nothing after a `sync`.
-    async fn unless_silent<T>(
-        &self,
-        connection: &Connection,
-        heartbeat: impl Future<Output = T>,
-    ) -> Option<T> {
-        let clock = &*self.config.context.clock;
-        let limit = silence_limit(self.granted());
-        let mut heartbeat = pin!(heartbeat);
-        let (mut heard, mut answers) = (clock.now(), connection.answers());
-        loop {
-            let now = clock.now();
-            if connection.answers() != answers {
-                (heard, answers) = (now, connection.answers());
-            } else if now.since(heard) >= limit {
-                return None;
-            }
-            let next = (now + limit / 4).min(heard + limit);
-            if let Some(output) = until(clock, next, heartbeat.as_mut()).await {
-                return Some(output);
-            }
-        }
-    }
-
     fn next_heartbeat(&self, proof: &HeartbeatProof, sent: Instant) -> Instant {
         if self.purpose == Purpose::Reads {
             return sent + self.granted() / 3;
@@ -117,8 +97,8 @@ impl Session {
 async fn heartbeat(connection: &Connection) -> Result<(), RequestError> {
     let client = connection.client()?;
     let (synced, stat) = (client.sync("/"), client.check_stat("/"));
-    let synced = connection.answer(synced).await;
-    let stat = connection.answer(stat).await;
+    let synced = answer(synced).await;
+    let stat = answer(stat).await;
     for answer in [synced, stat.map(|_| ())] {
         match answer {
             Ok(()) | Err(RequestError::Refused(ZkError::NoNode | ZkError::NoAuth)) => {}

@@ -22,7 +22,7 @@ use crate::{
     locate::{Located, locate},
     queue::{Position, Watch},
     record,
-    transport::Connection,
+    transport::{Connection, answer},
 };
 
 const OPERATION: &str = "renewing";
@@ -211,8 +211,8 @@ async fn set_own_watch(
     if !session.attempts().is_wanted(attempt) {
         return None;
     }
-    let (client, permit) = connection.lookup().await.ok()?;
-    let answer = connection.answer(client.check_and_watch_stat(node)).await;
+    let (client, permit) = connection.operation().await.ok()?;
+    let answer = answer(client.check_and_watch_stat(node)).await;
     drop(permit);
     let (stat, watcher) = match answer {
         Ok(answer) => answer,

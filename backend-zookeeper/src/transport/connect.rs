@@ -11,7 +11,7 @@ use tenure_core::{
 use zookeeper_client::{Client, Error as ZkError, SessionInfo};
 
 use super::{
-    Connection,
+    Connection, answer,
     diagnose::{diagnose, tls_hint},
     task::ClientTask,
     tls,
@@ -195,11 +195,7 @@ async fn authenticate(
     let password = password.map(|password| password.expose());
     let secret = format!("{user}:{}", password.unwrap_or_default());
     let sent = match connection.client() {
-        Ok(client) => {
-            connection
-                .answer(client.auth("digest", secret.as_bytes()))
-                .await
-        }
+        Ok(client) => answer(client.auth("digest", secret.as_bytes())).await,
         Err(error) => Err(error),
     };
     match sent {
@@ -225,7 +221,7 @@ async fn catch_up(endpoint: &Endpoint, connection: &Connection) -> Result<(), Op
         .at(endpoint)
     };
     let client = connection.client().map_err(lagging)?;
-    match connection.answer(client.delete(ABSENT_NODE, None)).await {
+    match answer(client.delete(ABSENT_NODE, None)).await {
         Err(RequestError::Refused(ZkError::SessionExpired)) => {
             Err(OpenError::Failed(Failure::Expired))
         }

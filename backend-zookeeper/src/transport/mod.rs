@@ -14,10 +14,7 @@ mod tls;
 use std::{
     fmt,
     future::poll_fn,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
 };
 
@@ -28,8 +25,9 @@ use zookeeper_client::{Client, Error as ZkError, MultiReadResult, SessionState, 
 use self::task::ClientTask;
 use crate::{error::RequestError, record::Node};
 
-/// How many nodes are looked up at once. Heartbeats on the same connection wait for the answers.
-const MAX_LOOKUPS: usize = 256;
+/// How many operations have requests under way at once. A heartbeat waits for the answers to what was
+/// sent before it, so this bounds how long a server that is not silent leaves one unanswered.
+const MAX_OPERATIONS: usize = 256;
 
 /// How many nodes one request reads.
 const MAX_READS: usize = 64;
@@ -47,9 +45,7 @@ pub(crate) struct Connection {
     client: SharedClient,
     lost: watch::Sender<bool>,
     background: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
-    lookups: Semaphore,
-    /// How many requests were answered.
-    answers: AtomicU64,
+    operations: Semaphore,
 }
 
 impl fmt::Debug for Connection {
@@ -81,8 +77,7 @@ impl Connection {
             client,
             lost,
             background,
-            lookups: Semaphore::new(MAX_LOOKUPS),
-            answers: AtomicU64::new(0),
+            operations: Semaphore::new(MAX_OPERATIONS),
         })
     }
 
@@ -96,25 +91,12 @@ impl Connection {
         client.as_ref().map(Arc::clone).ok_or(RequestError::NotSent)
     }
 
-    /// Waits for the answer to a request of [`client`](Self::client).
-    pub(crate) async fn answer<T>(
+    /// A client for one of many operations, and the permit that must be held until its requests are
+    /// answered. Whoever holds a permit does not ask for another one.
+    pub(crate) async fn operation(
         &self,
-        request: impl Future<Output = Result<T, ZkError>>,
-    ) -> Result<T, RequestError> {
-        let answer = request.await;
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        answer.map_err(RequestError::from)
-    }
-
-    /// How many requests were answered so far.
-    pub(crate) fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
-    }
-
-    /// A client for one of many look-ups, and the permit that must be held until the answer
-    /// arrives.
-    pub(crate) async fn lookup(&self) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {
-        let permit = self.lookups.acquire().await;
+    ) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {
+        let permit = self.operations.acquire().await;
         let permit = permit.map_err(|_| RequestError::NotSent)?;
         Ok((self.client()?, permit))
     }
@@ -164,7 +146,7 @@ impl Connection {
             for path in part {
                 reader.add_get_data(path.as_ref())?;
             }
-            let answers = self.answer(reader.commit()).await?;
+            let answers = answer(reader.commit()).await?;
             if answers.len() != part.len() {
                 return Err(RequestError::Malformed);
             }
@@ -185,6 +167,13 @@ impl Connection {
         let mut nodes = self.read(&[path]).await?;
         nodes.pop().unwrap_or(Err(RequestError::Malformed))
     }
+}
+
+/// Waits for the answer to a request of [`Connection::client`].
+pub(crate) async fn answer<T>(
+    request: impl Future<Output = Result<T, ZkError>>,
+) -> Result<T, RequestError> {
+    request.await.map_err(RequestError::from)
 }
 
 impl Drop for Connection {

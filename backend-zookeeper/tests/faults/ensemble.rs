@@ -7,7 +7,11 @@ use tenure_core::{
     clock::{Clock as _, SystemClock},
     lease::Phase,
 };
-use tokio::{task::block_in_place, time::sleep};
+use tenure_test_servers::wire::Proxy;
+use tokio::{
+    task::{JoinSet, block_in_place},
+    time::sleep,
+};
 
 use crate::{
     common::{
@@ -22,6 +26,9 @@ pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// A request that the servers have not carried out after this time never is.
 const STANDSTILL: Duration = Duration::from_secs(5);
+
+/// A slow server's time for one answer: much less than the time after which a server counts as silent.
+const SLOW: Duration = Duration::from_millis(150);
 
 /// How late a task may run on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
@@ -195,4 +202,51 @@ async fn l1_t1_a_session_that_expires_while_its_owner_is_cut_off() {
     assert!(matches!(next.release().await, Release::Released));
     let again = regain(&owner, "lapses", BOUND).await;
     assert!(again.token() > next.token());
+}
+
+/// A server that answers one request after another, slowly, is left for one that is fast, although it
+/// never falls silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_w2_a_server_that_answers_slowly_is_left() {
+    let _room = room().await;
+    let cluster = cluster();
+    let (proxies, url) = proxies(&cluster);
+    let owner = client_for(&url, LONG).await;
+    let guard = hold(&owner, "a").await;
+    // Requests whose answers the heartbeats wait for.
+    let mut busy = JoinSet::new();
+    for task in 0..8 {
+        let lock = owner.lock(format!("busy {task}")).unwrap();
+        busy.spawn(async move {
+            loop {
+                let _ = lock.try_acquire().await;
+            }
+        });
+    }
+    for _ in 0..2 {
+        let in_use = serving(&proxies).await;
+        proxies[in_use].pace_replies(SLOW);
+        until("the client has left the slow server", SOON, || {
+            proxies[in_use].connections_open() == 0
+        })
+        .await;
+        proxies[in_use].pace_replies(Duration::ZERO);
+        // On another server, the grant is proved again.
+        let deadline = guard.valid_until();
+        until("the grant is proved", SOON, || {
+            guard.valid_until() > deadline
+        })
+        .await;
+    }
+    assert!(guard.check().is_ok(), "a slow server ended the grant");
+}
+
+/// Returns the proxy over which the session for locks sends its heartbeats.
+async fn serving(proxies: &[Proxy]) -> usize {
+    for proxy in proxies {
+        proxy.reset();
+    }
+    let busy = || proxies.iter().position(|proxy| proxy.count("sync") > 2);
+    until("the session is alive", SOON, || busy().is_some()).await;
+    busy().unwrap()
 }

@@ -9,7 +9,6 @@
 
 mod common;
 mod contention;
-mod delayed_link;
 mod ensemble;
 mod foreign;
 mod hostile;

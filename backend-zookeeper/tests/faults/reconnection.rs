@@ -20,7 +20,6 @@ use crate::{
         LONG, SOON, TTL, acquire, client, client_for, hold, millis, name, room, server, store,
         until, waiting, within,
     },
-    delayed_link::DelayedLink,
     foreign::{ALL, DELETE, children, contend, delete, grant, write_over},
 };
 
@@ -63,7 +62,7 @@ async fn l5_a_forbidden_release_costs_no_other_lock_after_a_reconnection() {
 async fn s2_w2_a_waiter_that_was_answered_early_fails_behind_a_holder_that_cannot_be_read() {
     let _room = room().await;
     let server = server();
-    let link = DelayedLink::to(&server.address()).await;
+    let link = Proxy::for_zookeeper(server.address()).unwrap();
     let owner = Client::builder(store(&link.url()))
         .ttl(LONG)
         .request_timeout(millis(1000))
@@ -74,12 +73,12 @@ async fn s2_w2_a_waiter_that_was_answered_early_fails_behind_a_holder_that_canno
     let _ = hold(&owner, "a").await.release().await;
     let foreign = contend(&server, "/default/a").await;
     write_over(&server, &foreign, b"{\"tenure\":1,scribbled").await;
-    link.delay_replies(500);
+    link.delay_replies(millis(500));
     let waiter = owner.lock("a").unwrap();
     let waiter = tokio::spawn(async move { waiter.acquire().await });
     sleep(millis(1200)).await;
-    link.cut();
-    link.delay_replies(0);
+    link.cut().unwrap();
+    link.delay_replies(Duration::ZERO);
     let error = within("it fails", 2 * LONG, waiter).await.unwrap();
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Corrupt);
     let begun = Instant::now();
@@ -194,10 +193,10 @@ async fn x3_a_holder_that_gets_no_replies_is_succeeded_within_the_bound() {
 async fn one_cut_costs_nothing(ttl: Duration, delay: u64) {
     let _room = room().await;
     let server = server();
-    let link = DelayedLink::to(&server.address()).await;
+    let link = Proxy::for_zookeeper(server.address()).unwrap();
     let owner = client_for(&link.url(), ttl).await;
     let guard = hold(&owner, "a").await;
-    link.delay_replies(delay);
+    link.delay_replies(millis(delay));
     let held = async |what: &str| {
         let begun = Instant::now();
         while begun.elapsed() < 2 * ttl {
@@ -207,7 +206,7 @@ async fn one_cut_costs_nothing(ttl: Duration, delay: u64) {
         }
     };
     held("the replies came late").await;
-    link.cut();
+    link.cut().unwrap();
     held("the cut").await;
 }
 
@@ -225,14 +224,14 @@ async fn l5_one_cut_costs_nothing_where_replies_are_600_ms_late() {
 async fn i1_inspecting_is_not_cut_off_by_the_first_lock() {
     let _room = room().await;
     let server = server();
-    let link = DelayedLink::to(&server.address()).await;
+    let link = Proxy::for_zookeeper(server.address()).unwrap();
     let holder = client(&server.url()).await;
     let _held = hold(&holder, "a").await;
     for round in 0..4 {
-        link.delay_replies(0);
+        link.delay_replies(Duration::ZERO);
         let client = client(&link.url()).await;
         client.inspect(&name("a")).await.unwrap();
-        link.delay_replies(60);
+        link.delay_replies(millis(60));
         let (lock, inspected) = (client.lock(format!("b{round}")).unwrap(), name("a"));
         let (inspected, _) = tokio::join!(client.inspect(&inspected), lock.try_acquire());
         inspected.unwrap();
@@ -243,13 +242,13 @@ async fn i1_inspecting_is_not_cut_off_by_the_first_lock() {
 async fn a_connect_that_is_cancelled_leaves_no_connection() {
     let _room = room().await;
     let server = server();
-    let link = DelayedLink::to(&server.address()).await;
-    link.delay_replies(120);
+    let link = Proxy::for_zookeeper(server.address()).unwrap();
+    link.delay_replies(millis(120));
     for _ in 0..12 {
         let connecting = Client::builder(store(&link.url())).ttl(TTL).connect();
         assert!(timeout(millis(100), connecting).await.is_err());
     }
-    link.delay_replies(0);
+    link.delay_replies(Duration::ZERO);
     until("every connection is closed", SOON, || {
         link.connections_open() == 0
     })
@@ -261,8 +260,8 @@ async fn a_connect_that_is_cancelled_leaves_no_connection() {
 async fn a1_a_client_connects_where_replies_are_late() {
     let _room = room().await;
     let server = server();
-    let link = DelayedLink::to(&server.address()).await;
-    link.delay_replies(30);
+    let link = Proxy::for_zookeeper(server.address()).unwrap();
+    link.delay_replies(millis(30));
     let begun = Instant::now();
     let client = client(&link.url()).await;
     let _ = hold(&client, "a").await.release().await;

@@ -9,9 +9,6 @@
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "../faults/common.rs"]
 mod common;
-#[expect(dead_code, reason = "the other tests use more of it")]
-#[path = "../faults/delayed_link.rs"]
-mod delayed_link;
 
 mod many;
 mod silent;

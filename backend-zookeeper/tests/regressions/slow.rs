@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use tenure_core::Client;
+use tenure_test_servers::wire::Proxy;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
-use crate::{
-    common::{SOON, TTL, hold, millis, room, server, store},
-    delayed_link::DelayedLink,
-};
+use crate::common::{SOON, TTL, hold, millis, room, server, store};
 
 const TIME: Duration = Duration::from_secs(20);
 
@@ -22,7 +20,7 @@ async fn everybody_has_turns(delays: [u64; 4]) {
     let mut links = Vec::new();
     let mut clients = Vec::new();
     for _ in delays {
-        let link = DelayedLink::to(&server.address()).await;
+        let link = Proxy::for_zookeeper(server.address()).unwrap();
         let begun = Instant::now();
         let client = loop {
             let builder = Client::builder(store(&link.url())).ttl(TTL);
@@ -39,7 +37,7 @@ async fn everybody_has_turns(delays: [u64; 4]) {
         clients.push(client);
     }
     for (link, delay) in links.iter().zip(delays) {
-        link.delay_replies(delay);
+        link.delay_replies(millis(delay));
     }
     let begun = Instant::now();
     let mut tasks = JoinSet::new();

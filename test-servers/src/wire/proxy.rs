@@ -286,6 +286,13 @@ impl Proxy {
         self.shared.held.send_modify(set);
     }
 
+    /// Passes the server's data one piece after another from now on, with this time after each, as a slow
+    /// server answers. Zero ends it.
+    pub fn pace_replies(&self, pace: Duration) {
+        let set = |held: &mut HeldTraffic| held.pace_of_replies = pace;
+        self.shared.held.send_modify(set);
+    }
+
     /// Loses the reply of the next command of any connection, once: the server executes the command and the
     /// commands that arrive with it, and then the connection is closed. Returns at once. When the connection
     /// of a client ends, the server has executed the command.

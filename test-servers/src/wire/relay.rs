@@ -37,6 +37,8 @@ pub(super) struct HeldTraffic {
     /// The time between the arrival of a chunk and its departure.
     pub(super) delay_of_requests: Duration,
     pub(super) delay_of_replies: Duration,
+    /// The time after each chunk before the next one departs.
+    pub(super) pace_of_replies: Duration,
 }
 
 /// The context of both relays of a connection.
@@ -167,6 +169,8 @@ impl Connection {
                         outcome?;
                         client.write_all(&chunk.bytes).await?;
                         answers.feed(&chunk.bytes, None);
+                        let pace = self.held.borrow().pace_of_replies;
+                        sleep_until(Instant::now() + pace).await;
                         continue;
                     }
                 };
