@@ -22,9 +22,11 @@ const SERVES: &str = "Zookeeper version";
 const NO_QUORUM: &str = "not currently serving requests";
 /// Part of the answer from a server on which the command is forbidden.
 const FORBIDDEN: &str = "is not executed because it is not in the whitelist";
-/// The possible causes when a server closes a TLS connection at once.
-const CLOSED_HINT: &str = "does it speak TLS on that port, does it accept the client certificate, and has \
-     this host reached the server's `maxClientCnxns`?";
+/// The possible causes when a server closes a TLS connection.
+const CLOSED_HINT: &str =
+    "does it speak TLS on that port, and does it accept the client certificate?";
+/// How long a server has at least to close a connection that it does not want.
+const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
@@ -52,19 +54,35 @@ pub(super) async fn diagnose(
     reason.at(endpoint)
 }
 
+/// The server has no connection left for this host.
+fn full() -> ConnectError {
+    ConnectError::new(
+        ErrorKind::Exhausted,
+        "it closed the connection at once, because this host has as many connections as the server's \
+         `maxClientCnxns` allows (60 unless configured); end other programs or raise that limit",
+    )
+}
+
 fn unavailable(detail: impl Into<String>) -> ConnectError {
     ConnectError::new(ErrorKind::Unavailable, detail)
 }
 
 async fn examine(endpoint: &Endpoint, config: &DriverConfig) -> ConnectError {
+    let clock = &*config.context.clock;
+    let begun = clock.now();
     let stream = match TcpStream::connect((&*endpoint.host, endpoint.port)).await {
         Ok(stream) => stream,
         // Closed while it was being made.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            return of_answer("", config.address.secure);
-        }
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return full(),
         Err(error) => return ConnectError::from_io(&error, CLOSED_HINT),
     };
+    // A server that has no connection left for this host closes before it reads anything. The time to
+    // connect was one round trip.
+    let round_trip = clock.now().since(begun);
+    let closes_by = clock.now() + CLOSES_WITHIN.max(3 * round_trip);
+    if let Some(Ok(0) | Err(_)) = until(clock, closes_by, stream.peek(&mut [0])).await {
+        return full();
+    }
     if config.address.secure {
         return match handshake(endpoint, config, stream).await {
             Ok(mut stream) => match ask(&mut stream).await {
@@ -114,14 +132,11 @@ fn of_answer(answer: &str, secure: bool) -> ConnectError {
     } else if answer.starts_with(SERVES) || answer.contains(FORBIDDEN) {
         unavailable("it serves others and closed the connection of this client")
     } else if answer.is_empty() && secure {
-        unavailable(
-            "it closed the connection at once; this host may have reached the server's \
-             `maxClientCnxns`",
-        )
+        unavailable("it closed the connection without an answer")
     } else if answer.is_empty() {
         unavailable(
-            "it closed the connection at once: this host has reached the server's \
-             `maxClientCnxns`, or the port wants TLS (`zookeepers://`)",
+            "it closed the connection without an answer; does the port want TLS \
+             (`zookeepers://`)?",
         )
     } else {
         ConnectError::wrong_protocol("ZooKeeper")
@@ -146,9 +161,8 @@ mod tests {
                 false,
                 "serves others",
             ),
-            ("", false, "maxClientCnxns"),
             ("", false, "zookeepers://"),
-            ("", true, "maxClientCnxns"),
+            ("", true, "without an answer"),
             ("-ERR unknown command 'srvr'", false, "does not speak"),
             ("HTTP/1.1 400 Bad Request", false, "does not speak"),
         ] {

@@ -1,7 +1,7 @@
 //! The messages when no server can be reached: one for each cause.
 
 use tenure_core::{
-    Client,
+    Client, ClientBuilder,
     driver::ConnectionOptions,
     error::{Error, ErrorKind},
     settings::{StoreUrl, Tls},
@@ -14,17 +14,20 @@ use tokio::{
     time::sleep,
 };
 
-use crate::common::{SOON, TICK, client, cluster, millis, room, server};
+use crate::common::{SOON, TICK, TTL, client, cluster, millis, room, server};
 
-/// Connects, and returns the error.
-async fn refusal(url: &str, tls: Tls) -> Error {
+fn builder(url: &str, tls: Tls) -> ClientBuilder {
     let connection = ConnectionOptions::default()
         .with_tls(tls)
         .with_connect_timeout(millis(5000));
     let options = Options::default().tick(TICK).connection(connection);
     let store = ZooKeeperStore::open(&StoreUrl::parse(url).unwrap(), options).unwrap();
-    let builder = Client::builder(store).request_timeout(3 * SOON);
-    builder.connect().await.unwrap_err()
+    Client::builder(store).request_timeout(3 * SOON)
+}
+
+/// Connects, and returns the error.
+async fn refusal(url: &str, tls: Tls) -> Error {
+    builder(url, tls).connect().await.unwrap_err()
 }
 
 async fn expect(url: &str, tls: Tls, kind: ErrorKind, part: &str) {
@@ -110,7 +113,25 @@ async fn a_server_with_no_connection_left_for_this_host() {
     expect(
         &server.url(),
         Tls::default(),
-        ErrorKind::Unavailable,
+        ErrorKind::Exhausted,
+        "maxClientCnxns",
+    )
+    .await;
+    assert!(guard.check().is_ok());
+    let secured = Server::builder()
+        .tls()
+        .config("maxClientCnxns", "1")
+        .start()
+        .unwrap();
+    let files = secured.certificates().unwrap();
+    let tls = || Tls::new(Some(files.ca_file()), None, None);
+    let first = builder(&secured.url(), tls()).ttl(TTL).connect().await;
+    let first = first.unwrap();
+    let guard = crate::common::hold(&first, "a").await;
+    expect(
+        &secured.url(),
+        tls(),
+        ErrorKind::Exhausted,
         "maxClientCnxns",
     )
     .await;
