@@ -55,7 +55,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: &Enqueue) -> Result<E
     let is_finished = match &outcome {
         Ok(Enqueued::Busy(_) | Enqueued::Gone) => true,
         Ok(_) => false,
-        Err(error) => error.kind().is_without_effect(),
+        Err(error) => error.is_without_effect(),
     };
     if is_finished {
         shared.watcher.stop(shared.attempts.forget(attempt));

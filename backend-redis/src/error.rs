@@ -41,7 +41,8 @@ pub(crate) fn from_call_error(operation: &'static str, call_error: CallError) ->
         CallError::NotExecuted {
             code: Some(code),
             detail,
-        } => from_reply(operation, &code, &detail),
+            // A call is sent again only after the server has answered that it did not execute it.
+        } => from_reply(operation, &code, &detail).with_no_effect(),
         CallError::OutcomeUnknown(source) => error(
             ErrorKind::OutcomeUnknown,
             operation,

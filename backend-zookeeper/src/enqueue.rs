@@ -133,7 +133,7 @@ impl Enqueuing {
         // queue.
         let over = match &outcome {
             Ok(outcome) => matches!(outcome, Enqueued::Gone),
-            Err(error) => self.repeated.is_none() && error.kind().is_without_effect(),
+            Err(error) => self.repeated.is_none() && error.is_without_effect(),
         };
         if over {
             self.shared.forget(self.attempt());

@@ -142,7 +142,7 @@ impl Client {
         let answer = timeout_at(&*dispatcher.clock, limit, call).await;
         let answer = answer.unwrap_or_else(|| Err(no_answer()));
         let answer = answer.map_err(|error| {
-            if error.kind().is_without_effect() {
+            if error.is_without_effect() {
                 cleanup.answered = true;
                 cleanup.disarmed = true;
                 dispatcher.forget(&attempt);

@@ -58,8 +58,8 @@ impl BackendInfo {
 /// - **Every request is idempotent by attempt id** (A2): the core may repeat and reorder requests.
 /// - `proved_from` is `clock.now()`, read before the request is handed to the store's client
 ///   library (D1). When in doubt, use an earlier moment.
-/// - An error whose kind [is without effect](crate::error::ErrorKind::is_without_effect) guarantees
-///   that the request changed nothing. If a request was sent and not answered, the kind is
+/// - An error that [is without effect](crate::error::Error::is_without_effect) guarantees that the
+///   request changed nothing and never will. If a request was sent and not answered, the kind is
 ///   [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown).
 /// - The [`StoreTime`](crate::request::StoreTime) of a pushed grant is strictly later than that of
 ///   every earlier "still waiting" answer to the same attempt.

@@ -103,6 +103,8 @@ struct Inner {
     lock: Option<LockName>,
     detail: Option<String>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// Whether the request had no effect although the kind leaves that open.
+    no_effect: bool,
 }
 
 impl Error {
@@ -116,6 +118,7 @@ impl Error {
             lock: None,
             detail: None,
             source: None,
+            no_effect: false,
         }))
     }
 
@@ -154,10 +157,29 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
-    /// Changes the kind, for example when the outcome of a failed request is unknown.
+    /// Changes the kind, for example when the outcome of a failed request is unknown. What
+    /// [`with_no_effect`](Self::with_no_effect) said is forgotten.
     #[must_use]
     pub fn with_kind(self, kind: ErrorKind) -> Self {
-        self.edit(|inner| inner.kind = kind)
+        self.edit(|inner| {
+            inner.kind = kind;
+            inner.no_effect = false;
+        })
+    }
+
+    /// States that the request changed nothing and never will: every copy of it that was sent was
+    /// answered by a refusal. For kinds that leave this open, such as
+    /// [`Exhausted`](ErrorKind::Exhausted).
+    #[must_use]
+    pub fn with_no_effect(self) -> Self {
+        self.edit(|inner| inner.no_effect = true)
+    }
+
+    /// Returns whether the request certainly changed nothing in the store: its kind [says
+    /// so](ErrorKind::is_without_effect), or the backend did.
+    #[must_use]
+    pub fn is_without_effect(&self) -> bool {
+        self.0.no_effect || self.0.kind.is_without_effect()
     }
 
     /// Returns the kind of the failure.

@@ -321,7 +321,7 @@ impl Guard {
                 Ok(removed) => return self.classify_removal(removed, unanswered),
                 Err(error) => error,
             };
-            unanswered |= !error.kind().is_without_effect();
+            unanswered |= !error.is_without_effect();
             let again = dispatcher.now() + RELEASE_RETRY_DELAY;
             if !error.is_retryable() || again >= limit {
                 let kind = if unanswered {

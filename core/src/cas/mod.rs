@@ -172,7 +172,7 @@ impl<S: BlobStore> Backend for Cas<S> {
                 }
                 Enqueued::Busy(_) | Enqueued::Gone => shared.forget(&name, attempt),
             },
-            Err(error) if error.kind().is_without_effect() => shared.forget(&name, attempt),
+            Err(error) if error.is_without_effect() => shared.forget(&name, attempt),
             Err(_) => {}
         }
         done.map(|done| done.value)

@@ -125,9 +125,8 @@ pub enum Wake {
 /// # Requirements for every method
 ///
 /// - `read` sees every swap that was answered before the call of `read`.
-/// - `compare_and_swap` is atomic and reports its outcome correctly. An error whose kind [is
-///   without effect](crate::error::ErrorKind::is_without_effect) guarantees that nothing was
-///   changed. If no answer arrived, the kind is
+/// - `compare_and_swap` is atomic and reports its outcome correctly. An error that [is without
+///   effect](crate::error::Error::is_without_effect) guarantees that nothing was changed. If no answer arrived, the kind is
 ///   [`OutcomeUnknown`](crate::error::ErrorKind::OutcomeUnknown).
 /// - A swap that the store executes late, after its future was dropped or its answer was lost,
 ///   still compares the version.

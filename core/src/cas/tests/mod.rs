@@ -135,7 +135,7 @@ async fn a2_conflicts_are_retried_and_keep_queue_positions() {
     ));
     map.conflicts.store(u32::MAX, Ordering::SeqCst);
     let error = b.enqueue(5, true).await.unwrap_err();
-    assert!(error.kind().is_without_effect(), "{error}");
+    assert!(error.is_without_effect(), "{error}");
     assert!(error.to_string().contains("default/job"), "{error}");
 }
 
