@@ -377,8 +377,12 @@ pub enum Renewed {
 impl Renewed {
     /// The answer to an entry for which the driver sent none.
     pub(crate) fn unanswered() -> Self {
+        Self::Unknown(Self::no_answer())
+    }
+
+    pub(crate) fn no_answer() -> Error {
         let error = Error::new(ErrorKind::OutcomeUnknown, "renewing");
-        Self::Unknown(error.with_detail("the store gave no answer"))
+        error.with_detail("the store gave no answer")
     }
 }
 

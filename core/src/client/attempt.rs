@@ -229,6 +229,16 @@ impl Attempt {
         })
     }
 
+    /// Handles a renewal or report that is not answered in time and may still be answered.
+    pub(crate) fn on_overdue(&self, request: InFlight, error: Error, now: Instant) {
+        self.update(now, |state, _| {
+            if !state.is_proved_since(request.sent_at) {
+                state.last_renewal_error = Some(error);
+                apply_suspect(state, now);
+            }
+        });
+    }
+
     /// Returns when the attempt must be visited again; `None` if no further event concerns it.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.lock().next_due()

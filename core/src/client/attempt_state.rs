@@ -70,9 +70,12 @@ impl AttemptState {
         }
     }
 
+    /// Whether the store has confirmed the grant, or the place in the queue, by an answer to a
+    /// request that was sent at `sent` or later.
     pub(super) fn is_proved_since(&self, sent: Instant) -> bool {
         match &self.stage {
             Stage::Granted { lease, .. } => lease.proved_from() >= sent,
+            Stage::Waiting { waiter_lease, .. } => waiter_lease.reported_from() >= sent,
             _ => false,
         }
     }

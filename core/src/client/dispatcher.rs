@@ -46,6 +46,8 @@ pub(crate) struct Dispatcher {
 pub(super) struct Batch {
     dispatcher: Arc<Dispatcher>,
     unanswered: Mutex<Unanswered>,
+    /// Whether the time limit of a request has passed; what was unanswered then counts as failed.
+    overdue: AtomicBool,
 }
 
 /// The entries of a batch, in its order; `None` once answered.
@@ -200,6 +202,7 @@ impl Dispatcher {
                 Batch {
                     dispatcher: Arc::clone(self),
                     unanswered: Mutex::new(attempts),
+                    overdue: AtomicBool::new(false),
                 },
             )
         });
@@ -302,6 +305,18 @@ impl Batch {
         })
     }
 
+    /// Handles the entries that are not answered yet as failed, without giving up their answers.
+    pub(super) fn mark_overdue(&self) {
+        let overdue: Vec<_> = self.unanswered().iter().flatten().cloned().collect();
+        self.overdue.store(true, Ordering::SeqCst);
+        for (attempt, in_flight) in overdue {
+            let error = Renewed::no_answer();
+            telemetry::renewal_failed(self.dispatcher.scheme, &attempt.name, &error);
+            attempt.on_overdue(in_flight, error, self.dispatcher.now());
+            self.dispatcher.reschedule(&attempt);
+        }
+    }
+
     fn unanswered(&self) -> MutexGuard<'_, Unanswered> {
         self.unanswered
             .lock()
@@ -312,6 +327,10 @@ impl Batch {
         if let Renewed::Unknown(error) = &answer {
             telemetry::renewal_failed(self.dispatcher.scheme, &attempt.name, error);
         }
+        self.apply(attempt, in_flight, answer);
+    }
+
+    fn apply(&self, attempt: &Attempt, in_flight: InFlight, answer: Renewed) {
         let poll = self.dispatcher.poll();
         attempt.on_answer(answer, in_flight, poll, self.dispatcher.now());
         self.dispatcher.reschedule(attempt);
@@ -322,7 +341,12 @@ impl Drop for Batch {
     fn drop(&mut self) {
         let unanswered = std::mem::take(&mut *self.unanswered());
         for (attempt, in_flight) in unanswered.into_iter().flatten() {
-            self.deliver(&attempt, in_flight, Renewed::unanswered());
+            let counted = self.overdue.load(Ordering::SeqCst);
+            if !counted {
+                let error = Renewed::no_answer();
+                telemetry::renewal_failed(self.dispatcher.scheme, &attempt.name, &error);
+            }
+            self.apply(&attempt, in_flight, Renewed::unanswered());
         }
     }
 }

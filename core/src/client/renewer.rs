@@ -1,7 +1,10 @@
 //! The renewer: one task per client that renews all guards and reports all waiters in batches, and
 //! detects passed deadlines (clauses K1, L1).
 
-use std::sync::{Arc, Weak, atomic::Ordering};
+use std::{
+    pin::pin,
+    sync::{Arc, Weak, atomic::Ordering},
+};
 
 use tokio::task::JoinSet;
 
@@ -42,11 +45,18 @@ pub(super) async fn run(dispatcher: Weak<Dispatcher>, backend: Arc<dyn Backend>)
                 // A later answer proves nothing useful for any entry. The longest TTL counts,
                 // because a short TTL must not cut off the answers of the other entries.
                 let longest = renewals.iter().map(|renewal| renewal.ttl * 2 / 3).max();
-                let useful_for = longest.unwrap_or_default().min(dispatcher.request_timeout);
-                let limit = dispatcher.now() + useful_for;
+                let now = dispatcher.now();
+                let useful_until = now + longest.unwrap_or_default();
+                let overdue_at = useful_until.min(now + dispatcher.request_timeout);
                 let batch = Arc::new(batch);
-                let call = backend.renew(renewals, batch.answers());
-                let _ = timeout_at(&*dispatcher.clock, limit, call).await;
+                let mut call = pin!(backend.renew(renewals, batch.answers()));
+                let clock = &*dispatcher.clock;
+                // A backend may need several requests for an answer, so a slow network can make it
+                // late. A late answer still counts; meanwhile the entries are renewed again.
+                if timeout_at(clock, overdue_at, call.as_mut()).await.is_none() {
+                    batch.mark_overdue();
+                    let _ = timeout_at(clock, useful_until, call).await;
+                }
             });
         }
         drop(strong);

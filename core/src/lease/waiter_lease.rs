@@ -74,6 +74,11 @@ impl WaiterLease {
         self.next_report = self.next_report.min(now + self.ttl / 18);
     }
 
+    /// Returns when the last report that was answered "still waiting" was sent.
+    pub(crate) const fn reported_from(&self) -> Instant {
+        self.reported_from
+    }
+
     /// Returns when to send the next report.
     #[must_use]
     pub const fn next_report(&self) -> Instant {
