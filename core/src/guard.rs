@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use tracing::Instrument;
 
 use crate::{
-    client::{Attempt, Client, Command, Release, Removal},
+    client::{Attempt, Client, Command, Release, Removal, timeout_at},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -314,10 +315,23 @@ impl Guard {
         let removal = Removal::new(&self.attempt, true);
         let limit = dispatcher.now() + budget;
         let mut unanswered = self.attempt.has_unanswered_removal();
+        let try_remove = || {
+            let left = limit.since(dispatcher.now());
+            self.client.0.releaser.try_remove(&removal, left)
+        };
         loop {
-            // Half of the budget, so that one lost answer leaves time for a second try.
-            let try_limit = limit.since(dispatcher.now()).min(budget / 2);
-            let error = match self.client.0.releaser.try_remove(&removal, try_limit).await {
+            let mut first = pin!(try_remove());
+            let half = dispatcher.now() + limit.since(dispatcher.now()) / 2;
+            let answer = match timeout_at(&*dispatcher.clock, half, first.as_mut()).await {
+                Some(answer) => answer,
+                // The request or its answer may be lost, or the network may be slow: a second
+                // request is sent, and the first one may still be answered.
+                None => {
+                    unanswered = true;
+                    first_success(first, pin!(try_remove())).await
+                }
+            };
+            let error = match answer {
                 Ok(removed) => return self.classify_removal(removed, unanswered),
                 Err(error) => error,
             };
@@ -363,6 +377,24 @@ impl Guard {
                 ..Removal::new(&self.attempt, true)
             }));
         }
+    }
+}
+
+/// Runs two futures and returns the first success, or the error of the one that ends last.
+async fn first_success<T, E>(
+    mut one: Pin<&mut impl Future<Output = Result<T, E>>>,
+    mut other: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> Result<T, E> {
+    tokio::select! {
+        biased;
+        answer = one.as_mut() => match answer {
+            Ok(answer) => Ok(answer),
+            Err(_) => other.await,
+        },
+        answer = other.as_mut() => match answer {
+            Ok(answer) => Ok(answer),
+            Err(_) => one.await,
+        },
     }
 }
 
