@@ -117,7 +117,8 @@ impl Endpoints {
         let failover_timeout = shortest.map_or(longest, |ttl| {
             (ttl / 6).clamp(FAILOVER_TIMEOUT_MIN, longest)
         });
-        let max = self.request_timeout / 2;
+        // A network on which an answer takes almost the time limit of a request is slow, and not down.
+        let max = self.request_timeout;
         let max = shortest
             .map_or(max, |ttl| max.min(ttl / 3))
             .max(failover_timeout);
@@ -184,7 +185,7 @@ impl Endpoints {
                 self.options
                     .connection
                     .connect_timeout
-                    .min(2 * self.base_failover_timeout())
+                    .min(2 * self.failover_timeout())
             } else {
                 self.options.connection.connect_timeout
             };
