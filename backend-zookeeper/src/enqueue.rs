@@ -10,7 +10,7 @@ use tenure_core::{
     loss::LossReason,
     request::{Enqueue, Enqueued},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use zookeeper_client::{CreateMode, Error as ZkError};
 
 use crate::{
@@ -80,7 +80,9 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     let answer_by =
         clock.now() + shared.config.context.request_timeout * ANSWER_WITHIN_PERCENT / 100;
     let (attempt, waits) = (request.attempt, request.wait);
+    let created = Arc::new(Notify::new());
     let enqueuing = Enqueuing {
+        created: Arc::clone(&created),
         shared: Arc::clone(shared),
         session: Arc::clone(&session),
         connection: Arc::clone(&connection),
@@ -92,9 +94,16 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     if let Some(answer) = running.until(clock, answer_by).await {
         return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
     }
-    // A waiter whose node was created is in the queue. Its grant or its loss follows as an event.
-    if waits
-        && let Some(from) = session.proved()
+    // A waiter whose node was created is in the queue. Its grant or its loss follows as an event, so a
+    // network that is slow costs it nothing more than this answer.
+    tokio::select! {
+        biased;
+        answer = running.until(clock, limit) => {
+            return answer.flatten().unwrap_or_else(|| Err(unanswered(OPERATION)));
+        }
+        () = created.notified(), if waits => {}
+    }
+    if let Some(from) = session.proved()
         && let Some(waiting) = session.attempts().waiting(attempt, from)
     {
         return running
@@ -116,6 +125,8 @@ struct Enqueuing {
     request: Enqueue,
     /// The lock's node.
     lock: Arc<str>,
+    /// Notified when the node is known.
+    created: Arc<Notify>,
     /// When the repeated enqueue began: its grant needs a proof that is newer (T3).
     repeated: Option<Instant>,
 }
@@ -252,6 +263,7 @@ impl Enqueuing {
             self.delete(path).await?;
             return self.answer(None, waited_for).await;
         }
+        self.created.notify_one();
         let listing = match listed {
             Some(listed) => answer(listed).await.ok(),
             None => None,

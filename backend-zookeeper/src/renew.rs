@@ -52,7 +52,8 @@ pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>, answers: &Rene
 
 async fn renew_part(session: &Arc<Session>, part: Part) -> Vec<(usize, Renewed)> {
     let clock = &*session.config.context.clock;
-    let limit = session.config.request_limit();
+    // Several requests may come before a proof, so this is no time limit of one request.
+    let limit = session.config.now() + session.ttl / 2;
     session.touch();
     let connection = match session.connection(OPERATION, limit).await {
         Ok(connection) => connection,
