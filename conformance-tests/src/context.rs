@@ -240,8 +240,20 @@ impl CaseContext {
         name: &LockName,
         waiters: usize,
     ) -> Result<(), Stop> {
+        self.until_waiting_within(driver, name, waiters, self.slack())
+            .await
+    }
+
+    /// Waits until `waiters` attempts wait for a lock, but not longer than `within`.
+    pub(crate) async fn until_waiting_within(
+        &self,
+        driver: &Driver,
+        name: &LockName,
+        waiters: usize,
+        within: Duration,
+    ) -> Result<(), Stop> {
         let seen = self
-            .eventually(self.slack(), || async {
+            .eventually(within, || async {
                 let state = driver.inspect(name).await?;
                 Ok((state.queue.len() == waiters).then_some(()))
             })

@@ -207,6 +207,12 @@ macro_rules! __each_case {
                     "Refused connections are errors within the time-out, and afterwards the same client acquires again.";
                 slow_store_counts_against_the_holder [D1 L5] needs Faults since 2
                     "With delayed requests and replies, the deadline counts from before the request, and no grant ends.";
+                slow_waiter_keeps_its_place [W1 W2 W5 T1 L5] needs Faults since 2
+                    "When a request takes 10, 40 or 90 % of its time limit, for one client or for all, waiters keep their places, get the lock in order, and hold it beyond their TTL.";
+                slow_client_stops_nobody [W2] needs Faults since 2
+                    "In the same six situations four clients that take turns on one lock all have turns, and none waits for longer than two takeover bounds.";
+                wait_outlives_an_unanswered_enqueue [W2 A3 A4] needs Faults since 2
+                    "An acquire whose first requests are not answered, or refused, enters the queue when the store answers again, once, and gets the lock.";
                 stopped_process_finds_its_lock_lost [X1 X3 L4 T1] needs Processes since 2
                     "A process that was stopped past its TTL never reports the lock as held again, and does not affect the next holder.";
             }

@@ -208,8 +208,14 @@ pub(crate) async fn unknown_outcome_is_an_error(context: Arc<CaseContext>) -> Ou
             true => Some(driver.hold(&held, context.long()).await?),
             false => None,
         };
-        plan.set_times(Op::Enqueue, Fate::LoseReply, 1);
-        match client.lock(name)?.acquire_within(context.slack()).await {
+        plan.set(Op::Enqueue, Fate::LoseReply);
+        let lock = client.lock(name)?;
+        let outcome = match holder {
+            true => lock.acquire_within(context.slack()).await,
+            false => lock.try_acquire().await,
+        };
+        plan.set(Op::Enqueue, Fate::Pass);
+        match outcome {
             Err(error) => ensure!(
                 error.kind() == ErrorKind::OutcomeUnknown && error.to_string().contains("unknown"),
                 "A3",

@@ -10,6 +10,9 @@ use tenure_core::{
 };
 use tokio::task::JoinHandle;
 
+pub(crate) use super::slow_network::{
+    slow_client_stops_nobody, slow_waiter_keeps_its_place, wait_outlives_an_unanswered_enqueue,
+};
 use crate::{
     context::{CaseContext, release},
     fault::{Fault, Faulty},

@@ -17,3 +17,4 @@ pub(crate) mod waiting;
 
 mod cancelling;
 mod handover;
+mod slow_network;

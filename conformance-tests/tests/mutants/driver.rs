@@ -32,6 +32,8 @@ use crate::{
 
 /// Long enough for a request of another client, and too long for a try.
 const RACE_WINDOW: Duration = Duration::from_millis(3);
+/// Shorter than the core's time limit of a request.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(4);
 
 pub(crate) struct Driver {
@@ -43,6 +45,8 @@ pub(crate) struct Driver {
     pub(crate) own: Mutex<HashMap<AttemptId, Grant>>,
     /// The id of all attempts of this client on a lock.
     pub(crate) ids: Mutex<HashMap<LockName, AttemptId>>,
+    /// The time limit of a request.
+    pub(crate) request_timeout: Duration,
     /// For flaws whose behaviour alternates.
     pub(crate) turned: AtomicBool,
     pub(crate) _relay: Arc<dyn EventHandler>,
@@ -279,7 +283,15 @@ impl Backend for Driver {
         request.attempt = self.id(&request.name, attempt);
         self.before(&mut request).await?;
         let name = request.name.clone();
-        let answer = match self.inner.enqueue(request.clone()).await {
+        let asked = self.inner.enqueue(request.clone());
+        let answer = if self.has(Flaw::GivesUpAfterATimeout) {
+            let gave_up = Error::new(ErrorKind::Protocol, "enqueueing");
+            let answer = tokio::time::timeout(ENQUEUE_TIMEOUT, asked).await;
+            answer.unwrap_or(Err(gave_up))
+        } else {
+            asked.await
+        };
+        let answer = match answer {
             Err(_) if !wait && self.has(Flaw::AwayIsBusy) => Ok(Enqueued::Busy(Holder::default())),
             answer => answer,
         };

@@ -136,4 +136,10 @@ mutants! {
         "After a restart of the server, any client can release.";
     AwayIsBusy [A3] "servers::killed_past_the_ttl" "ours: a failed try is reported as busy"
         "A try on an unreachable store reports the lock as taken.";
+    ReportInTwoTrips [W2] "faults::slow_waiter_keeps_its_place" "ours: a waiter's report on ZooKeeper was up to four requests in a row"
+        "A report first asks who holds the lock, and gives up unless both round trips end within the time limit of one request.";
+    LateGrantThrownAway [W2] "faults::slow_client_stops_nobody" "ours: a waiter on ZooKeeper that was first found that out anew with each report"
+        "A grant that a waiter's report finds too late is not reported, and no message announces it.";
+    GivesUpAfterATimeout [W2] "faults::wait_outlives_an_unanswered_enqueue" "ours: an acquire ended with its first request that timed out"
+        "An enqueue without an answer is an error that no later attempt can mend.";
 }

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use tenure_core::{
     backend::RenewalAnswers,
     clock::{Clock, SystemClock},
+    error::{Error, ErrorKind},
     loss::LossReason,
     name::LockName,
     request::{Enqueue, Enqueued, Owner, Renewal, Renewed},
@@ -15,6 +16,9 @@ use crate::{driver::Driver, flaw::Flaw, store::turn};
 
 /// The time after which the flawed driver takes a missing reply for success.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// The time after which the flawed driver throws a grant away.
+const LATE: Duration = Duration::from_millis(150);
 
 impl Driver {
     /// Renews one entry with the flaw.
@@ -29,6 +33,16 @@ impl Driver {
         }
         let batch = vec![entry.clone()];
         let asked = RenewalAnswers::collect(1, |answers| self.inner.renew(batch, answers));
+        if self.has(Flaw::ReportInTwoTrips) && entry.token.is_none() {
+            let both = async {
+                let _ = self.inner.inspect(&entry.name).await;
+                asked.await.into_iter().next()
+            };
+            let answer = tokio::time::timeout(self.request_timeout, both).await;
+            return answer.ok().flatten().unwrap_or_else(|| {
+                Renewed::Unknown(Error::new(ErrorKind::OutcomeUnknown, "renewing"))
+            });
+        }
         let answer = if self.has(Flaw::SuspendedTakenForHeld) && entry.token.is_some() {
             match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
                 Ok(answers) => answers.into_iter().next(),
@@ -38,7 +52,13 @@ impl Driver {
             asked.await.into_iter().next()
         };
         // The driver returns one reply for each entry.
-        self.renewed(entry, answer.unwrap()).await
+        let answer = answer.unwrap();
+        let late = SystemClock.now().since(from) > LATE;
+        if self.has(Flaw::LateGrantThrownAway) && late && matches!(answer, Renewed::Granted(_)) {
+            let lost = Error::new(ErrorKind::OutcomeUnknown, "renewing");
+            return Renewed::Unknown(lost);
+        }
+        self.renewed(entry, answer).await
     }
 
     /// Applies the flaw to a reply.

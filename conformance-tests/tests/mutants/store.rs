@@ -142,6 +142,7 @@ impl Connect for Flawed {
         let events = context.events.clone();
         context.events = EventSink::new(Arc::downgrade(&relay));
         let namespace = context.namespace.clone();
+        let request_timeout = context.request_timeout;
         if self.flaw == Some(Flaw::NamesAreJoined) {
             context.namespace = Namespace::default();
         }
@@ -150,6 +151,7 @@ impl Connect for Flawed {
             store: self.clone(),
             namespace,
             events,
+            request_timeout,
             own: Mutex::default(),
             ids: Mutex::default(),
             turned: AtomicBool::new(false),
@@ -189,7 +191,10 @@ struct Relay {
 impl EventHandler for Relay {
     fn handle(&self, event: BackendEvent) {
         match (self.store.flaw, event) {
-            (Some(Flaw::GrantNeverPushed), BackendEvent::Granted(_))
+            (
+                Some(Flaw::GrantNeverPushed | Flaw::LateGrantThrownAway),
+                BackendEvent::Granted(_),
+            )
             | (Some(Flaw::EvictionNotPushed), BackendEvent::Lost { .. }) => {}
             (Some(Flaw::WakeUpLost), BackendEvent::Granted(_)) if self.loses() => {}
             (Some(Flaw::WrongReason), BackendEvent::Lost { attempt, .. }) => {

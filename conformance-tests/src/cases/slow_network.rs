@@ -1,0 +1,276 @@
+//! Slow networks: every request takes a part of its time limit, and requests time out. Nobody may lose
+//! a place, a turn or a grant for that (clauses W1, W2, W5, D4, L5).
+
+use std::{sync::Arc, time::Duration};
+
+use tenure_core::{Acquisition, Client, clock::Instant, error::Error};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::{
+    context::{CaseContext, release},
+    fault::{Fault, Faulty},
+    outcome::{Failure, Need, Outcome, Stop, broken, ensure},
+};
+
+/// The parts of its time limit that a request takes, in percent.
+const SHARES: [u32; 3] = [10, 40, 90];
+/// Turns of each client.
+const TURNS: u32 = 3;
+
+/// Clients of one store; all of them, or one, on a slow way.
+struct Slow {
+    /// The share of the time limit that a request takes, and how many are slow, for messages.
+    what: String,
+    faulty: Faulty,
+    clients: Vec<Client>,
+    ttl: Duration,
+}
+
+impl Slow {
+    /// Connects the clients, and makes the way slow once each of them has its session.
+    async fn new(
+        context: &CaseContext,
+        share: u32,
+        all: bool,
+        clients: usize,
+    ) -> Result<Self, Stop> {
+        let faulty = context.env().faulty().await?;
+        let faulty = faulty.ok_or(Stop::Ignored(Need::Faults))?;
+        let limit = context.over_limit();
+        let ttl = context.possible_ttl(limit * 20 / 3);
+        let mut slow = Self {
+            what: format!(
+                "requests of {} take {share} % of their time limit",
+                if all { "all clients" } else { "one client" },
+            ),
+            faulty,
+            clients: Vec::new(),
+            ttl,
+        };
+        for number in 0..clients {
+            let client = if all || number == 0 {
+                context.client_over(&slow.faulty, ttl).await?
+            } else {
+                context
+                    .client_with(|builder| builder.ttl(ttl).request_timeout(limit))
+                    .await?
+            };
+            // What is created only once is created before the way is slow.
+            let warm = client.lock(format!("warm {share} {all} {number}"))?;
+            release(&warm.acquire().await?).await?;
+            slow.clients.push(client);
+        }
+        // Half of it in each direction.
+        let delay = Fault::Delay(limit * share / 200);
+        slow.faulty.line().set(delay);
+        Ok(slow)
+    }
+}
+
+/// Runs a check for each share, with one slow client and with all of them slow, side by side.
+async fn each_way<F>(
+    context: &Arc<CaseContext>,
+    check: impl Fn(Arc<CaseContext>, u32, bool) -> F,
+) -> Outcome
+where
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    for share in SHARES {
+        for all in [false, true] {
+            running.spawn(check(Arc::clone(context), share, all));
+        }
+    }
+    while let Some(done) = running.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// A waiter, and a signal that it is in the queue.
+fn enqueue(client: &Client, name: &str) -> Result<Waiter, Stop> {
+    let lock = client.lock(name)?;
+    let (tell, queued) = tokio::sync::oneshot::channel();
+    let mut tell = Some(tell);
+    let acquiring = tokio::spawn(async move {
+        let told = |_: &_| {
+            if let Some(tell) = tell.take() {
+                let _ = tell.send(());
+            }
+        };
+        lock.acquire_observed(None, told).await
+    });
+    Ok(Waiter { acquiring, queued })
+}
+
+struct Waiter {
+    acquiring: JoinHandle<Result<Acquisition, Error>>,
+    queued: tokio::sync::oneshot::Receiver<()>,
+}
+
+pub(crate) async fn slow_waiter_keeps_its_place(context: Arc<CaseContext>) -> Outcome {
+    each_way(&context, keeps_its_place).await
+}
+
+async fn keeps_its_place(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
+    let slow = Slow::new(&context, share, all, 2).await?;
+    let (what, ttl) = (&slow.what, slow.ttl);
+    let driver = context.driver().await?;
+    let text = format!("slow {share} {all}");
+    let name = context.name(&text)?;
+    let held = driver.hold(&name, context.long()).await?;
+    let bound = context.takeover(ttl, ttl);
+    let mut waiters = Vec::new();
+    for client in &slow.clients {
+        let waiter = enqueue(client, &text)?;
+        if tokio::time::timeout(bound, waiter.queued).await.is_err() {
+            broken!("W2", "a waiter is not in the queue after {bound:?}: {what}");
+        }
+        waiters.push(waiter.acquiring);
+    }
+    let queue = || async {
+        let queue = driver.inspect(&name).await?.queue;
+        Ok::<_, Stop>(
+            queue
+                .into_iter()
+                .map(|waiter| waiter.attempt)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let before = queue().await?;
+    // Longer than an entry lives without reports.
+    context.sleep_until(context.now() + ttl * 3 / 2).await;
+    let after = queue().await?;
+    ensure!(
+        before == after,
+        "W5",
+        "waiters lost their places: {before:?} became {after:?}: {what}"
+    );
+    driver.remove(&name, held.attempt, context.long()).await?;
+    let mut last = held.token;
+    for acquiring in waiters {
+        let Ok(acquired) = tokio::time::timeout(bound, acquiring).await else {
+            broken!("W2", "the next waiter has no turn after {bound:?}: {what}");
+        };
+        let Acquisition::Acquired(guard) = acquired?? else {
+            broken!(
+                "W2",
+                "an acquire without a time limit ended as busy: {what}"
+            );
+        };
+        ensure!(guard.token() > last, "T1", "the token did not rise: {what}");
+        last = guard.token();
+        context.sleep_until(context.now() + ttl).await;
+        ensure!(
+            guard.check().is_ok(),
+            "L5",
+            "a grant ended although every request was answered in time: {what}"
+        );
+        release(&guard).await?;
+    }
+    slow.faulty.line().set(Fault::None);
+    Ok(())
+}
+
+pub(crate) async fn slow_client_stops_nobody(context: Arc<CaseContext>) -> Outcome {
+    each_way(&context, stops_nobody).await
+}
+
+async fn stops_nobody(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
+    let slow = Slow::new(&context, share, all, 4).await?;
+    let bound = context.takeover(slow.ttl, slow.ttl);
+    let text = format!("turns {share} {all}");
+    let mut running = JoinSet::new();
+    for client in &slow.clients {
+        let (context, lock) = (Arc::clone(&context), client.lock(&text)?);
+        running.spawn(async move {
+            let mut worst = Duration::ZERO;
+            for _ in 0..TURNS {
+                let begun = context.now();
+                let guard = lock.acquire().await?;
+                worst = worst.max(context.now().since(begun));
+                // A release may time out, and is then repeated in the background.
+                let _ = guard.release().await;
+            }
+            Ok::<_, Error>(worst)
+        });
+    }
+    let turns = async {
+        let mut worst = Duration::ZERO;
+        while let Some(done) = running.join_next().await {
+            worst = worst.max(done??);
+        }
+        Ok::<_, Stop>(worst)
+    };
+    // Each of the others may have a turn in between.
+    let limit = bound * u32::try_from(slow.clients.len()).unwrap_or(u32::MAX);
+    match tokio::time::timeout(limit, turns).await {
+        Err(_) => {
+            let text = format!(
+                "after {limit:?} not every client has had {TURNS} turns: {}",
+                slow.what
+            );
+            Err(Failure::new(Some("W2"), text).into())
+        }
+        Ok(worst) => {
+            let worst = worst?;
+            ensure!(
+                worst <= bound * 2,
+                "W2",
+                "a client waited {worst:?} for its turn, with a takeover bound of {bound:?}: {}",
+                slow.what
+            );
+            slow.faulty.line().set(Fault::None);
+            Ok(())
+        }
+    }
+}
+
+pub(crate) async fn wait_outlives_an_unanswered_enqueue(context: Arc<CaseContext>) -> Outcome {
+    let faulty = context.env().faulty().await?;
+    let faulty = faulty.ok_or(Stop::Ignored(Need::Faults))?;
+    let ttl = context.steady();
+    let client = context.client_over(&faulty, ttl).await?;
+    release(&client.lock("warm")?.acquire().await?).await?;
+    let driver = context.driver().await?;
+    for fault in [Fault::BlackHole, Fault::HoldReplies, Fault::Refuse] {
+        let text = format!("unanswered {fault:?}");
+        let name = context.name(&text)?;
+        let held = driver.hold(&name, context.long()).await?;
+        faulty.line().set(fault);
+        let waiter = enqueue(&client, &text)?;
+        // Longer than the time limit of several requests.
+        let silent_until: Instant = context.now() + context.over_limit() * 3;
+        context.sleep_until(silent_until).await;
+        if waiter.acquiring.is_finished() {
+            let outcome = waiter.acquiring.await?;
+            broken!(
+                "W2",
+                "an acquire without a time limit ended because requests were not answered \
+                 ({fault:?}): {outcome:?}"
+            );
+        }
+        faulty.line().set(Fault::None);
+        let bound = context.takeover(ttl, ttl) + ttl;
+        if tokio::time::timeout(bound, waiter.queued).await.is_err() {
+            broken!(
+                "W2",
+                "{bound:?} after requests were answered again ({fault:?}), the waiter is not in the queue"
+            );
+        }
+        // The attempts whose enqueue was not answered are removed (A3).
+        context
+            .until_waiting_within(&driver, &name, 1, bound)
+            .await?;
+        driver.remove(&name, held.attempt, context.long()).await?;
+        let Ok(acquired) = tokio::time::timeout(bound, waiter.acquiring).await else {
+            broken!("W2", "the waiter has no turn after {bound:?} ({fault:?})");
+        };
+        match acquired?? {
+            Acquisition::Acquired(guard) => release(&guard).await?,
+            other => broken!("W2", "an acquire without a time limit returned {other:?}"),
+        }
+        context.until_idle(&driver, &name, bound, "A4").await?;
+    }
+    Ok(())
+}
