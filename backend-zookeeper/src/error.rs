@@ -120,6 +120,13 @@ fn of_refusal(path: &str, refusal: &ZkError) -> (ErrorKind, String) {
             ErrorKind::Unavailable,
             format!("`{path}` is gone; another program deletes what this client creates"),
         ),
+        ZkError::NoChildrenForEphemerals => (
+            ErrorKind::Config,
+            format!(
+                "no node can be created below an ephemeral node, and `{path}` is one or lies below \
+                 one; choose another path in the address or another namespace"
+            ),
+        ),
         ZkError::NodeExists | ZkError::NotEmpty => (
             ErrorKind::Protocol,
             format!("`{path}` exists already, or is in use"),

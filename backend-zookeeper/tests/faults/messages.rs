@@ -14,7 +14,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::common::{SOON, TICK, TTL, client, cluster, millis, room, server};
+use crate::{
+    common::{SOON, TICK, TTL, client, cluster, millis, room, server},
+    foreign::children,
+};
 
 fn builder(url: &str, tls: Tls) -> ClientBuilder {
     let connection = ConnectionOptions::default()
@@ -177,4 +180,28 @@ async fn certificates_that_are_not_accepted() {
     assert!(error.to_string().contains("certificate"), "{error}");
     let tls = Tls::new(Some("absent.pem".into()), None, None);
     expect(&secured.url(), tls, ErrorKind::Config, "absent.pem").await;
+}
+
+/// Another program keeps an ephemeral node where the locks should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_below_an_ephemeral_node() {
+    let _room = room().await;
+    let server = server();
+    let first = client(&server.url()).await;
+    let guard = crate::common::hold(&first, "a").await;
+    let node = children(&server, "/default/a").await.remove(0);
+    let url = format!("{}/default/a/{node}", server.url());
+    let second = client(&url).await;
+    let lock = second.lock("b").unwrap();
+    let error = lock.try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("ephemeral node"), "{error}");
+    expect(
+        &format!("{url}/below"),
+        Tls::default(),
+        ErrorKind::Config,
+        "ephemeral node",
+    )
+    .await;
+    assert!(guard.check().is_ok());
 }
