@@ -44,6 +44,12 @@ impl ServerVersion {
         Some(Self(parts.next()??, parts.next()??, parts.next()??))
     }
 
+    /// Whether members of this version can keep different data after one of them was killed (etcd
+    /// issue 13766; mended in 3.5.3).
+    pub(crate) fn can_diverge(self) -> bool {
+        (Self(3, 5, 0)..Self(3, 5, 3)).contains(&self)
+    }
+
     /// Whether a keep-alive reply alone proves that the lease is alive.
     pub(crate) fn keepalives_are_trusted(self, trust: KeepaliveTrust) -> bool {
         let since = match self {
@@ -75,6 +81,18 @@ mod tests {
         assert!(!newest.keepalives_are_trusted(KeepaliveTrust::Never));
         for text in ["", "3", "3.4", "x.y.z"] {
             assert_eq!(ServerVersion::parse(text), None, "{text}");
+        }
+        for (text, diverges) in [
+            ("3.4.23", false),
+            ("3.5.0", true),
+            ("3.5.2", true),
+            ("3.5.3", false),
+        ] {
+            assert_eq!(
+                ServerVersion::parse(text).unwrap().can_diverge(),
+                diverges,
+                "{text}"
+            );
         }
         assert!(ServerVersion::parse("3.3.27").unwrap() < ServerVersion::MIN_SUPPORTED);
     }

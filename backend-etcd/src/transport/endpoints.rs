@@ -11,7 +11,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -54,6 +54,8 @@ pub(crate) struct Endpoints {
     state: Mutex<EndpointsState>,
     connect_lock: tokio::sync::Mutex<()>,
     generation_changes: watch::Sender<u64>,
+    /// Whether the user was warned of a server's version.
+    warned_of_version: AtomicBool,
 }
 
 struct EndpointsState {
@@ -103,6 +105,7 @@ impl Endpoints {
             }),
             connect_lock: tokio::sync::Mutex::default(),
             generation_changes: watch::Sender::new(1),
+            warned_of_version: AtomicBool::new(false),
         };
         endpoints.set_failover_timeout(None);
         endpoints
@@ -249,6 +252,17 @@ impl Endpoints {
                 ),
                 source: None,
             });
+        }
+        if version.is_some_and(ServerVersion::can_diverge)
+            && !self.warned_of_version.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                backend = "etcd",
+                "a server runs etcd {}, whose members can keep different data after one of them was \
+                 killed, so that two clients can hold one lock and tokens can fall (etcd issue \
+                 13766); update the servers to 3.5.3 or later",
+                status.version()
+            );
         }
         let trust = self.options.keepalive_trusted;
         Ok(Connection {

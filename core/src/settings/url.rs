@@ -159,6 +159,11 @@ impl Host {
         if name.is_empty() {
             return Err(bad("has an empty host name"));
         }
+        if text.chars().any(char::is_whitespace) {
+            return Err(bad(
+                "has a space in a host name; write several servers as `host:port,host:port`",
+            ));
+        }
         let port = port
             .map(|port| match port.parse::<u16>() {
                 Ok(number) if number > 0 && !port.starts_with('+') => Ok(number),
@@ -260,5 +265,7 @@ mod tests {
         ] {
             assert!(StoreUrl::parse(text).is_err(), "{text}");
         }
+        let hint = StoreUrl::parse("etcd://a, b").unwrap_err().to_string();
+        assert!(hint.contains("host:port,host:port"), "{hint}");
     }
 }
