@@ -18,6 +18,7 @@ Exit codes:
   the command's own; 128+N if it died of signal N
   75   the lock is taken, or the wait timed out
   79   the lock was lost and the command was stopped
+  80   the command could not be stopped: it runs as another user, or hangs in the kernel
   64   bad usage            69   store unreachable, or outcome unknown
   77   access refused       78   bad configuration
   126  not executable       127  not found
@@ -127,8 +128,12 @@ Examples:
   tenure run -n backup -c 'pg_dump shop | gzip > shop.gz'
   tenure run -w 30s -E 0 backup -- ./backup.sh     a lock that is taken is no failure
 
-Exit codes: the command's own, or 75 busy, 79 lost, 69 unreachable, 77 refused, 78 configuration,
-64 usage, 126 not executable, 127 not found, 130 and 143 interrupted while waiting.";
+To run a command as another user, run `tenure` as that user: `sudo tenure run NAME -- COMMAND`, not
+`tenure run NAME -- sudo COMMAND`. Without the permission to signal the command, `tenure` cannot
+stop it.
+
+Exit codes: the command's own, or 75 busy, 79 lost, 80 lost or unsupervised and not stopped,
+69 unreachable, 77 refused, 78 configuration, 64 usage, 126 not executable, 127 not found, 130 and 143 interrupted while waiting.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {

@@ -1,4 +1,4 @@
-//! The command's process group: start, signals, and the leader's changes of state.
+//! The command's process group: its start, and the leader's changes of state.
 
 use std::{
     ffi::OsString,
@@ -10,13 +10,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::protocol::Report;
+use crate::process_group::ProcessGroup;
 
 /// A process group whose leader is the command.
 #[derive(Debug)]
-pub(super) struct Group(Pid);
+pub(super) struct Group(ProcessGroup);
 
 /// A change of the leader's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +48,19 @@ impl Group {
             _ => refused(126, error.to_string()),
         })?;
         match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            Some(pid) => Ok(Self(pid)),
+            Some(pid) => Ok(Self(ProcessGroup::new(pid))),
             None => Err(refused(126, "it has no process id".to_owned())),
         }
     }
 
     /// Returns the group's id, which is its leader's process id.
     pub(super) const fn id(&self) -> Pid {
+        self.0.id()
+    }
+
+    /// Returns the group as a target of signals.
+    pub(super) const fn processes(&self) -> ProcessGroup {
         self.0
-    }
-
-    /// Sends a signal to every process of the group. An empty group is not an error.
-    pub(super) fn signal(&self, signal: Signal) {
-        let _ = kill_process_group(self.0, signal);
-    }
-
-    /// Returns whether the group is empty.
-    pub(super) fn is_empty(&self) -> bool {
-        test_kill_process_group(self.0).is_err_and(|error| error == rustix::io::Errno::SRCH)
     }
 
     /// Returns the leader's next change of state since the last call, if any.
@@ -73,7 +69,7 @@ impl Group {
     }
 
     fn wait(&self, options: WaitOptions) -> Option<Change> {
-        let (_, status) = match rustix::process::waitpid(Some(self.0), options) {
+        let (_, status) = match rustix::process::waitpid(Some(self.id()), options) {
             Ok(Some(change)) => change,
             Ok(None) | Err(rustix::io::Errno::INTR) => return None,
             // No other process waits for the leader; if it is missing, it ended in an unknown way.

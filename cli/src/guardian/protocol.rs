@@ -54,7 +54,9 @@ pub(crate) enum Report {
         /// Whether the supervisor should stop too, so that the shell shows its prompt.
         suspend: bool,
     },
-    /// The command ended.
+    /// A signal that the supervisor forwarded did not reach every process of the command.
+    NotPermitted(i32),
+    /// The command ended, or could not be stopped.
     Finished(End),
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct End {
     pub(crate) signal: Option<i32>,
     /// Whether the guardian had begun to stop it.
     pub(crate) by_guardian: bool,
+    /// Whether processes of the command still run because they could not be stopped.
+    pub(crate) still_runs: bool,
 }
 
 impl End {
@@ -152,6 +156,7 @@ mod tests {
                 code,
                 signal,
                 by_guardian: false,
+                still_runs: false,
             }
             .as_code()
         };

@@ -24,7 +24,7 @@ use self::{
 use crate::{
     args::{Global, Run},
     escape::quote,
-    exit::{CONFIG, Failure, UNAVAILABLE, USAGE, describe, print_message},
+    exit::{CONFIG, Failure, NOT_STOPPED, UNAVAILABLE, USAGE, describe, print_message},
     setup,
     signals::Listener,
     time, view,
@@ -32,6 +32,9 @@ use crate::{
 
 /// How long the client may take at the end to release what it still holds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The entry of the status file for a lock that is left to its TTL.
+const ABANDONED: &str = "abandoned";
 
 /// Runs the command under the lock.
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
@@ -73,7 +76,13 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             client,
         };
         let code = job.run(&mut status).await;
-        job.client.shutdown(SHUTDOWN_TIMEOUT).await;
+        if status.release == Some(ABANDONED) {
+            // The end of a session frees the locks of the session at once. Without its end, the
+            // store frees the lock after the TTL.
+            std::mem::forget(job.client);
+        } else {
+            job.client.shutdown(SHUTDOWN_TIMEOUT).await;
+        }
         code
     });
     // Exit codes without a message, such as the command's, use the same path as failures.
@@ -267,6 +276,20 @@ impl Job<'_> {
                     }
                 }
             }
+            Finish::NotStopped { lost, why } => {
+                status.outcome = Outcome::NotStopped;
+                match lost {
+                    Some(reason) => print_message(&format!(
+                        "lost {name}, and the command could not be stopped and still runs: {why}; \
+                         {reason}{}",
+                        renewal_warning::cause(guard)
+                    )),
+                    None => print_message(&format!(
+                        "the command that could not be stopped has ended; {name} was held until then"
+                    )),
+                }
+                NOT_STOPPED
+            }
             Finish::NotStarted { code, reason } => {
                 status.outcome = Outcome::NotStarted;
                 let program = self
@@ -294,6 +317,7 @@ impl Job<'_> {
         let name = quote(self.name.as_str());
         let ttl = humantime::format_duration(guard.ttl());
         guard.abandon();
+        status.release = Some(ABANDONED);
         Failure::new(
             UNAVAILABLE,
             format!(
@@ -321,7 +345,7 @@ impl Job<'_> {
             Release::Released => status.release = Some("released"),
             Release::NotHeld(reason) => {
                 status.release = Some("not_held");
-                if status.outcome != Outcome::Lost {
+                if !matches!(status.outcome, Outcome::Lost | Outcome::NotStopped) {
                     print_message(&format!(
                         "lock {name} was already lost at release: {reason}"
                     ));

@@ -15,6 +15,7 @@ mod conformance;
 mod counter;
 mod guardian;
 mod outage;
+mod privileges;
 mod run;
 mod support;
 mod terminal;
