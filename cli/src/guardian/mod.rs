@@ -67,12 +67,10 @@ pub(crate) fn run_if_requested(arguments: &[OsString]) -> Option<ExitCode> {
         return None;
     }
     let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
-    let supervisor = number(supervisor)
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    let (Some(supervisor), Some(kill_after)) = (supervisor, number(kill_after)) else {
+    let (Some(supervisor), Some(kill_after)) = (number(supervisor), number(kill_after)) else {
         return Some(ExitCode::from(64));
     };
+    let supervisor = i32::try_from(supervisor).ok().and_then(Pid::from_raw);
     let kill_after = Duration::from_nanos(kill_after);
     match supervise(supervisor, kill_after, command) {
         Ok(()) => Some(ExitCode::SUCCESS),
@@ -83,7 +81,12 @@ pub(crate) fn run_if_requested(arguments: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
+/// `supervisor` is the process group of the supervisor, if it has a number in this pid namespace.
+fn supervise(
+    supervisor: Option<Pid>,
+    kill_after: Duration,
+    command: &[OsString],
+) -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // A handler that does nothing catches these signals. Ignoring them would not work: the command
     // would inherit that. The supervisor forwards the signals to the command.
@@ -108,7 +111,9 @@ fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io:
 
     let wants_terminal =
         stdin.as_ref().is_some_and(IsTerminal::is_terminal) && io::stdout().is_terminal();
-    let terminal = Terminal::open(supervisor);
+    // A group without a number cannot be the target of the terminal. The terminal then stays with
+    // the supervisor, which forwards the signals of the terminal.
+    let terminal = supervisor.and_then(Terminal::open);
     if time::now() >= deadline.before(KILL_LEAD) {
         // The machine was paused since the grant, so the command must not start.
         let end = End {
@@ -398,7 +403,11 @@ impl Guardian {
         }
         let job_control = wants_terminal || is(Signal::TSTP);
         let suspend = self.terminal.is_some() && (had_it || job_control);
-        self.report(&Report::Stopped { suspend });
+        let needs_terminal = wants_terminal && self.terminal.is_none();
+        self.report(&Report::Stopped {
+            suspend,
+            needs_terminal,
+        });
     }
 
     fn resume(&mut self) {

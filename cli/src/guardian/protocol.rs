@@ -53,6 +53,8 @@ pub(crate) enum Report {
     Stopped {
         /// Whether the supervisor should stop too, so that the shell shows its prompt.
         suspend: bool,
+        /// Whether it was stopped because it used a terminal that the guardian cannot give to it.
+        needs_terminal: bool,
     },
     /// A signal that the supervisor forwarded did not reach every process of the command.
     NotPermitted(i32),

@@ -1,6 +1,7 @@
 //! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
 mod guardian_handle;
+mod reaper;
 mod reentrancy;
 mod renewal_warning;
 mod status_file;
@@ -8,7 +9,11 @@ mod supervise;
 mod timing;
 mod wait;
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tenure::{
@@ -59,6 +64,9 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     if let Some(path) = &options.status_file {
         status_file::check_writable(path)?;
     }
+    // Fails before the lock is taken, for example where `/proc` does not show this process.
+    let executable = guardian_handle::own_executable()
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("finding this program: {error}")))?;
     let mut status = StatusFile::new(&name, &config.namespace);
     let command = command(&options);
     let label = options.label.clone().or_else(|| config.label.clone());
@@ -72,6 +80,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             config: &config,
             name,
             command,
+            executable,
             label,
             client,
         };
@@ -134,6 +143,8 @@ struct Job<'a> {
     config: &'a Config,
     name: LockName,
     command: Vec<OsString>,
+    /// The path of this program, which is also the guardian.
+    executable: PathBuf,
     label: String,
     client: Client,
 }
@@ -223,6 +234,7 @@ impl Job<'_> {
             return Err(self.lost_before_start(reason));
         }
         let start = Start {
+            executable: &self.executable,
             command: &self.command,
             kill_after: self.options.kill_after,
             deadline: guard.valid_until(),
@@ -236,6 +248,7 @@ impl Job<'_> {
                 format!("starting the guardian of the command: {error}"),
             )
         })?;
+        reaper::start_as_process_one();
         Ok(supervise::supervise(guard, guardian, signals, self.options.on_lost).await)
     }
 

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpgrp, getppid, getsid, kill_current_process_group};
+use nix::unistd::{getpgrp, getppid, getsid};
+use rustix::process::{Pid, Signal, kill_current_process_group};
 use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 
 use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
@@ -87,7 +88,15 @@ pub(super) async fn supervise(
                 Some(Report::NotStarted { code, reason }) => {
                     return Finish::NotStarted { code, reason };
                 }
-                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &guardian),
+                Some(Report::Stopped { suspend, needs_terminal }) => {
+                    if needs_terminal {
+                        print_message(
+                            "the command is stopped because it uses the terminal, which `tenure` cannot \
+                             give to it: the session of the terminal is outside of this pid namespace",
+                        );
+                    }
+                    suspend_with_it(suspend, &guardian);
+                }
                 Some(Report::NotPermitted(signal)) => supervision.warn_not_permitted(signal, guard),
                 Some(Report::Finished(end)) => {
                     return match supervision.group {
@@ -283,7 +292,9 @@ fn suspend_with_it(suspend: bool, guardian: &GuardianHandle) {
     }
     // Without a parent shell that could continue it, this process would stay stopped.
     let session = getsid(None).ok();
-    let above = getppid().and_then(|parent| getsid(Some(parent)).ok());
+    // The parent has the number 0 if it is outside of this pid namespace.
+    let parent = Some(getppid()).filter(|parent| parent.as_raw() != 0);
+    let above = parent.and_then(|parent| getsid(Some(parent)).ok());
     if session.is_none() || session != above || session == Some(getpgrp()) {
         guardian.send(Order::Resume);
         return;

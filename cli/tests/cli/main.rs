@@ -15,6 +15,7 @@ mod conformance;
 mod counter;
 mod guardian;
 mod outage;
+mod pid_namespace;
 mod privileges;
 mod run;
 mod support;
