@@ -1,16 +1,22 @@
 //! The command's process group: its start, and the leader's changes of state.
 
 use std::{
-    ffi::OsString,
+    env,
+    ffi::{OsStr, OsString},
     io,
     os::{
         fd::OwnedFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::{
+    fs::{Access, access},
+    io::Errno,
+    process::{Pid, Signal, WaitOptions},
+};
 
 use super::protocol::Report;
 use crate::process_group::ProcessGroup;
@@ -37,11 +43,19 @@ impl Group {
         let Some((program, arguments)) = command.split_first() else {
             return Err(refused(127, "no command was given".to_owned()));
         };
-        let started = Command::new(program)
-            .args(arguments)
-            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
-            .process_group(0)
-            .spawn();
+        let mut started = spawn(program, &[], arguments, stdin.as_ref());
+        if matches!(&started, Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()))
+        {
+            // The file has no `#!` line. A shell, `env` and `nohup` run it with `/bin/sh`, as
+            // `execvp` does, and so does this program.
+            let script = find_program(program);
+            started = spawn(
+                OsStr::new("/bin/sh"),
+                &[script.into()],
+                arguments,
+                stdin.as_ref(),
+            );
+        }
         let child = started.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => refused(127, "not found".to_owned()),
             io::ErrorKind::PermissionDenied => refused(126, "not executable".to_owned()),
@@ -71,7 +85,7 @@ impl Group {
     fn wait(&self, options: WaitOptions) -> Option<Change> {
         let (_, status) = match rustix::process::waitpid(Some(self.id()), options) {
             Ok(Some(change)) => change,
-            Ok(None) | Err(rustix::io::Errno::INTR) => return None,
+            Ok(None) | Err(Errno::INTR) => return None,
             // No other process waits for the leader; if it is missing, it ended in an unknown way.
             Err(_) => return Some(Change::Died(Signal::KILL.as_raw())),
         };
@@ -85,4 +99,40 @@ impl Group {
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         code.map(Change::Exited)
     }
+}
+
+/// Starts a program in a new process group.
+fn spawn(
+    program: &OsStr,
+    first: &[OsString],
+    arguments: &[OsString],
+    stdin: Option<&OwnedFd>,
+) -> io::Result<Child> {
+    let stdin = match stdin {
+        Some(stdin) => Stdio::from(stdin.try_clone()?),
+        None => Stdio::null(),
+    };
+    Command::new(program)
+        .args(first)
+        .args(arguments)
+        .stdin(stdin)
+        .process_group(0)
+        .spawn()
+}
+
+/// Returns the path of a program that exists, as `execvp` finds it.
+fn find_program(program: &OsStr) -> PathBuf {
+    let path = if program.as_encoded_bytes().contains(&b'/') {
+        PathBuf::from(program)
+    } else {
+        let dirs = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        let mut paths = env::split_paths(&dirs).map(|dir| Path::new(".").join(dir).join(program));
+        let found = paths.find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok());
+        found.unwrap_or_else(|| program.into())
+    };
+    if path.as_os_str().as_encoded_bytes().starts_with(b"-") {
+        // The shell would take the path for an option.
+        return Path::new(".").join(path);
+    }
+    path
 }

@@ -1,6 +1,6 @@
 //! `tenure run`: exit codes, options, and the environment of the command.
 
-use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
+use std::{io::Write, process::Stdio, time::Duration};
 
 use crate::support::{Running, Sandbox, finished, now, wait_until, write};
 
@@ -29,15 +29,56 @@ fn command_that_cannot_start_is_126_or_127() {
     sandbox
         .run(&["run", "x", "--", "./plain"])
         .assert_failed(126, &["./plain", "not executable"]);
-    write(&sandbox.path("odd"), "\u{1}\u{2}");
-    std::fs::set_permissions(sandbox.path("odd"), PermissionsExt::from_mode(0o755)).unwrap();
     sandbox
-        .run(&["run", "x", "--", "./odd"])
-        .assert_failed(126, &["./odd"]);
+        .run(&["run", "x", "--", "/"])
+        .assert_failed(126, &["not executable"]);
     // The lock is free again at once.
     sandbox
         .run(&["run", "-n", "x", "--", "true"])
         .assert_succeeded();
+}
+
+#[test]
+fn script_without_an_interpreter_line_runs_as_under_env() {
+    let sandbox = Sandbox::new();
+    let executable = |name: &str, text: &str| {
+        // A separate process writes the file. If this process had it open for writing, children of
+        // other tests could inherit the descriptor, and the file could not be executed.
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            "printf %s \"$2\" > \"$1\" && chmod 755 ./\"$1\"",
+            "sh",
+            name,
+            text,
+        ]);
+        let written = command.current_dir(sandbox.path(".")).status();
+        assert!(written.unwrap().success());
+    };
+    std::fs::create_dir(sandbox.path("bin")).unwrap();
+    let script = "echo \"$0 $#: $1\"; cat; exit 5";
+    executable("bin/script", script);
+    executable("-script", script);
+    executable("bin/empty", "");
+    executable("bin/odd", "\u{1}\u{2}");
+    let path = format!("{}:/usr/bin:/bin", sandbox.path("bin").display());
+    for command in [
+        &["bin/script", "one two", "-n"][..],
+        &["script", "one two"],
+        &["./-script"],
+        &["empty"],
+        &["odd"],
+    ] {
+        let run = |mut program: std::process::Command| {
+            let input = std::fs::File::open(sandbox.path("bin/script")).unwrap();
+            program.args(command).env("PATH", &path).stdin(input);
+            finished(program.current_dir(sandbox.path(".")).output().unwrap())
+        };
+        let plain = run(std::process::Command::new("env"));
+        let under = run(sandbox.tenure(&["run", "x", "--"]));
+        assert_eq!(under.code, plain.code, "{command:?}: {under:?}");
+        assert_eq!(under.stdout, plain.stdout, "{command:?}");
+    }
 }
 
 #[test]
