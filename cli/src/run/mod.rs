@@ -43,7 +43,8 @@ const ABANDONED: &str = "abandoned";
 
 /// Runs the command under the lock.
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
-    let name = setup::lock_name(&options.name)?;
+    let (name, command) = options.name_and_command()?;
+    let name = setup::lock_name(name)?;
     let mut sources = setup::sources(global);
     if let Some(ttl) = options.ttl {
         let text = humantime::format_duration(ttl).to_string();
@@ -68,7 +69,6 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let executable = guardian_handle::own_executable()
         .map_err(|error| Failure::new(UNAVAILABLE, format!("finding this program: {error}")))?;
     let mut status = StatusFile::new(&name, &config.namespace);
-    let command = command(&options);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
 
@@ -113,14 +113,6 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         Ok(())
     } else {
         Err(Failure::silent(code))
-    }
-}
-
-/// Returns the program and its arguments.
-fn command(options: &Run) -> Vec<OsString> {
-    match &options.shell {
-        Some(script) => vec!["sh".into(), "-c".into(), script.clone()],
-        None => options.command.clone(),
     }
 }
 
