@@ -1,10 +1,17 @@
 //! The command line: options, help texts, examples.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::guardian::protocol::OnLost;
+use crate::{
+    exit::{Failure, USAGE},
+    guardian::protocol::OnLost,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -18,6 +25,7 @@ Exit codes:
   the command's own; 128+N if it died of signal N
   75   the lock is taken, or the wait timed out
   79   the lock was lost and the command was stopped
+  80   the command could not be stopped: it runs as another user, or hangs in the kernel
   64   bad usage            69   store unreachable, or outcome unknown
   77   access refused       78   bad configuration
   126  not executable       127  not found
@@ -126,11 +134,21 @@ Examples:
   tenure run backup -- rsync -a /srv /mnt/backup
   tenure run -n backup -c 'pg_dump shop | gzip > shop.gz'
   tenure run -w 30s -E 0 backup -- ./backup.sh     a lock that is taken is no failure
+  tenure run -- -odd-name -- ./backup.sh           a name that begins with `-`
 
-Exit codes: the command's own, or 75 busy, 79 lost, 69 unreachable, 77 refused, 78 configuration,
-64 usage, 126 not executable, 127 not found, 130 and 143 interrupted while waiting.";
+To run a command as another user, run `tenure` as that user: `sudo tenure run NAME -- COMMAND`, not
+`tenure run NAME -- sudo COMMAND`. Without the permission to signal the command, `tenure` cannot
+stop it.
+
+Exit codes: the command's own, or 75 busy, 79 lost, 80 lost or unsupervised and not stopped,
+69 unreachable, 77 refused, 78 configuration, 64 usage, 126 not executable, 127 not found, 130 and 143 interrupted while waiting.";
+
+const RUN_USAGE: &str = "\
+tenure run [OPTIONS] [--] NAME -- COMMAND [ARG]...
+       tenure run [OPTIONS] --shell STRING [--] NAME";
 
 #[derive(Debug, Args)]
+#[command(override_usage = RUN_USAGE)]
 pub(crate) struct Run {
     /// Give up at once if the lock is taken
     #[arg(short = 'n', long, conflicts_with = "wait")]
@@ -154,8 +172,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", default_value_t = 79)]
     pub(crate) lost_exit_code: u8,
     /// Run this through `sh -c`
-    #[arg(short = 'c', long, value_name = "STRING", conflicts_with = "command")]
-    pub(crate) shell: Option<OsString>,
+    #[arg(short = 'c', long, value_name = "STRING")]
+    shell: Option<OsString>,
     /// Label of the holder, for `status` [default: the command's name]
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
@@ -165,11 +183,41 @@ pub(crate) struct Run {
     /// Print no message about waiting or about a lock that is taken
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Name of the lock
-    pub(crate) name: OsString,
+    /// Name of the lock; put `--` before a name that begins with `-`
+    name: Option<OsString>,
     /// The command, after `--`
-    #[arg(last = true, value_name = "COMMAND", required_unless_present = "shell")]
-    pub(crate) command: Vec<OsString>,
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    /// Returns the name of the lock, and the program with its arguments.
+    ///
+    /// The parser assigns everything after the first `--` to the command. If no name stands before
+    /// it, the name follows, and then a second `--`.
+    pub(crate) fn name_and_command(&self) -> Result<(&OsStr, Vec<OsString>), Failure> {
+        let (name, command) = match (&self.name, &*self.command) {
+            (Some(name), command) => (name, command),
+            (None, []) => return Err(bad_run("NAME is missing")),
+            (None, [name]) => (name, &[][..]),
+            (None, [name, separator, command @ ..]) if separator == "--" => (name, command),
+            (None, [_, ..]) => return Err(bad_run("NAME, or the `--` after it, is missing")),
+        };
+        let command = match (&self.shell, command) {
+            (Some(script), []) => vec!["sh".into(), "-c".into(), script.clone()],
+            (Some(_), _) => return Err(bad_run("--shell cannot be used with COMMAND")),
+            (None, []) => return Err(bad_run("COMMAND is missing")),
+            (None, command) => command.to_vec(),
+        };
+        Ok((name, command))
+    }
+}
+
+fn bad_run(what: &str) -> Failure {
+    Failure::new(
+        USAGE,
+        format!("{what}; use `tenure run [OPTIONS] [--] NAME -- COMMAND`; see `tenure run --help`"),
+    )
 }
 
 #[cfg(feature = "conformance")]

@@ -35,10 +35,16 @@ pub(crate) fn report(error: &clap::Error) -> Result<ExitCode, Failure> {
 /// Returns the message and its tips without the usage, which `--help` shows.
 fn one_line(text: &str) -> String {
     let mut parts = Vec::new();
-    for paragraph in text.split("\n\n") {
+    // Several tips stand in one paragraph.
+    for paragraph in text.replace("\n  tip: ", "\n\n  tip: ").split("\n\n") {
         let words = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
         if !words.is_empty() && !words.starts_with("Usage:") && !words.starts_with("For more") {
-            parts.push(words);
+            parts.push(if words.starts_with("tip: to pass '-") {
+                // The parser names only one letter of a name such as `-name`.
+                "put `--` before a lock name that begins with `-`".to_owned()
+            } else {
+                words
+            });
         }
     }
     let message = parts.join("; ");
@@ -65,7 +71,8 @@ mod tests {
                 &["tenure", "run", "x", "--ttl", "5 parsecs", "--", "true"][..],
                 "--ttl",
             ),
-            (&["tenure", "run", "x"], "COMMAND"),
+            (&["tenure", "status"], "NAME"),
+            (&["tenure", "run", "-ab", "--", "true"], "lock name"),
             (&["tenure", "run", "--foo", "x"], "--foo"),
             (&["tenure", "run", "-E", "256", "x", "--", "true"], "256"),
             (&["tenure"], "subcommand"),

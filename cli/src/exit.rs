@@ -20,6 +20,9 @@ pub(crate) const REFUSED: u8 = 77;
 /// Bad configuration.
 pub(crate) const CONFIG: u8 = 78;
 
+/// The command was to be stopped, and could not be.
+pub(crate) const NOT_STOPPED: u8 = 80;
+
 /// A failure that ends the program.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -18,6 +18,7 @@ mod exit;
 mod guardian;
 mod log;
 mod output;
+mod process_group;
 mod run;
 mod setup;
 mod signals;

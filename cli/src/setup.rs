@@ -1,6 +1,6 @@
 //! The first steps of every command: the configuration, the runtime, the client.
 
-use std::{ffi::OsStr, time::Duration};
+use std::{ffi::OsStr, path::Path, time::Duration};
 
 use tenure::{Client, Config, Registry, Sources, name::LockName};
 
@@ -41,11 +41,30 @@ pub(crate) fn lock_name(text: &OsStr) -> Result<LockName, Failure> {
 
 /// Creates the runtime of the supervisor and of the other commands.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    if children_enter_another_pid_namespace() {
+        return Err(Failure::new(
+            USAGE,
+            "the kernel refuses threads to this process, because its children would enter another pid \
+             namespace; use `unshare --pid --fork` instead of `unshare --pid`",
+        ));
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(UNAVAILABLE, format!("starting the runtime: {error}")))
+}
+
+/// Returns whether this process was moved with `unshare(CLONE_NEWPID)`, as `unshare --pid` without
+/// `--fork` does. The guardian would report process ids that are not valid in this process.
+fn children_enter_another_pid_namespace() -> bool {
+    let path = |name: &str| Path::new("/proc/self/ns").join(name);
+    let (own, children) = (path("pid"), path("pid_for_children"));
+    // The link exists since Linux 4.12. It cannot be read until the first child has started.
+    match std::fs::read_link(own) {
+        Ok(own) if children.is_symlink() => std::fs::read_link(children).ok() != Some(own),
+        _ => false,
+    }
 }
 
 /// Like [`with_client`], for one lock: a failure names the lock.

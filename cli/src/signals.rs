@@ -21,8 +21,8 @@ pub(crate) const FORWARDED: [Signal; 6] = [
 /// The signals that stop a process from the terminal.
 pub(crate) const JOB_CONTROL: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 
-/// The signals that end the wait for the lock.
-const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+/// The signals that request the end: they end the wait for the lock.
+pub(crate) const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
 /// The queue of signals that this process has received.
 #[derive(Debug)]
@@ -79,6 +79,12 @@ impl Listener {
         });
         Ok(())
     }
+}
+
+/// Returns the name of a signal, such as `SIGTERM`.
+pub(crate) fn name_of_signal(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string())
 }
 
 /// Returns whether this process was started with the signal ignored, as `nohup` does with HUP. Such

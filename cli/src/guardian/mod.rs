@@ -34,17 +34,21 @@ use self::{
     protocol::{End, Lines, OnLost, Order, Report, instant_from_nanos, line},
     terminal::Terminal,
 };
-use crate::{escape::quote, time};
+use crate::{
+    escape::quote,
+    process_group::{Liveness, ProcessGroup},
+    time,
+};
 
 /// The longest sleep in `poll`. The clock of `poll` stops while the machine is suspended, and the
 /// deadline's clock does not, so the guardian must read the deadline's clock this often.
 const MAX_SLEEP: Duration = Duration::from_millis(500);
 /// The guardian kills the command this long before the deadline, so that it is dead by then.
 const KILL_LEAD: Duration = Duration::from_millis(10);
-/// How long the guardian waits for killed processes to vanish.
-const REAP_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the guardian checks whether the rest of a group has ended after its leader.
+/// How often the guardian checks whether a group that it stops has ended.
 const GROUP_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the guardian checks whether processes have ended that it may not signal.
+const NOT_PERMITTED_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The received descriptor must not stay open in the command beside its standard input.
 #[cfg(target_os = "linux")]
@@ -63,12 +67,10 @@ pub(crate) fn run_if_requested(arguments: &[OsString]) -> Option<ExitCode> {
         return None;
     }
     let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
-    let supervisor = number(supervisor)
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    let (Some(supervisor), Some(kill_after)) = (supervisor, number(kill_after)) else {
+    let (Some(supervisor), Some(kill_after)) = (number(supervisor), number(kill_after)) else {
         return Some(ExitCode::from(64));
     };
+    let supervisor = i32::try_from(supervisor).ok().and_then(Pid::from_raw);
     let kill_after = Duration::from_nanos(kill_after);
     match supervise(supervisor, kill_after, command) {
         Ok(()) => Some(ExitCode::SUCCESS),
@@ -79,7 +81,12 @@ pub(crate) fn run_if_requested(arguments: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io::Result<()> {
+/// `supervisor` is the process group of the supervisor, if it has a number in this pid namespace.
+fn supervise(
+    supervisor: Option<Pid>,
+    kill_after: Duration,
+    command: &[OsString],
+) -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // A handler that does nothing catches these signals. Ignoring them would not work: the command
     // would inherit that. The supervisor forwards the signals to the command.
@@ -104,13 +111,16 @@ fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io:
 
     let wants_terminal =
         stdin.as_ref().is_some_and(IsTerminal::is_terminal) && io::stdout().is_terminal();
-    let terminal = Terminal::open(supervisor);
+    // A group without a number cannot be the target of the terminal. The terminal then stays with
+    // the supervisor, which forwards the signals of the terminal.
+    let terminal = supervisor.and_then(Terminal::open);
     if time::now() >= deadline.before(KILL_LEAD) {
         // The machine was paused since the grant, so the command must not start.
         let end = End {
             code: None,
             signal: None,
             by_guardian: true,
+            still_runs: false,
         };
         return (&control).write_all(&line(&Report::Finished(end)));
     }
@@ -132,6 +142,7 @@ fn supervise(supervisor: Pid, kill_after: Duration, command: &[OsString]) -> io:
         deadline: Some(deadline),
         ending: None,
         leader: None,
+        unreached: false,
         stopped: false,
         had_terminal: wants_terminal,
         orphaned: false,
@@ -188,6 +199,8 @@ struct Guardian {
     deadline: Option<Instant>,
     ending: Option<Ending>,
     leader: Option<Change>,
+    /// Whether a request to end did not reach every process of the command.
+    unreached: bool,
     stopped: bool,
     /// Whether the command has had the terminal, which it receives again when it continues.
     had_terminal: bool,
@@ -205,12 +218,18 @@ struct Ending {
 
 /// Returns the last message of a guardian whose supervisor has ended. It names the lock, because
 /// several guardians may write to one log.
-fn orphaned_message() -> String {
-    let name = std::env::var("TENURE_NAME").unwrap_or_default();
+fn orphaned_message(end: End, group: ProcessGroup) -> String {
+    let name = quote(&std::env::var("TENURE_NAME").unwrap_or_default());
+    if end.still_runs {
+        let why = group.why_not_stopped();
+        return format!(
+            "tenure: {name}: the process that renewed the lock has ended, and the command could not be \
+             stopped ({why}); it still runs, and another client can acquire the lock after its TTL\n"
+        );
+    }
     format!(
-        "tenure: {}: stopped the command because the process that renewed the lock has ended; no other \
-         client can acquire the lock before its TTL expires\n",
-        quote(&name)
+        "tenure: {name}: stopped the command because the process that renewed the lock has ended; no \
+         other client can acquire the lock before its TTL expires\n"
     )
 }
 
@@ -227,7 +246,7 @@ impl Guardian {
                     terminal.take_from(self.group.id());
                 }
                 if self.orphaned {
-                    print_error(&orphaned_message());
+                    print_error(&orphaned_message(end, self.group.processes()));
                 } else {
                     self.report(&Report::Finished(end));
                 }
@@ -267,10 +286,8 @@ impl Guardian {
                 }
             }
             Order::Signal(number) => {
-                if self.leader.is_none()
-                    && let Some(signal) = Signal::from_named_raw(number)
-                {
-                    self.group.signal(signal);
+                if let Some(signal) = Signal::from_named_raw(number) {
+                    self.forward(signal);
                 }
             }
             Order::Lost(OnLost::Kill) => self.kill(time::now()),
@@ -281,6 +298,32 @@ impl Guardian {
             Order::Lost(OnLost::Ignore) => self.deadline = None,
             Order::Resume => self.resume(),
         }
+    }
+
+    /// Sends a signal of the supervisor to the command.
+    fn forward(&mut self, signal: Signal) {
+        if self.has_ended() {
+            return;
+        }
+        let group = self.group.processes();
+        let mut reached = group.signal(signal);
+        if crate::signals::ENDING.contains(&signal) {
+            reached &= group.liveness() != Liveness::NotPermitted;
+            self.unreached |= !reached;
+        }
+        if !reached {
+            self.report(&Report::NotPermitted(signal.as_raw()));
+        }
+    }
+
+    /// Returns whether the command has ended by itself. Processes that the command leaves behind do
+    /// not belong to it, unless they could not receive a request to end.
+    fn has_ended(&self) -> bool {
+        self.leader.is_some() && !(self.unreached && self.is_not_permitted())
+    }
+
+    fn is_not_permitted(&self) -> bool {
+        self.group.processes().liveness() == Liveness::NotPermitted
     }
 
     /// Stops the command when the deadline is near.
@@ -302,27 +345,27 @@ impl Guardian {
     }
 
     fn terminate(&mut self, kill_at: Instant) {
-        if self.ending.is_some() || self.leader.is_some() {
+        if self.ending.is_some() || self.has_ended() {
             return;
         }
         self.ending = Some(Ending {
             kill_at,
             killed: false,
         });
-        self.group.signal(Signal::TERM);
+        self.group.processes().signal(Signal::TERM);
         // A stopped process handles TERM only after CONT.
-        self.group.signal(Signal::CONT);
+        self.group.processes().signal(Signal::CONT);
     }
 
     fn kill(&mut self, now: Instant) {
-        if self.leader.is_some() && self.ending.is_none() && !self.orphaned {
+        if self.ending.is_none() && !self.orphaned && self.has_ended() {
             return;
         }
         self.ending = Some(Ending {
             kill_at: now,
             killed: true,
         });
-        self.group.signal(Signal::KILL);
+        self.group.processes().signal(Signal::KILL);
     }
 
     fn poll_leader(&mut self) {
@@ -347,7 +390,7 @@ impl Guardian {
                     terminal.give_to(self.group.id());
                 }
                 self.had_terminal = true;
-                self.group.signal(Signal::CONT);
+                self.group.processes().signal(Signal::CONT);
                 return;
             }
         }
@@ -360,7 +403,11 @@ impl Guardian {
         }
         let job_control = wants_terminal || is(Signal::TSTP);
         let suspend = self.terminal.is_some() && (had_it || job_control);
-        self.report(&Report::Stopped { suspend });
+        let needs_terminal = wants_terminal && self.terminal.is_none();
+        self.report(&Report::Stopped {
+            suspend,
+            needs_terminal,
+        });
     }
 
     fn resume(&mut self) {
@@ -373,28 +420,36 @@ impl Guardian {
         {
             terminal.give_to(self.group.id());
         }
-        self.group.signal(Signal::CONT);
+        self.group.processes().signal(Signal::CONT);
     }
 
     /// Returns how the command ended, once the guardian has nothing left to do.
     fn finished(&self, now: Instant) -> Option<End> {
-        let leader = self.leader?;
-        if let Some(ending) = self.ending {
-            // The children of the command get the same time to end as the command. Killed processes
-            // may need a moment to vanish; the wait is bounded because no process may reap them.
-            let may_wait = !ending.killed || now < ending.kill_at + REAP_TIMEOUT;
-            if may_wait && !self.group.is_empty() {
-                return None;
+        let group = self.group.processes();
+        let ended = match self.ending {
+            None => self.has_ended(),
+            Some(ending) if ending.killed => {
+                group.has_ended_after_kill(now.since(ending.kill_at))?
             }
+            // The children of the command get the same time to end as the command.
+            Some(_) => self.leader.is_some() && group.liveness() == Liveness::Ended,
+        };
+        let still_runs = !ended;
+        if still_runs && self.ending.is_none_or(|ending| !ending.killed) {
+            return None;
         }
-        let (code, signal) = match leader {
-            Change::Exited(code) => (Some(code), None),
-            Change::Died(signal) | Change::Stopped(signal) => (None, Some(signal)),
+        let (code, signal) = match self.leader {
+            Some(Change::Exited(code)) => (Some(code), None),
+            Some(Change::Died(signal) | Change::Stopped(signal)) => (None, Some(signal)),
+            None if still_runs => (None, None),
+            // The leader is a zombie of which `poll` has not yet reported the end.
+            None => return None,
         };
         Some(End {
             code,
             signal,
             by_guardian: self.ending.is_some(),
+            still_runs,
         })
     }
 
@@ -412,8 +467,12 @@ impl Guardian {
             }
             _ => {}
         }
-        if self.leader.is_some() {
-            wait = wait.min(GROUP_POLL_INTERVAL);
+        match self.ending {
+            None if self.leader.is_some() => wait = wait.min(NOT_PERMITTED_POLL_INTERVAL),
+            Some(ending) if ending.killed || self.leader.is_some() => {
+                wait = wait.min(GROUP_POLL_INTERVAL);
+            }
+            _ => {}
         }
         // Round up to avoid a busy loop just before the deadline.
         let wait = wait.max(Duration::from_millis(1));

@@ -53,8 +53,12 @@ pub(crate) enum Report {
     Stopped {
         /// Whether the supervisor should stop too, so that the shell shows its prompt.
         suspend: bool,
+        /// Whether it was stopped because it used a terminal that the guardian cannot give to it.
+        needs_terminal: bool,
     },
-    /// The command ended.
+    /// A signal that the supervisor forwarded did not reach every process of the command.
+    NotPermitted(i32),
+    /// The command ended, or could not be stopped.
     Finished(End),
 }
 
@@ -67,6 +71,8 @@ pub(crate) struct End {
     pub(crate) signal: Option<i32>,
     /// Whether the guardian had begun to stop it.
     pub(crate) by_guardian: bool,
+    /// Whether processes of the command still run because they could not be stopped.
+    pub(crate) still_runs: bool,
 }
 
 impl End {
@@ -152,6 +158,7 @@ mod tests {
                 code,
                 signal,
                 by_guardian: false,
+                still_runs: false,
             }
             .as_code()
         };

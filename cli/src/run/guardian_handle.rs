@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -26,6 +26,8 @@ use crate::guardian::protocol::{self, Lines, Order, Report, line, nanos};
 /// The parameters of a guardian and its command.
 #[derive(Debug)]
 pub(super) struct Start<'a> {
+    /// The path of this program.
+    pub(super) executable: &'a Path,
     /// Program and arguments.
     pub(super) command: &'a [OsString],
     /// The time between TERM and KILL.
@@ -59,8 +61,9 @@ impl GuardianHandle {
 /// Starts a guardian, which starts the command.
 pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
     let (ours, theirs) = UnixStream::pair()?;
-    let group = rustix::process::getpgrp().as_raw_nonzero().get();
-    Command::new(own_executable()?)
+    // 0 if the leader of the group is outside of this pid namespace.
+    let group = nix::unistd::getpgrp();
+    Command::new(start.executable)
         .arg0("tenure")
         .arg(protocol::ARGUMENT)
         .arg(group.to_string())
@@ -85,7 +88,7 @@ pub(super) fn start(start: Start<'_>) -> io::Result<GuardianHandle> {
 }
 
 /// Returns the path of this program, even if its file has been replaced since its start.
-fn own_executable() -> io::Result<PathBuf> {
+pub(super) fn own_executable() -> io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if cfg!(target_os = "linux") && running.exists() {
         return Ok(running);

@@ -1,6 +1,7 @@
 //! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
 mod guardian_handle;
+mod reaper;
 mod reentrancy;
 mod renewal_warning;
 mod status_file;
@@ -8,7 +9,11 @@ mod supervise;
 mod timing;
 mod wait;
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tenure::{
@@ -24,7 +29,7 @@ use self::{
 use crate::{
     args::{Global, Run},
     escape::quote,
-    exit::{CONFIG, Failure, UNAVAILABLE, USAGE, describe, print_message},
+    exit::{CONFIG, Failure, NOT_STOPPED, UNAVAILABLE, USAGE, describe, print_message},
     setup,
     signals::Listener,
     time, view,
@@ -33,9 +38,13 @@ use crate::{
 /// How long the client may take at the end to release what it still holds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The entry of the status file for a lock that is left to its TTL.
+const ABANDONED: &str = "abandoned";
+
 /// Runs the command under the lock.
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
-    let name = setup::lock_name(&options.name)?;
+    let (name, command) = options.name_and_command()?;
+    let name = setup::lock_name(name)?;
     let mut sources = setup::sources(global);
     if let Some(ttl) = options.ttl {
         let text = humantime::format_duration(ttl).to_string();
@@ -56,8 +65,10 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     if let Some(path) = &options.status_file {
         status_file::check_writable(path)?;
     }
+    // Fails before the lock is taken, for example where `/proc` does not show this process.
+    let executable = guardian_handle::own_executable()
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("finding this program: {error}")))?;
     let mut status = StatusFile::new(&name, &config.namespace);
-    let command = command(&options);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
 
@@ -69,11 +80,18 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             config: &config,
             name,
             command,
+            executable,
             label,
             client,
         };
         let code = job.run(&mut status).await;
-        job.client.shutdown(SHUTDOWN_TIMEOUT).await;
+        if status.release == Some(ABANDONED) {
+            // The end of a session frees the locks of the session at once. Without its end, the
+            // store frees the lock after the TTL.
+            std::mem::forget(job.client);
+        } else {
+            job.client.shutdown(SHUTDOWN_TIMEOUT).await;
+        }
         code
     });
     // Exit codes without a message, such as the command's, use the same path as failures.
@@ -98,14 +116,6 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     }
 }
 
-/// Returns the program and its arguments.
-fn command(options: &Run) -> Vec<OsString> {
-    match &options.shell {
-        Some(script) => vec!["sh".into(), "-c".into(), script.clone()],
-        None => options.command.clone(),
-    }
-}
-
 /// Returns the command's name without its arguments, which may contain secrets.
 fn program_name(command: &[OsString]) -> String {
     let program = command
@@ -125,6 +135,8 @@ struct Job<'a> {
     config: &'a Config,
     name: LockName,
     command: Vec<OsString>,
+    /// The path of this program, which is also the guardian.
+    executable: PathBuf,
     label: String,
     client: Client,
 }
@@ -214,6 +226,7 @@ impl Job<'_> {
             return Err(self.lost_before_start(reason));
         }
         let start = Start {
+            executable: &self.executable,
             command: &self.command,
             kill_after: self.options.kill_after,
             deadline: guard.valid_until(),
@@ -227,6 +240,7 @@ impl Job<'_> {
                 format!("starting the guardian of the command: {error}"),
             )
         })?;
+        reaper::start_as_process_one();
         Ok(supervise::supervise(guard, guardian, signals, self.options.on_lost).await)
     }
 
@@ -267,6 +281,20 @@ impl Job<'_> {
                     }
                 }
             }
+            Finish::NotStopped { lost, why } => {
+                status.outcome = Outcome::NotStopped;
+                match lost {
+                    Some(reason) => print_message(&format!(
+                        "lost {name}, and the command could not be stopped and still runs: {why}; \
+                         {reason}{}",
+                        renewal_warning::cause(guard)
+                    )),
+                    None => print_message(&format!(
+                        "the command that could not be stopped has ended; {name} was held until then"
+                    )),
+                }
+                NOT_STOPPED
+            }
             Finish::NotStarted { code, reason } => {
                 status.outcome = Outcome::NotStarted;
                 let program = self
@@ -294,6 +322,7 @@ impl Job<'_> {
         let name = quote(self.name.as_str());
         let ttl = humantime::format_duration(guard.ttl());
         guard.abandon();
+        status.release = Some(ABANDONED);
         Failure::new(
             UNAVAILABLE,
             format!(
@@ -321,7 +350,7 @@ impl Job<'_> {
             Release::Released => status.release = Some("released"),
             Release::NotHeld(reason) => {
                 status.release = Some("not_held");
-                if status.outcome != Outcome::Lost {
+                if !matches!(status.outcome, Outcome::Lost | Outcome::NotStopped) {
                     print_message(&format!(
                         "lock {name} was already lost at release: {reason}"
                     ));

@@ -40,6 +40,8 @@ pub(super) enum Outcome {
     Lost,
     /// The command could not be started.
     NotStarted,
+    /// The command was to be stopped, and could not be.
+    NotStopped,
     /// The command died of a signal.
     Signaled,
 }

@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, Signal, getpgrp, getppid, getsid, kill_current_process_group, kill_process_group,
-    test_kill_process_group,
-};
+use nix::unistd::{getpgrp, getppid, getsid};
+use rustix::process::{Pid, Signal, kill_current_process_group};
 use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 
 use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
 use crate::{
+    escape::quote,
+    exit::print_message,
     guardian::protocol::{End, OnLost, Order, Report, nanos},
-    signals::Listener,
+    process_group::{Liveness, ProcessGroup},
+    signals::{Listener, name_of_signal},
     time,
 };
 
@@ -20,6 +21,10 @@ use crate::{
 /// After this time the supervisor kills the command itself, and after the same time again it stops
 /// waiting.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the supervisor checks whether a killed command has ended.
+const KILL_POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the supervisor checks whether a command has ended that could not be stopped.
+const NOT_STOPPED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How the supervision ended.
 #[derive(Debug)]
@@ -39,6 +44,14 @@ pub(super) enum Finish {
         end: Option<End>,
         /// Whether the command was stopped; false if `--on-lost ignore` let it run on.
         stopped: bool,
+    },
+    /// The command could not be stopped.
+    NotStopped {
+        /// Why the lock was lost while the command ran; `None` if the command has ended since then,
+        /// and the lock was held until its end.
+        lost: Option<LossReason>,
+        /// Why the command could not be stopped.
+        why: String,
     },
     /// The command could not be started.
     NotStarted {
@@ -69,19 +82,38 @@ pub(super) async fn supervise(
             reason = guard.lost(), if supervision.lost.is_none() =>
                 supervision.on_lost(reason, on_lost, guard, &guardian),
             report = guardian.recv() => match report {
-                Some(Report::Started(id)) => supervision.group = Pid::from_raw(id),
+                Some(Report::Started(id)) => {
+                    supervision.group = Pid::from_raw(id).map(ProcessGroup::new);
+                }
                 Some(Report::NotStarted { code, reason }) => {
                     return Finish::NotStarted { code, reason };
                 }
-                Some(Report::Stopped { suspend }) => suspend_with_it(suspend, &guardian),
-                Some(Report::Finished(end)) => return supervision.finish(end, guard, on_lost),
-                None => {
-                    supervision.kill().await;
-                    return match supervision.lost {
-                        Some(reason) => Finish::Lost { reason, end: None, stopped: true },
-                        None if supervision.group.is_none() => Finish::CommandUnknown,
-                        None => Finish::GuardianGone,
+                Some(Report::Stopped { suspend, needs_terminal }) => {
+                    if needs_terminal {
+                        print_message(
+                            "the command is stopped because it uses the terminal, which `tenure` cannot \
+                             give to it: the session of the terminal is outside of this pid namespace",
+                        );
+                    }
+                    suspend_with_it(suspend, &guardian);
+                }
+                Some(Report::NotPermitted(signal)) => supervision.warn_not_permitted(signal, guard),
+                Some(Report::Finished(end)) => {
+                    return match supervision.group {
+                        Some(group) if end.still_runs => {
+                            supervision.not_stopped(group, guard, signals).await
+                        }
+                        _ => supervision.finish(end, guard, on_lost),
                     };
+                }
+                None => {
+                    let Some(group) = supervision.group else {
+                        return supervision.lost.map_or(Finish::CommandUnknown, lost_and_stopped);
+                    };
+                    if !kill(group).await {
+                        return supervision.not_stopped(group, guard, signals).await;
+                    }
+                    return supervision.lost.map_or(Finish::GuardianGone, lost_and_stopped);
                 }
             },
             () = guard.deadline_changed(), if supervision.lost.is_none() => {
@@ -101,10 +133,13 @@ pub(super) async fn supervise(
             }
             () = time::sleep_until(supervision.force_at) => {
                 if supervision.forced {
-                    let reason = supervision.lost.unwrap_or(LossReason::Expired);
-                    return Finish::Lost { reason, end: None, stopped: true };
+                    return lost_and_stopped(supervision.lost.unwrap_or(LossReason::Expired));
                 }
-                supervision.kill().await;
+                if let Some(group) = supervision.group
+                    && !kill(group).await
+                {
+                    return supervision.not_stopped(group, guard, signals).await;
+                }
                 supervision.forced = true;
                 supervision.force_at = time::now() + REPORT_TIMEOUT;
             }
@@ -113,7 +148,7 @@ pub(super) async fn supervise(
 }
 
 struct Supervision {
-    group: Option<Pid>,
+    group: Option<ProcessGroup>,
     lost: Option<LossReason>,
     /// When the supervisor kills the command instead of the guardian.
     force_at: Instant,
@@ -169,18 +204,83 @@ impl Supervision {
         }
     }
 
-    /// Kills the command without the guardian.
-    async fn kill(&self) {
-        let Some(group) = self.group else {
-            return;
-        };
-        let _ = kill_process_group(group, Signal::KILL);
-        // The command must have ended before the lock is released. The wait is bounded: no process
-        // may reap the command.
-        let limit = time::now() + REPORT_TIMEOUT;
-        while test_kill_process_group(group).is_ok() && time::now() < limit {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    fn warn_not_permitted(&self, signal: i32, guard: &Guard) {
+        let name = quote(guard.name().as_str());
+        let signal = name_of_signal(signal);
+        let why = self
+            .group
+            .map_or_else(String::new, ProcessGroup::why_not_stopped);
+        print_message(&format!(
+            "{signal} did not reach the whole command: {why}; lock {name} is held while the command runs"
+        ));
+    }
+
+    /// Handles a command that could not be stopped. Holds the lock until the command has ended or
+    /// the lock is lost: the exclusion lasts as long as possible.
+    async fn not_stopped(
+        &self,
+        group: ProcessGroup,
+        guard: &Guard,
+        signals: &mut Listener,
+    ) -> Finish {
+        let why = group.why_not_stopped();
+        if self.lost.is_some() {
+            return Finish::NotStopped {
+                lost: self.lost,
+                why,
+            };
         }
+        if guard.check().is_ok() {
+            let name = quote(guard.name().as_str());
+            print_message(&format!(
+                "the command could not be stopped: {why}; lock {name} is held until the command ends"
+            ));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                reason = guard.lost() => {
+                    // The command may have ended, or may accept KILL now.
+                    return if kill(group).await {
+                        lost_and_stopped(reason)
+                    } else {
+                        Finish::NotStopped { lost: Some(reason), why: group.why_not_stopped() }
+                    };
+                }
+                signal = signals.next() => {
+                    if !group.signal(signal) {
+                        self.warn_not_permitted(signal.as_raw(), guard);
+                    }
+                }
+                () = tokio::time::sleep(NOT_STOPPED_POLL_INTERVAL) => {
+                    if matches!(group.liveness(), Liveness::Ended | Liveness::Unknown) {
+                        return Finish::NotStopped { lost: None, why };
+                    }
+                    // A process that has become another user can return to its first user.
+                    group.signal(Signal::KILL);
+                }
+            }
+        }
+    }
+}
+
+/// Kills the command without the guardian. Returns false if the command still runs after a time.
+async fn kill(group: ProcessGroup) -> bool {
+    // The command must have ended before the lock is released.
+    let begin = time::now();
+    loop {
+        if let Some(ended) = group.has_ended_after_kill(time::now().since(begin)) {
+            return ended;
+        }
+        tokio::time::sleep(KILL_POLL_INTERVAL).await;
+    }
+}
+
+const fn lost_and_stopped(reason: LossReason) -> Finish {
+    Finish::Lost {
+        reason,
+        end: None,
+        stopped: true,
     }
 }
 
@@ -192,7 +292,9 @@ fn suspend_with_it(suspend: bool, guardian: &GuardianHandle) {
     }
     // Without a parent shell that could continue it, this process would stay stopped.
     let session = getsid(None).ok();
-    let above = getppid().and_then(|parent| getsid(Some(parent)).ok());
+    // The parent has the number 0 if it is outside of this pid namespace.
+    let parent = Some(getppid()).filter(|parent| parent.as_raw() != 0);
+    let above = parent.and_then(|parent| getsid(Some(parent)).ok());
     if session.is_none() || session != above || session == Some(getpgrp()) {
         guardian.send(Order::Resume);
         return;

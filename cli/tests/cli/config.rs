@@ -2,14 +2,10 @@
 
 use std::os::unix::{fs::PermissionsExt, process::CommandExt};
 
-use crate::support::{Sandbox, copied_command, finished, unconfigured, write};
+use crate::support::{Sandbox, copied_command, finished, is_root, unconfigured, write};
 
 /// A user that owns nothing.
 const NOBODY: u32 = 65_534;
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
 
 #[test]
 fn error_about_an_unknown_scheme_lists_the_known_ones() {

@@ -217,6 +217,34 @@ fn command_is_killed_when_its_guardian_is_killed() {
 }
 
 #[test]
+fn x1_lock_is_left_to_its_ttl_if_the_guardian_dies_before_it_reports() {
+    let sandbox = Sandbox::new();
+    // The guardian must die between receiving the order to start and its first report. If it dies
+    // earlier or later, the next try follows.
+    for number in 0..200 {
+        let name = format!("x{number}");
+        let options = ["--ttl", "60s", "--status-file", "s.json"];
+        let mut holder = sandbox.spawn_run(&options, &name, "exec sleep 2 >/dev/null 2>&1");
+        let mut guardian = None;
+        while guardian.is_none() && !holder.has_ended() {
+            guardian = children(holder.pid()).first().copied();
+        }
+        kill(guardian.unwrap(), Signal::SIGKILL).unwrap();
+        let run = holder.finish();
+        if !run.stderr.contains("unknown whether the command runs") {
+            continue;
+        }
+        run.assert_failed(69, &[&name, "is not released"]);
+        let status = sandbox.read("s.json").unwrap();
+        assert!(status.contains("\"release\":\"abandoned\""), "{status}");
+        let next = sandbox.run(&["run", "-q", "-w", "1s", &name, "--", "true"]);
+        assert_eq!(next.code, Some(75), "{next:?}");
+        return;
+    }
+    panic!("no guardian was killed in time");
+}
+
+#[test]
 fn command_of_an_evicted_lock_is_killed_even_if_the_guardian_is_stopped() {
     let sandbox = Sandbox::new();
     let holder = sandbox.spawn_run(SHORT_TTL, "x", LEADER_AND_CHILD);

@@ -15,6 +15,8 @@ mod conformance;
 mod counter;
 mod guardian;
 mod outage;
+mod pid_namespace;
+mod privileges;
 mod run;
 mod support;
 mod terminal;

@@ -1,6 +1,10 @@
 //! `tenure run`: exit codes, options, and the environment of the command.
 
-use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+    time::Duration,
+};
 
 use crate::support::{Running, Sandbox, finished, now, wait_until, write};
 
@@ -29,15 +33,143 @@ fn command_that_cannot_start_is_126_or_127() {
     sandbox
         .run(&["run", "x", "--", "./plain"])
         .assert_failed(126, &["./plain", "not executable"]);
-    write(&sandbox.path("odd"), "\u{1}\u{2}");
-    std::fs::set_permissions(sandbox.path("odd"), PermissionsExt::from_mode(0o755)).unwrap();
     sandbox
-        .run(&["run", "x", "--", "./odd"])
-        .assert_failed(126, &["./odd"]);
+        .run(&["run", "x", "--", "/"])
+        .assert_failed(126, &["not executable"]);
     // The lock is free again at once.
     sandbox
         .run(&["run", "-n", "x", "--", "true"])
         .assert_succeeded();
+}
+
+#[test]
+fn script_without_an_interpreter_line_runs_as_under_env() {
+    let sandbox = Sandbox::new();
+    let executable = |name: &str, text: &str| {
+        // A separate process writes the file. If this process had it open for writing, children of
+        // other tests could inherit the descriptor, and the file could not be executed.
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            "printf %s \"$2\" > \"$1\" && chmod 755 ./\"$1\"",
+            "sh",
+            name,
+            text,
+        ]);
+        let written = command.current_dir(sandbox.path(".")).status();
+        assert!(written.unwrap().success());
+    };
+    std::fs::create_dir(sandbox.path("bin")).unwrap();
+    let script = "echo \"$0 $#: $1\"; cat; exit 5";
+    executable("bin/script", script);
+    executable("-script", script);
+    executable("bin/empty", "");
+    executable("bin/odd", "\u{1}\u{2}");
+    let path = format!("{}:/usr/bin:/bin", sandbox.path("bin").display());
+    for command in [
+        &["bin/script", "one two", "-n"][..],
+        &["script", "one two"],
+        &["./-script"],
+        &["empty"],
+        &["odd"],
+    ] {
+        let run = |mut program: std::process::Command| {
+            let input = std::fs::File::open(sandbox.path("bin/script")).unwrap();
+            program.args(command).env("PATH", &path).stdin(input);
+            finished(program.current_dir(sandbox.path(".")).output().unwrap())
+        };
+        let plain = run(std::process::Command::new("env"));
+        let under = run(sandbox.tenure(&["run", "x", "--"]));
+        assert_eq!(under.code, plain.code, "{command:?}: {under:?}");
+        assert_eq!(under.stdout, plain.stdout, "{command:?}");
+    }
+}
+
+#[test]
+fn lock_name_that_begins_with_a_hyphen_stands_after_two_hyphens() {
+    let sandbox = Sandbox::new();
+    let name = "-n";
+    let run = sandbox.run(&[
+        "run",
+        "-q",
+        "--",
+        name,
+        "--",
+        "sh",
+        "-c",
+        "printf \"%s %s\\n\" $TENURE_NAME $1",
+        "sh",
+        "--",
+    ]);
+    assert_eq!(run.assert_succeeded().stdout, "-n --\n");
+    let run = sandbox.run(&["run", "-c", "printf \"%s\\n\" $TENURE_NAME", "--", name]);
+    assert_eq!(run.assert_succeeded().stdout, "-n\n");
+    // After a name, everything after the first `--` belongs to the command.
+    let run = sandbox.run(&["run", "x", "--", "echo", "-a", "--", "b"]);
+    assert_eq!(run.assert_succeeded().stdout, "-a -- b\n");
+    let run = sandbox.run(&["run", "--", "x", "--", "echo", "--", "b"]);
+    assert_eq!(run.assert_succeeded().stdout, "-- b\n");
+
+    let mut holder = sandbox.tenure(&["run", "--", name, "--", "sh", "-c"]);
+    holder.arg("echo up > up; exec sleep 1000");
+    let holder = Running::start(holder);
+    sandbox.line("up");
+    let shown = sandbox.run(&["status", "--", name]);
+    assert!(
+        shown.assert_succeeded().stdout.contains("held by"),
+        "{shown:?}"
+    );
+    let shown = sandbox.run(&["ls", "--", "-"]);
+    assert!(
+        shown.assert_succeeded().stdout.contains("\"-n\""),
+        "{shown:?}"
+    );
+    let mut watch = sandbox.tenure(&["--output", "json", "watch", "--", name]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = String::new();
+    BufReader::new(watch.stdout.take().unwrap())
+        .read_line(&mut shown)
+        .unwrap();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let state: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(state["name"], name);
+    let token = state["holder"]["token"].to_string();
+    sandbox
+        .run(&["break", "--token", &token, "--reason", "r", "--", name])
+        .assert_succeeded();
+    assert_eq!(holder.finish().code, Some(79));
+}
+
+#[test]
+fn usage_error_says_where_the_name_and_the_command_stand() {
+    let sandbox = Sandbox::new();
+    let usage = "tenure run [OPTIONS] [--] NAME -- COMMAND";
+    for (arguments, word) in [
+        (&["run"][..], "NAME is missing"),
+        (&["run", "--"], "NAME is missing"),
+        (&["run", "x"], "COMMAND is missing"),
+        (&["run", "x", "--"], "COMMAND is missing"),
+        (&["run", "--", "x"], "COMMAND is missing"),
+        (&["run", "--", "x", "--"], "COMMAND is missing"),
+        (&["run", "--", "x", "true"], "`--` after it, is missing"),
+        (&["run", "-c", "true", "x", "--", "true"], "--shell"),
+        (&["run", "-c", "true", "--", "x", "--", "true"], "--shell"),
+    ] {
+        sandbox.run(arguments).assert_failed(64, &[word, usage]);
+    }
+    for arguments in [
+        &["run", "-name", "--", "true"][..],
+        &["run", "--name", "--", "true"],
+        &["status", "-name"],
+        &["watch", "-name"],
+        &["break", "-name", "--token", "1", "--reason", "r"],
+        &["ls", "-name"],
+    ] {
+        let wanted = "put `--` before a lock name that begins with `-`";
+        sandbox.run(arguments).assert_failed(64, &[wanted]);
+    }
+    assert!(!sandbox.path("locks").exists());
 }
 
 #[test]

@@ -374,6 +374,11 @@ pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
+/// Returns whether this process is root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// Returns the command as a copy that every user may execute; other users may have no access to the
 /// build directory.
 pub(crate) fn copied_command(sandbox: &Sandbox, arguments: &[&str]) -> Command {
