@@ -20,6 +20,7 @@
 
 mod attempts;
 mod blob;
+mod entry_line;
 mod observed;
 mod store;
 #[cfg(test)]
