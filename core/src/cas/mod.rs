@@ -36,10 +36,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-pub use self::store::{BlobStore, Key, Names, Swap, Version, Versioned, Wake};
+pub use self::store::{BlobStore, Key, Names, Swap, SwapPermit, Version, Versioned, Wake};
 use self::{
     attempts::AttemptStatus,
-    transaction::{Shared, Transaction},
+    transaction::{Contention, Shared, Transaction},
 };
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Context, RenewalAnswers},
@@ -49,8 +49,8 @@ use crate::{
     name::LockName,
     queue::{Answer, Event},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, Holder, List, Listed, LockState, Page, Remove, Removed,
-        Renewal, Renewed, Waiting,
+        Enqueue, Enqueued, Evicted, Grant, Holder, List, Listed, LockState, Page, Remove, Removed, Renewal,
+        Renewed, Waiting,
     },
     token::FencingToken,
 };
@@ -127,7 +127,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         shared.register(&name, attempt);
         let key = shared.key(&name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_enqueue(shared, request.wait), |tx| {
                 if shared.attempts.is_fenced(attempt) {
                     return Enqueued::Gone;
                 }
@@ -205,6 +205,7 @@ impl<S: BlobStore> Backend for Cas<S> {
             ttl,
             outcome_known,
         } = request;
+        let held = shared.attempts.is_holding(&name, attempt);
         shared.forget(&name, attempt);
         if !outcome_known {
             let now = shared.context.clock.now();
@@ -212,7 +213,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         }
         let key = shared.key(&name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_entry(ttl, held), |tx| {
                 if !outcome_known {
                     // A swap that is still in flight compares with the version before this one.
                     tx.write();
@@ -295,7 +296,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let shared = &*self.shared;
         let key = shared.key(name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_enqueue(shared, false), |tx| {
                 if tx.on(Event::Evict { token }) == Answer::Evicted {
                     return Evicted::Evicted;
                 }
@@ -328,8 +329,13 @@ async fn renew_lock<S: BlobStore>(
     answers: &RenewalAnswers,
 ) {
     let key = shared.key(name);
+    let held = batch
+        .iter()
+        .any(|(_, renewal)| shared.attempts.is_holding(name, renewal.attempt));
+    let shortest_ttl = batch.iter().map(|(_, renewal)| renewal.ttl).min();
+    let contention = Contention::of_entry(shortest_ttl.unwrap_or_default(), held);
     let done = shared
-        .transact(&key, |tx| {
+        .transact(&key, contention, |tx| {
             batch
                 .iter()
                 .map(|(_, renewal)| renew_one(shared, &key, tx, renewal))
