@@ -49,7 +49,7 @@ use crate::{
     name::LockName,
     queue::{Answer, Event},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, Holder, List, Listed, LockState, Page, Remove, Removed, Renewal,
+        Enqueue, Enqueued, Evicted, Grant, List, Listed, LockState, Page, Remove, Removed, Renewal,
         Renewed, Waiting,
     },
     token::FencingToken,
@@ -280,11 +280,10 @@ impl<S: BlobStore> Backend for Cas<S> {
                     let waiters = state.queue.len() as u64;
                     locks.push(Listed::new(name, state.holder, waiters));
                 }
-                // An unreadable lock is not free, and must not hide the other locks.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) =>
-                {
-                    locks.push(Listed::new(name, Some(Holder::foreign()), 0));
+                // An unreadable lock must not hide the other locks. If the whole store cannot be
+                // read, listing the names has failed before.
+                Err(error) if is_about_one_lock(error.kind()) => {
+                    locks.push(Listed::unreadable(name, &error));
                 }
                 Err(error) => return Err(error),
             }
@@ -312,6 +311,17 @@ impl<S: BlobStore> Backend for Cas<S> {
         self.listener.abort();
         self.shared.store.close().await;
     }
+}
+
+/// Returns whether an error of this kind can concern the state of one lock alone.
+const fn is_about_one_lock(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Corrupt
+            | ErrorKind::NewerFormat
+            | ErrorKind::Config
+            | ErrorKind::PermissionDenied
+    )
 }
 
 /// Returns the TTL of the attempt's entry. A repeated enqueue does not change it.
