@@ -13,7 +13,7 @@ use tenure_core::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
     },
-    cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned, Wake},
+    cas::{BlobStore, Cas, Key, Names, Swap, SwapPermit, Version, Versioned, Wake},
     error::{Error, ErrorKind},
     id::ClientId,
     name::{LockName, Namespace},
@@ -27,10 +27,14 @@ use crate::{
     dir_handle::DirHandle,
     fifo::{self, ClientFifo},
     paths::{self, EntryKind},
+    permit::{self, ReadToSwap, TryRead},
     root,
 };
 
 const LISTING: &str = "listing locks";
+/// Maximum number of permit files for which one client waits, each of which may be replaced because
+/// a stopped process has its permit.
+const MAX_PERMIT_FILES: u32 = 3;
 
 /// A directory of locks. Cheap to clone; pass it to the builder of a client.
 #[derive(Clone, Debug)]
@@ -170,6 +174,41 @@ impl FileBlobs {
             .with_source(source)),
         }
     }
+
+    async fn read_with_permit(&self, key: &Key, mut conflicted: bool) -> Result<ReadToSwap, Error> {
+        for _ in 0..MAX_PERMIT_FILES {
+            let try_key = key.clone();
+            let tried = self.run(move |store| permit::try_read(store, &try_key, conflicted));
+            let busy = match tried.await? {
+                TryRead::Done(read) => return Ok(read),
+                TryRead::Busy(busy) => busy,
+            };
+            let mut last_grant = busy.last_grant;
+            let Some(mut granted) = busy.wait(Arc::clone(&self.store), key.clone()) else {
+                break;
+            };
+            loop {
+                match tokio::time::timeout(permit::STALL_TIMEOUT, &mut granted).await {
+                    Ok(Ok(read)) => return read,
+                    // The thread could not wait for the permit.
+                    Ok(Err(_)) => return self.read_without_permit(key).await,
+                    Err(_) => {}
+                }
+                let key = key.clone();
+                let check = move |store: &_| permit::replace_stalled(store, &key, last_grant);
+                match self.run(check).await? {
+                    Some(grant) => last_grant = grant,
+                    None => break,
+                }
+            }
+            conflicted = true;
+        }
+        self.read_without_permit(key).await
+    }
+
+    async fn read_without_permit(&self, key: &Key) -> Result<ReadToSwap, Error> {
+        Ok((self.read(key).await?, None))
+    }
 }
 
 #[async_trait]
@@ -217,6 +256,20 @@ impl BlobStore for FileBlobs {
             None => dir::create(store, &key, &bytes),
         })
         .await
+    }
+
+    async fn read_to_swap(
+        &self,
+        key: &Key,
+        limit: Duration,
+        conflicted: bool,
+    ) -> Result<(Option<Versioned>, Option<SwapPermit>), Error> {
+        let read = self.read_with_permit(key, conflicted);
+        let (current, permit) = match tokio::time::timeout(limit, read).await {
+            Ok(read) => read?,
+            Err(_) => self.read_without_permit(key).await?,
+        };
+        Ok((current, permit.map(SwapPermit::new)))
     }
 
     async fn list(

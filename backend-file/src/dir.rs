@@ -26,10 +26,10 @@ use tenure_core::{
 use crate::{
     FileStore,
     config::Options,
-    data::{self, Id, Piece},
+    data::{self, Id, Piece, Stored, StoredData},
     dir_handle::{DirHandle, make_dir},
     error::{io_error, path_error, publishing_error},
-    paths::{self, TMP_DIR},
+    paths::{self, PERMIT_FILE, TMP_DIR},
     root,
 };
 
@@ -43,21 +43,30 @@ const IMMEDIATE_READ_RETRIES: u32 = 50;
 /// Maximum number of stale files that one version records for removal.
 const MAX_STALE_FILES: usize = 64;
 
-/// The head, the number of pieces and the checksum of its data, and the stale pieces that can be
-/// removed once it is replaced.
+/// The head, the checksum of its data, and the stale pieces that can be removed once it is replaced.
 #[derive(Clone, Debug)]
 struct Head {
     id: Id,
-    pieces: u32,
     checksum: u32,
     stale: Vec<Piece>,
 }
 
 impl Head {
-    /// Encodes the head as a version: the id, the number of pieces and the checksum, then the stale
-    /// pieces, separated by commas.
+    /// Returns the head of a version that was published in place of `replaced`.
+    fn published(id: Id, stored: Stored, replaced: Option<&StoredData>) -> Self {
+        let replaced = replaced.filter(|_| !stored.is_delta);
+        let chain = replaced.into_iter().flat_map(|data| &data.chain);
+        Self {
+            id,
+            checksum: stored.checksum,
+            stale: chain.flat_map(|(id, pieces)| id.pieces(*pieces)).collect(),
+        }
+    }
+
+    /// Encodes the head as a version: the id and the checksum, then the stale pieces, separated by
+    /// commas.
     fn version(&self) -> Version {
-        let mut text = format!("{}+{}+{}", self.id, self.pieces, self.checksum);
+        let mut text = format!("{}+{}", self.id, self.checksum);
         for piece in self.stale.iter().take(MAX_STALE_FILES) {
             text.push(',');
             text.push_str(&piece.to_string());
@@ -70,23 +79,44 @@ impl Head {
             Some((head, stale)) => (head, Some(stale)),
             None => (version.as_str(), None),
         };
-        let (id, counts) = head.split_once('+')?;
-        let (pieces, checksum) = counts.split_once('+')?;
+        let (id, checksum) = head.split_once('+')?;
         let stale = stale.into_iter().flat_map(|text| text.split(','));
         Some(Self {
             id: Id::parse(id)?,
-            pieces: pieces.parse().ok()?,
             checksum: checksum.parse().ok()?,
             stale: stale.map(Piece::parse).collect::<Option<_>>()?,
         })
     }
 }
 
+/// The answer to a read without the permit.
+pub(crate) enum WithoutPermit {
+    Read(Option<Versioned>),
+    /// The lock has a permit, so nothing was read.
+    HasPermit,
+}
+
 /// Reads the current version of a lock; `None` if the lock's directory is absent or empty.
 pub(crate) fn read(store: &FileStore, key: &Key) -> Result<Option<Versioned>, Error> {
+    match read_if(store, key, |_| true)? {
+        WithoutPermit::Read(current) => Ok(current),
+        WithoutPermit::HasPermit => Ok(None),
+    }
+}
+
+/// Reads the current version of a lock, unless the lock has a permit.
+pub(crate) fn read_without_permit(store: &FileStore, key: &Key) -> Result<WithoutPermit, Error> {
+    read_if(store, key, |listed| !listed.has_permit)
+}
+
+fn read_if(
+    store: &FileStore,
+    key: &Key,
+    condition: impl Fn(&DirListing) -> bool,
+) -> Result<WithoutPermit, Error> {
     let (parents, name) = paths::lock_names(key);
     let Some(parent) = root::open_below(store, &parents, READING)? else {
-        return Ok(None);
+        return Ok(WithoutPermit::Read(None));
     };
     let mut listed = DirListing::default();
     for attempt in 0..MAX_READ_RETRIES {
@@ -95,22 +125,29 @@ pub(crate) fn read(store: &FileStore, key: &Key) -> Result<Option<Versioned>, Er
         }
         // Opened anew each time: the directory may have been deleted and created again.
         let Some(dir) = parent.open_listing(&name)? else {
-            return Ok(None);
+            return Ok(WithoutPermit::Read(None));
         };
         let (mut listing, path) = dir.into_listing()?;
         let failed = |errno| io_error(READING, &path, errno);
         listed = list_dir(&mut listing).map_err(failed)?;
         if listed.entries == 0 {
-            return Ok(None);
+            return Ok(WithoutPermit::Read(None));
+        }
+        if !condition(&listed) {
+            return Ok(WithoutPermit::HasPermit);
         }
         let Some(mut head) = listed.head.clone() else {
             continue;
         };
         let fd = listing.fd().map_err(failed)?;
-        if let Some((bytes, pieces)) = data::read(fd, &path, head.id)? {
-            head.pieces = pieces;
-            head.checksum = crc32fast::hash(&bytes);
-            return Ok(Some(Versioned::new(head.version(), bytes)));
+        if let Some(data) = data::read(fd, &path, head.id)? {
+            head.checksum = data.checksum();
+            head.stale
+                .retain(|piece| data.chain.iter().all(|(id, _)| piece.id != *id));
+            let corrupt = || data::corrupt_piece(&path.join(head.id.data()));
+            let bytes = data.bytes().ok_or_else(corrupt)?;
+            let current = Versioned::new(head.version(), bytes);
+            return Ok(WithoutPermit::Read(Some(current)));
         }
     }
     let what = match listed.head {
@@ -147,9 +184,7 @@ pub(crate) fn replace(
     let Some(head) = Head::parse(expected) else {
         return Ok(Swap::Conflict);
     };
-    let (mut names, name) = paths::lock_names(key);
-    names.push(name);
-    let Some(dir) = root::open_below(store, &names, WRITING)? else {
+    let Some(dir) = root::open_below(store, &paths::dir_names(key), WRITING)? else {
         return Ok(Swap::Conflict);
     };
     let (fd, path) = (dir.as_fd(), dir.path());
@@ -160,13 +195,13 @@ pub(crate) fn replace(
         other => other.map_err(|errno| io_error(WRITING, path, errno))?,
     };
     // The data may have been damaged since it was read; a new version must not hide that.
-    match data::read(fd, path, head.id)? {
-        Some((bytes, _)) if crc32fast::hash(&bytes) == head.checksum => {}
+    let current = match data::read(fd, path, head.id)? {
+        Some(data) if data.checksum() == head.checksum => data,
         _ => return Ok(Swap::Conflict),
-    }
+    };
     let next = Id::after(head.id.generation)?;
-    let pieces = match data::write(fd, next, bytes, store.options) {
-        Ok(pieces) => pieces,
+    let stored = match data::write(fd, next, bytes, Some(&current), store.options) {
+        Ok(stored) => stored,
         Err(errno) => {
             data::remove(fd, next, data::MAX_PIECES);
             return match errno {
@@ -179,7 +214,7 @@ pub(crate) fn replace(
     match fs::renameat(fd, &old_name, fd, next.head()) {
         Ok(()) => {}
         Err(Errno::NOENT) => {
-            data::remove(fd, next, pieces);
+            data::remove(fd, next, stored.pieces);
             return Ok(Swap::Conflict);
         }
         Err(errno) => return Err(publishing_error(WRITING, path, errno)),
@@ -188,12 +223,7 @@ pub(crate) fn replace(
     for piece in &head.stale {
         let _ = fs::unlinkat(fd, piece.file(), AtFlags::empty());
     }
-    let head = Head {
-        id: next,
-        pieces,
-        checksum: crc32fast::hash(bytes),
-        stale: head.id.pieces(head.pieces).collect(),
-    };
+    let head = Head::published(next, stored, Some(&current));
     Ok(Swap::Swapped(head.version()))
 }
 
@@ -211,17 +241,12 @@ pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap,
         let first = Id::after(0)?;
         let temporary = first.temporary_name();
         let published = match prepare(&tmp, first, bytes, store.options)? {
-            Some(pieces) => fs::renameat(&tmp, &temporary, &parent, &name).map(|()| pieces),
+            Some(stored) => fs::renameat(&tmp, &temporary, &parent, &name).map(|()| stored),
             None => Err(Errno::NOENT),
         };
         let errno = match published {
-            Ok(pieces) => {
-                let head = Head {
-                    id: first,
-                    pieces,
-                    checksum: crc32fast::hash(bytes),
-                    stale: Vec::new(),
-                };
+            Ok(stored) => {
+                let head = Head::published(first, stored, None);
                 return Ok(Swap::Swapped(head.version()));
             }
             Err(errno) => errno,
@@ -245,14 +270,13 @@ pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap,
     ))
 }
 
-/// Creates a temporary directory with a version, and returns the number of pieces; `None` if
-/// another process has removed it as stale.
+/// Creates a temporary directory with a version; `None` if another process has removed it as stale.
 fn prepare(
     tmp: &DirHandle,
     first: Id,
     bytes: &[u8],
     options: Options,
-) -> Result<Option<u32>, Error> {
+) -> Result<Option<Stored>, Error> {
     let name = first.temporary_name();
     match make_dir(tmp.as_fd(), Path::new(&name), options) {
         Err(Errno::NOENT) => return Ok(None),
@@ -261,9 +285,9 @@ fn prepare(
     let Some(made) = tmp.open(&name)? else {
         return Ok(None);
     };
-    let written = data::write(made.as_fd(), first, bytes, options).and_then(|pieces| {
+    let written = data::write(made.as_fd(), first, bytes, None, options).and_then(|stored| {
         data::create_file(made.as_fd(), &first.head(), options)?;
-        Ok(pieces)
+        Ok(stored)
     });
     match written {
         Err(Errno::NOENT) => Ok(None),
@@ -271,7 +295,7 @@ fn prepare(
             discard(tmp, first);
             Err(io_error(WRITING, made.path(), errno))
         }
-        Ok(pieces) => Ok(Some(pieces)),
+        Ok(stored) => Ok(Some(stored)),
     }
 }
 
@@ -289,6 +313,7 @@ fn discard(tmp: &DirHandle, first: Id) {
 struct DirListing {
     entries: usize,
     head: Option<Head>,
+    has_permit: bool,
 }
 
 fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
@@ -310,11 +335,12 @@ fn list_dir(listing: &mut fs::Dir) -> Result<DirListing, Errno> {
             highest = highest.max(Some(id));
         } else if let Some(piece) = name.strip_prefix("data.").and_then(Piece::parse) {
             data.push(piece);
+        } else if name == PERMIT_FILE {
+            listed.has_permit = true;
         }
     }
     listed.head = highest.map(|id| Head {
         id,
-        pieces: 0,
         checksum: 0,
         // Pieces that are not newer than the head and do not belong to it can never be published.
         stale: data
@@ -439,6 +465,98 @@ mod tests {
         // Data that a link cannot hold is preserved as well.
         swapped(replace(&store, &key, &version, b"a\0b").unwrap());
         assert_eq!(read(&store, &key).unwrap().unwrap().bytes, b"a\0b");
+    }
+
+    /// A state with a header and a line for each entry, as the adapter writes it.
+    fn state(generation: u64, entries: std::ops::Range<u32>) -> Vec<u8> {
+        let mut text = format!("tenure {generation}\nheader of {entries:?}\n");
+        for entry in entries {
+            text.push_str(&format!("{entry:>180}\n"));
+        }
+        text.into_bytes()
+    }
+
+    /// Returns the names and sizes of the data of all versions but the given ones.
+    fn data_files(dir: &Path) -> Vec<(String, u64)> {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|entry| {
+                let size = entry.path().symlink_metadata().unwrap().len();
+                (entry.file_name().into_string().unwrap(), size)
+            })
+            .filter(|(name, _)| name.starts_with("data."))
+            .collect()
+    }
+
+    #[test]
+    fn cost_of_a_change_does_not_grow_with_the_number_of_entries() {
+        let (_root, store, key, dir) = some();
+        let mut version = swapped(create(&store, &key, &state(0, 0..1)).unwrap());
+        let mut written = [0, 0];
+        let mut most_files = 0;
+        // A thousand entries join at the end, then all leave at the front.
+        for step in 1..2000_u32 {
+            let entries = step.saturating_sub(1000)..step.min(1000);
+            let bytes = state(u64::from(step), entries);
+            let before: std::collections::HashSet<_> = data_files(&dir).into_iter().collect();
+            // Both with the version from a read and with the version that the last swap returned.
+            if step % 3 == 0 {
+                version = read(&store, &key).unwrap().unwrap().version;
+            }
+            version = swapped(replace(&store, &key, &version, &bytes).unwrap());
+            let after = data_files(&dir);
+            most_files = most_files.max(after.len());
+            let new = after.iter().filter(|file| !before.contains(*file));
+            written[usize::from(step > 200)] += new.map(|(_, size)| size).sum::<u64>();
+            assert!(
+                read(&store, &key).unwrap().unwrap().bytes == bytes,
+                "{step}"
+            );
+        }
+        // Whole states would be 180,000 bytes long at most, and 90,000 on average.
+        assert!(written[1] / 1800 < 12_000, "{written:?}");
+        assert!(most_files < 140, "{most_files} files");
+        let version = read(&store, &key).unwrap().unwrap().version;
+        let version = swapped(replace(&store, &key, &version, b"1").unwrap());
+        let last = swapped(replace(&store, &key, &version, b"2").unwrap());
+        swapped(replace(&store, &key, &last, b"3").unwrap());
+        assert!(data_files(&dir).len() <= 3, "{:?}", data_files(&dir));
+    }
+
+    #[test]
+    fn s2_delta_without_its_base_is_an_error() {
+        let (_root, store, key, dir) = some();
+        let first = swapped(create(&store, &key, &state(0, 0..100)).unwrap());
+        let base = Head::parse(&first).unwrap().id;
+        swapped(replace(&store, &key, &first, &state(1, 0..101)).unwrap());
+        let delta = read(&store, &key).unwrap().unwrap();
+        assert!(delta.bytes == state(1, 0..101));
+        // The base of the head stays through any number of versions.
+        let mut version = delta.version;
+        for step in 2..5 {
+            version = swapped(replace(&store, &key, &version, &state(step, 0..101)).unwrap());
+            assert!(dir.join(base.data()).symlink_metadata().is_ok(), "{step}");
+        }
+        let head = Head::parse(&version).unwrap().id.data();
+        for damage in ["no base\n=0,1\n", "d", "dx\n", "d1.0\n"] {
+            std::fs::remove_file(dir.join(&head)).unwrap();
+            std::os::unix::fs::symlink(damage, dir.join(&head)).unwrap();
+            let error = read(&store, &key).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{damage}");
+            assert!(error.to_string().contains(&head), "{error}");
+        }
+        // A base that is itself a delta is not followed.
+        let own = head.strip_prefix("data.").unwrap();
+        std::fs::remove_file(dir.join(&head)).unwrap();
+        std::os::unix::fs::symlink(format!("d{own}\n=0,1\n"), dir.join(&head)).unwrap();
+        let error = read(&store, &key).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        std::fs::remove_file(dir.join(base.data())).unwrap();
+        std::fs::remove_file(dir.join(&head)).unwrap();
+        std::os::unix::fs::symlink(format!("d{base}\n=0,1\n"), dir.join(&head)).unwrap();
+        let error = read(&store, &key).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 
     #[test]

@@ -26,6 +26,9 @@ const WAKING: &str = "waking a waiter";
 /// If more bytes than this are unread, the pipe (64 KiB) may have been full and messages may be
 /// lost.
 const OVERFLOW_THRESHOLD: usize = 32 << 10;
+/// Size of a directory up to which each client that connects looks for stale FIFOs. On ext4 it has
+/// room for 80.
+const SMALL_DIR_BYTES: u64 = 4096;
 /// Maximum length of a message.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
@@ -188,7 +191,17 @@ pub(crate) fn send(store: &FileStore, client: ClientId, name: &LockName) {
 }
 
 /// Removes the FIFOs that have no reader.
+///
+/// In a large directory only few of the clients that connect do it. Otherwise a thousand clients
+/// would open a million FIFOs.
 pub(crate) fn remove_stale(dir: &DirHandle) {
+    let size = fs::fstat(dir).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default());
+    let clients_per_removal = (size / SMALL_DIR_BYTES).saturating_pow(2).max(1);
+    let is_chosen = ClientId::random()
+        .is_ok_and(|random| random.as_u128() % u128::from(clients_per_removal) == 0);
+    if !is_chosen {
+        return;
+    }
     for name in dir.names().unwrap_or_default() {
         let Ok(name) = name.to_str() else { continue };
         let Ok(entry) = PinnedEntry::new(dir.as_fd(), name) else {

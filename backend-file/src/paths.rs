@@ -6,6 +6,8 @@
 //! <root>/<namespace>/<name>/head.<generation>.<nonce>    empty; its name is the version
 //! <root>/<namespace>/<name>/data.<generation>.<nonce>    the state of that version: a symbolic
 //!                                                  link to nowhere, with the state as target
+//! <root>/<namespace>/<name>/permit                 empty; its kernel lock is the permit to prepare
+//!                                                  a swap, which clients that met a conflict use
 //! ```
 //!
 //! Namespace and name are encoded separately, by the table of [`tenure_core::name`] with three
@@ -40,6 +42,8 @@ const NAME_PIECE_BYTES: usize = 199;
 pub(crate) const FIFO_DIR: &str = ".inbox";
 /// The directory of temporary directories.
 pub(crate) const TMP_DIR: &str = ".tmp";
+/// The file in a lock's directory whose kernel lock is the permit to prepare a swap.
+pub(crate) const PERMIT_FILE: &str = "permit";
 
 /// Returns the directory of a lock.
 #[must_use]
@@ -65,6 +69,13 @@ pub(crate) fn lock_names(key: &Key) -> (Vec<String>, String) {
     let last = names.pop().unwrap_or_default();
     parents.append(&mut names);
     (parents, last)
+}
+
+/// Returns the names of the directories from the root to that of a lock.
+pub(crate) fn dir_names(key: &Key) -> Vec<String> {
+    let (mut names, name) = lock_names(key);
+    names.push(name);
+    names
 }
 
 /// Returns the names of the directories from the root to that of a namespace.

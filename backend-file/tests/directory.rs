@@ -220,6 +220,40 @@ async fn s2_truncated_or_overwritten_state_is_an_error_with_its_file() {
 }
 
 #[tokio::test]
+async fn s2_unreadable_locks_do_not_hide_the_others() {
+    let (_dir, root) = root();
+    let client = connect(&root).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        client.acquire(&lock(name), TTL).await;
+    }
+    let data = files(&root.join("default/b"), "data.").remove(0);
+    put(&data, b".scribble", false);
+    let foreign_mode = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(root.join("default/c"), foreign_mode).unwrap();
+    std::fs::remove_dir_all(root.join("default/d")).unwrap();
+    symlink("elsewhere", root.join("default/d")).unwrap();
+    let page = client.backend.list(List::new("", 100)).await.unwrap();
+    let found: Vec<_> = page
+        .locks
+        .iter()
+        .map(|lock| (lock.name.as_str(), lock.unreadable.is_some()))
+        .collect();
+    let expected = [
+        ("a", false),
+        ("b", true),
+        ("c", true),
+        ("d", true),
+        ("e", false),
+    ];
+    assert_eq!(found, expected);
+    for (listed, dir) in page.locks[1..4].iter().zip(["b", "c", "d"]) {
+        let text = listed.unreadable.as_deref().unwrap();
+        let dir = root.join("default").join(dir);
+        assert!(text.contains(dir.to_str().unwrap()), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn t1_lock_deleted_by_hand_is_free_and_tokens_increase() {
     let (_dir, root) = root();
     let client = connect(&root).await;

@@ -33,8 +33,8 @@ use tenure_core::{
     clock::{Clock, SystemClock},
     id::AttemptId,
     lease::{DriftBounds, Lease},
-    name::LockName,
-    request::{Enqueued, Remove, Removed, Renewed},
+    name::{LockName, Namespace},
+    request::{Enqueue, Enqueued, Owner, Remove, Removed, Renewed},
 };
 use tenure_file::Options;
 
@@ -42,7 +42,10 @@ use crate::common::{Client, connect, lock, try_connect};
 
 const SHORT: Duration = Duration::from_millis(150);
 const LONG: Duration = Duration::from_secs(600);
-const OPERATIONS: [&str; 4] = ["create", "enqueue", "renew", "remove"];
+const OPERATIONS: [&str; 5] = ["create", "enqueue", "renew", "remove", ENQUEUE_AGAIN];
+/// An enqueue that meets a conflict, gets the permit and prepares its swap again. Only the system
+/// calls after the conflict are interrupted.
+const ENQUEUE_AGAIN: &str = "enqueue_again";
 
 fn main() {
     if let Ok(operation) = std::env::var("TENURE_TEST_OPERATION") {
@@ -71,6 +74,9 @@ fn main() {
                 Ok(())
             },
         ));
+        if operation == ENQUEUE_AGAIN {
+            continue;
+        }
         for dir in [".tmp", "default", "default/job"] {
             // Only the creation of a lock uses the temporary directories.
             if dir == ".tmp" && operation != "create" {
@@ -112,13 +118,18 @@ fn interrupted(operation: &str) {
             .await
             .unwrap();
         match operation {
-            "create" | "enqueue" => {
-                if operation == "enqueue" {
-                    let before = client.acquire(&name, LONG).await;
-                    client.remove(&name, before.attempt).await;
+            "create" | "enqueue" | ENQUEUE_AGAIN => {
+                if operation == ENQUEUE_AGAIN {
+                    // Another client, so that this one has no cached state: a conflict of a swap
+                    // from memory does not count.
+                    let other = try_connect(&root, Options::default().inline(true));
+                    acquire_and_remove(&other.await.unwrap(), &name).await;
+                } else if operation == "enqueue" {
+                    acquire_and_remove(&client, &name).await;
                 }
                 let attempt = AttemptId::random().unwrap();
-                let answer = between_marks(client.enqueue(&name, attempt, ttl, true)).await;
+                let request = Enqueue::new(name, attempt, owner(operation), ttl, true);
+                let answer = between_marks(client.backend.enqueue(request)).await;
                 match answer {
                     Ok(Enqueued::Granted(grant)) => believed(ttl, grant.proved_from.unwrap()),
                     other => format!("no {other:?}"),
@@ -146,6 +157,17 @@ fn interrupted(operation: &str) {
         }
     });
     println!("{report}");
+}
+
+/// Returns an owner. A long one makes the state so long that it is stored as a delta.
+fn owner(operation: &str) -> Owner {
+    let length = if operation == ENQUEUE_AGAIN { 256 } else { 1 };
+    Owner::new("\"".repeat(length), "\"".repeat(length), 1)
+}
+
+async fn acquire_and_remove(client: &Client, name: &LockName) {
+    let grant = client.acquire(name, LONG).await;
+    client.remove(name, grant.attempt).await;
 }
 
 /// Stops for the tracer before and after the operation.
@@ -238,11 +260,23 @@ impl Traced {
 
 /// Starts one process for each system call of the operation, stopped before that call, each with
 /// its own lock.
-fn at_every_call(operation: &str, root: &Path, ttl: Duration) -> Vec<(LockName, Traced)> {
+async fn at_every_call(
+    client: &Client,
+    operation: &str,
+    root: &Path,
+    ttl: Duration,
+) -> Vec<(LockName, Traced)> {
     let mut stopped = Vec::new();
     for calls in 0.. {
         let name = lock(&format!("{operation}/{calls}"));
         let traced = Traced::start(operation, root, &name, ttl);
+        if operation == ENQUEUE_AGAIN {
+            while !has_proposal(&lock_dir(root, &name)) {
+                assert!(traced.step(), "{name}: no proposal");
+            }
+            // Its swap now meets a conflict.
+            acquire_and_remove(client, &name).await;
+        }
         let goes_on = (0..calls).all(|_| traced.step());
         stopped.push((name, traced));
         if !goes_on {
@@ -253,6 +287,48 @@ fn at_every_call(operation: &str, root: &Path, ttl: Duration) -> Vec<(LockName, 
     stopped
 }
 
+fn lock_dir(root: &Path, name: &LockName) -> PathBuf {
+    let key = tenure_core::cas::Key::new(Namespace::default(), name.clone());
+    tenure_file::paths::lock_dir(root, &key)
+}
+
+/// Returns whether a directory contains data of a version that is not published.
+fn has_proposal(dir: &Path) -> bool {
+    let highest = |prefix: &str| {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+            .filter_map(|name| {
+                name.strip_prefix(prefix)?
+                    .split('.')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .max()
+    };
+    highest("data.") > highest("head.")
+}
+
+/// Returns whether a directory contains data that is stored as a delta.
+fn has_delta(dir: &Path) -> bool {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .any(|target| {
+            let first = target.as_os_str().as_encoded_bytes().first();
+            matches!(first, Some(b'd' | b'D'))
+        })
+}
+
+/// Returns whether a process has the permit of a lock.
+fn is_permit_held(root: &Path, name: &LockName) -> bool {
+    let Ok(file) = std::fs::File::open(lock_dir(root, name).join("permit")) else {
+        return false;
+    };
+    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
+}
+
 /// Acquires each lock of the killed processes within their TTL.
 async fn killed(operation: &str) {
     let root = tempfile::tempdir().unwrap();
@@ -260,7 +336,7 @@ async fn killed(operation: &str) {
     let client = connect(root).await;
     let mut last_kill = SystemClock.now();
     let mut names = Vec::new();
-    for (name, traced) in at_every_call(operation, root, SHORT) {
+    for (name, traced) in at_every_call(&client, operation, root, SHORT).await {
         traced.kill();
         last_kill = SystemClock.now();
         names.push(name);
@@ -298,12 +374,16 @@ async fn stopped(operation: &str, ttl: Duration) {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     let client = connect(root).await;
-    let stopped = at_every_call(operation, root, ttl);
+    let stopped = at_every_call(&client, operation, root, ttl).await;
     if ttl == SHORT {
         tokio::time::sleep(SHORT).await;
     }
     let mut overtaken = 0;
+    let mut with_permit = 0;
+    let mut with_delta = 0;
     for (name, traced) in stopped {
+        with_permit += usize::from(is_permit_held(root, &name));
+        with_delta += usize::from(operation != "create" && has_delta(&lock_dir(root, &name)));
         let ours = overtake(&client, &name).await;
         let report = traced.finish();
         assert!(!report.starts_with("failed"), "{name}: {report}");
@@ -329,6 +409,10 @@ async fn stopped(operation: &str, ttl: Duration) {
         assert_eq!(overtaken, 0, "it held all the time");
     } else {
         assert!(overtaken > 3, "overtook {overtaken}");
+    }
+    if operation == ENQUEUE_AGAIN {
+        assert!(with_permit > 3, "{with_permit} processes had the permit");
+        assert!(with_delta > 3, "{with_delta} processes had written a delta");
     }
     expect_no_stale_files(root, operation);
 }
@@ -406,15 +490,16 @@ async fn overtake(client: &Client, name: &LockName) -> Option<AttemptId> {
     last
 }
 
-/// Checks that no files accumulate: a head, its data and the previous data, and possibly one
-/// proposal of a killed process.
+/// Checks that no files accumulate: a head, its data and the previous data, and possibly one proposal
+/// of a killed process. A long state has two pieces in each version, and a conflict adds the permit.
 fn expect_no_stale_files(root: &Path, operation: &str) {
     let locks = std::fs::read_dir(root.join("default")).unwrap();
+    let most = if operation == ENQUEUE_AGAIN { 8 } else { 4 };
     let mut seen = 0;
     for dir in locks.map(|entry| entry.unwrap().path()) {
         let count = std::fs::read_dir(&dir).unwrap().count();
         assert!(
-            count <= 4,
+            count <= most,
             "{operation}: {count} files in {}",
             dir.display()
         );

@@ -55,10 +55,23 @@ fn x1_t1_w1_processes_exclude_each_other_and_tokens_increase() {
         .collect();
     assert_eq!(tokens.len() as u64, PROCESSES as u64 * ROUNDS);
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    // The first changes after the crowd remove what it has left.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            for _ in 0..3 {
+                let client = connect(&dir.path().join("locks")).await;
+                let grant = client.acquire(&lock("job"), TTL).await;
+                client.remove(&lock("job"), grant.attempt).await;
+            }
+        });
     let left = std::fs::read_dir(dir.path().join("locks/default/job"))
         .unwrap()
         .count();
-    assert!((3..=4).contains(&left), "{left} files");
+    // A head, two versions of the data, and possibly the permit and one proposal.
+    assert!((3..=5).contains(&left), "{left} files");
 }
 
 #[test]

@@ -108,23 +108,17 @@ async fn d1_stamp_in_the_future_proves_nothing() {
         }
     }
     let text = String::from_utf8(bytes).unwrap();
-    let body = text.split_once('\n').unwrap().1;
-    let mut out = String::new();
-    for (index, part) in body.split("\"at\":").enumerate() {
-        if index == 0 {
-            out.push_str(part);
-            continue;
-        }
-        let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
-        let at: u64 = digits.parse().unwrap();
-        out.push_str(&format!(
-            "\"at\":{}{}",
-            at + 3_600_000_000_000,
-            &part[digits.len()..]
-        ));
+    let (header, entries) = text.split_once('\n').unwrap().1.split_once('\n').unwrap();
+    let mut out = format!("{header}\n");
+    for entry in entries.lines() {
+        let mut fields: Vec<String> = entry.split(' ').map(str::to_owned).collect();
+        let refreshed: u64 = fields[3].parse().unwrap();
+        fields[3] = (refreshed + 3_600_000_000_000).to_string();
+        out.push_str(&fields.join(" "));
+        out.push('\n');
     }
     let crc = crc32(out.as_bytes());
-    std::fs::write(&data, format!("tenure 1 {crc:08x}\n{out}")).unwrap();
+    std::fs::write(&data, format!("tenure 2 {crc:08x}\n{out}")).unwrap();
     let Renewed::Waiting(answer) = waiter.renew(&name, attempt, None).await else {
         panic!()
     };

@@ -545,6 +545,10 @@ pub struct Listed {
     pub holder: Option<Holder>,
     /// Number of waiters.
     pub waiters: u64,
+    /// The error with which reading the lock's state failed, as one line; `None` if the state was
+    /// read. No client can acquire such a lock. Its holder and its waiters are not known: the other
+    /// fields show a foreign holder, so that the lock does not look free.
+    pub unreadable: Option<String>,
 }
 
 impl Listed {
@@ -555,6 +559,16 @@ impl Listed {
             name,
             holder,
             waiters,
+            unreadable: None,
+        }
+    }
+
+    /// Creates the item of a lock whose state cannot be read.
+    #[must_use]
+    pub fn unreadable(name: LockName, error: &crate::error::Error) -> Self {
+        Self {
+            unreadable: Some(error.to_string()),
+            ..Self::new(name, Some(Holder::foreign()), 0)
         }
     }
 }

@@ -44,11 +44,19 @@ pub(crate) async fn connect(root: &Path) -> Client {
 }
 
 pub(crate) async fn try_connect(root: &Path, options: Options) -> Result<Client, Error> {
+    connect_with(root, options, |context| context).await
+}
+
+pub(crate) async fn connect_with(
+    root: &Path,
+    options: Options,
+    change: impl FnOnce(Context) -> Context,
+) -> Result<Client, Error> {
     let (sender, events) = mpsc::unbounded_channel();
     let handler: Arc<dyn EventHandler> = Arc::new(Events(Mutex::new(sender)));
     let id = ClientId::random()?;
     let sink = EventSink::new(Arc::downgrade(&handler));
-    let context = Context::new(id, sink, Arc::new(SystemClock));
+    let context = change(Context::new(id, sink, Arc::new(SystemClock)));
     let backend = FileStore::open(root, options).connect(context).await?;
     Ok(Client {
         backend,

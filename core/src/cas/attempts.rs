@@ -75,6 +75,13 @@ impl Attempts {
         }
     }
 
+    /// Returns whether the core knows that an attempt holds the lock.
+    pub(super) fn is_holding(&self, name: &LockName, attempt: AttemptId) -> bool {
+        let locks = self.locked();
+        let status = locks.get(name).and_then(|list| list.get(&attempt));
+        status == Some(&AttemptStatus::Holding)
+    }
+
     /// Returns the attempts at a lock.
     pub(super) fn at(&self, name: &LockName) -> Vec<(AttemptId, AttemptStatus)> {
         self.locked()

@@ -1,21 +1,31 @@
 //! The blob: the binary format of a lock's state and its validation (clauses S2, S3).
 //!
 //! ```text
-//! tenure 1 8c7f00aa
-//! {"namespace":"billing","name":"job","generation":1754000000000000,"queue":{…}}
+//! tenure 2 8c7f00aa
+//! {"namespace":"billing","name":"job","generation":1754000000000000,"queue":{…},"entries":2}
+//! 5d0c… (the holder)
+//! 91ab… (a waiter)
 //! ```
 //!
-//! The first line contains the format number and the CRC-32 of everything after it.
+//! The first line contains the format number and the CRC-32 of everything after it. Each entry has a
+//! line, see [`entry_line`]. A change of one entry changes its line and the first two: a store can
+//! write only these. Format 1, which is read and no longer written, had all in one JSON object.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::store::Key;
-use crate::{error::ErrorKind, queue::Queue, request::StoreTime};
+use super::{entry_line, store::Key};
+use crate::{
+    error::ErrorKind,
+    queue::{Queue, QueueSummary},
+    request::StoreTime,
+};
 
 /// The format that this version writes, which is also the newest one that it reads.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+/// Length of an entry's line with texts of usual length, to allocate the blob at once.
+const USUAL_LINE_BYTES: usize = 256;
 const MAGIC: &[u8] = b"tenure ";
 /// Limit of all counters. No valid history reaches it, and beyond it an addition could overflow.
 const COUNTER_LIMIT: u64 = 1 << 62;
@@ -57,17 +67,21 @@ impl fmt::Display for InvalidBlob {
     }
 }
 
-#[derive(Serialize)]
-struct SerializedRecord<'a> {
-    namespace: &'a str,
-    name: &'a str,
+/// The second line, followed by the lines of that number of entries.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    namespace: String,
+    name: String,
     generation: u64,
-    queue: &'a Queue,
+    queue: QueueSummary,
+    entries: usize,
 }
 
+/// The body of format 1.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DeserializedRecord {
+struct WholeRecord {
     namespace: String,
     name: String,
     generation: u64,
@@ -76,14 +90,25 @@ struct DeserializedRecord {
 
 /// Encodes a state.
 pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_json::Error> {
-    let body = serde_json::to_vec(&SerializedRecord {
-        namespace: key.namespace.as_str(),
-        name: key.name.as_str(),
+    let entries = state.queue.entries();
+    let mut bytes = Vec::with_capacity((entries.len() + 2) * USUAL_LINE_BYTES);
+    // The checksum replaces its digits once the body is known.
+    bytes.extend_from_slice(format!("tenure {FORMAT} {:08x}\n", 0).as_bytes());
+    let body = bytes.len();
+    let header = Header {
+        namespace: key.namespace.as_str().to_owned(),
+        name: key.name.as_str().to_owned(),
         generation: state.generation,
-        queue: &state.queue,
-    })?;
-    let mut bytes = format!("tenure {FORMAT} {:08x}\n", crc32fast::hash(&body)).into_bytes();
-    bytes.extend_from_slice(&body);
+        queue: state.queue.summary(),
+        entries: entries.len(),
+    };
+    serde_json::to_writer(&mut bytes, &header)?;
+    bytes.push(b'\n');
+    for entry in entries {
+        entry_line::write(&mut bytes, entry)?;
+    }
+    let checksum = format!("{:08x}", crc32fast::hash(&bytes[body..]));
+    bytes[body - checksum.len() - 1..body - 1].copy_from_slice(checksum.as_bytes());
     Ok(bytes)
 }
 
@@ -117,7 +142,7 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
             ),
         });
     }
-    if format != FORMAT {
+    if format == 0 {
         return Err(InvalidBlob::corrupt("its format number is invalid"));
     }
     if checksum != format!("{:08x}", crc32fast::hash(body)) {
@@ -125,25 +150,73 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
             "its checksum is wrong: it was truncated or overwritten",
         ));
     }
-    let read: DeserializedRecord = serde_json::from_slice(body)
-        .map_err(|error| InvalidBlob::corrupt(format!("it is not the state of a lock: {error}")))?;
-    if read.namespace != key.namespace.as_str() || read.name != key.name.as_str() {
+    let (header, queue) = match format {
+        1 => decode_whole(body)?,
+        _ => decode_lines(body)?,
+    };
+    if header.namespace != key.namespace.as_str() || header.name != key.name.as_str() {
         return Err(InvalidBlob::corrupt(format!(
             "it is the state of another lock: {:?} in namespace {:?}",
-            read.name, read.namespace
+            header.name, header.namespace
         )));
     }
-    read.queue
+    queue
         .validate()
         .map_err(|malformed| InvalidBlob::corrupt(malformed.to_string()))?;
     let beats_too_often = |queue: &Queue| queue.entries().any(|entry| entry.beat >= COUNTER_LIMIT);
-    if read.generation >= COUNTER_LIMIT || beats_too_often(&read.queue) {
+    if header.generation >= COUNTER_LIMIT || beats_too_often(&queue) {
         return Err(InvalidBlob::corrupt("a counter in it is out of range"));
     }
     Ok(LockRecord {
-        generation: read.generation,
-        queue: read.queue,
+        generation: header.generation,
+        queue,
     })
+}
+
+/// The names and the generation of a body.
+struct Identity {
+    namespace: String,
+    name: String,
+    generation: u64,
+}
+
+fn decode_lines(body: &[u8]) -> Result<(Identity, Queue), InvalidBlob> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| InvalidBlob::corrupt("it is not the state of a lock: it is not text"))?;
+    let (header, lines) = text.split_once('\n').unwrap_or((text, ""));
+    let header: Header = serde_json::from_str(header).map_err(not_a_state)?;
+    // The number of entries is untrusted: it allocates no more than the text can contain.
+    let mut entries = Vec::with_capacity(header.entries.min(lines.len() / 100));
+    for line in lines.split_terminator('\n') {
+        let entry = entry_line::parse(line).ok_or_else(|| {
+            InvalidBlob::corrupt(format!("its entry {} is malformed", entries.len()))
+        })?;
+        entries.push(entry);
+    }
+    if entries.len() != header.entries || !text.ends_with('\n') {
+        return Err(InvalidBlob::corrupt("its number of entries is wrong"));
+    }
+    let identity = Identity {
+        namespace: header.namespace,
+        name: header.name,
+        generation: header.generation,
+    };
+    Ok((identity, Queue::from_parts(header.queue, entries)))
+}
+
+fn decode_whole(body: &[u8]) -> Result<(Identity, Queue), InvalidBlob> {
+    let read: WholeRecord = serde_json::from_slice(body).map_err(not_a_state)?;
+    let identity = Identity {
+        namespace: read.namespace,
+        name: read.name,
+        generation: read.generation,
+    };
+    Ok((identity, read.queue))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn not_a_state(error: serde_json::Error) -> InvalidBlob {
+    InvalidBlob::corrupt(format!("it is not the state of a lock: {error}"))
 }
 
 /// Parses a number that has no sign, no leading zero and no other non-canonical form.
@@ -196,7 +269,7 @@ mod tests {
     }
 
     fn resealed(body: &str) -> Vec<u8> {
-        format!("tenure 1 {:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes()
+        format!("tenure 2 {:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes()
     }
 
     #[test]
@@ -204,6 +277,34 @@ mod tests {
         let bytes = encode(&key(), &held()).unwrap();
         let state = decode(&key(), &bytes).unwrap();
         assert_eq!((state.generation, state.queue), (3, held().queue));
+    }
+
+    #[test]
+    fn s3_state_of_the_first_format_is_read() {
+        let queue = serde_json::to_string(&held().queue).unwrap();
+        let body =
+            format!(r#"{{"namespace":"default","name":"job","generation":3,"queue":{queue}}}"#);
+        let checksum = crc32fast::hash(body.as_bytes());
+        let bytes = format!("tenure 1 {checksum:08x}\n{body}").into_bytes();
+        let state = decode(&key(), &bytes).unwrap();
+        assert_eq!((state.generation, state.queue), (3, held().queue));
+    }
+
+    #[test]
+    fn one_changed_entry_changes_its_line_and_the_header() {
+        let before = encode(&key(), &held()).unwrap();
+        let mut state = held();
+        let now = Now::new(Stamp::new(ClockId::new(7), Duration::from_secs(6)), 0, 0);
+        let attempt = AttemptId::from_u128(2);
+        state.queue.on(Event::Renew { attempt }, &now);
+        let after = encode(&key(), &state).unwrap();
+        let lines = |bytes: &[u8]| -> Vec<String> {
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        };
+        let (before, after) = (lines(&before), lines(&after));
+        let same: Vec<_> = before.iter().zip(&after).map(|(a, b)| a == b).collect();
+        assert_eq!(same, [false, true, true, false]);
     }
 
     #[test]
@@ -226,11 +327,11 @@ mod tests {
 
     #[test]
     fn s3_newer_format_is_reported() {
-        let invalid = decode(&key(), b"tenure 2 whatever comes\n\xff").unwrap_err();
+        let invalid = decode(&key(), b"tenure 3 whatever comes\n\xff").unwrap_err();
         assert_eq!(invalid.kind, ErrorKind::NewerFormat);
         let text = invalid.to_string();
         assert!(
-            text.contains("format 2") && text.contains("up to 1"),
+            text.contains("format 3") && text.contains("up to 2"),
             "{text}"
         );
         for odd in ["tenure 0 00000000\n", "tenure +1 0\n", "tenure 01 0\n"] {
@@ -255,7 +356,9 @@ mod tests {
         assert!(decode(&key(), &resealed(body)).is_ok());
         for (from, to) in [
             ("\"generation\":3", "\"generation\":18446744073709551615"),
-            ("\"beat\":0", "\"beat\":18446744073709551615"),
+            (" 0 30000000000 ", " 18446744073709551615 30000000000 "),
+            ("\"entries\":2", "\"entries\":3"),
+            ("\"entries\":2", "\"entries\":18446744073709551615"),
             ("\"last_token\":1000", "\"last_token\":1"),
             ("\"last_token\":1000", "\"last_token\":18446744073709551615"),
             ("\"queue\":", "\"more\":1,\"queue\":"),
@@ -271,9 +374,12 @@ mod tests {
         #[test]
         fn s2_no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode(&key(), &bytes).is_err());
-            let mut sealed = format!("tenure 1 {:08x}\n", crc32fast::hash(&bytes)).into_bytes();
-            sealed.extend_from_slice(&bytes);
-            prop_assert!(decode(&key(), &sealed).is_err());
+            for format in [1, 2] {
+                let checksum = crc32fast::hash(&bytes);
+                let mut sealed = format!("tenure {format} {checksum:08x}\n").into_bytes();
+                sealed.extend_from_slice(&bytes);
+                prop_assert!(decode(&key(), &sealed).is_err());
+            }
         }
     }
 }

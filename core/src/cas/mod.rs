@@ -20,6 +20,7 @@
 
 mod attempts;
 mod blob;
+mod entry_line;
 mod observed;
 mod store;
 #[cfg(test)]
@@ -35,10 +36,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-pub use self::store::{BlobStore, Key, Names, Swap, Version, Versioned, Wake};
+pub use self::store::{BlobStore, Key, Names, Swap, SwapPermit, Version, Versioned, Wake};
 use self::{
     attempts::AttemptStatus,
-    transaction::{Shared, Transaction},
+    transaction::{Contention, Shared, Transaction},
 };
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Context, RenewalAnswers},
@@ -48,8 +49,8 @@ use crate::{
     name::LockName,
     queue::{Answer, Event},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, Holder, List, Listed, LockState, Page, Remove, Removed,
-        Renewal, Renewed, Waiting,
+        Enqueue, Enqueued, Evicted, Grant, List, Listed, LockState, Page, Remove, Removed, Renewal,
+        Renewed, Waiting,
     },
     token::FencingToken,
 };
@@ -126,7 +127,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         shared.register(&name, attempt);
         let key = shared.key(&name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_enqueue(shared, request.wait), |tx| {
                 if shared.attempts.is_fenced(attempt) {
                     return Enqueued::Gone;
                 }
@@ -204,6 +205,7 @@ impl<S: BlobStore> Backend for Cas<S> {
             ttl,
             outcome_known,
         } = request;
+        let held = shared.attempts.is_holding(&name, attempt);
         shared.forget(&name, attempt);
         if !outcome_known {
             let now = shared.context.clock.now();
@@ -211,7 +213,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         }
         let key = shared.key(&name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_entry(ttl, held), |tx| {
                 if !outcome_known {
                     // A swap that is still in flight compares with the version before this one.
                     tx.write();
@@ -278,11 +280,10 @@ impl<S: BlobStore> Backend for Cas<S> {
                     let waiters = state.queue.len() as u64;
                     locks.push(Listed::new(name, state.holder, waiters));
                 }
-                // An unreadable lock is not free, and must not hide the other locks.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) =>
-                {
-                    locks.push(Listed::new(name, Some(Holder::foreign()), 0));
+                // An unreadable lock must not hide the other locks. If the whole store cannot be
+                // read, listing the names has failed before.
+                Err(error) if is_about_one_lock(error.kind()) => {
+                    locks.push(Listed::unreadable(name, &error));
                 }
                 Err(error) => return Err(error),
             }
@@ -294,7 +295,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let shared = &*self.shared;
         let key = shared.key(name);
         let done = shared
-            .transact(&key, |tx| {
+            .transact(&key, Contention::of_enqueue(shared, false), |tx| {
                 if tx.on(Event::Evict { token }) == Answer::Evicted {
                     return Evicted::Evicted;
                 }
@@ -312,6 +313,17 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 }
 
+/// Returns whether an error of this kind can concern the state of one lock alone.
+const fn is_about_one_lock(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Corrupt
+            | ErrorKind::NewerFormat
+            | ErrorKind::Config
+            | ErrorKind::PermissionDenied
+    )
+}
+
 /// Returns the TTL of the attempt's entry. A repeated enqueue does not change it.
 fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> std::time::Duration {
     let entry = tx.queue.entry(request.attempt);
@@ -327,8 +339,13 @@ async fn renew_lock<S: BlobStore>(
     answers: &RenewalAnswers,
 ) {
     let key = shared.key(name);
+    let held = batch
+        .iter()
+        .any(|(_, renewal)| shared.attempts.is_holding(name, renewal.attempt));
+    let shortest_ttl = batch.iter().map(|(_, renewal)| renewal.ttl).min();
+    let contention = Contention::of_entry(shortest_ttl.unwrap_or_default(), held);
     let done = shared
-        .transact(&key, |tx| {
+        .transact(&key, contention, |tx| {
             batch
                 .iter()
                 .map(|(_, renewal)| renew_one(shared, &key, tx, renewal))

@@ -1,6 +1,6 @@
 //! The store of the adapter: versioned blobs with compare-and-swap.
 
-use std::fmt;
+use std::{any::Any, fmt, time::Duration};
 
 use async_trait::async_trait;
 
@@ -120,6 +120,23 @@ pub enum Wake {
     Lock(LockName),
 }
 
+/// The permit to prepare the next swap of a blob, returned when it is dropped.
+#[must_use]
+pub struct SwapPermit(#[expect(dead_code, reason = "only dropped")] Box<dyn Any + Send>);
+
+impl SwapPermit {
+    /// Creates a permit that is returned when `held` is dropped.
+    pub fn new(held: impl Any + Send) -> Self {
+        Self(Box::new(held))
+    }
+}
+
+impl fmt::Debug for SwapPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SwapPermit")
+    }
+}
+
 /// A store of versioned blobs. [`Cas`](super::Cas) turns it into a backend.
 ///
 /// # Requirements for every method
@@ -157,6 +174,22 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         expected: Option<&Version>,
         bytes: Vec<u8>,
     ) -> Result<Swap, Error>;
+
+    /// Reads a blob in order to swap it. A store that many clients use at once can let them read and
+    /// swap one after the other: it returns a permit with the blob, after a wait of at most `limit`.
+    /// `conflicted` tells whether the caller has met a conflict. The default only reads.
+    ///
+    /// A permit reduces the number of conflicts and has no other effect: a swap without it is as
+    /// valid. A client that keeps its permit, because it was stopped, must delay the others by a
+    /// bounded time only.
+    async fn read_to_swap(
+        &self,
+        key: &Key,
+        _limit: Duration,
+        _conflicted: bool,
+    ) -> Result<(Option<Versioned>, Option<SwapPermit>), Error> {
+        Ok((self.read(key).await?, None))
+    }
 
     /// Lists the names of the namespace that have a blob and begin with `prefix`: about `limit`
     /// names, from the cursor of the previous page.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +10,7 @@ use super::{
     attempts::{AttemptStatus, Attempts},
     blob::{self, LockRecord},
     observed::Observed,
-    store::{BlobStore, Key, Swap, Version},
+    store::{BlobStore, Key, Swap, Version, Versioned},
     view::Viewer,
 };
 use crate::{
@@ -27,6 +27,44 @@ use crate::{
 const MAX_CACHED_STATES: usize = 256;
 /// More consecutive conflicts than this are not contention but a defect.
 const MAX_CONFLICTS: u32 = 1000;
+/// Number of conflicts after which a holder waits for a permit. Its swap frees the lock for the
+/// waiters or keeps it from expiring, so it does not wait behind clients that only enter the queue.
+const HOLDER_CONFLICTS: u32 = 8;
+/// Maximum backoff after a conflict, for a client that has no permit.
+const MAX_BACKOFF: Duration = Duration::from_millis(256);
+
+/// How a transaction competes with those of other clients.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contention {
+    /// Number of conflicts after which it reads with a permit.
+    conflicts: u32,
+    /// The longest wait for the permit.
+    permit_wait: Duration,
+    /// Whether the attempt holds the lock, so that its cached state is probably the current one.
+    held: bool,
+}
+
+impl Contention {
+    /// For a change that no deadline of an entry limits. `writes` tells whether it most probably
+    /// writes; a mere read needs no permit.
+    pub(super) fn of_enqueue<S>(shared: &Shared<S>, writes: bool) -> Self {
+        Self {
+            conflicts: u32::from(!writes),
+            permit_wait: shared.context.request_timeout,
+            held: false,
+        }
+    }
+
+    /// For a change of an entry with this TTL. An entry is renewed every third of its TTL, so a
+    /// tenth of it does not endanger the entry.
+    pub(super) fn of_entry(ttl: Duration, held: bool) -> Self {
+        Self {
+            conflicts: if held { HOLDER_CONFLICTS } else { 0 },
+            permit_wait: ttl / 10,
+            held,
+        }
+    }
+}
 
 /// One reading of the clocks.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +113,7 @@ impl Transaction<'_> {
 #[derive(Debug)]
 pub(super) struct TxOutcome<T> {
     pub(super) value: T,
-    pub(super) state: LockRecord,
+    pub(super) state: Arc<LockRecord>,
 }
 
 #[derive(Debug)]
@@ -89,7 +127,7 @@ pub(super) struct Shared<S> {
     /// of an earlier boot then stamps it with the shared clock, and any client finds it dead one
     /// TTL later: no client needs to keep observing it.
     shares_clock: bool,
-    cached: Mutex<HashMap<LockName, (Version, LockRecord)>>,
+    cached: Mutex<HashMap<LockName, (Version, Arc<LockRecord>)>>,
 }
 
 impl<S: BlobStore> Shared<S> {
@@ -157,7 +195,16 @@ impl<S: BlobStore> Shared<S> {
 
     /// Reads the state of a lock from the store. The version is `None` if the lock has no state.
     pub(super) async fn read(&self, key: &Key) -> Result<(Option<Version>, LockRecord), Error> {
-        let Some(blob) = self.store.read(key).await? else {
+        let blob = self.store.read(key).await?;
+        self.decode(key, blob)
+    }
+
+    fn decode(
+        &self,
+        key: &Key,
+        blob: Option<Versioned>,
+    ) -> Result<(Option<Version>, LockRecord), Error> {
+        let Some(blob) = blob else {
             return Ok((None, LockRecord::default()));
         };
         let state = blob::decode(key, &blob.bytes).map_err(|invalid| {
@@ -176,16 +223,30 @@ impl<S: BlobStore> Shared<S> {
     pub(super) async fn transact<T: Send>(
         &self,
         key: &Key,
+        contention: Contention,
         mut decide: impl FnMut(&mut Transaction<'_>) -> T + Send,
     ) -> Result<TxOutcome<T>, Error> {
         let started = self.context.clock.now();
-        let mut cached = self.take_cached(&key.name);
+        let mut cached = self.take_cached(&key.name).filter(|(_, state)| {
+            // In a queue of others, somebody else has most probably changed the state since.
+            contention.held || state.queue.entries().len() <= 1
+        });
         let mut conflicts = 0;
+        let mut permit = None;
         loop {
             let from_memory = cached.is_some();
             let (version, before) = match cached.take() {
-                Some((version, state)) => (Some(version), state),
-                None => self.read(key).await?,
+                Some((version, state)) => (Some(version), Arc::unwrap_or_clone(state)),
+                None if permit.is_some() || conflicts < contention.conflicts => {
+                    self.read(key).await?
+                }
+                None => {
+                    let limit = contention.permit_wait;
+                    let read = self.store.read_to_swap(key, limit, conflicts > 0);
+                    let (blob, new_permit) = read.await?;
+                    permit = new_permit;
+                    self.decode(key, blob)?
+                }
             };
             let moment = self.read_clocks();
             let mut state = before;
@@ -214,6 +275,7 @@ impl<S: BlobStore> Shared<S> {
                 if from_memory {
                     continue;
                 }
+                let state = Arc::new(state);
                 return Ok(TxOutcome { value, state });
             }
             state.generation = generation;
@@ -224,7 +286,9 @@ impl<S: BlobStore> Shared<S> {
             })?;
             let swap = self.store.compare_and_swap(key, version.as_ref(), bytes);
             if let Swap::Swapped(version) = swap.await? {
-                self.cache(&key.name, version, &state);
+                drop(permit);
+                let state = Arc::new(state);
+                self.cache(&key.name, version, Arc::clone(&state));
                 self.notify(key, &notices, &state).await;
                 return Ok(TxOutcome { value, state });
             }
@@ -241,7 +305,7 @@ impl<S: BlobStore> Shared<S> {
                         self.store.location(key)
                     )));
                 }
-                back_off(conflicts).await;
+                back_off(conflicts, permit.is_some()).await;
             }
         }
     }
@@ -255,7 +319,14 @@ impl<S: BlobStore> Shared<S> {
         }
         let key = self.key(name);
         let state = match self.read(&key).await {
-            Ok((_, state)) => state,
+            Ok((version, state)) => {
+                let state = Arc::new(state);
+                // A new holder renews at once.
+                if let Some(version) = version {
+                    self.cache(name, version, Arc::clone(&state));
+                }
+                state
+            }
             Err(error) => {
                 tracing::debug!(%error, "could not read a lock that changed");
                 return;
@@ -345,28 +416,29 @@ impl<S: BlobStore> Shared<S> {
         (stamp.clock == self.own_clock && at <= now).then_some(at)
     }
 
-    fn take_cached(&self, name: &LockName) -> Option<(Version, LockRecord)> {
+    fn take_cached(&self, name: &LockName) -> Option<(Version, Arc<LockRecord>)> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         cached.remove(name)
     }
 
-    fn cache(&self, name: &LockName, version: Version, state: &LockRecord) {
+    fn cache(&self, name: &LockName, version: Version, state: Arc<LockRecord>) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.len() >= MAX_CACHED_STATES {
             cached.clear();
         }
-        cached.insert(name.clone(), (version, state.clone()));
+        cached.insert(name.clone(), (version, state));
     }
 }
 
 /// Backs off after a conflict: the first two only yield, later ones sleep for a random time whose
-/// bound grows.
-async fn back_off(conflicts: u32) {
-    if conflicts <= 2 {
+/// bound grows. A client with the permit competes with few others and only yields.
+async fn back_off(conflicts: u32, has_permit: bool) {
+    if conflicts <= 2 || has_permit {
         tokio::task::yield_now().await;
         return;
     }
-    let most_us = 250_u64 << conflicts.min(6);
+    let most = Duration::from_micros(250 << conflicts.min(16)).min(MAX_BACKOFF);
+    let most_us = u64::try_from(most.as_micros()).unwrap_or(1);
     let random = getrandom::u64().unwrap_or(most_us);
     tokio::time::sleep(Duration::from_micros(random % most_us + 1)).await;
 }

@@ -18,6 +18,7 @@ mod view;
 
 use std::time::Duration;
 
+pub(crate) use state::QueueSummary;
 pub use state::{ClockId, Ended, Ending, Entry, Fenced, GrantRecord, Malformed, Now, Queue, Stamp};
 
 use crate::{

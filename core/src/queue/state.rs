@@ -21,6 +21,11 @@ impl ClockId {
     pub const fn new(id: u128) -> Self {
         Self(id)
     }
+
+    /// Returns the number.
+    pub(crate) const fn as_u128(self) -> u128 {
+        self.0
+    }
 }
 
 impl Serialize for ClockId {
@@ -208,6 +213,18 @@ pub struct Queue {
     pub(super) ended: Option<Ended>,
 }
 
+/// The state of one lock without its entries. The compare-and-swap adapter stores each entry by
+/// itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QueueSummary {
+    last_token: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fenced: Vec<Fenced>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended: Option<Ended>,
+}
+
 /// The defect of a state that was read from a store (clause S2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(&'static str);
@@ -225,6 +242,26 @@ impl Queue {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Joins a summary and entries that were stored separately. [`Queue::validate`] checks the
+    /// result.
+    pub(crate) fn from_parts(summary: QueueSummary, entries: Vec<Entry>) -> Self {
+        Self {
+            last_token: summary.last_token,
+            entries: entries.into(),
+            fenced: summary.fenced,
+            ended: summary.ended,
+        }
+    }
+
+    /// Returns the state without the entries.
+    pub(crate) fn summary(&self) -> QueueSummary {
+        QueueSummary {
+            last_token: self.last_token,
+            fenced: self.fenced.clone(),
+            ended: self.ended,
+        }
     }
 
     /// Returns the entry that holds the lock.
@@ -273,11 +310,13 @@ impl Queue {
         if self.last_token > FencingToken::MAX.get() {
             return Err(Malformed("its last token is out of range"));
         }
-        let mut attempts = std::collections::HashSet::with_capacity(self.entries.len());
+        // Every read of a state does this. Sorting needs one allocation and no hashing.
+        let mut attempts: Vec<_> = self.entries.iter().map(|entry| entry.attempt).collect();
+        attempts.sort_unstable();
+        if attempts.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Malformed("an attempt has two entries"));
+        }
         for (index, entry) in self.entries.iter().enumerate() {
-            if !attempts.insert(entry.attempt) {
-                return Err(Malformed("an attempt has two entries"));
-            }
             match entry.grant {
                 Some(_) if index > 0 => return Err(Malformed("two entries hold the lock")),
                 Some(grant) if grant.token.get() > self.last_token => {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,12 @@ pub(super) struct Map {
     /// Whether the next swap is not executed and its answer lost.
     pub(super) lose_request: AtomicU32,
     pub(super) late: Mutex<Option<Late>>,
+    /// The limits of the waits for a permit, and whether there had been a conflict.
+    pub(super) permit_waits: Mutex<Vec<(Duration, bool)>>,
+    /// Whether the waits end with a permit.
+    pub(super) grants_permits: AtomicBool,
+    /// Number of permits that were granted and are not returned.
+    pub(super) permits: Arc<AtomicU32>,
     pub(super) wakes: Mutex<Vec<(ClientId, Key)>>,
     pub(super) woken: Notify,
 }
@@ -59,6 +65,14 @@ impl Map {
         let (version, bytes) = blobs.get_mut(path).unwrap();
         *version = self.versions.fetch_add(1, Ordering::SeqCst) + 1;
         change(bytes);
+    }
+}
+
+struct Permit(Arc<AtomicU32>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -126,6 +140,24 @@ impl BlobStore for Shared {
             return Err(no_answer());
         }
         Ok(swap)
+    }
+
+    async fn read_to_swap(
+        &self,
+        key: &Key,
+        limit: Duration,
+        conflicted: bool,
+    ) -> Result<(Option<Versioned>, Option<SwapPermit>), Error> {
+        self.map
+            .permit_waits
+            .lock()
+            .unwrap()
+            .push((limit, conflicted));
+        let permit = self.map.grants_permits.load(Ordering::SeqCst).then(|| {
+            self.map.permits.fetch_add(1, Ordering::SeqCst);
+            SwapPermit::new(Permit(Arc::clone(&self.map.permits)))
+        });
+        Ok((self.read(key).await?, permit))
     }
 
     async fn list(

@@ -139,6 +139,64 @@ async fn a2_conflicts_are_retried_and_keep_queue_positions() {
     assert!(error.to_string().contains("default/job"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn clients_that_write_read_with_a_permit_and_a_holder_only_after_conflicts() {
+    let (map, a, b) = pair();
+    let waits = || std::mem::take(&mut *map.permit_waits.lock().unwrap());
+    let request = Duration::from_secs(5);
+    map.grants_permits.store(true, Ordering::SeqCst);
+    let grant = a.acquire(1).await;
+    b.wait(2).await;
+    assert_eq!(waits(), [(request, false); 2]);
+    // The permit is kept over all further conflicts, and returned with the swap.
+    map.conflicts.store(5, Ordering::SeqCst);
+    b.wait(3).await;
+    assert_eq!(waits(), [(request, false)]);
+    b.clock.advance(TTL / 3);
+    assert!(matches!(b.renew(2, None).await, Renewed::Waiting(_)));
+    assert_eq!(waits(), [(TTL / 10, false)]);
+    // A holder does not wait behind clients that enter the queue.
+    map.conflicts.store(7, Ordering::SeqCst);
+    let renewed = a.renew(1, Some(grant.token)).await;
+    assert!(matches!(renewed, Renewed::Proved { .. }));
+    assert_eq!(waits(), []);
+    // A try reads; only its swap after a conflict needs a permit.
+    assert!(matches!(
+        b.enqueue(4, false).await.unwrap(),
+        Enqueued::Busy(_)
+    ));
+    assert_eq!(waits(), []);
+    map.conflicts.store(20, Ordering::SeqCst);
+    assert_eq!(a.remove(1, true).await, Removed::AsHolder);
+    assert_eq!(waits(), [(TTL / 10, true)]);
+    assert_eq!(map.permits.load(Ordering::SeqCst), 0);
+    // Without a permit, the swap is tried all the same.
+    map.grants_permits.store(false, Ordering::SeqCst);
+    map.conflicts.store(2, Ordering::SeqCst);
+    b.wait(5).await;
+    assert_eq!(
+        waits(),
+        [(request, false), (request, true), (request, true)]
+    );
+}
+
+#[tokio::test]
+async fn w3_new_holder_renews_without_a_second_read() {
+    let (map, a, b) = pair();
+    a.acquire(1).await;
+    b.wait(2).await;
+    let reads = map.reads.load(Ordering::SeqCst);
+    a.remove(1, true).await;
+    let BackendEvent::Granted(grant) = b.event().await else {
+        panic!()
+    };
+    let renewed = b.renew(2, Some(grant.token)).await;
+    assert!(matches!(renewed, Renewed::Proved { .. }));
+    assert_eq!(b.remove(2, true).await, Removed::AsHolder);
+    // The releaser re-reads after the waiter's entry; the waiter reads once when it is woken.
+    assert!(map.reads.load(Ordering::SeqCst) <= reads + 2);
+}
+
 #[tokio::test]
 async fn a3_lost_answer_is_outcome_unknown_and_can_be_repeated() {
     let (map, a, _) = pair();
@@ -392,7 +450,10 @@ async fn s2_corrupt_blob_is_an_error_and_never_a_free_lock() {
     let error = fresh.cas.inspect(&job()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let page = fresh.cas.list(List::new("", 10)).await.unwrap();
-    assert_eq!(page.locks[0].holder, Some(Holder::foreign()));
+    let unreadable = page.locks[0].unreadable.as_deref().unwrap();
+    assert!(unreadable.contains("default/job"), "{unreadable}");
+    // A reader that does not know this field must not show the lock as free.
+    assert!(page.locks[0].holder.is_some());
     // Also for the client that has cached the previous state.
     assert!(a.renew(1, None).await.is_unknown());
     map.overwrite("default/job", |bytes| *bytes = b"tenure 7 x\n".to_vec());
