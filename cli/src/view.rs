@@ -48,6 +48,9 @@ pub(crate) struct ListedView {
     namespace: String,
     holder: Option<HolderView>,
     waiters: u64,
+    /// Why the lock's state cannot be read; the other fields then say nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
 }
 
 impl LockView {
@@ -72,6 +75,7 @@ impl ListedView {
             namespace: namespace.to_owned(),
             holder: listed.holder.as_ref().map(HolderView::new),
             waiters: listed.waiters,
+            unreadable: listed.unreadable.clone(),
         }
     }
 }

@@ -52,7 +52,11 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
                         let holder = listed.holder.as_ref();
                         let held = holder.map_or_else(|| "free".to_owned(), view::held_by);
                         let name = quote(listed.name.as_str());
-                        output::write(format!("{name}  {held}, waiting: {}\n", listed.waiters))?;
+                        let line = match &listed.unreadable {
+                            Some(error) => format!("{name}  cannot be read: {}\n", escape(error)),
+                            None => format!("{name}  {held}, waiting: {}\n", listed.waiters),
+                        };
+                        output::write(line)?;
                     }
                     Format::Json => {
                         output::write_json(&ListedView::new(config.namespace.as_str(), listed))?;

@@ -253,6 +253,14 @@ fn s2_corrupted_state_file_is_named_and_is_not_a_free_lock() {
     sandbox
         .run(&["status", "x"])
         .assert_failed(69, &["corrupt", "locks"]);
+    // It does not hide the other locks.
+    let listed = sandbox.run(&["ls"]);
+    listed.assert_succeeded();
+    assert!(
+        listed.stdout.starts_with("\"x\"  cannot be read: "),
+        "{}",
+        listed.stdout
+    );
     assert!(sandbox.read("ran").is_none());
 }
 
