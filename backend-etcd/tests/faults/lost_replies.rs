@@ -27,8 +27,8 @@ async fn a3_a4_enqueue_with_lost_reply_leaves_no_entry() {
                 None
             };
             assert!(
-                acquire_with_lost_reply(&client, &other, &proxy).await,
-                "A3, round {round}: no enqueue had an unknown outcome"
+                acquire_with_lost_reply(&client, &other, &proxy, taken).await,
+                "A3, round {round}: no reply to an enqueue was lost"
             );
             wait_for_waiters(&other, "a", 0).await;
             if let Some(holder) = holder {
@@ -45,12 +45,25 @@ async fn a3_a4_enqueue_with_lost_reply_leaves_no_entry() {
     assert!(proxy.replies_dropped() >= 10);
 }
 
-/// Acquires until an enqueue is applied but not answered. Returns whether its outcome was reported
-/// as unknown.
-async fn acquire_with_lost_reply(client: &Client, other: &Client, proxy: &Proxy) -> bool {
+/// Acquires until an enqueue is applied but not answered. Returns whether there was one. A try
+/// reports it as unknown; a wait for a taken lock goes on with another attempt.
+async fn acquire_with_lost_reply(
+    client: &Client,
+    other: &Client,
+    proxy: &Proxy,
+    taken: bool,
+) -> bool {
     for _ in 0..10 {
+        let lost = proxy.replies_dropped();
         proxy.drop_reply_of_and_cut("Txn");
-        match client.lock("a").unwrap().acquire_within(seconds(2)).await {
+        let lock = client.lock("a").unwrap();
+        let outcome = if taken {
+            lock.acquire_within(seconds(1)).await
+        } else {
+            lock.try_acquire().await
+        };
+        match outcome {
+            Ok(Acquisition::Busy(_)) if taken && proxy.replies_dropped() > lost => return true,
             Err(error) if error.kind() == ErrorKind::OutcomeUnknown => return true,
             // The next reply to a transaction was that to a renewal and not that to the enqueue.
             Ok(Acquisition::Acquired(guard)) => drop(guard.release().await),
