@@ -52,8 +52,9 @@ pub(crate) async fn renew(shared: &Shared, entries: Vec<Renewal>, answers: &Rene
 
 async fn renew_part(session: &Arc<Session>, part: Part) -> Vec<(usize, Renewed)> {
     let clock = &*session.config.context.clock;
-    // Several requests may come before a proof, so this is no time limit of one request.
-    let limit = session.config.now() + session.ttl / 2;
+    // Many requests may come before a proof, so this is no time limit of one request. The core drops
+    // the call when no answer can prove anything any more.
+    let limit = session.config.now() + session.ttl;
     session.touch();
     let connection = match session.connection(OPERATION, limit).await {
         Ok(connection) => connection,

@@ -336,9 +336,8 @@ impl Backend for SimBackend {
         let (client, process) = (self.context.client, self.process);
         let late = {
             let mut state = self.world.state();
-            state
-                .oracle
-                .names(request.attempt, process, &request.owner.label);
+            let (now, label) = (state.now, &request.owner.label);
+            state.oracle.names(request.attempt, process, label, now);
             state.store.has(Flaw::ProofFromReply)
         };
         let may_repeat = self.world.state().plan.resends;

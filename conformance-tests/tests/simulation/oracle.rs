@@ -128,11 +128,19 @@ impl Oracle {
         self.attempts.entry(number).or_default()
     }
 
-    /// Records that an attempt of an acquire is about to enqueue.
-    pub(crate) fn names(&mut self, attempt: AttemptId, process: usize, label: &str) {
+    /// Records that an attempt of an acquire is about to enqueue. The acquire has given up its earlier
+    /// attempts.
+    pub(crate) fn names(&mut self, attempt: AttemptId, process: usize, label: &str, now: u64) {
+        let acquire = label.parse().expect("a number");
+        let number = self.number(attempt);
+        for (other, earlier) in &mut self.attempts {
+            if earlier.acquire == acquire && *other != number {
+                earlier.over_since.get_or_insert(now);
+            }
+        }
         let entry = self.attempt(attempt);
         entry.process = process;
-        entry.acquire = label.parse().expect("a number");
+        entry.acquire = acquire;
     }
 
     pub(crate) fn fence(&mut self, attempt: AttemptId, until: u64) {

@@ -262,12 +262,16 @@ impl Worker {
 }
 
 /// Returns whether the store holds the unexpired grant.
+/// Whether the store has this grant. A late copy of the enqueue can give the attempt another one.
 fn is_granted(state: &crate::world::State, guard: &Guard) -> bool {
     let now = state.store.now(state.now);
     let name: usize = guard.name().as_str().parse().expect("a number");
     state.store.queues[name]
         .entry(guard.attempt())
-        .is_some_and(|entry| entry.grant.is_some() && !entry.has_lapsed(&now))
+        .is_some_and(|entry| {
+            let token = entry.grant.as_ref().map(|grant| grant.token);
+            token == Some(guard.token()) && !entry.has_lapsed(&now)
+        })
 }
 
 fn outcome_word(cancels: bool, granted: bool, queued: bool) -> Option<&'static str> {
