@@ -53,12 +53,7 @@ impl Session {
             let sent = self.config.now();
             // Answers arrive in the order of the requests, so a heartbeat that stays unanswered shows that
             // every request before it does. A server that lost its leader answers nothing after a `sync`.
-            // On a new connection the answers for thousands of nodes may come first.
-            let limit = if *self.checked.borrow() < connection.number {
-                sent + self.granted() / 2
-            } else {
-                sent + silence_limit(self.granted())
-            };
+            let limit = sent + silence_limit(self.granted());
             match until(clock, limit, heartbeat(connection)).await {
                 Some(Ok(())) => {}
                 Some(Err(RequestError::Refused(ZkError::SessionExpired))) => {
