@@ -336,8 +336,10 @@ impl Backend for SimBackend {
         let (client, process) = (self.context.client, self.process);
         let late = {
             let mut state = self.world.state();
-            let (now, label) = (state.now, &request.owner.label);
-            state.oracle.names(request.attempt, process, label, now);
+            let (now, heal, label) = (state.now, state.plan.heal, &request.owner.label);
+            state
+                .oracle
+                .names(request.attempt, process, label, now, heal);
             state.store.has(Flaw::ProofFromReply)
         };
         let may_repeat = self.world.state().plan.resends;
@@ -379,6 +381,9 @@ impl Backend for SimBackend {
                 (answer, taken.step.notices, taken.as_of)
             })
             .await?;
+        if matches!(answer, Enqueued::Waiting(_)) {
+            self.world.state().oracle.queued(attempt);
+        }
         Ok(match answer {
             Enqueued::Granted(mut grant) if late => {
                 grant.proved_from = Some(self.now());

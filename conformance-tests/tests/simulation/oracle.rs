@@ -66,6 +66,9 @@ struct Seen {
 struct Wait {
     lock: usize,
     process: usize,
+    /// Whether its attempt is in the queue, or was sent when no message could be lost. An acquire whose
+    /// request was lost learns of that only by its time limit.
+    counts: bool,
 }
 
 /// The holder of a lock before an event.
@@ -130,8 +133,18 @@ impl Oracle {
 
     /// Records that an attempt of an acquire is about to enqueue. The acquire has given up its earlier
     /// attempts.
-    pub(crate) fn names(&mut self, attempt: AttemptId, process: usize, label: &str, now: u64) {
+    pub(crate) fn names(
+        &mut self,
+        attempt: AttemptId,
+        process: usize,
+        label: &str,
+        now: u64,
+        heal: u64,
+    ) {
         let acquire = label.parse().expect("a number");
+        if let Some(wait) = self.waits.get_mut(&acquire) {
+            wait.counts = now >= heal;
+        }
         let number = self.number(attempt);
         for (other, earlier) in &mut self.attempts {
             if earlier.acquire == acquire && *other != number {
@@ -156,12 +169,26 @@ impl Oracle {
     }
 
     pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize) {
-        self.waits.insert(acquire, Wait { lock, process });
+        let counts = false;
+        let wait = Wait {
+            lock,
+            process,
+            counts,
+        };
+        self.waits.insert(acquire, wait);
     }
 
     /// Returns the number of processes that wait for a lock.
     pub(crate) fn waiting_for(&self, lock: usize) -> usize {
         self.waits.values().filter(|wait| wait.lock == lock).count()
+    }
+
+    /// Records that the client of an attempt has heard that it is in the queue.
+    pub(crate) fn queued(&mut self, attempt: AttemptId) {
+        let acquire = self.attempt(attempt).acquire;
+        if let Some(wait) = self.waits.get_mut(&acquire) {
+            wait.counts = true;
+        }
     }
 
     /// Records the end of an acquire: nothing of it may remain except the granted attempt.
@@ -463,11 +490,10 @@ fn locks_move_on(state: &mut State, live: &[bool]) {
     let bound = ns(TAKEOVER.of(state.plan.ttl, state.plan.ttl)) + 100_000_000;
     let (now, quiet) = (state.now, state.plan.quiet());
     for (lock, &held) in live.iter().enumerate() {
-        let waits = state
-            .oracle
-            .waits
-            .values()
-            .any(|wait| wait.lock == lock && !state.processes[wait.process].crashed);
+        let waits =
+            state.oracle.waits.values().any(|wait| {
+                wait.counts && wait.lock == lock && !state.processes[wait.process].crashed
+            });
         if held || !waits {
             state.oracle.free_since[lock] = now;
         }
