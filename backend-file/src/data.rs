@@ -135,7 +135,7 @@ fn canonical(text: &str) -> Option<u64> {
     (number.to_string() == text).then_some(number)
 }
 
-/// What is stored of a version and of the versions before it in its chain.
+/// The stored bytes of a chain: the base version and the changes that lead from it to a later version.
 #[derive(Debug)]
 pub(crate) struct StoredData {
     /// The data of the base.
@@ -265,7 +265,7 @@ fn write_links(
     u32::try_from(count).map(Some).map_err(|_| Errno::FBIG)
 }
 
-/// What the pieces of a version contain.
+/// Whether the pieces of a version contain its whole data, or the changes to the version before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Whole,

@@ -12,7 +12,7 @@ mod common;
 
 use std::{
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -89,14 +89,7 @@ async fn w1_crowd_of_processes_is_served_in_order() {
 #[test]
 #[ignore = "started by the test above"]
 fn a_process_in_the_crowd() {
-    let Some(dir) = std::env::var_os("TENURE_TEST_DIR").map(PathBuf::from) else {
-        return;
-    };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(wait_in_crowd(&dir));
+    common::run_as_child(async |dir| wait_in_crowd(dir).await);
 }
 
 async fn wait_in_crowd(dir: &Path) {

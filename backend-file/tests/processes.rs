@@ -9,7 +9,7 @@
 mod common;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -77,14 +77,7 @@ fn x1_t1_w1_processes_exclude_each_other_and_tokens_increase() {
 #[test]
 #[ignore = "started by the test above"]
 fn a_process_that_counts() {
-    let Some(dir) = std::env::var_os("TENURE_TEST_DIR").map(PathBuf::from) else {
-        return;
-    };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(count(&dir));
+    common::run_as_child(async |dir| count(dir).await);
 }
 
 async fn count(dir: &Path) {

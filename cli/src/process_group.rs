@@ -16,7 +16,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessGroup(Pid);
 
-/// What is known about the processes of a group.
+/// The state of a process group, as far as this process can see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// All processes have ended; some may be zombies.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test target uses its own part of it")]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -152,4 +152,17 @@ pub(crate) fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Runs the body of a test that another test starts as a process of its own, with the directory that it
+/// passes. Without one, nobody has started it, and nothing is run.
+pub(crate) fn run_as_child(body: impl AsyncFnOnce(&Path)) {
+    let Some(dir) = std::env::var_os("TENURE_TEST_DIR").map(PathBuf::from) else {
+        return;
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(body(&dir));
 }

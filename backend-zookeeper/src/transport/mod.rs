@@ -92,7 +92,8 @@ impl Connection {
     }
 
     /// A client for one of many operations, and the permit that must be held until its requests are
-    /// answered. Whoever holds a permit does not ask for another one.
+    /// answered. An operation takes one permit: while it holds
+    /// the permit, it does not take a second one.
     pub(crate) async fn operation(
         &self,
     ) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {

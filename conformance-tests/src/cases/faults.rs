@@ -424,7 +424,7 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
 pub(crate) async fn slow_store_counts_against_the_holder(context: Arc<CaseContext>) -> Outcome {
     const DELAY: Duration = Duration::from_millis(80);
     let broken = Broken::new(&context, context.possible_ttl(Duration::from_secs(4))).await?;
-    // First, everything that is created only once.
+    // The session and the parents of the lock are created before the network is slow.
     release(&broken.client.lock("slow")?.acquire().await?).await?;
     let before = broken.faulty.line().effects();
     broken.set(Fault::Delay(DELAY));

@@ -17,7 +17,7 @@ const SHARES: [u32; 3] = [10, 40, 90];
 /// Turns of each client.
 const TURNS: u32 = 3;
 
-/// Clients of one store; all of them, or one, on a slow way.
+/// Clients of one store; all of them, or one, on a slow network.
 struct Slow {
     /// The share of the time limit that a request takes, and how many are slow, for messages.
     what: String,
@@ -27,7 +27,7 @@ struct Slow {
 }
 
 impl Slow {
-    /// Connects the clients, and makes the way slow once each of them has its session.
+    /// Connects the clients, and makes the network slow once each of them has its session.
     async fn new(
         context: &CaseContext,
         share: u32,
@@ -55,7 +55,7 @@ impl Slow {
                     .client_with(|builder| builder.ttl(ttl).request_timeout(limit))
                     .await?
             };
-            // What is created only once is created before the way is slow.
+            // The session and the parents of the lock are created before the network is slow.
             let warm = client.lock(format!("warm {share} {all} {number}"))?;
             release(&warm.acquire().await?).await?;
             slow.clients.push(client);
@@ -68,7 +68,7 @@ impl Slow {
 }
 
 /// Runs a check for each share, with one slow client and with all of them slow, side by side.
-async fn each_way<F>(
+async fn in_each_situation<F>(
     context: &Arc<CaseContext>,
     check: impl Fn(Arc<CaseContext>, u32, bool) -> F,
 ) -> Outcome
@@ -109,7 +109,7 @@ struct Waiter {
 }
 
 pub(crate) async fn slow_waiter_keeps_its_place(context: Arc<CaseContext>) -> Outcome {
-    each_way(&context, keeps_its_place).await
+    in_each_situation(&context, keeps_its_place).await
 }
 
 async fn keeps_its_place(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
@@ -173,7 +173,7 @@ async fn keeps_its_place(context: Arc<CaseContext>, share: u32, all: bool) -> Ou
 }
 
 pub(crate) async fn slow_client_stops_nobody(context: Arc<CaseContext>) -> Outcome {
-    each_way(&context, stops_nobody).await
+    in_each_situation(&context, stops_nobody).await
 }
 
 async fn stops_nobody(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
