@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use tenure_core::{
-    Client,
+    Acquisition, Client,
     backend::{Backend, BackendEvent, BackendInfo, Connect, Context, RenewalAnswers},
     capability::Capabilities,
     clock::ManualClock,
@@ -44,6 +44,8 @@ struct ControlledStore {
     attempts: Arc<Mutex<Vec<AttemptId>>>,
     /// Whether `Recheck` is sent right before the first answer.
     look: bool,
+    /// Whether each report after the first one is answered "still waiting".
+    waits: bool,
     /// Whether each renewal's proof is sent as an event and the call never returns.
     parts: bool,
 }
@@ -118,8 +120,9 @@ impl Backend for ControlledStore {
         for (index, entry) in entries.iter().enumerate() {
             let answer = match entry.token {
                 Some(_) => Renewed::Proved { from },
-                None if number == 0 => {
-                    Renewed::Waiting(Waiting::new(from, StoreTime::new(2)).with_ahead(1))
+                None if number == 0 || self.waits => {
+                    let at = StoreTime::new(2 + u64::from(number));
+                    Renewed::Waiting(Waiting::new(from, at).with_ahead(1))
                 }
                 None => Renewed::Granted(Grant::proved(
                     entry.attempt,
@@ -214,6 +217,40 @@ async fn w1_grant_with_an_old_proof_costs_no_place() {
     let guard = waiter.await.unwrap();
     assert!(guard.check().is_ok());
     assert_eq!(store.attempts.lock().unwrap().len(), 1, "one attempt");
+}
+
+/// A report that is given up says nothing about a waiter that a later report has confirmed: when the
+/// budget ends, the lock is busy, and the store is not called unreachable.
+#[tokio::test]
+async fn a5_report_given_up_after_a_later_answer_is_no_error() {
+    let clock = ManualClock::new();
+    let store = ControlledStore {
+        waits: true,
+        ..ControlledStore::default()
+    };
+    let client = Client::builder(store.clone())
+        .ttl(Duration::from_secs(6))
+        .request_timeout(Duration::from_millis(500))
+        .clock(Arc::new(clock.clone()))
+        .connect()
+        .await
+        .unwrap();
+    let lock = client.lock("a").unwrap();
+    // The first report is sent after 2 s, and given up 4 s later.
+    let waiter =
+        tokio::spawn(async move { lock.acquire_within(Duration::from_millis(6_050)).await });
+    for _ in 0..700 {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        if waiter.is_finished() {
+            break;
+        }
+        clock.advance(Duration::from_millis(10));
+    }
+    assert!(store.renews.load(Ordering::SeqCst) > 1);
+    let outcome = waiter.await.unwrap().unwrap();
+    assert!(matches!(outcome, Acquisition::Busy(_)), "{outcome:?}");
 }
 
 /// `Guard::renew` renews now. An earlier renewal in flight is answered right afterwards.
