@@ -146,7 +146,9 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Every token must be greater than this (T1).
     pub token_floor: FencingToken,
-    /// The core abandons a request after this time. A driver may use it for its own time-outs.
+    /// The core abandons a request after this time. A call of [`renew`](Backend::renew) counts as
+    /// failed after it, and is dropped only after two thirds of the longest TTL in it, because a
+    /// late answer still proves something. A driver may use it for its own time-outs.
     pub request_timeout: Duration,
     /// Whether this client acquires nothing and only inspects, lists and evicts. Connecting such a
     /// client must create nothing in the store, and needs no subscription to events.
