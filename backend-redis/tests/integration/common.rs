@@ -158,6 +158,23 @@ pub(crate) fn keys(server: &Server, pattern: &str) -> Vec<String> {
     keys.lines().map(str::to_owned).collect()
 }
 
+/// An acquire whose first attempt gets no reply. Returns when that attempt is removed, and with it the next
+/// one, which the acquire may have begun.
+pub(crate) async fn acquire_without_reply(server: &Server, client: &Client, lock: &str) {
+    let fences = key(lock, "fenced:*");
+    let before = keys(server, &fences).len();
+    let lock = client.lock(lock).unwrap();
+    let acquiring = tokio::spawn(async move { lock.acquire().await });
+    wait_until("the attempt is fenced off", OPERATION_TIMEOUT, || {
+        keys(server, &fences).len() > before
+    })
+    .await;
+    acquiring.abort();
+    if let Ok(outcome) = acquiring.await {
+        let _ = outcome.unwrap().release().await;
+    }
+}
+
 /// A driver without a client above it. It sends only what the test requests, like a client that has
 /// died or misbehaves.
 pub(crate) struct RawBackend {

@@ -2,23 +2,16 @@
 
 use std::time::Duration;
 
-use tenure_core::{Acquisition, Client, Guard, Release, error::ErrorKind};
+use tenure_core::{Acquisition, Guard, Release, error::ErrorKind};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::common::{
-    DelayedPath, OPERATION_TIMEOUT, builder, client, connected, enqueue_waiter, expect_granted,
-    hold, is_unused, key, keys, queue_length, seconds, wait_until,
+    DelayedPath, OPERATION_TIMEOUT, acquire_without_reply, builder, client, connected,
+    enqueue_waiter, expect_granted, hold, is_unused, key, keys, queue_length, seconds, wait_until,
 };
 
 /// Much longer than any wait of these tests that must not depend on it.
 const TTL: Duration = seconds(60);
-
-/// An acquire whose reply does not arrive.
-async fn acquire_without_reply(client: &Client, lock: &str) {
-    let lock = client.lock(lock).unwrap();
-    let error = lock.acquire_within(OPERATION_TIMEOUT).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "a3: {error}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_enqueue_with_a_lost_reply_leaves_no_entry() {
@@ -28,7 +21,7 @@ async fn a4_enqueue_with_a_lost_reply_leaves_no_entry() {
     for round in 0..10 {
         let client = client(&proxy.url(), TTL).await;
         proxy.drop_reply_of_and_cut("EVALSHA");
-        acquire_without_reply(&client, "a").await;
+        acquire_without_reply(&server, &client, "a").await;
         let lock = other.lock("a").unwrap();
         let held = lock
             .acquire_within(OPERATION_TIMEOUT)
@@ -39,16 +32,26 @@ async fn a4_enqueue_with_a_lost_reply_leaves_no_entry() {
 
         connected(&client).await;
         proxy.drop_reply_of_and_cut("EVALSHA");
-        acquire_without_reply(&client, "a").await;
+        acquire_without_reply(&server, &client, "a").await;
         wait_until("no late request left a waiter", OPERATION_TIMEOUT, || {
             queue_length(&server, "a") == 0
         })
         .await;
         let _ = held.release().await;
         assert!(is_unused(&server, "a"), "round {round}");
+
+        connected(&client).await;
+        proxy.drop_reply_of_and_cut("EVALSHA");
+        let tried = client.lock("a").unwrap().try_acquire().await;
+        let error = tried.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "a3: {error}");
+        wait_until("no late request holds the lock", OPERATION_TIMEOUT, || {
+            is_unused(&server, "a")
+        })
+        .await;
         assert_eq!(client.live_attempts(), 0);
     }
-    assert_eq!(proxy.replies_dropped(), 20);
+    assert_eq!(proxy.replies_dropped(), 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +67,7 @@ async fn a4_enqueue_arriving_after_its_removal_has_no_effect() {
         let late = client(&path.url(), TTL).await;
         path.bypass();
         let _ = tokio::join!(
-            acquire_without_reply(&late, "a"),
+            acquire_without_reply(&server, &late, "a"),
             path.cut_after_script_sent()
         );
         // The removal takes the direct path.
