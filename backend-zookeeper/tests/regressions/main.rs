@@ -10,6 +10,7 @@
 #[path = "../faults/common.rs"]
 mod common;
 
+mod adversary;
 mod many;
 mod silent;
 mod slow;
