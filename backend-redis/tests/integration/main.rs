@@ -7,6 +7,7 @@
     reason = "test helpers may panic as tests may"
 )]
 
+mod adversary;
 mod blocked_server;
 mod common;
 mod failover;

@@ -1,0 +1,55 @@
+//! A find of an adversarial review.
+
+use tenure_core::Acquisition;
+use tenure_test_servers::redis::Cluster;
+use tokio::time::{Instant, sleep};
+
+use crate::common::{builder, client, key, millis, name, seconds};
+
+/// FAILS. R3, A4: one node of a cluster is stopped (SIGSTOP). What waits for locks there leaves
+/// removals that are retried for a TTL and fill the 64 places of the core's releaser. The release of
+/// a guard that is dropped on a healthy node is not sent; the guard is not renewed either, so the
+/// lock is blocked until its TTL has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
+    let cluster = Cluster::builder().node_timeout(seconds(60)).start().unwrap();
+    let owner = builder(&cluster.url()).ttl(seconds(30));
+    let owner = owner.request_timeout(seconds(1)).connect().await.unwrap();
+    let silent = &cluster.masters()[0];
+    let on_silent = |lock: &str| {
+        let slot = cluster.slot_of(&key(lock, "holder")).unwrap();
+        cluster.owner_of_slot(slot).unwrap().port() == silent.port()
+    };
+    let names: Vec<String> = (0..600).map(|n| format!("n{n}")).collect();
+    let (down, healthy): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| on_silent(name));
+    let looker = client(&cluster.url(), seconds(30)).await;
+    let guard = match owner.lock(&healthy[0]).unwrap().try_acquire().await {
+        Ok(Acquisition::Acquired(guard)) => guard,
+        other => panic!("{other:?}"),
+    };
+    println!("{} locks at the silent node", down.len());
+    silent.pause().unwrap();
+    for lock in &down[..100] {
+        let lock = owner.lock(lock).unwrap();
+        tokio::spawn(async move { lock.acquire().await });
+    }
+    // The first attempts have failed.
+    sleep(seconds(3)).await;
+    assert!(guard.check().is_ok());
+    let begun = Instant::now();
+    drop(guard);
+    let released = loop {
+        if let Ok(state) = looker.inspect(&name(&healthy[0])).await
+            && state.holder.is_none()
+        {
+            break begun.elapsed();
+        }
+        if begun.elapsed() > seconds(45) {
+            break begun.elapsed();
+        }
+        sleep(millis(20)).await;
+    };
+    println!("free after {released:?}");
+    silent.resume().unwrap();
+    assert!(released < seconds(5), "free after {released:?} only");
+}
