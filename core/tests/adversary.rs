@@ -228,3 +228,31 @@ async fn r5_a_renewal_that_hangs_does_not_use_up_the_time_of_a_shutdown() {
     drop(guard);
     assert_eq!(report.released, 1, "{report:?}");
 }
+
+/// FAILS. The documentation of `Guard::release`: "If no answer arrives, the removal is retried, for one
+/// request time-out in total." On a store that is silent it takes two: one for a renewal that is
+/// under way, one for the removal.
+#[tokio::test]
+async fn a_release_on_a_silent_store_takes_one_request_time_out() {
+    let limit = millis(500);
+    let twist = Twist {
+        renewal_step: Duration::from_secs(60),
+        removal_delay: Duration::from_secs(60),
+        ..Twist::default()
+    };
+    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let client = Client::builder(store)
+        .ttl(Duration::from_secs(3))
+        .request_timeout(limit)
+        .connect()
+        .await
+        .unwrap();
+    let guard = client.lock("a").unwrap().acquire().await.unwrap();
+    while twist.log.lock().unwrap().is_empty() {
+        sleep(millis(5)).await;
+    }
+    let begun = Instant::now();
+    let release = guard.release().await;
+    println!("{release:?} after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < limit * 3 / 2, "{:?}", begun.elapsed());
+}
