@@ -53,3 +53,44 @@ async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
     silent.resume().unwrap();
     assert!(released < seconds(5), "free after {released:?} only");
 }
+
+/// L2 and the trait `Backend::renew` ("a slow part does not delay the others"): the renew script does not
+/// find a grant on a healthy node. What has become of it is asked in a second round, which begins when
+/// every call of the first round is over (`renew.rs`, `renew`), also that to a silent node.
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_a_silent_node_does_not_delay_the_news_of_a_loss_on_another_node() {
+    const TTL: std::time::Duration = seconds(12);
+    let cluster = Cluster::builder().node_timeout(seconds(60)).start().unwrap();
+    let silent = &cluster.masters()[0];
+    let owner_of = |lock: &str| {
+        let slot = cluster.slot_of(&key(lock, "holder")).unwrap();
+        cluster.owner_of_slot(slot).unwrap()
+    };
+    let on_silent = |lock: &String| owner_of(lock).port() == silent.port();
+    let names: Vec<String> = (0..60).map(|n| format!("n{n}")).collect();
+    let (down, healthy): (Vec<_>, Vec<_>) = names.into_iter().partition(on_silent);
+    for pause in [false, true] {
+        let owner = client(&cluster.url(), TTL).await;
+        let mut others = Vec::new();
+        for lock in &down[..3] {
+            others.push(crate::common::hold(&owner, lock).await);
+        }
+        let lock = &healthy[0];
+        let guard = crate::common::hold(&owner, lock).await;
+        guard.renew().await.unwrap();
+        let begun = Instant::now();
+        let (left, node) = (guard.remaining(), owner_of(lock));
+        if pause {
+            silent.pause().unwrap();
+        }
+        node.command(&["DEL", &key(lock, "holder")]).unwrap();
+        let reason = guard.lost().await;
+        println!("paused {pause}: {reason:?} after {:?} of {left:?}", begun.elapsed());
+        if pause {
+            silent.resume().unwrap();
+        }
+        assert!(begun.elapsed() < TTL / 3 + seconds(2), "{:?}", begun.elapsed());
+        drop(others);
+        owner.shutdown(seconds(10)).await;
+    }
+}
