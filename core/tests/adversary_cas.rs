@@ -1,0 +1,139 @@
+//! A find of an adversarial review: the compare-and-swap adapter with many blobs that do not answer.
+#![allow(
+    clippy::panic,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tenure_core::{
+    Client,
+    backend::{Backend, BackendInfo, Connect, Context},
+    capability::{
+        Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
+        WaitMode,
+    },
+    cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned},
+    error::Error,
+    name::Namespace,
+};
+
+#[derive(Debug, Clone, Default)]
+struct Map {
+    blobs: Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>,
+    next: Arc<AtomicU64>,
+    /// The locks for which every request hangs, by the beginning of their names.
+    hanging: Arc<Mutex<Option<String>>>,
+}
+
+impl Map {
+    async fn reach(&self, key: &Key) {
+        let hangs = self.hanging.lock().unwrap().as_deref().is_some_and(|prefix| key.name.as_str().starts_with(prefix));
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Connect for Map {
+    fn info(&self) -> BackendInfo {
+        BackendInfo::new("map", "map:")
+    }
+    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
+        Ok(Arc::new(Cas::new(self.clone(), context)?))
+    }
+}
+
+#[async_trait]
+impl BlobStore for Map {
+    fn info(&self) -> BackendInfo {
+        Connect::info(self)
+    }
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        Ok(Capabilities::new(
+            Durability::Volatile,
+            WaitMode::Poll {
+                every: Duration::from_millis(50),
+            },
+            LossEvidence::new(Evidence::NextRenewal, Evidence::NextRenewal),
+            TtlRange::new(
+                Duration::from_millis(100),
+                Duration::from_secs(3600),
+                Duration::from_millis(1),
+                TtlScope::Lock,
+            ),
+            TakeoverBound::new(100, 50, Duration::from_secs(1)),
+        ))
+    }
+    async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
+        self.reach(key).await;
+        let blobs = self.blobs.lock().unwrap();
+        Ok(blobs.get(&key.path()).map(|(version, bytes)| {
+            Versioned::new(Version::new(version.to_string()), bytes.clone())
+        }))
+    }
+    async fn compare_and_swap(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        bytes: Vec<u8>,
+    ) -> Result<Swap, Error> {
+        self.reach(key).await;
+        let mut blobs = self.blobs.lock().unwrap();
+        let present = blobs
+            .get(&key.path())
+            .map(|(version, _)| version.to_string());
+        if present.as_deref() != expected.map(Version::as_str) {
+            return Ok(Swap::Conflict);
+        }
+        let version = self.next.fetch_add(1, Ordering::SeqCst);
+        blobs.insert(key.path(), (version, bytes));
+        Ok(Swap::Swapped(Version::new(version.to_string())))
+    }
+    async fn list(
+        &self,
+        _: &Namespace,
+        _: &str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Names, Error> {
+        Ok(Names::default())
+    }
+}
+
+/// FAILS. L5, K1: "a lock whose blob does not answer must not delay the proofs of the other locks"
+/// (`cas/mod.rs`). A batch renews 32 locks at once (`MAX_CONCURRENT_LOCKS`). As soon as 32 of them
+/// hang, the rest of the batch is not sent, and locks whose blobs answer at once are lost.
+#[tokio::test]
+async fn l5_many_hanging_blobs_lose_no_other_lock() {
+    let map = Map::default();
+    let client = Client::builder(map.clone())
+        .ttl(Duration::from_secs(3))
+        .connect()
+        .await
+        .unwrap();
+    let hold = async |name: String| client.lock(name).unwrap().acquire().await.unwrap();
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        good.push(hold(format!("good {n}")).await);
+    }
+    for n in 0..300 {
+        bad.push(hold(format!("bad {n}")).await);
+    }
+    *map.hanging.lock().unwrap() = Some("bad".to_owned());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let lost = good.iter().filter(|guard| guard.check().is_err()).count();
+    assert_eq!(lost, 0, "of 10 locks whose blobs answer at once");
+    assert!(bad.iter().all(|guard| guard.check().is_err()));
+}
