@@ -85,6 +85,7 @@ async fn release_beside_a_kept_lock(at_once: usize) {
         kept.check(),
     );
     assert!(kept.check().is_ok(), "the lock that is kept was lost");
+    assert_eq!(proxy.connections_made(), connections, "a connection that serves was given up");
 }
 
 /// FAILS. L5, W1: a crowd of waiters of one client. An enqueue waits for one of the 256 permits
