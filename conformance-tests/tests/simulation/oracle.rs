@@ -318,7 +318,8 @@ impl State {
         {
             let kept_until = kept.unwrap_or_default();
             let own = held == id && matches!(event, "remove" | "evict");
-            if holder.is_some_and(|(attempt, _)| attempt == held) {
+            // A late copy of an enqueue may be granted anew once its first grant has lapsed.
+            if holder.is_some_and(|(attempt, _)| attempt == held) && kept_until > now {
                 breaks("T3", "the token of a grant has changed");
             } else if !own && kept_until > now {
                 let clause = if event == "remove" { "R1" } else { "X3" };
@@ -328,7 +329,7 @@ impl State {
             }
         }
         if let Some((held, token)) = holder
-            && before.holder.is_none_or(|(attempt, _)| attempt != held)
+            && holder != before.holder
         {
             if token <= oracle.last_token[lock] {
                 breaks("T1", &format!("token {token} does not rise"));
