@@ -148,12 +148,15 @@ pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle
 pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
     let begun = Instant::now();
     loop {
-        if let Ok(state) = looker.inspect(&name(lock)).await
-            && state.queue.len() == count
-        {
+        let seen = looker.inspect(&name(lock)).await;
+        let seen = seen.map(|state| state.queue.len());
+        if matches!(seen, Ok(seen) if seen == count) {
             return;
         }
-        assert!(begun.elapsed() < SOON, "there are not {count} who wait");
+        assert!(
+            begun.elapsed() < SOON,
+            "not {count} attempts wait: {seen:?}"
+        );
         sleep(millis(5)).await;
     }
 }

@@ -82,7 +82,9 @@ pub(crate) struct Oracle {
     attempts: BTreeMap<u64, Attempt>,
     guards: BTreeMap<u64, Seen>,
     waits: BTreeMap<u64, Wait>,
+    /// The tokens of grants that an operator has evicted, and the attempts that had them.
     evicted: BTreeSet<u64>,
+    evicted_attempts: BTreeSet<u64>,
     /// For each lock: the highest token in the store, the highest token of a guard, and the time since which
     /// it is free with a waiter.
     last_token: Vec<u64>,
@@ -100,6 +102,7 @@ impl Oracle {
             guards: BTreeMap::new(),
             waits: BTreeMap::new(),
             evicted: BTreeSet::new(),
+            evicted_attempts: BTreeSet::new(),
             last_token: vec![0; locks],
             last_guard: vec![0; locks],
             free_since: vec![0; locks],
@@ -164,8 +167,13 @@ impl Oracle {
         self.attempt(attempt).pushed = true;
     }
 
-    pub(crate) fn evicted(&mut self, token: u64) {
+    pub(crate) fn evicted(&mut self, attempt: u64, token: u64) {
         self.evicted.insert(token);
+        self.evicted_attempts.insert(attempt);
+    }
+
+    pub(crate) fn was_evicted(&self, attempt: u64) -> bool {
+        self.evicted_attempts.contains(&attempt)
     }
 
     pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize) {
