@@ -146,6 +146,11 @@ pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle
 
 /// Returns once this many attempts wait.
 pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
+    waiting_within(SOON, looker, lock, count).await;
+}
+
+/// As [`waiting`], for a crowd.
+pub(crate) async fn waiting_within(limit: Duration, looker: &Client, lock: &str, count: usize) {
     let begun = Instant::now();
     loop {
         let seen = looker.inspect(&name(lock)).await;
@@ -154,7 +159,7 @@ pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
             return;
         }
         assert!(
-            begun.elapsed() < SOON,
+            begun.elapsed() < limit,
             "not {count} attempts wait: {seen:?}"
         );
         sleep(millis(5)).await;
