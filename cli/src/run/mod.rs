@@ -18,7 +18,10 @@ use std::{
 
 use rustix::process::Signal;
 use tenure::{
-    Acquisition, Client, Config, Guard, NotHeld, Registry, Release, clock::Instant, name::LockName,
+    Acquisition, Client, Config, Guard, NotHeld, Registry, Release,
+    clock::{Instant, SystemClock},
+    driver::Backoff,
+    name::LockName,
     request::Holder,
 };
 pub(crate) use timing::check_fits;
@@ -381,6 +384,10 @@ impl Job<'_> {
                     ));
                 }
             }
+            // The client repeats the removal, or a reply was lost after the store had carried it out.
+            Release::Unknown(_) if self.is_free_of(guard).await => {
+                status.release = Some("released");
+            }
             Release::Unknown(error) => {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
@@ -391,6 +398,29 @@ impl Job<'_> {
                 ));
             }
             _ => status.release = Some("unknown"),
+        }
+    }
+
+    /// Returns whether the store reports, within [`SHUTDOWN_TIMEOUT`], that it no longer has the
+    /// grant.
+    async fn is_free_of(&self, guard: &Guard) -> bool {
+        let limit = time::now() + SHUTDOWN_TIMEOUT;
+        let gone = async {
+            let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
+            loop {
+                if let Ok(state) = self.client.inspect(&self.name).await {
+                    let holder = state.holder.and_then(|holder| holder.attempt);
+                    if holder != Some(guard.attempt()) {
+                        return;
+                    }
+                }
+                backoff.pause(&SystemClock).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = gone => true,
+            () = time::sleep_until(limit) => false,
         }
     }
 
