@@ -156,6 +156,9 @@ pub(crate) struct Run {
     /// Give up after this time [default: wait forever]
     #[arg(short = 'w', long, value_name = "DUR", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
+    /// Also wait for a store that cannot be reached at the start
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) wait_for_store: bool,
     /// Exit code if the lock is taken or the wait timed out
     #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]
     pub(crate) conflict_exit_code: u8,

@@ -40,8 +40,9 @@ fn quiet() {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(|| Log)
         .log_internal_errors(false)
+        // The ZooKeeper backend returns an error for everything that its client library warns of.
         .with_env_filter(EnvFilter::new(
-            "warn,tenure_core=off,tenure_core::acquire=warn",
+            "warn,tenure_core=off,tenure_core::acquire=warn,zookeeper_client=off",
         ))
         .event_format(OneLine);
     let _ = subscriber.try_init();

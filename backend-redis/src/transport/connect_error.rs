@@ -75,6 +75,12 @@ pub(super) fn from_reply(
             ErrorKind::Unavailable,
             "the server is still loading its data".to_owned(),
         ),
+        "ERR" if text.contains("max number of clients") => (
+            ErrorKind::Exhausted,
+            "the server has as many clients as its `maxclients` allows; end other programs or raise \
+             that limit"
+                .to_owned(),
+        ),
         "ERR" if text.contains("switch database") => (
             ErrorKind::Config,
             "the server has no database with this number; see `databases` in its configuration"

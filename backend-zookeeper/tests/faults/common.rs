@@ -146,14 +146,22 @@ pub(crate) fn acquire_through(client: &Client, lock: &'static str) -> JoinHandle
 
 /// Returns once this many attempts wait.
 pub(crate) async fn waiting(looker: &Client, lock: &str, count: usize) {
+    waiting_within(SOON, looker, lock, count).await;
+}
+
+/// As [`waiting`], for a crowd.
+pub(crate) async fn waiting_within(limit: Duration, looker: &Client, lock: &str, count: usize) {
     let begun = Instant::now();
     loop {
-        if let Ok(state) = looker.inspect(&name(lock)).await
-            && state.queue.len() == count
-        {
+        let seen = looker.inspect(&name(lock)).await;
+        let seen = seen.map(|state| state.queue.len());
+        if matches!(seen, Ok(seen) if seen == count) {
             return;
         }
-        assert!(begun.elapsed() < SOON, "there are not {count} who wait");
+        assert!(
+            begun.elapsed() < limit,
+            "not {count} attempts wait: {seen:?}"
+        );
         sleep(millis(5)).await;
     }
 }

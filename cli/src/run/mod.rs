@@ -1,5 +1,6 @@
 //! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
+mod connect;
 mod guardian_handle;
 mod reaper;
 mod reentrancy;
@@ -17,7 +18,11 @@ use std::{
 
 use rustix::process::Signal;
 use tenure::{
-    Acquisition, Client, Config, Guard, NotHeld, Registry, Release, name::LockName, request::Holder,
+    Acquisition, Client, Config, Guard, NotHeld, Registry, Release,
+    clock::{Instant, SystemClock},
+    driver::Backoff,
+    name::LockName,
+    request::Holder,
 };
 pub(crate) use timing::check_fits;
 
@@ -73,10 +78,23 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let label = label.unwrap_or_else(|| program_name(&command));
 
     let code = setup::runtime()?.block_on(async {
-        let client = config.connect(registry).await;
-        let client = client.map_err(|error| Failure::from(error).naming(&name))?;
+        let begin = time::now();
+        let mut signals = Listener::start()?;
+        let wait = connect::StoreWait {
+            limit: wait_limit(&options, &config),
+            unreachable: options.wait_for_store,
+            quiet: options.quiet,
+        };
+        let client = tokio::select! {
+            biased;
+            signal = signals.ending() => Err(interrupted(signal, &mut status)),
+            client = connect::connect(&config, registry, &name, wait) => client,
+        };
+        status.waited_ms = view::millis(time::now().since(begin));
+        let client = client?;
         let job = Job {
             options: &options,
+            begin,
             config: &config,
             name,
             command,
@@ -84,7 +102,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             label,
             client,
         };
-        let code = job.run(&mut status).await;
+        let code = job.run(&mut signals, &mut status).await;
         if status.release == Some(ABANDONED) {
             // The end of a session frees the locks of the session at once. Without its end, the
             // store frees the lock after the TTL.
@@ -130,8 +148,18 @@ fn interrupted(signal: Signal, status: &mut StatusFile) -> Failure {
     Failure::silent(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX))
 }
 
+/// Returns how long to wait for the lock; `None` waits forever, and zero does not wait.
+fn wait_limit(options: &Run, config: &Config) -> Option<Duration> {
+    if options.no_wait {
+        return Some(Duration::ZERO);
+    }
+    options.wait.or(config.wait)
+}
+
 struct Job<'a> {
     options: &'a Run,
+    /// The moment from which the limit of the wait counts.
+    begin: Instant,
     config: &'a Config,
     name: LockName,
     command: Vec<OsString>,
@@ -142,10 +170,8 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn run(&self, status: &mut StatusFile) -> Result<u8, Failure> {
+    async fn run(&self, signals: &mut Listener, status: &mut StatusFile) -> Result<u8, Failure> {
         reentrancy::refuse_nested(&self.client, &self.name).await?;
-        let begin = time::now();
-        let mut signals = Listener::start()?;
         let lock = self
             .client
             .lock_named(self.name.clone())
@@ -154,10 +180,10 @@ impl Job<'_> {
             biased;
             // The client removes the attempt from the queue.
             signal = signals.ending() => Err(interrupted(signal, status)),
-            acquisition = wait::acquire(&lock, self.wait_limit(), self.options.quiet) =>
+            acquisition = wait::acquire(&lock, self.remaining_wait(), self.options.quiet) =>
                 acquisition.map_err(Failure::from),
         };
-        status.waited_ms = view::millis(time::now().since(begin));
+        status.waited_ms = view::millis(time::now().since(self.begin));
         let guard = match acquisition? {
             Acquisition::Acquired(guard) => guard,
             Acquisition::Busy(holder) => return Err(self.busy(&holder, status)),
@@ -167,7 +193,7 @@ impl Job<'_> {
         status.token = Some(guard.token().get());
         status.acquired = true;
         let granted = time::now();
-        let held = self.hold(&guard, &mut signals, status).await;
+        let held = self.hold(&guard, signals, status).await;
         status.held_ms = view::millis(time::now().since(granted));
         if let Ok(Finish::CommandUnknown) = held {
             return Err(self.abandon(guard, status));
@@ -177,12 +203,14 @@ impl Job<'_> {
         code
     }
 
-    /// Returns how long to wait for the lock; `None` waits forever, and zero does not wait.
     fn wait_limit(&self) -> Option<Duration> {
-        if self.options.no_wait {
-            return Some(Duration::ZERO);
-        }
-        self.options.wait.or(self.config.wait)
+        wait_limit(self.options, self.config)
+    }
+
+    /// Returns what is left of the limit after the wait for the store.
+    fn remaining_wait(&self) -> Option<Duration> {
+        let waited = time::now().since(self.begin);
+        self.wait_limit().map(|limit| limit.saturating_sub(waited))
     }
 
     fn busy(&self, holder: &Holder, status: &mut StatusFile) -> Failure {
@@ -356,6 +384,10 @@ impl Job<'_> {
                     ));
                 }
             }
+            // The client repeats the removal, or a reply was lost after the store had carried it out.
+            Release::Unknown(_) if self.is_free_of(guard).await => {
+                status.release = Some("released");
+            }
             Release::Unknown(error) => {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
@@ -366,6 +398,29 @@ impl Job<'_> {
                 ));
             }
             _ => status.release = Some("unknown"),
+        }
+    }
+
+    /// Returns whether the store reports, within [`SHUTDOWN_TIMEOUT`], that it no longer has the
+    /// grant.
+    async fn is_free_of(&self, guard: &Guard) -> bool {
+        let limit = time::now() + SHUTDOWN_TIMEOUT;
+        let gone = async {
+            let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
+            loop {
+                if let Ok(state) = self.client.inspect(&self.name).await {
+                    let holder = state.holder.and_then(|holder| holder.attempt);
+                    if holder != Some(guard.attempt()) {
+                        return;
+                    }
+                }
+                backoff.pause(&SystemClock).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = gone => true,
+            () = time::sleep_until(limit) => false,
         }
     }
 

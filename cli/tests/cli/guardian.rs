@@ -202,8 +202,13 @@ fn pause_of_all_processes_past_the_ttl_is_a_loss() {
 #[test]
 fn command_is_killed_when_its_guardian_is_killed() {
     let sandbox = Sandbox::new();
-    let holder = sandbox.spawn_run(SHORT_TTL, "x", LEADER_AND_CHILD);
+    let script = "trap 'echo yes > signalled' USR1; (trap '' USR1; exec sleep 1000) & \
+                  echo $! > child; echo $$ > leader; while :; do wait; done";
+    let holder = sandbox.spawn_run(SHORT_TTL, "x", script);
     let (leader, child) = (sandbox.pid("leader"), sandbox.pid("child"));
+    // The guardian reports that the command has started before it passes on a signal.
+    holder.signal(Signal::SIGUSR1);
+    sandbox.line("signalled");
     kill(holder.guardian(), Signal::SIGKILL).unwrap();
     let run = holder.finish();
     assert_eq!(run.code, Some(137), "{run:?}");

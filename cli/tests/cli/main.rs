@@ -18,5 +18,6 @@ mod outage;
 mod pid_namespace;
 mod privileges;
 mod run;
+mod store_wait;
 mod support;
 mod terminal;

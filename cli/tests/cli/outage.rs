@@ -1,6 +1,7 @@
 //! The messages while the store is unreachable during a run.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     process::{Child, Stdio},
 };
@@ -90,4 +91,26 @@ fn loss_message_names_the_cause_of_the_failed_renewals() {
         "{:?}",
         run.sandbox.read("stderr")
     );
+}
+
+/// Returns the scripts that clients have called.
+fn scripts(proxy: &Proxy) -> BTreeSet<Vec<u8>> {
+    let calls = proxy.commands().into_iter();
+    calls
+        .filter(|command| command.name.eq_ignore_ascii_case("evalsha"))
+        .map(|command| command.arguments[0].clone())
+        .collect()
+}
+
+#[test]
+fn release_without_a_reply_is_looked_up_before_it_is_called_unknown() {
+    let mut run = RunBehindProxy::start();
+    let before = scripts(&run.proxy).len();
+    run.proxy.hold_replies();
+    File::create(run.sandbox.path("stop")).unwrap();
+    // The script that releases, and after the request time-out the one that inspects.
+    wait_until("the inspection", || scripts(&run.proxy).len() >= before + 2);
+    run.proxy.release_replies();
+    assert_eq!(run.child.wait().unwrap().code(), Some(0));
+    assert_eq!(run.sandbox.read("stderr").unwrap(), "");
 }

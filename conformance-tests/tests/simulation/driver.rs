@@ -508,9 +508,9 @@ pub(crate) fn evict(world: &Arc<World>, lock: usize) {
         return;
     };
     state.seen.insert("an operator took a lock away");
-    state.oracle.evicted(grant.token.get());
-    let restarts = state.store.restarts;
     let number = state.oracle.number(attempt);
+    state.oracle.evicted(number, grant.token.get());
+    let restarts = state.store.restarts;
     state.log("evict", [lock as u64, number, grant.token.get()]);
     drop(state);
     let answers: Answers<()> = Arc::new(Mutex::new(None));

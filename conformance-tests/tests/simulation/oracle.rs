@@ -82,7 +82,9 @@ pub(crate) struct Oracle {
     attempts: BTreeMap<u64, Attempt>,
     guards: BTreeMap<u64, Seen>,
     waits: BTreeMap<u64, Wait>,
+    /// The tokens of grants that an operator has evicted, and the attempts that had them.
     evicted: BTreeSet<u64>,
+    evicted_attempts: BTreeSet<u64>,
     /// For each lock: the highest token in the store, the highest token of a guard, and the time since which
     /// it is free with a waiter.
     last_token: Vec<u64>,
@@ -100,6 +102,7 @@ impl Oracle {
             guards: BTreeMap::new(),
             waits: BTreeMap::new(),
             evicted: BTreeSet::new(),
+            evicted_attempts: BTreeSet::new(),
             last_token: vec![0; locks],
             last_guard: vec![0; locks],
             free_since: vec![0; locks],
@@ -164,8 +167,13 @@ impl Oracle {
         self.attempt(attempt).pushed = true;
     }
 
-    pub(crate) fn evicted(&mut self, token: u64) {
+    pub(crate) fn evicted(&mut self, attempt: u64, token: u64) {
         self.evicted.insert(token);
+        self.evicted_attempts.insert(attempt);
+    }
+
+    pub(crate) fn was_evicted(&self, attempt: u64) -> bool {
+        self.evicted_attempts.contains(&attempt)
     }
 
     pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize) {
@@ -318,7 +326,8 @@ impl State {
         {
             let kept_until = kept.unwrap_or_default();
             let own = held == id && matches!(event, "remove" | "evict");
-            if holder.is_some_and(|(attempt, _)| attempt == held) {
+            // A late copy of an enqueue may be granted anew once its first grant has lapsed.
+            if holder.is_some_and(|(attempt, _)| attempt == held) && kept_until > now {
                 breaks("T3", "the token of a grant has changed");
             } else if !own && kept_until > now {
                 let clause = if event == "remove" { "R1" } else { "X3" };
@@ -328,7 +337,7 @@ impl State {
             }
         }
         if let Some((held, token)) = holder
-            && before.holder.is_none_or(|(attempt, _)| attempt != held)
+            && holder != before.holder
         {
             if token <= oracle.last_token[lock] {
                 breaks("T1", &format!("token {token} does not rise"));

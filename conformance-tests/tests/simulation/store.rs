@@ -22,6 +22,8 @@ pub(crate) enum Flaw {
     ReportCreates,
     /// A removal leaves no tombstone, so that a late enqueue takes effect.
     NoFencing,
+    /// A repeated enqueue of a holder is granted anew.
+    RepeatGrantsAnew,
     /// Entries expire after half of their TTL.
     HalfTheTtl,
     /// Every attempt is granted the lock.
@@ -43,11 +45,12 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::RenewalRevivesExpired,
         Self::ReleaseWithoutOwnerCheck,
         Self::ReportCreates,
         Self::NoFencing,
+        Self::RepeatGrantsAnew,
         Self::HalfTheTtl,
         Self::NoExclusion,
         Self::TokenRepeats,
@@ -202,6 +205,13 @@ impl Store {
         let Event::Enqueue { attempt, wait, .. } = event else {
             unreachable!("an enqueue");
         };
+        let queue = &self.queues[lock];
+        let is_sole_entry = queue.entries().count() == 1
+            && queue.holder().is_some_and(|entry| entry.attempt == attempt);
+        if is_sole_entry && self.has(Flaw::RepeatGrantsAnew) {
+            let fence = None;
+            self.take(lock, Event::Remove { attempt, fence }, now);
+        }
         let mut taken = self.take(lock, event, now);
         let waits = matches!(taken.step.answer, Answer::Waiting { ahead } if ahead > 0);
         if waits && self.has(Flaw::NoExclusion) {
