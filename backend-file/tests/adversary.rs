@@ -19,8 +19,11 @@ const WAITERS: usize = 10;
 /// The threads of this process that wait for a permit. The kernel cuts a name after 15 bytes.
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
-    names.filter(|name| name.starts_with("tenure-permit")).count()
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names
+        .filter(|name| name.starts_with("tenure-permit"))
+        .count()
 }
 
 /// FAILS. A process is stopped (SIGSTOP) while it has the permit. Only a wait of `STALL_TIMEOUT` (2 s)

@@ -14,8 +14,7 @@ use crate::{
     telemetry,
 };
 
-/// Pause before a failed enqueue is followed by a new attempt. It doubles with each failure, up to
-/// one second.
+/// Pause before a failed enqueue is repeated. It doubles with each failure, up to one second.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -46,9 +45,20 @@ impl Acquisition {
 struct RemoveOnDrop<'a> {
     dispatcher: &'a Arc<Dispatcher>,
     attempt: &'a Arc<Attempt>,
-    /// Whether the enqueue was answered.
+    /// Whether an enqueue was answered.
     answered: bool,
     disarmed: bool,
+}
+
+impl RemoveOnDrop<'_> {
+    /// Forgets an attempt that the store does not have, unless a copy of its enqueue that was not
+    /// answered may still arrive.
+    fn disarm_if_absent(&mut self) {
+        if !self.attempt.has_unanswered_enqueue() {
+            self.disarmed = true;
+            self.dispatcher.forget(self.attempt);
+        }
+    }
 }
 
 impl Drop for RemoveOnDrop<'_> {
@@ -73,7 +83,8 @@ impl Client {
         let started = dispatcher.now();
         let mut backoff = RETRY_BACKOFF_MIN;
         let outcome = loop {
-            match self.run_attempt(request.clone(), until, on_wait).await {
+            let attempt = self.run_attempt(request.clone(), until, &mut backoff, on_wait);
+            match attempt.await {
                 Ok(Some(acquisition)) => break Ok(acquisition),
                 Ok(None) if dispatcher.now() >= until && !request.wait => {
                     break Err(Error::new(ErrorKind::Timeout, "acquiring")
@@ -86,28 +97,7 @@ impl Client {
                 Ok(None) if dispatcher.now() >= until => {
                     break Ok(Acquisition::Busy(Holder::default()));
                 }
-                Ok(None) => {
-                    tracing::debug!("the entry is gone from the queue; enqueueing anew");
-                    backoff = RETRY_BACKOFF_MIN;
-                }
-                // A wait outlives a request that failed: connecting has shown that the store is
-                // there. The failed attempt is removed in the background (A3).
-                Err(error)
-                    if request.wait
-                        && error.is_retryable()
-                        && dispatcher.now() + backoff < until =>
-                {
-                    if backoff == RETRY_BACKOFF_MIN {
-                        tracing::warn!("{error}; still waiting, and trying again");
-                    } else {
-                        tracing::debug!(%error, "could not enqueue; trying again");
-                    }
-                    dispatcher
-                        .clock
-                        .sleep_until(dispatcher.now() + backoff)
-                        .await;
-                    backoff = (backoff * 2).min(RETRY_BACKOFF_MAX);
-                }
+                Ok(None) => tracing::debug!("the entry is gone from the queue; enqueueing anew"),
                 Err(error) => break Err(error),
             }
             request.attempt = AttemptId::random()?;
@@ -127,6 +117,7 @@ impl Client {
         &self,
         request: Enqueue,
         until: Instant,
+        backoff: &mut Duration,
         on_wait: &mut (dyn FnMut(&Waiting) + Send),
     ) -> Result<Option<Acquisition>, Error> {
         let dispatcher = &self.0.dispatcher;
@@ -137,30 +128,24 @@ impl Client {
             answered: false,
             disarmed: false,
         };
-        let limit = until.min(dispatcher.now() + dispatcher.request_timeout);
-        let call = self.0.backend.enqueue(request);
-        let answer = timeout_at(&*dispatcher.clock, limit, call).await;
-        let answer = answer.unwrap_or_else(|| Err(no_answer()));
-        let answer = answer.map_err(|error| {
-            if error.is_without_effect() {
-                cleanup.answered = true;
-                cleanup.disarmed = true;
-                dispatcher.forget(&attempt);
+        let answer = match self.enqueue(request, &attempt, until, backoff).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                if error.is_without_effect() {
+                    cleanup.disarm_if_absent();
+                }
+                return Err(error);
             }
-            error
-                .with_backend(self.0.info.scheme)
-                .with_lock(attempt.name.clone())
-        })?;
+        };
         cleanup.answered = true;
         match answer {
             Enqueued::Busy(holder) => {
-                cleanup.disarmed = true;
-                dispatcher.forget(&attempt);
+                cleanup.disarm_if_absent();
                 return Ok(Some(Acquisition::Busy(holder)));
             }
             Enqueued::Gone => {
-                cleanup.disarmed = true;
-                dispatcher.forget(&attempt);
+                cleanup.disarm_if_absent();
                 return Ok(None);
             }
             answer => dispatcher.on_enqueued(&attempt, answer),
@@ -178,10 +163,7 @@ impl Client {
                     return Ok(Some(Acquisition::Acquired(guard)));
                 }
                 Stage::Enqueuing { .. } | Stage::Ended(LossReason::Closed) => {
-                    return Err(Error::new(ErrorKind::Closed, "acquiring")
-                        .with_backend(self.0.info.scheme)
-                        .with_lock(attempt.name.clone())
-                        .with_detail("the client was shut down during the wait"));
+                    return Err(self.closed_error(&attempt.name));
                 }
                 Stage::Ended(_) => return Ok(None),
                 Stage::Waiting { answer, .. } => {
@@ -208,6 +190,62 @@ impl Client {
             }
             let _ = timeout_at(&*dispatcher.clock, until, changed).await;
         }
+    }
+
+    /// Sends the enqueue. For a waiter, sends it again if it failed or was not answered: connecting
+    /// has shown that the store is there. A repeated enqueue keeps the place that an earlier copy
+    /// got (A2). Returns `None` when that entry may lapse before the next copy arrives: a new
+    /// attempt must follow, because late news of the old entry would count against its successor.
+    async fn enqueue(
+        &self,
+        request: Enqueue,
+        attempt: &Attempt,
+        until: Instant,
+        backoff: &mut Duration,
+    ) -> Result<Option<Enqueued>, Error> {
+        let dispatcher = &self.0.dispatcher;
+        let repeat_until = dispatcher.now() + request.ttl / 2;
+        loop {
+            let limit = until.min(dispatcher.now() + dispatcher.request_timeout);
+            let call = self.0.backend.enqueue(request.clone());
+            let answer = timeout_at(&*dispatcher.clock, limit, call).await;
+            let error = match answer.unwrap_or_else(|| Err(no_answer())) {
+                Ok(answer) => {
+                    *backoff = RETRY_BACKOFF_MIN;
+                    return Ok(Some(answer));
+                }
+                Err(error) => error
+                    .with_backend(self.0.info.scheme)
+                    .with_lock(attempt.name.clone()),
+            };
+            if !error.is_without_effect() {
+                attempt.mark_enqueue_unanswered();
+            }
+            let again = dispatcher.now() + *backoff;
+            if !request.wait || !error.is_retryable() || again >= until {
+                return Err(error);
+            }
+            if *backoff == RETRY_BACKOFF_MIN {
+                tracing::warn!("{error}; still waiting, and trying again");
+            } else {
+                tracing::debug!(%error, "could not enqueue; trying again");
+            }
+            dispatcher.clock.sleep_until(again).await;
+            *backoff = (*backoff * 2).min(RETRY_BACKOFF_MAX);
+            if let Stage::Ended(LossReason::Closed) = attempt.stage(dispatcher.now()) {
+                return Err(self.closed_error(&attempt.name));
+            }
+            if attempt.has_unanswered_enqueue() && dispatcher.now() >= repeat_until {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn closed_error(&self, name: &LockName) -> Error {
+        Error::new(ErrorKind::Closed, "acquiring")
+            .with_backend(self.0.info.scheme)
+            .with_lock(name.clone())
+            .with_detail("the client was shut down during the wait")
     }
 
     /// Converts a report's error into an error of the waiting acquire. The attempt is at most in

@@ -229,19 +229,43 @@ pub enum BackendEvent {
 
 /// Receives the answers to one batch of renewals, in any order. Cheap to clone.
 #[derive(Clone)]
-pub struct RenewalAnswers(Arc<dyn Fn(usize, Renewed) + Send + Sync>);
+pub struct RenewalAnswers {
+    on_answer: Arc<dyn Fn(usize, Renewed) + Send + Sync>,
+    is_wanted: Arc<dyn Fn(usize) -> bool + Send + Sync>,
+}
 
 impl RenewalAnswers {
     /// Creates a receiver that calls `on_answer` with the index of an entry and its answer.
     #[must_use]
     pub fn new(on_answer: impl Fn(usize, Renewed) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(on_answer))
+        Self {
+            on_answer: Arc::new(on_answer),
+            is_wanted: Arc::new(|_| true),
+        }
+    }
+
+    /// Sets the function that tells whether the entry with an index is still wanted.
+    #[must_use]
+    pub fn wanted_while(
+        mut self,
+        is_wanted: impl Fn(usize) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.is_wanted = Arc::new(is_wanted);
+        self
+    }
+
+    /// Returns whether the entry with this index is still wanted: its attempt is neither being
+    /// released nor at its end. A driver that needs several requests for an entry asks before each
+    /// but the first, and sends none for an entry that is not wanted (clause K3).
+    #[must_use]
+    pub fn is_wanted(&self, index: usize) -> bool {
+        (self.is_wanted)(index)
     }
 
     /// Sends the answer to the entry with this index. Never blocks. Only the first answer to an
     /// entry counts, and only while the call of [`Backend::renew`] has not ended.
     pub fn send(&self, index: usize, answer: Renewed) {
-        self.0(index, answer);
+        (self.on_answer)(index, answer);
     }
 
     /// Runs a renewal of `count` entries and returns the answers in the order of the entries, for

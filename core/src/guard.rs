@@ -250,8 +250,9 @@ impl Guard {
     /// Releases the lock, and reports whether the store has acknowledged the release. Idempotent:
     /// another call returns the same answer, or repeats the removal after [`Release::Unknown`].
     ///
-    /// Renewal stops before the removal is sent (clause K3). If no answer arrives, the removal is
-    /// retried, for one request time-out in total.
+    /// Renewal stops before the removal is sent (clause K3): a renewal that is under way is waited
+    /// for, up to one request time-out. If no answer to the removal arrives, it is retried, for one
+    /// more request time-out in total.
     ///
     /// # Cancel safety
     ///
@@ -327,8 +328,9 @@ impl Guard {
                 // The request or its answer may be lost, or the network may be slow: a second
                 // request is sent, and the first one may still be answered.
                 None => {
-                    unanswered = true;
-                    first_success(first, pin!(try_remove())).await
+                    let (answer, lost) = first_removal(first, pin!(try_remove())).await;
+                    unanswered |= lost;
+                    answer
                 }
             };
             let error = match answer {
@@ -380,21 +382,35 @@ impl Guard {
     }
 }
 
-/// Runs two futures and returns the first success, or the error of the one that ends last.
-async fn first_success<T, E>(
-    mut one: Pin<&mut impl Future<Output = Result<T, E>>>,
-    mut other: Pin<&mut impl Future<Output = Result<T, E>>>,
-) -> Result<T, E> {
-    tokio::select! {
+type Answer = Result<Removed, Error>;
+
+/// Waits for the answers to two removals, of which one may find nothing because it came after the
+/// other. Returns the answer that counts, and whether it is that of the second removal and the first
+/// one was not answered.
+async fn first_removal(
+    mut first: Pin<&mut impl Future<Output = Answer>>,
+    mut second: Pin<&mut impl Future<Output = Answer>>,
+) -> (Answer, bool) {
+    let found = |answer: &Answer| matches!(answer, Ok(removed) if *removed != Removed::Absent);
+    let answers = tokio::select! {
         biased;
-        answer = one.as_mut() => match answer {
-            Ok(answer) => Ok(answer),
-            Err(_) => other.await,
-        },
-        answer = other.as_mut() => match answer {
-            Ok(answer) => Ok(answer),
-            Err(_) => one.await,
-        },
+        answer = first.as_mut() => {
+            if found(&answer) {
+                return (answer, false);
+            }
+            (answer, second.await)
+        }
+        answer = second.as_mut() => {
+            if found(&answer) {
+                return (answer, false);
+            }
+            (first.await, answer)
+        }
+    };
+    match answers {
+        (_, second) if found(&second) => (second, false),
+        (Err(error), second) => (second, !error.is_without_effect()),
+        (first, _) => (first, false),
     }
 }
 

@@ -38,7 +38,12 @@ struct Map {
 
 impl Map {
     async fn reach(&self, key: &Key) {
-        let hangs = self.hanging.lock().unwrap().as_deref().is_some_and(|prefix| key.name.as_str().starts_with(prefix));
+        let hangs = self
+            .hanging
+            .lock()
+            .unwrap()
+            .as_deref()
+            .is_some_and(|prefix| key.name.as_str().starts_with(prefix));
         if hangs {
             std::future::pending::<()>().await;
         }

@@ -12,7 +12,10 @@ use crate::common::{builder, client, key, millis, name, seconds};
 /// lock is blocked until its TTL has passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
-    let cluster = Cluster::builder().node_timeout(seconds(60)).start().unwrap();
+    let cluster = Cluster::builder()
+        .node_timeout(seconds(60))
+        .start()
+        .unwrap();
     let owner = builder(&cluster.url()).ttl(seconds(30));
     let owner = owner.request_timeout(seconds(1)).connect().await.unwrap();
     let silent = &cluster.masters()[0];
@@ -60,7 +63,10 @@ async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_a_silent_node_does_not_delay_the_news_of_a_loss_on_another_node() {
     const TTL: std::time::Duration = seconds(12);
-    let cluster = Cluster::builder().node_timeout(seconds(60)).start().unwrap();
+    let cluster = Cluster::builder()
+        .node_timeout(seconds(60))
+        .start()
+        .unwrap();
     let silent = &cluster.masters()[0];
     let owner_of = |lock: &str| {
         let slot = cluster.slot_of(&key(lock, "holder")).unwrap();
@@ -85,11 +91,18 @@ async fn l2_a_silent_node_does_not_delay_the_news_of_a_loss_on_another_node() {
         }
         node.command(&["DEL", &key(lock, "holder")]).unwrap();
         let reason = guard.lost().await;
-        println!("paused {pause}: {reason:?} after {:?} of {left:?}", begun.elapsed());
+        println!(
+            "paused {pause}: {reason:?} after {:?} of {left:?}",
+            begun.elapsed()
+        );
         if pause {
             silent.resume().unwrap();
         }
-        assert!(begun.elapsed() < TTL / 3 + seconds(2), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < TTL / 3 + seconds(2),
+            "{:?}",
+            begun.elapsed()
+        );
         drop(others);
         owner.shutdown(seconds(10)).await;
     }

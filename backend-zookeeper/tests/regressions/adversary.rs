@@ -85,7 +85,11 @@ async fn release_beside_a_kept_lock(at_once: usize) {
         kept.check(),
     );
     assert!(kept.check().is_ok(), "the lock that is kept was lost");
-    assert_eq!(proxy.connections_made(), connections, "a connection that serves was given up");
+    assert_eq!(
+        proxy.connections_made(),
+        connections,
+        "a connection that serves was given up"
+    );
 }
 
 /// FAILS. L5, W1: a crowd of waiters of one client. An enqueue waits for one of the 256 permits
@@ -179,7 +183,8 @@ async fn w1_who_is_first_and_waits_for_a_proof_keeps_the_place() {
     tokio::time::sleep(millis(5000)).await;
     proxy.refuse(false).unwrap();
     let lock = owner.lock("a").unwrap();
-    let first = tokio::spawn(async move { lock.acquire().await.map(|guard| (guard, Instant::now())) });
+    let first =
+        tokio::spawn(async move { lock.acquire().await.map(|guard| (guard, Instant::now())) });
     let begun = Instant::now();
     crate::common::until("the first is in the queue", crate::common::SOON, || {
         proxy.count("create2") > 1
@@ -188,7 +193,10 @@ async fn w1_who_is_first_and_waits_for_a_proof_keeps_the_place() {
     tokio::time::sleep(millis(100)).await;
     let state = other.inspect(&crate::common::name("a")).await.unwrap();
     let attempt = state.holder.and_then(|holder| holder.attempt);
-    println!("after {:?} the first of the queue is {attempt:?}", begun.elapsed());
+    println!(
+        "after {:?} the first of the queue is {attempt:?}",
+        begun.elapsed()
+    );
     let later = other.lock("a").unwrap().acquire().await.unwrap();
     let served = Instant::now();
     println!("the later one has it after {:?}", begun.elapsed());
@@ -196,6 +204,14 @@ async fn w1_who_is_first_and_waits_for_a_proof_keeps_the_place() {
     let _ = later.release().await;
 
     let (guard, when) = first.await.unwrap().unwrap();
-    println!("attempt {:?}, granted after {:?}; kept {:?}", guard.attempt(), when - begun, kept.check());
-    assert!(already && when < served, "who joined later was served first");
+    println!(
+        "attempt {:?}, granted after {:?}; kept {:?}",
+        guard.attempt(),
+        when - begun,
+        kept.check()
+    );
+    assert!(
+        already && when < served,
+        "who joined later was served first"
+    );
 }

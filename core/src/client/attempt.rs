@@ -63,6 +63,16 @@ impl Attempt {
         self.changed.notified()
     }
 
+    /// Notes that a copy of the enqueue was not answered.
+    pub(crate) fn mark_enqueue_unanswered(&self) {
+        self.lock().enqueue_unanswered = true;
+    }
+
+    /// Returns whether a copy of the enqueue was not answered.
+    pub(crate) fn has_unanswered_enqueue(&self) -> bool {
+        self.lock().enqueue_unanswered
+    }
+
     /// Handles an enqueue that was answered with a grant.
     pub(crate) fn on_granted(&self, grant: &Grant, now: Instant) {
         self.update(now, |state, drift_bounds| {
@@ -176,6 +186,15 @@ impl Attempt {
             due = Some((renewal, in_flight));
         });
         due
+    }
+
+    /// Returns whether a renewal or report of the attempt is still useful.
+    pub(crate) fn is_renewable(&self) -> bool {
+        match &self.lock().stage {
+            Stage::Granted { lease, .. } => lease.phase().is_live(),
+            Stage::Waiting { .. } => true,
+            Stage::Enqueuing { .. } | Stage::Ended(_) => false,
+        }
     }
 
     /// Handles the answer to a renewal or report.

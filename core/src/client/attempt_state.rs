@@ -23,6 +23,9 @@ pub(super) struct AttemptState {
     pub(super) version: u64,
     /// Whether a caller is executing a release.
     pub(super) releasing: bool,
+    /// Whether a copy of the enqueue was not answered. It may reach the store late, so a removal
+    /// must also fence the attempt (A4).
+    pub(super) enqueue_unanswered: bool,
     /// Whether a removal of this client was not answered and may have been executed.
     pub(super) unanswered: bool,
     /// The loss that a release found; a repeated release returns it again.
@@ -64,6 +67,7 @@ impl AttemptState {
             confirmed: 0,
             version: 0,
             releasing: false,
+            enqueue_unanswered: false,
             unanswered: false,
             not_held: None,
             last_renewal_error: None,

@@ -214,12 +214,12 @@ impl ClientBuilder {
             ))
         })?;
         dispatcher.set_capabilities(capabilities);
-        let releaser = Releaser {
-            backend: Arc::clone(&backend),
-            clock: self.clock,
-            request_timeout: self.request_timeout,
-            pooled: capabilities.ttl.scope == TtlScope::Pooled,
-        };
+        let releaser = Releaser::new(
+            Arc::clone(&backend),
+            self.clock,
+            self.request_timeout,
+            capabilities.ttl.scope == TtlScope::Pooled,
+        );
         let checked = self
             .requirements
             .check(info.scheme, &capabilities)

@@ -290,8 +290,8 @@ impl Drop for Dispatcher {
 impl Batch {
     /// Returns the receiver of the answers. It delivers only while the batch exists.
     pub(super) fn answers(self: &Arc<Self>) -> RenewalAnswers {
-        let batch = Arc::downgrade(self);
-        RenewalAnswers::new(move |index, answer| {
+        let (batch, asked) = (Arc::downgrade(self), Arc::downgrade(self));
+        let answers = RenewalAnswers::new(move |index, answer| {
             let Some(batch) = batch.upgrade() else {
                 return;
             };
@@ -302,6 +302,14 @@ impl Batch {
             if let Some((attempt, in_flight)) = entry {
                 batch.deliver(&attempt, in_flight, answer);
             }
+        });
+        answers.wanted_while(move |index| {
+            let Some(batch) = asked.upgrade() else {
+                return false;
+            };
+            let unanswered = batch.unanswered();
+            let entry = unanswered.get(index).and_then(Option::as_ref);
+            entry.is_some_and(|(attempt, _)| attempt.is_renewable())
         })
     }
 

@@ -13,10 +13,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::ClientBuilder;
 pub use releaser::Release;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
-};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use self::releaser::{Releaser, RemovalOutcome};
 pub(crate) use self::{
@@ -182,7 +179,8 @@ impl Client {
         let limit = now + within;
         let mut report = Shutdown::default();
         let mut removals = JoinSet::new();
-        let permits = Arc::new(Semaphore::new(releaser::MAX_CONCURRENT_REMOVALS));
+        // A renewal that hangs must leave time for the removal.
+        let idle_within = self.0.dispatcher.request_timeout.min(within / 2);
         for attempt in attempts {
             let held = attempt.grant().filter(|_| attempt.phase(now).is_live());
             attempt.on_gone(LossReason::Closed, now);
@@ -197,10 +195,9 @@ impl Client {
             let releaser = self.0.releaser.clone();
             let held = held.map(|(token, _)| token);
             let removal = Removal::new(&attempt, held.is_some());
-            let permits = Arc::clone(&permits);
             removals.spawn(async move {
-                let _permit = permits.acquire().await;
-                (releaser.remove_with_retry(removal).await, held, attempt)
+                let outcome = releaser.remove_with_retry(removal, idle_within).await;
+                (outcome, held, attempt)
             });
         }
         let clock = &*self.0.dispatcher.clock;

@@ -1,10 +1,10 @@
 //! The releaser: one task per client that removes attempts from the store for callers that cannot
 //! wait: dropped guards, cancelled acquires and lost grants.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -52,9 +52,10 @@ pub(crate) struct Removal {
 }
 
 impl Removal {
-    /// Creates a removal that may start now. `outcome_known` is whether the attempt's enqueue was
+    /// Creates a removal that may start now. `answered` is whether an enqueue of the attempt was
     /// answered.
-    pub(crate) fn new(attempt: &Arc<Attempt>, outcome_known: bool) -> Self {
+    pub(crate) fn new(attempt: &Arc<Attempt>, answered: bool) -> Self {
+        let outcome_known = answered && !attempt.has_unanswered_enqueue();
         // A grant can have a longer TTL than the requested one.
         let granted = attempt.grant().map(|(_, lease)| lease.ttl());
         let ttl = granted.unwrap_or(attempt.ttl);
@@ -69,8 +70,11 @@ impl Removal {
 /// Pause before a failed removal is retried. It doubles with each failure, up to one second.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// Maximum number of concurrent removals.
-pub(crate) const MAX_CONCURRENT_REMOVALS: usize = 64;
+/// Maximum number of removals that are sent at the same time.
+const MAX_CONCURRENT_REMOVALS: usize = 64;
+/// How long an unanswered removal counts towards that number. A part of the store that is silent,
+/// such as one node of a cluster, must not delay the removals at the other parts.
+const COUNTED_FOR: Duration = Duration::from_millis(100);
 /// Delay before a removal that the store has refused is retried, in a pooled session: the
 /// permission may be granted again.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -95,13 +99,29 @@ pub(crate) struct Releaser {
     /// Whether an entry that is not removed stays as long as this client lives, so that its TTL
     /// does not end it.
     pub(crate) pooled: bool,
+    permits: Arc<Semaphore>,
 }
 
 impl Releaser {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        request_timeout: Duration,
+        pooled: bool,
+    ) -> Self {
+        Self {
+            backend,
+            clock,
+            request_timeout,
+            pooled,
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REMOVALS)),
+        }
+    }
+
     /// Runs until the client is gone and all removals are done, then closes the backend.
     pub(super) async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut removals: JoinSet<RemovalOutcome> = JoinSet::new();
-        // Delayed removals do not count towards the limit, and a drain does not wait for them.
+        // A drain does not wait for delayed removals.
         let mut delayed = JoinSet::new();
         let mut drains = Vec::new();
         loop {
@@ -112,13 +132,12 @@ impl Releaser {
             }
             tokio::select! {
                 biased;
-                command = commands.recv(), if removals.len() < MAX_CONCURRENT_REMOVALS => match command {
+                command = commands.recv() => match command {
                     Some(Command::Remove(removal)) if removal.not_before.is_some() => {
                         delayed.spawn(self.clone().delay(removal));
                     }
                     Some(Command::Remove(removal)) => {
-                        let releaser = self.clone();
-                        removals.spawn(async move { releaser.remove_with_retry(removal).await });
+                        removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
                     }
                     Some(Command::Drain(done)) => drains.push(done),
                     None => break,
@@ -131,8 +150,7 @@ impl Releaser {
                 }
                 Some(due) = delayed.join_next() => {
                     if let Ok(removal) = due {
-                        let releaser = self.clone();
-                        removals.spawn(async move { releaser.remove_with_retry(removal).await });
+                        removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
                     }
                 }
             }
@@ -152,9 +170,14 @@ impl Releaser {
     }
 
     /// Retries a removal until it is answered or has become pointless: after one TTL the entry has
-    /// expired by itself, unless it belongs to a pooled session.
-    pub(crate) async fn remove_with_retry(&self, removal: Removal) -> RemovalOutcome {
-        let limit = self.clock.now() + self.request_timeout;
+    /// expired by itself, unless it belongs to a pooled session. `idle_within` is how long the
+    /// removal may wait for renewals of the attempt that are under way.
+    pub(crate) async fn remove_with_retry(
+        self,
+        removal: Removal,
+        idle_within: Duration,
+    ) -> RemovalOutcome {
+        let limit = self.clock.now() + idle_within;
         removal.attempt.wait_idle(&*self.clock, limit).await;
         let until = if self.pooled {
             Instant::FAR_FUTURE
@@ -163,7 +186,7 @@ impl Releaser {
         };
         let mut backoff = RETRY_BACKOFF_MIN;
         loop {
-            match self.try_remove(&removal, self.request_timeout).await {
+            match self.try_with_permit(&removal).await {
                 Ok(removed) => return RemovalOutcome::Done(removed),
                 Err(error) if self.pooled && !error.is_retryable() => {
                     tracing::warn!(
@@ -192,6 +215,19 @@ impl Releaser {
                 }
             }
         }
+    }
+
+    /// Tries a removal once, beside a limited number of others.
+    async fn try_with_permit(&self, removal: &Removal) -> Result<Removed, Error> {
+        // The semaphore is never closed.
+        let permit = self.permits.acquire().await;
+        let mut call = pin!(self.try_remove(removal, self.request_timeout));
+        let limit = self.clock.now() + COUNTED_FOR;
+        if let Some(answer) = timeout_at(&*self.clock, limit, call.as_mut()).await {
+            return answer;
+        }
+        drop(permit);
+        call.await
     }
 
     /// Tries a removal once, within `limit`.
