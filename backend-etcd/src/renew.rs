@@ -139,7 +139,9 @@ impl LeaseBatch {
         }
         // Each of these takes a read, so the answers that are known go first (L5).
         for (item, proved) in std::mem::take(&mut self.moved) {
-            self.relocate(&item, proved).await;
+            if self.answers.is_wanted(item.index) {
+                self.relocate(&item, proved).await;
+            }
         }
     }
 
@@ -182,6 +184,9 @@ impl LeaseBatch {
             }
             first = false;
             self.apply_reply(chunk, reply, proof.is_some());
+            // No request follows the release of an entry (K3).
+            let answers = &self.answers;
+            self.items.retain(|item| answers.is_wanted(item.index));
         }
         for item in std::mem::take(&mut self.items) {
             let outcome = match proof {

@@ -17,6 +17,7 @@ use tenure_core::{
 use tenure_redis::{Options, RedisStore};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -158,21 +159,24 @@ pub(crate) fn keys(server: &Server, pattern: &str) -> Vec<String> {
     keys.lines().map(str::to_owned).collect()
 }
 
-/// An acquire whose first attempt gets no reply. Returns when that attempt is removed, and with it the next
-/// one, which the acquire may have begun.
+/// An acquire whose first enqueue gets no reply, and which ends when a repeated one is answered. Returns when
+/// the attempt is removed and fenced off.
 pub(crate) async fn acquire_without_reply(server: &Server, client: &Client, lock: &str) {
     let fences = key(lock, "fenced:*");
     let before = keys(server, &fences).len();
     let lock = client.lock(lock).unwrap();
-    let acquiring = tokio::spawn(async move { lock.acquire().await });
+    let waits = Notify::new();
+    tokio::select! {
+        outcome = lock.acquire_observed(None, |_| waits.notify_one()) => {
+            let guard = outcome.unwrap().acquired().unwrap();
+            let _ = guard.release().await;
+        }
+        () = waits.notified() => {}
+    }
     wait_until("the attempt is fenced off", OPERATION_TIMEOUT, || {
         keys(server, &fences).len() > before
     })
     .await;
-    acquiring.abort();
-    if let Ok(outcome) = acquiring.await {
-        let _ = outcome.unwrap().release().await;
-    }
 }
 
 /// A driver without a client above it. It sends only what the test requests, like a client that has
