@@ -208,8 +208,9 @@ impl Worker {
         }
         if state.reading(self.process) < valid_until {
             state.seen.insert("a loss was reported before the deadline");
-            // An eviction ends the attempt, also when a late copy of its enqueue is granted the lock after it.
-            let evicted = reason == LossReason::Evicted && state.oracle.was_evicted(number);
+            // An eviction ends the attempt, also when a late copy of its enqueue is granted the lock after it:
+            // late news of the first grant then count against the second one.
+            let evicted = state.oracle.was_evicted(number);
             if is_granted(&state, guard) && !evicted {
                 let how = format!("attempt {number} was lost ({reason}) and the store has it");
                 state.oracle.breaks("L5", how);
