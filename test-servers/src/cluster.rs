@@ -163,9 +163,27 @@ impl<K: ClusterKind> Cluster<K> {
     /// When there is no leader within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         let wanted = format!("the {} cluster has one leader", K::NAME);
-        poll::until(&wanted, HEALTHY_TIMEOUT, || {
-            let leads = |server: &Server<K>| server.is_running() && K::leads(server);
-            let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
+        self.find_leader(&wanted, |_| true)
+    }
+
+    /// The index of the only running member except `old` that reports to be the leader, whatever `old`
+    /// reports: a member that is cut off from the others does not know at once that another one leads.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such leader within a minute.
+    pub fn leader_other_than(&self, old: usize) -> Result<usize, Error> {
+        let wanted = format!("the {} cluster has another leader", K::NAME);
+        self.find_leader(&wanted, |member| member != old % SIZE)
+    }
+
+    fn find_leader(&self, wanted: &str, among: impl Fn(usize) -> bool) -> Result<usize, Error> {
+        poll::until(wanted, HEALTHY_TIMEOUT, || {
+            let leads = |member: &usize| {
+                let server = &self.members[*member];
+                among(*member) && server.is_running() && K::leads(server)
+            };
+            let leaders: Vec<usize> = (0..SIZE).filter(leads).collect();
             match leaders[..] {
                 [leader] => Condition::Ready(leader),
                 _ => Condition::NotYet(format!(

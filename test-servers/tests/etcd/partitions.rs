@@ -8,21 +8,13 @@ fn leads(server: &Server) -> bool {
     server.is_leader().unwrap()
 }
 
-/// The member that leads and is not `old`.
-async fn next_leader(cluster: &Cluster, old: usize) -> usize {
-    let others = [1, 2].map(|step| (old + step) % 3);
-    let next = || others.into_iter().find(|m| leads(cluster.server(*m)));
-    until("another member leads", async || next().is_some()).await;
-    next().unwrap()
-}
-
 #[tokio::test]
 async fn isolated_leader_is_replaced_and_follows_afterwards() {
     let cluster = Cluster::builder().links().start().unwrap();
     let links = cluster.links().unwrap();
     let old = cluster.leader().unwrap();
     links.isolate(old);
-    let next = next_leader(&cluster, old).await;
+    let next = cluster.leader_other_than(old).unwrap();
     let mut client = connect(cluster.server(next).address()).await;
     client.put("key", "value", None).await.unwrap();
     until("the old leader gives up", async || {
@@ -44,7 +36,7 @@ async fn leader_that_is_not_heard_is_replaced() {
     for step in [1, 2] {
         links.cut(old, (old + step) % 3);
     }
-    next_leader(&cluster, old).await;
+    cluster.leader_other_than(old).unwrap();
     // A restarted member is recognized, too.
     cluster.server(old).restart().unwrap();
     cluster.wait_healthy(crate::QUIET).unwrap_err();

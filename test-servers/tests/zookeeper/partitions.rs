@@ -4,22 +4,13 @@ use tenure_test_servers::zookeeper::{Cluster, Server};
 
 use crate::{BOUND, connect, create, exists, until};
 
-/// The member that leads and is not `old`.
-async fn next_leader(cluster: &Cluster, old: usize) -> usize {
-    let others = [1, 2].map(|step| (old + step) % 3);
-    let leads = |member: &usize| cluster.server(*member).is_leader().unwrap();
-    let next = || others.into_iter().find(leads);
-    until("another member leads", async || next().is_some()).await;
-    next().unwrap()
-}
-
 #[tokio::test]
 async fn isolated_leader_is_replaced_and_follows_afterwards() {
     let cluster = Cluster::builder().links().start().unwrap();
     let links = cluster.links().unwrap();
     let old = cluster.leader().unwrap();
     links.isolate(old);
-    let next = next_leader(&cluster, old).await;
+    let next = cluster.leader_other_than(old).unwrap();
     let client = connect(&cluster.server(next).address()).await;
     create(&client, "/node").await.unwrap();
     until("the old leader gives up", async || {
@@ -46,7 +37,7 @@ async fn leader_that_hears_nothing_is_replaced() {
     for step in [1, 2] {
         links.cut((old + step) % 3, old);
     }
-    next_leader(&cluster, old).await;
+    cluster.leader_other_than(old).unwrap();
     // A restarted member is recognized, too.
     cluster.server(old).restart().unwrap();
     cluster.wait_healthy(crate::QUIET).unwrap_err();
