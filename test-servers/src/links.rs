@@ -24,6 +24,7 @@ use tokio::{
     },
     runtime::{self, Handle},
     sync::{oneshot, watch},
+    task::spawn_blocking,
 };
 
 use crate::{Error, ports};
@@ -210,14 +211,16 @@ impl Relay {
         };
         loop {
             if let Ok((stream, peer)) = listener.accept().await {
-                let source = self.shared.source(peer.port(), self.port);
-                tokio::spawn(Arc::clone(&self).serve(stream, source));
+                tokio::spawn(Arc::clone(&self).serve(stream, peer.port()));
             }
         }
     }
 
     /// Serves one connection until one side breaks it or both sides close it.
-    async fn serve(self: Arc<Self>, mut source: TcpStream, member: Option<usize>) {
+    async fn serve(self: Arc<Self>, mut source: TcpStream, from: u16) {
+        let (shared, port) = (Arc::clone(&self.shared), self.port);
+        let found = spawn_blocking(move || shared.source(from, port)).await;
+        let Ok(member) = found else { return };
         let (forth, back) = match member {
             Some(member) => (Some((member, self.member)), Some((self.member, member))),
             None => (None, None),

@@ -91,16 +91,24 @@ pub(crate) fn is_listened_on(port: u16, process: u32) -> bool {
     if !fs::exists("/proc/self/fd").unwrap_or(false) {
         return true;
     }
-    let port = suffix(port);
-    let listening = sockets(|local, _, state| state == LISTENING && local.ends_with(&port));
+    let port = format!(":{port:04X}");
+    let listening = sockets(|local, state| state == LISTENING && local.ends_with(&port));
     has_open(process, |file| listening.contains(file))
 }
 
 /// Returns the socket that is connected from `local` to `remote`, by its name in `/proc/PID/fd`.
 pub(crate) fn connected_socket(local: u16, remote: u16) -> Option<OsString> {
-    let (from, to) = (suffix(local), suffix(remote));
-    let connected = sockets(|local, remote, _| local.ends_with(&from) && remote.ends_with(&to));
-    connected.into_iter().next()
+    // As a whole, since the table has a line for each connection that has ended lately.
+    let addresses = format!("{} {}", loopback(local), loopback(remote));
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let inode = table[table.find(&addresses)?..].split_whitespace().nth(8)?;
+    Some(format!("socket:[{inode}]").into())
+}
+
+/// Returns 127.0.0.1 with this port as the table of sockets shows it.
+fn loopback(port: u16) -> String {
+    let address = u32::from_ne_bytes([127, 0, 0, 1]);
+    format!("{address:08X}:{port:04X}")
 }
 
 /// Returns whether `process` has such a file open.
@@ -113,20 +121,14 @@ pub(crate) fn has_open(process: u32, is_such: impl Fn(&OsStr) -> bool) -> bool {
         .any(|file| fs::read_link(file.path()).is_ok_and(|target| is_such(target.as_os_str())))
 }
 
-/// Returns the end of an address with this port in the table of sockets.
-fn suffix(port: u16) -> String {
-    format!(":{port:04X}")
-}
-
-/// Returns the sockets whose local address, remote address and state are wanted, by their names in
-/// `/proc/PID/fd`.
-fn sockets(is_wanted: impl Fn(&str, &str, &str) -> bool) -> HashSet<OsString> {
+/// Returns the sockets whose local address and state are wanted, by their names in `/proc/PID/fd`.
+fn sockets(is_wanted: impl Fn(&str, &str) -> bool) -> HashSet<OsString> {
     let mut sockets = HashSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            if let [_, local, remote, state, _, _, _, _, _, inode, ..] = columns[..]
-                && is_wanted(local, remote, state)
+            if let [_, local, _, state, _, _, _, _, _, inode, ..] = columns[..]
+                && is_wanted(local, state)
             {
                 sockets.insert(format!("socket:[{inode}]").into());
             }
