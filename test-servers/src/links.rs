@@ -23,7 +23,7 @@ use tokio::{
         tcp::{ReadHalf, WriteHalf},
     },
     runtime::{self, Handle},
-    sync::{oneshot, watch},
+    sync::{OnceCell, oneshot, watch},
     task::spawn_blocking,
 };
 
@@ -41,7 +41,8 @@ type Cuts = BTreeSet<(usize, usize)>;
 ///
 /// On a cut link, connections stay open and data is held, as in a network that loses packets: when the link
 /// is intact again, the data arrives. A new connection over a cut link gets no answer. Data that a relay
-/// passes on at the moment of the cut may still arrive.
+/// passes on at the moment of the cut may still arrive, and so may the last data of a connection that its
+/// source has closed before the first cut.
 pub struct Links {
     shared: Arc<Shared>,
     runtime: Handle,
@@ -218,16 +219,16 @@ impl Relay {
 
     /// Serves one connection until one side breaks it or both sides close it.
     async fn serve(self: Arc<Self>, mut source: TcpStream, from: u16) {
-        let (shared, port) = (Arc::clone(&self.shared), self.port);
-        let found = spawn_blocking(move || shared.source(from, port)).await;
-        let Ok(member) = found else { return };
-        let (forth, back) = match member {
-            Some(member) => (Some((member, self.member)), Some((self.member, member))),
-            None => (None, None),
+        let connection = Connection {
+            relay: &self,
+            from,
+            member: OnceCell::new(),
         };
         // A connection is made by packets of both directions.
-        if self.intact(forth).await.is_err() || self.intact(back).await.is_err() {
-            return;
+        for direction in [Direction::Forth, Direction::Back] {
+            if connection.intact(direction).await.is_err() {
+                return;
+            }
         }
         let Ok(mut target) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.target)).await else {
             return;
@@ -237,24 +238,42 @@ impl Relay {
         let (from_source, to_source) = source.split();
         let (from_target, to_target) = target.split();
         let _ = tokio::try_join!(
-            self.pass(from_source, to_target, forth, &self.replacements),
-            self.pass(from_target, to_source, back, &[]),
+            connection.pass(from_source, to_target, Direction::Forth, &self.replacements),
+            connection.pass(from_target, to_source, Direction::Back, &[]),
         );
     }
+}
 
+#[derive(Clone, Copy)]
+enum Direction {
+    /// From the process that has connected.
+    Forth,
+    Back,
+}
+
+/// One connection over a relay.
+struct Connection<'a> {
+    relay: &'a Relay,
+    /// The port of the process that has connected.
+    from: u16,
+    /// The member that has connected, once it is known; `None` if it is no member.
+    member: OnceCell<Option<usize>>,
+}
+
+impl Connection<'_> {
     /// Passes on the data of one direction, up to and including its end.
     async fn pass(
         &self,
         mut from: ReadHalf<'_>,
         mut to: WriteHalf<'_>,
-        link: Option<(usize, usize)>,
+        direction: Direction,
         replacements: &[(String, String)],
     ) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK_SIZE];
         let mut replacements = replacements;
         loop {
             let length = from.read(&mut buffer).await?;
-            self.intact(link).await?;
+            self.intact(direction).await?;
             if length == 0 {
                 return to.shutdown().await;
             }
@@ -265,14 +284,30 @@ impl Relay {
         }
     }
 
-    /// Waits until a link is not cut.
-    async fn intact(&self, link: Option<(usize, usize)>) -> io::Result<()> {
-        let Some(link) = link else { return Ok(()) };
-        let mut cuts = self.shared.cuts.subscribe();
+    /// Waits until a direction is not cut.
+    async fn intact(&self, direction: Direction) -> io::Result<()> {
+        let mut cuts = self.relay.shared.cuts.subscribe();
+        // The search for the member is expensive, so that it waits for the first cut.
+        if cuts.borrow().is_empty() {
+            return Ok(());
+        }
+        let Some(member) = *self.member.get_or_init(|| self.find_member()).await else {
+            return Ok(());
+        };
+        let link = match direction {
+            Direction::Forth => (member, self.relay.member),
+            Direction::Back => (self.relay.member, member),
+        };
         let intact = cuts.wait_for(|cuts| !cuts.contains(&link)).await;
         intact
             .map(|_| ())
             .map_err(|_| io::ErrorKind::ConnectionAborted.into())
+    }
+
+    async fn find_member(&self) -> Option<usize> {
+        let (shared, from, to) = (Arc::clone(&self.relay.shared), self.from, self.relay.port);
+        let found = spawn_blocking(move || shared.source(from, to)).await;
+        found.ok().flatten()
     }
 }
 
