@@ -72,7 +72,7 @@ examples:
 	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"
 	@test -s '$(plugin_report)/line.html'
 
-# Too long for every change: regressions of etcd and ZooKeeper, what the ZooKeeper client crate lacks, the rest
+# Too long for every change: regressions of Redis, etcd and ZooKeeper, with members that are cut off, what the ZooKeeper client crate lacks, the rest
 # of the command's tests on each store, and the run under faults on the second version of etcd.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream

@@ -28,9 +28,20 @@ pub enum Need {
     Faults,
     /// The servers can be stopped ([`Env::dedicated_store`](crate::Env::dedicated_store)).
     Servers,
+    /// Another server takes over from the one that leads, which can be killed
+    /// ([`ServerAction::FailOver`](crate::servers::ServerAction::FailOver)).
+    FailOver,
+    /// The server that leads can be cut off from the others
+    /// ([`ServerAction::Partition`](crate::servers::ServerAction::Partition)).
+    Partition,
 }
 
 impl Need {
+    /// Whether the case needs a store for itself, whose servers obey the suite.
+    pub(crate) const fn is_about_servers(self) -> bool {
+        matches!(self, Self::Servers | Self::FailOver | Self::Partition)
+    }
+
     /// Explains why a case does not apply without this property.
     #[must_use]
     pub const fn missing(self) -> &'static str {
@@ -47,6 +58,8 @@ impl Need {
             Self::Secrets => "no secret is configured",
             Self::Faults => "the harness cannot inject faults on connections to the store",
             Self::Servers => "the harness has no servers that it can stop",
+            Self::FailOver => "the harness has no server that takes over from another one",
+            Self::Partition => "the harness cannot cut one server off from the others",
         }
     }
 }

@@ -85,7 +85,8 @@ pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a 
     let matches_id = |id: &str| match id.strip_suffix('*') {
         // A group stands for its cases with a requirement.
         Some(group) => {
-            matches!(case.needs, Some(Need::Faults | Need::Servers)) && case.id.starts_with(group)
+            let of_group = |need: Need| need == Need::Faults || need.is_about_servers();
+            case.needs.is_some_and(of_group) && case.id.starts_with(group)
         }
         None => id == case.id,
     };

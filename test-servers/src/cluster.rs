@@ -3,9 +3,10 @@
 use std::{thread, time::Duration};
 
 use crate::{
-    Certificates, Error,
+    Certificates, Error, Links,
+    links::RelayPort,
     poll::{self, Condition},
-    ports::Ports,
+    ports::{Ports, RelayPorts},
     server::{Kind, MAX_PORT_ATTEMPTS, Membership, Server},
 };
 
@@ -33,12 +34,19 @@ pub trait ClusterKind: Kind {
 #[must_use = "nothing runs before `start`"]
 pub struct ClusterBuilder<K> {
     members: K,
+    links: bool,
 }
 
 impl<K: ClusterKind> ClusterBuilder<K> {
     /// Sets the settings of the members.
     pub fn members(mut self, settings: K) -> Self {
         self.members = settings;
+        self
+    }
+
+    /// Makes the members connect through relays, so that a test can cut [`Cluster::links`]. Requires Linux.
+    pub fn links(mut self) -> Self {
+        self.links = true;
         self
     }
 
@@ -61,14 +69,19 @@ impl<K: ClusterKind> ClusterBuilder<K> {
                     certificates.copy_to(server.directory())?;
                 }
             }
-            let ports = (0..SIZE)
+            let mut ports = (0..SIZE)
                 .map(|_| Ports::free())
                 .collect::<Result<Vec<_>, _>>()?;
+            let links = if self.links {
+                Some(connect(&members, &mut ports)?)
+            } else {
+                None
+            };
             for (index, server) in members.iter_mut().enumerate() {
                 let ports = ports.clone();
                 server.join(Membership { index, ports })?;
             }
-            let cluster = Cluster { members };
+            let cluster = Cluster { members, links };
             let started = cluster.each(Server::launch);
             match started.and_then(|()| cluster.settle()) {
                 Ok(()) => {
@@ -92,6 +105,7 @@ impl<K: ClusterKind> ClusterBuilder<K> {
 #[derive(Debug)]
 pub struct Cluster<K: Kind> {
     members: Vec<Server<K>>,
+    links: Option<Links>,
 }
 
 impl<K: ClusterKind> Cluster<K> {
@@ -99,6 +113,7 @@ impl<K: ClusterKind> Cluster<K> {
     pub fn builder() -> ClusterBuilder<K> {
         ClusterBuilder {
             members: K::default(),
+            links: false,
         }
     }
 
@@ -106,6 +121,16 @@ impl<K: ClusterKind> Cluster<K> {
     #[must_use]
     pub fn servers(&self) -> &[Server<K>] {
         &self.members
+    }
+
+    /// The links between the members, by their indices.
+    ///
+    /// # Errors
+    ///
+    /// When the cluster was started without [`ClusterBuilder::links`].
+    pub fn links(&self) -> Result<&Links, Error> {
+        let links = self.links.as_ref();
+        links.ok_or_else(|| Error::new("the members of this cluster connect without relays"))
     }
 
     /// Member `index` modulo three.
@@ -138,9 +163,27 @@ impl<K: ClusterKind> Cluster<K> {
     /// When there is no leader within a minute.
     pub fn leader(&self) -> Result<usize, Error> {
         let wanted = format!("the {} cluster has one leader", K::NAME);
-        poll::until(&wanted, HEALTHY_TIMEOUT, || {
-            let leads = |server: &Server<K>| server.is_running() && K::leads(server);
-            let leaders: Vec<usize> = (0..SIZE).filter(|i| leads(&self.members[*i])).collect();
+        self.find_leader(&wanted, |_| true)
+    }
+
+    /// The index of the only running member except `old` that reports to be the leader, whatever `old`
+    /// reports: a member that is cut off from the others does not know at once that another one leads.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such leader within a minute.
+    pub fn leader_other_than(&self, old: usize) -> Result<usize, Error> {
+        let wanted = format!("the {} cluster has another leader", K::NAME);
+        self.find_leader(&wanted, |member| member != old % SIZE)
+    }
+
+    fn find_leader(&self, wanted: &str, among: impl Fn(usize) -> bool) -> Result<usize, Error> {
+        poll::until(wanted, HEALTHY_TIMEOUT, || {
+            let leads = |member: &usize| {
+                let server = &self.members[*member];
+                among(*member) && server.is_running() && K::leads(server)
+            };
+            let leaders: Vec<usize> = (0..SIZE).filter(leads).collect();
             match leaders[..] {
                 [leader] => Condition::Ready(leader),
                 _ => Condition::NotYet(format!(
@@ -227,6 +270,29 @@ impl<K: ClusterKind> Cluster<K> {
             outcomes.fold(Ok(()), Result::and)
         })
     }
+}
+
+/// Starts relays in front of all members, and adds their ports.
+fn connect<K: ClusterKind>(members: &[Server<K>], ports: &mut [Ports]) -> Result<Links, Error> {
+    let links = Links::new()?;
+    let (mut relays, mut addresses) = (Vec::new(), Vec::new());
+    for (server, ports) in members.iter().zip(&mut *ports) {
+        let member = links.add_member(server.process.last_id());
+        let (peer, election) = (RelayPort::bind()?, RelayPort::bind()?);
+        ports.relays = Some(RelayPorts {
+            peer: peer.number(),
+            election: election.number(),
+        });
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        addresses.push((address(ports.election), address(election.number())));
+        links.relay(peer, member, ports.peer, Vec::new())?;
+        relays.push((election, member, ports.election));
+    }
+    // A ZooKeeper server sends its own election address with each connection, and is connected to there.
+    for (relay, member, target) in relays {
+        links.relay(relay, member, target, addresses.clone())?;
+    }
+    Ok(links)
 }
 
 #[cfg(test)]

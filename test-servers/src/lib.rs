@@ -3,6 +3,7 @@
 //!
 //! - [`redis`]: a single server, a group with sentinels, a cluster.
 //! - [`etcd`], [`zookeeper`]: a single server, a cluster of three.
+//! - [`Links`]: the connections between the members of a cluster, which a test can cut.
 //! - [`wire`]: a proxy that records the requests of a client and injects network faults.
 //!
 //! A server ends when its value is dropped, and also when the process that started it is killed: a
@@ -31,6 +32,7 @@ pub mod cluster;
 mod error;
 pub mod etcd;
 mod http;
+mod links;
 mod managed_process;
 mod poll;
 mod ports;
@@ -42,4 +44,5 @@ pub mod zookeeper;
 
 pub use certificates::Certificates;
 pub use error::Error;
+pub use links::Links;
 pub use server::{Kind, Server};

@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,8 @@ const MIN_FREE_BYTES: u64 = 1 << 30;
 pub(crate) struct ManagedProcess {
     /// Declared before the directory, so that the server ends before its files are deleted.
     process: Mutex<Option<Process>>,
+    /// The id of the last started process, also while it starts; zero at first.
+    last_id: Arc<AtomicU32>,
     directory: TempDir,
     /// The name in errors, such as `etcd server on port 1234`.
     name: String,
@@ -51,6 +56,7 @@ impl ManagedProcess {
             .map_err(|error| Error::new(format!("cannot make a temporary directory: {error}")))?;
         Ok(Self {
             process: Mutex::new(None),
+            last_id: Arc::default(),
             directory,
             name: "server".to_owned(),
         })
@@ -107,6 +113,7 @@ impl ManagedProcess {
     ) -> Result<(), Error> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let started = Process::start(program, &arguments, self.directory(), &self.log())?;
+        self.last_id.store(started.id(), Ordering::SeqCst);
         let what = format!("the {} starts", self.name);
         poll::until(&what, START_TIMEOUT, || match started.ended() {
             Some(status) => {
@@ -139,6 +146,11 @@ impl ManagedProcess {
     pub(crate) fn resume(&self) -> Result<(), Error> {
         self.with_process(|process| process.signal(Signal::SIGCONT))
             .unwrap_or_else(|| Err(self.failed("cannot resume it: it does not run")))
+    }
+
+    /// The id of the last started process, which changes with each start.
+    pub(crate) fn last_id(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.last_id)
     }
 
     pub(crate) fn process_id(&self) -> Option<u32> {

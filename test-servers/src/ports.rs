@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashSet,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     net::{Ipv4Addr, TcpListener},
@@ -31,6 +31,15 @@ pub(crate) struct Ports {
     pub(crate) election: u16,
     /// The server answers tests on this port without TLS.
     pub(crate) status: u16,
+    /// Where other members reach `peer` and `election`, if not there: the ports of relays.
+    pub(crate) relays: Option<RelayPorts>,
+}
+
+/// The ports of the relays in front of a member.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelayPorts {
+    pub(crate) peer: u16,
+    pub(crate) election: u16,
 }
 
 impl Ports {
@@ -40,7 +49,18 @@ impl Ports {
             peer: free()?,
             election: free()?,
             status: free()?,
+            relays: None,
         })
+    }
+
+    /// The port that other members use for `peer`.
+    pub(crate) fn advertised_peer(&self) -> u16 {
+        self.relays.map_or(self.peer, |relays| relays.peer)
+    }
+
+    /// The port that other members use for `election`.
+    pub(crate) fn advertised_election(&self) -> u16 {
+        self.relays.map_or(self.election, |relays| relays.election)
     }
 }
 
@@ -67,25 +87,48 @@ pub(crate) fn free() -> Result<u16, Error> {
 /// Returns whether `process` listens on `port`. Otherwise another process may have taken the port and
 /// answer there. Returns `true` on systems without `/proc`.
 pub(crate) fn is_listened_on(port: u16, process: u32) -> bool {
-    let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
-        return !fs::exists("/proc/self/fd").unwrap_or(false);
-    };
-    let listening = listening_sockets(port);
-    files.flatten().any(|file| {
-        fs::read_link(file.path()).is_ok_and(|target| listening.contains(target.as_os_str()))
-    })
+    const LISTENING: &str = "0A";
+    if !fs::exists("/proc/self/fd").unwrap_or(false) {
+        return true;
+    }
+    let port = format!(":{port:04X}");
+    let listening = sockets(|local, state| state == LISTENING && local.ends_with(&port));
+    has_open(process, |file| listening.contains(file))
 }
 
-/// Returns the sockets that listen on `port`, by their names in `/proc/PID/fd`.
-fn listening_sockets(port: u16) -> HashSet<OsString> {
-    const LISTENING: &str = "0A";
-    let port = format!(":{port:04X}");
+/// Returns the socket that is connected from `local` to `remote`, by its name in `/proc/PID/fd`.
+pub(crate) fn connected_socket(local: u16, remote: u16) -> Option<OsString> {
+    // As a whole, since the table has a line for each connection that has ended lately.
+    let addresses = format!("{} {}", loopback(local), loopback(remote));
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let inode = table[table.find(&addresses)?..].split_whitespace().nth(8)?;
+    Some(format!("socket:[{inode}]").into())
+}
+
+/// Returns 127.0.0.1 with this port as the table of sockets shows it.
+fn loopback(port: u16) -> String {
+    let address = u32::from_ne_bytes([127, 0, 0, 1]);
+    format!("{address:08X}:{port:04X}")
+}
+
+/// Returns whether `process` has such a file open.
+pub(crate) fn has_open(process: u32, is_such: impl Fn(&OsStr) -> bool) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
+        return false;
+    };
+    files
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|target| is_such(target.as_os_str())))
+}
+
+/// Returns the sockets whose local address and state are wanted, by their names in `/proc/PID/fd`.
+fn sockets(is_wanted: impl Fn(&str, &str) -> bool) -> HashSet<OsString> {
     let mut sockets = HashSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines() {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            if let [_, local, _, LISTENING, _, _, _, _, _, inode, ..] = columns[..]
-                && local.ends_with(&port)
+            if let [_, local, _, state, _, _, _, _, _, inode, ..] = columns[..]
+                && is_wanted(local, state)
             {
                 sockets.insert(format!("socket:[{inode}]").into());
             }

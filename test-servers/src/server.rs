@@ -94,14 +94,16 @@ impl<K: Kind> Server<K> {
     }
 
     pub(crate) fn start(settings: K) -> Result<Self, Error> {
-        Self::start_on(settings, &mut Ports::free)
+        Self::prepare(settings)?.start_prepared()
     }
 
-    fn start_on(
-        settings: K,
-        free_ports: &mut dyn FnMut() -> Result<Ports, Error>,
-    ) -> Result<Self, Error> {
-        let mut server = Self::prepare(settings)?;
+    /// Starts a [prepared](Self::prepare) server.
+    pub(crate) fn start_prepared(self) -> Result<Self, Error> {
+        self.start_on(&mut Ports::free)
+    }
+
+    fn start_on(self, free_ports: &mut dyn FnMut() -> Result<Ports, Error>) -> Result<Self, Error> {
+        let mut server = self;
         if server.settings.has_tls() {
             Certificates::generate(server.directory())?;
         }
@@ -293,7 +295,8 @@ mod tests {
             let client = taken.pop().unwrap_or(free.client);
             Ok(Ports { client, ..free })
         };
-        let server = Server::start_on(K::default(), &mut ports).unwrap();
+        let server = Server::prepare(K::default()).unwrap();
+        let server = server.start_on(&mut ports).unwrap();
         assert_ne!(server.port(), speaking.port());
         assert!(server.is_running());
         assert_eq!(server.not_serving(), None);
@@ -325,8 +328,8 @@ mod tests {
                 ..Ports::default()
             })
         };
-        let server = Server::start_on(redis::Server::builder(), &mut ports);
-        let error = server.unwrap_err().to_string();
+        let server = Server::prepare(redis::Server::builder()).unwrap();
+        let error = server.start_on(&mut ports).unwrap_err().to_string();
         assert!(error.contains("Address already in use"), "{error}");
     }
 }

@@ -39,7 +39,12 @@ struct SharedState {
 impl Contention {
     /// Starts this number of clients, each with two workers.
     pub(crate) async fn start(url: &str, clients: usize, ttl: Duration) -> Self {
-        let count = clients * 2;
+        Self::start_each(&vec![url; clients], ttl).await
+    }
+
+    /// As [`start`](Self::start), with one client of each URL.
+    pub(crate) async fn start_each(urls: &[&str], ttl: Duration) -> Self {
+        let count = urls.len() * 2;
         let shared = Arc::new(SharedState {
             holds: (0..count).map(|_| AtomicU64::new(0)).collect(),
             guards: Mutex::new((0..count).map(|_| None).collect()),
@@ -47,7 +52,7 @@ impl Contention {
         });
         let mut all = Vec::new();
         let mut workers = Vec::new();
-        for index in 0..clients {
+        for (index, url) in urls.iter().enumerate() {
             let client = client(url, ttl).await;
             for half in 0..2 {
                 let worker = work(client.clone(), Arc::clone(&shared), 2 * index + half);

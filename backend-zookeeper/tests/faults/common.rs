@@ -33,6 +33,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(2);
 /// A TTL that does not lapse on a busy machine: the longest that the servers grant.
 pub(crate) const LONG: Duration = Duration::from_secs(8);
 
+/// The time limit for granting a dead holder's lock again, including the election of a leader.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
 static ROOM: Semaphore = Semaphore::const_new(2);
 
 /// Two tests run at a time: they measure time, and start up to three servers each.
@@ -46,7 +49,7 @@ pub(crate) const fn millis(count: u64) -> Duration {
 
 /// Confirmed writes are with the operating system, so they outlast the death of a server. They are not
 /// synced to a disk that other processes may keep busy for seconds.
-fn settings() -> ServerBuilder {
+pub(crate) fn settings() -> ServerBuilder {
     Server::builder()
         .force_sync(false)
         .config("maxSessionTimeout", &LONG.as_millis().to_string())

@@ -15,10 +15,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{
-    common::{SOON, client, millis, name},
-    ensemble::BOUND,
-};
+use crate::common::{BOUND, SOON, client, millis, name};
 
 const LOCK: &str = "contenders";
 
@@ -45,6 +42,11 @@ pub(crate) struct Contenders {
 impl Contenders {
     /// Three clients with two tasks each.
     pub(crate) async fn start(url: &str) -> Self {
+        Self::start_each([url; 3]).await
+    }
+
+    /// The same, with one client of each address.
+    pub(crate) async fn start_each(urls: [&str; 3]) -> Self {
         let mut contenders = Self {
             floor: Arc::default(),
             turns: Vec::new(),
@@ -52,7 +54,7 @@ impl Contenders {
             tasks: Vec::new(),
             clients: Vec::new(),
         };
-        for _ in 0..3 {
+        for url in urls {
             let client = client(url).await;
             let turns = Arc::<AtomicU64>::default();
             for _ in 0..2 {

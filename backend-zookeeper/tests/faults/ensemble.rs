@@ -15,14 +15,11 @@ use tokio::{
 
 use crate::{
     common::{
-        LONG, SOON, TTL, acquire, client, client_for, cluster, granted, hold, proxies, regain,
-        room, until, waiting, within,
+        BOUND, LONG, SOON, TTL, acquire, client, client_for, cluster, granted, hold, proxies,
+        regain, room, until, waiting, within,
     },
     contention::Contenders,
 };
-
-/// The time limit for granting a dead holder's lock again, including the election of a leader.
-pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// A request that the servers have not carried out after this time never is.
 const STANDSTILL: Duration = Duration::from_secs(5);

@@ -12,12 +12,9 @@ use tenure_core::{
 use tenure_test_servers::zookeeper::Cluster;
 use tokio::task::{JoinHandle, block_in_place};
 
-use crate::{
-    common::{
-        LONG, SOON, TTL, acquire_through, client, client_for, cluster, granted, hold, millis,
-        regain, room, until, waiting, within,
-    },
-    ensemble::BOUND,
+use crate::common::{
+    BOUND, LONG, SOON, TTL, acquire_through, client, client_for, cluster, granted, hold, millis,
+    regain, room, until, waiting, within,
 };
 
 /// Where [`a_process_that_holds`] finds the servers.

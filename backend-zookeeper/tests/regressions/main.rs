@@ -1,5 +1,6 @@
 //! Situations that once broke a clause on this backend, or nearly, and that take long to show: silent
-//! servers, ten thousand locks, and a stream of cancellations.
+//! servers, ten thousand locks, a stream of cancellations, and members that
+//! are cut off from each other.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,8 +10,12 @@
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "../faults/common.rs"]
 mod common;
+#[expect(dead_code, reason = "the other tests use more of it")]
+#[path = "../faults/contention.rs"]
+mod contention;
 
 mod adversary;
+mod isolated_members;
 mod many;
 mod silent;
 mod slow;

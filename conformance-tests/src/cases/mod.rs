@@ -16,5 +16,6 @@ pub(crate) mod token;
 pub(crate) mod waiting;
 
 mod cancelling;
+mod failover;
 mod handover;
 mod slow_network;

@@ -14,6 +14,7 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
 };
 
+pub(crate) use super::failover::{failover, partition};
 use crate::{
     context::{CaseContext, release},
     outcome::{Failure, Need, Outcome, Stop, broken, ensure},
@@ -28,19 +29,44 @@ const WAITERS: usize = 3;
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A holder and waiters on dedicated servers.
-struct Served {
-    context: Arc<CaseContext>,
-    store: DedicatedStore,
-    ttl: Duration,
+pub(super) struct Served {
+    pub(super) context: Arc<CaseContext>,
+    pub(super) store: DedicatedStore,
+    pub(super) ttl: Duration,
     client: Client,
-    guard: Arc<Guard>,
-    waiting: JoinSet<Result<Turn, Stop>>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) waiting: JoinSet<Result<Turn, Stop>>,
     told: JoinHandle<Instant>,
 }
 
+/// What the store promises for the time after an outage.
+#[derive(Clone, Copy)]
+pub(super) struct Promise {
+    /// The number of first guards that may be held beside a later one, because the store may have forgotten
+    /// their grants.
+    pub(super) forgotten: usize,
+    /// Whether tokens rise.
+    pub(super) tokens_rise: bool,
+    /// Whether the waiters keep their order.
+    pub(super) in_order: bool,
+}
+
+impl Promise {
+    /// The promise after servers were stopped or restarted; `forgotten` as above.
+    const fn after_a_restart(forgotten: usize) -> Self {
+        Self {
+            forgotten,
+            tokens_rise: true,
+            in_order: false,
+        }
+    }
+}
+
 /// The grant of a waiter.
-struct Turn {
+pub(super) struct Turn {
     guard: Arc<Guard>,
+    /// The place of the waiter in the queue, counted from zero.
+    place: usize,
     /// The other guards that were held at that time: 0 is the holder, and the waiters follow.
     beside: Option<usize>,
 }
@@ -49,21 +75,17 @@ struct Turn {
 type Guards = Arc<Mutex<Vec<Arc<Guard>>>>;
 
 pub(crate) async fn stopped_past_the_ttl(context: Arc<CaseContext>) -> Outcome {
-    let served = Served::new(context).await?;
-    served
-        .outlasted(ServerAction::Pause, ServerAction::Resume)
-        .await
+    outlasted(context, ServerAction::Pause, ServerAction::Resume).await
 }
 
 pub(crate) async fn killed_past_the_ttl(context: Arc<CaseContext>) -> Outcome {
-    let served = Served::new(context).await?;
-    served
-        .outlasted(ServerAction::Kill, ServerAction::Start)
-        .await
+    outlasted(context, ServerAction::Kill, ServerAction::Start).await
 }
 
 pub(crate) async fn killed_for_a_moment(context: Arc<CaseContext>) -> Outcome {
-    let mut served = Served::new(context).await?;
+    let ttl = context.steady();
+    let actions = [ServerAction::Kill, ServerAction::Start];
+    let mut served = Served::new(context, ttl, Need::Servers, &actions).await?;
     let keeps = served.context.capabilities().durability >= Durability::Local;
     served.store.servers().apply(ServerAction::Kill).await?;
     served.fails_in_time().await?;
@@ -75,14 +97,46 @@ pub(crate) async fn killed_for_a_moment(context: Arc<CaseContext>) -> Outcome {
     } else {
         served.is_told(keeps).await?;
     }
-    served.goes_on(keeps).await
+    let forgotten = usize::from(!keeps);
+    served.goes_on(Promise::after_a_restart(forgotten)).await
+}
+
+/// Applies an outage that is longer than the TTL.
+async fn outlasted(context: Arc<CaseContext>, end: ServerAction, again: ServerAction) -> Outcome {
+    let ttl = context.steady();
+    let mut served = Served::new(context, ttl, Need::Servers, &[end, again]).await?;
+    let until = served.context.now() + ttl * 2;
+    served.store.servers().apply(end).await?;
+    served.fails_in_time().await?;
+    served.is_told(true).await?;
+    served.context.sleep_until(until).await;
+    still_waits(served.waiting.try_join_next())?;
+    served.store.servers().apply(again).await?;
+    ensure!(
+        matches!(served.guard.phase(), Phase::Lost(_)),
+        "L4",
+        "once the servers are back, a lost guard is {:?}",
+        served.guard.phase()
+    );
+    // The previous grants ended before the store could make new ones.
+    served.goes_on(Promise::after_a_restart(0)).await
 }
 
 impl Served {
-    async fn new(context: Arc<CaseContext>) -> Result<Self, Stop> {
+    /// Starts servers that support the actions. Otherwise the case does not apply, for lack of `need`.
+    pub(super) async fn new(
+        context: Arc<CaseContext>,
+        ttl: Duration,
+        need: Need,
+        actions: &[ServerAction],
+    ) -> Result<Self, Stop> {
         let store = context.env().dedicated_store().await?;
-        let store = store.ok_or(Stop::Ignored(Need::Servers))?;
-        let (ttl, limit) = (context.steady(), context.over_limit());
+        let supported = |store: &DedicatedStore| {
+            let servers = store.servers();
+            actions.iter().all(|action| servers.supports(*action))
+        };
+        let store = store.filter(supported).ok_or(Stop::Ignored(need))?;
+        let limit = context.over_limit();
         // The first request to restarted servers may take longer.
         let connect = || {
             let connector = store.connector();
@@ -100,11 +154,12 @@ impl Served {
         let guard = Arc::new(client.lock(LOCK)?.acquire().await?);
         let guards: Guards = Arc::new(Mutex::new(vec![Arc::clone(&guard)]));
         let mut waiting = JoinSet::new();
-        for _ in 0..WAITERS {
+        for place in 0..WAITERS {
             // The store may show the entry before the client has the reply, and an acquire without a first
             // reply fails.
             let (tell, queued) = oneshot::channel();
-            waiting.spawn(take_turn(other.lock(LOCK)?, tell, Arc::clone(&guards)));
+            let guards = Arc::clone(&guards);
+            waiting.spawn(take_turn(other.lock(LOCK)?, place, tell, guards));
             match tokio::time::timeout(context.slack(), queued).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => still_waits(waiting.join_next().await)?,
@@ -129,25 +184,6 @@ impl Served {
         })
     }
 
-    /// Applies an outage that is longer than the TTL.
-    async fn outlasted(mut self, end: ServerAction, again: ServerAction) -> Outcome {
-        let until = self.context.now() + self.ttl * 2;
-        self.store.servers().apply(end).await?;
-        self.fails_in_time().await?;
-        self.is_told(true).await?;
-        self.context.sleep_until(until).await;
-        still_waits(self.waiting.try_join_next())?;
-        self.store.servers().apply(again).await?;
-        ensure!(
-            matches!(self.guard.phase(), Phase::Lost(_)),
-            "L4",
-            "once the servers are back, a lost guard is {:?}",
-            self.guard.phase()
-        );
-        // The previous grants ended before the store could make new ones.
-        self.goes_on(true).await
-    }
-
     /// Checks that a request without servers fails in time, and reports the lock neither as held nor as busy.
     async fn fails_in_time(&self) -> Outcome {
         let begin = self.context.now();
@@ -170,7 +206,7 @@ impl Served {
 
     /// Checks that the holder is lost at its deadline, but not before `not_before`: until then no other client
     /// can have the lock.
-    async fn is_told(&mut self, not_before: bool) -> Outcome {
+    pub(super) async fn is_told(&mut self, not_before: bool) -> Outcome {
         let within = self.ttl * 2 + self.context.slack();
         let Ok(at) = tokio::time::timeout(within, &mut self.told).await else {
             broken!("L1", "a holder without servers is not lost at all");
@@ -192,12 +228,9 @@ impl Served {
         Ok(())
     }
 
-    /// Checks that each waiter is granted, alone unless the store keeps nothing, and that the holder's client
-    /// can acquire again.
-    async fn goes_on(mut self, alone: bool) -> Outcome {
-        let context = Arc::clone(&self.context);
-        // A store may renew its grants for a full TTL at its start.
-        let bound = context.takeover(self.ttl, self.ttl) + self.ttl + context.slack() * 3;
+    /// Checks that each waiter is granted as promised, and that the holder's client can acquire again.
+    pub(super) async fn goes_on(&mut self, promise: Promise) -> Outcome {
+        let bound = self.bound();
         let mut token = self.guard.token();
         for turn in 0..WAITERS {
             let Ok(next) = tokio::time::timeout(bound, self.waiting.join_next()).await else {
@@ -213,15 +246,21 @@ impl Served {
             };
             let Turn {
                 guard: next,
+                place,
                 beside,
             } = next??;
             ensure!(
-                beside.is_none() || (beside == Some(0) && !alone),
+                !promise.in_order || place == turn,
+                "W1",
+                "waiter {place} is granted the lock as number {turn}"
+            );
+            ensure!(
+                beside.is_none_or(|other| other < promise.forgotten),
                 "X1",
                 "two guards are held at the same time"
             );
             ensure!(
-                next.token() > token,
+                next.token() > token || !promise.tokens_rise,
                 "T1",
                 "the token did not rise over an outage: {} after {token}",
                 next.token()
@@ -232,24 +271,37 @@ impl Served {
             }
             release(&next).await?;
         }
+        let again = self.acquires_again().await?;
+        ensure!(
+            again.token() > token || !promise.tokens_rise,
+            "T1",
+            "the token fell after an outage"
+        );
+        release(&again).await
+    }
+
+    /// Checks that the holder's client can acquire the lock again, and returns its guard.
+    pub(super) async fn acquires_again(&self) -> Result<Guard, Stop> {
+        let (context, bound) = (&self.context, self.bound());
         let lock = self.client.lock(LOCK)?;
         let again = context.eventually(bound, || async {
             let tried = lock.acquire_within(context.slack()).await;
             Ok(tried.ok().and_then(Acquisition::acquired))
         });
         let Some(again) = again.await? else {
-            return Err(Failure::new(
-                Some("W2"),
-                format!("{bound:?} after the servers were back their client cannot lock"),
-            )
-            .into());
+            broken!(
+                "W2",
+                "{bound:?} after the servers were back their client cannot lock"
+            );
         };
-        ensure!(
-            again.token() > token,
-            "T1",
-            "the token fell after an outage"
-        );
-        release(&again).await
+        Ok(again)
+    }
+
+    /// Returns the time limit for the next grant after an outage. A store may renew its grants for a full TTL
+    /// at its start.
+    fn bound(&self) -> Duration {
+        let context = &self.context;
+        context.takeover(self.ttl, self.ttl) + self.ttl + context.slack() * 3
     }
 
     /// Releases the guard from before the outage if it was lost: this must not affect the current holder.
@@ -285,7 +337,7 @@ impl Served {
     }
 
     /// Returns whether the guard gets a new proof; otherwise it must be lost.
-    async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
+    pub(super) async fn is_renewed(&self, guard: &Guard) -> Result<bool, Stop> {
         let deadline = guard.valid_until();
         let within = self.ttl + self.context.slack();
         let renewed = self.context.eventually(within, || async {
@@ -300,7 +352,7 @@ impl Served {
 }
 
 /// Checks that no waiter is granted while another holder or an outage excludes it, and that none fails.
-fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
+pub(super) fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
     match done.transpose()? {
         None => Ok(()),
         Some(Ok(turn)) => broken!(
@@ -316,7 +368,12 @@ fn still_waits(done: Option<Result<Result<Turn, Stop>, JoinError>>) -> Outcome {
 }
 
 /// Acquires the lock, without a time limit.
-async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> Result<Turn, Stop> {
+async fn take_turn(
+    lock: Lock,
+    place: usize,
+    queued: oneshot::Sender<()>,
+    guards: Guards,
+) -> Result<Turn, Stop> {
     let mut queued = Some(queued);
     let on_queued = |_: &_| {
         if let Some(queued) = queued.take() {
@@ -332,5 +389,9 @@ async fn take_turn(lock: Lock, queued: oneshot::Sender<()>, guards: Guards) -> R
     let held = |other: &Arc<Guard>| guard.check().is_ok() && other.check().is_ok();
     let beside = guards.iter().position(held);
     guards.push(Arc::clone(&guard));
-    Ok(Turn { guard, beside })
+    Ok(Turn {
+        guard,
+        place,
+        beside,
+    })
 }

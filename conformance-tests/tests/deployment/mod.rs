@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,10 +25,13 @@ use tenure_core::{
     settings::{RawOptions, Settings, StoreUrl, Tls, Value},
 };
 use tenure_test_servers::{
-    Certificates, Kind, Server,
+    Certificates, Error as ServerError, Kind, Server,
     cluster::{Cluster, ClusterKind},
 };
 use tokio::task::spawn_blocking;
+
+/// The time limit for all members of a cluster to serve again.
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The common prefix of the namespaces of all cases.
 pub(crate) const NAMESPACE_PREFIX: &str = "case ";
@@ -92,6 +96,39 @@ impl Access {
 /// Servers that belong together.
 pub(crate) trait Group<K: Kind>: Send + Sync + 'static {
     fn servers(&self) -> Vec<&Server<K>>;
+
+    /// Whether [`apply`](Self::apply) knows the action.
+    fn supports(&self, action: ServerAction) -> bool {
+        use ServerAction::{Kill, Pause, Resume, Start};
+        matches!(action, Kill | Start | Pause | Resume)
+    }
+
+    fn apply(&self, action: ServerAction) -> Result<(), ServerError> {
+        apply_to_all(&self.servers(), action)
+    }
+}
+
+/// Applies an action to all servers at the same time: the members of a cluster need each other to serve.
+fn apply_to_all<K: Kind>(servers: &[&Server<K>], action: ServerAction) -> Result<(), ServerError> {
+    let act = |server: &Server<K>| match action {
+        ServerAction::Kill => {
+            server.kill();
+            Ok(())
+        }
+        ServerAction::Start if server.is_running() => Ok(()),
+        ServerAction::Start => server.restart(),
+        ServerAction::Pause => server.pause(),
+        ServerAction::Resume => server.resume(),
+        other => unreachable!("a group without a leader does not support {other:?}"),
+    };
+    thread::scope(|scope| {
+        let acts: Vec<_> = servers
+            .iter()
+            .map(|server| scope.spawn(|| act(server)))
+            .collect();
+        acts.into_iter()
+            .try_for_each(|act| act.join().expect("an action does not panic"))
+    })
 }
 
 impl<K: Kind> Group<K> for Server<K> {
@@ -103,6 +140,36 @@ impl<K: Kind> Group<K> for Server<K> {
 impl<K: ClusterKind> Group<K> for Cluster<K> {
     fn servers(&self) -> Vec<&Server<K>> {
         Self::servers(self).iter().collect()
+    }
+
+    /// A cluster without links has no partitions.
+    fn supports(&self, action: ServerAction) -> bool {
+        use ServerAction::{Heal, Partition};
+        !matches!(action, Partition | Heal) || self.links().is_ok()
+    }
+
+    fn apply(&self, action: ServerAction) -> Result<(), ServerError> {
+        match action {
+            ServerAction::FailOver => {
+                self.server(self.leader()?).kill();
+                self.leader().map(|_| ())
+            }
+            ServerAction::Partition => {
+                let old = self.leader()?;
+                self.links()?.isolate(old);
+                // The old leader reports for a while that it leads.
+                self.leader_other_than(old).map(|_| ())
+            }
+            ServerAction::Heal => {
+                self.links()?.heal();
+                self.wait_healthy(HEALTHY_TIMEOUT)
+            }
+            ServerAction::Start => {
+                apply_to_all(&Group::servers(self), action)?;
+                self.wait_healthy(HEALTHY_TIMEOUT)
+            }
+            _ => apply_to_all(&Group::servers(self), action),
+        }
     }
 }
 
@@ -339,31 +406,13 @@ struct DedicatedServers<K: Kind>(Arc<Running<K>>);
 impl<K: Kind> Servers for DedicatedServers<K> {
     async fn apply(&self, action: ServerAction) -> Result<(), Error> {
         let running = Arc::clone(&self.0);
-        let act = move |server: &Server<K>| match action {
-            ServerAction::Kill => {
-                server.kill();
-                Ok(())
-            }
-            ServerAction::Start => server.restart(),
-            ServerAction::Pause => server.pause(),
-            ServerAction::Resume => server.resume(),
-            other => unreachable!("the suite has no action {other:?}"),
-        };
-        // To all at the same time: the members of a cluster need each other to serve.
-        let act_on_all = move || {
-            thread::scope(|scope| {
-                let servers = running.servers();
-                let acts: Vec<_> = servers
-                    .into_iter()
-                    .map(|server| scope.spawn(move || act(server)))
-                    .collect();
-                acts.into_iter()
-                    .try_for_each(|act| act.join().expect("an action does not panic"))
-            })
-        };
-        spawn_blocking(act_on_all)
+        spawn_blocking(move || running.group.apply(action))
             .await
             .map_err(failed)?
             .map_err(failed)
+    }
+
+    fn supports(&self, action: ServerAction) -> bool {
+        self.0.group.supports(action)
     }
 }

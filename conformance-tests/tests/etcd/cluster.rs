@@ -12,11 +12,19 @@ use std::process::ExitCode;
 
 use deployment::{Access, Deployment, Running};
 use operator::Etcd;
-use tenure_test_servers::etcd::{Cluster, ServerBuilder};
+use tenure_test_servers::etcd::{Cluster, ClusterBuilder, ServerBuilder};
+
+fn start_with(builder: ClusterBuilder) -> Running<ServerBuilder> {
+    let cluster = builder.start().expect("an etcd cluster");
+    Running::new(Access::new(cluster.url(), None, &[]), cluster)
+}
 
 fn start() -> Running<ServerBuilder> {
-    let cluster = Cluster::builder().start().expect("an etcd cluster");
-    Running::new(Access::new(cluster.url(), None, &[]), cluster)
+    start_with(Cluster::builder())
+}
+
+fn start_dedicated() -> Running<ServerBuilder> {
+    start_with(Cluster::builder().links())
 }
 
 fn main() -> ExitCode {
@@ -38,7 +46,7 @@ fn main() -> ExitCode {
     tenure_conformance::main(Deployment::<Etcd>::new(
         "etcd cluster",
         start,
-        Some(start),
+        Some(start_dedicated),
         ignored,
     ))
 }

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
             "the backend has every capability",
         ),
         ("secrets::show_nowhere", "no password is configured"),
+        ("servers::failover", "there is one server"),
+        ("servers::partition", "there is one server"),
     ];
     tenure_conformance::main(Deployment::<Etcd>::new("etcd", start, Some(start), ignored))
 }

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use tenure_core::{
     backend::{Backend, BackendEvent, BackendInfo, EventHandler, EventSink, RenewalAnswers},
-    capability::{Capabilities, Evidence, LossEvidence, TakeoverBound, TtlScope},
+    capability::{Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlScope},
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -47,6 +47,8 @@ pub(crate) struct Driver {
     pub(crate) ids: Mutex<HashMap<LockName, AttemptId>>,
     /// The time limit of a request.
     pub(crate) request_timeout: Duration,
+    /// The number of leaders that were replaced before the connection was made.
+    pub(crate) replaced: u32,
     /// For flaws whose behaviour alternates.
     pub(crate) turned: AtomicBool,
     pub(crate) _relay: Arc<dyn EventHandler>,
@@ -136,12 +138,20 @@ impl Driver {
         }
     }
 
-    /// Whether the connection was in use while the store was stopped.
+    /// Whether the connection leads to a server that does not serve.
     fn is_stuck(&self) -> bool {
         if self.has(Flaw::StaysWithTheDead) && self.store.shared.lock().unwrap().paused {
             self.turned.store(true, Ordering::SeqCst);
         }
         self.has(Flaw::StaysWithTheDead) && self.turned.load(Ordering::SeqCst)
+            || self.has(Flaw::StaysWithTheKilled) && self.has_former_leader(false)
+            || self.has(Flaw::StaysWithTheIsolated) && self.has_former_leader(true)
+    }
+
+    /// Whether the connection was made to a leader that was replaced by now, and is cut off or has ended.
+    pub(crate) fn has_former_leader(&self, isolated: bool) -> bool {
+        let shared = self.store.shared.lock().unwrap();
+        shared.replaced > self.replaced && shared.partitioned == isolated
     }
 
     fn restarted_without(&self, flaw: Flaw) -> bool {
@@ -262,6 +272,8 @@ impl Backend for Driver {
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
         let mut declared = self.inner.capabilities().await?;
+        // The simulated servers keep everything.
+        declared.durability = Durability::Consensus;
         if self.has(Flaw::NoFencing) {
             declared.ttl.scope = TtlScope::Pooled;
         }

@@ -142,4 +142,10 @@ mutants! {
         "A grant that a waiter's report finds too late is not reported, and no message announces it.";
     GivesUpAfterATimeout [W2] "faults::wait_outlives_an_unanswered_enqueue" "ours: an acquire ended with its first request that timed out"
         "An enqueue without an answer is an error that no later attempt can mend.";
+    StaysWithTheKilled [W2] "servers::failover" "ours: a driver must have more than one address"
+        "A client whose server has ended asks no other server.";
+    StaysWithTheIsolated [W2] "servers::partition" "etcd's Go client: an endpoint that accepts connections counts as healthy"
+        "A client stays with a server that is cut off from the others.";
+    BelievesTheFormerLeader [X1] "servers::partition" "etcd 3.4: a leader without followers answers keep-alives"
+        "An answer of a leader that is cut off from the others counts as a proof.";
 }

@@ -31,6 +31,10 @@ impl Driver {
                 return Renewed::Proved { from };
             }
         }
+        let believes = self.has(Flaw::BelievesTheFormerLeader) && self.has_former_leader(true);
+        if believes && entry.token.is_some() {
+            return Renewed::Proved { from };
+        }
         let batch = vec![entry.clone()];
         let asked = RenewalAnswers::collect(1, |answers| self.inner.renew(batch, answers));
         if self.has(Flaw::ReportInTwoTrips) && entry.token.is_none() {

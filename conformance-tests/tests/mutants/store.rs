@@ -76,6 +76,10 @@ pub(crate) struct Shared {
     pub(crate) paused: bool,
     /// Whether the store was restarted.
     pub(crate) restarted: bool,
+    /// The number of leaders that were replaced.
+    pub(crate) replaced: u32,
+    /// Whether the former leader is cut off from the others.
+    pub(crate) partitioned: bool,
 }
 
 impl fmt::Debug for Flawed {
@@ -143,6 +147,7 @@ impl Connect for Flawed {
         context.events = EventSink::new(Arc::downgrade(&relay));
         let namespace = context.namespace.clone();
         let request_timeout = context.request_timeout;
+        let replaced = self.shared.lock().unwrap().replaced;
         if self.flaw == Some(Flaw::NamesAreJoined) {
             context.namespace = Namespace::default();
         }
@@ -152,6 +157,7 @@ impl Connect for Flawed {
             namespace,
             events,
             request_timeout,
+            replaced,
             own: Mutex::default(),
             ids: Mutex::default(),
             turned: AtomicBool::new(false),
@@ -178,7 +184,14 @@ impl Servers for SimulatedServers {
         let mut shared = shared.lock().unwrap();
         shared.paused = action == ServerAction::Pause;
         shared.restarted |= action == ServerAction::Start;
+        let replaces = matches!(action, ServerAction::FailOver | ServerAction::Partition);
+        shared.replaced += u32::from(replaces);
+        shared.partitioned = action == ServerAction::Partition;
         Ok(())
+    }
+
+    fn supports(&self, _: ServerAction) -> bool {
+        true
     }
 }
 
@@ -196,6 +209,9 @@ impl EventHandler for Relay {
                 BackendEvent::Granted(_),
             )
             | (Some(Flaw::EvictionNotPushed), BackendEvent::Lost { .. }) => {}
+            // A leader that is cut off learns of no loss.
+            (Some(Flaw::BelievesTheFormerLeader), BackendEvent::Lost { .. })
+                if self.store.shared.lock().unwrap().partitioned => {}
             (Some(Flaw::WakeUpLost), BackendEvent::Granted(_)) if self.loses() => {}
             (Some(Flaw::WrongReason), BackendEvent::Lost { attempt, .. }) => {
                 let reason = LossReason::SessionLost;

@@ -1,15 +1,19 @@
 //! An operator of Redis servers.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tenure_conformance::servers::ServerAction;
 use tenure_core::{
     error::Error,
     name::{LockName, Namespace},
     registry::Factory,
 };
 use tenure_redis::RedisFactory;
-use tenure_test_servers::redis::{Cluster, Sentinel, Server, ServerBuilder};
+use tenure_test_servers::{
+    Error as ServerError,
+    redis::{Cluster, Sentinel, Server, ServerBuilder},
+};
 
 use crate::deployment::{Group, Operator, Running, failed};
 
@@ -19,9 +23,40 @@ impl Group<ServerBuilder> for Cluster {
     }
 }
 
+/// Longer than a stall of a busy machine.
+const LONG_DOWN_AFTER: Duration = Duration::from_secs(60);
+
 impl Group<ServerBuilder> for Sentinel {
     fn servers(&self) -> Vec<&Server> {
         Self::servers(self).iter().collect()
+    }
+
+    fn supports(&self, action: ServerAction) -> bool {
+        use ServerAction::{FailOver, Heal, Partition, Start};
+        matches!(action, FailOver | Start | Partition | Heal)
+    }
+
+    fn apply(&self, action: ServerAction) -> Result<(), ServerError> {
+        match action {
+            ServerAction::FailOver => {
+                self.kill_master()?;
+            }
+            ServerAction::Start => {
+                // A killed master starts empty, and must not be elected again.
+                self.set_down_after(LONG_DOWN_AFTER)?;
+                for server in Self::servers(self).iter().filter(|one| !one.is_running()) {
+                    server.restart()?;
+                }
+            }
+            ServerAction::Partition => {
+                self.isolate_master()?;
+                // The isolated server still counts as a replica that should be in step.
+                return Ok(());
+            }
+            ServerAction::Heal => self.links()?.heal(),
+            other => unreachable!("a group with a sentinel does not support {other:?}"),
+        }
+        self.wait_until_settled()
     }
 }
 

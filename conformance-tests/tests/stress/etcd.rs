@@ -1,5 +1,5 @@
-//! Workers compete for locks on three servers, which are killed, stopped and restarted; the history must
-//! have no violation.
+//! Workers compete for locks on three servers, which are killed, stopped, restarted and cut off
+//! from each other; the history must have no violation.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod faulted_run;
@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_violation_while_members_are_killed_and_stopped() {
-    let cluster = Arc::new(Cluster::builder().start().unwrap());
+    let cluster = Arc::new(Cluster::builder().links().start().unwrap());
     let url = StoreUrl::parse(&cluster.url()).unwrap();
     let settings = Settings::new(url);
     let connectors = (0..3)

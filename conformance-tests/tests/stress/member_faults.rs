@@ -12,7 +12,11 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The interval between two faults.
 const FAULT_INTERVAL: Duration = Duration::from_millis(1_500);
 
-/// Injects this number of different faults, and waits after each one until the cluster has recovered.
+/// The number of kinds of faults.
+const KINDS: usize = 7;
+
+/// Injects this number of different faults, and waits after each one until the cluster has recovered. The
+/// cluster needs links.
 pub(crate) fn inject<K: ClusterKind>(
     cluster: &Cluster<K>,
     recorder: &Recorder,
@@ -25,9 +29,9 @@ pub(crate) fn inject<K: ClusterKind>(
         let member_of = |index: usize| cluster.server(index);
         let moment = Duration::from_millis(300 + random_below(1_500) as u64);
         let way = if times == 1 {
-            random_below(5)
+            random_below(KINDS)
         } else {
-            number % 5
+            number % KINDS
         };
         let mut fault = match way {
             0 => {
@@ -61,6 +65,23 @@ pub(crate) fn inject<K: ClusterKind>(
                 member_of(other).restart().unwrap();
                 fault
             }
+            4 => {
+                let fault = recorder.fault(format!("the leader, {leader}, cut off past the TTL"));
+                cluster.links().unwrap().isolate(leader);
+                sleep(ttl + moment);
+                cluster.links().unwrap().heal();
+                fault
+            }
+            5 => {
+                let fault =
+                    recorder.fault(format!("the leader, {leader}, not heard by the others"));
+                for step in [1, 2] {
+                    cluster.links().unwrap().cut(leader, (leader + step) % 3);
+                }
+                sleep(ttl + moment);
+                cluster.links().unwrap().heal();
+                fault
+            }
             _ => {
                 let fault = recorder.fault(format!("member {member} stopped for a moment"));
                 member_of(member).pause().unwrap();
@@ -70,7 +91,7 @@ pub(crate) fn inject<K: ClusterKind>(
             }
         };
         cluster.wait_healthy(RECOVERY_TIMEOUT).unwrap();
-        // A stopped server always affects its clients.
+        // A server that is stopped or cut off always affects its clients.
         fault.took_effect();
         fault.end();
         sleep(FAULT_INTERVAL);

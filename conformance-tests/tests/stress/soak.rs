@@ -91,7 +91,7 @@ async fn redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd() {
     soak("etcd", || async {
-        let cluster = Arc::new(etcd::Cluster::builder().start().unwrap());
+        let cluster = Arc::new(etcd::Cluster::builder().links().start().unwrap());
         let mut ways = Vec::new();
         for _ in 0..6 {
             let connect = |url: String| open(&EtcdFactory::new(), &url, RawOptions::new());
@@ -108,7 +108,7 @@ async fn etcd() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zookeeper() {
     soak("zookeeper", || async {
-        let cluster = Arc::new(zookeeper::Cluster::builder().start().unwrap());
+        let cluster = Arc::new(zookeeper::Cluster::builder().links().start().unwrap());
         let mut ways = Vec::new();
         for _ in 0..6 {
             let connect = |url: String| {

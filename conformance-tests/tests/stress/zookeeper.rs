@@ -1,5 +1,5 @@
-//! Workers compete for locks on three servers, which are killed, stopped and restarted; the history must
-//! have no violation.
+//! Workers compete for locks on three servers, which are killed, stopped, restarted and cut off
+//! from each other; the history must have no violation.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod faulted_run;
@@ -22,7 +22,7 @@ async fn no_violation_while_members_are_killed_and_stopped() {
     // A killed server leaves its acknowledged writes to the system; without syncs, a busy disk does not slow
     // the test.
     let members = Server::builder().force_sync(false);
-    let cluster = Arc::new(Cluster::builder().members(members).start().unwrap());
+    let cluster = Arc::new(Cluster::builder().members(members).links().start().unwrap());
     let url = StoreUrl::parse(&cluster.url()).unwrap();
     // The tick of the test servers.
     let tick = RawOptions::new().with("tick", Value::from("100ms"), "the test");

@@ -12,26 +12,27 @@ use std::process::ExitCode;
 
 use deployment::{Access, Deployment, Running};
 use operator::{OPTIONS, ZooKeeper, settings};
-use tenure_test_servers::zookeeper::{Cluster, ServerBuilder};
+use tenure_test_servers::zookeeper::{Cluster, ClusterBuilder, ServerBuilder};
 
-/// In ticks of 100 ms, longer than a case stops the servers. Servers that all stop for longer may not
-/// serve again, see `Cluster::stands_still`; no client can repair that.
-const SYNC_LIMIT: &str = "300";
+/// In ticks of 100 ms, twice the time for which a case stops the servers. Servers that all stop for longer
+/// than the limit may not serve again, see `Cluster::stands_still`; no client can repair that. Members that
+/// are cut off from each other notice it after this time.
+const SYNC_LIMIT: &str = "80";
 const ROOT: &str = "/app/locks";
 
-fn start_with(members: ServerBuilder) -> Running<ServerBuilder> {
-    let cluster = Cluster::builder().members(members).start();
-    let cluster = cluster.expect("a ZooKeeper cluster");
+fn start_with(builder: ClusterBuilder) -> Running<ServerBuilder> {
+    let cluster = builder.start().expect("a ZooKeeper cluster");
     let url = format!("{}{ROOT}", cluster.url());
     Running::new(Access::new(url, None, OPTIONS), cluster)
 }
 
 fn start() -> Running<ServerBuilder> {
-    start_with(settings())
+    start_with(Cluster::builder().members(settings()))
 }
 
 fn start_dedicated() -> Running<ServerBuilder> {
-    start_with(settings().config("syncLimit", SYNC_LIMIT))
+    let members = settings().config("syncLimit", SYNC_LIMIT);
+    start_with(Cluster::builder().members(members).links())
 }
 
 fn main() -> ExitCode {

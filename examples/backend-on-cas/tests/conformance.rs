@@ -53,6 +53,8 @@ tenure_conformance::conformance_tests! {
         servers::stopped_past_the_ttl: "the table has no server",
         servers::killed_past_the_ttl: "the table has no server",
         servers::killed_for_a_moment: "the table has no server",
+        servers::failover: "the table has no server",
+        servers::partition: "the table has no server",
         secrets::show_nowhere: "the table has no secrets",
         secrets::malformed_state_is_an_error: "the harness cannot damage rows",
         secrets::newer_state_is_refused: "the harness cannot rewrite rows",

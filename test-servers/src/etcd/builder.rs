@@ -4,7 +4,6 @@ use std::{fmt, time::Duration};
 
 use crate::{
     Error,
-    ports::Ports,
     server::{Membership, Server},
 };
 
@@ -117,7 +116,7 @@ impl ServerBuilder {
         let client = format!("{scheme}://127.0.0.1:{}", own.client);
         let members: Vec<String> = (0..)
             .zip(&member.ports)
-            .map(|(index, ports)| format!("member{index}={}", peer_url(ports)))
+            .map(|(index, ports)| format!("member{index}={}", peer_url(ports.advertised_peer())))
             .collect();
         // The token keeps members of different clusters apart.
         let token = member.ports.first().map_or(0, |first| first.peer);
@@ -130,8 +129,11 @@ impl ServerBuilder {
             format!("--advertise-client-urls={client}"),
             // Health and leadership, always without TLS.
             format!("--listen-metrics-urls=http://127.0.0.1:{}", own.status),
-            format!("--listen-peer-urls={}", peer_url(&own)),
-            format!("--initial-advertise-peer-urls={}", peer_url(&own)),
+            format!("--listen-peer-urls={}", peer_url(own.peer)),
+            format!(
+                "--initial-advertise-peer-urls={}",
+                peer_url(own.advertised_peer())
+            ),
             format!("--initial-cluster={}", members.join(",")),
             "--initial-cluster-state=new".to_owned(),
             format!("--initial-cluster-token=test-{token}"),
@@ -176,14 +178,15 @@ impl fmt::Debug for User {
     }
 }
 
-/// Returns the URL under which members reach the member with these ports.
-fn peer_url(ports: &Ports) -> String {
-    format!("http://127.0.0.1:{}", ports.peer)
+/// Returns the URL of a port for members.
+fn peer_url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::{Ports, RelayPorts};
 
     #[test]
     fn arguments_name_all_members_and_end_with_the_flags_of_the_test() {
@@ -206,5 +209,25 @@ mod tests {
         assert!(line.starts_with("--name=member1 "), "{line}");
         assert!(line.contains("--heartbeat-interval=50 "), "{line}");
         assert!(line.ends_with(" --election-timeout=700"), "{line}");
+    }
+
+    #[test]
+    fn member_listens_on_its_own_port_and_advertises_its_relay() {
+        let ports = Ports {
+            peer: 21,
+            relays: Some(RelayPorts {
+                peer: 31,
+                election: 32,
+            }),
+            ..Ports::default()
+        };
+        let member = Membership {
+            index: 0,
+            ports: vec![ports],
+        };
+        let line = ServerBuilder::default().arguments(&member).join(" ");
+        assert!(line.contains("--listen-peer-urls=http://127.0.0.1:21 "));
+        assert!(line.contains("--initial-advertise-peer-urls=http://127.0.0.1:31 "));
+        assert!(line.contains("--initial-cluster=member0=http://127.0.0.1:31 "));
     }
 }

@@ -9,7 +9,8 @@ use super::{
     admin::{self, paired},
 };
 use crate::{
-    Error,
+    Error, Links,
+    links::RelayPort,
     poll::{self, Condition},
 };
 
@@ -42,6 +43,7 @@ pub struct SentinelBuilder {
     down_after: Duration,
     failover_timeout: Duration,
     servers: ServerBuilder,
+    links: bool,
 }
 
 impl SentinelBuilder {
@@ -82,6 +84,13 @@ impl SentinelBuilder {
         self
     }
 
+    /// Puts a relay in front of each server, so that a test can cut [`Sentinel::links`]. Clients connect through
+    /// the relays as well, and are never cut off. Requires Linux.
+    pub fn links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
     /// Starts all servers. Returns when every sentinel knows the master, all its replicas and all other
     /// sentinels.
     ///
@@ -94,19 +103,26 @@ impl SentinelBuilder {
                 "cannot start a group with sentinels and TLS: not supported",
             ));
         }
-        let mut servers = vec![self.servers.clone().start()?];
-        for _ in 0..self.replicas {
-            let replica = self.servers.clone().replica_of(&servers[0]).start()?;
-            servers.push(replica);
-        }
         let mut group = Sentinel {
             sentinels: Vec::new(),
             name: self.name.clone(),
-            servers,
+            servers: Vec::new(),
+            announced: Vec::new(),
+            links: self.links.then(Links::new).transpose()?,
         };
-        let watch = self.watch(group.servers[0].port());
+        group.add_server(self.servers.clone())?;
+        for _ in 0..self.replicas {
+            let mut replica = self.servers.clone();
+            replica.replica_of = group.announced.first().copied();
+            group.add_server(replica)?;
+        }
+        let watch = self.watch(group.announced[0]);
         for _ in 0..self.sentinels {
-            group.sentinels.push(watch.clone().start()?);
+            let sentinel = Server::prepare(watch.clone())?;
+            if let Some(links) = &group.links {
+                links.add_member(sentinel.process.last_id());
+            }
+            group.sentinels.push(sentinel.start_prepared()?);
         }
         for sentinel in &group.sentinels {
             let command: Vec<&str> = ["SENTINEL"]
@@ -154,6 +170,9 @@ pub struct Sentinel {
     sentinels: Vec<Server>,
     name: String,
     servers: Vec<Server>,
+    /// The port of each server that the others and clients use: its own, or that of its relay.
+    announced: Vec<u16>,
+    links: Option<Links>,
 }
 
 impl Sentinel {
@@ -166,7 +185,60 @@ impl Sentinel {
             down_after: Duration::from_secs(1),
             failover_timeout: Duration::from_secs(3),
             servers: Server::builder(),
+            links: false,
         }
+    }
+
+    /// Starts a server of the group, with a relay in front of it if the group has links.
+    fn add_server(&mut self, settings: ServerBuilder) -> Result<(), Error> {
+        let (server, port) = match &self.links {
+            None => {
+                let server = settings.start()?;
+                let port = server.port();
+                (server, port)
+            }
+            Some(links) => {
+                let relay = RelayPort::bind()?;
+                let port = relay.number();
+                let settings = settings
+                    .config("replica-announce-ip", "127.0.0.1")
+                    .config("replica-announce-port", &port.to_string());
+                let server = Server::prepare(settings)?;
+                // Before the start, in which a replica connects to its master.
+                let member = links.add_member(server.process.last_id());
+                let server = server.start_prepared()?;
+                links.relay(relay, member, server.port(), Vec::new())?;
+                (server, port)
+            }
+        };
+        self.servers.push(server);
+        self.announced.push(port);
+        Ok(())
+    }
+
+    /// The links between the members: the [servers](Self::servers) in their order, and then the sentinels.
+    /// The links among the sentinels are never cut.
+    ///
+    /// # Errors
+    ///
+    /// When the group was started without [`SentinelBuilder::links`].
+    pub fn links(&self) -> Result<&Links, Error> {
+        let links = self.links.as_ref();
+        links.ok_or_else(|| Error::new("the members of this group connect without relays"))
+    }
+
+    /// Cuts the master off from its replicas and the sentinels, but not from clients. Waits until the sentinels
+    /// have promoted a replica, and returns the new master. The old master runs, and takes itself for the
+    /// master until [`Links::heal`].
+    ///
+    /// # Errors
+    ///
+    /// When the group has no links, or when there is no new master within 30 s.
+    pub fn isolate_master(&self) -> Result<&Server, Error> {
+        let port = self.master_port(&self.sentinels[0])?;
+        let index = self.index_of(port)?;
+        self.links()?.isolate(index);
+        self.wait_for_new_master(self.servers[index].port())
     }
 
     /// The name of the group.
@@ -285,15 +357,21 @@ impl Sentinel {
     pub fn wait_for_new_master(&self, old_port: u16) -> Result<&Server, Error> {
         let what = format!("the group has another master than the one on port {old_port}");
         poll::until(&what, FAILOVER_TIMEOUT, || {
-            Condition::from_answer(self.agreed_master(old_port))
+            let agreed = self.agreed_master();
+            Condition::from_answer(agreed.and_then(|master| {
+                if master.port() == old_port {
+                    return Err(Error::new("the sentinels still name the old one"));
+                }
+                Ok(master)
+            }))
         })
     }
 
-    fn agreed_master(&self, old_port: u16) -> Result<&Server, Error> {
+    fn agreed_master(&self) -> Result<&Server, Error> {
         let port = self.master_port(&self.sentinels[0])?;
         for sentinel in &self.sentinels {
             let other = self.master_port(sentinel)?;
-            if other == old_port || other != port {
+            if other != port {
                 return Err(Error::new(format!(
                     "the sentinel on port {} names the one on port {other}",
                     sentinel.port()
@@ -327,11 +405,14 @@ impl Sentinel {
             })
     }
 
+    /// Returns the server with this announced port.
     fn server_on(&self, port: u16) -> Result<&Server, Error> {
-        self.servers
-            .iter()
-            .find(|server| server.port() == port)
-            .ok_or_else(|| Error::new(format!("no server of this group is on port {port}")))
+        Ok(&self.servers[self.index_of(port)?])
+    }
+
+    fn index_of(&self, announced: u16) -> Result<usize, Error> {
+        let index = self.announced.iter().position(|port| *port == announced);
+        index.ok_or_else(|| Error::new(format!("no server of this group is on port {announced}")))
     }
 
     /// Waits until every sentinel knows the master, all running replicas as usable, and all other sentinels.

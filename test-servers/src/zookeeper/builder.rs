@@ -156,9 +156,15 @@ impl ServerBuilder {
             let ticks = 1_500_u128.div_ceil(self.tick.as_millis().max(1));
             line("syncLimit", &ticks.to_string());
             for (index, ports) in member.ports.iter().enumerate() {
+                // A member listens on the ports of its own line.
+                let (peer, election) = if index == member.index {
+                    (ports.peer, ports.election)
+                } else {
+                    (ports.advertised_peer(), ports.advertised_election())
+                };
                 line(
                     &format!("server.{}", index + 1),
-                    &format!("127.0.0.1:{}:{}", ports.peer, ports.election),
+                    &format!("127.0.0.1:{peer}:{election}"),
                 );
             }
         }
@@ -211,7 +217,7 @@ impl ServerBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::Ports;
+    use crate::ports::{Ports, RelayPorts};
 
     #[test]
     fn file_names_all_members_and_ends_with_the_settings_of_the_test() {
@@ -220,6 +226,10 @@ mod tests {
             peer: first + 1,
             election: first + 2,
             status: first + 3,
+            relays: Some(RelayPorts {
+                peer: first + 4,
+                election: first + 5,
+            }),
         };
         let member = Membership {
             index: 1,
@@ -230,7 +240,8 @@ mod tests {
             .file(Path::new("/d"), &member);
         assert!(file.contains("\ndataDir=/d/data\n"), "{file}");
         assert!(file.contains("\nclientPort=20\n"), "{file}");
-        assert!(file.contains("\nserver.1=127.0.0.1:11:12\n"), "{file}");
+        assert!(file.contains("\nserver.1=127.0.0.1:14:15\n"), "{file}");
+        assert!(file.contains("\nserver.2=127.0.0.1:21:22\n"), "{file}");
         assert_eq!(file.matches("initLimit").count(), 1, "{file}");
         assert!(file.ends_with("initLimit=7\n"), "{file}");
 

@@ -7,6 +7,7 @@
 
 mod groups;
 mod lifecycle;
+mod partitions;
 mod security;
 mod wire;
 mod wire_faults;

@@ -163,3 +163,21 @@ fn restarted_node_rejoins_a_cluster_with_replicas() {
     cluster.wait_until_serving().unwrap();
     assert_eq!(replica.info("role").unwrap().as_deref(), Some("slave"));
 }
+
+#[test]
+fn isolated_master_serves_its_clients_until_it_follows_the_new_one() {
+    let group = Sentinel::builder().replicas(2).links().start().unwrap();
+    let old = group.master().unwrap();
+    let new = group.isolate_master().unwrap();
+    assert_ne!(new.port(), old.port());
+    // It does not know of its successor.
+    assert_eq!(old.info("role").unwrap().as_deref(), Some("master"));
+    old.command(&["SET", "key", "old"]).unwrap();
+    new.command(&["SET", "key", "new"]).unwrap();
+
+    group.links().unwrap().heal();
+    group.wait_until_settled().unwrap();
+    group.wait_until_in_step().unwrap();
+    assert_eq!(old.info("role").unwrap().as_deref(), Some("slave"));
+    assert_eq!(old.text(&["GET", "key"]).unwrap(), "new");
+}
