@@ -35,7 +35,9 @@ const ANSWER_WITHIN_PERCENT: u32 = 90;
 /// Enqueues, within the time limit of a request.
 pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<Enqueued, Error> {
     let clock = &*shared.config.context.clock;
-    let limit = shared.config.request_limit();
+    let (begun, timeout) = (clock.now(), shared.config.context.request_timeout);
+    let limit = begun + timeout;
+    let answer_by = begun + timeout * ANSWER_WITHIN_PERCENT / 100;
     let (session, connection) = loop {
         // An attempt belongs to the session in which it was first enqueued.
         let session = match shared.session_of(request.attempt) {
@@ -77,8 +79,6 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
             "the session has just ended; the next request begins a new one",
         ));
     }
-    let answer_by =
-        clock.now() + shared.config.context.request_timeout * ANSWER_WITHIN_PERCENT / 100;
     let (attempt, waits) = (request.attempt, request.wait);
     let created = Arc::new(Notify::new());
     let enqueuing = Enqueuing {
@@ -95,7 +95,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
     }
     // A waiter whose node was created is in the queue. Its grant or its loss follows as an event, so a
-    // network that is slow costs it nothing more than this answer.
+    // network that is slow, or a session that is not proved yet, costs it nothing more than this answer.
     tokio::select! {
         biased;
         answer = running.until(clock, limit) => {
@@ -328,8 +328,8 @@ impl Enqueuing {
                 let waiting = from.and_then(|from| self.session.attempts().waiting(attempt, from));
                 match waiting {
                     Some(waiting) => Ok(Enqueued::Waiting(waiting)),
-                    // Granted or gone in between.
-                    None => self.grant().await,
+                    // Gone in between.
+                    None => Ok(Enqueued::Gone),
                 }
             }
             // The node is in the queue: looking up its position again may help.

@@ -85,7 +85,11 @@ async fn release_beside_a_kept_lock(at_once: usize) {
         kept.check(),
     );
     assert!(kept.check().is_ok(), "the lock that is kept was lost");
-    assert_eq!(proxy.connections_made(), connections, "a connection that serves was given up");
+    assert_eq!(
+        proxy.connections_made(),
+        connections,
+        "a connection that serves was given up"
+    );
 }
 
 /// FAILS. L5, W1: a crowd of waiters of one client. An enqueue waits for one of the 256 permits
@@ -148,54 +152,4 @@ async fn w1_a_crowd_of_waiters_of_one_client_enters_the_queue_once() {
     assert!(kept.check().is_ok(), "l5: the lock that is kept was lost");
     assert_eq!(proxy.count("delete"), 0, "attempts were given up");
     assert_eq!(queue, count);
-}
-
-/// W1: an enqueue whose node is created and first in the queue, on a session without a fresh proof
-/// (after an outage of more than half a TTL). "Waiting" is answered as soon as the node is known, but
-/// `Position::waiting` has no answer for `First`, so the attempt that is first is given up at the
-/// request time-out, and who joined later is served before it.
-#[tokio::test(flavor = "multi_thread")]
-async fn w1_who_is_first_and_waits_for_a_proof_keeps_the_place() {
-    use tenure_core::settings::StoreUrl;
-    use tenure_zookeeper::{Options, ZooKeeperStore};
-
-    let _room = room().await;
-    let server = crate::common::server();
-    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
-    // Heartbeats 0.6 s apart: a new chain proves the session after 1.2 s.
-    let options = Options::default().tick(Duration::from_secs(1));
-    let slow = ZooKeeperStore::open(&StoreUrl::parse(&proxy.url()).unwrap(), options).unwrap();
-    let owner = Client::builder(slow)
-        .ttl(crate::common::LONG)
-        .request_timeout(millis(800))
-        .connect()
-        .await
-        .unwrap();
-    let other = crate::common::client_for(&server.url(), crate::common::LONG).await;
-    let _ = hold(&other, "a").await.release().await;
-    let kept = hold(&owner, "kept").await;
-    proxy.refuse(true).unwrap();
-    proxy.cut().unwrap();
-    tokio::time::sleep(millis(5000)).await;
-    proxy.refuse(false).unwrap();
-    let lock = owner.lock("a").unwrap();
-    let first = tokio::spawn(async move { lock.acquire().await.map(|guard| (guard, Instant::now())) });
-    let begun = Instant::now();
-    crate::common::until("the first is in the queue", crate::common::SOON, || {
-        proxy.count("create2") > 1
-    })
-    .await;
-    tokio::time::sleep(millis(100)).await;
-    let state = other.inspect(&crate::common::name("a")).await.unwrap();
-    let attempt = state.holder.and_then(|holder| holder.attempt);
-    println!("after {:?} the first of the queue is {attempt:?}", begun.elapsed());
-    let later = other.lock("a").unwrap().acquire().await.unwrap();
-    let served = Instant::now();
-    println!("the later one has it after {:?}", begun.elapsed());
-    let already = first.is_finished();
-    let _ = later.release().await;
-
-    let (guard, when) = first.await.unwrap().unwrap();
-    println!("attempt {:?}, granted after {:?}; kept {:?}", guard.attempt(), when - begun, kept.check());
-    assert!(already && when < served, "who joined later was served first");
 }
