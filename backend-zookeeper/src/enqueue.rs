@@ -11,7 +11,7 @@ use tenure_core::{
     request::{Enqueue, Enqueued},
 };
 use tokio::sync::{Notify, oneshot};
-use zookeeper_client::{CreateMode, Error as ZkError};
+use zookeeper_client::{Client, CreateMode, Error as ZkError};
 
 use crate::{
     error::{RequestError, closed, error, of_read, of_write, unanswered},
@@ -21,7 +21,7 @@ use crate::{
     record,
     session::{Session, attempts::Registration},
     shared::Shared,
-    transport::{Connection, answer},
+    transport::{Connection, answer, delete},
 };
 
 const OPERATION: &str = "acquiring";
@@ -174,7 +174,8 @@ impl Enqueuing {
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
         for _ in 0..MAX_CREATIONS {
             let failed = |failure: RequestError| of_write(OPERATION, &prefix, failure);
-            let (client, permit) = self.connection.operation().await.map_err(failed)?;
+            let operation = self.connection.operation().await.map_err(failed)?;
+            let client = &*operation.client;
             let (created, listed) = {
                 let attempts = self.session.attempts();
                 if !attempts.is_wanted(self.attempt()) {
@@ -186,7 +187,7 @@ impl Enqueuing {
                 )
             };
             let created = answer(created).await;
-            drop(permit);
+            drop(operation);
             match created {
                 Ok((stat, sequence)) => {
                     let path = format!("{prefix}{sequence}");
@@ -225,14 +226,17 @@ impl Enqueuing {
             Some((false, None)) => {}
         }
         let unknown = |_: RequestError| unanswered(OPERATION);
-        let found = find(&self.connection, &self.lock, self.attempt())
+        let operation = self.connection.operation().await.map_err(unknown)?;
+        let found = find(&operation.client, &self.lock, self.attempt())
             .await
             .map_err(unknown)?;
         let Some((path, _)) = found.into_iter().next() else {
+            drop(operation);
             return self.create(waited_for).await;
         };
-        let client = self.connection.client().map_err(unknown)?;
-        match answer(client.check_stat(&path)).await {
+        let stat = answer(operation.client.check_stat(&path)).await;
+        drop(operation);
+        match stat {
             Ok(Some(stat)) => {
                 let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
                 self.created(&path, &stat, unlisted, waited_for).await
@@ -272,14 +276,11 @@ impl Enqueuing {
     }
 
     async fn delete(&self, node: &str) -> Result<(), Error> {
-        let client = self
-            .connection
-            .client()
-            .map_err(|_| unanswered(OPERATION))?;
-        match answer(client.delete(node, None)).await {
-            Ok(()) | Err(RequestError::Refused(ZkError::NoNode)) => Ok(()),
-            Err(_) => Err(unanswered(OPERATION)),
-        }
+        let deleted = async {
+            let operation = self.connection.operation().await?;
+            delete(&operation.client, node).await
+        };
+        deleted.await.map(|_| ()).map_err(|_| unanswered(OPERATION))
     }
 
     /// Creates the lock's node, and the namespace's if it is missing.
@@ -287,7 +288,8 @@ impl Enqueuing {
         let acls = self.shared.config.options.acls();
         let namespace = self.shared.keys.namespace();
         let failed = |failure: RequestError| of_read(OPERATION, &self.lock, failure);
-        let client = self.connection.client().map_err(failed)?;
+        let operation = self.connection.operation().await.map_err(failed)?;
+        let client = &operation.client;
         let (persistent, container) = (
             CreateMode::Persistent.with_acls(acls),
             CreateMode::Container.with_acls(acls),
@@ -382,9 +384,13 @@ impl Enqueuing {
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
         self.session.begin_removal(self.attempt());
-        let (shown, deleted) =
-            futures_util::join!(self.connection.read_one(&first), self.delete(&node));
-        deleted?;
+        let unknown = |_: RequestError| unanswered(OPERATION);
+        let operation = self.connection.operation().await.map_err(unknown)?;
+        let (shown, deleted) = futures_util::join!(
+            self.connection.read_one(&first),
+            delete(&operation.client, &node)
+        );
+        deleted.map_err(unknown)?;
         self.shared.forget(self.attempt());
         let holder = holder(&self.session, &first, shown)?;
         Ok(Enqueued::Busy(holder.unwrap_or_default()))
@@ -443,11 +449,10 @@ impl Enqueuing {
 /// The flag of each says whether it is first in the queue. There is at most one node, unless two
 /// enqueues of the attempt ran at once.
 pub(crate) async fn find(
-    connection: &Connection,
+    client: &Client,
     lock: &str,
     attempt: AttemptId,
 ) -> Result<Vec<(String, bool)>, RequestError> {
-    let client = connection.client()?;
     let (synced, listed) = (client.sync(lock), client.get_children(lock));
     answer(synced).await?;
     let children = match answer(listed).await {

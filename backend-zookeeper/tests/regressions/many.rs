@@ -1,8 +1,8 @@
-//! Ten thousand locks of one client, and a stream of cancellations.
+//! Ten thousand locks of one client, crowds of requests, and a stream of cancellations.
 
 use std::time::Duration;
 
-use tenure_core::{Client, Guard};
+use tenure_core::{Client, Guard, Release};
 use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use tokio::{
     sync::Mutex,
@@ -98,6 +98,40 @@ async fn a_broken_connection_costs_none(length: usize) {
     drop(guards);
     owner.shutdown(3 * SOON).await;
     println!("all are released after {:?}", begun.elapsed());
+}
+
+/// The server answers a thousand requests a second and is never silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_releasing_thousands_of_locks_at_once_costs_no_other_lock() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let builder = Client::builder(store(&proxy.url())).ttl(millis(3000));
+    let owner = builder.connect().await.unwrap();
+    let kept = hold(&owner, "kept").await;
+    let guards = hold_all(&owner, 5000, 40).await;
+    let connections = proxy.connections_made();
+    proxy.pace_replies(millis(1));
+    let begun = Instant::now();
+    let mut releases: JoinSet<Release> = guards
+        .into_iter()
+        .map(|guard| async move { guard.release().await })
+        .collect();
+    let mut released = 0;
+    while let Some(release) = releases.join_next().await {
+        released += u32::from(matches!(release.unwrap(), Release::Released));
+    }
+    println!("{released} are released after {:?}", begun.elapsed());
+    // The client goes on with the others in the background.
+    let looker = client(&server.url()).await;
+    idle(&looker, &format!("{:0>40}", 4999), 3 * SOON).await;
+    println!("the last one after {:?}", begun.elapsed());
+    assert!(kept.check().is_ok(), "the lock that is kept was lost");
+    assert_eq!(
+        proxy.connections_made(),
+        connections,
+        "a connection that served was given up"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
