@@ -21,13 +21,17 @@ use crate::{
     record,
     session::{Session, attempts::Registration},
     shared::Shared,
-    transport::{Connection, answer, delete},
+    transport::{Connection, Operation, answer, delete},
 };
 
 const OPERATION: &str = "acquiring";
 
 /// How often the parents are created before an enqueue gives up.
 const MAX_CREATIONS: usize = 16;
+
+/// The part of a request's time limit within which an enqueue is sent. Otherwise it fails without effect.
+/// The rest is left for the answer.
+const SEND_WITHIN_PERCENT: u32 = 50;
 
 /// The part of a request's time limit after which an enqueue is answered with what is known by then.
 const ANSWER_WITHIN_PERCENT: u32 = 90;
@@ -37,6 +41,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     let clock = &*shared.config.context.clock;
     let (begun, timeout) = (clock.now(), shared.config.context.request_timeout);
     let limit = begun + timeout;
+    let send_by = begun + timeout * SEND_WITHIN_PERCENT / 100;
     let answer_by = begun + timeout * ANSWER_WITHIN_PERCENT / 100;
     let (session, connection) = loop {
         // An attempt belongs to the session in which it was first enqueued.
@@ -67,6 +72,9 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         }
     };
     let lock: Arc<str> = shared.keys.lock(&request.name).into();
+    // The attempt is registered afterwards, so nothing is left of one that waits in vain.
+    let operation = connection.operation_by(clock, send_by).await;
+    let operation = operation.map_err(|failure| of_write(OPERATION, &lock, failure))?;
     if !shared.assign(request.attempt, &session) {
         return Ok(Enqueued::Gone);
     }
@@ -90,7 +98,7 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         repeated: (registration == Registration::Known).then(|| shared.config.now()),
         request,
     };
-    let mut running = connection.start(|answer| enqueuing.run(answer));
+    let mut running = connection.start(|answer| enqueuing.run(operation, answer));
     if let Some(answer) = running.until(clock, answer_by).await {
         return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
     }
@@ -132,12 +140,12 @@ struct Enqueuing {
 }
 
 impl Enqueuing {
-    async fn run(self, answer: oneshot::Sender<Result<Enqueued, Error>>) {
+    async fn run(self, operation: Operation, answer: oneshot::Sender<Result<Enqueued, Error>>) {
         let waited_for = || !answer.is_closed();
         let outcome = if self.repeated.is_some() {
-            self.repeat(&waited_for).await
+            self.repeat(operation, &waited_for).await
         } else {
-            self.create(&waited_for).await
+            self.create(operation, &waited_for).await
         };
         // After such an answer the core does not remove the attempt. An error of a repeated enqueue
         // is not such an answer, because the earlier enqueue may have put the attempt into the
@@ -168,32 +176,38 @@ impl Enqueuing {
     }
 
     /// Creates the node and looks up its position.
-    async fn create(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
+    async fn create(
+        &self,
+        operation: Operation,
+        waited_for: WaitedFor<'_>,
+    ) -> Result<Enqueued, Error> {
         let prefix = format!("{}/{}", self.lock, node_prefix(self.attempt()));
         let data = record::encode(&self.request);
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
         for _ in 0..MAX_CREATIONS {
-            let failed = |failure: RequestError| of_write(OPERATION, &prefix, failure);
-            let operation = self.connection.operation().await.map_err(failed)?;
-            let client = &*operation.client;
             let (created, listed) = {
                 let attempts = self.session.attempts();
                 if !attempts.is_wanted(self.attempt()) {
                     return Ok(Enqueued::Gone);
                 }
                 (
-                    client.create(&prefix, &data, &options),
-                    client.get_children(&self.lock),
+                    operation.client.create(&prefix, &data, &options),
+                    operation.client.get_children(&self.lock),
                 )
             };
-            let created = answer(created).await;
-            drop(operation);
-            match created {
+            match answer(created).await {
                 Ok((stat, sequence)) => {
                     let path = format!("{prefix}{sequence}");
-                    return self.created(&path, &stat, Some(listed), waited_for).await;
+                    let listed = async move {
+                        let listed = answer(listed).await.ok();
+                        drop(operation);
+                        listed
+                    };
+                    return self.created(&path, &stat, listed, waited_for).await;
                 }
-                Err(RequestError::Refused(ZkError::NoNode)) => self.create_parents().await?,
+                Err(RequestError::Refused(ZkError::NoNode)) => {
+                    self.create_parents(&operation.client).await?
+                }
                 Err(failure) => return Err(of_write(OPERATION, &self.lock, failure)),
             }
         }
@@ -209,7 +223,11 @@ impl Enqueuing {
 
     /// Answers a repeated enqueue: the node of the attempt may exist, or its creation may be under
     /// way.
-    async fn repeat(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
+    async fn repeat(
+        &self,
+        operation: Operation,
+        waited_for: WaitedFor<'_>,
+    ) -> Result<Enqueued, Error> {
         let known = {
             let attempts = self.session.attempts();
             let entry = attempts.get(self.attempt());
@@ -222,23 +240,24 @@ impl Enqueuing {
         };
         match known {
             None | Some((true, _)) => return Ok(Enqueued::Gone),
-            Some((false, Some(_))) => return self.answer(None, waited_for).await,
+            Some((false, Some(_))) => {
+                drop(operation);
+                return self.answer(None, waited_for).await;
+            }
             Some((false, None)) => {}
         }
         let unknown = |_: RequestError| unanswered(OPERATION);
-        let operation = self.connection.operation().await.map_err(unknown)?;
         let found = find(&operation.client, &self.lock, self.attempt())
             .await
             .map_err(unknown)?;
         let Some((path, _)) = found.into_iter().next() else {
-            drop(operation);
-            return self.create(waited_for).await;
+            return self.create(operation, waited_for).await;
         };
         let stat = answer(operation.client.check_stat(&path)).await;
         drop(operation);
         match stat {
             Ok(Some(stat)) => {
-                let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
+                let unlisted = std::future::ready(None);
                 self.created(&path, &stat, unlisted, waited_for).await
             }
             Ok(None) => Ok(Enqueued::Gone),
@@ -251,7 +270,7 @@ impl Enqueuing {
         &self,
         path: &str,
         stat: &zookeeper_client::Stat,
-        listed: Option<impl Future<Output = Result<Listing, ZkError>>>,
+        listed: impl Future<Output = Option<Listing>>,
         waited_for: WaitedFor<'_>,
     ) -> Result<Enqueued, Error> {
         let floor = self.shared.config.context.token_floor;
@@ -264,15 +283,12 @@ impl Enqueuing {
             .created(self.attempt(), path, stat, floor, number);
         if !noted {
             // Two enqueues of the attempt ran at once: the later node is deleted.
+            drop(listed);
             self.delete(path).await?;
             return self.answer(None, waited_for).await;
         }
         self.created.notify_one();
-        let listing = match listed {
-            Some(listed) => answer(listed).await.ok(),
-            None => None,
-        };
-        self.answer(listing, waited_for).await
+        self.answer(listed.await, waited_for).await
     }
 
     async fn delete(&self, node: &str) -> Result<(), Error> {
@@ -284,12 +300,10 @@ impl Enqueuing {
     }
 
     /// Creates the lock's node, and the namespace's if it is missing.
-    async fn create_parents(&self) -> Result<(), Error> {
+    async fn create_parents(&self, client: &Client) -> Result<(), Error> {
         let acls = self.shared.config.options.acls();
         let namespace = self.shared.keys.namespace();
         let failed = |failure: RequestError| of_read(OPERATION, &self.lock, failure);
-        let operation = self.connection.operation().await.map_err(failed)?;
-        let client = &operation.client;
         let (persistent, container) = (
             CreateMode::Persistent.with_acls(acls),
             CreateMode::Container.with_acls(acls),

@@ -10,7 +10,6 @@
 #[path = "../faults/common.rs"]
 mod common;
 
-mod adversary;
 mod many;
 mod silent;
 mod slow;
