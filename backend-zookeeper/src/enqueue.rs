@@ -11,7 +11,7 @@ use tenure_core::{
     request::{Enqueue, Enqueued},
 };
 use tokio::sync::{Notify, oneshot};
-use zookeeper_client::{CreateMode, Error as ZkError};
+use zookeeper_client::{Client, CreateMode, Error as ZkError};
 
 use crate::{
     error::{RequestError, closed, error, of_read, of_write, unanswered},
@@ -21,7 +21,7 @@ use crate::{
     record,
     session::{Session, attempts::Registration},
     shared::Shared,
-    transport::{Connection, answer},
+    transport::{Connection, Operation, answer, delete},
 };
 
 const OPERATION: &str = "acquiring";
@@ -29,13 +29,20 @@ const OPERATION: &str = "acquiring";
 /// How often the parents are created before an enqueue gives up.
 const MAX_CREATIONS: usize = 16;
 
+/// The part of a request's time limit within which an enqueue is sent. Otherwise it fails without effect.
+/// The rest is left for the answer.
+const SEND_WITHIN_PERCENT: u32 = 50;
+
 /// The part of a request's time limit after which an enqueue is answered with what is known by then.
 const ANSWER_WITHIN_PERCENT: u32 = 90;
 
 /// Enqueues, within the time limit of a request.
 pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<Enqueued, Error> {
     let clock = &*shared.config.context.clock;
-    let limit = shared.config.request_limit();
+    let (begun, timeout) = (clock.now(), shared.config.context.request_timeout);
+    let limit = begun + timeout;
+    let send_by = begun + timeout * SEND_WITHIN_PERCENT / 100;
+    let answer_by = begun + timeout * ANSWER_WITHIN_PERCENT / 100;
     let (session, connection) = loop {
         // An attempt belongs to the session in which it was first enqueued.
         let session = match shared.session_of(request.attempt) {
@@ -65,6 +72,9 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         }
     };
     let lock: Arc<str> = shared.keys.lock(&request.name).into();
+    // The attempt is registered afterwards, so nothing is left of one that waits in vain.
+    let operation = connection.operation_by(clock, send_by).await;
+    let operation = operation.map_err(|failure| of_write(OPERATION, &lock, failure))?;
     if !shared.assign(request.attempt, &session) {
         return Ok(Enqueued::Gone);
     }
@@ -77,8 +87,6 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
             "the session has just ended; the next request begins a new one",
         ));
     }
-    let answer_by =
-        clock.now() + shared.config.context.request_timeout * ANSWER_WITHIN_PERCENT / 100;
     let (attempt, waits) = (request.attempt, request.wait);
     let created = Arc::new(Notify::new());
     let enqueuing = Enqueuing {
@@ -90,12 +98,12 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
         repeated: (registration == Registration::Known).then(|| shared.config.now()),
         request,
     };
-    let mut running = connection.start(|answer| enqueuing.run(answer));
+    let mut running = connection.start(|answer| enqueuing.run(operation, answer));
     if let Some(answer) = running.until(clock, answer_by).await {
         return answer.unwrap_or_else(|| Err(unanswered(OPERATION)));
     }
     // A waiter whose node was created is in the queue. Its grant or its loss follows as an event, so a
-    // network that is slow costs it nothing more than this answer.
+    // network that is slow, or a session that is not proved yet, costs it nothing more than this answer.
     tokio::select! {
         biased;
         answer = running.until(clock, limit) => {
@@ -132,12 +140,12 @@ struct Enqueuing {
 }
 
 impl Enqueuing {
-    async fn run(self, answer: oneshot::Sender<Result<Enqueued, Error>>) {
+    async fn run(self, operation: Operation, answer: oneshot::Sender<Result<Enqueued, Error>>) {
         let waited_for = || !answer.is_closed();
         let outcome = if self.repeated.is_some() {
-            self.repeat(&waited_for).await
+            self.repeat(operation, &waited_for).await
         } else {
-            self.create(&waited_for).await
+            self.create(operation, &waited_for).await
         };
         // After such an answer the core does not remove the attempt. An error of a repeated enqueue
         // is not such an answer, because the earlier enqueue may have put the attempt into the
@@ -168,31 +176,38 @@ impl Enqueuing {
     }
 
     /// Creates the node and looks up its position.
-    async fn create(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
+    async fn create(
+        &self,
+        operation: Operation,
+        waited_for: WaitedFor<'_>,
+    ) -> Result<Enqueued, Error> {
         let prefix = format!("{}/{}", self.lock, node_prefix(self.attempt()));
         let data = record::encode(&self.request);
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
         for _ in 0..MAX_CREATIONS {
-            let failed = |failure: RequestError| of_write(OPERATION, &prefix, failure);
-            let (client, permit) = self.connection.operation().await.map_err(failed)?;
             let (created, listed) = {
                 let attempts = self.session.attempts();
                 if !attempts.is_wanted(self.attempt()) {
                     return Ok(Enqueued::Gone);
                 }
                 (
-                    client.create(&prefix, &data, &options),
-                    client.get_children(&self.lock),
+                    operation.client.create(&prefix, &data, &options),
+                    operation.client.get_children(&self.lock),
                 )
             };
-            let created = answer(created).await;
-            drop(permit);
-            match created {
+            match answer(created).await {
                 Ok((stat, sequence)) => {
                     let path = format!("{prefix}{sequence}");
-                    return self.created(&path, &stat, Some(listed), waited_for).await;
+                    let listed = async move {
+                        let listed = answer(listed).await.ok();
+                        drop(operation);
+                        listed
+                    };
+                    return self.created(&path, &stat, listed, waited_for).await;
                 }
-                Err(RequestError::Refused(ZkError::NoNode)) => self.create_parents().await?,
+                Err(RequestError::Refused(ZkError::NoNode)) => {
+                    self.create_parents(&operation.client).await?
+                }
                 Err(failure) => return Err(of_write(OPERATION, &self.lock, failure)),
             }
         }
@@ -208,7 +223,11 @@ impl Enqueuing {
 
     /// Answers a repeated enqueue: the node of the attempt may exist, or its creation may be under
     /// way.
-    async fn repeat(&self, waited_for: WaitedFor<'_>) -> Result<Enqueued, Error> {
+    async fn repeat(
+        &self,
+        operation: Operation,
+        waited_for: WaitedFor<'_>,
+    ) -> Result<Enqueued, Error> {
         let known = {
             let attempts = self.session.attempts();
             let entry = attempts.get(self.attempt());
@@ -221,20 +240,24 @@ impl Enqueuing {
         };
         match known {
             None | Some((true, _)) => return Ok(Enqueued::Gone),
-            Some((false, Some(_))) => return self.answer(None, waited_for).await,
+            Some((false, Some(_))) => {
+                drop(operation);
+                return self.answer(None, waited_for).await;
+            }
             Some((false, None)) => {}
         }
         let unknown = |_: RequestError| unanswered(OPERATION);
-        let found = find(&self.connection, &self.lock, self.attempt())
+        let found = find(&operation.client, &self.lock, self.attempt())
             .await
             .map_err(unknown)?;
         let Some((path, _)) = found.into_iter().next() else {
-            return self.create(waited_for).await;
+            return self.create(operation, waited_for).await;
         };
-        let client = self.connection.client().map_err(unknown)?;
-        match answer(client.check_stat(&path)).await {
+        let stat = answer(operation.client.check_stat(&path)).await;
+        drop(operation);
+        match stat {
             Ok(Some(stat)) => {
-                let unlisted = None::<std::future::Ready<Result<Listing, ZkError>>>;
+                let unlisted = std::future::ready(None);
                 self.created(&path, &stat, unlisted, waited_for).await
             }
             Ok(None) => Ok(Enqueued::Gone),
@@ -247,7 +270,7 @@ impl Enqueuing {
         &self,
         path: &str,
         stat: &zookeeper_client::Stat,
-        listed: Option<impl Future<Output = Result<Listing, ZkError>>>,
+        listed: impl Future<Output = Option<Listing>>,
         waited_for: WaitedFor<'_>,
     ) -> Result<Enqueued, Error> {
         let floor = self.shared.config.context.token_floor;
@@ -260,34 +283,27 @@ impl Enqueuing {
             .created(self.attempt(), path, stat, floor, number);
         if !noted {
             // Two enqueues of the attempt ran at once: the later node is deleted.
+            drop(listed);
             self.delete(path).await?;
             return self.answer(None, waited_for).await;
         }
         self.created.notify_one();
-        let listing = match listed {
-            Some(listed) => answer(listed).await.ok(),
-            None => None,
-        };
-        self.answer(listing, waited_for).await
+        self.answer(listed.await, waited_for).await
     }
 
     async fn delete(&self, node: &str) -> Result<(), Error> {
-        let client = self
-            .connection
-            .client()
-            .map_err(|_| unanswered(OPERATION))?;
-        match answer(client.delete(node, None)).await {
-            Ok(()) | Err(RequestError::Refused(ZkError::NoNode)) => Ok(()),
-            Err(_) => Err(unanswered(OPERATION)),
-        }
+        let deleted = async {
+            let operation = self.connection.operation().await?;
+            delete(&operation.client, node).await
+        };
+        deleted.await.map(|_| ()).map_err(|_| unanswered(OPERATION))
     }
 
     /// Creates the lock's node, and the namespace's if it is missing.
-    async fn create_parents(&self) -> Result<(), Error> {
+    async fn create_parents(&self, client: &Client) -> Result<(), Error> {
         let acls = self.shared.config.options.acls();
         let namespace = self.shared.keys.namespace();
         let failed = |failure: RequestError| of_read(OPERATION, &self.lock, failure);
-        let client = self.connection.client().map_err(failed)?;
         let (persistent, container) = (
             CreateMode::Persistent.with_acls(acls),
             CreateMode::Container.with_acls(acls),
@@ -328,8 +344,8 @@ impl Enqueuing {
                 let waiting = from.and_then(|from| self.session.attempts().waiting(attempt, from));
                 match waiting {
                     Some(waiting) => Ok(Enqueued::Waiting(waiting)),
-                    // Granted or gone in between.
-                    None => self.grant().await,
+                    // Gone in between.
+                    None => Ok(Enqueued::Gone),
                 }
             }
             // The node is in the queue: looking up its position again may help.
@@ -382,9 +398,13 @@ impl Enqueuing {
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
         self.session.begin_removal(self.attempt());
-        let (shown, deleted) =
-            futures_util::join!(self.connection.read_one(&first), self.delete(&node));
-        deleted?;
+        let unknown = |_: RequestError| unanswered(OPERATION);
+        let operation = self.connection.operation().await.map_err(unknown)?;
+        let (shown, deleted) = futures_util::join!(
+            self.connection.read_one(&first),
+            delete(&operation.client, &node)
+        );
+        deleted.map_err(unknown)?;
         self.shared.forget(self.attempt());
         let holder = holder(&self.session, &first, shown)?;
         Ok(Enqueued::Busy(holder.unwrap_or_default()))
@@ -443,11 +463,10 @@ impl Enqueuing {
 /// The flag of each says whether it is first in the queue. There is at most one node, unless two
 /// enqueues of the attempt ran at once.
 pub(crate) async fn find(
-    connection: &Connection,
+    client: &Client,
     lock: &str,
     attempt: AttemptId,
 ) -> Result<Vec<(String, bool)>, RequestError> {
-    let client = connection.client()?;
     let (synced, listed) = (client.sync(lock), client.get_children(lock));
     answer(synced).await?;
     let children = match answer(listed).await {

@@ -6,7 +6,7 @@ use zookeeper_client::Error as ZkError;
 /// Why a request has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestError {
-    /// The connection was lost before the request was sent.
+    /// The request was not sent, and is not going to be.
     NotSent,
     /// The request was handed over, and no answer came.
     Unanswered,
@@ -66,7 +66,9 @@ pub(crate) fn of_read(operation: &'static str, path: &str, failure: RequestError
     let (kind, detail) = match failure {
         RequestError::NotSent => (
             ErrorKind::Unavailable,
-            "the connection was lost before the request was sent".to_owned(),
+            "the request was not sent, because the connection was lost or has too many other requests \
+             under way"
+                .to_owned(),
         ),
         RequestError::Unanswered => (
             ErrorKind::Unavailable,

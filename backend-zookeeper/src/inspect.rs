@@ -7,14 +7,14 @@ use tenure_core::{
     request::{Evicted, Holder, List, Listed, LockState, Page},
     token::FencingToken,
 };
-use zookeeper_client::Error as ZkError;
+use zookeeper_client::{Client, Error as ZkError};
 
 use crate::{
     error::{RequestError, of_read, of_write},
     queue::in_order,
     record,
     shared::Shared,
-    transport::{Connection, answer},
+    transport::{Connection, answer, delete},
 };
 
 /// How many locks of a listing are looked up at once.
@@ -22,8 +22,7 @@ const MAX_LOOKUPS: usize = 64;
 
 /// Lists children in any order, after the server has caught up with the leader; none if the node is
 /// gone.
-async fn children(connection: &Connection, path: &str) -> Result<Vec<String>, RequestError> {
-    let client = connection.client()?;
+async fn children(client: &Client, path: &str) -> Result<Vec<String>, RequestError> {
     let (synced, listed) = (client.sync(path), client.list_children(path));
     answer(synced).await?;
     match answer(listed).await {
@@ -45,7 +44,9 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(name);
     let failed = |failure| of_read(OPERATION, &lock, failure);
-    let paths = paths_in_order(&lock, &children(&connection, &lock).await.map_err(failed)?);
+    let operation = connection.operation().await.map_err(failed)?;
+    let names = children(&operation.client, &lock).await.map_err(failed)?;
+    let paths = paths_in_order(&lock, &names);
     let nodes = connection.read(&paths).await.map_err(failed)?;
     let mut state = LockState::new(name.clone(), None, Vec::new());
     let floor = shared.config.context.token_floor;
@@ -68,7 +69,10 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
     let (connection, _permit) = shared.reader(OPERATION).await?;
     let namespace = shared.keys.namespace();
     let failed = |failure| of_read(OPERATION, namespace, failure);
-    let mut encoded = children(&connection, namespace).await.map_err(failed)?;
+    let operation = connection.operation().await.map_err(failed)?;
+    let encoded = children(&operation.client, namespace).await;
+    drop(operation);
+    let mut encoded = encoded.map_err(failed)?;
     encoded.sort_unstable();
     let names: Vec<(String, LockName)> = encoded
         .into_iter()
@@ -101,8 +105,8 @@ async fn listed(
     name: LockName,
 ) -> Result<Option<Listed>, RequestError> {
     let lock = shared.keys.lock(&name);
-    let client = connection.client()?;
-    let names = match answer(client.list_children(&lock)).await {
+    let operation = connection.operation().await?;
+    let names = match answer(operation.client.list_children(&lock)).await {
         Ok(names) => names,
         Err(RequestError::Refused(ZkError::NoNode | ZkError::NoAuth)) => return Ok(None),
         Err(failure) => return Err(failure),
@@ -134,9 +138,11 @@ pub(crate) async fn evict(
     let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(name);
     let floor = shared.config.context.token_floor;
+    let failed = |failure| of_read(OPERATION, &lock, failure);
+    let operation = connection.operation().await.map_err(failed)?;
     loop {
-        let failed = |failure| of_read(OPERATION, &lock, failure);
-        let paths = paths_in_order(&lock, &children(&connection, &lock).await.map_err(failed)?);
+        let names = children(&operation.client, &lock).await.map_err(failed)?;
+        let paths = paths_in_order(&lock, &names);
         let Some(first) = paths.first() else {
             return Ok(Evicted::NotHeld(None));
         };
@@ -148,12 +154,11 @@ pub(crate) async fn evict(
         if holder.token != Some(token) {
             return Ok(Evicted::NotHeld(Some(holder)));
         }
-        let client = connection.client().map_err(failed)?;
         // The name of a node is never used again while the grant's own node is there, so this deletes
         // that grant or nothing.
-        return match answer(client.delete(first, None)).await {
-            Ok(()) => Ok(Evicted::Evicted),
-            Err(RequestError::Refused(ZkError::NoNode)) => continue,
+        return match delete(&operation.client, first).await {
+            Ok(true) => Ok(Evicted::Evicted),
+            Ok(false) => continue,
             Err(failure) => Err(of_write(OPERATION, first, failure)),
         };
     }

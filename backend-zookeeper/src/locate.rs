@@ -121,7 +121,8 @@ impl Queue {
         attempt: AttemptId,
     ) -> Result<Option<Located>, Error> {
         let failed = |failure: RequestError| of_read(OPERATION, &self.first, failure);
-        let (client, permit) = connection.operation().await.map_err(failed)?;
+        let operation = connection.operation().await.map_err(failed)?;
+        let client = &*operation.client;
         let watched = {
             let attempts = session.attempts();
             let entry = attempts.get(attempt);
@@ -142,13 +143,13 @@ impl Queue {
             }
             Ok::<_, RequestError>(stat.is_some())
         };
-        let ahead = |node| watch_ahead(session, connection, &client, attempt, node);
+        let ahead = |node| watch_ahead(session, connection, client, attempt, node);
         let next = ahead(&self.next);
         let second = self.second.as_ref().map(ahead);
         let second = OptionFuture::from(second);
         let shown = connection.read_one(&self.first);
         let (own, next, second, shown) = futures_util::join!(own, next, second, shown);
-        drop(permit);
+        drop(operation);
         if !own.map_err(failed)? {
             return Ok(Some(Located::Gone));
         }
@@ -212,8 +213,8 @@ pub(crate) fn holder(
 
 /// Lists the children of a lock's node; none if the node is gone.
 pub(crate) async fn list(connection: &Connection, lock: &str) -> Result<Listing, RequestError> {
-    let (client, _permit) = connection.operation().await?;
-    match answer(client.get_children(lock)).await {
+    let operation = connection.operation().await?;
+    match answer(operation.client.get_children(lock)).await {
         Err(RequestError::Refused(ZkError::NoNode)) => Ok((Vec::new(), absent())),
         listing => listing,
     }

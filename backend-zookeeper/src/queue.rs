@@ -80,7 +80,8 @@ impl Predecessor {
 }
 
 impl Position {
-    /// The answer to a waiter; `None` if it does not wait. `czxid` is that of its node.
+    /// The answer to a waiter; `None` if its node is not known, or gone. The first attempt is a waiter until
+    /// its grant is proved. `czxid` is that of its node.
     pub(crate) fn waiting(&self, czxid: i64, from: Instant) -> Option<Waiting> {
         let time = |zxid: i64| StoreTime::new(u64::try_from(zxid).unwrap_or(0));
         match self {
@@ -89,8 +90,9 @@ impl Position {
                     .with_holder(predecessor.holder.clone())
                     .with_ahead(predecessor.ahead),
             ),
+            Self::First => Some(Waiting::new(from, time(czxid)).with_ahead(0)),
             Self::Unknown if czxid > 0 => Some(Waiting::new(from, time(czxid))),
-            _ => None,
+            Self::Unknown | Self::Gone(_) => None,
         }
     }
 }

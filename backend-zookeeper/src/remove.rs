@@ -21,15 +21,15 @@ use tenure_core::{
     loss::LossReason,
     request::{Remove, Removed},
 };
-use zookeeper_client::Error as ZkError;
+use zookeeper_client::Client;
 
 use crate::{
     enqueue::find,
-    error::{RequestError, of_read, of_write, unanswered},
+    error::{of_read, of_write, unanswered},
     queue::Position,
     session::time::until,
     shared::Shared,
-    transport::{Connection, answer},
+    transport::delete,
 };
 
 const OPERATION: &str = "releasing";
@@ -80,10 +80,13 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
         Err(error) => return Err(error),
     };
     let clock = &*shared.config.context.clock;
+    let operation = connection.operation_by(clock, limit).await;
+    let operation = operation.map_err(|failure| of_write(OPERATION, &known.lock, failure))?;
     let mut removing = connection.start({
-        let (session, connection) = (Arc::clone(&session), Arc::clone(&connection));
+        let session = Arc::clone(&session);
         |answer| async move {
-            let removed = known.remove(&connection, attempt).await;
+            let removed = known.remove(&operation.client, attempt).await;
+            drop(operation);
             if removed.is_ok() {
                 // For a repeated removal, if the caller of this one no longer waits.
                 session.attempts().gone(attempt, LossReason::Closed);
@@ -114,11 +117,12 @@ struct Known {
 }
 
 impl Known {
-    async fn remove(&self, connection: &Connection, attempt: AttemptId) -> Result<Removed, Error> {
+    async fn remove(&self, client: &Client, attempt: AttemptId) -> Result<Removed, Error> {
         let Some(node) = &self.node else {
-            return search_and_delete(connection, &self.lock, attempt).await;
+            return search_and_delete(client, &self.lock, attempt).await;
         };
-        let found = delete(connection, node).await?;
+        let found = delete(client, node).await;
+        let found = found.map_err(|failure| of_write(OPERATION, node, failure))?;
         Ok(match (found, self.held) {
             (false, _) => Removed::Absent,
             (true, true) => Removed::AsHolder,
@@ -133,34 +137,26 @@ async fn remove_unregistered(shared: &Shared, request: &Remove) -> Result<Remove
     let (connection, _permit) = shared.reader(OPERATION).await?;
     let lock = shared.keys.lock(&request.name);
     let clock = &*shared.config.context.clock;
-    let removing = search_and_delete(&connection, &lock, request.attempt);
+    let operation = connection.operation_by(clock, limit).await;
+    let operation = operation.map_err(|failure| of_write(OPERATION, &lock, failure))?;
+    let removing = search_and_delete(&operation.client, &lock, request.attempt);
     let removed = until(clock, limit, removing).await;
     removed.ok_or_else(|| unanswered(OPERATION))?
 }
 
-/// Deletes a node; `false` if it was not there.
-async fn delete(connection: &Connection, node: &str) -> Result<bool, Error> {
-    let failed = |failure| of_write(OPERATION, node, failure);
-    let client = connection.client().map_err(failed)?;
-    match answer(client.delete(node, None)).await {
-        Ok(()) => Ok(true),
-        Err(RequestError::Refused(ZkError::NoNode)) => Ok(false),
-        Err(error) => Err(failed(error)),
-    }
-}
-
 /// Looks for the nodes of an attempt, and deletes them.
 async fn search_and_delete(
-    connection: &Connection,
+    client: &Client,
     lock: &str,
     attempt: AttemptId,
 ) -> Result<Removed, Error> {
-    let found = find(connection, lock, attempt)
+    let found = find(client, lock, attempt)
         .await
         .map_err(|failure| of_read(OPERATION, lock, failure))?;
     let mut removed = Removed::Absent;
     for (node, first) in found {
-        if delete(connection, &node).await? {
+        let deleted = delete(client, &node).await;
+        if deleted.map_err(|failure| of_write(OPERATION, &node, failure))? {
             removed = match (first, removed) {
                 (false, Removed::Absent) => Removed::AsWaiter,
                 (false, earlier) => earlier,

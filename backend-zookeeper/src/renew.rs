@@ -127,7 +127,7 @@ fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attem
 }
 
 async fn is_gone(connection: &Connection, node: &str) -> Result<bool, RequestError> {
-    let (client, _permit) = connection.operation().await?;
-    let stat = answer(client.check_stat(node)).await?;
+    let operation = connection.operation().await?;
+    let stat = answer(operation.client.check_stat(node)).await?;
     Ok(stat.is_none())
 }

@@ -431,7 +431,7 @@ impl Attempts {
         Some(Grant::proved(attempt, entry.token, ttl, from))
     }
 
-    /// The answer to a waiter; `None` if it does not wait, or its node is not known.
+    /// The answer to a waiter; `None` if its node is not known, or gone.
     pub(crate) fn waiting(&mut self, attempt: AttemptId, from: Instant) -> Option<Waiting> {
         let entry = self.entries.get_mut(&attempt)?;
         let waiting = entry.position.waiting(entry.czxid, from)?;

@@ -211,10 +211,8 @@ async fn set_own_watch(
     if !session.attempts().is_wanted(attempt) {
         return None;
     }
-    let (client, permit) = connection.operation().await.ok()?;
-    let answer = answer(client.check_and_watch_stat(node)).await;
-    drop(permit);
-    let (stat, watcher) = match answer {
+    let operation = connection.operation().await.ok()?;
+    let (stat, watcher) = match answer(operation.client.check_and_watch_stat(node)).await {
         Ok(answer) => answer,
         Err(error) => {
             // Others rely on these watches, so the next connection looks everything up again.

@@ -19,15 +19,17 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tenure_core::clock::{Clock, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use zookeeper_client::{Client, Error as ZkError, MultiReadResult, SessionState, StateWatcher};
 
 use self::task::ClientTask;
-use crate::{error::RequestError, record::Node};
+use crate::{error::RequestError, record::Node, session::time::until};
 
 /// How many operations have requests under way at once. A heartbeat waits for the answers to what was
-/// sent before it, so this bounds how long a server that is not silent leaves one unanswered.
-const MAX_OPERATIONS: usize = 256;
+/// sent before it, so this bounds how long a server that is not silent leaves one unanswered: a server
+/// that needs 5 ms for an answer leaves one unanswered for a third of a second.
+const MAX_OPERATIONS: usize = 64;
 
 /// How many nodes one request reads.
 const MAX_READS: usize = 64;
@@ -45,7 +47,14 @@ pub(crate) struct Connection {
     client: SharedClient,
     lost: watch::Sender<bool>,
     background: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
-    operations: Semaphore,
+    operations: Arc<Semaphore>,
+}
+
+/// One of the operations that have requests under way. It is kept until they are answered. While a caller
+/// keeps one, it does not begin a second one.
+pub(crate) struct Operation {
+    pub(crate) client: Arc<Client>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Connection {
@@ -77,11 +86,11 @@ impl Connection {
             client,
             lost,
             background,
-            operations: Semaphore::new(MAX_OPERATIONS),
+            operations: Arc::new(Semaphore::new(MAX_OPERATIONS)),
         })
     }
 
-    /// The client, to send requests with. It sends each request when the method is called, in the
+    /// The client, to send requests with at once: heartbeats, and what a new connection begins with. It sends each request when the method is called, in the
     /// order of the calls.
     pub(crate) fn client(&self) -> Result<Arc<Client>, RequestError> {
         if self.is_lost() {
@@ -91,15 +100,24 @@ impl Connection {
         client.as_ref().map(Arc::clone).ok_or(RequestError::NotSent)
     }
 
-    /// A client for one of many operations, and the permit that must be held until its requests are
-    /// answered. An operation takes one permit: while it holds
-    /// the permit, it does not take a second one.
-    pub(crate) async fn operation(
-        &self,
-    ) -> Result<(Arc<Client>, SemaphorePermit<'_>), RequestError> {
-        let permit = self.operations.acquire().await;
+    /// Begins one of many operations, once it may send requests.
+    pub(crate) async fn operation(&self) -> Result<Operation, RequestError> {
+        let permit = Arc::clone(&self.operations).acquire_owned().await;
         let permit = permit.map_err(|_| RequestError::NotSent)?;
-        Ok((self.client()?, permit))
+        Ok(Operation {
+            client: self.client()?,
+            _permit: permit,
+        })
+    }
+
+    /// The same, but not later than at `limit`.
+    pub(crate) async fn operation_by(
+        &self,
+        clock: &dyn Clock,
+        limit: Instant,
+    ) -> Result<Operation, RequestError> {
+        let operation = until(clock, limit, self.operation()).await;
+        operation.unwrap_or(Err(RequestError::NotSent))
     }
 
     /// Runs a future for as long as the connection lasts.
@@ -175,6 +193,15 @@ pub(crate) async fn answer<T>(
     request: impl Future<Output = Result<T, ZkError>>,
 ) -> Result<T, RequestError> {
     request.await.map_err(RequestError::from)
+}
+
+/// Deletes a node; `false` if it was not there.
+pub(crate) async fn delete(client: &Client, node: &str) -> Result<bool, RequestError> {
+    match answer(client.delete(node, None)).await {
+        Ok(()) => Ok(true),
+        Err(RequestError::Refused(ZkError::NoNode)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }
 
 impl Drop for Connection {

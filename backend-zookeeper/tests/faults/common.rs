@@ -220,11 +220,17 @@ impl EventHandler for Deaf {
 
 impl Raw {
     pub(crate) async fn connect(url: &str) -> Self {
+        Self::connect_for(url, Duration::from_secs(5)).await
+    }
+
+    /// With this time limit for each request.
+    pub(crate) async fn connect_for(url: &str, request_timeout: Duration) -> Self {
         let hears = Arc::<Deaf>::default();
         let handler: Arc<dyn EventHandler> = Arc::<Deaf>::clone(&hears);
         let events = EventSink::new(Arc::downgrade(&handler));
         let id = ClientId::random().unwrap();
-        let context = Context::new(id, events, Arc::new(SystemClock));
+        let context =
+            Context::new(id, events, Arc::new(SystemClock)).with_request_timeout(request_timeout);
         let backend = store(url).connect(context).await.unwrap();
         Self {
             backend,

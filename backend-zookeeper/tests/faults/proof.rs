@@ -1,14 +1,20 @@
-//! Which heartbeats count as a proof that a session lives, observed on the wire.
+//! Which heartbeats count as a proof that a session lives, observed on the wire, and what waits for a proof.
+
+use std::time::Duration;
 
 use tenure_core::{
+    Client,
     clock::{Clock as _, Instant, SystemClock},
     lease::DriftBounds,
+    settings::StoreUrl,
 };
 use tenure_test_servers::wire::Proxy;
+use tenure_zookeeper::{Options, ZooKeeperStore};
 use tokio::time::sleep;
 
 use crate::common::{
-    LONG, SOON, TTL, client, client_for, cluster, hold, millis, room, server, until,
+    LONG, SOON, TTL, acquire, client, client_for, cluster, granted, hold, millis, name, room,
+    server, until,
 };
 
 /// The times of the heartbeats since the last reset, on the connection that had most of them.
@@ -86,4 +92,54 @@ async fn d2_x1_a_follower_proves_nothing_while_its_leader_is_stopped() {
         }
     }
     panic!("the machine is too busy to show anything");
+}
+
+/// After an outage of more than half a TTL the session has no proof that is new enough for a grant, and the
+/// next one takes longer than a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn w1_an_attempt_that_is_first_keeps_its_place_while_its_session_is_not_proved() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let url = StoreUrl::parse(&proxy.url()).unwrap();
+    // The heartbeats are 0.6 s apart, so that a new connection proves the session after 1.2 s.
+    let options = Options::default().tick(Duration::from_secs(1));
+    let owner = Client::builder(ZooKeeperStore::open(&url, options).unwrap())
+        .ttl(LONG)
+        .request_timeout(millis(800))
+        .connect()
+        .await
+        .unwrap();
+    let other = client_for(&server.url(), LONG).await;
+    // The parent nodes exist.
+    let _ = hold(&other, "a").await.release().await;
+    let kept = hold(&owner, "kept").await;
+    proxy.refuse(true).unwrap();
+    proxy.cut().unwrap();
+    until("half a TTL has passed", SOON, || {
+        kept.remaining() < LONG * 2 / 5
+    })
+    .await;
+    proxy.refuse(false).unwrap();
+    proxy.reset();
+    let first = acquire(&owner, "a");
+    until("the first enqueue is sent", SOON, || {
+        proxy.count("create2") > 0
+    })
+    .await;
+    let (queued, begun) = (name("a"), tokio::time::Instant::now());
+    while other.inspect(&queued).await.unwrap().holder.is_none() {
+        assert!(begun.elapsed() < SOON, "no attempt is in the queue");
+    }
+    let later = acquire(&other, "a");
+    let first = granted("the first", SOON, first).await;
+    assert_eq!(
+        proxy.count("create2"),
+        1,
+        "the first attempt gave up its place"
+    );
+    let _ = first.release().await;
+    let later = granted("the later", SOON, later).await;
+    assert!(later.token() > first.token());
+    assert!(kept.check().is_ok());
 }

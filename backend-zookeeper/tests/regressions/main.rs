@@ -14,7 +14,6 @@ mod common;
 #[path = "../faults/contention.rs"]
 mod contention;
 
-mod adversary;
 mod isolated_members;
 mod many;
 mod silent;

@@ -1,8 +1,12 @@
-//! Ten thousand locks of one client, and a stream of cancellations.
+//! Ten thousand locks of one client, crowds of requests, and a stream of cancellations.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tenure_core::{Client, Guard};
+use tenure_core::{
+    Client, Guard, Release,
+    id::AttemptId,
+    request::{Enqueue, Owner},
+};
 use tenure_test_servers::{wire::Proxy, zookeeper::Server};
 use tokio::{
     sync::Mutex,
@@ -10,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::common::{SOON, TTL, client, hold, idle, millis, room, server, store, until};
+use crate::common::{Raw, SOON, TTL, client, hold, idle, millis, name, room, server, store, until};
 
 const COUNT: usize = 10_000;
 /// A TTL within which a crowd is served on a busy machine, without optimisation.
@@ -98,6 +102,72 @@ async fn a_broken_connection_costs_none(length: usize) {
     drop(guards);
     owner.shutdown(3 * SOON).await;
     println!("all are released after {:?}", begun.elapsed());
+}
+
+/// The server answers a thousand requests a second and is never silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_releasing_thousands_of_locks_at_once_costs_no_other_lock() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let builder = Client::builder(store(&proxy.url())).ttl(millis(3000));
+    let owner = builder.connect().await.unwrap();
+    let kept = hold(&owner, "kept").await;
+    let guards = hold_all(&owner, 5000, 40).await;
+    let connections = proxy.connections_made();
+    proxy.pace_replies(millis(1));
+    let begun = Instant::now();
+    let mut releases: JoinSet<Release> = guards
+        .into_iter()
+        .map(|guard| async move { guard.release().await })
+        .collect();
+    let mut released = 0;
+    while let Some(release) = releases.join_next().await {
+        released += u32::from(matches!(release.unwrap(), Release::Released));
+    }
+    println!("{released} are released after {:?}", begun.elapsed());
+    // The client goes on with the others in the background.
+    let looker = client(&server.url()).await;
+    idle(&looker, &format!("{:0>40}", 4999), 3 * SOON).await;
+    println!("the last one after {:?}", begun.elapsed());
+    assert!(kept.check().is_ok(), "the lock that is kept was lost");
+    assert_eq!(
+        proxy.connections_made(),
+        connections,
+        "a connection that served was given up"
+    );
+}
+
+/// The server is silent for longer than a request may take, and more enqueues come than are sent at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_an_enqueue_that_waits_in_vain_to_be_sent_has_no_effect() {
+    const ENQUEUES: usize = 400;
+    let _room = room().await;
+    let server = patient_server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    // Heartbeats may stay unanswered for longer than that.
+    let raw = Raw::connect_for(&proxy.url(), millis(4000)).await;
+    let enqueue = || {
+        let backend = Arc::clone(&raw.backend);
+        let attempt = AttemptId::random().unwrap();
+        let request = Enqueue::new(name("queue"), attempt, Owner::default(), LONG, true);
+        async move { backend.enqueue(request).await }
+    };
+    // The session and the parent nodes exist.
+    enqueue().await.unwrap();
+    proxy.reset();
+    proxy.hold_replies();
+    let enqueues: JoinSet<_> = (0..ENQUEUES).map(|_| enqueue()).collect();
+    let errors = enqueues.join_all().await.into_iter();
+    let errors: Vec<_> = errors.filter_map(Result::err).collect();
+    assert_eq!(errors.len(), ENQUEUES);
+    let unsent = errors.iter().filter(|error| error.is_without_effect());
+    let sent = ENQUEUES - unsent.count();
+    assert!(sent < ENQUEUES, "none is known to be without effect");
+    proxy.release_replies();
+    // It is sent after what the earlier ones may still send.
+    enqueue().await.unwrap();
+    assert_eq!(proxy.count("create2"), sent + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
