@@ -27,7 +27,7 @@ use crate::{
     dir_handle::DirHandle,
     fifo::{self, ClientFifo},
     paths::{self, EntryKind},
-    permit::{self, ReadToSwap, TryRead},
+    permit::{self, PermitWaits, ReadToSwap, TryRead},
     root,
 };
 
@@ -118,6 +118,7 @@ impl Connect for FileStore {
             store: Arc::new(store),
             clock,
             fifo: None,
+            waits: Arc::default(),
         };
         let named = |error: Error| error.with_backend("file");
         let fifo_dir = blobs
@@ -151,6 +152,7 @@ struct FileBlobs {
     store: Arc<FileStore>,
     clock: Option<ClockId>,
     fifo: Option<ClientFifo>,
+    waits: Arc<PermitWaits>,
 }
 
 impl FileBlobs {
@@ -184,11 +186,10 @@ impl FileBlobs {
                 TryRead::Busy(busy) => busy,
             };
             let mut last_grant = busy.last_grant;
-            let Some(mut granted) = busy.wait(Arc::clone(&self.store), key.clone()) else {
-                break;
-            };
+            let mut granted = self.waits.wait(busy, &self.store, key);
             loop {
-                match tokio::time::timeout(permit::STALL_TIMEOUT, &mut granted).await {
+                let stalled_at = self.waits.stalled_at(last_grant);
+                match tokio::time::timeout_at(stalled_at, &mut granted).await {
                     Ok(Ok(read)) => return read,
                     // The thread could not wait for the permit.
                     Ok(Err(_)) => return self.read_without_permit(key).await,

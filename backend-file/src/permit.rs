@@ -8,11 +8,13 @@
 //!
 //! A process that was stopped may have the permit, or may be the next in the kernel's queue for it.
 //! Each client that gets the permit sets the time of the file. If the time does not change for
-//! [`STALL_TIMEOUT`], a waiting client removes the file. A new file is a new permit.
+//! [`STALL_TIMEOUT`], a waiting client removes the file. A new file is a new permit. The waits of a
+//! client add up, because each of them may be shorter than that.
 
 use std::{
+    collections::{HashMap, VecDeque},
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,7 +26,7 @@ use tenure_core::{
     cas::{Key, Versioned},
     error::Error,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     FileStore, data,
@@ -90,10 +92,13 @@ pub(crate) struct BusyPermit {
     pub(crate) last_grant: LastGrant,
 }
 
+/// The device and the inode of a file.
+type FileId = (i128, i128);
+
 /// A permit file, and the time when a client got the permit last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastGrant {
-    file: (i128, i128),
+    file: FileId,
     at: (i128, i128),
 }
 
@@ -137,35 +142,112 @@ pub(crate) fn try_acquire(store: &FileStore, key: &Key) -> Result<TryPermit, Err
     }
 }
 
-impl BusyPermit {
-    /// Waits for the permit in a thread that then reads the current version, and returns the
-    /// receiver of both.
+/// The permits for which this client waits. A file has at most one thread that waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct PermitWaits(Mutex<HashMap<FileId, PermitWait>>);
+
+/// The wait for the permit of one file. It lasts until the thread gets the permit and no call waits
+/// for it any more, so a stall adds up over several calls.
+#[derive(Debug)]
+struct PermitWait {
+    last_grant: LastGrant,
+    /// When the permit counts as stalled.
+    stalled_at: Instant,
+    calls: VecDeque<WaitingCall>,
+}
+
+/// A call that waits for the permit.
+#[derive(Debug)]
+struct WaitingCall {
+    fd: OwnedFd,
+    /// Closed if the call no longer waits.
+    reply_to: oneshot::Sender<Result<ReadToSwap, Error>>,
+}
+
+impl PermitWaits {
+    /// Waits for a permit in a thread that then reads the current version, and returns the receiver
+    /// of both. The receiver is closed if the thread cannot wait.
     ///
-    /// `flock` has no time limit. If the receiver is dropped, the thread returns the permit as soon
+    /// `flock` has no time limit. If no call waits any more, the thread returns the permit as soon
     /// as it gets it. It is no blocking task of the runtime, which would wait for it at its end.
     pub(crate) fn wait(
-        self,
-        store: Arc<FileStore>,
-        key: Key,
-    ) -> Option<oneshot::Receiver<Result<ReadToSwap, Error>>> {
-        let (sender, receiver) = oneshot::channel();
-        let fd = self.fd;
-        let wait = move || {
+        self: &Arc<Self>,
+        busy: BusyPermit,
+        store: &Arc<FileStore>,
+        key: &Key,
+    ) -> oneshot::Receiver<Result<ReadToSwap, Error>> {
+        let (reply_to, receiver) = oneshot::channel();
+        let file = busy.last_grant.file;
+        let fd = busy.fd;
+        let mut waits = self.lock();
+        let has_thread = waits.contains_key(&file);
+        let wait = waits.entry(file).or_insert_with(|| PermitWait {
+            last_grant: busy.last_grant,
+            stalled_at: Instant::now() + STALL_TIMEOUT,
+            calls: VecDeque::new(),
+        });
+        wait.calls.retain(|call| !call.reply_to.is_closed());
+        wait.calls.push_back(WaitingCall { fd, reply_to });
+        if !has_thread {
+            let (this, store, key) = (Arc::clone(self), Arc::clone(store), key.clone());
+            let serve = move || this.serve(file, &store, &key);
+            let builder = std::thread::Builder::new().name("tenure-permit".to_owned());
+            if builder.spawn(serve).is_err() {
+                waits.remove(&file);
+            }
+        }
+        receiver
+    }
+
+    /// Returns when a permit counts as stalled if it is not granted again.
+    pub(crate) fn stalled_at(&self, last_grant: LastGrant) -> Instant {
+        let new = Instant::now() + STALL_TIMEOUT;
+        match self.lock().get_mut(&last_grant.file) {
+            Some(wait) if wait.last_grant == last_grant => wait.stalled_at,
+            Some(wait) => {
+                wait.last_grant = last_grant;
+                wait.stalled_at = new;
+                new
+            }
+            None => new,
+        }
+    }
+
+    /// Gets the permit for one waiting call after the other.
+    fn serve(&self, file: FileId, store: &FileStore, key: &Key) {
+        while let Some(WaitingCall { fd, mut reply_to }) = self.next_call(file) {
             while let Err(errno) = fs::flock(&fd, FlockOperation::LockExclusive) {
                 if errno != Errno::INTR {
+                    self.lock().remove(&file);
                     return;
                 }
             }
-            if sender.is_closed() {
-                return;
+            // A call that no longer waits leaves its permit to the next one.
+            while reply_to.is_closed() {
+                match self.next_call(file) {
+                    Some(next) => reply_to = next.reply_to,
+                    None => return,
+                }
             }
             record_grant(&fd);
-            let read = dir::read(&store, &key).map(|current| (current, Some(fd)));
+            let read = dir::read(store, key).map(|current| (current, Some(fd)));
             // On an error the receiver is gone, and the permit is returned.
-            let _ = sender.send(read);
-        };
-        let builder = std::thread::Builder::new().name("tenure-permit".to_owned());
-        builder.spawn(wait).ok().map(|_| receiver)
+            let _ = reply_to.send(read);
+        }
+    }
+
+    /// Takes the next call that waits for a file. Without one, the wait has ended.
+    fn next_call(&self, file: FileId) -> Option<WaitingCall> {
+        let mut waits = self.lock();
+        let next = waits.get_mut(&file)?.calls.pop_front();
+        if next.is_none() {
+            waits.remove(&file);
+        }
+        next
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FileId, PermitWait>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -242,8 +324,9 @@ mod tests {
         match try_read(store, key, true).unwrap() {
             TryRead::Done(read) => read,
             TryRead::Busy(busy) => {
-                let granted = busy.wait(Arc::new(store.clone()), key.clone());
-                granted.unwrap().await.unwrap().unwrap()
+                let waits = Arc::<PermitWaits>::default();
+                let granted = waits.wait(busy, &Arc::new(store.clone()), key);
+                granted.await.unwrap().unwrap()
             }
         }
     }
@@ -252,7 +335,8 @@ mod tests {
     async fn one_client_has_the_permit_and_the_next_reads_what_it_published() {
         let (_root, store, key) = locked_store();
         let (current, first) = granted(&store, &key).await;
-        let wait = |busy: BusyPermit| busy.wait(Arc::new(store.clone()), key.clone()).unwrap();
+        let waits = Arc::<PermitWaits>::default();
+        let wait = |busy: BusyPermit| waits.wait(busy, &Arc::new(store.clone()), &key);
         let second = wait(busy(&store, &key));
         drop(wait(busy(&store, &key)));
         let version = current.unwrap().version;

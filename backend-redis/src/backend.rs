@@ -121,7 +121,7 @@ impl Backend for RedisBackend {
     }
 
     async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
-        renew::renew(&self.shared, &entries, answers).await;
+        renew::renew(Arc::clone(&self.shared), entries, answers).await;
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

@@ -4,12 +4,16 @@
 //! request. The report script reads and updates the whole queue; it handles all waiters and the
 //! grants that the renew script did not find.
 
+use std::sync::Arc;
+
 use redis::Value;
 use tenure_core::{
     backend::RenewalAnswers,
     clock::Instant,
+    loss::LossReason,
     request::{Remove, Renewal, Renewed},
 };
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     error::{from_call_error, from_reply, unexpected_reply},
@@ -42,61 +46,81 @@ enum Kind {
 /// The entries of one call, by their index in the batch.
 type Group = (Kind, Vec<usize>);
 
-/// The state of one batch.
-struct RenewBatch<'a> {
-    shared: &'a Shared,
-    entries: &'a [Renewal],
+/// A step that the answer to a call requires. It does not wait for the other calls: one of them may
+/// be to a node that does not answer.
+enum FollowUp {
+    Call(Group),
+    /// Removes a waiter that was granted a lock which a failover could lose. The waiter starts over
+    /// with a new attempt.
+    Undo(usize),
+}
+
+/// The entries to renew and to report.
+struct RenewBatch {
+    shared: Arc<Shared>,
+    entries: Vec<Renewal>,
     keys: Vec<Option<LockKeys>>,
-    from: Instant,
     answers: RenewalAnswers,
-    /// Entries of groups whose keys are on two nodes because a slot of the cluster is moving. The
-    /// keys of each single entry may still be on one node.
-    split_groups: Vec<Group>,
-    /// Grants that the renew script did not find.
-    not_renewed: Vec<usize>,
-    /// Grants that too few replicas have acknowledged. They are undone.
-    under_replicated: Vec<usize>,
+}
+
+/// Calls that are sent together.
+struct Round {
+    batch: Arc<RenewBatch>,
+    /// When the round began. Its proofs count from then.
+    from: Instant,
+    follow_ups: mpsc::UnboundedSender<FollowUp>,
 }
 
 /// Renews grants and reports waiters.
-pub(crate) async fn renew(shared: &Shared, entries: &[Renewal], answers: RenewalAnswers) {
-    let mut batch = RenewBatch {
-        shared,
-        entries,
-        keys: Vec::with_capacity(entries.len()),
-        from: shared.now(),
-        answers,
-        split_groups: Vec::new(),
-        not_renewed: Vec::new(),
-        under_replicated: Vec::new(),
-    };
-    for (index, entry) in entries.iter().enumerate() {
-        match shared.lock_keys(&entry.name) {
-            Ok(keys) => batch.keys.push(Some(keys)),
-            Err(error) => {
-                batch.keys.push(None);
-                batch.answers.send(index, Renewed::Unknown(error));
+pub(crate) async fn renew(shared: Arc<Shared>, entries: Vec<Renewal>, answers: RenewalAnswers) {
+    let batch = Arc::new(RenewBatch::new(shared, entries, answers));
+    let (sender, mut follow_ups) = mpsc::unbounded_channel();
+    let mut running = JoinSet::new();
+    running.spawn(Round::new(&batch, &sender).run(batch.first_groups()));
+    let mut steps = Vec::new();
+    while !running.is_empty() || !follow_ups.is_empty() {
+        tokio::select! {
+            _ = running.join_next(), if !running.is_empty() => {}
+            _ = follow_ups.recv_many(&mut steps, usize::MAX) => {
+                let mut groups = Vec::new();
+                for step in steps.drain(..) {
+                    match step {
+                        FollowUp::Call(group) => groups.push(group),
+                        FollowUp::Undo(index) => {
+                            running.spawn(Arc::clone(&batch).undo(index));
+                        }
+                    }
+                }
+                running.spawn(Round::new(&batch, &sender).run(groups));
             }
         }
     }
-    let known = (0..entries.len()).filter(|&index| batch.keys[index].is_some());
-    let (holders, waiters) = known.partition(|&index| entries[index].token.is_some());
-    let mut groups = batch.groups(Kind::Renew, holders);
-    groups.extend(batch.groups(Kind::Report, waiters));
-    batch.send(&groups).await;
-    if !batch.not_renewed.is_empty() {
-        let not_renewed = std::mem::take(&mut batch.not_renewed);
-        let groups = batch.groups(Kind::Report, not_renewed);
-        batch.start_round();
-        batch.send(&groups).await;
-    }
-    batch.undo_under_replicated().await;
 }
 
-impl RenewBatch<'_> {
-    /// Starts another round of calls. Proofs now count from the new start time.
-    fn start_round(&mut self) {
-        self.from = self.shared.now();
+impl RenewBatch {
+    fn new(shared: Arc<Shared>, entries: Vec<Renewal>, answers: RenewalAnswers) -> Self {
+        let lock_keys = |(index, entry): (usize, &Renewal)| match shared.lock_keys(&entry.name) {
+            Ok(keys) => Some(keys),
+            Err(error) => {
+                answers.send(index, Renewed::Unknown(error));
+                None
+            }
+        };
+        let keys = entries.iter().enumerate().map(lock_keys).collect();
+        Self {
+            shared,
+            entries,
+            keys,
+            answers,
+        }
+    }
+
+    fn first_groups(&self) -> Vec<Group> {
+        let known = (0..self.entries.len()).filter(|&index| self.keys[index].is_some());
+        let (holders, waiters) = known.partition(|&index| self.entries[index].token.is_some());
+        let mut groups = self.groups(Kind::Renew, holders);
+        groups.extend(self.groups(Kind::Report, waiters));
+        groups
     }
 
     /// Splits entries into groups of the same slot. A report may grant the lock, so it is refused
@@ -126,33 +150,6 @@ impl RenewBatch<'_> {
             self.answers.send(index, Renewed::Unknown(error));
         }
         is_blocked
-    }
-
-    /// Sends one call for each group. Groups whose keys are on two nodes are then sent again, each
-    /// entry in a call of its own.
-    async fn send(&mut self, groups: &[Group]) {
-        self.send_once(groups).await;
-        let split_groups = std::mem::take(&mut self.split_groups);
-        if !split_groups.is_empty() {
-            let single = split_groups.into_iter().flat_map(|(kind, indices)| {
-                indices.into_iter().map(move |index| (kind, vec![index]))
-            });
-            self.start_round();
-            self.send_once(&single.collect::<Vec<_>>()).await;
-        }
-    }
-
-    async fn send_once(&mut self, groups: &[Group]) {
-        let calls = groups.iter().map(|(kind, group)| match kind {
-            Kind::Renew => self.renew_call(group),
-            Kind::Report => self.report_call(group),
-        });
-        let (calls, shared) = (calls.collect(), self.shared);
-        shared
-            .call_granting(calls, &mut |index, answer, missing_acks| {
-                self.on_answer(&groups[index], answer, missing_acks);
-            })
-            .await;
     }
 
     fn renew_call(&self, group: &[usize]) -> ScriptCall {
@@ -188,13 +185,60 @@ impl RenewBatch<'_> {
         group.iter().filter_map(named)
     }
 
-    fn on_answer(&mut self, (kind, group): &Group, answer: CallResult, missing_acks: u32) {
+    async fn undo(self: Arc<Self>, index: usize) {
+        let entry = &self.entries[index];
+        let removal = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
+        let outcome = match remove::remove(&self.shared, &removal).await {
+            Ok(_) => Renewed::Gone(LossReason::Evicted),
+            Err(error) => Renewed::Unknown(error),
+        };
+        self.answers.send(index, outcome);
+    }
+}
+
+impl Round {
+    fn new(batch: &Arc<RenewBatch>, follow_ups: &mpsc::UnboundedSender<FollowUp>) -> Self {
+        Self {
+            batch: Arc::clone(batch),
+            from: batch.shared.now(),
+            follow_ups: follow_ups.clone(),
+        }
+    }
+
+    /// Sends one call for each group.
+    async fn run(self, groups: Vec<Group>) {
+        let calls = groups.iter().map(|(kind, group)| match kind {
+            Kind::Renew => self.batch.renew_call(group),
+            Kind::Report => self.batch.report_call(group),
+        });
+        let on_answer = &mut |index: usize, answer, missing_acks| {
+            self.on_answer(&groups[index], answer, missing_acks);
+        };
+        let shared = &self.batch.shared;
+        shared.call_granting(calls.collect(), on_answer).await;
+    }
+
+    fn answer(&self, index: usize, answer: Renewed) {
+        self.batch.answers.send(index, answer);
+    }
+
+    fn follow_up(&self, step: FollowUp) {
+        // On an error the whole batch has been given up.
+        let _ = self.follow_ups.send(step);
+    }
+
+    fn on_answer(&self, (kind, group): &Group, answer: CallResult, missing_acks: u32) {
         let is_split = matches!(
             &answer,
             Err(CallError::NotExecuted { code: Some(code), .. }) if code == "TRYAGAIN"
         );
         if is_split && group.len() > 1 {
-            return self.split_groups.push((*kind, group.clone()));
+            // The keys of the group are on two nodes because a slot of the cluster is moving. The
+            // keys of each single entry may still be on one node.
+            for &index in group {
+                self.follow_up(FollowUp::Call((*kind, vec![index])));
+            }
+            return;
         }
         let reply = answer
             .map_err(|error| from_call_error(OPERATION, error))
@@ -204,32 +248,33 @@ impl RenewBatch<'_> {
             (Ok(reply), Kind::Report) => self.on_reported(group, reply, missing_acks),
             (Err(error), _) => {
                 for &index in group {
-                    self.answers.send(index, Renewed::Unknown(error.clone()));
+                    self.answer(index, Renewed::Unknown(error.clone()));
                 }
             }
         }
     }
 
-    fn on_renewed(&mut self, group: &[usize], mut reply: Reply, missing_acks: u32) {
+    fn on_renewed(&self, group: &[usize], mut reply: Reply, missing_acks: u32) {
+        let mut not_found = Vec::new();
         for &index in group {
             match reply.number() {
-                Ok(1) if missing_acks == 0 => self
-                    .answers
-                    .send(index, Renewed::Proved { from: self.from }),
-                Ok(1) => {
-                    let error = self.shared.too_few_replicas(OPERATION, missing_acks);
-                    self.answers.send(index, Renewed::Unknown(error));
+                Ok(1) if missing_acks == 0 => {
+                    self.answer(index, Renewed::Proved { from: self.from });
                 }
-                Ok(_) => self.not_renewed.push(index),
-                Err(error) => self.answers.send(index, Renewed::Unknown(error)),
+                Ok(1) => self.on_under_replicated(index, missing_acks),
+                Ok(_) => not_found.push(index),
+                Err(error) => self.answer(index, Renewed::Unknown(error)),
             }
+        }
+        for group in self.batch.groups(Kind::Report, not_found) {
+            self.follow_up(FollowUp::Call(group));
         }
     }
 
-    fn on_reported(&mut self, group: &[usize], reply: Reply, missing_acks: u32) {
+    fn on_reported(&self, group: &[usize], reply: Reply, missing_acks: u32) {
         let mut answers = reply.rest();
         for &index in group {
-            let attempt = self.entries[index].attempt;
+            let attempt = self.batch.entries[index].attempt;
             let outcome = match answers.next() {
                 Some(Value::ServerError(error)) => Err(from_reply(
                     OPERATION,
@@ -241,34 +286,21 @@ impl RenewBatch<'_> {
             };
             match outcome {
                 Ok(Renewed::Granted(_)) if missing_acks > 0 => {
-                    self.on_under_replicated_grant(index, missing_acks)
+                    if self.batch.entries[index].token.is_some() {
+                        self.on_under_replicated(index, missing_acks);
+                    } else {
+                        self.follow_up(FollowUp::Undo(index));
+                    }
                 }
-                Ok(outcome) => self.answers.send(index, outcome),
-                Err(error) => self.answers.send(index, Renewed::Unknown(error)),
+                Ok(outcome) => self.answer(index, outcome),
+                Err(error) => self.answer(index, Renewed::Unknown(error)),
             }
         }
     }
 
-    fn on_under_replicated_grant(&mut self, index: usize, missing_acks: u32) {
-        if self.entries[index].token.is_some() {
-            let error = self.shared.too_few_replicas(OPERATION, missing_acks);
-            self.answers.send(index, Renewed::Unknown(error));
-        } else {
-            self.under_replicated.push(index);
-        }
-    }
-
-    /// Removes waiters that were granted a lock which a failover could lose. Each of them starts
-    /// over with a new attempt.
-    async fn undo_under_replicated(&mut self) {
-        for index in std::mem::take(&mut self.under_replicated) {
-            let entry = &self.entries[index];
-            let removal = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
-            let outcome = match remove::remove(self.shared, &removal).await {
-                Ok(_) => Renewed::Gone(tenure_core::loss::LossReason::Evicted),
-                Err(error) => Renewed::Unknown(error),
-            };
-            self.answers.send(index, outcome);
-        }
+    /// Answers that too few replicas have acknowledged a grant that the client already has.
+    fn on_under_replicated(&self, index: usize, missing_acks: u32) {
+        let error = self.batch.shared.too_few_replicas(OPERATION, missing_acks);
+        self.answer(index, Renewed::Unknown(error));
     }
 }

@@ -80,9 +80,10 @@ fn confirm(shared: Arc<Shared>, grant: Grant) {
     };
     let entry = Renewal::new(name, attempt, ttl, Some(grant.token));
     tokio::spawn(async move {
-        let entries = [entry];
-        let renewal =
-            RenewalAnswers::collect(1, |answers| renew::renew(&shared, &entries, answers));
+        let entries = vec![entry];
+        let renewal = RenewalAnswers::collect(1, |answers| {
+            renew::renew(Arc::clone(&shared), entries, answers)
+        });
         let event = match renewal.await.pop() {
             Some(Renewed::Proved { from }) => {
                 BackendEvent::Granted(Grant::proved(attempt, grant.token, grant.ttl, from))

@@ -1,4 +1,4 @@
-//! The compare-and-swap adapter with one blob that does not answer.
+//! The compare-and-swap adapter with blobs that do not answer.
 #![allow(
     clippy::panic,
     clippy::type_complexity,
@@ -32,14 +32,14 @@ use tenure_core::{
 struct Map {
     blobs: Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>,
     next: Arc<AtomicU64>,
-    /// The lock for which every request hangs.
+    /// Every request hangs for the locks whose names begin with this text.
     hanging: Arc<Mutex<Option<String>>>,
 }
 
 impl Map {
     async fn reach(&self, key: &Key) {
-        let hangs = self.hanging.lock().unwrap().as_deref() == Some(key.name.as_str());
-        if hangs {
+        let hanging = self.hanging.lock().unwrap().clone();
+        if hanging.is_some_and(|prefix| key.name.as_str().starts_with(&prefix)) {
             std::future::pending::<()>().await;
         }
     }
@@ -131,4 +131,29 @@ async fn l5_hanging_blob_loses_no_other_lock() {
         () = tokio::time::sleep(Duration::from_secs(4)) => {}
     }
     assert!(bad.check().is_err());
+}
+
+/// K1, L5: the renewals of a batch share a limited number of places. Blobs that do not answer must
+/// not keep all of them.
+#[tokio::test]
+async fn l5_many_hanging_blobs_lose_no_other_lock() {
+    let map = Map::default();
+    let client = Client::builder(map.clone())
+        .ttl(Duration::from_secs(3))
+        .connect()
+        .await
+        .unwrap();
+    let hold = async |name: String| client.lock(name).unwrap().acquire().await.unwrap();
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        good.push(hold(format!("good {n}")).await);
+    }
+    for n in 0..300 {
+        bad.push(hold(format!("bad {n}")).await);
+    }
+    *map.hanging.lock().unwrap() = Some("bad".to_owned());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let lost = good.iter().filter(|guard| guard.check().is_err()).count();
+    assert_eq!(lost, 0, "of 10 locks whose blobs answer at once");
+    assert!(bad.iter().all(|guard| guard.check().is_err()));
 }

@@ -7,7 +7,6 @@
     reason = "test helpers may panic as tests may"
 )]
 
-mod adversary;
 mod blocked_server;
 mod common;
 mod failover;
@@ -20,6 +19,7 @@ mod outage;
 mod regressions;
 mod residue;
 mod round_trips;
+mod silent_node;
 mod slot_migration;
 mod startup;
 mod subscription;

@@ -28,12 +28,13 @@ mod tests;
 mod transaction;
 mod view;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
     runtime::Handle,
     task::{AbortHandle, JoinSet},
+    time::{Instant, timeout_at},
 };
 
 pub use self::store::{BlobStore, Key, Names, Swap, SwapPermit, Version, Versioned, Wake};
@@ -55,8 +56,9 @@ use crate::{
     token::FencingToken,
 };
 
-/// Maximum number of locks of one batch that are renewed concurrently.
-const MAX_CONCURRENT_LOCKS: usize = 32;
+/// Number of locks of one batch that are renewed concurrently, as long as that is fast enough to
+/// begin the last one in time.
+const CONCURRENT_LOCKS: usize = 32;
 
 /// A backend on top of a [`BlobStore`]: one connected client.
 #[derive(Debug)]
@@ -94,6 +96,14 @@ impl<S: BlobStore> Cas<S> {
     #[must_use]
     pub fn store(&self) -> &S {
         &self.shared.store
+    }
+
+    /// Returns the time within which the renewal of every lock of a batch is to begin. Half of the
+    /// time limit of a request and most of a renewal interval, which is a third of the TTL, are left
+    /// for the last answer.
+    fn start_window(&self, ttls: impl Iterator<Item = Duration>) -> Duration {
+        let shortest = ttls.min().unwrap_or_default();
+        (shortest / 10).min(self.shared.context.request_timeout / 2)
     }
 }
 
@@ -186,10 +196,15 @@ impl<S: BlobStore> Backend for Cas<S> {
             let lock = locks.entry(entry.name.clone()).or_default();
             lock.push((index, entry));
         }
+        let started = Instant::now();
+        let start_window = self.start_window(locks.values().flatten().map(|(_, entry)| entry.ttl));
+        let count = locks.len();
         let mut running = JoinSet::new();
-        for (name, batch) in locks {
-            if running.len() >= MAX_CONCURRENT_LOCKS {
-                running.join_next().await;
+        for (position, (name, batch)) in locks.into_iter().enumerate() {
+            if running.len() >= CONCURRENT_LOCKS {
+                // Locks whose blobs do not answer must not keep the others from being renewed.
+                let latest_start = started + start_window.mul_f64(position as f64 / count as f64);
+                let _ = timeout_at(latest_start, running.join_next()).await;
             }
             let (shared, answers) = (Arc::clone(&self.shared), answers.clone());
             running.spawn(async move { renew_lock(&shared, &name, &batch, &answers).await });
@@ -325,7 +340,7 @@ const fn is_about_one_lock(kind: ErrorKind) -> bool {
 }
 
 /// Returns the TTL of the attempt's entry. A repeated enqueue does not change it.
-fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> std::time::Duration {
+fn granted_ttl(tx: &Transaction<'_>, request: &Enqueue) -> Duration {
     let entry = tx.queue.entry(request.attempt);
     entry.map_or(request.ttl, |entry| entry.ttl)
 }

@@ -1,4 +1,4 @@
-//! A find of an adversarial review.
+//! One node of a cluster does not answer.
 
 use tenure_core::Acquisition;
 use tenure_test_servers::redis::Cluster;
@@ -6,10 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::common::{builder, client, key, millis, name, seconds};
 
-/// FAILS. R3, A4: one node of a cluster is stopped (SIGSTOP). What waits for locks there leaves
-/// removals that are retried for a TTL and fill the 64 places of the core's releaser. The release of
-/// a guard that is dropped on a healthy node is not sent; the guard is not renewed either, so the
-/// lock is blocked until its TTL has passed.
+/// R3, A4: a node of a cluster is stopped (SIGSTOP). Attempts for its locks fail and leave removals
+/// that are retried for a TTL. They must not delay the release of a guard that is dropped on another
+/// node.
 #[tokio::test(flavor = "multi_thread")]
 async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
     let cluster = Cluster::builder()
@@ -25,7 +24,7 @@ async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
     };
     let names: Vec<String> = (0..600).map(|n| format!("n{n}")).collect();
     let (down, healthy): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| on_silent(name));
-    let looker = client(&cluster.url(), seconds(30)).await;
+    let reader = client(&cluster.url(), seconds(30)).await;
     let guard = match owner.lock(&healthy[0]).unwrap().try_acquire().await {
         Ok(Acquisition::Acquired(guard)) => guard,
         other => panic!("{other:?}"),
@@ -42,7 +41,7 @@ async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
     let begun = Instant::now();
     drop(guard);
     let released = loop {
-        if let Ok(state) = looker.inspect(&name(&healthy[0])).await
+        if let Ok(state) = reader.inspect(&name(&healthy[0])).await
             && state.holder.is_none()
         {
             break begun.elapsed();
@@ -57,9 +56,8 @@ async fn r3_a_silent_node_of_a_cluster_blocks_no_release_on_another_node() {
     assert!(released < seconds(5), "free after {released:?} only");
 }
 
-/// L2 and the trait `Backend::renew` ("a slow part does not delay the others"): the renew script does not
-/// find a grant on a healthy node. What has become of it is asked in a second round, which begins when
-/// every call of the first round is over (`renew.rs`, `renew`), also that to a silent node.
+/// L2: the renew script does not find a grant on a node that answers. The report that tells what has
+/// become of it must not wait for the renewals on another node.
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_a_silent_node_does_not_delay_the_news_of_a_loss_on_another_node() {
     const TTL: std::time::Duration = seconds(12);
