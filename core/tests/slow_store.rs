@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use tenure_core::{
     request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
     token::FencingToken,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
