@@ -85,7 +85,13 @@ pub(crate) async fn renew(shared: Arc<Shared>, entries: Vec<Renewal>, answers: R
                 let mut groups = Vec::new();
                 for step in steps.drain(..) {
                     match step {
-                        FollowUp::Call(group) => groups.push(group),
+                        FollowUp::Call((kind, mut indices)) => {
+                            // No request follows the release of an entry (K3).
+                            indices.retain(|&index| batch.answers.is_wanted(index));
+                            if !indices.is_empty() {
+                                groups.push((kind, indices));
+                            }
+                        }
                         FollowUp::Undo(index) => {
                             running.spawn(Arc::clone(&batch).undo(index));
                         }

@@ -363,7 +363,14 @@ async fn renew_lock<S: BlobStore>(
         .transact(&key, contention, |tx| {
             batch
                 .iter()
-                .map(|(_, renewal)| renew_one(shared, &key, tx, renewal))
+                .map(|(index, renewal)| {
+                    // The lock may have been released while this renewal waited for its turn (K3).
+                    if answers.is_wanted(*index) {
+                        renew_one(shared, &key, tx, renewal)
+                    } else {
+                        Renewed::unanswered()
+                    }
+                })
                 .collect::<Vec<_>>()
         })
         .await;
