@@ -103,15 +103,53 @@ fn unreadable_configuration_file_is_refused() {
 }
 
 #[test]
-fn unknown_variables_are_reported() {
+fn unknown_variable_is_refused_where_a_lock_is_taken_and_a_warning_elsewhere() {
     let sandbox = Sandbox::new();
-    let mut command = sandbox.tenure(&["run", "x", "--", "true"]);
-    let shown = finished(command.env("TENURE__LOCK__TLL", "5s").output().unwrap());
-    assert_eq!(shown.code, Some(0));
-    assert!(
-        shown.stderr.contains("TENURE__LOCK__TLL") && shown.stderr.contains("`TENURE__LOCK__TTL`"),
-        "{shown:?}"
-    );
+    let with = |name: &str, arguments: &[&str]| {
+        let mut command = sandbox.tenure(arguments);
+        finished(command.env(name, "redis://h").output().unwrap())
+    };
+    for name in ["TENURE__BACKEND__ULR", "TENURE_BACKEND_URL"] {
+        let words = [name, "did you mean `TENURE__BACKEND__URL`?"];
+        for arguments in [
+            &["run", "x", "--", "touch", "ran"][..],
+            &["doctor"],
+            &["conformance"],
+            &["bench"],
+            &["break", "x", "--token", "1", "--reason", "r"],
+        ] {
+            with(name, arguments).assert_failed(78, &words);
+        }
+        for arguments in [
+            &["status", "x"][..],
+            &["ls"],
+            &["config", "show"],
+            &["config", "check"],
+        ] {
+            let shown = with(name, arguments);
+            let warnings: Vec<_> = shown.assert_succeeded().stderr.lines().collect();
+            assert!(warnings[0].starts_with("tenure: warning: "), "{shown:?}");
+            assert!(
+                words.iter().all(|word| warnings[0].contains(word)),
+                "{shown:?}"
+            );
+        }
+        let check = with(name, &["config", "check"]);
+        assert!(
+            check.stdout.contains("`tenure run` refuses it") && check.stdout.contains(name),
+            "{check:?}"
+        );
+    }
+    assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn run_inside_a_run_accepts_the_variables_of_the_outer_one() {
+    let sandbox = Sandbox::new();
+    let tenure = env!("CARGO_BIN_EXE_tenure");
+    sandbox
+        .run(&["run", "x", "--", tenure, "run", "y", "--", "true"])
+        .assert_succeeded();
 }
 
 #[test]

@@ -18,7 +18,7 @@
 //! | `client.margin` | the safety margin before the deadline | `25ms` |
 //!
 //! The name of a variable is `TENURE__` and the key in capitals, with `__` for each dot:
-//! `TENURE__BACKEND__URL`.
+//! `TENURE__BACKEND__URL`. An unknown key in the file and an unknown variable are errors.
 
 mod read;
 mod sources;
@@ -124,7 +124,8 @@ impl Config {
         read::load(sources)
     }
 
-    /// Returns warnings about variables that match no key.
+    /// Returns warnings about unknown variables; empty unless
+    /// [`Sources::warn_of_unknown_variables`] was called.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
