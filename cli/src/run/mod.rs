@@ -181,7 +181,7 @@ impl Job<'_> {
             // The client removes the attempt from the queue.
             signal = signals.ending() => Err(interrupted(signal, status)),
             acquisition = wait::acquire(&lock, self.remaining_wait(), self.options.quiet) =>
-                acquisition.map_err(Failure::from),
+                acquisition.map_err(|error| wait::failed(error, &self.name, self.wait_limit())),
         };
         status.waited_ms = view::millis(time::now().since(self.begin));
         let guard = match acquisition? {
