@@ -256,7 +256,11 @@ impl fmt::Display for Error {
             write!(f, " {:?}", lock.as_str())?;
         }
         if let Some(backend) = inner.backend {
-            write!(f, " on {backend}")?;
+            let preposition = match inner.operation {
+                "connecting" => "to",
+                _ => "on",
+            };
+            write!(f, " {preposition} {backend}")?;
         }
         write!(f, ": {}", inner.kind.as_str())?;
         match &inner.detail {

@@ -245,6 +245,9 @@ fn misplaced(key: &str) -> Option<&'static str> {
 fn read_file(path: &Path) -> Result<impl Source + Clone + Send + Sync + 'static + use<>, Error> {
     let shown = format!("{:?}", path.display().to_string());
     let text = std::fs::read(path).map_err(|error| {
+        // A relative path means little to the reader of a cron mail.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let shown = format!("{:?}", absolute.display().to_string());
         let why = match error.kind() {
             io::ErrorKind::NotFound => "does not exist".to_owned(),
             io::ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),

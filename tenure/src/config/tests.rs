@@ -382,6 +382,15 @@ async fn connects_to_the_configured_store() {
     assert!(free.acquired().is_some());
     drop(guard);
 
+    let short = from_variables(&[
+        ("TENURE__BACKEND__URL", "memory:"),
+        ("TENURE__LOCK__TTL", "1ms"),
+    ]);
+    let error = short.unwrap().connect(&registry).await.unwrap_err();
+    let wanted =
+        "`lock.ttl` (variable TENURE__LOCK__TTL): the backend does not support a TTL of 1ms";
+    assert!(error.to_string().contains(wanted), "{error}");
+
     let demanding = from_variables(&[
         ("TENURE__BACKEND__URL", "memory:"),
         ("TENURE__REQUIRE__DURABILITY", "consensus"),
