@@ -49,7 +49,7 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
         &read_only_sources(global),
         registry,
         async |config, client| {
-            let mut request = List::new(prefix, PAGE_SIZE);
+            let mut request = List::new(prefix.as_str(), PAGE_SIZE);
             let mut any = false;
             loop {
                 let page = client.list(request.clone()).await?;
@@ -80,7 +80,11 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
                     if !any {
                         let namespace = quote(config.namespace.as_str());
                         let store = &client.info().endpoint;
-                        print_message(&format!("no locks in namespace {namespace} of {store}"));
+                        let which = match &*prefix {
+                            "" => "no locks".to_owned(),
+                            prefix => format!("no locks whose names begin with {}", quote(prefix)),
+                        };
+                        print_message(&format!("{which} in namespace {namespace} of {store}"));
                     }
                     return Ok(());
                 }

@@ -13,6 +13,17 @@ fn error_about_an_unknown_scheme_lists_the_known_ones() {
     let scheme = |url: &str| sandbox.run(&["--url", url, "status", "x"]);
     scheme("nosuchthing:x").assert_failed(78, &["`nosuchthing`", "`file`", "`memory`"]);
     scheme("fiel:/x").assert_failed(78, &["did you mean `file`?"]);
+    scheme("zk://h").assert_failed(78, &["did you mean `zookeeper`?"]);
+    for address in ["127.0.0.1:6379", "localhost:6379"] {
+        let wanted = format!("the address has no scheme; write `redis://{address}`");
+        scheme(address).assert_failed(78, &[&wanted]);
+    }
+    for address in ["redis:", "etcd:", "zookeeper:"] {
+        scheme(address).assert_failed(78, &["the address names no server; its form is"]);
+    }
+    for address in ["redis:localhost:6379", "etcd:h:1", "zookeeper:h"] {
+        scheme(address).assert_failed(78, &["the address lacks `//` after"]);
+    }
     scheme("").assert_failed(78, &["backend.url", "flag --url"]);
     scheme("file:relative").assert_failed(78, &["absolute"]);
     scheme("file://host/x").assert_failed(78, &["no servers"]);
@@ -66,7 +77,8 @@ fn s1_errors_do_not_repeat_possible_secrets() {
 fn unusable_configuration_file_is_refused() {
     let sandbox = Sandbox::new();
     let with = |file: &str| sandbox.run(&["--config", file, "status", "x"]);
-    with("no.toml").assert_failed(78, &["no.toml", "does not exist"]);
+    let absolute = sandbox.path("no.toml").display().to_string();
+    with("no.toml").assert_failed(78, &[&absolute, "does not exist"]);
     with(".").assert_failed(78, &["is a directory"]);
     write(&sandbox.path("bad.toml"), "this is not toml");
     with("bad.toml").assert_failed(78, &["bad.toml", "not TOML", "line 1"]);
