@@ -160,10 +160,13 @@ fn usage_error_says_where_the_name_and_the_command_stand() {
     }
     sandbox
         .run(&["run", "--wiat", "5s", "x", "--", "true"])
-        .assert_failed(64, &["'--wait' exists", "see `tenure run --help`"]);
+        .assert_failed(
+            64,
+            &["similar argument exists: '--wait'; see `tenure run --help`"],
+        );
     for arguments in [
         &["run", "-name", "--", "true"][..],
-        &["run", "--name", "--", "true"],
+        &["run", "--xyzzy", "--", "true"],
         &["status", "-name"],
         &["watch", "-name"],
         &["break", "-name", "--token", "1", "--reason", "r"],
