@@ -28,13 +28,13 @@ impl Address {
             "etcds" => true,
             other => return Err(config_error(format!("`{other}` is not an etcd scheme"))),
         };
+        let named = |error: Error| error.with_backend("etcd");
+        let endpoints = EndpointList::from_url(url, DEFAULT_PORT).map_err(named)?;
         if !matches!(url.path(), "" | "/") {
             return Err(config_error(
                 "an etcd address has no path; use `namespace` to separate locks",
             ));
         }
-        let named = |error: Error| error.with_backend("etcd");
-        let endpoints = EndpointList::from_url(url, DEFAULT_PORT).map_err(named)?;
         let connection = &options.connection;
         connection.validate(url.scheme(), "etcds").map_err(named)?;
         connection.require_username().map_err(named)?;

@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use tenure_core::{
+    driver::no_server,
     error::Error,
     settings::{Host, StoreUrl},
 };
@@ -173,6 +174,9 @@ impl Address {
                 (Deployment::Cluster { seeds }, parse_path(path)?)
             }
             _ => {
+                if hosts.is_empty() {
+                    return Err(config_error(no_server(url, "HOST:PORT")));
+                }
                 let [host] = hosts else {
                     return Err(config_error(format!(
                         "`{scheme}` takes one server, such as `{scheme}://localhost`; for \
@@ -295,7 +299,8 @@ mod tests {
     #[test]
     fn invalid_url_or_option_is_rejected() {
         for (url, hint) in [
-            ("redis:", "one server"),
+            ("redis:", "names no server; its form is `redis://HOST:PORT`"),
+            ("redis:localhost:6379", "lacks `//` after `redis:`"),
             ("redis://a,b", "redis+cluster"),
             ("redis://a/x", "database number"),
             ("redis+unix:r.sock", "absolute"),

@@ -154,7 +154,7 @@ pub(crate) struct Run {
     #[arg(short = 'n', long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
     /// Give up after this time [default: wait forever]
-    #[arg(short = 'w', long, value_name = "DUR", value_parser = duration)]
+    #[arg(short = 'w', long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) wait: Option<Duration>,
     /// Also wait for a store that cannot be reached at the start
     #[arg(long, conflicts_with = "no_wait")]
@@ -163,10 +163,10 @@ pub(crate) struct Run {
     #[arg(short = 'E', long, value_name = "N", default_value_t = 75)]
     pub(crate) conflict_exit_code: u8,
     /// How long the store keeps the lock after the last renewal [default: 30s]
-    #[arg(long, value_name = "DUR", value_parser = duration)]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
     /// Time between TERM and KILL when the deadline comes near
-    #[arg(long, value_name = "DUR", value_parser = duration, default_value = KILL_AFTER_TEXT)]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration, default_value = KILL_AFTER_TEXT)]
     pub(crate) kill_after: Duration,
     /// What to do with the command on evidence that the lock is already lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill)]
@@ -254,7 +254,7 @@ pub(crate) struct Conformance {
     #[arg(long)]
     pub(crate) strict: bool,
     /// How long workers compete for a few locks, for the timeline; 0s for no timeline
-    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "3s")]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration, default_value = "3s")]
     pub(crate) stress: Duration,
     /// Write a report; the file extension selects the format: .json, .xml (JUnit), .html, .md, .txt
     #[arg(long, value_name = "FILE")]
@@ -282,7 +282,7 @@ pub(crate) struct Watch {
     /// Name of the lock
     pub(crate) name: OsString,
     /// Interval between two queries of the store
-    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "1s")]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration, default_value = "1s")]
     pub(crate) every: Duration,
 }
 
@@ -307,7 +307,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = tasks)]
     pub(crate) waiters: usize,
     /// How long each of the three measurements takes
-    #[arg(long = "for", value_name = "DUR", value_parser = duration, default_value = "3s")]
+    #[arg(long = "for", value_name = "DUR", allow_hyphen_values = true, value_parser = duration, default_value = "3s")]
     pub(crate) span: Duration,
 }
 
@@ -338,6 +338,8 @@ fn tasks(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a duration. Its options allow a value that begins with `-`, so that `-w -5s` is an error of
+/// the value.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "not a duration; use a form such as 30s, 500ms or \"1m 30s\"".to_owned())

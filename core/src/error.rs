@@ -92,6 +92,9 @@ impl ErrorKind {
 ///
 /// `Display` writes one line with the operation, the lock, the backend and the reason, without the
 /// source. `source()` returns the cause; its type is not a stable part of the API. Cheap to clone.
+///
+/// `Debug` writes the same line followed by the causes, because a `main` that returns this error
+/// prints it with `{:?}`. `{:#?}` writes the fields.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -219,6 +222,24 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Returns the text of `Display` and of all causes, in one line.
+    fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let shown = error.to_string().replace(char::is_control, " ");
+            // Some libraries repeat the cause in the text of the outer error.
+            if !text.contains(&shown) {
+                text.push_str(": ");
+                text.push_str(&shown);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
 impl From<InvalidName> for Error {
     fn from(invalid: InvalidName) -> Self {
         Self::new(ErrorKind::InvalidName, "checking the lock's name")
@@ -235,7 +256,11 @@ impl fmt::Display for Error {
             write!(f, " {:?}", lock.as_str())?;
         }
         if let Some(backend) = inner.backend {
-            write!(f, " on {backend}")?;
+            let preposition = match inner.operation {
+                "connecting" => "to",
+                _ => "on",
+            };
+            write!(f, " {preposition} {backend}")?;
         }
         write!(f, ": {}", inner.kind.as_str())?;
         match &inner.detail {
@@ -247,6 +272,9 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return f.write_str(&self.with_causes());
+        }
         let inner = &*self.0;
         f.debug_struct("Error")
             .field("kind", &inner.kind)
@@ -282,5 +310,19 @@ mod tests {
             "acquiring \"a\\nb\" on redis: store unavailable: nothing listens there"
         );
         assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn debug_is_the_same_line_with_each_cause_once_and_alternate_debug_shows_the_fields() {
+        let inner = std::io::Error::other("disk\non fire");
+        let error = Error::new(ErrorKind::Unavailable, "acquiring").with_source(inner);
+        let line = "acquiring: store unavailable: disk on fire";
+        assert_eq!(format!("{error:?}"), line);
+        let outer = Error::new(ErrorKind::Unavailable, "acquiring")
+            .with_detail("disk on fire")
+            .with_source(std::io::Error::other("disk on fire"));
+        assert_eq!(format!("{outer:?}"), line);
+        let fields = format!("{error:#?}");
+        assert!(fields.contains("kind: Unavailable"), "{fields}");
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use crate::{
     backend::Connect,
     error::{Error, ErrorKind},
-    settings::{Settings, nearest},
+    settings::{Settings, nearest, no_scheme, servers_without_scheme},
 };
 
 /// Creates connectors for one kind of store from settings. Each backend crate implements it once.
@@ -36,6 +36,14 @@ pub trait Factory: fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Config`] with the invalid setting.
     fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error>;
 }
+
+/// Other names of stores, and the schemes that they mean.
+const ALIASES: &[(&str, &str)] = &[
+    ("valkey", "redis"),
+    ("valkeys", "rediss"),
+    ("zk", "zookeeper"),
+    ("zks", "zookeepers"),
+];
 
 /// Schemes and their factories.
 ///
@@ -135,8 +143,11 @@ impl Registry {
             } else {
                 format!("known schemes are {}", known.join(", "))
             };
-            let all = self.schemes().chain(self.absent.keys().copied());
-            match nearest(scheme, all) {
+            let all: Vec<_> = self.schemes().chain(self.absent.keys().copied()).collect();
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == scheme);
+            let meant = alias.map(|(_, meant)| *meant);
+            let meant = meant.filter(|meant| all.contains(meant));
+            match meant.or_else(|| nearest(scheme, all)) {
                 Some(near) => {
                     format!("unknown scheme `{scheme}`; did you mean `{near}`? ({list})")
                 }
@@ -152,7 +163,17 @@ impl Registry {
     ///
     /// [`ErrorKind::Config`] for an unknown scheme or option, or the factory's error.
     pub fn open(&self, settings: &Settings) -> Result<Arc<dyn Connect>, Error> {
-        let factory = self.factory(settings.url.scheme())?;
+        let scheme = settings.url.scheme();
+        let factory = self.factory(scheme).map_err(|error| {
+            // `localhost:6379` looks like a scheme and a path.
+            let text = settings.url.to_string();
+            match servers_without_scheme(&text) {
+                Some(servers) if !self.absent.contains_key(scheme) => {
+                    error.with_detail(no_scheme(servers))
+                }
+                _ => error,
+            }
+        })?;
         settings
             .options
             .check_known(settings.url.scheme(), factory.option_keys())?;
@@ -225,6 +246,21 @@ mod tests {
         assert!(shown.contains("`file`, `redis`, `rediss`"), "{shown}");
         let shown = open("rediz:x").to_string();
         assert!(shown.contains("did you mean `redis`"), "{shown}");
+        let shown = open("valkey://h").to_string();
+        assert!(shown.contains("did you mean `redis`"), "{shown}");
+        let shown = open("zk://h").to_string();
+        assert!(!shown.contains("did you mean"), "not registered: {shown}");
+    }
+
+    #[test]
+    fn host_in_the_place_of_the_scheme_is_no_unknown_scheme() {
+        let shown = open("localhost:6379").to_string();
+        assert!(
+            shown.contains("no scheme; write `redis://localhost:6379`"),
+            "{shown}"
+        );
+        let shown = open("etcd:2379").to_string();
+        assert!(shown.contains("feature"), "{shown}");
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Connector {
                 return Round::Expired;
             }
         }
-        let mut last = ConnectError::new(ErrorKind::Unavailable, "no server was tried");
+        let mut errors = Vec::new();
         for _ in 0..self.endpoints.as_slice().len() {
             let endpoint = self.endpoints.current().clone();
             self.endpoints.advance();
@@ -169,7 +169,7 @@ impl Connector {
                 },
                 number: self.connections + 1,
             };
-            last = match connect(&endpoint, &session.config, handshake).await {
+            let error = match connect(&endpoint, &session.config, handshake).await {
                 Ok(opened) => return Round::Connected(opened, asked),
                 Err(Failure::Expired) if self.resume.is_some() => return Round::Expired,
                 Err(Failure::Expired) => ConnectError::new(
@@ -179,8 +179,13 @@ impl Connector {
                 Err(Failure::Error(error)) => error,
             };
             // Another configuration on one server does not end the round: the others may differ.
+            errors.push(error);
         }
-        Round::Failed(last)
+        Round::Failed(
+            ConnectError::of_all(errors).unwrap_or_else(|| {
+                ConnectError::new(ErrorKind::Unavailable, "no server was tried")
+            }),
+        )
     }
 
     /// Whether a failed round ends the session, and how.

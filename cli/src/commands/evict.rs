@@ -8,7 +8,7 @@ use crate::{
     escape::quote,
     exit::{Failure, print_message},
     output,
-    setup::{lock_name, with_client_for_lock},
+    setup::{lock_name, sources, with_client_for_lock},
     view::{HolderView, held_by},
 };
 
@@ -30,7 +30,7 @@ struct View<'a> {
 pub(super) fn evict(options: &Break, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(&options.name)?;
     let shown = quote(name.as_str());
-    with_client_for_lock(&name, global, registry, async |config, client| {
+    with_client_for_lock(&name, &sources(global), registry, async |config, client| {
         let outcome = client
             .evict(&name, FencingToken::new(options.token))
             .await?;

@@ -9,7 +9,7 @@ use crate::{
     escape::{escape, quote},
     exit::{Failure, print_message},
     output,
-    setup::{lock_name, with_client, with_client_for_lock},
+    setup::{lock_name, read_only_sources, with_client, with_client_for_lock},
     view::{self, ListedView, LockView},
 };
 
@@ -19,59 +19,77 @@ const PAGE_SIZE: usize = 500;
 /// Shows one lock.
 pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let name = lock_name(name)?;
-    with_client_for_lock(&name, global, registry, async |config, client| {
-        let state = client.inspect(&name).await?;
-        match global.output {
-            Format::Text => {
-                // The output names the store and the namespace, so that a user notices a wrong one.
-                let store = escape(&client.info().endpoint);
-                let namespace = quote(config.namespace.as_str());
-                let place = format!("in namespace {namespace} of {store}\n");
-                output::write(view::describe(&state) + &place)
+    with_client_for_lock(
+        &name,
+        &read_only_sources(global),
+        registry,
+        async |config, client| {
+            let state = client.inspect(&name).await?;
+            match global.output {
+                Format::Text => {
+                    // The output names the store and the namespace, so that a user notices a wrong one.
+                    let store = escape(&client.info().endpoint);
+                    let namespace = quote(config.namespace.as_str());
+                    let place = format!("in namespace {namespace} of {store}\n");
+                    output::write(view::describe(&state) + &place)
+                }
+                Format::Json => output::write_json(&LockView::new(
+                    "tenure.status/1",
+                    config.namespace.as_str(),
+                    &state,
+                )),
             }
-            Format::Json => output::write_json(&LockView::new(
-                "tenure.status/1",
-                config.namespace.as_str(),
-                &state,
-            )),
-        }
-    })
+        },
+    )
 }
 
 /// Lists the locks that are held or waited for.
 pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result<(), Failure> {
-    with_client(global, registry, async |config, client| {
-        let mut request = List::new(prefix, PAGE_SIZE);
-        let mut any = false;
-        loop {
-            let page = client.list(request.clone()).await?;
-            any |= !page.locks.is_empty();
-            for listed in &page.locks {
-                match global.output {
-                    Format::Text => {
-                        let holder = listed.holder.as_ref();
-                        let held = holder.map_or_else(|| "free".to_owned(), view::held_by);
-                        let name = quote(listed.name.as_str());
-                        let line = match &listed.unreadable {
-                            Some(error) => format!("{name}  cannot be read: {}\n", escape(error)),
-                            None => format!("{name}  {held}, waiting: {}\n", listed.waiters),
+    with_client(
+        &read_only_sources(global),
+        registry,
+        async |config, client| {
+            let mut request = List::new(prefix.as_str(), PAGE_SIZE);
+            let mut any = false;
+            loop {
+                let page = client.list(request.clone()).await?;
+                any |= !page.locks.is_empty();
+                for listed in &page.locks {
+                    match global.output {
+                        Format::Text => {
+                            let holder = listed.holder.as_ref();
+                            let held = holder.map_or_else(|| "free".to_owned(), view::held_by);
+                            let name = quote(listed.name.as_str());
+                            let line = match &listed.unreadable {
+                                Some(error) => {
+                                    format!("{name}  cannot be read: {}\n", escape(error))
+                                }
+                                None => format!("{name}  {held}, waiting: {}\n", listed.waiters),
+                            };
+                            output::write(line)?;
+                        }
+                        Format::Json => {
+                            output::write_json(&ListedView::new(
+                                config.namespace.as_str(),
+                                listed,
+                            ))?;
+                        }
+                    }
+                }
+                if page.next.is_none() {
+                    if !any {
+                        let namespace = quote(config.namespace.as_str());
+                        let store = &client.info().endpoint;
+                        let which = match &*prefix {
+                            "" => "no locks".to_owned(),
+                            prefix => format!("no locks whose names begin with {}", quote(prefix)),
                         };
-                        output::write(line)?;
+                        print_message(&format!("{which} in namespace {namespace} of {store}"));
                     }
-                    Format::Json => {
-                        output::write_json(&ListedView::new(config.namespace.as_str(), listed))?;
-                    }
+                    return Ok(());
                 }
+                request = request.at(page.next);
             }
-            if page.next.is_none() {
-                if !any {
-                    let namespace = quote(config.namespace.as_str());
-                    let store = &client.info().endpoint;
-                    print_message(&format!("no locks in namespace {namespace} of {store}"));
-                }
-                return Ok(());
-            }
-            request = request.at(page.next);
-        }
-    })
+        },
+    )
 }

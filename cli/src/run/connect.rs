@@ -9,6 +9,7 @@ use tenure::{
     name::LockName,
 };
 
+use super::wait;
 use crate::{
     escape::quote,
     exit::{Failure, describe, print_message},
@@ -42,23 +43,24 @@ impl StoreWait {
 }
 
 /// Connects to the configured store. If this fails, it tries again within the limit, and then
-/// returns the last error.
+/// fails with the last error.
 ///
 /// The limit does not end the first attempt, which takes at most the request time-out.
 pub(super) async fn connect(
     config: &Config,
     registry: &Registry,
     name: &LockName,
-    wait: StoreWait,
+    store_wait: StoreWait,
 ) -> Result<Client, Failure> {
-    let deadline = wait.limit.map(|limit| time::now() + limit);
+    let limit = store_wait.limit;
+    let deadline = limit.map(|limit| time::now() + limit);
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut announced = wait.quiet;
+    let mut announced = store_wait.quiet;
     let mut error = match config.connect(registry).await {
         Ok(client) => return Ok(client),
         Err(error) => error,
     };
-    while wait.includes(error.kind()) && wait.limit != Some(Duration::ZERO) {
+    while store_wait.includes(error.kind()) && limit != Some(Duration::ZERO) {
         if !announced {
             announced = true;
             print_message(&format!(
@@ -77,7 +79,7 @@ pub(super) async fn connect(
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             },
-            () = reached(deadline) => break,
+            () = reached(deadline) => return Err(wait::failed(error, name, limit)),
         };
     }
     Err(Failure::from(error).naming(name))

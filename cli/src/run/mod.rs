@@ -181,7 +181,7 @@ impl Job<'_> {
             // The client removes the attempt from the queue.
             signal = signals.ending() => Err(interrupted(signal, status)),
             acquisition = wait::acquire(&lock, self.remaining_wait(), self.options.quiet) =>
-                acquisition.map_err(Failure::from),
+                acquisition.map_err(|error| wait::failed(error, &self.name, self.wait_limit())),
         };
         status.waited_ms = view::millis(time::now().since(self.begin));
         let guard = match acquisition? {
@@ -269,7 +269,14 @@ impl Job<'_> {
             )
         })?;
         reaper::start_as_process_one();
-        Ok(supervise::supervise(guard, guardian, signals, self.options.on_lost).await)
+        Ok(supervise::supervise(
+            guard,
+            guardian,
+            signals,
+            self.options.on_lost,
+            self.options.kill_after,
+        )
+        .await)
     }
 
     fn conclude(&self, finish: Finish, guard: &Guard, status: &mut StatusFile) -> u8 {
@@ -308,6 +315,17 @@ impl Job<'_> {
                         self.options.lost_exit_code
                     }
                 }
+            }
+            Finish::StoppedInTime { end } => {
+                status.outcome = Outcome::Lost;
+                status.child_code = end.code;
+                status.child_signal = end.signal;
+                print_message(&format!(
+                    "could not renew {name} in time, so the command was stopped before the lock \
+                     expired{}",
+                    renewal_warning::cause(guard)
+                ));
+                self.options.lost_exit_code
             }
             Finish::NotStopped { lost, why } => {
                 status.outcome = Outcome::NotStopped;
@@ -387,6 +405,15 @@ impl Job<'_> {
             // The client repeats the removal, or a reply was lost after the store had carried it out.
             Release::Unknown(_) if self.is_free_of(guard).await => {
                 status.release = Some("released");
+            }
+            // The message about the loss has named the cause, and the store cannot be reached.
+            Release::Unknown(_) if matches!(status.outcome, Outcome::Lost) => {
+                status.release = Some("unknown");
+                let ttl = humantime::format_duration(guard.ttl());
+                print_message(&format!(
+                    "the store did not confirm the release of {name}, and frees it {ttl} after the last \
+                     renewal"
+                ));
             }
             Release::Unknown(error) => {
                 status.release = Some("unknown");

@@ -1,5 +1,7 @@
 //! Warns the operator while renewals fail, before the command is stopped.
 
+use std::time::Duration;
+
 use tenure::{Guard, clock::Instant, lease::Phase};
 
 use crate::{
@@ -26,17 +28,23 @@ impl RenewalWarning {
     }
 
     /// Shows a warning, or its end, if the phase of the guard has changed.
-    pub(super) fn update(&mut self, guard: &Guard) {
+    pub(super) fn update(&mut self, guard: &Guard, kill_after: Duration) {
         let name = quote(guard.name().as_str());
         match guard.phase() {
             Phase::Suspect if !self.shown && time::now() >= self.due(guard) => {
                 self.shown = true;
-                let left = humantime::format_duration(std::time::Duration::from_secs(
-                    guard.remaining().as_secs(),
-                ));
-                let why = cause(guard);
+                let seconds = |duration: Duration| {
+                    humantime::format_duration(Duration::from_secs(duration.as_secs()))
+                };
+                let left = guard.remaining();
+                let until_term = match left.saturating_sub(kill_after).as_secs() {
+                    0 => "within 1s".to_owned(),
+                    _ => format!("in {}", seconds(left.saturating_sub(kill_after))),
+                };
+                let (left, why) = (seconds(left), cause(guard));
                 print_message(&format!(
-                    "cannot renew lock {name}; it expires in {left}{why}"
+                    "cannot renew lock {name}; it expires in {left}, and the command gets TERM \
+                     {until_term} unless a renewal succeeds before{why}"
                 ));
             }
             Phase::Held if self.shown => {

@@ -45,6 +45,11 @@ pub(super) enum Finish {
         /// Whether the command was stopped; false if `--on-lost ignore` let it run on.
         stopped: bool,
     },
+    /// Renewals failed, and the command was stopped before the deadline.
+    StoppedInTime {
+        /// How the command ended.
+        end: End,
+    },
     /// The command could not be stopped.
     NotStopped {
         /// Why the lock was lost while the command ran; `None` if the command has ended since then,
@@ -68,6 +73,7 @@ pub(super) async fn supervise(
     mut guardian: GuardianHandle,
     signals: &mut Listener,
     on_lost: OnLost,
+    kill_after: Duration,
 ) -> Finish {
     let mut supervision = Supervision {
         group: None,
@@ -120,10 +126,10 @@ pub(super) async fn supervise(
                 if guard.phase().is_live() {
                     guardian.send(Order::Deadline(nanos(guard.valid_until())));
                 }
-                renewal_warning.update(guard);
+                renewal_warning.update(guard, kill_after);
             }
             () = time::sleep_until(renewal_warning.due(guard)), if supervision.lost.is_none() =>
-                renewal_warning.update(guard),
+                renewal_warning.update(guard, kill_after),
             signal = signals.next() => {
                 guardian.send(if signal == Signal::CONT {
                     Order::Resume
@@ -187,11 +193,7 @@ impl Supervision {
         });
         match lost {
             // The guardian acts before the deadline, so the lock may still have been held.
-            None if end.by_guardian => Finish::Lost {
-                reason: LossReason::Expired,
-                end: Some(end),
-                stopped: true,
-            },
+            None if end.by_guardian => Finish::StoppedInTime { end },
             None => Finish::Ended(end),
             Some(reason) => {
                 let stopped = end.by_guardian || on_lost != OnLost::Ignore;

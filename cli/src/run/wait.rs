@@ -2,9 +2,33 @@
 
 use std::time::Duration;
 
-use tenure::{Acquisition, Error, Lock, request::Waiting};
+use tenure::{Acquisition, Error, ErrorKind, Lock, name::LockName, request::Waiting};
 
-use crate::{escape::quote, exit::print_message, view};
+use crate::{
+    escape::quote,
+    exit::{Failure, describe, print_message},
+    view,
+};
+
+/// Returns the failure of a wait that `limit` has ended while the store was away. An error that
+/// no retry can fix ended the wait itself, and stays as it is.
+pub(super) fn failed(error: Error, name: &LockName, limit: Option<Duration>) -> Failure {
+    let text = describe(&error);
+    let what = match error.kind() {
+        ErrorKind::Exhausted => "the store has nothing left for this client",
+        _ => "the store did not answer",
+    };
+    let retryable = error.is_retryable();
+    let mut failure = Failure::from(error);
+    if let Some(limit) = limit.filter(|limit| retryable && !limit.is_zero()) {
+        let name = quote(name.as_str());
+        let limit = humantime::format_duration(limit);
+        failure.message = Some(format!(
+            "gave up waiting for {name} after {limit}: {what} ({text})"
+        ));
+    }
+    failure
+}
 
 /// Acquires the lock within `limit`: `None` waits forever, and zero does not wait.
 pub(super) async fn acquire(

@@ -102,6 +102,9 @@ fn n2_ls_returns_names_as_they_were_given() {
         printed.contains("no locks in namespace \"other\" of "),
         "{printed:?}"
     );
+    let none = sandbox.run(&["ls", "zzz"]);
+    let wanted = "tenure: no locks whose names begin with \"zzz\" in namespace ";
+    assert!(none.stderr.starts_with(wanted), "{none:?}");
     drop(held);
 }
 
@@ -340,6 +343,14 @@ fn error_about_an_unreachable_store_names_the_lock() {
         command
             .args(["--url", "redis://127.0.0.1:1"])
             .args(arguments);
-        finished(command.output().unwrap()).assert_failed(69, &["\"nightly\"", "nothing listens"]);
+        finished(command.output().unwrap()).assert_failed(
+            69,
+            &[
+                "\"nightly\"",
+                "connecting to redis",
+                "nothing listens",
+                "start the server",
+            ],
+        );
     }
 }

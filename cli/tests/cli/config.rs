@@ -13,6 +13,17 @@ fn error_about_an_unknown_scheme_lists_the_known_ones() {
     let scheme = |url: &str| sandbox.run(&["--url", url, "status", "x"]);
     scheme("nosuchthing:x").assert_failed(78, &["`nosuchthing`", "`file`", "`memory`"]);
     scheme("fiel:/x").assert_failed(78, &["did you mean `file`?"]);
+    scheme("zk://h").assert_failed(78, &["did you mean `zookeeper`?"]);
+    for address in ["127.0.0.1:6379", "localhost:6379"] {
+        let wanted = format!("the address has no scheme; write `redis://{address}`");
+        scheme(address).assert_failed(78, &[&wanted]);
+    }
+    for address in ["redis:", "etcd:", "zookeeper:"] {
+        scheme(address).assert_failed(78, &["the address names no server; its form is"]);
+    }
+    for address in ["redis:localhost:6379", "etcd:h:1", "zookeeper:h"] {
+        scheme(address).assert_failed(78, &["the address lacks `//` after"]);
+    }
     scheme("").assert_failed(78, &["backend.url", "flag --url"]);
     scheme("file:relative").assert_failed(78, &["absolute"]);
     scheme("file://host/x").assert_failed(78, &["no servers"]);
@@ -66,7 +77,8 @@ fn s1_errors_do_not_repeat_possible_secrets() {
 fn unusable_configuration_file_is_refused() {
     let sandbox = Sandbox::new();
     let with = |file: &str| sandbox.run(&["--config", file, "status", "x"]);
-    with("no.toml").assert_failed(78, &["no.toml", "does not exist"]);
+    let absolute = sandbox.path("no.toml").display().to_string();
+    with("no.toml").assert_failed(78, &[&absolute, "does not exist"]);
     with(".").assert_failed(78, &["is a directory"]);
     write(&sandbox.path("bad.toml"), "this is not toml");
     with("bad.toml").assert_failed(78, &["bad.toml", "not TOML", "line 1"]);
@@ -103,15 +115,53 @@ fn unreadable_configuration_file_is_refused() {
 }
 
 #[test]
-fn unknown_variables_are_reported() {
+fn unknown_variable_is_refused_where_a_lock_is_taken_and_a_warning_elsewhere() {
     let sandbox = Sandbox::new();
-    let mut command = sandbox.tenure(&["run", "x", "--", "true"]);
-    let shown = finished(command.env("TENURE__LOCK__TLL", "5s").output().unwrap());
-    assert_eq!(shown.code, Some(0));
-    assert!(
-        shown.stderr.contains("TENURE__LOCK__TLL") && shown.stderr.contains("`TENURE__LOCK__TTL`"),
-        "{shown:?}"
-    );
+    let with = |name: &str, arguments: &[&str]| {
+        let mut command = sandbox.tenure(arguments);
+        finished(command.env(name, "redis://h").output().unwrap())
+    };
+    for name in ["TENURE__BACKEND__ULR", "TENURE_BACKEND_URL"] {
+        let words = [name, "did you mean `TENURE__BACKEND__URL`?"];
+        for arguments in [
+            &["run", "x", "--", "touch", "ran"][..],
+            &["doctor"],
+            &["conformance"],
+            &["bench"],
+            &["break", "x", "--token", "1", "--reason", "r"],
+        ] {
+            with(name, arguments).assert_failed(78, &words);
+        }
+        for arguments in [
+            &["status", "x"][..],
+            &["ls"],
+            &["config", "show"],
+            &["config", "check"],
+        ] {
+            let shown = with(name, arguments);
+            let warnings: Vec<_> = shown.assert_succeeded().stderr.lines().collect();
+            assert!(warnings[0].starts_with("tenure: warning: "), "{shown:?}");
+            assert!(
+                words.iter().all(|word| warnings[0].contains(word)),
+                "{shown:?}"
+            );
+        }
+        let check = with(name, &["config", "check"]);
+        assert!(
+            check.stdout.contains("`tenure run` refuses it") && check.stdout.contains(name),
+            "{check:?}"
+        );
+    }
+    assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn run_inside_a_run_accepts_the_variables_of_the_outer_one() {
+    let sandbox = Sandbox::new();
+    let tenure = env!("CARGO_BIN_EXE_tenure");
+    sandbox
+        .run(&["run", "x", "--", tenure, "run", "y", "--", "true"])
+        .assert_succeeded();
 }
 
 #[test]

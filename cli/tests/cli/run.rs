@@ -158,9 +158,15 @@ fn usage_error_says_where_the_name_and_the_command_stand() {
     ] {
         sandbox.run(arguments).assert_failed(64, &[word, usage]);
     }
+    sandbox
+        .run(&["run", "--wiat", "5s", "x", "--", "true"])
+        .assert_failed(
+            64,
+            &["similar argument exists: '--wait'; see `tenure run --help`"],
+        );
     for arguments in [
         &["run", "-name", "--", "true"][..],
-        &["run", "--name", "--", "true"],
+        &["run", "--xyzzy", "--", "true"],
         &["status", "-name"],
         &["watch", "-name"],
         &["break", "-name", "--token", "1", "--reason", "r"],
@@ -170,6 +176,24 @@ fn usage_error_says_where_the_name_and_the_command_stand() {
         sandbox.run(arguments).assert_failed(64, &[wanted]);
     }
     assert!(!sandbox.path("locks").exists());
+}
+
+#[test]
+fn ttl_that_does_not_hold_kill_after_is_refused_with_values_that_are_accepted() {
+    let sandbox = Sandbox::new();
+    let run = |options: &[&str]| {
+        let run = ["run"].iter().chain(options).chain(&["x", "--", "true"]);
+        sandbox.run(&run.copied().collect::<Vec<_>>())
+    };
+    let remedy = "use --ttl 29s or more, or --kill-after 3s or less";
+    run(&["--ttl", "20s"]).assert_failed(64, &["20s (flag --ttl)", remedy]);
+    run(&["--ttl", "29s"]).assert_succeeded();
+    run(&["--ttl", "28s"]).assert_failed(64, &[remedy.split_once(',').unwrap().0]);
+    run(&["--ttl", "20s", "--kill-after", "3s"]).assert_succeeded();
+    run(&["--ttl", "20s", "--kill-after", "4s"]).assert_failed(64, &["--kill-after 3s or less"]);
+    let mut fixed = sandbox.tenure(&["run", "--ttl", "20s", "x", "--", "true"]);
+    fixed.env("TENURE__CLIENT__REQUEST_TIMEOUT", "8s");
+    finished(fixed.output().unwrap()).assert_failed(64, &["use --ttl 41s or more"]);
 }
 
 #[test]

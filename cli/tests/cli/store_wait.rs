@@ -51,7 +51,13 @@ fn full_server_is_waited_for(url: &str, limit: &str) {
     refused(&sandbox, url, &["-n"]).assert_failed(69, &["\"wanted\"", limit]);
     let begin = now();
     let late = refused(&sandbox, url, &["-q", "-w", "300ms"]);
-    late.assert_failed(69, &["\"wanted\"", limit]);
+    late.assert_failed(
+        69,
+        &[
+            "gave up waiting for \"wanted\" after 300ms: the store has",
+            limit,
+        ],
+    );
     assert!(now().since(begin).as_millis() >= 300);
 
     let mut next = waiting(&sandbox, url, &[], &[limit]);
@@ -90,11 +96,59 @@ fn store_that_is_away_at_the_start_is_waited_for_if_asked() {
         &proxy.url(),
         &["-q", "--wait-for-store", "-w", "300ms"],
     );
-    late.assert_failed(69, &words);
+    late.assert_failed(
+        69,
+        &[
+            "gave up waiting for \"wanted\" after 300ms: the store did not answer (",
+            "127.0.0.1",
+        ],
+    );
 
     let waits = waiting(&sandbox, &proxy.url(), &["--wait-for-store"], &words);
     proxy.refuse(false).unwrap();
     waits.finish().assert_succeeded();
+}
+
+#[test]
+fn wait_that_ends_while_the_store_is_away_says_that_it_gave_up() {
+    let server = redis::Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let sandbox = Sandbox::new();
+    let mut holder = unconfigured();
+    holder.args(["--url", &server.url(), "run", "wanted", "-c"]);
+    holder.arg("echo up > up; until test -e stop; do sleep 0.02; done");
+    holder.current_dir(sandbox.path(""));
+    let holder = Running::start(holder);
+    sandbox.line("up");
+
+    let waits = Running::start(run(
+        &sandbox,
+        &proxy.url(),
+        &["-q", "-w", "10s", "--ttl", "6s", "--kill-after", "500ms"],
+    ));
+    wait_until("a waiter", || {
+        let mut status = unconfigured();
+        status.args([
+            "--url",
+            &server.url(),
+            "--output",
+            "json",
+            "status",
+            "wanted",
+        ]);
+        let status = finished(status.output().unwrap());
+        let state: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+        state["queue"].as_array().unwrap().len() == 1
+    });
+    proxy.refuse(true).unwrap();
+    proxy.cut().unwrap();
+    let late = waits.finish_within(Duration::from_secs(60));
+    assert_eq!(late.code, Some(69), "{late:?}");
+    let wanted = "tenure: gave up waiting for \"wanted\" after 10s: the store did not answer (";
+    let last = late.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with(wanted), "{late:?}");
+    std::fs::write(sandbox.path("stop"), "").unwrap();
+    holder.finish().assert_succeeded();
 }
 
 #[test]

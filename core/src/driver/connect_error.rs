@@ -56,7 +56,10 @@ impl ConnectError {
     #[must_use]
     pub fn from_io(error: &io::Error, closed_hint: &str) -> Self {
         let detail = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+            io::ErrorKind::ConnectionRefused => {
+                "nothing listens there; start the server, or correct the host and the port"
+                    .to_owned()
+            }
             io::ErrorKind::NotFound => "no such socket".to_owned(),
             io::ErrorKind::TimedOut => "the connection timed out".to_owned(),
             io::ErrorKind::PermissionDenied => "permission to open the socket is denied".to_owned(),
@@ -128,6 +131,16 @@ impl ConnectError {
     pub fn wrong_protocol(protocol: &str) -> Self {
         let detail = format!("the server does not speak the {protocol} protocol");
         Self::new(ErrorKind::Unavailable, detail)
+    }
+
+    /// Combines the errors of several servers, each with its server in front. The kind is that of
+    /// the last one. `None` if there are no errors.
+    #[must_use]
+    pub fn of_all(errors: Vec<Self>) -> Option<Self> {
+        let kind = errors.last()?.kind;
+        let mut details: Vec<_> = errors.into_iter().map(|error| error.detail).collect();
+        details.dedup();
+        Some(Self::new(kind, details.join("; ")))
     }
 
     /// Puts the server in front of the message.
@@ -212,9 +225,23 @@ mod tests {
         let error = ConnectError::wrong_protocol("ZooKeeper").at("h:1");
         assert_eq!(
             error.into_error("zookeeper", "connecting").to_string(),
-            "connecting on zookeeper: store unavailable: h:1: the server does not speak the \
+            "connecting to zookeeper: store unavailable: h:1: the server does not speak the \
              ZooKeeper protocol"
         );
+    }
+
+    #[test]
+    fn error_of_several_servers_names_the_reason_of_each() {
+        assert_eq!(ConnectError::of_all(Vec::new()), None);
+        let refused = io::ErrorKind::ConnectionRefused.into();
+        let errors = vec![
+            ConnectError::wrong_protocol("ZooKeeper").at("a:1"),
+            ConnectError::from_io(&refused, "").at("b:2"),
+        ];
+        let error = ConnectError::of_all(errors).unwrap();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        let wanted = "a:1: the server does not speak the ZooKeeper protocol; b:2: nothing listens";
+        assert!(error.detail.starts_with(wanted), "{error:?}");
     }
 
     #[test]

@@ -62,13 +62,9 @@ impl EndpointList {
             .map(|host| Endpoint::new(&*host.name, host.port.unwrap_or(default_port)))
             .collect();
         if endpoints.is_empty() {
-            let scheme = url.scheme();
-            return Err(
-                Error::new(ErrorKind::Config, "configuring the store").with_detail(format!(
-                    "the address names no server; its form is \
-                     `{scheme}://host:{default_port},host:{default_port}`"
-                )),
-            );
+            let form = format!("host:{default_port},host:{default_port}");
+            return Err(Error::new(ErrorKind::Config, "configuring the store")
+                .with_detail(no_server(url, &form)));
         }
         let current = 0;
         Ok(Self { endpoints, current })
@@ -110,6 +106,19 @@ impl fmt::Display for EndpointList {
     }
 }
 
+/// Returns the message about an address that names no server. `form` is the part after `//` in an
+/// example of an address.
+#[must_use]
+pub fn no_server(url: &StoreUrl, form: &str) -> String {
+    let scheme = url.scheme();
+    let what = match url.path() {
+        path if path.is_empty() || path.starts_with('/') => "names no server".to_owned(),
+        // The text could be a password, so the message does not repeat it.
+        _ => format!("lacks `//` after `{scheme}:`"),
+    };
+    format!("the address {what}; its form is `{scheme}://{form}`")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -134,6 +143,10 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
             assert!(error.to_string().contains("etcd://host:2379"), "{error}");
         }
+        let error = list("etcd:").unwrap_err().to_string();
+        assert!(error.contains("names no server"), "{error}");
+        let error = list("etcd:h1:2379").unwrap_err().to_string();
+        assert!(error.contains("lacks `//` after `etcd:`"), "{error}");
     }
 
     #[test]

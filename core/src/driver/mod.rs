@@ -12,4 +12,4 @@ mod endpoints;
 pub use backoff::Backoff;
 pub use connect_error::{ConnectError, TlsFailure, one_line};
 pub use connection_options::ConnectionOptions;
-pub use endpoints::{Endpoint, EndpointList};
+pub use endpoints::{Endpoint, EndpointList, no_server};

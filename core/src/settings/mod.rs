@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 pub use options::{OptionEntry, RawOptions, nearest};
 pub use url::{Host, StoreUrl};
+pub(crate) use url::{no_scheme, servers_without_scheme};
 pub use value::Value;
 
 use crate::secret::Secret;

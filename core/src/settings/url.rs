@@ -34,7 +34,8 @@ impl StoreUrl {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(refuse(
-                "a store's address begins with its scheme and a colon, such as `file:/var/lib/locks`",
+                "a store's address begins with its scheme and a colon, such as \
+                 `file:/var/lib/locks` or `redis://HOST:PORT`",
             ));
         };
         let mut letters = scheme.bytes();
@@ -43,6 +44,9 @@ impl StoreUrl {
                 b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.')
             });
         if !sound {
+            if let Some(servers) = servers_without_scheme(text) {
+                return Err(refuse(&no_scheme(servers)));
+            }
             // The text before the colon could be a password, so the message does not repeat it.
             return Err(refuse(
                 "a scheme is lower-case letters, digits, `+`, `-` and `.`, such as `file` or `memory`",
@@ -189,6 +193,32 @@ impl fmt::Display for Host {
     }
 }
 
+/// Returns the servers of a text such as `127.0.0.1:6379`, which has no scheme; `None` if it is not
+/// of this form.
+pub(crate) fn servers_without_scheme(text: &str) -> Option<&str> {
+    let servers = text.split('/').next()?;
+    let is_server = |server: &str| {
+        let Some((name, port)) = server.rsplit_once(':') else {
+            return false;
+        };
+        let is_part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+        let name = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'))
+            .unwrap_or(name);
+        !name.is_empty() && name.bytes().all(is_part) && port.parse::<u16>().is_ok()
+    };
+    servers.split(',').all(is_server).then_some(servers)
+}
+
+/// Returns the message about servers without a scheme.
+pub(crate) fn no_scheme(servers: &str) -> String {
+    format!(
+        "the address has no scheme; write `redis://{servers}`, `etcd://{servers}` or \
+         `zookeeper://{servers}`"
+    )
+}
+
 fn refuse(detail: &str) -> Error {
     Error::new(ErrorKind::Config, "reading the store's address").with_detail(detail)
 }
@@ -252,6 +282,17 @@ mod tests {
         assert!(hint.contains("[backend.options]"), "{hint}");
         let hint = StoreUrl::parse("redis://u@h").unwrap_err().to_string();
         assert!(hint.contains("backend.username"), "{hint}");
+    }
+
+    #[test]
+    fn servers_without_a_scheme_are_told_to_have_none() {
+        for text in ["127.0.0.1:6379", "[::1]:2379", "10.0.0.1:1,10.0.0.2:1"] {
+            let error = StoreUrl::parse(text).unwrap_err().to_string();
+            let wanted = format!("no scheme; write `redis://{text}`");
+            assert!(error.contains(&wanted), "{error}");
+        }
+        let error = StoreUrl::parse("10.0.0.1").unwrap_err().to_string();
+        assert!(error.contains("`redis://HOST:PORT`"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | `client.margin` | the safety margin before the deadline | `25ms` |
 //!
 //! The name of a variable is `TENURE__` and the key in capitals, with `__` for each dot:
-//! `TENURE__BACKEND__URL`.
+//! `TENURE__BACKEND__URL`. An unknown key in the file and an unknown variable are errors.
 
 mod read;
 mod sources;
@@ -124,7 +124,8 @@ impl Config {
         read::load(sources)
     }
 
-    /// Returns warnings about variables that match no key.
+    /// Returns warnings about unknown variables; empty unless
+    /// [`Sources::warn_of_unknown_variables`] was called.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -155,6 +156,16 @@ impl Config {
     pub fn origin(&self, key: &str) -> Option<&str> {
         let entry = self.entries.0.iter().find(|entry| entry.key == key)?;
         Some(&entry.origin)
+    }
+
+    /// Returns the request time-out that this configuration would have with another TTL: the default
+    /// depends on the TTL.
+    #[must_use]
+    pub fn request_timeout_with(&self, ttl: Duration) -> Duration {
+        match self.origin("client.request_timeout") {
+            Some(sources::DEFAULT) => read::default_request_timeout(ttl),
+            _ => self.request_timeout,
+        }
     }
 
     /// Creates a connector for the configured store, without I/O.
@@ -195,7 +206,26 @@ impl Config {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn connect(&self, registry: &Registry) -> Result<Client, Error> {
-        self.client(registry)?.connect().await
+        let connected = self.client(registry)?.connect().await;
+        connected.map_err(|error| self.with_origin_of_ttl(error))
+    }
+
+    /// Adds the origin of the TTL to an error about it.
+    fn with_origin_of_ttl(&self, error: Error) -> Error {
+        if error.operation() != "choosing a TTL" {
+            return error;
+        }
+        let origin = self.origin("lock.ttl").unwrap_or(sources::DEFAULT);
+        let hint = match error.backend() {
+            Some("zookeeper") => {
+                "; the servers set these bounds: a longer TTL needs a longer `maxSessionTimeout`, a \
+                 shorter one a shorter `tickTime`, option `tick` and `minSessionTimeout`"
+            }
+            _ => "",
+        };
+        let detail = error.detail().unwrap_or_default();
+        let detail = format!("`lock.ttl` ({origin}): {detail}{hint}");
+        error.with_detail(detail)
     }
 
     /// Connects a client that can inspect, list and evict, and cannot acquire. It creates nothing in the

@@ -88,7 +88,7 @@ const DRIFT_PPM: u32 = 10_000;
 
 /// Returns the default of `client.request_timeout`. With it, the reply to a renewal that is sent at two
 /// thirds of the TTL arrives well before the deadline.
-fn default_request_timeout(ttl: Duration) -> Duration {
+pub(super) fn default_request_timeout(ttl: Duration) -> Duration {
     (ttl.saturating_mul(3) / 20).min(MAX_DEFAULT_REQUEST_TIMEOUT)
 }
 
@@ -198,10 +198,9 @@ impl Reader<'_> {
                 io::ErrorKind::IsADirectory => "is a directory, not a file".to_owned(),
                 _ => format!("cannot be read: {error}"),
             };
-            self.invalid(
-                KEY,
-                Some(&format!("{:?} {why}", path.display().to_string())),
-            )
+            let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+            let shown = absolute.display().to_string();
+            self.invalid(KEY, Some(&format!("{shown:?} {why}")))
         })?;
         let Ok(mut text) = String::from_utf8(bytes) else {
             return Err(self.invalid(KEY, Some("the file is not UTF-8 text")));

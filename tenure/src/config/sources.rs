@@ -21,6 +21,7 @@ pub struct Sources {
     file: Option<PathBuf>,
     environment: Vec<(OsString, OsString)>,
     flags: Vec<Flag>,
+    warn_of_unknown_variables: bool,
 }
 
 #[derive(Clone)]
@@ -58,14 +59,19 @@ impl Sources {
         self
     }
 
-    /// Reads the variables of this process that begin with `TENURE__`.
+    /// Reads the variables of this process that begin with `TENURE__`, as
+    /// [`environment_from`](Self::environment_from) does.
     #[must_use]
     pub fn environment(self) -> Self {
         self.environment_from(std::env::vars_os())
     }
 
-    /// Reads those of the variables that begin with `TENURE__`. A misspelled variable, such as
-    /// `TENURE_BACKEND_URL` or `TENURE_URL`, is not read and causes a warning.
+    /// Reads those of the variables that begin with `TENURE__`.
+    ///
+    /// An unknown variable is an error, as an unknown key in the file is: otherwise a misspelled URL
+    /// would lead to locks in the default store. This applies to a variable that begins with
+    /// `TENURE__` and matches no key (`TENURE__BACKEND__ULR`), and to one that is meant for a key and
+    /// does not name it (`TENURE_BACKEND_URL`, `TENURE_URL`).
     #[must_use]
     pub fn environment_from(
         mut self,
@@ -79,6 +85,14 @@ impl Sources {
             })
             .collect();
         self.environment.sort();
+        self
+    }
+
+    /// Makes unknown variables warnings instead of an error, for a program that takes no lock. See
+    /// [`Config::warnings`](super::Config::warnings).
+    #[must_use]
+    pub fn warn_of_unknown_variables(mut self) -> Self {
+        self.warn_of_unknown_variables = true;
         self
     }
 
@@ -104,7 +118,7 @@ pub(super) struct Found {
     pub(super) origin: String,
 }
 
-/// Merges the sources. Returns their values by key, and warnings.
+/// Merges the sources. Returns their values by key, and a sentence about each unknown variable.
 pub(super) fn merge(
     sources: &Sources,
     defaults: &[(&'static str, &str)],
@@ -118,7 +132,13 @@ pub(super) fn merge(
     if let Some(path) = &sources.file {
         builder = builder.add_source(read_file(path)?);
     }
-    let (variables, warnings) = variables(&sources.environment)?;
+    let (variables, unknown) = variables(&sources.environment)?;
+    if !unknown.is_empty() && !sources.warn_of_unknown_variables {
+        return Err(refuse(format!(
+            "{}; correct the name or unset the variable",
+            unknown.join("; ")
+        )));
+    }
     builder = builder.add_source(
         Environment::default()
             .prefix("TENURE")
@@ -144,7 +164,7 @@ pub(super) fn merge(
             refuse(format!("unknown key {key:?} ({origin}); {hint}"))
         })?;
     }
-    Ok((found, warnings))
+    Ok((found, unknown))
 }
 
 /// The origin of a default.
@@ -170,14 +190,24 @@ fn variable_name(key: &str) -> String {
 }
 
 /// Returns the key that a misspelled variable probably means: the name has too few underscores, is in
-/// lower case, or is only the last word of the key. The variables that `tenure run` sets for its command
-/// match no key.
-fn misspelled(name: &str) -> Option<&'static str> {
+/// lower case, is only the last word of the key, or differs from the key in a letter or two.
+/// The variables that `tenure run` sets for its command match no key.
+fn misspelled(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace("__", "_");
     let named = name.strip_prefix("tenure_")?;
-    let is_meant =
-        |key: &&str| key.replace('.', "_") == named || key.rsplit('.').next() == Some(named);
-    KEYS.iter().copied().find(is_meant)
+    if let Some(option) = named.strip_prefix("backend_options_") {
+        return Some(format!("{OPTIONS_PREFIX}{option}"));
+    }
+    let is_meant = |key: &&&str| {
+        let Some((table, word)) = key.rsplit_once('.') else {
+            return false;
+        };
+        let in_table = named
+            .strip_prefix(&table.replace('.', "_"))
+            .and_then(|rest| rest.strip_prefix('_'));
+        named == word || in_table.is_some_and(|rest| nearest(rest, [word]).is_some())
+    };
+    KEYS.iter().find(is_meant).map(ToString::to_string)
 }
 
 fn check_key(key: &str) -> Result<(), String> {
@@ -215,6 +245,9 @@ fn misplaced(key: &str) -> Option<&'static str> {
 fn read_file(path: &Path) -> Result<impl Source + Clone + Send + Sync + 'static + use<>, Error> {
     let shown = format!("{:?}", path.display().to_string());
     let text = std::fs::read(path).map_err(|error| {
+        // A relative path means little to the reader of a cron mail.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let shown = format!("{:?}", absolute.display().to_string());
         let why = match error.kind() {
             io::ErrorKind::NotFound => "does not exist".to_owned(),
             io::ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
@@ -283,20 +316,20 @@ fn label(values: Map<String, Value>, origin: &str) -> Map<String, Value> {
         .collect()
 }
 
-/// Returns the variables that match a key, and warnings about the others.
+/// Returns the variables that match a key, and a sentence about each of the others.
 fn variables(
     environment: &[(OsString, OsString)],
 ) -> Result<(Map<String, String>, Vec<String>), Error> {
     let mut known = Map::new();
-    let mut warnings = Vec::new();
+    let mut unknown = Vec::new();
     for (name, value) in environment {
         let Some(name) = name.to_str() else {
-            warnings.push(format!("the variable {name:?} matches no key"));
+            unknown.push(format!("the variable {name:?} matches no key"));
             continue;
         };
         if !name.starts_with(PREFIX) {
-            let meant = misspelled(name).map(variable_name).unwrap_or_default();
-            warnings.push(format!(
+            let meant = variable_name(&misspelled(name).unwrap_or_default());
+            unknown.push(format!(
                 "the variable {name:?} is not read; did you mean `{meant}`?"
             ));
             continue;
@@ -307,7 +340,7 @@ fn variables(
                 Some(near) => format!("did you mean `{}`?", variable_name(near)),
                 None => hint,
             };
-            warnings.push(format!("the variable {name:?} matches no key; {hint}"));
+            unknown.push(format!("the variable {name:?} matches no key; {hint}"));
             continue;
         }
         let value = value
@@ -315,7 +348,7 @@ fn variables(
             .ok_or_else(|| refuse(format!("the variable {name} is not UTF-8 text")))?;
         known.insert(name.to_owned(), value.to_owned());
     }
-    Ok((known, warnings))
+    Ok((known, unknown))
 }
 
 fn flatten(prefix: String, values: Map<String, Value>, found: &mut BTreeMap<String, Found>) {

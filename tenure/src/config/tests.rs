@@ -171,20 +171,60 @@ fn unknown_keys_name_the_nearest() {
 }
 
 #[test]
-fn variables_that_match_nothing_are_warnings() {
-    let config = from_variables(&[
-        ("TENURE__LOCK__TLL", "1s"),
-        ("TENURE__LOCK", "1s"),
-        ("TENURE__", "1s"),
-        ("TENURE_TOKEN", "5"),
-        ("TENURE_BACKEND", "redis://h"),
-        ("TENURE_BACKEND_URL", "redis://h"),
-        ("TENURE_BACKEND_PASSWORD_FILE", "/x"),
-        ("TENURE_URL", "redis://h"),
+fn unknown_variable_is_an_error_that_names_the_nearest() {
+    for (name, wanted) in [
+        ("TENURE__BACKEND__ULR", "`TENURE__BACKEND__URL`"),
+        ("TENURE__LOCK__TLL", "`TENURE__LOCK__TTL`"),
+        ("TENURE__QUITE__OTHER", "backend.url"),
+        ("TENURE__URL", "`TENURE__BACKEND__URL`"),
+        ("TENURE_BACKEND_URL", "`TENURE__BACKEND__URL`"),
+        ("TENURE_BACKEND__ULR", "`TENURE__BACKEND__URL`"),
+        ("TENURE_URL", "`TENURE__BACKEND__URL`"),
+        ("TENURE_LOCK_TLL", "`TENURE__LOCK__TTL`"),
+        (
+            "TENURE_BACKEND_OPTIONS_SHARED",
+            "`TENURE__BACKEND__OPTIONS__SHARED`",
+        ),
+        ("tenure__lock__label", "`TENURE__LOCK__LABEL`"),
+    ] {
+        let text = assert_refused(from_variables(&[(name, "canary")]), &[name, wanted]);
+        assert!(!text.contains("canary"), "{text}");
+    }
+    // The variables of `tenure run`, and of programs that use this one.
+    from_variables(&[
         ("TENURE_NAME", "a"),
-        ("TENURE_NAMESPACE", "b"),
-        ("tenure__lock__label", "c"),
+        ("TENURE_TOKEN", "5"),
+        ("TENURE_OWNER", "a@b:1"),
+        ("TENURE_BACKEND", "redis://h"),
+        ("TENURE_TTL_MS", "30000"),
+        ("TENURE_HELD", "a=b"),
+        ("TENURE_LOCK_DIR", "/x"),
+        ("TENURE_TEST_STORE", "file"),
+        ("TENURE_ETCD", "/usr/bin/etcd"),
+        ("TENURE_CONFORMANCE_WORKER", "x"),
     ])
+    .unwrap();
+}
+
+#[test]
+fn unknown_variables_are_warnings_if_asked() {
+    let config = Config::load(
+        &Sources::new()
+            .warn_of_unknown_variables()
+            .environment_from(variables(&[
+                ("TENURE__LOCK__TLL", "1s"),
+                ("TENURE__LOCK", "1s"),
+                ("TENURE__", "1s"),
+                ("TENURE_TOKEN", "5"),
+                ("TENURE_BACKEND", "redis://h"),
+                ("TENURE_BACKEND_URL", "redis://h"),
+                ("TENURE_BACKEND_PASSWORD_FILE", "/x"),
+                ("TENURE_URL", "redis://h"),
+                ("TENURE_NAME", "a"),
+                ("TENURE_NAMESPACE", "b"),
+                ("tenure__lock__label", "c"),
+            ])),
+    )
     .unwrap();
     assert_eq!(config.warnings().len(), 8, "{:?}", config.warnings());
     assert_eq!(
@@ -341,6 +381,15 @@ async fn connects_to_the_configured_store() {
     let free = other.lock("x").unwrap().try_acquire().await.unwrap();
     assert!(free.acquired().is_some());
     drop(guard);
+
+    let short = from_variables(&[
+        ("TENURE__BACKEND__URL", "memory:"),
+        ("TENURE__LOCK__TTL", "1ms"),
+    ]);
+    let error = short.unwrap().connect(&registry).await.unwrap_err();
+    let wanted =
+        "`lock.ttl` (variable TENURE__LOCK__TTL): the backend does not support a TTL of 1ms";
+    assert!(error.to_string().contains(wanted), "{error}");
 
     let demanding = from_variables(&[
         ("TENURE__BACKEND__URL", "memory:"),
