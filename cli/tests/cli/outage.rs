@@ -115,5 +115,6 @@ fn release_without_a_reply_is_looked_up_before_it_is_called_unknown() {
     wait_until("the inspection", || scripts(&run.proxy).len() >= before + 2);
     run.proxy.release_replies();
     assert_eq!(run.child.wait().unwrap().code(), Some(0));
-    assert_eq!(run.sandbox.read("stderr").unwrap(), "");
+    let printed = run.sandbox.read("stderr").unwrap();
+    assert!(!printed.contains("\"x\""), "{printed}");
 }
