@@ -87,6 +87,7 @@ more: servers
 # process of its own.
 soak: servers
 	$(CARGO) test --workspace --release --test soak
+	$(CARGO) test --workspace --release --test held_locks -- --nocapture
 	SIM_FROM=$(or $(SIM_FROM),10000) SIM_SEEDS=$(or $(SIM_SEEDS),50000) \
 	    $(CARGO) test --workspace --release --test simulation -- --nocapture every_clause
 
