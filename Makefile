@@ -22,7 +22,7 @@ help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
 	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults'
-	@echo 'make soak    ten minutes of broken connections and servers on every store, with every history checked'
+	@echo 'make soak    ten minutes of broken connections and servers on every store: every history is checked, nothing may grow'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make matrix  docs/conformance-matrix.md, from the suite on every deployment; about eight minutes'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
@@ -83,9 +83,11 @@ more: servers
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
 
 # Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE; and the seeds of the simulation, of which
-# a later run should have others: SIM_FROM, SIM_SEEDS.
+# a later run should have others: SIM_FROM, SIM_SEEDS. Without SOAK_STORE, the stores run side by side, each in a
+# process of its own.
 soak: servers
-	$(CARGO) test --workspace --release --test soak -- --nocapture
+	$(CARGO) test --workspace --release --test soak
+	$(CARGO) test --workspace --release --test held_locks -- --nocapture
 	SIM_FROM=$(or $(SIM_FROM),10000) SIM_SEEDS=$(or $(SIM_SEEDS),50000) \
 	    $(CARGO) test --workspace --release --test simulation -- --nocapture every_clause
 

@@ -106,7 +106,7 @@ impl Faulty {
     /// does not test the driver's own behaviour under faults.
     #[must_use]
     pub fn above(connector: Arc<dyn Connect>) -> Self {
-        let plan = Plan::new();
+        let plan = Plan::unrecorded();
         Self::new(Arc::new(Tap::new(connector, &plan)), plan)
     }
 

@@ -28,7 +28,7 @@ pub use activity::{Activity, TooLittleActivity};
 pub use check::{Bounds, Property, Violation, check};
 pub use record::{ActiveFault, Recorder};
 pub use replay_file::ReplayFile;
-pub use workload::Workload;
+pub use workload::{Pause, Workload};
 
 /// The record of one run. Times are microseconds since its start, on a clock that continues during a
 /// suspension.

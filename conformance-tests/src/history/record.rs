@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tenure_core::clock::{Clock, Instant, SystemClock};
 
-use super::{Fault, History, Tenancy, Wait, Write};
+use super::{Ending, Fault, History, Tenancy, Wait, Write};
 
 /// A recorder of the workers and the faults of one run. Clones share one history.
 #[derive(Clone, Debug)]
@@ -52,6 +52,13 @@ impl Recorder {
         self.lock().clone()
     }
 
+    /// Returns the bytes that the history has allocated. A run that watches its own memory subtracts them,
+    /// because the history grows with every operation.
+    #[must_use]
+    pub fn allocated(&self) -> usize {
+        allocated_by(&self.lock())
+    }
+
     pub(super) fn at(&self, moment: Instant) -> u64 {
         u64::try_from(moment.since(self.begin).as_micros()).unwrap_or(u64::MAX)
     }
@@ -71,6 +78,39 @@ impl Recorder {
     fn lock(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn allocated_by(history: &History) -> usize {
+    let History {
+        grants,
+        waits,
+        writes,
+        faults,
+    } = history;
+    let lists = grants.capacity() * size_of::<Tenancy>()
+        + waits.capacity() * size_of::<Wait>()
+        + writes.capacity() * size_of::<Write>()
+        + faults.capacity() * size_of::<Fault>();
+    let of_grants = grants.iter().map(|grant| {
+        let ending = match &grant.ending {
+            Ending::Lost {
+                reason, afterwards, ..
+            } => {
+                let texts: usize = afterwards.iter().map(String::capacity).sum();
+                reason.capacity() + afterwards.capacity() * size_of::<String>() + texts
+            }
+            Ending::Released { .. } | Ending::Open => 0,
+        };
+        grant.lock.capacity() + ending
+    });
+    let of_waits = waits.iter().map(|wait| {
+        let error = wait.error.as_ref().map_or(0, String::capacity);
+        wait.lock.capacity() + error
+    });
+    let of_writes = writes.iter().map(|write| write.lock.capacity());
+    let of_faults = faults.iter().map(|fault| fault.what.capacity());
+    let texts = of_grants.chain(of_waits).chain(of_writes).chain(of_faults);
+    lists + texts.sum::<usize>()
 }
 
 /// A fault that is active until this value is dropped.

@@ -10,7 +10,11 @@ use std::{
 };
 
 use tenure_core::{Acquisition, Client, Guard, Release};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    sync::{OwnedRwLockWriteGuard, RwLock},
+    task::JoinSet,
+    time::sleep,
+};
 
 use super::{Activity, Ending, History, Recorder, Tenancy, TooLittleActivity, Wait, Write};
 use crate::fault::{Fault as NetworkFault, Line};
@@ -27,9 +31,18 @@ const TURNS_PER_CANCELLATION: u32 = 8;
 pub struct Workload {
     recorder: Recorder,
     stop: Arc<AtomicBool>,
+    /// A worker reads this during its turn; a pause writes.
+    pause: Arc<RwLock<()>>,
     resources: Arc<Resources>,
     workers: JoinSet<()>,
     locks: usize,
+}
+
+/// A pause of all workers, which ends when this value is dropped.
+#[derive(Debug)]
+#[must_use = "the pause ends when this is dropped"]
+pub struct Pause {
+    _turns: OwnedRwLockWriteGuard<()>,
 }
 
 impl Workload {
@@ -73,6 +86,7 @@ impl Workload {
         hold: Duration,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let pause = Arc::new(RwLock::new(()));
         let resources = Arc::new(resources);
         let mut workers = JoinSet::new();
         for client in clients {
@@ -84,9 +98,10 @@ impl Workload {
                     resources: Arc::clone(&resources),
                     hold,
                 };
-                let stop = Arc::clone(&stop);
+                let (stop, pause) = (Arc::clone(&stop), Arc::clone(&pause));
                 workers.spawn(async move {
                     while !stop.load(Ordering::Relaxed) {
+                        let _turn = pause.read().await;
                         let lock = format!("stress-{}", pick(locks));
                         worker.turn(&lock).await;
                     }
@@ -96,10 +111,22 @@ impl Workload {
         Self {
             recorder: recorder.clone(),
             stop,
+            pause,
             resources,
             workers,
             locks,
         }
+    }
+
+    /// Waits until every worker has ended its turn. No worker begins a further turn until the returned value
+    /// is dropped, which must happen before [`finish`](Self::finish).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling lets the workers continue.
+    pub async fn pause(&self) -> Pause {
+        let _turns = Arc::clone(&self.pause).write_owned().await;
+        Pause { _turns }
     }
 
     /// Runs one turn of a holder that reads under the lock, is disconnected for longer than its lease, and

@@ -75,6 +75,8 @@ struct State {
     muted: bool,
     /// The number of requests that did not simply pass.
     disturbed: u64,
+    /// Neither requests nor messages are recorded.
+    unrecorded: bool,
     calls: Vec<Call>,
     events: Vec<BackendEvent>,
     sinks: Vec<EventSink>,
@@ -85,6 +87,14 @@ impl Plan {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`new`](Self::new), but for long runs: requests and messages are not recorded, so that the plan
+    /// does not grow.
+    pub(crate) fn unrecorded() -> Self {
+        let plan = Self::default();
+        plan.state().unrecorded = true;
+        plan
     }
 
     /// Sets the fault of all such requests from now on.
@@ -156,13 +166,15 @@ impl Plan {
     /// Records a request and returns its fault. The number is for [`Plan::answered`].
     pub(super) fn admit(&self, op: Op, attempts: Vec<AttemptId>) -> (usize, Fate) {
         let mut state = self.state();
-        state.calls.push(Call {
-            op,
-            attempts,
-            at: SystemClock.now(),
-            done: None,
-        });
-        let number = state.calls.len() - 1;
+        let number = state.calls.len();
+        if !state.unrecorded {
+            state.calls.push(Call {
+                op,
+                attempts,
+                at: SystemClock.now(),
+                done: None,
+            });
+        }
         let fate = match state.fates.get_mut(&op) {
             None | Some((_, Some(0))) => Fate::Pass,
             Some((fate, None)) => *fate,
@@ -214,7 +226,9 @@ impl EventHandler for Relay {
     fn handle(&self, event: BackendEvent) {
         let held_back = {
             let mut state = self.plan.state();
-            state.events.push(event.clone());
+            if !state.unrecorded {
+                state.events.push(event.clone());
+            }
             state.muted
         };
         if !held_back {

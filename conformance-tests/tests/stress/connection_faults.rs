@@ -1,4 +1,4 @@
-//! A long run with connection faults: its workers, its faults, and its minimum activity.
+//! A long run with connection faults: its workers, its faults, its minimum activity, and its resources.
 
 use std::{
     sync::{
@@ -18,56 +18,73 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{faulted_run::random_below, verdict::judge};
+use crate::{
+    faulted_run::random_below,
+    growth::{self, Figure, Samples},
+    verdict::judge,
+};
 
 const LOCKS: usize = 24;
 const WORKERS: usize = 6;
 const MAX_HOLD: Duration = Duration::from_millis(8);
 /// The tolerance for reports of losses and for grants on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
-/// The duration of a period with faults. A period without faults follows.
-const FAULT_PERIOD: Duration = Duration::from_secs(45);
-/// The minimum activity in ten minutes.
-const MIN_OPERATIONS: usize = 100_000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The minimum activity in ten minutes, with all stores side by side on two busy cores.
+const MIN_OPERATIONS: usize = 25_000;
 const MIN_FAULTS: usize = 1_000;
-const FULL_LENGTH: Duration = Duration::from_secs(600);
+/// The usual length of a run.
+pub(crate) const FULL_LENGTH: Duration = Duration::from_secs(600);
+/// The time in which caches, pools and the allocator fill, at most half of the run.
+const WARM_UP: Duration = Duration::from_secs(300);
+
+/// The durations of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Durations {
+    pub(crate) whole: Duration,
+    /// A period with faults. A period without faults follows.
+    pub(crate) faults: Duration,
+    /// The period without faults lasts as long as a takeover, and this time.
+    pub(crate) calm: Duration,
+}
 
 pub(crate) struct Soak {
     what: &'static str,
     ttl: Duration,
-    recorder: Recorder,
+    durations: Durations,
+    pub(crate) recorder: Recorder,
 }
 
 impl Soak {
-    pub(crate) fn new(what: &'static str, ttl: Duration) -> Self {
+    pub(crate) fn new(what: &'static str, ttl: Duration, durations: Durations) -> Self {
         Self {
             what,
             ttl,
+            durations,
             recorder: Recorder::new(),
         }
     }
 
-    pub(crate) fn recorder(&self) -> Recorder {
-        self.recorder.clone()
-    }
-
-    /// Runs the workers. `inject` injects one further fault with each call; it runs on its own thread.
-    pub(crate) async fn run(self, ways: Vec<Faulty>, inject: impl Fn() + Send + Sync + 'static) {
-        let length = std::env::var("SOAK_SECONDS")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .map_or(FULL_LENGTH, Duration::from_secs);
+    /// Runs the workers. `inject` injects one further fault with each call; `measure` returns the size of the
+    /// store. Both run on threads of their own.
+    pub(crate) async fn run(
+        self,
+        ways: Vec<Faulty>,
+        inject: impl Fn() + Send + Sync + 'static,
+        measure: impl Fn() -> Vec<Figure> + Send + Sync + 'static,
+    ) {
+        let length = self.durations.whole;
         let mut clients = Vec::new();
         for way in &ways {
-            let client = Client::builder(way.connector()).ttl(self.ttl);
-            let client = client.request_timeout(self.ttl / 4).connect().await;
-            clients.push(client.unwrap());
+            clients.push(connect(way, self.ttl).await);
         }
         let takeover = clients[0].capabilities().takeover.of(self.ttl, self.ttl);
+        let stalls = tokio::task::spawn(record_stalls(self.recorder.clone(), self.ttl / 4));
         let workload = Workload::start(&self.recorder, &clients, WORKERS, LOCKS, MAX_HOLD);
         let begin = Instant::now();
         let ways: Vec<_> = ways.into_iter().map(Arc::new).collect();
-        let inject = Arc::new(inject);
+        let (inject, measure) = (Arc::new(inject), Arc::new(measure));
+        let mut samples = Samples::default();
         while begin.elapsed() < length {
             let over = Arc::new(AtomicBool::new(false));
             let mut breaking = JoinSet::new();
@@ -80,19 +97,30 @@ impl Soak {
                 );
                 breaking.spawn(breaks);
             }
+            let pause = self.durations.faults / 15;
             let (done, inject) = (Arc::clone(&over), Arc::clone(&inject));
             let injecting = tokio::task::spawn_blocking(move || {
                 while !done.load(Ordering::Relaxed) {
                     inject();
-                    std::thread::sleep(Duration::from_secs(3));
+                    std::thread::sleep(pause);
                 }
             });
-            sleep(FAULT_PERIOD.min(length)).await;
+            sleep(self.durations.faults).await;
             over.store(true, Ordering::Relaxed);
             breaking.join_all().await;
             injecting.await.unwrap();
             // Without faults, each waiter must be granted.
-            sleep(takeover + SLACK).await;
+            sleep(takeover + self.durations.calm).await;
+            // Between their turns the workers use nothing; what faults have left in the store ends by itself.
+            let pause = workload.pause().await;
+            sleep(takeover).await;
+            let measure = Arc::clone(&measure);
+            let of_store = tokio::task::spawn_blocking(move || measure());
+            let of_store = of_store.await.unwrap();
+            let mut figures = growth::of_process(self.recorder.allocated());
+            figures.extend(of_store);
+            samples.add(self.what, begin.elapsed(), figures);
+            drop(pause);
         }
         // A shorter run has a proportional minimum.
         let share = |whole: usize| {
@@ -105,14 +133,41 @@ impl Soak {
             .grants(operations / 4, operations / 50)
             .faults(share(MIN_FAULTS), share(MIN_FAULTS) * 3 / 4);
         let history = workload.finish_with(&least).await;
+        stalls.abort();
         let history = history.unwrap_or_else(|quiet| panic!("{}: {quiet}", self.what));
         judge(
             &format!("soak-{}", self.what),
             history,
             Bounds::new(takeover, SLACK),
         );
+        samples.judge(self.what, WARM_UP.min(length / 2));
         for client in clients {
             client.shutdown(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+/// Connects a client whose request time-out is so short that a store which has just started may exceed it.
+async fn connect(way: &Faulty, ttl: Duration) -> Client {
+    let begin = Instant::now();
+    loop {
+        let client = Client::builder(way.connector()).ttl(ttl);
+        match client.request_timeout(ttl / 4).connect().await {
+            Ok(client) => return client,
+            Err(error) => assert!(begin.elapsed() < CONNECT_TIMEOUT, "{error}"),
+        }
+    }
+}
+
+/// Records as a fault that this process had no processor for longer than the request time-out, which happens on
+/// a busy machine. The bound for a grant begins again after a fault.
+async fn record_stalls(recorder: Recorder, request_timeout: Duration) {
+    loop {
+        let begin = Instant::now();
+        sleep(Duration::from_millis(100)).await;
+        let took = begin.elapsed();
+        if took >= request_timeout {
+            recorder.fault(format!("no processor for {took:?}")).end();
         }
     }
 }

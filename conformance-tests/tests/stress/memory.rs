@@ -1,8 +1,11 @@
 //! A run without faults on a store that cannot fail must have no violation. As a control, disconnected
-//! holders lose writes if the resource does not check tokens.
+//! holders lose writes if the resource does not check tokens, and a leak fails the long run.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod connection_faults;
 mod faulted_run;
+mod growth;
+mod leaks;
 mod verdict;
 
 use std::{sync::Arc, thread::sleep, time::Duration};
