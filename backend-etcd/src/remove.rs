@@ -68,14 +68,14 @@ async fn delete_entry(
     let revision = snapshot.revision;
     if snapshot.stage == Stage::Holding {
         let remove = txn::remove_holder(&snapshot.key, revision);
-        return Ok(match shared.txn_short(remove).await?.succeeded {
+        return Ok(match shared.txn(remove).await?.succeeded {
             true => Removed::AsHolder,
             false => Removed::Absent,
         });
     }
     let prefix = shared.keys.prefix(&snapshot.name);
     let mut reply = shared
-        .txn_short(txn::remove_waiter(&prefix, &snapshot.key, revision))
+        .txn(txn::remove_waiter(&prefix, &snapshot.key, revision))
         .await?;
     if !reply.succeeded {
         return Ok(Removed::Absent);
@@ -109,10 +109,7 @@ async fn remove_and_fence(
         key: &snapshot.key,
         fence: &fence,
     };
-    let removed = match shared
-        .txn_short(txn::remove_and_fence(keys, lease.id))
-        .await
-    {
+    let removed = match shared.txn(txn::remove_and_fence(keys, lease.id)).await {
         Ok(mut reply) => {
             lease.add_fence();
             if reply.succeeded {
@@ -158,7 +155,7 @@ async fn find_and_remove(
     };
     let key = String::from_utf8_lossy(found[position].key()).into_owned();
     let leave = txn::remove_holder(&key, found[position].create_revision());
-    let reply = shared.txn_short(leave).await.map_err(removal_error)?;
+    let reply = shared.txn(leave).await.map_err(removal_error)?;
     Ok(match position {
         _ if !reply.succeeded => Removed::Absent,
         0 => Removed::AsHolder,

@@ -41,17 +41,7 @@ impl Shared {
 
     /// Runs a transaction.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnReply, RequestError> {
-        self.txn_within(self.endpoints.request_timeout, txn).await
-    }
-
-    /// Runs a transaction that the core repeats if it is not answered, and waits only for the
-    /// failover timeout: waiting longer for a stopped server would only delay the repetition.
-    pub(crate) async fn txn_short(&self, txn: Txn) -> Result<TxnReply, RequestError> {
-        self.txn_within(self.endpoints.failover_timeout(), txn)
-            .await
-    }
-
-    async fn txn_within(&self, limit: Duration, txn: Txn) -> Result<TxnReply, RequestError> {
+        let limit = self.endpoints.request_timeout;
         let response = self
             .endpoints
             .call(limit, txn, |connection, txn| async move {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +12,7 @@ use std::{
 use tracing::Instrument;
 
 use crate::{
-    client::{Attempt, Client, Command, Release, Removal, timeout_at},
+    client::{Attempt, Client, Command, Release, Removal},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -316,23 +315,10 @@ impl Guard {
         let removal = Removal::new(&self.attempt, true);
         let limit = dispatcher.now() + budget;
         let mut unanswered = self.attempt.has_unanswered_removal();
-        let try_remove = || {
-            let left = limit.since(dispatcher.now());
-            self.client.0.releaser.try_remove(&removal, left)
-        };
         loop {
-            let mut first = pin!(try_remove());
-            let half = dispatcher.now() + limit.since(dispatcher.now()) / 2;
-            let answer = match timeout_at(&*dispatcher.clock, half, first.as_mut()).await {
-                Some(answer) => answer,
-                // The request or its answer may be lost, or the network may be slow: a second
-                // request is sent, and the first one may still be answered.
-                None => {
-                    let (answer, lost) = first_removal(first, pin!(try_remove())).await;
-                    unanswered |= lost;
-                    answer
-                }
-            };
+            let left = limit.since(dispatcher.now());
+            let (answer, preceded) = self.client.0.releaser.try_remove(&removal, left).await;
+            unanswered |= preceded;
             let error = match answer {
                 Ok(removed) => return self.classify_removal(removed, unanswered),
                 Err(error) => error,
@@ -379,38 +365,6 @@ impl Guard {
                 ..Removal::new(&self.attempt, true)
             }));
         }
-    }
-}
-
-type Answer = Result<Removed, Error>;
-
-/// Waits for the answers to two removals, of which one may find nothing because it came after the
-/// other. Returns the answer that counts, and whether it is that of the second removal and the first
-/// one was not answered.
-async fn first_removal(
-    mut first: Pin<&mut impl Future<Output = Answer>>,
-    mut second: Pin<&mut impl Future<Output = Answer>>,
-) -> (Answer, bool) {
-    let found = |answer: &Answer| matches!(answer, Ok(removed) if *removed != Removed::Absent);
-    let answers = tokio::select! {
-        biased;
-        answer = first.as_mut() => {
-            if found(&answer) {
-                return (answer, false);
-            }
-            (answer, second.await)
-        }
-        answer = second.as_mut() => {
-            if found(&answer) {
-                return (answer, false);
-            }
-            (first.await, answer)
-        }
-    };
-    match answers {
-        (_, second) if found(&second) => (second, false),
-        (Err(error), second) => (second, !error.is_without_effect()),
-        (first, _) => (first, false),
     }
 }
 

@@ -11,7 +11,7 @@ use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::time::{sleep, timeout};
 
 use crate::common::{
-    WAIT_LIMIT, acquire_free, client, driver, etcdctl, millis, name, seconds, wait_until,
+    WAIT_LIMIT, acquire_free, builder, client, driver, etcdctl, millis, name, seconds, wait_until,
 };
 
 /// Two removals of one attempt are in flight at once: a release whose future was dropped continues
@@ -108,6 +108,20 @@ async fn r1_dropped_and_repeated_release_removes_once() {
     });
     assert!(matches!(again, Release::Released), "{again:?}");
     let _ = acquire_free(&client, "a").await.release().await;
+}
+
+/// The driver uses another connection for its next request, and the answer counts all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_answer_after_the_failover_timeout_counts() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    // The failover timeout is one second.
+    let client = builder(&proxy.url()).request_timeout(seconds(3));
+    let client = client.ttl(seconds(60)).connect().await.unwrap();
+    let guard = acquire_free(&client, "a").await;
+    proxy.delay_replies(seconds(2));
+    let released = guard.release().await;
+    assert!(matches!(released, Release::Released), "{released:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

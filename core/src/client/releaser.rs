@@ -1,7 +1,11 @@
 //! The releaser: one task per client that removes attempts from the store for callers that cannot
 //! wait: dropped guards, cancelled acquires and lost grants.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -218,25 +222,33 @@ impl Releaser {
     }
 
     /// Tries a removal once, beside a limited number of others.
-    async fn try_with_permit(&self, removal: &Removal) -> Result<Removed, Error> {
+    async fn try_with_permit(&self, removal: &Removal) -> Answer {
         // The semaphore is never closed.
         let permit = self.permits.acquire().await;
         let mut call = pin!(self.try_remove(removal, self.request_timeout));
         let limit = self.clock.now() + COUNTED_FOR;
-        if let Some(answer) = timeout_at(&*self.clock, limit, call.as_mut()).await {
-            return answer;
-        }
+        let answer = timeout_at(&*self.clock, limit, call.as_mut()).await;
         drop(permit);
-        call.await
+        match answer {
+            Some((answer, _)) => answer,
+            None => call.await.0,
+        }
     }
 
-    /// Tries a removal once, within `limit`.
-    pub(crate) async fn try_remove(
-        &self,
-        removal: &Removal,
-        limit: Duration,
-    ) -> Result<Removed, Error> {
-        let limit = self.clock.now() + limit;
+    /// Tries a removal within `limit`. If no answer comes in a third of it, the request or its answer
+    /// may be lost, or the network may be slow: a second request is sent, and the first one may still
+    /// be answered. Returns the answer that counts, and whether it is that of the second request and
+    /// the first one was not answered.
+    pub(crate) async fn try_remove(&self, removal: &Removal, limit: Duration) -> (Answer, bool) {
+        let begun = self.clock.now();
+        let mut first = pin!(self.send(removal, begun + limit));
+        match timeout_at(&*self.clock, begun + limit / 3, first.as_mut()).await {
+            Some(answer) => (answer, false),
+            None => first_removal(first, pin!(self.send(removal, begun + limit))).await,
+        }
+    }
+
+    async fn send(&self, removal: &Removal, limit: Instant) -> Answer {
         let call = self.backend.remove(removal.request.clone());
         match timeout_at(&*self.clock, limit, call).await {
             Some(answer) => answer,
@@ -245,5 +257,37 @@ impl Releaser {
                 .with_lock(removal.request.name.clone())
                 .with_detail("the store gave no answer in time")),
         }
+    }
+}
+
+type Answer = Result<Removed, Error>;
+
+/// Waits for the answers to two removals, of which one may find nothing because it came after the
+/// other. Returns the answer that counts, and whether it is that of the second removal and the first
+/// one was not answered.
+async fn first_removal(
+    mut first: Pin<&mut impl Future<Output = Answer>>,
+    mut second: Pin<&mut impl Future<Output = Answer>>,
+) -> (Answer, bool) {
+    let found = |answer: &Answer| matches!(answer, Ok(removed) if *removed != Removed::Absent);
+    let answers = tokio::select! {
+        biased;
+        answer = first.as_mut() => {
+            if found(&answer) {
+                return (answer, false);
+            }
+            (answer, second.await)
+        }
+        answer = second.as_mut() => {
+            if found(&answer) {
+                return (answer, false);
+            }
+            (first.await, answer)
+        }
+    };
+    match answers {
+        (_, second) if found(&second) => (second, false),
+        (Err(error), second) => (second, !error.is_without_effect()),
+        (first, _) => (first, false),
     }
 }
