@@ -41,7 +41,7 @@ async fn a_stopped_process_with_the_permit_costs_no_thread_for_each_report() {
     while holder.inspect(held.name()).await.unwrap().queue.len() < WAITERS {
         sleep(Duration::from_millis(20)).await;
     }
-    // What a stopped process leaves, as in `crowd.rs`.
+    // The lock on the file that a stopped process keeps, as in `crowd.rs`.
     let permit = dir.path().join("default/job/permit");
     let stopped = std::fs::File::create(&permit).unwrap();
     flock(&stopped, FlockOperation::LockExclusive).unwrap();
@@ -50,6 +50,7 @@ async fn a_stopped_process_with_the_permit_costs_no_thread_for_each_report() {
         sleep(2 * TTL).await;
         counts.push(threads());
     }
+    assert!(held.check().is_ok());
     assert!(counts[5] <= 2 * WAITERS, "{counts:?} threads");
     let replaced = std::fs::metadata(&permit).map(|new| new.ino());
     assert_ne!(replaced.ok(), Some(stopped.metadata().unwrap().ino()));

@@ -28,9 +28,9 @@ async fn l5_two_servers_that_fall_silent_one_after_the_other_cost_no_lock() {
         .collect();
     let addresses: Vec<String> = proxies.iter().map(Proxy::address).collect();
     let url = format!("zookeeper://{}", addresses.join(","));
-    let ttl = millis(3000);
+    let ttl = millis(1250);
     let mut lost = Vec::new();
-    for round in 0..8 {
+    for round in 0..12 {
         let client = Client::builder(store(&url))
             .ttl(ttl)
             .connect()

@@ -39,7 +39,7 @@ pub(super) struct Served {
     told: JoinHandle<Instant>,
 }
 
-/// What the store promises for the time after an outage.
+/// The promises of the store for the time after an outage.
 #[derive(Clone, Copy)]
 pub(super) struct Promise {
     /// The number of first guards that may be held beside a later one, because the store may have forgotten

@@ -20,7 +20,7 @@ const MAX_MEMORY_GROWTH_SHARE: f64 = 0.1;
 /// A line through fewer samples says nothing.
 const MIN_SAMPLES: usize = 3;
 
-/// What a figure counts, which decides how much it may grow.
+/// The unit of a figure. It decides how much the figure may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unit {
     /// Descriptors, tasks, keys.

@@ -1,4 +1,4 @@
-//! What the long run finds to grow, and what not.
+//! The check of the long run: it reports figures that grow, and accepts those that stay or shrink.
 
 use std::{sync::Arc, time::Duration};
 
