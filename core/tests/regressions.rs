@@ -2,127 +2,23 @@
 //! violated a clause.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod faulty_store;
+
 use std::{
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
+use faulty_store::{Faults, FaultyStore};
 use tenure_core::{
     Client, Release,
-    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
-    capability::{Capabilities, TtlRange, TtlScope},
-    error::{Error, ErrorKind},
+    error::ErrorKind,
     memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
-    request::{
-        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
-    },
-    token::FencingToken,
 };
-
-#[derive(Debug, Clone, Default)]
-struct Twist {
-    enqueue_delay: Duration,
-    /// Number of enqueues that are answered with "gone" first.
-    gone: Arc<AtomicU32>,
-    /// Whether reports are rejected with `PermissionDenied`.
-    forbidden: Arc<AtomicBool>,
-    /// Number of enqueues that cannot be sent.
-    unreachable: Arc<AtomicU32>,
-    pooled: bool,
-    enqueues: Arc<AtomicU32>,
-    removes: Arc<Mutex<Vec<String>>>,
-}
-
-#[derive(Debug, Clone)]
-struct TwistedStore(MemoryStore, Twist);
-
-#[derive(Debug)]
-struct Twisted(Arc<dyn Backend>, Twist);
-
-#[async_trait]
-impl Connect for TwistedStore {
-    fn info(&self) -> BackendInfo {
-        Connect::info(&self.0)
-    }
-    async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
-        let inner = self.0.connect(context).await?;
-        Ok(Arc::new(Twisted(inner, self.1.clone())))
-    }
-}
-
-#[async_trait]
-impl Backend for Twisted {
-    fn info(&self) -> BackendInfo {
-        self.0.info()
-    }
-    async fn capabilities(&self) -> Result<Capabilities, Error> {
-        let mut capabilities = self.0.capabilities().await?;
-        if self.1.pooled {
-            let ttl = capabilities.ttl;
-            capabilities.ttl = TtlRange::new(ttl.min, ttl.max, ttl.granularity, TtlScope::Pooled);
-        }
-        Ok(capabilities)
-    }
-    async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
-        let left = &self.1.unreachable;
-        let less = |left: u32| left.checked_sub(1);
-        if left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
-            .is_ok()
-        {
-            return Err(Error::new(ErrorKind::Unavailable, "acquiring"));
-        }
-        self.1.enqueues.fetch_add(1, Ordering::SeqCst);
-        if self
-            .1
-            .gone
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-            .is_ok()
-        {
-            return Ok(Enqueued::Gone);
-        }
-        let answer = self.0.enqueue(request).await;
-        if !self.1.enqueue_delay.is_zero() {
-            tokio::time::sleep(self.1.enqueue_delay).await;
-        }
-        answer
-    }
-    async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
-        if self.1.forbidden.load(Ordering::SeqCst) {
-            let error = Error::new(ErrorKind::PermissionDenied, "renewing");
-            for index in 0..entries.len() {
-                answers.send(index, Renewed::Unknown(error.clone()));
-            }
-            return;
-        }
-        self.0.renew(entries, answers).await;
-    }
-    async fn remove(&self, request: Remove) -> Result<Removed, Error> {
-        self.1
-            .removes
-            .lock()
-            .unwrap()
-            .push(request.name.to_string());
-        self.0.remove(request).await
-    }
-    async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.0.inspect(name).await
-    }
-    async fn list(&self, request: List) -> Result<Page, Error> {
-        self.0.list(request).await
-    }
-    async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        self.0.evict(name, token).await
-    }
-    async fn close(&self) {
-        self.0.close().await;
-    }
-}
 
 /// R1: "To find nothing after an unanswered removal of one's own, before `valid_until`, is
 /// `Released`". The removals of the first call are executed, but their answers are lost: `Unknown`.
@@ -185,11 +81,11 @@ async fn l4_lost_guard_stays_not_held() {
 /// lease is valid, and less than the request time-out.
 #[tokio::test]
 async fn a1_try_acquire_on_slow_store_ends() {
-    let twist = Twist {
+    let faults = Faults {
         enqueue_delay: Duration::from_millis(300),
-        ..Twist::default()
+        ..Faults::default()
     };
-    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let store = FaultyStore(MemoryStore::new(), faults.clone());
     let limit = Duration::from_secs(1);
     let client = Client::builder(store)
         .request_timeout(limit)
@@ -201,7 +97,7 @@ async fn a1_try_acquire_on_slow_store_ends() {
     assert!(
         done.is_ok(),
         "still trying after {} enqueues",
-        twist.enqueues.load(Ordering::SeqCst)
+        faults.enqueues.load(Ordering::SeqCst)
     );
     assert!(done.unwrap().is_err());
 }
@@ -210,11 +106,11 @@ async fn a1_try_acquire_on_slow_store_ends() {
 /// executed. The acquire continues with a new attempt; the client was not shut down.
 #[tokio::test]
 async fn w5_enqueue_answered_gone_continues_with_new_attempt() {
-    let twist = Twist {
+    let faults = Faults {
         gone: Arc::new(AtomicU32::new(1)),
-        ..Twist::default()
+        ..Faults::default()
     };
-    let store = TwistedStore(MemoryStore::new(), twist);
+    let store = FaultyStore(MemoryStore::new(), faults);
     let client = Client::builder(store).connect().await.unwrap();
     let outcome = client.lock("a").unwrap().acquire().await;
     if let Err(error) = &outcome {
@@ -227,11 +123,11 @@ async fn w5_enqueue_answered_gone_continues_with_new_attempt() {
 /// were abandoned.
 #[tokio::test]
 async fn r3_abandoned_guards_do_not_delay_other_releases() {
-    let twist = Twist {
+    let faults = Faults {
         pooled: true,
-        ..Twist::default()
+        ..Faults::default()
     };
-    let store = TwistedStore(MemoryStore::new(), twist);
+    let store = FaultyStore(MemoryStore::new(), faults);
     let client = Client::builder(store.clone())
         .ttl(Duration::from_secs(30))
         .connect()
@@ -262,15 +158,15 @@ async fn r3_abandoned_guards_do_not_delay_other_releases() {
 /// acquire that does not wait fails at once.
 #[tokio::test]
 async fn w5_waiter_that_lost_its_position_survives_an_outage() {
-    let twist = Twist::default();
-    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let faults = Faults::default();
+    let store = FaultyStore(MemoryStore::new(), faults.clone());
     let client = Client::builder(store.clone())
         .ttl(Duration::from_millis(400))
         .connect()
         .await
         .unwrap();
     let name = LockName::new("a").unwrap();
-    twist.unreachable.store(1, Ordering::SeqCst);
+    faults.unreachable.store(1, Ordering::SeqCst);
     let refused = client.lock_named(name.clone()).try_acquire().await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
 
@@ -287,27 +183,27 @@ async fn w5_waiter_that_lost_its_position_survives_an_outage() {
         }
     });
     waits.await.unwrap();
-    twist.unreachable.store(3, Ordering::SeqCst);
+    faults.unreachable.store(3, Ordering::SeqCst);
     assert!(store.0.delete_state(&Namespace::default(), &name));
     let turn = tokio::time::timeout(Duration::from_secs(10), waiting);
     let outcome = turn.await.unwrap().unwrap().unwrap();
     assert!(outcome.acquired().is_some());
-    assert_eq!(twist.unreachable.load(Ordering::SeqCst), 0);
+    assert_eq!(faults.unreachable.load(Ordering::SeqCst), 0);
     drop(first);
 }
 
 /// A waiter whose reports fail permanently returns the error instead of waiting forever.
 #[tokio::test]
 async fn w2_waiter_with_denied_reports_fails() {
-    let twist = Twist::default();
-    let store = TwistedStore(MemoryStore::new(), twist.clone());
+    let faults = Faults::default();
+    let store = FaultyStore(MemoryStore::new(), faults.clone());
     let client = Client::builder(store.clone())
         .ttl(Duration::from_millis(400))
         .connect()
         .await
         .unwrap();
     let first = client.lock("a").unwrap().acquire().await.unwrap();
-    twist.forbidden.store(true, Ordering::SeqCst);
+    faults.forbidden.store(true, Ordering::SeqCst);
     let second = client.lock("a").unwrap();
     let waiting = tokio::time::timeout(Duration::from_secs(10), second.acquire());
     let error = waiting.await.unwrap().unwrap_err();
