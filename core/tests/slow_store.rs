@@ -43,13 +43,14 @@ where
         ..Faults::default()
     };
     let store = FaultyStore(MemoryStore::new(), faults);
-    let client = client(&store, seconds(30), millis(200)).await;
+    let client = client(&store, seconds(30), seconds(3)).await;
     let name = LockName::new("healthy").unwrap();
     let guard = client.lock_named(name.clone()).acquire().await.unwrap();
-    for n in 0..100 {
+    for n in 0..200 {
         tokio::spawn(request(client.lock(format!("silent {n}")).unwrap()));
     }
-    sleep(seconds(5)).await;
+    // The requests have failed, and their removals are under way.
+    sleep(seconds(4)).await;
     assert!(guard.check().is_ok());
     drop(guard);
     let released = async {
@@ -57,7 +58,7 @@ where
             sleep(millis(20)).await;
         }
     };
-    let released = timeout(seconds(10), released).await;
+    let released = timeout(seconds(3), released).await;
     assert!(released.is_ok(), "a dropped guard is not released");
 }
 
