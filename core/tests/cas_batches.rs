@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use tenure_core::{
     Client,
-    backend::{Backend, BackendInfo, Connect, Context},
+    backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     capability::{
         Capabilities, Durability, Evidence, LossEvidence, TakeoverBound, TtlRange, TtlScope,
         WaitMode,
@@ -26,12 +26,14 @@ use tenure_core::{
     cas::{BlobStore, Cas, Key, Names, Swap, Version, Versioned},
     error::Error,
     name::Namespace,
+    request::Renewal,
 };
 
 #[derive(Debug, Clone, Default)]
 struct Map {
     blobs: Arc<Mutex<HashMap<String, (u64, Vec<u8>)>>>,
     next: Arc<AtomicU64>,
+    reads: Arc<AtomicU64>,
     /// Every request hangs for the locks whose names begin with this text.
     hanging: Arc<Mutex<Option<String>>>,
 }
@@ -77,6 +79,7 @@ impl BlobStore for Map {
         ))
     }
     async fn read(&self, key: &Key) -> Result<Option<Versioned>, Error> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.reach(key).await;
         let blobs = self.blobs.lock().unwrap();
         Ok(blobs.get(&key.path()).map(|(version, bytes)| {
@@ -131,6 +134,27 @@ async fn l5_hanging_blob_loses_no_other_lock() {
         () = tokio::time::sleep(Duration::from_secs(4)) => {}
     }
     assert!(bad.check().is_err());
+}
+
+/// K3: the renewal of a lock may wait for a place while the lock is released.
+#[tokio::test]
+async fn k3_renewal_of_a_released_lock_sends_nothing() {
+    let map = Map::default();
+    let client = Client::builder(map.clone()).connect().await.unwrap();
+    let guard = client.lock("a").unwrap().acquire().await.unwrap();
+    let entry = Renewal::new(
+        guard.name().clone(),
+        guard.attempt(),
+        guard.ttl(),
+        Some(guard.token()),
+    );
+    for wanted in [true, false] {
+        let before = map.reads.load(Ordering::SeqCst) + map.next.load(Ordering::SeqCst);
+        let answers = RenewalAnswers::new(|_, _| {}).wanted_while(move |_| wanted);
+        client.backend().renew(vec![entry.clone()], answers).await;
+        let sent = map.reads.load(Ordering::SeqCst) + map.next.load(Ordering::SeqCst) - before;
+        assert_eq!(sent > 0, wanted, "{sent} requests");
+    }
 }
 
 /// K1, L5: the renewals of a batch share a limited number of places. Blobs that do not answer must

@@ -1,6 +1,11 @@
 //! The round trips of each operation, counted on the wire.
 
-use tenure_core::{Acquisition, Release, request::Waiting};
+use tenure_core::{
+    Acquisition, Release,
+    backend::RenewalAnswers,
+    id::AttemptId,
+    request::{Enqueue, Owner, Renewal, Waiting},
+};
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::{
     sync::oneshot,
@@ -8,7 +13,7 @@ use tokio::{
 };
 
 use crate::common::{
-    WAIT_LIMIT, acquire_free, client, expect_granted, millis, seconds, spawn_acquire,
+    WAIT_LIMIT, acquire_free, client, driver, expect_granted, millis, name, seconds, spawn_acquire,
     wait_for_waiters, wait_until,
 };
 
@@ -157,4 +162,28 @@ async fn w2_hand_over_within_a_client_takes_only_the_release() {
         guard = next;
     }
     let _ = guard.release().await;
+}
+
+/// K3: a renewal checks so many waiters that it takes several transactions.
+#[tokio::test(flavor = "multi_thread")]
+async fn k3_later_requests_of_a_renewal_are_not_sent_after_the_release() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::for_etcd(server.address()).unwrap();
+    let holder = client(&server.url(), TTL).await;
+    let waiter = driver(&proxy.url()).await;
+    let _holder = acquire_free(&holder, "a").await;
+    let mut entries = Vec::new();
+    for number in 0..120 {
+        let attempt = AttemptId::from_u128(number + 1);
+        let request = Enqueue::new(name("a"), attempt, Owner::default(), TTL, true);
+        waiter.enqueue(request).await.unwrap();
+        entries.push(Renewal::new(name("a"), attempt, TTL, None));
+    }
+    for (wanted, transactions) in [(true, 2..=usize::MAX), (false, 1..=1)] {
+        proxy.reset();
+        let answers = RenewalAnswers::new(|_, _| {}).wanted_while(move |_| wanted);
+        waiter.renew(entries.clone(), answers).await;
+        let sent = proxy.count("Txn");
+        assert!(transactions.contains(&sent), "{sent} transactions");
+    }
 }

@@ -1,6 +1,6 @@
 //! The number of round trips of each step, counted on the wire.
 
-use tenure_core::{Acquisition, Release};
+use tenure_core::{Acquisition, Release, backend::RenewalAnswers, request::Renewal};
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
 use crate::common::{
@@ -79,4 +79,22 @@ async fn w2_next_holder_needs_no_round_trip_after_the_push() {
     proxy.reset();
     let _ = guard.release().await;
     assert_eq!(names(&proxy), ["EVALSHA"], "a release");
+}
+
+/// K3: the script that renews does not find the grant, and another one would report what became of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn k3_second_request_of_a_renewal_is_not_sent_after_the_release() {
+    let server = Server::builder().start().unwrap();
+    let proxy = Proxy::start(server.address()).unwrap();
+    let client = client(&proxy.url(), TTL).await;
+    let guard = hold(&client, "a").await;
+    let token = Some(guard.token());
+    let entry = Renewal::new(guard.name().clone(), guard.attempt(), TTL, token);
+    server.command(&["FLUSHDB"]).unwrap();
+    for (wanted, requests) in [(true, 2), (false, 1)] {
+        proxy.reset();
+        let answers = RenewalAnswers::new(|_, _| {}).wanted_while(move |_| wanted);
+        client.backend().renew(vec![entry.clone()], answers).await;
+        assert_eq!(names(&proxy).len(), requests, "{:?}", names(&proxy));
+    }
 }

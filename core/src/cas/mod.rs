@@ -353,6 +353,10 @@ async fn renew_lock<S: BlobStore>(
     batch: &[(usize, Renewal)],
     answers: &RenewalAnswers,
 ) {
+    // The locks may have been released while this renewal waited for a place (K3).
+    if !batch.iter().any(|(index, _)| answers.is_wanted(*index)) {
+        return;
+    }
     let key = shared.key(name);
     let held = batch
         .iter()
@@ -364,7 +368,7 @@ async fn renew_lock<S: BlobStore>(
             batch
                 .iter()
                 .map(|(index, renewal)| {
-                    // The lock may have been released while this renewal waited for its turn (K3).
+                    // Asked again for each swap, because another client's swap can come in between.
                     if answers.is_wanted(*index) {
                         renew_one(shared, &key, tx, renewal)
                     } else {
