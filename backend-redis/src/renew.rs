@@ -97,7 +97,9 @@ pub(crate) async fn renew(shared: Arc<Shared>, entries: Vec<Renewal>, answers: R
                         }
                     }
                 }
-                running.spawn(Round::new(&batch, &sender).run(groups));
+                if !groups.is_empty() {
+                    running.spawn(Round::new(&batch, &sender).run(groups));
+                }
             }
         }
     }

@@ -328,7 +328,7 @@ impl Attempt {
                 Some(Release::Released) => None,
                 Some(Release::NotHeld(reason)) => Some(*reason),
                 Some(Release::Unknown(_)) | None => {
-                    state.unanswered = true;
+                    state.removal_unanswered = true;
                     return;
                 }
             };
@@ -346,7 +346,7 @@ impl Attempt {
     /// Returns whether an earlier removal was not answered. An absent entry was then removed by
     /// that removal (R1).
     pub(crate) fn has_unanswered_removal(&self) -> bool {
-        self.lock().unanswered
+        self.lock().removal_unanswered
     }
 
     /// Waits until no renewal is in flight, so that none can reach the store after a removal that

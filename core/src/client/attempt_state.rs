@@ -27,7 +27,7 @@ pub(super) struct AttemptState {
     /// must also fence the attempt (A4).
     pub(super) enqueue_unanswered: bool,
     /// Whether a removal of this client was not answered and may have been executed.
-    pub(super) unanswered: bool,
+    pub(super) removal_unanswered: bool,
     /// The loss that a release found; a repeated release returns it again.
     pub(super) not_held: Option<LossReason>,
     /// The error of the last renewal or report.
@@ -68,7 +68,7 @@ impl AttemptState {
             version: 0,
             releasing: false,
             enqueue_unanswered: false,
-            unanswered: false,
+            removal_unanswered: false,
             not_held: None,
             last_renewal_error: None,
         }
