@@ -57,16 +57,13 @@ fn one_line(error: &clap::Error, arguments: &[OsString]) -> String {
     format!("{message}; see `{} --help`", command_of(arguments))
 }
 
-/// The global options that take a value.
-const GLOBAL_OPTIONS_WITH_VALUE: [&str; 4] = ["--url", "--config", "--namespace", "--output"];
-
 /// Returns the command that the arguments select, such as `tenure run` or `tenure config show`.
 fn command_of(arguments: &[OsString]) -> String {
     let mut name = String::from("tenure");
     let mut command = &Cli::command();
     let mut arguments = arguments.iter().skip(1).filter_map(|text| text.to_str());
     while let Some(argument) = arguments.next() {
-        if GLOBAL_OPTIONS_WITH_VALUE.contains(&argument) {
+        if takes_value(argument) {
             arguments.next();
         } else if !argument.starts_with('-') {
             let Some(found) = command.find_subcommand(argument) else {
@@ -77,6 +74,14 @@ fn command_of(arguments: &[OsString]) -> String {
         }
     }
     name
+}
+
+/// Returns whether a global option takes a value.
+fn takes_value(option: &str) -> bool {
+    Cli::command().get_arguments().any(|argument| {
+        let names_it = |long| option.strip_prefix("--") == Some(long);
+        argument.get_action().takes_values() && argument.get_long().is_some_and(names_it)
+    })
 }
 
 #[cfg(test)]
