@@ -11,7 +11,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,8 +49,9 @@ pub(crate) struct Endpoints {
     /// In milliseconds, like the next field.
     failover_timeout: AtomicU64,
     max_failover_timeout: AtomicU64,
-    /// How often the failover timeout was doubled because no reply came in time.
-    doublings: AtomicU32,
+    /// Whether a server did not reply in the failover timeout, and no server has replied quickly
+    /// since.
+    slow: AtomicBool,
     state: Mutex<EndpointsState>,
     connect_lock: tokio::sync::Mutex<()>,
     generation_changes: watch::Sender<u64>,
@@ -95,7 +96,7 @@ impl Endpoints {
             request_timeout,
             failover_timeout: AtomicU64::new(0),
             max_failover_timeout: AtomicU64::new(0),
-            doublings: AtomicU32::new(0),
+            slow: AtomicBool::new(false),
             state: Mutex::new(EndpointsState {
                 servers,
                 generation: 1,
@@ -132,13 +133,14 @@ impl Endpoints {
             .store(millis(max), Ordering::Relaxed);
     }
 
-    /// How long to wait for a reply before another server is used. When no server replies in that
-    /// time, the timeout is doubled: all of them may be slow, and each new connection takes even
-    /// longer.
+    /// How long to wait for a reply before another server is used. Longer once a server did not reply
+    /// in that time: all of them may be slow, and each new connection takes even longer.
     pub(crate) fn failover_timeout(&self) -> Duration {
-        let millis =
-            self.failover_timeout.load(Ordering::Relaxed) << self.doublings.load(Ordering::Relaxed);
-        Duration::from_millis(millis.min(self.max_failover_timeout.load(Ordering::Relaxed)))
+        if self.slow.load(Ordering::Relaxed) {
+            Duration::from_millis(self.max_failover_timeout.load(Ordering::Relaxed))
+        } else {
+            self.base_failover_timeout()
+        }
     }
 
     fn base_failover_timeout(&self) -> Duration {
@@ -359,18 +361,14 @@ impl Endpoints {
         let began = time::Instant::now();
         let reply = match time::timeout(failover_timeout, &mut exchange).await {
             Ok(reply) => {
-                if began.elapsed() < self.base_failover_timeout() {
-                    self.doublings.store(0, Ordering::Relaxed);
+                // A reply that takes almost that time does not show that the next one will come in it.
+                if began.elapsed() < self.base_failover_timeout() / 2 {
+                    self.slow.store(false, Ordering::Relaxed);
                 }
                 Some(reply)
             }
             Err(_) => {
-                // Many requests may wait for the same server; only the first one counts.
-                if self.is_current(connection) {
-                    let doublings = self.doublings.load(Ordering::Relaxed);
-                    self.doublings
-                        .store((doublings + 1).min(3), Ordering::Relaxed);
-                }
+                self.slow.store(true, Ordering::Relaxed);
                 self.mark_suspect(connection.generation);
                 let rest = limit.saturating_sub(failover_timeout);
                 time::timeout(rest, exchange).await.ok()

@@ -20,3 +20,4 @@ mod member_failures;
 mod partition;
 mod paused_leader;
 mod round_trips;
+mod slow_network;
