@@ -38,12 +38,13 @@ impl Pool {
     /// the pool was closed.
     pub(crate) fn locks(&self, ttl: Duration) -> Option<Arc<Session>> {
         self.with(|sessions, config| {
+            sessions.by_ttl.retain(|_, session| !session.is_ended());
             let session = sessions
                 .by_ttl
                 .entry(ttl)
                 .or_insert_with(|| Session::begin(config, ttl, Purpose::Locks));
             // An idle session takes no more attempts from the moment at which it begins to end.
-            if session.is_ended() || session.attempts().is_closed() {
+            if session.attempts().is_closed() {
                 *session = Session::begin(config, ttl, Purpose::Locks);
             }
             // From now on that session serves reads too.
