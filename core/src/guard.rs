@@ -30,9 +30,12 @@ use crate::{
 /// [`lost`](Self::lost) beside the work, and pass [`token`](Self::token) to the resource: only the
 /// resource can reject a write that is in flight when the lock is lost.
 ///
-/// Dropping the guard releases the lock in the background. The drop does not block and also works
-/// outside of a runtime. [`release`](Self::release) reports whether the store has acknowledged the
-/// release.
+/// Dropping the guard releases the lock in the background, also outside of a runtime. Only if the
+/// store is on this machine, the drop releases the lock itself, and waits for that for up to 100 ms.
+/// A program that ends right after a drop should use [`ClientBuilder::scope`], which waits for the
+/// releases. [`release`](Self::release) reports whether the store has acknowledged the release.
+///
+/// [`ClientBuilder::scope`]: crate::ClientBuilder::scope
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     client: Client,
@@ -160,6 +163,10 @@ impl Guard {
             .map_or(Instant::ORIGIN, |(_, lease)| lease.valid_until())
     }
 
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.client.0.dispatcher.request_timeout
+    }
+
     /// Waits until the lock is lost and returns the reason. Completes at the deadline at the
     /// latest, whatever the store and the network do. Never completes after a release.
     ///
@@ -189,6 +196,31 @@ impl Guard {
                 }
                 Phase::Releasing | Phase::Released => changed.await,
             }
+        }
+    }
+
+    /// Waits until the guard ends in any way: the lock is lost, or its release begins. Returns which of
+    /// the two it was. For a task that watches the guard beside the work.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lost`](Self::lost).
+    pub async fn ended(&self) -> NotHeld {
+        let released = async {
+            loop {
+                let changed = self.attempt.changed();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if let Phase::Releasing | Phase::Released = self.phase() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = self.lost() => NotHeld::Lost(reason),
+            () = released => NotHeld::Released,
         }
     }
 
@@ -393,7 +425,11 @@ impl Drop for Guard {
         }
         let dispatcher = &self.client.0.dispatcher;
         if let Ok(true) = self.attempt.begin_release(dispatcher.now()) {
-            dispatcher.remove_in_background(&self.attempt, true);
+            dispatcher.forget(&self.attempt);
+            let releaser = &self.client.0.releaser;
+            if !dispatcher.is_local() || !releaser.remove_at_once(&self.attempt) {
+                dispatcher.remove_in_background(&self.attempt, true);
+            }
         }
     }
 }

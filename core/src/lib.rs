@@ -47,7 +47,8 @@
 //! - [`queue`] and [`lease`]: two pure state machines. The queue describes what a store holds, the
 //!   lease what a client may believe. They are the specification; everything else is I/O around
 //!   them.
-//! - [`Client`], [`Lock`], [`Guard`]: the types that users hold.
+//! - [`Client`], [`Lock`], [`Guard`]: the types that users hold; [`blocking`] has the same for
+//!   programs that are not asynchronous.
 //! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] turns
 //!   any store with compare-and-swap into a backend.
 //! - [`driver`]: parts that the drivers of server stores share.
@@ -64,6 +65,7 @@
 
 mod acquire;
 pub mod backend;
+pub mod blocking;
 pub mod capability;
 pub mod cas;
 mod client;

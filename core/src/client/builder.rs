@@ -1,17 +1,27 @@
 //! Configuration and connection of a client.
 
 use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use futures_util::FutureExt;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use super::{
-    Client, Inner, dispatcher::Dispatcher, releaser::Releaser, renewer, timeout::timeout_at,
+    Client, Inner,
+    dispatcher::Dispatcher,
+    own_thread::{self, OnThread},
+    releaser::{Releaser, Work},
+    renewer,
+    timeout::timeout_at,
 };
 use crate::{
-    backend::{Connect, Context, EventHandler, EventSink},
+    backend::{Backend, Connect, Context, EventHandler, EventSink},
     capability::{Requirements, TtlScope},
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind},
@@ -37,6 +47,7 @@ pub struct ClientBuilder {
     token_floor: FencingToken,
     requirements: Requirements,
     read_only: bool,
+    own_thread: bool,
 }
 
 /// The values with which a client's locks are acquired unless a lock sets its own.
@@ -77,7 +88,12 @@ impl ClientBuilder {
             token_floor: FencingToken::new(0),
             requirements: Requirements::default(),
             read_only: false,
+            own_thread: false,
         }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        self.connect.info().scheme
     }
 
     /// Sets the namespace, which separates the client's locks from those of other applications.
@@ -147,9 +163,19 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets whether the client gets a thread of its own, which sends all its requests. Take it if
+    /// the program's tasks may block their threads for a third of a TTL or longer: otherwise a
+    /// blocked runtime renews nothing, and the locks are lost. It costs one thread, and two changes
+    /// of thread for each request. The thread ends after the client. Default: no.
+    pub const fn own_thread(mut self, own_thread: bool) -> Self {
+        self.own_thread = own_thread;
+        self
+    }
+
     /// Connects, and checks the TTL and the requirements against the backend's capabilities.
     ///
-    /// The client's tasks run on the runtime on which this method is called.
+    /// The client's tasks run on the runtime on which this method is called, unless the client has a
+    /// [thread of its own](Self::own_thread).
     ///
     /// # Errors
     ///
@@ -160,6 +186,64 @@ impl ClientBuilder {
     ///
     /// Only a connection is left behind, and it closes itself.
     pub async fn connect(self) -> Result<Client, Error> {
+        if !self.own_thread {
+            return self.connect_here().await.map(|(client, _)| client);
+        }
+        let (answer, connected) = oneshot::channel();
+        let failed = Error::new(ErrorKind::Unavailable, "connecting")
+            .with_backend(self.scheme())
+            .with_detail("the thread of the client has ended");
+        own_thread::start(self, |client| {
+            // A client that nobody waits for ends here.
+            let _: Result<(), _> = answer.send(client);
+        })?;
+        connected.await.unwrap_or(Err(failed))
+    }
+
+    /// Connects, runs `body` with the client, and shuts the client down whatever happens: `body`
+    /// returns, returns early with `?`, or panics. So every lock is released when this function
+    /// returns, also those of guards that were only dropped; a program that ends then leaves no lock
+    /// taken. The shutdown takes two request time-outs at most.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tenure_core::{Client, memory::MemoryStore};
+    ///
+    /// let builder = Client::builder(MemoryStore::new());
+    /// builder
+    ///     .scope(async |client| {
+    ///         let guard = client.lock("invoice-42")?.acquire().await?;
+    ///         println!("held, with fencing token {}", guard.check()?);
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), and the error of `body`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the body and the client without a shutdown; the locks are released
+    /// in the background.
+    pub async fn scope<T, E: From<Error>>(
+        self,
+        body: impl AsyncFnOnce(&Client) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let within = 2 * self.request_timeout;
+        let client = self.connect().await?;
+        let output = AssertUnwindSafe(body(&client)).catch_unwind().await;
+        let left = client.shutdown(within).await.unreleased;
+        if !left.is_empty() {
+            tracing::warn!(?left, "could not release all locks at the end of the scope");
+        }
+        output.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Connects on the present runtime. Returns the client and the task that ends after it.
+    pub(super) async fn connect_here(self) -> Result<(Client, JoinHandle<()>), Error> {
         let info = self.connect.info();
         let fail = |kind, detail: String| {
             Error::new(kind, "connecting")
@@ -214,6 +298,10 @@ impl ClientBuilder {
             ))
         })?;
         dispatcher.set_capabilities(capabilities);
+        let backend: Arc<dyn Backend> = match self.own_thread {
+            true => Arc::new(OnThread::new(backend)),
+            false => backend,
+        };
         let releaser = Releaser::new(
             Arc::clone(&backend),
             self.clock,
@@ -235,17 +323,20 @@ impl ClientBuilder {
             return Err(error.with_backend(info.scheme));
         }
         runtime.spawn(renewer::run(weak, Arc::clone(&backend)));
-        runtime.spawn(releaser.clone().run(command_rx));
+        let releases = runtime.spawn(releaser.clone().run(Work::new(command_rx)));
         let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.read_only);
         let namespace = self.namespace;
-        Ok(Client(Arc::new(Inner {
+        let own_thread = self.own_thread.then_some(runtime);
+        let client = Client(Arc::new(Inner {
             backend,
             dispatcher,
             releaser,
             info,
             namespace,
             defaults,
-        })))
+            own_thread,
+        }));
+        Ok((client, releases))
     }
 }
 

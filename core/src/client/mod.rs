@@ -4,6 +4,7 @@ mod attempt;
 mod attempt_state;
 mod builder;
 mod dispatcher;
+pub(crate) mod own_thread;
 mod releaser;
 mod renewal_schedule;
 mod renewer;
@@ -13,7 +14,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::ClientBuilder;
 pub use releaser::Release;
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
 
 use self::releaser::{Releaser, RemovalOutcome};
 pub(crate) use self::{
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) info: BackendInfo,
     pub(crate) namespace: Namespace,
     pub(crate) defaults: Defaults,
+    /// The runtime of the client's own thread, if it has one.
+    pub(crate) own_thread: Option<Handle>,
 }
 
 /// The outcome of a shutdown (clause R5).

@@ -4,10 +4,12 @@
 use std::{
     pin::{Pin, pin},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use tokio::{
+    runtime::Builder,
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
@@ -79,6 +81,9 @@ const MAX_CONCURRENT_REMOVALS: usize = 64;
 /// How long an unanswered removal counts towards that number. A part of the store that is silent,
 /// such as one node of a cluster, must not delay the removals at the other parts.
 const COUNTED_FOR: Duration = Duration::from_millis(100);
+/// How long the drop of a guard waits for a store on this machine. A removal there takes less than a
+/// millisecond, unless the machine is busy.
+const DROP_TIMEOUT: Duration = Duration::from_millis(100);
 /// Delay before a removal that the store has refused is retried, in a pooled session: the
 /// permission may be granted again.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -122,31 +127,53 @@ impl Releaser {
         }
     }
 
+    /// Removes an attempt while the caller waits, which may be a task of any runtime or none, and
+    /// returns whether it is removed. A thread runs the removal, because the caller's runtime may
+    /// have no other thread, and may end right afterwards.
+    pub(crate) fn remove_at_once(&self, attempt: &Arc<Attempt>) -> bool {
+        let (releaser, removal) = (self.clone(), Removal::new(attempt, true));
+        let (done, removed) = std::sync::mpsc::channel();
+        let remove = move || {
+            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            let limit = releaser.clock.now() + DROP_TIMEOUT;
+            let removed = runtime.block_on(async {
+                removal.attempt.wait_idle(&*releaser.clock, limit).await;
+                let left = limit.since(releaser.clock.now());
+                releaser.try_remove(&removal, left).await.0.is_ok()
+            });
+            let _ = done.send(removed);
+            runtime.shutdown_background();
+        };
+        let thread = thread::Builder::new().name("tenure-release".to_owned());
+        thread.spawn(remove).is_ok() && removed.recv_timeout(DROP_TIMEOUT) == Ok(true)
+    }
+
     /// Runs until the client is gone and all removals are done, then closes the backend.
-    pub(super) async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut removals: JoinSet<RemovalOutcome> = JoinSet::new();
+    pub(super) async fn run(self, mut work: Work) {
         // A drain does not wait for delayed removals.
         let mut delayed = JoinSet::new();
         let mut drains = Vec::new();
         loop {
-            if removals.is_empty() {
+            if work.removals.is_empty() {
                 for drain in drains.drain(..) {
                     let _: Result<(), ()> = oneshot::Sender::send(drain, ());
                 }
             }
             tokio::select! {
                 biased;
-                command = commands.recv() => match command {
+                command = work.commands.recv() => match command {
                     Some(Command::Remove(removal)) if removal.not_before.is_some() => {
                         delayed.spawn(self.clone().delay(removal));
                     }
                     Some(Command::Remove(removal)) => {
-                        removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
+                        work.removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
                     }
                     Some(Command::Drain(done)) => drains.push(done),
                     None => break,
                 },
-                Some(done) = removals.join_next() => {
+                Some(done) = work.removals.join_next() => {
                     if let Ok(RemovalOutcome::Refused(mut removal)) = done {
                         removal.not_before = Some(self.clock.now() + REFUSED_RETRY_DELAY);
                         delayed.spawn(self.clone().delay(removal));
@@ -154,7 +181,7 @@ impl Releaser {
                 }
                 Some(due) = delayed.join_next() => {
                     if let Ok(removal) = due {
-                        removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
+                        work.removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
                     }
                 }
             }
@@ -162,7 +189,7 @@ impl Releaser {
         // Closing the backend ends its sessions, and with them the entries that could not be
         // removed.
         let limit = self.clock.now() + 2 * self.request_timeout;
-        let rest = async { while removals.join_next().await.is_some() {} };
+        let rest = async { while work.removals.join_next().await.is_some() {} };
         let _ = timeout_at(&*self.clock, limit, rest).await;
         self.backend.close().await;
     }
@@ -256,6 +283,36 @@ impl Releaser {
                 .with_backend(self.backend.info().scheme)
                 .with_lock(removal.request.name.clone())
                 .with_detail("the store gave no answer in time")),
+        }
+    }
+}
+
+/// The removals that are queued and under way. Logs if they are dropped, as when a runtime ends.
+pub(super) struct Work {
+    commands: mpsc::UnboundedReceiver<Command>,
+    removals: JoinSet<RemovalOutcome>,
+}
+
+impl Work {
+    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        Self {
+            commands,
+            removals: JoinSet::new(),
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let queued = std::iter::from_fn(|| self.commands.try_recv().ok());
+        let queued = queued.filter(|command| matches!(command, Command::Remove(_)));
+        let count = queued.count() + self.removals.len();
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "a client ended while locks were being released; they stay taken for up to their TTL \
+                 (use `ClientBuilder::scope`, or shut the client down before the program ends)",
+            );
         }
     }
 }

@@ -1,0 +1,134 @@
+//! A named lock, and the ways to acquire it.
+
+use std::time::Duration;
+
+use super::{Client, Guard};
+use crate::{error::Error, guard::NotHeld, lock::RunError, name::LockName, request::Holder};
+
+/// A lock of a client. Cheap to clone. A `Lock` value does not hold the lock; a [`Guard`] does.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    lock: crate::Lock,
+    client: Client,
+}
+
+/// The outcome of an acquire with a time limit.
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use]
+pub enum Acquisition {
+    /// The caller holds the lock.
+    Acquired(Guard),
+    /// Another client holds the lock: its holder, as far as the store can tell (clause A5).
+    Busy(Holder),
+}
+
+impl Acquisition {
+    /// Returns the guard if the lock was acquired.
+    #[must_use]
+    pub fn acquired(self) -> Option<Guard> {
+        match self {
+            Self::Acquired(guard) => Some(guard),
+            Self::Busy(_) => None,
+        }
+    }
+}
+
+impl Lock {
+    pub(super) const fn new(lock: crate::Lock, client: Client) -> Self {
+        Self { lock, client }
+    }
+
+    /// Returns the lock's name.
+    #[must_use]
+    pub const fn name(&self) -> &LockName {
+        self.lock.name()
+    }
+
+    /// Sets the TTL, as [`crate::Lock::ttl`].
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.lock = self.lock.ttl(ttl);
+        self
+    }
+
+    /// Sets the label that is shown to other clients, beside host and process id.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.lock = self.lock.label(label);
+        self
+    }
+
+    /// Acquires the lock. Waits without a time limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Lock::acquire`].
+    pub fn acquire(&self) -> Result<Guard, Error> {
+        let lock = self.lock.clone();
+        let acquire = async move { lock.acquire().await };
+        self.client
+            .thread
+            .run("acquiring", acquire)
+            .map(|guard| self.guard(guard))
+    }
+
+    /// Acquires the lock if it is free. Does not wait for the lock, but up to one request time-out for
+    /// the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Lock::try_acquire`].
+    pub fn try_acquire(&self) -> Result<Acquisition, Error> {
+        let lock = self.lock.clone();
+        self.acquisition(async move { lock.try_acquire().await })
+    }
+
+    /// Acquires the lock. Waits at most `budget`, requests included (clause A1).
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Lock::acquire_within`].
+    pub fn acquire_within(&self, budget: Duration) -> Result<Acquisition, Error> {
+        let lock = self.lock.clone();
+        self.acquisition(async move { lock.acquire_within(budget).await })
+    }
+
+    /// Runs `body` under the lock, and releases it, also if `body` panics. Waits for the lock without
+    /// a time limit.
+    ///
+    /// Unlike an asynchronous body, this one cannot be stopped when the lock is lost: call
+    /// [`Guard::check`] before each effect. A failed release is logged and is not an error: the lock
+    /// is free after its TTL.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Acquire`] if the lock cannot be acquired, [`RunError::Lost`] with the output if the
+    /// lock was lost before `body` returned.
+    pub fn run<T>(&self, body: impl FnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+        let guard = self.acquire().map_err(RunError::Acquire)?;
+        let output = body(&guard);
+        match guard.check() {
+            Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
+                reason,
+                output: Some(output),
+            }),
+            _ => Ok(output),
+        }
+    }
+
+    fn acquisition(
+        &self,
+        acquire: impl Future<Output = Result<crate::Acquisition, Error>> + Send + 'static,
+    ) -> Result<Acquisition, Error> {
+        let acquired = self.client.thread.run("acquiring", acquire)?;
+        Ok(match acquired {
+            crate::Acquisition::Acquired(guard) => Acquisition::Acquired(self.guard(guard)),
+            crate::Acquisition::Busy(holder) => Acquisition::Busy(holder),
+        })
+    }
+
+    fn guard(&self, guard: crate::Guard) -> Guard {
+        Guard::new(guard, self.client.thread.clone())
+    }
+}
