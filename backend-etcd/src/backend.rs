@@ -41,6 +41,15 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
+    /// Creates a store for this URL, for example `etcd://10.0.0.1`, with the default options. Sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn new(url: impl AsRef<str>) -> Result<Self, Error> {
+        Self::open(&StoreUrl::parse(url.as_ref())?, Options::default())
+    }
+
     /// A store at this address. [`EtcdFactory`](crate::EtcdFactory) lists the schemes. This sends
     /// nothing yet.
     ///

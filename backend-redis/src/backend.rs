@@ -41,6 +41,15 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
+    /// Creates a store for this URL, for example `redis://10.0.0.1`, with the default options. Sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn new(url: impl AsRef<str>) -> Result<Self, Error> {
+        Self::open(&StoreUrl::parse(url.as_ref())?, Options::default())
+    }
+
     /// Creates a store for this URL; [`RedisFactory`](crate::RedisFactory) lists the schemes. Sends
     /// nothing.
     ///

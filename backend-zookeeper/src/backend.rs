@@ -26,6 +26,15 @@ pub struct ZooKeeperStore {
 }
 
 impl ZooKeeperStore {
+    /// Creates a store for this URL, for example `zookeeper://10.0.0.1`, with the default options. Sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn new(url: impl AsRef<str>) -> Result<Self, Error> {
+        Self::open(&StoreUrl::parse(url.as_ref())?, Options::default())
+    }
+
     /// The store at this address. [`ZooKeeperFactory`](crate::ZooKeeperFactory) lists the schemes.
     /// Nothing is sent yet.
     ///

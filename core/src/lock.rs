@@ -13,7 +13,7 @@ use crate::{
     id::AttemptId,
     loss::LossReason,
     name::LockName,
-    request::{Enqueue, Owner, Waiting},
+    request::{Enqueue, Holder, Owner, Waiting},
 };
 
 /// A lock of a client. Cheap to clone. A `Lock` value does not hold the lock; a [`Guard`] does.
@@ -34,6 +34,8 @@ pub struct Lock {
 pub enum RunError<T> {
     /// The lock was not acquired, and the body did not run.
     Acquire(Error),
+    /// Another client held the lock until the time limit, and the body did not run.
+    Busy(Box<Holder>),
     /// The lock was lost, and the body was stopped at its next `.await`.
     Lost {
         /// The reason for the loss.
@@ -48,6 +50,7 @@ impl<T> std::fmt::Display for RunError<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Acquire(error) => error.fmt(f),
+            Self::Busy(holder) => write!(f, "the lock is held by {holder}"),
             Self::Lost { reason, .. } => {
                 write!(f, "the lock was lost and the work was stopped: {reason}")
             }
@@ -59,7 +62,7 @@ impl<T: std::fmt::Debug> std::error::Error for RunError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Acquire(error) => std::error::Error::source(error),
-            Self::Lost { .. } => None,
+            Self::Busy(_) | Self::Lost { .. } => None,
         }
     }
 }
@@ -202,30 +205,48 @@ impl Lock {
     /// # Cancel safety
     ///
     /// Dropping the future drops the body and releases the lock in the background.
+    ///
+    /// ```
+    /// # use tenure_core::{Lock, RunError};
+    /// # async fn write_report(_token: u64) {}
+    /// # async fn example(lock: Lock) -> Result<(), RunError<()>> {
+    /// lock.run(async |guard| write_report(guard.token().get()).await)
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn run<T>(&self, body: impl AsyncFnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
         let guard = self.acquire().await.map_err(RunError::Acquire)?;
-        let output = {
-            let work = body(&guard);
-            tokio::pin!(work);
-            tokio::select! {
-                biased;
-                reason = guard.lost() => return Err(RunError::Lost { reason, output: None }),
-                output = &mut work => output,
-            }
-        };
-        match guard.check() {
-            Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
-                reason,
-                output: Some(output),
-            }),
-            // The body released the guard itself.
-            Err(NotHeld::Released) => Ok(output),
-            Ok(_) => {
-                let outcome = guard.release().await;
-                tracing::debug!(?outcome, "released after the work was done");
-                Ok(output)
-            }
-        }
+        run_under(guard, body).await
+    }
+
+    /// Like [`run`](Self::run), but waits for the lock for at most `budget`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and [`RunError::Busy`] if another client holds the lock until then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_within<T>(
+        &self,
+        budget: Duration,
+        body: impl AsyncFnOnce(&Guard) -> T,
+    ) -> Result<T, RunError<T>> {
+        run_if_acquired(self.acquire_within(budget).await, body).await
+    }
+
+    /// Like [`run`](Self::run), but only if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and [`RunError::Busy`] if another client holds the lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn try_run<T>(&self, body: impl AsyncFnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+        run_if_acquired(self.try_acquire().await, body).await
     }
 
     async fn run_acquire(
@@ -274,5 +295,40 @@ impl Lock {
         }
         let attempt = AttemptId::random()?;
         Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait))
+    }
+}
+
+async fn run_if_acquired<T>(
+    acquired: Result<Acquisition, Error>,
+    body: impl AsyncFnOnce(&Guard) -> T,
+) -> Result<T, RunError<T>> {
+    match acquired.map_err(RunError::Acquire)? {
+        Acquisition::Acquired(guard) => run_under(guard, body).await,
+        Acquisition::Busy(holder) => Err(RunError::Busy(Box::new(holder))),
+    }
+}
+
+async fn run_under<T>(guard: Guard, body: impl AsyncFnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+    let output = {
+        let work = body(&guard);
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            reason = guard.lost() => return Err(RunError::Lost { reason, output: None }),
+            output = &mut work => output,
+        }
+    };
+    match guard.check() {
+        Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
+            reason,
+            output: Some(output),
+        }),
+        // The body released the guard itself.
+        Err(NotHeld::Released) => Ok(output),
+        Ok(_) => {
+            let outcome = guard.release().await;
+            tracing::debug!(?outcome, "released after the work was done");
+            Ok(output)
+        }
     }
 }

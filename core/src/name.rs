@@ -9,7 +9,7 @@
 //! Namespace and name are encoded separately, so that no part of the one can be mistaken for a part
 //! of the other.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// Maximum length of a name or namespace in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
@@ -164,6 +164,20 @@ macro_rules! name_type {
             #[must_use]
             pub fn from_encoded(encoded: &str) -> Option<Self> {
                 decode(encoded).and_then(|text| Self::new(text).ok())
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                Self::new(text)
             }
         }
 

@@ -2,7 +2,7 @@
 //!
 //! All types are `#[non_exhaustive]` and have constructors, so that a new field breaks no backend.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,13 @@ impl Owner {
             host: cut(host.into()),
             pid,
         }
+    }
+}
+
+/// Labels and hosts are texts of other clients, so they are shown with escapes.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} (pid {} on {:?})", self.label, self.pid, self.host)
     }
 }
 
@@ -206,6 +213,20 @@ pub struct Holder {
     pub expires_in: Option<Duration>,
     /// The TTL, if the store reports it.
     pub ttl: Option<Duration>,
+}
+
+/// Shows the owner and the token, for example `"invoices" (pid 4711 on "db1"), token 42`.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(owner) => owner.fmt(f)?,
+            None => f.write_str("a program that does not use tenure")?,
+        }
+        match self.token {
+            Some(token) => write!(f, ", token {token}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Holder {

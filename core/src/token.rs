@@ -31,6 +31,16 @@ impl FencingToken {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// Returns the number as a signed one, for databases whose numbers are signed. A number that no
+    /// store gives, above [`MAX`](Self::MAX), becomes the highest signed number.
+    #[must_use]
+    pub const fn get_i64(self) -> i64 {
+        if self.0 > i64::MAX as u64 {
+            return i64::MAX;
+        }
+        self.0.cast_signed()
+    }
 }
 
 impl fmt::Display for FencingToken {

@@ -214,3 +214,16 @@ async fn a4_cancelled_acquire_leaves_nothing() {
     assert!(next.unwrap().acquired().is_some());
     assert_eq!(*faults.removes.lock().unwrap(), ["a"]);
 }
+
+#[test]
+fn a5_run_names_the_holder_of_a_busy_lock() {
+    let client = connect(&MemoryStore::new());
+    let lock = client.lock("a").unwrap();
+    let budget = Duration::from_millis(20);
+    assert_eq!(lock.try_run(|_| 7).unwrap(), 7);
+    assert_eq!(lock.run_within(LIMIT, |_| 7).unwrap(), 7);
+    let _guard = lock.acquire().unwrap();
+    for busy in [lock.try_run(|_| ()), lock.run_within(budget, |_| ())] {
+        assert!(matches!(busy, Err(RunError::Busy(_))), "{busy:?}");
+    }
+}

@@ -107,14 +107,29 @@ impl Lock {
     /// lock was lost before `body` returned.
     pub fn run<T>(&self, body: impl FnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
         let guard = self.acquire().map_err(RunError::Acquire)?;
-        let output = body(&guard);
-        match guard.check() {
-            Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
-                reason,
-                output: Some(output),
-            }),
-            _ => Ok(output),
-        }
+        run_under(&guard, body)
+    }
+
+    /// Like [`run`](Self::run), but waits for the lock for at most `budget`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and [`RunError::Busy`] if another client holds the lock until then.
+    pub fn run_within<T>(
+        &self,
+        budget: Duration,
+        body: impl FnOnce(&Guard) -> T,
+    ) -> Result<T, RunError<T>> {
+        run_if_acquired(self.acquire_within(budget), body)
+    }
+
+    /// Like [`run`](Self::run), but only if the lock is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and [`RunError::Busy`] if another client holds the lock.
+    pub fn try_run<T>(&self, body: impl FnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+        run_if_acquired(self.try_acquire(), body)
     }
 
     fn acquisition(
@@ -130,5 +145,26 @@ impl Lock {
 
     fn guard(&self, guard: crate::Guard) -> Guard {
         Guard::new(guard, self.client.thread.clone())
+    }
+}
+
+fn run_if_acquired<T>(
+    acquired: Result<Acquisition, Error>,
+    body: impl FnOnce(&Guard) -> T,
+) -> Result<T, RunError<T>> {
+    match acquired.map_err(RunError::Acquire)? {
+        Acquisition::Acquired(guard) => run_under(&guard, body),
+        Acquisition::Busy(holder) => Err(RunError::Busy(Box::new(holder))),
+    }
+}
+
+fn run_under<T>(guard: &Guard, body: impl FnOnce(&Guard) -> T) -> Result<T, RunError<T>> {
+    let output = body(guard);
+    match guard.check() {
+        Err(NotHeld::Lost(reason)) => Err(RunError::Lost {
+            reason,
+            output: Some(output),
+        }),
+        _ => Ok(output),
     }
 }

@@ -97,9 +97,9 @@ impl Client {
     /// # Errors
     ///
     /// As [`crate::Client::inspect`].
-    pub fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        let (client, name) = (self.client.clone(), name.clone());
-        let inspect = async move { client.inspect(&name).await };
+    pub fn inspect(&self, name: impl AsRef<str>) -> Result<LockState, Error> {
+        let (client, name) = (self.client.clone(), LockName::new(name)?);
+        let inspect = async move { client.inspect(name).await };
         self.thread.run("inspecting", inspect)
     }
 
@@ -119,9 +119,9 @@ impl Client {
     /// # Errors
     ///
     /// As [`crate::Client::evict`].
-    pub fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        let (client, name) = (self.client.clone(), name.clone());
-        let evict = async move { client.evict(&name, token).await };
+    pub fn evict(&self, name: impl AsRef<str>, token: FencingToken) -> Result<Evicted, Error> {
+        let (client, name) = (self.client.clone(), LockName::new(name)?);
+        let evict = async move { client.evict(name, token).await };
         self.thread.run("evicting", evict)
     }
 

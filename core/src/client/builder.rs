@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::ClientId,
     lease::DriftBounds,
-    name::Namespace,
+    name::{InvalidName, Namespace},
     request::Owner,
     token::FencingToken,
 };
@@ -37,7 +37,7 @@ use crate::{
 #[must_use]
 pub struct ClientBuilder {
     connect: Arc<dyn Connect>,
-    namespace: Namespace,
+    namespace: Result<Namespace, InvalidName>,
     label: String,
     ttl: Duration,
     clamp_ttl: bool,
@@ -78,7 +78,7 @@ impl ClientBuilder {
     pub(super) fn new(connect: Arc<dyn Connect>) -> Self {
         Self {
             connect,
-            namespace: Namespace::default(),
+            namespace: Ok(Namespace::default()),
             label: program(),
             ttl: Duration::from_secs(30),
             clamp_ttl: false,
@@ -97,9 +97,10 @@ impl ClientBuilder {
     }
 
     /// Sets the namespace, which separates the client's locks from those of other applications.
+    /// Its text has 1 to 512 bytes without NUL; [`connect`](Self::connect) reports another text.
     /// Default: `default`.
-    pub fn namespace(mut self, namespace: Namespace) -> Self {
-        self.namespace = namespace;
+    pub fn namespace(mut self, namespace: impl AsRef<str>) -> Self {
+        self.namespace = Namespace::new(namespace);
         self
     }
 
@@ -264,6 +265,9 @@ impl ClientBuilder {
                 "the request time-out is zero".to_owned(),
             ));
         }
+        let namespace = self
+            .namespace
+            .map_err(|invalid| fail(ErrorKind::Config, format!("the namespace: {invalid}")))?;
         let (commands, command_rx) = mpsc::unbounded_channel();
         let dispatcher = Arc::new(Dispatcher::new(
             info.scheme,
@@ -280,7 +284,7 @@ impl ClientBuilder {
             EventSink::new(handler),
             Arc::clone(&self.clock),
         )
-        .with_namespace(self.namespace.clone())
+        .with_namespace(namespace.clone())
         .with_token_floor(self.token_floor)
         .with_request_timeout(self.request_timeout)
         .with_read_only(self.read_only);
@@ -325,7 +329,6 @@ impl ClientBuilder {
         runtime.spawn(renewer::run(weak, Arc::clone(&backend)));
         let releases = runtime.spawn(releaser.clone().run(Work::new(command_rx)));
         let defaults = Defaults::new(self.label, self.ttl, self.clamp_ttl, self.read_only);
-        let namespace = self.namespace;
         let own_thread = self.own_thread.then_some(runtime);
         let client = Client(Arc::new(Inner {
             backend,

@@ -116,18 +116,16 @@ impl Client {
     /// # Errors
     ///
     /// The store's error; [`ErrorKind::Timeout`] if the store does not answer within the request
-    /// time-out.
+    /// time-out; [`ErrorKind::InvalidName`].
     ///
     /// # Cancel safety
     ///
     /// Cancelling has no effect on the lock.
-    pub async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.with_request_timeout(
-            "inspecting",
-            ErrorKind::Timeout,
-            self.backend().inspect(name),
-        )
-        .await
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<LockState, Error> {
+        let name = LockName::new(name)?;
+        let call = self.backend().inspect(&name);
+        self.with_request_timeout("inspecting", ErrorKind::Timeout, call)
+            .await
     }
 
     /// Returns one page of the locks in the namespace that have a holder or waiters (clause I1).
@@ -158,8 +156,13 @@ impl Client {
     ///
     /// After cancelling, it is unknown whether the grant was evicted. The call can be repeated
     /// safely.
-    pub async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
-        let call = self.backend().evict(name, token);
+    pub async fn evict(
+        &self,
+        name: impl AsRef<str>,
+        token: FencingToken,
+    ) -> Result<Evicted, Error> {
+        let name = LockName::new(name)?;
+        let call = self.backend().evict(&name, token);
         self.with_request_timeout("evicting", ErrorKind::OutcomeUnknown, call)
             .await
     }
