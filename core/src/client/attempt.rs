@@ -350,14 +350,15 @@ impl Attempt {
     }
 
     /// Waits until no renewal is in flight, so that none can reach the store after a removal that
-    /// is sent afterwards (K3). Waits until `limit` at the latest.
-    pub(crate) async fn wait_idle(&self, clock: &dyn Clock, limit: Instant) {
+    /// is sent afterwards (K3). Waits until `limit` at the latest, and returns whether it is so.
+    pub(crate) async fn wait_idle(&self, clock: &dyn Clock, limit: Instant) -> bool {
         loop {
             let changed = self.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.lock().in_flight == 0 || clock.now() >= limit {
-                return;
+            let idle = self.lock().in_flight == 0;
+            if idle || clock.now() >= limit {
+                return idle;
             }
             tokio::select! {
                 biased;

@@ -139,9 +139,9 @@ impl Releaser {
             };
             let limit = releaser.clock.now() + DROP_TIMEOUT;
             let removed = runtime.block_on(async {
-                removal.attempt.wait_idle(&*releaser.clock, limit).await;
+                let idle = removal.attempt.wait_idle(&*releaser.clock, limit).await;
                 let left = limit.since(releaser.clock.now());
-                releaser.try_remove(&removal, left).await.0.is_ok()
+                idle && releaser.try_remove(&removal, left).await.0.is_ok()
             });
             let _ = done.send(removed);
             runtime.shutdown_background();
