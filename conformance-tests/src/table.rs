@@ -203,8 +203,8 @@ macro_rules! __each_case {
                     "The same when the holder's requests arrive and no reply returns.";
                 waiter_that_was_cut_off_gets_its_turn [W2 W5] needs Faults since 2
                     "A waiter that is disconnected, briefly or for longer than its entry lives, is in the queue afterwards and gets the lock.";
-                refused_client_goes_on_by_itself [A1 A3 W2 S1] needs Faults since 2
-                    "Refused connections are errors within the time-out, and afterwards the same client acquires again.";
+                refused_client_goes_on_by_itself [A1 A3 W2 R4 S1] needs Faults since 2
+                    "Refused connections are errors within the time-out and leave nothing in the store, and afterwards the same client acquires again.";
                 slow_store_counts_against_the_holder [D1 L5] needs Faults since 2
                     "With delayed requests and replies, the deadline counts from before the request, and no grant ends.";
                 slow_waiter_keeps_its_place [W1 W2 W5 T1 L5] needs Faults since 2

@@ -382,11 +382,17 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
     let broken = Broken::new(&context, context.steady()).await?;
     let guard = broken.client.lock("refused")?.acquire().await?;
     release(&guard).await?;
+    let kept = context.env().residue().await?;
     broken.set(Fault::Refuse);
-    for _ in 0..2 {
+    // A try whose request was under way when the connection broke has an unknown outcome, and is fenced
+    // off.
+    let mut fenced = 0;
+    for number in 0..3 {
         let begin = context.now();
-        match broken.client.lock("refused")?.try_acquire().await {
+        let lock = broken.client.lock(format!("refused-{number}"))?;
+        match lock.try_acquire().await {
             Err(error) => {
+                fenced += usize::from(!error.is_without_effect());
                 ensure!(
                     error.is_retryable(),
                     "A3",
@@ -418,6 +424,14 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
     }
     broken.set(Fault::None);
     let guard = broken.goes_on(&context, "refused").await?;
+    if let (Some(before), Some(after)) = (kept, context.env().residue().await?) {
+        ensure!(
+            after <= before + fenced,
+            "R4",
+            "{before} locks had state in the store before three tries that were refused, and {after} \
+             have it afterwards; {fenced} of the tries had an unknown outcome"
+        );
+    }
     release(&guard).await
 }
 

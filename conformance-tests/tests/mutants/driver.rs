@@ -49,6 +49,8 @@ pub(crate) struct Driver {
     pub(crate) request_timeout: Duration,
     /// The number of leaders that were replaced before the connection was made.
     pub(crate) replaced: u32,
+    /// The attempts whose enqueue was refused.
+    pub(crate) refused: Mutex<Vec<Remove>>,
     /// For flaws whose behaviour alternates.
     pub(crate) turned: AtomicBool,
     pub(crate) _relay: Arc<dyn EventHandler>,
@@ -241,6 +243,18 @@ impl Driver {
         Ok(())
     }
 
+    /// Notes a refused enqueue, and fences the attempts of earlier ones off once one is answered.
+    async fn fence_refused(&self, request: &Enqueue, answer: &Result<Enqueued, Error>) {
+        if answer.is_err() {
+            let remove = Remove::new(request.name.clone(), request.attempt, request.ttl, false);
+            return self.refused.lock().unwrap().push(remove);
+        }
+        let refused = std::mem::take(&mut *self.refused.lock().unwrap());
+        for remove in refused {
+            let _ = self.inner.remove(remove).await;
+        }
+    }
+
     /// Makes the first recorded waiter of the lock the holder, even if its entry is gone.
     async fn grant_to_the_lapsed(&self, name: &LockName) -> Result<(), Error> {
         let waiting = self.store.shared.lock().unwrap().waiting.clone();
@@ -307,6 +321,9 @@ impl Backend for Driver {
             Err(_) if !wait && self.has(Flaw::AwayIsBusy) => Ok(Enqueued::Busy(Holder::default())),
             answer => answer,
         };
+        if self.has(Flaw::FenceAfterARefusal) {
+            self.fence_refused(&request, &answer).await;
+        }
         match answer.map_err(|error| self.shown(error))? {
             Enqueued::Granted(mut grant) => {
                 grant.attempt = attempt;

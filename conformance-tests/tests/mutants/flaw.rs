@@ -148,4 +148,6 @@ mutants! {
         "A client stays with a server that is cut off from the others.";
     BelievesTheFormerLeader [X1] "servers::partition" "etcd 3.4: a leader without followers answers keep-alives"
         "An answer of a leader that is cut off from the others counts as a proof.";
+    FenceAfterARefusal [R4] "faults::refused_client_goes_on_by_itself" "ours: 4,043 refused acquires left 4,059 keys in a Redis server without memory"
+        "An enqueue that was refused is fenced off, although it had no effect.";
 }

@@ -160,6 +160,7 @@ impl Connect for Flawed {
             replaced,
             own: Mutex::default(),
             ids: Mutex::default(),
+            refused: Mutex::default(),
             turned: AtomicBool::new(false),
             _relay: relay,
         }))
