@@ -424,6 +424,7 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
     }
     broken.set(Fault::None);
     let guard = broken.goes_on(&context, "refused").await?;
+    release(&guard).await?;
     if let (Some(before), Some(after)) = (kept, context.env().residue().await?) {
         ensure!(
             after <= before + fenced,
@@ -432,7 +433,7 @@ pub(crate) async fn refused_client_goes_on_by_itself(context: Arc<CaseContext>) 
              have it afterwards; {fenced} of the tries had an unknown outcome"
         );
     }
-    release(&guard).await
+    Ok(())
 }
 
 pub(crate) async fn slow_store_counts_against_the_holder(context: Arc<CaseContext>) -> Outcome {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::{Fault, Line};
 use crate::wrap::{Fate, Op, Plan};
 
-/// Refused requests are lost, and requests into a black hole hang. There are no connections to reset.
+/// Requests into a black hole hang. There are no connections to reset.
 impl Line for Plan {
     fn set(&self, fault: Fault) {
         let (fate, muted) = match fault {
             Fault::None => (Fate::Pass, false),
-            Fault::Refuse => (Fate::LoseRequest, true),
+            Fault::Refuse => (Fate::Refuse, true),
             Fault::BlackHole => (Fate::Hang, true),
             Fault::HoldRequests => (Fate::Hang, false),
             Fault::HoldReplies => (Fate::HangReply, true),

@@ -45,6 +45,8 @@ pub enum Fate {
     Hang,
     /// The request is executed and its reply is lost, without an error.
     HangReply,
+    /// The request is not sent, with an error that says so.
+    Refuse,
     /// The request is lost, with an error that the outcome is unknown.
     LoseRequest,
     /// The request is executed and its reply is lost, with an error that the outcome is unknown.

@@ -82,6 +82,10 @@ impl Tapped {
     ) -> Result<T, Error> {
         match fate {
             Fate::Hang => std::future::pending().await,
+            Fate::Refuse => {
+                let refused = Error::new(ErrorKind::Unavailable, "sending a request");
+                return Err(refused.with_detail("the connection was refused"));
+            }
             Fate::LoseRequest => return Err(unknown("the request was lost")),
             Fate::Delay { before, .. } => tokio::time::sleep(before).await,
             _ => {}
