@@ -1,6 +1,7 @@
 //! `tenure doctor`: checks the configuration and the store with operations on a temporary lock.
 
 mod doctor_report;
+mod mounts;
 mod probe;
 
 use tenure::{
@@ -56,6 +57,15 @@ async fn store(config: &Config, client: &Client, report: &mut DoctorReport) -> R
     let offered = client.capabilities();
     for (what, text) in declared(config, &offered) {
         report.row(what, Mark::Ok, &text)?;
+    }
+    if let Some(dir) = client.info().endpoint.strip_prefix("file:")
+        && let Some(why) = mounts::hidden_from_others(dir.as_ref())
+    {
+        let text = format!(
+            "other processes of this host may not see this directory, and then take the same locks \
+             elsewhere: {why}"
+        );
+        report.row("seen by", Mark::Warning, &text)?;
     }
     probe::run(config, client, report).await?;
     report.row("leaves", Mark::Ok, &left_behind(&offered))
