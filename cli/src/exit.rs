@@ -15,6 +15,8 @@ pub(crate) const USAGE: u8 = 64;
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// Standard output or a file could not be written.
 pub(crate) const IO: u8 = 74;
+/// The reader of standard output has closed it: what a shell shows for a command that SIGPIPE ended.
+pub(crate) const PIPE_CLOSED: u8 = 141;
 /// The store refused access.
 pub(crate) const REFUSED: u8 = 77;
 /// Bad configuration.

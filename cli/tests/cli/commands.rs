@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     process::Stdio,
 };
 
@@ -226,7 +227,7 @@ fn backends_completions_man_and_help_write_their_output() {
 }
 
 #[test]
-fn closed_stdout_causes_one_line_and_no_panic() {
+fn closed_stdout_ends_a_command_quietly() {
     let sandbox = Sandbox::new();
     for arguments in [
         &["status", "x"][..],
@@ -239,7 +240,8 @@ fn closed_stdout_causes_one_line_and_no_panic() {
         let mut command = sandbox.tenure(arguments);
         command.stdout(writer).stderr(Stdio::piped());
         let output = command.spawn().unwrap().wait_with_output().unwrap();
-        finished(output).assert_failed(74, &["standard output", "Broken pipe"]);
+        let run = finished(output);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(141), ""), "{run:?}");
     }
     let full = std::fs::File::options()
         .write(true)
@@ -274,6 +276,28 @@ fn doctor_checks_the_store_and_leaves_no_lock() {
     let report = lines(&run.assert_succeeded().stdout);
     assert_eq!(report[0]["schema"], "tenure.doctor/1");
     assert_eq!(report[0]["ok"], true);
+}
+
+/// The path begins at the configuration file.
+#[test]
+fn doctor_warns_of_a_password_file_that_others_may_read() {
+    let sandbox = Sandbox::new();
+    let (file, password) = (sandbox.path("app.toml"), sandbox.path("pw"));
+    std::fs::write(&password, "secret\n").unwrap();
+    let text = "[backend]\nurl = \"redis://127.0.0.1:1\"\npassword_file = \"pw\"\n";
+    std::fs::write(&file, text).unwrap();
+    for (mode, warns) in [(0o640, true), (0o600, false)] {
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut doctor = unconfigured();
+        doctor.arg("--config").arg(&file).arg("doctor");
+        let run = finished(doctor.output().unwrap());
+        run.assert_failed(69, &["nothing listens"]);
+        assert_eq!(
+            run.stdout.contains("warning  password file"),
+            warns,
+            "{run:?}"
+        );
+    }
 }
 
 #[test]

@@ -7,8 +7,8 @@
 //! |---|---|---|
 //! | `backend.url` | the store | `file:` |
 //! | `backend.namespace` | separates applications in one store | `default` |
-//! | `backend.username`, `.password`, `.password_file` | the credentials for the store | |
-//! | `backend.tls.ca_file`, `.cert_file`, `.key_file` | certificates, PEM | |
+//! | `backend.username`, `.password`, `.password_file` | the credentials for the store; a relative path begins in the directory of the configuration file | |
+//! | `backend.tls.ca_file`, `.cert_file`, `.key_file` | certificates, PEM; paths as above | |
 //! | `backend.options.*` | options of this kind of store | |
 //! | `lock.ttl` | how long the store keeps a lock after the last renewal | `30s` |
 //! | `lock.wait` | how long to wait for a lock | forever |
@@ -25,7 +25,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tenure_core::{
     Client, ClientBuilder,
@@ -69,6 +69,8 @@ pub const OPTIONS_PREFIX: &str = "backend.options.";
 pub struct Config {
     /// The URL of the store, its credentials and its options.
     pub settings: Settings,
+    /// The file from which the password was read, if it was.
+    pub password_file: Option<PathBuf>,
     /// The namespace, which separates applications in one store.
     pub namespace: Namespace,
     /// How long the store keeps a lock after the last renewal.

@@ -1,6 +1,11 @@
 //! Reads the values of a configuration: types, bounds, and values that exclude each other.
 
-use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use config::ValueKind;
 use tenure_core::{
@@ -29,7 +34,11 @@ const MAX_DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
     let (found, warnings) = merge(sources, DEFAULTS)?;
-    let read = Reader(&found);
+    let read = Reader {
+        found: &found,
+        sources,
+    };
+    let password_file = read.path(PASSWORD_FILE)?;
 
     let url = read.text("backend.url")?.unwrap_or_default();
     let url = StoreUrl::parse(&url).map_err(|error| read.invalid("backend.url", error.detail()))?;
@@ -42,7 +51,10 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
         read.path("backend.tls.key_file")?,
     );
     let settings = Settings::new(url)
-        .with_credentials(read.text("backend.username")?, read.password()?)
+        .with_credentials(
+            read.text("backend.username")?,
+            read.password(password_file.as_deref())?,
+        )
         .with_tls(tls)
         .with_options(read.options()?);
 
@@ -68,6 +80,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config, Error> {
 
     Ok(Config {
         settings,
+        password_file,
         namespace,
         ttl,
         wait: read.duration("lock.wait")?,
@@ -92,11 +105,16 @@ pub(super) fn default_request_timeout(ttl: Duration) -> Duration {
     (ttl.saturating_mul(3) / 20).min(MAX_DEFAULT_REQUEST_TIMEOUT)
 }
 
-struct Reader<'a>(&'a BTreeMap<String, Found>);
+const PASSWORD_FILE: &str = "backend.password_file";
+
+struct Reader<'a> {
+    found: &'a BTreeMap<String, Found>,
+    sources: &'a Sources,
+}
 
 impl Reader<'_> {
     fn invalid(&self, key: &str, why: Option<&str>) -> Error {
-        let origin = self.0.get(key).map_or(DEFAULT, |found| &found.origin);
+        let origin = self.found.get(key).map_or(DEFAULT, |found| &found.origin);
         refuse(format!(
             "`{key}` ({origin}): {}",
             why.unwrap_or("the value is invalid")
@@ -104,7 +122,7 @@ impl Reader<'_> {
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, Error> {
-        let Some(found) = self.0.get(key) else {
+        let Some(found) = self.found.get(key) else {
             return Ok(None);
         };
         match &found.value.kind {
@@ -123,13 +141,21 @@ impl Reader<'_> {
         }
     }
 
+    /// Returns a path. A relative one from the configuration file begins in the directory of that
+    /// file, so that it means the same wherever the program starts.
     fn path(&self, key: &str) -> Result<Option<PathBuf>, Error> {
-        Ok(self.text(key)?.map(PathBuf::from))
+        let path = self.text(key)?.map(PathBuf::from);
+        let origin = self.found.get(key).map(|found| &*found.origin);
+        let dir = origin.and_then(|origin| self.sources.dir_of(origin));
+        Ok(match (path, dir) {
+            (Some(path), Some(dir)) => Some(dir.join(path)),
+            (path, _) => path,
+        })
     }
 
     fn duration(&self, key: &str) -> Result<Option<Duration>, Error> {
         const EXAMPLE: &str = "use a form such as \"30s\", \"500ms\" or \"1m 30s\"";
-        let Some(found) = self.0.get(key) else {
+        let Some(found) = self.found.get(key) else {
             return Ok(None);
         };
         let shown = match &found.value.kind {
@@ -144,7 +170,7 @@ impl Reader<'_> {
     }
 
     fn flag(&self, key: &str) -> Result<bool, Error> {
-        let Some(found) = self.0.get(key) else {
+        let Some(found) = self.found.get(key) else {
             return Ok(false);
         };
         match &found.value.kind {
@@ -181,24 +207,24 @@ impl Reader<'_> {
         ))
     }
 
-    fn password(&self) -> Result<Option<Secret>, Error> {
-        const KEY: &str = "backend.password_file";
+    fn password(&self, file: Option<&Path>) -> Result<Option<Secret>, Error> {
+        const KEY: &str = PASSWORD_FILE;
         let password = self.text("backend.password")?;
-        let Some(path) = self.path(KEY)? else {
+        let Some(path) = file else {
             return Ok(password.map(Secret::new));
         };
         if password.is_some() {
             let why = "`backend.password` is also set; keep one of them";
             return Err(self.invalid(KEY, Some(why)));
         }
-        let bytes = std::fs::read(&path).map_err(|error| {
+        let bytes = std::fs::read(path).map_err(|error| {
             let why = match error.kind() {
                 io::ErrorKind::NotFound => "does not exist".to_owned(),
                 io::ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
                 io::ErrorKind::IsADirectory => "is a directory, not a file".to_owned(),
                 _ => format!("cannot be read: {error}"),
             };
-            let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             let shown = absolute.display().to_string();
             self.invalid(KEY, Some(&format!("{shown:?} {why}")))
         })?;
@@ -219,7 +245,7 @@ impl Reader<'_> {
 
     fn options(&self) -> Result<RawOptions, Error> {
         let mut options = RawOptions::new();
-        for (key, found) in self.0 {
+        for (key, found) in self.found {
             if let Some(option) = key.strip_prefix(OPTIONS_PREFIX) {
                 let value = option_value(&found.value.kind)
                     .ok_or_else(|| self.invalid(key, Some("the number is too large")))?;

@@ -59,6 +59,13 @@ impl Sources {
         self
     }
 
+    /// Returns the directory of the configuration file if it is the origin of a value.
+    pub(super) fn dir_of(&self, origin: &str) -> Option<&Path> {
+        let file = self.file.as_deref();
+        file.filter(|file| file.display().to_string() == origin)?
+            .parent()
+    }
+
     /// Reads the variables of this process that begin with `TENURE__`, as
     /// [`environment_from`](Self::environment_from) does.
     #[must_use]

@@ -78,10 +78,6 @@ fn file_with_all_tables_is_read() {
     let settings = &config.settings;
     assert_eq!(settings.url.hosts().len(), 2);
     assert_eq!(settings.password.as_ref().unwrap().expose(), "007");
-    assert_eq!(
-        settings.tls.ca_file.as_deref().unwrap().to_str(),
-        Some("ca.pem")
-    );
     assert_eq!(settings.options.get::<bool>("shared").unwrap(), Some(true));
     assert_eq!(
         settings.options.duration("tick").unwrap(),
@@ -91,6 +87,27 @@ fn file_with_all_tables_is_read() {
     assert_eq!(config.require.durability, Some(Durability::Consensus));
     assert!(config.require.push && !config.require.push_evidence);
     assert_eq!(config.request_timeout, Duration::from_secs(5));
+}
+
+/// A relative path in the file begins at the file, and one in a variable at the process.
+#[test]
+fn paths_begin_at_the_configuration_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("app.toml");
+    std::fs::write(dir.path().join("pw"), "007\n").unwrap();
+    let text = "[backend]\nurl = \"redis://h\"\npassword_file = \"pw\"\n[backend.tls]\nca_file = \"ca.pem\"\n";
+    std::fs::write(&file, text).unwrap();
+    let config = Config::load(&Sources::new().file(&file)).unwrap();
+    assert_eq!(config.settings.password.unwrap().expose(), "007");
+    assert_eq!(config.password_file, Some(dir.path().join("pw")));
+    assert_eq!(config.settings.tls.ca_file, Some(dir.path().join("ca.pem")));
+    let variables = variables(&[("TENURE__BACKEND__TLS__CA_FILE", "other.pem")]);
+    let sources = Sources::new().file(&file).environment_from(variables);
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(
+        config.settings.tls.ca_file,
+        Some(PathBuf::from("other.pem"))
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod doctor_report;
 mod mounts;
 mod probe;
 
+use std::os::unix::fs::PermissionsExt;
+
 use tenure::{
     Client, Config, Registry,
     capability::{Capabilities, Evidence, TtlScope, WaitMode},
@@ -34,6 +36,16 @@ async fn examine(
     report: &mut DoctorReport,
 ) -> Result<(), Failure> {
     configuration(config, report)?;
+    if let Some(file) = &config.password_file
+        && let Ok(about) = std::fs::metadata(file)
+        && about.permissions().mode() & 0o077 != 0
+    {
+        let text = format!(
+            "other users may read \"{}\"; run `chmod 600` on it",
+            file.display().to_string().escape_debug()
+        );
+        report.row("password file", Mark::Warning, &text)?;
+    }
     report.begin("reach");
     let client = config.connect(registry).await?;
     report.done("connected and authorised")?;
