@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use crate::{
     client::{Attempt, Client, Command, Release, Removal},
@@ -292,9 +292,14 @@ impl Guard {
         let span = tracing::debug_span!(
             "tenure.release",
             lock.name = %self.name().as_str().escape_debug(),
+            lock.backend = self.client.info().scheme,
+            lock.attempt = %self.attempt.id,
             lock.token = self.token.get(),
+            outcome = field::Empty,
         );
-        self.release_once().instrument(span).await
+        let outcome = self.release_once().instrument(span.clone()).await;
+        span.record("outcome", outcome.label());
+        outcome
     }
 
     async fn release_once(&self) -> Release {
@@ -326,14 +331,7 @@ impl Guard {
         let outcome = self.remove().await;
         release_on_drop.outcome = Some(outcome.clone());
         drop(release_on_drop);
-        telemetry::released(
-            self.client.info().scheme,
-            match outcome {
-                Release::Released => "released",
-                Release::NotHeld(_) => "not_held",
-                Release::Unknown(_) => "unknown",
-            },
-        );
+        telemetry::released(self.client.info().scheme, outcome.label());
         outcome
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use crate::{
     acquire::Acquisition,
@@ -260,11 +260,26 @@ impl Lock {
             "tenure.acquire",
             lock.name = %self.name.as_str().escape_debug(),
             lock.backend = self.client.info().scheme,
+            lock.attempt = field::Empty,
+            lock.token = field::Empty,
+            outcome = field::Empty,
         );
-        self.client
-            .acquire(request, until, on_wait)
-            .instrument(span)
-            .await
+        let acquire = self.client.acquire(request, until, on_wait);
+        let outcome = acquire.instrument(span.clone()).await;
+        match &outcome {
+            Ok(Acquisition::Acquired(guard)) => {
+                span.record("lock.attempt", field::display(guard.attempt()));
+                span.record("lock.token", guard.token().get());
+                span.record("outcome", "acquired");
+            }
+            Ok(Acquisition::Busy(_)) => {
+                span.record("outcome", "busy");
+            }
+            Err(_) => {
+                span.record("outcome", "error");
+            }
+        }
+        outcome
     }
 
     /// Returns the enqueue of the first attempt.

@@ -13,7 +13,8 @@
 //!
 //! The metrics are recorded with the feature `metrics`. A lock's name is never a label, because
 //! users choose the names and there can be many. Spans are `tenure.acquire` and `tenure.release`,
-//! with the fields `lock.name`, `lock.backend`, `lock.token`, `lock.attempt` and `outcome`.
+//! with the fields `lock.name`, `lock.backend`, `lock.attempt`, `lock.token` and `outcome`, whose
+//! values are those of the metrics. An acquire without a grant has no attempt and no token.
 
 use std::time::Duration;
 

@@ -1,15 +1,15 @@
 //! The end of a program: a scope releases what is held, and the log names what is left.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod captured_log;
 mod faulty_store;
 
 use std::{
-    io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
+use captured_log::log_of;
 use faulty_store::{Faults, FaultyStore};
 use tenure_core::{
     Client,
@@ -17,6 +17,7 @@ use tenure_core::{
     memory::MemoryStore,
     name::{LockName, Namespace},
 };
+use tracing::Level;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -81,28 +82,10 @@ fn r5_scope_releases_after_an_error_and_after_a_panic() {
     assert!(is_free(&store, "a"), "after a panic");
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The text that is logged if a program ends with a guard that was dropped: after the removal has begun,
 /// or before, or after a shutdown.
 fn logged_at_the_end(begins: bool, waits: bool) -> String {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    log_of(Level::INFO, || {
         let runtime = runtime();
         runtime.block_on(async {
             let store = slow(&MemoryStore::new());
@@ -115,8 +98,7 @@ fn logged_at_the_end(begins: bool, waits: bool) -> String {
                 client.shutdown(Duration::from_secs(20)).await;
             }
         });
-    });
-    String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    })
 }
 
 #[test]

@@ -38,6 +38,17 @@ pub enum Release {
     Unknown(Error),
 }
 
+impl Release {
+    /// Returns the name of the outcome in metrics and spans.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::NotHeld(_) => "not_held",
+            Self::Released => "released",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// A command for the releaser.
 #[derive(Debug)]
 pub(crate) enum Command {
