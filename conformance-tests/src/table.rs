@@ -26,7 +26,7 @@ macro_rules! __each_case {
                 silent_holder_keeps_its_ttl [X3]
                     "A lock is not granted again within one TTL of the holder's last proof.";
                 silent_holder_is_succeeded [X3 W2] needs OwnTtl
-                    "When a holder stops renewing, a waiting client holds the lock within the takeover bound.";
+                    "When a holder stops renewing, a waiting client holds the lock within the takeover bound, also if it comes just before the TTL ends.";
                 killed_process_is_succeeded [X3] needs Processes
                     "When the holder's process is killed, a waiting client holds the lock within the takeover bound and not early.";
             }

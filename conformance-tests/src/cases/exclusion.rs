@@ -188,7 +188,34 @@ pub(crate) async fn silent_holder_is_succeeded(context: Arc<CaseContext>) -> Out
         now.since(start)
     );
     release(&guard).await?;
-    Ok(())
+    late_waiter_succeeds(&context).await
+}
+
+/// A waiter that comes late: where clients cannot compare their clocks, it knows only since its first
+/// look that the holder is silent.
+async fn late_waiter_succeeds(context: &CaseContext) -> Outcome {
+    /// A machine that stands still for longer is noticed, and the case is repeated.
+    const GRACE: Duration = Duration::from_millis(300);
+    let ttl = context.steady();
+    let first = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let second = context.client_with(|builder| builder.ttl(ttl)).await?;
+    let guard = first.lock("late")?.acquire().await?;
+    // The last proof is not later.
+    let proved = context.now();
+    guard.abandon();
+    context.sleep_until(proved + ttl * 9 / 10).await;
+    let guard = second.lock("late")?.acquire().await?;
+    let (took, bound) = (
+        context.now().since(proved),
+        context.capabilities().takeover.of(ttl, ttl),
+    );
+    ensure!(
+        took <= bound + GRACE,
+        "X3",
+        "a waiter that came after nine tenths of the TTL got the lock {took:?} after the holder's last \
+         proof; the declared takeover bound is {bound:?}"
+    );
+    release(&guard).await
 }
 
 pub(crate) async fn killed_process_is_succeeded(context: Arc<CaseContext>) -> Outcome {

@@ -92,6 +92,9 @@ impl Driver {
         if self.has(Flaw::HalfTheTtl) {
             grant.ttl *= 2;
         }
+        if self.has(Flaw::TakesOverLate) {
+            grant.ttl /= 2;
+        }
         if self.has(Flaw::ProvedFromTheReply) {
             grant.proved_from = Some(SystemClock.now());
         }
@@ -195,6 +198,9 @@ impl Driver {
     async fn before(&self, request: &mut Enqueue) -> Result<(), Error> {
         if self.has(Flaw::HalfTheTtl) {
             request.ttl /= 2;
+        }
+        if self.has(Flaw::TakesOverLate) {
+            request.ttl *= 2;
         }
         if self.has(Flaw::WaiterLifeIsAnother) && request.wait {
             request.ttl /= 4;

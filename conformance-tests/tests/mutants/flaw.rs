@@ -150,4 +150,6 @@ mutants! {
         "An answer of a leader that is cut off from the others counts as a proof.";
     FenceAfterARefusal [R4] "faults::refused_client_goes_on_by_itself" "ours: 4,043 refused acquires left 4,059 keys in a Redis server without memory"
         "An enqueue that was refused is fenced off, although it had no effect.";
+    TakesOverLate [X3] "exclusion::silent_holder_is_succeeded" "ours: an adapter's author declared 13 s, where a late waiter took 15.4 s"
+        "A silent holder's lock is granted again later than the takeover bound that is declared.";
 }

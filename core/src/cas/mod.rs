@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     backend::{Backend, BackendEvent, BackendInfo, Context, RenewalAnswers},
-    capability::Capabilities,
+    capability::{Capabilities, TakeoverBound, WaitMode},
     error::{Error, ErrorKind},
     loss::LossReason,
     name::LockName,
@@ -128,7 +128,10 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.shared.store.capabilities().await
+        let store = &self.shared.store;
+        let mut capabilities = store.capabilities().await?;
+        capabilities.takeover = takeover(capabilities.wait, store.clock_id().is_some());
+        Ok(capabilities)
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
@@ -326,6 +329,17 @@ impl<S: BlobStore> Backend for Cas<S> {
         self.listener.abort();
         self.shared.store.close().await;
     }
+}
+
+/// Returns the takeover bound of the adapter. A client that reads the holder's clock knows when the
+/// entry lapses. Any other client must see it unchanged for a TTL, and may come just before it lapses.
+fn takeover(wait: WaitMode, shared_clock: bool) -> TakeoverBound {
+    let requests = Duration::from_secs(1);
+    let constant = match wait {
+        WaitMode::Poll { every } => requests + 4 * every,
+        WaitMode::Push => requests,
+    };
+    TakeoverBound::new(if shared_clock { 100 } else { 200 }, 50, constant)
 }
 
 /// Returns whether an error of this kind can concern the state of one lock alone.

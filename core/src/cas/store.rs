@@ -160,7 +160,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Returns facts without I/O and without secrets.
     fn info(&self) -> BackendInfo;
 
-    /// Returns what this store can do, as far as it is known now.
+    /// Returns what this store can do, as far as it is known now. Its takeover bound is not used: the
+    /// adapter declares its own, which depends on [`clock_id`](Self::clock_id) and on how waiters
+    /// learn of changes.
     async fn capabilities(&self) -> Result<Capabilities, Error>;
 
     /// Reads a blob; `None` if it does not exist.
