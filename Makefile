@@ -16,15 +16,21 @@ cli_more_on = TENURE_TEST_STORE=$(1) TENURE_TEST_ROUNDS=200 $(CARGO) test --work
 plugin = examples/backend-on-trait
 plugin_report = $(abspath $(or $(CARGO_TARGET_DIR),target))/plugin-conformance
 
-.PHONY: help demo test more soak audit bench matrix setup compiler servers fmt lint docs unit examples
+# The crates that users install, in the order in which they can be published.
+published = tenure-core tenure-tls tenure-file tenure-redis tenure-etcd tenure-zookeeper tenure tenure-conformance \
+    tenure-load tenure-cli
+built_deb = $(abspath $(or $(CARGO_TARGET_DIR),target))/debian
+
+.PHONY: help demo test more soak audit bench matrix setup compiler servers fmt lint docs package unit examples deb
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
-	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults'
+	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults, the packages'
 	@echo 'make soak    ten minutes of broken connections and servers on every store: every history is checked, nothing may grow'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make matrix  docs/conformance-matrix.md, from the suite on every deployment; about eight minutes'
+	@echo 'make deb     a Debian package of the command, with manual pages and completions'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
 demo: setup
@@ -33,7 +39,7 @@ demo: setup
 	@TENURE="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/tenure" sh demo/demo.sh
 
 # The cheap checks first; each stands for itself.
-test: servers fmt lint docs unit examples
+test: servers fmt lint docs package unit examples
 	@echo 'make test: all passed'
 
 setup:
@@ -55,9 +61,16 @@ lint:
 	$(CARGO) clippy -p tenure-core --all-targets --features metrics -- -D warnings
 	$(CARGO) clippy -p tenure --no-default-features -- -D warnings
 	$(CARGO) clippy --workspace --test regressions --test upstream -- -D warnings
+	@# A build with etcd needs `protoc`, which does not come with Rust (ADR 0011).
+	@crates="$$($(CARGO) tree -p tenure -p tenure-cli -e normal,build --prefix none)"; \
+	    case "$$crates" in *etcd-client*) echo 'the default build contains etcd-client' >&2; exit 1;; esac
 
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+# That the crates can be published; `make more` also builds each from its package.
+package:
+	$(CARGO) package --quiet --no-verify --allow-dirty $(published:%=-p %)
 
 # Strict: a conformance case that is ignored without having been declared so is a failure.
 unit:
@@ -66,14 +79,16 @@ unit:
 # The programs as the tests have built them: alone they would be built once more, with other features.
 examples:
 	$(built)/examples/fencing
+	$(built)/examples/blocking
 	$(built)/tenure-table --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 	@rm -rf '$(plugin_report)'
 	set -e; commands="$$(sed -n 's/^ *- run: \(cargo .*\)/\1/p' $(plugin)/ci/github-workflow.yml)"; test -n "$$commands"; \
 	    cd $(plugin); CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(plugin_report)' sh -ec "$$commands"
 	@test -s '$(plugin_report)/line.html'
 
-# Too long for every change: regressions of Redis, etcd and ZooKeeper, with members that are cut off, what the ZooKeeper client crate lacks, the rest
-# of the command's tests on each store, and the run under faults on the second version of etcd.
+# Too long for every change: regressions of Redis, etcd and ZooKeeper, with members that are cut off; what the ZooKeeper
+# client crate lacks; the rest of the command's tests on each store; the run under faults on the second version of etcd;
+# the published crates, built from their packages; and the Debian package.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream
 	TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter::
@@ -81,6 +96,14 @@ more: servers
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
+	$(CARGO) package --quiet --allow-dirty $(published:%=-p %)
+	$(MAKE) deb
+
+# Built with every store; unpacked and run, because an installation would change this machine.
+deb: compiler
+	@command -v cargo-deb >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
+	$(CARGO) build --release --locked -p tenure-cli --features etcd
+	CARGO='$(CARGO)' sh scripts/deb '$(built_deb)'
 
 # Its time and its store can be chosen: SOAK_SECONDS, SOAK_STORE; and the seeds of the simulation, of which
 # a later run should have others: SIM_FROM, SIM_SEEDS. Without SOAK_STORE, the stores run side by side, each in a
@@ -109,5 +132,5 @@ audit: compiler
 # In one run with what the store allows at best and with other libraries; some minutes, once built.
 bench: servers
 	sh bench/peers/install
-	$(CARGO) build --release -p tenure-cli
+	$(CARGO) build --release -p tenure-cli --features etcd
 	$(CARGO) run --release -p tenure-bench -- --page docs --json docs/benchmark/results.json
