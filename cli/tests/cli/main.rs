@@ -13,6 +13,7 @@ mod config;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod counter;
+mod deploy;
 mod guardian;
 mod outage;
 mod pid_namespace;
