@@ -153,3 +153,32 @@ async fn release_on_a_silent_store_takes_two_request_time_outs() {
     println!("{release:?} after {:?}", begun.elapsed());
     assert!(begun.elapsed() < limit * 5 / 2, "{:?}", begun.elapsed());
 }
+
+/// R3: a drop waits for a store on this machine, and a hundred drops do not wait a hundred times if it
+/// does not answer.
+#[tokio::test]
+async fn r3_many_drops_wait_once_for_a_local_store_that_hangs() {
+    let faults = Faults {
+        local: true,
+        removal_delay: Duration::from_secs(3_600),
+        ..Faults::default()
+    };
+    let store = FaultyStore(MemoryStore::new(), faults.clone());
+    let client = Client::builder(store).connect().await.unwrap();
+    let mut guards = Vec::new();
+    for number in 0..100 {
+        let lock = client.lock(format!("{number}")).unwrap();
+        guards.push(lock.acquire().await.unwrap());
+    }
+    let begun = Instant::now();
+    guards.pop();
+    let tried = !faults.removes.lock().unwrap().is_empty();
+    assert!(tried, "the drop itself tries");
+    drop(guards);
+    // Ten seconds if each waited.
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}

@@ -100,9 +100,13 @@ impl Guard {
     pub fn on_lost(&self, action: impl FnOnce(LossReason) + Send + 'static) {
         let guard = Arc::clone(&self.guard);
         self.thread.0.spawn(async move {
-            if let NotHeld::Lost(reason) = guard.ended().await {
-                let _ = tokio::task::spawn_blocking(move || action(reason)).await;
-            }
+            let ended = guard.ended().await;
+            // The action may block, also where it is only dropped: it may own another guard.
+            let act = move || match ended {
+                NotHeld::Lost(reason) => action(reason),
+                NotHeld::Released => drop(action),
+            };
+            let _ = tokio::task::spawn_blocking(act).await;
         });
     }
 

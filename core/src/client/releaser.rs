@@ -3,7 +3,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -95,6 +95,9 @@ const COUNTED_FOR: Duration = Duration::from_millis(100);
 /// How long the drop of a guard waits for a store on this machine. A removal there takes less than a
 /// millisecond, unless the machine is busy.
 const DROP_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long later drops leave their removals to the background if one has waited in vain, so that a
+/// caller who drops many guards does not wait for each.
+const DROP_PAUSE: Duration = Duration::from_secs(1);
 /// Delay before a removal that the store has refused is retried, in a pooled session: the
 /// permission may be granted again.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -120,6 +123,8 @@ pub(crate) struct Releaser {
     /// does not end it.
     pub(crate) pooled: bool,
     permits: Arc<Semaphore>,
+    /// From when on the drop of a guard may wait again.
+    drops_wait_from: Arc<Mutex<Instant>>,
 }
 
 impl Releaser {
@@ -135,6 +140,7 @@ impl Releaser {
             request_timeout,
             pooled,
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REMOVALS)),
+            drops_wait_from: Arc::new(Mutex::new(Instant::ORIGIN)),
         }
     }
 
@@ -142,6 +148,13 @@ impl Releaser {
     /// returns whether it is removed. A thread runs the removal, because the caller's runtime may
     /// have no other thread, and may end right afterwards.
     pub(crate) fn remove_at_once(&self, attempt: &Arc<Attempt>) -> bool {
+        let drops_wait_from = || {
+            let from = self.drops_wait_from.lock();
+            from.unwrap_or_else(PoisonError::into_inner)
+        };
+        if self.clock.now() < *drops_wait_from() {
+            return false;
+        }
         let (releaser, removal) = (self.clone(), Removal::new(attempt, true));
         let (done, removed) = std::sync::mpsc::channel();
         let remove = move || {
@@ -158,7 +171,12 @@ impl Releaser {
             runtime.shutdown_background();
         };
         let thread = thread::Builder::new().name("tenure-release".to_owned());
-        thread.spawn(remove).is_ok() && removed.recv_timeout(DROP_TIMEOUT) == Ok(true)
+        let removed =
+            thread.spawn(remove).is_ok() && removed.recv_timeout(DROP_TIMEOUT) == Ok(true);
+        if !removed {
+            *drops_wait_from() = self.clock.now() + DROP_PAUSE;
+        }
+        removed
     }
 
     /// Runs until the client is gone and all removals are done, then closes the backend.

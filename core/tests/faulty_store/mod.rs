@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
-    capability::{Capabilities, TtlRange, TtlScope},
+    capability::{Capabilities, Durability, TtlRange, TtlScope},
     error::{Error, ErrorKind},
     memory::MemoryStore,
     name::LockName,
@@ -39,6 +39,8 @@ pub(crate) struct Faults {
     /// How late the answer to a removal is.
     pub(crate) removal_delay: Duration,
     pub(crate) pooled: bool,
+    /// Whether the store says that it is on this machine.
+    pub(crate) local: bool,
     /// The number of enqueues that were sent.
     pub(crate) enqueues: Arc<AtomicU32>,
     /// The names of the locks of the removals that were sent.
@@ -97,6 +99,9 @@ impl Backend for FaultyBackend {
         if self.1.pooled {
             let ttl = capabilities.ttl;
             capabilities.ttl = TtlRange::new(ttl.min, ttl.max, ttl.granularity, TtlScope::Pooled);
+        }
+        if self.1.local {
+            capabilities.durability = Durability::Local;
         }
         Ok(capabilities)
     }
