@@ -397,7 +397,7 @@ impl Enqueuing {
             }
             Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
         };
-        self.session.begin_removal(self.attempt());
+        self.session.begin_removal(self.attempt(), |_| ());
         let unknown = |_: RequestError| unanswered(OPERATION);
         let operation = self.connection.operation().await.map_err(unknown)?;
         let (shown, deleted) = futures_util::join!(
@@ -415,7 +415,7 @@ impl Enqueuing {
         let Some(node) = self.session.attempts().node(self.attempt()) else {
             return error;
         };
-        self.session.begin_removal(self.attempt());
+        self.session.begin_removal(self.attempt(), |_| ());
         match self.delete(&node).await {
             Ok(()) => error,
             Err(_) => error.with_kind(ErrorKind::OutcomeUnknown),

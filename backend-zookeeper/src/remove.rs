@@ -43,22 +43,18 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
     let Some(session) = shared.session_of(attempt) else {
         return remove_unregistered(shared, request).await;
     };
-    session.begin_removal(attempt);
-    let known = {
-        let attempts = session.attempts();
-        attempts.get(attempt).map(|entry| Known {
-            lock: Arc::clone(&entry.lock),
-            node: entry.node.clone(),
-            held: matches!(entry.position, Position::First),
-            // A malformed answer may have been taken for the end of a node, so a node that is known
-            // is deleted nevertheless.
-            gone: match entry.position {
-                Position::Gone(LossReason::Closed) => true,
-                Position::Gone(_) => entry.node.is_none(),
-                _ => false,
-            },
-        })
-    };
+    let known = session.begin_removal(attempt, |entry| Known {
+        lock: Arc::clone(&entry.lock),
+        node: entry.node.clone(),
+        held: matches!(entry.position, Position::First),
+        // A malformed answer may have been taken for the end of a node, so a node that is known is
+        // deleted nevertheless.
+        gone: match entry.position {
+            Position::Gone(LossReason::Closed) => true,
+            Position::Gone(_) => entry.node.is_none(),
+            _ => false,
+        },
+    });
     let known = match known {
         Some(known) if !known.gone && !session.is_ended() => known,
         _ => {

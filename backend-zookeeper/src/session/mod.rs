@@ -24,7 +24,10 @@ use tenure_core::{
 };
 use tokio::sync::watch;
 
-use self::{attempts::Attempts, time::until};
+use self::{
+    attempts::{Attempt, Attempts},
+    time::until,
+};
 use crate::{address::Address, config::Options, error::error, transport::Connection};
 
 /// How long a request waits for a connection that was lost. As a rule another server takes over in
@@ -336,10 +339,20 @@ impl Session {
         self.note_checked();
     }
 
-    /// This client begins to remove an attempt: from now on nothing about it is a loss.
-    pub(crate) fn begin_removal(&self, attempt: AttemptId) {
-        self.attempts().begin_removal(attempt);
+    /// This client begins to remove an attempt: from now on nothing about it is a loss. Returns what
+    /// `read` makes of the attempt at that moment; an enqueue under way may forget it right afterwards.
+    pub(crate) fn begin_removal<T>(
+        &self,
+        attempt: AttemptId,
+        read: impl FnOnce(&Attempt) -> T,
+    ) -> Option<T> {
+        let known = {
+            let mut attempts = self.attempts();
+            attempts.begin_removal(attempt);
+            attempts.get(attempt).map(read)
+        };
         self.note_checked();
+        known
     }
 
     /// Publishes, once it is true, that every node was looked up on the present connection.

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cancelled_grants;
 mod common;
 mod contention;
 mod ensemble;
