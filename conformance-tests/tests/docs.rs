@@ -1,5 +1,5 @@
-//! The docs about the suite: the matrix contains all cases and no failure, and the guide contains the
-//! example's CI file.
+//! The docs: the matrix contains all cases and no failure, the guide contains the example's CI file, and links lead
+//! somewhere.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -79,4 +79,62 @@ fn guide_contains_the_ci_file_of_the_example() {
         "the guide does not contain:\n{steps}"
     );
     assert!(guide.contains("CONFORMANCE_REPORT") && guide.contains("CONFORMANCE_STRICT"));
+}
+
+/// The Markdown files below a directory, without what is built or hidden.
+fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
+            pages(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let title = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// Each link of a page leads to a file of the repository, and to a heading in it.
+#[test]
+fn links_of_the_pages_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    pages(&root, &mut found);
+    assert!(found.len() > 20, "{found:?}");
+    let mut wrong = Vec::new();
+    for page in &found {
+        let text = std::fs::read_to_string(page).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', ' ', '\n']).next().unwrap_or_default();
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.with_file_name("").join(file),
+            };
+            let leads = target.exists()
+                && (anchor.is_empty()
+                    || std::fs::read_to_string(&target)
+                        .is_ok_and(|text| anchors(&text).contains(anchor)));
+            if !leads {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
