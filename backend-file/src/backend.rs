@@ -319,6 +319,11 @@ impl BlobStore for FileBlobs {
         self.clock
     }
 
+    fn has_one_clock(&self) -> bool {
+        let options = &self.store.options;
+        self.clock.is_some() && options.clock.is_none() && !options.allow_network
+    }
+
     async fn wake(&self, client: ClientId, key: &Key) {
         // A dozen system calls that do not block.
         fifo::send(&self.store, client, &key.name);

@@ -324,6 +324,7 @@ impl Guard {
             }
         }
         dispatcher.forget(&self.attempt);
+        self.client.0.releaser.releases.begin(&self.attempt);
         let mut release_on_drop = ReleaseOnDrop {
             guard: self,
             outcome: None,
@@ -412,6 +413,9 @@ impl Drop for ReleaseOnDrop<'_> {
             .end_release(self.outcome.as_ref(), dispatcher.now());
         if matches!(self.outcome, None | Some(Release::Unknown(_))) {
             dispatcher.remove_in_background(&self.guard.attempt, true);
+        } else {
+            let releases = &self.guard.client.0.releaser.releases;
+            releases.end(self.guard.attempt.id);
         }
     }
 }
@@ -425,7 +429,10 @@ impl Drop for Guard {
         if let Ok(true) = self.attempt.begin_release(dispatcher.now()) {
             dispatcher.forget(&self.attempt);
             let releaser = &self.client.0.releaser;
-            if !dispatcher.is_local() || !releaser.remove_at_once(&self.attempt) {
+            releaser.releases.begin(&self.attempt);
+            if dispatcher.is_local() && releaser.remove_at_once(&self.attempt) {
+                releaser.releases.end(self.attempt.id);
+            } else {
                 dispatcher.remove_in_background(&self.attempt, true);
             }
         }

@@ -457,6 +457,8 @@ async fn r5_shutdown_releases_everything_and_reports_the_rest() {
     );
 
     let held = two.lock("d").unwrap().acquire().await.unwrap();
+    // The guard of `a` was dropped, and is released in the background.
+    settle().await;
     bench.store.set_fault(InjectedFault::Hang);
     let mut shutdown = pin!(two.shutdown(Duration::from_secs(1)));
     let report = loop {

@@ -286,7 +286,7 @@ fn doctor_warns_of_a_password_file_that_others_may_read() {
     std::fs::write(&password, "secret\n").unwrap();
     let text = "[backend]\nurl = \"redis://127.0.0.1:1\"\npassword_file = \"pw\"\n";
     std::fs::write(&file, text).unwrap();
-    for (mode, warns) in [(0o640, true), (0o600, false)] {
+    for (mode, warns) in [(0o644, true), (0o660, true), (0o640, false), (0o600, false)] {
         std::fs::set_permissions(&password, std::fs::Permissions::from_mode(mode)).unwrap();
         let mut doctor = unconfigured();
         doctor.arg("--config").arg(&file).arg("doctor");

@@ -1,6 +1,6 @@
 //! The guard: the user's handle on a held lock.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, thread, time::Duration};
 
 use super::{ClientThread, ended};
 use crate::{
@@ -96,17 +96,22 @@ impl Guard {
     }
 
     /// Runs `action` once if the lock is lost, at its deadline at the latest. Does not run it after a
-    /// release. Returns at once; `action` runs on a thread that renews nothing.
+    /// release. Returns at once; `action` runs on a thread of its own.
     pub fn on_lost(&self, action: impl FnOnce(LossReason) + Send + 'static) {
         let guard = Arc::clone(&self.guard);
         self.thread.0.spawn(async move {
             let ended = guard.ended().await;
-            // The action may block, also where it is only dropped: it may own another guard.
+            drop(guard);
+            // The action may block, also where it is only dropped: it may own another guard. On a thread
+            // of its own, because drivers use the blocking threads of the runtime.
             let act = move || match ended {
                 NotHeld::Lost(reason) => action(reason),
                 NotHeld::Released => drop(action),
             };
-            let _ = tokio::task::spawn_blocking(act).await;
+            let thread = thread::Builder::new().name("tenure-action".to_owned());
+            if let Err(error) = thread.spawn(act) {
+                tracing::error!(%error, "cannot start the thread of an action after a loss");
+            }
         });
     }
 

@@ -130,7 +130,7 @@ impl<S: BlobStore> Backend for Cas<S> {
     async fn capabilities(&self) -> Result<Capabilities, Error> {
         let store = &self.shared.store;
         let mut capabilities = store.capabilities().await?;
-        capabilities.takeover = takeover(capabilities.wait, store.clock_id().is_some());
+        capabilities.takeover = takeover(capabilities.wait, store.has_one_clock());
         Ok(capabilities)
     }
 

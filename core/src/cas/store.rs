@@ -219,6 +219,12 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns whether all clients of the store read the same clock. Then the adapter declares a shorter
+    /// takeover bound. Default: no.
+    fn has_one_clock(&self) -> bool {
+        false
+    }
+
     /// Called when this client has its first attempt at a lock (`true`), and when it has no attempt
     /// there any more (`false`).
     fn watching(&self, _key: &Key, _on: bool) {}

@@ -233,9 +233,11 @@ impl ClientBuilder {
         self,
         body: impl AsyncFnOnce(&Client) -> Result<T, E>,
     ) -> Result<T, E> {
-        let within = 2 * self.request_timeout;
+        let within = self.request_timeout.saturating_mul(2);
         let client = self.connect().await?;
-        let output = AssertUnwindSafe(body(&client)).catch_unwind().await;
+        // A body may panic before it returns its future.
+        let body = async { body(&client).await };
+        let output = AssertUnwindSafe(body).catch_unwind().await;
         let left = client.shutdown(within).await.unreleased;
         if !left.is_empty() {
             tracing::warn!(?left, "could not release all locks at the end of the scope");
@@ -323,7 +325,7 @@ impl ClientBuilder {
                 }
             });
         if let Err(error) = checked {
-            backend.close().await;
+            let _ = timeout_at(&*dispatcher.clock, limit, backend.close()).await;
             return Err(error.with_backend(info.scheme));
         }
         runtime.spawn(renewer::run(weak, Arc::clone(&backend)));

@@ -5,6 +5,7 @@ mod attempt_state;
 mod builder;
 mod dispatcher;
 pub(crate) mod own_thread;
+mod pending_releases;
 mod releaser;
 mod renewal_schedule;
 mod renewer;
@@ -14,9 +15,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::ClientBuilder;
 pub use releaser::Release;
-use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
+use tokio::{runtime::Handle, sync::oneshot};
 
-use self::releaser::{Releaser, RemovalOutcome};
+use self::releaser::Releaser;
 pub(crate) use self::{
     attempt::Attempt,
     attempt_state::Stage,
@@ -31,7 +32,7 @@ use crate::{
     error::{Error, ErrorKind},
     loss::LossReason,
     name::{LockName, Namespace},
-    request::{Evicted, List, LockState, Page, Removed},
+    request::{Evicted, List, LockState, Page},
     token::FencingToken,
 };
 
@@ -176,55 +177,46 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// The client stays closed. Grants that were not yet released expire after their TTL.
+    /// The client stays closed, and the releases continue in the background, as long as the runtime
+    /// lasts.
     pub async fn shutdown(&self, within: Duration) -> Shutdown {
         let Some(attempts) = self.0.dispatcher.close() else {
             return Shutdown::default();
         };
-        let now = self.0.dispatcher.now();
+        let dispatcher = &self.0.dispatcher;
+        let (clock, releases) = (&*dispatcher.clock, &self.0.releaser.releases);
+        let now = dispatcher.now();
         let limit = now + within;
-        let mut report = Shutdown::default();
-        let mut removals = JoinSet::new();
-        // A renewal that hangs must leave time for the removal.
-        let idle_within = self.0.dispatcher.request_timeout.min(within / 2);
+        releases.close();
+        let mut held = Vec::new();
         for attempt in attempts {
-            let held = attempt.grant().filter(|_| attempt.phase(now).is_live());
+            let holds = attempt.grant().is_some() && attempt.phase(now).is_live();
+            if holds {
+                releases.begin(&attempt);
+                held.push(attempt.id);
+            }
             attempt.on_gone(LossReason::Closed, now);
             attempt.stop_waiting(now);
-            self.0.dispatcher.forget(&attempt);
-            if let Some((token, _)) = held {
-                report.unreleased.push(Unreleased {
-                    name: attempt.name.clone(),
-                    token,
-                });
-            }
-            let releaser = self.0.releaser.clone();
-            let held = held.map(|(token, _)| token);
-            let removal = Removal::new(&attempt, held.is_some());
-            removals.spawn(async move {
-                let outcome = releaser.remove_with_retry(removal, idle_within).await;
-                (outcome, held, attempt)
-            });
+            dispatcher.forget(&attempt);
+            // The releaser removes it, also if the caller stops waiting. A renewal that hangs must
+            // leave time for the removal.
+            dispatcher.send_command(Command::Remove(Removal {
+                idle_within: Some(dispatcher.request_timeout.min(within / 2)),
+                ..Removal::new(&attempt, holds)
+            }));
         }
-        let clock = &*self.0.dispatcher.clock;
-        while let Some(Some(done)) = timeout_at(clock, limit, removals.join_next()).await {
-            let Ok((RemovalOutcome::Done(removed), Some(token), attempt)) = done else {
-                continue;
-            };
-            let (Removed::AsHolder | Removed::Absent) = removed else {
-                continue;
-            };
-            let before = report.unreleased.len();
-            report
-                .unreleased
-                .retain(|left| left.token != token || left.name != attempt.name);
-            report.released += before - report.unreleased.len();
-        }
-        // Also wait for the removals that dropped guards and cancelled acquires have queued.
+        // Releases that were under way before, and those of dropped guards, are waited for as well.
+        let _ = timeout_at(clock, limit, releases.settled()).await;
+        // Also the removals that cancelled acquires have queued.
         let (done, drained) = oneshot::channel();
-        if self.0.dispatcher.send_command(Command::Drain(done)) {
+        if dispatcher.send_command(Command::Drain(done)) {
             let _ = timeout_at(clock, limit, drained).await;
         }
+        held.retain(|attempt| !releases.contains(*attempt));
+        let report = Shutdown {
+            released: held.len(),
+            unreleased: releases.unreleased(),
+        };
         let _ = timeout_at(clock, limit, self.backend().close()).await;
         report
     }

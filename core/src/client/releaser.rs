@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{attempt::Attempt, timeout::timeout_at};
+use super::{attempt::Attempt, pending_releases::PendingReleases, timeout::timeout_at};
 use crate::{
     backend::Backend,
     clock::{Clock, Instant},
@@ -66,6 +66,8 @@ pub(crate) struct Removal {
     pub(crate) not_before: Option<Instant>,
     /// The attempt whose renewals must have ended before the removal is sent.
     pub(crate) attempt: Arc<Attempt>,
+    /// How long to wait for those renewals; `None`: the request time-out.
+    pub(crate) idle_within: Option<Duration>,
 }
 
 impl Removal {
@@ -80,6 +82,7 @@ impl Removal {
             request: Remove::new(attempt.name.clone(), attempt.id, ttl, outcome_known),
             not_before: None,
             attempt: Arc::clone(attempt),
+            idle_within: None,
         }
     }
 }
@@ -106,7 +109,7 @@ const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum RemovalOutcome {
     /// The store has answered.
-    Done(Removed),
+    Done,
     /// The entry expires by itself.
     LeftToExpire,
     /// The store refuses the removal, and the entry does not expire as long as this client lives.
@@ -122,6 +125,7 @@ pub(crate) struct Releaser {
     /// Whether an entry that is not removed stays as long as this client lives, so that its TTL
     /// does not end it.
     pub(crate) pooled: bool,
+    pub(crate) releases: Arc<PendingReleases>,
     permits: Arc<Semaphore>,
     /// From when on the drop of a guard may wait again.
     drops_wait_from: Arc<Mutex<Instant>>,
@@ -139,6 +143,7 @@ impl Releaser {
             clock,
             request_timeout,
             pooled,
+            releases: Arc::default(),
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REMOVALS)),
             drops_wait_from: Arc::new(Mutex::new(Instant::ORIGIN)),
         }
@@ -197,7 +202,7 @@ impl Releaser {
                         delayed.spawn(self.clone().delay(removal));
                     }
                     Some(Command::Remove(removal)) => {
-                        work.removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
+                        work.removals.spawn(self.clone().remove_with_retry(removal));
                     }
                     Some(Command::Drain(done)) => drains.push(done),
                     None => break,
@@ -210,17 +215,20 @@ impl Releaser {
                 }
                 Some(due) = delayed.join_next() => {
                     if let Ok(removal) = due {
-                        work.removals.spawn(self.clone().remove_with_retry(removal, self.request_timeout));
+                        work.removals.spawn(self.clone().remove_with_retry(removal));
                     }
                 }
             }
         }
         // Closing the backend ends its sessions, and with them the entries that could not be
         // removed.
-        let limit = self.clock.now() + 2 * self.request_timeout;
+        let within = self.request_timeout.saturating_mul(2);
+        let limit = self.clock.now() + within;
         let rest = async { while work.removals.join_next().await.is_some() {} };
         let _ = timeout_at(&*self.clock, limit, rest).await;
-        self.backend.close().await;
+        // A driver that hangs must not keep the client's thread.
+        let limit = self.clock.now() + within;
+        let _ = timeout_at(&*self.clock, limit, self.backend.close()).await;
     }
 
     async fn delay(self, removal: Removal) -> Removal {
@@ -230,13 +238,20 @@ impl Releaser {
     }
 
     /// Retries a removal until it is answered or has become pointless: after one TTL the entry has
-    /// expired by itself, unless it belongs to a pooled session. `idle_within` is how long the
-    /// removal may wait for renewals of the attempt that are under way.
-    pub(crate) async fn remove_with_retry(
-        self,
-        removal: Removal,
-        idle_within: Duration,
-    ) -> RemovalOutcome {
+    /// expired by itself, unless it belongs to a pooled session.
+    async fn remove_with_retry(self, removal: Removal) -> RemovalOutcome {
+        let attempt = removal.request.attempt;
+        let outcome = self.try_until_answered(removal).await;
+        match outcome {
+            RemovalOutcome::Done => self.releases.end(attempt),
+            RemovalOutcome::LeftToExpire => self.releases.give_up(attempt),
+            RemovalOutcome::Refused(_) => {}
+        }
+        outcome
+    }
+
+    async fn try_until_answered(&self, removal: Removal) -> RemovalOutcome {
+        let idle_within = removal.idle_within.unwrap_or(self.request_timeout);
         let limit = self.clock.now() + idle_within;
         removal.attempt.wait_idle(&*self.clock, limit).await;
         let until = if self.pooled {
@@ -247,7 +262,7 @@ impl Releaser {
         let mut backoff = RETRY_BACKOFF_MIN;
         loop {
             match self.try_with_permit(&removal).await {
-                Ok(removed) => return RemovalOutcome::Done(removed),
+                Ok(_) => return RemovalOutcome::Done,
                 Err(error) if self.pooled && !error.is_retryable() => {
                     tracing::warn!(
                         lock.name = %removal.attempt.name.as_str().escape_debug(),
@@ -293,8 +308,8 @@ impl Releaser {
 
     /// Tries a removal within `limit`. If no answer comes in a third of it, the request or its answer
     /// may be lost, or the network may be slow: a second request is sent, and the first one may still
-    /// be answered. Returns the answer that counts, and whether it is that of the second request and
-    /// the first one was not answered.
+    /// be answered. Returns the answer that counts, and whether the other request was not answered, so
+    /// that it may be what removed the attempt.
     pub(crate) async fn try_remove(&self, removal: &Removal, limit: Duration) -> (Answer, bool) {
         let begun = self.clock.now();
         let mut first = pin!(self.send(removal, begun + limit));
@@ -349,8 +364,7 @@ impl Drop for Work {
 type Answer = Result<Removed, Error>;
 
 /// Waits for the answers to two removals, of which one may find nothing because it came after the
-/// other. Returns the answer that counts, and whether it is that of the second removal and the first
-/// one was not answered.
+/// other. Returns the answer that counts, and whether the other removal was not answered.
 async fn first_removal(
     mut first: Pin<&mut impl Future<Output = Answer>>,
     mut second: Pin<&mut impl Future<Output = Answer>>,
@@ -374,6 +388,8 @@ async fn first_removal(
     match answers {
         (_, second) if found(&second) => (second, false),
         (Err(error), second) => (second, !error.is_without_effect()),
-        (first, _) => (first, false),
+        // The second one may have been carried out first.
+        (first, Err(error)) => (first, !error.is_without_effect()),
+        (first, Ok(_)) => (first, false),
     }
 }

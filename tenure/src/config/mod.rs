@@ -185,7 +185,7 @@ impl Config {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn client(&self, registry: &Registry) -> Result<ClientBuilder, Error> {
+    pub fn builder(&self, registry: &Registry) -> Result<ClientBuilder, Error> {
         let mut builder = Client::builder(self.open(registry)?)
             .namespace(self.namespace.clone())
             .ttl(self.ttl)
@@ -208,7 +208,7 @@ impl Config {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn connect(&self, registry: &Registry) -> Result<Client, Error> {
-        let connected = self.client(registry)?.connect().await;
+        let connected = self.builder(registry)?.connect().await;
         connected.map_err(|error| self.with_origin_of_ttl(error))
     }
 
@@ -241,7 +241,7 @@ impl Config {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn observe(&self, registry: &Registry) -> Result<Client, Error> {
-        self.client(registry)?.read_only(true).connect().await
+        self.builder(registry)?.read_only(true).connect().await
     }
 }
 

@@ -38,10 +38,10 @@ async fn examine(
     configuration(config, report)?;
     if let Some(file) = &config.password_file
         && let Ok(about) = std::fs::metadata(file)
-        && about.permissions().mode() & 0o077 != 0
+        && about.permissions().mode() & 0o027 != 0
     {
         let text = format!(
-            "other users may read \"{}\"; run `chmod 600` on it",
+            "more users than necessary may read or change \"{}\"; run `chmod o-rwx,g-w` on it",
             file.display().to_string().escape_debug()
         );
         report.row("password file", Mark::Warning, &text)?;
