@@ -17,6 +17,7 @@ use std::{
 };
 
 use etcd_client::Client;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tenure_core::{
     backend::{BackendEvent, EventSink},
     driver::EndpointList,
@@ -177,38 +178,41 @@ impl Endpoints {
     async fn connect_any(&self) -> Result<Connection, RequestError> {
         let _one_at_a_time = self.connect_lock.lock().await;
         let mut last_error = RequestError::no_reply();
-        for _ in 0..self.address.len() {
+        let mut opening = FuturesUnordered::new();
+        let mut untried = self.address.len();
+        loop {
             if let Some(connection) = self.current()? {
                 return Ok(connection);
             }
-            let (server, generation) = {
-                let state = self.lock();
-                (state.servers.current().clone(), state.generation)
+            if untried > 0 {
+                untried -= 1;
+                opening.push(self.open_current());
+            }
+            // A server that takes this long is slow or gone: the next one is tried beside it.
+            let patience = time::sleep(2 * self.base_failover_timeout());
+            let opened = tokio::select! {
+                biased;
+                Some(opened) = opening.next() => Some(opened),
+                () = patience, if untried > 0 => None,
+                else => break,
             };
-            let server = self.address.url_of(&server);
-            let limit = if self.address.len() > 1 {
-                self.options
-                    .connection
-                    .connect_timeout
-                    .min(2 * self.failover_timeout())
-            } else {
-                self.options.connection.connect_timeout
-            };
-            let opened = time::timeout(limit, self.connect(&server, generation)).await;
-            match opened.unwrap_or_else(|_| Err(RequestError::no_reply())) {
-                Ok(connection) => {
+            match opened {
+                Some((_, Ok(mut connection))) => {
                     let mut state = self.lock();
-                    if state.generation == generation && !state.closed {
+                    if !state.closed {
+                        connection.generation = state.generation;
                         state.connection = Some(connection.clone());
                         return Ok(connection);
                     }
                 }
-                Err(error) => {
+                Some((server, Err(error))) => {
                     tracing::debug!(endpoint = server, ?error, "no connection");
-                    self.mark_suspect(generation);
                     last_error = error.at_endpoint(&server);
                 }
+                None => {}
             }
+            let generation = self.lock().generation;
+            self.mark_suspect(generation);
         }
         // Nothing of the request that needs the connection was sent.
         Err(match last_error {
@@ -228,6 +232,21 @@ impl Endpoints {
             },
             other => other,
         })
+    }
+
+    /// Connects to the server that is to be used now. Returns its URL, too.
+    async fn open_current(&self) -> (String, Result<Connection, RequestError>) {
+        let (server, generation) = {
+            let state = self.lock();
+            (
+                self.address.url_of(state.servers.current()),
+                state.generation,
+            )
+        };
+        let limit = self.options.connection.connect_timeout;
+        let opened = time::timeout(limit, self.connect(&server, generation)).await;
+        let opened = opened.unwrap_or_else(|_| Err(RequestError::no_reply()));
+        (server, opened)
     }
 
     async fn connect(&self, server: &str, generation: u64) -> Result<Connection, RequestError> {

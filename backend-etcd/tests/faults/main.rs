@@ -20,4 +20,5 @@ mod member_failures;
 mod partition;
 mod paused_leader;
 mod round_trips;
+mod silent_servers;
 mod slow_network;
