@@ -95,7 +95,11 @@ impl FileStore {
     }
 
     fn backend_info(&self) -> BackendInfo {
-        BackendInfo::new("file", format!("file:{}", self.root.display()))
+        let info = BackendInfo::new("file", format!("file:{}", self.root.display()));
+        if self.options.allow_network {
+            return info;
+        }
+        info.without_network()
     }
 }
 

@@ -35,6 +35,9 @@ pub struct BackendInfo {
     /// The address of the store, such as `file:/var/lib/locks`. The same store always has the same
     /// text. Contains no secrets.
     pub endpoint: String,
+    /// Whether a request needs no network, so that it takes less than a millisecond as a rule. Then the
+    /// drop of a guard waits for its release (clause R3).
+    pub needs_no_network: bool,
 }
 
 impl BackendInfo {
@@ -44,7 +47,16 @@ impl BackendInfo {
         Self {
             scheme,
             endpoint: endpoint.into(),
+            needs_no_network: false,
         }
+    }
+
+    /// States that a request needs no network. The driver's requests must also work on another runtime
+    /// than that of the client, and while the client's runtime stands still.
+    #[must_use]
+    pub const fn without_network(mut self) -> Self {
+        self.needs_no_network = true;
+        self
     }
 }
 

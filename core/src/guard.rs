@@ -430,7 +430,7 @@ impl Drop for Guard {
             dispatcher.forget(&self.attempt);
             let releaser = &self.client.0.releaser;
             releaser.releases.begin(&self.attempt);
-            if dispatcher.is_local() && releaser.remove_at_once(&self.attempt) {
+            if self.client.info().needs_no_network && releaser.remove_at_once(&self.attempt) {
                 releaser.releases.end(self.attempt.id);
             } else {
                 dispatcher.remove_in_background(&self.attempt, true);

@@ -19,7 +19,7 @@ use tenure_core::{
     Client, Release,
     backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
     blocking,
-    capability::{Capabilities, Durability},
+    capability::Capabilities,
     error::{Error, ErrorKind},
     memory::{InjectedFault, MemoryStore},
     name::{LockName, Namespace},
@@ -57,7 +57,11 @@ struct Driver(Arc<dyn Backend>, Script);
 #[async_trait]
 impl Connect for Store {
     fn info(&self) -> BackendInfo {
-        Connect::info(&self.0)
+        let info = Connect::info(&self.0);
+        if self.1.local {
+            return info.without_network();
+        }
+        info
     }
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
         let inner = self.0.connect(context).await?;
@@ -71,11 +75,7 @@ impl Backend for Driver {
         self.0.info()
     }
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        let mut capabilities = self.0.capabilities().await?;
-        if self.1.local {
-            capabilities.durability = Durability::Local;
-        }
-        Ok(capabilities)
+        self.0.capabilities().await
     }
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
         self.0.enqueue(request).await

@@ -374,6 +374,10 @@ impl<S: BlobStore> Shared<S> {
             return;
         };
         let Some(record) = entry.grant else { return };
+        // The client that handed the lock over, on another clock, could not know it (W4).
+        if entry.has_lapsed(&self.read_clocks().now) {
+            return;
+        }
         if !self
             .attempts
             .set_status(name, attempt, AttemptStatus::Holding)

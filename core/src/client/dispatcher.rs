@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::{BackendEvent, EventHandler, RenewalAnswers},
-    capability::{Capabilities, Durability, TtlScope, WaitMode},
+    capability::{Capabilities, TtlScope, WaitMode},
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
     lease::DriftBounds,
@@ -101,11 +101,6 @@ impl Dispatcher {
     /// Returns whether an entry lives as long as this client, also beyond its TTL.
     pub(crate) fn is_pooled(&self) -> bool {
         self.capabilities().ttl.scope == TtlScope::Pooled
-    }
-
-    /// Returns whether the store is on this machine, so that a request needs no network.
-    pub(crate) fn is_local(&self) -> bool {
-        self.capabilities().durability == Durability::Local
     }
 
     fn poll(&self) -> Option<Duration> {

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tenure_core::{
     backend::{Backend, BackendInfo, Connect, Context, RenewalAnswers},
-    capability::{Capabilities, Durability, TtlRange, TtlScope},
+    capability::{Capabilities, TtlRange, TtlScope},
     error::{Error, ErrorKind},
     memory::MemoryStore,
     name::LockName,
@@ -81,7 +81,11 @@ struct FaultyBackend(Arc<dyn Backend>, Faults);
 #[async_trait]
 impl Connect for FaultyStore {
     fn info(&self) -> BackendInfo {
-        Connect::info(&self.0)
+        let info = Connect::info(&self.0);
+        if self.1.local {
+            return info.without_network();
+        }
+        info
     }
     async fn connect(&self, context: Context) -> Result<Arc<dyn Backend>, Error> {
         let inner = self.0.connect(context).await?;
@@ -99,9 +103,6 @@ impl Backend for FaultyBackend {
         if self.1.pooled {
             let ttl = capabilities.ttl;
             capabilities.ttl = TtlRange::new(ttl.min, ttl.max, ttl.granularity, TtlScope::Pooled);
-        }
-        if self.1.local {
-            capabilities.durability = Durability::Local;
         }
         Ok(capabilities)
     }

@@ -406,6 +406,32 @@ async fn x3_dead_waiters_of_another_clock_are_not_granted() {
     assert!(state.queue.is_empty());
 }
 
+/// The client that hands the lock over cannot compare the clocks, so it hands it to the waiter.
+#[tokio::test]
+async fn w4_waiter_that_lapsed_by_its_own_clock_is_told_of_no_grant() {
+    let map = Arc::new(Map::default());
+    let (ours, theirs) = (ManualClock::new(), ManualClock::new());
+    let a = client(&map, 1, &theirs, None);
+    let b = client(&map, 2, &ours, None);
+    a.acquire(1).await;
+    b.wait(2).await;
+    ours.advance(TTL);
+    assert_eq!(a.remove(1, true).await, Removed::AsHolder);
+    let state = a.cas.inspect(&job()).await.unwrap();
+    assert_eq!(state.holder.unwrap().attempt, Some(id(2)));
+    // Once the message was taken, the waiter's client has looked.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(map.wakes.lock().unwrap().is_empty());
+    assert!(b.log.0.lock().unwrap().is_empty());
+    let renewed = b.renew(2, None).await;
+    assert!(
+        matches!(renewed, Renewed::Gone(LossReason::Expired)),
+        "{renewed:?}"
+    );
+}
+
 #[tokio::test]
 async fn d2_stamp_is_read_after_the_state_it_replaces() {
     // A delayed renewal must not publish an older stamp than the one that a later renewal has
