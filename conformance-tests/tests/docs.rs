@@ -81,6 +81,16 @@ fn guide_contains_the_ci_file_of_the_example() {
     assert!(guide.contains("CONFORMANCE_REPORT") && guide.contains("CONFORMANCE_STRICT"));
 }
 
+/// The guide's skeleton is the example that is built and tested.
+#[test]
+fn guide_contains_the_example_on_the_adapter() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let code = read("examples/backend-on-cas/src/lib.rs");
+    let expected = format!("```rust,ignore\n{code}```");
+    assert!(read("docs/plugin-guide.md").contains(&expected));
+}
+
 /// The Markdown files below a directory, without what is built or hidden.
 fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {

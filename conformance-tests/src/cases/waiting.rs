@@ -360,6 +360,9 @@ pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) ->
              {bound:?}: {queue:?}"
         );
     }
+    // A store that announces the loss has let the acquire continue already; what it is granted now must be
+    // renewed.
+    plan.set(Op::Renew, Fate::Pass);
     holder.remove(&name, grant.attempt, context.long()).await?;
     ensure!(
         driver
@@ -377,7 +380,6 @@ pub(crate) async fn lapsed_waiter_is_never_granted(context: Arc<CaseContext>) ->
             "the renewal of a waiter whose entry had expired returned {answer:?}"
         ),
     }
-    plan.set(Op::Renew, Fate::Pass);
     let Ok(acquired) = tokio::time::timeout(bound + context.slack(), waiting).await else {
         broken!("W5", "an acquire whose entry had lapsed does not go on");
     };

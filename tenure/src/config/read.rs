@@ -240,6 +240,10 @@ impl Reader<'_> {
         if text.is_empty() {
             return Err(self.invalid(KEY, Some("the file is empty")));
         }
+        if text.contains('\n') {
+            let why = "the file has more than one line; it must contain the password only";
+            return Err(self.invalid(KEY, Some(why)));
+        }
         Ok(Some(Secret::new(text)))
     }
 

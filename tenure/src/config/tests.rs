@@ -89,6 +89,24 @@ fn file_with_all_tables_is_read() {
     assert_eq!(config.request_timeout, Duration::from_secs(5));
 }
 
+#[test]
+fn password_file_has_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("pw");
+    let load = |text: &str| {
+        std::fs::write(&password, text).unwrap();
+        let file = password.display().to_string();
+        from_file(&format!(
+            "[backend]\nurl = \"redis://h\"\npassword_file = {file:?}\n"
+        ))
+    };
+    for text in ["007", "007\n", "007\r\n"] {
+        let config = load(text).unwrap();
+        assert_eq!(config.settings.password.unwrap().expose(), "007");
+    }
+    assert_refused(load("007\n\n"), &["password_file", "more than one line"]);
+}
+
 /// A relative path in the file begins at the file, and one in a variable at the process.
 #[test]
 fn paths_begin_at_the_configuration_file() {
