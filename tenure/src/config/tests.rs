@@ -327,12 +327,7 @@ fn password_has_one_source() {
     );
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pw");
-    for (text, wanted) in [
-        ("a b\n", "a b"),
-        ("a\r\n", "a"),
-        ("a\n\n", "a\n"),
-        (" a", " a"),
-    ] {
+    for (text, wanted) in [("a b\n", "a b"), ("a\r\n", "a"), (" a", " a")] {
         std::fs::write(&path, text).unwrap();
         let shown = path.to_str().unwrap();
         let config = from_variables(&[("TENURE__BACKEND__PASSWORD_FILE", shown)]).unwrap();
