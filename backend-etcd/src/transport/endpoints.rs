@@ -53,6 +53,8 @@ pub(crate) struct Endpoints {
     /// Whether a server did not reply in the failover timeout, and no server has replied quickly
     /// since.
     slow: AtomicBool,
+    /// Whether the last reply was too late, on a network that was known to be slow.
+    late: AtomicBool,
     state: Mutex<EndpointsState>,
     connect_lock: tokio::sync::Mutex<()>,
     generation_changes: watch::Sender<u64>,
@@ -98,6 +100,7 @@ impl Endpoints {
             failover_timeout: AtomicU64::new(0),
             max_failover_timeout: AtomicU64::new(0),
             slow: AtomicBool::new(false),
+            late: AtomicBool::new(false),
             state: Mutex::new(EndpointsState {
                 servers,
                 generation: 1,
@@ -380,6 +383,7 @@ impl Endpoints {
         let began = time::Instant::now();
         let reply = match time::timeout(failover_timeout, &mut exchange).await {
             Ok(reply) => {
+                self.late.store(false, Ordering::Relaxed);
                 // A reply that takes almost that time does not show that the next one will come in it.
                 if began.elapsed() < self.base_failover_timeout() / 2 {
                     self.slow.store(false, Ordering::Relaxed);
@@ -387,8 +391,14 @@ impl Endpoints {
                 Some(reply)
             }
             Err(_) => {
-                self.slow.store(true, Ordering::Relaxed);
-                self.mark_suspect(connection.generation);
+                // A new connection takes several round trips. So on a network that is known to be slow,
+                // one late reply is no reason for it; two in a row are.
+                let was_slow = self.slow.swap(true, Ordering::Relaxed);
+                let counts = self.is_current(connection);
+                if counts && (!was_slow || self.late.swap(true, Ordering::Relaxed)) {
+                    self.late.store(false, Ordering::Relaxed);
+                    self.mark_suspect(connection.generation);
+                }
                 let rest = limit.saturating_sub(failover_timeout);
                 time::timeout(rest, exchange).await.ok()
             }
