@@ -54,7 +54,7 @@ async fn x3_declared_bound_holds_between_two_clocks() {
     );
 }
 
-/// R5: a guard is dropped beside a shutdown. What is left is named, or nothing is left.
+/// R5: a guard is dropped beside a shutdown. The shutdown names each lock that stays taken.
 #[test]
 fn r5_drops_beside_shutdowns() {
     let root = tempfile::tempdir().unwrap();

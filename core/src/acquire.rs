@@ -22,17 +22,17 @@ const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use]
-pub enum Acquisition {
+pub enum Acquisition<G = Guard> {
     /// The caller holds the lock.
-    Acquired(Guard),
+    Acquired(G),
     /// Another client holds the lock: its holder, as far as the store can tell (clause A5).
     Busy(Holder),
 }
 
-impl Acquisition {
+impl<G> Acquisition<G> {
     /// Returns the guard if the lock was acquired.
     #[must_use]
-    pub fn acquired(self) -> Option<Guard> {
+    pub fn acquired(self) -> Option<G> {
         match self {
             Self::Acquired(guard) => Some(guard),
             Self::Busy(_) => None,

@@ -80,6 +80,7 @@ mod lock;
 pub mod loss;
 pub mod memory;
 pub mod name;
+mod owner;
 pub mod queue;
 pub mod registry;
 pub mod request;

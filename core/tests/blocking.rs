@@ -12,8 +12,7 @@ use std::{
 
 use faulty_store::{Faults, FaultyStore};
 use tenure_core::{
-    Client, ClientBuilder, NotHeld, Release, RunError,
-    blocking::{self, Acquisition},
+    Acquisition, Client, ClientBuilder, NotHeld, Release, RunError, blocking,
     error::ErrorKind,
     loss::LossReason,
     memory::{InjectedFault, MemoryStore},

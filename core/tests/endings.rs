@@ -28,7 +28,7 @@ use tenure_core::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// What happens to one removal: it waits, is applied, and its answer waits (or never comes).
+/// The script of one removal: how long it waits before it is applied, and its answer after it.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     before: Duration,
@@ -361,6 +361,14 @@ fn on_lost_runs_however_many_other_actions_block() {
     assert_eq!(count, COUNT);
 }
 
+/// A guard of a client on this runtime.
+fn held_on(runtime: &tokio::runtime::Runtime, store: &Store) -> tenure_core::Guard {
+    runtime.block_on(async {
+        let client = Client::builder(store.clone()).connect().await.unwrap();
+        client.lock("a").unwrap().acquire().await.unwrap()
+    })
+}
+
 thread_local! {
     static LOCAL: RefCell<Option<tenure_core::Guard>> = const { RefCell::new(None) };
     static BLOCKING: RefCell<Option<blocking::Guard>> = const { RefCell::new(None) };
@@ -374,12 +382,7 @@ fn r3_guard_in_a_thread_local() {
         .enable_all()
         .build()
         .unwrap();
-    let client = runtime
-        .block_on(Client::builder(store.clone()).connect())
-        .unwrap();
-    let guard = runtime
-        .block_on(client.lock("a").unwrap().acquire())
-        .unwrap();
+    let guard = held_on(&runtime, &store);
     let plain = blocking::Client::connect(Client::builder(store.clone())).unwrap();
     let other = plain.lock("b").unwrap().acquire().unwrap();
     let ended = thread::spawn(move || {
@@ -433,12 +436,7 @@ fn guard_dropped_with_the_runtime_of_a_local_store() {
         .enable_all()
         .build()
         .unwrap();
-    let client = runtime
-        .block_on(Client::builder(store.clone()).connect())
-        .unwrap();
-    let guard = runtime
-        .block_on(client.lock("a").unwrap().acquire())
-        .unwrap();
+    let guard = held_on(&runtime, &store);
     runtime.spawn(async move { guard.lost().await });
     runtime.block_on(tokio::task::yield_now());
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(runtime)));

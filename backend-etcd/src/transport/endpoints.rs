@@ -239,20 +239,14 @@ impl Endpoints {
 
     /// Connects to the server that is to be used now. Returns its URL, too.
     async fn open_current(&self) -> (String, Result<Connection, RequestError>) {
-        let (server, generation) = {
-            let state = self.lock();
-            (
-                self.address.url_of(state.servers.current()),
-                state.generation,
-            )
-        };
+        let server = self.address.url_of(self.lock().servers.current());
         let limit = self.options.connection.connect_timeout;
-        let opened = time::timeout(limit, self.connect(&server, generation)).await;
+        let opened = time::timeout(limit, self.connect(&server)).await;
         let opened = opened.unwrap_or_else(|_| Err(RequestError::no_reply()));
         (server, opened)
     }
 
-    async fn connect(&self, server: &str, generation: u64) -> Result<Connection, RequestError> {
+    async fn connect(&self, server: &str) -> Result<Connection, RequestError> {
         let config = |error: tenure_core::error::Error| RequestError::Unsent {
             kind: error.kind(),
             detail: error.detail().unwrap_or_default().to_owned(),
@@ -291,7 +285,8 @@ impl Endpoints {
         let trust = self.options.keepalive_trusted;
         Ok(Connection {
             client: Arc::new(client),
-            generation,
+            // Set when the connection is taken into use.
+            generation: 0,
             trusted: version.is_some_and(|version| version.keepalives_are_trusted(trust)),
             permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT_REQUESTS)),
         })

@@ -3,35 +3,13 @@
 use std::time::Duration;
 
 use super::{Client, Guard};
-use crate::{error::Error, guard::NotHeld, lock::RunError, name::LockName, request::Holder};
+use crate::{acquire::Acquisition, error::Error, guard::NotHeld, lock::RunError, name::LockName};
 
 /// A lock of a client. Cheap to clone. A `Lock` value does not hold the lock; a [`Guard`] does.
 #[derive(Clone, Debug)]
 pub struct Lock {
     lock: crate::Lock,
     client: Client,
-}
-
-/// The outcome of an acquire with a time limit.
-#[derive(Debug)]
-#[non_exhaustive]
-#[must_use]
-pub enum Acquisition {
-    /// The caller holds the lock.
-    Acquired(Guard),
-    /// Another client holds the lock: its holder, as far as the store can tell (clause A5).
-    Busy(Holder),
-}
-
-impl Acquisition {
-    /// Returns the guard if the lock was acquired.
-    #[must_use]
-    pub fn acquired(self) -> Option<Guard> {
-        match self {
-            Self::Acquired(guard) => Some(guard),
-            Self::Busy(_) => None,
-        }
-    }
 }
 
 impl Lock {
@@ -79,7 +57,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`crate::Lock::try_acquire`].
-    pub fn try_acquire(&self) -> Result<Acquisition, Error> {
+    pub fn try_acquire(&self) -> Result<Acquisition<Guard>, Error> {
         let lock = self.lock.clone();
         self.acquisition(async move { lock.try_acquire().await })
     }
@@ -89,7 +67,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`crate::Lock::acquire_within`].
-    pub fn acquire_within(&self, budget: Duration) -> Result<Acquisition, Error> {
+    pub fn acquire_within(&self, budget: Duration) -> Result<Acquisition<Guard>, Error> {
         let lock = self.lock.clone();
         self.acquisition(async move { lock.acquire_within(budget).await })
     }
@@ -134,12 +112,12 @@ impl Lock {
 
     fn acquisition(
         &self,
-        acquire: impl Future<Output = Result<crate::Acquisition, Error>> + Send + 'static,
-    ) -> Result<Acquisition, Error> {
+        acquire: impl Future<Output = Result<Acquisition, Error>> + Send + 'static,
+    ) -> Result<Acquisition<Guard>, Error> {
         let acquired = self.client.thread.run("acquiring", acquire)?;
         Ok(match acquired {
-            crate::Acquisition::Acquired(guard) => Acquisition::Acquired(self.guard(guard)),
-            crate::Acquisition::Busy(holder) => Acquisition::Busy(holder),
+            Acquisition::Acquired(guard) => Acquisition::Acquired(self.guard(guard)),
+            Acquisition::Busy(holder) => Acquisition::Busy(holder),
         })
     }
 
@@ -149,7 +127,7 @@ impl Lock {
 }
 
 fn run_if_acquired<T>(
-    acquired: Result<Acquisition, Error>,
+    acquired: Result<Acquisition<Guard>, Error>,
     body: impl FnOnce(&Guard) -> T,
 ) -> Result<T, RunError<T>> {
     match acquired.map_err(RunError::Acquire)? {

@@ -23,10 +23,7 @@ use std::{fmt, sync::mpsc, time::Duration};
 
 use tokio::runtime::Handle;
 
-pub use self::{
-    guard::Guard,
-    lock::{Acquisition, Lock},
-};
+pub use self::{guard::Guard, lock::Lock};
 use crate::{
     capability::Capabilities,
     client::{ClientBuilder, Shutdown, own_thread},

@@ -1,4 +1,4 @@
-//! What a part of a test logs.
+//! Captures the log of a function.
 
 use std::{
     io::{self, Write},
