@@ -41,10 +41,15 @@ impl EventHandler for IgnoreEvents {
 
 /// The driver itself; its events are ignored.
 pub(crate) async fn driver(url: &str) -> Arc<dyn Backend> {
+    driver_within(url, seconds(10)).await
+}
+
+/// The same, with this request time-out.
+pub(crate) async fn driver_within(url: &str, request_timeout: Duration) -> Arc<dyn Backend> {
     let events: Arc<dyn EventHandler> = Arc::new(IgnoreEvents);
     let sink = EventSink::new(Arc::downgrade(&events));
     let context = Context::new(ClientId::random().unwrap(), sink, Arc::new(SystemClock))
-        .with_request_timeout(seconds(10));
+        .with_request_timeout(request_timeout);
     let store = store(url, Options::default());
     store.connect(context).await.unwrap()
 }
