@@ -307,6 +307,12 @@ impl BlobStore for FileBlobs {
         .await
     }
 
+    async fn delete(&self, key: &Key) -> Result<bool, Error> {
+        let key = key.clone();
+        self.run(move |store| dir::delete(store, &key)).await?;
+        Ok(true)
+    }
+
     fn location(&self, key: &Key) -> String {
         dir::data_file(&self.store, key)
             .unwrap_or_else(|| paths::lock_dir(&self.store.root, key))

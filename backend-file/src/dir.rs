@@ -270,6 +270,35 @@ pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap,
     ))
 }
 
+/// Deletes the directory of a lock, and the directories above it that are empty then.
+pub(crate) fn delete(store: &FileStore, key: &Key) -> Result<(), Error> {
+    let (names, name) = paths::lock_names(key);
+    let Some(root) = root::open(store, WRITING)? else {
+        return Ok(());
+    };
+    let tmp = root.open_or_create(TMP_DIR)?;
+    let mut parents = vec![root];
+    for name in &names {
+        let Some(parent) = parents.last().and_then(|dir| dir.open(name).transpose()) else {
+            return Ok(());
+        };
+        parents.push(parent?);
+    }
+    if let Some(parent) = parents.last() {
+        match root::remove_by_renaming(parent, &name, &tmp) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(io_error(WRITING, &parent.path().join(&name), errno)),
+        }
+    }
+    // One that is in use is not empty; one that another client is about to use is created again.
+    for (parent, name) in parents.iter().zip(&names).rev() {
+        if fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Creates a temporary directory with a version; `None` if another process has removed it as stale.
 fn prepare(
     tmp: &DirHandle,

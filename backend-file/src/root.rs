@@ -188,17 +188,27 @@ fn remove_stale_tmp(tmp: &DirHandle) {
         {
             continue;
         }
-        let Ok(nonce) = ClientId::random() else {
-            return;
+        let Ok(name) = name.into_string() else {
+            continue;
         };
-        let trash = format!("trash.{nonce}");
-        if fs::renameat(tmp, &name, tmp, &trash).is_ok() {
-            // Another process may remove it concurrently; leftovers are removed at a later
-            // connect.
-            empty(tmp, &trash);
-            let _ = fs::unlinkat(tmp, &trash, AtFlags::REMOVEDIR);
-        }
+        // Another process may remove it concurrently; leftovers are removed at a later connect.
+        let _ = remove_by_renaming(tmp, &name, tmp);
     }
+}
+
+/// Renames a directory to one below `tmp`, and removes it with its entries, none of which is a
+/// directory. Only the rename can fail.
+pub(crate) fn remove_by_renaming(
+    parent: &DirHandle,
+    name: &str,
+    tmp: &DirHandle,
+) -> Result<(), Errno> {
+    let nonce = ClientId::random().map_err(|_| Errno::AGAIN)?;
+    let trash = format!("trash.{nonce}");
+    fs::renameat(parent, name, tmp, &trash)?;
+    empty(tmp, &trash);
+    let _ = fs::unlinkat(tmp, &trash, AtFlags::REMOVEDIR);
+    Ok(())
 }
 
 fn is_stale_dir(stat: &fs::Stat) -> bool {

@@ -149,6 +149,10 @@ impl Backend for RedisBackend {
         inspect::evict(&self.shared, name, token).await
     }
 
+    async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
+        inspect::discard(&self.shared, name).await
+    }
+
     async fn close(&self) {
         self.shared.transport.close();
     }

@@ -1,6 +1,6 @@
 //! Inspecting, listing and evicting locks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::Value;
 use tenure_core::{
@@ -14,7 +14,8 @@ use tenure_core::{
 use crate::{
     error::{from_call_error, from_reply},
     record::{decode_owner, read_holder, system_time},
-    scripts::{Reply, Scripts},
+    remove::FENCE_TTL,
+    scripts::{LAST_TOKEN_TTL, Reply, Scripts},
     shared::{Shared, group_by_slot},
     transport::ScriptCall,
 };
@@ -162,4 +163,14 @@ pub(crate) async fn evict(
     let now = reply.count()?;
     let raw = reply.text()?;
     Ok(Evicted::NotHeld(read_holder(&raw, now, reply.number()?)?))
+}
+
+/// Deletes the last token of a free lock. The fences of its attempts stay until they expire.
+pub(crate) async fn discard(shared: &Shared, name: &LockName) -> Result<Option<Duration>, Error> {
+    const OPERATION: &str = "discarding";
+    let keys = shared.lock_keys(name)?;
+    let mut call = ScriptCall::new(&Scripts::get().discard);
+    keys.push_all(&mut call);
+    let is_free = shared.run(OPERATION, call).await? == Value::Int(1);
+    Ok(Some(if is_free { FENCE_TTL } else { LAST_TOKEN_TTL }))
 }

@@ -12,7 +12,7 @@ use crate::{error::unexpected_reply, scripts, shared::Shared};
 
 /// The minimum time for which an attempt is fenced off. On a connection that hangs, a request can
 /// be delayed for longer than a short TTL.
-const FENCE_TTL: Duration = Duration::from_secs(600);
+pub(crate) const FENCE_TTL: Duration = Duration::from_secs(600);
 
 pub(crate) async fn remove(shared: &Shared, request: &Remove) -> Result<Removed, Error> {
     const OPERATION: &str = "releasing";

@@ -94,6 +94,9 @@ pub trait Env: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Called with the name of a lock that another process of the case is about to use.
+    fn note_lock_of_worker(&self, _name: &LockName) {}
+
     /// Returns the configured passwords and keys of the connector. They must not appear anywhere (S1).
     fn secrets(&self) -> Vec<String> {
         Vec::new()

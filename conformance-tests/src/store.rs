@@ -8,7 +8,7 @@ use std::{
     ffi::OsString,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,12 +19,13 @@ use tenure_core::{
     Client,
     backend::Connect,
     error::{Error, ErrorKind},
-    name::Namespace,
+    name::{LockName, Namespace},
     request::{Evicted, List},
 };
 
 use crate::{
-    Env, Harness, Need, cases, context::CaseContext, launcher::Launcher, outcome::Stop, worker,
+    Env, Harness, Need, cases, context::CaseContext, launcher::Launcher,
+    name_recorder::NameRecorder, outcome::Stop, worker,
 };
 
 /// The bytes that the suffixes of the run and of the cases add to the user's namespace.
@@ -39,14 +40,13 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A user's store.
 pub struct Store {
     name: String,
-    connector: Arc<dyn Connect>,
+    connector: NameRecorder,
     base: String,
     secrets: Vec<String>,
     ignored: Vec<(&'static str, &'static str)>,
     made: AtomicU64,
     /// Whether other processes reach the store.
     shared: AtomicBool,
-    used: Mutex<BTreeSet<Namespace>>,
 }
 
 impl fmt::Debug for Store {
@@ -87,13 +87,12 @@ impl Store {
         });
         Ok(Self {
             name: connector.info().scheme.to_owned(),
-            connector,
+            connector: NameRecorder::new(connector),
             base,
             secrets: Vec::new(),
             ignored: ignored.collect(),
             made: AtomicU64::new(0),
             shared: AtomicBool::new(true),
-            used: Mutex::default(),
         })
     }
 
@@ -138,24 +137,20 @@ impl Store {
         Ok(seen)
     }
 
-    /// Evicts all grants that the cases left, and returns one line for each remaining item. Call this
-    /// function after all cases have ended.
+    /// Evicts all grants that the cases left, deletes the states of all their locks, and returns one
+    /// line for each remaining item. Call this function after all cases have ended.
     ///
     /// # Cancel safety
     ///
     /// Cancelling leaves the remaining grants unchanged.
     pub async fn clean_up(&self) -> Vec<String> {
-        let used = {
-            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *used)
-        };
+        let used = self.connector.take();
         let mut left = BTreeSet::new();
-        let mut kept = None;
-        for namespace in used {
-            let cleaned =
-                tokio::time::timeout(CLEANUP_TIMEOUT, self.clean(&namespace, &mut left)).await;
-            match cleaned {
-                Ok(Ok(residue)) => kept = kept.max(Some(residue.unwrap_or(Duration::MAX))),
+        let mut kept = Duration::ZERO;
+        for (namespace, names) in used {
+            let cleaning = self.clean(&namespace, &names, &mut left);
+            match tokio::time::timeout(CLEANUP_TIMEOUT, cleaning).await {
+                Ok(Ok(residue)) => kept = kept.max(residue),
                 Ok(Err(error)) => {
                     left.insert(format!(
                         "possibly locks in namespace {:?}: {error}",
@@ -174,11 +169,11 @@ impl Store {
         let mut left: Vec<String> = left.into_iter().collect();
         let below = format!("below the namespaces that begin with {:?}", self.base);
         match kept {
-            None | Some(Duration::ZERO) => {}
-            Some(Duration::MAX) => left.push(format!(
+            Duration::ZERO => {}
+            Duration::MAX => left.push(format!(
                 "the fencing state of free locks {below}: this store keeps it forever; remove it manually"
             )),
-            Some(span) => left.push(format!(
+            span => left.push(format!(
                 "the fencing state of free locks {below}, which the store deletes within {}",
                 crate::report::format_span(span)
             )),
@@ -186,18 +181,29 @@ impl Store {
         left
     }
 
-    /// Evicts all holders of a namespace; returns how long the store keeps records of them.
+    /// Evicts all holders of a namespace and deletes the states of its locks; returns for how long the
+    /// store keeps what remains of them.
     async fn clean(
         &self,
         namespace: &Namespace,
+        names: &BTreeSet<LockName>,
         left: &mut BTreeSet<String>,
-    ) -> Result<Option<Duration>, Error> {
-        let builder = Client::builder(Arc::clone(&self.connector)).namespace(namespace.clone());
+    ) -> Result<Duration, Error> {
+        let builder =
+            Client::builder(Arc::new(self.connector.clone())).namespace(namespace.clone());
         let client = builder.read_only(true).connect().await?;
-        let residue = client.capabilities().residue;
-        let swept = sweep(&client, namespace, left).await;
+        let cleaned = async {
+            sweep(&client, namespace, left).await?;
+            let mut residue = Duration::ZERO;
+            for name in names {
+                let kept = client.discard(name).await?;
+                residue = residue.max(kept.unwrap_or(Duration::MAX));
+            }
+            Ok(residue)
+        };
+        let residue = cleaned.await;
         client.shutdown(Duration::from_secs(1)).await;
-        swept.map(|()| residue)
+        residue
     }
 }
 
@@ -236,7 +242,7 @@ async fn sweep(
 }
 
 struct Part {
-    connector: Arc<dyn Connect>,
+    connector: NameRecorder,
     namespace: Namespace,
     secrets: Vec<String>,
     shared: bool,
@@ -251,11 +257,8 @@ impl Harness for Store {
     async fn start(&self) -> Result<Arc<dyn Env>, Error> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace::new(format!("{}.{number}", self.base))?;
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.insert(namespace.clone());
-        drop(used);
         Ok(Arc::new(Part {
-            connector: Arc::clone(&self.connector),
+            connector: self.connector.clone(),
             namespace,
             secrets: self.secrets.clone(),
             shared: self.shared.load(Ordering::Relaxed),
@@ -266,7 +269,7 @@ impl Harness for Store {
     /// store from the same configuration.
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         Ok(Arc::new(Part {
-            connector: Arc::clone(&self.connector),
+            connector: self.connector.clone(),
             namespace: Namespace::new(ticket)?,
             secrets: self.secrets.clone(),
             shared: true,
@@ -280,7 +283,7 @@ impl Harness for Store {
 
 impl Env for Part {
     fn connector(&self) -> Arc<dyn Connect> {
-        Arc::clone(&self.connector)
+        Arc::new(self.connector.clone())
     }
 
     fn namespace(&self) -> Namespace {
@@ -289,6 +292,10 @@ impl Env for Part {
 
     fn ticket(&self) -> Option<String> {
         self.shared.then(|| self.namespace.as_str().to_owned())
+    }
+
+    fn note_lock_of_worker(&self, name: &LockName) {
+        self.connector.record(&self.namespace, name);
     }
 
     fn secrets(&self) -> Vec<String> {

@@ -159,6 +159,8 @@ macro_rules! __each_case {
                     "A guard that is dropped inside a runtime, outside a runtime or in a panic releases in the background.";
                 nothing_stays_after_many_cycles [R4]
                     "After up to ten thousand cycles no name has any state, and the last cycles are not slower than the first ones.";
+                discard_needs_a_free_lock [R4] since 2
+                    "Discarding deletes the state of a free lock, and nothing of a lock with a holder or a waiter.";
                 shutdown_releases_all [R5]
                     "The shutdown of a client releases its locks, and names those that it could not release.";
             }

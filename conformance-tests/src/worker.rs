@@ -94,6 +94,7 @@ impl Worker {
         let (Some(launcher), Some(ticket)) = (context.launcher(), context.env().ticket()) else {
             return Err(Stop::Ignored(Need::Processes));
         };
+        context.env().note_lock_of_worker(&context.name(name)?);
         let order = Order {
             job,
             ticket,

@@ -119,6 +119,14 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Revokes the grant with this token, and no other grant.
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error>;
 
+    /// Deletes what the store keeps of a free lock, such as its last token, and returns the longest
+    /// time for which anything of it may remain; `None` means forever. Deletes nothing of a lock that
+    /// has a holder or waiters. The caller guarantees that no client uses the name at the same time
+    /// or later. The default deletes nothing.
+    async fn discard(&self, _name: &LockName) -> Result<Option<Duration>, Error> {
+        Ok(self.capabilities().await?.residue)
+    }
+
     /// Closes the connection and stops the driver's tasks. The core calls no method after it.
     async fn close(&self);
 }

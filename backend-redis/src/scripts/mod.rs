@@ -44,6 +44,7 @@ const COMMON: &str = include_str!("common.lua");
 /// All scripts of the driver.
 #[derive(Debug)]
 pub(crate) struct Scripts {
+    pub(crate) discard: Script,
     pub(crate) enqueue: Script,
     pub(crate) evict: Script,
     pub(crate) inspect: Script,
@@ -66,6 +67,7 @@ impl Scripts {
         let script = |parts: &[&str]| Script::new(text(parts));
         let batchable = |parts: &[&str]| Script::batchable(text(parts));
         Self {
+            discard: Script::new(include_str!("discard.lua").to_owned()),
             enqueue: batchable(&[
                 include_str!("enqueue_args.lua"),
                 clock,

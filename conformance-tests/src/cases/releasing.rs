@@ -320,6 +320,50 @@ pub(crate) async fn nothing_stays_after_many_cycles(context: Arc<CaseContext>) -
     Ok(())
 }
 
+pub(crate) async fn discard_needs_a_free_lock(context: Arc<CaseContext>) -> Outcome {
+    let (holder, operator) = (context.driver().await?, context.driver().await?);
+    let ttl = context.long();
+    let name = context.name("discarded")?;
+    let grant = holder.hold(&name, ttl).await?;
+    let waiter = operator.wait_for(&name, ttl).await?;
+    operator.backend().discard(&name).await?;
+    let seen = operator.inspect(&name).await?;
+    ensure!(
+        seen.holder.as_ref().and_then(|holder| holder.token) == Some(grant.token)
+            && seen.queue.len() == 1,
+        "R4",
+        "discarding a lock with a holder and a waiter has changed it: {seen:?}"
+    );
+    holder.remove(&name, grant.attempt, ttl).await?;
+    let granted = operator
+        .await_grant(&name, waiter, ttl, context.slack())
+        .await?;
+    let Some(granted) = granted else {
+        broken!(
+            "R4",
+            "after a discard in vain, the waiter is not granted the lock"
+        );
+    };
+    operator.remove(&name, waiter, ttl).await?;
+    let kept = operator.backend().discard(&name).await?;
+    if let (Some(Duration::ZERO), Some(entries)) = (kept, context.env().residue().await?) {
+        ensure!(
+            entries == 0,
+            "R4",
+            "the backend reports that nothing remains, and {entries} locks have state"
+        );
+    }
+    let again = holder.hold(&name, ttl).await?;
+    ensure!(
+        again.token > granted.token,
+        "T1",
+        "after a discard token {} follows {}",
+        again.token,
+        granted.token
+    );
+    Ok(())
+}
+
 pub(crate) async fn shutdown_releases_all(context: Arc<CaseContext>) -> Outcome {
     let driver = context.driver().await?;
     let names = ["down-1", "down-2", "down-3"];

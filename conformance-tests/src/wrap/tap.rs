@@ -1,6 +1,6 @@
 //! The decorator that executes a plan.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tenure_core::{
@@ -160,6 +160,11 @@ impl Backend for Tapped {
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         self.pass(Op::Inspect, Vec::new(), self.inner.evict(name, token))
+            .await?
+    }
+
+    async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
+        self.pass(Op::Inspect, Vec::new(), self.inner.discard(name))
             .await?
     }
 

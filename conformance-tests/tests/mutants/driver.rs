@@ -438,6 +438,13 @@ impl Backend for Driver {
         self.inner.evict(&name, token).await
     }
 
+    async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
+        if self.has(Flaw::DiscardsAHeldLock) {
+            self.evict_holder(name).await?;
+        }
+        self.inner.discard(name).await
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }

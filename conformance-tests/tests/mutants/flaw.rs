@@ -48,6 +48,8 @@ mutants! {
         "An attempt that does not wait stays in the queue.";
     EvictWithoutTokenCheck [I2] "inspect_evict::eviction_needs_the_token" "ours; Terraform's `force-unlock` takes an id to prevent it"
         "An eviction ends the grant of any holder.";
+    DiscardsAHeldLock [R4] "releasing::discard_needs_a_free_lock" "ours"
+        "A discard does not check whether the lock is free.";
     ReportCreates [W5] "waiting::report_never_creates" "ours"
         "The renewal of an unknown entry creates one.";
     ReleaseWakesAll [W3] "waiting::release_wakes_the_next_alone" "Redisson `LockPubSub`"

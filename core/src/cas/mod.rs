@@ -325,6 +325,16 @@ impl<S: BlobStore> Backend for Cas<S> {
             .map_err(|error| self.shared.explain(error, name))
     }
 
+    async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
+        let state = self.inspect(name).await?;
+        let is_free = state.holder.is_none() && state.queue.is_empty();
+        let store = &self.shared.store;
+        if is_free && store.delete(&self.shared.key(name)).await? {
+            return Ok(Some(Duration::ZERO));
+        }
+        Ok(self.capabilities().await?.residue)
+    }
+
     async fn close(&self) {
         self.listener.abort();
         self.shared.store.close().await;

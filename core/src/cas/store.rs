@@ -203,6 +203,12 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Names, Error>;
 
+    /// Deletes a blob that no client uses any more, and returns whether nothing of it is left. The
+    /// default deletes nothing.
+    async fn delete(&self, _key: &Key) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Returns where a user finds the blob, for messages: a path, a URL without secrets.
     fn location(&self, key: &Key) -> String {
         key.path()

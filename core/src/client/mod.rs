@@ -168,6 +168,27 @@ impl Client {
             .await
     }
 
+    /// Deletes what the store keeps of a free lock whose name no client uses any more, such as a lock
+    /// of a test. Returns the longest time for which anything of it may remain: zero means nothing,
+    /// `None` forever. Deletes nothing of a lock that has a holder or waiters.
+    ///
+    /// A store keeps the last token of a lock, so that tokens rise even if its clock is set back.
+    /// After this call, tokens of the name rise only as long as the clock does.
+    ///
+    /// # Errors
+    ///
+    /// As [`evict`](Self::evict).
+    ///
+    /// # Cancel safety
+    ///
+    /// After cancelling, it is unknown what was deleted. The call can be repeated safely.
+    pub async fn discard(&self, name: impl AsRef<str>) -> Result<Option<Duration>, Error> {
+        let name = LockName::new(name)?;
+        let call = self.backend().discard(&name);
+        self.with_request_timeout("discarding", ErrorKind::OutcomeUnknown, call)
+            .await
+    }
+
     /// Releases all grants of this client, removes its waiters from every queue, and closes the
     /// connection (clause R5). Guards are lost with [`LossReason::Closed`]; waiting acquires fail
     /// with [`ErrorKind::Closed`].

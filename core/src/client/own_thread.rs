@@ -1,7 +1,7 @@
 //! A client that runs on a thread of its own, so that its renewals do not depend on what the
 //! program's threads do.
 
-use std::{fmt, io, sync::Arc, thread};
+use std::{fmt, io, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
@@ -153,6 +153,12 @@ impl Backend for OnThread {
         let name = name.clone();
         let ask = |inner: Arc<dyn Backend>| async move { inner.evict(&name, token).await };
         self.run("evicting", ask).await
+    }
+
+    async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
+        let name = name.clone();
+        let ask = |inner: Arc<dyn Backend>| async move { inner.discard(&name).await };
+        self.run("discarding", ask).await
     }
 
     async fn close(&self) {
