@@ -30,6 +30,12 @@ pub async fn independent<I: Implementation + ?Sized + 'static>(
     Ok(f64::from(pairs) / now().since(start).as_secs_f64())
 }
 
+/// Returns the name of the lock of a task.
+#[must_use]
+pub fn independent_lock(number: usize) -> String {
+    format!("own-{number}")
+}
+
 /// Returns the number of pairs of all tasks; each task completes at least one.
 async fn count_pairs<I: Implementation + ?Sized + 'static>(
     implementation: &Arc<I>,
@@ -41,7 +47,7 @@ async fn count_pairs<I: Implementation + ?Sized + 'static>(
     for number in 0..tasks {
         let implementation = Arc::clone(implementation);
         all.spawn(async move {
-            let lock = format!("own-{number}");
+            let lock = independent_lock(number);
             let mut pairs = 0_u32;
             while pairs == 0 || now().since(start) < span {
                 implementation.acquire_and_release(&lock, &|| ()).await?;

@@ -17,6 +17,10 @@ use crate::{
 /// How long a client may take to end its session.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The lock without contention, and the one for which all waiters compete.
+const UNCONTENDED: &str = "uncontended";
+const CONTENDED: &str = "contended";
+
 #[derive(Serialize)]
 struct View {
     schema: &'static str,
@@ -51,6 +55,7 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
     let mut clients = Vec::new();
     let view = runtime()?.block_on(async {
         let view = measure(options, &config, registry, &mut clients).await;
+        discard(options, clients.first()).await;
         for client in &clients {
             client.shutdown(SHUTDOWN_TIMEOUT).await;
         }
@@ -59,6 +64,22 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
     match global.output {
         Format::Text => output::write(describe(&view)),
         Format::Json => output::write_json(&view),
+    }
+}
+
+/// Deletes what the store keeps of the locks. What cannot be deleted stays as it does after every
+/// other use of a lock.
+async fn discard(options: &Bench, client: Option<&Client>) {
+    let Some(client) = client else { return };
+    let independent = (0..options.tasks).map(tenure_load::independent_lock);
+    for name in [UNCONTENDED, CONTENDED]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(independent)
+    {
+        if client.discard(&name).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -74,10 +95,10 @@ async fn measure(
     clients.push(client.clone());
     let locks = Arc::new(TenureLocks::new(client.clone()));
     // The first pair is a warm-up.
-    tenure_load::uncontended(&locks, "uncontended", Duration::ZERO)
+    tenure_load::uncontended(&locks, UNCONTENDED, Duration::ZERO)
         .await
         .map_err(failed)?;
-    let uncontended = tenure_load::uncontended(&locks, "uncontended", options.span)
+    let uncontended = tenure_load::uncontended(&locks, UNCONTENDED, options.span)
         .await
         .map_err(failed)?;
     let pairs_per_second = tenure_load::independent(&locks, options.tasks, options.span)
@@ -90,7 +111,7 @@ async fn measure(
     let waiters: Vec<_> = waiters
         .map(|client| Arc::new(TenureLocks::new(client.clone())))
         .collect();
-    let contention = tenure_load::contended(&waiters, "contended", options.span)
+    let contention = tenure_load::contended(&waiters, CONTENDED, options.span)
         .await
         .map_err(failed)?;
     let info = client.info();

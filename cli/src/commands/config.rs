@@ -1,6 +1,6 @@
 //! `tenure config show` and `tenure config check`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
 use tenure::{Config, Registry, config::KEYS};
@@ -18,6 +18,9 @@ use crate::{
 struct View {
     schema: &'static str,
     values: BTreeMap<String, Value>,
+    /// The address of the store, such as the default directory; `None` if the values name no store.
+    store: Option<String>,
+    password_file: Option<PathBuf>,
     warnings: Vec<String>,
 }
 
@@ -69,6 +72,10 @@ pub(super) fn run(
 
 fn show(config: &Config, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let entries = config.entries(registry);
+    let opened = config.open(registry).ok();
+    let store = opened.map(|connector| connector.info().endpoint);
+    let password_file = config.password_file.as_deref();
+    let password_file = password_file.and_then(|file| std::path::absolute(file).ok());
     if global.output == Format::Json {
         let value = |entry: tenure::config::Entry| {
             let value = Value {
@@ -81,6 +88,8 @@ fn show(config: &Config, global: &Global, registry: &Registry) -> Result<(), Fai
         return output::write_json(&View {
             schema: "tenure.config/1",
             values: entries.into_iter().map(value).collect(),
+            store,
+            password_file,
             warnings: config.warnings().to_vec(),
         });
     }
@@ -91,6 +100,15 @@ fn show(config: &Config, global: &Global, registry: &Registry) -> Result<(), Fai
     }
     for key in KEYS.iter().filter(|key| config.origin(key).is_none()) {
         text += &format!("{:<44}  # not set\n", format!("# {key}"));
+    }
+    if let Some(store) = store {
+        text += &format!("# the store: {}\n", escape(&store));
+    }
+    if let Some(file) = password_file {
+        text += &format!(
+            "# the password file: {}\n",
+            escape(&file.display().to_string())
+        );
     }
     output::write(text)
 }

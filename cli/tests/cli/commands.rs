@@ -259,8 +259,12 @@ fn closed_stdout_ends_a_command_quietly() {
 }
 
 #[test]
-fn doctor_checks_the_store_and_leaves_no_lock() {
+fn doctor_checks_the_store_and_leaves_nothing() {
     let sandbox = Sandbox::new();
+    sandbox
+        .run(&["run", "mine", "--", "true"])
+        .assert_succeeded();
+    let before = sandbox.lock_dirs();
     let run = sandbox.run(&["doctor"]);
     let shown = &run.assert_succeeded().stdout;
     for step in [
@@ -271,11 +275,29 @@ fn doctor_checks_the_store_and_leaves_no_lock() {
             "{step}: {shown}"
         );
     }
-    assert!(sandbox.run(&["ls"]).assert_succeeded().stdout.is_empty());
+    assert_eq!(sandbox.lock_dirs(), before, "{shown}");
     let run = sandbox.run(&["--output", "json", "doctor"]);
     let report = lines(&run.assert_succeeded().stdout);
     assert_eq!(report[0]["schema"], "tenure.doctor/1");
     assert_eq!(report[0]["ok"], true);
+}
+
+#[test]
+fn doctor_reports_a_wrong_configuration() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("a.toml"), "[lock]\nttl = \"soon\"\n").unwrap();
+    let arguments = ["--config", "a.toml", "doctor"];
+    let run = sandbox.run(&arguments);
+    run.assert_failed(78, &["lock.ttl"]);
+    assert!(run.stdout.starts_with("FAILED   configuration "), "{run:?}");
+    let run = sandbox.run(&[&["--output", "json"][..], &arguments].concat());
+    run.assert_failed(78, &["lock.ttl"]);
+    let report = lines(&run.stdout);
+    assert_eq!(
+        (&report[0]["ok"], &report[0]["store"]),
+        (&false.into(), &Value::Null)
+    );
+    assert_eq!(report[0]["rows"][0]["what"], "configuration");
 }
 
 /// The path begins at the configuration file.
@@ -329,7 +351,7 @@ fn doctor_names_the_failed_step_and_exits_with_its_code() {
 }
 
 #[test]
-fn bench_uses_a_separate_namespace_and_leaves_no_lock_held() {
+fn bench_uses_a_separate_namespace_and_leaves_nothing() {
     let sandbox = Sandbox::new();
     let options = ["--for", "50ms", "--tasks", "2", "--waiters", "3"];
     let arguments = [&["--output", "json", "bench"][..], &options].concat();
@@ -351,6 +373,7 @@ fn bench_uses_a_separate_namespace_and_leaves_no_lock_held() {
     }
     let text = sandbox.run(&[&["bench"][..], &options].concat());
     assert!(text.assert_succeeded().stdout.contains("3 waiters"));
+    assert_eq!(sandbox.lock_dirs(), [""; 0].map(std::path::PathBuf::from));
     let wrong = sandbox.run(&["bench", "--tasks", "0"]);
     assert_eq!(wrong.code, Some(64));
 }

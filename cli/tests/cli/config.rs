@@ -2,6 +2,8 @@
 
 use std::os::unix::{fs::PermissionsExt, process::CommandExt};
 
+use tenure::file::FileStore;
+
 use crate::support::{Sandbox, copied_command, finished, is_root, unconfigured, write};
 
 /// A user that owns nothing.
@@ -153,6 +155,53 @@ fn unknown_variable_is_refused_where_a_lock_is_taken_and_a_warning_elsewhere() {
         );
     }
     assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn show_names_the_directory_and_the_password_file_in_use() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("etc")).unwrap();
+    std::fs::write(sandbox.path("etc/pw"), "secret\n").unwrap();
+    let etc = std::fs::canonicalize(sandbox.path("etc")).unwrap();
+    let default_root = FileStore::default_root();
+    for (backend, key, shown) in [
+        (
+            "url = \"file:\"",
+            "store",
+            format!("file:{}", default_root.display()),
+        ),
+        (
+            "url = \"redis://h\"\npassword_file = \"pw\"",
+            "password_file",
+            format!("{}/pw", etc.display()),
+        ),
+    ] {
+        std::fs::write(
+            sandbox.path("etc/app.toml"),
+            format!("[backend]\n{backend}\n"),
+        )
+        .unwrap();
+        let show = |format: &str| {
+            let mut command = unconfigured();
+            command.current_dir(sandbox.path("."));
+            command.args([
+                "--config",
+                "etc/app.toml",
+                "--output",
+                format,
+                "config",
+                "show",
+            ]);
+            finished(command.output().unwrap())
+                .assert_succeeded()
+                .stdout
+                .clone()
+        };
+        let view: serde_json::Value = serde_json::from_str(&show("json")).unwrap();
+        assert_eq!(view[key], shown);
+        let line = format!("# the {}: {shown}\n", key.replace('_', " "));
+        assert!(show("text").contains(&line), "{line}");
+    }
 }
 
 #[test]

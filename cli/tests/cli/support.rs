@@ -122,6 +122,26 @@ impl Sandbox {
         self.store.url.clone()
     }
 
+    /// Returns the directories of all locks, if the store is a directory.
+    pub(crate) fn lock_dirs(&self) -> Vec<PathBuf> {
+        let entries = |dir: &Path| -> Vec<PathBuf> {
+            let listing = std::fs::read_dir(dir).into_iter().flatten();
+            listing.map(|entry| entry.unwrap().path()).collect()
+        };
+        let is_namespace = |dir: &PathBuf| {
+            let name = dir.file_name().unwrap().to_str().unwrap();
+            !name.starts_with('.')
+        };
+        let namespaces = entries(&self.path("locks"))
+            .into_iter()
+            .filter(is_namespace);
+        let mut dirs: Vec<_> = namespaces
+            .flat_map(|dir| entries(&dir).into_iter().chain([dir]))
+            .collect();
+        dirs.sort();
+        dirs
+    }
+
     /// Returns the variables that name the store.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let mut variables = self.store.variables.clone();

@@ -34,8 +34,8 @@ struct Row {
 struct View<'a> {
     schema: &'static str,
     ok: bool,
-    store: &'a str,
-    namespace: &'a str,
+    store: Option<&'a str>,
+    namespace: Option<&'a str>,
     rows: &'a [Row],
 }
 
@@ -43,27 +43,32 @@ struct View<'a> {
 #[derive(Debug)]
 pub(super) struct DoctorReport {
     format: Format,
-    store: String,
-    namespace: String,
+    /// The store and the namespace, once the configuration is read.
+    about: Option<(String, String)>,
     rows: Vec<Row>,
     /// The current step, and when it began.
     step: (&'static str, Instant),
 }
 
 impl DoctorReport {
-    /// Creates an empty report about a store.
-    pub(super) fn new(format: Format, store: &str, namespace: &str) -> Result<Self, Failure> {
-        if format == Format::Text {
+    /// Creates an empty report.
+    pub(super) fn new(format: Format) -> Self {
+        Self {
+            format,
+            about: None,
+            rows: Vec::new(),
+            step: ("configuration", time::now()),
+        }
+    }
+
+    /// States what the report is about.
+    pub(super) fn about(&mut self, store: &str, namespace: &str) -> Result<(), Failure> {
+        self.about = Some((store.to_owned(), namespace.to_owned()));
+        if self.format == Format::Text {
             let (store, namespace) = (escape(store), quote(namespace));
             output::write(format!("store {store}, namespace {namespace}\n"))?;
         }
-        Ok(Self {
-            format,
-            store: store.to_owned(),
-            namespace: namespace.to_owned(),
-            rows: Vec::new(),
-            step: ("configuration", time::now()),
-        })
+        Ok(())
     }
 
     /// Adds a finding.
@@ -133,8 +138,8 @@ impl DoctorReport {
         output::write_json(&View {
             schema: "tenure.doctor/1",
             ok: self.rows.iter().all(|row| row.mark != Mark::Failed),
-            store: &self.store,
-            namespace: &self.namespace,
+            store: self.about.as_ref().map(|(store, _)| &**store),
+            namespace: self.about.as_ref().map(|(_, namespace)| &**namespace),
             rows: &self.rows,
         })
     }

@@ -21,21 +21,26 @@ use crate::{
 
 /// Checks everything, shows each finding, and stops at the first failure.
 pub(super) fn run(global: &Global, registry: &Registry) -> Result<(), Failure> {
-    let config = load(&sources(global))?;
-    let store = config.open(registry)?.info().endpoint;
-    let mut report = DoctorReport::new(global.output, &store, config.namespace.as_str())?;
-    let outcome = runtime()?.block_on(examine(&config, registry, &mut report));
+    let mut report = DoctorReport::new(global.output);
+    let outcome = examine(global, registry, &mut report);
     let outcome = outcome.map_err(|failure| report.failed(failure));
     report.close()?;
     outcome
 }
 
-async fn examine(
+fn examine(global: &Global, registry: &Registry, report: &mut DoctorReport) -> Result<(), Failure> {
+    let config = load(&sources(global))?;
+    let store = config.open(registry)?.info().endpoint;
+    report.about(&store, config.namespace.as_str())?;
+    configuration(&config, report)?;
+    runtime()?.block_on(examine_store(&config, registry, report))
+}
+
+async fn examine_store(
     config: &Config,
     registry: &Registry,
     report: &mut DoctorReport,
 ) -> Result<(), Failure> {
-    configuration(config, report)?;
     if let Some(file) = &config.password_file
         && let Ok(about) = std::fs::metadata(file)
         && about.permissions().mode() & 0o027 != 0
@@ -79,20 +84,7 @@ async fn store(config: &Config, client: &Client, report: &mut DoctorReport) -> R
         );
         report.row("seen by", Mark::Warning, &text)?;
     }
-    probe::run(config, client, report).await?;
-    report.row("leaves", Mark::Ok, &left_behind(&offered))
-}
-
-/// Describes what the store keeps of a free lock.
-fn left_behind(offered: &Capabilities) -> String {
-    match offered.residue {
-        Some(span) if span.is_zero() => "nothing".to_owned(),
-        Some(span) => {
-            let span = humantime::format_duration(span);
-            format!("a record of the lock's last token, for {span}")
-        }
-        None => "a record of the lock's last token, forever".to_owned(),
-    }
+    probe::run(config, client, report).await
 }
 
 /// Describes the guarantees of the store for a user who has to choose one.

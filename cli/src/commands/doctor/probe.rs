@@ -22,17 +22,49 @@ fn failure(text: impl Into<String>) -> Failure {
     Failure::new(UNAVAILABLE, text)
 }
 
-/// Performs all steps. The lock is free again afterwards, even after a failure.
+/// Performs all steps on a lock of its own, which is free again afterwards, even after a failure.
+/// Then deletes what the store keeps of it, and says what remains.
 pub(super) async fn run(
     config: &Config,
     client: &Client,
     report: &mut DoctorReport,
 ) -> Result<(), Failure> {
-    report.begin("take");
     let id = AttemptId::random()?;
     let name =
         LockName::new(format!("tenure-doctor-{id}")).map_err(|error| failure(error.to_string()))?;
-    let guard = take(client, &name).await?;
+    let outcome = perform(config, client, &name, report).await;
+    let discarded = client.discard(&name).await;
+    outcome?;
+    let kept = discarded?;
+    let residue = client.capabilities().residue;
+    report.row("leaves", Mark::Ok, &left_behind(kept, residue))
+}
+
+/// Describes what remains of the lock, if the store keeps it for `kept`, and for `residue` without
+/// the deletion.
+fn left_behind(kept: Option<Duration>, residue: Option<Duration>) -> String {
+    match kept {
+        Some(Duration::ZERO) => "nothing".to_owned(),
+        Some(span) => {
+            let what = if kept == residue {
+                "a record of the lock's last token"
+            } else {
+                "nothing, or a record of requests without an answer"
+            };
+            format!("{what}, for {}", humantime::format_duration(span))
+        }
+        None => "a record of the lock's last token, forever".to_owned(),
+    }
+}
+
+async fn perform(
+    config: &Config,
+    client: &Client,
+    name: &LockName,
+    report: &mut DoctorReport,
+) -> Result<(), Failure> {
+    report.begin("take");
+    let guard = take(client, name).await?;
     let text = format!("took {}, token {}", quote(name.as_str()), guard.token());
     let first = report.done(&text)?;
 
@@ -44,13 +76,13 @@ pub(super) async fn run(
     report.begin("inspect");
     inspect(client, &guard).await?;
     report.done("`status` and `ls` show the lock")?;
-    let guard = hand_over(client, &name, guard, report).await?;
+    let guard = hand_over(client, name, guard, report).await?;
     report.begin("break");
     evict(client, &guard).await?;
     report.done("evicted the grant, and the holder was notified")?;
 
     report.begin("release");
-    let again = take(client, &name).await?;
+    let again = take(client, name).await?;
     if again.token() <= guard.token() {
         let (later, earlier) = (again.token(), guard.token());
         return Err(failure(format!(
