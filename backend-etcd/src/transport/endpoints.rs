@@ -221,7 +221,7 @@ impl Endpoints {
         Err(match last_error {
             RequestError::Unanswered { source, .. } => RequestError::Unsent {
                 kind: ErrorKind::Unavailable,
-                detail: format!("no server of {} responds", self.address),
+                detail: format!("no server of {} answers as etcd does", self.address),
                 source,
             },
             RequestError::Refused {

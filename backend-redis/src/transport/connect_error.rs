@@ -12,8 +12,7 @@ use tenure_core::{
 use crate::address::Endpoint;
 
 /// The possible causes when the server closes a connection at once.
-const CLOSED_HINT: &str =
-    "does it require TLS (a scheme with `rediss`), or has it reached its limit of clients?";
+const CLOSED_HINT: &str = "is it a Redis server, does it require TLS (a scheme with `rediss`), or has it reached its limit of clients?";
 
 /// The end of the message when no answer arrived in time. A server without TLS takes the handshake
 /// for the beginning of a command and waits for the rest.

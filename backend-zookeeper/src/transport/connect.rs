@@ -12,7 +12,7 @@ use zookeeper_client::{Client, Error as ZkError, SessionInfo};
 
 use super::{
     Connection, answer,
-    diagnose::{diagnose, tls_hint},
+    diagnose::{diagnose, silence_hint},
     task::ClientTask,
     tls,
 };
@@ -94,7 +94,7 @@ pub(crate) async fn connect(
             .at(endpoint),
         )),
         None => Err(Failure::Error(
-            ConnectError::timed_out(limit, tls_hint(config)).at(endpoint),
+            ConnectError::timed_out(limit, silence_hint(config)).at(endpoint),
         )),
     }
 }

@@ -30,12 +30,12 @@ const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 /// How many bytes of the answer are read.
 const MAX_ANSWER: usize = 128;
 
-/// A hint for the error message: a server that wants TLS does not say so.
-pub(super) const fn tls_hint(config: &DriverConfig) -> &'static str {
+/// A hint for the error message: a server that wants TLS, or is of another kind, does not say so.
+pub(super) const fn silence_hint(config: &DriverConfig) -> &'static str {
     if config.address.secure {
-        ""
+        "; is it a ZooKeeper server with TLS on this port?"
     } else {
-        "; does it want TLS (`zookeepers://`)?"
+        "; is it a ZooKeeper server, and does it want TLS (`zookeepers://`)?"
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn diagnose(
     let clock = &*config.context.clock;
     let reason = until(clock, clock.now() + limit, examine(endpoint, config)).await;
     let reason = reason.unwrap_or_else(|| {
-        let hint = tls_hint(config);
+        let hint = silence_hint(config);
         unavailable(format!("it accepts connections and does not answer{hint}"))
     });
     reason.at(endpoint)

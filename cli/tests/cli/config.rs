@@ -1,6 +1,10 @@
 //! Bad configuration and unusable stores: one clear message, and the right exit code.
 
-use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+};
 
 use tenure::file::FileStore;
 
@@ -155,6 +159,30 @@ fn unknown_variable_is_refused_where_a_lock_is_taken_and_a_warning_elsewhere() {
         );
     }
     assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn url_that_reaches_another_kind_of_server_says_so() {
+    let sandbox = Sandbox::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers as a web server does. The thread ends with the process.
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let mut connection = connection;
+            let _ = connection.read(&mut [0; 16]);
+            let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    for (scheme, words) in [
+        ("redis", "does not speak the Redis protocol"),
+        ("etcd", "answers as etcd does"),
+        ("zookeeper", "does not speak the ZooKeeper protocol"),
+    ] {
+        let url = format!("{scheme}://{address}");
+        let run = sandbox.run(&["--url", &url, "run", "x", "--", "true"]);
+        run.assert_failed(69, &[&address.to_string(), words]);
+    }
 }
 
 #[test]
