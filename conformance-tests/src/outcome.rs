@@ -26,6 +26,9 @@ pub enum Need {
     Secrets,
     /// Faults can be injected on the connections to the store ([`Env::faulty`](crate::Env::faulty)).
     Faults,
+    /// Faults can be injected on the connections to one server of several
+    /// ([`Line::set_on`](crate::fault::Line::set_on)).
+    SeveralServers,
     /// The servers can be stopped ([`Env::dedicated_store`](crate::Env::dedicated_store)).
     Servers,
     /// Another server takes over from the one that leads, which can be killed
@@ -39,7 +42,10 @@ pub enum Need {
 impl Need {
     /// Whether the case needs a store for itself, whose servers obey the suite.
     pub(crate) const fn is_about_servers(self) -> bool {
-        matches!(self, Self::Servers | Self::FailOver | Self::Partition)
+        matches!(
+            self,
+            Self::Servers | Self::SeveralServers | Self::FailOver | Self::Partition
+        )
     }
 
     /// Explains why a case does not apply without this property.
@@ -57,6 +63,7 @@ impl Need {
             Self::Lack => "this backend has every capability that can be required",
             Self::Secrets => "no secret is configured",
             Self::Faults => "the harness cannot inject faults on connections to the store",
+            Self::SeveralServers => "a client of this store has one server",
             Self::Servers => "the harness has no servers that it can stop",
             Self::FailOver => "the harness has no server that takes over from another one",
             Self::Partition => "the harness cannot cut one server off from the others",

@@ -225,6 +225,8 @@ macro_rules! __each_case {
                     "The same when the servers are killed and restarted.";
                 killed_for_a_moment [X1 L1 L4 L5 A1 A3 W2 K1 R1 T1] needs Servers since 2
                     "Servers are killed and restarted at once: where the store keeps grants, the holder keeps its lock or is lost at its deadline; the token rises in any case.";
+                slow_server_is_left [W2 L5] needs SeveralServers since 2
+                    "When one server takes twice the time limit for each answer, its clients turn to another server, acquire there, and keep what they hold.";
                 failover [X1 L1 L4 L5 W1 W2 K1 T1] needs FailOver since 2
                     "The leading server is killed and another one leads: the holder keeps its lock or is lost at its deadline, waiters continue, and the same clients acquire again. Where durability is `consensus`, nobody else holds the lock in the meantime, tokens rise, and waiters that were not interrupted for long keep their order.";
                 partition [X1 D2 L1 L4 L5 W1 W2 K1 T1] needs Partition since 2

@@ -14,7 +14,10 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
 };
 
-pub(crate) use super::failover::{failover, partition};
+pub(crate) use super::{
+    failover::{failover, partition},
+    slow_network::slow_server_is_left,
+};
 use crate::{
     context::{CaseContext, release},
     outcome::{Failure, Need, Outcome, Stop, broken, ensure},

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure_core::{Acquisition, Client, clock::Instant, error::Error};
+use tenure_core::{Acquisition, Client, Release, clock::Instant, error::Error};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
@@ -224,6 +224,48 @@ async fn stops_nobody(context: Arc<CaseContext>, share: u32, all: bool) -> Outco
             Ok(())
         }
     }
+}
+
+pub(crate) async fn slow_server_is_left(context: Arc<CaseContext>) -> Outcome {
+    let faulty = context.env().faulty().await?;
+    let faulty = faulty.ok_or(Stop::Ignored(Need::SeveralServers))?;
+    let line = faulty.line();
+    if line.servers() < 2 {
+        return Err(Stop::Ignored(Need::SeveralServers));
+    }
+    let ttl = context.possible_ttl(context.over_limit() * 20 / 3);
+    let client = context.client_over(&faulty, ttl).await?;
+    let held = client.lock("held")?.acquire().await?;
+    let lock = client.lock("free")?;
+    release(&lock.acquire().await?).await?;
+    let bound = context.takeover(ttl, ttl);
+    for server in 0..line.servers() {
+        line.set_on(server, Fault::Delay(context.over_limit()));
+        let deadline = context.now() + bound;
+        // An acquire that waits outlives the requests that were not answered.
+        let Ok(acquired) = tokio::time::timeout(bound, lock.acquire()).await else {
+            broken!(
+                "W2",
+                "no acquire within {bound:?} while server {server} is slow"
+            );
+        };
+        let guard = acquired?;
+        while !matches!(guard.release().await, Release::Released) {
+            ensure!(
+                context.now() < deadline,
+                "W2",
+                "no release within {bound:?} while server {server} is slow"
+            );
+        }
+        if let Err(lost) = held.check() {
+            broken!(
+                "L5",
+                "the lock was lost while server {server} was slow: {lost}"
+            );
+        }
+        line.set_on(server, Fault::None);
+    }
+    release(&held).await
 }
 
 pub(crate) async fn wait_outlives_an_unanswered_enqueue(context: Arc<CaseContext>) -> Outcome {

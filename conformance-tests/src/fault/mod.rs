@@ -44,8 +44,18 @@ pub enum Fault {
 
 /// Injects faults on the connections to a store.
 pub trait Line: Send + Sync + 'static {
-    /// Sets the fault; [`Fault::None`] ends it.
+    /// Sets the fault on all connections; [`Fault::None`] ends it.
     fn set(&self, fault: Fault);
+
+    /// Returns the number of servers on whose connections a fault can be set without the others.
+    fn servers(&self) -> usize {
+        1
+    }
+
+    /// Sets the fault on the connections to one of these servers, which are numbered from 0.
+    fn set_on(&self, _server: usize, fault: Fault) {
+        self.set(fault);
+    }
 
     /// Resets every open connection. The current fault applies to new connections.
     fn reset(&self);

@@ -24,7 +24,8 @@ use super::{
 #[derive(Debug)]
 pub struct Proxies {
     addresses: Vec<SocketAddr>,
-    control: Arc<Control>,
+    /// One for each server.
+    controls: Vec<Arc<Control>>,
     /// Aborted when dropped.
     _listening: JoinSet<()>,
 }
@@ -41,21 +42,23 @@ impl Proxies {
         servers: impl IntoIterator<Item = S> + Send,
     ) -> io::Result<Self> {
         let servers: Vec<String> = servers.into_iter().map(Into::into).collect();
-        let control = Arc::new(Control {
-            fault: watch::Sender::new(Fault::None),
-            resets: watch::Sender::new(0),
-            effects: AtomicU64::new(0),
-        });
         let mut addresses = Vec::new();
+        let mut controls = Vec::new();
         let mut listening = JoinSet::new();
         for server in servers {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             addresses.push(listener.local_addr()?);
+            let control = Arc::new(Control {
+                fault: watch::Sender::new(Fault::None),
+                resets: watch::Sender::new(0),
+                effects: AtomicU64::new(0),
+            });
             listening.spawn(listen(listener, server, Arc::clone(&control)));
+            controls.push(control);
         }
         Ok(Self {
             addresses,
-            control,
+            controls,
             _listening: listening,
         })
     }
@@ -76,18 +79,28 @@ impl Proxies {
 
 impl Line for Proxies {
     fn set(&self, fault: Fault) {
-        self.control.fault.send_replace(fault);
-        if fault == Fault::Refuse {
-            self.reset();
+        self.controls.iter().for_each(|control| control.set(fault));
+    }
+
+    fn servers(&self) -> usize {
+        self.controls.len()
+    }
+
+    fn set_on(&self, server: usize, fault: Fault) {
+        if let Some(control) = self.controls.get(server) {
+            control.set(fault);
         }
     }
 
     fn reset(&self) {
-        self.control.resets.send_modify(|resets| *resets += 1);
+        self.controls.iter().for_each(|control| control.reset());
     }
 
     fn effects(&self) -> u64 {
-        self.control.effects.load(Ordering::Relaxed)
+        let effects = self.controls.iter();
+        effects
+            .map(|control| control.effects.load(Ordering::Relaxed))
+            .sum()
     }
 }
 

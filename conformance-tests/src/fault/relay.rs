@@ -33,6 +33,17 @@ pub(super) struct Control {
 }
 
 impl Control {
+    pub(super) fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+        if fault == Fault::Refuse {
+            self.reset();
+        }
+    }
+
+    pub(super) fn reset(&self) {
+        self.resets.send_modify(|resets| *resets += 1);
+    }
+
     pub(super) fn took_effect(&self) {
         self.effects.fetch_add(1, Ordering::Relaxed);
     }

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             "the backend has every capability",
         ),
         ("secrets::show_nowhere", "no password is configured"),
+        ("servers::slow_server_is_left", "there is one server"),
         ("servers::failover", "there is one server"),
         ("servers::partition", "there is one server"),
     ];

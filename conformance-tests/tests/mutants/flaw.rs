@@ -146,6 +146,8 @@ mutants! {
         "An enqueue without an answer is an error that no later attempt can mend.";
     StaysWithTheKilled [W2] "servers::failover" "ours: a driver must have more than one address"
         "A client whose server has ended asks no other server.";
+    StaysWithTheSlow [W2] "servers::slow_server_is_left" "ours: on ZooKeeper any answer counted as a sign of life"
+        "A client stays with a server that answers every request too late.";
     StaysWithTheIsolated [W2] "servers::partition" "etcd's Go client: an endpoint that accepts connections counts as healthy"
         "A client stays with a server that is cut off from the others.";
     BelievesTheFormerLeader [X1] "servers::partition" "etcd 3.4: a leader without followers answers keep-alives"

@@ -8,6 +8,7 @@ mod history;
 mod page;
 mod renewing;
 mod store;
+mod two_servers;
 
 use std::{
     collections::BTreeSet,

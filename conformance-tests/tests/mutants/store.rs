@@ -27,7 +27,7 @@ use tenure_core::{
     token::FencingToken,
 };
 
-use crate::{driver::Driver, flaw::Flaw};
+use crate::{driver::Driver, flaw::Flaw, two_servers::TwoServers};
 
 const CANARY: &str = "canary-7f3a";
 
@@ -103,12 +103,13 @@ impl Env for Flawed {
 
     /// The faults apply below the flawed driver, like faults of a network.
     async fn faulty(&self) -> Result<Option<Faulty>, Error> {
-        let plan = Plan::new();
+        let stays = self.flaw == Some(Flaw::StaysWithTheSlow);
+        let (servers, lines) = TwoServers::new(&self.below, stays);
         let flawed = Self {
-            below: Arc::new(Tap::new(Arc::clone(&self.below), &plan)),
+            below: Arc::new(servers),
             ..self.clone()
         };
-        Ok(Some(Faulty::new(Arc::new(flawed), plan)))
+        Ok(Some(Faulty::new(Arc::new(flawed), lines)))
     }
 
     /// Actions on servers are simulated by faults of the connections to the store.

@@ -36,6 +36,10 @@ fn main() -> ExitCode {
             "faults::*",
             "the servers tell clients their addresses, so that connections bypass a proxy",
         ),
+        (
+            "servers::slow_server_is_left",
+            "only the master serves clients",
+        ),
         ("servers::stopped_past_the_ttl", "tested on a single server"),
         ("servers::killed_past_the_ttl", "tested on a single server"),
         ("servers::killed_for_a_moment", "tested on a single server"),
