@@ -45,7 +45,7 @@ pub(crate) async fn check_rights(shared: &Shared) -> Result<(), Error> {
         OPERATION,
         format!(
             "the user lacks rights that locks need: {}; compare its rights with the ACL line in \
-             docs/operations.md",
+             docs/backends/redis.md",
             missing_rights.join(" ")
         ),
     ))

@@ -110,7 +110,7 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
 /// The server's message about a missing right, without the script position that Redis appends.
 fn missing_rights(detail: &str) -> String {
     let message = detail.split(" script: ").next().unwrap_or(detail);
-    format!("{message}; compare the user's rights with the ACL line in docs/operations.md")
+    format!("{message}; compare the user's rights with the ACL line in docs/backends/redis.md")
 }
 
 /// Quotes a key so that it fits on one line.

@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! `docs/operations.md` describes the server requirements, what a failover can lose, the rights
+//! `docs/backends/redis.md` describes the server requirements, what a failover can lose, the rights
 //! that a user needs, and each option.
 //!
 //! # Where the clauses are kept

@@ -89,7 +89,7 @@ fn of_refusal(path: &str, refusal: &ZkError) -> (ErrorKind, String) {
             ErrorKind::PermissionDenied,
             format!(
                 "this user lacks a right on `{path}`; compare its rights with those in \
-                 docs/operations.md"
+                 docs/backends/zookeeper.md"
             ),
         ),
         ZkError::InvalidAcl => (

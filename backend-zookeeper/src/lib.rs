@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! `docs/operations.md` describes the servers, the rights that a user needs, and each option.
+//! `docs/backends/zookeeper.md` describes the servers, the rights that a user needs, and each option.
 //!
 //! # Where the clauses are kept
 //!

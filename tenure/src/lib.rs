@@ -21,10 +21,18 @@ mod defaults;
 
 use tenure_core::settings::Settings;
 
-/// The code of the README, as doctests.
+/// The code of the pages, as doctests.
 #[cfg(all(doctest, feature = "file"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../docs/migration.md")]
+    struct Migration;
+
+    #[doc = include_str!("../../docs/recipes.md")]
+    struct Recipes;
+}
 
 pub use tenure_core::*;
 #[cfg(feature = "etcd")]

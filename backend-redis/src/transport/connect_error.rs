@@ -63,7 +63,7 @@ pub(super) fn from_reply(
             ErrorKind::PermissionDenied,
             format!(
                 "the user lacks a right ({step}: {text}); compare its rights with the ACL \
-                 line in docs/operations.md"
+                 line in docs/backends/redis.md"
             ),
         ),
         "DENIED" => (

@@ -17,13 +17,13 @@ use tenure_test_servers::redis::{Server, ServerBuilder};
 const USER: &str = "locker";
 const PASSWORD: &str = "canary-7f3a";
 
-/// The documented rights: the line of docs/operations.md that begins with `ACL SETUSER`.
+/// The documented rights: the line of docs/backends/redis.md that begins with `ACL SETUSER`.
 fn documented_rights() -> String {
-    let document = include_str!("../../../docs/operations.md");
+    let document = include_str!("../../../docs/backends/redis.md");
     let line = document
         .lines()
         .find_map(|line| line.trim().strip_prefix("ACL SETUSER tenure "))
-        .expect("docs/operations.md has a line that begins with `ACL SETUSER tenure`");
+        .expect("docs/backends/redis.md has a line that begins with `ACL SETUSER tenure`");
     // The test has its own user and password.
     let words = line
         .split(' ')

@@ -100,7 +100,7 @@ async fn missing_right_names_the_command() {
         assert_error(
             &error,
             ErrorKind::PermissionDenied,
-            &["SUBSCRIBE", "docs/operations.md"],
+            &["SUBSCRIBE", "docs/backends/redis.md"],
         );
     }
     let least = || user("least", "secret");
