@@ -16,6 +16,7 @@ mod counter;
 mod deploy;
 mod guardian;
 mod outage;
+mod pages;
 mod pid_namespace;
 mod privileges;
 mod run;
