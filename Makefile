@@ -21,15 +21,16 @@ published = tenure-core tenure-tls tenure-file tenure-redis tenure-etcd tenure-z
     tenure-load tenure-cli
 built_deb = $(abspath $(or $(CARGO_TARGET_DIR),target))/debian
 
-.PHONY: help demo test more soak audit bench matrix setup compiler servers fmt lint docs package unit examples deb
+.PHONY: help demo test more soak audit bench matrix docs-site setup compiler servers fmt lint docs package unit examples deb
 
 help:
 	@echo 'make demo    two processes take turns under a lock (nothing but a Rust toolchain is needed)'
 	@echo 'make test    format, lints, documentation, all tests and examples (starts Redis, etcd and ZooKeeper; installs them on Debian as root)'
-	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults, the packages'
+	@echo 'make more    longer tests: regressions, the command on each store, etcd 3.5 under faults, the packages, the site'
 	@echo 'make soak    ten minutes of broken connections and servers on every store: every history is checked, nothing may grow'
 	@echo 'make bench   speed beside what the store allows and beside other libraries'
 	@echo 'make matrix  docs/conformance-matrix.md, from the suite on every deployment; about eight minutes'
+	@echo 'make docs-site   the pages of docs/ as a web site, in target/docs-site/html (builds mdBook the first time)'
 	@echo 'make deb     a Debian package of the command, with manual pages and completions'
 	@echo 'make audit   licences and sources of all dependencies (builds cargo-deny the first time)'
 
@@ -88,7 +89,7 @@ examples:
 
 # Too long for every change: regressions of Redis, etcd and ZooKeeper, with members that are cut off; what the ZooKeeper
 # client crate lacks; the rest of the command's tests on each store; the run under faults on the second version of etcd;
-# the published crates, built from their packages; and the Debian package.
+# the published crates, built from their packages; the site of the pages; and the Debian package.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream
 	TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter::
@@ -97,7 +98,7 @@ more: servers
 	$(call cli_more_on,zookeeper)
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
 	$(CARGO) package --quiet --allow-dirty $(published:%=-p %)
-	$(MAKE) deb
+	$(MAKE) docs-site deb
 
 # Built with every store; unpacked and run, because an installation would change this machine.
 deb: compiler
@@ -124,6 +125,22 @@ matrix: servers
 	CONFORMANCE_STRICT=1 CONFORMANCE_REPORT='$(reports)' $(CARGO) test --no-fail-fast -p tenure-conformance $(deployments:%=--test %)
 	CONFORMANCE_MATRIX='$(reports)' $(CARGO) test -p tenure-conformance --test docs
 	@echo 'the reports, and all.html with a matrix of all of them, are in $(reports)'
+
+# The site has the folders of the repository, so that links between pages and files work in both. The pages are copied,
+# because the book's source has to contain them all.
+site = $(abspath $(or $(CARGO_TARGET_DIR),target))/docs-site
+site_files = README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE Dockerfile docs examples \
+    tenure/examples conformance-tests/tests .github/workflows
+
+docs-site: setup
+	@command -v mdbook >/dev/null 2>&1 || $(CARGO) install mdbook --locked --no-default-features --features search
+	@rm -rf '$(site)' && mkdir -p '$(site)/src'
+	tar -cf - $(site_files) | tar -xf - -C '$(site)/src'
+	mv '$(site)/src/docs/book.toml' '$(site)'
+	sed 's|](|](docs/|; s|](docs/\.\./|](|' docs/SUMMARY.md >'$(site)/src/SUMMARY.md'
+	rm '$(site)/src/docs/SUMMARY.md'
+	mdbook build '$(site)'
+	DOCS_SITE='$(site)/html' $(CARGO) test -p tenure-conformance --test docs -- links summary
 
 audit: compiler
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

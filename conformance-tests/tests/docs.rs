@@ -1,5 +1,5 @@
-//! The docs: the matrix contains all cases and no failure, the guide contains the example's CI file, and links lead
-//! somewhere.
+//! The docs: the matrix contains all cases and no failure, the guide contains the example's CI file, the summary lists
+//! all pages, and links lead somewhere, also in the built site.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -93,12 +93,16 @@ fn guide_contains_the_example_on_the_adapter() {
 
 /// The Markdown files below a directory, without what is built or hidden.
 fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
+    files(directory, ".md", found);
+}
+
+fn files(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
-            pages(&path, found);
-        } else if name.ends_with(".md") {
+            files(&path, ending, found);
+        } else if name.ends_with(ending) {
             found.push(path);
         }
     }
@@ -146,5 +150,66 @@ fn links_of_the_pages_lead_somewhere() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The summary of the site contains every page of `docs` once.
+#[test]
+fn summary_lists_every_page() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let links = summary.split("](").skip(1);
+    let mut listed: Vec<&str> = links
+        .filter_map(|link| Some(link.split_once(')')?.0))
+        .collect();
+    listed.retain(|link| !link.starts_with("../"));
+    listed.sort_unstable();
+    let mut found = Vec::new();
+    pages(&docs, &mut found);
+    let relative = |path: &PathBuf| path.strip_prefix(&docs).unwrap().display().to_string();
+    let mut found: Vec<String> = found.iter().map(relative).collect();
+    found.retain(|page| page != "SUMMARY.md");
+    found.sort_unstable();
+    assert_eq!(listed, found);
+}
+
+/// The values of an attribute in a page of HTML.
+fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
+    let start = format!(" {attribute}=\"");
+    let pieces = html.split(&*start).skip(1);
+    let value = |piece: &'a str| Some(piece.split_once('"')?.0);
+    pieces.filter_map(value).collect()
+}
+
+/// With `DOCS_SITE=DIRECTORY`, every relative link of the HTML pages there leads to a file, and to an anchor in it.
+#[test]
+fn links_of_the_site_lead_somewhere() {
+    let Some(site) = std::env::var_os("DOCS_SITE") else {
+        return;
+    };
+    let mut found = Vec::new();
+    files(Path::new(&site), ".html", &mut found);
+    let mut wrong = Vec::new();
+    for page in &found {
+        let html = std::fs::read_to_string(page).unwrap();
+        for link in [values(&html, "href"), values(&html, "src")].concat() {
+            if link.contains(':') || link.starts_with('/') {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.with_file_name("").join(file),
+            };
+            let leads = target.is_file()
+                && (anchor.is_empty()
+                    || std::fs::read_to_string(&target)
+                        .is_ok_and(|html| values(&html, "id").contains(&anchor)));
+            if !leads {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(found.len() > 20, "{found:?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
