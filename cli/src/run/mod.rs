@@ -171,7 +171,9 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn run(&self, signals: &mut Listener, status: &mut StatusFile) -> Result<u8, Failure> {
-        reentrancy::refuse_nested(&self.client, &self.name).await?;
+        if !self.options.no_wait {
+            reentrancy::refuse_nested(&self.client, &self.name).await?;
+        }
         let lock = self
             .client
             .lock_named(self.name.clone())

@@ -343,6 +343,8 @@ fn nested_run_of_the_same_lock_is_refused() {
     };
     inner("x", "x").assert_failed(64, &["\"x\"", "already"]);
     inner("x", "y").assert_succeeded();
+    // It would not wait.
+    inner("x", "-n x").assert_failed(75, &["\"x\" is held by"]);
     // Two levels deep.
     let script = format!("{tenure} run y -- {tenure} run x -- true");
     sandbox
