@@ -31,6 +31,8 @@ const SHORT: Duration = Duration::from_millis(500);
 const STEADY: Duration = Duration::from_secs(2);
 /// A TTL that does not expire within a case.
 const LONG: Duration = Duration::from_secs(30);
+/// The time limit of the first connection of a client.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The context of a case.
 pub struct CaseContext {
@@ -197,13 +199,23 @@ impl CaseContext {
         Duration::from_millis(600)
     }
 
+    /// Connects a client. On a machine that stands still, a connect can exceed the time-out of a request,
+    /// and is tried again: the cases are about what comes after it.
     pub(crate) async fn client_on(
         &self,
         connect: Arc<dyn Connect>,
         set: impl FnOnce(ClientBuilder) -> ClientBuilder + Send,
     ) -> Result<Client, Stop> {
-        let builder = Client::builder(connect).namespace(self.namespace());
-        let client = set(builder).connect().await?;
+        let builder = set(Client::builder(connect).namespace(self.namespace()));
+        let deadline = self.now() + CONNECT_TIMEOUT;
+        let client = loop {
+            match builder.clone().connect().await {
+                Err(error) if error.is_retryable() && self.now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                connected => break connected?,
+            }
+        };
         self.clients
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
