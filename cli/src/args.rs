@@ -183,6 +183,9 @@ pub(crate) struct Run {
     /// Write one JSON object about the run to this file at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) status_file: Option<PathBuf>,
+    /// Write metrics about the run to this file, NAME.prom, for Prometheus' node exporter
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics_file: Option<PathBuf>,
     /// Print no message about waiting or about a lock that is taken
     #[arg(short, long)]
     pub(crate) quiet: bool,

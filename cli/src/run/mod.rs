@@ -1,7 +1,9 @@
 //! `tenure run`: acquires the lock, lets the guardian run the command, and releases the lock.
 
+mod atomic_file;
 mod connect;
 mod guardian_handle;
+mod metrics_file;
 mod reaper;
 mod reentrancy;
 mod renewal_warning;
@@ -28,6 +30,7 @@ pub(crate) use timing::check_fits;
 
 use self::{
     guardian_handle::Start,
+    metrics_file::MetricsFile,
     status_file::{Outcome, StatusFile},
     supervise::Finish,
 };
@@ -60,15 +63,21 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         let by_flag = options.ttl.is_some() || config.origin("lock.ttl") == Some("default");
         Failure::new(if by_flag { USAGE } else { CONFIG }, arithmetic)
     })?;
-    if config.open(registry)?.info().scheme == "memory" {
+    let scheme = config.open(registry)?.info().scheme;
+    if scheme == "memory" {
         return Err(Failure::new(
             CONFIG,
             "the store memory: exists inside one process and cannot exclude another `tenure run`; \
              choose another store, such as file:DIRECTORY",
         ));
     }
-    if let Some(path) = &options.status_file {
-        status_file::check_writable(path)?;
+    for (path, what) in [
+        (&options.status_file, "status file"),
+        (&options.metrics_file, "metrics file"),
+    ] {
+        if let Some(path) = path {
+            atomic_file::check_writable(path, what)?;
+        }
     }
     // Fails before the lock is taken, for example where `/proc` does not show this process.
     let executable = guardian_handle::own_executable()
@@ -77,7 +86,14 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
 
-    let code = setup::runtime()?.block_on(async {
+    let runtime = setup::runtime()?;
+    let mut metrics = MetricsFile::start(
+        options.metrics_file.as_deref(),
+        &name,
+        config.namespace.as_str(),
+        scheme,
+    )?;
+    let code = runtime.block_on(async {
         let begin = time::now();
         let mut signals = Listener::start()?;
         let wait = connect::StoreWait {
@@ -102,7 +118,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             label,
             client,
         };
-        let code = job.run(&mut signals, &mut status).await;
+        let code = job.run(&mut signals, &mut status, &mut metrics).await;
         if status.release == Some(ABANDONED) {
             // The end of a session frees the locks of the session at once. Without its end, the
             // store frees the lock after the TTL.
@@ -112,6 +128,8 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         }
         code
     });
+    // Ends the tasks of a client that was not shut down.
+    drop(runtime);
     // Exit codes without a message, such as the command's, use the same path as failures.
     let code = code.unwrap_or_else(|failure| {
         let code = failure.code;
@@ -119,6 +137,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         code
     });
     status.exit_code = code;
+    metrics.end(&status);
     if let Some(path) = &options.status_file
         && let Err(error) = status.write(path)
     {
@@ -170,7 +189,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn run(&self, signals: &mut Listener, status: &mut StatusFile) -> Result<u8, Failure> {
+    async fn run(
+        &self,
+        signals: &mut Listener,
+        status: &mut StatusFile,
+        metrics: &mut MetricsFile,
+    ) -> Result<u8, Failure> {
         if !self.options.no_wait {
             reentrancy::refuse_nested(&self.client, &self.name).await?;
         }
@@ -194,8 +218,13 @@ impl Job<'_> {
         };
         status.token = Some(guard.token().get());
         status.acquired = true;
+        metrics.acquired(&guard, Duration::from_millis(status.waited_ms));
         let granted = time::now();
-        let held = self.hold(&guard, signals, status).await;
+        let held = tokio::select! {
+            biased;
+            held = self.hold(&guard, signals, status) => held,
+            never = metrics.follow(&guard) => match never {},
+        };
         status.held_ms = view::millis(time::now().since(granted));
         if let Ok(Finish::CommandUnknown) = held {
             return Err(self.abandon(guard, status));

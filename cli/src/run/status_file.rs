@@ -2,10 +2,10 @@
 
 use std::{io, path::Path};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tenure::name::{LockName, Namespace};
 
-use crate::exit::{Failure, USAGE};
+use super::atomic_file;
 
 /// The outcome of a run. `docs/cli.md` documents the fields.
 #[derive(Debug, Serialize)]
@@ -25,8 +25,7 @@ pub(super) struct StatusFile {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The lock was taken, or the wait timed out.
     Busy,
@@ -44,6 +43,40 @@ pub(super) enum Outcome {
     NotStopped,
     /// The command died of a signal.
     Signaled,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Busy,
+        Self::Error,
+        Self::Exited,
+        Self::Interrupted,
+        Self::Lost,
+        Self::NotStarted,
+        Self::NotStopped,
+        Self::Signaled,
+    ];
+
+    /// Returns the name that the status file and the metrics file show.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Error => "error",
+            Self::Exited => "exited",
+            Self::Interrupted => "interrupted",
+            Self::Lost => "lost",
+            Self::NotStarted => "not_started",
+            Self::NotStopped => "not_stopped",
+            Self::Signaled => "signaled",
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 impl StatusFile {
@@ -65,51 +98,10 @@ impl StatusFile {
         }
     }
 
-    /// Writes the file atomically: a reader finds the whole new content or the previous content.
+    /// Writes the file.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
-        // Replace the target of a link, not the link. A device or a FIFO is written in place.
-        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if path.exists() && !path.is_file() {
-            let mut device = std::fs::OpenOptions::new().write(true).open(path)?;
-            return io::Write::write_all(&mut device, &text);
-        }
-        let mut file = tempfile::NamedTempFile::new_in(parent_dir(path))?;
-        io::Write::write_all(&mut file, &text)?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    }
-}
-
-/// Refuses at the start a file that could not be written at the end.
-pub(super) fn check_writable(path: &Path) -> Result<(), Failure> {
-    let refuse = |why: String| {
-        let path = path.display().to_string();
-        Failure::new(
-            USAGE,
-            format!("the status file {path:?} cannot be written: {why}"),
-        )
-    };
-    if path.is_dir() {
-        return Err(refuse("it is a directory".to_owned()));
-    }
-    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if path.exists() && !path.is_file() {
-        return Ok(());
-    }
-    tempfile::NamedTempFile::new_in(parent_dir(path)).map_err(|error| {
-        // The message omits the name of the temporary file, which does not help the user.
-        refuse(std::io::Error::from(error.kind()).to_string())
-    })?;
-    Ok(())
-}
-
-fn parent_dir(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        atomic_file::write(path, &text)
     }
 }

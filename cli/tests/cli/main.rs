@@ -15,6 +15,7 @@ mod conformance;
 mod counter;
 mod deploy;
 mod guardian;
+mod metrics_file;
 mod outage;
 mod pages;
 mod pid_namespace;
