@@ -10,6 +10,7 @@ mod renewal_warning;
 mod status_file;
 mod supervise;
 mod timing;
+mod trace_context;
 mod wait;
 
 use std::{
@@ -33,6 +34,7 @@ use self::{
     metrics_file::MetricsFile,
     status_file::{Outcome, StatusFile},
     supervise::Finish,
+    trace_context::TraceParent,
 };
 use crate::{
     args::{Global, Run},
@@ -82,6 +84,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     // Fails before the lock is taken, for example where `/proc` does not show this process.
     let executable = guardian_handle::own_executable()
         .map_err(|error| Failure::new(UNAVAILABLE, format!("finding this program: {error}")))?;
+    TraceParent::from_environment();
     let mut status = StatusFile::new(&name, &config.namespace);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));

@@ -24,3 +24,4 @@ mod run;
 mod store_wait;
 mod support;
 mod terminal;
+mod tracing;
