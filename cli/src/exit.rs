@@ -6,6 +6,7 @@ use tenure::{Error, ErrorKind, name::LockName};
 
 use crate::{
     escape::{escape, quote},
+    journal::Priority,
     stderr_writer,
 };
 
@@ -32,19 +33,34 @@ pub(crate) struct Failure {
     pub(crate) code: u8,
     /// The message without `tenure: `; `None` prints no line.
     pub(crate) message: Option<String>,
+    priority: Priority,
 }
 
 impl Failure {
     /// Creates a failure with a message.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        let message = Some(message.into());
-        Self { code, message }
+        Self {
+            code,
+            message: Some(message.into()),
+            priority: Priority::Error,
+        }
+    }
+
+    /// Creates a failure whose message is a notice: the lock is taken.
+    pub(crate) fn notice(code: u8, message: impl Into<String>) -> Self {
+        Self {
+            priority: Priority::Notice,
+            ..Self::new(code, message)
+        }
     }
 
     /// Creates a failure without a message.
     pub(crate) const fn silent(code: u8) -> Self {
-        let message = None;
-        Self { code, message }
+        Self {
+            code,
+            message: None,
+            priority: Priority::Error,
+        }
     }
 
     /// Adds the lock's name to the message of an unavailable store or a refused access, unless the
@@ -62,7 +78,7 @@ impl Failure {
     /// Prints the message and returns the code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = self.message {
-            print_message(&message);
+            print(self.priority, &message);
         }
         ExitCode::from(self.code)
     }
@@ -85,8 +101,22 @@ pub(crate) fn describe(error: &Error) -> String {
     format!("{error:?}")
 }
 
-/// Writes one line to stderr. An error is ignored, and the call never blocks.
+/// Writes one line about normal progress to stderr. An error is ignored, and the call never blocks.
 pub(crate) fn print_message(message: &str) {
-    let line = format!("tenure: {}\n", escape(message));
+    print(Priority::Info, message);
+}
+
+/// Writes a line about something that may fail soon, or that changes no exit code.
+pub(crate) fn print_warning(message: &str) {
+    print(Priority::Warning, message);
+}
+
+/// Writes a line about a failure.
+pub(crate) fn print_error(message: &str) {
+    print(Priority::Error, message);
+}
+
+fn print(priority: Priority, message: &str) {
+    let line = format!("{}tenure: {}\n", priority.prefix(), escape(message));
     stderr_writer::write(line.into_bytes());
 }

@@ -16,6 +16,7 @@ mod commands;
 mod escape;
 mod exit;
 mod guardian;
+mod journal;
 mod log;
 mod output;
 mod process_group;

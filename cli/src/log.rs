@@ -8,12 +8,15 @@ use tracing_subscriber::{
     field::Visit,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
-        format::{FmtSpan, Writer},
+        format::{FmtSpan, Format, Writer},
     },
     registry::LookupSpan,
 };
 
-use crate::stderr_writer::Log;
+use crate::{
+    journal::{self, Priority},
+    stderr_writer::Log,
+};
 
 /// Starts the log. With `verbose` 0 it shows only events that an operator must know at once: the
 /// store is unavailable, or a start-up check failed. The commands themselves report the state of
@@ -33,7 +36,13 @@ pub(crate) fn start(verbose: u8) {
         // The subscriber reports a closed stderr by writing to stderr, which panics.
         .log_internal_errors(false);
     // A program that embeds this library may have its own subscriber.
-    let _ = subscriber.try_init();
+    let _ = if journal::is_connected() {
+        // The journal has the time of each line.
+        let format = Format::default().without_time().with_ansi(false);
+        subscriber.event_format(Prioritized(format)).try_init()
+    } else {
+        subscriber.try_init()
+    };
 }
 
 fn quiet() {
@@ -44,8 +53,29 @@ fn quiet() {
         .with_env_filter(EnvFilter::new(
             "warn,tenure_core=off,tenure_core::acquire=warn,zookeeper_client=off",
         ))
-        .event_format(OneLine);
+        .event_format(Prioritized(OneLine));
     let _ = subscriber.try_init();
+}
+
+/// Puts the priority in front of each line, if stderr is connected to the journal.
+struct Prioritized<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = Priority::from(event.metadata().level());
+        writer.write_str(priority.prefix())?;
+        self.0.format_event(context, writer, event)
+    }
 }
 
 /// Formats a warning as one line of the command.

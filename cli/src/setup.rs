@@ -6,7 +6,7 @@ use tenure::{Client, Config, Registry, Sources, name::LockName};
 
 use crate::{
     args::Global,
-    exit::{Failure, UNAVAILABLE, USAGE, print_message},
+    exit::{Failure, UNAVAILABLE, USAGE, print_warning},
 };
 
 /// Returns the sources of the configuration. An unknown variable is an error.
@@ -34,7 +34,7 @@ pub(crate) fn read_only_sources(global: &Global) -> Sources {
 pub(crate) fn load(sources: &Sources) -> Result<Config, Failure> {
     let config = Config::load(sources)?;
     for warning in config.warnings() {
-        print_message(&format!("warning: {warning}"));
+        print_warning(&format!("warning: {warning}"));
     }
     Ok(config)
 }

@@ -36,6 +36,7 @@ use self::{
 };
 use crate::{
     escape::quote,
+    journal::Priority,
     process_group::{Liveness, ProcessGroup},
     time,
 };
@@ -493,9 +494,10 @@ impl Guardian {
     }
 }
 
-/// Writes to stderr if that is possible, even from the background of a terminal.
+/// Writes an error to stderr if that is possible, even from the background of a terminal.
 fn print_error(text: &str) {
+    let line = format!("{}{text}", Priority::Error.prefix());
     terminal::in_background(|| {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(line.as_bytes());
     });
 }

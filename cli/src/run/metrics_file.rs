@@ -19,7 +19,7 @@ use super::{
     atomic_file,
     status_file::{Outcome, StatusFile},
 };
-use crate::exit::{Failure, UNAVAILABLE, print_message};
+use crate::exit::{Failure, UNAVAILABLE, print_warning};
 
 /// How often the file is written while the lock is held.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
@@ -175,7 +175,7 @@ impl MetricsFile {
         });
         let (done, written) = channel();
         if self.send(Some(done)) && written.recv_timeout(WRITE_TIMEOUT).is_err() {
-            print_message("the metrics file was not written in time");
+            print_warning("the metrics file was not written in time");
         }
     }
 
@@ -209,7 +209,7 @@ fn write_messages(path: &Path, messages: &Receiver<Message>) {
         let written = atomic_file::write(path, sample.render(last_success).as_bytes());
         // A disk that stays full is reported once.
         if let (Err(error), false) = (&written, reported) {
-            print_message(&format!(
+            print_warning(&format!(
                 "the metrics file {:?} could not be written: {error}",
                 path.display().to_string()
             ));

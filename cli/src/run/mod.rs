@@ -39,7 +39,9 @@ use self::{
 use crate::{
     args::{Global, Run},
     escape::quote,
-    exit::{CONFIG, Failure, NOT_STOPPED, UNAVAILABLE, USAGE, describe, print_message},
+    exit::{
+        CONFIG, Failure, NOT_STOPPED, UNAVAILABLE, USAGE, describe, print_error, print_warning,
+    },
     setup,
     signals::Listener,
     time, view,
@@ -144,7 +146,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     if let Some(path) = &options.status_file
         && let Err(error) = status.write(path)
     {
-        print_message(&format!(
+        print_warning(&format!(
             "the status file {:?} could not be written: {error}",
             path.display().to_string()
         ));
@@ -255,7 +257,7 @@ impl Job<'_> {
         }
         let name = quote(self.name.as_str());
         let held = view::held_by(holder);
-        Failure::new(
+        Failure::notice(
             code,
             match self.wait_limit() {
                 Some(limit) if !limit.is_zero() => {
@@ -337,13 +339,13 @@ impl Job<'_> {
                 let reason = format!("{reason}{}", renewal_warning::cause(guard));
                 match (stopped, end) {
                     (false, Some(end)) => {
-                        print_message(&format!(
+                        print_error(&format!(
                             "lost {name} while the command ran; `--on-lost ignore` let it run on: {reason}"
                         ));
                         end.as_code()
                     }
                     _ => {
-                        print_message(&format!(
+                        print_error(&format!(
                             "lost {name}, so the command was stopped: {reason}"
                         ));
                         self.options.lost_exit_code
@@ -354,7 +356,7 @@ impl Job<'_> {
                 status.outcome = Outcome::Lost;
                 status.child_code = end.code;
                 status.child_signal = end.signal;
-                print_message(&format!(
+                print_error(&format!(
                     "could not renew {name} in time, so the command was stopped before the lock \
                      expired{}",
                     renewal_warning::cause(guard)
@@ -364,12 +366,12 @@ impl Job<'_> {
             Finish::NotStopped { lost, why } => {
                 status.outcome = Outcome::NotStopped;
                 match lost {
-                    Some(reason) => print_message(&format!(
+                    Some(reason) => print_error(&format!(
                         "lost {name}, and the command could not be stopped and still runs: {why}; \
                          {reason}{}",
                         renewal_warning::cause(guard)
                     )),
-                    None => print_message(&format!(
+                    None => print_error(&format!(
                         "the command that could not be stopped has ended; {name} was held until then"
                     )),
                 }
@@ -381,7 +383,7 @@ impl Job<'_> {
                     .command
                     .first()
                     .map_or_else(String::new, |program| quote(&program.to_string_lossy()));
-                print_message(&format!(
+                print_error(&format!(
                     "the command {program} could not be started: {reason}"
                 ));
                 code
@@ -389,7 +391,7 @@ impl Job<'_> {
             Finish::GuardianGone | Finish::CommandUnknown => {
                 status.outcome = Outcome::Signaled;
                 status.child_signal = Some(Signal::KILL.as_raw());
-                print_message("the guardian has ended, so the command was killed");
+                print_error("the guardian has ended, so the command was killed");
                 137
             }
         }
@@ -431,7 +433,7 @@ impl Job<'_> {
             Release::NotHeld(reason) => {
                 status.release = Some("not_held");
                 if !matches!(status.outcome, Outcome::Lost | Outcome::NotStopped) {
-                    print_message(&format!(
+                    print_warning(&format!(
                         "lock {name} was already lost at release: {reason}"
                     ));
                 }
@@ -444,7 +446,7 @@ impl Job<'_> {
             Release::Unknown(_) if matches!(status.outcome, Outcome::Lost) => {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
-                print_message(&format!(
+                print_warning(&format!(
                     "the store did not confirm the release of {name}, and frees it {ttl} after the last \
                      renewal"
                 ));
@@ -452,7 +454,7 @@ impl Job<'_> {
             Release::Unknown(error) => {
                 status.release = Some("unknown");
                 let ttl = humantime::format_duration(guard.ttl());
-                print_message(&format!(
+                print_warning(&format!(
                     "it is unknown whether lock {name} was released: {}; the store frees it {ttl} \
                      after the last renewal",
                     describe(&error)

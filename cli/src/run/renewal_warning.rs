@@ -6,7 +6,7 @@ use tenure::{Guard, clock::Instant, lease::Phase};
 
 use crate::{
     escape::quote,
-    exit::{describe, print_message},
+    exit::{describe, print_message, print_warning},
     time,
 };
 
@@ -42,7 +42,7 @@ impl RenewalWarning {
                     _ => format!("in {}", seconds(left.saturating_sub(kill_after))),
                 };
                 let (left, why) = (seconds(left), cause(guard));
-                print_message(&format!(
+                print_warning(&format!(
                     "cannot renew lock {name}; it expires in {left}, and the command gets TERM \
                      {until_term} unless a renewal succeeds before{why}"
                 ));

@@ -10,7 +10,7 @@ use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
 use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
 use crate::{
     escape::quote,
-    exit::print_message,
+    exit::print_warning,
     guardian::protocol::{End, OnLost, Order, Report, nanos},
     process_group::{Liveness, ProcessGroup},
     signals::{Listener, name_of_signal},
@@ -96,7 +96,7 @@ pub(super) async fn supervise(
                 }
                 Some(Report::Stopped { suspend, needs_terminal }) => {
                     if needs_terminal {
-                        print_message(
+                        print_warning(
                             "the command is stopped because it uses the terminal, which `tenure` cannot \
                              give to it: the session of the terminal is outside of this pid namespace",
                         );
@@ -212,7 +212,7 @@ impl Supervision {
         let why = self
             .group
             .map_or_else(String::new, ProcessGroup::why_not_stopped);
-        print_message(&format!(
+        print_warning(&format!(
             "{signal} did not reach the whole command: {why}; lock {name} is held while the command runs"
         ));
     }
@@ -234,7 +234,7 @@ impl Supervision {
         }
         if guard.check().is_ok() {
             let name = quote(guard.name().as_str());
-            print_message(&format!(
+            print_warning(&format!(
                 "the command could not be stopped: {why}; lock {name} is held until the command ends"
             ));
         }

@@ -15,6 +15,7 @@ mod conformance;
 mod counter;
 mod deploy;
 mod guardian;
+mod journal;
 mod metrics_file;
 mod outage;
 mod pages;
