@@ -88,14 +88,17 @@ examples:
 	@test -s '$(plugin_report)/line.html'
 
 # Too long for every change: regressions of Redis, etcd and ZooKeeper, with members that are cut off; what the ZooKeeper
-# client crate lacks; the rest of the command's tests on each store; the run under faults on the second version of etcd;
-# the published crates, built from their packages; the site of the pages; and the Debian package.
+# client crate lacks; the rest of the command's tests on each store; the command with the feature `otlp`; the run under
+# faults on the second version of etcd; the published crates, built from their packages; the site of the pages; and the
+# Debian package.
 more: servers
 	$(CARGO) test --workspace --test regressions --test upstream
 	TENURE_TEST_ROUNDS=200 $(CARGO) test --workspace --test cli -- counter::
 	$(call cli_more_on,redis)
 	$(call cli_more_on,etcd)
 	$(call cli_more_on,zookeeper)
+	$(CARGO) clippy -p tenure-cli --all-targets --features otlp -- -D warnings
+	$(CARGO) test -p tenure-cli --features otlp --test cli -- tracing:: run:: guardian::
 	TENURE_ETCD=$(etcd35) $(CARGO) test --workspace --test stress_etcd
 	$(CARGO) package --quiet --allow-dirty $(published:%=-p %)
 	$(MAKE) docs-site deb

@@ -7,6 +7,11 @@ mod metrics_file;
 mod reaper;
 mod reentrancy;
 mod renewal_warning;
+#[cfg(feature = "otlp")]
+mod spans;
+#[cfg(not(feature = "otlp"))]
+#[path = "no_spans.rs"]
+mod spans;
 mod status_file;
 mod supervise;
 mod timing;
@@ -32,6 +37,7 @@ pub(crate) use timing::check_fits;
 use self::{
     guardian_handle::Start,
     metrics_file::MetricsFile,
+    spans::Spans,
     status_file::{Outcome, StatusFile},
     supervise::Finish,
     trace_context::TraceParent,
@@ -86,7 +92,6 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     // Fails before the lock is taken, for example where `/proc` does not show this process.
     let executable = guardian_handle::own_executable()
         .map_err(|error| Failure::new(UNAVAILABLE, format!("finding this program: {error}")))?;
-    TraceParent::from_environment();
     let mut status = StatusFile::new(&name, &config.namespace);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
@@ -98,6 +103,8 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
         config.namespace.as_str(),
         scheme,
     )?;
+    let parent = TraceParent::from_environment();
+    let mut spans = Spans::start(&name, config.namespace.as_str(), scheme, parent);
     let code = runtime.block_on(async {
         let begin = time::now();
         let mut signals = Listener::start()?;
@@ -123,7 +130,9 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             label,
             client,
         };
-        let code = job.run(&mut signals, &mut status, &mut metrics).await;
+        let code = job
+            .run(&mut signals, &mut status, &mut metrics, &mut spans)
+            .await;
         if status.release == Some(ABANDONED) {
             // The end of a session frees the locks of the session at once. Without its end, the
             // store frees the lock after the TTL.
@@ -151,6 +160,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             path.display().to_string()
         ));
     }
+    spans.end(&status);
     if code == 0 {
         Ok(())
     } else {
@@ -199,6 +209,7 @@ impl Job<'_> {
         signals: &mut Listener,
         status: &mut StatusFile,
         metrics: &mut MetricsFile,
+        spans: &mut Spans,
     ) -> Result<u8, Failure> {
         if !self.options.no_wait {
             reentrancy::refuse_nested(&self.client, &self.name).await?;
@@ -224,10 +235,11 @@ impl Job<'_> {
         status.token = Some(guard.token().get());
         status.acquired = true;
         metrics.acquired(&guard, Duration::from_millis(status.waited_ms));
+        spans.acquired(&guard);
         let granted = time::now();
         let held = tokio::select! {
             biased;
-            held = self.hold(&guard, signals, status) => held,
+            held = self.hold(&guard, signals, status, spans) => held,
             never = metrics.follow(&guard) => match never {},
         };
         status.held_ms = view::millis(time::now().since(granted));
@@ -276,6 +288,7 @@ impl Job<'_> {
         guard: &Guard,
         signals: &mut Listener,
         status: &mut StatusFile,
+        spans: &Spans,
     ) -> Result<Finish, Failure> {
         // The validity of a queued grant counts from an old report, so the command might start
         // shortly before its deadline. If enough time is left, a renewal may cost more time than it
@@ -289,12 +302,14 @@ impl Job<'_> {
             status.outcome = Outcome::Lost;
             return Err(self.lost_before_start(reason));
         }
+        let mut environment = self.environment(guard);
+        environment.extend(spans.environment());
         let start = Start {
             executable: &self.executable,
             command: &self.command,
             kill_after: self.options.kill_after,
             deadline: guard.valid_until(),
-            environment: self.environment(guard),
+            environment,
         };
         signals.catch_job_control()?;
         let guardian = guardian_handle::start(start).map_err(|error| {

@@ -1,9 +1,9 @@
 //! The trace that a run belongs to, from the variable `TRACEPARENT` (W3C Trace Context).
 //!
-//! The command inherits this variable and `TRACESTATE` as they are.
+//! The command inherits `TRACESTATE` as it is, and this variable too unless spans are exported.
 
 /// The variable that names the trace and the parent span.
-const VARIABLE: &str = "TRACEPARENT";
+pub(super) const VARIABLE: &str = "TRACEPARENT";
 
 /// The trace and the span from which a run was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,18 @@ impl TraceParent {
             span_id,
             flags,
         })
+    }
+}
+
+#[cfg(feature = "otlp")]
+impl std::fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            trace_id,
+            span_id,
+            flags,
+        } = self;
+        write!(f, "00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
     }
 }
 

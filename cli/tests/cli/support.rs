@@ -219,7 +219,8 @@ pub(crate) fn unconfigured() -> Command {
         env!("CARGO_BIN_EXE_tenure"),
     ]);
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"TENURE") {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"TENURE") || bytes.starts_with(b"OTEL_") {
             command.env_remove(name);
         }
     }
