@@ -156,6 +156,8 @@ pub(crate) async fn evict(
     keys.push_all(&mut call);
     call.arg(token);
     call.arg(shared.token_floor());
+    let grants_blocked = shared.restart_delay_error(OPERATION, &keys).is_some();
+    call.arg(u8::from(grants_blocked));
     let mut reply = Reply::new(OPERATION, shared.run(OPERATION, call).await?)?;
     if reply.text()? == "evicted" {
         return Ok(Evicted::Evicted);

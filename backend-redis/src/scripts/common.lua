@@ -173,9 +173,11 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   end
 
   -- Ends the current grant, if there is one, and grants the lock to the next waiter. `reason` says
-  -- how the grant ended; it is stored for the former holder's next request.
-  function self.promote_next(holder, reason)
+  -- how the grant ended; it is stored for the former holder's next request. While `grants_blocked` is
+  -- set, nobody is granted the lock, because a holder that the server has forgotten may still hold it.
+  function self.promote_next(holder, reason, grants_blocked)
     local attempt, entry, lapsed_attempts = first_live_waiter()
+    if grants_blocked then attempt = nil end
     local stored = (attempt or reason) and read_last_token()
     if attempt then lapsed_attempts[#lapsed_attempts + 1] = attempt end
     -- Deleting comes first: a full server allows it, and after the first write it allows the
@@ -202,8 +204,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     publish(entry.client, 'granted', attempt, token, text(entry.ttl), text(as_of))
   end
 
-  -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, nobody is granted a
-  -- lock, because a holder that the server has forgotten may still hold it.
+  -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, it ends nothing.
   function self.expire_lapsed(grants_blocked)
     local holder = read_holder(HOLDER)
     if holder and (holder.foreign or not lapsed(holder)) then return holder end

@@ -165,7 +165,7 @@ pub(crate) fn enqueue_call(
 }
 
 /// The call that removes an attempt and fences it off for `fence`, unless that is zero. While
-/// `grants_blocked` is set, a lock whose grant has lapsed is granted to nobody.
+/// `grants_blocked` is set, nobody is granted the lock.
 pub(crate) fn remove_call(
     keys: &LockKeys,
     attempt: AttemptId,

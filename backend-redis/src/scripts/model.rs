@@ -177,6 +177,7 @@ impl Store {
                 self.keys.push_all(&mut call);
                 call.arg(token);
                 call.arg(&self.floor);
+                call.arg(0);
                 self.run(|all| &all.evict, &call)
             }
             Op::Inspect => {

@@ -2,11 +2,12 @@
 -- that is 0.
 local function remove(key_index, attempt)
   local lock = lock(KEYS[key_index + 1], KEYS[key_index + 2], KEYS[key_index + 3], KEYS[key_index + 4])
-  local holder = lock.expire_lapsed(grants_blocked == '1')
+  local blocked = grants_blocked == '1'
+  local holder = lock.expire_lapsed(blocked)
   local removed_as = 'absent'
   if holder and holder.attempt == attempt then
     removed_as = 'holder'
-    lock.promote_next(holder)
+    lock.promote_next(holder, nil, blocked)
   elseif lock.remove_waiter(attempt) then
     removed_as = 'waiter'
   end

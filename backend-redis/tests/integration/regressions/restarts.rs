@@ -5,11 +5,13 @@ use std::time::Duration;
 use tenure_core::{
     Client,
     clock::{Clock as _, SystemClock},
+    id::AttemptId,
+    request::{Enqueued, Evicted, Remove, Removed},
 };
 use tenure_redis::Options;
 use tenure_test_servers::{redis::Server, wire::Proxy};
 
-use crate::common::{enqueue_waiter, hold, seconds, store};
+use crate::common::{RawBackend, client, enqueue_waiter, hold, name, seconds, store};
 
 /// X1 with `restart_delay`: the server restarts from a snapshot (the default of redis.conf) that is
 /// older than the holder's last renewals. A waiter in that snapshot was granted the lock
@@ -50,6 +52,40 @@ async fn x1_restart_delay_applies_to_waiters_from_a_snapshot() {
             "x1: two holders at once, {:?} after the restart, with restart_delay = {DELAY:?}",
             now().since(restarted)
         );
+    }
+}
+
+/// During the delay, an eviction or a removal frees the lock and grants it to nobody: the holder that the
+/// server shows may be older than one that it has forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_no_waiter_is_promoted_during_the_restart_delay() {
+    const TTL: Duration = seconds(60);
+    let server = Server::builder().start().unwrap();
+    // Without the delay. A client would answer the loss with a request that grants the lock.
+    let holder = RawBackend::connect(&server.url(), Options::default()).await;
+    let client = client(&server.url(), TTL).await;
+    let careful = Options::default().restart_delay(seconds(3600));
+    let careful = RawBackend::connect(&server.url(), careful).await;
+    for lock in ["evicted", "removed"] {
+        let attempt = AttemptId::random().unwrap();
+        let request = RawBackend::enqueue(lock, attempt, TTL);
+        let Enqueued::Granted(grant) = holder.backend.enqueue(request).await.unwrap() else {
+            panic!("{lock} is not free");
+        };
+        let waiter = enqueue_waiter(&server, &client, lock, 1).await;
+        let name = name(lock);
+        if lock == "evicted" {
+            let evicted = careful.backend.evict(&name, grant.token).await.unwrap();
+            assert_eq!(evicted, Evicted::Evicted);
+        } else {
+            let remove = Remove::new(name.clone(), attempt, TTL, true);
+            let removed = careful.backend.remove(remove).await.unwrap();
+            assert_eq!(removed, Removed::AsHolder);
+        }
+        let state = careful.backend.inspect(&name).await.unwrap();
+        assert!(state.holder.is_none(), "{lock}: {state:?}");
+        assert_eq!(state.queue.len(), 1, "{lock}: {state:?}");
+        waiter.abort();
     }
 }
 
