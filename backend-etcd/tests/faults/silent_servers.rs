@@ -1,12 +1,18 @@
 //! Servers that accept connections and answer nothing, beside one that answers.
 
+use std::time::Duration;
+
+use tenure_core::{Client, driver::ConnectionOptions};
+use tenure_etcd::Options;
 use tenure_test_servers::{etcd::Server, wire::Proxy};
 use tokio::{task::JoinSet, time::sleep};
 
-use crate::common::{acquire_free, client, millis, seconds};
+use crate::common::{acquire_free, millis, seconds, store};
 
 const CLIENTS: usize = 12;
-/// A machine that stands still for half a second makes a trial worthless.
+/// Long enough that a busy machine has time for two failovers.
+const TTL: Duration = seconds(6);
+/// A machine that stands still for a second makes a trial worthless.
 const TRIALS: usize = 3;
 
 /// Each client tries the servers in an order of its own. For some of them the two silent ones come first:
@@ -22,15 +28,21 @@ async fn l5_holder_fails_over_past_two_silent_servers() {
             let proxies = [to_server(), to_server(), to_server()];
             clients.spawn(async move {
                 let addresses = proxies.each_ref().map(Proxy::address).join(",");
-                let client = client(&format!("etcd://{addresses}"), seconds(3)).await;
+                // Two of these in a row would take longer than the lease.
+                let options = ConnectionOptions::default().with_connect_timeout(TTL * 2 / 3);
+                let store = store(
+                    &format!("etcd://{addresses}"),
+                    Options::default().connection(options),
+                );
+                let client = Client::builder(store).ttl(TTL).connect().await.unwrap();
                 let guard = acquire_free(&client, &format!("{trial}-{number}")).await;
                 // The next renewal is due soon.
-                sleep(millis(900)).await;
+                sleep(TTL / 3 - millis(100)).await;
                 for proxy in &proxies[..2] {
                     proxy.hold_requests();
                     proxy.hold_replies();
                 }
-                sleep(seconds(6)).await;
+                sleep(TTL * 2).await;
                 guard.check().is_err()
             });
         }

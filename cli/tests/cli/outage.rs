@@ -23,7 +23,7 @@ impl RunBehindProxy {
         let server = Server::builder().start().unwrap();
         let proxy = Proxy::start(server.address()).unwrap();
         let sandbox = Sandbox::new();
-        let mut command = sandbox.tenure(&["--url", &proxy.url(), "run", "--ttl", "4s"]);
+        let mut command = sandbox.tenure(&["--url", &proxy.url(), "run", "--ttl", "10s"]);
         command.args(["--kill-after", "300ms", "x", "-c"]);
         command.arg("echo up > up; until test -e stop; do sleep 0.02; done");
         command.stderr(File::create(sandbox.path("stderr")).unwrap());

@@ -53,6 +53,7 @@ tenure_conformance::conformance_tests! {
         servers::stopped_past_the_ttl: "the table has no server",
         servers::killed_past_the_ttl: "the table has no server",
         servers::killed_for_a_moment: "the table has no server",
+        servers::slow_server_is_left: "the table has no server",
         servers::failover: "the table has no server",
         servers::partition: "the table has no server",
         secrets::show_nowhere: "the table has no secrets",
