@@ -39,11 +39,16 @@
 //! | clause | kept in |
 //! |---|---|
 //! | X1 | `txn.rs` (`enqueue`, `locate`), `queue.rs` (`locate`), `attempts.rs` (`next_step`); the leases in `keepalive_validity.rs` and `lease/` |
-//! | A4 | `remove.rs`, `txn.rs` (`remove_and_fence`) |
-//! | D4 | not used: a grant that arrives as an event carries the last proof of its lease |
-//! | L5 | `renew.rs`; fail-over in `transport/endpoints.rs`; keep-alives in `lease/` |
-//! | W3 | `txn.rs` (`remove_waiter`), `queue.rs` (`prepare_turn`): one more driver prepares, no other waiter is woken |
+//! | A4 | `remove.rs`, `attempts.rs` (`begin_removal`, `fence`), `txn.rs` (`remove_and_fence`) |
 //! | T1 | `record.rs` (`token`): the create revision above the floor |
+//! | T3 | `enqueue.rs` (`repeat`) |
+//! | W1 | the create revisions are the order: `txn.rs` (`enqueue`), `queue.rs` (`locate`, `predecessor_of`) |
+//! | W3 | `txn.rs` (`remove_waiter`), `queue.rs` (`prepare_turn`): the waiter behind finds its new predecessor, and nobody is granted the lock |
+//! | D1 | `lease/pool.rs` (`grant`) and `lease/mod.rs` (`prove`) count from before the request; `queue.rs` (`grant`) |
+//! | D4 | not used: a grant that arrives as an event carries the last proof of its lease |
+//! | L2 | `queue.rs` (`watch_holder`, `loss_event`), `watch/task.rs` (`on_own_event`), `renew.rs` (`on_gone`) |
+//! | L5 | `renew.rs`; fail-over in `transport/endpoints.rs`; keep-alives in `lease/` |
+//! | I2 | `inspect.rs` (`evict`) |
 
 mod address;
 mod attempts;

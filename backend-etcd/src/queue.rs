@@ -33,8 +33,8 @@ use crate::{
 
 const OPERATION: &str = "waiting for";
 
-/// How long after its grant the key of a holder is watched. The events of that time are reported
-/// then.
+/// The time from a grant to the watch of its key. Most locks are released within it. The watch begins at
+/// the revision of the grant, so it also reports what happened before.
 const HOLDER_WATCH_DELAY: Duration = Duration::from_millis(20);
 
 /// The position of an attempt in its queue.

@@ -81,8 +81,8 @@ async fn delete_entry(
         return Ok(Removed::Absent);
     }
     Ok(match reply.next_kv()? {
-        // The key in front may not have been a contender. Then this attempt was the holder,
-        // although it is reported as a waiter.
+        // If the key in front is no contender's, this attempt was the holder. It has no guard yet, so
+        // nobody reads the difference.
         Some(_) => Removed::AsWaiter,
         None => Removed::AsHolder,
     })

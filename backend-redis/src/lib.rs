@@ -23,12 +23,17 @@
 //!
 //! | clause | kept in |
 //! |---|---|
-//! | X1 | `scripts/enqueue.lua`, `scripts/enqueue_fast_path.lua`, `expire_lapsed` in `scripts/common.lua`; after a restart or with replicas `shared.rs` (`restart_delay_error`, `call_granting`) |
-//! | A4 | `remove.rs` with `scripts/remove.lua`; `scripts/enqueue.lua` checks the fence |
-//! | D4 | `promote_next` in `scripts/common.lua`, `read_message` in `record.rs`; the core judges the push |
+//! | X1 | `scripts/enqueue.lua`, `scripts/enqueue_fast_path.lua`; `scripts/common.lua` (`expire_lapsed`); after a restart or with replicas `shared.rs` (`restart_delay_error`, `call_granting`) |
+//! | A4 | `remove.rs` with `scripts/remove.lua`; `scripts/enqueue.lua` and `scripts/enqueue_fast_path.lua` check the fence |
+//! | T1 | `scripts/min_token.lua`, `scripts/token.lua`; the floor of a client is an argument (`scripts/mod.rs`) |
+//! | T3 | `scripts/enqueue.lua`: a known attempt gets its own grant again, by `scripts/common.lua` (`renew_or_report`) |
+//! | W1 | `scripts/common.lua` (`append`, `first_live_waiter`, `promote_next`) |
+//! | W3 | `scripts/common.lua` (`remove_waiter`, `promote_next`): one message to the next waiter |
+//! | D1 | `enqueue.rs` and `renew.rs` read the clock before they send |
+//! | D4 | `scripts/common.lua` (`promote_next`), `record.rs` (`read_message`); the core judges the push |
+//! | L2 | `scripts/common.lua` (`promote_next`, `gone_reason`), `watch.rs` (`on_message`) |
 //! | L5 | an error is `Unknown`, never `Gone`: `renew.rs`, `error.rs`; reconnection in `transport/supervisor.rs` |
-//! | W3 | `remove_waiter` and `promote_next` in `scripts/common.lua`: one message to the next waiter |
-//! | T1 | `scripts/min_token.lua`, `scripts/token.lua` |
+//! | I2 | `scripts/evict.lua` |
 
 mod address;
 mod attempts;

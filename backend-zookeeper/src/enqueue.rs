@@ -147,9 +147,9 @@ impl Enqueuing {
         } else {
             self.create(operation, &waited_for).await
         };
-        // After such an answer the core does not remove the attempt. An error of a repeated enqueue
-        // is not such an answer, because the earlier enqueue may have put the attempt into the
-        // queue.
+        // The core does not remove an attempt that was refused, or whose enqueue failed without effect.
+        // It does remove it if a repeated enqueue failed, because the earlier one may have put it into
+        // the queue.
         let over = match &outcome {
             Ok(outcome) => matches!(outcome, Enqueued::Gone),
             Err(error) => self.repeated.is_none() && error.is_without_effect(),

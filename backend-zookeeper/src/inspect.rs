@@ -154,8 +154,8 @@ pub(crate) async fn evict(
         if holder.token != Some(token) {
             return Ok(Evicted::NotHeld(Some(holder)));
         }
-        // The name of a node is never used again while the grant's own node is there, so this deletes
-        // that grant or nothing.
+        // The number in a node's name rises with each node of the lock. So this name is the node that
+        // was read, or no node.
         return match delete(&operation.client, first).await {
             Ok(true) => Ok(Evicted::Evicted),
             Ok(false) => continue,

@@ -25,11 +25,16 @@
 //! | clause | kept in |
 //! |---|---|
 //! | X1 | `queue.rs` (`standing`), `session/attempts.rs` (`predecessor_deleted`, `grant`), `session/proof.rs`, `session/task.rs` (`accept`) |
-//! | A4 | `remove.rs`; `session/attempts.rs` (`is_wanted`) |
-//! | D4 | not used: a grant that arrives as an event carries the last proof of its session |
-//! | L5 | `session/time.rs`, `session/heartbeat.rs`, `session/task.rs` (`round`) |
-//! | W3 | `locate.rs` (`Queue::watch`), `session/watches.rs` (`follow_ahead`): one more driver prepares, no other waiter is woken |
+//! | A4 | `remove.rs`; `shared.rs` (`assign`, `fence`), `session/attempts.rs` (`is_wanted`, `begin_removal`) |
 //! | T1 | `record.rs` (`token`): the transaction id above the floor |
+//! | T3 | `enqueue.rs` (`repeat`, `grant`) |
+//! | W1 | the numbers of the nodes are the order: `enqueue.rs` (`create`), `queue.rs` (`earlier`, `standing`) |
+//! | W3 | `locate.rs` (`watch`), `session/watches.rs` (`follow_ahead`): the waiter behind finds its new predecessor, and nobody is granted the lock |
+//! | D1 | `session/proof.rs` (`answered`) counts from before the heartbeat that was answered; `session/mod.rs` (`prove`) |
+//! | D4 | not used: a grant that arrives as an event carries the last proof of its session |
+//! | L2 | `session/watches.rs` (`own_node_changed`), `session/attempts.rs` (`gone`, `end`) |
+//! | L5 | `session/time.rs`, `session/heartbeat.rs`, `session/task.rs` (`round`) |
+//! | I2 | `inspect.rs` (`evict`) |
 
 mod address;
 mod backend;

@@ -1,8 +1,8 @@
 //! Removing an attempt, whether it holds, waits, or may yet enter the queue.
 //!
-//! Nothing of an attempt can enter the queue after its removal was answered, for these reasons. The
-//! only request that creates a node for it is one `create`, sent once, on one connection of one
-//! session, and never after the removal began.
+//! Nothing of an attempt can enter the queue after its removal was answered, for these reasons. Only
+//! requests `create` of its own session make a node for it, and none is sent after the removal began.
+//! For each of them:
 //!
 //! - On the same connection the servers carry out the requests of a session in the order in which they
 //!   were sent. So the list that the removal asks for comes after the `create`.

@@ -1,7 +1,7 @@
 //! The docs: the matrix contains all cases and no failure, the guide contains the example's CI file, the summary lists
 //! all pages, and links lead somewhere, also in the built site.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::{
     collections::BTreeSet,
@@ -212,4 +212,43 @@ fn links_of_the_site_lead_somewhere() {
     }
     assert!(found.len() > 20, "{found:?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The tables of clauses in the backends' crates name files, and functions in the file before them.
+#[test]
+fn tables_of_clauses_name_files_and_functions_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for backend in ["etcd", "file", "redis", "zookeeper"] {
+        let own = root.join(format!("backend-{backend}/src"));
+        let text = std::fs::read_to_string(own.join("lib.rs")).unwrap();
+        let rows: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | "))
+            .skip_while(|row| !row.starts_with("clause | kept in"))
+            .skip(1)
+            .collect();
+        assert!(rows.len() > 9, "{backend}: {rows:?}");
+        for row in rows {
+            let mut source = String::new();
+            for word in row.split('`').skip(1).step_by(2) {
+                if !word.contains(['.', '/']) {
+                    let definitions = [
+                        format!("fn {word}"),
+                        format!("function {word}("),
+                        format!(".{word}("),
+                    ];
+                    let is_defined = definitions.iter().any(|text| source.contains(text));
+                    let is_name = word.starts_with(char::is_lowercase);
+                    assert!(!is_name || is_defined, "{backend}: no {word} there: {row}");
+                    continue;
+                }
+                let mut paths = [&own, &root.join("core/src")]
+                    .map(|src| src.join(word))
+                    .into_iter();
+                let path = paths.find(|path| path.exists());
+                let path = path.unwrap_or_else(|| panic!("{backend}: no file {word}: {row}"));
+                source = std::fs::read_to_string(path).unwrap_or_default();
+            }
+        }
+    }
 }

@@ -194,8 +194,8 @@ impl Client {
 
     /// Sends the enqueue. For a waiter, sends it again if it failed or was not answered: connecting
     /// has shown that the store is there. A repeated enqueue keeps the place that an earlier copy
-    /// got (A2). Returns `None` when that entry may lapse before the next copy arrives: a new
-    /// attempt must follow, because late news of the old entry would count against its successor.
+    /// got (A2). Returns `None` when that entry may lapse before the next copy arrives. The caller then
+    /// begins a new attempt: a message about the lapsed entry must not end the next one.
     async fn enqueue(
         &self,
         request: Enqueue,

@@ -202,8 +202,4 @@ fn lua_constants() -> String {
 }
 
 #[cfg(test)]
-mod batching;
-#[cfg(test)]
-mod last_token;
-#[cfg(test)]
-mod model;
+mod tests;

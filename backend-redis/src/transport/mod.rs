@@ -118,7 +118,7 @@ impl Transport {
         {
             return redirect::run_all(&self.0, write, replicas, on_reply).await;
         }
-        // Those that wait for replicas start at once so that those of one node share one `WAIT`.
+        // Writes that wait for replicas all start at once. Then those of one node share one `WAIT`.
         let max_in_flight = match replicas {
             Some(_) => Semaphore::MAX_PERMITS,
             None => MAX_WRITES_IN_FLIGHT,

@@ -347,8 +347,9 @@ impl Attempts {
         }
     }
 
-    /// Begins to look up an attempt's position. `false`: a look-up is under way, and another one
-    /// follows it; or the attempt is gone or being removed.
+    /// Begins to look up an attempt's position, and returns whether the caller has to do it. It does not
+    /// if a look-up is under way, which is then followed by another one, or if the attempt is gone or
+    /// being removed.
     pub(crate) fn begin_locating(&mut self, attempt: AttemptId, connection: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return false;

@@ -98,7 +98,8 @@ impl Session {
         let (watch, dropped) = Watch::new(Arc::clone(&node), connection.number);
         let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
         connection.spawn(async move {
-            // Both are dropped before the event is handled, which tells `Predecessor::has_fired`.
+            // The watcher and `dropped` end here, before the event is handled. `Predecessor::has_fired`
+            // reads that from `dropped`.
             let event = tokio::select! {
                 event = watcher.changed() => event,
                 _ = dropped => return,

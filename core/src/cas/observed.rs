@@ -53,8 +53,8 @@ impl Observed {
     }
 
     /// Records a state that was read before `now`, and returns the dead entries with their numbers
-    /// of renewals. The last entry of the queue comes first, so that ending them in this order
-    /// grants the lock to none of them.
+    /// of renewals. The last entry of the queue comes first: if the holder ended first, the lock would
+    /// be granted to a dead waiter.
     pub(super) fn observe(&self, key: &Key, queue: &Queue, now: Instant) -> Vec<(AttemptId, u64)> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = locks

@@ -64,8 +64,7 @@ pub enum Event {
         token: FencingToken,
     },
     /// Another clock stamped this entry. From now on it lives for one TTL on the current clock,
-    /// unless its owner renews it. If clients share that clock, any of them can complete the
-    /// observation.
+    /// unless its owner renews it. Any client that reads the current clock can then tell when it ends.
     Adopt {
         /// The attempt of the entry.
         attempt: AttemptId,

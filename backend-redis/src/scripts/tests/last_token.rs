@@ -26,7 +26,7 @@ impl Lock {
         let owner = Owner::new("label", "host", 7);
         let ttl = Duration::from_secs(30);
         let request = Enqueue::new(name, AttemptId::from_u128(1), owner, ttl, true);
-        let call = super::enqueue_call(&self.keys, &request, ClientId::from_u128(2), "0");
+        let call = crate::scripts::enqueue_call(&self.keys, &request, ClientId::from_u128(2), "0");
         let command = ScriptCall::command([&call].into_iter(), true);
         let mut answers: Vec<String> = command.query(&mut self.connection)?;
         Ok(answers.remove(0))
