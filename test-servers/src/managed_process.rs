@@ -109,10 +109,17 @@ impl ManagedProcess {
         &self,
         program: &Path,
         arguments: &[String],
+        environment: Vec<(&'static str, String)>,
         not_serving: impl Fn(u32) -> NotServing,
     ) -> Result<(), Error> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let started = Process::start(program, &arguments, self.directory(), &self.log())?;
+        let started = Process::start(
+            program,
+            &arguments,
+            environment,
+            self.directory(),
+            &self.log(),
+        )?;
         self.last_id.store(started.id(), Ordering::SeqCst);
         let what = format!("the {} starts", self.name);
         poll::until(&what, START_TIMEOUT, || match started.ended() {

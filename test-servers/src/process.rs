@@ -59,11 +59,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `program` and appends its output to `log`. If this process ends before the server, the
-    /// watchdog deletes `directory`.
+    /// Starts `program` with these variables added to its environment, and appends its output to `log`. If
+    /// this process ends before the server, the watchdog deletes `directory`.
     pub(crate) fn start(
         program: &Path,
         arguments: &[&str],
+        environment: Vec<(&'static str, String)>,
         directory: &Path,
         log: &Path,
     ) -> Result<Self, Error> {
@@ -84,6 +85,7 @@ impl Process {
             .arg(directory)
             .arg(program)
             .args(arguments)
+            .envs(environment)
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(output.try_clone().map_err(failed)?)

@@ -47,6 +47,12 @@ pub trait Kind: Clone + fmt::Debug + Default + Send + Sync + 'static {
     #[doc(hidden)]
     fn arguments(server: &Server<Self>) -> Result<Vec<String>, Error>;
 
+    /// Returns the variables that are added to the program's environment.
+    #[doc(hidden)]
+    fn environment(_server: &Server<Self>) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// Returns why the server does not serve; `None` if it does.
     #[doc(hidden)]
     fn not_serving(server: &Server<Self>) -> Option<String>;
@@ -155,17 +161,19 @@ impl<K: Kind> Server<K> {
     /// listens, since it may need the other members to serve.
     pub(crate) fn launch(&self) -> Result<(), Error> {
         let arguments = K::arguments(self)?;
-        self.process.launch(&self.program, &arguments, |process| {
-            let listens = |port: &u16| ports::is_listened_on(*port, process);
-            if !K::listening_ports(self).iter().all(listens) {
-                return Some(format!("it does not listen on port {}", self.port()));
-            }
-            if self.member.is_alone() {
-                self.not_serving()
-            } else {
-                None
-            }
-        })
+        let environment = K::environment(self);
+        self.process
+            .launch(&self.program, &arguments, environment, |process| {
+                let listens = |port: &u16| ports::is_listened_on(*port, process);
+                if !K::listening_ports(self).iter().all(listens) {
+                    return Some(format!("it does not listen on port {}", self.port()));
+                }
+                if self.member.is_alone() {
+                    self.not_serving()
+                } else {
+                    None
+                }
+            })
     }
 
     /// Returns why the server does not serve; `None` if it does.

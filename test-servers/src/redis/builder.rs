@@ -26,6 +26,7 @@ pub struct ServerBuilder {
     client_certificates: bool,
     pub(super) replica_of: Option<u16>,
     pub(super) cluster: bool,
+    pub(super) steppable_clock: bool,
 }
 
 impl Default for ServerBuilder {
@@ -39,6 +40,7 @@ impl Default for ServerBuilder {
             client_certificates: false,
             replica_of: None,
             cluster: false,
+            steppable_clock: false,
         }
     }
 }
@@ -77,6 +79,13 @@ impl ServerBuilder {
     /// has users. The replica counts as started when it has the data of its master.
     pub fn replica_of(mut self, master: &Server<Self>) -> Self {
         self.replica_of = Some(master.port());
+        self
+    }
+
+    /// Gives the server a wall clock of its own, which [`Server::set_clock_offset`] steps. Requires 64-bit
+    /// Linux and the compiler `cc`, with which Rust links.
+    pub fn steppable_clock(mut self) -> Self {
+        self.steppable_clock = true;
         self
     }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod builder;
+mod clock;
 mod cluster;
 mod replication;
 mod sentinel;

@@ -8,6 +8,7 @@ use super::{
     ServerBuilder,
     admin::{self, Admin},
     builder::SOCKET,
+    clock,
 };
 use crate::{Error, process, server::Kind};
 
@@ -52,7 +53,19 @@ impl Kind for ServerBuilder {
         let file = server
             .settings
             .file(server.directory(), server.member.own());
-        server.process.write(CONFIG_FILE, &file)
+        server.process.write(CONFIG_FILE, &file)?;
+        if server.settings.steppable_clock {
+            clock::write_files(&server.process)?;
+        }
+        Ok(())
+    }
+
+    fn environment(server: &Server) -> Vec<(&'static str, String)> {
+        if server.settings.steppable_clock {
+            clock::environment(server.directory())
+        } else {
+            Vec::new()
+        }
     }
 
     fn arguments(server: &Server) -> Result<Vec<String>, Error> {

@@ -141,3 +141,40 @@ fn failed_start_is_an_error_with_the_log() {
     assert!(error.contains("ended at its start"), "{error}");
     assert!(error.contains("no-such-directive"), "{error}");
 }
+
+#[test]
+fn stepped_clock_moves_the_time_and_the_expiry_of_one_server_only() {
+    const HOUR: i64 = 3600;
+    let stepped = Server::builder().steppable_clock().start().unwrap();
+    let other = Server::builder().steppable_clock().start().unwrap();
+    let time = |server: &Server| -> i64 {
+        let time = server.text(&["TIME"]).unwrap();
+        time.lines().next().unwrap().parse().unwrap()
+    };
+    // The distance of the two clocks, with slack for the time between the readings.
+    let is_ahead = |seconds: i64| (time(&stepped) - time(&other) - seconds).abs() < 60;
+    let ttl = || {
+        stepped
+            .text(&["TTL", "key"])
+            .unwrap()
+            .parse::<i64>()
+            .unwrap()
+    };
+    assert!(is_ahead(0));
+    stepped.command(&["SET", "key", "1", "EX", "1800"]).unwrap();
+
+    stepped.set_clock_offset(-HOUR).unwrap();
+    assert!(is_ahead(-HOUR));
+    assert!(ttl() > HOUR, "{}", ttl());
+    // It survives a restart, as the clock of a machine does.
+    stepped.restart().unwrap();
+    assert!(is_ahead(-HOUR));
+
+    stepped.command(&["SET", "key", "1", "EX", "1800"]).unwrap();
+    stepped.set_clock_offset(0).unwrap();
+    assert_eq!(stepped.text(&["EXISTS", "key"]).unwrap(), "0");
+    assert!(is_ahead(0));
+
+    let plain = Server::builder().start().unwrap();
+    assert!(plain.set_clock_offset(HOUR).is_err());
+}
