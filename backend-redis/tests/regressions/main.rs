@@ -1,4 +1,4 @@
-//! Measurements on real Redis servers that take long: what a failover loses.
+//! Measurements on real Redis servers that take long: what a failover and a stepped clock lose.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,3 +10,6 @@
 mod common;
 
 mod failover_losses;
+mod losses;
+mod promotion;
+mod stepped_clock;
