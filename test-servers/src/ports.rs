@@ -7,10 +7,17 @@
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    fs,
+    fs::{self, File},
     hash::{BuildHasher, Hasher, RandomState},
+    io,
     net::{Ipv4Addr, TcpListener},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
 };
 
 use crate::Error;
@@ -66,15 +73,19 @@ impl Ports {
 
 static RESERVED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// Returns a port on which no process listens, and that this function has not returned before. Another
-/// process may still take it before it is used, so that callers must be able to try another port.
+/// Returns a port on which no process listens, and that this function has not returned before, here or in
+/// another process that uses it. A program that does not use it may still take the port before it is used, so
+/// that callers must be able to try another one.
 pub(crate) fn free() -> Result<u16, Error> {
     let end = end_of_range();
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
     let reserved = reserved.get_or_insert_default();
     for _ in 0..MAX_ATTEMPTS {
         let port = FIRST_PORT + random_below(end - FIRST_PORT);
-        if !reserved.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if !reserved.contains(&port)
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+            && reserve(port).map_err(|error| Error::new(format!("reserving a port: {error}")))?
+        {
             reserved.insert(port);
             return Ok(port);
         }
@@ -82,6 +93,44 @@ pub(crate) fn free() -> Result<u16, Error> {
     Err(Error::new(format!(
         "no free port of 127.0.0.1 between {FIRST_PORT} and {end} in {MAX_ATTEMPTS} attempts"
     )))
+}
+
+/// Keeps other test processes from the port until this process ends, so that a server finds its port free when
+/// it restarts. Returns whether no other process keeps it.
+fn reserve(port: u16) -> io::Result<bool> {
+    static FILE: OnceLock<File> = OnceLock::new();
+    let file = match FILE.get() {
+        Some(file) => file,
+        None => {
+            let opened = open_reservations()?;
+            FILE.get_or_init(|| opened)
+        }
+    };
+    match lock_byte(file, port) {
+        Ok(()) => Ok(true),
+        Err(Errno::EACCES | Errno::EAGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the file whose locked bytes are the ports that the test processes of this user keep.
+fn open_reservations() -> io::Result<File> {
+    let name = format!("tenure-test-ports-{}", nix::unistd::getuid());
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    options.open(std::env::temp_dir().join(name))
+}
+
+/// Locks the byte with this number, for as long as the file is open.
+fn lock_byte(file: &File, number: u16) -> nix::Result<()> {
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: number.into(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(|_| ())
 }
 
 /// Returns whether `process` listens on `port`. Otherwise another process may have taken the port and
@@ -167,6 +216,14 @@ mod tests {
             .collect();
         // Another process may have taken one or two meanwhile.
         assert!(listeners.iter().filter(|l| l.is_ok()).count() > 45);
+    }
+
+    /// The lock belongs to the open file, so a second one is like that of another process.
+    #[test]
+    fn port_of_another_process_is_left_alone() {
+        let port = free().unwrap();
+        let other = open_reservations().unwrap();
+        assert_eq!(lock_byte(&other, port), Err(Errno::EAGAIN));
     }
 
     #[test]
