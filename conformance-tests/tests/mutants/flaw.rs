@@ -112,6 +112,8 @@ mutants! {
         "A renewal only checks that the entry exists, and counts this as a proof.";
     LosesWhatItAcknowledged [X1] "renewing::keeps_the_lock_beyond_its_ttl" "Redisson 5256: a replica that acknowledged something else"
         "An acknowledged grant is lost, as in a failover to a replica without it.";
+    ReleasesUnderTheHolder [X1] "faults::holder_that_hears_nothing_is_succeeded" "ours: `tenure run` released a lock under a command that it could not stop"
+        "When a renewal is not answered, the driver releases the lock, and the holder is not told.";
     ErrorIsLoss [L5] "faults::broken_connections_end_no_grant" "distributed-lock-rs: any error means lost at once"
         "A failed renewal is reported as a loss.";
     SameAttemptNewToken [T3] "token::same_attempt_same_grant" "Redisson: the token rises on re-entry"

@@ -1,6 +1,9 @@
 //! Flaws of renewals.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tenure_core::{
     backend::RenewalAnswers,
@@ -8,13 +11,13 @@ use tenure_core::{
     error::{Error, ErrorKind},
     loss::LossReason,
     name::LockName,
-    request::{Enqueue, Enqueued, Owner, Renewal, Renewed},
+    request::{Enqueue, Enqueued, Owner, Remove, Renewal, Renewed},
     token::FencingToken,
 };
 
 use crate::{driver::Driver, flaw::Flaw, store::turn};
 
-/// The time after which the flawed driver takes a missing reply for success.
+/// The time after which the flawed driver takes a missing reply for success, or for the end.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The time after which the flawed driver throws a grant away.
@@ -51,6 +54,17 @@ impl Driver {
             match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
                 Ok(answers) => answers.into_iter().next(),
                 Err(_) => Some(Renewed::Proved { from }),
+            }
+        } else if self.has(Flaw::ReleasesUnderTheHolder) && entry.token.is_some() {
+            match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
+                Ok(answers) => answers.into_iter().next(),
+                Err(_) => {
+                    let inner = Arc::clone(&self.inner);
+                    let remove = Remove::new(entry.name.clone(), entry.attempt, entry.ttl, true);
+                    tokio::spawn(async move { inner.remove(remove).await });
+                    let lost = Error::new(ErrorKind::OutcomeUnknown, "renewing");
+                    Some(Renewed::Unknown(lost))
+                }
             }
         } else {
             asked.await.into_iter().next()
