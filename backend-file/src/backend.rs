@@ -307,10 +307,10 @@ impl BlobStore for FileBlobs {
         .await
     }
 
-    async fn delete(&self, key: &Key) -> Result<bool, Error> {
-        let key = key.clone();
-        self.run(move |store| dir::delete(store, &key)).await?;
-        Ok(true)
+    async fn delete(&self, key: &Key, expected: &Version) -> Result<bool, Error> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(move |store| dir::delete(store, &key, &expected))
+            .await
     }
 
     fn location(&self, key: &Key) -> String {

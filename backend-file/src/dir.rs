@@ -28,7 +28,7 @@ use crate::{
     config::Options,
     data::{self, Id, Piece, Stored, StoredData},
     dir_handle::{DirHandle, make_dir},
-    error::{io_error, path_error, publishing_error},
+    error::{io_error, is_absent, path_error, publishing_error},
     paths::{self, PERMIT_FILE, TMP_DIR},
     root,
 };
@@ -38,6 +38,8 @@ const WRITING: &str = "writing the state of a lock";
 /// Maximum number of reads when the listing is inconsistent, because the head was renamed during
 /// the read.
 const MAX_READ_RETRIES: u32 = 200;
+/// Maximum number of tries to create a lock while other processes delete the directories above it.
+const CREATIONS: u32 = 20;
 /// Number of reads without a pause; later reads are preceded by one.
 const IMMEDIATE_READ_RETRIES: u32 = 50;
 /// Maximum number of stale files that one version records for removal.
@@ -231,13 +233,20 @@ pub(crate) fn replace(
 /// is created and renamed into place; the rename fails if the place is taken.
 pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap, Error> {
     let (parents, name) = paths::lock_names(key);
-    for _ in 0..5 {
-        let root = root::open_or_create(store, WRITING)?;
-        let tmp = root.open_or_create(TMP_DIR)?;
-        let mut parent = root;
-        for name in &parents {
-            parent = parent.open_or_create(name)?;
-        }
+    for _ in 0..CREATIONS {
+        let opened = root::open_or_create(store, WRITING).and_then(|root| {
+            let tmp = root.open_or_create(TMP_DIR)?;
+            let mut parent = root;
+            for name in &parents {
+                parent = parent.open_or_create(name)?;
+            }
+            Ok((tmp, parent))
+        });
+        let (tmp, parent) = match opened {
+            // A directory that another process had just deleted.
+            Err(error) if is_absent(&error) => continue,
+            opened => opened?,
+        };
         let first = Id::after(0)?;
         let temporary = first.temporary_name();
         let published = match prepare(&tmp, first, bytes, store.options)? {
@@ -270,33 +279,43 @@ pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap,
     ))
 }
 
-/// Deletes the directory of a lock, and the directories above it that are empty then.
-pub(crate) fn delete(store: &FileStore, key: &Key) -> Result<(), Error> {
+/// Deletes the directory of a lock if its current version is `expected`, and the directories above it that
+/// this store has made and that are empty then. Returns whether nothing is left.
+pub(crate) fn delete(store: &FileStore, key: &Key, expected: &Version) -> Result<bool, Error> {
     let (names, name) = paths::lock_names(key);
-    let Some(root) = root::open(store, WRITING)? else {
-        return Ok(());
+    let (Some(head), Some(root)) = (Head::parse(expected), root::open(store, WRITING)?) else {
+        return Ok(false);
     };
     let tmp = root.open_or_create(TMP_DIR)?;
     let mut parents = vec![root];
     for name in &names {
         let Some(parent) = parents.last().and_then(|dir| dir.open(name).transpose()) else {
-            return Ok(());
+            return Ok(true);
         };
         parents.push(parent?);
     }
-    if let Some(parent) = parents.last() {
-        match root::remove_by_renaming(parent, &name, &tmp) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(io_error(WRITING, &parent.path().join(&name), errno)),
-        }
+    let Some(parent) = parents.last() else {
+        return Ok(false);
+    };
+    let Some(dir) = parent.open(&name)? else {
+        return Ok(true);
+    };
+    // Only one process renames or deletes this head. Without a head nobody can acquire the lock, so the
+    // directory that is removed next is the same one.
+    match fs::unlinkat(&dir, head.id.head(), AtFlags::empty()) {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other.map_err(|errno| io_error(WRITING, dir.path(), errno))?,
     }
-    // One that is in use is not empty; one that another client is about to use is created again.
-    for (parent, name) in parents.iter().zip(&names).rev() {
-        if fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_err() {
+    root::remove_by_renaming(parent, &name, &tmp)
+        .map_err(|errno| io_error(WRITING, dir.path(), errno))?;
+    for (at, name) in names.iter().enumerate().rev() {
+        // One that another client is about to use is created again.
+        let is_ours = parents[at + 1].is_as_created();
+        if !is_ours || fs::unlinkat(&parents[at], name, AtFlags::REMOVEDIR).is_err() {
             break;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Creates a temporary directory with a version; `None` if another process has removed it as stale.

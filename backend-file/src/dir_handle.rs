@@ -111,6 +111,14 @@ impl DirHandle {
         self.open(name)?.ok_or_else(|| failed(Errno::NOENT))
     }
 
+    /// Returns whether this process could have created the directory: it has the owner and the mode.
+    pub(crate) fn is_as_created(&self) -> bool {
+        let mode = self.options.dir_mode() & 0o7777;
+        fs::fstat(&self.fd).is_ok_and(|stat| {
+            stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o7777 == mode
+        })
+    }
+
     /// Returns the names of the entries, without `.` and `..`.
     pub(crate) fn names(&self) -> Result<Vec<CString>, Error> {
         let failed = |errno| io_error(self.operation, &self.path, errno);

@@ -58,3 +58,10 @@ pub(crate) fn path_error(
 pub(crate) fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+/// Returns whether the error says that a file or directory is absent.
+pub(crate) fn is_absent(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| errno(source) == Errno::NOENT)
+}

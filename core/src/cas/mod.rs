@@ -326,10 +326,22 @@ impl<S: BlobStore> Backend for Cas<S> {
     }
 
     async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {
-        let state = self.inspect(name).await?;
-        let is_free = state.holder.is_none() && state.queue.is_empty();
-        let store = &self.shared.store;
-        if is_free && store.delete(&self.shared.key(name)).await? {
+        let shared = &*self.shared;
+        let key = shared.key(name);
+        let (version, state) = shared
+            .read(&key)
+            .await
+            .map_err(|error| shared.explain(error, name))?;
+        let moment = shared.read_clocks();
+        let viewer = shared.viewer(&key, &moment);
+        let is_free =
+            viewer.holder(&state.queue).is_none() && viewer.waiters(&state.queue).is_empty();
+        let is_gone = match version {
+            None => true,
+            Some(version) if is_free => shared.store.delete(&key, &version).await?,
+            Some(_) => false,
+        };
+        if is_gone {
             return Ok(Some(Duration::ZERO));
         }
         Ok(self.capabilities().await?.residue)

@@ -203,9 +203,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Names, Error>;
 
-    /// Deletes a blob that no client uses any more, and returns whether nothing of it is left. The
+    /// Deletes a blob if it has the expected version, and returns whether nothing of it is left. The
     /// default deletes nothing.
-    async fn delete(&self, _key: &Key) -> Result<bool, Error> {
+    async fn delete(&self, _key: &Key, _expected: &Version) -> Result<bool, Error> {
         Ok(false)
     }
 
