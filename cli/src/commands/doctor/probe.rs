@@ -34,7 +34,15 @@ pub(super) async fn run(
         LockName::new(format!("tenure-doctor-{id}")).map_err(|error| failure(error.to_string()))?;
     let outcome = perform(config, client, &name, report).await;
     let discarded = client.discard(&name).await;
+    if outcome.is_err() && !matches!(discarded, Ok(Some(Duration::ZERO))) {
+        let text = format!(
+            "{} or a record of it may stay in the store",
+            quote(name.as_str())
+        );
+        report.row("leaves", Mark::Warning, &text)?;
+    }
     outcome?;
+    report.begin("leaves");
     let kept = discarded?;
     let residue = client.capabilities().residue;
     report.row("leaves", Mark::Ok, &left_behind(kept, residue))
