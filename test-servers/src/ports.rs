@@ -101,10 +101,12 @@ fn reserve(port: u16) -> io::Result<bool> {
     static FILE: OnceLock<File> = OnceLock::new();
     let file = match FILE.get() {
         Some(file) => file,
-        None => {
-            let opened = open_reservations()?;
-            FILE.get_or_init(|| opened)
-        }
+        None => match open_reservations() {
+            Ok(opened) => FILE.get_or_init(|| opened),
+            // Another user made it. Without it, two processes may choose one port, which is rare.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(true),
+            Err(error) => return Err(error),
+        },
     };
     match lock_byte(file, port) {
         Ok(()) => Ok(true),
@@ -121,7 +123,14 @@ fn open_reservations() -> io::Result<File> {
     options.open(std::env::temp_dir().join(name))
 }
 
+/// Locks the byte with this number, for as long as the file is open. Other systems have no such lock.
+#[cfg(not(target_os = "linux"))]
+fn lock_byte(_file: &File, _number: u16) -> nix::Result<()> {
+    Ok(())
+}
+
 /// Locks the byte with this number, for as long as the file is open.
+#[cfg(target_os = "linux")]
 fn lock_byte(file: &File, number: u16) -> nix::Result<()> {
     let lock = libc::flock {
         l_type: libc::F_WRLCK as i16,
