@@ -207,12 +207,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, it ends nothing.
   function self.expire_lapsed(grants_blocked)
     local holder = read_holder(HOLDER)
-    if holder and holder.foreign then return holder end
-    if holder and not lapsed(holder) then
-      -- The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
-      if holder.refreshed > now then self.refresh(holder) end
-      return holder
-    end
+    if holder and (holder.foreign or not lapsed(holder)) then return holder end
     if grants_blocked then return nil end
     if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
     self.promote_next(holder, holder and 'expired')

@@ -153,17 +153,7 @@ impl Queue {
     /// live waiter then holds the lock.
     pub fn on(&mut self, event: Event, now: &Now) -> Step {
         let mut notices = Vec::new();
-        let front = self.entries.front().map(|entry| entry.attempt);
         let mut changed = self.expire_lapsed(now, &mut notices);
-        if let Some(entry) = self.entries.front_mut()
-            && front == Some(entry.attempt)
-            && entry.refreshed.clock == now.stamp.clock
-            && entry.refreshed.at > now.stamp.at
-        {
-            // The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
-            entry.refreshed = now.stamp;
-            changed = true;
-        }
         let answer = match event {
             Event::Enqueue {
                 attempt,
