@@ -207,11 +207,16 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, it ends nothing.
   function self.expire_lapsed(grants_blocked)
     local holder = read_holder(HOLDER)
-    if holder and (holder.foreign or not lapsed(holder)) then return holder end
-    if grants_blocked then return nil end
-    if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
-    self.promote_next(holder, holder and 'expired')
-    return read_holder(HOLDER)
+    if holder and holder.foreign then return holder end
+    if not holder or lapsed(holder) then
+      if grants_blocked then return nil end
+      if not holder and redis.call('EXISTS', QUEUE) == 0 then return nil end
+      self.promote_next(holder, holder and 'expired')
+      holder = read_holder(HOLDER)
+    end
+    -- The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
+    if holder and holder.refreshed > now then self.refresh(holder) end
+    return holder
   end
 
   function self.grant(attempt, ttl, client, owner)

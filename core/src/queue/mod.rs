@@ -154,6 +154,14 @@ impl Queue {
     pub fn on(&mut self, event: Event, now: &Now) -> Step {
         let mut notices = Vec::new();
         let mut changed = self.expire_lapsed(now, &mut notices);
+        if let Some(entry) = self.entries.front_mut()
+            && entry.refreshed.clock == now.stamp.clock
+            && entry.refreshed.at > now.stamp.at
+        {
+            // The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
+            entry.refreshed = now.stamp;
+            changed = true;
+        }
         let answer = match event {
             Event::Enqueue {
                 attempt,
