@@ -48,7 +48,6 @@ pub mod history;
 mod launcher;
 mod libtest_runner;
 mod macros;
-mod name_recorder;
 mod outcome;
 pub mod report;
 mod runner;

@@ -24,8 +24,12 @@ use tenure_core::{
 };
 
 use crate::{
-    Env, Harness, Need, cases, context::CaseContext, launcher::Launcher,
-    name_recorder::NameRecorder, outcome::Stop, worker,
+    Env, Harness, Need, cases,
+    context::CaseContext,
+    launcher::Launcher,
+    outcome::Stop,
+    worker,
+    wrap::{Plan, Tap},
 };
 
 /// The bytes that the suffixes of the run and of the cases add to the user's namespace.
@@ -40,7 +44,9 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A user's store.
 pub struct Store {
     name: String,
-    connector: NameRecorder,
+    connector: Tap,
+    /// Records the locks that the cases use.
+    plan: Plan,
     base: String,
     secrets: Vec<String>,
     ignored: Vec<(&'static str, &'static str)>,
@@ -85,9 +91,11 @@ impl Store {
             )),
             need => Some((case.id, need.missing())),
         });
+        let plan = Plan::of_names();
         Ok(Self {
             name: connector.info().scheme.to_owned(),
-            connector: NameRecorder::new(connector),
+            connector: Tap::new(connector, &plan),
+            plan,
             base,
             secrets: Vec::new(),
             ignored: ignored.collect(),
@@ -144,7 +152,7 @@ impl Store {
     ///
     /// Cancelling leaves the remaining grants unchanged.
     pub async fn clean_up(&self) -> Vec<String> {
-        let used = self.connector.take();
+        let used = self.plan.take_names();
         let mut left = BTreeSet::new();
         let mut kept = Duration::ZERO;
         for (namespace, names) in used {
@@ -242,7 +250,8 @@ async fn sweep(
 }
 
 struct Part {
-    connector: NameRecorder,
+    connector: Tap,
+    plan: Plan,
     namespace: Namespace,
     secrets: Vec<String>,
     shared: bool,
@@ -259,6 +268,7 @@ impl Harness for Store {
         let namespace = Namespace::new(format!("{}.{number}", self.base))?;
         Ok(Arc::new(Part {
             connector: self.connector.clone(),
+            plan: self.plan.clone(),
             namespace,
             secrets: self.secrets.clone(),
             shared: self.shared.load(Ordering::Relaxed),
@@ -270,6 +280,7 @@ impl Harness for Store {
     async fn join(&self, ticket: &str) -> Result<Arc<dyn Env>, Error> {
         Ok(Arc::new(Part {
             connector: self.connector.clone(),
+            plan: self.plan.clone(),
             namespace: Namespace::new(ticket)?,
             secrets: self.secrets.clone(),
             shared: true,
@@ -295,7 +306,7 @@ impl Env for Part {
     }
 
     fn note_lock_of_worker(&self, name: &LockName) {
-        self.connector.record(&self.namespace, name);
+        self.plan.use_name(&self.namespace, name);
     }
 
     fn secrets(&self) -> Vec<String> {

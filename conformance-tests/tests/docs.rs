@@ -121,6 +121,17 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
+/// Returns whether a relative link of a page names a file, and its anchor a place in that file.
+fn leads(page: &Path, link: &str, has_anchor: impl Fn(&str, &str) -> bool) -> bool {
+    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = match file {
+        "" => page.to_owned(),
+        file => page.with_file_name("").join(file),
+    };
+    let text = || std::fs::read_to_string(&target);
+    target.exists() && (anchor.is_empty() || text().is_ok_and(|text| has_anchor(&text, anchor)))
+}
+
 /// Each link of a page leads to a file of the repository, and to a heading in it.
 #[test]
 fn links_of_the_pages_lead_somewhere() {
@@ -136,16 +147,7 @@ fn links_of_the_pages_lead_somewhere() {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = match file {
-                "" => page.clone(),
-                file => page.with_file_name("").join(file),
-            };
-            let leads = target.exists()
-                && (anchor.is_empty()
-                    || std::fs::read_to_string(&target)
-                        .is_ok_and(|text| anchors(&text).contains(anchor)));
-            if !leads {
+            if !leads(page, link, |text, anchor| anchors(text).contains(anchor)) {
                 wrong.push(format!("{}: {link}", page.display()));
             }
         }
@@ -196,16 +198,9 @@ fn links_of_the_site_lead_somewhere() {
             if link.contains(':') || link.starts_with('/') {
                 continue;
             }
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = match file {
-                "" => page.clone(),
-                file => page.with_file_name("").join(file),
-            };
-            let leads = target.is_file()
-                && (anchor.is_empty()
-                    || std::fs::read_to_string(&target)
-                        .is_ok_and(|html| values(&html, "id").contains(&anchor)));
-            if !leads {
+            if !leads(page, link, |html, anchor| {
+                values(html, "id").contains(&anchor)
+            }) {
                 wrong.push(format!("{}: {link}", page.display()));
             }
         }

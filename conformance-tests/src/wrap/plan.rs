@@ -1,7 +1,7 @@
 //! The faults that a tap injects, and the record of its requests and messages.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,6 +11,7 @@ use tenure_core::{
     backend::{BackendEvent, EventHandler, EventSink},
     clock::{Clock, Instant, SystemClock},
     id::AttemptId,
+    name::{LockName, Namespace},
 };
 
 /// An operation of the driver trait.
@@ -67,6 +68,9 @@ pub struct Call {
     pub done: Option<Instant>,
 }
 
+/// Names of locks, by namespace.
+pub(crate) type UsedNames = BTreeMap<Namespace, BTreeSet<LockName>>;
+
 /// The plan of a tap, shared between the case and the tap. Clones are the same plan.
 #[derive(Clone, Default)]
 pub struct Plan(Arc<Mutex<State>>);
@@ -79,6 +83,8 @@ struct State {
     disturbed: u64,
     /// Neither requests nor messages are recorded.
     unrecorded: bool,
+    /// The locks of enqueues, by namespace, if they are wanted.
+    names: Option<UsedNames>,
     calls: Vec<Call>,
     events: Vec<BackendEvent>,
     sinks: Vec<EventSink>,
@@ -97,6 +103,27 @@ impl Plan {
         let plan = Self::default();
         plan.state().unrecorded = true;
         plan
+    }
+
+    /// As [`unrecorded`](Self::unrecorded), but the names of the locks that are used are recorded.
+    pub(crate) fn of_names() -> Self {
+        let plan = Self::unrecorded();
+        plan.state().names = Some(UsedNames::new());
+        plan
+    }
+
+    /// Records a name, if names are recorded.
+    pub(crate) fn use_name(&self, namespace: &Namespace, name: &LockName) {
+        if let Some(names) = &mut self.state().names {
+            let names = names.entry(namespace.clone()).or_default();
+            names.insert(name.clone());
+        }
+    }
+
+    /// Returns the names recorded so far, and forgets them.
+    pub(crate) fn take_names(&self) -> UsedNames {
+        let mut state = self.state();
+        state.names.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Sets the fault of all such requests from now on.

@@ -8,7 +8,7 @@ use tenure_core::{
     capability::Capabilities,
     error::{Error, ErrorKind},
     id::AttemptId,
-    name::LockName,
+    name::{LockName, Namespace},
     request::{
         Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
     },
@@ -45,6 +45,7 @@ impl Connect for Tap {
         let relay = self.plan.relay(context.events.clone());
         context.events = EventSink::new(Arc::downgrade(&relay));
         Ok(Arc::new(Tapped {
+            namespace: context.namespace.clone(),
             inner: self.inner.connect(context).await?,
             plan: self.plan.clone(),
             _relay: relay,
@@ -53,6 +54,7 @@ impl Connect for Tap {
 }
 
 struct Tapped {
+    namespace: Namespace,
     inner: Arc<dyn Backend>,
     plan: Plan,
     _relay: Arc<dyn EventHandler>,
@@ -119,6 +121,7 @@ impl Backend for Tapped {
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
+        self.plan.use_name(&self.namespace, &request.name);
         let attempts = vec![request.attempt];
         self.pass(Op::Enqueue, attempts, self.inner.enqueue(request))
             .await?
