@@ -23,7 +23,7 @@ use tenure_core::{
 use crate::{
     clock,
     config::Options,
-    dir,
+    delete, dir,
     dir_handle::DirHandle,
     fifo::{self, ClientFifo},
     paths::{self, EntryKind},
@@ -309,7 +309,7 @@ impl BlobStore for FileBlobs {
 
     async fn delete(&self, key: &Key, expected: &Version) -> Result<bool, Error> {
         let (key, expected) = (key.clone(), expected.clone());
-        self.run(move |store| dir::delete(store, &key, &expected))
+        self.run(move |store| delete::delete(store, &key, &expected))
             .await
     }
 

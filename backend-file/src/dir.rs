@@ -34,7 +34,7 @@ use crate::{
 };
 
 const READING: &str = "reading the state of a lock";
-const WRITING: &str = "writing the state of a lock";
+pub(crate) const WRITING: &str = "writing the state of a lock";
 /// Maximum number of reads when the listing is inconsistent, because the head was renamed during
 /// the read.
 const MAX_READ_RETRIES: u32 = 200;
@@ -167,6 +167,11 @@ fn read_if(
     ))
 }
 
+/// Returns the name of the head of a version; `None` for a text that is no version.
+pub(crate) fn head_file(version: &Version) -> Option<String> {
+    Head::parse(version).map(|head| head.id.head())
+}
+
 /// Returns the file that contains the current state, for messages.
 pub(crate) fn data_file(store: &FileStore, key: &Key) -> Option<PathBuf> {
     let (parents, name) = paths::lock_names(key);
@@ -277,45 +282,6 @@ pub(crate) fn create(store: &FileStore, key: &Key, bytes: &[u8]) -> Result<Swap,
         &paths::lock_dir(store.root(), key),
         Errno::NOENT,
     ))
-}
-
-/// Deletes the directory of a lock if its current version is `expected`, and the directories above it that
-/// this store has made and that are empty then. Returns whether nothing is left.
-pub(crate) fn delete(store: &FileStore, key: &Key, expected: &Version) -> Result<bool, Error> {
-    let (names, name) = paths::lock_names(key);
-    let (Some(head), Some(root)) = (Head::parse(expected), root::open(store, WRITING)?) else {
-        return Ok(false);
-    };
-    let tmp = root.open_or_create(TMP_DIR)?;
-    let mut parents = vec![root];
-    for name in &names {
-        let Some(parent) = parents.last().and_then(|dir| dir.open(name).transpose()) else {
-            return Ok(true);
-        };
-        parents.push(parent?);
-    }
-    let Some(parent) = parents.last() else {
-        return Ok(false);
-    };
-    let Some(dir) = parent.open(&name)? else {
-        return Ok(true);
-    };
-    // Only one process renames or deletes this head. Without a head nobody can acquire the lock, so the
-    // directory that is removed next is the same one.
-    match fs::unlinkat(&dir, head.id.head(), AtFlags::empty()) {
-        Err(Errno::NOENT) => return Ok(false),
-        other => other.map_err(|errno| io_error(WRITING, dir.path(), errno))?,
-    }
-    root::remove_by_renaming(parent, &name, &tmp)
-        .map_err(|errno| io_error(WRITING, dir.path(), errno))?;
-    for (at, name) in names.iter().enumerate().rev() {
-        // One that another client is about to use is created again.
-        let is_ours = parents[at + 1].is_as_created();
-        if !is_ours || fs::unlinkat(&parents[at], name, AtFlags::REMOVEDIR).is_err() {
-            break;
-        }
-    }
-    Ok(true)
 }
 
 /// Creates a temporary directory with a version; `None` if another process has removed it as stale.

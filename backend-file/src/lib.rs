@@ -45,6 +45,7 @@ mod backend;
 mod clock;
 mod config;
 mod data;
+mod delete;
 mod delta;
 mod dir;
 mod dir_handle;
