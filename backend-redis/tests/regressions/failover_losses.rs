@@ -1,4 +1,4 @@
-//! What the failure of a master loses: it is killed, or cut off.
+//! Grants that are lost when the master fails: it is killed, or cut off.
 
 use std::sync::Arc;
 

@@ -32,7 +32,7 @@ const HELD: usize = 50;
 /// The tasks that acquire further locks until the failover.
 const TASKS: usize = 4;
 
-/// What the clients choose.
+/// The settings of the clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) ttl: Duration,

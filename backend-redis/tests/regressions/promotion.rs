@@ -1,4 +1,4 @@
-//! What a promotion by an operator loses, while all servers and clients reach each other.
+//! Grants that a promotion by an operator loses. All servers and clients reach each other.
 
 use std::{sync::Arc, thread};
 

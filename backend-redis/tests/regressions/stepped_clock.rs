@@ -1,5 +1,4 @@
-//! What happens when the wall clock of a server is stepped, and when a failover leads to a server whose
-//! clock differs.
+//! Grants and tokens when the wall clock of a server is stepped, and when the clock of a new master differs.
 
 use std::{sync::Arc, time::Duration};
 

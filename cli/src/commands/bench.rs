@@ -67,8 +67,7 @@ pub(super) fn bench(options: &Bench, global: &Global, registry: &Registry) -> Re
     }
 }
 
-/// Deletes what the store keeps of the locks. What cannot be deleted stays as it does after every
-/// other use of a lock.
+/// Deletes the states of the locks, which are free. After a failure they stay, as after any use of a lock.
 async fn discard(options: &Bench, client: Option<&Client>) {
     let Some(client) = client else { return };
     let independent = (0..options.tasks).map(tenure_load::independent_lock);

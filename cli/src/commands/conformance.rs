@@ -18,7 +18,7 @@ use tenure_conformance::{
 
 use crate::{
     args::{Conformance, Format, Global},
-    exit::{Failure, IO, USAGE, print_message},
+    exit::{Failure, IO, USAGE, print_warning},
     output,
     setup::{load, runtime, sources},
 };
@@ -95,7 +95,7 @@ fn attempt(
     runtime()?.block_on(async {
         suite.probe().await?;
         if let Err(reason) = store.reach(&arguments(global)).await {
-            print_message(&format!(
+            print_warning(&format!(
                 "warning: cannot determine whether other processes reach the store: {reason}"
             ));
         }

@@ -17,7 +17,7 @@ use crate::exit::{Failure, USAGE};
 /// The temporary file beside it has the mode 0600 and a name without an extension, so that no
 /// collector reads it.
 pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    // What other programs have open is written in place.
+    // A file that other programs have open is written in place.
     if is_open_file(path) {
         return OpenOptions::new()
             .append(true)

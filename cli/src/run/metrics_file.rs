@@ -43,7 +43,7 @@ struct Message {
     done: Option<Sender<()>>,
 }
 
-/// What the file says about a run.
+/// The values of the file.
 #[derive(Clone)]
 struct Sample {
     /// The labels of each series, escaped.

@@ -13,7 +13,7 @@ use tenure_core::{
 };
 use tenure_test_servers::redis::Server;
 
-use crate::scripts::Scripts;
+use crate::scripts::{self, Scripts};
 use crate::{
     keys::{KeySpace, LockKeys},
     transport::ScriptCall,
@@ -72,11 +72,11 @@ fn call(operation: Operation, keys: &LockKeys, number: u128, floor: &str) -> Scr
             let name = LockName::new("any").unwrap();
             let owner = Owner::new("label", "host", 7);
             let request = Enqueue::new(name, attempt, owner, ttl, wait);
-            crate::scripts::enqueue_call(keys, &request, ClientId::from_u128(9), floor)
+            scripts::enqueue_call(keys, &request, ClientId::from_u128(9), floor)
         }
         Operation::Remove { fence } => {
             let fence = if fence { ttl } else { Duration::ZERO };
-            crate::scripts::remove_call(keys, attempt, fence, floor, false)
+            scripts::remove_call(keys, attempt, fence, floor, false)
         }
     }
 }

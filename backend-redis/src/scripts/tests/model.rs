@@ -24,7 +24,7 @@ use tenure_core::{
 };
 use tenure_test_servers::redis::Server;
 
-use crate::scripts::Scripts;
+use crate::scripts::{self, Scripts};
 use crate::{
     keys::{KeySpace, LockKeys, inbox},
     record::{decode_owner, read_message},
@@ -150,8 +150,7 @@ impl Store {
             Op::Enqueue(index, wait) => {
                 let name = LockName::new("any").unwrap();
                 let request = Enqueue::new(name, attempt(index), owner(index), ttl(index), wait);
-                let call =
-                    crate::scripts::enqueue_call(&self.keys, &request, client(index), &self.floor);
+                let call = scripts::enqueue_call(&self.keys, &request, client(index), &self.floor);
                 self.run(|all| &all.enqueue, &call)
             }
             Op::Renew(index) => {
@@ -169,13 +168,8 @@ impl Store {
             Op::Report(index) => self.report(index),
             Op::Remove(index, fence) => {
                 let fence = if fence { ttl(index) } else { Duration::ZERO };
-                let call = crate::scripts::remove_call(
-                    &self.keys,
-                    attempt(index),
-                    fence,
-                    &self.floor,
-                    false,
-                );
+                let call =
+                    scripts::remove_call(&self.keys, attempt(index), fence, &self.floor, false);
                 self.run(|all| &all.remove, &call)
             }
             Op::Evict(_) => {
