@@ -55,3 +55,72 @@ pub(crate) fn delete(store: &FileStore, key: &Key, expected: &Version) -> Result
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tenure_core::{
+        cas::Swap,
+        name::{LockName, Namespace},
+    };
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new(Namespace::default(), LockName::new(name).unwrap())
+    }
+
+    fn create(store: &FileStore, key: &Key) -> Version {
+        match dir::create(store, key, b"1").unwrap() {
+            Swap::Swapped(version) => version,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn other_version_and_its_directory_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new(root.path());
+        let first = create(&store, &key("job"));
+        let swap = dir::replace(&store, &key("job"), &first, b"2").unwrap();
+        assert!(!delete(&store, &key("job"), &first).unwrap());
+        assert_eq!(dir::read(&store, &key("job")).unwrap().unwrap().bytes, b"2");
+        let Swap::Swapped(second) = swap else {
+            panic!("{swap:?}");
+        };
+        assert!(delete(&store, &key("job"), &second).unwrap());
+        assert!(!paths::namespace_dir(root.path(), &Namespace::default()).exists());
+    }
+
+    #[test]
+    fn directory_that_somebody_else_made_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new(root.path());
+        let namespace = paths::namespace_dir(root.path(), &Namespace::default());
+        std::fs::create_dir(&namespace).unwrap();
+        std::fs::set_permissions(&namespace, PermissionsExt::from_mode(0o710)).unwrap();
+        let version = create(&store, &key("job"));
+        assert!(delete(&store, &key("job"), &version).unwrap());
+        assert_eq!(std::fs::read_dir(namespace).unwrap().count(), 0);
+    }
+
+    /// Each thread deletes the directories that another one is about to use.
+    #[test]
+    fn locks_are_created_while_the_directories_above_are_deleted() {
+        const ROUNDS: u32 = 1_000;
+        let root = tempfile::tempdir().unwrap();
+        let store = FileStore::new(root.path());
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (store, key) = (&store, key(&format!("{}{thread}", "x".repeat(450))));
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        let version = create(store, &key);
+                        assert!(delete(store, &key, &version).unwrap());
+                    }
+                });
+            }
+        });
+    }
+}

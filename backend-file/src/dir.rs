@@ -38,8 +38,9 @@ pub(crate) const WRITING: &str = "writing the state of a lock";
 /// Maximum number of reads when the listing is inconsistent, because the head was renamed during
 /// the read.
 const MAX_READ_RETRIES: u32 = 200;
-/// Maximum number of tries to create a lock while other processes delete the directories above it.
-const CREATIONS: u32 = 20;
+/// Maximum number of tries to create a lock while other processes delete the directories above it. A try
+/// fails only if such a deletion was completed meanwhile, so many failures in a row are rare.
+const CREATIONS: u32 = 1_000;
 /// Number of reads without a pause; later reads are preceded by one.
 const IMMEDIATE_READ_RETRIES: u32 = 50;
 /// Maximum number of stale files that one version records for removal.
