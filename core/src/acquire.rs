@@ -156,10 +156,14 @@ impl Client {
             tokio::pin!(changed);
             changed.as_mut().enable();
             match attempt.stage(dispatcher.now()) {
-                Stage::Granted { lease, token } => {
+                Stage::Granted {
+                    lease,
+                    token,
+                    floor,
+                } => {
                     cleanup.disarmed = true;
                     let attempt = Arc::clone(&attempt);
-                    let guard = Guard::new(self.clone(), attempt, token, lease.ttl());
+                    let guard = Guard::new(self.clone(), attempt, token, floor, lease.ttl());
                     return Ok(Some(Acquisition::Acquired(guard)));
                 }
                 Stage::Enqueuing { .. } | Stage::Ended(LossReason::Closed) => {

@@ -16,12 +16,13 @@ use async_trait::async_trait;
 use crate::{
     capability::Capabilities,
     clock::Clock,
-    error::Error,
+    error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     loss::LossReason,
     name::{LockName, Namespace},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal, Renewed,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove,
+        Removed, Renewal, Renewed,
     },
     token::FencingToken,
 };
@@ -104,6 +105,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// counts as [`Renewed::Unknown`] when this method returns, or when the core abandons it after
     /// a time limit. The core may call this method again before an earlier call has returned.
     async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers);
+
+    /// Turns an exclusive grant into a shared one, in one step (M4). Idempotent; needed only by a backend
+    /// that [offers](crate::mode::Modes::shared) shared locks. The default refuses.
+    async fn downgrade(&self, _request: Downgrade) -> Result<Downgraded, Error> {
+        Err(Error::new(ErrorKind::Unsupported, "downgrading")
+            .with_detail("this backend has no shared locks"))
+    }
 
     /// Removes one attempt, whether it holds or waits. If the outcome of its enqueue is unknown,
     /// also fences the attempt. Idempotent; changes no other attempt's entry. An error whose kind

@@ -7,7 +7,10 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    mode::Modes,
+};
 
 /// The failures that an acknowledged grant survives. Ordered: a later value survives everything that an earlier
 /// one survives.
@@ -195,6 +198,8 @@ pub struct Capabilities {
     pub takeover: TakeoverBound,
     /// How long the store keeps a free lock's fencing state (clause R4); `None` means forever.
     pub residue: Option<Duration>,
+    /// The modes of a lock (clause M7).
+    pub modes: Modes,
 }
 
 impl Capabilities {
@@ -228,6 +233,7 @@ impl Capabilities {
             ttl,
             takeover,
             residue: None,
+            modes: Modes::EXCLUSIVE,
         }
     }
 
@@ -235,6 +241,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_residue(mut self, residue: Option<Duration>) -> Self {
         self.residue = residue;
+        self
+    }
+
+    /// Sets the modes. Without it, the backend offers exclusive locks alone.
+    #[must_use]
+    pub const fn with_modes(mut self, modes: Modes) -> Self {
+        self.modes = modes;
         self
     }
 }
@@ -252,11 +265,18 @@ pub struct Requirements {
     /// Whether the store must announce evictions by messages.
     #[serde(default)]
     pub push_evidence: bool,
+    /// Whether the backend must offer shared locks.
+    #[serde(default)]
+    pub shared: bool,
+    /// Whether the backend must offer permits.
+    #[serde(default)]
+    pub permits: bool,
 }
 
 impl Requirements {
     /// The names of the fields that a configuration can set.
-    pub const KEYS: &'static [&'static str] = &["durability", "push", "push_evidence"];
+    pub const KEYS: &'static [&'static str] =
+        &["durability", "push", "push_evidence", "shared", "permits"];
 
     /// Requires at least this durability.
     #[must_use]
@@ -290,6 +310,16 @@ impl Requirements {
                  renewal"
                     .to_owned(),
             );
+        }
+        for (required, offered, mode) in [
+            (self.shared, offered.modes.shared, "shared locks"),
+            (self.permits, offered.modes.permits, "permits"),
+        ] {
+            if required && !offered {
+                lacking.push(format!(
+                    "offering {mode} is required, this backend does not offer them"
+                ));
+            }
         }
         if lacking.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@
 //! // Before each effect, check the guard; and let the resource reject a stale token.
 //! let token = guard.check()?;
 //! let resource = TokenGate::new();
-//! resource.pass(token, || { /* write */ })?;
+//! resource.pass(token, guard.floor(), || { /* write */ })?;
 //!
 //! let outcome = guard.release().await;
 //! # let _ = outcome; Ok(()) }
@@ -49,6 +49,7 @@
 //!   them.
 //! - [`Client`], [`Lock`], [`Guard`]: the types that users hold; [`blocking`] has the same for
 //!   programs that are not asynchronous.
+//! - [`RwLock`] and [`Semaphore`]: the same lock, shared or in part; [`mode`] says who holds it together.
 //! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] turns
 //!   any store with compare-and-swap into a backend.
 //! - [`driver`]: parts that the drivers of server stores share.
@@ -75,10 +76,12 @@ pub mod error;
 pub mod fence;
 mod guard;
 pub mod id;
+mod kinds;
 pub mod lease;
 mod lock;
 pub mod loss;
 pub mod memory;
+pub mod mode;
 pub mod name;
 mod owner;
 pub mod queue;
@@ -92,4 +95,5 @@ pub mod token;
 pub use acquire::Acquisition;
 pub use client::{Client, ClientBuilder, Release, Shutdown, Unreleased};
 pub use guard::{Guard, NotHeld};
+pub use kinds::{RwLock, Semaphore};
 pub use lock::{Lock, RunError};

@@ -12,6 +12,7 @@ use crate::{
     guard::{Guard, NotHeld},
     id::AttemptId,
     loss::LossReason,
+    mode::Mode,
     name::LockName,
     request::{Enqueue, Holder, Owner, Waiting},
 };
@@ -26,6 +27,7 @@ pub struct Lock {
     name: LockName,
     ttl: Option<Duration>,
     label: Option<String>,
+    mode: Mode,
 }
 
 /// The reason for which [`Lock::run`] failed.
@@ -85,6 +87,7 @@ impl Client {
             name,
             ttl: None,
             label: None,
+            mode: Mode::Exclusive,
         }
     }
 }
@@ -108,6 +111,13 @@ impl Lock {
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
+        self
+    }
+
+    /// Sets the mode. [`Client::rw_lock`] and [`Client::semaphore`] set it for the usual cases.
+    #[must_use]
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
         self
     }
 
@@ -298,7 +308,24 @@ impl Lock {
                     .with_detail("this client is read-only and cannot acquire locks"),
             ));
         }
-        let range = self.client.capabilities().ttl;
+        let capabilities = self.client.capabilities();
+        if !self.mode.is_valid() {
+            return Err(named(
+                Error::new(ErrorKind::Config, "acquiring")
+                    .with_detail(format!("there are no permits {}", self.mode)),
+            ));
+        }
+        if !capabilities.modes.offer(self.mode) {
+            let kind = match self.mode {
+                Mode::Shared => "shared locks",
+                _ => "permits",
+            };
+            return Err(named(
+                Error::new(ErrorKind::Unsupported, "acquiring")
+                    .with_detail(format!("this backend has no {kind}, only exclusive locks")),
+            ));
+        }
+        let range = capabilities.ttl;
         let wanted = self.ttl.unwrap_or(inner.defaults.ttl);
         let ttl = range
             .resolve(wanted, inner.defaults.clamp_ttl)
@@ -309,7 +336,7 @@ impl Lock {
             owner = Owner::new(label.clone(), owner.host, owner.pid);
         }
         let attempt = AttemptId::random()?;
-        Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait))
+        Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait).with_mode(self.mode))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
+    mode::Mode,
     name::LockName,
     token::FencingToken,
 };
@@ -53,10 +54,13 @@ pub struct Enqueue {
     pub ttl: Duration,
     /// Whether the attempt stays in the queue if the lock is taken.
     pub wait: bool,
+    /// What the attempt shares the lock with. The core sends no mode that the backend does not
+    /// [declare](crate::capability::Capabilities::modes).
+    pub mode: Mode,
 }
 
 impl Enqueue {
-    /// Creates the request.
+    /// Creates a request for an exclusive lock.
     #[must_use]
     pub const fn new(
         name: LockName,
@@ -71,7 +75,15 @@ impl Enqueue {
             owner,
             ttl,
             wait,
+            mode: Mode::Exclusive,
         }
+    }
+
+    /// Sets the mode.
+    #[must_use]
+    pub const fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
     }
 }
 
@@ -83,6 +95,9 @@ pub struct Grant {
     pub attempt: AttemptId,
     /// The fencing token.
     pub token: FencingToken,
+    /// The lowest token among the grants of this lock that are alive, itself included (clause M3).
+    /// The grant's own token if it is exclusive.
+    pub floor: FencingToken,
     /// How long the store keeps the grant without a renewal; not less than the requested TTL.
     pub ttl: Duration,
     /// The store keeps the grant for `ttl`, counted from this moment or a later one. The driver reads
@@ -96,7 +111,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Creates a grant that an answer of the store proves.
+    /// Creates an exclusive grant that an answer of the store proves.
     #[must_use]
     pub const fn proved(
         attempt: AttemptId,
@@ -107,13 +122,14 @@ impl Grant {
         Self {
             attempt,
             token,
+            floor: token,
             ttl,
             proved_from: Some(proved_from),
             as_of: StoreTime::new(0),
         }
     }
 
-    /// Creates a grant that the store announced by a message.
+    /// Creates an exclusive grant that the store announced by a message.
     #[must_use]
     pub const fn pushed(
         attempt: AttemptId,
@@ -124,10 +140,18 @@ impl Grant {
         Self {
             attempt,
             token,
+            floor: token,
             ttl,
             proved_from: None,
             as_of,
         }
+    }
+
+    /// Sets the lowest token among the grants that are alive.
+    #[must_use]
+    pub const fn with_floor(mut self, floor: FencingToken) -> Self {
+        self.floor = floor;
+        self
     }
 }
 
@@ -158,6 +182,8 @@ pub struct Holder {
     pub expires_in: Option<Duration>,
     /// The TTL, if the store reports it.
     pub ttl: Option<Duration>,
+    /// What it shares the lock with.
+    pub mode: Mode,
 }
 
 /// Shows the owner and the token, for example `"invoices" (pid 4711 on "db1"), token 42`.
@@ -219,6 +245,13 @@ impl Holder {
         self.ttl = Some(ttl);
         self
     }
+
+    /// Sets the mode.
+    #[must_use]
+    pub const fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
 }
 
 /// The "still waiting" answer to a waiter.
@@ -230,7 +263,7 @@ pub struct Waiting {
     pub proved_from: Instant,
     /// The store's time of the answer. Only a later push counts (D4).
     pub as_of: StoreTime,
-    /// Number of entries ahead, including the holder, if the store reports it.
+    /// Number of entries ahead, including the holders, if the store reports it.
     pub ahead: Option<u64>,
     /// The holder of the lock, if the store reports it.
     pub holder: Option<Holder>,
@@ -300,10 +333,13 @@ pub struct Renewal {
     pub ttl: Duration,
     /// The token if, as far as the core knows, the attempt holds the lock; `None` for a waiter.
     pub token: Option<FencingToken>,
+    /// The mode in which the attempt holds or waits. [`Mode::Shared`] after a downgrade was sent,
+    /// whether it was answered or not.
+    pub mode: Mode,
 }
 
 impl Renewal {
-    /// Creates the entry.
+    /// Creates the entry of an exclusive attempt.
     #[must_use]
     pub const fn new(
         name: LockName,
@@ -316,7 +352,15 @@ impl Renewal {
             attempt,
             ttl,
             token,
+            mode: Mode::Exclusive,
         }
+    }
+
+    /// Sets the mode.
+    #[must_use]
+    pub const fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
     }
 }
 
@@ -350,6 +394,49 @@ impl Renewed {
         let error = Error::new(ErrorKind::OutcomeUnknown, "renewing");
         error.with_detail("the store gave no answer")
     }
+}
+
+/// A request to turn an exclusive grant into a shared one, in one step (clause M4): entry, place and
+/// token stay, and the shared waiters right behind it are granted the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Downgrade {
+    /// The lock.
+    pub name: LockName,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The attempt's TTL.
+    pub ttl: Duration,
+    /// The token of the grant.
+    pub token: FencingToken,
+}
+
+impl Downgrade {
+    /// Creates the request.
+    #[must_use]
+    pub const fn new(
+        name: LockName,
+        attempt: AttemptId,
+        ttl: Duration,
+        token: FencingToken,
+    ) -> Self {
+        Self {
+            name,
+            attempt,
+            ttl,
+            token,
+        }
+    }
+}
+
+/// The answer to [`Downgrade`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Downgraded {
+    /// The grant is shared, by this request or by an earlier copy of it.
+    Shared,
+    /// The store has no grant of this attempt with this token, for this reason as far as it can tell.
+    Gone(LossReason),
 }
 
 /// A request to remove an attempt, whether it holds or waits. Release, cancellation and clean-up
@@ -409,10 +496,12 @@ pub struct Waiter {
     pub owner: Option<Owner>,
     /// Since when it waits, by a wall clock that may differ from the client's.
     pub since: Option<std::time::SystemTime>,
+    /// What it wants to share the lock with.
+    pub mode: Mode,
 }
 
 impl Waiter {
-    /// Creates a waiter.
+    /// Creates a waiter for an exclusive lock.
     #[must_use]
     pub const fn new(
         attempt: Option<AttemptId>,
@@ -423,7 +512,15 @@ impl Waiter {
             attempt,
             owner,
             since,
+            mode: Mode::Exclusive,
         }
+    }
+
+    /// Sets the mode.
+    #[must_use]
+    pub const fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
     }
 }
 
@@ -433,8 +530,10 @@ impl Waiter {
 pub struct LockState {
     /// The lock.
     pub name: LockName,
-    /// The holder.
+    /// The holder. If several hold the lock, the one that was granted it first.
     pub holder: Option<Holder>,
+    /// The other holders of a shared or counted lock, in the order of their grants.
+    pub more_holders: Vec<Holder>,
     /// The waiters, in queue order.
     pub queue: Vec<Waiter>,
 }
@@ -446,8 +545,30 @@ impl LockState {
         Self {
             name,
             holder,
+            more_holders: Vec::new(),
             queue,
         }
+    }
+
+    /// Creates the state of a lock that several may hold.
+    #[must_use]
+    pub fn with_holders(
+        name: LockName,
+        holders: impl IntoIterator<Item = Holder>,
+        queue: Vec<Waiter>,
+    ) -> Self {
+        let mut holders = holders.into_iter();
+        Self {
+            name,
+            holder: holders.next(),
+            more_holders: holders.collect(),
+            queue,
+        }
+    }
+
+    /// Returns all holders, in the order of their grants.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.holder.iter().chain(&self.more_holders)
     }
 }
 
@@ -507,8 +628,10 @@ impl Page {
 pub struct Listed {
     /// The name, as it was given.
     pub name: LockName,
-    /// The holder.
+    /// The holder. If several hold the lock, the one that was granted it first.
     pub holder: Option<Holder>,
+    /// Number of holders.
+    pub holders: u64,
     /// Number of waiters.
     pub waiters: u64,
     /// The error with which reading the lock's state failed, as one line; `None` if the state was
@@ -521,12 +644,21 @@ impl Listed {
     /// Creates the item.
     #[must_use]
     pub const fn new(name: LockName, holder: Option<Holder>, waiters: u64) -> Self {
+        let holders = holder.is_some() as u64;
         Self {
             name,
             holder,
+            holders,
             waiters,
             unreadable: None,
         }
+    }
+
+    /// Sets the number of holders.
+    #[must_use]
+    pub const fn with_holders(mut self, holders: u64) -> Self {
+        self.holders = holders;
+        self
     }
 
     /// Creates the item of a lock whose state cannot be read.

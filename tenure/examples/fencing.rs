@@ -27,21 +27,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let account = TokenGate::new();
 
     let first = anna.lock("account-7")?.acquire().await?;
-    account.pass(first.token(), || {
+    account.pass(first.token(), first.floor(), || {
         println!("anna writes, token {}", first.token())
     })?;
 
     // Anna loses her grant, as by `tenure break`, and does not check her guard.
     store.lose(&Namespace::default(), &LockName::new("account-7")?);
     let second = otto.lock("account-7")?.acquire().await?;
-    account.pass(second.token(), || {
+    account.pass(second.token(), second.floor(), || {
         println!("otto writes, token {}", second.token())
     })?;
 
     // Her guard reports the loss at once.
     println!("anna's guard: {}", first.lost().await);
     // A write can still be late. The resource refuses it.
-    match account.pass(first.token(), || println!("anna overwrites it")) {
+    match account.pass(first.token(), first.floor(), || {
+        println!("anna overwrites it")
+    }) {
         Ok(()) => Err("the resource accepted a late write".into()),
         Err(stale) => {
             println!("anna's late write is refused: {stale}");

@@ -25,7 +25,13 @@ impl Line for Plan {
             ),
         };
         self.mute(muted);
-        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Inspect] {
+        for op in [
+            Op::Enqueue,
+            Op::Renew,
+            Op::Remove,
+            Op::Downgrade,
+            Op::Inspect,
+        ] {
             Self::set(self, op, fate);
         }
     }

@@ -24,6 +24,8 @@ pub enum Op {
     Renew,
     /// `remove`.
     Remove,
+    /// `downgrade`.
+    Downgrade,
     /// `inspect`, `list` and `evict`.
     Inspect,
 }
@@ -145,7 +147,13 @@ impl Plan {
     /// stopped.
     pub fn silence(&self) {
         self.mute(true);
-        for op in [Op::Enqueue, Op::Renew, Op::Remove, Op::Inspect] {
+        for op in [
+            Op::Enqueue,
+            Op::Renew,
+            Op::Remove,
+            Op::Downgrade,
+            Op::Inspect,
+        ] {
             self.set(op, Fate::Hang);
         }
     }

@@ -10,7 +10,8 @@ use tenure_core::{
     id::AttemptId,
     name::{LockName, Namespace},
     request::{
-        Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal, Renewed,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal, Renewed,
     },
     token::FencingToken,
 };
@@ -148,6 +149,12 @@ impl Backend for Tapped {
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         let attempts = vec![request.attempt];
         self.pass(Op::Remove, attempts, self.inner.remove(request))
+            .await?
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        let attempts = vec![request.attempt];
+        self.pass(Op::Downgrade, attempts, self.inner.downgrade(request))
             .await?
     }
 

@@ -19,8 +19,8 @@ use tenure_core::{
     id::AttemptId,
     name::{LockName, Namespace},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Owner, Page, Remove, Removed,
-        Renewal, Renewed,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Owner,
+        Page, Remove, Removed, Renewal, Renewed,
     },
     token::FencingToken,
 };
@@ -436,6 +436,10 @@ impl Backend for Driver {
             return self.evict_holder(&name).await;
         }
         self.inner.evict(&name, token).await
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        self.inner.downgrade(request).await
     }
 
     async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {

@@ -20,7 +20,10 @@ use tenure_core::{
     clock::{Clock, Instant, SystemClock},
     error::Error,
     name::LockName,
-    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal,
+    },
     token::FencingToken,
 };
 
@@ -166,6 +169,10 @@ impl Backend for Client {
 
     async fn evict(&self, name: &LockName, token: FencingToken) -> Result<Evicted, Error> {
         self.request().server().evict(name, token).await
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        self.request().server().downgrade(request).await
     }
 
     async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {

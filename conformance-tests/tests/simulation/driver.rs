@@ -211,7 +211,7 @@ fn arrive<R: Clone + Send + 'static>(
             continue;
         };
         let event = match (notice.kind, state.plan.wake) {
-            (NoticeKind::Granted { token, ttl }, Wake::Grant) => {
+            (NoticeKind::Granted { token, ttl, .. }, Wake::Grant) => {
                 BackendEvent::Granted(Grant::pushed(notice.attempt, token, ttl, as_of))
             }
             (NoticeKind::Granted { .. }, Wake::Look) => BackendEvent::Recheck {
@@ -360,12 +360,13 @@ impl Backend for SimBackend {
                     owner: owner.clone(),
                     ttl,
                     wait,
+                    mode: tenure_core::mode::Mode::Exclusive,
                 };
                 let before = state.watch(lock);
                 let taken = state.store.enqueue(lock, event, state.now);
                 state.judge(lock, attempt, "enqueue", before, &taken.step, Some(from));
                 let answer = match taken.step.answer {
-                    Answer::Granted(token) => {
+                    Answer::Granted { token, .. } => {
                         Enqueued::Granted(Grant::proved(attempt, token, ttl, from))
                     }
                     Answer::Waiting { .. } => {
@@ -418,7 +419,7 @@ impl Backend for SimBackend {
                         Some(from),
                     );
                     answers.push(match taken.step.answer {
-                        Answer::Granted(token) => {
+                        Answer::Granted { token, .. } => {
                             Renewed::Granted(Grant::proved(entry.attempt, token, entry.ttl, from))
                         }
                         Answer::Waiting { .. } => {

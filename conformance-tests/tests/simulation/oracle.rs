@@ -255,7 +255,7 @@ impl State {
         let after = self.watch(lock);
         let number = self.oracle.number(id);
         let answer = match step.answer {
-            Answer::Granted(token) => token.get(),
+            Answer::Granted { token, .. } => token.get(),
             Answer::Waiting { ahead } => 1_000_000 + ahead as u64,
             Answer::Gone(_) => 2_000_000,
             Answer::Busy => 3_000_000,
@@ -299,7 +299,7 @@ impl State {
             "renew" if !before.present && present => {
                 breaks("W5", "a renewal or report has made an entry");
             }
-            "renew" if !present && matches!(step.answer, Answer::Granted(_)) => {
+            "renew" if !present && matches!(step.answer, Answer::Granted { .. }) => {
                 self.seen.insert("a flaw: a renewal of nothing is answered");
             }
             "remove" if present => breaks("R2", "a removal was acknowledged and removed nothing"),
@@ -313,7 +313,7 @@ impl State {
             .holder
             .map(|(held, _)| oracle.attempt(held).kept_until);
         let entry = oracle.attempt(id);
-        if matches!(step.answer, Answer::Granted(_) | Answer::Waiting { .. })
+        if matches!(step.answer, Answer::Granted { .. } | Answer::Waiting { .. })
             && let Some(sent) = sent
         {
             entry.kept_until = now + ttl;

@@ -187,6 +187,7 @@ impl Store {
                 owner: Owner::default(),
                 ttl,
                 wait: true,
+                mode: tenure_core::mode::Mode::Exclusive,
             };
             return self.take(lock, event, now);
         }
@@ -195,7 +196,8 @@ impl Store {
             && self.has(Flaw::RenewalRevivesExpired)
             && let Some(token) = self.granted.get(&attempt)
         {
-            taken.step.answer = Answer::Granted(*token);
+            let (token, floor) = (*token, *token);
+            taken.step.answer = Answer::Granted { token, floor };
         }
         taken
     }
@@ -216,7 +218,9 @@ impl Store {
         let waits = matches!(taken.step.answer, Answer::Waiting { ahead } if ahead > 0);
         if waits && self.has(Flaw::NoExclusion) {
             self.last_token += 1;
-            taken.step.answer = Answer::Granted(FencingToken::new(self.last_token));
+            let token = FencingToken::new(self.last_token);
+            let floor = token;
+            taken.step.answer = Answer::Granted { token, floor };
         }
         if let Answer::Waiting { ahead } = taken.step.answer
             && ahead >= 2
@@ -251,6 +255,7 @@ impl Store {
                 owner: victim.owner.clone(),
                 ttl: victim.ttl,
                 wait: true,
+                mode: tenure_core::mode::Mode::Exclusive,
             },
             &moment,
         );

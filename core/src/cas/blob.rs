@@ -9,7 +9,11 @@
 //!
 //! The first line contains the format number and the CRC-32 of everything after it. Each entry has a
 //! line, see [`entry_line`]. A change of one entry changes its line and the first two: a store can
-//! write only these. Format 1, which is read and no longer written, had all in one JSON object.
+//! write only these.
+//!
+//! Format 3 is written while an entry is not exclusive: each line begins with the mode of its entry.
+//! A client that knows formats up to 2 refuses such a lock, and shares all others (clause S3). Format 1,
+//! which is read and no longer written, had all in one JSON object.
 
 use std::fmt;
 
@@ -18,12 +22,14 @@ use serde::{Deserialize, Serialize};
 use super::{entry_line, store::Key};
 use crate::{
     error::ErrorKind,
-    queue::{Queue, QueueSummary},
+    queue::{Entry, Queue, QueueSummary},
     request::StoreTime,
 };
 
-/// The format that this version writes, which is also the newest one that it reads.
-const FORMAT: u64 = 2;
+/// The format of a queue of exclusive entries.
+const FORMAT_EXCLUSIVE: u64 = 2;
+/// The format of every other queue, which is also the newest one that this version reads.
+const FORMAT_MODES: u64 = 3;
 /// Length of an entry's line with texts of usual length, to allocate the blob at once.
 const USUAL_LINE_BYTES: usize = 256;
 const MAGIC: &[u8] = b"tenure ";
@@ -92,8 +98,13 @@ struct WholeRecord {
 pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_json::Error> {
     let entries = state.queue.entries();
     let mut bytes = Vec::with_capacity((entries.len() + 2) * USUAL_LINE_BYTES);
+    let (format, write_entry): (_, fn(&mut Vec<u8>, &Entry) -> _) = if state.queue.is_exclusive() {
+        (FORMAT_EXCLUSIVE, entry_line::write)
+    } else {
+        (FORMAT_MODES, entry_line::write_with_mode)
+    };
     // The checksum replaces its digits once the body is known.
-    bytes.extend_from_slice(format!("tenure {FORMAT} {:08x}\n", 0).as_bytes());
+    bytes.extend_from_slice(format!("tenure {format} {:08x}\n", 0).as_bytes());
     let body = bytes.len();
     let header = Header {
         namespace: key.namespace.as_str().to_owned(),
@@ -105,7 +116,7 @@ pub(super) fn encode(key: &Key, state: &LockRecord) -> Result<Vec<u8>, serde_jso
     serde_json::to_writer(&mut bytes, &header)?;
     bytes.push(b'\n');
     for entry in entries {
-        entry_line::write(&mut bytes, entry)?;
+        write_entry(&mut bytes, entry)?;
     }
     let checksum = format!("{:08x}", crc32fast::hash(&bytes[body..]));
     bytes[body - checksum.len() - 1..body - 1].copy_from_slice(checksum.as_bytes());
@@ -133,12 +144,12 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
     let (format, checksum) = header.split_once(' ').unwrap_or((header, ""));
     let format: u64 = canonical(format)
         .ok_or_else(|| InvalidBlob::corrupt("its first line has no format number"))?;
-    if format > FORMAT {
+    if format > FORMAT_MODES {
         return Err(InvalidBlob {
             kind: ErrorKind::NewerFormat,
             why: format!(
                 "it has format {format}, but this version of tenure reads formats up to \
-                 {FORMAT}"
+                 {FORMAT_MODES}"
             ),
         });
     }
@@ -152,7 +163,8 @@ pub(super) fn decode(key: &Key, bytes: &[u8]) -> Result<LockRecord, InvalidBlob>
     }
     let (header, queue) = match format {
         1 => decode_whole(body)?,
-        _ => decode_lines(body)?,
+        FORMAT_EXCLUSIVE => decode_lines(body, entry_line::parse)?,
+        _ => decode_lines(body, entry_line::parse_with_mode)?,
     };
     if header.namespace != key.namespace.as_str() || header.name != key.name.as_str() {
         return Err(InvalidBlob::corrupt(format!(
@@ -180,7 +192,10 @@ struct Identity {
     generation: u64,
 }
 
-fn decode_lines(body: &[u8]) -> Result<(Identity, Queue), InvalidBlob> {
+fn decode_lines(
+    body: &[u8],
+    parse: impl Fn(&str) -> Option<Entry>,
+) -> Result<(Identity, Queue), InvalidBlob> {
     let text = std::str::from_utf8(body)
         .map_err(|_| InvalidBlob::corrupt("it is not the state of a lock: it is not text"))?;
     let (header, lines) = text.split_once('\n').unwrap_or((text, ""));
@@ -188,7 +203,7 @@ fn decode_lines(body: &[u8]) -> Result<(Identity, Queue), InvalidBlob> {
     // The number of entries is untrusted: it allocates no more than the text can contain.
     let mut entries = Vec::with_capacity(header.entries.min(lines.len() / 100));
     for line in lines.split_terminator('\n') {
-        let entry = entry_line::parse(line).ok_or_else(|| {
+        let entry = parse(line).ok_or_else(|| {
             InvalidBlob::corrupt(format!("its entry {} is malformed", entries.len()))
         })?;
         entries.push(entry);
@@ -258,6 +273,7 @@ mod tests {
                     owner: Owner::new("label", "host", 1),
                     ttl: Duration::from_secs(30),
                     wait: true,
+                    mode: crate::mode::Mode::Exclusive,
                 },
                 &now,
             );

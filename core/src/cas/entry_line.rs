@@ -4,6 +4,8 @@
 //! <attempt> <client> <clock> <refreshed> <beat> <ttl> <enqueued> <token> <granted> <pid> ["label","host"]
 //! ```
 //!
+//! With a mode, it comes first: `exclusive`, `shared` or, for two of ten permits, `2/10`.
+//!
 //! Identifiers have 32 hexadecimal digits, times are nanoseconds or, of the wall clock, microseconds.
 //! Token and time of the grant are `-` if the entry waits. Every client of a lock reads all lines,
 //! so a line has no names of fields and is shorter than the same entry in JSON.
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use crate::{
     id::{AttemptId, ClientId},
+    mode::Mode,
     queue::{ClockId, Entry, GrantRecord, Stamp},
     request::Owner,
     token::FencingToken,
@@ -37,6 +40,20 @@ pub(super) fn write(line: &mut Vec<u8>, entry: &Entry) -> Result<(), serde_json:
     serde_json::to_writer(&mut *line, &(&entry.owner.label, &entry.owner.host))?;
     line.push(b'\n');
     Ok(())
+}
+
+/// Appends the line of an entry with its mode.
+pub(super) fn write_with_mode(line: &mut Vec<u8>, entry: &Entry) -> Result<(), serde_json::Error> {
+    line.extend_from_slice(entry.mode.to_string().as_bytes());
+    line.push(b' ');
+    write(line, entry)
+}
+
+/// Parses a line with a mode.
+pub(super) fn parse_with_mode(line: &str) -> Option<Entry> {
+    let (mode, line) = line.split_once(' ')?;
+    let mode = Mode::parse(mode)?;
+    parse(line).map(|entry| Entry { mode, ..entry })
 }
 
 /// Parses a line without its line feed. Returns `None` for a text that [`write`] does not write.
@@ -68,6 +85,7 @@ pub(super) fn parse(line: &str) -> Option<Entry> {
         beat,
         enqueued_at_us,
         grant,
+        mode: Mode::Exclusive,
     })
 }
 
@@ -162,6 +180,7 @@ mod tests {
                 token: FencingToken::new(numbers[4]),
                 granted_at_us: numbers[5],
             }),
+            mode: Mode::Exclusive,
         }
     }
 
@@ -179,12 +198,17 @@ mod tests {
             write(&mut line, &entry).unwrap();
             prop_assert_eq!(line.pop(), Some(b'\n'));
             prop_assert!(!line.contains(&b'\n') && !line.contains(&0));
-            prop_assert_eq!(parse(std::str::from_utf8(&line).unwrap()), Some(entry));
+            prop_assert_eq!(parse(std::str::from_utf8(&line).unwrap()), Some(entry.clone()));
+            let entry = Entry { mode: Mode::Permits { take: pid.max(1), of: u32::MAX }, ..entry };
+            let mut line = Vec::new();
+            write_with_mode(&mut line, &entry).unwrap();
+            prop_assert_eq!(line.pop(), Some(b'\n'));
+            prop_assert_eq!(parse_with_mode(std::str::from_utf8(&line).unwrap()), Some(entry));
         }
 
         #[test]
         fn s2_no_text_causes_a_panic(text in "[-0-9a-f +]{0,200}.{0,20}") {
-            let _ = parse(&text);
+            let _ = (parse(&text), parse_with_mode(&text));
         }
     }
 

@@ -28,7 +28,11 @@ mod tests;
 mod transaction;
 mod view;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::{
@@ -47,11 +51,12 @@ use crate::{
     capability::{Capabilities, TakeoverBound, WaitMode},
     error::{Error, ErrorKind},
     loss::LossReason,
+    mode::Modes,
     name::LockName,
     queue::{Answer, Event},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, List, Listed, LockState, Page, Remove, Removed, Renewal,
-        Renewed, Waiting,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, Grant, List, Listed, LockState, Page,
+        Remove, Removed, Renewal, Renewed, Waiting,
     },
     token::FencingToken,
 };
@@ -131,6 +136,7 @@ impl<S: BlobStore> Backend for Cas<S> {
         let store = &self.shared.store;
         let mut capabilities = store.capabilities().await?;
         capabilities.takeover = takeover(capabilities.wait, store.has_one_clock());
+        capabilities.modes = Modes::ALL;
         Ok(capabilities)
     }
 
@@ -150,14 +156,15 @@ impl<S: BlobStore> Backend for Cas<S> {
                     owner: request.owner.clone(),
                     ttl: request.ttl,
                     wait: request.wait,
+                    mode: request.mode,
                 });
                 let ttl = granted_ttl(tx, &request);
                 let holder = shared.viewer(&key, &tx.moment).holder(tx.queue);
                 let recheck = shared.viewer(&key, &tx.moment).recheck(tx.queue, attempt);
                 let from = tx.moment.clock;
                 match answer {
-                    Answer::Granted(token) => {
-                        let mut grant = Grant::proved(attempt, token, ttl, from);
+                    Answer::Granted { token, floor } => {
+                        let mut grant = Grant::proved(attempt, token, ttl, from).with_floor(floor);
                         grant.as_of = tx.next_as_of;
                         Enqueued::Granted(grant)
                     }
@@ -248,14 +255,40 @@ impl<S: BlobStore> Backend for Cas<S> {
             .await
             .map_err(|error| self.shared.explain(error, &name))?;
         if done.value == Removed::Absent {
-            // An earlier try may have removed the entry without waking the next holder.
-            match done.state.queue.holder().map(|entry| entry.client) {
-                Some(client) if client == shared.context.client => shared.recheck(&name).await,
-                Some(client) => shared.store.wake(client, &key).await,
-                None => {}
+            // An earlier try may have removed the entry without waking the next holders.
+            let holders = done.state.queue.holders().map(|entry| entry.client);
+            let clients: BTreeSet<_> = holders.collect();
+            for client in clients {
+                if client == shared.context.client {
+                    shared.recheck(&name).await;
+                } else {
+                    shared.store.wake(client, &key).await;
+                }
             }
         }
         Ok(done.value)
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        let shared = &*self.shared;
+        let Downgrade {
+            name,
+            attempt,
+            ttl,
+            token,
+        } = request;
+        let key = shared.key(&name);
+        let done = shared
+            .transact(&key, Contention::of_entry(ttl, true), |tx| {
+                match tx.on(Event::Downgrade { attempt, token }) {
+                    Answer::Granted { .. } => Downgraded::Shared,
+                    Answer::Gone(reason) => Downgraded::Gone(reason),
+                    _ => Downgraded::Gone(LossReason::Displaced),
+                }
+            })
+            .await;
+        done.map(|done| done.value)
+            .map_err(|error| shared.explain(error, &name))
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
@@ -270,9 +303,9 @@ impl<S: BlobStore> Backend for Cas<S> {
         // another clock stamped would be shown until a client enqueues.
         shared.observed.observe(&key, &state.queue, moment.clock);
         let viewer = shared.viewer(&key, &moment);
-        Ok(LockState::new(
+        Ok(LockState::with_holders(
             name.clone(),
-            viewer.holder(&state.queue),
+            viewer.holders(&state.queue),
             viewer.waiters(&state.queue),
         ))
     }
@@ -295,8 +328,9 @@ impl<S: BlobStore> Backend for Cas<S> {
             match self.inspect(&name).await {
                 Ok(state) if state.holder.is_none() && state.queue.is_empty() => {}
                 Ok(state) => {
-                    let waiters = state.queue.len() as u64;
-                    locks.push(Listed::new(name, state.holder, waiters));
+                    let (holders, waiters) = (state.holders().count(), state.queue.len());
+                    let listed = Listed::new(name, state.holder, waiters as u64);
+                    locks.push(listed.with_holders(holders as u64));
                 }
                 // An unreadable lock must not hide the other locks. If the whole store cannot be
                 // read, listing the names has failed before.
@@ -451,9 +485,9 @@ fn renew_one<S: BlobStore>(
     let ttl = entry.map_or(renewal.ttl, |entry| entry.ttl);
     let from = tx.moment.clock;
     match tx.on(Event::Renew { attempt }) {
-        Answer::Granted(_) if renewal.token.is_some() => Renewed::Proved { from },
-        Answer::Granted(token) => {
-            let mut grant = Grant::proved(attempt, token, ttl, from);
+        Answer::Granted { .. } if renewal.token.is_some() => Renewed::Proved { from },
+        Answer::Granted { token, floor } => {
+            let mut grant = Grant::proved(attempt, token, ttl, from).with_floor(floor);
             grant.as_of = tx.next_as_of;
             Renewed::Granted(grant)
         }
@@ -472,7 +506,7 @@ fn renew_one<S: BlobStore>(
 }
 
 /// Returns the answer to a waiter whose entry does not need a refresh: it is less than a sixth of
-/// its TTL old, and the holder has not expired. Polling therefore costs reads, not writes.
+/// its TTL old, and nothing that blocks others has expired. Polling therefore costs reads, not writes.
 fn answer_without_write<S: BlobStore>(
     shared: &Shared<S>,
     key: &Key,
@@ -480,8 +514,7 @@ fn answer_without_write<S: BlobStore>(
     renewal: &Renewal,
 ) -> Option<Renewed> {
     let mut entries = tx.queue.entries();
-    let front = tx.queue.entries().next()?;
-    if front.has_lapsed(&tx.moment.now) {
+    if tx.queue.has_lapsed_entries(&tx.moment.now) {
         return None;
     }
     let ahead = entries.position(|entry| entry.attempt == renewal.attempt)?;

@@ -385,7 +385,9 @@ impl<S: BlobStore> Shared<S> {
             return;
         }
         // The core counts the grant from the last answered report (D4).
-        let grant = Grant::pushed(attempt, record.token, entry.ttl, state.as_of());
+        let floor = state.queue.floor().unwrap_or(record.token);
+        let grant =
+            Grant::pushed(attempt, record.token, entry.ttl, state.as_of()).with_floor(floor);
         self.context.events.send(BackendEvent::Granted(grant));
     }
 

@@ -18,12 +18,21 @@ pub(super) struct Viewer<'a> {
 }
 
 impl Viewer<'_> {
-    /// Returns the holder, unless its grant has expired.
+    /// Returns the holder. If several hold the lock, the one that was granted it first.
     pub(super) fn holder(&self, queue: &Queue) -> Option<Holder> {
-        let entry = queue.holder().filter(|entry| self.is_live(entry))?;
-        let mut holder = entry.to_holder(&self.moment.now);
-        holder.owner = Some(owner(entry));
-        Some(holder.with_expires_in(self.expires_in(entry)))
+        self.holders(queue).next()
+    }
+
+    /// Returns the holders whose grants have not expired.
+    pub(super) fn holders(&self, queue: &Queue) -> impl Iterator<Item = Holder> {
+        queue
+            .holders()
+            .filter(|entry| self.is_live(entry))
+            .map(|entry| {
+                let mut holder = entry.to_holder(&self.moment.now);
+                holder.owner = Some(owner(entry));
+                holder.with_expires_in(self.expires_in(entry))
+            })
     }
 
     /// Returns the waiters that have not expired, in order.
@@ -37,15 +46,15 @@ impl Viewer<'_> {
                     Some(owner(entry)),
                     wall(entry.enqueued_at_us),
                 )
+                .with_mode(entry.mode)
             })
             .collect()
     }
 
-    /// Returns the time after which an attempt should report again, because its predecessor expires
-    /// then unless it renews.
+    /// Returns the time after which an attempt should report again, because an entry that keeps it from
+    /// the lock expires then unless it is renewed.
     pub(super) fn recheck(&self, queue: &Queue, attempt: AttemptId) -> Option<Duration> {
-        let ahead = queue.predecessor(attempt, |entry| self.is_live(entry))?;
-        self.expires_in(ahead)
+        queue.recheck_by(attempt, |entry| self.expires_in(entry))
     }
 
     fn is_live(&self, entry: &Entry) -> bool {

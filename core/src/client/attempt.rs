@@ -8,7 +8,9 @@ use std::{
 use tokio::sync::{Notify, futures::Notified};
 
 use super::{
-    attempt_state::{AttemptState, Stage, apply_gone, apply_grant, apply_push, apply_suspect},
+    attempt_state::{
+        AttemptState, Stage, apply_gone, apply_grant, apply_push, apply_suspect, granted,
+    },
     releaser::Release,
 };
 use crate::{
@@ -17,6 +19,7 @@ use crate::{
     id::AttemptId,
     lease::{DriftBounds, Input, Lease, Phase, WaiterLease},
     loss::LossReason,
+    mode::Mode,
     name::LockName,
     request::{Enqueue, Grant, Renewal, Renewed, Waiting},
     token::FencingToken,
@@ -53,7 +56,7 @@ impl Attempt {
             id: request.attempt,
             ttl: request.ttl,
             drift_bounds,
-            state: Mutex::new(AttemptState::new()),
+            state: Mutex::new(AttemptState::new(request.mode)),
             changed: Notify::new(),
         }
     }
@@ -84,10 +87,7 @@ impl Attempt {
             if let Some(reason) = lost {
                 lease.on(Input::Gone(reason), now);
             }
-            state.stage = Stage::Granted {
-                lease,
-                token: grant.token,
-            };
+            state.stage = granted(lease, grant);
         })
     }
 
@@ -163,7 +163,7 @@ impl Attempt {
         let mut due = None;
         self.update(now, |state, _| {
             let token = match &mut state.stage {
-                Stage::Granted { lease, token }
+                Stage::Granted { lease, token, .. }
                     if lease.phase().is_live() && lease.next_renewal() <= horizon =>
                 {
                     lease.on(Input::Sent, now);
@@ -183,6 +183,7 @@ impl Attempt {
                 as_holder: token.is_some(),
             };
             let renewal = Renewal::new(self.name.clone(), self.id, self.ttl, token);
+            let renewal = renewal.with_mode(state.mode);
             due = Some((renewal, in_flight));
         });
         due
@@ -368,6 +369,16 @@ impl Attempt {
         }
     }
 
+    /// Returns the mode in which the attempt holds or waits.
+    pub(crate) fn mode(&self) -> Mode {
+        self.lock().mode
+    }
+
+    /// Marks that the grant is shared, before the downgrade is sent (M4).
+    pub(crate) fn mark_shared(&self) {
+        self.lock().mode = Mode::Shared;
+    }
+
     /// Returns the number of renewals that were handed to the driver so far.
     pub(crate) fn renewals_sent(&self) -> u64 {
         self.lock().sent
@@ -391,7 +402,7 @@ impl Attempt {
     /// Returns token and lease, if the attempt was granted.
     pub(crate) fn grant(&self) -> Option<(FencingToken, Lease)> {
         match &self.lock().stage {
-            Stage::Granted { lease, token } => Some((*token, lease.clone())),
+            Stage::Granted { lease, token, .. } => Some((*token, lease.clone())),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     lease::{DriftBounds, Input, Lease, Phase, WaiterLease},
     loss::LossReason,
+    mode::Mode,
     request::{Grant, Waiting},
     token::FencingToken,
 };
@@ -13,6 +14,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct AttemptState {
     pub(super) stage: Stage,
+    /// The mode in which the attempt holds or waits: shared once a downgrade may have been sent.
+    pub(super) mode: Mode,
     /// Number of renewals that were handed to the driver and are not answered.
     pub(super) in_flight: u32,
     /// Number of renewals that were handed to the driver, in total.
@@ -49,19 +52,25 @@ pub(crate) enum Stage {
         answer: Box<Waiting>,
     },
     /// Granted. The lease tracks the state of the grant.
-    Granted { lease: Lease, token: FencingToken },
+    Granted {
+        lease: Lease,
+        token: FencingToken,
+        /// The lowest token among the grants that were alive with this one.
+        floor: FencingToken,
+    },
     /// The waiter's entry is gone, or the acquire no longer waits.
     Ended(LossReason),
 }
 
 impl AttemptState {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(mode: Mode) -> Self {
         Self {
             stage: Stage::Enqueuing {
                 grant: None,
                 lost: None,
                 recheck: false,
             },
+            mode,
             in_flight: 0,
             sent: 0,
             confirmed: 0,
@@ -121,6 +130,16 @@ impl AttemptState {
     }
 }
 
+/// Returns the stage of an attempt that was granted the lock. The floor may come from a message and is
+/// untrusted: a floor above the token would make the resource refuse the grant itself.
+pub(super) fn granted(lease: Lease, grant: &Grant) -> Stage {
+    Stage::Granted {
+        lease,
+        token: grant.token,
+        floor: grant.floor.min(grant.token),
+    }
+}
+
 /// Applies a pushed grant, which counts by the rule of D4.
 pub(super) fn apply_push(
     state: &mut AttemptState,
@@ -139,10 +158,7 @@ pub(super) fn apply_push(
     };
     let lease = Lease::pushed(drift_bounds, grant.ttl, from, now);
     if lease.check(now).is_live() {
-        state.stage = Stage::Granted {
-            lease,
-            token: grant.token,
-        };
+        state.stage = granted(lease, grant);
     } else {
         // The attempt's entry may have expired as well (W4). Ask the store.
         waiter_lease.report_now();
@@ -163,10 +179,7 @@ pub(super) fn apply_grant(
             };
             let lease = Lease::new(drift_bounds, grant.ttl, from);
             if lease.check(now).is_live() {
-                state.stage = Stage::Granted {
-                    lease,
-                    token: grant.token,
-                };
+                state.stage = granted(lease, grant);
             } else {
                 // The proof is too old, which does not show that the entry is gone. Ask the store, after
                 // a pause: the next proof of a shared session may be as old.
@@ -175,7 +188,7 @@ pub(super) fn apply_grant(
         }
         // An attempt has one token (T3). A different token means that the store's state was rolled
         // back.
-        Stage::Granted { lease, token } if *token != grant.token => {
+        Stage::Granted { lease, token, .. } if *token != grant.token => {
             lease.on(Input::Gone(LossReason::Displaced), now);
         }
         Stage::Granted { lease, .. } => {

@@ -15,7 +15,10 @@ use crate::{
     capability::Capabilities,
     error::{Error, ErrorKind},
     name::LockName,
-    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal,
+    },
     token::FencingToken,
 };
 
@@ -136,6 +139,11 @@ impl Backend for OnThread {
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         let ask = |inner: Arc<dyn Backend>| async move { inner.remove(request).await };
         self.run("releasing", ask).await
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        let ask = |inner: Arc<dyn Backend>| async move { inner.downgrade(request).await };
+        self.run("downgrading", ask).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {

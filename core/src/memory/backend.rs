@@ -13,8 +13,8 @@ use crate::{
     name::LockName,
     queue::{Answer, Event},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Page, Remove, Removed, Renewal,
-        Renewed, Waiting,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, Grant, Holder, List, LockState, Page,
+        Remove, Removed, Renewal, Renewed, Waiting,
     },
     token::FencingToken,
 };
@@ -104,9 +104,9 @@ impl MemoryBackend {
             return self.deliver_reply(OPERATION, Renewed::Gone(LossReason::Evicted));
         };
         let answer = match applied.step.answer {
-            Answer::Granted(token) => {
-                Renewed::Granted(Grant::proved(entry.attempt, token, entry.ttl, from))
-            }
+            Answer::Granted { token, floor } => Renewed::Granted(
+                Grant::proved(entry.attempt, token, entry.ttl, from).with_floor(floor),
+            ),
             Answer::Waiting { .. } => {
                 Renewed::Waiting(self.waiting(&entry.name, entry.attempt, from, &applied))
             }
@@ -137,6 +137,7 @@ impl Backend for MemoryBackend {
             owner,
             ttl,
             wait,
+            mode,
         } = request;
         let client = self.context.client;
         let applied = self
@@ -148,11 +149,14 @@ impl Backend for MemoryBackend {
                     owner,
                     ttl,
                     wait,
+                    mode,
                 },
             )
             .ok_or_else(|| unexpected_answer(OPERATION))?;
         let answer = match applied.step.answer {
-            Answer::Granted(token) => Enqueued::Granted(Grant::proved(attempt, token, ttl, from)),
+            Answer::Granted { token, floor } => {
+                Enqueued::Granted(Grant::proved(attempt, token, ttl, from).with_floor(floor))
+            }
             Answer::Waiting { .. } => {
                 Enqueued::Waiting(self.waiting(&name, attempt, from, &applied))
             }
@@ -185,6 +189,20 @@ impl Backend for MemoryBackend {
             Some(Answer::RemovedHolder) => Removed::AsHolder,
             Some(Answer::RemovedWaiter) => Removed::AsWaiter,
             _ => Removed::Absent,
+        };
+        self.deliver_reply(OPERATION, answer)
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        const OPERATION: &str = "downgrading";
+        self.check_reachable(OPERATION).await?;
+        let (attempt, token) = (request.attempt, request.token);
+        let applied = self.apply(&request.name, Event::Downgrade { attempt, token });
+        let answer = match applied.map(|applied| applied.step.answer) {
+            Some(Answer::Granted { .. }) => Downgraded::Shared,
+            Some(Answer::Gone(reason)) => Downgraded::Gone(reason),
+            Some(_) => Downgraded::Gone(LossReason::Displaced),
+            None => Downgraded::Gone(LossReason::Evicted),
         };
         self.deliver_reply(OPERATION, answer)
     }

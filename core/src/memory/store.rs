@@ -19,6 +19,7 @@ use crate::{
     clock::{Clock, SystemClock},
     error::Error,
     id::ClientId,
+    mode::Modes,
     name::{LockName, Namespace},
     queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp, Step},
     request::{Grant, StoreTime},
@@ -194,8 +195,9 @@ impl MemoryStore {
             let client = state.clients.get(&notice.client)?.clone();
             let attempt = notice.attempt;
             let event = match notice.kind {
-                NoticeKind::Granted { token, ttl } => {
-                    BackendEvent::Granted(Grant::pushed(attempt, token, ttl, as_of))
+                NoticeKind::Granted { token, floor, ttl } => {
+                    let grant = Grant::pushed(attempt, token, ttl, as_of);
+                    BackendEvent::Granted(grant.with_floor(floor))
                 }
                 NoticeKind::Lost(reason) => BackendEvent::Lost { attempt, reason },
             };
@@ -272,7 +274,8 @@ impl MemoryStore {
         // constant allow for a repeated report.
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
-    .with_residue(Some(Duration::ZERO));
+    .with_residue(Some(Duration::ZERO))
+    .with_modes(Modes::ALL);
 }
 
 impl Default for MemoryStore {

@@ -1,9 +1,13 @@
-//! The queue of one lock: its holder and its waiters in order.
+//! The queue of one lock: its holders and its waiters in order.
 //!
 //! A pure state machine: it takes an [`Event`] and the time, changes the state, and returns the
 //! outcome ([`Step`]). It has no I/O, no task and no clock. It is the specification of every
 //! backend: the memory backend and the compare-and-swap adapter run it, the scripts of the Redis
 //! backend are tested against it, and the model checker drives it.
+//!
+//! An entry is granted the lock when it is compatible with everything ahead of it (clause M2), so the
+//! granted entries are always a prefix of the queue. [`Occupancy::admits`] alone decides what is
+//! compatible.
 //!
 //! Expiry is detected in two equivalent ways. If the clock that reads the current time also stamped
 //! an entry's last renewal, the state machine itself detects that the TTL has passed. If another
@@ -24,6 +28,7 @@ pub use state::{ClockId, Ended, Ending, Entry, Fenced, GrantRecord, Malformed, N
 use crate::{
     id::{AttemptId, ClientId},
     loss::LossReason,
+    mode::{Mode, Occupancy},
     request::Owner,
     token::FencingToken,
 };
@@ -44,6 +49,16 @@ pub enum Event {
         ttl: Duration,
         /// Whether the attempt stays in the queue if the lock is taken.
         wait: bool,
+        /// What the attempt shares the lock with.
+        mode: Mode,
+    },
+    /// An exclusive holder lets others share the lock with it (M4). Keeps its entry, place and token.
+    /// Can be repeated.
+    Downgrade {
+        /// The attempt of the entry.
+        attempt: AttemptId,
+        /// The token of its grant.
+        token: FencingToken,
     },
     /// A holder renews, or a waiter reports. This never creates or revives an entry (K2, W5).
     Renew {
@@ -91,8 +106,13 @@ pub enum Answer {
     Evicted,
     /// The attempt has no entry.
     Gone(LossReason),
-    /// The attempt holds the lock with this token, and its TTL starts again.
-    Granted(FencingToken),
+    /// The attempt holds the lock, and its TTL starts again.
+    Granted {
+        /// The token of the grant.
+        token: FencingToken,
+        /// The lowest token among the grants that are alive (M3).
+        floor: FencingToken,
+    },
     /// No grant has this token, or the observed entry was renewed or is gone.
     Nothing,
     /// The removed entry held the lock.
@@ -101,7 +121,7 @@ pub enum Answer {
     RemovedWaiter,
     /// The attempt is waiting.
     Waiting {
-        /// Number of entries ahead of it, including the holder.
+        /// Number of entries ahead of it, including the holders.
         ahead: usize,
     },
 }
@@ -122,15 +142,17 @@ pub struct Notice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NoticeKind {
-    /// The attempt became the holder. The grant lasts until its entry would have expired as a
+    /// The attempt became a holder. The grant lasts until its entry would have expired as a
     /// waiter (D4).
     Granted {
         /// The token of the grant.
         token: FencingToken,
+        /// The lowest token among the grants that are alive (M3).
+        floor: FencingToken,
         /// The TTL of the grant.
         ttl: Duration,
     },
-    /// The attempt is no longer the holder.
+    /// The attempt is no longer a holder.
     Lost(LossReason),
 }
 
@@ -149,19 +171,13 @@ pub struct Step {
 impl Queue {
     /// Applies one event at one moment.
     ///
-    /// Lapsed entries at the front are removed first, so that no event can revive them. The first
-    /// live waiter then holds the lock.
+    /// Lapsed entries that keep others from the lock are removed first, so that no event can revive
+    /// them. The live waiters whose turn it is then hold the lock.
     pub fn on(&mut self, event: Event, now: &Now) -> Step {
         let mut notices = Vec::new();
-        let mut changed = self.expire_lapsed(now, &mut notices);
-        if let Some(entry) = self.entries.front_mut()
-            && entry.refreshed.clock == now.stamp.clock
-            && entry.refreshed.at > now.stamp.at
-        {
-            // The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
-            entry.refreshed = now.stamp;
-            changed = true;
-        }
+        let mut changed = self.expire_fences(now);
+        changed |= self.advance(now, None, &mut notices);
+        changed |= self.refresh_future(now);
         let answer = match event {
             Event::Enqueue {
                 attempt,
@@ -169,15 +185,23 @@ impl Queue {
                 owner,
                 ttl,
                 wait,
+                mode,
             } => {
-                let new_entry = NewEntry {
+                let entry = Entry {
                     attempt,
                     client,
                     owner,
                     ttl,
-                    wait,
+                    refreshed: now.stamp,
+                    beat: 0,
+                    enqueued_at_us: now.wall_us,
+                    grant: None,
+                    mode,
                 };
-                self.enqueue(new_entry, now, &mut changed, &mut notices)
+                self.enqueue(entry, wait, now, &mut changed, &mut notices)
+            }
+            Event::Downgrade { attempt, token } => {
+                self.downgrade(attempt, token, now, &mut changed, &mut notices)
             }
             Event::Renew { attempt } => self.renew(attempt, now, &mut changed, &mut notices),
             Event::Remove { attempt, fence } => {
@@ -221,35 +245,21 @@ impl Queue {
 
     fn enqueue(
         &mut self,
-        new_entry: NewEntry,
+        entry: Entry,
+        wait: bool,
         now: &Now,
         changed: &mut bool,
         notices: &mut Vec<Notice>,
     ) -> Answer {
-        let NewEntry {
-            attempt,
-            client,
-            owner,
-            ttl,
-            wait,
-        } = new_entry;
+        let attempt = entry.attempt;
         if self.fenced.iter().any(|fenced| fenced.attempt == attempt) {
             return Answer::Gone(LossReason::Evicted);
         }
         if self.entry(attempt).is_some() {
             return self.renew(attempt, now, changed, notices);
         }
-        self.entries.push_back(Entry {
-            attempt,
-            client,
-            owner,
-            ttl,
-            refreshed: now.stamp,
-            beat: 0,
-            enqueued_at_us: now.wall_us,
-            grant: None,
-        });
-        self.promote(now, Some(attempt), notices);
+        self.entries.push_back(entry);
+        self.advance(now, Some(attempt), notices);
         let answer = self.answer_at(self.entries.len() - 1);
         if matches!(answer, Answer::Waiting { .. }) && !wait {
             self.entries.pop_back();
@@ -281,6 +291,31 @@ impl Queue {
         self.answer_at(index)
     }
 
+    fn downgrade(
+        &mut self,
+        attempt: AttemptId,
+        token: FencingToken,
+        now: &Now,
+        changed: &mut bool,
+        notices: &mut Vec<Notice>,
+    ) -> Answer {
+        let index = self.index(attempt);
+        let Some((index, entry)) =
+            index.and_then(|index| Some((index, self.entries.get_mut(index)?)))
+        else {
+            return Answer::Gone(self.gone_reason(attempt));
+        };
+        if entry.grant.is_none_or(|grant| grant.token != token) {
+            return Answer::Nothing;
+        }
+        if entry.mode.is_exclusive() {
+            entry.mode = Mode::Shared;
+            *changed = true;
+            self.advance(now, None, notices);
+        }
+        self.answer_at(index)
+    }
+
     fn adopt(&mut self, attempt: AttemptId, beat: u64, now: &Now) -> bool {
         let Some(index) = self.index(attempt) else {
             return false;
@@ -309,6 +344,8 @@ impl Queue {
         };
         *changed = true;
         if entry.grant.is_none() {
+            // It may have kept those behind it from joining the holders.
+            self.advance(now, None, notices);
             return Answer::RemovedWaiter;
         }
         self.ended = Some(Ended { attempt, ending });
@@ -324,77 +361,117 @@ impl Queue {
                 kind: NoticeKind::Lost(reason),
             });
         }
-        self.expire_lapsed(now, notices);
-        self.promote(now, None, notices);
+        self.expire_fences(now);
+        self.advance(now, None, notices);
         Answer::RemovedHolder
     }
 
-    /// Removes lapsed entries from the front until the first entry is live, and removes expired
-    /// fences. Lapsed entries further back are removed when they reach the front, or when they
-    /// report.
-    fn expire_lapsed(&mut self, now: &Now, notices: &mut Vec<Notice>) -> bool {
+    fn expire_fences(&mut self, now: &Now) -> bool {
         let fences = self.fenced.len();
         self.fenced.retain(|fenced| !fenced.has_served(now));
-        let mut changed = fences != self.fenced.len();
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.has_lapsed(now))
+        fences != self.fenced.len()
+    }
+
+    /// Goes through the queue in order, up to the first live waiter that something ahead of it blocks:
+    /// removes the entries that have lapsed, and grants the lock to the waiters. Returns whether
+    /// anything changed. `sender` learns of its grant from the answer and needs no notice.
+    ///
+    /// Lapsed entries further back are removed when it is their turn, or when they report.
+    fn advance(&mut self, now: &Now, sender: Option<AttemptId>, notices: &mut Vec<Notice>) -> bool {
+        let mut changed = false;
+        let mut occupancy = Occupancy::Free;
+        let mut index = 0;
+        while occupancy != Occupancy::Exclusive
+            && let Some(entry) = self.entries.get(index)
         {
-            let Some(entry) = self.entries.pop_front() else {
-                break;
-            };
-            changed = true;
-            if entry.grant.is_some() {
-                self.ended = Some(Ended {
-                    attempt: entry.attempt,
-                    ending: Ending::Expired,
-                });
-                notices.push(Notice {
-                    attempt: entry.attempt,
-                    client: entry.client,
-                    kind: NoticeKind::Lost(LossReason::Expired),
-                });
+            if entry.has_lapsed(now) {
+                self.expire_at(index, notices);
+                changed = true;
+                continue;
             }
-        }
-        if changed {
-            self.promote(now, None, notices);
+            let mode = entry.mode;
+            if entry.grant.is_none() {
+                if !occupancy.admits(mode) {
+                    break;
+                }
+                self.grant_at(index, now, sender, notices);
+                changed = true;
+            }
+            occupancy.add(mode);
+            index += 1;
         }
         changed
     }
 
-    /// Grants the lock, in order, to every waiter that no entry ahead of it blocks. `sender` learns
-    /// of its grant from the answer and needs no notice.
-    fn promote(&mut self, now: &Now, sender: Option<AttemptId>, notices: &mut Vec<Notice>) {
-        for index in 0..self.entries.len() {
-            if self.entries[index].grant.is_some() {
-                continue;
+    fn expire_at(&mut self, index: usize, notices: &mut Vec<Notice>) {
+        let Some(entry) = self.entries.remove(index) else {
+            return;
+        };
+        if entry.grant.is_none() {
+            return;
+        }
+        self.ended = Some(Ended {
+            attempt: entry.attempt,
+            ending: Ending::Expired,
+        });
+        notices.push(Notice {
+            attempt: entry.attempt,
+            client: entry.client,
+            kind: NoticeKind::Lost(LossReason::Expired),
+        });
+    }
+
+    fn grant_at(
+        &mut self,
+        index: usize,
+        now: &Now,
+        sender: Option<AttemptId>,
+        notices: &mut Vec<Notice>,
+    ) {
+        let token = self.next_token(now);
+        let floor = self.floor().unwrap_or(token);
+        let entry = &mut self.entries[index];
+        entry.grant = Some(GrantRecord {
+            token,
+            granted_at_us: now.wall_us,
+        });
+        if sender != Some(entry.attempt) {
+            notices.push(Notice {
+                attempt: entry.attempt,
+                client: entry.client,
+                kind: NoticeKind::Granted {
+                    token,
+                    floor,
+                    ttl: entry.ttl,
+                },
+            });
+        }
+    }
+
+    /// Makes entries that keep others from the lock count from now if the clock was set back behind
+    /// their last renewal, so that a dead one is succeeded in time. Returns whether there was one.
+    fn refresh_future(&mut self, now: &Now) -> bool {
+        let mut changed = false;
+        for entry in &mut self.entries {
+            let stamp = entry.refreshed;
+            if stamp.clock == now.stamp.clock && stamp.at > now.stamp.at {
+                entry.refreshed = now.stamp;
+                changed = true;
             }
-            if (0..index).any(|ahead| blocks(&self.entries[ahead], &self.entries[index])) {
+            // Behind an exclusive holder, no waiter blocks anybody. Behind the others, the first waiter does.
+            if entry.grant.is_none() || entry.mode.is_exclusive() {
                 break;
             }
-            let token = self.next_token(now);
-            let entry = &mut self.entries[index];
-            entry.grant = Some(GrantRecord {
-                token,
-                granted_at_us: now.wall_us,
-            });
-            if sender != Some(entry.attempt) {
-                notices.push(Notice {
-                    attempt: entry.attempt,
-                    client: entry.client,
-                    kind: NoticeKind::Granted {
-                        token,
-                        ttl: entry.ttl,
-                    },
-                });
-            }
         }
+        changed
     }
 
     fn answer_at(&self, index: usize) -> Answer {
         match self.entries[index].grant {
-            Some(grant) => Answer::Granted(grant.token),
+            Some(GrantRecord { token, .. }) => Answer::Granted {
+                token,
+                floor: self.floor().unwrap_or(token),
+            },
             None => Answer::Waiting { ahead: index },
         }
     }
@@ -406,24 +483,12 @@ impl Queue {
                 ending: Ending::Expired,
             }) if ended == attempt => LossReason::Expired,
             Some(Ended { attempt: ended, .. }) if ended == attempt => LossReason::Evicted,
-            _ if self.holder().is_some() => LossReason::Displaced,
-            _ => LossReason::Evicted,
+            _ => match self.holder() {
+                Some(holder) if holder.mode.is_exclusive() => LossReason::Displaced,
+                // Nobody displaced it, and an eviction is rare.
+                Some(_) => LossReason::Expired,
+                None => LossReason::Evicted,
+            },
         }
     }
-}
-
-struct NewEntry {
-    attempt: AttemptId,
-    client: ClientId,
-    owner: Owner,
-    ttl: Duration,
-    wait: bool,
-}
-
-/// Returns whether an entry blocks one behind it from the lock.
-///
-/// Only this function decides that. Shared and counted grants will depend on what the two entries
-/// request (ADR 0002). As long as all grants are exclusive, every entry ahead blocks.
-fn blocks(_ahead: &Entry, _behind: &Entry) -> bool {
-    true
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     id::{AttemptId, ClientId},
+    mode::{Mode, Occupancy},
     request::Owner,
     token::FencingToken,
 };
@@ -126,6 +127,10 @@ pub struct Entry {
     pub enqueued_at_us: u64,
     /// The grant, if the entry holds the lock.
     pub grant: Option<GrantRecord>,
+    /// What the attempt shares the lock with. Not written if it is exclusive, so that clients without
+    /// modes read the state of exclusive locks (S3).
+    #[serde(default, skip_serializing_if = "Mode::is_exclusive")]
+    pub mode: Mode,
 }
 
 impl Entry {
@@ -264,13 +269,47 @@ impl Queue {
         }
     }
 
-    /// Returns the entry that holds the lock.
+    /// Returns the entry that holds the lock. If several hold it, the one that was granted it first.
     #[must_use]
     pub fn holder(&self) -> Option<&Entry> {
-        self.entries.front().filter(|entry| entry.grant.is_some())
+        self.holders().next()
     }
 
-    /// Returns all entries: first the holder, then the waiters in order.
+    /// Returns the entries that hold the lock, in the order of their grants.
+    pub fn holders(&self) -> impl Iterator<Item = &Entry> {
+        self.entries
+            .iter()
+            .take_while(|entry| entry.grant.is_some())
+    }
+
+    /// Returns the lowest token among the grants (clause M3); `None` if there is none.
+    #[must_use]
+    pub fn floor(&self) -> Option<FencingToken> {
+        // Tokens rise in the order of the queue.
+        Some(self.holder()?.grant?.token)
+    }
+
+    /// Returns whether every entry is exclusive, so that clients without modes can read the state.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.entries.iter().all(|entry| entry.mode.is_exclusive())
+    }
+
+    /// Returns whether an event at `now` would remove entries that have lapsed.
+    #[must_use]
+    pub fn has_lapsed_entries(&self, now: &Now) -> bool {
+        let blocking = self.holders().count()
+            + usize::from(
+                self.holder()
+                    .is_some_and(|holder| !holder.mode.is_exclusive()),
+            );
+        self.entries
+            .iter()
+            .take(blocking)
+            .any(|entry| entry.has_lapsed(now))
+    }
+
+    /// Returns all entries: first the holders, then the waiters in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator {
         self.entries.iter()
     }
@@ -316,18 +355,43 @@ impl Queue {
         if attempts.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Malformed("an attempt has two entries"));
         }
-        for (index, entry) in self.entries.iter().enumerate() {
-            match entry.grant {
-                Some(_) if index > 0 => return Err(Malformed("two entries hold the lock")),
-                Some(grant) if grant.token.get() > self.last_token => {
-                    return Err(Malformed(
-                        "the holder's token is greater than the last granted one",
-                    ));
-                }
-                None if index == 0 => {
-                    return Err(Malformed("entries wait but no entry holds the lock"));
-                }
-                _ => {}
+        let mut occupancy = Occupancy::Free;
+        let mut token = FencingToken::new(0);
+        let mut waiting = self.entries.iter();
+        let mut first_waiter = None;
+        for entry in waiting.by_ref() {
+            if !entry.mode.is_valid() {
+                return Err(Malformed("its number of permits is out of range"));
+            }
+            let Some(grant) = entry.grant else {
+                first_waiter = Some(entry);
+                break;
+            };
+            if !occupancy.admits(entry.mode) {
+                return Err(Malformed(
+                    "two entries hold the lock that exclude each other",
+                ));
+            }
+            occupancy.add(entry.mode);
+            if grant.token.get() > self.last_token {
+                return Err(Malformed(
+                    "the holder's token is greater than the last granted one",
+                ));
+            }
+            if grant.token <= token {
+                return Err(Malformed("the tokens of the holders do not rise"));
+            }
+            token = grant.token;
+        }
+        if first_waiter.is_some_and(|entry| occupancy.admits(entry.mode)) {
+            return Err(Malformed("an entry waits although nothing blocks it"));
+        }
+        for entry in waiting {
+            if !entry.mode.is_valid() {
+                return Err(Malformed("its number of permits is out of range"));
+            }
+            if entry.grant.is_some() {
+                return Err(Malformed("an entry holds the lock behind one that waits"));
             }
         }
         Ok(())
@@ -340,9 +404,7 @@ impl Queue {
     }
 
     pub(super) fn granted(&self, token: FencingToken) -> Option<AttemptId> {
-        self.entries
-            .iter()
-            .take_while(|entry| entry.grant.is_some())
+        self.holders()
             .find(|entry| entry.grant.is_some_and(|grant| grant.token == token))
             .map(|entry| entry.attempt)
     }

@@ -117,7 +117,7 @@ impl World {
                 };
                 let as_of = self.as_of();
                 let reply = match answer {
-                    Answer::Granted(token) => Reply::Granted { token: token.get() },
+                    Answer::Granted { token, .. } => Reply::Granted { token: token.get() },
                     Answer::Waiting { .. } => Reply::Waiting { as_of },
                     _ => Reply::Gone,
                 };
@@ -137,6 +137,7 @@ impl World {
             owner: Owner::default(),
             ttl: bounds.ttl(),
             wait: true,
+            mode: tenure_core::mode::Mode::Exclusive,
         };
         let answer = self.take(enqueue).answer;
         self.met_fence |= fresh && matches!(answer, Answer::Gone(_));

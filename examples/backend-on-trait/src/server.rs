@@ -12,6 +12,7 @@ use std::{
 use tenure::{
     clock::{Clock, SystemClock},
     id::ClientId,
+    mode::Mode,
     queue::{Answer, ClockId, Event, Notice, NoticeKind, Now, Queue, Stamp},
 };
 use tokio::{
@@ -116,6 +117,8 @@ impl Store {
                 owner,
                 ttl,
                 wait,
+                // This plugin offers exclusive locks alone.
+                mode: Mode::Exclusive,
             },
             Operation::Renew { attempt } => Event::Renew { attempt },
             Operation::Remove { attempt, fence } => Event::Remove { attempt, fence },
@@ -146,7 +149,7 @@ impl Store {
             Answer::Busy => Outcome::Busy,
             Answer::Evicted => Outcome::Evicted,
             Answer::Gone(reason) => Outcome::Gone(reason),
-            Answer::Granted(token) => Outcome::Granted(token),
+            Answer::Granted { token, .. } => Outcome::Granted(token),
             Answer::RemovedHolder => Outcome::RemovedHolder,
             Answer::RemovedWaiter => Outcome::RemovedWaiter,
             Answer::Waiting { ahead } => Outcome::Waiting(u64::try_from(ahead).unwrap_or(u64::MAX)),
@@ -166,7 +169,7 @@ impl Store {
     fn send_notice(&self, notice: &Notice) {
         let attempt = notice.attempt;
         let message = match notice.kind {
-            NoticeKind::Granted { token, ttl } => ServerMessage::Granted {
+            NoticeKind::Granted { token, ttl, .. } => ServerMessage::Granted {
                 attempt,
                 token,
                 ttl,

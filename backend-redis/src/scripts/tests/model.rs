@@ -348,6 +348,7 @@ fn event(op: &Op, token: u64) -> Option<Event> {
             owner: owner(index),
             ttl: ttl(index),
             wait,
+            mode: tenure_core::mode::Mode::Exclusive,
         },
         Op::Renew(index) | Op::Report(index) => Event::Renew {
             attempt: attempt(index),
@@ -400,7 +401,7 @@ fn expected_reply(op: &Op, answer: Answer, recheck: Option<Duration>) -> (String
         Answer::Evicted => ("evicted", vec![]),
         Answer::Gone(_) if matches!(op, Op::Remove(..)) => ("absent", vec![]),
         Answer::Gone(reason) => ("gone", vec![reason.as_str().to_owned()]),
-        Answer::Granted(token) => ("granted", vec![token.to_string()]),
+        Answer::Granted { token, .. } => ("granted", vec![token.to_string()]),
         Answer::Nothing => ("not held", vec![]),
         Answer::RemovedHolder => ("holder", vec![]),
         Answer::RemovedWaiter => ("waiter", vec![]),
@@ -437,7 +438,7 @@ fn messages_match(received: &[BackendEvent], notices: &[Notice]) -> bool {
             .iter()
             .zip(notices)
             .all(|(received, notice)| match (received, notice.kind) {
-                (BackendEvent::Granted(grant), NoticeKind::Granted { token, ttl }) => {
+                (BackendEvent::Granted(grant), NoticeKind::Granted { token, ttl, .. }) => {
                     (grant.attempt, grant.token, grant.ttl) == (notice.attempt, token, ttl)
                 }
                 (BackendEvent::Lost { attempt, reason }, NoticeKind::Lost(expected_reason)) => {

@@ -10,6 +10,7 @@ struct Row {
     seen: (ClockId, u64),
     beat: u64,
     token: u64,
+    mode: Mode,
 }
 
 #[derive(Default)]
@@ -18,6 +19,26 @@ pub(super) struct Naive {
     high: u64,
     fences: BTreeMap<u128, (ClockId, u64, u64, u64)>,
     last_ended: Option<(u128, &'static str)>,
+}
+
+/// Whether an entry of this mode may hold the lock beside all those ahead.
+fn fits(ahead: &[Row], mode: Mode) -> bool {
+    let taken = |of| {
+        let permits = ahead.iter().map(|row| match row.mode {
+            Mode::Permits { take, of: other } if other == of => Some(u64::from(take)),
+            _ => None,
+        });
+        permits.sum::<Option<u64>>()
+    };
+    // Nobody ahead may wait.
+    ahead.iter().all(|row| row.token > 0)
+        && match mode {
+            Mode::Exclusive => ahead.is_empty(),
+            Mode::Shared => ahead.iter().all(|row| row.mode == Mode::Shared),
+            Mode::Permits { take, of } => {
+                taken(of).is_some_and(|taken| taken + u64::from(take) <= u64::from(of))
+            }
+        }
 }
 
 fn micros(span: Duration) -> u64 {
@@ -33,13 +54,29 @@ impl Naive {
         let dead = |row: &Row| {
             row.seen.0 == now.stamp.clock && row.seen.1 + row.ttl <= micros(now.stamp.at)
         };
-        while let Some(first) = self.rows.first().cloned().filter(dead) {
-            self.drop_row(first.who, "expired", told);
-        }
-        if let Some(first) = self.rows.first_mut().filter(|first| first.token == 0) {
-            self.high = (self.high + 1).max(now.token_floor);
-            first.token = self.high;
-            told.push(format!("{} granted {}", first.who, first.token));
+        let mut at = 0;
+        while at < self.rows.len()
+            && !self.rows[..at]
+                .iter()
+                .any(|row| row.mode == Mode::Exclusive)
+        {
+            let row = self.rows[at].clone();
+            if dead(&row) {
+                self.drop_row(row.who, "expired", told);
+                continue;
+            }
+            if row.token == 0 {
+                if !fits(&self.rows[..at], row.mode) {
+                    break;
+                }
+                self.high = (self.high + 1).max(now.token_floor);
+                self.rows[at].token = self.high;
+                told.push(format!(
+                    "{} granted {} above {}",
+                    row.who, self.high, self.rows[0].token
+                ));
+            }
+            at += 1;
         }
     }
 
@@ -60,7 +97,8 @@ impl Naive {
             Some((ended, "expired")) if ended == who => "expired",
             Some((ended, _)) if ended == who => "evicted",
             _ if self.rows.is_empty() => "evicted",
-            _ => "displaced",
+            _ if self.rows[0].mode == Mode::Exclusive => "displaced",
+            _ => "expired",
         };
         format!("gone {why}")
     }
@@ -83,7 +121,7 @@ impl Naive {
         let at = self.rows.iter().position(|row| row.who == who).unwrap();
         match self.rows[at].token {
             0 => format!("waiting {at}"),
-            token => format!("granted {token}"),
+            token => format!("granted {token} above {}", self.rows[0].token),
         }
     }
 
@@ -105,14 +143,18 @@ impl Naive {
         };
         let answer = match event {
             Event::Enqueue {
-                attempt, ttl, wait, ..
+                attempt,
+                ttl,
+                wait,
+                mode,
+                ..
             } => {
                 let who = attempt.as_u128();
                 if self.fences.contains_key(&who) {
                     "gone evicted".to_owned()
                 } else if self.rows.iter().any(|row| row.who == who) {
                     self.touch(who, now, &mut told)
-                } else if *wait || self.rows.is_empty() {
+                } else if *wait || fits(&self.rows, *mode) {
                     let ttl = micros(*ttl);
                     self.rows.push(Row {
                         who,
@@ -120,6 +162,7 @@ impl Naive {
                         seen: (clock, at),
                         beat: 0,
                         token: 0,
+                        mode: *mode,
                     });
                     // The sender learns of its own grant from the answer.
                     self.tidy(now, &mut Vec::new());
@@ -138,11 +181,8 @@ impl Naive {
                 ended(held).unwrap_or_else(|| self.gone(who))
             }
             Event::Evict { token } => {
-                let hit = self
-                    .rows
-                    .first()
-                    .filter(|row| row.token == token.get())
-                    .cloned();
+                let hit = self.rows.iter().find(|row| row.token == token.get());
+                let hit = hit.filter(|row| row.token > 0).cloned();
                 hit.map_or_else(
                     || "nothing".to_owned(),
                     |row| {
@@ -150,6 +190,19 @@ impl Naive {
                         "evicted".to_owned()
                     },
                 )
+            }
+            Event::Downgrade { attempt, token } => {
+                let who = attempt.as_u128();
+                match self.rows.iter_mut().find(|row| row.who == who) {
+                    None => self.gone(who),
+                    Some(row) if row.token == 0 || row.token != token.get() => "nothing".to_owned(),
+                    Some(row) => {
+                        if row.mode == Mode::Exclusive {
+                            row.mode = Mode::Shared;
+                        }
+                        self.place(who)
+                    }
+                }
             }
             Event::Adopt { attempt, beat } => {
                 let who = attempt.as_u128();
@@ -192,7 +245,7 @@ pub(super) fn show(answer: &Answer) -> String {
         Answer::Busy => "busy".to_owned(),
         Answer::Evicted => "evicted".to_owned(),
         Answer::Gone(reason) => format!("gone {}", reason.as_str()),
-        Answer::Granted(token) => format!("granted {token}"),
+        Answer::Granted { token, floor } => format!("granted {token} above {floor}"),
         Answer::Nothing => "nothing".to_owned(),
         Answer::RemovedHolder => "removed holder".to_owned(),
         Answer::RemovedWaiter => "removed waiter".to_owned(),
@@ -203,7 +256,7 @@ pub(super) fn show(answer: &Answer) -> String {
 pub(super) fn show_notice(notice: &Notice) -> String {
     let who = notice.attempt.as_u128();
     match notice.kind {
-        NoticeKind::Granted { token, .. } => format!("{who} granted {token}"),
+        NoticeKind::Granted { token, floor, .. } => format!("{who} granted {token} above {floor}"),
         NoticeKind::Lost(reason) => format!("{who} lost {}", reason.as_str()),
     }
 }
