@@ -132,6 +132,22 @@ impl CaseContext {
         }
     }
 
+    /// Ignores the case unless the backend has shared locks.
+    pub(crate) fn need_shared(&self) -> Result<(), Stop> {
+        if self.capabilities.modes.shared {
+            return Ok(());
+        }
+        Err(Stop::Ignored(Need::Shared))
+    }
+
+    /// Ignores the case unless the backend has permits.
+    pub(crate) fn need_permits(&self) -> Result<(), Stop> {
+        if self.capabilities.modes.permits {
+            return Ok(());
+        }
+        Err(Stop::Ignored(Need::Permits))
+    }
+
     /// Ignores the case unless the renewal of one lock can stop while its client lives.
     pub(crate) fn need_own_ttl(&self) -> Result<(), Stop> {
         match self.capabilities.ttl.scope {

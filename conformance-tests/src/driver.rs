@@ -12,8 +12,12 @@ use tenure_core::{
     clock::{Clock, Instant, SystemClock},
     error::Error,
     id::{AttemptId, ClientId},
+    mode::Mode,
     name::{LockName, Namespace},
-    request::{Enqueue, Enqueued, Grant, LockState, Owner, Remove, Removed, Renewal, Renewed},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Grant, LockState, Owner, Remove, Removed,
+        Renewal, Renewed,
+    },
     token::FencingToken,
 };
 use tokio::sync::{Notify, futures::Notified};
@@ -86,14 +90,37 @@ impl Driver {
         ttl: Duration,
         wait: bool,
     ) -> Result<Enqueued, Error> {
+        self.enqueue_in(name, attempt, ttl, wait, Mode::Exclusive)
+            .await
+    }
+
+    pub(crate) async fn enqueue_in(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        ttl: Duration,
+        wait: bool,
+        mode: Mode,
+    ) -> Result<Enqueued, Error> {
         let owner = Owner::new("conformance", "host", std::process::id());
-        let request = Enqueue::new(name.clone(), attempt, owner, ttl, wait);
+        let request = Enqueue::new(name.clone(), attempt, owner, ttl, wait).with_mode(mode);
         self.timed(self.backend.enqueue(request)).await
     }
 
     /// Acquires a free lock.
     pub(crate) async fn hold(&self, name: &LockName, ttl: Duration) -> Result<Grant, Stop> {
-        match self.enqueue(name, AttemptId::random()?, ttl, false).await? {
+        self.hold_in(name, ttl, Mode::Exclusive).await
+    }
+
+    /// Acquires a lock that admits the mode.
+    pub(crate) async fn hold_in(
+        &self,
+        name: &LockName,
+        ttl: Duration,
+        mode: Mode,
+    ) -> Result<Grant, Stop> {
+        let attempt = AttemptId::random()?;
+        match self.enqueue_in(name, attempt, ttl, false, mode).await? {
             Enqueued::Granted(grant) => Ok(grant),
             other => {
                 Err(Failure::new(None, format!("a free lock was not granted: {other:?}")).into())
@@ -103,8 +130,18 @@ impl Driver {
 
     /// Enters the queue of a taken lock.
     pub(crate) async fn wait_for(&self, name: &LockName, ttl: Duration) -> Result<AttemptId, Stop> {
+        self.wait_in(name, ttl, Mode::Exclusive).await
+    }
+
+    /// Enters the queue of a lock that does not admit the mode.
+    pub(crate) async fn wait_in(
+        &self,
+        name: &LockName,
+        ttl: Duration,
+        mode: Mode,
+    ) -> Result<AttemptId, Stop> {
         let attempt = AttemptId::random()?;
-        match self.enqueue(name, attempt, ttl, true).await? {
+        match self.enqueue_in(name, attempt, ttl, true, mode).await? {
             Enqueued::Waiting(_) => Ok(attempt),
             other => Err(Failure::new(
                 None,
@@ -138,7 +175,19 @@ impl Driver {
         ttl: Duration,
         token: Option<FencingToken>,
     ) -> Result<Renewed, Stop> {
-        let entries = vec![Renewal::new(name.clone(), attempt, ttl, token)];
+        self.renew_in(name, attempt, ttl, token, Mode::Exclusive)
+            .await
+    }
+
+    pub(crate) async fn renew_in(
+        &self,
+        name: &LockName,
+        attempt: AttemptId,
+        ttl: Duration,
+        token: Option<FencingToken>,
+        mode: Mode,
+    ) -> Result<Renewed, Stop> {
+        let entries = vec![Renewal::new(name.clone(), attempt, ttl, token).with_mode(mode)];
         let sent = Arc::new(Mutex::new(Vec::new()));
         let answers = RenewalAnswers::new({
             let sent = Arc::clone(&sent);
@@ -155,6 +204,16 @@ impl Driver {
             )
             .into()),
         }
+    }
+
+    pub(crate) async fn downgrade(
+        &self,
+        name: &LockName,
+        grant: &Grant,
+        ttl: Duration,
+    ) -> Result<Downgraded, Error> {
+        let request = Downgrade::new(name.clone(), grant.attempt, ttl, grant.token);
+        self.timed(self.backend.downgrade(request)).await
     }
 
     pub(crate) async fn remove(

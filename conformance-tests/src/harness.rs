@@ -46,7 +46,8 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Returns the cases that do not apply here: pairs of a case id and a reason. `faults::*` stands for
     /// all cases that need a connection on which faults can be injected, and `servers::*` for all cases
-    /// that need servers that can be stopped.
+    /// that need servers that can be stopped. `modes::*` stands for all cases that need shared locks or
+    /// permits.
     /// With `CONFORMANCE_STRICT=1` any other case that does not apply fails.
     fn expected_ignores(&self) -> &[(&'static str, &'static str)] {
         &[]

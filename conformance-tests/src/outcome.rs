@@ -22,6 +22,10 @@ pub enum Need {
     NewerFormat,
     /// There is a capability that the backend lacks.
     Lack,
+    /// The backend has shared locks.
+    Shared,
+    /// The backend has locks with several permits.
+    Permits,
     /// A secret is configured.
     Secrets,
     /// Faults can be injected on the connections to the store ([`Env::faulty`](crate::Env::faulty)).
@@ -48,6 +52,11 @@ impl Need {
         )
     }
 
+    /// Whether the case is about a mode that a backend need not offer.
+    pub(crate) const fn is_about_modes(self) -> bool {
+        matches!(self, Self::Shared | Self::Permits)
+    }
+
     /// Explains why a case does not apply without this property.
     #[must_use]
     pub const fn missing(self) -> &'static str {
@@ -61,6 +70,8 @@ impl Need {
             Self::Corrupt => "the harness cannot corrupt a lock's state",
             Self::NewerFormat => "the harness cannot write state of a newer format",
             Self::Lack => "this backend has every capability that can be required",
+            Self::Shared => "this backend has no shared locks",
+            Self::Permits => "this backend has no locks with several permits",
             Self::Secrets => "no secret is configured",
             Self::Faults => "the harness cannot inject faults on connections to the store",
             Self::SeveralServers => "a client of this store has one server",

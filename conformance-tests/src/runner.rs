@@ -85,7 +85,9 @@ pub(crate) fn expected<'a>(case: &Case, harness: &'a dyn Harness) -> Option<&'a 
     let matches_id = |id: &str| match id.strip_suffix('*') {
         // A group stands for its cases with a requirement.
         Some(group) => {
-            let of_group = |need: Need| need == Need::Faults || need.is_about_servers();
+            let of_group = |need: Need| {
+                need == Need::Faults || need.is_about_servers() || need.is_about_modes()
+            };
             case.needs.is_some_and(of_group) && case.id.starts_with(group)
         }
         None => id == case.id,

@@ -174,6 +174,48 @@ macro_rules! __each_case {
                 eviction_needs_the_token [I2]
                     "An eviction removes the grant with the given token, and no other.";
             }
+            modes {
+                readers_share_and_writers_exclude [M1 I1 R2] needs Shared since 3
+                    "Readers hold a lock together, and exclude a writer; a writer excludes everybody; an inspection shows all holders.";
+                permits_are_counted [M1 M6 R2] needs Permits since 3
+                    "Three permits are held in parts and never more than three; the whole lock, and another number of permits, wait for all of them.";
+                mixed_tasks_never_overlap [M1 M3 M4] needs Permits since 3
+                    "Readers, writers that downgrade, and permits of three numbers that compete for one lock never hold it together unless their modes allow it.";
+                readers_do_not_pass_a_waiting_writer [M2 M1] needs Shared since 3
+                    "A reader that comes after a waiting writer holds the lock after it.";
+                readers_do_not_starve_a_writer [M2] needs Shared since 3
+                    "A writer gets its turn while overlapping readers keep coming.";
+                small_requests_do_not_pass_a_large_one [M2 M1] needs Permits since 3
+                    "A request for one free permit waits behind a request for all permits.";
+                one_release_admits_all_whose_turn_it_is [M2 M1 W2] needs Shared since 3
+                    "When a writer leaves, all readers behind it are granted the lock, each by a message, up to the next writer.";
+                last_of_several_wakes_the_next [W2 M1] needs Permits since 3
+                    "A waiter is told of its grant when the last of three holders leaves, in whatever order they leave.";
+                leaving_writer_lets_readers_join [M2 M3] needs Shared since 3
+                    "When a waiting writer leaves, the readers behind it join the reader ahead of it.";
+                dead_reader_delays_by_its_ttl [X3 K2] needs Permits since 3
+                    "The permits of a holder that stops renewing are granted again within the takeover bound and not early, though others hold the rest.";
+                dead_writer_does_not_keep_readers_apart [W1] needs Shared since 3
+                    "A dead writer in the queue keeps readers apart for no longer than its TTL.";
+                renewal_extends_one_of_several [K2 K1] needs Shared since 3
+                    "A reader's renewals keep its own grant, and do not extend that of a silent one.";
+                eviction_names_one_of_several [I2 R1] needs Shared since 3
+                    "An eviction ends the grant with the token, and the grants beside it continue.";
+                floor_is_the_lowest_live_token [M3] needs Shared since 3
+                    "Each reader has its own rising token and a floor, which is the lowest live token and never falls.";
+                downgrade_is_one_step [M4 M2 M3 R1] needs Shared since 3
+                    "A downgraded writer keeps its token, the readers right behind it join, and a queued writer is not overtaken; a repeated downgrade changes nothing.";
+                downgrade_without_an_answer_is_repeated [M4] needs Shared since 3
+                    "A downgrade whose reply is lost, or does not come, is repeated until it is answered.";
+                cancelled_downgrade_releases [M4] needs Shared since 3
+                    "A downgrade that is cancelled releases the lock.";
+                upgrade_is_refused [M5] needs Shared since 3
+                    "An upgrade is refused without a request, and the error says what to do instead.";
+                impossible_permits_are_refused [M6] needs Permits since 3
+                    "A request for no permits, or for more than exist, is refused without a request.";
+                missing_mode_is_refused [M7] since 3
+                    "A mode that the backend does not declare is refused without a request, and can be required by the configuration.";
+            }
             capabilities {
                 make_sense [C1]
                     "The declared capabilities are consistent and do not change between two requests.";
@@ -277,6 +319,7 @@ const CLAUSES: &[(&str, u32)] = &[
     ("I", 2),
     ("C", 3),
     ("S", 3),
+    ("M", 7),
 ];
 
 /// Returns the names of all clauses of the contract.

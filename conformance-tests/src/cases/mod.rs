@@ -7,6 +7,7 @@ pub(crate) mod exclusion;
 pub(crate) mod faults;
 pub(crate) mod inspect_evict;
 pub(crate) mod loss;
+pub(crate) mod modes;
 pub(crate) mod names;
 pub(crate) mod releasing;
 pub(crate) mod renewing;

@@ -9,8 +9,10 @@ use std::{
 
 use tenure_core::{
     backend::{BackendEvent, EventHandler, EventSink},
+    capability::Capabilities,
     clock::{Clock, Instant, SystemClock},
     id::AttemptId,
+    mode::Modes,
     name::{LockName, Namespace},
 };
 
@@ -85,6 +87,8 @@ struct State {
     disturbed: u64,
     /// Neither requests nor messages are recorded.
     unrecorded: bool,
+    /// The driver appears to offer exclusive locks alone.
+    modes_hidden: bool,
     /// The locks of enqueues, by namespace, if they are wanted.
     names: Option<UsedNames>,
     calls: Vec<Call>,
@@ -112,6 +116,19 @@ impl Plan {
         let plan = Self::unrecorded();
         plan.state().names = Some(UsedNames::new());
         plan
+    }
+
+    /// From now on, the driver appears to offer exclusive locks alone.
+    pub(crate) fn hide_modes(&self) {
+        self.state().modes_hidden = true;
+    }
+
+    /// Returns the capabilities that the driver appears to have.
+    pub(crate) fn shown(&self, capabilities: Capabilities) -> Capabilities {
+        if self.state().modes_hidden {
+            return capabilities.with_modes(Modes::EXCLUSIVE);
+        }
+        capabilities
     }
 
     /// Records a name, if names are recorded.

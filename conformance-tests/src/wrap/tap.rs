@@ -118,7 +118,7 @@ impl Backend for Tapped {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.inner.capabilities().await
+        Ok(self.plan.shown(self.inner.capabilities().await?))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {

@@ -62,6 +62,7 @@ impl Harness for Lines {
                 "loss::deletion_is_noticed_as_declared",
                 "the server has no way to delete a lock's state",
             ),
+            ("modes::*", "the plugin offers exclusive locks alone"),
             (
                 "servers::*",
                 "the server is a thread of the test, which cannot be stopped",

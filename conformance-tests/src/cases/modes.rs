@@ -1,0 +1,976 @@
+//! Locks that several hold: clauses M1 to M7.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tenure_core::{
+    Acquisition, Client, Guard, RwLock, Semaphore,
+    capability::Requirements,
+    error::ErrorKind,
+    id::AttemptId,
+    mode::{Mode, Occupancy},
+    name::LockName,
+    request::{Downgraded, Enqueued, Evicted, Grant, Removed, Renewed},
+};
+
+use crate::{
+    context::{CaseContext, release},
+    driver::Driver,
+    outcome::{Failure, Outcome, Stop, broken, ensure},
+    wrap::{Fate, Op, Plan},
+};
+
+const fn permits(take: u32, of: u32) -> Mode {
+    Mode::Permits { take, of }
+}
+
+fn is_busy(acquisition: Acquisition) -> bool {
+    matches!(acquisition, Acquisition::Busy(_))
+}
+
+/// Returns the grant of a waiter that must be admitted now.
+async fn admitted(
+    context: &CaseContext,
+    driver: &Driver,
+    name: &LockName,
+    attempt: AttemptId,
+    clause: &'static str,
+    what: &str,
+) -> Result<Grant, Stop> {
+    let ttl = context.long();
+    let within = context.takeover(ttl, ttl).min(context.slack() * 3);
+    let granted = driver.await_grant(name, attempt, ttl, within).await?;
+    granted.ok_or_else(|| {
+        Failure::new(Some(clause), format!("{what} was not granted the lock")).into()
+    })
+}
+
+/// Fails if a waiter holds the lock.
+async fn still_waits(
+    context: &CaseContext,
+    driver: &Driver,
+    name: &LockName,
+    attempt: AttemptId,
+    clause: &'static str,
+    what: &str,
+) -> Outcome {
+    match driver.renew(name, attempt, context.long(), None).await? {
+        Renewed::Waiting(_) => Ok(()),
+        other => {
+            let text = format!("{what} should wait, but the answer is {other:?}");
+            Err(Failure::new(Some(clause), text).into())
+        }
+    }
+}
+
+async fn hold(
+    context: &CaseContext,
+    driver: &Driver,
+    name: &LockName,
+    mode: Mode,
+) -> Result<Grant, Stop> {
+    driver.hold_in(name, context.long(), mode).await
+}
+
+async fn wait(
+    context: &CaseContext,
+    driver: &Driver,
+    name: &LockName,
+    mode: Mode,
+) -> Result<AttemptId, Stop> {
+    driver.wait_in(name, context.long(), mode).await
+}
+
+pub(crate) async fn readers_share_and_writers_exclude(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (one, other) = (context.client().await?, context.client().await?);
+    let rw = |client: &Client| -> Result<RwLock, Stop> { Ok(client.rw_lock("shared")?) };
+    let first = rw(&one)?.read().acquire().await?;
+    let second = rw(&other)?.read().try_acquire().await?;
+    let Acquisition::Acquired(second) = second else {
+        broken!("M1", "a second reader is kept out: {second:?}");
+    };
+    ensure!(
+        is_busy(rw(&one)?.write().try_acquire().await?)
+            && is_busy(one.lock("shared")?.try_acquire().await?),
+        "M1",
+        "a writer holds the lock beside readers"
+    );
+    let state = one.inspect("shared").await?;
+    let shown: Vec<_> = state
+        .holders()
+        .map(|holder| (holder.token, holder.mode))
+        .collect();
+    let expected = [&first, &second].map(|guard| (Some(guard.token()), Mode::Shared));
+    ensure!(
+        shown == expected,
+        "I1",
+        "the holders are {expected:?}, and shown are {shown:?}"
+    );
+    release(&first).await?;
+    ensure!(
+        is_busy(rw(&one)?.write().try_acquire().await?),
+        "M1",
+        "a writer holds the lock beside the second of two readers"
+    );
+    release(&second).await?;
+    let written = rw(&other)?.write().try_acquire().await?;
+    let Acquisition::Acquired(writing) = written else {
+        broken!(
+            "R2",
+            "the readers have left, and the lock is not free: {written:?}"
+        );
+    };
+    ensure!(
+        is_busy(rw(&one)?.read().try_acquire().await?),
+        "M1",
+        "a reader holds the lock beside a writer"
+    );
+    release(&writing).await
+}
+
+pub(crate) async fn permits_are_counted(context: Arc<CaseContext>) -> Outcome {
+    context.need_permits()?;
+    let (one, other) = (context.client().await?, context.client().await?);
+    let of =
+        |client: &Client, of| -> Result<Semaphore, Stop> { Ok(client.semaphore("counted", of)?) };
+    let two = of(&one, 3)?.acquire_many(2).await?;
+    ensure!(
+        is_busy(of(&other, 3)?.permits(2)?.try_acquire().await?),
+        "M1",
+        "four of three permits are held"
+    );
+    ensure!(
+        is_busy(of(&other, 9)?.try_acquire().await?),
+        "M6",
+        "an attempt that names another number of permits is admitted"
+    );
+    ensure!(
+        is_busy(one.lock("counted")?.try_acquire().await?),
+        "M1",
+        "the whole lock is held beside permits of it"
+    );
+    let third = of(&other, 3)?.try_acquire().await?;
+    let Acquisition::Acquired(third) = third else {
+        broken!("M1", "the third of three permits is not free: {third:?}");
+    };
+    ensure!(
+        is_busy(of(&one, 3)?.try_acquire().await?),
+        "M1",
+        "four of three permits are held"
+    );
+    release(&two).await?;
+    let again = of(&other, 3)?.permits(2)?.try_acquire().await?;
+    let Acquisition::Acquired(again) = again else {
+        broken!(
+            "R2",
+            "two permits were released, and cannot be acquired: {again:?}"
+        );
+    };
+    release(&again).await?;
+    release(&third).await
+}
+
+pub(crate) async fn readers_do_not_pass_a_waiting_writer(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (one, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("reader-behind-writer")?;
+    let reader = hold(&context, &one, &name, Mode::Shared).await?;
+    let writer = wait(&context, &other, &name, Mode::Exclusive).await?;
+    let behind = match one
+        .enqueue_in(
+            &name,
+            AttemptId::random()?,
+            context.long(),
+            true,
+            Mode::Shared,
+        )
+        .await?
+    {
+        Enqueued::Waiting(_) => wait(&context, &one, &name, Mode::Shared).await?,
+        other => broken!("M2", "a reader passed a waiting writer: {other:?}"),
+    };
+    one.remove(&name, reader.attempt, context.long()).await?;
+    admitted(
+        &context,
+        &other,
+        &name,
+        writer,
+        "M2",
+        "the writer that waited first",
+    )
+    .await?;
+    still_waits(
+        &context,
+        &one,
+        &name,
+        behind,
+        "M1",
+        "a reader behind the writer",
+    )
+    .await?;
+    other.remove(&name, writer, context.long()).await?;
+    admitted(
+        &context,
+        &one,
+        &name,
+        behind,
+        "M2",
+        "a reader behind the writer",
+    )
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn readers_do_not_starve_a_writer(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let clients = [context.client().await?, context.client().await?];
+    let name = "stream";
+    let written = Arc::new(AtomicU32::new(0));
+    let mut readers = tokio::task::JoinSet::new();
+    for reader in 0..6 {
+        let read = clients[reader % 2].rw_lock(name)?.read();
+        let written = Arc::clone(&written);
+        readers.spawn(async move {
+            // Readers overlap, so that the lock is never free of them by itself.
+            while written.load(Ordering::SeqCst) == 0 {
+                let guard = read.acquire().await?;
+                tokio::time::sleep(Duration::from_millis(15 + reader as u64)).await;
+                release(&guard).await?;
+            }
+            Ok::<_, Stop>(())
+        });
+    }
+    let writer = clients[0].rw_lock(name)?.write();
+    let within = context.takeover(context.long(), context.long());
+    let acquired = writer.acquire_within(within).await;
+    written.store(1, Ordering::SeqCst);
+    let acquired = acquired?;
+    let Acquisition::Acquired(guard) = acquired else {
+        broken!(
+            "M2",
+            "readers that kept coming kept a writer out for {within:?}"
+        );
+    };
+    release(&guard).await?;
+    while let Some(done) = readers.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+pub(crate) async fn small_requests_do_not_pass_a_large_one(context: Arc<CaseContext>) -> Outcome {
+    context.need_permits()?;
+    let (one, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("large-request")?;
+    let held = hold(&context, &one, &name, permits(2, 3)).await?;
+    let large = wait(&context, &other, &name, permits(3, 3)).await?;
+    let small = match one
+        .enqueue_in(
+            &name,
+            AttemptId::random()?,
+            context.long(),
+            true,
+            permits(1, 3),
+        )
+        .await?
+    {
+        Enqueued::Waiting(_) => wait(&context, &one, &name, permits(1, 3)).await?,
+        other => broken!("M2", "a small request passed a large one: {other:?}"),
+    };
+    one.remove(&name, held.attempt, context.long()).await?;
+    admitted(
+        &context,
+        &other,
+        &name,
+        large,
+        "M2",
+        "the request for all permits",
+    )
+    .await?;
+    still_waits(&context, &one, &name, small, "M1", "a request behind it").await?;
+    other.remove(&name, large, context.long()).await?;
+    admitted(&context, &one, &name, small, "M2", "a request behind it").await?;
+    Ok(())
+}
+
+pub(crate) async fn one_release_admits_all_whose_turn_it_is(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let drivers = [context.driver().await?, context.driver().await?];
+    let name = context.name("one-release")?;
+    let ttl = context.long();
+    let writer = hold(&context, &drivers[0], &name, Mode::Exclusive).await?;
+    let mut readers = Vec::new();
+    for place in 0..5 {
+        let driver = &drivers[place % 2];
+        readers.push((driver, wait(&context, driver, &name, Mode::Shared).await?));
+    }
+    let next = wait(&context, &drivers[0], &name, Mode::Exclusive).await?;
+    drivers[0].remove(&name, writer.attempt, ttl).await?;
+    for (driver, reader) in &readers {
+        if context.need_push().is_ok() {
+            // The first one may be told later than the others, and each without a request of its own.
+            let notice = driver
+                .await_notice(&name, *reader, ttl, context.slack())
+                .await?;
+            ensure!(
+                notice.is_some(),
+                "W2",
+                "a reader that one release admitted with others is not told"
+            );
+        } else {
+            admitted(&context, driver, &name, *reader, "M2", "a reader").await?;
+        }
+    }
+    still_waits(
+        &context,
+        &drivers[0],
+        &name,
+        next,
+        "M1",
+        "the writer behind the readers",
+    )
+    .await?;
+    for (driver, reader) in &readers {
+        still_waits(
+            &context,
+            &drivers[0],
+            &name,
+            next,
+            "M1",
+            "the writer behind the readers",
+        )
+        .await?;
+        driver.remove(&name, *reader, ttl).await?;
+    }
+    admitted(
+        &context,
+        &drivers[0],
+        &name,
+        next,
+        "M2",
+        "the writer behind the readers",
+    )
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn last_of_several_wakes_the_next(context: Arc<CaseContext>) -> Outcome {
+    context.need_permits()?;
+    context.need_push()?;
+    let (one, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("last-of-several")?;
+    let ttl = context.long();
+    // Whichever holder leaves last is the one whose end must be noticed.
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(hold(&context, &one, &name, permits(1, 3)).await?.attempt);
+        }
+        let waiter = wait(&context, &other, &name, permits(3, 3)).await?;
+        for (left, index) in order.into_iter().enumerate() {
+            still_waits(
+                &context,
+                &other,
+                &name,
+                waiter,
+                "M1",
+                "a request for all permits",
+            )
+            .await?;
+            let removed = one.remove(&name, held[index], ttl).await?;
+            ensure!(
+                removed == Removed::AsHolder,
+                "R1",
+                "the removal of holder {left} reports {removed:?}"
+            );
+        }
+        let notice = other
+            .await_notice(&name, waiter, ttl, context.slack())
+            .await?;
+        ensure!(
+            notice.is_some(),
+            "W2",
+            "the holders left in the order {order:?}, and the waiter is not told"
+        );
+        other.remove(&name, waiter, ttl).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn leaving_writer_lets_readers_join(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (one, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("leaving-writer")?;
+    let first = hold(&context, &one, &name, Mode::Shared).await?;
+    let writer = wait(&context, &other, &name, Mode::Exclusive).await?;
+    let behind = wait(&context, &one, &name, Mode::Shared).await?;
+    other.remove(&name, writer, context.long()).await?;
+    let grant = admitted(
+        &context,
+        &one,
+        &name,
+        behind,
+        "M2",
+        "a reader behind a writer that left",
+    )
+    .await?;
+    ensure!(
+        grant.floor == first.token && grant.token > first.token,
+        "M3",
+        "the token is {} above {}, beside a grant with {}",
+        grant.token,
+        grant.floor,
+        first.token
+    );
+    Ok(())
+}
+
+pub(crate) async fn dead_reader_delays_by_its_ttl(context: Arc<CaseContext>) -> Outcome {
+    context.need_permits()?;
+    let (dead, living, next) = (
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+    );
+    let name = context.name("dead-reader")?;
+    let ttl = context.short();
+    // The nearest entry ahead of the waiter lives; the dead one is behind it in the middle.
+    let died = dead.now();
+    dead.hold_in(&name, ttl, permits(2, 3)).await?;
+    let beside = hold(&context, &living, &name, permits(1, 3)).await?;
+    let waiter = wait(&context, &next, &name, permits(2, 3)).await?;
+    let bound = context.takeover(ttl, context.long());
+    let granted = next
+        .await_grant(&name, waiter, context.long(), bound)
+        .await?;
+    let took = next.now().since(died);
+    ensure!(
+        granted.is_some(),
+        "X3",
+        "the permits of a dead holder with a TTL of {ttl:?} are not free after {took:?}"
+    );
+    ensure!(
+        took >= ttl,
+        "X3",
+        "the permits of a silent holder with a TTL of {ttl:?} were granted again after {took:?}"
+    );
+    let renewed = living
+        .renew_in(
+            &name,
+            beside.attempt,
+            context.long(),
+            Some(beside.token),
+            beside_mode(),
+        )
+        .await?;
+    ensure!(
+        matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
+        "K2",
+        "the holder beside the dead one has lost its grant: {renewed:?}"
+    );
+    Ok(())
+}
+
+const fn beside_mode() -> Mode {
+    permits(1, 3)
+}
+
+pub(crate) async fn dead_writer_does_not_keep_readers_apart(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (reader, dead, next) = (
+        context.driver().await?,
+        context.driver().await?,
+        context.driver().await?,
+    );
+    let name = context.name("dead-writer")?;
+    hold(&context, &reader, &name, Mode::Shared).await?;
+    let ttl = context.short();
+    dead.wait_in(&name, ttl, Mode::Exclusive).await?;
+    let behind = wait(&context, &next, &name, Mode::Shared).await?;
+    let bound = context.takeover(ttl, context.long());
+    let granted = next
+        .await_grant(&name, behind, context.long(), bound)
+        .await?;
+    ensure!(
+        granted.is_some(),
+        "W1",
+        "a dead writer with a TTL of {ttl:?} keeps a reader from another one for {bound:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn renewal_extends_one_of_several(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (silent, living) = (context.driver().await?, context.driver().await?);
+    let name = context.name("one-renews")?;
+    let ttl = context.steady();
+    let first = silent.hold_in(&name, ttl, Mode::Shared).await?;
+    let begun = silent.now();
+    let second = living.hold_in(&name, ttl, Mode::Shared).await?;
+    let end = begun + context.takeover(ttl, ttl);
+    loop {
+        let renewed = living
+            .renew_in(&name, second.attempt, ttl, Some(second.token), Mode::Shared)
+            .await?;
+        ensure!(
+            matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
+            "K1",
+            "a reader that renews in time has lost its grant: {renewed:?}"
+        );
+        let state = living.inspect(&name).await?;
+        let tokens: Vec<_> = state.holders().filter_map(|holder| holder.token).collect();
+        if !tokens.contains(&first.token) {
+            return Ok(());
+        }
+        ensure!(
+            living.now() < end,
+            "K2",
+            "a silent reader with a TTL of {ttl:?} still holds the lock, beside one that renews"
+        );
+        tokio::time::sleep(ttl / 20).await;
+    }
+}
+
+pub(crate) async fn eviction_names_one_of_several(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let driver = context.driver().await?;
+    let name = context.name("evict-one")?;
+    let first = hold(&context, &driver, &name, Mode::Shared).await?;
+    let second = hold(&context, &driver, &name, Mode::Shared).await?;
+    let evicted = driver.backend().evict(&name, second.token).await?;
+    ensure!(
+        evicted == Evicted::Evicted,
+        "I2",
+        "the eviction of the second of two readers reports {evicted:?}"
+    );
+    let state = driver.inspect(&name).await?;
+    let left: Vec<_> = state.holders().map(|holder| holder.attempt).collect();
+    ensure!(
+        left == [Some(first.attempt)],
+        "I2",
+        "after the eviction of one of two readers, these hold the lock: {left:?}"
+    );
+    let removed = driver.remove(&name, second.attempt, context.long()).await?;
+    ensure!(
+        removed == Removed::Absent,
+        "R1",
+        "the release of an evicted reader reports {removed:?}"
+    );
+    let still = driver.inspect(&name).await?.holders().count();
+    ensure!(
+        still == 1,
+        "R1",
+        "a stale release of a reader has removed another one"
+    );
+    Ok(())
+}
+
+pub(crate) async fn floor_is_the_lowest_live_token(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let driver = context.driver().await?;
+    let name = context.name("floor")?;
+    let ttl = context.long();
+    let mut grants: Vec<Grant> = Vec::new();
+    let (mut token, mut floor) = (0, 0);
+    for round in 0..6 {
+        let grant = hold(&context, &driver, &name, Mode::Shared).await?;
+        grants.push(grant.clone());
+        let lowest = grants.iter().map(|grant| grant.token).min();
+        ensure!(
+            Some(grant.floor) == lowest,
+            "M3",
+            "the floor of reader {round} is {}, and the lowest live token is {lowest:?}",
+            grant.floor
+        );
+        ensure!(
+            grant.token.get() > token && grant.floor.get() >= floor,
+            "M3",
+            "token {} and floor {} come after {token} and {floor}",
+            grant.token,
+            grant.floor
+        );
+        (token, floor) = (grant.token.get(), grant.floor.get());
+        if round % 2 == 1 {
+            // The oldest one leaves, then one in the middle.
+            let gone = grants.remove(if round == 3 { 1 } else { 0 });
+            driver.remove(&name, gone.attempt, ttl).await?;
+        }
+    }
+    for grant in &grants {
+        driver.remove(&name, grant.attempt, ttl).await?;
+    }
+    let exclusive = driver.hold(&name, ttl).await?;
+    ensure!(
+        exclusive.floor == exclusive.token && exclusive.token.get() > token,
+        "M3",
+        "an exclusive grant has the token {} and the floor {}",
+        exclusive.token,
+        exclusive.floor
+    );
+    Ok(())
+}
+
+pub(crate) async fn downgrade_is_one_step(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let (writer, other) = (context.driver().await?, context.driver().await?);
+    let name = context.name("downgrade")?;
+    let ttl = context.long();
+    let grant = hold(&context, &writer, &name, Mode::Exclusive).await?;
+    let reader = wait(&context, &other, &name, Mode::Shared).await?;
+    let queued = wait(&context, &other, &name, Mode::Exclusive).await?;
+    let last = wait(&context, &other, &name, Mode::Shared).await?;
+    // A repeated request has the effect of one.
+    for _ in 0..2 {
+        let downgraded = writer.downgrade(&name, &grant, ttl).await?;
+        ensure!(
+            downgraded == Downgraded::Shared,
+            "M4",
+            "the downgrade of a held grant reports {downgraded:?}"
+        );
+        let admitted = admitted(
+            &context,
+            &other,
+            &name,
+            reader,
+            "M4",
+            "the reader right behind",
+        )
+        .await?;
+        ensure!(
+            admitted.floor == grant.token,
+            "M3",
+            "the floor beside a downgraded grant with {} is {}",
+            grant.token,
+            admitted.floor
+        );
+        still_waits(
+            &context,
+            &other,
+            &name,
+            queued,
+            "M4",
+            "a writer in the queue",
+        )
+        .await?;
+        still_waits(
+            &context,
+            &other,
+            &name,
+            last,
+            "M4",
+            "a reader behind that writer",
+        )
+        .await?;
+        let renewed = writer
+            .renew_in(&name, grant.attempt, ttl, Some(grant.token), Mode::Shared)
+            .await?;
+        ensure!(
+            matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
+            "M4",
+            "a downgraded grant does not keep its token: {renewed:?}"
+        );
+    }
+    let state = writer.inspect(&name).await?;
+    let shown: Vec<_> = state
+        .holders()
+        .map(|holder| (holder.token, holder.mode))
+        .collect();
+    ensure!(
+        shown.first() == Some(&(Some(grant.token), Mode::Shared)) && shown.len() == 2,
+        "M4",
+        "after a downgrade, the holders are {shown:?}"
+    );
+    let removed = writer.remove(&name, grant.attempt, ttl).await?;
+    ensure!(
+        removed == Removed::AsHolder,
+        "R1",
+        "the release of a downgraded grant reports {removed:?}"
+    );
+    still_waits(
+        &context,
+        &other,
+        &name,
+        queued,
+        "M1",
+        "a writer behind the reader",
+    )
+    .await?;
+    other.remove(&name, reader, ttl).await?;
+    admitted(
+        &context,
+        &other,
+        &name,
+        queued,
+        "M2",
+        "the writer in the queue",
+    )
+    .await?;
+    let gone = writer.downgrade(&name, &grant, ttl).await?;
+    ensure!(
+        matches!(gone, Downgraded::Gone(_)),
+        "M4",
+        "the downgrade of a grant that is gone reports {gone:?}"
+    );
+    still_waits(
+        &context,
+        &other,
+        &name,
+        last,
+        "M4",
+        "a reader behind the writer",
+    )
+    .await
+}
+
+pub(crate) async fn downgrade_without_an_answer_is_repeated(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let plan = Plan::new();
+    let ttl = context.long();
+    let limit = Duration::from_millis(500);
+    let client = context
+        .client_through(&plan, |builder| builder.ttl(ttl).request_timeout(limit))
+        .await?;
+    let rw = client.rw_lock("lost-downgrade")?;
+    for fate in [Fate::LoseReply, Fate::HangReply] {
+        let writing = rw.write().acquire().await?;
+        let token = writing.token();
+        plan.set_times(Op::Downgrade, fate, 2);
+        let downgraded = tokio::time::timeout(context.slack() * 2, writing.downgrade()).await;
+        let Ok(reading) = downgraded else {
+            broken!("M4", "a downgrade without an answer is not repeated");
+        };
+        let reading = reading?;
+        ensure!(
+            reading.token() == token && reading.mode() == Mode::Shared,
+            "M4",
+            "a repeated downgrade has another token or mode: {reading:?}"
+        );
+        let beside = rw.read().try_acquire().await?;
+        let Acquisition::Acquired(beside) = beside else {
+            broken!(
+                "M4",
+                "after a repeated downgrade, a reader is kept out: {beside:?}"
+            );
+        };
+        release(&beside).await?;
+        release(&reading).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn cancelled_downgrade_releases(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let plan = Plan::new();
+    let ttl = context.long();
+    let client = context
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let rw = client.rw_lock("cancelled-downgrade")?;
+    for fate in [Fate::HangReply, Fate::Hang] {
+        let writing = rw.write().acquire().await?;
+        plan.set_times(Op::Downgrade, fate, 1);
+        let downgrade = tokio::time::timeout(Duration::from_millis(200), writing.downgrade());
+        ensure!(
+            downgrade.await.is_err(),
+            "M4",
+            "a downgrade without an answer has ended"
+        );
+        let freed = rw.write().acquire_within(context.slack() * 2).await?;
+        let Acquisition::Acquired(freed) = freed else {
+            broken!("M4", "a cancelled downgrade does not release: {freed:?}");
+        };
+        release(&freed).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn upgrade_is_refused(context: Arc<CaseContext>) -> Outcome {
+    context.need_shared()?;
+    let plan = Plan::new();
+    let ttl = context.long();
+    let client = context
+        .client_through(&plan, |builder| builder.ttl(ttl))
+        .await?;
+    let reading = client.rw_lock("upgrade")?.read().acquire().await?;
+    let sent = plan.calls(Op::Enqueue).len();
+    let Err(error) = reading.upgrade() else {
+        broken!("M5", "an upgrade is not refused");
+    };
+    ensure!(
+        error.kind() == ErrorKind::Unsupported && error.to_string().contains("release it"),
+        "M5",
+        "the refusal of an upgrade does not say what to do instead: {error}"
+    );
+    ensure!(
+        plan.calls(Op::Enqueue).len() == sent && reading.check().is_ok(),
+        "M5",
+        "a refused upgrade has sent a request, or has ended the guard"
+    );
+    release(&reading).await
+}
+
+pub(crate) async fn impossible_permits_are_refused(context: Arc<CaseContext>) -> Outcome {
+    context.need_permits()?;
+    let plan = Plan::new();
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let semaphore = client.semaphore("impossible", 3)?;
+    let mut refused = vec![client.semaphore("impossible", 0).err()];
+    for take in [0, 4] {
+        refused.push(semaphore.acquire_many(take).await.err());
+    }
+    let lock = client.lock("impossible")?.mode(permits(4, 3));
+    refused.push(lock.try_acquire().await.err());
+    for error in refused {
+        ensure!(
+            error
+                .as_ref()
+                .is_some_and(|error| error.kind() == ErrorKind::Config),
+            "M6",
+            "a request for permits that do not exist ends with {error:?}"
+        );
+    }
+    ensure!(
+        plan.calls(Op::Enqueue).is_empty(),
+        "M6",
+        "a request for permits that do not exist was sent to the store"
+    );
+    Ok(())
+}
+
+pub(crate) async fn missing_mode_is_refused(context: Arc<CaseContext>) -> Outcome {
+    // A backend that offers every mode appears as one that was written before there were modes.
+    let plan = Plan::new();
+    plan.hide_modes();
+    let client = context.client_through(&plan, |builder| builder).await?;
+    let (rw, semaphore) = (client.rw_lock("missing")?, client.semaphore("missing", 3)?);
+    for lock in [rw.read(), semaphore.permits(1)?] {
+        let refused = lock.try_acquire().await;
+        let kind = refused.as_ref().err().map(tenure_core::error::Error::kind);
+        ensure!(
+            kind == Some(ErrorKind::Unsupported) && plan.calls(Op::Enqueue).is_empty(),
+            "M7",
+            "a mode that the backend does not declare was not refused before a request: {refused:?}"
+        );
+    }
+    let refused = rw.write().acquire().await?.downgrade().await;
+    ensure!(
+        refused.is_err() && plan.calls(Op::Downgrade).is_empty(),
+        "M7",
+        "a downgrade on a backend without shared locks was not refused before a request"
+    );
+    for (shared, permits) in [(true, false), (false, true)] {
+        let mut required = Requirements::default();
+        (required.shared, required.permits) = (shared, permits);
+        let connected = context
+            .client_through(&plan, |builder| builder.require(required))
+            .await;
+        ensure!(
+            connected.is_err(),
+            "M7",
+            "a backend without a required mode was not refused"
+        );
+    }
+    Ok(())
+}
+
+/// What the tasks of [`mixed_tasks_never_overlap`] hold, by the number of the attempt.
+#[derive(Default)]
+struct Together(std::sync::Mutex<Vec<(u32, Mode)>>);
+
+impl Together {
+    fn enter(&self, task: u32, mode: Mode) -> Outcome {
+        let mut held = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut occupancy = Occupancy::Free;
+        held.iter().for_each(|(_, mode)| occupancy.add(*mode));
+        ensure!(
+            occupancy.admits(mode),
+            "M1",
+            "{mode} is held beside {:?}",
+            held.iter()
+                .map(|(_, mode)| mode.to_string())
+                .collect::<Vec<_>>()
+        );
+        held.push((task, mode));
+        Ok(())
+    }
+
+    fn leave(&self, task: u32) {
+        let mut held = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.retain(|(other, _)| *other != task);
+    }
+}
+
+pub(crate) async fn mixed_tasks_never_overlap(context: Arc<CaseContext>) -> Outcome {
+    const ROUNDS: u32 = 6;
+    context.need_shared()?;
+    context.need_permits()?;
+    let clients = [
+        context.client().await?,
+        context.client().await?,
+        context.client().await?,
+    ];
+    let together: Arc<Together> = Arc::default();
+    let modes = [
+        Mode::Shared,
+        Mode::Exclusive,
+        Mode::Shared,
+        permits(1, 3),
+        permits(2, 3),
+        Mode::Shared,
+        permits(1, 2),
+        permits(1, 3),
+    ];
+    let mut tasks = tokio::task::JoinSet::new();
+    for (task, mode) in (0..).zip(modes) {
+        let lock = clients[task as usize % clients.len()]
+            .lock("mixed")?
+            .mode(mode);
+        let together = Arc::clone(&together);
+        tasks.spawn(async move {
+            let mut last = 0;
+            for round in 0..ROUNDS {
+                let guard: Guard = lock.acquire().await?;
+                together.enter(task, mode)?;
+                ensure!(
+                    guard.token().get() > last && guard.floor() <= guard.token(),
+                    "M3",
+                    "the token {} with floor {} comes after {last}",
+                    guard.token(),
+                    guard.floor()
+                );
+                last = guard.token().get();
+                tokio::time::sleep(Duration::from_millis(u64::from((task + round) % 4))).await;
+                let guard = if mode.is_exclusive() && round % 2 == 0 {
+                    // From now on, readers may join.
+                    together.leave(task);
+                    together.enter(task, Mode::Shared)?;
+                    guard.downgrade().await?
+                } else {
+                    guard
+                };
+                guard
+                    .check()
+                    .map_err(|ended| Failure::new(Some("K1"), ended.to_string()))?;
+                together.leave(task);
+                release(&guard).await?;
+            }
+            Ok::<_, Stop>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
