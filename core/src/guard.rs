@@ -90,6 +90,15 @@ impl Guard {
         }
     }
 
+    /// Keeps the lock for this time from now on, lengthened by the drift between clocks (H1).
+    pub(crate) fn hold_for(&self, time: Duration) {
+        if !time.is_zero() {
+            let dispatcher = &self.client.0.dispatcher;
+            let time = dispatcher.drift_bounds.lengthened(time);
+            self.attempt.hold_until(dispatcher.now() + time);
+        }
+    }
+
     /// Returns the lock's name.
     #[must_use]
     pub fn name(&self) -> &LockName {
@@ -398,7 +407,8 @@ impl Guard {
     ///
     /// Renewal stops before the removal is sent (clause K3): a renewal that is under way is waited
     /// for, up to one request time-out. If no answer to the removal arrives, it is retried, for one
-    /// more request time-out in total.
+    /// more request time-out in total. A [minimum hold](crate::Lock::min_hold) is waited for first; until
+    /// then, the guard holds the lock.
     ///
     /// # Cancel safety
     ///
@@ -412,9 +422,26 @@ impl Guard {
             lock.token = self.token.get(),
             outcome = field::Empty,
         );
-        let outcome = self.release_once().instrument(span.clone()).await;
+        let release = async {
+            self.wait_for_min_hold().await;
+            self.release_once().await
+        };
+        let outcome = release.instrument(span.clone()).await;
         span.record("outcome", outcome.label());
         outcome
+    }
+
+    /// Waits until the minimum hold is over, or the lock is lost.
+    async fn wait_for_min_hold(&self) {
+        let dispatcher = &self.client.0.dispatcher;
+        let until = self.attempt.held_until();
+        if dispatcher.now() < until {
+            tokio::select! {
+                biased;
+                _ = self.ended() => {}
+                () = dispatcher.clock.sleep_until(until) => {}
+            }
+        }
     }
 
     async fn release_once(&self) -> Release {
@@ -497,6 +524,11 @@ impl Guard {
         }
     }
 
+    /// Forgets the guard without releasing anything.
+    pub(crate) fn forget(mut self) {
+        self.abandoned = true;
+    }
+
     /// Stops renewing without informing the store. The lock stays taken until its TTL expires.
     pub fn abandon(mut self) {
         let dispatcher = &self.client.0.dispatcher;
@@ -541,7 +573,19 @@ impl Drop for Guard {
             return;
         }
         let dispatcher = &self.client.0.dispatcher;
-        if let Ok(true) = self.attempt.begin_release(dispatcher.now()) {
+        let now = dispatcher.now();
+        if now < self.attempt.held_until() && self.attempt.phase(now).is_live() {
+            let seen_version = AtomicU64::new(0);
+            let rest = Self {
+                client: self.client.clone(),
+                attempt: Arc::clone(&self.attempt),
+                seen_version,
+                ..*self
+            };
+            dispatcher.release_later(rest);
+            return;
+        }
+        if let Ok(true) = self.attempt.begin_release(now) {
             dispatcher.forget(&self.attempt);
             let releaser = &self.client.0.releaser;
             releaser.releases.begin(&self.attempt);

@@ -50,6 +50,7 @@
 //! - [`Client`], [`Lock`], [`Guard`]: the types that users hold; [`blocking`] has the same for
 //!   programs that are not asynchronous.
 //! - [`RwLock`] and [`Semaphore`]: the same lock, shared or in part; [`mode`] says who holds it together.
+//!   [`LockAll`] is several locks at once, and [`Election`] a lock whose holder leads.
 //! - [`backend`] and [`request`]: the trait that the author of a backend implements; [`cas`] turns
 //!   any store with compare-and-swap into a backend.
 //! - [`driver`]: parts that the drivers of server stores share.
@@ -72,6 +73,7 @@ pub mod cas;
 mod client;
 pub mod clock;
 pub mod driver;
+mod election;
 pub mod error;
 pub mod fence;
 mod guard;
@@ -79,6 +81,7 @@ pub mod id;
 mod kinds;
 pub mod lease;
 mod lock;
+mod lock_all;
 pub mod loss;
 pub mod memory;
 pub mod mode;
@@ -94,6 +97,8 @@ pub mod token;
 
 pub use acquire::Acquisition;
 pub use client::{Client, ClientBuilder, Release, Shutdown, Unreleased};
+pub use election::{Election, Leader, Leadership, Observer};
 pub use guard::{Guard, NotHeld};
 pub use kinds::{RwLock, Semaphore};
 pub use lock::{Lock, RunError};
+pub use lock_all::{GuardAll, LockAll, NotReleased};

@@ -28,6 +28,7 @@ pub struct Lock {
     ttl: Option<Duration>,
     label: Option<String>,
     mode: Mode,
+    min_hold: Duration,
 }
 
 /// The reason for which [`Lock::run`] failed.
@@ -88,6 +89,7 @@ impl Client {
             ttl: None,
             label: None,
             mode: Mode::Exclusive,
+            min_hold: Duration::ZERO,
         }
     }
 }
@@ -118,6 +120,19 @@ impl Lock {
     #[must_use]
     pub const fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Sets for how long the lock is kept after each grant, also if the guard is released or dropped
+    /// earlier (clause H1). With it, a job that is due on several hosts at the same time runs once, as
+    /// long as the time is longer than the difference between their clocks and shorter than the interval
+    /// between two runs.
+    ///
+    /// The time counts from the arrival of the grant and is lengthened by the drift between clocks. The
+    /// client renews the lock meanwhile. If the process ends, the lock is kept for the rest of its TTL.
+    #[must_use]
+    pub const fn min_hold(mut self, time: Duration) -> Self {
+        self.min_hold = time;
         self
     }
 
@@ -275,7 +290,10 @@ impl Lock {
             outcome = field::Empty,
         );
         let acquire = self.client.acquire(request, until, on_wait);
-        let outcome = acquire.instrument(span.clone()).await;
+        let mut outcome = acquire.instrument(span.clone()).await;
+        if let Ok(Acquisition::Acquired(guard)) = &mut outcome {
+            guard.hold_for(self.min_hold);
+        }
         match &outcome {
             Ok(Acquisition::Acquired(guard)) => {
                 span.record("lock.attempt", field::display(guard.attempt()));

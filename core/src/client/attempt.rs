@@ -1,7 +1,10 @@
 //! A client's state of one attempt, from before its first request until its end.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ pub(crate) struct Attempt {
     /// The requested TTL.
     pub(crate) ttl: Duration,
     drift_bounds: DriftBounds,
+    /// Until when the grant is kept, in nanoseconds since the clock's origin (H1).
+    held_until: AtomicU64,
     state: Mutex<AttemptState>,
     changed: Notify,
 }
@@ -56,9 +61,21 @@ impl Attempt {
             id: request.attempt,
             ttl: request.ttl,
             drift_bounds,
+            held_until: AtomicU64::new(0),
             state: Mutex::new(AttemptState::new(request.mode)),
             changed: Notify::new(),
         }
+    }
+
+    /// Keeps the grant until this moment.
+    pub(crate) fn hold_until(&self, until: Instant) {
+        let nanos = u64::try_from(until.since_origin().as_nanos()).unwrap_or(u64::MAX);
+        self.held_until.store(nanos, Ordering::SeqCst);
+    }
+
+    /// Returns until when the grant is kept.
+    pub(crate) fn held_until(&self) -> Instant {
+        Instant::from_origin(Duration::from_nanos(self.held_until.load(Ordering::SeqCst)))
     }
 
     /// Returns a future that must be enabled before the state is read.

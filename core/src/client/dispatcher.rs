@@ -21,6 +21,7 @@ use crate::{
     capability::{Capabilities, TtlScope, WaitMode},
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
+    guard::Guard,
     lease::DriftBounds,
     request::{Enqueue, Enqueued, Renewal, Renewed},
     telemetry,
@@ -160,6 +161,17 @@ impl Dispatcher {
         let removal = Removal::new(attempt, outcome_known);
         if self.commands.send(Command::Remove(removal)).is_err() {
             // The runtime is gone. The entry remains until its TTL expires (R3).
+            telemetry::orphaned(self.scheme);
+        }
+    }
+
+    /// Passes a guard whose minimum hold is not over to the releaser. Never blocks; works on any thread.
+    pub(crate) fn release_later(&self, guard: Guard) {
+        if let Err(mpsc::error::SendError(Command::Release(guard))) =
+            self.commands.send(Command::Release(guard))
+        {
+            // The runtime is gone. The entry remains until its TTL expires (R3).
+            guard.forget();
             telemetry::orphaned(self.scheme);
         }
     }

@@ -194,7 +194,8 @@ impl Client {
     /// with [`ErrorKind::Closed`].
     ///
     /// Returns after `within` at the latest, with the grants that could not be released by then. A
-    /// second call has no effect.
+    /// [minimum hold](crate::Lock::min_hold) that is not over by then is one of them: the store frees it
+    /// after its TTL. A second call has no effect.
     ///
     /// # Cancel safety
     ///
@@ -209,8 +210,17 @@ impl Client {
         let now = dispatcher.now();
         let limit = now + within;
         releases.close();
+        // A removal needs some of the time that is left.
+        let hold_limit = now + within / 2;
+        let (in_time, too_long): (Vec<_>, Vec<_>) = attempts
+            .into_iter()
+            .partition(|attempt| attempt.held_until() <= hold_limit);
+        let (at_once, mut later): (Vec<_>, Vec<_>) = in_time
+            .into_iter()
+            .partition(|attempt| attempt.held_until() <= now);
         let mut held = Vec::new();
-        for attempt in attempts {
+        let mut close = |attempt: Arc<Attempt>, idle_within: Duration| {
+            let now = dispatcher.now();
             let holds = attempt.grant().is_some() && attempt.phase(now).is_live();
             if holds {
                 releases.begin(&attempt);
@@ -222,9 +232,25 @@ impl Client {
             // The releaser removes it, also if the caller stops waiting. A renewal that hangs must
             // leave time for the removal.
             dispatcher.send_command(Command::Remove(Removal {
-                idle_within: Some(dispatcher.request_timeout.min(within / 2)),
+                not_before: (dispatcher.now() < attempt.held_until()).then(|| attempt.held_until()),
+                idle_within: Some(dispatcher.request_timeout.min(idle_within)),
                 ..Removal::new(&attempt, holds)
             }));
+        };
+        let leaves_grants = !too_long.is_empty();
+        for attempt in at_once {
+            close(attempt, within / 2);
+        }
+        for attempt in too_long {
+            let id = attempt.id;
+            close(attempt, within / 2);
+            releases.give_up(id);
+        }
+        // The client renews these until their minimum hold is over.
+        later.sort_by_key(|attempt| attempt.held_until());
+        for attempt in later {
+            clock.sleep_until(attempt.held_until()).await;
+            close(attempt, within / 4);
         }
         // Releases that were under way before, and those of dropped guards, are waited for as well.
         let _ = timeout_at(clock, limit, releases.settled()).await;
@@ -238,7 +264,10 @@ impl Client {
             released: held.len(),
             unreleased: releases.unreleased(),
         };
-        let _ = timeout_at(clock, limit, self.backend().close()).await;
+        // The end of a pooled session would end the grants whose minimum hold is not over.
+        if !leaves_grants {
+            let _ = timeout_at(clock, limit, self.backend().close()).await;
+        }
         report
     }
 

@@ -19,6 +19,7 @@ use crate::{
     backend::Backend,
     clock::{Clock, Instant},
     error::{Error, ErrorKind},
+    guard::Guard,
     loss::LossReason,
     request::{Remove, Removed},
     telemetry,
@@ -54,6 +55,8 @@ impl Release {
 pub(crate) enum Command {
     /// Remove an attempt.
     Remove(Removal),
+    /// Release a guard when its minimum hold is over.
+    Release(Guard),
     /// Signal when all earlier commands are done.
     Drain(oneshot::Sender<()>),
 }
@@ -84,6 +87,11 @@ impl Removal {
             attempt: Arc::clone(attempt),
             idle_within: None,
         }
+    }
+
+    /// Returns whether the minimum hold of the grant is not over.
+    fn is_held(&self, now: Instant) -> bool {
+        self.attempt.held_until() > now
     }
 }
 
@@ -188,6 +196,8 @@ impl Releaser {
     pub(super) async fn run(self, mut work: Work) {
         // A drain does not wait for delayed removals.
         let mut delayed = JoinSet::new();
+        // The removals of grants whose minimum hold is not over, and the releases of such guards.
+        let (mut kept, mut held) = (JoinSet::new(), JoinSet::new());
         let mut drains = Vec::new();
         loop {
             if work.removals.is_empty() {
@@ -198,11 +208,17 @@ impl Releaser {
             tokio::select! {
                 biased;
                 command = work.commands.recv() => match command {
+                    Some(Command::Remove(removal)) if removal.is_held(self.clock.now()) => {
+                        kept.spawn(self.clone().delay(removal));
+                    }
                     Some(Command::Remove(removal)) if removal.not_before.is_some() => {
                         delayed.spawn(self.clone().delay(removal));
                     }
                     Some(Command::Remove(removal)) => {
                         work.removals.spawn(self.clone().remove_with_retry(removal));
+                    }
+                    Some(Command::Release(guard)) => {
+                        held.spawn(async move { guard.release().await });
                     }
                     Some(Command::Drain(done)) => drains.push(done),
                     None => break,
@@ -213,11 +229,23 @@ impl Releaser {
                         delayed.spawn(self.clone().delay(removal));
                     }
                 }
+                Some(_) = held.join_next() => {}
+                Some(due) = kept.join_next() => {
+                    if let Ok(removal) = due {
+                        work.removals.spawn(self.clone().remove_with_retry(removal));
+                    }
+                }
                 Some(due) = delayed.join_next() => {
                     if let Ok(removal) = due {
                         work.removals.spawn(self.clone().remove_with_retry(removal));
                     }
                 }
+            }
+        }
+        // A client that is gone keeps what has a minimum hold (H1).
+        while let Some(due) = kept.join_next().await {
+            if let Ok(removal) = due {
+                work.removals.spawn(self.clone().remove_with_retry(removal));
             }
         }
         // Closing the backend ends its sessions, and with them the entries that could not be

@@ -46,6 +46,14 @@ impl DriftBounds {
         proved_from + self.validity(ttl)
     }
 
+    /// Returns the time after which `time` has passed on every other clock, too.
+    #[must_use]
+    pub(crate) fn lengthened(&self, time: Duration) -> Duration {
+        let drift = (time.as_nanos() * u128::from(self.drift_ppm)).div_ceil(1_000_000);
+        time.saturating_add(from_nanos(drift))
+            .saturating_add(self.margin)
+    }
+
     /// Rejects a TTL whose validity is too short to survive two lost renewals (L5).
     ///
     /// # Errors

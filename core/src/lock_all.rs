@@ -1,0 +1,303 @@
+//! Several locks at once (clause M8).
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    acquire::Acquisition,
+    client::{Client, Release},
+    clock::Instant,
+    error::{Error, ErrorKind},
+    guard::{Guard, NotHeld},
+    lock::Lock,
+    loss::LossReason,
+    name::LockName,
+};
+
+/// Several locks that are acquired and released together.
+///
+/// They are acquired one after the other, in the order of their encoded names, so that two clients that
+/// want the same locks never wait for each other. A name that is given twice counts once.
+#[derive(Clone, Debug)]
+pub struct LockAll {
+    client: Client,
+    locks: Vec<Lock>,
+}
+
+/// The guards of several locks. Dropping it releases them in the background, the last one first.
+#[derive(Debug)]
+#[must_use = "dropping the guards releases the locks"]
+pub struct GuardAll {
+    guards: Vec<Guard>,
+}
+
+/// What did not end as planned when several locks were released: each lock whose release was not
+/// acknowledged, with the outcome.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct NotReleased(pub Vec<(LockName, Release)>);
+
+impl fmt::Display for NotReleased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, release)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            let name = name.as_str();
+            match release {
+                Release::Unknown(error) => {
+                    write!(
+                        f,
+                        "{separator}it is unknown whether {name:?} was released: {error}"
+                    )?;
+                }
+                Release::NotHeld(reason) => write!(f, "{separator}{name:?} was lost: {reason}")?,
+                Release::Released => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NotReleased {}
+
+impl Client {
+    /// Returns the locks with these names, to be acquired together. Sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidName`](crate::error::ErrorKind::InvalidName), with the defect of the first
+    /// invalid name and its position.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tenure_core::{Client, memory::MemoryStore};
+    /// # let client = Client::builder(MemoryStore::new()).connect().await?;
+    /// let both = client.lock_all(["account-7", "account-9"])?;
+    /// let guards = both.acquire().await?;
+    /// guards.check()?;
+    /// guards.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock_all<N: AsRef<str>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<LockAll, Error> {
+        let names = names.into_iter().map(|name| LockName::new(name.as_ref()));
+        let mut names = names.collect::<Result<Vec<_>, _>>()?;
+        names.sort_by_cached_key(LockName::encoded);
+        names.dedup();
+        Ok(LockAll {
+            client: self.clone(),
+            locks: names
+                .into_iter()
+                .map(|name| self.lock_named(name))
+                .collect(),
+        })
+    }
+}
+
+impl LockAll {
+    /// Sets the TTL of all locks, as [`Lock::ttl`].
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.locks = self.locks.into_iter().map(|lock| lock.ttl(ttl)).collect();
+        self
+    }
+
+    /// Sets the label that is shown to other clients, beside host and process id.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        let label = label.into();
+        let locks = self.locks.into_iter();
+        self.locks = locks.map(|lock| lock.label(label.as_str())).collect();
+        self
+    }
+
+    /// Returns the locks, in the order in which they are acquired.
+    #[must_use]
+    pub fn locks(&self) -> &[Lock] {
+        &self.locks
+    }
+
+    /// Acquires all locks. Waits without a time limit, and holds what it has meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire`]; the locks that were acquired before are released. The detail of the error
+    /// names any whose release is unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Lock::acquire`]; the locks that were acquired before are released in the background.
+    pub async fn acquire(&self) -> Result<GuardAll, Error> {
+        let mut guards = GuardAll { guards: Vec::new() };
+        for lock in &self.locks {
+            match lock.acquire().await {
+                Ok(guard) => guards.guards.push(guard),
+                Err(error) => return Err(guards.give_back(error).await),
+            }
+        }
+        Ok(guards)
+    }
+
+    /// Acquires all locks if they are free. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::try_acquire`] and [`acquire`](Self::acquire). A lock held by another client is not an
+    /// error: the holder of the first such lock is returned, and the others are released. It is one
+    /// ([`ErrorKind::OutcomeUnknown`]) if the store does not acknowledge that release.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Acquisition<GuardAll>, Error> {
+        self.acquire_by(None).await
+    }
+
+    /// Acquires all locks. Waits at most `budget` for all of them together, requests included.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire_within`] and [`acquire`](Self::acquire). A budget that ends while another
+    /// client holds one of the locks is not an error: the others are released, which takes up to two
+    /// request time-outs more.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_within(&self, budget: Duration) -> Result<Acquisition<GuardAll>, Error> {
+        self.acquire_by(Some(self.client.0.dispatcher.now() + budget))
+            .await
+    }
+
+    /// Acquires all locks until a moment, or without a wait.
+    async fn acquire_by(&self, until: Option<Instant>) -> Result<Acquisition<GuardAll>, Error> {
+        let mut guards = GuardAll { guards: Vec::new() };
+        for lock in &self.locks {
+            let acquired = match until {
+                None => lock.try_acquire().await,
+                Some(until) => {
+                    let left = until.since(self.client.0.dispatcher.now());
+                    lock.acquire_within(left).await
+                }
+            };
+            match acquired {
+                Ok(Acquisition::Acquired(guard)) => guards.guards.push(guard),
+                Ok(Acquisition::Busy(holder)) => {
+                    let Err(failed) = guards.release().await else {
+                        return Ok(Acquisition::Busy(holder));
+                    };
+                    let error = Error::new(ErrorKind::OutcomeUnknown, "acquiring")
+                        .with_backend(self.client.0.info.scheme)
+                        .with_lock(lock.name().clone());
+                    return Err(error.with_detail(format!(
+                        "it is held by {holder}; of the locks acquired before, {failed}"
+                    )));
+                }
+                Err(error) => return Err(guards.give_back(error).await),
+            }
+        }
+        Ok(Acquisition::Acquired(guards))
+    }
+}
+
+impl GuardAll {
+    /// Returns the guards, in the order of the encoded names of their locks.
+    #[must_use]
+    pub fn guards(&self) -> &[Guard] {
+        &self.guards
+    }
+
+    /// Returns the guard of a lock; `None` if it is not one of these.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Guard> {
+        let mut guards = self.guards.iter();
+        guards.find(|guard| guard.name().as_str() == name)
+    }
+
+    /// Checks that all locks are held at this moment, as [`Guard::check`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`] of the first lock that is not held.
+    pub fn check(&self) -> Result<(), NotHeld> {
+        self.guards
+            .iter()
+            .try_for_each(|guard| guard.check().map(drop))
+    }
+
+    /// Waits until one of the locks is lost, and returns which and why. Never completes after a release.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Guard::lost`].
+    pub async fn lost(&self) -> (&LockName, LossReason) {
+        let losses = self
+            .guards
+            .iter()
+            .map(|guard| Box::pin(async move { (guard.name(), guard.lost().await) }));
+        first_of(losses.collect()).await
+    }
+
+    /// Returns the moment until which all locks stay held without another renewal.
+    #[must_use]
+    pub fn valid_until(&self) -> Instant {
+        let moments = self.guards.iter().map(Guard::valid_until);
+        moments.min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// Releases all locks, the last one first, as [`Guard::release`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotReleased`] with each lock whose release the store has not acknowledged.
+    ///
+    /// # Cancel safety
+    ///
+    /// The releases continue in the background.
+    pub async fn release(mut self) -> Result<(), NotReleased> {
+        let mut failed = NotReleased::default();
+        while let Some(guard) = self.guards.pop() {
+            match guard.release().await {
+                Release::Released => {}
+                outcome => failed.0.push((guard.name().clone(), outcome)),
+            }
+        }
+        if failed.0.is_empty() {
+            return Ok(());
+        }
+        Err(failed)
+    }
+
+    /// Releases what was acquired, because of `error`, and returns the error. It names what may still be
+    /// held.
+    async fn give_back(self, error: Error) -> Error {
+        let Err(failed) = self.release().await else {
+            return error;
+        };
+        let detail = error
+            .detail()
+            .map_or_else(String::new, |detail| format!("{detail}; "));
+        error.with_detail(format!("{detail}of the locks acquired before, {failed}"))
+    }
+}
+
+impl Drop for GuardAll {
+    fn drop(&mut self) {
+        while let Some(guard) = self.guards.pop() {
+            drop(guard);
+        }
+    }
+}
+
+/// Returns the output of the future that completes first.
+async fn first_of<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
+    std::future::poll_fn(|context| {
+        for future in &mut futures {
+            if let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context) {
+                return std::task::Poll::Ready(output);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
