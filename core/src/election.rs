@@ -226,6 +226,10 @@ impl Leadership {
         self.guard.token()
     }
 
+    pub(crate) fn into_parts(self) -> (Guard, String) {
+        (self.guard, self.value)
+    }
+
     /// Gives the leadership to the next candidate, as [`Guard::release`]. Can be repeated: after
     /// [`Release::Unknown`], another call repeats the request.
     ///

@@ -322,6 +322,11 @@ impl Guard {
     ///
     /// The lock is released in the background.
     pub async fn downgrade(self) -> Result<Self, Error> {
+        self.downgrade_in_place().await.map(|()| self)
+    }
+
+    /// Downgrades without taking the guard. The caller drops it after an error or a cancellation.
+    pub(crate) async fn downgrade_in_place(&self) -> Result<(), Error> {
         const RETRY_DELAY: Duration = Duration::from_millis(20);
         let named = |error: Error| {
             error
@@ -330,7 +335,7 @@ impl Guard {
                 .with_lock(self.name().clone())
         };
         match self.mode() {
-            Mode::Shared => return Ok(self),
+            Mode::Shared => return Ok(()),
             Mode::Exclusive if self.client.capabilities().modes.shared => {}
             Mode::Exclusive => {
                 return Err(named(
@@ -367,7 +372,7 @@ impl Guard {
                 answer = call => answer,
             };
             match answer {
-                Some(Ok(Downgraded::Shared)) => return Ok(self),
+                Some(Ok(Downgraded::Shared)) => return Ok(()),
                 Some(Ok(Downgraded::Gone(reason))) => {
                     self.attempt.on_gone(reason, dispatcher.now());
                     dispatcher.check_deadline(&self.attempt);

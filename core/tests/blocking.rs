@@ -12,7 +12,7 @@ use std::{
 
 use faulty_store::{Faults, FaultyStore};
 use tenure_core::{
-    Acquisition, Client, ClientBuilder, NotHeld, Release, RunError, blocking,
+    Acquisition, Client, ClientBuilder, Leader, NotHeld, Release, RunError, blocking,
     error::ErrorKind,
     loss::LossReason,
     memory::{InjectedFault, MemoryStore},
@@ -225,4 +225,44 @@ fn a5_run_names_the_holder_of_a_busy_lock() {
     for busy in [lock.try_run(|_| ()), lock.run_within(budget, |_| ())] {
         assert!(matches!(busy, Err(RunError::Busy(_))), "{busy:?}");
     }
+}
+
+#[test]
+fn m1_m4_m8_every_kind_of_lock_blocks_its_thread() {
+    let client = connect(&MemoryStore::new());
+    let rw = client.rw_lock("catalogue").unwrap();
+    let writing = rw.write().acquire().unwrap();
+    let reading = writing.downgrade().unwrap();
+    let other = rw.read().acquire().unwrap();
+    assert_eq!(other.floor(), reading.token());
+    assert!(rw.write().try_acquire().unwrap().acquired().is_none());
+    drop((reading, other));
+    assert!(rw.write().try_acquire().unwrap().acquired().is_some());
+
+    let permits = client.semaphore("licences", 2).unwrap();
+    let both = permits.acquire_many(2).unwrap();
+    let one = permits.permits(1).unwrap();
+    assert!(one.try_acquire().unwrap().acquired().is_none());
+    drop(both);
+
+    let all = client.lock_all(["a", "b"]).unwrap();
+    let guards = all.acquire().unwrap();
+    guards.check().unwrap();
+    assert!(guards.token("b").is_some() && guards.token("c").is_none());
+    // Dropping waits for the releases.
+    drop(guards);
+    let guards = all.try_acquire().unwrap().acquired().unwrap();
+    guards.release().unwrap();
+    let held = client.lock("b").unwrap().acquire().unwrap();
+    let budget = Duration::from_millis(20);
+    assert!(all.acquire_within(budget).unwrap().acquired().is_none());
+    drop(held);
+
+    let election = client.election("scheduler").unwrap();
+    let leading = election.campaign("10.0.0.7:80").unwrap();
+    let leader = election.leader().unwrap();
+    assert!(matches!(&leader, Leader::Leads { value, term, .. }
+        if value == leading.value() && *term == Some(leading.token())));
+    assert!(matches!(leading.resign(), Release::Released));
+    assert_eq!(election.leader().unwrap(), Leader::Vacant);
 }

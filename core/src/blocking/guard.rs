@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, thread, time::Duration};
 use super::{ClientThread, ended};
 use crate::{
     client::Release, error::Error, guard::NotHeld, id::AttemptId, lease::Phase, loss::LossReason,
-    name::LockName, token::FencingToken,
+    mode::Mode, name::LockName, token::FencingToken,
 };
 
 /// A lock that is held, as far as this client knows. The client's thread renews it.
@@ -39,6 +39,19 @@ impl Guard {
     #[must_use]
     pub fn token(&self) -> FencingToken {
         self.guard.token()
+    }
+
+    /// Returns the lowest token among the grants that were alive when this one was made, as
+    /// [`crate::Guard::floor`].
+    #[must_use]
+    pub fn floor(&self) -> FencingToken {
+        self.guard.floor()
+    }
+
+    /// Returns what the guard shares the lock with.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.guard.mode()
     }
 
     /// Returns the granted TTL, as [`crate::Guard::ttl`].
@@ -113,6 +126,19 @@ impl Guard {
                 tracing::error!(%error, "cannot start the thread of an action after a loss");
             }
         });
+    }
+
+    /// Turns an exclusive guard into a shared one, as [`crate::Guard::downgrade`].
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Guard::downgrade`].
+    pub fn downgrade(self) -> Result<Self, Error> {
+        let guard = Arc::clone(&self.guard);
+        // An action after a loss may hold the guard, too.
+        let downgrade = async move { guard.downgrade_in_place().await };
+        self.thread.run("downgrading", downgrade)?;
+        Ok(self)
     }
 
     /// Releases the lock, and reports whether the store has acknowledged the release, as

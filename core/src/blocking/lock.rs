@@ -37,6 +37,13 @@ impl Lock {
         self
     }
 
+    /// Sets for how long the lock is kept after each grant, as [`crate::Lock::min_hold`].
+    #[must_use]
+    pub fn min_hold(mut self, time: Duration) -> Self {
+        self.lock = self.lock.min_hold(time);
+        self
+    }
+
     /// Acquires the lock. Waits without a time limit.
     ///
     /// # Errors

@@ -17,13 +17,18 @@
 //! ```
 
 mod guard;
+mod kinds;
 mod lock;
 
 use std::{fmt, sync::mpsc, time::Duration};
 
 use tokio::runtime::Handle;
 
-pub use self::{guard::Guard, lock::Lock};
+pub use self::{
+    guard::Guard,
+    kinds::{Election, GuardAll, Leadership, LockAll, RwLock, Semaphore},
+    lock::Lock,
+};
 use crate::{
     capability::Capabilities,
     client::{ClientBuilder, Shutdown, own_thread},
