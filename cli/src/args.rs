@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tenure::mode::Mode;
 
 use crate::{
     exit::{Failure, USAGE},
@@ -100,6 +101,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Show who holds a lock and who waits for it
     Status(Name),
+    /// Print the value of the leader, which is the label of the lock's holder
+    #[command(after_help = LEADER_HELP)]
+    Leader(Name),
     /// List the locks that are held or waited for
     Ls(Ls),
     /// Show each change of a lock until interrupted
@@ -125,9 +129,16 @@ pub(crate) enum Command {
     Man(Man),
 }
 
+const LEADER_HELP: &str = "\
+Example:
+  tenure run --value 10.0.0.7:8080 scheduler -- ./scheduler    on each candidate
+  tenure leader scheduler                                      prints 10.0.0.7:8080
+
+Exit codes: 0 somebody leads, 1 nobody leads, 69 unreachable, 77 refused, 78 configuration.";
+
 const RUN_HELP: &str = "\
-The environment of the command contains TENURE_NAME, TENURE_TOKEN, TENURE_OWNER, TENURE_BACKEND
-and TENURE_TTL_MS. Pass the token to the resource that the command writes to, so that the resource
+The environment of the command contains TENURE_NAME, TENURE_TOKEN, TENURE_FLOOR, TENURE_OWNER,
+TENURE_BACKEND and TENURE_TTL_MS. Pass the token to the resource that the command writes to, so that the resource
 can refuse a late write.
 
 Examples:
@@ -135,6 +146,10 @@ Examples:
   tenure run -n backup -c 'pg_dump shop | gzip > shop.gz'
   tenure run -w 30s -E 0 backup -- ./backup.sh     a lock that is taken is no failure
   tenure run -- -odd-name -- ./backup.sh           a name that begins with `-`
+  tenure run -s catalogue -- ./search              with other readers, but not with a writer
+  tenure run --permits 1/4 encoder -- ./encode     at most four at the same time
+  tenure run --also b a -- ./move a b              two locks at once
+  tenure run -n --hold-at-least 1m nightly -- ./report   once, though several hosts start it
 
 To run a command as another user, run `tenure` as that user: `sudo tenure run NAME -- COMMAND`, not
 `tenure run NAME -- sudo COMMAND`. Without the permission to signal the command, `tenure` cannot
@@ -174,11 +189,23 @@ pub(crate) struct Run {
     /// Exit code if the lock was lost
     #[arg(long, value_name = "N", default_value_t = 79)]
     pub(crate) lost_exit_code: u8,
+    /// Share the lock with other runs that share it, as readers do
+    #[arg(short = 's', long, conflicts_with = "permits")]
+    pub(crate) shared: bool,
+    /// Take K of the lock's N permits; all runs must name the same N
+    #[arg(long, value_name = "K/N", value_parser = permits)]
+    pub(crate) permits: Option<Mode>,
+    /// Another lock, acquired together with NAME in an order that cannot block; repeatable
+    #[arg(long, value_name = "NAME", conflicts_with = "permits")]
+    pub(crate) also: Vec<OsString>,
+    /// Keep the lock for at least this time after the grant, also if the command ends earlier
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true, value_parser = duration)]
+    pub(crate) hold_at_least: Option<Duration>,
     /// Run this through `sh -c`
     #[arg(short = 'c', long, value_name = "STRING")]
     shell: Option<OsString>,
     /// Label of the holder, for `status` [default: the command's name]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", visible_alias = "value")]
     pub(crate) label: Option<String>,
     /// Write one JSON object about the run to this file at the end
     #[arg(long, value_name = "FILE")]
@@ -332,6 +359,16 @@ pub(crate) struct Completions {
 pub(crate) struct Man {
     /// Command of the page [default: an overview of all commands]
     pub(crate) command: Option<String>,
+}
+
+/// Parses the number of permits that a run takes, and how many there are.
+fn permits(text: &str) -> Result<Mode, String> {
+    let form =
+        || "not a number of permits; use a form such as 1/4, which is one of four".to_owned();
+    let (take, of) = text.split_once('/').ok_or_else(form)?;
+    let number = |text: &str| text.parse::<u32>().map_err(|_| form());
+    let mode = Mode::permits(number(take)?, number(of)?);
+    mode.map_err(|error| error.detail().unwrap_or_default().to_owned())
 }
 
 fn tasks(text: &str) -> Result<usize, String> {

@@ -3,7 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tenure::request::{Holder, Listed, LockState, Owner, Since, Waiter};
+use tenure::{
+    Leader,
+    mode::Mode,
+    name::LockName,
+    request::{Holder, Listed, LockState, Owner, Since, Waiter},
+};
 
 use crate::escape::quote;
 
@@ -13,7 +18,11 @@ pub(crate) struct LockView {
     schema: &'static str,
     name: String,
     namespace: String,
+    /// The holder that was granted the lock first.
     holder: Option<HolderView>,
+    /// The others of a lock that several hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more_holders: Vec<HolderView>,
     queue: Vec<WaiterView>,
 }
 
@@ -29,6 +38,8 @@ pub(crate) struct HolderView {
     enqueued_at: Option<String>,
     expires_in_ms: Option<u64>,
     ttl_ms: Option<u64>,
+    /// `exclusive`, `shared`, or taken permits of all permits, such as `1/4`.
+    mode: String,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -38,6 +49,7 @@ struct WaiterView {
     host: Option<String>,
     pid: Option<u32>,
     enqueued_at: Option<String>,
+    mode: String,
 }
 
 /// A line of `ls`.
@@ -47,10 +59,39 @@ pub(crate) struct ListedView {
     name: String,
     namespace: String,
     holder: Option<HolderView>,
+    holders: u64,
     waiters: u64,
     /// Why the lock's state cannot be read; the other fields then say nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<String>,
+}
+
+/// The leader of an election.
+#[derive(Debug, Serialize)]
+pub(crate) struct LeaderView {
+    schema: &'static str,
+    name: String,
+    namespace: String,
+    /// `null` if nobody leads.
+    value: Option<String>,
+    term: Option<u64>,
+}
+
+impl LeaderView {
+    /// Creates the view.
+    pub(crate) fn new(namespace: &str, name: &LockName, leader: &Leader) -> Self {
+        let (value, term) = match leader {
+            Leader::Leads { value, term, .. } => (Some(value.clone()), *term),
+            _ => (None, None),
+        };
+        Self {
+            schema: "tenure.leader/1",
+            name: name.as_str().to_owned(),
+            namespace: namespace.to_owned(),
+            value,
+            term: term.map(tenure::token::FencingToken::get),
+        }
+    }
 }
 
 impl LockView {
@@ -61,6 +102,7 @@ impl LockView {
             name: state.name.as_str().to_owned(),
             namespace: namespace.to_owned(),
             holder: state.holder.as_ref().map(HolderView::new),
+            more_holders: state.more_holders.iter().map(HolderView::new).collect(),
             queue: state.queue.iter().map(WaiterView::new).collect(),
         }
     }
@@ -74,6 +116,7 @@ impl ListedView {
             name: listed.name.as_str().to_owned(),
             namespace: namespace.to_owned(),
             holder: listed.holder.as_ref().map(HolderView::new),
+            holders: listed.holders,
             waiters: listed.waiters,
             unreadable: listed.unreadable.clone(),
         }
@@ -99,6 +142,7 @@ impl HolderView {
             enqueued_at,
             expires_in_ms: holder.expires_in.map(millis),
             ttl_ms: holder.ttl.map(millis),
+            mode: holder.mode.to_string(),
         }
     }
 }
@@ -112,6 +156,7 @@ impl WaiterView {
             host: owner.map(|owner| owner.host.clone()),
             pid: owner.map(|owner| owner.pid),
             enqueued_at: waiter.since.map(timestamp),
+            mode: waiter.mode.to_string(),
         }
     }
 }
@@ -146,7 +191,12 @@ pub(crate) fn client(owner: Option<&Owner>) -> String {
 
 /// Describes the holder and the time of the grant, as part of a sentence.
 pub(crate) fn held_by(holder: &Holder) -> String {
-    let mut text = format!("held by {}", client(holder.owner.as_ref()));
+    let owner = client(holder.owner.as_ref());
+    let mut text = match holder.mode {
+        Mode::Permits { take, of } => format!("held ({take} of {of} permits) by {owner}"),
+        Mode::Shared => format!("held (shared) by {owner}"),
+        _ => format!("held by {owner}"),
+    };
     match holder.since {
         Some(Since::Granted(at)) => text += &format!(" since {}", timestamp(at)),
         Some(Since::Enqueued(at)) => text += &format!(", which asked for it at {}", timestamp(at)),
@@ -158,25 +208,36 @@ pub(crate) fn held_by(holder: &Holder) -> String {
     text
 }
 
+fn holder_line(holder: &Holder) -> String {
+    let mut text = held_by(holder);
+    if let Some(left) = holder.expires_in {
+        let left = Duration::from_millis(millis(left));
+        text += &format!(
+            ", expires in {} unless renewed",
+            humantime::format_duration(left)
+        );
+    }
+    text.push('\n');
+    text
+}
+
 /// Describes a lock as text that ends with a line break.
 pub(crate) fn describe(state: &LockState) -> String {
     let mut text = format!("{}  ", quote(state.name.as_str()));
     match &state.holder {
         None => text += "free\n",
-        Some(holder) => {
-            text += &held_by(holder);
-            if let Some(left) = holder.expires_in {
-                let left = Duration::from_millis(millis(left));
-                text += &format!(
-                    ", expires in {} unless renewed",
-                    humantime::format_duration(left)
-                );
-            }
-            text.push('\n');
-        }
+        Some(holder) => text += &holder_line(holder),
+    }
+    for holder in &state.more_holders {
+        text += &format!("  and {}", holder_line(holder));
     }
     for (at, waiter) in state.queue.iter().enumerate() {
         text += &format!("  {}. waiting: {}", at + 1, client(waiter.owner.as_ref()));
+        match waiter.mode {
+            Mode::Permits { take, of } => text += &format!(" for {take} of {of} permits"),
+            Mode::Shared => text += " to share it",
+            _ => {}
+        }
         if let Some(since) = waiter.since {
             text += &format!(" since {}", timestamp(since));
         }

@@ -190,6 +190,14 @@ impl Guard {
             .map_or(Instant::ORIGIN, |(_, lease)| lease.valid_until())
     }
 
+    /// Returns the time for which a [minimum hold](crate::Lock::min_hold) still keeps the lock; zero without
+    /// one.
+    #[must_use]
+    pub fn min_hold_left(&self) -> Duration {
+        let now = self.client.0.dispatcher.now();
+        self.attempt.held_until().since(now)
+    }
+
     pub(crate) fn request_timeout(&self) -> Duration {
         self.client.0.dispatcher.request_timeout
     }

@@ -208,11 +208,20 @@ impl Lock {
     pub async fn acquire_observed(
         &self,
         budget: Option<Duration>,
-        mut on_wait: impl FnMut(&Waiting) + Send,
+        on_wait: impl FnMut(&Waiting) + Send,
     ) -> Result<Acquisition, Error> {
         let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
             self.client.0.dispatcher.now() + budget
         });
+        self.acquire_until(until, on_wait).await
+    }
+
+    /// Like [`acquire_observed`](Self::acquire_observed), with the moment at which the wait ends.
+    pub(crate) async fn acquire_until(
+        &self,
+        until: Instant,
+        mut on_wait: impl FnMut(&Waiting) + Send,
+    ) -> Result<Acquisition, Error> {
         self.run_acquire(true, until, &mut on_wait).await
     }
 

@@ -8,9 +8,12 @@ use crate::{
     clock::Instant,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
+    lease::Phase,
     lock::Lock,
     loss::LossReason,
+    mode::Mode,
     name::LockName,
+    request::Waiting,
 };
 
 /// Several locks that are acquired and released together.
@@ -111,6 +114,21 @@ impl LockAll {
         self
     }
 
+    /// Sets the mode of all locks, as [`Lock::mode`].
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.locks = self.locks.into_iter().map(|lock| lock.mode(mode)).collect();
+        self
+    }
+
+    /// Sets for how long all locks are kept after their grants, as [`Lock::min_hold`].
+    #[must_use]
+    pub fn min_hold(mut self, time: Duration) -> Self {
+        let locks = self.locks.into_iter();
+        self.locks = locks.map(|lock| lock.min_hold(time)).collect();
+        self
+    }
+
     /// Returns the locks, in the order in which they are acquired.
     #[must_use]
     pub fn locks(&self) -> &[Lock] {
@@ -150,7 +168,7 @@ impl LockAll {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquisition<GuardAll>, Error> {
-        self.acquire_by(None).await
+        self.acquire_by(None, |_, _| {}).await
     }
 
     /// Acquires all locks. Waits at most `budget` for all of them together, requests included.
@@ -165,19 +183,43 @@ impl LockAll {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_within(&self, budget: Duration) -> Result<Acquisition<GuardAll>, Error> {
-        self.acquire_by(Some(self.client.0.dispatcher.now() + budget))
-            .await
+        self.acquire_observed(Some(budget), |_, _| {}).await
+    }
+
+    /// Like [`acquire_within`](Self::acquire_within), and calls `on_wait` for each "still waiting" answer,
+    /// with the lock that is waited for. Without a budget it waits without a time limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_observed(
+        &self,
+        budget: Option<Duration>,
+        on_wait: impl FnMut(&Lock, &Waiting) + Send,
+    ) -> Result<Acquisition<GuardAll>, Error> {
+        let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
+            self.client.0.dispatcher.now() + budget
+        });
+        self.acquire_by(Some(until), on_wait).await
     }
 
     /// Acquires all locks until a moment, or without a wait.
-    async fn acquire_by(&self, until: Option<Instant>) -> Result<Acquisition<GuardAll>, Error> {
+    async fn acquire_by(
+        &self,
+        until: Option<Instant>,
+        mut on_wait: impl FnMut(&Lock, &Waiting) + Send,
+    ) -> Result<Acquisition<GuardAll>, Error> {
         let mut guards = GuardAll { guards: Vec::new() };
         for lock in &self.locks {
             let acquired = match until {
                 None => lock.try_acquire().await,
                 Some(until) => {
-                    let left = until.since(self.client.0.dispatcher.now());
-                    lock.acquire_within(left).await
+                    lock.acquire_until(until, |waiting| on_wait(lock, waiting))
+                        .await
                 }
             };
             match acquired {
@@ -236,6 +278,87 @@ impl GuardAll {
             .iter()
             .map(|guard| Box::pin(async move { (guard.name(), guard.lost().await) }));
         first_of(losses.collect()).await
+    }
+
+    /// Returns the phase of the locks together: lost if one is lost, suspect if one is suspect.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let mut all = Phase::Held;
+        for phase in self.guards.iter().map(Guard::phase) {
+            match phase {
+                Phase::Lost(_) => return phase,
+                Phase::Held => {}
+                _ if all == Phase::Held || !phase.is_live() => all = phase,
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// Returns the shortest granted TTL.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        let ttls = self.guards.iter().map(Guard::ttl);
+        ttls.min().unwrap_or(Duration::MAX)
+    }
+
+    /// Returns the time for which all locks stay held without another renewal; zero if one is not held.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        let times = self.guards.iter().map(Guard::remaining);
+        times.min().unwrap_or(Duration::MAX)
+    }
+
+    /// Returns the time for which the locks are kept by their minimum hold, as
+    /// [`Guard::min_hold_left`].
+    #[must_use]
+    pub fn min_hold_left(&self) -> Duration {
+        let times = self.guards.iter().map(Guard::min_hold_left);
+        times.max().unwrap_or(Duration::ZERO)
+    }
+
+    /// Returns the error of the last renewal of the first lock that has one, as
+    /// [`Guard::last_renewal_error`].
+    #[must_use]
+    pub fn last_renewal_error(&self) -> Option<Error> {
+        self.guards.iter().find_map(Guard::last_renewal_error)
+    }
+
+    /// Waits until the deadline or the phase of one of the locks has changed, as
+    /// [`Guard::deadline_changed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Guard::deadline_changed`].
+    pub async fn deadline_changed(&self) {
+        let changes = self
+            .guards
+            .iter()
+            .map(|guard| Box::pin(guard.deadline_changed()));
+        first_of(changes.collect()).await;
+    }
+
+    /// Renews all locks now, as [`Guard::renew`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`] if one of the locks is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// The renewal continues.
+    pub async fn renew(&self) -> Result<(), NotHeld> {
+        for guard in &self.guards {
+            guard.renew().await?;
+        }
+        Ok(())
+    }
+
+    /// Stops renewing without informing the store, as [`Guard::abandon`].
+    pub fn abandon(mut self) {
+        while let Some(guard) = self.guards.pop() {
+            guard.abandon();
+        }
     }
 
     /// Returns the moment until which all locks stay held without another renewal.

@@ -28,6 +28,7 @@ pub(crate) fn run(cli: Cli, registry: &Registry) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run(options) => crate::run::run(options, global, registry),
         Command::Status(name) => show::status(&name.name, global, registry),
+        Command::Leader(name) => show::leader(&name.name, global, registry),
         Command::Ls(options) => show::ls(options.prefix, global, registry),
         Command::Watch(options) => watch::watch(&options, global, registry),
         Command::Break(options) => evict::evict(&options, global, registry),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use tenure::{Registry, request::List};
+use tenure::{Leader, Registry, request::List};
 
 use crate::{
     args::{Format, Global},
@@ -10,7 +10,7 @@ use crate::{
     exit::{Failure, print_message},
     output,
     setup::{lock_name, read_only_sources, with_client, with_client_for_lock},
-    view::{self, ListedView, LockView},
+    view::{self, LeaderView, ListedView, LockView},
 };
 
 /// The number of locks in one page of the listing.
@@ -43,6 +43,34 @@ pub(super) fn status(name: &OsStr, global: &Global, registry: &Registry) -> Resu
     )
 }
 
+/// Prints the value of the leader, and fails if there is none.
+pub(super) fn leader(name: &OsStr, global: &Global, registry: &Registry) -> Result<(), Failure> {
+    const NO_LEADER: u8 = 1;
+    let name = lock_name(name)?;
+    with_client_for_lock(
+        &name,
+        &read_only_sources(global),
+        registry,
+        async |config, client| {
+            let leader = Leader::of(&client.inspect(&name).await?);
+            if global.output == Format::Json {
+                let view = LeaderView::new(config.namespace.as_str(), &name, &leader);
+                output::write_json(&view)?;
+            }
+            match leader {
+                Leader::Leads { value, .. } if global.output == Format::Text => {
+                    output::write(format!("{}\n", escape(&value)))
+                }
+                Leader::Leads { .. } => Ok(()),
+                _ => {
+                    let name = quote(name.as_str());
+                    Err(Failure::notice(NO_LEADER, format!("nobody leads {name}")))
+                }
+            }
+        },
+    )
+}
+
 /// Lists the locks that are held or waited for.
 pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result<(), Failure> {
     with_client(
@@ -64,7 +92,14 @@ pub(super) fn ls(prefix: String, global: &Global, registry: &Registry) -> Result
                                 Some(error) => {
                                     format!("{name}  cannot be read: {}\n", escape(error))
                                 }
-                                None => format!("{name}  {held}, waiting: {}\n", listed.waiters),
+                                None => {
+                                    let waiters = listed.waiters;
+                                    let more = match listed.holders {
+                                        0 | 1 => String::new(),
+                                        holders => format!(", and {} more", holders - 1),
+                                    };
+                                    format!("{name}  {held}{more}, waiting: {waiters}\n")
+                                }
                             };
                             output::write(line)?;
                         }

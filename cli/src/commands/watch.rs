@@ -58,7 +58,7 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
 /// Returns the state without the field that changes with every renewal.
 fn mark(state: &LockState) -> LockState {
     let mut mark = state.clone();
-    if let Some(holder) = &mut mark.holder {
+    for holder in mark.holder.iter_mut().chain(&mut mark.more_holders) {
         holder.expires_in = None;
     }
     mark

@@ -13,10 +13,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tenure::{Guard, name::LockName};
+use tenure::name::LockName;
 
 use super::{
     atomic_file,
+    held::Held,
     status_file::{Outcome, StatusFile},
 };
 use crate::exit::{Failure, UNAVAILABLE, print_warning};
@@ -123,13 +124,13 @@ impl MetricsFile {
     }
 
     /// Records the grant.
-    pub(super) fn acquired(&mut self, guard: &Guard, waited: Duration) {
+    pub(super) fn acquired(&mut self, guard: &Held, waited: Duration) {
         let at = SystemTime::now();
         self.sample.waiting = false;
         self.sample.wait = Some(waited);
         self.sample.held = true;
         self.sample.grant = Some(Grant {
-            token: guard.token().get(),
+            token: guard.token(),
             at,
             expiry: at + guard.remaining(),
         });
@@ -137,7 +138,7 @@ impl MetricsFile {
     }
 
     /// Records renewals and a loss of the lock until the caller drops the future.
-    pub(super) async fn follow(&mut self, guard: &Guard) -> Infallible {
+    pub(super) async fn follow(&mut self, guard: &Held) -> Infallible {
         if self.writer.is_none() {
             return std::future::pending().await;
         }

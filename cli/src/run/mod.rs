@@ -3,6 +3,7 @@
 mod atomic_file;
 mod connect;
 mod guardian_handle;
+mod held;
 mod metrics_file;
 mod reaper;
 mod reentrancy;
@@ -26,9 +27,11 @@ use std::{
 
 use rustix::process::Signal;
 use tenure::{
-    Acquisition, Client, Config, Guard, NotHeld, Registry, Release,
+    Acquisition, Client, Config, LockAll, NotHeld, Registry, Release,
     clock::{Instant, SystemClock},
     driver::Backoff,
+    id::AttemptId,
+    mode::Mode,
     name::LockName,
     request::Holder,
 };
@@ -36,6 +39,7 @@ pub(crate) use timing::check_fits;
 
 use self::{
     guardian_handle::Start,
+    held::Held,
     metrics_file::MetricsFile,
     spans::Spans,
     status_file::{Outcome, StatusFile},
@@ -63,6 +67,8 @@ const ABANDONED: &str = "abandoned";
 pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<(), Failure> {
     let (name, command) = options.name_and_command()?;
     let name = setup::lock_name(name)?;
+    let also = options.also.iter().map(|name| setup::lock_name(name));
+    let also = also.collect::<Result<Vec<_>, _>>()?;
     let mut sources = setup::sources(global);
     if let Some(ttl) = options.ttl {
         let text = humantime::format_duration(ttl).to_string();
@@ -125,6 +131,7 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
             begin,
             config: &config,
             name,
+            also,
             command,
             executable,
             label,
@@ -196,6 +203,8 @@ struct Job<'a> {
     begin: Instant,
     config: &'a Config,
     name: LockName,
+    /// The locks that are acquired together with it.
+    also: Vec<LockName>,
     command: Vec<OsString>,
     /// The path of this program, which is also the guardian.
     executable: PathBuf,
@@ -212,27 +221,29 @@ impl Job<'_> {
         spans: &mut Spans,
     ) -> Result<u8, Failure> {
         if !self.options.no_wait {
-            reentrancy::refuse_nested(&self.client, &self.name).await?;
+            for name in self.names() {
+                reentrancy::refuse_nested(&self.client, name).await?;
+            }
         }
-        let lock = self
-            .client
-            .lock_named(self.name.clone())
-            .label(&*self.label);
+        let locks = self.locks()?;
         let acquisition = tokio::select! {
             biased;
             // The client removes the attempt from the queue.
             signal = signals.ending() => Err(interrupted(signal, status)),
-            acquisition = wait::acquire(&lock, self.remaining_wait(), self.options.quiet) =>
+            acquisition = wait::acquire(&locks, self.remaining_wait(), self.options.quiet) =>
                 acquisition.map_err(|error| wait::failed(error, &self.name, self.wait_limit())),
         };
         status.waited_ms = view::millis(time::now().since(self.begin));
         let guard = match acquisition? {
-            Acquisition::Acquired(guard) => guard,
+            Acquisition::Acquired(guards) => match Held::new(guards, self.name.clone()) {
+                Some(held) => held,
+                None => return Err(self.busy(&Holder::foreign(), status)),
+            },
             Acquisition::Busy(holder) => return Err(self.busy(&holder, status)),
             // No other variant exists yet; in any other case this run does not hold the lock.
             _ => return Err(self.busy(&Holder::foreign(), status)),
         };
-        status.token = Some(guard.token().get());
+        status.token = Some(guard.token());
         status.acquired = true;
         metrics.acquired(&guard, Duration::from_millis(status.waited_ms));
         spans.acquired(&guard);
@@ -244,11 +255,56 @@ impl Job<'_> {
         };
         status.held_ms = view::millis(time::now().since(granted));
         if let Ok(Finish::CommandUnknown) = held {
-            return Err(self.abandon(guard, status));
+            return Err(Self::abandon(guard, status));
         }
         let code = held.map(|finish| self.conclude(finish, &guard, status));
-        self.release(&guard, status).await;
+        if self.keep_for_min_hold(&guard, signals).await {
+            self.release(guard, status).await;
+        } else {
+            guard.into_guards().abandon();
+            status.release = Some(ABANDONED);
+        }
         code
+    }
+
+    /// Returns the names of all locks of the run.
+    fn names(&self) -> impl Iterator<Item = &LockName> {
+        std::iter::once(&self.name).chain(&self.also)
+    }
+
+    /// Returns the locks of the run, as the options ask for them.
+    fn locks(&self) -> Result<LockAll, Failure> {
+        let mode = match self.options.permits {
+            Some(permits) => permits,
+            None if self.options.shared => Mode::Shared,
+            None => Mode::Exclusive,
+        };
+        let locks = self.client.lock_all(self.names().map(LockName::as_str))?;
+        let min_hold = self.options.hold_at_least.unwrap_or_default();
+        Ok(locks.label(&*self.label).mode(mode).min_hold(min_hold))
+    }
+
+    /// Waits until the minimum hold is over. Returns whether it is; a signal that ends the run leaves the
+    /// lock to its TTL.
+    async fn keep_for_min_hold(&self, guard: &Held, signals: &mut Listener) -> bool {
+        let left = guard.min_hold_left();
+        if left.is_zero() {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            _ = guard.lost() => true,
+            _ = signals.ending() => {
+                let ttl = humantime::format_duration(guard.ttl());
+                print_warning(&format!(
+                    "interrupted while `--hold-at-least` kept {}; the store frees it {ttl} after the last \
+                     renewal",
+                    guard.names()
+                ));
+                false
+            }
+            () = time::sleep_until(time::now() + left) => true,
+        }
     }
 
     fn wait_limit(&self) -> Option<Duration> {
@@ -267,7 +323,7 @@ impl Job<'_> {
         if self.options.quiet || code == 0 {
             return Failure::silent(code);
         }
-        let name = quote(self.name.as_str());
+        let name = held::names(&self.name, self.names());
         let held = view::held_by(holder);
         Failure::notice(
             code,
@@ -285,7 +341,7 @@ impl Job<'_> {
     /// this function returns.
     async fn hold(
         &self,
-        guard: &Guard,
+        guard: &Held,
         signals: &mut Listener,
         status: &mut StatusFile,
         spans: &Spans,
@@ -296,7 +352,7 @@ impl Job<'_> {
         let proved = if guard.remaining() < guard.ttl() * 3 / 5 {
             guard.renew().await
         } else {
-            guard.check().map(|_| ())
+            guard.check()
         };
         if let Err(reason) = proved {
             status.outcome = Outcome::Lost;
@@ -330,8 +386,8 @@ impl Job<'_> {
         .await)
     }
 
-    fn conclude(&self, finish: Finish, guard: &Guard, status: &mut StatusFile) -> u8 {
-        let name = quote(self.name.as_str());
+    fn conclude(&self, finish: Finish, guard: &Held, status: &mut StatusFile) -> u8 {
+        let name = guard.names();
         match finish {
             Finish::Ended(end) => {
                 status.outcome = if end.signal.is_some() {
@@ -414,11 +470,11 @@ impl Job<'_> {
 
     /// Leaves the lock to its TTL: the guardian died before it reported whether it had started the
     /// command, and no process can find a command that the guardian may have started.
-    fn abandon(&self, guard: Guard, status: &mut StatusFile) -> Failure {
+    fn abandon(guard: Held, status: &mut StatusFile) -> Failure {
         status.outcome = Outcome::Error;
-        let name = quote(self.name.as_str());
+        let name = guard.names();
         let ttl = humantime::format_duration(guard.ttl());
-        guard.abandon();
+        guard.into_guards().abandon();
         status.release = Some(ABANDONED);
         Failure::new(
             UNAVAILABLE,
@@ -441,56 +497,70 @@ impl Job<'_> {
         )
     }
 
-    async fn release(&self, guard: &Guard, status: &mut StatusFile) {
-        let name = quote(self.name.as_str());
-        match guard.release().await {
-            Release::Released => status.release = Some("released"),
-            Release::NotHeld(reason) => {
-                status.release = Some("not_held");
-                if !matches!(status.outcome, Outcome::Lost | Outcome::NotStopped) {
+    async fn release(&self, held: Held, status: &mut StatusFile) {
+        let guards = held.into_guards();
+        let ttl = humantime::format_duration(guards.ttl());
+        let attempts: Vec<_> = guards
+            .guards()
+            .iter()
+            .map(|guard| (guard.name().clone(), guard.attempt()))
+            .collect();
+        status.release = Some("released");
+        let Err(not_released) = guards.release().await else {
+            return;
+        };
+        for (lock, outcome) in not_released.0 {
+            let name = quote(lock.as_str());
+            let attempt = attempts.iter().find(|(other, _)| *other == lock);
+            match outcome {
+                Release::Released => {}
+                Release::NotHeld(reason) => {
+                    status.release = Some("not_held");
+                    if !matches!(status.outcome, Outcome::Lost | Outcome::NotStopped) {
+                        print_warning(&format!(
+                            "lock {name} was already lost at release: {reason}"
+                        ));
+                    }
+                }
+                // The client repeats the removal, or a reply was lost after the store had carried it out.
+                Release::Unknown(_) if self.is_free_of(attempt).await => {}
+                // The message about the loss has named the cause, and the store cannot be reached.
+                Release::Unknown(_) if matches!(status.outcome, Outcome::Lost) => {
+                    status.release = Some("unknown");
                     print_warning(&format!(
-                        "lock {name} was already lost at release: {reason}"
+                        "the store did not confirm the release of {name}, and frees it {ttl} after the \
+                         last renewal"
                     ));
                 }
+                Release::Unknown(error) => {
+                    status.release = Some("unknown");
+                    print_warning(&format!(
+                        "it is unknown whether lock {name} was released: {}; the store frees it {ttl} \
+                         after the last renewal",
+                        describe(&error)
+                    ));
+                }
+                _ => status.release = Some("unknown"),
             }
-            // The client repeats the removal, or a reply was lost after the store had carried it out.
-            Release::Unknown(_) if self.is_free_of(guard).await => {
-                status.release = Some("released");
-            }
-            // The message about the loss has named the cause, and the store cannot be reached.
-            Release::Unknown(_) if matches!(status.outcome, Outcome::Lost) => {
-                status.release = Some("unknown");
-                let ttl = humantime::format_duration(guard.ttl());
-                print_warning(&format!(
-                    "the store did not confirm the release of {name}, and frees it {ttl} after the last \
-                     renewal"
-                ));
-            }
-            Release::Unknown(error) => {
-                status.release = Some("unknown");
-                let ttl = humantime::format_duration(guard.ttl());
-                print_warning(&format!(
-                    "it is unknown whether lock {name} was released: {}; the store frees it {ttl} \
-                     after the last renewal",
-                    describe(&error)
-                ));
-            }
-            _ => status.release = Some("unknown"),
         }
     }
 
     /// Returns whether the store reports, within [`SHUTDOWN_TIMEOUT`], that it no longer has the
     /// grant.
-    async fn is_free_of(&self, guard: &Guard) -> bool {
+    async fn is_free_of(&self, grant: Option<&(LockName, AttemptId)>) -> bool {
+        let Some((name, attempt)) = grant else {
+            return false;
+        };
         let limit = time::now() + SHUTDOWN_TIMEOUT;
         let gone = async {
             let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
             loop {
-                if let Ok(state) = self.client.inspect(&self.name).await {
-                    let holder = state.holder.and_then(|holder| holder.attempt);
-                    if holder != Some(guard.attempt()) {
-                        return;
-                    }
+                if let Ok(state) = self.client.inspect(name).await
+                    && !state
+                        .holders()
+                        .any(|holder| holder.attempt == Some(*attempt))
+                {
+                    return;
                 }
                 backoff.pause(&SystemClock).await;
             }
@@ -503,13 +573,14 @@ impl Job<'_> {
     }
 
     /// Returns the variables that are set in the command's environment.
-    fn environment(&self, guard: &Guard) -> Vec<(&'static str, OsString)> {
+    fn environment(&self, guard: &Held) -> Vec<(&'static str, OsString)> {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
         let owner = format!("{}@{host}:{}", self.label, std::process::id());
         vec![
             ("TENURE_NAME", self.name.as_str().into()),
             ("TENURE_TOKEN", guard.token().to_string().into()),
+            ("TENURE_FLOOR", guard.floor().to_string().into()),
             // A label may come from a configuration file, and the environment cannot contain a NUL.
             ("TENURE_OWNER", owner.replace('\0', "").into()),
             (
@@ -517,7 +588,7 @@ impl Job<'_> {
                 self.client.info().endpoint.replace('\0', "").into(),
             ),
             ("TENURE_TTL_MS", guard.ttl().as_millis().to_string().into()),
-            (reentrancy::VARIABLE, reentrancy::held_chain(guard)),
+            (reentrancy::VARIABLE, reentrancy::held_chain(guard.guards())),
         ]
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use tenure::{Guard, name::LockName};
+use tenure::name::LockName;
 
-use super::{status_file::StatusFile, trace_context::TraceParent};
+use super::{held::Held, status_file::StatusFile, trace_context::TraceParent};
 
 /// The spans of a run.
 pub(super) struct Spans;
@@ -14,7 +14,7 @@ impl Spans {
         Self
     }
 
-    pub(super) const fn acquired(&mut self, _: &Guard) {}
+    pub(super) const fn acquired(&mut self, _: &Held) {}
 
     pub(super) const fn environment(&self) -> Option<(&'static str, OsString)> {
         None

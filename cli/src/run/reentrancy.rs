@@ -13,18 +13,21 @@ use crate::{
 /// `name=attempt` in the encoding of lock names, separated by commas.
 pub(super) const VARIABLE: &str = "TENURE_HELD";
 
-/// Returns the value of the variable for the command that runs under this grant.
-pub(super) fn held_chain(guard: &Guard) -> OsString {
-    let own = format!("{}={}", guard.name().encoded(), guard.attempt());
+/// Returns the value of the variable for the command that runs under these grants.
+pub(super) fn held_chain(guards: &[Guard]) -> OsString {
+    let own = guards
+        .iter()
+        .map(|guard| format!("{}={}", guard.name().encoded(), guard.attempt()));
     let above = std::env::var(VARIABLE).unwrap_or_default();
     let mut chain: Vec<_> = parse(&above)
         .map(|(name, attempt)| format!("{}={attempt}", name.encoded()))
         .collect();
-    chain.push(own);
+    chain.extend(own);
     chain.join(",").into()
 }
 
-/// Refuses a lock whose current holder is a parent run of this process.
+/// Refuses a lock that a parent run of this process holds, also if both would share it: a writer that
+/// waits for the parent would stand in front of the inner run.
 ///
 /// The attempt's id is random and unique. A variable that outlived its run, or a copy of it in
 /// another process, therefore refuses nothing.
@@ -38,8 +41,8 @@ pub(super) async fn refuse_nested(client: &Client, name: &LockName) -> Result<()
         return Ok(());
     }
     let state = client.inspect(name).await?;
-    let holder = state.holder.and_then(|holder| holder.attempt);
-    if holder.is_some_and(|holder| attempts.contains(&holder)) {
+    let mut holders = state.holders().filter_map(|holder| holder.attempt);
+    if holders.any(|holder| attempts.contains(&holder)) {
         return Err(Failure::new(
             USAGE,
             format!(

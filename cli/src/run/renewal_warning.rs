@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tenure::{Guard, clock::Instant, lease::Phase};
+use tenure::{clock::Instant, lease::Phase};
 
+use super::held::Held;
 use crate::{
-    escape::quote,
     exit::{describe, print_message, print_warning},
     time,
 };
@@ -20,7 +20,7 @@ impl RenewalWarning {
     /// Returns when the next warning is due if the phase does not change. The client repeats a
     /// failed renewal, and a single failure needs no warning: the warning is due after half of the
     /// TTL.
-    pub(super) fn due(&self, guard: &Guard) -> Instant {
+    pub(super) fn due(&self, guard: &Held) -> Instant {
         match guard.phase() {
             Phase::Suspect if !self.shown => guard.valid_until().before(guard.ttl() / 2),
             _ => Instant::FAR_FUTURE,
@@ -28,8 +28,8 @@ impl RenewalWarning {
     }
 
     /// Shows a warning, or its end, if the phase of the guard has changed.
-    pub(super) fn update(&mut self, guard: &Guard, kill_after: Duration) {
-        let name = quote(guard.name().as_str());
+    pub(super) fn update(&mut self, guard: &Held, kill_after: Duration) {
+        let name = guard.names();
         match guard.phase() {
             Phase::Suspect if !self.shown && time::now() >= self.due(guard) => {
                 self.shown = true;
@@ -57,7 +57,7 @@ impl RenewalWarning {
 }
 
 /// Returns why renewals fail, as the end of a sentence; empty if the cause is unknown.
-pub(super) fn cause(guard: &Guard) -> String {
+pub(super) fn cause(guard: &Held) -> String {
     let error = guard.last_renewal_error();
     error.map_or_else(String::new, |error| format!("; {}", describe(&error)))
 }

@@ -26,10 +26,11 @@ use opentelemetry_sdk::{
     Resource,
     trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan},
 };
-use tenure::{Guard, name::LockName};
+use tenure::name::LockName;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{
+    held::Held,
     status_file::{Outcome, StatusFile},
     trace_context::{self, TraceParent},
 };
@@ -127,7 +128,7 @@ impl Spans {
     }
 
     /// Ends the span of the wait, and starts that of the held lock.
-    pub(super) fn acquired(&mut self, guard: &Guard) {
+    pub(super) fn acquired(&mut self, guard: &Held) {
         let Some(spans) = &mut self.0 else { return };
         if let Some(mut wait) = spans.wait.take() {
             wait.set_attribute(KeyValue::new("outcome", "acquired"));
@@ -135,7 +136,7 @@ impl Spans {
         }
         let under = below(&spans.run);
         let mut hold = start_span(&spans.tracer, "tenure.hold", &spans.attributes, &under);
-        let token = token(guard.token().get());
+        let token = token(guard.token());
         hold.set_attribute(token.clone());
         spans.run.set_attribute(token);
         spans.hold = Some(hold);

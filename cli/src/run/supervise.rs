@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use nix::unistd::{getpgrp, getppid, getsid};
 use rustix::process::{Pid, Signal, kill_current_process_group};
-use tenure::{Guard, NotHeld, clock::Instant, loss::LossReason};
+use tenure::{NotHeld, clock::Instant, loss::LossReason};
 
-use super::{guardian_handle::GuardianHandle, renewal_warning::RenewalWarning};
+use super::{guardian_handle::GuardianHandle, held::Held, renewal_warning::RenewalWarning};
 use crate::{
-    escape::quote,
     exit::print_warning,
     guardian::protocol::{End, OnLost, Order, Report, nanos},
     process_group::{Liveness, ProcessGroup},
@@ -69,7 +68,7 @@ pub(super) enum Finish {
 
 /// Supervises the command until it has ended.
 pub(super) async fn supervise(
-    guard: &Guard,
+    guard: &Held,
     mut guardian: GuardianHandle,
     signals: &mut Listener,
     on_lost: OnLost,
@@ -166,7 +165,7 @@ impl Supervision {
         &mut self,
         reason: LossReason,
         on_lost: OnLost,
-        guard: &Guard,
+        guard: &Held,
         guardian: &GuardianHandle,
     ) {
         self.lost = Some(reason);
@@ -186,7 +185,7 @@ impl Supervision {
         }
     }
 
-    fn finish(&self, end: End, guard: &Guard, on_lost: OnLost) -> Finish {
+    fn finish(&self, end: End, guard: &Held, on_lost: OnLost) -> Finish {
         let lost = self.lost.or_else(|| match guard.check() {
             Err(NotHeld::Lost(reason)) => Some(reason),
             _ => None,
@@ -206,8 +205,8 @@ impl Supervision {
         }
     }
 
-    fn warn_not_permitted(&self, signal: i32, guard: &Guard) {
-        let name = quote(guard.name().as_str());
+    fn warn_not_permitted(&self, signal: i32, guard: &Held) {
+        let name = guard.names();
         let signal = name_of_signal(signal);
         let why = self
             .group
@@ -222,7 +221,7 @@ impl Supervision {
     async fn not_stopped(
         &self,
         group: ProcessGroup,
-        guard: &Guard,
+        guard: &Held,
         signals: &mut Listener,
     ) -> Finish {
         let why = group.why_not_stopped();
@@ -233,7 +232,7 @@ impl Supervision {
             };
         }
         if guard.check().is_ok() {
-            let name = quote(guard.name().as_str());
+            let name = guard.names();
             print_warning(&format!(
                 "the command could not be stopped: {why}; lock {name} is held until the command ends"
             ));

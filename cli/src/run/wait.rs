@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tenure::{Acquisition, Error, ErrorKind, Lock, name::LockName, request::Waiting};
+use tenure::{
+    Acquisition, Error, ErrorKind, GuardAll, Lock, LockAll, name::LockName, request::Waiting,
+};
 
 use crate::{
     escape::quote,
@@ -30,23 +32,23 @@ pub(super) fn failed(error: Error, name: &LockName, limit: Option<Duration>) -> 
     failure
 }
 
-/// Acquires the lock within `limit`: `None` waits forever, and zero does not wait.
+/// Acquires the locks within `limit`: `None` waits forever, and zero does not wait.
 pub(super) async fn acquire(
-    lock: &Lock,
+    locks: &LockAll,
     limit: Option<Duration>,
     quiet: bool,
-) -> Result<Acquisition, Error> {
+) -> Result<Acquisition<GuardAll>, Error> {
     if limit == Some(Duration::ZERO) {
-        return lock.try_acquire().await;
+        return locks.try_acquire().await;
     }
-    let mut announced = quiet;
-    lock.acquire_observed(limit, |waiting| {
-        if !announced {
-            announced = true;
+    let mut announced = None;
+    let on_wait = |lock: &Lock, waiting: &Waiting| {
+        if !quiet && announced.as_ref() != Some(lock.name()) {
+            announced = Some(lock.name().clone());
             announce(lock, waiting);
         }
-    })
-    .await
+    };
+    locks.acquire_observed(limit, on_wait).await
 }
 
 fn announce(lock: &Lock, waiting: &Waiting) {

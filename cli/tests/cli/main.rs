@@ -16,6 +16,7 @@ mod counter;
 mod deploy;
 mod guardian;
 mod journal;
+mod kinds;
 mod metrics_file;
 mod outage;
 mod pages;
