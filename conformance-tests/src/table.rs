@@ -216,6 +216,22 @@ macro_rules! __each_case {
                 missing_mode_is_refused [M7] since 3
                     "A mode that the backend does not declare is refused without a request, and can be required by the configuration.";
             }
+            kinds {
+                several_locks_never_block_each_other [M8] since 3
+                    "Two clients that acquire the same two locks together, in opposite orders, never wait for each other.";
+                several_locks_are_all_held_or_none [M8] since 3
+                    "If one of several locks is taken, the others are free again; the loss of one is the loss of all.";
+                term_of_a_leader_is_its_token [E1 E2] since 3
+                    "The term of each leader is higher than the term before, a leader that is lost does not lead by its own check, and a resignation can be repeated.";
+                unanswered_resignation_is_unknown [E2] since 3
+                    "A resignation without a reply is unknown, and can be repeated.";
+                observer_is_told_of_each_leader [E3 E2] since 3
+                    "An observer is told of each leader and each vacancy, and that the leader is unknown while the store is silent.";
+                minimum_hold_outlasts_the_guard [H1] since 3
+                    "A lock with a minimum hold is granted to nobody before its end, though the guard is dropped or released.";
+                minimum_hold_is_named_at_shutdown [H1 R5] since 3
+                    "A shutdown waits for a minimum hold within its bound, and names the grant that it leaves to its TTL.";
+            }
             capabilities {
                 make_sense [C1]
                     "The declared capabilities are consistent and do not change between two requests.";
@@ -319,7 +335,9 @@ const CLAUSES: &[(&str, u32)] = &[
     ("I", 2),
     ("C", 3),
     ("S", 3),
-    ("M", 7),
+    ("M", 8),
+    ("E", 3),
+    ("H", 1),
 ];
 
 /// Returns the names of all clauses of the contract.

@@ -6,6 +6,7 @@ pub(crate) mod deadline;
 pub(crate) mod exclusion;
 pub(crate) mod faults;
 pub(crate) mod inspect_evict;
+pub(crate) mod kinds;
 pub(crate) mod loss;
 pub(crate) mod modes;
 pub(crate) mod names;
