@@ -33,12 +33,16 @@
 //! | A4 | the adapter of the core: `cas/mod.rs` (`remove`), `cas/attempts.rs` (`fence`) |
 //! | T1 | the queue machine: `queue/state.rs` (`next_token`); the adapter passes the wall clock as the floor: `cas/transaction.rs` (`read_clocks`) |
 //! | T3 | the queue machine: `queue/mod.rs` (`enqueue`) |
-//! | W1 | the queue machine: `queue/mod.rs` (`enqueue`, `promote`) |
+//! | W1 | the queue machine: `queue/mod.rs` (`enqueue`, `advance`) |
 //! | W3 | the queue machine: `queue/mod.rs` (`remove_entry`); the adapter wakes: `cas/transaction.rs` (`notify`), `fifo.rs` |
 //! | D1 | the adapter reads the clock before it writes: `cas/transaction.rs` (`read_clocks`) |
 //! | D4 | the adapter: `cas/transaction.rs` (`report_grant`) |
 //! | L2 | the adapter: `cas/transaction.rs` (`report_loss`), `cas/mod.rs` (`renew_one`) |
 //! | L5 | the adapter: each lock is renewed by itself, and an error is `Unknown`, never `Gone`: `cas/mod.rs` (`renew_lock`) |
+//! | M2 | the queue machine: `queue/mod.rs` (`advance`), `mode.rs` (`admits`) |
+//! | M3 | the queue machine: `queue/state.rs` (`floor`) |
+//! | M4 | the adapter and the queue machine: `cas/mod.rs` (`downgrade`), `queue/mod.rs` (`downgrade`) |
+//! | S3 | the adapter: `cas/blob.rs` (`encode`, `decode`) |
 //! | I2 | the adapter and the queue machine: `cas/mod.rs` (`evict`) |
 
 mod backend;

@@ -27,6 +27,9 @@ mod pages {
     #[doc = include_str!("../../README.md")]
     struct Readme;
 
+    #[doc = include_str!("../../docs/kinds.md")]
+    struct Kinds;
+
     #[doc = include_str!("../../docs/migration.md")]
     struct Migration;
 

@@ -113,7 +113,14 @@ fn declared(config: &Config, offered: &Capabilities) -> Vec<(&'static str, Strin
         _ => "",
     };
     let takeover = offered.takeover.of(config.ttl, config.ttl);
+    let modes = match (offered.modes.shared, offered.modes.permits) {
+        (true, true) => "exclusive, shared, and with permits",
+        (true, false) => "exclusive and shared; no permits",
+        (false, true) => "exclusive, and with permits; not shared",
+        (false, false) => "exclusive alone",
+    };
     vec![
+        ("modes", modes.to_owned()),
         ("survives", format!("{} ({survives})", offered.durability)),
         (
             "waiters",
