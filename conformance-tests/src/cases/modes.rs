@@ -182,19 +182,17 @@ pub(crate) async fn readers_do_not_pass_a_waiting_writer(context: Arc<CaseContex
     let name = context.name("reader-behind-writer")?;
     let reader = hold(&context, &one, &name, Mode::Shared).await?;
     let writer = wait(&context, &other, &name, Mode::Exclusive).await?;
-    let behind = match one
-        .enqueue_in(
-            &name,
-            AttemptId::random()?,
-            context.long(),
-            true,
-            Mode::Shared,
-        )
-        .await?
-    {
-        Enqueued::Waiting(_) => wait(&context, &one, &name, Mode::Shared).await?,
-        other => broken!("M2", "a reader passed a waiting writer: {other:?}"),
-    };
+    let behind = AttemptId::random()?;
+    for (attempt, waits) in [(AttemptId::random()?, false), (behind, true)] {
+        let answer = one
+            .enqueue_in(&name, attempt, context.long(), waits, Mode::Shared)
+            .await?;
+        ensure!(
+            matches!(answer, Enqueued::Busy(_) | Enqueued::Waiting(_)),
+            "M2",
+            "a reader passed a waiting writer: {answer:?}"
+        );
+    }
     one.remove(&name, reader.attempt, context.long()).await?;
     admitted(
         &context,
@@ -246,6 +244,15 @@ pub(crate) async fn readers_do_not_starve_a_writer(context: Arc<CaseContext>) ->
             Ok::<_, Stop>(())
         });
     }
+    let held = context.eventually(context.slack(), || async {
+        let state = clients[0].inspect(name).await?;
+        Ok((state.holders().count() > 1).then_some(()))
+    });
+    ensure!(
+        held.await?.is_some(),
+        "M1",
+        "six readers that keep coming do not hold the lock together"
+    );
     let writer = clients[0].rw_lock(name)?.write();
     let within = context.takeover(context.long(), context.long());
     let acquired = writer.acquire_within(within).await;
@@ -270,19 +277,17 @@ pub(crate) async fn small_requests_do_not_pass_a_large_one(context: Arc<CaseCont
     let name = context.name("large-request")?;
     let held = hold(&context, &one, &name, permits(2, 3)).await?;
     let large = wait(&context, &other, &name, permits(3, 3)).await?;
-    let small = match one
-        .enqueue_in(
-            &name,
-            AttemptId::random()?,
-            context.long(),
-            true,
-            permits(1, 3),
-        )
-        .await?
-    {
-        Enqueued::Waiting(_) => wait(&context, &one, &name, permits(1, 3)).await?,
-        other => broken!("M2", "a small request passed a large one: {other:?}"),
-    };
+    let small = AttemptId::random()?;
+    for (attempt, waits) in [(AttemptId::random()?, false), (small, true)] {
+        let answer = one
+            .enqueue_in(&name, attempt, context.long(), waits, permits(1, 3))
+            .await?;
+        ensure!(
+            matches!(answer, Enqueued::Busy(_) | Enqueued::Waiting(_)),
+            "M2",
+            "a small request passed a large one: {answer:?}"
+        );
+    }
     one.remove(&name, held.attempt, context.long()).await?;
     admitted(
         &context,
@@ -633,6 +638,14 @@ pub(crate) async fn downgrade_is_one_step(context: Arc<CaseContext>) -> Outcome 
             "M4",
             "the downgrade of a held grant reports {downgraded:?}"
         );
+        let renewed = writer
+            .renew_in(&name, grant.attempt, ttl, Some(grant.token), Mode::Shared)
+            .await?;
+        ensure!(
+            matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
+            "M4",
+            "a downgraded grant does not keep its token: {renewed:?}"
+        );
         let admitted = admitted(
             &context,
             &other,
@@ -667,14 +680,6 @@ pub(crate) async fn downgrade_is_one_step(context: Arc<CaseContext>) -> Outcome 
             "a reader behind that writer",
         )
         .await?;
-        let renewed = writer
-            .renew_in(&name, grant.attempt, ttl, Some(grant.token), Mode::Shared)
-            .await?;
-        ensure!(
-            matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
-            "M4",
-            "a downgraded grant does not keep its token: {renewed:?}"
-        );
     }
     let state = writer.inspect(&name).await?;
     let shown: Vec<_> = state

@@ -95,6 +95,12 @@ impl Driver {
         if self.has(Flaw::TakesOverLate) {
             grant.ttl /= 2;
         }
+        if self.has(Flaw::FloorIsTheToken) {
+            grant.floor = grant.token;
+        }
+        if self.has(Flaw::ReadersHaveOneToken) {
+            grant.token = grant.floor;
+        }
         if self.has(Flaw::ProvedFromTheReply) {
             grant.proved_from = Some(SystemClock.now());
         }
@@ -314,6 +320,8 @@ impl Backend for Driver {
         request.name = self.name(&request.name, Some(attempt));
         request.attempt = self.id(&request.name, attempt);
         self.before(&mut request).await?;
+        self.change_mode(&mut request).await?;
+        let passed = self.pass(&request).await?;
         let name = request.name.clone();
         let asked = self.inner.enqueue(request.clone());
         let answer = if self.has(Flaw::GivesUpAfterATimeout) {
@@ -323,6 +331,12 @@ impl Backend for Driver {
         } else {
             asked.await
         };
+        self.put_back(passed).await?;
+        if let Ok(Enqueued::Busy(_)) = answer
+            && self.has(Flaw::KeepsWhatItHadBefore)
+        {
+            self.turned.store(true, Ordering::SeqCst);
+        }
         let answer = match answer {
             Err(_) if !wait && self.has(Flaw::AwayIsBusy) => Ok(Enqueued::Busy(Holder::default())),
             answer => answer,
@@ -388,6 +402,13 @@ impl Backend for Driver {
         if self.has(Flaw::ReleaseDoesNothing) {
             return Ok(Removed::AsHolder);
         }
+        if let Some(answer) = self.ignored_removal(&request).await? {
+            return Ok(answer);
+        }
+        if self.has(Flaw::ReleaseOfOneIsOfAll) {
+            self.evict_all(&request.name).await?;
+            return Ok(Removed::AsHolder);
+        }
         if self.has(Flaw::LostReplyLeavesAGhost) && !request.outcome_known {
             return Ok(Removed::Absent);
         }
@@ -422,7 +443,7 @@ impl Backend for Driver {
         if self.has(Flaw::QueueShownBackwards) {
             state.queue.reverse();
         }
-        Ok(state)
+        Ok(self.shown_state(state))
     }
 
     async fn list(&self, request: List) -> Result<Page, Error> {
@@ -435,11 +456,14 @@ impl Backend for Driver {
         if self.has(Flaw::EvictWithoutTokenCheck) {
             return self.evict_holder(&name).await;
         }
+        if self.has(Flaw::EvictsAllReaders) {
+            return self.evict_all(&name).await;
+        }
         self.inner.evict(&name, token).await
     }
 
     async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
-        self.inner.downgrade(request).await
+        self.downgrade_with_flaw(request).await
     }
 
     async fn discard(&self, name: &LockName) -> Result<Option<Duration>, Error> {

@@ -158,4 +158,48 @@ mutants! {
         "An enqueue that was refused is fenced off, although it had no effect.";
     TakesOverLate [X3] "exclusion::silent_holder_is_succeeded" "ours: an adapter's author declared 13 s, where a late waiter took 15.4 s"
         "A silent holder's lock is granted again later than the takeover bound that is declared.";
+    SharedIsExclusive [M1] "modes::readers_share_and_writers_exclude" "ours"
+        "A backend declares shared locks, and grants them to one holder at a time.";
+    WriterBesideReaders [M1] "modes::readers_share_and_writers_exclude" "ours"
+        "A writer is granted the lock beside readers.";
+    ReleaseOfOneIsOfAll [M1] "modes::readers_share_and_writers_exclude" "Redisson: a read lock whose key is deleted by one reader"
+        "The release of one reader ends the grants of all.";
+    PermitsNotSummed [M1] "modes::permits_are_counted" "ours"
+        "Each holder of permits counts as one.";
+    OtherTotalAccepted [M6] "modes::permits_are_counted" "Curator: the number of leases is each client's own"
+        "An attempt that names another number of permits is counted by the holders' number.";
+    ReadersPassWriters [M2] "modes::readers_do_not_pass_a_waiting_writer" "etcd's recipe of a reader-writer lock"
+        "A reader that does not wait passes a waiting writer.";
+    ReadersStarveWriters [M2] "modes::readers_do_not_starve_a_writer" "reader-writer locks that prefer readers"
+        "Readers that keep coming are granted the lock before a writer that waits.";
+    SmallPassLarge [M2] "modes::small_requests_do_not_pass_a_large_one" "semaphores without a queue"
+        "A small request for permits passes a large one.";
+    OnlyTheFirstIsWoken [W2] "modes::one_release_admits_all_whose_turn_it_is" "kazoo 649"
+        "Of several waiters that one release admits, only the first gets a message.";
+    PermitsNotPushed [W2] "modes::last_of_several_wakes_the_next" "ours: a waiter that watches only the entry ahead of it"
+        "A waiter for permits gets no message of its grant.";
+    PermitsOfTheDead [X3] "modes::dead_reader_delays_by_its_ttl" "Redisson 2045: the permits of a dead host never return"
+        "The permits of a holder that has died are not granted again.";
+    OneRenewsAll [K2] "modes::renewal_extends_one_of_several" "Redisson 7098"
+        "The renewal of one reader extends the grants of all.";
+    EvictsAllReaders [I2] "modes::eviction_names_one_of_several" "ours"
+        "The eviction of one reader ends the grants of all.";
+    FloorIsTheToken [M3] "modes::floor_is_the_lowest_live_token" "ours"
+        "The floor of a reader is its own token, so that a resource refuses the readers before it.";
+    ReadersHaveOneToken [M3] "modes::floor_is_the_lowest_live_token" "ours"
+        "All readers have the token of the first one.";
+    DowngradeInTwoSteps [M4] "modes::downgrade_is_one_step" "Curator 1138; Curator 796"
+        "A downgrade releases the lock and acquires it again.";
+    DowngradeWithoutEffect [M4] "modes::downgrade_is_one_step" "ours"
+        "A downgrade is acknowledged and changes nothing.";
+    KeepsWhatItHadBefore [M8] "kinds::several_locks_are_all_held_or_none" "ours"
+        "After a lock was found taken, the next release does nothing.";
+    TermNotShown [E1] "kinds::term_of_a_leader_is_its_token" "ours"
+        "An inspection does not show the token of the holder, so that a leader has no term.";
+    ResignationNeedsTwo [E2] "kinds::term_of_a_leader_is_its_token" "etcd 22123"
+        "A release is acknowledged, and carried out only when it is repeated.";
+    ShowsAnOldLeader [E3] "kinds::observer_is_told_of_each_leader" "Kubernetes 124588"
+        "An inspection shows what the first one has shown.";
+    RenewsOnce [H1] "kinds::minimum_hold_outlasts_the_guard" "ours"
+        "The first renewal of a grant extends it, and later ones are answered without an effect.";
 }

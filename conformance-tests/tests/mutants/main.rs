@@ -5,6 +5,7 @@
 mod driver;
 mod flaw;
 mod history;
+mod modes;
 mod page;
 mod renewing;
 mod store;

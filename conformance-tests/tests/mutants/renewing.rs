@@ -38,6 +38,14 @@ impl Driver {
         if believes && entry.token.is_some() {
             return Renewed::Proved { from };
         }
+        if self.has(Flaw::RenewsOnce) && entry.token.is_some() && turn(&self.turned) {
+            // Every later call ends here, too.
+            self.turned.store(true, Ordering::SeqCst);
+            return Renewed::Proved { from };
+        }
+        if self.has(Flaw::OneRenewsAll) {
+            self.renew_all_holders(entry).await;
+        }
         let batch = vec![entry.clone()];
         let asked = RenewalAnswers::collect(1, |answers| self.inner.renew(batch, answers));
         if self.has(Flaw::ReportInTwoTrips) && entry.token.is_none() {

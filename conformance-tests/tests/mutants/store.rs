@@ -21,8 +21,9 @@ use tenure_core::{
     error::Error,
     loss::LossReason,
     memory::MemoryStore,
+    mode::Mode,
     name::{LockName, Namespace},
-    request::{Enqueue, Grant, StoreTime},
+    request::{Enqueue, Grant, LockState, StoreTime},
     secret::Secret,
     token::FencingToken,
 };
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Vec<(Enqueue, Arc<dyn Backend>, EventSink)>,
     /// Whether the next message is lost.
     pub(crate) loses_next: bool,
+    /// What the store has shown of each lock.
+    pub(crate) shown: HashMap<LockName, LockState>,
     /// Whether the store is stopped.
     pub(crate) paused: bool,
     /// Whether the store was restarted.
@@ -215,6 +218,10 @@ impl EventHandler for Relay {
             (Some(Flaw::BelievesTheFormerLeader), BackendEvent::Lost { .. })
                 if self.store.shared.lock().unwrap().partitioned => {}
             (Some(Flaw::WakeUpLost), BackendEvent::Granted(_)) if self.loses() => {}
+            (Some(Flaw::OnlyTheFirstIsWoken), BackendEvent::Granted(grant))
+                if grant.floor != grant.token => {}
+            (Some(Flaw::PermitsNotPushed), BackendEvent::Granted(grant))
+                if self.waits_for_permits(&grant) => {}
             (Some(Flaw::WrongReason), BackendEvent::Lost { attempt, .. }) => {
                 let reason = LossReason::SessionLost;
                 self.to.send(BackendEvent::Lost { attempt, reason });
@@ -244,6 +251,14 @@ impl EventHandler for Relay {
 }
 
 impl Relay {
+    fn waits_for_permits(&self, grant: &Grant) -> bool {
+        let shared = self.store.shared.lock().unwrap();
+        let mut waiting = shared.waiting.iter();
+        waiting.any(|(request, ..)| {
+            request.attempt == grant.attempt && matches!(request.mode, Mode::Permits { .. })
+        })
+    }
+
     fn loses(&self) -> bool {
         std::mem::take(&mut self.store.shared.lock().unwrap().loses_next)
     }
