@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tenure_core::mode::{Mode, Occupancy};
 
 use super::{Ending, History, Tenancy};
 
@@ -29,7 +30,7 @@ impl Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Property {
-    /// Two guards of a lock were held at the same time.
+    /// Guards of a lock that exclude each other were held at the same time.
     TwoHolders,
     /// A token was not greater than the previous token.
     TokenFell,
@@ -58,7 +59,7 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.property {
-            Property::TwoHolders => "two guards were held at the same time (X1)",
+            Property::TwoHolders => "two guards were held at the same time (X1, M1)",
             Property::TokenFell => "a token did not rise (T1)",
             Property::NotTheHolder => {
                 "an operation of a client that was not the holder succeeded (L4, R1)"
@@ -114,9 +115,10 @@ fn format_time(micros: u64) -> String {
 
 fn describe(grant: &Tenancy) -> String {
     format!(
-        "worker {} with token {} was held from {} to {} ({:?})",
+        "worker {} with token {} ({}) was held from {} to {} ({:?})",
         grant.worker,
         grant.token,
+        grant.mode,
         format_time(grant.held_from),
         format_time(grant.held_until),
         grant.ending
@@ -129,29 +131,86 @@ fn was_evicted(grant: &Tenancy) -> bool {
     matches!(&grant.ending, Ending::Lost { reason, .. } if reason == "evicted")
 }
 
+/// A span of time in which a guard was held in one mode.
+struct Span<'a> {
+    from: u64,
+    until: u64,
+    mode: Mode,
+    grant: &'a Tenancy,
+}
+
+/// Returns the spans of a grant: two if it was downgraded.
+fn spans(grant: &Tenancy) -> Vec<Span<'_>> {
+    let span = |from, until, mode| Span {
+        from,
+        until,
+        mode,
+        grant,
+    };
+    match grant.shared_from {
+        None => vec![span(grant.held_from, grant.held_until, grant.mode)],
+        Some(shared) => vec![
+            span(grant.held_from, grant.held_until.min(shared), grant.mode),
+            span(shared, grant.held_until.max(shared), Mode::Shared),
+        ],
+    }
+}
+
 fn check_exclusion(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
-    let mut longest: Option<&Tenancy> = None;
-    for grant in grants {
-        if let Some(earlier) = longest
-            && grant.held_from < earlier.held_until
-            && !was_evicted(earlier)
-        {
-            let events = vec![describe(earlier), describe(grant)];
+    let mut all: Vec<_> = grants.iter().flat_map(|grant| spans(grant)).collect();
+    all.sort_by_key(|span| span.from);
+    let mut active: Vec<Span<'_>> = Vec::new();
+    for span in all {
+        active.retain(|earlier| span.from < earlier.until);
+        let others = active.iter().filter(|earlier| {
+            !was_evicted(earlier.grant) && !std::ptr::eq(earlier.grant, span.grant)
+        });
+        let mut occupancy = Occupancy::Free;
+        let mut events = Vec::new();
+        for other in others {
+            occupancy.add(other.mode);
+            events.push(describe(other.grant));
+        }
+        if !occupancy.admits(span.mode) {
+            events.push(describe(span.grant));
             found.push(violated(Property::TwoHolders, lock, events));
         }
-        if longest.is_none_or(|earlier| earlier.held_until < grant.held_until) {
-            longest = Some(grant);
+        active.push(span);
+    }
+}
+
+/// Two grants that exclude each other follow one another, so the later one has the higher token. Grants
+/// that share the lock may be observed in another order than that of their tokens.
+fn check_tokens(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
+    // The earlier grant with the highest token, for each kind of mode.
+    let mut highest: BTreeMap<&str, &Tenancy> = BTreeMap::new();
+    let mut seen: BTreeMap<u64, &Tenancy> = BTreeMap::new();
+    for grant in grants {
+        let kind = kind_of(grant.mode);
+        let same = seen.insert(grant.token, grant);
+        let excluded = highest
+            .iter()
+            .filter(|(other, _)| kind == "exclusive" || **other != kind);
+        let before = excluded
+            .map(|(_, other)| *other)
+            .max_by_key(|other| other.token);
+        let before = same.or(before.filter(|before| grant.token <= before.token));
+        if let Some(before) = before {
+            let events = vec![describe(before), describe(grant)];
+            found.push(violated(Property::TokenFell, lock, events));
+        }
+        let known = highest.entry(kind).or_insert(grant);
+        if known.token < grant.token {
+            *known = grant;
         }
     }
 }
 
-fn check_tokens(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
-    for pair in grants.windows(2) {
-        let [before, after] = pair else { continue };
-        if after.token <= before.token {
-            let events = vec![describe(before), describe(after)];
-            found.push(violated(Property::TokenFell, lock, events));
-        }
+const fn kind_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Shared => "shared",
+        Mode::Permits { .. } => "permits",
+        _ => "exclusive",
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | property | clauses |
 //! |---|---|
-//! | at any time at most one guard of a lock reports that it is held | X1 |
+//! | at any time the guards of a lock that report that they are held are compatible: at most one, unless they are shared or have permits | X1, M1 |
 //! | tokens rise from grant to grant | T1 |
 //! | no operation of a client that is not the holder succeeds | L4, R1 |
 //! | a loss is reported by the deadline | L1 |
@@ -23,6 +23,7 @@ mod tests;
 mod workload;
 
 use serde::{Deserialize, Serialize};
+use tenure_core::mode::Mode;
 
 pub use activity::{Activity, TooLittleActivity};
 pub use check::{Bounds, Property, Violation, check};
@@ -55,6 +56,12 @@ pub struct Tenancy {
     pub worker: u32,
     /// The token of the grant.
     pub token: u64,
+    /// What the grant shares the lock with.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The time from which the grant is shared, if it was downgraded.
+    #[serde(default)]
+    pub shared_from: Option<u64>,
     /// The time of the first check of the guard, which reported that it was held.
     pub held_from: u64,
     /// The start of the last check that reported this. The guard was held in between.

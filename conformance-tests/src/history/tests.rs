@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tenure_core::mode::Mode;
+
 use super::{
     Activity, Bounds, Ending, Fault, History, Property, ReplayFile, Tenancy, Wait, Write, check,
 };
@@ -18,6 +20,8 @@ fn grant(worker: u32, token: u64, held: (u64, u64)) -> Tenancy {
         lock: "a".to_owned(),
         worker,
         token,
+        mode: Mode::Exclusive,
+        shared_from: None,
         held_from: held.0 * SECOND,
         held_until: held.1 * SECOND,
         ending: Ending::Released {
@@ -96,6 +100,69 @@ fn assert_violates(history: &History, of: Property) {
 fn correct_history_has_no_violation() {
     assert_eq!(check(&correct(), &bounds()), []);
     assert_eq!(check(&History::default(), &bounds()), []);
+}
+
+fn in_mode(mode: Mode, grant: Tenancy) -> Tenancy {
+    Tenancy { mode, ..grant }
+}
+
+/// Readers and permits that overlap, tokens of readers in another order than they were observed, and a
+/// writer that readers join after its downgrade.
+fn correct_in_modes() -> History {
+    let two = Mode::Permits { take: 2, of: 3 };
+    let one = Mode::Permits { take: 1, of: 3 };
+    let mut downgraded = grant(4, 8, (6, 12));
+    downgraded.shared_from = Some(8 * SECOND);
+    History {
+        grants: vec![
+            in_mode(Mode::Shared, grant(1, 6, (0, 5))),
+            in_mode(Mode::Shared, grant(2, 5, (1, 6))),
+            downgraded,
+            in_mode(Mode::Shared, grant(5, 9, (9, 11))),
+            in_mode(two, grant(6, 10, (12, 20))),
+            in_mode(one, grant(7, 11, (13, 20))),
+            grant(8, 12, (20, 21)),
+        ],
+        ..History::default()
+    }
+}
+
+#[test]
+fn m1_m3_correct_history_of_several_holders_has_no_violation() {
+    assert_eq!(check(&correct_in_modes(), &bounds()), []);
+}
+
+#[test]
+fn m1_incompatible_holders_are_a_violation() {
+    let breaks: [fn(&mut Vec<Tenancy>); 4] = [
+        // A writer begins while a reader holds the lock.
+        |grants| grants[2].held_from = 6 * SECOND - 1,
+        // A reader joins before the downgrade.
+        |grants| grants[3].held_from = 8 * SECOND - 1,
+        // Four of three permits.
+        |grants| grants[5].mode = Mode::Permits { take: 2, of: 3 },
+        // Another number of permits.
+        |grants| grants[5].mode = Mode::Permits { take: 1, of: 9 },
+    ];
+    for change in breaks {
+        let mut history = correct_in_modes();
+        change(&mut history.grants);
+        assert_violates(&history, Property::TwoHolders);
+    }
+}
+
+#[test]
+fn m3_equal_tokens_and_tokens_below_those_excluded_are_a_violation() {
+    let breaks: [fn(&mut Vec<Tenancy>); 3] = [
+        |grants| grants[1].token = 6,
+        |grants| grants[6].token = 7,
+        |grants| grants[3].token = 7,
+    ];
+    for change in breaks {
+        let mut history = correct_in_modes();
+        change(&mut history.grants);
+        assert_violates(&history, Property::TokenFell);
+    }
 }
 
 #[test]

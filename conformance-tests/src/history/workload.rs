@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tenure_core::{Acquisition, Client, Guard, Release};
+use tenure_core::{Acquisition, Client, Guard, Release, mode::Mode};
 use tokio::{
     sync::{OwnedRwLockWriteGuard, RwLock},
     task::JoinSet,
@@ -23,6 +23,8 @@ use crate::fault::{Fault as NetworkFault, Line};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The interval between two checks of a guard.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The number of permits of a lock that has several.
+const PERMITS: u32 = 3;
 /// One of this number of turns is cancelled: its acquire is dropped at a random time.
 const TURNS_PER_CANCELLATION: u32 = 8;
 
@@ -47,7 +49,8 @@ pub struct Pause {
 
 impl Workload {
     /// Starts `per_client` workers on each of the clients. All workers compete for the same `locks` locks.
-    /// A turn holds its lock for up to `hold`.
+    /// A turn holds its lock for up to `hold`. On every second lock, the turns have random modes, as far as
+    /// the backend offers them.
     #[must_use]
     pub fn start(
         recorder: &Recorder,
@@ -102,8 +105,9 @@ impl Workload {
                 workers.spawn(async move {
                     while !stop.load(Ordering::Relaxed) {
                         let _turn = pause.read().await;
-                        let lock = format!("stress-{}", pick(locks));
-                        worker.turn(&lock).await;
+                        let number = pick(locks);
+                        let mode = worker.pick_mode(number % 2 == 1);
+                        worker.turn(&format!("stress-{number}"), mode).await;
                     }
                 });
             }
@@ -198,7 +202,7 @@ fn up_to(span: Duration) -> Duration {
     span.mul_f64(pick(1_000) as f64 / 1_000.0)
 }
 
-/// The protected resources: a number for each lock, and the highest presented token.
+/// The protected resources: a number for each lock, and the highest presented floor.
 #[derive(Debug, Default)]
 struct Resources {
     checks_tokens: bool,
@@ -213,12 +217,12 @@ struct Resource {
 }
 
 impl Resources {
-    /// Reads the number. A resource that checks tokens records the token of the reader: otherwise a previous
+    /// Reads the number. A resource that checks tokens records the floor of the reader: otherwise a previous
     /// holder could write between this read and the write that depends on it.
-    fn read(&self, lock: &str, token: u64) -> u64 {
+    fn read(&self, lock: &str, floor: u64) -> u64 {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = all.entry(lock.to_owned()).or_default();
-        resource.highest = resource.highest.max(token);
+        resource.highest = resource.highest.max(floor);
         resource.number
     }
 
@@ -250,10 +254,24 @@ struct Worker {
 }
 
 impl Worker {
-    async fn turn(&self, lock: &str) {
+    /// Returns the mode of a turn: exclusive, or, on a lock of several modes, a random one.
+    fn pick_mode(&self, mixed: bool) -> Mode {
+        let modes = self.client.capabilities().modes;
+        match pick(5) {
+            0 | 1 if mixed && modes.shared => Mode::Shared,
+            2 | 3 if mixed && modes.permits => Mode::Permits {
+                take: u32::try_from(pick(PERMITS as usize)).unwrap_or(0) + 1,
+                of: PERMITS,
+            },
+            _ => Mode::Exclusive,
+        }
+    }
+
+    async fn turn(&self, lock: &str, mode: Mode) {
         let Ok(handle) = self.client.lock(lock) else {
             return;
         };
+        let handle = handle.mode(mode);
         let asked = self.recorder.now();
         let cut = (pick(TURNS_PER_CANCELLATION as usize) == 0).then(|| up_to(self.hold * 2));
         let answer = tokio::select! {
@@ -286,11 +304,14 @@ impl Worker {
     }
 
     async fn tenancy(&self, lock: &str, guard: Guard) {
-        let token = guard.token().get();
-        let record = |held: (u64, u64), ending| Tenancy {
+        let (token, floor, mode) = (guard.token().get(), guard.floor().get(), guard.mode());
+        let mut shared_from = None;
+        let record = |held: (u64, u64), shared_from, ending| Tenancy {
             lock: lock.to_owned(),
             worker: self.number,
             token,
+            mode,
+            shared_from,
             held_from: held.0,
             held_until: held.1,
             ending,
@@ -299,19 +320,20 @@ impl Worker {
             // The guard was lost before the first check: a grant that was never observed as held.
             let now = self.recorder.now();
             let ending = self.lost(&guard).await;
-            self.recorder.granted(record((now, now), ending));
+            self.recorder.granted(record((now, now), None, ending));
             return;
         }
         let held_from = self.recorder.now();
         let until = held_from + u64::try_from(up_to(self.hold).as_micros()).unwrap_or(0);
-        let read = self.resources.read(lock, token);
+        let read = self.resources.read(lock, floor);
         let mut held_until = held_from;
+        let mut guard = guard;
         loop {
             let before = self.recorder.now();
             if guard.check().is_err() {
                 let ending = self.lost(&guard).await;
                 self.recorder
-                    .granted(record((held_from, held_until), ending));
+                    .granted(record((held_from, held_until), shared_from, ending));
                 return;
             }
             held_until = before;
@@ -320,7 +342,27 @@ impl Worker {
             }
             sleep(POLL_INTERVAL).await;
         }
-        self.write(lock, token, read);
+        if mode.is_exclusive() {
+            self.write(lock, token, read);
+            if self.client.capabilities().modes.shared && pick(3) == 0 {
+                let sent = self.recorder.now();
+                shared_from = Some(sent);
+                let Ok(reading) = guard.downgrade().await else {
+                    // The guard is gone, and with it the lock.
+                    let ending = Ending::Released {
+                        asked: sent,
+                        held: None,
+                    };
+                    let grant = record((held_from, held_until), shared_from, ending);
+                    return self.recorder.granted(grant);
+                };
+                guard = reading;
+                let before = self.recorder.now();
+                if guard.check().is_ok() {
+                    held_until = before;
+                }
+            }
+        }
         let asked = self.recorder.now();
         let held = match guard.release().await {
             Release::Released => Some(true),
@@ -329,7 +371,7 @@ impl Worker {
         };
         let ending = Ending::Released { asked, held };
         self.recorder
-            .granted(record((held_from, held_until), ending));
+            .granted(record((held_from, held_until), shared_from, ending));
     }
 
     /// Writes the number after `read`, and records the write.
