@@ -125,7 +125,7 @@ impl Env for Fresh {
     async fn write_newer_format(&self, name: &LockName) -> Result<bool, Error> {
         self.rewrite(name, |state| {
             let text = String::from_utf8_lossy(state);
-            text.replacen("tenure 2 ", "tenure 3 ", 1).into_bytes()
+            text.replacen("tenure 2 ", "tenure 4 ", 1).into_bytes()
         })
         .map_err(failed)?;
         Ok(true)

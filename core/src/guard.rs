@@ -12,7 +12,7 @@ use std::{
 use tracing::{Instrument, field};
 
 use crate::{
-    client::{Attempt, Client, Command, Release, Removal, timeout_at},
+    client::{Attempt, Client, Command, Release, Removal},
     clock::Instant,
     error::{Error, ErrorKind},
     id::AttemptId,
@@ -20,7 +20,7 @@ use crate::{
     loss::LossReason,
     mode::Mode,
     name::LockName,
-    request::{Downgrade, Downgraded, Removed},
+    request::Removed,
     telemetry,
     token::FencingToken,
 };
@@ -39,8 +39,8 @@ use crate::{
 /// [`ClientBuilder::scope`]: crate::ClientBuilder::scope
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
-    client: Client,
-    attempt: Arc<Attempt>,
+    pub(crate) client: Client,
+    pub(crate) attempt: Arc<Attempt>,
     token: FencingToken,
     floor: FencingToken,
     ttl: Duration,
@@ -311,108 +311,6 @@ impl Guard {
             _ = self.lost() => {}
         }
         self.check().map(|_| ())
-    }
-
-    /// Turns an exclusive guard into a shared one, without letting anybody in between (clause M4): the
-    /// grant keeps its token and its place, and the shared waiters right behind it are granted the lock.
-    /// A guard that is already shared is returned as it is.
-    ///
-    /// The guard counts as shared from the moment at which the request is sent. The client repeats the
-    /// request until the store answers or the lock is lost.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`] for a guard of permits and for a backend without shared locks, and
-    /// the store's error if repeating cannot mend it; then the lock is released in the background.
-    /// [`ErrorKind::Unavailable`] if the lock is lost first.
-    ///
-    /// # Cancel safety
-    ///
-    /// The lock is released in the background.
-    pub async fn downgrade(self) -> Result<Self, Error> {
-        self.downgrade_in_place().await.map(|()| self)
-    }
-
-    /// Downgrades without taking the guard. The caller drops it after an error or a cancellation.
-    pub(crate) async fn downgrade_in_place(&self) -> Result<(), Error> {
-        const RETRY_DELAY: Duration = Duration::from_millis(20);
-        let named = |error: Error| {
-            error
-                .with_operation("downgrading")
-                .with_backend(self.client.0.info.scheme)
-                .with_lock(self.name().clone())
-        };
-        match self.mode() {
-            Mode::Shared => return Ok(()),
-            Mode::Exclusive if self.client.capabilities().modes.shared => {}
-            Mode::Exclusive => {
-                return Err(named(
-                    Error::new(ErrorKind::Unsupported, "downgrading")
-                        .with_detail("this backend has no shared locks"),
-                ));
-            }
-            Mode::Permits { .. } => {
-                return Err(named(
-                    Error::new(ErrorKind::Unsupported, "downgrading").with_detail(
-                        "permits have no shared form; only an exclusive guard has one",
-                    ),
-                ));
-            }
-        }
-        let dispatcher = &self.client.0.dispatcher;
-        let lost = |reason: LossReason| {
-            let error = Error::new(ErrorKind::Unavailable, "downgrading");
-            named(error.with_detail(format!("the lock is lost: {reason}")))
-        };
-        self.attempt.mark_shared();
-        loop {
-            let request =
-                Downgrade::new(self.name().clone(), self.attempt.id, self.ttl, self.token);
-            let limit = dispatcher.now() + dispatcher.request_timeout;
-            let call = timeout_at(
-                &*dispatcher.clock,
-                limit,
-                self.client.backend().downgrade(request),
-            );
-            let answer = tokio::select! {
-                biased;
-                reason = self.lost() => return Err(lost(reason)),
-                answer = call => answer,
-            };
-            match answer {
-                Some(Ok(Downgraded::Shared)) => return Ok(()),
-                Some(Ok(Downgraded::Gone(reason))) => {
-                    self.attempt.on_gone(reason, dispatcher.now());
-                    dispatcher.check_deadline(&self.attempt);
-                    return Err(lost(reason));
-                }
-                Some(Err(error)) if !error.is_retryable() => return Err(named(error)),
-                Some(Err(error)) => tracing::debug!(%error, "could not downgrade; trying again"),
-                None => tracing::debug!("a downgrade was not answered; trying again"),
-            }
-            tokio::select! {
-                biased;
-                reason = self.lost() => return Err(lost(reason)),
-                () = dispatcher.clock.sleep_until(dispatcher.now() + RETRY_DELAY) => {}
-            }
-        }
-    }
-
-    /// Refuses to turn a shared guard into an exclusive one (clause M5). Two shared guards that waited
-    /// for this would wait for each other for ever.
-    ///
-    /// # Errors
-    ///
-    /// Always [`ErrorKind::Unsupported`], with what to do instead.
-    pub fn upgrade(&self) -> Result<Self, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "upgrading")
-            .with_backend(self.client.0.info.scheme)
-            .with_lock(self.name().clone())
-            .with_detail(
-                "a shared guard cannot become exclusive, because two of them would wait for each \
-                 other; release it, acquire the lock for writing, and read again what was read under \
-                 the shared guard",
-            ))
     }
 
     /// Releases the lock, and reports whether the store has acknowledged the release. Idempotent:

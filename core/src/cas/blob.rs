@@ -295,6 +295,48 @@ mod tests {
         assert_eq!((state.generation, state.queue), (3, held().queue));
     }
 
+    /// The first entry of another mode changes the format, and the last one that leaves changes it back.
+    #[test]
+    fn s3_other_modes_have_a_format_of_their_own() {
+        let mut state = held();
+        let first = |state: &LockRecord| {
+            let bytes = encode(&key(), state).unwrap();
+            assert_eq!(decode(&key(), &bytes).unwrap().queue, state.queue);
+            String::from_utf8(bytes).unwrap()
+        };
+        assert!(first(&state).starts_with("tenure 2 "));
+        let now = Now::new(Stamp::new(ClockId::new(7), Duration::from_secs(6)), 0, 0);
+        let attempt = AttemptId::from_u128(3);
+        let joins = Event::Enqueue {
+            attempt,
+            client: ClientId::from_u128(9),
+            owner: Owner::new("label", "host", 1),
+            ttl: Duration::from_secs(30),
+            wait: true,
+            mode: crate::mode::Mode::Permits { take: 2, of: 3 },
+        };
+        state.queue.on(joins, &now);
+        let text = first(&state);
+        assert!(
+            text.starts_with("tenure 3 ") && text.contains("\nexclusive 0000"),
+            "{text}"
+        );
+        assert!(text.contains("\n2/3 0000"), "{text}");
+        for damaged in [("2/3", "4/3"), ("2/3", "02/3"), ("exclusive", "shared ")] {
+            let body = text
+                .split_once('\n')
+                .unwrap()
+                .1
+                .replacen(damaged.0, damaged.1, 1);
+            let bytes = format!("tenure 3 {:08x}\n{body}", crc32fast::hash(body.as_bytes()));
+            let invalid = decode(&key(), bytes.as_bytes()).unwrap_err();
+            assert_eq!(invalid.kind, ErrorKind::Corrupt, "{damaged:?}");
+        }
+        let fence = None;
+        state.queue.on(Event::Remove { attempt, fence }, &now);
+        assert!(first(&state).starts_with("tenure 2 "));
+    }
+
     #[test]
     fn s3_state_of_the_first_format_is_read() {
         let queue = serde_json::to_string(&held().queue).unwrap();
@@ -343,11 +385,11 @@ mod tests {
 
     #[test]
     fn s3_newer_format_is_reported() {
-        let invalid = decode(&key(), b"tenure 3 whatever comes\n\xff").unwrap_err();
+        let invalid = decode(&key(), b"tenure 4 whatever comes\n\xff").unwrap_err();
         assert_eq!(invalid.kind, ErrorKind::NewerFormat);
         let text = invalid.to_string();
         assert!(
-            text.contains("format 3") && text.contains("up to 2"),
+            text.contains("format 4") && text.contains("up to 3"),
             "{text}"
         );
         for odd in ["tenure 0 00000000\n", "tenure +1 0\n", "tenure 01 0\n"] {
