@@ -60,7 +60,7 @@ impl RwLock {
     /// Returns the lock of a writer. Its guard can be [downgraded](Guard::downgrade).
     #[must_use]
     pub fn write(&self) -> Lock {
-        self.lock.clone()
+        self.lock.clone().beside_readers()
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Lock {
     label: Option<String>,
     mode: Mode,
     min_hold: Duration,
+    beside_readers: bool,
 }
 
 /// The reason for which [`Lock::run`] failed.
@@ -90,6 +91,7 @@ impl Client {
             label: None,
             mode: Mode::Exclusive,
             min_hold: Duration::ZERO,
+            beside_readers: false,
         }
     }
 }
@@ -133,6 +135,12 @@ impl Lock {
     #[must_use]
     pub const fn min_hold(mut self, time: Duration) -> Self {
         self.min_hold = time;
+        self
+    }
+
+    /// Makes an exclusive lock that of a writer, so that the driver can name it as such.
+    pub(crate) const fn beside_readers(mut self) -> Self {
+        self.beside_readers = true;
         self
     }
 
@@ -363,7 +371,9 @@ impl Lock {
             owner = Owner::new(label.clone(), owner.host, owner.pid);
         }
         let attempt = AttemptId::random()?;
-        Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait).with_mode(self.mode))
+        Ok(Enqueue::new(self.name.clone(), attempt, owner, ttl, wait)
+            .with_mode(self.mode)
+            .with_readers(self.beside_readers))
     }
 }
 

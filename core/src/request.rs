@@ -60,6 +60,10 @@ pub struct Enqueue {
     /// What the attempt shares the lock with. The core sends no mode that the backend does not
     /// [declare](crate::capability::Capabilities::modes).
     pub mode: Mode,
+    /// Whether an exclusive attempt is the writer of a lock that has readers. A store on which other
+    /// programs recognize a writer by its name needs this; it changes nothing about who is granted the
+    /// lock.
+    pub beside_readers: bool,
 }
 
 impl Enqueue {
@@ -79,6 +83,7 @@ impl Enqueue {
             ttl,
             wait,
             mode: Mode::Exclusive,
+            beside_readers: false,
         }
     }
 
@@ -86,6 +91,13 @@ impl Enqueue {
     #[must_use]
     pub const fn with_mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Sets whether the attempt is the writer of a lock that has readers.
+    #[must_use]
+    pub const fn with_readers(mut self, beside_readers: bool) -> Self {
+        self.beside_readers = beside_readers;
         self
     }
 }

@@ -138,6 +138,7 @@ impl Backend for MemoryBackend {
             ttl,
             wait,
             mode,
+            beside_readers: _,
         } = request;
         let client = self.context.client;
         let applied = self
