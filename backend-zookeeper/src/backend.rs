@@ -8,14 +8,17 @@ use tenure_core::{
     capability::Capabilities,
     error::Error,
     name::LockName,
-    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal,
+    },
     settings::StoreUrl,
     token::FencingToken,
 };
 
 use crate::{
-    address::Address, check::ServerLimits, config::Options, enqueue::enqueue, inspect,
-    remove::remove, renew::renew, session::DriverConfig, shared::Shared,
+    address::Address, check::ServerLimits, config::Options, downgrade::downgrade, enqueue::enqueue,
+    inspect, remove::remove, renew::renew, session::DriverConfig, shared::Shared,
 };
 
 /// A store of locks on ZooKeeper, not yet connected.
@@ -101,6 +104,10 @@ impl Backend for ZooKeeperBackend {
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
         remove(&self.shared, &request).await
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        downgrade(&self.shared, &request).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {

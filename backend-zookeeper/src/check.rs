@@ -8,6 +8,7 @@ use tenure_core::{
         WaitMode,
     },
     error::{Error, ErrorKind},
+    mode::Modes,
 };
 use zookeeper_client::{CreateMode, Error as ZkError};
 
@@ -102,6 +103,7 @@ impl ServerLimits {
             TakeoverBound::new(200, 0, late + Duration::from_millis(500)),
         )
         .with_residue(Some(Duration::ZERO))
+        .with_modes(Modes::ALL)
     }
 }
 

@@ -8,6 +8,7 @@ use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
+    mode::Mode,
     request::{Enqueue, Enqueued},
 };
 use tokio::sync::{Notify, oneshot};
@@ -16,8 +17,9 @@ use zookeeper_client::{Client, CreateMode, Error as ZkError};
 use crate::{
     error::{RequestError, closed, error, of_read, of_write, unanswered},
     keys::{attempt_of, node_prefix},
-    locate::{Listing, Located, holder, list, locate},
-    queue::{Position, Standing, standing},
+    locate::{Listing, Located, holder, list, locate, token_at},
+    order::{Standing, count_holders, in_order, standing},
+    queue::Position,
     record,
     session::{Session, attempts::Registration},
     shared::Shared,
@@ -78,7 +80,9 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     if !shared.assign(request.attempt, &session) {
         return Ok(Enqueued::Gone);
     }
-    let registration = session.attempts().register(request.attempt, &lock);
+    let marked = matches!(request.mode, Mode::Permits { .. });
+    let data = marked.then(|| record::encode(&request).into());
+    let registration = session.attempts().register(request.attempt, &lock, data);
     if registration == Registration::Closed {
         shared.forget(request.attempt);
         return Err(error(
@@ -181,7 +185,13 @@ impl Enqueuing {
         operation: Operation,
         waited_for: WaitedFor<'_>,
     ) -> Result<Enqueued, Error> {
-        let prefix = format!("{}/{}", self.lock, node_prefix(self.attempt()));
+        let Enqueue {
+            mode,
+            beside_readers,
+            ..
+        } = self.request;
+        let prefix = node_prefix(self.attempt(), mode, beside_readers);
+        let prefix = format!("{}/{prefix}", self.lock);
         let data = record::encode(&self.request);
         let options = CreateMode::EphemeralSequential.with_acls(self.shared.config.options.acls());
         for _ in 0..MAX_CREATIONS {
@@ -337,7 +347,7 @@ impl Enqueuing {
         }
         let attempt = self.attempt();
         match locate(&self.session, &self.connection, attempt, listing, true).await {
-            Ok(Located::First) => self.grant().await,
+            Ok(Located::Admitted) => self.grant().await,
             Ok(Located::Gone) => Ok(Enqueued::Gone),
             Ok(Located::Waiting) => {
                 let from = self.session.proved();
@@ -373,29 +383,36 @@ impl Enqueuing {
     }
 
     /// Answers with the grant, or leaves the queue.
-    async fn grant_or_leave(&self, listing: Option<Listing>) -> Result<Enqueued, Error> {
+    async fn grant_or_leave(&self, mut listing: Option<Listing>) -> Result<Enqueued, Error> {
         let Some(node) = self.session.attempts().node(self.attempt()) else {
             return Ok(Enqueued::Gone);
         };
-        let listing = match listing {
-            Some(listing) => listing,
-            None => match list(&self.connection, &self.lock).await {
-                Ok(listing) => listing,
-                Err(RequestError::Refused(refusal)) => {
-                    let error = of_read(OPERATION, &self.lock, RequestError::Refused(refusal));
-                    return Err(self.leave_with(error).await);
-                }
-                Err(_) => return Err(unanswered(OPERATION)),
-            },
-        };
-        let own = node.rsplit('/').next().unwrap_or_default();
-        let first = match standing(&listing.0, own) {
-            Standing::Missing => return Ok(Enqueued::Gone),
-            Standing::First => {
-                self.session.attempts().set_first(self.attempt());
-                return self.grant().await;
-            }
-            Standing::Behind { first, .. } => format!("{}/{first}", self.lock),
+        let (session, connection) = (&self.session, &self.connection);
+        let first = loop {
+            let listing = match listing.take() {
+                Some(listing) => listing,
+                None => match list(connection, &self.lock).await {
+                    Ok(listing) => listing,
+                    Err(failure) => return self.leave_after(failure).await,
+                },
+            };
+            let path = |name: &str| format!("{}/{name}", self.lock);
+            let (floor, mark) = match standing(&listing.0, record::child_of(&node)) {
+                Standing::Missing => return Ok(Enqueued::Gone),
+                Standing::Admitted { first: None, mark } => (None, mark),
+                Standing::Admitted {
+                    first: Some(first),
+                    mark,
+                } => match token_at(session, connection, &path(first)).await {
+                    Ok(Some(token)) => (Some(token), mark),
+                    // It has just left.
+                    Ok(None) => continue,
+                    Err(failure) => return self.leave_after(failure).await,
+                },
+                Standing::Behind(behind) => break path(behind.first),
+            };
+            session.attempts().set_admitted(self.attempt(), floor, mark);
+            return self.grant().await;
         };
         self.session.begin_removal(self.attempt(), |_| ());
         let unknown = |_: RequestError| unanswered(OPERATION);
@@ -410,6 +427,17 @@ impl Enqueuing {
         Ok(Enqueued::Busy(holder.unwrap_or_default()))
     }
 
+    /// Leaves the queue if the server has refused to show it.
+    async fn leave_after(&self, failure: RequestError) -> Result<Enqueued, Error> {
+        match failure {
+            RequestError::Refused(_) => {
+                let error = of_read(OPERATION, &self.lock, failure);
+                Err(self.leave_with(error).await)
+            }
+            _ => Err(unanswered(OPERATION)),
+        }
+    }
+
     /// Leaves the queue and then fails with this error.
     async fn leave_with(&self, error: Error) -> Error {
         let Some(node) = self.session.attempts().node(self.attempt()) else {
@@ -422,15 +450,15 @@ impl Enqueuing {
         }
     }
 
-    /// The attempt is first: waits for a proof that is new enough, and grants.
+    /// The attempt is admitted: waits for a proof that is new enough, and grants.
     async fn grant(&self) -> Result<Enqueued, Error> {
         let attempt = self.attempt();
-        let first = {
+        let admitted = {
             let attempts = self.session.attempts();
             let entry = attempts.get(attempt);
-            entry.is_some_and(|entry| matches!(entry.position, Position::First))
+            entry.is_some_and(|entry| matches!(entry.position, Position::Admitted))
         };
-        if !first {
+        if !admitted {
             return Ok(Enqueued::Gone);
         }
         // The answers of a lost connection may be out of date, because the node was not looked up on
@@ -450,6 +478,7 @@ impl Enqueuing {
         let Some(grant) = grant else {
             return Ok(Enqueued::Gone);
         };
+        self.session.write_mark(&self.connection, attempt);
         let node = self.session.attempts().node(attempt);
         if let Some(node) = node {
             self.session
@@ -460,7 +489,7 @@ impl Enqueuing {
 }
 
 /// Lists the nodes of an attempt in queue order, after the server has caught up with the leader.
-/// The flag of each says whether it is first in the queue. There is at most one node, unless two
+/// The flag of each says whether it holds the lock. There is at most one node, unless two
 /// enqueues of the attempt ran at once.
 pub(crate) async fn find(
     client: &Client,
@@ -474,10 +503,13 @@ pub(crate) async fn find(
         Err(RequestError::Refused(ZkError::NoNode)) => return Ok(Vec::new()),
         Err(failure) => return Err(failure),
     };
-    let ordered = crate::queue::in_order(&children).into_iter().enumerate();
+    let ordered = in_order(&children);
+    let holders = count_holders(ordered.iter().copied());
     // The id belongs to this attempt alone, and so does every node with its name.
     Ok(ordered
+        .into_iter()
+        .enumerate()
         .filter(|(_, name)| attempt_of(name) == Some(attempt))
-        .map(|(at, name)| (format!("{lock}/{name}"), at == 0))
+        .map(|(at, name)| (format!("{lock}/{name}"), at < holders))
         .collect())
 }

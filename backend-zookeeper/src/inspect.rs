@@ -3,6 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 use tenure_core::{
     error::Error,
+    mode::Occupancy,
     name::LockName,
     request::{Evicted, Holder, List, Listed, LockState, Page},
     token::FencingToken,
@@ -11,7 +12,8 @@ use zookeeper_client::{Client, Error as ZkError};
 
 use crate::{
     error::{RequestError, of_read, of_write},
-    queue::in_order,
+    keys::mode_of,
+    order::{count_holders, in_order},
     record,
     shared::Shared,
     transport::{Connection, answer, delete},
@@ -48,19 +50,21 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
     let names = children(&operation.client, &lock).await.map_err(failed)?;
     let paths = paths_in_order(&lock, &names);
     let nodes = connection.read(&paths).await.map_err(failed)?;
-    let mut state = LockState::new(name.clone(), None, Vec::new());
+    let (mut holders, mut queue, mut occupancy) = (Vec::new(), Vec::new(), Occupancy::Free);
     let floor = shared.config.context.token_floor;
     for (path, node) in paths.iter().zip(nodes) {
         let Some(node) = node.map_err(|failure| of_read(OPERATION, path, failure))? else {
             continue;
         };
-        if state.holder.is_none() {
-            state.holder = Some(record::holder(OPERATION, path, &node, floor)?);
+        let mode = mode_of(record::child_of(path));
+        if queue.is_empty() && occupancy.admits(mode) {
+            occupancy.add(mode);
+            holders.push(record::holder(OPERATION, path, &node, floor)?);
         } else {
-            state.queue.push(record::waiter(OPERATION, path, &node)?);
+            queue.push(record::waiter(OPERATION, path, &node)?);
         }
     }
-    Ok(state)
+    Ok(LockState::with_holders(name.clone(), holders, queue))
 }
 
 /// A page of the locks of the namespace, ordered by name.
@@ -115,7 +119,9 @@ async fn listed(
     let Some(first) = paths.first() else {
         return Ok(None);
     };
-    let waiters = u64::try_from(paths.len() - 1).unwrap_or(u64::MAX);
+    let holders = count_holders(paths.iter().map(|path| record::child_of(path)));
+    let count = |many: usize| u64::try_from(many).unwrap_or(u64::MAX);
+    let (holders, waiters) = (count(holders), count(paths.len() - holders));
     let floor = shared.config.context.token_floor;
     let holder = match connection.read_one(first).await {
         Ok(node) => node.map(|node| {
@@ -124,8 +130,8 @@ async fn listed(
         Err(RequestError::Refused(_)) => Some(Holder::foreign()),
         Err(failure) => return Err(failure),
     };
-    let taken = holder.is_some() || waiters > 0;
-    Ok(taken.then(|| Listed::new(name, holder, waiters)))
+    let taken = holder.is_some() || holders > 1 || waiters > 0;
+    Ok(taken.then(|| Listed::new(name, holder, waiters).with_holders(holders)))
 }
 
 /// Evicts the grant with this token, and no other grant.
@@ -143,23 +149,38 @@ pub(crate) async fn evict(
     loop {
         let names = children(&operation.client, &lock).await.map_err(failed)?;
         let paths = paths_in_order(&lock, &names);
+        let holders = count_holders(paths.iter().map(|path| record::child_of(path)));
+        let paths = paths.get(..holders).unwrap_or(&paths);
         let Some(first) = paths.first() else {
             return Ok(Evicted::NotHeld(None));
         };
-        let Some(node) = connection.read_one(first).await.map_err(failed)? else {
-            // The holder has just left: look at the next one.
-            continue;
-        };
-        let holder = record::holder(OPERATION, first, &node, floor)?;
-        if holder.token != Some(token) {
-            return Ok(Evicted::NotHeld(Some(holder)));
+        let nodes = connection.read(paths).await.map_err(failed)?;
+        let mut evicted = None;
+        let mut shown = None;
+        for (path, node) in paths.iter().zip(nodes) {
+            match node.map_err(failed)? {
+                Some(node) if record::token_of(path, &node.stat, floor) == token => {
+                    evicted = Some(path);
+                }
+                Some(node) if path == first => {
+                    shown = Some(record::holder(OPERATION, path, &node, floor)?);
+                }
+                _ => {}
+            }
         }
-        // The number in a node's name rises with each node of the lock. So this name is the node that
-        // was read, or no node.
-        return match delete(&operation.client, first).await {
+        let Some(path) = evicted else {
+            if shown.is_none() {
+                // The first holder has just left: look at the next one.
+                continue;
+            }
+            return Ok(Evicted::NotHeld(shown));
+        };
+        // The number in a node's name rises with each node of the lock, and the name of a downgraded one
+        // contains its attempt. So this name is the node that was read, or no node.
+        return match delete(&operation.client, path).await {
             Ok(true) => Ok(Evicted::Evicted),
             Ok(false) => continue,
-            Err(failure) => Err(of_write(OPERATION, first, failure)),
+            Err(failure) => Err(of_write(OPERATION, path, failure)),
         };
     }
 }

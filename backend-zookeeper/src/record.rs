@@ -78,7 +78,7 @@ fn decode(operation: &'static str, path: &str, data: &[u8]) -> Result<Option<Rec
     Ok(Some(record))
 }
 
-/// The holder of a lock, read from the first node of its queue.
+/// A holder of a lock, read from its node.
 pub(crate) fn holder(
     operation: &'static str,
     path: &str,
@@ -86,8 +86,8 @@ pub(crate) fn holder(
     floor: FencingToken,
 ) -> Result<Holder, Error> {
     let record = decode(operation, path, &node.data)?;
-    let attempt = keys::attempt_of(path.rsplit('/').next().unwrap_or_default());
-    let holder = match (record, attempt) {
+    let name = keys::parse(child_of(path));
+    let holder = match (record, name.attempt) {
         (Some(record), Some(attempt)) => {
             let owner = Owner::new(record.owner.label, record.owner.host, record.owner.pid);
             Holder::new(attempt, owner).with_ttl(Duration::from_millis(record.ttl_ms))
@@ -95,22 +95,28 @@ pub(crate) fn holder(
         _ => Holder::foreign(),
     };
     Ok(holder
-        .with_token(token(&node.stat, floor))
-        .with_since(Since::Enqueued(created(&node.stat))))
+        .with_token(token_of(path, &node.stat, floor))
+        .with_since(Since::Enqueued(created(&node.stat)))
+        .with_mode(name.mode))
 }
 
 /// A waiter, read from its node.
 pub(crate) fn waiter(operation: &'static str, path: &str, node: &Node) -> Result<Waiter, Error> {
     let record = decode(operation, path, &node.data)?;
-    let attempt = keys::attempt_of(path.rsplit('/').next().unwrap_or_default());
-    let (attempt, owner) = match (attempt, record) {
+    let name = keys::parse(child_of(path));
+    let (attempt, owner) = match (name.attempt, record) {
         (Some(attempt), Some(record)) => {
             let owner = Owner::new(record.owner.label, record.owner.host, record.owner.pid);
             (Some(attempt), Some(owner))
         }
         _ => (None, None),
     };
-    Ok(Waiter::new(attempt, owner, Some(created(&node.stat))))
+    Ok(Waiter::new(attempt, owner, Some(created(&node.stat))).with_mode(name.mode))
+}
+
+/// The name of a node without those of its parents.
+pub(crate) fn child_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
 }
 
 /// When a node was created, by the leader's clock.
@@ -119,16 +125,23 @@ fn created(stat: &Stat) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
 }
 
-/// The fencing token of a node: the zxid of its creation, above the floor.
-pub(crate) fn token(stat: &Stat, floor: FencingToken) -> FencingToken {
-    let czxid = u64::try_from(stat.czxid).unwrap_or(0);
+/// The fencing token of a node: the zxid of its creation, above the floor. The token of a downgraded grant
+/// is that of the exclusive node.
+pub(crate) fn token_of(path: &str, stat: &Stat, floor: FencingToken) -> FencingToken {
+    let exclusive = keys::parse(child_of(path)).exclusive_czxid;
+    token(exclusive.unwrap_or(stat.czxid), floor)
+}
+
+/// The fencing token of a node that this transaction has created.
+pub(crate) fn token(czxid: i64, floor: FencingToken) -> FencingToken {
+    let czxid = u64::try_from(czxid).unwrap_or(0);
     let token = floor.get().saturating_add(czxid);
     FencingToken::new(token.min(FencingToken::MAX.get()))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use tenure_core::{id::AttemptId, name::LockName};
+    use tenure_core::{id::AttemptId, mode::Mode, name::LockName};
 
     use super::*;
 
@@ -168,7 +181,10 @@ pub(crate) mod tests {
         let request = Enqueue::new(name, attempt, owner.clone(), ttl, true);
         let data = encode(&request);
         assert!(data.starts_with(MARK) && !data.contains(&b'\n'));
-        let path = format!("/ns/x/{}0000000001", keys::node_prefix(attempt));
+        let path = format!(
+            "/ns/x/{}0000000001",
+            keys::node_prefix(attempt, Mode::Exclusive, false)
+        );
         let holder = read(&path, &data).unwrap();
         assert_eq!(holder.attempt, Some(attempt));
         assert_eq!(holder.owner, Some(owner));
@@ -179,10 +195,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn m4_a_downgraded_grant_keeps_its_token() {
+        let attempt = AttemptId::from_u128(7);
+        let writer = format!(
+            "{}0000000001",
+            keys::node_prefix(attempt, Mode::Exclusive, true)
+        );
+        let reader = keys::downgraded(&writer, attempt, 3).unwrap();
+        let holder = read(&format!("/ns/x/{reader}"), b"").unwrap();
+        assert_eq!(holder.token, Some(FencingToken::new(13)));
+        assert_eq!(holder.mode, Mode::Shared);
+    }
+
+    #[test]
     fn s2_s3_data_that_is_foreign_malformed_or_newer_is_told_apart() {
         let path = format!(
             "/ns/x/{}0000000001",
-            keys::node_prefix(AttemptId::from_u128(7))
+            keys::node_prefix(AttemptId::from_u128(7), Mode::Exclusive, false)
         );
         for foreign in [&b""[..], b"10.0.0.1", b"\xff\xfe", b"{}"] {
             assert_eq!(read(&path, foreign).unwrap().attempt, None);

@@ -45,8 +45,8 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
     };
     let known = session.begin_removal(attempt, |entry| Known {
         lock: Arc::clone(&entry.lock),
-        node: entry.node.clone(),
-        held: matches!(entry.position, Position::First),
+        nodes: entry.nodes().map(Arc::clone).collect(),
+        held: matches!(entry.position, Position::Admitted),
         // A malformed answer may have been taken for the end of a node, so a node that is known is
         // deleted nevertheless.
         gone: match entry.position {
@@ -107,18 +107,22 @@ pub(crate) async fn remove(shared: &Arc<Shared>, request: &Remove) -> Result<Rem
 /// The state of an attempt that is to be removed.
 struct Known {
     lock: Arc<str>,
-    node: Option<Arc<str>>,
+    /// The attempt's own node, once it is known, and the one that a downgrade may have put into its place.
+    nodes: Vec<Arc<str>>,
     held: bool,
     gone: bool,
 }
 
 impl Known {
     async fn remove(&self, client: &Client, attempt: AttemptId) -> Result<Removed, Error> {
-        let Some(node) = &self.node else {
+        if self.nodes.is_empty() {
             return search_and_delete(client, &self.lock, attempt).await;
-        };
-        let found = delete(client, node).await;
-        let found = found.map_err(|failure| of_write(OPERATION, node, failure))?;
+        }
+        let mut found = false;
+        for node in &self.nodes {
+            let deleted = delete(client, node).await;
+            found |= deleted.map_err(|failure| of_write(OPERATION, node, failure))?;
+        }
         Ok(match (found, self.held) {
             (false, _) => Removed::Absent,
             (true, true) => Removed::AsHolder,
@@ -150,10 +154,10 @@ async fn search_and_delete(
         .await
         .map_err(|failure| of_read(OPERATION, lock, failure))?;
     let mut removed = Removed::Absent;
-    for (node, first) in found {
+    for (node, holds) in found {
         let deleted = delete(client, &node).await;
         if deleted.map_err(|failure| of_write(OPERATION, &node, failure))? {
-            removed = match (first, removed) {
+            removed = match (holds, removed) {
                 (false, Removed::Absent) => Removed::AsWaiter,
                 (false, earlier) => earlier,
                 (true, _) => Removed::AsHolder,

@@ -1,20 +1,27 @@
 //! Renewing grants and reporting waiters. The heartbeats of a session serve all its attempts; a
 //! renewal reports what they have proved.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tenure_core::{
     backend::RenewalAnswers,
     error::Error,
     id::AttemptId,
     loss::LossReason,
+    mode::Mode,
     request::{Renewal, Renewed},
 };
 use tokio::task::JoinSet;
 
 use crate::{
     error::{RequestError, unanswered},
+    locate::list,
+    order::{count_holders, in_order},
     queue::Position,
+    record::child_of,
     session::{Session, time::until},
     shared::Shared,
     transport::{Connection, answer},
@@ -61,10 +68,23 @@ async fn renew_part(session: &Arc<Session>, part: Part) -> Vec<(usize, Renewed)>
         Err(error) => return unproved(session, part, &error),
     };
     session.watch_overlooked(&connection, part.iter().map(|(_, entry)| entry.attempt));
+    let mut for_permits: HashMap<Arc<str>, Vec<AttemptId>> = HashMap::new();
     for (_, entry) in &part {
-        if entry.token.is_none() {
-            check_predecessor(session, &connection, entry.attempt);
+        match (entry.token, entry.mode) {
+            (Some(_), Mode::Permits { .. }) => session.write_mark(&connection, entry.attempt),
+            (Some(_), _) => {}
+            (None, Mode::Permits { .. }) => {
+                let attempts = session.attempts();
+                if let Some(known) = attempts.get(entry.attempt) {
+                    let lock = Arc::clone(&known.lock);
+                    for_permits.entry(lock).or_default().push(entry.attempt);
+                }
+            }
+            (None, _) => check_predecessor(session, &connection, entry.attempt),
         }
+    }
+    for (lock, attempts) in for_permits {
+        check_queue(session, &connection, lock, attempts);
     }
     let proof = async {
         if !session.wait_checked(&connection).await {
@@ -103,9 +123,12 @@ fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attem
     let node = {
         let attempts = session.attempts();
         match attempts.get(attempt).map(|entry| &entry.position) {
-            Some(Position::Waiting(predecessor)) => Some(Arc::clone(&predecessor.next.node)),
+            Some(Position::Waiting(predecessor)) => {
+                let nearest = predecessor.watches.first();
+                nearest.map(|watch| Arc::clone(&watch.node))
+            }
             Some(Position::Unknown) => None,
-            Some(Position::First | Position::Gone(_)) | None => return,
+            Some(Position::Admitted | Position::Gone(_)) | None => return,
         }
     };
     let Some(node) = node else {
@@ -122,6 +145,35 @@ fn check_predecessor(session: &Arc<Session>, connection: &Arc<Connection>, attem
         };
         if is_gone(&connection, &node).await == Ok(true) {
             session.locate_later(&connection, attempt);
+        }
+    });
+}
+
+/// Lists the queue of a lock once for all its waiters for permits, and looks up the positions of those that
+/// are no longer there, hold the lock, or are the first waiter. So a mark that is missing, because the
+/// process that has to write it stands still, delays none of them for longer than until its next report.
+fn check_queue(
+    session: &Arc<Session>,
+    connection: &Arc<Connection>,
+    lock: Arc<str>,
+    waiters: Vec<AttemptId>,
+) {
+    let (session, weak) = (Arc::clone(session), Arc::downgrade(connection));
+    connection.spawn(async move {
+        let Some(connection) = weak.upgrade() else {
+            return;
+        };
+        let Ok((children, _)) = list(&connection, &lock).await else {
+            return;
+        };
+        let ordered = in_order(&children);
+        let holders = count_holders(ordered.iter().copied());
+        let waiting: HashSet<&str> = ordered.into_iter().skip(holders + 1).collect();
+        for attempt in waiters {
+            let node = session.attempts().node(attempt);
+            if node.is_some_and(|node| !waiting.contains(child_of(&node))) {
+                session.locate_later(&connection, attempt);
+            }
         }
     });
 }

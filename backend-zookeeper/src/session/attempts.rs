@@ -1,5 +1,8 @@
 //! The attempts of a session, as data behind one mutex. No I/O.
 
+mod downgrade;
+mod mark;
+
 use std::{
     collections::{HashMap, HashSet, hash_map},
     sync::Arc,
@@ -17,6 +20,8 @@ use tenure_core::{
 };
 use zookeeper_client::Stat;
 
+pub(crate) use self::downgrade::DowngradeStep;
+use self::mark::Mark;
 use crate::{
     error::unanswered,
     queue::{Position, Predecessor, Watch},
@@ -31,8 +36,15 @@ pub(crate) struct Attempt {
     /// The attempt's own node, once it is known.
     pub(crate) node: Option<Arc<str>>,
     pub(crate) token: FencingToken,
+    /// The lowest token among the grants that were alive when the attempt was admitted.
+    floor: FencingToken,
     /// The zxid of the creation of the node.
     czxid: i64,
+    /// The mark by which the waiter behind a holder of permits learns that it is the first one.
+    mark: Option<Box<Mark>>,
+    /// The node that a downgrade may have put into the place of `node`, and the number of the connection
+    /// on which it was sent. `None` once the outcome is known.
+    downgrade: Option<(Arc<str>, u64)>,
     pub(crate) position: Position,
     /// The number of the connection on which the node was last seen.
     pub(crate) seen_on: u64,
@@ -69,6 +81,20 @@ pub(crate) struct Watched {
     pub(crate) waits: bool,
 }
 
+impl Attempt {
+    fn admit(&mut self, floor: Option<FencingToken>, mark: bool) {
+        self.position = Position::Admitted;
+        self.floor = floor.unwrap_or(self.token).min(self.token);
+        if mark && let Some(mark) = &mut self.mark {
+            mark.set_due();
+        }
+    }
+
+    fn grant(&self, attempt: AttemptId, ttl: Duration, from: Instant) -> Grant {
+        Grant::proved(attempt, self.token, ttl, from).with_floor(self.floor)
+    }
+}
+
 /// The attempts of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
@@ -81,8 +107,14 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// Registers an attempt, before anything of it is sent.
-    pub(crate) fn register(&mut self, attempt: AttemptId, lock: &Arc<str>) -> Registration {
+    /// Registers an attempt, before anything of it is sent. `data` is that of its node if it may have to be
+    /// marked.
+    pub(crate) fn register(
+        &mut self,
+        attempt: AttemptId,
+        lock: &Arc<str>,
+        data: Option<Box<[u8]>>,
+    ) -> Registration {
         if self.closed {
             return Registration::Closed;
         }
@@ -93,7 +125,10 @@ impl Attempts {
                     lock: Arc::clone(lock),
                     node: None,
                     token: FencingToken::new(0),
+                    floor: FencingToken::new(0),
                     czxid: 0,
+                    mark: data.map(|data| Box::new(Mark::new(data))),
+                    downgrade: None,
                     position: Position::Unknown,
                     seen_on: 0,
                     watched_on: 0,
@@ -163,15 +198,25 @@ impl Attempts {
             Some(_) => {}
             None => entry.node = Some(path.into()),
         }
-        entry.token = token(stat, floor);
+        entry.token = token(stat.czxid, floor);
         entry.czxid = stat.czxid;
         entry.seen_on = connection;
         true
     }
 
-    /// The attempt is first in its queue.
-    pub(crate) fn set_first(&mut self, attempt: AttemptId) {
-        self.set_position(attempt, Position::First);
+    /// Nothing ahead of the attempt excludes it. `floor` is the token of the first contender, if that is
+    /// another one; `mark` says whether the waiter behind waits for a mark.
+    pub(crate) fn set_admitted(
+        &mut self,
+        attempt: AttemptId,
+        floor: Option<FencingToken>,
+        mark: bool,
+    ) {
+        if let Some(entry) = self.entries.get_mut(&attempt)
+            && !matches!(entry.position, Position::Admitted | Position::Gone(_))
+        {
+            entry.admit(floor, mark);
+        }
     }
 
     /// The attempt waits behind other nodes. `false`: one of their watches has fired, so the queue
@@ -180,38 +225,27 @@ impl Attempts {
         if predecessor.has_fired() {
             return false;
         }
-        let first = |entry: &Attempt| matches!(entry.position, Position::First);
-        // No contender enters in front of the first one, so this position comes from an older list.
-        if !self.entries.get(&attempt).is_some_and(first) {
-            self.set_position(attempt, Position::Waiting(Box::new(predecessor)));
+        // Nothing that excludes it enters ahead of an admitted attempt, so this position comes from an
+        // older list.
+        if let Some(entry) = self.entries.get_mut(&attempt)
+            && !matches!(entry.position, Position::Admitted | Position::Gone(_))
+        {
+            entry.position = Position::Waiting(Box::new(predecessor));
         }
         true
     }
 
-    /// The watch of a node ahead of a waiter, if one is running on this connection.
-    pub(crate) fn watch_of(
-        &self,
-        attempt: AttemptId,
-        node: &str,
-        connection: u64,
-    ) -> Option<Arc<Watch>> {
-        let Position::Waiting(predecessor) = &self.entries.get(&attempt)?.position else {
-            return None;
+    /// The running watches of a waiter on this connection.
+    pub(crate) fn running_watches(&self, attempt: AttemptId, connection: u64) -> Vec<Arc<Watch>> {
+        let position = self.entries.get(&attempt).map(|entry| &entry.position);
+        let Some(Position::Waiting(predecessor)) = position else {
+            return Vec::new();
         };
-        let mut watches = predecessor.watches();
+        let watches = predecessor.watches.iter();
         watches
-            .find(|watch| {
-                *watch.node == *node && watch.connection == connection && !watch.has_fired()
-            })
+            .filter(|watch| watch.connection == connection && !watch.has_fired())
             .map(Arc::clone)
-    }
-
-    fn set_position(&mut self, attempt: AttemptId, position: Position) {
-        if let Some(entry) = self.entries.get_mut(&attempt)
-            && !matches!(entry.position, Position::Gone(_))
-        {
-            entry.position = position;
-        }
+            .collect()
     }
 
     /// There is definite evidence that an attempt's node is gone. Returns the event for the core.
@@ -272,7 +306,7 @@ impl Attempts {
                 watched.push(Watched {
                     attempt: *attempt,
                     node: Arc::clone(node),
-                    waits: !matches!(entry.position, Position::First),
+                    waits: !matches!(entry.position, Position::Admitted),
                 });
             }
         }
@@ -331,7 +365,7 @@ impl Attempts {
                 overlooked.push(Watched {
                     attempt,
                     node: Arc::clone(node),
-                    waits: !matches!(entry.position, Position::First),
+                    waits: !matches!(entry.position, Position::Admitted),
                 });
             }
         }
@@ -370,13 +404,13 @@ impl Attempts {
     }
 
     /// Ends a look-up that `begin_locating` began. `true`: the position has to be looked up once
-    /// more. The first attempt stays first, whatever has changed meanwhile.
+    /// more. An admitted attempt stays admitted, whatever has changed meanwhile.
     pub(crate) fn end_locating(&mut self, attempt: AttemptId) -> bool {
         let Some(entry) = self.entries.get_mut(&attempt) else {
             return false;
         };
         match &mut entry.locating {
-            Some((_, again)) if *again && !matches!(entry.position, Position::First) => {
+            Some((_, again)) if *again && !matches!(entry.position, Position::Admitted) => {
                 *again = false;
                 true
             }
@@ -391,7 +425,8 @@ impl Attempts {
     ///
     /// It is certain that the waiter is first if that node was the only one ahead, because no
     /// contender enters in front of the attempt, and if the attempt's own node is watched on this
-    /// connection. Otherwise the queue has to be read.
+    /// connection. Otherwise the queue has to be read. A node that is replaced by a downgrade is not
+    /// reported as deleted.
     pub(crate) fn predecessor_deleted(
         &mut self,
         attempt: AttemptId,
@@ -403,12 +438,12 @@ impl Attempts {
         };
         match &entry.position {
             Position::Waiting(predecessor)
-                if predecessor.watches().any(|watch| *watch.node == *node) =>
+                if predecessor.watches.iter().any(|watch| *watch.node == *node) =>
             {
                 let only = predecessor.ahead == 1;
                 if only && entry.watched_on == connection && !entry.removing {
-                    entry.position = Position::First;
-                    AfterDeletion::First
+                    entry.admit(None, true);
+                    AfterDeletion::Admitted
                 } else {
                     AfterDeletion::Locate
                 }
@@ -417,7 +452,7 @@ impl Attempts {
         }
     }
 
-    /// The grant of an attempt that is first; `None` if it is not first, or no longer.
+    /// The grant of an attempt that is admitted; `None` if it is not, or no longer.
     pub(crate) fn grant(
         &mut self,
         attempt: AttemptId,
@@ -425,11 +460,11 @@ impl Attempts {
         from: Instant,
     ) -> Option<Grant> {
         let entry = self.entries.get_mut(&attempt)?;
-        if entry.removing || !matches!(entry.position, Position::First) {
+        if entry.removing || !matches!(entry.position, Position::Admitted) {
             return None;
         }
         entry.reported = entry.reported.max(Some(from));
-        Some(Grant::proved(attempt, entry.token, ttl, from))
+        Some(entry.grant(attempt, ttl, from))
     }
 
     /// The answer to a waiter; `None` if its node is not known, or gone.
@@ -479,13 +514,11 @@ impl Attempts {
             return Renewed::Unknown(unanswered(OPERATION));
         }
         let answer = match (&entry.position, holder) {
-            (Position::First, Some(token)) if token != entry.token => {
+            (Position::Admitted, Some(token)) if token != entry.token => {
                 return Renewed::Gone(LossReason::Displaced);
             }
-            (Position::First, Some(_)) => Renewed::Proved { from },
-            (Position::First, None) => {
-                Renewed::Granted(Grant::proved(attempt, entry.token, ttl, from))
-            }
+            (Position::Admitted, Some(_)) => Renewed::Proved { from },
+            (Position::Admitted, None) => Renewed::Granted(entry.grant(attempt, ttl, from)),
             (position, _) => match position.waiting(entry.czxid, from) {
                 Some(waiting) => Renewed::Waiting(waiting),
                 None => return Renewed::Unknown(unanswered(OPERATION)),
@@ -511,7 +544,7 @@ pub(crate) enum AfterDeletion {
     /// Nothing: the attempt does not watch that node.
     None,
     /// The attempt is first now.
-    First,
+    Admitted,
     /// The queue has to be read.
     Locate,
 }

@@ -18,7 +18,7 @@ use super::{
     attempts::{AfterDeletion, Watched},
 };
 use crate::{
-    error::error,
+    error::{RequestError, error},
     locate::{Located, locate},
     queue::{Position, Watch},
     record,
@@ -65,22 +65,23 @@ impl Session {
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         attempt: AttemptId,
-        node: Arc<str>,
+        mut node: Arc<str>,
         mut watcher: Option<OneshotWatcher>,
     ) {
         let (session, connected) = (Arc::downgrade(self), Arc::downgrade(connection));
+        let number = connection.number;
         connection.spawn(async move {
             loop {
                 if watcher.is_none() {
                     // In a box, because this future is kept for as long as the lock is held.
-                    let set = set_own_watch(&session, &connected, attempt, &node);
+                    let set = set_own_watch(&session, &connected, attempt, &mut node);
                     watcher = Box::pin(set).await;
                 }
                 let Some(current) = watcher.take() else {
                     break;
                 };
                 let event = current.changed().await;
-                if !own_node_changed(&session, attempt, &node, event.event_type) {
+                if !own_node_changed(&session, attempt, &node, number, event.event_type) {
                     break;
                 }
             }
@@ -118,8 +119,11 @@ impl Session {
             };
             match (turn, session.fresh_proof()) {
                 (AfterDeletion::None, _) => {}
-                (AfterDeletion::First, Some(from)) => session.emit_grant(attempt, from),
-                (AfterDeletion::First, None) | (AfterDeletion::Locate, _) => {
+                (AfterDeletion::Admitted, Some(from)) => {
+                    session.emit_grant(attempt, from);
+                    session.write_mark(&connection, attempt);
+                }
+                (AfterDeletion::Admitted, None) | (AfterDeletion::Locate, _) => {
                     session.locate_and_grant(&connection, attempt).await;
                 }
             }
@@ -138,7 +142,7 @@ impl Session {
     }
 
     /// Looks up a waiter's position, unless that is under way, and grants it the lock when it is
-    /// first. Progress does not depend on any report of the waiter: a report that comes too late
+    /// admitted. Progress does not depend on any report of the waiter: a report that comes too late
     /// takes nothing back.
     async fn locate_and_grant(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
         if !self.attempts().begin_locating(attempt, connection.number) {
@@ -152,8 +156,11 @@ impl Session {
                 entry.is_some_and(|entry| matches!(entry.position, Position::Unknown))
             };
             let located = locate(self, connection, attempt, None, strict).await;
-            let first = matches!(located, Ok(Located::First));
-            if first && let Some(from) = self.wait_fresh(connection).await {
+            let admitted = matches!(located, Ok(Located::Admitted));
+            if admitted {
+                self.write_mark(connection, attempt);
+            }
+            if admitted && let Some(from) = self.wait_fresh(connection).await {
                 self.emit_grant(attempt, from);
                 self.watch_unwatched(connection, attempt);
             }
@@ -180,7 +187,26 @@ impl Session {
         }
     }
 
-    /// Hands the grant of an attempt that is first to the core.
+    /// Writes the mark of a holder in the background, if it is due. If that fails, the next renewal
+    /// repeats it.
+    pub(crate) fn write_mark(self: &Arc<Self>, connection: &Arc<Connection>, attempt: AttemptId) {
+        let Some((node, data)) = self.attempts().begin_mark(attempt, connection.number) else {
+            return;
+        };
+        let (session, weak) = (Arc::downgrade(self), Arc::downgrade(connection));
+        connection.spawn(async move {
+            let written = match weak.upgrade() {
+                Some(connection) => write(&connection, &node, &data).await,
+                None => Err(RequestError::NotSent),
+            };
+            if let Some(session) = session.upgrade() {
+                let version = written.ok().map(|stat| stat.version);
+                session.attempts().end_mark(attempt, version);
+            }
+        });
+    }
+
+    /// Hands the grant of an attempt that is admitted to the core.
     pub(crate) fn emit_grant(&self, attempt: AttemptId, from: tenure_core::clock::Instant) {
         let grant = self.attempts().grant(attempt, self.ttl, from);
         self.emit(grant.map(BackendEvent::Granted));
@@ -201,19 +227,44 @@ impl Session {
     }
 }
 
-/// Sets a watch on an attempt's own node. `None`: the node is gone, or the watch is not needed.
+async fn write(connection: &Connection, node: &str, data: &[u8]) -> Result<Stat, RequestError> {
+    let operation = connection.operation().await?;
+    answer(operation.client.set_data(node, data, None)).await
+}
+
+/// Sets a watch on an attempt's own node. `None`: the node is gone, or the watch is not needed. If a
+/// downgrade without an answer has replaced the node, `node` is the new one from then on.
 async fn set_own_watch(
     session: &Weak<Session>,
     connection: &Weak<Connection>,
     attempt: AttemptId,
-    node: &str,
+    node: &mut Arc<str>,
 ) -> Option<OneshotWatcher> {
     let (session, connection) = (session.upgrade()?, connection.upgrade()?);
     if !session.attempts().is_wanted(attempt) {
         return None;
     }
     let operation = connection.operation().await.ok()?;
-    let (stat, watcher) = match answer(operation.client.check_and_watch_stat(node)).await {
+    let client = &*operation.client;
+    let mut watched = answer(client.check_and_watch_stat(node)).await;
+    let pending = session.attempts().pending_downgrade(attempt);
+    match (&watched, pending) {
+        (Ok((None, _)), Some(reader)) => {
+            watched = answer(client.check_and_watch_stat(&reader)).await;
+            if let Ok((Some(stat), _)) = &watched {
+                let mut attempts = session.attempts();
+                attempts.downgraded(attempt, &reader, stat, connection.number);
+                *node = reader;
+            }
+        }
+        // A downgrade that was sent on an earlier connection is not carried out any more.
+        (Ok((Some(_), _)), Some(_)) => {
+            let mut attempts = session.attempts();
+            attempts.end_downgrade(attempt, connection.number - 1);
+        }
+        _ => {}
+    }
+    let (stat, watcher) = match watched {
         Ok(answer) => answer,
         Err(error) => {
             // Others rely on these watches, so the next connection looks everything up again.
@@ -222,9 +273,16 @@ async fn set_own_watch(
             return None;
         }
     };
+    if session
+        .attempts()
+        .is_being_replaced(attempt, node, connection.number)
+    {
+        // The downgrade watches the new node.
+        return None;
+    }
     session.own_node_seen(&connection, attempt, stat.as_ref());
     let stat = stat?;
-    if stat.version != 0 {
+    if !session.attempts().is_own_version(attempt, stat.version) {
         validate_record(&session, &connection, attempt, node).await;
     }
     Some(watcher)
@@ -235,12 +293,18 @@ fn own_node_changed(
     session: &Weak<Session>,
     attempt: AttemptId,
     node: &str,
+    connection: u64,
     event: EventType,
 ) -> bool {
     let Some(session) = session.upgrade() else {
         return false;
     };
+    let replaced = session
+        .attempts()
+        .is_being_replaced(attempt, node, connection);
     match event {
+        // The downgrade finds out what has become of the node, and watches the new one.
+        _ if replaced => false,
         EventType::Session => false,
         EventType::NodeDeleted => {
             let lost = session.attempts().gone(attempt, LossReason::Evicted);
@@ -251,7 +315,9 @@ fn own_node_changed(
         _ => {
             let mut attempts = session.attempts();
             attempts.unwatched(attempt);
-            attempts.set_data_error(attempt, Some(overwritten(node)));
+            if !attempts.has_marked(attempt) {
+                attempts.set_data_error(attempt, Some(overwritten(node)));
+            }
             true
         }
     }

@@ -16,16 +16,12 @@ const SESSION: i64 = 9;
 /// A predecessor on connection 1, and the receivers of its watches. A watch counts as fired once its
 /// receiver is dropped.
 fn predecessor(ahead: u64) -> (Predecessor, Vec<oneshot::Receiver<()>>) {
-    let (next, running) = Watch::new(AHEAD.into(), 1);
-    let mut ends = vec![running];
-    let second = (ahead > 1).then(|| {
-        let (second, running) = Watch::new(SECOND.into(), 1);
-        ends.push(running);
-        second
-    });
+    let nodes = [AHEAD, SECOND]
+        .into_iter()
+        .take(if ahead > 1 { 2 } else { 1 });
+    let (watches, ends) = nodes.map(|node| Watch::new(node.into(), 1)).unzip();
     let predecessor = Predecessor {
-        next,
-        second,
+        watches,
         ahead,
         holder: None,
         as_of: 6,
@@ -44,7 +40,7 @@ fn watching_waiter(ahead: u64) -> (Attempts, AttemptId, Vec<oneshot::Receiver<()
     let mut attempts = Attempts::default();
     let attempt = AttemptId::from_u128(7);
     assert_eq!(
-        attempts.register(attempt, &"/ns/x".into()),
+        attempts.register(attempt, &"/ns/x".into(), None),
         Registration::New
     );
     let stat = stat(5, SESSION);
@@ -55,15 +51,15 @@ fn watching_waiter(ahead: u64) -> (Attempts, AttemptId, Vec<oneshot::Receiver<()
     (attempts, attempt, ends)
 }
 
-fn is_first(attempts: &Attempts, attempt: AttemptId) -> bool {
-    matches!(attempts.get(attempt).unwrap().position, Position::First)
+fn is_admitted(attempts: &Attempts, attempt: AttemptId) -> bool {
+    matches!(attempts.get(attempt).unwrap().position, Position::Admitted)
 }
 
 #[test]
 fn w2_a_waiter_with_one_contender_ahead_is_first_when_that_leaves() {
     let (mut attempts, attempt) = waiter(1);
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(turn, AfterDeletion::First);
+    assert_eq!(turn, AfterDeletion::Admitted);
     let grant = attempts.grant(attempt, TTL, Instant::ORIGIN).unwrap();
     assert_eq!(grant.token, FencingToken::new(5));
     // Only once.
@@ -79,7 +75,7 @@ fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
         let (mut attempts, attempt) = waiter(ahead);
         let turn = attempts.predecessor_deleted(attempt, AHEAD, connection);
         assert_eq!(turn, AfterDeletion::Locate);
-        assert!(!is_first(&attempts, attempt));
+        assert!(!is_admitted(&attempts, attempt));
     }
     let (mut attempts, attempt) = waiter(1);
     let other = attempts.predecessor_deleted(attempt, NODE, 1);
@@ -92,25 +88,22 @@ fn w2_a_waiter_reads_the_queue_when_the_second_node_ahead_goes() {
     let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
     assert_eq!(turn, AfterDeletion::Locate);
     assert!(
-        !is_first(&attempts, attempt),
+        !is_admitted(&attempts, attempt),
         "x1: the nearest one is there"
     );
-    // The queue was read, the nearest one is the only one ahead, and its watch was kept.
-    let kept = attempts.watch_of(attempt, AHEAD, 1);
-    assert!(kept.is_some());
-    assert!(
-        attempts.watch_of(attempt, AHEAD, 2).is_none(),
-        "of a lost connection"
-    );
+    // The queue was read, the nearest one is the only one ahead, and the watches are kept.
+    assert_eq!(attempts.running_watches(attempt, 1).len(), 2);
+    let lost = attempts.running_watches(attempt, 2);
+    assert!(lost.is_empty(), "of a lost connection");
     drop(ends);
-    let fired = attempts.watch_of(attempt, AHEAD, 1);
-    assert!(fired.is_none(), "a watch that has fired is set again");
+    let fired = attempts.running_watches(attempt, 1);
+    assert!(fired.is_empty(), "a watch that has fired is set again");
     let (predecessor, _ends) = predecessor(1);
     assert!(attempts.set_waiting(attempt, predecessor));
     let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
     assert_eq!(turn, AfterDeletion::None, "it is not watched any more");
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
-    assert_eq!(turn, AfterDeletion::First);
+    assert_eq!(turn, AfterDeletion::Admitted);
 }
 
 #[test]
@@ -133,7 +126,7 @@ fn a4_a_waiter_that_is_being_removed_is_granted_nothing() {
     );
     assert!(!attempts.begin_locating(attempt, 1));
     assert!(!attempts.is_wanted(attempt));
-    attempts.set_first(attempt);
+    attempts.set_admitted(attempt, None, false);
     assert_eq!(attempts.grant(attempt, TTL, Instant::ORIGIN), None);
 }
 
@@ -158,10 +151,10 @@ fn l2_the_end_of_the_own_node_is_a_loss_unless_this_client_removes_it() {
 #[test]
 fn l5_an_older_list_makes_no_holder_wait_again() {
     let (mut attempts, attempt) = waiter(1);
-    attempts.set_first(attempt);
+    attempts.set_admitted(attempt, None, false);
     let (predecessor, _ends) = predecessor(1);
     attempts.set_waiting(attempt, predecessor);
-    assert!(is_first(&attempts, attempt));
+    assert!(is_admitted(&attempts, attempt));
 }
 
 #[test]
@@ -169,7 +162,7 @@ fn t3_an_attempt_has_one_node() {
     let (mut attempts, attempt) = waiter(1);
     let other = stat(6, SESSION);
     assert!(!attempts.created(attempt, AHEAD, &other, FencingToken::new(0), 1));
-    let again = attempts.register(attempt, &"/ns/x".into());
+    let again = attempts.register(attempt, &"/ns/x".into(), None);
     assert_eq!(again, Registration::Known);
 }
 
@@ -191,7 +184,7 @@ fn l2_on_a_new_connection_the_node_must_be_the_same_one() {
 #[test]
 fn d2_nothing_is_proved_for_a_node_that_was_not_seen_on_the_connection() {
     let (mut attempts, attempt) = waiter(1);
-    attempts.set_first(attempt);
+    attempts.set_admitted(attempt, None, false);
     let token = Some(FencingToken::new(5));
     let mut answer = |connection| attempts.answer(attempt, token, TTL, Instant::ORIGIN, connection);
     assert!(matches!(answer(1), Renewed::Proved { .. }));
@@ -201,7 +194,7 @@ fn d2_nothing_is_proved_for_a_node_that_was_not_seen_on_the_connection() {
 #[test]
 fn t3_l2_another_token_is_another_grant() {
     let (mut attempts, attempt) = waiter(1);
-    attempts.set_first(attempt);
+    attempts.set_admitted(attempt, None, false);
     let other = Some(FencingToken::new(4));
     let answer = attempts.answer(attempt, other, TTL, Instant::ORIGIN, 1);
     assert!(matches!(answer, Renewed::Gone(LossReason::Displaced)));
@@ -217,7 +210,7 @@ fn w2_a_waiter_that_is_first_is_granted_by_its_report_too() {
         };
     let answer: Option<Waiting> = waiting(&mut attempts);
     assert_eq!(answer.unwrap().ahead, Some(1));
-    attempts.set_first(attempt);
+    attempts.set_admitted(attempt, None, false);
     assert!(waiting(&mut attempts).is_none());
     let answer = attempts.answer(attempt, None, TTL, Instant::ORIGIN, 1);
     assert!(matches!(answer, Renewed::Granted(_)));
@@ -243,7 +236,7 @@ fn a_look_up_that_is_wanted_during_another_one_follows_it() {
 fn everything_is_checked_once_each_node_was_seen_or_is_gone() {
     let (mut attempts, attempt) = waiter(1);
     let other = AttemptId::from_u128(8);
-    attempts.register(other, &"/ns/x".into());
+    attempts.register(other, &"/ns/x".into(), None);
     assert!(attempts.created(other, AHEAD, &stat(4, SESSION), FencingToken::new(0), 1));
     assert_eq!(attempts.begin_check(2).len(), 2);
     assert_eq!(attempts.checked_on(), 1);
@@ -286,4 +279,136 @@ fn w4_x1_a_watch_that_is_used_up_grants_nothing() {
     attempts.unwatched(attempt);
     let turn = attempts.predecessor_deleted(attempt, AHEAD, 1);
     assert_eq!(turn, AfterDeletion::Locate);
+}
+
+#[test]
+fn m3_a_grant_carries_the_floor_of_the_moment_at_which_it_was_admitted() {
+    let (mut attempts, attempt) = waiter(2);
+    let floor = FencingToken::new(3);
+    attempts.set_admitted(attempt, Some(floor), false);
+    let grant = attempts.grant(attempt, TTL, Instant::ORIGIN).unwrap();
+    assert_eq!((grant.token, grant.floor), (FencingToken::new(5), floor));
+    attempts.set_admitted(attempt, None, false);
+    let again = attempts.grant(attempt, TTL, Instant::ORIGIN);
+    assert_eq!(again, Some(grant));
+    // A waiter that learns that it is the only one is the lowest itself.
+    let (mut attempts, attempt) = waiter(1);
+    attempts.predecessor_deleted(attempt, AHEAD, 1);
+    let grant = attempts.grant(attempt, TTL, Instant::ORIGIN).unwrap();
+    assert_eq!(grant.floor, grant.token);
+}
+
+/// A holder of permits whose node is watched on connection 1, and whether its mark is due.
+fn holder_of_permits(mark: bool) -> (Attempts, AttemptId) {
+    let mut attempts = Attempts::default();
+    let attempt = AttemptId::from_u128(7);
+    let data: Box<[u8]> = Box::from(*b"data");
+    attempts.register(attempt, &"/ns/x".into(), Some(data));
+    let stat = stat(5, SESSION);
+    assert!(attempts.created(attempt, NODE, &stat, FencingToken::new(0), 1));
+    attempts.set_admitted(attempt, None, mark);
+    (attempts, attempt)
+}
+
+#[test]
+fn w2_a_mark_is_written_once_and_again_if_it_was_not_answered() {
+    let (mut attempts, attempt) = holder_of_permits(false);
+    assert_eq!(attempts.begin_mark(attempt, 1), None, "nobody waits for it");
+    let (mut attempts, attempt) = holder_of_permits(true);
+    assert!(!attempts.has_marked(attempt));
+    let (node, data) = attempts.begin_mark(attempt, 1).unwrap();
+    assert_eq!((&*node, &*data), (NODE, &b"data"[..]));
+    assert!(attempts.has_marked(attempt), "the change is its own");
+    assert_eq!(attempts.begin_mark(attempt, 1), None, "it is under way");
+    assert!(
+        attempts.begin_mark(attempt, 2).is_some(),
+        "its connection is lost"
+    );
+    attempts.end_mark(attempt, None);
+    assert!(attempts.begin_mark(attempt, 2).is_some(), "it has failed");
+    attempts.end_mark(attempt, Some(1));
+    assert_eq!(attempts.begin_mark(attempt, 3), None, "it is written");
+    assert!(attempts.is_own_version(attempt, 1));
+    assert!(!attempts.is_own_version(attempt, 2));
+    let (mut attempts, attempt) = holder_of_permits(true);
+    attempts.begin_removal(attempt);
+    assert_eq!(attempts.begin_mark(attempt, 1), None, "k3: it is leaving");
+    // An attempt of another mode writes none.
+    let (mut attempts, attempt) = waiter(1);
+    attempts.set_admitted(attempt, None, true);
+    assert_eq!(attempts.begin_mark(attempt, 1), None);
+}
+
+const READER: &str =
+    "/ns/x/_c_00000000-0000-0000-0000-000000000007-zxid-0000000000000005-__READ__0000000002";
+
+/// A holder whose node is watched on connection 1.
+fn writer() -> (Attempts, AttemptId) {
+    let (mut attempts, attempt) = waiter(1);
+    attempts.set_admitted(attempt, None, false);
+    (attempts, attempt)
+}
+
+#[test]
+fn m4_a_downgrade_replaces_the_node_and_keeps_the_token() {
+    let (mut attempts, attempt) = writer();
+    let token = FencingToken::new(5);
+    let step = attempts.downgrade_step(attempt, token);
+    assert_eq!(step, DowngradeStep::Replace(NODE.into(), READER.into()));
+    assert!(attempts.begin_downgrade(attempt, &READER.into(), 1));
+    assert!(attempts.is_being_replaced(attempt, NODE, 1));
+    let nodes: Vec<_> = attempts.get(attempt).unwrap().nodes().cloned().collect();
+    assert_eq!(
+        nodes,
+        [NODE.into(), READER.into()],
+        "a removal deletes both"
+    );
+    attempts.downgraded(attempt, &READER.into(), &stat(9, SESSION), 1);
+    assert_eq!(attempts.node(attempt).as_deref(), Some(READER));
+    assert_eq!(
+        attempts.seen(attempt, Some(&stat(9, SESSION)), SESSION, 1),
+        None
+    );
+    assert!(
+        attempts.is_being_replaced(attempt, NODE, 1),
+        "l2: an event of the old node"
+    );
+    assert!(!attempts.is_being_replaced(attempt, READER, 1));
+    let answer = attempts.answer(attempt, Some(token), TTL, Instant::ORIGIN, 1);
+    assert!(matches!(answer, Renewed::Proved { .. }), "{answer:?}");
+    let again = attempts.downgrade_step(attempt, token);
+    assert_eq!(again, DowngradeStep::Shared, "it can be repeated");
+}
+
+#[test]
+fn m4_l2_a_downgrade_without_an_answer_is_resolved_on_the_next_connection() {
+    let (mut attempts, attempt) = writer();
+    assert!(attempts.begin_downgrade(attempt, &READER.into(), 1));
+    // On the next connection the events of the writer's node count again.
+    assert!(!attempts.is_being_replaced(attempt, NODE, 2));
+    assert_eq!(attempts.pending_downgrade(attempt).as_deref(), Some(READER));
+    attempts.end_downgrade(attempt, 1);
+    assert_eq!(attempts.pending_downgrade(attempt), None);
+    // A copy that was sent on the present connection stays.
+    assert!(attempts.begin_downgrade(attempt, &READER.into(), 2));
+    attempts.end_downgrade(attempt, 1);
+    assert!(attempts.pending_downgrade(attempt).is_some());
+}
+
+#[test]
+fn m4_only_the_grant_with_this_token_is_downgraded() {
+    let (mut attempts, attempt) = writer();
+    let step = attempts.downgrade_step(attempt, FencingToken::new(4));
+    assert_eq!(step, DowngradeStep::Gone(LossReason::Displaced));
+    attempts.begin_removal(attempt);
+    let step = attempts.downgrade_step(attempt, FencingToken::new(5));
+    assert_eq!(step, DowngradeStep::Gone(LossReason::Closed));
+    assert!(!attempts.begin_downgrade(attempt, &READER.into(), 1));
+    let (mut attempts, attempt) = writer();
+    attempts.gone(attempt, LossReason::Evicted);
+    let step = attempts.downgrade_step(attempt, FencingToken::new(5));
+    assert_eq!(step, DowngradeStep::Gone(LossReason::Evicted));
+    let (attempts, attempt) = waiter(1);
+    let step = attempts.downgrade_step(attempt, FencingToken::new(5));
+    assert_eq!(step, DowngradeStep::Gone(LossReason::Displaced), "it waits");
 }
