@@ -162,6 +162,12 @@ pub(crate) fn mode_of(child: &str) -> Mode {
     }
 }
 
+/// Whether the node of a reader with the same number may exist when a node with this name is deleted, because
+/// a program that uses Curator's reader-writer lock has downgraded its grant.
+pub(crate) fn may_be_downgraded_by_curator(child: &str) -> bool {
+    child.contains(WRITE)
+}
+
 /// Splits a name of one of the forms that this module writes.
 fn own_form(child: &str) -> Option<(AttemptId, &str)> {
     let (guid, rest) = child.strip_prefix("_c_")?.split_at_checked(GUID_LENGTH)?;

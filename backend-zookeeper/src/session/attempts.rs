@@ -24,8 +24,9 @@ pub(crate) use self::downgrade::DowngradeStep;
 use self::mark::Mark;
 use crate::{
     error::unanswered,
+    keys::may_be_downgraded_by_curator,
     queue::{Position, Predecessor, Watch},
-    record::token,
+    record::{child_of, token},
 };
 
 /// One attempt. Kept from before the request that creates its node until the answer to its removal.
@@ -425,8 +426,8 @@ impl Attempts {
     ///
     /// It is certain that the waiter is first if that node was the only one ahead, because no
     /// contender enters in front of the attempt, and if the attempt's own node is watched on this
-    /// connection. Otherwise the queue has to be read. A node that is replaced by a downgrade is not
-    /// reported as deleted.
+    /// connection. Otherwise the queue has to be read. A downgrade by `tenure` is not reported as a
+    /// deletion, but one by Curator is.
     pub(crate) fn predecessor_deleted(
         &mut self,
         attempt: AttemptId,
@@ -440,7 +441,7 @@ impl Attempts {
             Position::Waiting(predecessor)
                 if predecessor.watches.iter().any(|watch| *watch.node == *node) =>
             {
-                let only = predecessor.ahead == 1;
+                let only = predecessor.ahead == 1 && !may_be_downgraded_by_curator(child_of(node));
                 if only && entry.watched_on == connection && !entry.removing {
                     entry.admit(None, true);
                     AfterDeletion::Admitted

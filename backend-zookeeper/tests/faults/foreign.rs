@@ -74,13 +74,13 @@ pub(crate) async fn make(server: &Server, path: &str, granted: i32) {
 
 /// Creates a persistent contender; returns its path.
 pub(crate) async fn contend(server: &Server, lock: &str) -> String {
-    create(
-        server,
-        &format!("{lock}/x-lock-"),
-        ALL,
-        PERSISTENT_SEQUENTIAL,
-    )
-    .await
+    contend_as(server, lock, "x-lock-").await
+}
+
+/// The same, with a name that begins in this way.
+pub(crate) async fn contend_as(server: &Server, lock: &str, prefix: &str) -> String {
+    let path = format!("{lock}/{prefix}");
+    create(server, &path, ALL, PERSISTENT_SEQUENTIAL).await
 }
 
 /// Sets the access rights of a node.

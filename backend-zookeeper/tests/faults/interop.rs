@@ -1,4 +1,5 @@
-//! Programs in other languages on the same lock: kazoo's `Lock` and Curator's `InterProcessMutex`.
+//! Programs in other languages on the same lock: kazoo's `Lock`, and Curator's `InterProcessMutex` and
+//! `InterProcessReadWriteLock`.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -9,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use tenure_core::{Acquisition, Client, Release};
+use tenure_core::{Acquisition, Client, Guard, Lock, Release, mode::Mode};
+use tokio::task::JoinHandle;
 
 use crate::common::{SOON, acquire, client, granted, hold, name, room, server, waiting};
 
@@ -171,4 +173,120 @@ async fn w1_curator_and_tenure_take_turns() {
     let server = server();
     let ours = client(&server.url()).await;
     takes_turns(curator(&server.address()), &ours).await;
+}
+
+fn writer(client: &Client) -> Lock {
+    client.rw_lock(LOCK).unwrap().write()
+}
+
+fn reader(client: &Client) -> Lock {
+    client.rw_lock(LOCK).unwrap().read()
+}
+
+fn start(lock: Lock) -> JoinHandle<Guard> {
+    tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+async fn take(lock: Lock) -> Guard {
+    granted("acquire", SOON, start(lock)).await
+}
+
+/// Curator waits for this guard, whatever it asks for, and then excludes `second`.
+async fn curator_waits(
+    curator: &mut Contender,
+    ours: &Client,
+    first: Guard,
+    order: &str,
+    second: Lock,
+) {
+    curator.order(order);
+    waiting(ours, LOCK, 1).await;
+    let second = start(second);
+    waiting(ours, LOCK, 2).await;
+    curator.says_nothing();
+    assert!(matches!(first.release().await, Release::Released));
+    curator.expect("held");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!second.is_finished(), "{order}: two hold it");
+    curator.order("release");
+    curator.expect("released");
+    let second = granted(order, SOON, second).await;
+    assert!(matches!(second.release().await, Release::Released));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m1_curators_reader_writer_lock_and_ours_exclude_each_other() {
+    let _room = room().await;
+    let server = server();
+    let ours = client(&server.url()).await;
+    let mut curator = curator(&server.address());
+    // This library arrives first and last: a writer and a writer, a writer and a reader, a reader and a
+    // writer.
+    for (first, order, second) in [
+        (writer(&ours), "write", writer(&ours)),
+        (writer(&ours), "write", reader(&ours)),
+        (writer(&ours), "read", writer(&ours)),
+        (reader(&ours), "write", reader(&ours)),
+        (reader(&ours), "write", writer(&ours)),
+    ] {
+        let first = take(first).await;
+        curator_waits(&mut curator, &ours, first, order, second).await;
+    }
+    // Curator arrives first.
+    for (order, lock) in [
+        ("write", writer(&ours)),
+        ("write", reader(&ours)),
+        ("read", writer(&ours)),
+    ] {
+        curator.order(order);
+        curator.expect("held");
+        let tried = lock.try_acquire().await.unwrap();
+        let Acquisition::Busy(holder) = tried else {
+            panic!("{order}: two hold it: {tried:?}");
+        };
+        assert_eq!(holder.attempt, None);
+        let waiter = start(lock);
+        waiting(&ours, LOCK, 1).await;
+        curator.order("release");
+        curator.expect("released");
+        let guard = granted(order, SOON, waiter).await;
+        assert!(matches!(guard.release().await, Release::Released));
+    }
+    // Readers share it, whichever arrives first.
+    let first = take(reader(&ours)).await;
+    curator.order("read");
+    curator.expect("held");
+    let second = take(reader(&ours)).await;
+    assert_eq!(second.floor(), first.token());
+    let state = ours.inspect(&name(LOCK)).await.unwrap();
+    let modes: Vec<Mode> = state.holders().map(|holder| holder.mode).collect();
+    assert_eq!(modes, [Mode::Shared; 3]);
+    for guard in [first, second] {
+        assert!(matches!(guard.release().await, Release::Released));
+    }
+    curator.order("release");
+    curator.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m4_a_downgrade_admits_curators_readers_and_no_writer() {
+    let _room = room().await;
+    let server = server();
+    let ours = client(&server.url()).await;
+    let mut curator = curator(&server.address());
+    let writing = take(writer(&ours)).await;
+    curator.order("read");
+    waiting(&ours, LOCK, 1).await;
+    curator.says_nothing();
+    let reading = writing.downgrade().await.unwrap();
+    curator.expect("held");
+    curator.order("release");
+    curator.expect("released");
+    curator.order("write");
+    waiting(&ours, LOCK, 1).await;
+    curator.says_nothing();
+    assert!(matches!(reading.release().await, Release::Released));
+    curator.expect("held");
+    curator.order("release");
+    curator.expect("released");
 }

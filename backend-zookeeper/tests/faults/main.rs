@@ -10,6 +10,7 @@
 mod cancelled_grants;
 mod common;
 mod contention;
+mod downgrades;
 mod ensemble;
 mod foreign;
 mod hostile;
@@ -18,6 +19,7 @@ mod interop;
 mod late_enqueue;
 mod lost;
 mod messages;
+mod modes;
 mod proof;
 mod providers;
 mod reconfigured;

@@ -83,6 +83,27 @@ fn w1_x1_a_waiter_that_may_not_be_next_reads_the_queue() {
 }
 
 #[test]
+fn m1_m4_a_waiter_behind_a_writer_reads_the_queue() {
+    let mut attempts = Attempts::default();
+    let (attempt, node) = (AttemptId::from_u128(7), "/ns/x/a__WRIT__0000000001");
+    attempts.register(attempt, &"/ns/x".into(), None);
+    let stat = stat(5, SESSION);
+    assert!(attempts.created(attempt, NODE, &stat, FencingToken::new(0), 1));
+    assert_eq!(attempts.seen(attempt, Some(&stat), SESSION, 1), None);
+    let (watch, _end) = Watch::new(node.into(), 1);
+    let predecessor = Predecessor {
+        watches: vec![watch],
+        ahead: 1,
+        holder: None,
+        as_of: 6,
+    };
+    assert!(attempts.set_waiting(attempt, predecessor));
+    // Curator may have left a reader's node.
+    let turn = attempts.predecessor_deleted(attempt, node, 1);
+    assert_eq!(turn, AfterDeletion::Locate);
+}
+
+#[test]
 fn w2_a_waiter_reads_the_queue_when_the_second_node_ahead_goes() {
     let (mut attempts, attempt, ends) = watching_waiter(2);
     let turn = attempts.predecessor_deleted(attempt, SECOND, 1);
