@@ -80,7 +80,8 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: Enqueue) -> Result<En
     if !shared.assign(request.attempt, &session) {
         return Ok(Enqueued::Gone);
     }
-    let marked = matches!(request.mode, Mode::Permits { .. });
+    // Nobody joins a holder of all permits, so nobody waits for its mark.
+    let marked = matches!(request.mode, Mode::Permits { take, of } if take < of);
     let data = marked.then(|| record::encode(&request).into());
     let registration = session.attempts().register(request.attempt, &lock, data);
     if registration == Registration::Closed {

@@ -195,21 +195,22 @@ fn of_sharing<'a>(
     let first = ahead.first().map(|(_, name)| *name);
     let names = ahead.iter().map(|(_, name)| *name);
     let holders = count_holders(names.chain([own.1]));
+    let mut own_alone = Occupancy::Free;
+    own_alone.add(mode);
     let Some(first) = first.filter(|_| holders <= ahead.len()) else {
-        let mark = next_behind.is_some_and(|(_, name)| has_permits_of(name, mode));
+        // A waiter that this contender excludes by itself watches the end of its node.
+        let mark = mode != Mode::Shared
+            && next_behind.is_some_and(|(_, name)| own_alone.admits(mode_of(name)));
         return Standing::Admitted { first, mark };
     };
     // Going back from the own place: the nearest contender that is not compatible with those behind it.
-    let mut occupancy = Occupancy::Free;
-    occupancy.add(mode);
+    let mut occupancy = own_alone;
     let blocker = ahead.iter().rposition(|(other, _)| {
         let admitted = occupancy.admits(*other);
         occupancy.add(*other);
         !admitted
     });
     let blocker = blocker.unwrap_or(0);
-    let mut own_alone = Occupancy::Free;
-    own_alone.add(mode);
     let excludes = |(other, _): &&(Mode, &str)| !own_alone.admits(*other);
     let (watched, awaits_mark) = if let Some((_, name)) = ahead.get(blocker).filter(excludes) {
         (vec![*name], false)
@@ -226,14 +227,6 @@ fn of_sharing<'a>(
         first,
         ahead: u64::try_from(ahead.len()).unwrap_or(u64::MAX),
     })
-}
-
-/// Whether this contender takes some of as many permits as `mode`.
-fn has_permits_of(name: &str, mode: Mode) -> bool {
-    match (mode_of(name), mode) {
-        (Mode::Permits { of, .. }, Mode::Permits { of: total, .. }) => of == total,
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -421,7 +414,7 @@ mod tests {
         assert_eq!(places("1/3 1/2 1/3"), ["holds", "end of [0]", "end of [1]"]);
         assert_eq!(places("r 1/3"), ["holds", "end of [0]"]);
         assert_eq!(places("1/3 r r"), ["holds", "end of [0]", "end of [0]"]);
-        assert_eq!(places("3/3 3/3"), ["holds, marks", "end of [0]"]);
+        assert_eq!(places("2/3 2/3"), ["holds", "end of [0]"]);
     }
 
     #[test]

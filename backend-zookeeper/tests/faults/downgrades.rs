@@ -238,3 +238,32 @@ async fn m4_r1_a_downgrade_can_be_repeated_and_the_removal_follows_it() {
     assert!(matches!(late, Downgraded::Gone(_)), "{late:?}");
     assert!(children(&server, "/default/a").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m4_a4_the_removal_after_a_downgrade_without_an_answer_leaves_nothing() {
+    let _room = room().await;
+    let server = server();
+    let proxy = Proxy::for_zookeeper(server.address()).unwrap();
+    let raw = Raw::connect(&proxy.url()).await;
+    for _ in 0..4 {
+        let attempt = AttemptId::random().unwrap();
+        let entered = raw.backend.enqueue(Raw::enqueue("a", attempt)).await;
+        let Ok(Enqueued::Granted(grant)) = entered else {
+            panic!("{entered:?}");
+        };
+        let before = proxy.replies_dropped();
+        proxy.drop_reply_of_and_cut("multi");
+        let request = Downgrade::new(name("a"), attempt, TTL, grant.token);
+        let unknown = raw.backend.downgrade(request).await;
+        assert!(unknown.is_err(), "{unknown:?}");
+        assert!(proxy.replies_dropped() > before, "no answer was lost");
+        let remove = || Remove::new(name("a"), attempt, TTL, true);
+        let begun = tokio::time::Instant::now();
+        while let Err(error) = raw.backend.remove(remove()).await {
+            assert!(begun.elapsed() < SOON, "{error}");
+            sleep(millis(20)).await;
+        }
+        let left = children(&server, "/default/a").await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

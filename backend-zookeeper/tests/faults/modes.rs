@@ -418,6 +418,35 @@ async fn w2_readers_behind_a_writer_that_dies_while_it_waits_are_granted_the_loc
     assert!(first.check().is_ok() && reading.check().is_ok());
 }
 
+/// A new holder of permits marks its node, so that the waiter behind it joins it at once and not with its
+/// next report.
+#[tokio::test(flavor = "multi_thread")]
+async fn w2_the_waiter_behind_a_new_holder_is_woken_by_its_mark() {
+    const ROUNDS: usize = 6;
+    let _room = room().await;
+    let server = server();
+    let (client, other) = (
+        client_for(&server.url(), LONG).await,
+        client_for(&server.url(), LONG).await,
+    );
+    let mut slow = Vec::new();
+    for round in 0..ROUNDS {
+        let first = take(permits(&client, 2, 3)).await;
+        let second = wait(&client, permits(&other, 2, 3), 1).await;
+        let third = wait(&client, permits(&client, 1, 3), 2).await;
+        sleep(millis(200)).await;
+        let begun = Instant::now();
+        release(first).await;
+        let third = granted("the third", SOON, third).await;
+        if begun.elapsed() > millis(500) {
+            slow.push((round, begun.elapsed()));
+        }
+        release(granted("the second", SOON, second).await).await;
+        release(third).await;
+    }
+    assert!(slow.len() < ROUNDS / 2, "{slow:?}");
+}
+
 /// A client that stands still when it becomes a holder does not write its mark. The waiter behind it finds
 /// out with its next report.
 #[tokio::test(flavor = "multi_thread")]
@@ -498,7 +527,8 @@ async fn m2_a_node_that_another_program_writes_to_is_not_taken_for_a_holder() {
 fn requests(proxy: &Proxy) -> Vec<String> {
     let commands = proxy.commands().into_iter().filter(|command| {
         let beat = command.name == "sync" || command.name == "ping";
-        !beat && !(command.name == "exists" && command.argument(0) == "/")
+        let root = command.name == "exists" && command.argument(0) == "/";
+        !beat && !root
     });
     commands.map(|command| command.name).collect()
 }
