@@ -18,6 +18,7 @@ mod idle;
 mod interop;
 mod late_enqueue;
 mod lost;
+mod marks;
 mod messages;
 mod modes;
 mod proof;
