@@ -13,8 +13,12 @@ use tenure_core::{
         WaitMode,
     },
     error::Error,
+    mode::Modes,
     name::{LockName, Namespace},
-    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal,
+    },
     settings::StoreUrl,
     token::FencingToken,
 };
@@ -24,7 +28,7 @@ use crate::{
     attempts::Attempts,
     check,
     config::{Durability as ConfiguredDurability, Options},
-    enqueue, inspect,
+    downgrade, enqueue, inspect,
     keys::{KeySpace, inbox},
     remove, renew,
     scripts::{LAST_TOKEN_TTL, Scripts},
@@ -137,6 +141,10 @@ impl Backend for RedisBackend {
         remove::remove(&self.shared, &request).await
     }
 
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        downgrade::downgrade(&self.shared, &request).await
+    }
+
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
         inspect::inspect(&self.shared, name).await
     }
@@ -180,4 +188,5 @@ fn capabilities(options: &Options) -> Capabilities {
         TakeoverBound::new(100, 50, Duration::from_millis(500)),
     )
     .with_residue(Some(LAST_TOKEN_TTL))
+    .with_modes(Modes::ALL)
 }

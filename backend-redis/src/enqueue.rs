@@ -37,9 +37,7 @@ pub(crate) async fn enqueue(shared: &Shared, request: Enqueue) -> Result<Enqueue
     let value = answer.map_err(|error| from_call_error(OPERATION, error))?;
     let answer = parse_enqueued(OPERATION, &request, from, value)?;
     if matches!(answer, Enqueued::Waiting(_)) {
-        shared
-            .waiting
-            .add(request.attempt, request.name.clone(), request.ttl);
+        shared.waiting.add(&request);
     }
     if missing_acks == 0 || !matches!(answer, Enqueued::Granted(_)) {
         return Ok(answer);

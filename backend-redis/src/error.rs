@@ -71,7 +71,7 @@ pub(crate) fn from_reply(operation: &'static str, code: &str, detail: &str) -> E
                 ErrorKind::NewerFormat,
                 format!(
                     "key {} was written in format {version}, but this version supports only \
-                     format 1; update this program",
+                     formats 1 and 2; update this program",
                     quoted(key)
                 ),
             )

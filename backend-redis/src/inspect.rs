@@ -6,6 +6,7 @@ use redis::Value;
 use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
+    mode::Mode,
     name::LockName,
     request::{Evicted, Holder, List, Listed, LockState, Page, Waiter},
     token::FencingToken,
@@ -20,18 +21,18 @@ use crate::{
     transport::ScriptCall,
 };
 
-/// The most waiters in one reply. While a script runs, the server serves nobody else.
+/// The most waiters and joint holders in one reply. While a script runs, the server serves nobody else.
 const MAX_WAITERS_PER_CALL: usize = 500;
 
 /// The most locks in one call of the list script.
 const MAX_LOCKS_PER_CALL: usize = 50;
 
-/// Reads a lock and its queue without changing them. A queue of more than 500 waiters is read in
+/// Reads a lock and its queue without changing them. A queue of more than 500 entries is read in
 /// several calls, between which it may change.
 pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
     let keys = shared.lock_keys(name)?;
-    let mut state = LockState::new(name.clone(), None, Vec::new());
+    let (mut holders, mut queue) = (Vec::new(), Vec::new());
     let mut position = "-inf".to_owned();
     loop {
         let mut call = ScriptCall::new(&Scripts::get().inspect);
@@ -44,18 +45,22 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
         let holder = read_holder(&raw, now, reply.number()?)?;
         position = reply.text()?;
         let shown = reply.list()?;
-        if state.queue.is_empty() {
-            state.holder = holder;
+        if queue.is_empty() && holder.is_some() {
+            holders = Vec::from_iter(holder);
         }
         for waiter in shown.rest() {
             let mut waiter = Reply::new(OPERATION, waiter)?;
             let attempt = AttemptId::parse(&waiter.text()?);
             let since = system_time(waiter.count()?);
             let owner = decode_owner(&waiter.text()?);
-            state.queue.push(Waiter::new(attempt, owner, Some(since)));
+            let mode = Mode::parse(&waiter.text()?).unwrap_or_default();
+            queue.push(Waiter::new(attempt, owner, Some(since)).with_mode(mode));
+        }
+        for record in reply.list()?.texts() {
+            holders.extend(read_holder(&record?, now, -1)?);
         }
         if position.is_empty() {
-            return Ok(state);
+            return Ok(LockState::with_holders(name.clone(), holders, queue));
         }
     }
 }
@@ -141,8 +146,10 @@ fn parse_listed(
     let holder =
         read_holder(&raw, now, reply.number()?).unwrap_or_else(|_| Some(Holder::foreign()));
     let waiters = reply.count()?;
+    let joint = reply.count()?;
     let idle = holder.is_none() && waiters == 0;
-    Ok((!idle).then(|| Listed::new(name.clone(), holder, waiters)))
+    let holders = joint.max(u64::from(holder.is_some()));
+    Ok((!idle).then(|| Listed::new(name.clone(), holder, waiters).with_holders(holders)))
 }
 
 pub(crate) async fn evict(

@@ -40,6 +40,7 @@ mod attempts;
 mod backend;
 mod check;
 mod config;
+mod downgrade;
 mod enqueue;
 mod error;
 mod factory;

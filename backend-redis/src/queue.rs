@@ -61,7 +61,12 @@ fn holder_or_default(raw: &str, now: u64, foreign_ms: i64) -> Option<Holder> {
 fn parse_granted(reply: &mut Reply, attempt: AttemptId, from: Instant) -> Result<Grant, Error> {
     let token = FencingToken::new(reply.count()?);
     let ttl = Duration::from_micros(reply.count()?);
-    Ok(Grant::proved(attempt, token, ttl, from))
+    let grant = Grant::proved(attempt, token, ttl, from);
+    // An exclusive grant's floor is its token.
+    if reply.is_empty() {
+        return Ok(grant);
+    }
+    Ok(grant.with_floor(FencingToken::new(reply.count()?)))
 }
 
 /// Parses the rest of a "waiting" reply.

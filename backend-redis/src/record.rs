@@ -7,13 +7,18 @@ use tenure_core::{
     error::{Error, ErrorKind},
     id::{AttemptId, ClientId},
     loss::LossReason,
+    mode::Mode,
     name::{decode, encode},
     request::{Enqueue, Grant, Holder, Owner, Since, StoreTime},
     token::FencingToken,
 };
 
-/// The prefix of every record and message in this format version.
+/// The prefix of every record and message about exclusive attempts.
 const FORMAT_PREFIX: &str = "tenure/1 ";
+
+/// The prefix of every record and message about attempts of other modes. Versions without modes
+/// refuse it.
+const FORMAT_MODES_PREFIX: &str = "tenure/2 ";
 
 /// Encodes an owner as one word without spaces.
 fn encode_owner(owner: &Owner) -> String {
@@ -35,10 +40,15 @@ pub(crate) fn system_time(micros: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
-/// The fields of an attempt as the enqueue script takes them: TTL, client and owner.
+/// The fields of an attempt as the enqueue script takes them: TTL, client and owner, and a mode that
+/// is not exclusive.
 pub(crate) fn attempt_fields(request: &Enqueue, client: ClientId) -> String {
     let owner = encode_owner(&request.owner);
-    format!("{} {client} {owner}", request.ttl.as_micros())
+    let ttl = request.ttl.as_micros();
+    match request.mode {
+        Mode::Exclusive => format!("{ttl} {client} {owner}"),
+        mode => format!("{ttl} {client} {owner} {mode}"),
+    }
 }
 
 /// Parses a holder as a script shows it. `raw` is the record, empty without a holder; `now` is the
@@ -64,7 +74,10 @@ pub(crate) fn read_holder(raw: &str, now: u64, foreign_ms: i64) -> Result<Option
 }
 
 fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
-    let mut words = raw.strip_prefix(FORMAT_PREFIX)?.split(' ');
+    let modes = raw.strip_prefix(FORMAT_MODES_PREFIX);
+    let mut words = modes
+        .or_else(|| raw.strip_prefix(FORMAT_PREFIX))?
+        .split(' ');
     let attempt = AttemptId::parse(words.next()?)?;
     let mut number = || words.next()?.parse::<u64>().ok();
     let (refreshed, token, ttl) = (number()?, number()?, number()?);
@@ -72,13 +85,18 @@ fn parse_holder(raw: &str, now: u64) -> Option<Holder> {
     let owner = decode_owner(words.next()?)?;
     let _enqueued = words.next()?;
     let granted = words.next()?.parse().ok()?;
+    let mode = match modes {
+        Some(_) => Mode::parse(words.next()?)?,
+        None => Mode::Exclusive,
+    };
     let left = refreshed.saturating_add(ttl).saturating_sub(now);
     Some(
         Holder::new(attempt, owner)
             .with_token(FencingToken::new(token))
             .with_since(Since::Granted(system_time(granted)))
             .with_expires_in(Some(Duration::from_micros(left)))
-            .with_ttl(Duration::from_micros(ttl)),
+            .with_ttl(Duration::from_micros(ttl))
+            .with_mode(mode),
     )
 }
 
@@ -91,29 +109,65 @@ pub(crate) fn loss_reason(word: &str) -> LossReason {
     }
 }
 
-/// Parses a message from the inbox channel; `None` if it is not of this format version.
-pub(crate) fn read_message(payload: &[u8]) -> Option<BackendEvent> {
+/// Parses a message from the inbox channel; `None` if it is not of a known format version. A message
+/// about attempts of other modes concerns one or more attempts of the client.
+pub(crate) fn read_message(payload: &[u8]) -> Option<Vec<BackendEvent>> {
     let text = std::str::from_utf8(payload).ok()?;
-    let mut words = text.strip_prefix(FORMAT_PREFIX)?.split(' ');
+    let Some(words) = text.strip_prefix(FORMAT_PREFIX) else {
+        return read_joint_message(text.strip_prefix(FORMAT_MODES_PREFIX)?);
+    };
+    let mut words = words.split(' ');
     let kind = words.next()?;
     let attempt = AttemptId::parse(words.next()?)?;
-    match kind {
-        "granted" => {
-            let mut number = || words.next()?.parse::<u64>().ok();
-            let (token, ttl, as_of) = (number()?, number()?, number()?);
-            Some(BackendEvent::Granted(Grant::pushed(
-                attempt,
-                FencingToken::new(token),
-                Duration::from_micros(ttl),
-                StoreTime::new(as_of),
-            )))
-        }
-        "lost" => Some(BackendEvent::Lost {
+    let event = match kind {
+        "granted" => BackendEvent::Granted(read_grant(attempt, &mut words)?),
+        "lost" => BackendEvent::Lost {
             attempt,
             reason: loss_reason(words.next()?),
-        }),
-        _ => None,
+        },
+        _ => return None,
+    };
+    Some(vec![event])
+}
+
+/// Parses the token, the TTL and the time of a pushed grant.
+fn read_grant<'a>(attempt: AttemptId, words: &mut impl Iterator<Item = &'a str>) -> Option<Grant> {
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (token, ttl, as_of) = (number()?, number()?, number()?);
+    Some(Grant::pushed(
+        attempt,
+        FencingToken::new(token),
+        Duration::from_micros(ttl),
+        StoreTime::new(as_of),
+    ))
+}
+
+/// Parses `granted FLOOR` with ATTEMPT TOKEN TTL AS-OF for each grant, `lost REASON` with each
+/// ATTEMPT, and `recheck` with each ATTEMPT that has to report.
+fn read_joint_message(text: &str) -> Option<Vec<BackendEvent>> {
+    let mut words = text.split(' ');
+    let kind = words.next()?;
+    let subject = match kind {
+        "granted" | "lost" => words.next()?,
+        _ => "",
+    };
+    let mut events = Vec::new();
+    while let Some(word) = words.next() {
+        let attempt = AttemptId::parse(word)?;
+        events.push(match kind {
+            "granted" => {
+                let floor = FencingToken::new(subject.parse().ok()?);
+                BackendEvent::Granted(read_grant(attempt, &mut words)?.with_floor(floor))
+            }
+            "lost" => BackendEvent::Lost {
+                attempt,
+                reason: loss_reason(subject),
+            },
+            "recheck" => BackendEvent::Recheck { attempt },
+            _ => return None,
+        });
     }
+    (!events.is_empty()).then_some(events)
 }
 
 #[cfg(test)]
@@ -155,16 +209,35 @@ mod tests {
         for wrong in [
             &b"\xff"[..],
             b"",
+            b"tenure/3 granted",
             b"tenure/2 granted",
+            b"tenure/2 granted 1 x",
             b"tenure/1 granted x",
             b"hello",
         ] {
             assert_eq!(read_message(wrong), None);
         }
         let text = format!("tenure/1 lost {} evicted", AttemptId::from_u128(1));
-        assert!(matches!(
-            read_message(text.as_bytes()),
-            Some(BackendEvent::Lost { .. })
-        ));
+        let events = read_message(text.as_bytes()).unwrap();
+        assert!(matches!(events[..], [BackendEvent::Lost { .. }]));
+    }
+
+    #[test]
+    fn m3_message_has_several_grants_with_one_floor() {
+        let ids = [1, 2].map(AttemptId::from_u128);
+        let text = format!("tenure/2 granted 7 {} 8 500 3 {} 9 600 4", ids[0], ids[1]);
+        let events = read_message(text.as_bytes()).unwrap();
+        let grants: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                BackendEvent::Granted(grant) => {
+                    (grant.attempt, grant.token.get(), grant.floor.get())
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(grants, [(ids[0], 8, 7), (ids[1], 9, 7)]);
+        // A part of a message is not read as a shorter one.
+        assert_eq!(read_message(&text.as_bytes()[..text.len() - 2]), None);
     }
 }

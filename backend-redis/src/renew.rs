@@ -1,10 +1,10 @@
 //! Renews grants and reports waiters, in batches.
 //!
 //! The renew script touches only the holder key of each lock, for up to a hundred grants in one
-//! request. The report script reads and updates the whole queue; it handles all waiters and the
+//! request. Grants of other modes, of which one lock may have many, have a script of their own. The report script reads and updates the whole queue; it handles all waiters and the
 //! grants that the renew script did not find.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use redis::Value;
 use tenure_core::{
@@ -37,8 +37,10 @@ const MAX_REPORTS_PER_CALL: usize = 25;
 /// The script that handles a group of entries.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Renews grants.
+    /// Renews exclusive grants.
     Renew,
+    /// Renews grants of the other modes.
+    RenewJoint,
     /// Reports waiters, and grants that the renew script did not find.
     Report,
 }
@@ -125,8 +127,13 @@ impl RenewBatch {
 
     fn first_groups(&self) -> Vec<Group> {
         let known = (0..self.entries.len()).filter(|&index| self.keys[index].is_some());
-        let (holders, waiters) = known.partition(|&index| self.entries[index].token.is_some());
-        let mut groups = self.groups(Kind::Renew, holders);
+        let (holders, waiters): (Vec<_>, _) =
+            known.partition(|&index| self.entries[index].token.is_some());
+        let (exclusive, joint) = holders
+            .into_iter()
+            .partition(|&index| self.entries[index].mode.is_exclusive());
+        let mut groups = self.groups(Kind::Renew, exclusive);
+        groups.extend(self.groups(Kind::RenewJoint, joint));
         groups.extend(self.groups(Kind::Report, waiters));
         groups
     }
@@ -135,7 +142,7 @@ impl RenewBatch {
     /// while grants are blocked. A renewal grants nothing.
     fn groups(&self, kind: Kind, mut indices: Vec<usize>) -> Vec<Group> {
         let max_len = match kind {
-            Kind::Renew => MAX_GRANTS_PER_CALL,
+            Kind::Renew | Kind::RenewJoint => MAX_GRANTS_PER_CALL,
             Kind::Report => {
                 indices.retain(|&index| !self.refuse_while_blocked(index));
                 MAX_REPORTS_PER_CALL
@@ -166,6 +173,25 @@ impl RenewBatch {
             call.key(&*lock.holder);
         }
         for (_, entry) in self.group_entries(group) {
+            call.arg(entry.attempt);
+            match entry.token {
+                Some(token) => call.arg(token),
+                None => call.arg(""),
+            }
+        }
+        call
+    }
+
+    fn renew_joint_call(&self, group: &[usize]) -> ScriptCall {
+        let mut call = ScriptCall::new(&Scripts::get().renew_joint);
+        let mut numbers = HashMap::new();
+        for (lock, entry) in self.group_entries(group) {
+            let next = numbers.len() + 1;
+            let number = *numbers.entry(&*lock.holder).or_insert_with(|| {
+                lock.push_for_inspect(&mut call);
+                next
+            });
+            call.arg(number);
             call.arg(entry.attempt);
             match entry.token {
                 Some(token) => call.arg(token),
@@ -217,6 +243,7 @@ impl Round {
     async fn run(self, groups: Vec<Group>) {
         let calls = groups.iter().map(|(kind, group)| match kind {
             Kind::Renew => self.batch.renew_call(group),
+            Kind::RenewJoint => self.batch.renew_joint_call(group),
             Kind::Report => self.batch.report_call(group),
         });
         let on_answer = &mut |index: usize, answer, missing_acks| {
@@ -252,7 +279,9 @@ impl Round {
             .map_err(|error| from_call_error(OPERATION, error))
             .and_then(|value| Reply::new(OPERATION, value));
         match (reply, kind) {
-            (Ok(reply), Kind::Renew) => self.on_renewed(group, reply, missing_acks),
+            (Ok(reply), Kind::Renew | Kind::RenewJoint) => {
+                self.on_renewed(group, reply, missing_acks)
+            }
             (Ok(reply), Kind::Report) => self.on_reported(group, reply, missing_acks),
             (Err(error), _) => {
                 for &index in group {

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use tenure_core::{
     backend::{BackendEvent, EventSink, RenewalAnswers},
-    request::{Grant, Renewal, Renewed},
+    request::{Grant, Renewed},
 };
 
 use crate::{record::read_message, renew, shared::Shared, transport::Listener};
@@ -52,8 +52,14 @@ impl EventForwarder {
 impl Listener for EventForwarder {
     fn on_message(&self, payload: &[u8]) {
         match read_message(payload) {
-            Some(BackendEvent::Granted(grant)) => self.on_granted(grant),
-            Some(event) => self.events.send(event),
+            Some(events) => {
+                for event in events {
+                    match event {
+                        BackendEvent::Granted(grant) => self.on_granted(grant),
+                        event => self.events.send(event),
+                    }
+                }
+            }
             // The check of rights at the start sends it.
             None if payload.is_empty() => {}
             None => tracing::debug!("ignored an unknown message on the inbox channel"),
@@ -72,7 +78,7 @@ impl Listener for EventForwarder {
 /// Confirms a pushed grant in the background and then sends the event. Does not block.
 fn confirm(shared: Arc<Shared>, grant: Grant) {
     let attempt = grant.attempt;
-    let Some((name, ttl)) = shared.waiting.get(attempt) else {
+    let Some(mut entry) = shared.waiting.get(attempt) else {
         // The message arrived before the reply to the enqueue. The core asks again once that reply
         // is there.
         return shared
@@ -80,16 +86,16 @@ fn confirm(shared: Arc<Shared>, grant: Grant) {
             .events
             .send(BackendEvent::Recheck { attempt });
     };
-    let entry = Renewal::new(name, attempt, ttl, Some(grant.token));
+    entry.token = Some(grant.token);
     tokio::spawn(async move {
         let entries = vec![entry];
         let renewal = RenewalAnswers::collect(1, |answers| {
             renew::renew(Arc::clone(&shared), entries, answers)
         });
         let event = match renewal.await.pop() {
-            Some(Renewed::Proved { from }) => {
-                BackendEvent::Granted(Grant::proved(attempt, grant.token, grant.ttl, from))
-            }
+            Some(Renewed::Proved { from }) => BackendEvent::Granted(
+                Grant::proved(attempt, grant.token, grant.ttl, from).with_floor(grant.floor),
+            ),
             Some(Renewed::Granted(grant)) => BackendEvent::Granted(grant),
             Some(Renewed::Gone(reason)) => BackendEvent::Lost { attempt, reason },
             // The core then reports the attempt as a waiter. If replicas are still missing, that

@@ -1,20 +1,17 @@
 -- Shows a lock and a part of its queue. Changes nothing. KEYS: holder, queue, entries; ARGV: the
--- position after which to start, the number of waiters.
+-- position after which to start, '-inf' for the first part, and the number of joint holders and
+-- waiters.
 return catch_error(function()
   local holder = read_holder(KEYS[1])
   local display, foreign_ttl = display_holder(KEYS[1], holder)
-  local attempts = checked_call('ZRANGE', KEYS[2], '(' .. ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
-  local waiters, last = {}, ''
-  for index = 1, #attempts, 2 do
-    local raw = checked_call('HGET', KEYS[3], attempts[index])
-    if raw then
-      local entry = read_entry(KEYS[3], raw)
-      if not lapsed(entry) then
-        waiters[#waiters + 1] = {attempts[index], entry.enqueued, entry.owner}
-      end
-    end
-    last = attempts[index + 1]
+  local from = ARGV[1] == '-inf' and text(FIRST_GRANT_SCORE) or '(' .. ARGV[1]
+  local found = checked_call('ZRANGE', KEYS[2], from, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
+  if holder and holder.count and ARGV[1] == '-inf' and string.sub(found[1] or '', 1, 1) ~= 'g' then
+    malformed(KEYS[2])
   end
-  if #attempts < 2 * ARGV[2] then last = '' end
-  return {stamp, display, foreign_ttl, last, waiters}
+  local members = {}
+  for index = 1, #found, 2 do members[#members + 1] = found[index] end
+  local holders, waiters = live_members(KEYS[3], members, holder)
+  local last = #members < tonumber(ARGV[2]) and '' or found[#found]
+  return {stamp, display, foreign_ttl, last, waiters, holders}
 end)

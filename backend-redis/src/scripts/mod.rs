@@ -39,18 +39,22 @@ const MIN_TOKEN: &str = include_str!("min_token.lua");
 /// Read-only scripts grant no token.
 const NO_MIN_TOKEN: &str = "local min_token\n";
 const TOKEN: &str = include_str!("token.lua");
+const SCORES: &str = include_str!("scores.lua");
+const RECORDS: &str = include_str!("records.lua");
 const COMMON: &str = include_str!("common.lua");
 
 /// All scripts of the driver.
 #[derive(Debug)]
 pub(crate) struct Scripts {
     pub(crate) discard: Script,
+    pub(crate) downgrade: Script,
     pub(crate) enqueue: Script,
     pub(crate) evict: Script,
     pub(crate) inspect: Script,
     pub(crate) list: Script,
     pub(crate) remove: Script,
     pub(crate) renew: Script,
+    pub(crate) renew_joint: Script,
     pub(crate) report: Script,
     pub(crate) rights: Script,
 }
@@ -68,6 +72,17 @@ impl Scripts {
         let batchable = |parts: &[&str]| Script::batchable(text(parts));
         Self {
             discard: Script::new(include_str!("discard.lua").to_owned()),
+            downgrade: script(&[
+                "local floor = ARGV[3]\n",
+                clock,
+                MIN_TOKEN,
+                NOW,
+                TOKEN,
+                SCORES,
+                RECORDS,
+                COMMON,
+                include_str!("downgrade.lua"),
+            ]),
             enqueue: batchable(&[
                 include_str!("enqueue_args.lua"),
                 clock,
@@ -75,6 +90,8 @@ impl Scripts {
                 include_str!("enqueue_fast_path.lua"),
                 NOW,
                 TOKEN,
+                SCORES,
+                RECORDS,
                 COMMON,
                 include_str!("enqueue.lua"),
             ]),
@@ -84,6 +101,8 @@ impl Scripts {
                 MIN_TOKEN,
                 NOW,
                 TOKEN,
+                SCORES,
+                RECORDS,
                 COMMON,
                 include_str!("evict.lua"),
             ]),
@@ -92,7 +111,8 @@ impl Scripts {
                 clock,
                 NOW,
                 TOKEN,
-                COMMON,
+                SCORES,
+                RECORDS,
                 include_str!("inspect.lua"),
             ]),
             list: script(&[
@@ -100,7 +120,8 @@ impl Scripts {
                 clock,
                 NOW,
                 TOKEN,
-                COMMON,
+                SCORES,
+                RECORDS,
                 include_str!("list.lua"),
             ]),
             remove: batchable(&[
@@ -110,16 +131,21 @@ impl Scripts {
                 MIN_TOKEN,
                 NOW,
                 TOKEN,
+                SCORES,
+                RECORDS,
                 COMMON,
                 include_str!("remove.lua"),
             ]),
             renew: script(&[clock, NOW, include_str!("renew.lua")]),
+            renew_joint: script(&[clock, NOW, SCORES, include_str!("renew_joint.lua")]),
             report: script(&[
                 "local floor = ARGV[1]\n",
                 clock,
                 MIN_TOKEN,
                 NOW,
                 TOKEN,
+                SCORES,
+                RECORDS,
                 COMMON,
                 include_str!("report.lua"),
             ]),
@@ -134,14 +160,16 @@ impl Scripts {
     }
 
     /// The scripts that are loaded on connecting.
-    pub(crate) fn all(&self) -> [&Script; 7] {
+    pub(crate) fn all(&self) -> [&Script; 9] {
         [
+            &self.downgrade,
             &self.enqueue,
             &self.evict,
             &self.inspect,
             &self.list,
             &self.remove,
             &self.renew,
+            &self.renew_joint,
             &self.report,
         ]
     }
@@ -160,7 +188,11 @@ pub(crate) fn enqueue_call(
     call.arg(format_args!("{floor} {}", u8::from(request.wait)));
     call.arg(request.attempt);
     call.arg(attempt_fields(request, client));
-    call.arg(request.ttl.as_millis());
+    if request.mode.is_exclusive() {
+        call.arg(request.ttl.as_millis());
+    } else {
+        call.arg("");
+    }
     call
 }
 

@@ -66,6 +66,16 @@ impl Reply {
         Self::new(self.operation, part)
     }
 
+    /// The elements that have not been read, as texts.
+    pub(crate) fn texts(mut self) -> impl Iterator<Item = Result<String, Error>> {
+        std::iter::from_fn(move || (!self.is_empty()).then(|| self.text()))
+    }
+
+    /// Whether all elements have been read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.len() == 0
+    }
+
     /// The elements that have not been read.
     pub(crate) fn rest(self) -> impl Iterator<Item = Value> {
         self.parts
