@@ -8,6 +8,7 @@ use proptest::{
 use redis::{Arg, Cmd, Connection, Value};
 use tenure_core::{
     id::{AttemptId, ClientId},
+    mode::Mode,
     name::{LockName, Namespace},
     request::{Enqueue, Owner},
 };
@@ -36,6 +37,7 @@ struct Step {
     operation: Operation,
     locks: Vec<usize>,
     attempts: [u128; LOCKS],
+    modes: [Mode; LOCKS],
     tenths: u64,
 }
 
@@ -46,15 +48,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let locks = subsequence((0..LOCKS).collect::<Vec<_>>(), 1..=LOCKS).prop_shuffle();
     let attempts = [1..5_u128, 1..5_u128, 1..5_u128, 1..5_u128];
-    let step =
-        (operation, locks, attempts, 0..8_u64).prop_map(|(operation, locks, attempts, tenths)| {
-            Step {
-                operation,
-                locks,
-                attempts,
-                tenths,
-            }
-        });
+    let mode = || {
+        let permits = Mode::permits(1, 2).unwrap();
+        prop_oneof![2 => Just(Mode::Exclusive), 1 => Just(Mode::Shared), 1 => Just(permits)]
+    };
+    let modes = [mode(), mode(), mode(), mode()];
+    let step = (operation, locks, attempts, modes, 0..8_u64).prop_map(
+        |(operation, locks, attempts, modes, tenths)| Step {
+            operation,
+            locks,
+            attempts,
+            modes,
+            tenths,
+        },
+    );
     vec(step, 1..40)
 }
 
@@ -64,14 +71,20 @@ fn keys(namespace: &str, lock: usize) -> LockKeys {
         .unwrap()
 }
 
-fn call(operation: Operation, keys: &LockKeys, number: u128, floor: &str) -> ScriptCall {
+fn call(
+    operation: Operation,
+    keys: &LockKeys,
+    number: u128,
+    mode: Mode,
+    floor: &str,
+) -> ScriptCall {
     let ttl = Duration::from_micros(HOUR_US);
     let attempt = AttemptId::from_u128(number);
     match operation {
         Operation::Enqueue { wait } => {
             let name = LockName::new("any").unwrap();
             let owner = Owner::new("label", "host", 7);
-            let request = Enqueue::new(name, attempt, owner, ttl, wait);
+            let request = Enqueue::new(name, attempt, owner, ttl, wait).with_mode(mode);
             scripts::enqueue_call(keys, &request, ClientId::from_u128(9), floor)
         }
         Operation::Remove { fence } => {
@@ -137,6 +150,7 @@ fn run_history(store: &mut Store, steps: &[Step], floor: &str) -> Result<(), Tes
                     step.operation,
                     &keys(namespace, lock),
                     step.attempts[lock],
+                    step.modes[lock],
                     floor,
                 )
             };
@@ -190,7 +204,7 @@ fn w1_items_for_one_lock_are_enqueued_in_order() {
         let _: String = load(&script.text).query(&mut connection).unwrap();
     }
     let mut run = |operation| -> Vec<Value> {
-        let calls = [3, 1, 2].map(|number| call(operation, &keys, number, "0"));
+        let calls = [3, 1, 2].map(|number| call(operation, &keys, number, Mode::Exclusive, "0"));
         let command = ScriptCall::command(calls.iter(), false);
         command.query(&mut connection).unwrap()
     };
