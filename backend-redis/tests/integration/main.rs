@@ -14,6 +14,7 @@ mod interop;
 mod late_requests;
 mod lost_replies;
 mod many_locks;
+mod modes;
 mod out_of_memory;
 mod outage;
 mod regressions;
