@@ -1,23 +1,5 @@
 -- The core's queue machine (`tenure_core::queue`) over the keys of one lock.
 
--- The most waiters that one run grants the lock.
-local MAX_GRANTS = 1024
-
--- Returns whether an attempt may hold the lock beside these joint holders; none are there if their
--- count is zero.
-local function admits(holders, entry)
-  if holders.count == 0 then return true end
-  if not entry.mode or holders.of ~= entry.of then return false end
-  return not entry.of or holders.taken + entry.take <= entry.of
-end
-
-local function add_holder(holders, entry)
-  if holders.count == 0 then holders.of, holders.taken = entry.of, 0 end
-  holders.count = holders.count + 1
-  holders.taken = holders.taken + (entry.take or 0)
-  holders.latest = math.max(holders.latest, entry.refreshed)
-end
-
 local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   local self = {}
 
@@ -37,46 +19,16 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
       'PX', math.max(math.ceil(time_left(entry) / 1000), 1))
   end
 
-  -- Writes the record of the joint holders. Without `ttl_ms`, it keeps the key's TTL.
-  local function write_joint_holders(holders, ttl_ms)
-    local mode = holders.of and text(holders.taken) .. '/' .. text(holders.of) or 'shared'
-    local record = table.concat({'tenure/2', mode, text(holders.count), text(holders.latest)}, ' ')
-    if ttl_ms then
-      redis.call('SET', HOLDER, record, 'PX', math.max(ttl_ms, 1))
-    else
-      redis.call('SET', HOLDER, record, 'KEEPTTL')
-    end
-  end
-
   local function write_entry(attempt, entry)
     redis.call('HSET', ENTRIES, attempt,
       table.concat({entry.mode and 'tenure/2' or 'tenure/1', text(entry.refreshed), text(entry.ttl), entry.client,
         entry.enqueued, text(entry.as_of), entry.owner, entry.mode, entry.token, entry.granted}, ' '))
   end
 
-  local function expiry_score(entry)
-    return text(entry.refreshed + entry.ttl - EXPIRY_OFFSET)
-  end
-
   local function send(client, message)
     -- A message that cannot be sent must not undo the change that it reports. Its recipient also
     -- asks in time.
     redis.pcall('PUBLISH', INBOX_PREFIX .. client, message)
-  end
-
-  -- Sends each client one message that begins with `head` and goes on with the words for each of its
-  -- attempts.
-  local function send_to_each_client(head, attempts, words)
-    local messages, clients = {}, {}
-    for _, item in ipairs(attempts) do
-      local client = item.entry and item.entry.client
-      if client and not messages[client] then
-        messages[client] = {head}
-        clients[#clients + 1] = client
-      end
-      if client then table.insert(messages[client], words(item)) end
-    end
-    for _, client in ipairs(clients) do send(client, table.concat(messages[client], ' ')) end
   end
 
   -- Keeps the queue's keys for as long as the longest-lived entry may exist. This is also the first
@@ -115,233 +67,70 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
   end
 
-  -- Goes through the waiters from this rank on. Returns those that may join the holders, and adds
-  -- them there; those to delete, because they have lapsed or are `leaving`; and the first one that
-  -- stays blocked. Changes nothing in the store.
-  local function next_waiters(rank, holders, grants_blocked, leaving)
-    local grants, deleted, size = {}, {}, 1
-    while #deleted < MAX_ENTRIES and #grants < MAX_GRANTS do
-      local attempts, entries = entries_at(rank, rank + size - 1)
+  local joint
+
+  -- The operations on joint holders. They are defined when they are first needed, because defining a
+  -- function costs time in each run.
+  function self.joint()
+    joint = joint or joint_operations(self, HOLDER, LAST_TOKEN, QUEUE, ENTRIES, {
+      read_last_token = read_last_token, write_holder = write_holder, write_entry = write_entry, send = send,
+      extend_queue_ttl = extend_queue_ttl, read_entries = read_entries, entries_at = entries_at,
+      delete_entries = delete_entries,
+    })
+    return joint
+  end
+
+  -- The first live waiter, and the lapsed ones before it. Changes nothing.
+  local function first_live_waiter()
+    local lapsed_attempts = {}
+    for chunk = 0, MAX_CHUNKS - 1 do
+      local attempts, entries = entries_at(chunk * CHUNK_SIZE, chunk * CHUNK_SIZE + (chunk == 0 and 0 or CHUNK_SIZE - 1))
+      if chunk == 0 and #attempts == 1 and (not entries[1] or lapsed(entries[1])) then
+        attempts, entries = entries_at(0, CHUNK_SIZE - 1)
+      end
       for index, attempt in ipairs(attempts) do
         local entry = entries[index]
-        -- An entry with a token is left of a holder whose lock another program has overwritten.
-        if not entry or lapsed(entry) or entry.token or attempt == leaving then
-          deleted[#deleted + 1] = attempt
-        elseif grants_blocked or not admits(holders, entry) then
-          return grants, deleted, {attempt = attempt, entry = entry}
-        else
-          grants[#grants + 1] = {attempt = attempt, entry = entry}
-          if not entry.mode then return grants, deleted end
-          add_holder(holders, entry)
-        end
+        -- An entry with a token is left of a joint holder whose lock another program has overwritten.
+        if entry and not lapsed(entry) and not entry.token then return attempt, entry, lapsed_attempts end
+        lapsed_attempts[#lapsed_attempts + 1] = attempt
       end
-      if #attempts < size then break end
-      rank, size = rank + size, CHUNK_SIZE
+      if #attempts < CHUNK_SIZE then break end
     end
-    return grants, deleted
+    return nil, nil, lapsed_attempts
   end
 
-  -- The joint holder that was granted the lock first, except those that are leaving.
-  local function first_holder(holders, leaving)
-    for rank = holders.count, 2 * holders.count - 1 do
-      local member = checked_call('ZRANGE', QUEUE, rank, rank)[1]
-      local attempt = string.match(member or '', '^g(%x+)$')
-      if not attempt then malformed(QUEUE) end
-      if not (leaving and leaving[attempt]) then
-        return {attempt = attempt, entry = read_entries({attempt})[1]}
-      end
-    end
-  end
-
-  -- The token and the score of the joint holder that was granted the lock last.
-  local function last_grant(holders)
-    local rank = 2 * holders.count - 1
-    local member = checked_call('ZRANGE', QUEUE, rank, rank, 'WITHSCORES')
-    local attempt, score = string.match(member[1] or '', '^g(%x+)$'), tonumber(member[2])
-    if not (attempt and score and score < 0) then malformed(QUEUE) end
-    local entry = read_entries({attempt})[1]
-    return entry and entry.token or '0', score
-  end
-
-  -- The token of the first of the joint holders.
-  local function floor_of(first)
-    if not (first.entry and first.entry.token) then malformed(ENTRIES) end
-    return first.entry.token
-  end
-
-  -- Writes joint grants behind the one with this token and score. `holders` counts them already;
-  -- `ttl_ms` is the TTL of the holder key before, or zero.
-  local function write_joint_grants(holders, grants, last, score, ended, ttl_ms)
-    for index, grant in ipairs(grants) do
-      last = next_token(last)
-      grant.entry.token, grant.entry.granted = last, stamp
-      -- A full server refuses this write of an enqueue before anything is changed.
-      if index == 1 then write_last_token(LAST_TOKEN, last, ended) end
-      redis.call('ZADD', QUEUE, expiry_score(grant.entry), grant.attempt, text(score + index), 'g' .. grant.attempt)
-      write_entry(grant.attempt, grant.entry)
-      ttl_ms = math.max(ttl_ms, math.ceil(time_left(grant.entry) / 1000))
-    end
-    if #grants > 1 then write_last_token(LAST_TOKEN, last, ended) end
-    write_joint_holders(holders, ttl_ms)
-  end
-
-  local function send_lost(holder, leaving, reason)
-    if not leaving then
-      send(holder.client, table.concat({'tenure/1 lost', holder.attempt, reason}, ' '))
-    else
-      send_to_each_client('tenure/2 lost ' .. reason, leaving, function(item) return item.attempt end)
-    end
-  end
-
-  -- Strictly later than every "waiting" reply to this attempt.
-  local function push_time(entry)
-    return text(math.max(now, entry.as_of + 1))
-  end
-
-  -- Ends the grant of an exclusive holder, or of those in `leaving` among joint holders, and grants
-  -- the lock to the waiters whose turn it is. `reason` says how the grants ended; it is stored for
-  -- the former holder's next request. While `grants_blocked` is set, nobody is granted the lock,
-  -- because a holder that the server has forgotten may still hold it. `removed` is a waiter that
-  -- leaves. Returns the joint holders, whose count may be zero, and the first waiter that they block.
-  function self.advance(holder, leaving, reason, grants_blocked, removed)
-    local holders = holder and holder.count and holder or {count = 0, taken = 0, latest = 0}
-    local before, leaving_set = {count = holders.count}, {}
-    for _, item in ipairs(leaving or {}) do
-      leaving_set[item.attempt] = true
-      holders.count = holders.count - 1
-      -- Without its entry, it is not known what the holder took. That part stays taken.
-      holders.taken = holders.taken - (item.entry and item.entry.take or 0)
-    end
-    local staying = holders.count
-    local grants, deleted, blocked = next_waiters(2 * before.count, holders, grants_blocked, removed)
-    local stored = (grants[1] or reason) and read_last_token()
-    local last, score, floor = stored and stored.last, FIRST_GRANT_SCORE, nil
-    if stored and before.count > 0 then
-      local token
-      token, score = last_grant(before)
-      last = greater_token(last, token)
-      if grants[1] and staying > 0 then floor = floor_of(first_holder(before, leaving_set)) end
-    elseif stored and holder then
-      last = greater_token(last, holder.token)
-    end
-    local exclusive = grants[1] and not grants[1].entry.mode and grants[1]
-    if exclusive then deleted[#deleted + 1] = exclusive.attempt end
-    for attempt in pairs(leaving_set) do
-      deleted[#deleted + 1] = attempt
-      deleted[#deleted + 1] = 'g' .. attempt
-    end
-    if removed then deleted[#deleted + 1] = removed end
+  -- Ends the current grant, if there is one, and grants the lock to the next waiter. `reason` says
+  -- how the grant ended; it is stored for the former holder's next request. While `grants_blocked` is
+  -- set, nobody is granted the lock, because a holder that the server has forgotten may still hold it.
+  -- Returns the joint holders if the next waiter is not exclusive.
+  function self.promote_next(holder, reason, grants_blocked)
+    local attempt, entry, lapsed_attempts = first_live_waiter()
+    if grants_blocked then attempt = nil end
+    if attempt and entry.mode then return (self.joint().advance(holder, nil, reason)) end
+    local stored = (attempt or reason) and read_last_token()
+    if attempt then lapsed_attempts[#lapsed_attempts + 1] = attempt end
     -- Deleting comes first: a full server allows it, and after the first write it allows the
     -- others.
-    delete_entries(deleted)
-    if holder and holders.count == 0 and not exclusive then redis.call('DEL', HOLDER) end
+    delete_entries(lapsed_attempts)
+    if holder and not attempt then redis.call('DEL', HOLDER) end
     if reason then
-      stored.ended = ' ' .. (leaving and leaving[#leaving] or holder).attempt .. ' ' .. reason
-      send_lost(holder, leaving, reason)
+      stored.ended = ' ' .. holder.attempt .. ' ' .. reason
+      send(holder.client, table.concat({'tenure/1 lost', holder.attempt, reason}, ' '))
     end
-    if exclusive then
-      local attempt, entry, token = exclusive.attempt, exclusive.entry, next_token(last)
-      -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
-      write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
-      write_last_token(LAST_TOKEN, token, stored.ended)
-      send(entry.client, table.concat({'tenure/1 granted', attempt, token, text(entry.ttl), push_time(entry)}, ' '))
-    elseif grants[1] then
-      extend_queue_ttl(grants[1].entry.ttl)
-      local ttl_ms = staying > 0 and redis.call('PTTL', HOLDER) or 0
-      write_joint_grants(holders, grants, last, score, stored.ended, ttl_ms)
-      floor = floor or grants[1].entry.token
-      send_to_each_client('tenure/2 granted ' .. floor, grants, function(item)
-        return table.concat({item.attempt, item.entry.token, text(item.entry.ttl), push_time(item.entry)}, ' ')
-      end)
-      self.announce_more(holders, #grants, blocked)
-    elseif holders.count > 0 and leaving and leaving[1] then
-      write_joint_holders(holders)
+    if not attempt then
+      if reason then
+        write_last_token(LAST_TOKEN, greater_token(stored.last, holder.token), stored.ended)
+      end
+      return
     end
-    if reason and not grants[1] then write_last_token(LAST_TOKEN, last, stored.ended) end
-    return holders, blocked
-  end
-
-  -- If one run granted the lock to as many waiters as it may, the next waiter reports at once, so
-  -- that another run goes on.
-  function self.announce_more(holders, granted, blocked)
-    if granted < MAX_GRANTS or blocked then return end
-    local rank = 2 * holders.count
-    local is_read, attempts, entries = pcall(entries_at, rank, rank)
-    if is_read and entries[1] then send(entries[1].client, 'tenure/2 recheck ' .. attempts[1]) end
-  end
-
-  -- The joint holders whose grants have lapsed, in the order of their grants.
-  local function lapsed_holders()
-    local attempts = checked_call('ZRANGE', QUEUE, '-inf', text(now - EXPIRY_OFFSET), 'BYSCORE', 'LIMIT', 0, MAX_ENTRIES)
-    local leaving = {}
-    for index, entry in ipairs(read_entries(attempts)) do
-      leaving[index] = {attempt = attempts[index], entry = entry}
-    end
-    table.sort(leaving, function(one, other)
-      one, other = one.entry and one.entry.token or '', other.entry and other.entry.token or ''
-      if #one ~= #other then return #one < #other end
-      return one < other
-    end)
-    return leaving
-  end
-
-  -- The clock was set back. Grants count from now, so that dead holders are succeeded in time. Those
-  -- that would last longest come first.
-  local function refresh_future(holders)
-    local from, future = math.max(holders.count - MAX_ENTRIES, 0), {}
-    local attempts, entries = entries_at(from, holders.count - 1)
-    for index, entry in ipairs(entries) do
-      if entry and entry.refreshed > now then future[#future + 1] = {attempt = attempts[index], entry = entry} end
-    end
-    if from == 0 or #future == 0 then holders.latest = now end
-    for index, item in ipairs(future) do
-      item.entry.refreshed = now
-      -- A full server allows PEXPIRE, and after the first write it allows the others.
-      if index == 1 then extend_queue_ttl(item.entry.ttl) end
-      write_entry(item.attempt, item.entry)
-      redis.call('ZADD', QUEUE, expiry_score(item.entry), item.attempt)
-    end
-    local ttl_ms = redis.call('PTTL', HOLDER)
-    redis.call('PEXPIRE', HOLDER, ttl_ms)
-    write_joint_holders(holders, ttl_ms)
-  end
-
-  -- The joint holders of a lock whose holder key a user has deleted. They may still hold the lock.
-  local function recover_joint_holders()
-    local member = checked_call('ZRANGE', QUEUE, text(FIRST_GRANT_SCORE), '(0', 'BYSCORE', 'LIMIT', 0, 1)[1]
-    local count = member and redis.call('ZRANK', QUEUE, member)
-    if not count or count == 0 then malformed(QUEUE) end
-    local expiry = tonumber(checked_call('ZRANGE', QUEUE, count - 1, count - 1, 'WITHSCORES')[2]) + EXPIRY_OFFSET
-    local holders = {count = count, taken = 0, latest = expiry}
-    local first = first_holder(holders)
-    if not (first.entry and first.entry.mode == 'shared') then
-      -- It is not known how many permits are taken, so that nobody may join.
-      holders.of = first.entry and first.entry.of or 1
-      holders.taken = holders.of
-    end
-    if expiry > now then
-      extend_queue_ttl(expiry - now)
-      write_joint_holders(holders, math.ceil((expiry - now) / 1000))
-    end
-    return holders
-  end
-
-  local function expire_joint_holders(holders, grants_blocked)
-    -- The queue key may have been deleted.
-    holders.first = first_holder(holders)
-    if grants_blocked then return holders end
-    local leaving = lapsed_holders()
-    local blocked
-    holders, blocked = self.advance(holders, leaving, leaving[1] and 'expired')
-    if leaving[1] then holders.first = nil end
-    if holders.count == 0 then return read_holder(HOLDER) end
-    if holders.latest > now then refresh_future(holders) end
-    if blocked and blocked.entry.refreshed > now then
-      blocked.entry.refreshed = now
-      extend_queue_ttl(blocked.entry.ttl)
-      write_entry(blocked.attempt, blocked.entry)
-    end
-    return holders
+    local last = holder and greater_token(stored.last, holder.token) or stored.last
+    local token = next_token(last)
+    -- The grant expires when the waiter's entry would have lapsed, and no later (D4).
+    write_holder(attempt, token, entry, entry.enqueued .. ' ' .. stamp)
+    write_last_token(LAST_TOKEN, token, stored.ended)
+    -- Strictly later than every "waiting" reply to this attempt.
+    local as_of = math.max(now, entry.as_of + 1)
+    send(entry.client, table.concat({'tenure/1 granted', attempt, token, text(entry.ttl), text(as_of)}, ' '))
   end
 
   -- Ends what has lapsed and returns the holder. While `grants_blocked` is set, it ends nothing.
@@ -351,21 +140,17 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     if not holder then
       local first = not grants_blocked and checked_call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES') or {}
       if not first[1] then return nil end
-      if tonumber(first[2]) < 0 then holder = recover_joint_holders() end
+      if tonumber(first[2]) < 0 then holder = self.joint().recover_holders() end
     end
-    if holder and holder.count then
-      holder = expire_joint_holders(holder, grants_blocked)
-    elseif not holder or lapsed(holder) then
+    if holder and holder.count then return self.joint().expire_lapsed(holder, grants_blocked) end
+    if not holder or lapsed(holder) then
       if grants_blocked then return nil end
-      local holders = self.advance(holder, nil, holder and 'expired')
-      if holders.count > 0 then
-        if holders.latest > now then refresh_future(holders) end
-        return holders
-      end
+      local holders = self.promote_next(holder, holder and 'expired')
+      if holders then return self.joint().refresh_future(holders) end
       holder = read_holder(HOLDER)
     end
     -- The clock was set back. The grant counts from now, so that a dead holder is succeeded in time.
-    if holder and not holder.count and holder.refreshed > now then self.refresh(holder) end
+    if holder and holder.refreshed > now then self.refresh(holder) end
     return holder
   end
 
@@ -378,26 +163,6 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return token
   end
 
-  -- Grants the lock to a new attempt beside joint holders, or without any. Returns nothing if it has
-  -- to wait.
-  function self.join(holders, attempt, entry)
-    local count = holders and holders.count or 0
-    if count > 0 and (redis.call('ZCARD', QUEUE) > 2 * count or not admits(holders, entry)) then return nil end
-    local stored = read_last_token()
-    local last, score, floor, ttl_ms = stored.last, FIRST_GRANT_SCORE, nil, 0
-    if count > 0 then
-      local token
-      token, score = last_grant(holders)
-      last, floor = greater_token(last, token), floor_of(holders.first or first_holder(holders))
-      ttl_ms = redis.call('PTTL', HOLDER)
-    end
-    holders = holders or {count = 0, taken = 0, latest = 0}
-    add_holder(holders, entry)
-    write_joint_grants(holders, {{attempt = attempt, entry = entry}}, last, score, stored.ended, ttl_ms)
-    extend_queue_ttl(entry.ttl)
-    return {'granted', entry.token, text(entry.ttl), floor or entry.token}
-  end
-
   -- Restarts the full TTL of the holder.
   function self.refresh(holder)
     -- A full server allows PEXPIRE, and after the first write it allows SET.
@@ -407,27 +172,14 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return {'granted', holder.token, text(holder.ttl)}
   end
 
-  local function refresh_joint_holder(holders, attempt, entry)
-    local floor = floor_of(holders.first or first_holder(holders))
-    extend_queue_ttl(entry.ttl)
-    entry.refreshed = now
-    holders.latest = math.max(holders.latest, now)
-    write_joint_holders(holders, math.max(redis.call('PTTL', HOLDER), math.ceil(entry.ttl / 1000)))
-    write_entry(attempt, entry)
-    redis.call('ZADD', QUEUE, expiry_score(entry), attempt)
-    return {'granted', entry.token, text(entry.ttl), floor}
-  end
-
   -- How a reply shows the holder: of joint holders, the first.
-  local function display(holder)
-    if not (holder and holder.count) then return display_holder(HOLDER, holder) end
-    local first = holder.first or first_holder(holder)
-    if not (first.entry and first.entry.token) then return '', -1 end
-    return joint_holder_record(first.attempt, first.entry), -1
+  function self.display(holder)
+    if holder and holder.count then return self.joint().display(holder), -1 end
+    return display_holder(HOLDER, holder)
   end
 
   function self.busy_reply(kind, holder)
-    local raw, ms = display(holder)
+    local raw, ms = self.display(holder)
     return {kind, stamp, raw, ms}
   end
 
@@ -462,17 +214,13 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     if not holder then return 0 end
     if holder.foreign then return FOREIGN_RECHECK_US end
-    if holder.count then
-      -- The first of them to expire.
-      local expiry = checked_call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES')[2]
-      return math.max((tonumber(expiry) or malformed(QUEUE)) + EXPIRY_OFFSET - now, 0)
-    end
+    if holder.count then return self.joint().time_left() end
     return time_left(holder)
   end
 
   local function waiting_reply(rank, entry, holder)
     local within = recheck_delay(rank, holder)
-    local raw, ms = display(holder)
+    local raw, ms = self.display(holder)
     local ahead = rank - waiters_rank(holder) + (holder and (holder.count or 1) or 0)
     return {'waiting', text(entry.as_of), stamp, ahead, text(within), raw, ms}
   end
@@ -500,32 +248,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     return redis.call('HDEL', ENTRIES, attempt) == 1
   end
 
-  -- Removes an attempt of a lock with joint holders. Returns how it was there.
-  function self.remove_joint(holders, attempt, grants_blocked)
-    local entry = self.find_entry(attempt)
-    if entry and entry.token then
-      self.advance(holders, {{attempt = attempt, entry = entry}}, nil, grants_blocked)
-      return 'holder'
-    end
-    self.advance(holders, {}, nil, grants_blocked, attempt)
-    return entry and 'waiter' or 'absent'
-  end
-
-  -- The joint holder whose grant has this token. Tokens rise in the order of the grants.
-  function self.find_grant(holders, token)
-    local low, high = holders.count, 2 * holders.count - 1
-    while low <= high do
-      local middle = math.floor((low + high) / 2)
-      local attempt = string.match(checked_call('ZRANGE', QUEUE, middle, middle)[1] or '', '^g(%x+)$')
-      if not attempt then malformed(QUEUE) end
-      local entry = self.find_entry(attempt)
-      if not (entry and entry.token) then malformed(ENTRIES) end
-      if entry.token == token then return {attempt = attempt, entry = entry} end
-      if greater_token(entry.token, token) == token then low = middle + 1 else high = middle - 1 end
-    end
-  end
-
-  local function gone_reason(attempt, holder)
+  function self.gone_reason(attempt, holder)
     local ended_attempt, reason = string.match(read_last_token().ended, '^ (%x+) (%l+)$')
     if ended_attempt == attempt then return reason end
     if holder and holder.count then return 'expired' end
@@ -536,7 +259,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   function self.renew_or_report(attempt, holder)
     if holder and holder.attempt == attempt then return self.refresh(holder) end
     local entry = self.find_entry(attempt)
-    if not entry then return {'gone', gone_reason(attempt, holder)} end
+    if not entry then return {'gone', self.gone_reason(attempt, holder)} end
     local is_holder = entry.token and holder and holder.count
     if lapsed(entry) then
       -- A lapsed holder is still there if one run could not end all of them. The next run does.
@@ -545,7 +268,7 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
     end
     if entry.token and not is_holder then
       -- Another program has overwritten the holder key.
-      local reason = gone_reason(attempt, holder)
+      local reason = self.gone_reason(attempt, holder)
       self.remove_waiter(attempt)
       return {'gone', reason}
     end
@@ -555,40 +278,12 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
       redis.call('HDEL', ENTRIES, attempt)
       return {'gone', 'evicted'}
     end
-    if is_holder then return refresh_joint_holder(holder, attempt, entry) end
+    if is_holder then return self.joint().refresh(holder, attempt, entry) end
     extend_queue_ttl(entry.ttl)
     entry.refreshed = now
     entry.as_of = math.max(now, entry.as_of + 1)
     write_entry(attempt, entry)
     return waiting_reply(rank, entry, holder)
-  end
-
-  -- Turns an exclusive grant into a shared one, and grants the lock to the shared waiters behind it.
-  -- Returns nothing if the grant is shared then, otherwise why it is gone.
-  function self.downgrade(holder, attempt, token, grants_blocked)
-    if not holder or holder.attempt ~= attempt then
-      local entry = self.find_entry(attempt)
-      if not entry then return gone_reason(attempt, holder) end
-      if not (holder and holder.count and entry.token == token) then return 'displaced' end
-      return lapsed(entry) and 'expired' or nil
-    end
-    if holder.token ~= token then return 'displaced' end
-    -- Unreadable entries are an error before the first write.
-    next_waiters(0, {count = 1, taken = 0, latest = 0}, grants_blocked)
-    local enqueued, granted = string.match(holder.timestamps, '^(%d+) (%d+)$')
-    local entry = {
-      refreshed = holder.refreshed, ttl = holder.ttl, client = holder.client, enqueued = enqueued, as_of = now,
-      owner = holder.owner, mode = 'shared', token = token, granted = granted,
-    }
-    local holders = {count = 0, taken = 0, latest = 0}
-    add_holder(holders, entry)
-    -- A full server allows PEXPIRE, and after the first write it allows the others.
-    extend_queue_ttl(entry.ttl)
-    redis.call('ZADD', QUEUE, expiry_score(entry), attempt, text(FIRST_GRANT_SCORE + 1), 'g' .. attempt)
-    write_entry(attempt, entry)
-    extend_queue_ttl(entry.ttl)
-    write_joint_holders(holders, math.ceil(time_left(entry) / 1000))
-    self.advance(holders, {}, nil, grants_blocked)
   end
 
   return self

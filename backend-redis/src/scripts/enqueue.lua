@@ -22,7 +22,7 @@ local function enqueue(key_index, arg_index)
     local valid
     valid, entry.take, entry.of = parse_mode(mode)
     entry.mode = mode
-    local granted = (is_free or holder and holder.count) and lock.join(holder, attempt, entry)
+    local granted = (is_free or holder and holder.count) and lock.joint().join(holder, attempt, entry)
     if granted then return granted end
   end
   if waits ~= '1' then return lock.busy_reply('busy', holder) end

@@ -41,6 +41,8 @@ const NO_MIN_TOKEN: &str = "local min_token\n";
 const TOKEN: &str = include_str!("token.lua");
 const SCORES: &str = include_str!("scores.lua");
 const RECORDS: &str = include_str!("records.lua");
+const LIVE_MEMBERS: &str = include_str!("live_members.lua");
+const JOINT: &str = include_str!("joint.lua");
 const COMMON: &str = include_str!("common.lua");
 
 /// All scripts of the driver.
@@ -80,6 +82,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                JOINT,
                 COMMON,
                 include_str!("downgrade.lua"),
             ]),
@@ -92,6 +95,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                JOINT,
                 COMMON,
                 include_str!("enqueue.lua"),
             ]),
@@ -103,6 +107,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                JOINT,
                 COMMON,
                 include_str!("evict.lua"),
             ]),
@@ -113,6 +118,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                LIVE_MEMBERS,
                 include_str!("inspect.lua"),
             ]),
             list: script(&[
@@ -122,6 +128,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                LIVE_MEMBERS,
                 include_str!("list.lua"),
             ]),
             remove: batchable(&[
@@ -133,6 +140,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                JOINT,
                 COMMON,
                 include_str!("remove.lua"),
             ]),
@@ -146,6 +154,7 @@ impl Scripts {
                 TOKEN,
                 SCORES,
                 RECORDS,
+                JOINT,
                 COMMON,
                 include_str!("report.lua"),
             ]),

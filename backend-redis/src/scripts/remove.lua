@@ -7,9 +7,9 @@ local function remove(key_index, attempt)
   local removed_as = 'absent'
   if holder and holder.attempt == attempt then
     removed_as = 'holder'
-    lock.advance(holder, nil, nil, blocked)
+    lock.promote_next(holder, nil, blocked)
   elseif holder and holder.count then
-    removed_as = lock.remove_joint(holder, attempt, blocked)
+    removed_as = lock.joint().remove(holder, attempt, blocked)
   elseif lock.remove_waiter(attempt) then
     removed_as = 'waiter'
   end
