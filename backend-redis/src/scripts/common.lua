@@ -19,10 +19,13 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
       'PX', math.max(math.ceil(time_left(entry) / 1000), 1))
   end
 
+  local function entry_record(entry)
+    return table.concat({entry.mode and 'tenure/2' or 'tenure/1', text(entry.refreshed), text(entry.ttl), entry.client,
+      entry.enqueued, text(entry.as_of), entry.owner, entry.mode, entry.token, entry.granted}, ' ')
+  end
+
   local function write_entry(attempt, entry)
-    redis.call('HSET', ENTRIES, attempt,
-      table.concat({entry.mode and 'tenure/2' or 'tenure/1', text(entry.refreshed), text(entry.ttl), entry.client,
-        entry.enqueued, text(entry.as_of), entry.owner, entry.mode, entry.token, entry.granted}, ' '))
+    redis.call('HSET', ENTRIES, attempt, entry_record(entry))
   end
 
   local function send(client, message)
@@ -73,8 +76,8 @@ local function lock(HOLDER, LAST_TOKEN, QUEUE, ENTRIES)
   -- function costs time in each run.
   function self.joint()
     joint = joint or joint_operations(self, HOLDER, LAST_TOKEN, QUEUE, ENTRIES, {
-      read_last_token = read_last_token, write_holder = write_holder, write_entry = write_entry, send = send,
-      extend_queue_ttl = extend_queue_ttl, read_entries = read_entries, entries_at = entries_at,
+      read_last_token = read_last_token, write_holder = write_holder, write_entry = write_entry,
+      entry_record = entry_record, send = send, extend_queue_ttl = extend_queue_ttl, read_entries = read_entries, entries_at = entries_at,
       delete_entries = delete_entries,
     })
     return joint

@@ -21,9 +21,9 @@ end
 -- `lock` has the operations of every lock, and `base` functions that both use.
 local function joint_operations(lock, HOLDER, LAST_TOKEN, QUEUE, ENTRIES, base)
   local joint = {}
-  local read_last_token, write_holder, write_entry, send = base.read_last_token, base.write_holder, base.write_entry, base.send
-  local extend_queue_ttl, read_entries, entries_at = base.extend_queue_ttl, base.read_entries, base.entries_at
-  local delete_entries = base.delete_entries
+  local read_last_token, write_holder, send = base.read_last_token, base.write_holder, base.send
+  local read_entries, entries_at, delete_entries = base.read_entries, base.entries_at, base.delete_entries
+  local entry_record, write_entry, extend_queue_ttl = base.entry_record, base.write_entry, base.extend_queue_ttl
 
   -- Writes the record of the joint holders. Without `ttl_ms`, it keeps the key's TTL.
   local function write_joint_holders(holders, ttl_ms)
@@ -112,16 +112,25 @@ local function joint_operations(lock, HOLDER, LAST_TOKEN, QUEUE, ENTRIES, base)
   -- Writes joint grants behind the one with this token and score. `holders` counts them already;
   -- `ttl_ms` is the TTL of the holder key before, or zero.
   local function write_joint_grants(holders, grants, last, score, ended, ttl_ms)
+    local positions, records = {}, {}
     for index, grant in ipairs(grants) do
+      local attempt, entry = grant.attempt, grant.entry
       last = next_token(last)
-      grant.entry.token, grant.entry.granted = last, stamp
-      -- A full server refuses this write of an enqueue before anything is changed.
-      if index == 1 then write_last_token(LAST_TOKEN, last, ended) end
-      redis.call('ZADD', QUEUE, expiry_score(grant.entry), grant.attempt, text(score + index), 'g' .. grant.attempt)
-      write_entry(grant.attempt, grant.entry)
-      ttl_ms = math.max(ttl_ms, math.ceil(time_left(grant.entry) / 1000))
+      entry.token, entry.granted = last, stamp
+      ttl_ms = math.max(ttl_ms, math.ceil(time_left(entry) / 1000))
+      local at = 2 * #records
+      positions[at + 1], positions[at + 2] = expiry_score(entry), attempt
+      positions[at + 3], positions[at + 4] = text(score + index), 'g' .. attempt
+      records[#records + 1] = attempt
+      records[#records + 1] = entry_record(entry)
+      -- A full server refuses the first of these writes of an enqueue before anything is changed.
+      if index == #grants then write_last_token(LAST_TOKEN, last, ended) end
+      if index == #grants or index % CHUNK_SIZE == 0 then
+        redis.call('ZADD', QUEUE, unpack(positions))
+        redis.call('HSET', ENTRIES, unpack(records))
+        positions, records = {}, {}
+      end
     end
-    if #grants > 1 then write_last_token(LAST_TOKEN, last, ended) end
     write_joint_holders(holders, ttl_ms)
   end
 
@@ -261,10 +270,8 @@ local function joint_operations(lock, HOLDER, LAST_TOKEN, QUEUE, ENTRIES, base)
       holders.of = first.entry and first.entry.of or 1
       holders.taken = holders.of
     end
-    if expiry > now then
-      extend_queue_ttl(expiry - now)
-      write_joint_holders(holders, math.ceil((expiry - now) / 1000))
-    end
+    extend_queue_ttl(math.max(expiry - now, 1000000))
+    write_joint_holders(holders, math.ceil((expiry - now) / 1000))
     return holders
   end
 
