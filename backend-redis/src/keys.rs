@@ -2,10 +2,10 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `tenure:{NS:NAME}:holder` | string, expires | the holder |
+//! | `tenure:{NS:NAME}:holder` | string, expires | the exclusive holder, or what the other holders take |
 //! | `tenure:{NS:NAME}:fence` | string, expires | the last token that was granted |
-//! | `tenure:{NS:NAME}:queue` | sorted set, expires | the waiters, in order |
-//! | `tenure:{NS:NAME}:entries` | hash, expires | the details of each waiter |
+//! | `tenure:{NS:NAME}:queue` | sorted set, expires | the holders that are not exclusive, and the waiters, in order |
+//! | `tenure:{NS:NAME}:entries` | hash, expires | the details of each of them |
 //! | `tenure:{NS:NAME}:fenced:ATTEMPT` | string, expires | an attempt that is fenced off |
 //! | `tenure:inbox:CLIENT` | channel | messages to one client |
 //!

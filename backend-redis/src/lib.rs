@@ -28,7 +28,10 @@
 //! | T1 | `scripts/min_token.lua`, `scripts/token.lua`; the floor of a client is an argument (`scripts/mod.rs`) |
 //! | T3 | `scripts/enqueue.lua`: a known attempt gets its own grant again, by `scripts/common.lua` (`renew_or_report`) |
 //! | W1 | `scripts/common.lua` (`append`, `first_live_waiter`, `promote_next`) |
-//! | W3 | `scripts/common.lua` (`remove_waiter`, `promote_next`): one message to the next waiter |
+//! | W3 | `scripts/common.lua` (`remove_waiter`, `promote_next`): one message to the next waiter; `scripts/joint.lua` (`advance`): one to each client |
+//! | M1, M2, M3 | `scripts/joint.lua` (`admits`, `advance`, `join`) |
+//! | M4 | `downgrade.rs` with `scripts/joint.lua` (`downgrade`); `scripts/renew_joint.lua` renews both forms |
+//! | S3 | `scripts/records.lua`: records of format 2 for what is not exclusive |
 //! | D1 | `enqueue.rs` and `renew.rs` read the clock before they send |
 //! | D4 | `scripts/common.lua` (`promote_next`), `record.rs` (`read_message`); the core judges the push |
 //! | L2 | `scripts/common.lua` (`promote_next`, `gone_reason`), `watch.rs` (`on_message`) |

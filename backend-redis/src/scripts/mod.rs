@@ -1,8 +1,8 @@
 //! The Lua scripts that run on the server, one for each operation of the driver.
 //!
 //! They implement the core's queue machine ([`tenure_core::queue`]); the test module `model`
-//! compares the two. Each script is assembled from constants, the clock, the common functions, and
-//! its own source. A fast path comes before the common functions, so that a run that ends there
+//! compares the two. `records.lua` describes what they store. Each script is assembled from
+//! constants, the clock, the common functions, and its own source. A fast path comes before the common functions, so that a run that ends there
 //! does not even define them: defining a function costs time in each run, as does every argument
 //! and every command.
 //!

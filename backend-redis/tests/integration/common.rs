@@ -7,12 +7,14 @@ use std::{
 
 use tenure_core::{
     Acquisition, Client, ClientBuilder, Guard,
-    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink},
+    backend::{Backend, BackendEvent, Connect, Context, EventHandler, EventSink, RenewalAnswers},
     clock::SystemClock,
     id::{AttemptId, ClientId},
+    mode::Mode,
     name::LockName,
-    request::{Enqueue, Owner},
+    request::{Enqueue, Enqueued, Grant, Owner, Remove, Removed, Renewal, Renewed},
     settings::StoreUrl,
+    token::FencingToken,
 };
 use tenure_redis::{Options, RedisStore};
 use tenure_test_servers::{redis::Server, wire::Proxy};
@@ -213,6 +215,59 @@ impl RawBackend {
 
     pub(crate) fn enqueue(lock: &str, attempt: AttemptId, ttl: Duration) -> Enqueue {
         Enqueue::new(name(lock), attempt, Owner::default(), ttl, true)
+    }
+}
+
+/// The TTL of the attempts of a [`RawBackend`].
+pub(crate) const RAW_TTL: Duration = seconds(60);
+
+pub(crate) fn attempt(number: u128) -> AttemptId {
+    AttemptId::from_u128(number)
+}
+
+impl RawBackend {
+    pub(crate) async fn enqueue_mode(&self, lock: &str, number: u128, mode: Mode) -> Enqueued {
+        let request = Self::enqueue(lock, attempt(number), RAW_TTL).with_mode(mode);
+        self.backend.enqueue(request).await.unwrap()
+    }
+
+    pub(crate) async fn granted(&self, lock: &str, number: u128, mode: Mode) -> Grant {
+        match self.enqueue_mode(lock, number, mode).await {
+            Enqueued::Granted(grant) => grant,
+            other => panic!("{lock} is not free for {mode}: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn waits(&self, lock: &str, number: u128, mode: Mode) {
+        let answer = self.enqueue_mode(lock, number, mode).await;
+        assert!(matches!(answer, Enqueued::Waiting(_)), "{answer:?}");
+    }
+
+    pub(crate) async fn remove(&self, lock: &str, number: u128) -> Removed {
+        let request = Remove::new(name(lock), attempt(number), RAW_TTL, true);
+        self.backend.remove(request).await.unwrap()
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        lock: &str,
+        number: u128,
+        token: Option<FencingToken>,
+    ) -> Renewed {
+        let entry =
+            Renewal::new(name(lock), attempt(number), RAW_TTL, token).with_mode(Mode::Shared);
+        let answers =
+            RenewalAnswers::collect(1, |answers| self.backend.renew(vec![entry], answers));
+        answers.await.pop().unwrap()
+    }
+
+    pub(crate) fn grants(&self) -> Vec<Grant> {
+        let events = self.events().into_iter();
+        let grants = events.filter_map(|event| match event {
+            BackendEvent::Granted(grant) => Some(grant),
+            _ => None,
+        });
+        grants.collect()
     }
 }
 

@@ -11,6 +11,7 @@ mod blocked_server;
 mod common;
 mod failover;
 mod interop;
+mod joint_state;
 mod late_requests;
 mod lost_replies;
 mod many_locks;

@@ -1,17 +1,11 @@
-//! Shared and counted locks: requests, messages, and keys that a user deletes.
-
-use std::time::Duration;
+//! Shared and counted locks: requests, messages, renewals and expiry.
 
 use tenure_core::{
     Acquisition, Client, Guard, Release,
     backend::{BackendEvent, RenewalAnswers},
     error::ErrorKind,
-    id::AttemptId,
     mode::Mode,
-    request::{
-        Downgrade, Downgraded, Enqueued, Evicted, Grant, List, Listed, Remove, Removed, Renewal,
-        Renewed,
-    },
+    request::{Downgrade, Downgraded, Enqueued, Evicted, List, Listed, Removed, Renewal, Renewed},
     token::FencingToken,
 };
 use tenure_redis::Options;
@@ -19,18 +13,12 @@ use tenure_test_servers::{redis::Server, wire::Proxy};
 use tokio::time::{Instant, sleep};
 
 use crate::common::{
-    OPERATION_TIMEOUT, RawBackend, client, connected, hold, is_unused, key, millis, name,
-    scripts_run, seconds, wait_until,
+    OPERATION_TIMEOUT, RAW_TTL, RawBackend, attempt, client, connected, hold, is_unused, key,
+    millis, name, scripts_run, seconds, wait_until,
 };
-
-const TTL: Duration = seconds(60);
 
 fn server() -> Server {
     Server::builder().start().unwrap()
-}
-
-fn attempt(number: u128) -> AttemptId {
-    AttemptId::from_u128(number)
 }
 
 /// The number of messages that the server has been asked to send.
@@ -40,51 +28,11 @@ fn messages_sent(server: &Server) -> u64 {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-impl RawBackend {
-    async fn enqueue_mode(&self, lock: &str, number: u128, mode: Mode) -> Enqueued {
-        let request = Self::enqueue(lock, attempt(number), TTL).with_mode(mode);
-        self.backend.enqueue(request).await.unwrap()
-    }
-
-    async fn granted(&self, lock: &str, number: u128, mode: Mode) -> Grant {
-        match self.enqueue_mode(lock, number, mode).await {
-            Enqueued::Granted(grant) => grant,
-            other => panic!("{lock} is not free for {mode}: {other:?}"),
-        }
-    }
-
-    async fn waits(&self, lock: &str, number: u128, mode: Mode) {
-        let answer = self.enqueue_mode(lock, number, mode).await;
-        assert!(matches!(answer, Enqueued::Waiting(_)), "{answer:?}");
-    }
-
-    async fn remove(&self, lock: &str, number: u128) -> Removed {
-        let request = Remove::new(name(lock), attempt(number), TTL, true);
-        self.backend.remove(request).await.unwrap()
-    }
-
-    async fn renew(&self, lock: &str, number: u128, token: Option<FencingToken>) -> Renewed {
-        let entry = Renewal::new(name(lock), attempt(number), TTL, token).with_mode(Mode::Shared);
-        let answers =
-            RenewalAnswers::collect(1, |answers| self.backend.renew(vec![entry], answers));
-        answers.await.pop().unwrap()
-    }
-
-    fn grants(&self) -> Vec<Grant> {
-        let events = self.events().into_iter();
-        let grants = events.filter_map(|event| match event {
-            BackendEvent::Granted(grant) => Some(grant),
-            _ => None,
-        });
-        grants.collect()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn t2_free_lock_of_any_mode_is_acquired_and_released_in_one_round_trip_each() {
     let server = server();
     let proxy = Proxy::start(server.address()).unwrap();
-    let client = client(&proxy.url(), TTL).await;
+    let client = client(&proxy.url(), RAW_TTL).await;
     let shared = client.rw_lock("a").unwrap().read();
     let permits = client.semaphore("b", 3).unwrap().permits(2).unwrap();
     for lock in [shared, permits] {
@@ -183,7 +131,7 @@ async fn k1_ten_thousand_permits_renew_with_a_hundred_requests() {
     let mut entries = Vec::new();
     for number in 0..PERMITS {
         let grant = raw.granted("a", u128::from(number) + 1, mode).await;
-        let entry = Renewal::new(name("a"), grant.attempt, TTL, Some(grant.token));
+        let entry = Renewal::new(name("a"), grant.attempt, RAW_TTL, Some(grant.token));
         entries.push(entry.with_mode(mode));
     }
     raw.waits("a", 1 << 20, mode).await;
@@ -248,7 +196,7 @@ async fn m4_renewal_of_a_downgraded_grant_fits_both_states() {
     };
     proved().await;
     for _ in 0..2 {
-        let request = Downgrade::new(name("a"), attempt(1), TTL, grant.token);
+        let request = Downgrade::new(name("a"), attempt(1), RAW_TTL, grant.token);
         let answer = raw.backend.downgrade(request).await.unwrap();
         assert_eq!(answer, Downgraded::Shared);
         proved().await;
@@ -263,156 +211,9 @@ async fn m4_renewal_of_a_downgraded_grant_fits_both_states() {
         (grants[0].attempt, grants[0].floor),
         (attempt(2), grant.token)
     );
-    let wrong = Downgrade::new(name("a"), attempt(2), TTL, grant.token);
+    let wrong = Downgrade::new(name("a"), attempt(2), RAW_TTL, grant.token);
     let answer = raw.backend.downgrade(wrong).await.unwrap();
     assert!(matches!(answer, Downgraded::Gone(_)), "{answer:?}");
-}
-
-/// S2, X1: a user deletes some keys of a lock that readers hold. Nobody is granted the lock beside a
-/// reader whose renewals succeed.
-#[tokio::test(flavor = "multi_thread")]
-async fn s2_missing_keys_lead_to_no_incompatible_grants() {
-    const SHORT_TTL: Duration = millis(1500);
-    const PARTS: [&str; 4] = ["holder", "queue", "entries", "fence"];
-    let server = server();
-    let raw = RawBackend::connect(&server.url(), Options::default()).await;
-    for mode in [Mode::Shared, Mode::permits(1, 3).unwrap()] {
-        for deleted in 1..1_u32 << PARTS.len() {
-            server.command(&["FLUSHALL"]).unwrap();
-            let mut readers = Vec::new();
-            for number in 1..=2 {
-                let request = RawBackend::enqueue("a", attempt(number), SHORT_TTL).with_mode(mode);
-                match raw.backend.enqueue(request).await.unwrap() {
-                    Enqueued::Granted(grant) => readers.push(grant),
-                    other => panic!("{other:?}"),
-                }
-            }
-            let is_deleted = |part: usize| deleted & (1 << part) != 0;
-            let parts: Vec<_> = (0..PARTS.len()).filter(|&part| is_deleted(part)).collect();
-            let named: Vec<_> = parts.iter().map(|&part| PARTS[part]).collect();
-            for part in &named {
-                server.command(&["DEL", &key("a", part)]).unwrap();
-            }
-            let mut exclusive = RawBackend::enqueue("a", attempt(9), SHORT_TTL);
-            exclusive.wait = false;
-            let writer = raw.backend.enqueue(exclusive.clone()).await;
-            let is_granted = matches!(writer, Ok(Enqueued::Granted(_)));
-            // Without both keys, nothing says that the lock is held.
-            assert_eq!(
-                is_granted,
-                is_deleted(0) && is_deleted(1),
-                "{named:?}: {writer:?}"
-            );
-            if let Err(error) = &writer {
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "{named:?}: {error}");
-            }
-            for (number, grant) in (1..).zip(&readers) {
-                let answer = raw.renew("a", number, Some(grant.token)).await;
-                if is_granted {
-                    assert!(matches!(answer, Renewed::Gone(_)), "{named:?}: {answer:?}");
-                }
-                if is_deleted(2) || is_deleted(1) {
-                    let proved = matches!(answer, Renewed::Proved { .. } | Renewed::Granted(_));
-                    assert!(!proved, "{named:?}: {answer:?}");
-                }
-            }
-            // The lock becomes free in time.
-            if !is_granted {
-                let begun = Instant::now();
-                while !matches!(
-                    raw.backend.enqueue(exclusive.clone()).await,
-                    Ok(Enqueued::Granted(_))
-                ) {
-                    assert!(begun.elapsed() < SHORT_TTL + seconds(1), "{named:?}");
-                    sleep(millis(20)).await;
-                }
-            }
-            let _ = raw.remove("a", 9).await;
-        }
-    }
-}
-
-/// I1: `HOLDER` of joint holders that another program overwrites.
-#[tokio::test(flavor = "multi_thread")]
-async fn l1_readers_end_when_another_program_takes_the_key() {
-    let server = server();
-    let options = Options::default().plain_key("lock:{name}");
-    let raw = RawBackend::connect(&server.url(), options).await;
-    let grant = raw.granted("x", 1, Mode::Shared).await;
-    let _ = raw.granted("x", 2, Mode::Shared).await;
-    raw.waits("x", 3, Mode::Exclusive).await;
-    server
-        .command(&["SET", "lock:x", "other", "PX", "300"])
-        .unwrap();
-    let state = raw.backend.inspect(&name("x")).await.unwrap();
-    assert_eq!(state.holders().count(), 1);
-    assert_eq!(state.holder.unwrap().attempt, None);
-    let answer = raw.renew("x", 1, Some(grant.token)).await;
-    assert!(matches!(answer, Renewed::Gone(_)), "{answer:?}");
-    sleep(millis(400)).await;
-    // The second reader has not been told, and may work until its TTL ends.
-    let answer = raw.renew("x", 3, None).await;
-    assert!(matches!(answer, Renewed::Waiting(_)), "{answer:?}");
-    assert_eq!(raw.remove("x", 2).await, Removed::AsHolder);
-    let answer = raw.renew("x", 3, None).await;
-    assert!(matches!(answer, Renewed::Granted(_)), "{answer:?}");
-}
-
-/// S3: the scripts of the last version without modes.
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_version_without_modes_refuses_and_changes_nothing() {
-    let server = server();
-    let raw = RawBackend::connect(&server.url(), Options::default()).await;
-    let old = |text: &str, number: u128, args: &[&str]| {
-        let fence = key("a", &format!("fenced:{}", attempt(number)));
-        let keys = ["holder", "fence", "queue", "entries"].map(|part| key("a", part));
-        let id = attempt(number).to_string();
-        let script = server.text(&["SCRIPT", "LOAD", text]).unwrap();
-        let mut command = vec!["EVALSHA", &script, "5"];
-        command.extend(keys.iter().map(String::as_str));
-        command.extend([fence.as_str(), args[0], &id]);
-        command.extend(&args[1..]);
-        format!("{:?}", server.command(&command))
-    };
-    let fields = format!("60000000 {} a/b/1", "c".repeat(32));
-    let enqueue = |number| {
-        let text = include_str!("format_1/enqueue.lua");
-        old(text, number, &["0 1", &fields, "60000"])
-    };
-    let remove = |number| old(include_str!("format_1/remove.lua"), number, &["0 0 0"]);
-    let dump = || {
-        let parts = ["holder", "fence", "queue", "entries"].map(|part| key("a", part));
-        parts.map(|part| format!("{:?}", server.command(&["DUMP", &part]).unwrap()))
-    };
-    let refused = |answer: String| assert!(answer.contains(r#"TENURE_NEWER\": 2"#), "{answer}");
-
-    // A reader waits behind an exclusive holder.
-    let _ = raw.granted("a", 1, Mode::Exclusive).await;
-    raw.waits("a", 2, Mode::Shared).await;
-    let before = dump();
-    refused(enqueue(7));
-    refused(remove(1));
-    assert_eq!(dump(), before);
-    // Readers hold the lock.
-    let _ = raw.remove("a", 1).await;
-    let reader = raw.renew("a", 2, None).await;
-    assert!(matches!(reader, Renewed::Granted(_)), "{reader:?}");
-    let before = dump();
-    refused(enqueue(7));
-    refused(remove(2));
-    assert_eq!(dump(), before);
-    server.command(&["DEL", &key("a", "holder")]).unwrap();
-    refused(enqueue(7));
-    // An exclusive waiter succeeds them, and both versions understand the lock again.
-    raw.waits("a", 3, Mode::Exclusive).await;
-    let _ = raw.remove("a", 2).await;
-    let waits = enqueue(7);
-    assert!(waits.contains("waiting"), "{waits}");
-    let removed = remove(3);
-    assert!(removed.contains("holder"), "{removed}");
-    let held = server.text(&["GET", &key("a", "holder")]).unwrap();
-    let expected = format!("tenure/1 {}", attempt(7));
-    assert!(held.starts_with(&expected), "{held}");
 }
 
 /// K1: a server that has reached its memory limit keeps, downgrades and releases grants.
@@ -447,6 +248,101 @@ async fn k1_full_server_keeps_joint_grants_and_rejects_new_ones() {
         assert!(matches!(released, Release::Released), "{released:?}");
     }
     assert!(is_unused(&server, "a"));
+}
+
+/// D4: with `min_replicas`, each grant of a message is renewed before the core receives it. M4: a
+/// downgrade that the replicas have not acknowledged is an error that can be retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn d4_replicas_confirm_each_grant_of_a_message() {
+    let master = server();
+    let replica = Server::builder().replica_of(&master).start().unwrap();
+    replica.wait_until_in_step(&master).unwrap();
+    let options = Options::default().replicas(1, seconds(1));
+    let raw = RawBackend::connect(&master.url(), options).await;
+    let writer = raw.granted("a", 1, Mode::Exclusive).await;
+    for number in 2..=4 {
+        raw.waits("a", number, Mode::Shared).await;
+    }
+    let downgrade = Downgrade::new(name("a"), attempt(1), RAW_TTL, writer.token);
+    let answer = raw.backend.downgrade(downgrade.clone()).await.unwrap();
+    assert_eq!(answer, Downgraded::Shared);
+    wait_until("the readers are granted", OPERATION_TIMEOUT, || {
+        raw.grants().len() == 3
+    })
+    .await;
+    for grant in raw.grants() {
+        assert!(grant.proved_from.is_some());
+        assert_eq!(grant.floor, writer.token);
+    }
+    drop(replica);
+    let error = raw.backend.downgrade(downgrade).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let answer = raw.renew("a", 1, Some(writer.token)).await;
+    assert!(matches!(answer, Renewed::Unknown(_)), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_grants_of_several_locks_renew_in_one_call() {
+    let server = server();
+    let raw = RawBackend::connect(&server.url(), Options::default()).await;
+    let mut entries = Vec::new();
+    for number in 0..9 {
+        let lock = ["a", "b", "c"][number % 3];
+        let grant = raw.granted(lock, number as u128 + 1, Mode::Shared).await;
+        let entry = Renewal::new(name(lock), grant.attempt, RAW_TTL, Some(grant.token));
+        entries.push(entry.with_mode(Mode::Shared));
+    }
+    // One grant has ended, one has another token, and one lock cannot be read.
+    assert_eq!(raw.remove("b", 2).await, Removed::AsHolder);
+    entries[3].token = Some(FencingToken::new(1));
+    server
+        .command(&["SET", &key("c", "holder"), "tenure/2 x"])
+        .unwrap();
+    let before = scripts_run(&server);
+    let answers = RenewalAnswers::collect(entries.len(), |answers| {
+        raw.backend.renew(entries.clone(), answers)
+    });
+    let answers = answers.await;
+    for (index, answer) in answers.iter().enumerate() {
+        let is_expected = match index {
+            1 => matches!(answer, Renewed::Gone(_)),
+            // The report finds the grant by its attempt.
+            3 => matches!(answer, Renewed::Granted(_)),
+            _ if index % 3 == 2 => matches!(answer, Renewed::Unknown(_)),
+            _ => matches!(answer, Renewed::Proved { .. }),
+        };
+        assert!(is_expected, "{index}: {answer:?}");
+    }
+    assert_eq!(scripts_run(&server) - before, 2, "one renewal, one report");
+}
+
+/// X1: while `restart_delay` blocks grants, a client with that option ends grants and gives none.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_blocked_client_admits_nobody() {
+    let server = server();
+    let raw = RawBackend::connect(&server.url(), Options::default()).await;
+    let delayed = Options::default().restart_delay(seconds(3600));
+    let blocked = RawBackend::connect(&server.url(), delayed).await;
+    let writer = raw.granted("a", 1, Mode::Exclusive).await;
+    raw.waits("a", 2, Mode::Shared).await;
+    raw.waits("a", 3, Mode::Exclusive).await;
+    let downgrade = Downgrade::new(name("a"), attempt(1), RAW_TTL, writer.token);
+    let answer = blocked.backend.downgrade(downgrade).await.unwrap();
+    assert_eq!(answer, Downgraded::Shared);
+    let state = raw.backend.inspect(&name("a")).await.unwrap();
+    assert_eq!((state.holders().count(), state.queue.len()), (1, 2));
+    let answer = raw.renew("a", 2, None).await;
+    assert!(
+        matches!(&answer, Renewed::Granted(grant) if grant.floor == writer.token),
+        "{answer:?}"
+    );
+    for number in [1, 2] {
+        assert_eq!(blocked.remove("a", number).await, Removed::AsHolder);
+    }
+    let state = raw.backend.inspect(&name("a")).await.unwrap();
+    assert_eq!((state.holders().count(), state.queue.len()), (0, 1));
+    let answer = raw.renew("a", 3, None).await;
+    assert!(matches!(answer, Renewed::Granted(_)), "{answer:?}");
 }
 
 /// X3: a dead reader delays a writer by its TTL, and its permits return.

@@ -336,7 +336,7 @@ async fn s2_last_token_beyond_the_maximum_is_corrupt_and_grants_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s2_waiter_learns_that_the_holder_record_is_malformed() {
     let server = server();
-    for malformed in ["tenure/1 garbage", "tenure/2 newer"] {
+    for malformed in ["tenure/1 garbage", "tenure/2 garbage", "tenure/3 newer"] {
         server.command(&["FLUSHALL"]).unwrap();
         let client = client(&server.url(), seconds(1)).await;
         let guard = hold(&client, "a").await;
@@ -441,7 +441,11 @@ fn cpu_seconds(server: &Server) -> f64 {
 /// that entry was read, and the error claimed to have had no effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_acquire_rejected_for_a_newer_waiter_leaves_no_entry() {
-    for malformed in ["tenure/2 whatever", "tenure/1 nonsense"] {
+    for malformed in [
+        "tenure/3 whatever",
+        "tenure/2 nonsense",
+        "tenure/1 nonsense",
+    ] {
         let server = Server::builder().start().unwrap();
         let client = client(&server.url(), seconds(30)).await;
         let guard = hold(&client, "a").await;
