@@ -95,7 +95,7 @@ impl Redis {
 impl Operator for Redis {
     type Kind = ServerBuilder;
     const CORRUPT: &str = "tenure/1 corrupt";
-    const NEWER: &str = "tenure/2 newer";
+    const NEWER: &str = "tenure/3 newer";
 
     fn factory() -> Box<dyn Factory> {
         Box::new(RedisFactory::new())
