@@ -5,9 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tenure_core::{clock::Instant, id::AttemptId, name::LockName};
+use tenure_core::{clock::Instant, id::AttemptId, mode::Mode, name::LockName, token::FencingToken};
 
-use crate::lease::{Lease, LeaseRef};
+use crate::{
+    admission::Until,
+    lease::{Lease, LeaseRef},
+};
 
 /// How many attempts that were removed before they were sent stay in memory as fenced.
 const MAX_FENCED_ATTEMPTS: usize = 4_096;
@@ -16,6 +19,8 @@ const MAX_FENCED_ATTEMPTS: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) name: LockName,
+    /// [`Mode::Shared`] from the sending of its downgrade on.
+    pub(crate) mode: Mode,
     /// Empty while the attempt has no lease.
     pub(crate) key: Arc<str>,
     pub(crate) lease_ref: Option<LeaseRef>,
@@ -23,8 +28,14 @@ pub(crate) struct Attempt {
     slot: Option<KeySlot>,
     /// The create revision of its key; 0 while that is unknown.
     pub(crate) revision: i64,
+    /// When its key was last put; `None` while that is unknown, because a put was not answered.
+    pub(crate) put_at: Option<i64>,
+    /// The value of its key, as it was first put.
+    pub(crate) value: Vec<u8>,
+    /// The lowest token of the holders when it became one; `None` if that is its own.
+    pub(crate) floor: Option<FencingToken>,
     pub(crate) stage: Stage,
-    /// The contender directly in front; `None` unless the attempt waits.
+    /// The contender that it waits for; `None` unless the attempt waits.
     pub(crate) predecessor: Option<Box<Predecessor>>,
     /// The id of its watch; 0 if there is none.
     pub(crate) watch: u64,
@@ -51,7 +62,7 @@ pub(crate) enum Stage {
     Removing,
 }
 
-/// The contender directly in front of a waiter.
+/// The contender that a waiter waits for. For an exclusive waiter, the one directly in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) key: String,
@@ -65,14 +76,52 @@ pub(crate) struct Predecessor {
     pub(crate) located: i64,
     /// The watch on the predecessor, once the server has created it.
     pub(crate) created: Option<CreatedWatch>,
-    /// When the watch reported the removal of the predecessor; 0 if it has not.
+    /// When the watch reported the removal of the predecessor, or another awaited change; 0 if it has
+    /// not.
     pub(crate) removed_at: i64,
+    pub(crate) awaits: Awaits,
+}
+
+/// What a waiter waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    /// The removal of every contender in front. The waiter is exclusive.
+    Turn,
+    /// A change of the predecessor. The waiter is not exclusive, and then reads its position.
+    Change {
+        until: Until,
+        /// When the key of the predecessor was last put.
+        put_at: i64,
+        /// Whether the predecessor is the first entry of the queue.
+        is_first: bool,
+    },
+    /// The removal of one of these keys. The waiter is the first one behind holders of permits, and
+    /// then reads its position.
+    AnyRemoval(Arc<[Arc<str>]>),
 }
 
 impl Predecessor {
-    /// Whether the waiter has the same contenders directly in front.
+    /// Whether the watch of a waiter stays the same with this predecessor.
     fn is_same(&self, other: &Self) -> bool {
-        (self.revision, &self.key, &self.before) == (other.revision, &other.key, &other.before)
+        let is_same_entry =
+            (self.revision, &self.key, &self.before) == (other.revision, &other.key, &other.before);
+        match (&self.awaits, &other.awaits) {
+            (Awaits::AnyRemoval(_), Awaits::AnyRemoval(_)) => true,
+            (one, other) => is_same_entry && one == other,
+        }
+    }
+
+    /// Takes over what a later read has found, for the same watch.
+    fn refresh(&mut self, next: Self) {
+        if next.awaits != Awaits::Turn {
+            (self.key, self.revision, self.awaits) = (next.key, next.revision, next.awaits);
+        }
+        self.holder = next.holder.or_else(|| self.holder.take());
+        self.located = self.located.max(next.located);
+        if self.removed_at <= self.located {
+            // It was an earlier entry with the same key, or the change is known.
+            self.removed_at = 0;
+        }
     }
 }
 
@@ -105,9 +154,11 @@ pub(crate) enum NextStep {
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptSnapshot {
     pub(crate) name: LockName,
+    pub(crate) mode: Mode,
     pub(crate) key: Arc<str>,
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) revision: i64,
+    pub(crate) put_at: Option<i64>,
     pub(crate) stage: Stage,
     pub(crate) confirmed_stream: u64,
     pub(crate) needs_check: bool,
@@ -117,15 +168,35 @@ impl Attempt {
     fn snapshot(&self) -> AttemptSnapshot {
         AttemptSnapshot {
             name: self.name.clone(),
+            mode: self.mode,
             key: Arc::clone(&self.key),
             lease: self
                 .lease_ref
                 .as_ref()
                 .map(|lease_ref| Arc::clone(lease_ref.lease())),
             revision: self.revision,
+            put_at: self.put_at,
             stage: self.stage,
             confirmed_stream: self.confirmed_stream,
             needs_check: self.needs_check,
+        }
+    }
+
+    /// Records a change that the watch with this id has reported, unless it was known before.
+    pub(crate) fn record_change(&mut self, watch: u64, revision: i64) {
+        if self.watch == watch
+            && let Some(predecessor) = &mut self.predecessor
+            && predecessor.located < revision
+        {
+            predecessor.removed_at = predecessor.removed_at.max(revision);
+        }
+    }
+
+    /// Whether it is the first waiter behind this key and other holders of permits.
+    pub(crate) fn waits_for_removal_of(&self, key: &[u8]) -> bool {
+        match self.predecessor.as_ref().map(|one| &one.awaits) {
+            Some(Awaits::AnyRemoval(keys)) => keys.iter().any(|ahead| ahead.as_bytes() == key),
+            _ => false,
         }
     }
 
@@ -140,6 +211,14 @@ impl Attempt {
             .created
             .filter(|created| created.id == self.watch);
         let has_gap = created.is_some_and(|created| created.as_of > predecessor.located);
+        if predecessor.awaits != Awaits::Turn {
+            let may_have_missed = has_gap && matches!(predecessor.awaits, Awaits::AnyRemoval(_));
+            return if may_have_missed || predecessor.removed_at > predecessor.located {
+                NextStep::Recheck
+            } else {
+                NextStep::Wait
+            };
+        }
         if predecessor.before.is_some() || predecessor.removed_at == 0 && !has_gap {
             return NextStep::Wait;
         }
@@ -237,7 +316,7 @@ impl Attempts {
         Some(key)
     }
 
-    pub(crate) fn register(&self, attempt: AttemptId, name: &LockName) -> Registration {
+    pub(crate) fn register(&self, attempt: AttemptId, name: &LockName, mode: Mode) -> Registration {
         let mut table = self.lock();
         if table.fenced.contains(&attempt) {
             return Registration::Fenced;
@@ -250,10 +329,14 @@ impl Attempts {
         }
         let entry = Attempt {
             name: name.clone(),
+            mode,
             key: Arc::from(""),
             lease_ref: None,
             slot: None,
             revision: 0,
+            put_at: None,
+            value: Vec::new(),
+            floor: None,
             stage: Stage::Enqueueing,
             predecessor: None,
             watch: 0,
@@ -345,17 +428,16 @@ impl Attempts {
             return None;
         }
         entry.stage = Stage::Waiting;
+        let is_older = |old: &Predecessor| next.located < old.located;
+        if next.awaits != Awaits::Turn && entry.predecessor.as_deref().is_some_and(is_older) {
+            return None;
+        }
         if let Some(old) = entry
             .predecessor
             .as_deref_mut()
             .filter(|old| old.is_same(&next))
         {
-            old.holder = next.holder.or_else(|| old.holder.take());
-            old.located = old.located.max(next.located);
-            if old.removed_at <= old.located {
-                // It was an earlier entry with the same key.
-                old.removed_at = 0;
-            }
+            old.refresh(next);
             return None;
         }
         entry.predecessor = Some(Box::new(next));
@@ -381,6 +463,21 @@ impl Attempts {
             entry.watch = watch;
             Some(predecessor.key.clone())
         })?
+    }
+
+    /// Whether a put of an attempt's own key at this revision may come from this client.
+    pub(crate) fn may_have_put(&self, attempt: AttemptId, revision: i64) -> bool {
+        let table = self.lock();
+        let entry = table.get(attempt);
+        entry.is_none_or(|entry| entry.put_at.is_none_or(|put_at| put_at == revision))
+    }
+
+    /// Records that a put of an attempt's own key was answered. `is_only` is whether every earlier put
+    /// was answered: otherwise, one of them may still arrive.
+    pub(crate) fn end_put(&self, attempt: AttemptId, revision: i64, is_only: bool) {
+        self.update(attempt, |entry| {
+            entry.put_at = is_only.then_some(revision);
+        });
     }
 
     /// Begins a read of an attempt's position, unless one is in flight.
@@ -432,12 +529,17 @@ impl Attempts {
 
     /// Records that an attempt holds the lock. Returns the id of the watch that ends. Returns `None`
     /// if the attempt holds the lock already or is being removed.
-    pub(crate) fn mark_holding(&self, attempt: AttemptId) -> Option<u64> {
+    pub(crate) fn mark_holding(
+        &self,
+        attempt: AttemptId,
+        floor: Option<FencingToken>,
+    ) -> Option<u64> {
         self.update(attempt, |entry| {
             if entry.stage == Stage::Holding {
                 return None;
             }
             entry.stage = Stage::Holding;
+            entry.floor = floor;
             entry.predecessor = None;
             // That watch ends, and no other one exists yet.
             entry.confirmed_stream = 0;

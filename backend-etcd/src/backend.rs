@@ -10,8 +10,12 @@ use tenure_core::{
         WaitMode,
     },
     error::Error,
+    mode::Modes,
     name::LockName,
-    request::{Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed, Renewal},
+    request::{
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, List, LockState, Page, Remove, Removed,
+        Renewal,
+    },
     settings::StoreUrl,
     token::FencingToken,
 };
@@ -24,7 +28,7 @@ use crate::{
     enqueue, inspect,
     keys::KeySpace,
     lease::pool::LeasePool,
-    remove, renew,
+    remove, renew, rewrite,
     shared::Shared,
     transport::Endpoints,
     watch::{Watcher, task::WatchTask},
@@ -146,6 +150,7 @@ impl Backend for EtcdBackend {
             // its log. Half of the waiter's TTL covers a watch event that was lost with its server.
             TakeoverBound::new(100, 50, Duration::from_secs(2)),
         )
+        .with_modes(Modes::ALL)
         .with_residue(Some(Duration::ZERO)))
     }
 
@@ -155,6 +160,10 @@ impl Backend for EtcdBackend {
 
     async fn renew(&self, entries: Vec<Renewal>, answers: RenewalAnswers) {
         renew::renew(&self.shared, entries, &answers).await;
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        rewrite::downgrade(&self.shared, &request).await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {

@@ -9,14 +9,16 @@ use tenure_core::{
 };
 
 use crate::{
+    admission,
     attempts::{Predecessor, Registration},
     error::{RequestError, backend_error, protocol_error},
     keys::parse_below,
     lease::Lease,
+    position::{self, Entries, Placed},
     queue::{self, Position, grant},
     record, remove,
     shared::Shared,
-    txn::{self, AttemptKeys, TxnReply},
+    txn::{self, AttemptKeys, EXCLUSIVE_WINDOW, TxnReply},
 };
 
 const OPERATION: &str = "acquiring";
@@ -40,7 +42,10 @@ pub(crate) async fn enqueue(shared: &Arc<Shared>, request: &Enqueue) -> Result<E
         prefix: shared.keys.prefix(&request.name),
         fence: shared.keys.fence(attempt),
     };
-    let outcome = match shared.attempts.register(attempt, &request.name) {
+    let outcome = match shared
+        .attempts
+        .register(attempt, &request.name, request.mode)
+    {
         Registration::Fenced => return Ok(Enqueued::Gone),
         Registration::New => operation.enqueue_new().await,
         Registration::Existing(snapshot) => match snapshot.lease {
@@ -121,10 +126,19 @@ impl EnqueueOp<'_> {
             key,
             fence: &self.fence,
         };
+        if !self.request.mode.is_exclusive() {
+            return self.enqueue_among(keys, value, lease).await;
+        }
+        // A downgrade writes it again with another mode.
+        let kept = value.clone();
+        self.shared
+            .attempts
+            .update(self.request.attempt, |entry| entry.value = kept);
         if !self.request.wait {
             return self.try_enqueue(keys, value, lease).await;
         }
-        let mut reply = self.shared.txn(txn::enqueue(keys, value, lease.id)).await?;
+        let enqueue = txn::enqueue(keys, value, lease.id, EXCLUSIVE_WINDOW);
+        let mut reply = self.shared.txn(enqueue).await?;
         if !reply.succeeded {
             return self.not_enqueued(&mut reply).await;
         }
@@ -135,6 +149,81 @@ impl EnqueueOp<'_> {
             // The predecessor cannot be read; the entry must not stay behind.
             Err(unreadable) => Err(self.undo(reply.revision, unreadable).await.into()),
         }
+    }
+
+    /// Enters the queue with a mode that is not exclusive.
+    async fn enqueue_among(
+        &self,
+        keys: AttemptKeys<'_>,
+        value: Vec<u8>,
+        lease: &Arc<Lease>,
+    ) -> Result<Enqueued, RequestError> {
+        let (shared, mode) = (self.shared, self.request.mode);
+        if !self.request.wait {
+            let if_empty = txn::enqueue_if_empty(keys, value.clone(), lease.id);
+            let mut reply = shared.txn(if_empty).await?;
+            if reply.succeeded {
+                return Ok(self.granted(lease, reply.revision));
+            }
+            let read = (reply.next_kv()?, reply.next_kv()?, reply.next_kvs()?);
+            let (own, fence, mut all) = read;
+            if own.is_some() || fence.is_some() {
+                return self.already_known(own, fence).await;
+            }
+            all.reverse();
+            let mut entries = Entries::new(OPERATION, &self.prefix, all);
+            if let Some(error) = entries.unreadable() {
+                return Err(error.into());
+            }
+            if !entries.admit(mode) {
+                return Ok(self.busy(&entries));
+            }
+        }
+        let window = admission::deciding_entries(mode);
+        let enqueue = txn::enqueue(keys, value, lease.id, window);
+        let mut reply = shared.txn(enqueue).await?;
+        if !reply.succeeded {
+            return self.not_enqueued(&mut reply).await;
+        }
+        let revision = reply.revision;
+        let read = (reply.next_kv()?, reply.next_kvs()?);
+        self.record_revision(revision);
+        let ahead = Entries::ahead(shared, OPERATION, &self.prefix, revision, read, window).await;
+        let mut entries = ahead.map_err(outcome_unknown)?;
+        // An entry ahead cannot be read; the own entry must not stay behind.
+        if let Some(unreadable) = entries.unreadable() {
+            return Err(self.undo(revision, unreadable).await.into());
+        }
+        if !self.request.wait && !entries.admit(mode) {
+            // Another entry has come in between.
+            let removed = remove::remove_known(shared, self.request.attempt, &self.request.name);
+            removed
+                .await
+                .map_err(|error| error.with_kind(ErrorKind::OutcomeUnknown))?;
+            return Ok(self.busy(&entries));
+        }
+        let placed = Placed {
+            attempt: self.request.attempt,
+            mode,
+            revision,
+            lease,
+            prefix: &self.prefix,
+            as_of: revision,
+            ahead: entries.len(),
+            has_successor: false,
+        };
+        Ok(
+            match position::place(shared, &placed, &entries, OPERATION) {
+                Position::Granted(grant) => Enqueued::Granted(grant),
+                Position::Waiting(waiting) => Enqueued::Waiting(waiting),
+                Position::Gone => Enqueued::Gone,
+            },
+        )
+    }
+
+    fn busy(&self, entries: &Entries) -> Enqueued {
+        let first = entries.first(OPERATION, &self.prefix);
+        Enqueued::Busy(first.map(|first| first.holder()).unwrap_or_default())
     }
 
     async fn try_enqueue(
@@ -180,6 +269,14 @@ impl EnqueueOp<'_> {
     /// The entry already exists, or the attempt was fenced off.
     async fn not_enqueued(&self, reply: &mut TxnReply) -> Result<Enqueued, RequestError> {
         let (own, fence) = (reply.next_kv()?, reply.next_kv()?);
+        self.already_known(own, fence).await
+    }
+
+    async fn already_known(
+        &self,
+        own: Option<KeyValue>,
+        fence: Option<KeyValue>,
+    ) -> Result<Enqueued, RequestError> {
         match (own, fence) {
             (_, Some(_)) => Ok(Enqueued::Gone),
             (Some(own), None) => {
@@ -218,6 +315,7 @@ impl EnqueueOp<'_> {
     fn record_revision(&self, revision: i64) {
         self.shared.attempts.update(self.request.attempt, |entry| {
             entry.revision = revision;
+            entry.put_at = Some(revision);
             entry.verified_revision = revision;
         });
     }
@@ -225,8 +323,8 @@ impl EnqueueOp<'_> {
     fn granted(&self, lease: &Lease, revision: i64) -> Enqueued {
         let attempt = self.request.attempt;
         self.record_revision(revision);
-        queue::mark_holding(self.shared, attempt);
-        Enqueued::Granted(grant(self.shared, attempt, lease, revision))
+        queue::mark_holding(self.shared, attempt, None);
+        Enqueued::Granted(grant(self.shared, attempt, lease, revision, None))
     }
 
     fn waiting(&self, lease: &Lease, revision: i64, predecessor: Predecessor) -> Enqueued {

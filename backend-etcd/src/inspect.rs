@@ -1,10 +1,11 @@
 //! Inspecting, listing and evicting.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 use tenure_core::{
     error::{Error, ErrorKind},
+    mode::Occupancy,
     name::LockName,
     request::{Evicted, Holder, List, Listed, LockState, Page},
     token::FencingToken,
@@ -13,6 +14,7 @@ use tenure_core::{
 use crate::{
     error::{RequestError, backend_error, protocol_error},
     keys::{parse_below, range_end},
+    position::Entries,
     record::{self, QueueEntry},
     shared::Shared,
     txn,
@@ -29,7 +31,9 @@ const LIST_PAGE_KEYS: i64 = 1_000;
 pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockState, Error> {
     const OPERATION: &str = "inspecting";
     let prefix = shared.keys.prefix(name);
-    let mut state = LockState::new(name.clone(), None, Vec::new());
+    let (mut holders, mut queue) = (Vec::new(), Vec::new());
+    let mut occupancy = Occupancy::Free;
+    let mut leases = LeaseTimes::default();
     let (mut from, mut as_of) = (0, 0);
     loop {
         let options = GetOptions::new()
@@ -52,39 +56,61 @@ pub(crate) async fn inspect(shared: &Shared, name: &LockName) -> Result<LockStat
                 continue;
             };
             let entry = record::read(OPERATION, contender, kv)?;
-            if state.holder.is_none() {
-                state.holder = Some(with_time_left(shared, &entry).await);
+            let mode = entry.mode();
+            if queue.is_empty() && occupancy.admits(mode) {
+                occupancy.add(mode);
+                holders.push(leases.with_time_left(shared, &entry).await);
             } else {
-                state.queue.push(entry.waiter());
+                queue.push(entry.waiter());
             }
         }
         match kvs.last() {
             Some(last) if found.more() => from = last.create_revision() + 1,
-            _ => return Ok(state),
+            _ => return Ok(LockState::with_holders(name.clone(), holders, queue)),
         }
     }
 }
 
-/// The holder, and the time that its lease has left without a renewal. The server answers in whole
-/// seconds.
-async fn with_time_left(shared: &Shared, entry: &QueueEntry) -> Holder {
-    let holder = entry.holder();
+/// How many leases an inspection asks for the time left.
+const MAX_LEASE_QUERIES: usize = 100;
+
+/// The time that leases have left without a renewal.
+#[derive(Default)]
+struct LeaseTimes(HashMap<i64, Option<Duration>>);
+
+impl LeaseTimes {
+    /// The holder, and the time that its lease has left.
+    async fn with_time_left(&mut self, shared: &Shared, entry: &QueueEntry) -> Holder {
+        let lease = entry.contender.lease();
+        let known = self.0.get(&lease).copied();
+        let left = match known {
+            Some(left) => left,
+            None if self.0.len() >= MAX_LEASE_QUERIES => None,
+            None => {
+                let left = time_left(shared, lease).await;
+                self.0.insert(lease, left);
+                left
+            }
+        };
+        entry.holder().with_expires_in(left)
+    }
+}
+
+/// The time that a lease has left. The server answers in whole seconds.
+async fn time_left(shared: &Shared, lease: i64) -> Option<Duration> {
     let left = shared
         .endpoints
-        .call_any(entry.contender.lease(), |connection, id| async move {
+        .call_any(lease, |connection, id| async move {
             connection
                 .client
                 .lease_client()
                 .time_to_live(id, None)
                 .await
         });
-    let Ok(left) = left.await else { return holder };
-    let (Ok(seconds), Ok(granted)) = (u64::try_from(left.ttl()), u64::try_from(left.granted_ttl()))
-    else {
-        return holder;
-    };
-    let left = Duration::from_secs(seconds.saturating_add(1).min(granted));
-    holder.with_expires_in(Some(left))
+    let left = left.await.ok()?;
+    let seconds = u64::try_from(left.ttl()).ok()?;
+    let granted = u64::try_from(left.granted_ttl()).ok()?;
+    Some(Duration::from_secs(seconds.saturating_add(1).min(granted)))
 }
 
 /// Returns a page of the locks of the namespace, in the order of their keys.
@@ -158,16 +184,35 @@ pub(crate) async fn list(shared: &Shared, request: &List) -> Result<Page, Error>
             };
             // A lock that cannot be read does not hide the others; `status` shows what is wrong
             // with it.
-            let holder = record::read(OPERATION, contender, &kv)
-                .map_or_else(|_| Holder::foreign(), |entry| entry.holder());
-            locks.push(Listed::new(
-                summary.name.clone(),
-                Some(holder),
-                summary.waiters,
-            ));
+            let entry = record::read(OPERATION, contender, &kv);
+            let may_be_joint = |entry: &QueueEntry| !entry.mode().is_exclusive();
+            let listed = if summary.waiters > 0 && entry.as_ref().is_ok_and(may_be_joint) {
+                list_joint(shared, &summary.name)
+                    .await
+                    .map_err(read_error(OPERATION))?
+            } else {
+                let holder = entry.map_or_else(|_| Holder::foreign(), |entry| entry.holder());
+                let name = summary.name.clone();
+                Some(Listed::new(name, Some(holder), summary.waiters))
+            };
+            locks.extend(listed);
         }
     }
     Ok(Page::new(locks, cursor))
+}
+
+/// Reads the queue of a lock that several attempts may hold; `None` if it is free now.
+async fn list_joint(shared: &Shared, name: &LockName) -> Result<Option<Listed>, RequestError> {
+    let prefix = shared.keys.prefix(name);
+    let (kvs, _) = shared.contenders(&prefix, None).await?;
+    let entries = Entries::new("listing", &prefix, kvs);
+    let holders = entries.holder_count();
+    let Some(first) = entries.first("listing", &prefix) else {
+        return Ok(None);
+    };
+    let waiters = entries.len().saturating_sub(holders) as u64;
+    let listed = Listed::new(name.clone(), Some(first.holder()), waiters);
+    Ok(Some(listed.with_holders(holders as u64)))
 }
 
 /// The first contender and the number of waiters of one lock.
@@ -204,20 +249,23 @@ pub(crate) async fn evict(
     let prefix = shared.keys.prefix(name);
     let found = shared.contenders(&prefix, None).await;
     let (found, _) = found.map_err(read_error(OPERATION))?;
-    let Some(first) = found.first() else {
-        return Ok(Evicted::NotHeld(None));
-    };
-    let entry = shared
-        .read(OPERATION, first)
-        .await
-        .map_err(read_error(OPERATION))?;
-    let Some(entry) = entry else {
-        return Ok(Evicted::NotHeld(None));
-    };
-    if entry.token() != token {
-        return Ok(Evicted::NotHeld(Some(entry.holder())));
+    let entries = Entries::new(OPERATION, &prefix, found);
+    let mut first = None;
+    let mut named = None;
+    for kv in entries.holders() {
+        let Some(contender) = parse_below(&prefix, kv.key()) else {
+            continue;
+        };
+        let entry = record::read(OPERATION, contender, kv)?;
+        if entry.token() == token {
+            named = Some((String::from_utf8_lossy(kv.key()).into_owned(), entry));
+            break;
+        }
+        first.get_or_insert_with(|| entry.holder());
     }
-    let key = String::from_utf8_lossy(first.key()).into_owned();
+    let Some((key, entry)) = named else {
+        return Ok(Evicted::NotHeld(first));
+    };
     let evicted = shared.txn(txn::remove_holder(&key, entry.revision)).await;
     let evicted = evicted.map_err(|error| error.into_error(OPERATION))?;
     Ok(if evicted.succeeded {

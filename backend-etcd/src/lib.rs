@@ -43,14 +43,19 @@
 //! | T1 | `record.rs` (`token`): the create revision above the floor |
 //! | T3 | `enqueue.rs` (`repeat`) |
 //! | W1 | the create revisions are the order: `txn.rs` (`enqueue`), `queue.rs` (`locate`, `predecessor_of`) |
-//! | W3 | `txn.rs` (`remove_waiter`), `queue.rs` (`prepare_turn`): the waiter behind finds its new predecessor, and nobody is granted the lock |
+//! | W3 | `txn.rs` (`remove_waiter`), `queue.rs` (`prepare_turn`): the waiter behind finds its new predecessor, and nobody is granted the lock; `admission.rs` (`awaited`) for the modes that are not exclusive |
 //! | D1 | `lease/pool.rs` (`grant`) and `lease/mod.rs` (`prove`) count from before the request; `queue.rs` (`grant`) |
 //! | D4 | not used: a grant that arrives as an event carries the last proof of its lease |
 //! | L2 | `queue.rs` (`watch_holder`, `loss_event`), `watch/task.rs` (`on_own_event`), `renew.rs` (`on_gone`) |
 //! | L5 | `renew.rs`; fail-over in `transport/endpoints.rs`; keep-alives in `lease/` |
 //! | I2 | `inspect.rs` (`evict`) |
+//! | M1, M2 | `admission.rs`, on the entries that `position.rs` reads in the transaction that enters or locates |
+//! | M3 | the create revisions rise in the order of the queue; `position.rs` (`place`) takes the floor from the first entry |
+//! | M4 | `rewrite.rs` (`downgrade`): a put keeps the create revision; readers watch for it |
+//! | M7, S3 | `record.rs`: a mode is written in a newer format |
 
 mod address;
+mod admission;
 mod attempts;
 mod backend;
 mod check;
@@ -62,10 +67,12 @@ mod inspect;
 mod keepalive_validity;
 mod keys;
 mod lease;
+mod position;
 mod queue;
 mod record;
 mod remove;
 mod renew;
+mod rewrite;
 mod shared;
 mod transport;
 mod txn;

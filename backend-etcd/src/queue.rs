@@ -18,16 +18,19 @@ use tenure_core::{
     id::AttemptId,
     loss::LossReason,
     request::{Grant, StoreTime, Waiting},
+    token::FencingToken,
 };
 
 use crate::{
-    attempts::{Attempt, EntryId, NextStep, Predecessor, Stage},
+    admission,
+    attempts::{Attempt, Awaits, EntryId, NextStep, Predecessor, Stage},
     error::{RequestError, backend_error},
     keys::{display_key, parse_below},
     lease::Lease,
+    position::{self, Entries, Placed},
     record,
     shared::Shared,
-    txn,
+    txn::{self, EntryRef},
     watch::{Watch, WatchTarget},
 };
 
@@ -58,22 +61,51 @@ pub(crate) async fn locate(
         return Ok(Position::Gone);
     };
     let (prefix, revision) = (shared.keys.prefix(&snapshot.name), snapshot.revision);
-    let mut reply = shared
-        .txn_read_only(txn::locate(&prefix, &snapshot.key, revision))
-        .await?;
+    let entry = EntryRef {
+        prefix: &prefix,
+        key: &snapshot.key,
+        revision,
+        put_at: snapshot.put_at,
+    };
+    let window = admission::deciding_entries(snapshot.mode);
+    let locate = if snapshot.mode.is_exclusive() {
+        txn::locate(entry)
+    } else {
+        txn::locate_among(entry, window)
+    };
+    let mut reply = shared.txn_read_only(locate).await?;
     if !reply.succeeded {
         return match reply.next_kv()? {
             // A key that was deleted and put again is not the entry of this attempt.
-            Some(own) if own.create_revision() == revision => {
-                Err(altered_key(OPERATION, &snapshot.key).into())
+            Some(own) if own.create_revision() != revision => Ok(Position::Gone),
+            // A put of this client has overtaken the read.
+            Some(own) if shared.attempts.may_have_put(attempt, own.mod_revision()) => {
+                Err(RequestError::no_reply())
             }
-            _ => Ok(Position::Gone),
+            Some(_) => Err(altered_key(OPERATION, &snapshot.key).into()),
+            None => Ok(Position::Gone),
         };
     }
     let as_of = reply.revision;
     shared.attempts.update(attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(as_of);
     });
+    if !snapshot.mode.is_exclusive() {
+        let read = (reply.next_kv()?, reply.next_kvs()?);
+        let has_successor = reply.next_kv()?.is_some();
+        let entries = Entries::ahead(shared, OPERATION, &prefix, revision, read, window).await?;
+        let placed = Placed {
+            attempt,
+            mode: snapshot.mode,
+            revision,
+            lease: &lease,
+            prefix: &prefix,
+            as_of,
+            ahead: entries.len(),
+            has_successor,
+        };
+        return Ok(position::place(shared, &placed, &entries, OPERATION));
+    }
     let in_front = reply.next_kvs()?;
     let predecessor = match predecessor_of(&prefix, &in_front) {
         None if !in_front.is_empty() => find_predecessor(shared, &prefix, revision).await?,
@@ -82,8 +114,8 @@ pub(crate) async fn locate(
     Ok(match predecessor {
         Some(next) => Position::Waiting(mark_waiting(shared, attempt, &lease, as_of, next)),
         None => {
-            mark_holding(shared, attempt);
-            Position::Granted(grant(shared, attempt, &lease, revision))
+            mark_holding(shared, attempt, None);
+            Position::Granted(grant(shared, attempt, &lease, revision, None))
         }
     })
 }
@@ -114,6 +146,7 @@ pub(crate) fn predecessor_of(prefix: &str, in_front: &[KeyValue]) -> Option<Pred
         located: 0,
         created: None,
         removed_at: 0,
+        awaits: Awaits::Turn,
     })
 }
 
@@ -129,11 +162,19 @@ pub(crate) async fn find_predecessor(
     Ok(predecessor_of(prefix, &found))
 }
 
-/// A grant under this lease.
-pub(crate) fn grant(shared: &Shared, attempt: AttemptId, lease: &Lease, revision: i64) -> Grant {
+/// A grant under this lease. `floor` is the lowest token of the holders, if it is another one's.
+pub(crate) fn grant(
+    shared: &Shared,
+    attempt: AttemptId,
+    lease: &Lease,
+    revision: i64,
+    floor: Option<FencingToken>,
+) -> Grant {
     let token = record::token(shared.context.token_floor.get(), revision);
     let mut grant = Grant::proved(attempt, token, lease.ttl, lease.proved_from());
     grant.as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
+    // The client of the first holder may have another token floor.
+    grant.floor = floor.map_or(token, |floor| floor.min(token));
     grant
 }
 
@@ -142,7 +183,9 @@ pub(crate) fn waiting(from: Instant, revision: i64, predecessor: &Predecessor) -
     let as_of = StoreTime::new(u64::try_from(revision).unwrap_or(0));
     let waiting = Waiting::new(from, as_of).with_holder(predecessor.holder.clone());
     match &predecessor.holder {
-        Some(_) if predecessor.before.is_none() => waiting.with_ahead(1),
+        Some(_) if predecessor.before.is_none() && predecessor.awaits == Awaits::Turn => {
+            waiting.with_ahead(1)
+        }
         _ => waiting,
     }
 }
@@ -159,12 +202,19 @@ pub(crate) fn altered_key(operation: &'static str, key: &str) -> Error {
     )
 }
 
-/// Marks an attempt as the holder: no contender is in front of it any more.
-pub(crate) fn mark_holding(shared: &Arc<Shared>, attempt: AttemptId) {
-    if let Some(ended) = shared.attempts.mark_holding(attempt) {
-        shared.watcher.stop(ended);
-        tokio::spawn(watch_holder(Arc::downgrade(shared), attempt));
-    }
+/// Marks an attempt as a holder: no contender in front of it keeps it from the lock any more. Returns
+/// whether it was not marked before.
+pub(crate) fn mark_holding(
+    shared: &Arc<Shared>,
+    attempt: AttemptId,
+    floor: Option<FencingToken>,
+) -> bool {
+    let Some(ended) = shared.attempts.mark_holding(attempt, floor) else {
+        return false;
+    };
+    shared.watcher.stop(ended);
+    tokio::spawn(watch_holder(Arc::downgrade(shared), attempt));
+    true
 }
 
 /// Watches the key of a holder, a little later: a lock that is released sooner is not watched, which
@@ -198,13 +248,24 @@ pub(crate) fn mark_waiting(
     next.located = as_of;
     let reply = waiting(lease.proved_from(), as_of, &next);
     let watch_id = shared.watcher.next_id();
-    let target = match &next.before {
-        Some(before) => WatchTarget::Before {
+    let target = match (&next.awaits, &next.before) {
+        (Awaits::Turn, Some(before)) => WatchTarget::Before {
             key: Arc::clone(&before.key),
         },
-        None => WatchTarget::Next {
+        (Awaits::Turn, None) => WatchTarget::Next {
             predecessor: Arc::from(next.key.as_str()),
         },
+        (Awaits::Change { until, .. }, _) => WatchTarget::Entry {
+            key: Arc::from(next.key.as_str()),
+            until: *until,
+        },
+        (Awaits::AnyRemoval(_), _) => {
+            // The stem of a key is the prefix of the lock and a lease.
+            let end = next.key.rfind('/').map_or(0, |at| at + 1);
+            WatchTarget::Queue {
+                prefix: Arc::from(&next.key[..end]),
+            }
+        }
     };
     if let Some(ended) = shared.attempts.set_predecessor(attempt, next, watch_id) {
         shared.watcher.stop(ended);
@@ -261,7 +322,7 @@ pub(crate) fn take_step(shared: &Arc<Shared>, attempt: AttemptId, step: NextStep
         NextStep::Recheck => drop(tokio::spawn(recheck(Arc::downgrade(shared), attempt))),
         NextStep::Hold(lease, revision, watch) => {
             shared.watcher.keep_for_holder(watch);
-            let grant = grant(shared, attempt, &lease, revision);
+            let grant = grant(shared, attempt, &lease, revision, None);
             shared.context.events.send(BackendEvent::Granted(grant));
         }
     }
@@ -290,6 +351,51 @@ pub(crate) async fn check_before(shared: Weak<Shared>, attempt: AttemptId, watch
     });
     if !is_there {
         prepare_turn(&shared, attempt, watch);
+    }
+}
+
+/// Checks whether the entry that a waiter waits for is as it was read. The watch with this id has not
+/// seen what happened between the two.
+pub(crate) async fn check_awaited(
+    shared: Weak<Shared>,
+    attempt: AttemptId,
+    watch: u64,
+    as_of: i64,
+) {
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
+    let awaited = shared.attempts.update(attempt, |entry| {
+        let predecessor = entry
+            .predecessor
+            .as_ref()
+            .filter(|_| entry.watch == watch)?;
+        match predecessor.awaits {
+            Awaits::Change { until, put_at, .. } => {
+                Some((predecessor.key.clone(), predecessor.revision, until, put_at))
+            }
+            Awaits::Turn | Awaits::AnyRemoval(_) => None,
+        }
+    });
+    let Some((key, revision, until, put_at)) = awaited.flatten() else {
+        return;
+    };
+    // Any member that has reached the revision of the watch can answer.
+    let options = GetOptions::new().with_keys_only().with_serializable();
+    let found = shared.get(key, options).await;
+    let is_same = found.is_ok_and(|found| {
+        let current = found.header().is_some_and(|at| at.revision() >= as_of);
+        let is_same = |kv: &KeyValue| {
+            kv.create_revision() == revision
+                && (!position::awaits_put(until) || kv.mod_revision() == put_at)
+        };
+        current && found.kvs().first().is_some_and(is_same)
+    });
+    if !is_same {
+        let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+            entry.record_change(watch, as_of);
+        });
+        take_step(&shared, attempt, step);
     }
 }
 
@@ -324,15 +430,20 @@ pub(crate) async fn recheck(shared: Weak<Shared>, attempt: AttemptId) {
 /// The event for an entry that disappeared without a removal by this client. The reason depends on
 /// whether its lease may have expired.
 pub(crate) fn loss_event(shared: &Shared, attempt: AttemptId) -> BackendEvent {
+    let reason = loss_reason(shared, attempt);
+    BackendEvent::Lost { attempt, reason }
+}
+
+/// Why an entry is gone that this client did not remove.
+pub(crate) fn loss_reason(shared: &Shared, attempt: AttemptId) -> LossReason {
     let lease = shared
         .attempts
         .snapshot(attempt)
         .and_then(|snapshot| snapshot.lease);
     let lapsed = lease.is_none_or(|lease| lease.may_have_expired(shared.now()));
-    let reason = if lapsed {
+    if lapsed {
         LossReason::SessionLost
     } else {
         LossReason::Evicted
-    };
-    BackendEvent::Lost { attempt, reason }
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
     attempts::{AttemptSnapshot, Stage},
     error::RequestError,
     keys::parse_below,
+    position::Entries,
     record,
     shared::Shared,
     txn::{self, AttemptKeys},
@@ -146,6 +147,7 @@ async fn find_and_remove(
     let prefix = shared.keys.prefix(name);
     let found = shared.contenders(&prefix, None).await;
     let (found, _) = found.map_err(|error| error.into_read_error(OPERATION))?;
+    let holders = Entries::new(OPERATION, &prefix, found.clone()).holder_count();
     let attempt_of = |kv: &KeyValue| {
         let contender = parse_below(&prefix, kv.key())?;
         record::read(OPERATION, contender, kv).ok()?.attempt()
@@ -158,7 +160,7 @@ async fn find_and_remove(
     let reply = shared.txn(leave).await.map_err(removal_error)?;
     Ok(match position {
         _ if !reply.succeeded => Removed::Absent,
-        0 => Removed::AsHolder,
+        _ if position < holders => Removed::AsHolder,
         _ => Removed::AsWaiter,
     })
 }

@@ -7,22 +7,26 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use etcd_client::KeyValue;
 use tenure_core::{
     backend::RenewalAnswers,
     error::Error,
     loss::LossReason,
+    mode::Mode,
+    name::LockName,
     request::{Renewal, Renewed},
 };
 use tokio::task::JoinSet;
 
 use crate::{
-    attempts::{AttemptSnapshot, Stage},
+    attempts::{AttemptSnapshot, Awaits, Stage},
     error::RequestError,
     lease::{KeepAliveReply, Lease},
+    position::{self, Entries, Placed},
     queue::{self, Position, altered_key, grant},
     record,
     shared::Shared,
-    txn::{self, EntryCheck, MAX_COMPARES, TxnReply},
+    txn::{self, EntryCheck, MAX_COMPARES, PredecessorCheck, TxnReply},
 };
 
 const OPERATION: &str = "renewing";
@@ -36,6 +40,14 @@ struct RenewalItem {
     renewal: Renewal,
     snapshot: AttemptSnapshot,
     check: EntryCheck,
+}
+
+impl RenewalItem {
+    /// Whether the report has to read the queue. A waiter for permits may hold the lock although the
+    /// entry that it watches is unchanged: the announcement of its predecessor may be lost.
+    fn reads_queue(&self) -> bool {
+        self.renewal.token.is_none() && matches!(self.snapshot.mode, Mode::Permits { .. })
+    }
 }
 
 /// The entries under one lease.
@@ -104,13 +116,25 @@ fn prepare(
     let check = EntryCheck {
         key: entry.key.to_string(),
         revision: entry.revision,
-        predecessor: predecessor.map(|predecessor| (predecessor.key.clone(), predecessor.revision)),
+        put_at: entry.put_at,
+        predecessor: predecessor
+            .filter(|_| !matches!(entry.mode, Mode::Permits { .. }))
+            .map(|predecessor| PredecessorCheck {
+                key: predecessor.key.clone(),
+                revision: predecessor.revision,
+                put_at: match predecessor.awaits {
+                    Awaits::Change { put_at, .. } => Some(put_at),
+                    Awaits::Turn | Awaits::AnyRemoval(_) => None,
+                },
+            }),
     };
     let snapshot = AttemptSnapshot {
         name: entry.name.clone(),
+        mode: entry.mode,
         key: Arc::clone(&entry.key),
         lease: None,
         revision: entry.revision,
+        put_at: entry.put_at,
         stage: entry.stage,
         confirmed_stream: entry.confirmed_stream,
         needs_check: entry.needs_check,
@@ -138,9 +162,21 @@ impl LeaseBatch {
             }
         }
         // Each of these takes a read, so the answers that are known go first (L5).
+        let mut together: HashMap<LockName, Vec<(RenewalItem, bool)>> = HashMap::new();
         for (item, proved) in std::mem::take(&mut self.moved) {
-            if self.answers.is_wanted(item.index) {
+            if item.reads_queue() {
+                let of_name = together.entry(item.renewal.name.clone()).or_default();
+                of_name.push((item, proved));
+            } else if self.answers.is_wanted(item.index) {
                 self.relocate(&item, proved).await;
+            }
+        }
+        for (name, mut items) in together {
+            items.retain(|(item, _)| self.answers.is_wanted(item.index));
+            match &items[..] {
+                [] => {}
+                [(item, proved)] => self.relocate(item, *proved).await,
+                _ => self.relocate_together(&name, &items).await,
             }
         }
     }
@@ -158,6 +194,7 @@ impl LeaseBatch {
         let watched = |item: &RenewalItem| {
             item.snapshot.confirmed_stream == stream_id
                 && item.check.predecessor.is_none()
+                && !item.reads_queue()
                 && !item.snapshot.needs_check
         };
         self.items.sort_by_key(watched);
@@ -246,7 +283,7 @@ impl LeaseBatch {
     fn apply_reply(&mut self, chunk: Vec<RenewalItem>, mut reply: TxnReply, proved: bool) {
         if reply.succeeded {
             for item in chunk {
-                self.on_intact(&item, reply.revision, proved);
+                self.on_intact(item, reply.revision, proved);
             }
             return;
         }
@@ -267,22 +304,25 @@ impl LeaseBatch {
                 self.on_gone(&item, proved);
                 continue;
             };
-            if own.mod_revision() != item.check.revision {
+            let put_at = own.mod_revision();
+            if !self
+                .shared
+                .attempts
+                .may_have_put(item.renewal.attempt, put_at)
+            {
                 let error = altered_key(OPERATION, &item.check.key);
                 self.answer(&item, Renewed::Unknown(error));
                 continue;
             }
-            let revision = item
+            let predecessor = predecessor.and_then(Result::ok).flatten();
+            let is_ahead = item
                 .check
                 .predecessor
                 .as_ref()
-                .map(|(_, revision)| *revision);
-            let predecessor = predecessor.and_then(Result::ok).flatten();
-            if predecessor.map(|predecessor| predecessor.create_revision()) == revision
-                && item.check.predecessor.is_some()
-                || item.renewal.token.is_some()
-            {
-                self.on_intact(&item, reply.revision, proved);
+                .zip(predecessor)
+                .is_some_and(|(check, found)| check.is_met_by(&found));
+            if is_ahead || item.renewal.token.is_some() {
+                self.on_intact(item, reply.revision, proved);
             } else {
                 self.moved.push((item, proved));
             }
@@ -290,12 +330,17 @@ impl LeaseBatch {
     }
 
     /// Handles an entry that is unchanged, and so is its predecessor.
-    fn on_intact(&mut self, item: &RenewalItem, revision: i64, proved: bool) {
+    fn on_intact(&mut self, item: RenewalItem, revision: i64, proved: bool) {
+        if item.reads_queue() {
+            self.moved.push((item, proved));
+            return;
+        }
+        let item = &item;
         let attempt = item.renewal.attempt;
         let now = self.shared.attempts.update(attempt, |entry| {
             entry.verified_revision = entry.verified_revision.max(revision);
             entry.needs_check = false;
-            (entry.stage, entry.predecessor.clone())
+            (entry.stage, entry.predecessor.clone(), entry.floor)
         });
         if !proved {
             // The keep-alive was for a lease that the store does not know, yet the entry exists:
@@ -308,12 +353,17 @@ impl LeaseBatch {
         let outcome = match now {
             Some(_) if item.renewal.token.is_some() => Renewed::Proved { from },
             // The attempt may have become the holder in the meantime.
-            Some((Stage::Holding, _)) => {
+            Some((Stage::Holding, _, floor)) => {
                 let revision = item.check.revision;
-                Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision))
+                Renewed::Granted(grant(&self.shared, attempt, &self.lease, revision, floor))
             }
-            Some((_, Some(mut predecessor))) => {
-                if predecessor.before.is_some() {
+            Some((_, Some(mut predecessor), _)) => {
+                let is_behind_holder = match predecessor.awaits {
+                    Awaits::Turn => predecessor.before.is_none(),
+                    Awaits::Change { is_first, .. } => is_first,
+                    Awaits::AnyRemoval(_) => false,
+                };
+                if !is_behind_holder {
                     // The holder may have changed since it was read.
                     predecessor.holder = None;
                 }
@@ -345,6 +395,57 @@ impl LeaseBatch {
             Err(error) => unknown(error.into_error(OPERATION)),
         };
         self.answer(item, outcome);
+    }
+
+    /// Reads the queue once for all these waiters of one lock.
+    async fn relocate_together(&mut self, name: &LockName, items: &[(RenewalItem, bool)]) {
+        let prefix = self.shared.keys.prefix(name);
+        let (kvs, as_of) = match self.shared.contenders(&prefix, None).await {
+            Ok(read) => read,
+            Err(error) => {
+                let error = error.into_error(OPERATION);
+                for (item, _) in items {
+                    self.answer(item, Renewed::Unknown(error.clone()));
+                }
+                return;
+            }
+        };
+        let entries = Entries::new(OPERATION, &prefix, kvs);
+        for (item, proved) in items {
+            let check = &item.check;
+            let Some(index) = entries.index(&check.key, check.revision) else {
+                self.on_gone(item, *proved);
+                continue;
+            };
+            let put_at = entries.get(index).map_or(0, KeyValue::mod_revision);
+            let attempt = item.renewal.attempt;
+            if !self.shared.attempts.may_have_put(attempt, put_at) {
+                let error = altered_key(OPERATION, &check.key);
+                self.answer(item, Renewed::Unknown(error));
+                continue;
+            }
+            if !*proved {
+                let error = RequestError::no_reply().into_error(OPERATION);
+                self.answer(item, Renewed::Unknown(error));
+                continue;
+            }
+            let placed = Placed {
+                attempt,
+                mode: item.snapshot.mode,
+                revision: check.revision,
+                lease: &self.lease,
+                prefix: &prefix,
+                as_of,
+                ahead: index,
+                has_successor: index + 1 < entries.len(),
+            };
+            let answer = match position::place(&self.shared, &placed, &entries, OPERATION) {
+                Position::Granted(grant) => Renewed::Granted(grant),
+                Position::Waiting(waiting) => Renewed::Waiting(waiting),
+                Position::Gone => Renewed::Gone(LossReason::Evicted),
+            };
+            self.answer(item, answer);
+        }
     }
 
     fn answer(&self, item: &RenewalItem, answer: Renewed) {

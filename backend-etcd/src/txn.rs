@@ -27,8 +27,16 @@ fn absent(key: &str) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, 0)
 }
 
-fn unchanged(key: &str, revision: i64) -> Compare {
-    Compare::mod_revision(key, CompareOp::Equal, revision)
+fn exists(key: &str, revision: i64) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, revision)
+}
+
+/// Whether the key still has this create revision and was last put at this revision, if that is known.
+fn unchanged(key: &str, revision: i64, put_at: Option<i64>) -> Compare {
+    match put_at {
+        Some(put_at) => Compare::mod_revision(key, CompareOp::Equal, put_at),
+        None => exists(key, revision),
+    }
 }
 
 fn oldest(prefix: &str) -> GetOptions {
@@ -38,12 +46,12 @@ fn oldest(prefix: &str) -> GetOptions {
         .with_limit(1)
 }
 
-/// Reads the two newest contenders.
-fn newest(prefix: &str) -> GetOptions {
+/// Reads the newest contenders, this number of them; 0 reads all.
+fn newest(prefix: &str, count: i64) -> GetOptions {
     GetOptions::new()
         .with_range(range_end(prefix))
         .with_sort(SortTarget::Create, SortOrder::Descend)
-        .with_limit(2)
+        .with_limit(count)
 }
 
 fn put_entry(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> TxnOp {
@@ -55,14 +63,17 @@ fn get_key(key: &str) -> TxnOp {
     TxnOp::get(key, Some(GetOptions::new().with_keys_only()))
 }
 
-/// Enters the queue. On success, reads the first and the last two entries that were there before.
-/// Otherwise reads the attempt's own key and its fence.
-pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
+/// How many entries ahead of an exclusive entry decide what it waits for.
+pub(crate) const EXCLUSIVE_WINDOW: i64 = 2;
+
+/// Enters the queue. On success, reads the first entry that was there before, and this number of the
+/// last ones. Otherwise reads the attempt's own key and its fence.
+pub(crate) fn enqueue(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64, window: i64) -> Txn {
     Txn::new()
         .when([absent(keys.key), absent(keys.fence)])
         .and_then([
             TxnOp::get(keys.prefix, Some(oldest(keys.prefix))),
-            TxnOp::get(keys.prefix, Some(newest(keys.prefix))),
+            TxnOp::get(keys.prefix, Some(newest(keys.prefix, window))),
             put_entry(keys, value, lease),
         ])
         .or_else([get_key(keys.key), get_key(keys.fence)])
@@ -98,22 +109,108 @@ fn try_enqueue_if(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64, condition: 
         ])
 }
 
+/// Enters the queue if it is empty. Otherwise reads the attempt's own key, its fence and all entries.
+pub(crate) fn enqueue_if_empty(keys: AttemptKeys<'_>, value: Vec<u8>, lease: i64) -> Txn {
+    let all = absent(keys.prefix).with_range(range_end(keys.prefix));
+    Txn::new()
+        .when([all, absent(keys.key), absent(keys.fence)])
+        .and_then([put_entry(keys, value, lease)])
+        .or_else([
+            get_key(keys.key),
+            get_key(keys.fence),
+            TxnOp::get(keys.prefix, Some(newest(keys.prefix, 0))),
+        ])
+}
+
+/// The entry whose position is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryRef<'a> {
+    pub(crate) prefix: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) revision: i64,
+    /// When its key was last put, if that is known.
+    pub(crate) put_at: Option<i64>,
+}
+
 /// Finds the position of an entry. If the entry is unchanged, reads the two entries in front of it.
 /// Otherwise reads its own key.
-pub(crate) fn locate(prefix: &str, key: &str, revision: i64) -> Txn {
-    let before = newest(prefix).with_max_create_revision(revision - 1);
+pub(crate) fn locate(entry: EntryRef<'_>) -> Txn {
+    let EntryRef { prefix, key, .. } = entry;
+    let before = newest(prefix, EXCLUSIVE_WINDOW).with_max_create_revision(entry.revision - 1);
     Txn::new()
-        .when([unchanged(key, revision)])
+        .when([unchanged(key, entry.revision, entry.put_at)])
         .and_then([TxnOp::get(prefix, Some(before))])
         .or_else([get_key(key)])
 }
 
-/// One entry of a batch, with its predecessor.
+/// Finds the position of an entry that is not exclusive. If the entry is unchanged, reads the first
+/// entry before it, this number of the last ones before it, and an entry behind it. Otherwise reads its
+/// own key.
+pub(crate) fn locate_among(entry: EntryRef<'_>, window: i64) -> Txn {
+    let EntryRef { prefix, key, .. } = entry;
+    let ahead = |options: GetOptions| options.with_max_create_revision(entry.revision - 1);
+    let behind = GetOptions::new()
+        .with_range(range_end(prefix))
+        .with_min_create_revision(entry.revision + 1)
+        .with_keys_only()
+        .with_limit(1);
+    Txn::new()
+        .when([unchanged(key, entry.revision, entry.put_at)])
+        .and_then([
+            TxnOp::get(prefix, Some(ahead(oldest(prefix)))),
+            TxnOp::get(prefix, Some(ahead(newest(prefix, window)))),
+            TxnOp::get(prefix, Some(behind)),
+        ])
+        .or_else([get_key(key)])
+}
+
+/// Puts the key of an entry again with the value and the lease that it has.
+pub(crate) fn put_again(key: &str, revision: i64) -> Txn {
+    let same = etcd_client::PutOptions::new()
+        .with_ignore_value()
+        .with_ignore_lease();
+    Txn::new()
+        .when([exists(key, revision)])
+        .and_then([TxnOp::put(key, "", Some(same))])
+}
+
+/// Replaces the value of an entry that exists under this lease. Otherwise reads its key.
+pub(crate) fn replace_value(key: &str, revision: i64, value: Vec<u8>, lease: i64) -> Txn {
+    let options = etcd_client::PutOptions::new().with_lease(lease);
+    Txn::new()
+        .when([
+            exists(key, revision),
+            Compare::lease(key, CompareOp::Equal, lease),
+        ])
+        .and_then([TxnOp::put(key, value, Some(options))])
+        .or_else([get_key(key)])
+}
+
+/// One entry of a batch, with the entry for which it waits.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryCheck {
     pub(crate) key: String,
     pub(crate) revision: i64,
-    pub(crate) predecessor: Option<(String, i64)>,
+    /// When its key was last put, if that is known.
+    pub(crate) put_at: Option<i64>,
+    pub(crate) predecessor: Option<PredecessorCheck>,
+}
+
+/// The entry for which an entry of a batch waits.
+#[derive(Clone, Debug)]
+pub(crate) struct PredecessorCheck {
+    pub(crate) key: String,
+    pub(crate) revision: i64,
+    /// When its key was last put, if a later put matters.
+    pub(crate) put_at: Option<i64>,
+}
+
+impl PredecessorCheck {
+    /// Whether the entry is still as it was.
+    pub(crate) fn is_met_by(&self, found: &KeyValue) -> bool {
+        let same_put = self.put_at.is_none_or(|at| at == found.mod_revision());
+        found.create_revision() == self.revision && same_put
+    }
 }
 
 impl EntryCheck {
@@ -128,12 +225,11 @@ pub(crate) fn check_entries(all: &[EntryCheck], absent_key: &str) -> Txn {
     let mut compares = Vec::with_capacity(2 * all.len());
     let mut reads = Vec::with_capacity(2 * all.len() + 1);
     for check in all {
-        compares.push(unchanged(&check.key, check.revision));
+        compares.push(unchanged(&check.key, check.revision, check.put_at));
         reads.push(get_key(&check.key));
-        if let Some((key, revision)) = &check.predecessor {
-            let there = Compare::create_revision(key.as_str(), CompareOp::Equal, *revision);
-            compares.push(there);
-            reads.push(get_key(key));
+        if let Some(ahead) = &check.predecessor {
+            compares.push(unchanged(&ahead.key, ahead.revision, ahead.put_at));
+            reads.push(get_key(&ahead.key));
         }
     }
     if reads.is_empty() {
@@ -148,7 +244,7 @@ pub(crate) fn check_entries(all: &[EntryCheck], absent_key: &str) -> Txn {
 /// Removes the holder's entry if its key still has this create revision.
 pub(crate) fn remove_holder(key: &str, revision: i64) -> Txn {
     Txn::new()
-        .when([Compare::create_revision(key, CompareOp::Equal, revision)])
+        .when([exists(key, revision)])
         .and_then([TxnOp::delete(key, None)])
 }
 
@@ -158,7 +254,7 @@ pub(crate) fn remove_waiter(prefix: &str, key: &str, revision: i64) -> Txn {
         .with_max_create_revision(revision - 1)
         .with_keys_only();
     Txn::new()
-        .when([Compare::create_revision(key, CompareOp::Equal, revision)])
+        .when([exists(key, revision)])
         .and_then([TxnOp::get(prefix, Some(before)), TxnOp::delete(key, None)])
         .or_else([get_key(key)])
 }
@@ -275,10 +371,10 @@ mod tests {
         let mut store = Client::connect([server.address()], None).await.unwrap();
         let lease = store.lease_grant(60, None).await.unwrap().id();
         let (mine, next) = (keys("fence/1"), keys("fence/2"));
-        assert!(succeeds(&mut store, enqueue(mine, vec![1], lease)).await);
+        assert!(succeeds(&mut store, enqueue(mine, vec![1], lease, 2)).await);
         // The reply to the first removal is lost; this is the repeated removal.
         assert!(succeeds(&mut store, remove_and_fence(mine, lease)).await);
-        assert!(succeeds(&mut store, enqueue(next, vec![2], lease)).await);
+        assert!(succeeds(&mut store, enqueue(next, vec![2], lease, 2)).await);
         // The first removal arrives late.
         assert!(!succeeds(&mut store, remove_and_fence(mine, lease)).await);
         let found = store.get(KEY, None).await.unwrap();
@@ -296,6 +392,6 @@ mod tests {
             )
             .await
         );
-        assert!(!succeeds(&mut store, enqueue(mine, vec![1], lease)).await);
+        assert!(!succeeds(&mut store, enqueue(mine, vec![1], lease, 2)).await);
     }
 }

@@ -15,12 +15,13 @@ pub(crate) fn predecessor(key: &str) -> Predecessor {
         located: 0,
         created: None,
         removed_at: 0,
+        awaits: Awaits::Turn,
     }
 }
 
 fn entered(attempts: &Attempts) -> AttemptId {
     let attempt = AttemptId::random().unwrap();
-    attempts.register(attempt, &LockName::new("a").unwrap());
+    attempts.register(attempt, &LockName::new("a").unwrap(), Mode::Exclusive);
     attempt
 }
 
@@ -30,8 +31,12 @@ fn w2_holder_ignores_late_report_that_it_waits() {
     let attempt = entered(&attempts);
     let waits_for = |key, watch| attempts.set_predecessor(attempt, predecessor(key), watch);
     assert_eq!(waits_for("k", 7), Some(0));
-    assert_eq!(attempts.mark_holding(attempt), Some(7));
-    assert_eq!(attempts.mark_holding(attempt), None, "it holds already");
+    assert_eq!(attempts.mark_holding(attempt, None), Some(7));
+    assert_eq!(
+        attempts.mark_holding(attempt, None),
+        None,
+        "it holds already"
+    );
     assert_eq!(waits_for("j", 9), None);
     let snapshot = attempts.snapshot(attempt).unwrap();
     assert_eq!(snapshot.stage, Stage::Holding);
@@ -158,7 +163,7 @@ fn l2_holder_has_no_confirmed_watch_before_its_own_is_created() {
     let attempts = Attempts::default();
     let (attempt, _) = next_in_line(&attempts);
     attempts.update(attempt, |entry| entry.confirmed_stream = 3);
-    assert_eq!(attempts.mark_holding(attempt), Some(7));
+    assert_eq!(attempts.mark_holding(attempt, None), Some(7));
     assert_eq!(attempts.snapshot(attempt).unwrap().confirmed_stream, 0);
 }
 
@@ -226,4 +231,119 @@ fn a4_attempt_that_is_being_removed_takes_no_turn() {
     attempts.begin_removal(attempt).unwrap();
     let step = attempts.advance(attempt, START, |_| ());
     assert!(matches!(step, NextStep::Wait), "{step:?}");
+}
+
+/// A shared waiter that watches this entry since revision 5.
+fn behind(attempts: &Attempts, awaits: Awaits) -> AttemptId {
+    let attempt = AttemptId::random().unwrap();
+    attempts.register(attempt, &LockName::new("a").unwrap(), Mode::Shared);
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(5, awaits), 7),
+        Some(0)
+    );
+    attempt
+}
+
+fn located(at: i64, awaits: Awaits) -> Predecessor {
+    Predecessor {
+        located: at,
+        awaits,
+        ..predecessor("k")
+    }
+}
+
+fn change(put_at: i64) -> Awaits {
+    Awaits::Change {
+        until: Until::RemovedOrShared,
+        put_at,
+        is_first: true,
+    }
+}
+
+fn any_of(keys: &[&str]) -> Awaits {
+    Awaits::AnyRemoval(keys.iter().map(|key| Arc::from(*key)).collect())
+}
+
+#[test]
+fn w2_shared_waiter_reads_its_position_and_takes_no_turn_by_itself() {
+    let attempts = Attempts::default();
+    let attempt = behind(&attempts, change(1));
+    // What happened before the watch is found by a read of the watched entry.
+    let step = attempts.advance(attempt, START, created(7, 6));
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
+    let step = attempts.advance(attempt, START, |entry| entry.record_change(6, 8));
+    assert!(matches!(step, NextStep::Wait), "an earlier watch: {step:?}");
+    let step = attempts.advance(attempt, START, |entry| entry.record_change(7, 5));
+    assert!(matches!(step, NextStep::Wait), "known before: {step:?}");
+    let step = attempts.advance(attempt, START, |entry| entry.record_change(7, 8));
+    assert!(matches!(step, NextStep::Recheck), "{step:?}");
+    // A read that is older than the change is followed by another one.
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(7, change(1)), 9),
+        None
+    );
+    let step = attempts.end_recheck(attempt, START);
+    assert!(matches!(step, NextStep::Recheck), "{step:?}");
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(8, change(8)), 9),
+        Some(7)
+    );
+    let step = attempts.end_recheck(attempt, START);
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
+}
+
+#[test]
+fn w2_first_waiter_for_permits_keeps_its_watch_while_holders_leave() {
+    let attempts = Attempts::default();
+    let attempt = behind(&attempts, any_of(&["i", "k"]));
+    let step = attempts.advance(attempt, START, created(7, 6));
+    assert!(matches!(step, NextStep::Recheck), "a gap: {step:?}");
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(6, any_of(&["i", "k"])), 8),
+        None
+    );
+    let step = attempts.end_recheck(attempt, START);
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
+    let waits_for = |key: &[u8]| {
+        let table = attempts.lock();
+        table.get(attempt).unwrap().waits_for_removal_of(key)
+    };
+    assert!(waits_for(b"i") && !waits_for(b"j"));
+    let step = attempts.advance(attempt, START, |entry| entry.record_change(7, 9));
+    assert!(matches!(step, NextStep::Recheck), "{step:?}");
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(9, any_of(&["k"])), 8),
+        None
+    );
+    assert!(!waits_for(b"i") && waits_for(b"k"));
+    // A report with an older position arrives late.
+    assert_eq!(
+        attempts.set_predecessor(attempt, located(8, any_of(&["i", "k"])), 8),
+        None
+    );
+    assert!(!waits_for(b"i"));
+    let step = attempts.end_recheck(attempt, START);
+    assert!(matches!(step, NextStep::Wait), "{step:?}");
+    assert!(attempts.needs_watch(attempt, 7));
+}
+
+#[test]
+fn s2_put_that_this_client_sent_is_not_taken_for_another_programs() {
+    let attempts = Attempts::default();
+    let attempt = entered(&attempts);
+    attempts.update(attempt, |entry| entry.put_at = Some(5));
+    assert!(attempts.may_have_put(attempt, 5) && !attempts.may_have_put(attempt, 6));
+    // A put is in flight.
+    let is_only = attempts.update(attempt, |entry| entry.put_at.take().is_some());
+    assert!(attempts.may_have_put(attempt, 6));
+    attempts.end_put(attempt, 6, is_only.unwrap());
+    assert!(attempts.may_have_put(attempt, 6) && !attempts.may_have_put(attempt, 7));
+    // The answer to the first put is lost: it may arrive after the second one.
+    for answered in [None, Some(8)] {
+        let is_only = attempts.update(attempt, |entry| entry.put_at.take().is_some());
+        if let Some(revision) = answered {
+            attempts.end_put(attempt, revision, is_only.unwrap());
+        }
+    }
+    assert!(attempts.may_have_put(attempt, 9));
 }

@@ -87,7 +87,7 @@ impl ActiveWatches {
 mod tests {
     use std::sync::Arc;
 
-    use tenure_core::{id::AttemptId, name::LockName};
+    use tenure_core::{id::AttemptId, mode::Mode, name::LockName};
 
     use super::*;
     use crate::attempts::tests::predecessor;
@@ -106,7 +106,7 @@ mod tests {
 
     fn waiter(attempts: &Attempts, id: u64) -> AttemptId {
         let attempt = AttemptId::random().unwrap();
-        attempts.register(attempt, &LockName::new("a").unwrap());
+        attempts.register(attempt, &LockName::new("a").unwrap(), Mode::Exclusive);
         attempts
             .set_predecessor(attempt, predecessor("k"), id)
             .unwrap();
@@ -117,7 +117,7 @@ mod tests {
     async fn watch_stopped_before_its_start_is_not_started() {
         let (attempts, mut active) = (Attempts::default(), ActiveWatches::default());
         let attempt = waiter(&attempts, 7);
-        attempts.mark_holding(attempt).unwrap();
+        attempts.mark_holding(attempt, None).unwrap();
         assert!(!active.stop(7));
         assert!(active.start(&attempts, 7, watch(attempt)).is_none());
         assert!(active.get(7).is_none() && active.waiters_since().is_none());

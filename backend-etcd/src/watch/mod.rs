@@ -1,10 +1,11 @@
 //! Watching keys: one stream for every key that this client waits for or holds.
 //!
-//! Each attempt has one watch. A waiter that is next in line watches its predecessor and its own
+//! Each attempt has one watch. An exclusive waiter that is next in line watches its predecessor and its own
 //! key with one watch, because the server orders the events of one watch but not those of two: the
 //! removal of the predecessor then proves that the waiter's own entry still exists. A waiter
 //! further back watches the contender before its predecessor, and prepares for its turn when that
-//! one is gone.
+//! one is gone. A waiter that is not exclusive watches one entry; the first waiter behind holders of
+//! permits watches all keys of the lock.
 //!
 //! The stream is opened again when it ends, when its server stops answering, and when the
 //! connection changes. The watch of a holder restarts at a revision from which it misses nothing; if
@@ -31,7 +32,10 @@ use tokio::{
     time,
 };
 
-use crate::attempts::{Attempt, Stage};
+use crate::{
+    admission::Until,
+    attempts::{Attempt, Stage},
+};
 
 /// Starts and stops watches. Never blocks.
 pub(crate) struct Watcher {
@@ -79,6 +83,10 @@ pub(crate) enum WatchTarget {
     Next { predecessor: Arc<str> },
     /// The contender in front of a waiter's predecessor.
     Before { key: Arc<str> },
+    /// The entry that a waiter waits for, and the change that it waits for.
+    Entry { key: Arc<str>, until: Until },
+    /// All keys of the lock.
+    Queue { prefix: Arc<str> },
 }
 
 /// A request to learn whether the stream is alive.

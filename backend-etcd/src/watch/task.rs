@@ -20,9 +20,11 @@ use super::{
     progress_requests::ProgressRequests,
 };
 use crate::{
+    admission::Until,
     attempts::CreatedWatch,
     error::RequestError,
-    queue,
+    keys::range_end,
+    queue, record,
     shared::{MAX_RESPONSE_BYTES, Shared},
     transport::{Connection, Endpoints},
 };
@@ -304,8 +306,12 @@ impl WatchTask {
                 let weak = Weak::clone(&self.shared);
                 tokio::spawn(queue::check_before(weak, attempt, id, as_of));
             }
-            WatchTarget::Before { .. } => {}
-            WatchTarget::Own | WatchTarget::Next { .. } => {
+            WatchTarget::Entry { .. } if as_of >= watch.from => {
+                let weak = Weak::clone(&self.shared);
+                tokio::spawn(queue::check_awaited(weak, attempt, id, as_of));
+            }
+            WatchTarget::Before { .. } | WatchTarget::Entry { .. } => {}
+            WatchTarget::Own | WatchTarget::Next { .. } | WatchTarget::Queue { .. } => {
                 let step = shared.attempts.advance(attempt, shared.now(), |entry| {
                     entry.confirmed_stream = stream;
                     if let Some(predecessor) = &mut entry.predecessor {
@@ -347,7 +353,12 @@ impl WatchTask {
             return;
         };
         if !is_deletion(kv) {
-            self.request_recheck(attempt);
+            let shared = self.shared.upgrade();
+            let is_own_put = shared
+                .is_some_and(|shared| shared.attempts.may_have_put(attempt, kv.mod_revision()));
+            if !is_own_put {
+                self.request_recheck(attempt);
+            }
             return;
         }
         self.stop(open, id);
@@ -368,23 +379,32 @@ impl WatchTask {
         let (Some(watch), Some(shared)) = (self.watches.get(id), self.shared.upgrade()) else {
             return;
         };
-        if !is_deletion(kv) {
-            return;
-        }
         let attempt = watch.attempt;
         match &watch.target {
+            WatchTarget::Entry { key, until }
+                if kv.key() == key.as_bytes() && has_happened(*until, kv) =>
+            {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    entry.record_change(id, kv.mod_revision());
+                });
+                queue::take_step(&shared, attempt, step);
+            }
+            WatchTarget::Queue { .. } if is_deletion(kv) => {
+                let step = shared.attempts.advance(attempt, shared.now(), |entry| {
+                    if entry.waits_for_removal_of(kv.key()) {
+                        entry.record_change(id, kv.mod_revision());
+                    }
+                });
+                queue::take_step(&shared, attempt, step);
+            }
+            _ if !is_deletion(kv) => {}
             WatchTarget::Before { .. } => {
                 self.stop(open, id);
                 queue::prepare_turn(&shared, attempt, id);
             }
             WatchTarget::Next { predecessor } if kv.key() == predecessor.as_bytes() => {
                 let step = shared.attempts.advance(attempt, shared.now(), |entry| {
-                    let waits = entry.predecessor.as_mut();
-                    if let Some(predecessor) = waits.filter(|one| one.located < kv.mod_revision())
-                        && entry.watch == id
-                    {
-                        predecessor.removed_at = kv.mod_revision();
-                    }
+                    entry.record_change(id, kv.mod_revision());
                 });
                 queue::take_step(&shared, attempt, step);
             }
@@ -415,6 +435,16 @@ impl WatchTask {
     }
 }
 
+/// Whether an event of an entry's key is the change that a waiter waits for.
+fn has_happened(until: Until, kv: &KeyValue) -> bool {
+    match until {
+        Until::Removed => is_deletion(kv),
+        Until::RemovedOrPut => true,
+        // Any other put leaves the waiter blocked.
+        Until::RemovedOrShared => is_deletion(kv) || record::is_shared(kv.value()),
+    }
+}
+
 /// A deletion has version 0. The library's own method panics on event types that it does not know.
 fn is_deletion(kv: &KeyValue) -> bool {
     kv.version() == 0
@@ -424,7 +454,13 @@ fn send_watch(open: &OpenStream, id: u64, watch: &Watch) {
     let own = watch.own.to_string();
     let (key, options) = match &watch.target {
         WatchTarget::Own => (own, options(id, watch.from)),
-        WatchTarget::Before { key } => (key.to_string(), options(id, FROM_NOW)),
+        WatchTarget::Before { key } | WatchTarget::Entry { key, .. } => {
+            (key.to_string(), options(id, FROM_NOW))
+        }
+        WatchTarget::Queue { prefix } => {
+            let all = options(id, FROM_NOW).with_range(range_end(prefix));
+            (prefix.to_string(), all)
+        }
         WatchTarget::Next { predecessor } => {
             let predecessor = predecessor.to_string();
             let (first, last) = (own.clone().min(predecessor.clone()), own.max(predecessor));
