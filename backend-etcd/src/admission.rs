@@ -47,7 +47,9 @@ pub(crate) fn holder_count(modes: impl IntoIterator<Item = Mode>) -> usize {
 ///
 /// - A shared entry is blocked as long as any entry ahead is not shared. It waits for the last one of
 ///   them, which usually leaves last.
-/// - An entry for permits does not hold the lock before its predecessor does. So it waits for its
+/// - An entry for permits that fits beside all others waits likewise for the last entry ahead that has no
+///   permits of this lock.
+/// - Any other entry for permits does not hold the lock before its predecessor does. So it waits for its
 ///   predecessor, and only the first waiter waits for the holders of permits.
 pub(crate) fn awaited(mode: Mode, ahead: &[Mode]) -> Option<Awaited> {
     let holders = holder_count(ahead.iter().copied().chain([mode]));
@@ -61,21 +63,33 @@ pub(crate) fn awaited(mode: Mode, ahead: &[Mode]) -> Option<Awaited> {
             let last_blocking = ahead.iter().rposition(blocks);
             Awaited::Entry(last_blocking.unwrap_or(last), Until::RemovedOrShared)
         }
-        Mode::Permits { .. } if !has_same_permits(mode, ahead[last]) => {
-            Awaited::Entry(last, Until::Removed)
+        Mode::Permits { of, .. } => {
+            let taken: u64 = ahead.iter().map(|ahead| permits_of(*ahead, of)).sum();
+            let fits = taken.saturating_add(permits_of(mode, of)) <= u64::from(of);
+            match ahead.iter().rposition(|ahead| permits_of(*ahead, of) == 0) {
+                Some(other) if fits || other == last => Awaited::Entry(other, Until::Removed),
+                None if holders == ahead.len() => Awaited::AnyRemoval,
+                _ => Awaited::Entry(last, Until::RemovedOrPut),
+            }
         }
-        Mode::Permits { .. } if holders == ahead.len() => Awaited::AnyRemoval,
-        Mode::Permits { .. } => Awaited::Entry(last, Until::RemovedOrPut),
         _ => Awaited::Entry(last, Until::Removed),
     };
     Some(awaited)
 }
 
-/// Whether both take permits of the same number.
-const fn has_same_permits(one: Mode, other: Mode) -> bool {
-    match (one, other) {
-        (Mode::Permits { of: one, .. }, Mode::Permits { of: other, .. }) => one == other,
+/// Whether an entry of this mode waits for the announcement of a predecessor of that mode.
+pub(crate) fn may_await_put(mode: Mode, predecessor: Mode) -> bool {
+    match mode {
+        Mode::Permits { of, .. } => permits_of(predecessor, of) > 0,
         _ => false,
+    }
+}
+
+/// The number of permits that an entry takes of a lock with this number of them; 0 for another mode.
+fn permits_of(mode: Mode, total: u32) -> u64 {
+    match mode {
+        Mode::Permits { take, of } if of == total => u64::from(take),
+        _ => 0,
     }
 }
 

@@ -126,14 +126,14 @@ impl EnqueueOp<'_> {
             key,
             fence: &self.fence,
         };
-        if !self.request.mode.is_exclusive() {
-            return self.enqueue_among(keys, value, lease).await;
-        }
         // A downgrade writes it again with another mode.
         let kept = value.clone();
         self.shared
             .attempts
             .update(self.request.attempt, |entry| entry.value = kept);
+        if !self.request.mode.is_exclusive() {
+            return self.enqueue_among(keys, value, lease).await;
+        }
         if !self.request.wait {
             return self.try_enqueue(keys, value, lease).await;
         }
@@ -210,7 +210,7 @@ impl EnqueueOp<'_> {
             prefix: &self.prefix,
             as_of: revision,
             ahead: entries.len(),
-            has_successor: false,
+            successor: None,
         };
         Ok(
             match position::place(shared, &placed, &entries, OPERATION) {

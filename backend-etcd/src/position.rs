@@ -100,6 +100,10 @@ impl Entries {
         self.kvs.len()
     }
 
+    pub(crate) fn mode(&self, index: usize) -> Option<Mode> {
+        self.modes.get(index).copied()
+    }
+
     pub(crate) fn get(&self, index: usize) -> Option<&KeyValue> {
         self.kvs.get(index)
     }
@@ -131,6 +135,13 @@ impl Entries {
     }
 }
 
+/// The mode of the entry with this key; `None` if the key is not an entry. An entry that cannot be read
+/// counts as exclusive.
+pub(crate) fn mode_of(operation: &'static str, prefix: &str, kv: &KeyValue) -> Option<Mode> {
+    let contender = parse_below(prefix, kv.key())?;
+    Some(record::read_mode(operation, contender, kv).unwrap_or(Mode::Exclusive))
+}
+
 /// What is known of an attempt at one revision of the store.
 #[derive(Debug)]
 pub(crate) struct Placed<'a> {
@@ -144,8 +155,8 @@ pub(crate) struct Placed<'a> {
     pub(crate) as_of: i64,
     /// Number of entries ahead among those that were read.
     pub(crate) ahead: usize,
-    /// Whether there is an entry behind it.
-    pub(crate) has_successor: bool,
+    /// The mode of the entry behind it.
+    pub(crate) successor: Option<Mode>,
 }
 
 /// Records the position of an attempt behind these entries.
@@ -177,7 +188,8 @@ fn hold(
             .map(|first| first.token()),
     };
     let is_new = queue::mark_holding(shared, attempt, floor);
-    if is_new && placed.has_successor && matches!(placed.mode, Mode::Permits { .. }) {
+    let is_awaited = |mode: Mode| admission::may_await_put(mode, placed.mode);
+    if is_new && placed.successor.is_some_and(is_awaited) {
         rewrite::announce_holder(shared, attempt);
     }
     let revision = placed.revision;

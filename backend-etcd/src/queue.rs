@@ -92,7 +92,10 @@ pub(crate) async fn locate(
     });
     if !snapshot.mode.is_exclusive() {
         let read = (reply.next_kv()?, reply.next_kvs()?);
-        let has_successor = reply.next_kv()?.is_some();
+        // Behind a key that is no entry, there may be one that waits for this one.
+        let successor = reply
+            .next_kv()?
+            .map(|kv| position::mode_of(OPERATION, &prefix, &kv).unwrap_or(snapshot.mode));
         let entries = Entries::ahead(shared, OPERATION, &prefix, revision, read, window).await?;
         let placed = Placed {
             attempt,
@@ -102,7 +105,7 @@ pub(crate) async fn locate(
             prefix: &prefix,
             as_of,
             ahead: entries.len(),
-            has_successor,
+            successor,
         };
         return Ok(position::place(shared, &placed, &entries, OPERATION));
     }

@@ -437,7 +437,7 @@ impl LeaseBatch {
                 prefix: &prefix,
                 as_of,
                 ahead: index,
-                has_successor: index + 1 < entries.len(),
+                successor: entries.mode(index + 1),
             };
             let answer = match position::place(&self.shared, &placed, &entries, OPERATION) {
                 Position::Granted(grant) => Renewed::Granted(grant),

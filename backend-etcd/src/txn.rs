@@ -144,16 +144,12 @@ pub(crate) fn locate(entry: EntryRef<'_>) -> Txn {
 }
 
 /// Finds the position of an entry that is not exclusive. If the entry is unchanged, reads the first
-/// entry before it, this number of the last ones before it, and an entry behind it. Otherwise reads its
-/// own key.
+/// entry before it, this number of the last ones before it, and the first one behind it. Otherwise reads
+/// its own key.
 pub(crate) fn locate_among(entry: EntryRef<'_>, window: i64) -> Txn {
     let EntryRef { prefix, key, .. } = entry;
     let ahead = |options: GetOptions| options.with_max_create_revision(entry.revision - 1);
-    let behind = GetOptions::new()
-        .with_range(range_end(prefix))
-        .with_min_create_revision(entry.revision + 1)
-        .with_keys_only()
-        .with_limit(1);
+    let behind = oldest(prefix).with_min_create_revision(entry.revision + 1);
     Txn::new()
         .when([unchanged(key, entry.revision, entry.put_at)])
         .and_then([

@@ -17,6 +17,8 @@ mod lease_expiry;
 mod lost_replies;
 mod many_locks;
 mod member_failures;
+mod modes;
+mod modes_model;
 mod partition;
 mod paused_leader;
 mod round_trips;
