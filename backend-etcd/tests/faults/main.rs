@@ -19,6 +19,7 @@ mod many_locks;
 mod member_failures;
 mod modes;
 mod modes_model;
+mod modes_requests;
 mod partition;
 mod paused_leader;
 mod round_trips;
