@@ -80,6 +80,9 @@ pub(crate) struct Predecessor {
     /// not.
     pub(crate) removed_at: i64,
     pub(crate) awaits: Awaits,
+    /// The entries in front that keep a shared waiter from the lock, in queue order. No other one in
+    /// front ever will. Empty for other waiters.
+    pub(crate) blocking: Arc<[EntryId]>,
 }
 
 /// What a waiter waits for.
@@ -115,6 +118,7 @@ impl Predecessor {
     fn refresh(&mut self, next: Self) {
         if next.awaits != Awaits::Turn {
             (self.key, self.revision, self.awaits) = (next.key, next.revision, next.awaits);
+            self.blocking = next.blocking;
         }
         self.holder = next.holder.or_else(|| self.holder.take());
         self.located = self.located.max(next.located);
@@ -463,6 +467,15 @@ impl Attempts {
             entry.watch = watch;
             Some(predecessor.key.clone())
         })?
+    }
+
+    /// The entries that keep a shared waiter from the lock; none if they are not known.
+    pub(crate) fn blocking(&self, attempt: AttemptId) -> Arc<[EntryId]> {
+        let table = self.lock();
+        let predecessor = table
+            .get(attempt)
+            .and_then(|entry| entry.predecessor.as_ref());
+        predecessor.map_or_else(Arc::default, |one| Arc::clone(&one.blocking))
     }
 
     /// Whether a put of an attempt's own key at this revision may come from this client.

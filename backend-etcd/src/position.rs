@@ -11,7 +11,7 @@ use tenure_core::{error::Error, id::AttemptId, mode::Mode, request::Waiting, tok
 
 use crate::{
     admission::{self, Awaited, Until},
-    attempts::{Awaits, Predecessor},
+    attempts::{Awaits, EntryId, Predecessor},
     error::RequestError,
     keys::parse_below,
     lease::Lease,
@@ -79,6 +79,26 @@ impl Entries {
         // Fewer contenders were read than decide.
         let (all, _) = shared.contenders(prefix, Some(revision)).await?;
         Ok(Self::new(operation, prefix, all))
+    }
+
+    /// The entries ahead of a shared entry that still block it, from the first key ahead of it and the
+    /// entries that blocked it before.
+    pub(crate) async fn blocking(
+        shared: &Shared,
+        operation: &'static str,
+        prefix: &str,
+        revision: i64,
+        mut first: Option<KeyValue>,
+        found: Vec<KeyValue>,
+    ) -> Result<Self, RequestError> {
+        let is_contender = |kv: &KeyValue| parse_below(prefix, kv.key()).is_some();
+        if first.as_ref().is_some_and(|kv| !is_contender(kv)) {
+            let (all, _) = shared.contenders(prefix, Some(revision)).await?;
+            first = all.into_iter().next();
+        }
+        let mut entries = Self::new(operation, prefix, found);
+        entries.first = first;
+        Ok(entries)
     }
 
     /// The error of the first entry that cannot be read.
@@ -181,12 +201,9 @@ fn hold(
 ) -> Position {
     let attempt = placed.attempt;
     // Tokens rise in the order of the queue (M3).
-    let floor: Option<FencingToken> = match placed.ahead {
-        0 => None,
-        _ => entries
-            .first(operation, placed.prefix)
-            .map(|first| first.token()),
-    };
+    let floor: Option<FencingToken> = entries
+        .first(operation, placed.prefix)
+        .map(|first| first.token());
     let is_new = queue::mark_holding(shared, attempt, floor);
     let is_awaited = |mode: Mode| admission::may_await_put(mode, placed.mode);
     if is_new && placed.successor.is_some_and(is_awaited) {
@@ -229,6 +246,10 @@ fn wait(
         created: None,
         removed_at: 0,
         awaits,
+        blocking: match placed.mode {
+            Mode::Shared => blocking_entries(kvs, &entries.modes),
+            _ => Arc::default(),
+        },
     };
     let is_complete = entries.first.is_none();
     let waiting = queue::mark_waiting(
@@ -242,6 +263,20 @@ fn wait(
         Ok(ahead) if is_complete => waiting.with_ahead(ahead),
         _ => waiting,
     }
+}
+
+/// The entries that keep a shared entry behind them from the lock.
+fn blocking_entries(kvs: &[KeyValue], modes: &[Mode]) -> Arc<[EntryId]> {
+    let blocking = kvs
+        .iter()
+        .zip(modes)
+        .filter(|(_, mode)| **mode != Mode::Shared);
+    blocking
+        .map(|(kv, _)| EntryId {
+            key: Arc::from(String::from_utf8_lossy(kv.key())),
+            revision: kv.create_revision(),
+        })
+        .collect()
 }
 
 /// Whether a put of the awaited key matters to its waiter.

@@ -68,8 +68,14 @@ pub(crate) async fn locate(
         put_at: snapshot.put_at,
     };
     let window = admission::deciding_entries(snapshot.mode);
+    let mut blocking = shared.attempts.blocking(attempt);
+    if blocking.len() > txn::MAX_COMPARES {
+        blocking = Arc::default();
+    }
     let locate = if snapshot.mode.is_exclusive() {
         txn::locate(entry)
+    } else if !blocking.is_empty() {
+        txn::locate_behind(entry, &blocking)
     } else {
         txn::locate_among(entry, window)
     };
@@ -90,6 +96,26 @@ pub(crate) async fn locate(
     shared.attempts.update(attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(as_of);
     });
+    if !blocking.is_empty() {
+        let first = reply.next_kv()?;
+        let mut found = Vec::with_capacity(blocking.len());
+        for ahead in &*blocking {
+            let kv = reply.next_kv()?;
+            found.extend(kv.filter(|kv| kv.create_revision() == ahead.revision));
+        }
+        let entries = Entries::blocking(shared, OPERATION, &prefix, revision, first, found).await?;
+        let placed = Placed {
+            attempt,
+            mode: snapshot.mode,
+            revision,
+            lease: &lease,
+            prefix: &prefix,
+            as_of,
+            ahead: entries.len(),
+            successor: None,
+        };
+        return Ok(position::place(shared, &placed, &entries, OPERATION));
+    }
     if !snapshot.mode.is_exclusive() {
         let read = (reply.next_kv()?, reply.next_kvs()?);
         // Behind a key that is no entry, there may be one that waits for this one.
@@ -150,6 +176,7 @@ pub(crate) fn predecessor_of(prefix: &str, in_front: &[KeyValue]) -> Option<Pred
         created: None,
         removed_at: 0,
         awaits: Awaits::Turn,
+        blocking: Arc::default(),
     })
 }
 

@@ -9,7 +9,9 @@ use etcd_client::{
     TxnResponse,
 };
 
-use crate::{error::RequestError, keepalive_validity::RaftTerm, keys::range_end};
+use crate::{
+    attempts::EntryId, error::RequestError, keepalive_validity::RaftTerm, keys::range_end,
+};
 
 /// The keys of one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +160,18 @@ pub(crate) fn locate_among(entry: EntryRef<'_>, window: i64) -> Txn {
             TxnOp::get(prefix, Some(behind)),
         ])
         .or_else([get_key(key)])
+}
+
+/// Finds the position of a shared entry, of which these entries ahead are known to block it. If the entry
+/// is unchanged, reads the first entry before it and each of them. Otherwise reads its own key.
+pub(crate) fn locate_behind(entry: EntryRef<'_>, blocking: &[EntryId]) -> Txn {
+    let first = oldest(entry.prefix).with_max_create_revision(entry.revision - 1);
+    let mut reads = vec![TxnOp::get(entry.prefix, Some(first))];
+    reads.extend(blocking.iter().map(|ahead| TxnOp::get(&*ahead.key, None)));
+    Txn::new()
+        .when([unchanged(entry.key, entry.revision, entry.put_at)])
+        .and_then(reads)
+        .or_else([get_key(entry.key)])
 }
 
 /// Puts the key of an entry again with the value and the lease that it has.

@@ -16,6 +16,7 @@ pub(crate) fn predecessor(key: &str) -> Predecessor {
         created: None,
         removed_at: 0,
         awaits: Awaits::Turn,
+        blocking: Arc::default(),
     }
 }
 
