@@ -196,10 +196,7 @@ impl EnqueueOp<'_> {
         }
         if !self.request.wait && !entries.admit(mode) {
             // Another entry has come in between.
-            let removed = remove::remove_known(shared, self.request.attempt, &self.request.name);
-            removed
-                .await
-                .map_err(|error| error.with_kind(ErrorKind::OutcomeUnknown))?;
+            self.leave().await?;
             return Ok(self.busy(&entries));
         }
         let placed = Placed {
@@ -341,10 +338,23 @@ impl EnqueueOp<'_> {
     async fn locate(&self) -> Result<Enqueued, Error> {
         match queue::locate(self.shared, self.request.attempt).await {
             Ok(Position::Granted(grant)) => Ok(Enqueued::Granted(grant)),
-            Ok(Position::Waiting(waiting)) => Ok(Enqueued::Waiting(waiting)),
+            Ok(Position::Waiting(waiting)) if self.request.wait => Ok(Enqueued::Waiting(waiting)),
+            Ok(Position::Waiting(waiting)) => {
+                self.leave().await?;
+                Ok(Enqueued::Busy(waiting.holder.unwrap_or_default()))
+            }
             Ok(Position::Gone) => Ok(Enqueued::Gone),
             // The entry may exist, so it must not be forgotten.
             Err(error) => Err(outcome_unknown(error)),
+        }
+    }
+
+    /// Removes the entry of an attempt that does not wait.
+    async fn leave(&self) -> Result<(), Error> {
+        let Enqueue { attempt, name, .. } = self.request;
+        match remove::remove_known(self.shared, *attempt, name).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.with_kind(ErrorKind::OutcomeUnknown)),
         }
     }
 
