@@ -1,6 +1,6 @@
 //! Election of a leader (clauses E1 to E3).
 
-use std::{fmt, ops::Deref, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
     acquire::Acquisition,
@@ -41,7 +41,7 @@ pub enum Leader {
         /// The term: the leader's token, if the store reports it.
         term: Option<FencingToken>,
         /// The holder of the lock.
-        holder: Holder,
+        holder: Box<Holder>,
     },
     /// Nobody led when the store was last asked.
     Vacant,
@@ -74,7 +74,7 @@ impl Leader {
                 Self::Leads {
                     value: owner.map_or_else(String::new, |owner| owner.label.clone()),
                     term: holder.token,
-                    holder: holder.clone(),
+                    holder: Box::new(holder.clone()),
                 }
             }
         }
@@ -285,7 +285,7 @@ impl Observer {
     /// The future can be dropped and the method called again; no change is missed.
     pub async fn changed(&mut self) -> Leader {
         loop {
-            let clock = self.client.0.dispatcher.clock.clone();
+            let clock = Arc::clone(&self.client.0.dispatcher.clock);
             let stale_at = self.confirmed_at + self.stale_after;
             if self.told != Some(Leader::Unknown) && clock.now() >= stale_at {
                 return self.tell(Leader::Unknown);

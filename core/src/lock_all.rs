@@ -244,7 +244,6 @@ impl LockAll {
 
 impl GuardAll {
     /// Returns the guards, in the order of the encoded names of their locks.
-    #[must_use]
     pub fn guards(&self) -> &[Guard] {
         &self.guards
     }

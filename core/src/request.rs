@@ -313,7 +313,8 @@ impl Renewed {
 }
 
 /// A request to turn an exclusive grant into a shared one, in one step (clause M4): entry, place and
-/// token stay, and the shared waiters right behind it are granted the lock.
+/// token stay, and the shared waiters right behind it are granted the lock. The core sends it for no grant
+/// of permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Downgrade {

@@ -194,7 +194,7 @@ fn check_tokens(lock: &str, grants: &[&Tenancy], found: &mut Vec<Violation>) {
         let before = excluded
             .map(|(_, other)| *other)
             .max_by_key(|other| other.token);
-        let before = same.or(before.filter(|before| grant.token <= before.token));
+        let before = same.or_else(|| before.filter(|before| grant.token <= before.token));
         if let Some(before) = before {
             let events = vec![describe(before), describe(grant)];
             found.push(violated(Property::TokenFell, lock, events));

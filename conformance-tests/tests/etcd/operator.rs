@@ -46,7 +46,7 @@ impl Etcd {
 impl Operator for Etcd {
     type Kind = ServerBuilder;
     const CORRUPT: &str = "corrupt";
-    const NEWER: &str = r#"{"tenure":2,"newer":"yes"}"#;
+    const NEWER: &str = r#"{"tenure":3,"newer":"yes"}"#;
 
     fn factory() -> Box<dyn Factory> {
         Box::new(EtcdFactory::new())

@@ -98,7 +98,7 @@ impl ZooKeeper {
 impl Operator for ZooKeeper {
     type Kind = ServerBuilder;
     const CORRUPT: &str = r#"{"tenure":1,corrupt"#;
-    const NEWER: &str = r#"{"tenure":2,"newer":"yes"}"#;
+    const NEWER: &str = r#"{"tenure":3,"newer":"yes"}"#;
 
     fn factory() -> Box<dyn Factory> {
         Box::new(ZooKeeperFactory::new())

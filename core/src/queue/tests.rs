@@ -108,7 +108,7 @@ fn event(op: &Op, queue: &Queue) -> Event {
             let token = held.filter(|_| present).map(|grant| grant.token);
             Event::Downgrade {
                 attempt: attempt(who),
-                token: token.unwrap_or(queue.last_token()),
+                token: token.unwrap_or_else(|| queue.last_token()),
             }
         }
         Op::Renew(who) => Event::Renew {
