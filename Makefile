@@ -86,6 +86,7 @@ unit:
 examples:
 	$(built)/examples/fencing
 	$(built)/examples/blocking
+	$(built)/examples/kinds
 	$(built)/tenure-table --url table:orders run demo -- sh -c 'echo "a backend of one'\''s own, token $$TENURE_TOKEN"'
 	@rm -rf '$(plugin_report)'
 	set -e; commands="$$(sed -n 's/^ *- run: \(cargo .*\)/\1/p' $(plugin)/ci/github-workflow.yml)"; test -n "$$commands"; \
