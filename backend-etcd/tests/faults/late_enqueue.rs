@@ -80,7 +80,8 @@ async fn a4_enqueue_applied_after_its_removal_leaves_no_entry() {
                 kept.push(task);
             }
             let remove = Remove::new(name(&format!("ghost-{number}")), attempt, ttl, false);
-            let deadline = Instant::now() + WAIT_LIMIT;
+            // The servers that are left elect a leader, which a busy machine delays.
+            let deadline = Instant::now() + 3 * WAIT_LIMIT;
             loop {
                 // The core too sends the next removal before this one has used up its time limit.
                 match timeout(seconds(1), backend.remove(remove.clone())).await {
