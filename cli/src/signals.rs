@@ -29,13 +29,18 @@ pub(crate) const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, 
 pub(crate) struct Listener {
     received: mpsc::UnboundedReceiver<Signal>,
     sender: mpsc::UnboundedSender<Signal>,
+    ended: bool,
 }
 
 impl Listener {
     /// Catches the forwarded signals.
     pub(crate) fn start() -> Result<Self, Failure> {
         let (sender, received) = mpsc::unbounded_channel();
-        let listener = Self { received, sender };
+        let listener = Self {
+            received,
+            sender,
+            ended: false,
+        };
         for caught in FORWARDED {
             listener.catch(caught)?;
         }
@@ -51,7 +56,10 @@ impl Listener {
     /// Returns the next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         match self.received.recv().await {
-            Some(received) => received,
+            Some(received) => {
+                self.ended |= ENDING.contains(&received);
+                received
+            }
             // The channel cannot close while this struct keeps a sender.
             None => std::future::pending().await,
         }
@@ -65,6 +73,11 @@ impl Listener {
                 return received;
             }
         }
+    }
+
+    /// Returns whether a signal that requests the end was received.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
     }
 
     fn catch(&self, caught: Signal) -> Result<(), Failure> {

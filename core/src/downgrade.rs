@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::{
     client::timeout_at,
     error::{Error, ErrorKind},
-    guard::Guard,
-    loss::LossReason,
+    guard::{Guard, NotHeld},
     mode::Mode,
     request::{Downgrade, Downgraded},
 };
@@ -59,10 +58,11 @@ impl Guard {
             }
         }
         let dispatcher = &self.client.0.dispatcher;
-        let lost = |reason: LossReason| {
+        let ended = |ended: NotHeld| {
             let error = Error::new(ErrorKind::Unavailable, "downgrading");
-            named(error.with_detail(format!("the lock is lost: {reason}")))
+            named(error.with_detail(ended.to_string()))
         };
+        self.check().map_err(ended)?;
         self.attempt.mark_shared();
         loop {
             let request = Downgrade::new(
@@ -79,7 +79,7 @@ impl Guard {
             );
             let answer = tokio::select! {
                 biased;
-                reason = self.lost() => return Err(lost(reason)),
+                end = self.ended() => return Err(ended(end)),
                 answer = call => answer,
             };
             match answer {
@@ -87,7 +87,7 @@ impl Guard {
                 Some(Ok(Downgraded::Gone(reason))) => {
                     self.attempt.on_gone(reason, dispatcher.now());
                     dispatcher.check_deadline(&self.attempt);
-                    return Err(lost(reason));
+                    return Err(ended(NotHeld::Lost(reason)));
                 }
                 Some(Err(error)) if !error.is_retryable() => return Err(named(error)),
                 Some(Err(error)) => tracing::debug!(%error, "could not downgrade; trying again"),
@@ -95,7 +95,7 @@ impl Guard {
             }
             tokio::select! {
                 biased;
-                reason = self.lost() => return Err(lost(reason)),
+                end = self.ended() => return Err(ended(end)),
                 () = dispatcher.clock.sleep_until(dispatcher.now() + RETRY_DELAY) => {}
             }
         }

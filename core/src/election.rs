@@ -1,6 +1,6 @@
 //! Election of a leader (clauses E1 to E3).
 
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     acquire::Acquisition,
@@ -190,10 +190,11 @@ impl Election {
         Observer {
             client: self.client.clone(),
             name: self.name().clone(),
-            every: ttl / 3,
+            ttl,
             stale_after: self.client.capabilities().takeover.of(ttl, ttl),
             confirmed_at: dispatcher.now(),
             next: dispatcher.now(),
+            question: None,
             told: None,
         }
     }
@@ -262,72 +263,117 @@ impl fmt::Debug for Leadership {
 ///
 /// If the leader changes several times between two questions, only the last change is reported. A
 /// leader is reported until another one is seen, or until the store has confirmed nothing for the
-/// takeover bound; then it is [`Unknown`](Leader::Unknown).
-#[derive(Debug)]
+/// takeover bound; then it is [`Unknown`](Leader::Unknown). After the shutdown of its client, an observer
+/// reports [`Unknown`](Leader::Unknown) and nothing after that.
 pub struct Observer {
     client: Client,
     name: LockName,
-    every: Duration,
+    ttl: Duration,
+    /// The time after which an answer says nothing about who leads.
     stale_after: Duration,
     /// When the question was sent that the store answered last.
     confirmed_at: Instant,
+    /// When the next question is due.
     next: Instant,
+    /// The question under way, and when it was sent. It outlives a call that is cancelled.
+    question: Option<(Instant, Question)>,
     told: Option<Leader>,
 }
 
+type Question = Pin<Box<dyn Future<Output = Result<LockState, Error>> + Send>>;
+
+/// The shortest time between two questions.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
 impl Observer {
     /// Waits for the next news: at first who leads, later each change. While the store does not answer,
-    /// it is asked again; an error that no repetition can mend makes the leader
-    /// [`Unknown`](Leader::Unknown), too.
+    /// it is asked again.
     ///
     /// # Cancel safety
     ///
     /// The future can be dropped and the method called again; no change is missed.
     pub async fn changed(&mut self) -> Leader {
+        let clock = Arc::clone(&self.client.0.dispatcher.clock);
         loop {
-            let clock = Arc::clone(&self.client.0.dispatcher.clock);
-            let stale_at = self.confirmed_at + self.stale_after;
-            if self.told != Some(Leader::Unknown) && clock.now() >= stale_at {
-                return self.tell(Leader::Unknown);
+            let is_unknown = self.told == Some(Leader::Unknown);
+            if self.question.is_none() && clock.now() >= self.next {
+                let (client, name) = (self.client.clone(), self.name.clone());
+                let now = clock.now();
+                self.next = now + (self.ttl / 3).max(MIN_INTERVAL);
+                let question = Box::pin(async move { client.inspect(name).await });
+                self.question = Some((now, question));
             }
-            if clock.now() < self.next {
-                let until = if self.told == Some(Leader::Unknown) {
+            // An observer that was not asked for long gives the store the time for one answer.
+            let stale_at = self.confirmed_at + self.stale_after;
+            let unknown_at = match &self.question {
+                Some((asked, _)) if *asked > stale_at => *asked + self.ttl / 3,
+                _ => stale_at,
+            };
+            let Some((asked, question)) = &mut self.question else {
+                let until = if is_unknown {
                     self.next
                 } else {
-                    self.next.min(stale_at)
+                    self.next.min(unknown_at)
                 };
                 clock.sleep_until(until).await;
+                if !is_unknown && clock.now() >= unknown_at && clock.now() < self.next {
+                    return self.tell(Leader::Unknown);
+                }
                 continue;
-            }
-            let asked = clock.now();
-            self.next = asked + self.every;
-            let question = self.client.inspect(&self.name);
-            // An answer that hangs must not keep the observer from saying that it knows nothing.
-            let limit = if self.told == Some(Leader::Unknown) {
-                Instant::FAR_FUTURE
-            } else {
-                stale_at
             };
             let answer = tokio::select! {
                 biased;
                 answer = question => answer,
-                () = clock.sleep_until(limit) => continue,
+                () = clock.sleep_until(unknown_at), if !is_unknown => {
+                    return self.tell(Leader::Unknown);
+                }
             };
+            let asked = *asked;
+            self.question = None;
             match answer {
                 Ok(state) => {
-                    self.confirmed_at = asked;
-                    let leader = Leader::of(&state);
-                    if self.told.as_ref().is_none_or(|told| leader.differs(told)) {
+                    if let Some(leader) = self.confirm(asked, clock.now(), &state) {
                         return self.tell(leader);
                     }
+                }
+                Err(error) if error.kind() == ErrorKind::Closed && is_unknown => {
+                    return std::future::pending().await;
+                }
+                Err(error) if error.kind() == ErrorKind::Closed => {
+                    return self.tell(Leader::Unknown);
                 }
                 Err(error) => tracing::debug!(%error, "could not ask who leads"),
             }
         }
     }
 
+    /// Takes an answer to a question that was sent at `asked`. Returns the leader if it is news. An answer
+    /// that took longer than the takeover bound says nothing: another leader may lead since.
+    fn confirm(&mut self, asked: Instant, now: Instant, state: &LockState) -> Option<Leader> {
+        // A holder with a shorter TTL is succeeded sooner.
+        let held_for = state.holder.as_ref().and_then(|holder| holder.ttl);
+        let takeover = self.client.capabilities().takeover;
+        let stale_after = takeover.of(held_for.unwrap_or(self.ttl).min(self.ttl), self.ttl);
+        if now >= asked + stale_after {
+            return None;
+        }
+        (self.confirmed_at, self.stale_after) = (asked, stale_after);
+        let leader = Leader::of(state);
+        let is_news = self.told.as_ref().is_none_or(|told| leader.differs(told));
+        is_news.then_some(leader)
+    }
+
     fn tell(&mut self, leader: Leader) -> Leader {
         self.told = Some(leader.clone());
         leader
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer")
+            .field("name", &self.name)
+            .field("told", &self.told)
+            .finish_non_exhaustive()
     }
 }

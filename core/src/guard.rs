@@ -191,10 +191,13 @@ impl Guard {
     }
 
     /// Returns the time for which a [minimum hold](crate::Lock::min_hold) still keeps the lock; zero without
-    /// one.
+    /// one, and after the lock was lost or released.
     #[must_use]
     pub fn min_hold_left(&self) -> Duration {
         let now = self.client.0.dispatcher.now();
+        if !self.attempt.phase(now).is_live() {
+            return Duration::ZERO;
+        }
         self.attempt.held_until().since(now)
     }
 
@@ -323,7 +326,8 @@ impl Guard {
     ///
     /// # Cancel safety
     ///
-    /// The removal continues in the background.
+    /// The removal continues in the background. While a minimum hold is waited for, it has not begun, and
+    /// the guard holds the lock until it is released again or dropped.
     pub async fn release(&self) -> Release {
         let span = tracing::debug_span!(
             "tenure.release",

@@ -24,6 +24,8 @@ use crate::{
 pub struct LockAll {
     client: Client,
     locks: Vec<Lock>,
+    /// Counts from the moment at which all locks are held.
+    min_hold: Duration,
 }
 
 /// The guards of several locks. Dropping it releases them in the background, the last one first.
@@ -93,6 +95,7 @@ impl Client {
                 .into_iter()
                 .map(|name| self.lock_named(name))
                 .collect(),
+            min_hold: Duration::ZERO,
         })
     }
 }
@@ -121,11 +124,10 @@ impl LockAll {
         self
     }
 
-    /// Sets for how long all locks are kept after their grants, as [`Lock::min_hold`].
+    /// Sets for how long all locks are kept once they are all held, as [`Lock::min_hold`].
     #[must_use]
-    pub fn min_hold(mut self, time: Duration) -> Self {
-        let locks = self.locks.into_iter();
-        self.locks = locks.map(|lock| lock.min_hold(time)).collect();
+    pub const fn min_hold(mut self, time: Duration) -> Self {
+        self.min_hold = time;
         self
     }
 
@@ -135,7 +137,8 @@ impl LockAll {
         &self.locks
     }
 
-    /// Acquires all locks. Waits without a time limit, and holds what it has meanwhile.
+    /// Acquires all locks. Waits without a time limit, and holds what it has meanwhile. If it loses a lock
+    /// while it waits for another, it begins anew.
     ///
     /// # Errors
     ///
@@ -146,14 +149,12 @@ impl LockAll {
     ///
     /// As [`Lock::acquire`]; the locks that were acquired before are released in the background.
     pub async fn acquire(&self) -> Result<GuardAll, Error> {
-        let mut guards = GuardAll { guards: Vec::new() };
-        for lock in &self.locks {
-            match lock.acquire().await {
-                Ok(guard) => guards.guards.push(guard),
-                Err(error) => return Err(guards.give_back(error).await),
+        loop {
+            let acquired = self.acquire_observed(None, |_, _| {}).await?;
+            if let Acquisition::Acquired(guards) = acquired {
+                return Ok(guards);
             }
         }
-        Ok(guards)
     }
 
     /// Acquires all locks if they are free. Does not wait.
@@ -168,7 +169,7 @@ impl LockAll {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquisition<GuardAll>, Error> {
-        self.acquire_by(None, |_, _| {}).await
+        self.acquire_by(None, &mut |_, _| {}).await
     }
 
     /// Acquires all locks. Waits at most `budget` for all of them together, requests included.
@@ -199,46 +200,88 @@ impl LockAll {
     pub async fn acquire_observed(
         &self,
         budget: Option<Duration>,
-        on_wait: impl FnMut(&Lock, &Waiting) + Send,
+        mut on_wait: impl FnMut(&Lock, &Waiting) + Send,
     ) -> Result<Acquisition<GuardAll>, Error> {
         let until = budget.map_or(Instant::FAR_FUTURE, |budget| {
             self.client.0.dispatcher.now() + budget
         });
-        self.acquire_by(Some(until), on_wait).await
+        self.acquire_by(Some(until), &mut on_wait).await
     }
 
     /// Acquires all locks until a moment, or without a wait.
     async fn acquire_by(
         &self,
         until: Option<Instant>,
-        mut on_wait: impl FnMut(&Lock, &Waiting) + Send,
+        on_wait: &mut (dyn FnMut(&Lock, &Waiting) + Send),
     ) -> Result<Acquisition<GuardAll>, Error> {
-        let mut guards = GuardAll { guards: Vec::new() };
+        loop {
+            if let Some(acquired) = self.acquire_once(until, on_wait).await? {
+                if let Acquisition::Acquired(guards) = &acquired {
+                    for guard in guards.guards() {
+                        guard.hold_for(self.min_hold);
+                    }
+                }
+                return Ok(acquired);
+            }
+            tracing::debug!("one of several locks was lost before all were held; beginning anew");
+        }
+    }
+
+    /// Acquires the locks once. Returns `None` if one that was acquired is lost before all are.
+    async fn acquire_once(
+        &self,
+        until: Option<Instant>,
+        on_wait: &mut (dyn FnMut(&Lock, &Waiting) + Send),
+    ) -> Result<Option<Acquisition<GuardAll>>, Error> {
+        let mut held = GuardAll { guards: Vec::new() };
         for lock in &self.locks {
-            let acquired = match until {
-                None => lock.try_acquire().await,
-                Some(until) => {
-                    lock.acquire_until(until, |waiting| on_wait(lock, waiting))
-                        .await
+            let acquire = async {
+                match until {
+                    None => lock.try_acquire().await,
+                    Some(until) => {
+                        let on_wait = |waiting: &Waiting| on_wait(lock, waiting);
+                        lock.acquire_until(until, on_wait).await
+                    }
+                }
+            };
+            let acquired = tokio::select! {
+                biased;
+                acquired = acquire => acquired,
+                _ = held.lost(), if !held.guards.is_empty() => {
+                    let _ = held.release().await;
+                    return Ok(None);
                 }
             };
             match acquired {
-                Ok(Acquisition::Acquired(guard)) => guards.guards.push(guard),
+                Ok(Acquisition::Acquired(guard)) => held.guards.push(guard),
                 Ok(Acquisition::Busy(holder)) => {
-                    let Err(failed) = guards.release().await else {
-                        return Ok(Acquisition::Busy(holder));
+                    let Some(unknown) = held.give_back().await else {
+                        return Ok(Some(Acquisition::Busy(holder)));
                     };
                     let error = Error::new(ErrorKind::OutcomeUnknown, "acquiring")
                         .with_backend(self.client.0.info.scheme)
                         .with_lock(lock.name().clone());
                     return Err(error.with_detail(format!(
-                        "it is held by {holder}; of the locks acquired before, {failed}"
+                        "it is held by {holder}; of the locks acquired before, {unknown}"
                     )));
                 }
-                Err(error) => return Err(guards.give_back(error).await),
+                Err(error) => {
+                    let Some(unknown) = held.give_back().await else {
+                        return Err(error);
+                    };
+                    let detail = error.detail().map(|detail| format!("{detail}; "));
+                    return Err(error.with_detail(format!(
+                        "{}of the locks acquired before, {unknown}",
+                        detail.unwrap_or_default()
+                    )));
+                }
             }
         }
-        Ok(Acquisition::Acquired(guards))
+        if held.check().is_err() {
+            let _ = held.release().await;
+            return Ok(None);
+        }
+        Ok(Some(Acquisition::Acquired(held)))
     }
 }
 
@@ -367,7 +410,8 @@ impl GuardAll {
         moments.min().unwrap_or(Instant::FAR_FUTURE)
     }
 
-    /// Releases all locks, the last one first, as [`Guard::release`].
+    /// Releases all locks, as [`Guard::release`]. The requests are sent at the same time, that of the last
+    /// lock first.
     ///
     /// # Errors
     ///
@@ -376,30 +420,27 @@ impl GuardAll {
     /// # Cancel safety
     ///
     /// The releases continue in the background.
-    pub async fn release(mut self) -> Result<(), NotReleased> {
-        let mut failed = NotReleased::default();
-        while let Some(guard) = self.guards.pop() {
-            match guard.release().await {
-                Release::Released => {}
-                outcome => failed.0.push((guard.name().clone(), outcome)),
-            }
-        }
-        if failed.0.is_empty() {
+    pub async fn release(self) -> Result<(), NotReleased> {
+        let releases =
+            self.guards.iter().rev().map(|guard| {
+                Box::pin(async move { (guard.name().clone(), guard.release().await) })
+            });
+        let mut outcomes = all_of(releases.collect()).await;
+        outcomes.retain(|(_, outcome)| !matches!(outcome, Release::Released));
+        if outcomes.is_empty() {
             return Ok(());
         }
-        Err(failed)
+        Err(NotReleased(outcomes))
     }
 
-    /// Releases what was acquired, because of `error`, and returns the error. It names what may still be
-    /// held.
-    async fn give_back(self, error: Error) -> Error {
-        let Err(failed) = self.release().await else {
-            return error;
-        };
-        let detail = error
-            .detail()
-            .map_or_else(String::new, |detail| format!("{detail}; "));
-        error.with_detail(format!("{detail}of the locks acquired before, {failed}"))
+    /// Releases what was acquired. Returns the locks whose release is unknown, if there are any.
+    async fn give_back(self) -> Option<NotReleased> {
+        let mut failed = self.release().await.err()?;
+        // What was lost is not held either.
+        failed
+            .0
+            .retain(|(_, outcome)| matches!(outcome, Release::Unknown(_)));
+        (!failed.0.is_empty()).then_some(failed)
     }
 }
 
@@ -420,6 +461,27 @@ async fn first_of<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
             }
         }
         std::task::Poll::Pending
+    })
+    .await
+}
+
+/// Waits for all futures, and returns their outputs in the same order.
+async fn all_of<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut outputs: Vec<_> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        let mut pending = false;
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none() {
+                match std::pin::Pin::new(future).poll(context) {
+                    std::task::Poll::Ready(ready) => *output = Some(ready),
+                    std::task::Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(outputs.drain(..).flatten().collect())
     })
     .await
 }

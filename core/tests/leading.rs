@@ -290,3 +290,225 @@ async fn h1_shutdown_waits_within_its_bound_and_names_the_rest() {
     bench.pass(TTL).await;
     assert!(!bench.is_held(&other).await, "the TTL is what remains");
 }
+
+#[tokio::test]
+async fn m8_a_try_that_fails_keeps_nothing_for_a_minimum_hold() {
+    let bench = Bench::new();
+    let (client, other) = (bench.client().await, bench.client().await);
+    let taken = other.lock("b").unwrap().acquire().await.unwrap();
+    let both = client.lock_all(["a", "b"]).unwrap().min_hold(TTL);
+    // The clock does not move.
+    assert!(both.try_acquire().await.unwrap().acquired().is_none());
+    assert!(!bench.is_held(&client).await);
+    let acquiring = tokio::spawn({
+        let both = both.clone();
+        async move { both.acquire().await }
+    });
+    settle().await;
+    assert!(bench.is_held(&client).await);
+    acquiring.abort();
+    settle().await;
+    assert!(
+        !bench.is_held(&client).await,
+        "A4: a cancelled acquire keeps a lock"
+    );
+    let _ = taken.release().await;
+    let guards = both.acquire().await.unwrap();
+    assert!(guards.min_hold_left() >= TTL);
+}
+
+#[tokio::test]
+async fn m8_a_lock_that_is_lost_before_all_are_held_is_acquired_again() {
+    let bench = Bench::new();
+    let (client, other) = (bench.client().await, bench.client().await);
+    let taken = other.lock("b").unwrap().acquire().await.unwrap();
+    let both = client.lock_all(["a", "b"]).unwrap();
+    let acquiring = tokio::spawn(async move { both.acquire_within(10 * SECOND).await });
+    settle().await;
+    let token = other
+        .inspect("a")
+        .await
+        .unwrap()
+        .holder
+        .unwrap()
+        .token
+        .unwrap();
+    other.evict("a", token).await.unwrap();
+    settle().await;
+    let holder = other.inspect("a").await.unwrap().holder;
+    assert!(holder.is_some_and(|holder| holder.token > Some(token)));
+    let _ = taken.release().await;
+    let guards = acquiring.await.unwrap().unwrap().acquired().unwrap();
+    guards.check().unwrap();
+}
+
+#[tokio::test]
+async fn m8_locks_are_given_back_together() {
+    let bench = Bench::new();
+    let (client, other) = (bench.client().await, bench.client().await);
+    let _taken = other.lock("z").unwrap().acquire().await.unwrap();
+    let all = client.lock_all(["a", "b", "c", "d", "z"]).unwrap();
+    let acquiring = tokio::spawn(async move { all.acquire_within(SECOND).await });
+    settle().await;
+    bench.store.set_fault(InjectedFault::Hang);
+    // The budget, two time-outs of a request, and one second for the steps of the clock.
+    bench.pass(12 * SECOND).await;
+    assert!(acquiring.is_finished());
+    let error = acquiring.await.unwrap().unwrap_err();
+    for name in ["a", "b", "c", "d"] {
+        assert!(
+            error.to_string().contains(&format!("whether {name:?}")),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn r5_cancelled_shutdown_leaves_no_guard_that_holds() {
+    let bench = Bench::new();
+    let client = bench.client().await;
+    let guard = client
+        .lock("a")
+        .unwrap()
+        .min_hold(2 * SECOND)
+        .acquire()
+        .await
+        .unwrap();
+    tokio::select! {
+        biased;
+        _ = client.shutdown(20 * SECOND) => panic!("it waits for the minimum hold"),
+        () = settle() => {}
+    }
+    assert!(guard.check().is_err());
+    let other = bench.client().await;
+    assert!(bench.is_held(&other).await);
+    bench.pass(3 * SECOND).await;
+    assert!(!bench.is_held(&other).await);
+}
+
+/// Another thread that looks at the guard must not end the minimum hold.
+#[test]
+fn h1_shutdown_keeps_the_lock_though_the_guard_is_checked() {
+    for _ in 0..30 {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = MemoryStore::new();
+        let connect = || {
+            runtime
+                .block_on(Client::builder(store.clone()).connect())
+                .unwrap()
+        };
+        let (client, other) = (connect(), connect());
+        let lock = client.lock("a").unwrap().min_hold(60 * SECOND);
+        let guard = Arc::new(runtime.block_on(lock.acquire()).unwrap());
+        let checked = Arc::clone(&guard);
+        let checks = std::thread::spawn(move || while checked.check().is_ok() {});
+        let report = runtime.block_on(client.shutdown(Duration::from_millis(5)));
+        checks.join().unwrap();
+        assert_eq!(report.unreleased.len(), 1);
+        // Whatever was queued for the lock is done when this client has been through its own queue.
+        let state = runtime.block_on(async {
+            settle().await;
+            other.inspect("a").await
+        });
+        assert!(state.unwrap().holder.is_some());
+        runtime.shutdown_background();
+    }
+}
+
+/// The releaser ends with a guard whose minimum hold is not over, before it has taken it and after.
+#[test]
+fn r3_end_of_a_runtime_does_not_wait_for_a_minimum_hold() {
+    for taken in [false, true] {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let client = Client::builder(MemoryStore::new())
+                .ttl(120 * SECOND)
+                .connect()
+                .await
+                .unwrap();
+            drop(
+                client
+                    .lock("a")
+                    .unwrap()
+                    .min_hold(120 * SECOND)
+                    .acquire()
+                    .await
+                    .unwrap(),
+            );
+            if taken {
+                settle().await;
+            }
+        });
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            ended.send(()).unwrap();
+        });
+        assert!(end.recv_timeout(60 * SECOND).is_ok(), "{taken}");
+    }
+}
+
+#[tokio::test]
+async fn m4_released_guard_cannot_be_downgraded() {
+    let bench = Bench::new();
+    let client = bench.client().await;
+    let guard = client
+        .rw_lock("a")
+        .unwrap()
+        .write()
+        .acquire()
+        .await
+        .unwrap();
+    let _ = guard.release().await;
+    let error = guard.downgrade().await.unwrap_err();
+    assert!(
+        error.to_string().contains("the lock is released"),
+        "{error}"
+    );
+    let guard = client
+        .rw_lock("a")
+        .unwrap()
+        .write()
+        .acquire()
+        .await
+        .unwrap();
+    bench.store.set_fault(InjectedFault::Hang);
+    let (released, ()) = tokio::join!(guard.release(), bench.pass(12 * SECOND));
+    assert!(matches!(released, Release::Unknown(_)));
+    assert!(guard.downgrade().await.is_err());
+}
+
+#[tokio::test]
+async fn e3_answer_that_took_too_long_confirms_nothing() {
+    let bench = Bench::new();
+    let (client, other) = (bench.client().await, bench.client().await);
+    let election = client.election("a").unwrap();
+    let ttl = SECOND;
+    let mut observer = other.election("a").unwrap().ttl(ttl).observe();
+    assert_eq!(told(&mut observer).await, Some(Leader::Vacant));
+    bench.store.set_fault(InjectedFault::Hang);
+    bench.pass(4 * SECOND).await;
+    assert_eq!(
+        told(&mut observer).await,
+        None,
+        "the store has the time for one answer"
+    );
+    bench.pass(SECOND).await;
+    assert_eq!(told(&mut observer).await, Some(Leader::Unknown));
+    // A question that was sent when nobody led is answered late.
+    assert_eq!(told(&mut observer).await, None);
+    bench.pass(4 * SECOND).await;
+    bench.store.set_fault(InjectedFault::None);
+    let _leading = election.campaign("x").await.unwrap();
+    // The call is cancelled more often than the store answers.
+    for _ in 0..3 {
+        bench.pass(SECOND).await;
+        if let Some(leader) = told(&mut observer).await {
+            return assert_eq!(value(Some(leader)), "x");
+        }
+    }
+    panic!("the observer learns nothing");
+}

@@ -33,7 +33,7 @@ use tenure::{
     id::AttemptId,
     mode::Mode,
     name::LockName,
-    request::Holder,
+    request::{Holder, Owner},
 };
 pub(crate) use timing::check_fits;
 
@@ -101,6 +101,13 @@ pub(crate) fn run(options: Run, global: &Global, registry: &Registry) -> Result<
     let mut status = StatusFile::new(&name, &config.namespace);
     let label = options.label.clone().or_else(|| config.label.clone());
     let label = label.unwrap_or_else(|| program_name(&command));
+    if options.label.is_some() && label.len() > Owner::MAX_BYTES {
+        let (length, most) = (label.len(), Owner::MAX_BYTES);
+        return Err(Failure::new(
+            USAGE,
+            format!("--label and --value have at most {most} bytes, and this one has {length}"),
+        ));
+    }
 
     let runtime = setup::runtime()?;
     let mut metrics = MetricsFile::start(
@@ -284,27 +291,32 @@ impl Job<'_> {
         Ok(locks.label(&*self.label).mode(mode).min_hold(min_hold))
     }
 
-    /// Waits until the minimum hold is over. Returns whether it is; a signal that ends the run leaves the
-    /// lock to its TTL.
+    /// Waits until the minimum hold is over, or the locks are lost. Returns whether they are to be released;
+    /// a signal that asks for the end, now or while the command ran, leaves them to their TTL.
     async fn keep_for_min_hold(&self, guard: &Held, signals: &mut Listener) -> bool {
-        let left = guard.min_hold_left();
-        if left.is_zero() {
-            return true;
-        }
-        tokio::select! {
-            biased;
-            _ = guard.lost() => true,
-            _ = signals.ending() => {
-                let ttl = humantime::format_duration(guard.ttl());
-                print_warning(&format!(
-                    "interrupted while `--hold-at-least` kept {}; the store frees it {ttl} after the last \
-                     renewal",
-                    guard.names()
-                ));
-                false
+        loop {
+            let left = guard.min_hold_left();
+            if left.is_zero() {
+                return true;
             }
-            () = time::sleep_until(time::now() + left) => true,
+            if signals.has_ended() {
+                break;
+            }
+            // The loss of a lock ends its hold, and not that of the others.
+            let held = guard.phase().is_live();
+            tokio::select! {
+                biased;
+                _ = guard.lost(), if held => {}
+                _ = signals.ending() => break,
+                () = time::sleep_until(time::now() + left) => {}
+            }
         }
+        let ttl = humantime::format_duration(guard.ttl());
+        print_warning(&format!(
+            "interrupted while `--hold-at-least` kept {}; the store frees it {ttl} after the last renewal",
+            guard.names()
+        ));
+        false
     }
 
     fn wait_limit(&self) -> Option<Duration> {
@@ -356,7 +368,7 @@ impl Job<'_> {
         };
         if let Err(reason) = proved {
             status.outcome = Outcome::Lost;
-            return Err(self.lost_before_start(reason));
+            return Err(self.lost_before_start(guard, reason));
         }
         let mut environment = self.environment(guard);
         environment.extend(spans.environment());
@@ -485,8 +497,8 @@ impl Job<'_> {
         )
     }
 
-    fn lost_before_start(&self, reason: NotHeld) -> Failure {
-        let name = quote(self.name.as_str());
+    fn lost_before_start(&self, guard: &Held, reason: NotHeld) -> Failure {
+        let name = guard.names();
         let why = match reason {
             NotHeld::Lost(reason) => reason.to_string(),
             other => other.to_string(),

@@ -142,7 +142,8 @@ impl Guard {
     }
 
     /// Releases the lock, and reports whether the store has acknowledged the release, as
-    /// [`crate::Guard::release`]. Blocks for up to two request time-outs.
+    /// [`crate::Guard::release`]. Blocks until a [minimum hold](crate::Lock::min_hold) is over, and then for up to
+    /// two request time-outs.
     pub fn release(&self) -> Release {
         let guard = Arc::clone(&self.guard);
         let released = self.thread.wait(async move { guard.release().await });
@@ -156,7 +157,11 @@ impl Drop for Guard {
             return;
         }
         let guard = Arc::clone(&self.guard);
-        let limit = guard.request_timeout();
+        // A minimum hold outlasts the wait; the release follows it in the background.
+        let limit = match guard.min_hold_left() {
+            Duration::ZERO => guard.request_timeout(),
+            _ => Duration::ZERO,
+        };
         let released = self.thread.spawn(async move { guard.release().await });
         // The release continues in the background if it takes longer.
         let _ = released.recv_timeout(limit);

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, time::Duration};
 
-use super::{Client, ClientThread, Guard, Lock};
+use super::{Client, ClientThread, Guard, Lock, ended};
 use crate::{
     acquire::Acquisition, client::Release, election::Leader, error::Error, guard::NotHeld,
     lock_all::NotReleased, name::LockName, token::FencingToken,
@@ -194,15 +194,28 @@ impl GuardAll {
         let Some(guards) = self.guards.take() else {
             return Ok(());
         };
+        let names: Vec<_> = guards
+            .guards()
+            .iter()
+            .map(|guard| guard.name().clone())
+            .collect();
         let released = self.thread.wait(async move { guards.release().await });
-        released.unwrap_or(Ok(()))
+        released.unwrap_or_else(|| {
+            let unknown = |name| (name, Release::Unknown(ended("releasing")));
+            Err(NotReleased(names.into_iter().map(unknown).collect()))
+        })
     }
 }
 
 impl Drop for GuardAll {
     fn drop(&mut self) {
         if let Some(guards) = self.guards.take() {
-            let limit = guards.guards().first().map(crate::Guard::request_timeout);
+            // A minimum hold outlasts the wait; the releases follow it in the background.
+            let first = guards
+                .guards()
+                .first()
+                .filter(|_| guards.min_hold_left().is_zero());
+            let limit = first.map(crate::Guard::request_timeout);
             let released = self.thread.spawn(async move { guards.release().await });
             // The releases continue in the background if they take longer.
             let _ = released.recv_timeout(limit.unwrap_or_default());

@@ -28,11 +28,7 @@ mod tests;
 mod transaction;
 mod view;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
@@ -51,7 +47,7 @@ use crate::{
     capability::{Capabilities, TakeoverBound, WaitMode},
     error::{Error, ErrorKind},
     loss::LossReason,
-    mode::Modes,
+    mode::{Mode, Modes},
     name::LockName,
     queue::{Answer, Event},
     request::{
@@ -256,15 +252,7 @@ impl<S: BlobStore> Backend for Cas<S> {
             .map_err(|error| self.shared.explain(error, &name))?;
         if done.value == Removed::Absent {
             // An earlier try may have removed the entry without waking the next holders.
-            let holders = done.state.queue.holders().map(|entry| entry.client);
-            let clients: BTreeSet<_> = holders.collect();
-            for client in clients {
-                if client == shared.context.client {
-                    shared.recheck(&name).await;
-                } else {
-                    shared.store.wake(client, &key).await;
-                }
-            }
+            shared.wake_holders(&key, &done.state.queue).await;
         }
         Ok(done.value)
     }
@@ -278,17 +266,24 @@ impl<S: BlobStore> Backend for Cas<S> {
             token,
         } = request;
         let key = shared.key(&name);
+        let mut repeated = false;
         let done = shared
             .transact(&key, Contention::of_entry(ttl, true), |tx| {
+                let entry = tx.queue.entry(attempt);
+                repeated = entry.is_some_and(|entry| entry.mode == Mode::Shared);
                 match tx.on(Event::Downgrade { attempt, token }) {
                     Answer::Granted { .. } => Downgraded::Shared,
                     Answer::Gone(reason) => Downgraded::Gone(reason),
                     _ => Downgraded::Gone(LossReason::Displaced),
                 }
             })
-            .await;
-        done.map(|done| done.value)
-            .map_err(|error| shared.explain(error, &name))
+            .await
+            .map_err(|error| shared.explain(error, &name))?;
+        if repeated {
+            // An earlier try may have let readers in without waking them.
+            shared.wake_holders(&key, &done.state.queue).await;
+        }
+        Ok(done.value)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {

@@ -1,7 +1,7 @@
 //! The transaction: read, decode, apply events to the queue, encode and swap; retry on a conflict.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -366,6 +366,18 @@ impl<S: BlobStore> Shared<S> {
         }
         for client in notified {
             self.store.wake(client, key).await;
+        }
+    }
+
+    /// Tells all holders of a lock that they hold it, in case an earlier swap has not told them.
+    pub(super) async fn wake_holders(&self, key: &Key, queue: &Queue) {
+        let clients: BTreeSet<_> = queue.holders().map(|entry| entry.client).collect();
+        for client in clients {
+            if client == self.context.client {
+                self.recheck(&key.name).await;
+            } else {
+                self.store.wake(client, key).await;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ mod renewal_schedule;
 mod renewer;
 mod timeout;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
 
 pub use builder::ClientBuilder;
 pub use releaser::Release;
@@ -30,6 +30,7 @@ use crate::{
     backend::{Backend, BackendInfo, Connect},
     capability::Capabilities,
     error::{Error, ErrorKind},
+    id::AttemptId,
     loss::LossReason,
     name::{LockName, Namespace},
     request::{Evicted, List, LockState, Page},
@@ -219,38 +220,24 @@ impl Client {
             .into_iter()
             .partition(|attempt| attempt.held_until() <= now);
         let mut held = Vec::new();
-        let mut close = |attempt: Arc<Attempt>, idle_within: Duration| {
-            let now = dispatcher.now();
-            let holds = attempt.grant().is_some() && attempt.phase(now).is_live();
-            if holds {
-                releases.begin(&attempt);
-                held.push(attempt.id);
-            }
-            attempt.on_gone(LossReason::Closed, now);
-            attempt.stop_waiting(now);
-            dispatcher.forget(&attempt);
-            // The releaser removes it, also if the caller stops waiting. A renewal that hangs must
-            // leave time for the removal.
-            dispatcher.send_command(Command::Remove(Removal {
-                not_before: (dispatcher.now() < attempt.held_until()).then(|| attempt.held_until()),
-                idle_within: Some(dispatcher.request_timeout.min(idle_within)),
-                ..Removal::new(&attempt, holds)
-            }));
-        };
         let leaves_grants = !too_long.is_empty();
         for attempt in at_once {
-            close(attempt, within / 2);
+            held.extend(self.close_attempt(&attempt, within / 2));
         }
         for attempt in too_long {
-            let id = attempt.id;
-            close(attempt, within / 2);
-            releases.give_up(id);
+            held.extend(self.close_attempt(&attempt, within / 2));
+            releases.give_up(attempt.id);
         }
         // The client renews these until their minimum hold is over.
-        later.sort_by_key(|attempt| attempt.held_until());
-        for attempt in later {
+        later.sort_by_key(|attempt| Reverse(attempt.held_until()));
+        let mut later = CloseOnDrop {
+            client: self,
+            attempts: later,
+        };
+        while let Some(attempt) = later.attempts.last().map(Arc::clone) {
             clock.sleep_until(attempt.held_until()).await;
-            close(attempt, within / 4);
+            held.extend(self.close_attempt(&attempt, within / 4));
+            later.attempts.pop();
         }
         // Releases that were under way before, and those of dropped guards, are waited for as well.
         let _ = timeout_at(clock, limit, releases.settled()).await;
@@ -271,6 +258,29 @@ impl Client {
         report
     }
 
+    /// Ends an attempt, and passes its removal to the releaser, also if the caller stops waiting. A renewal
+    /// that hangs must leave time for the removal: it is waited for within `idle_within`. Returns the id of
+    /// an attempt that holds its lock.
+    fn close_attempt(&self, attempt: &Arc<Attempt>, idle_within: Duration) -> Option<AttemptId> {
+        let dispatcher = &self.0.dispatcher;
+        let now = dispatcher.now();
+        let holds = attempt.grant().is_some() && attempt.phase(now).is_live();
+        if holds {
+            self.0.releaser.releases.begin(attempt);
+        }
+        // First of all, so that nobody who learns of the end removes the attempt before its minimum hold.
+        dispatcher.forget(attempt);
+        attempt.on_gone(LossReason::Closed, now);
+        attempt.stop_waiting(now);
+        let held_until = attempt.held_until();
+        dispatcher.send_command(Command::Remove(Removal {
+            not_before: (now < held_until).then_some(held_until),
+            idle_within: Some(dispatcher.request_timeout.min(idle_within)),
+            ..Removal::new(attempt, holds)
+        }));
+        holds.then_some(attempt.id)
+    }
+
     async fn with_request_timeout<T>(
         &self,
         operation: &'static str,
@@ -287,6 +297,20 @@ impl Client {
                     "the store gave no answer within {}",
                     humantime::format_duration(dispatcher.request_timeout)
                 ))),
+        }
+    }
+}
+
+/// The attempts for whose minimum hold a shutdown waits. If it is cancelled, they are left to their TTL.
+struct CloseOnDrop<'a> {
+    client: &'a Client,
+    attempts: Vec<Arc<Attempt>>,
+}
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        for attempt in self.attempts.drain(..) {
+            self.client.close_attempt(&attempt, Duration::ZERO);
         }
     }
 }

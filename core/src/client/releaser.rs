@@ -376,8 +376,10 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
+        // A guard that is dropped here with the rest of its minimum hold must not be sent here again.
+        self.commands.close();
         let queued = std::iter::from_fn(|| self.commands.try_recv().ok());
-        let queued = queued.filter(|command| matches!(command, Command::Remove(_)));
+        let queued = queued.filter(|command| !matches!(command, Command::Drain(_)));
         let count = queued.count() + self.removals.len();
         if count > 0 {
             tracing::warn!(
