@@ -1,7 +1,10 @@
 //! Elections, several locks at once, and a minimum hold, on a clock that the test moves.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Barrier},
+    time::Duration,
+};
 
 use tenure_core::{
     Acquisition, Client, Leader, Observer, Release,
@@ -389,7 +392,7 @@ async fn r5_cancelled_shutdown_leaves_no_guard_that_holds() {
 /// Another thread that looks at the guard must not end the minimum hold.
 #[test]
 fn h1_shutdown_keeps_the_lock_though_the_guard_is_checked() {
-    for _ in 0..30 {
+    for _ in 0..200 {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = MemoryStore::new();
         let connect = || {
@@ -400,10 +403,19 @@ fn h1_shutdown_keeps_the_lock_though_the_guard_is_checked() {
         let (client, other) = (connect(), connect());
         let lock = client.lock("a").unwrap().min_hold(60 * SECOND);
         let guard = Arc::new(runtime.block_on(lock.acquire()).unwrap());
-        let checked = Arc::clone(&guard);
-        let checks = std::thread::spawn(move || while checked.check().is_ok() {});
+        let all_check = Arc::new(Barrier::new(3));
+        let checks: Vec<_> = (0..2)
+            .map(|_| {
+                let (checked, all_check) = (Arc::clone(&guard), Arc::clone(&all_check));
+                std::thread::spawn(move || {
+                    all_check.wait();
+                    while checked.check().is_ok() {}
+                })
+            })
+            .collect();
+        all_check.wait();
         let report = runtime.block_on(client.shutdown(Duration::from_millis(5)));
-        checks.join().unwrap();
+        checks.into_iter().for_each(|check| check.join().unwrap());
         assert_eq!(report.unreleased.len(), 1);
         // Whatever was queued for the lock is done when this client has been through its own queue.
         let state = runtime.block_on(async {

@@ -183,3 +183,46 @@ fn h1_interrupted_run_leaves_the_lock_to_its_ttl() {
     );
     assert!(sandbox.token("x").is_some());
 }
+
+/// The loss of one lock ends neither the hold of the others nor the attention to signals.
+#[test]
+fn h1_signal_ends_the_hold_of_the_locks_that_are_left() {
+    let sandbox = Sandbox::new();
+    let options = ["--also", "y", "--hold-at-least", "1h"];
+    let mut running = sandbox.spawn_run(&options, "x", "echo ran > ran");
+    sandbox.line("ran");
+    wait_until("the end of the guardian", || {
+        children(running.pid())
+            .into_iter()
+            .all(|child| !is_alive(child))
+    });
+    let token = sandbox.token("y").unwrap().to_string();
+    sandbox
+        .run(&["break", "y", "--token", &token, "--reason", "test"])
+        .assert_succeeded();
+    assert!(!running.has_ended());
+    running.signal(Signal::SIGTERM);
+    let ended = running.finish();
+    assert!(ended.stderr.contains("interrupted while"), "{ended:?}");
+    assert!(sandbox.token("x").is_some());
+}
+
+/// A signal that reached the command ends the hold, too: whoever sent it does not want to wait.
+#[test]
+fn h1_signal_during_the_command_ends_the_hold() {
+    let sandbox = Sandbox::new();
+    let running = hold(&sandbox, &["--hold-at-least", "1h"], "held");
+    running.signal(Signal::SIGTERM);
+    let ended = running.finish();
+    assert_eq!(ended.code, Some(143));
+    assert!(ended.stderr.contains("interrupted while"), "{ended:?}");
+}
+
+#[test]
+fn e1_value_that_is_too_long_is_refused() {
+    let sandbox = Sandbox::new();
+    let long = "x".repeat(257);
+    sandbox
+        .run(&["run", "--value", &long, "x", "--", "true"])
+        .assert_failed(64, &["at most 256 bytes, and this one has 257"]);
+}
