@@ -26,7 +26,7 @@ use crate::{
 
 const OPERATION: &str = "downgrading";
 
-/// How often an unanswered announcement is repeated. If all are lost, the next waiter reads its position
+/// How often an announcement is sent until it is answered. If all are lost, the next waiter reads its position
 /// with its next report.
 const MAX_ANNOUNCEMENTS: usize = 5;
 

@@ -1,10 +1,9 @@
 //! Turning an exclusive grant into a shared one.
 //!
 //! A reader's node with the sequence number of the writer's node takes its place, in one transaction.
-//! So no contender comes in between. The transaction first writes to the writer's node. That uses up the
-//! watches of that node, so a waiter learns that the node has changed and not that it was deleted: it
-//! reads the queue, as every version of `tenure` does, and does not assume that the node directly ahead
-//! has gone and left nothing.
+//! So no contender comes in between. Before it deletes the writer's node, the transaction writes to it.
+//! That uses up the watches of that node as "data changed", so a waiter reads the queue again. On "deleted"
+//! it would assume that its predecessor is gone.
 
 use std::sync::Arc;
 

@@ -195,7 +195,7 @@ pub(crate) struct Run {
     /// Take K of the lock's N permits; all runs must name the same N
     #[arg(long, value_name = "K/N", value_parser = permits)]
     pub(crate) permits: Option<Mode>,
-    /// Another lock, acquired together with NAME in an order that cannot block; repeatable
+    /// Another lock, acquired together with NAME in an order that cannot deadlock; repeatable
     #[arg(long, value_name = "NAME", conflicts_with = "permits")]
     pub(crate) also: Vec<OsString>,
     /// Keep the lock for at least this time after the grant, also if the command ends earlier

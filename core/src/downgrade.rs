@@ -21,7 +21,7 @@ impl Guard {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] for a guard of permits and for a backend without shared locks, and
-    /// the store's error if repeating cannot mend it; then the lock is released in the background.
+    /// the store's error if it is not retryable; then the lock is released in the background.
     /// [`ErrorKind::Unavailable`] if the lock is lost first.
     ///
     /// # Cancel safety
@@ -51,9 +51,8 @@ impl Guard {
             }
             Mode::Permits { .. } => {
                 return Err(named(
-                    Error::new(ErrorKind::Unsupported, "downgrading").with_detail(
-                        "permits have no shared form; only an exclusive guard has one",
-                    ),
+                    Error::new(ErrorKind::Unsupported, "downgrading")
+                        .with_detail("a guard of permits cannot be downgraded"),
                 ));
             }
         }
@@ -108,13 +107,20 @@ impl Guard {
     ///
     /// Always [`ErrorKind::Unsupported`], with what to do instead.
     pub fn upgrade(&self) -> Result<Self, Error> {
+        let detail = match self.mode() {
+            Mode::Exclusive => "this guard is exclusive already",
+            Mode::Shared => {
+                "a shared guard cannot become exclusive, because two of them would wait for each other; \
+                 release it, acquire the lock for writing, and read again what was read under the shared \
+                 guard"
+            }
+            Mode::Permits { .. } => {
+                "a guard of permits cannot become exclusive; release it, and acquire the lock again"
+            }
+        };
         Err(Error::new(ErrorKind::Unsupported, "upgrading")
             .with_backend(self.client.0.info.scheme)
             .with_lock(self.name().clone())
-            .with_detail(
-                "a shared guard cannot become exclusive, because two of them would wait for each \
-                 other; release it, acquire the lock for writing, and read again what was read under \
-                 the shared guard",
-            ))
+            .with_detail(detail))
     }
 }

@@ -22,7 +22,7 @@ pub struct Election {
     ttl: Option<Duration>,
 }
 
-/// The leadership that an election has given. It is a [`Guard`]: its token is the term of the leader, and
+/// The guard of an elected leader. It is a [`Guard`]: its token is the term of the leader, and
 /// whether this process leads is what [`check`](Guard::check) says, never what was last observed.
 #[must_use = "dropping it resigns"]
 pub struct Leadership {
@@ -80,7 +80,7 @@ impl Leader {
         }
     }
 
-    /// Returns whether another value is news to an observer: the remaining time of a grant is none.
+    /// Returns whether the value or the term differ. The remaining time does not count.
     fn differs(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -303,7 +303,7 @@ impl Observer {
                 let question = Box::pin(async move { client.inspect(name).await });
                 self.question = Some((now, question));
             }
-            // An observer that was not asked for long gives the store the time for one answer.
+            // An observer that was not polled for long waits for one answer first.
             let stale_at = self.confirmed_at + self.stale_after;
             let unknown_at = match &self.question {
                 Some((asked, _)) if *asked > stale_at => *asked + self.ttl / 3,

@@ -33,7 +33,7 @@ pub struct Holder {
     pub expires_in: Option<Duration>,
     /// The TTL, if the store reports it.
     pub ttl: Option<Duration>,
-    /// What it shares the lock with.
+    /// The mode of its grant.
     pub mode: Mode,
 }
 
@@ -115,7 +115,7 @@ pub struct Waiter {
     pub owner: Option<Owner>,
     /// Since when it waits, by a wall clock that may differ from the client's.
     pub since: Option<std::time::SystemTime>,
-    /// What it wants to share the lock with.
+    /// The requested mode.
     pub mode: Mode,
 }
 

@@ -1,4 +1,4 @@
-//! Locks that several may hold: for readers and writers, and in parts (clauses M1 to M7).
+//! Locks for readers and writers, and semaphores (clauses M1 to M7).
 
 use std::time::Duration;
 
@@ -51,20 +51,20 @@ impl RwLock {
         self
     }
 
-    /// Returns the lock of a reader.
+    /// Returns the lock to acquire for reading.
     #[must_use]
     pub fn read(&self) -> Lock {
         self.lock.clone().mode(Mode::Shared)
     }
 
-    /// Returns the lock of a writer. Its guard can be [downgraded](Guard::downgrade).
+    /// Returns the lock to acquire for writing. Its guard can be [downgraded](Guard::downgrade).
     #[must_use]
     pub fn write(&self) -> Lock {
         self.lock.clone().beside_readers()
     }
 }
 
-/// A lock with a number of permits, of which each holder takes some.
+/// A lock with a fixed number of permits, of which each holder takes one or more.
 ///
 /// Grants follow the queue (clause M2): small requests do not overtake one that needs many permits. All
 /// clients must name the same number of permits; attempts that name different numbers exclude each

@@ -19,7 +19,7 @@ use crate::{
 /// Several locks that are acquired and released together.
 ///
 /// They are acquired one after the other, in the order of their encoded names, so that two clients that
-/// want the same locks never wait for each other. A name that is given twice counts once.
+/// want the same locks cannot deadlock. A name that is given twice counts once.
 #[derive(Clone, Debug)]
 pub struct LockAll {
     client: Client,
@@ -35,8 +35,7 @@ pub struct GuardAll {
     guards: Vec<Guard>,
 }
 
-/// What did not end as planned when several locks were released: each lock whose release was not
-/// acknowledged, with the outcome.
+/// The locks whose release was not acknowledged, each with its outcome.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct NotReleased(pub Vec<(LockName, Release)>);
@@ -208,7 +207,7 @@ impl LockAll {
         self.acquire_by(Some(until), &mut on_wait).await
     }
 
-    /// Acquires all locks until a moment, or without a wait.
+    /// Acquires all locks by `until`; without waiting if it is `None`.
     async fn acquire_by(
         &self,
         until: Option<Instant>,
@@ -223,7 +222,7 @@ impl LockAll {
                 }
                 return Ok(acquired);
             }
-            tracing::debug!("one of several locks was lost before all were held; beginning anew");
+            tracing::debug!("one of several locks was lost before all were held; trying again");
         }
     }
 

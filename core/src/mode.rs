@@ -1,4 +1,4 @@
-//! The mode of an attempt: what it shares the lock with (clauses M1 and M2).
+//! The mode of an attempt: how it may share its lock (clauses M1 and M2).
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-/// What an attempt requests, and what the lock's other holders may have at the same time.
+/// The mode that an attempt requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -85,11 +85,11 @@ impl Mode {
     }
 }
 
-/// What the holders of a lock have, so that it can be decided whether another attempt may join them.
+/// The combined modes of a lock's holders. Decides whether another attempt may join them.
 ///
-/// Every backend decides by [`admits`](Self::admits), and nothing else decides it: a backend goes
-/// through the queue in order, adds each holder, and grants the lock to the next entry as long as it
-/// is admitted.
+/// Every backend decides as [`admits`](Self::admits) does; the Redis scripts repeat it and are tested against
+/// it. A backend goes through the queue in order, adds each holder, and grants the lock to the next entry as
+/// long as it is admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Occupancy {

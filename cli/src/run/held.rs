@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use tenure::{Guard, GuardAll, loss::LossReason, name::LockName};
 
-use crate::escape::quote;
+use crate::{escape::quote, exit::print_warning, signals::Listener, time};
 
 /// The guards of a run. All locks are held, or the run has lost its lock.
 pub(super) struct Held {
@@ -42,6 +42,34 @@ impl Held {
     /// Waits until one of the locks is lost, and returns why.
     pub(super) async fn lost(&self) -> LossReason {
         self.guards.lost().await.1
+    }
+
+    /// Waits until the minimum hold is over, or the locks are lost. Returns whether they are to be released;
+    /// a signal that asks for the end, now or while the command ran, leaves them to their TTL.
+    pub(super) async fn keep_for_min_hold(&self, signals: &mut Listener) -> bool {
+        loop {
+            let left = self.min_hold_left();
+            if left.is_zero() {
+                return true;
+            }
+            if signals.has_ended() {
+                break;
+            }
+            // The loss of a lock ends its hold, and not that of the others.
+            let held = self.phase().is_live();
+            tokio::select! {
+                biased;
+                _ = self.lost(), if held => {}
+                _ = signals.ending() => break,
+                () = time::sleep_until(time::now() + left) => {}
+            }
+        }
+        let ttl = humantime::format_duration(self.ttl());
+        print_warning(&format!(
+            "interrupted while `--hold-at-least` kept {}; the store frees it {ttl} after the last renewal",
+            self.names()
+        ));
+        false
     }
 
     /// Returns the guards.

@@ -265,7 +265,7 @@ impl Job<'_> {
             return Err(Self::abandon(guard, status));
         }
         let code = held.map(|finish| self.conclude(finish, &guard, status));
-        if self.keep_for_min_hold(&guard, signals).await {
+        if guard.keep_for_min_hold(signals).await {
             self.release(guard, status).await;
         } else {
             guard.into_guards().abandon();
@@ -289,34 +289,6 @@ impl Job<'_> {
         let locks = self.client.lock_all(self.names().map(LockName::as_str))?;
         let min_hold = self.options.hold_at_least.unwrap_or_default();
         Ok(locks.label(&*self.label).mode(mode).min_hold(min_hold))
-    }
-
-    /// Waits until the minimum hold is over, or the locks are lost. Returns whether they are to be released;
-    /// a signal that asks for the end, now or while the command ran, leaves them to their TTL.
-    async fn keep_for_min_hold(&self, guard: &Held, signals: &mut Listener) -> bool {
-        loop {
-            let left = guard.min_hold_left();
-            if left.is_zero() {
-                return true;
-            }
-            if signals.has_ended() {
-                break;
-            }
-            // The loss of a lock ends its hold, and not that of the others.
-            let held = guard.phase().is_live();
-            tokio::select! {
-                biased;
-                _ = guard.lost(), if held => {}
-                _ = signals.ending() => break,
-                () = time::sleep_until(time::now() + left) => {}
-            }
-        }
-        let ttl = humantime::format_duration(guard.ttl());
-        print_warning(&format!(
-            "interrupted while `--hold-at-least` kept {}; the store frees it {ttl} after the last renewal",
-            guard.names()
-        ));
-        false
     }
 
     fn wait_limit(&self) -> Option<Duration> {

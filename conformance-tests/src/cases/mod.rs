@@ -18,6 +18,8 @@ pub(crate) mod token;
 pub(crate) mod waiting;
 
 mod cancelling;
+mod downgrading;
 mod failover;
 mod handover;
+mod mixed_modes;
 mod slow_network;

@@ -9,23 +9,33 @@ use std::{
 };
 
 use tenure_core::{
-    Acquisition, Client, Guard, RwLock, Semaphore,
+    Acquisition, Client, RwLock, Semaphore,
     capability::Requirements,
     error::ErrorKind,
     id::AttemptId,
-    mode::{Mode, Occupancy},
+    mode::Mode,
     name::LockName,
-    request::{Downgraded, Enqueued, Evicted, Grant, Removed, Renewed},
+    request::{Enqueued, Evicted, Grant, Removed, Renewed},
 };
 
+pub(crate) use super::{
+    downgrading::{
+        cancelled_downgrade_releases, downgrade_is_one_step,
+        downgrade_without_an_answer_is_repeated, upgrade_is_refused,
+    },
+    mixed_modes::{
+        last_of_several_wakes_the_next, leaving_writer_lets_readers_join,
+        mixed_tasks_never_overlap, one_release_admits_all_whose_turn_it_is,
+    },
+};
 use crate::{
     context::{CaseContext, release},
     driver::Driver,
     outcome::{Failure, Outcome, Stop, broken, ensure},
-    wrap::{Fate, Op, Plan},
+    wrap::{Op, Plan},
 };
 
-const fn permits(take: u32, of: u32) -> Mode {
+pub(super) const fn permits(take: u32, of: u32) -> Mode {
     Mode::Permits { take, of }
 }
 
@@ -34,7 +44,7 @@ fn is_busy(acquisition: Acquisition) -> bool {
 }
 
 /// Returns the grant of a waiter that must be admitted now.
-async fn admitted(
+pub(super) async fn admitted(
     context: &CaseContext,
     driver: &Driver,
     name: &LockName,
@@ -51,7 +61,7 @@ async fn admitted(
 }
 
 /// Fails if a waiter holds the lock.
-async fn still_waits(
+pub(super) async fn still_waits(
     context: &CaseContext,
     driver: &Driver,
     name: &LockName,
@@ -68,7 +78,7 @@ async fn still_waits(
     }
 }
 
-async fn hold(
+pub(super) async fn hold(
     context: &CaseContext,
     driver: &Driver,
     name: &LockName,
@@ -77,7 +87,7 @@ async fn hold(
     driver.hold_in(name, context.long(), mode).await
 }
 
-async fn wait(
+pub(super) async fn wait(
     context: &CaseContext,
     driver: &Driver,
     name: &LockName,
@@ -304,138 +314,6 @@ pub(crate) async fn small_requests_do_not_pass_a_large_one(context: Arc<CaseCont
     Ok(())
 }
 
-pub(crate) async fn one_release_admits_all_whose_turn_it_is(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let drivers = [context.driver().await?, context.driver().await?];
-    let name = context.name("one-release")?;
-    let ttl = context.long();
-    let writer = hold(&context, &drivers[0], &name, Mode::Exclusive).await?;
-    let mut readers = Vec::new();
-    for place in 0..5 {
-        let driver = &drivers[place % 2];
-        readers.push((driver, wait(&context, driver, &name, Mode::Shared).await?));
-    }
-    let next = wait(&context, &drivers[0], &name, Mode::Exclusive).await?;
-    drivers[0].remove(&name, writer.attempt, ttl).await?;
-    for (driver, reader) in &readers {
-        if context.need_push().is_ok() {
-            // The first one may be told later than the others, and each without a request of its own.
-            let notice = driver
-                .await_notice(&name, *reader, ttl, context.slack())
-                .await?;
-            ensure!(
-                notice.is_some(),
-                "W2",
-                "a reader that one release admitted with others is not told"
-            );
-        } else {
-            admitted(&context, driver, &name, *reader, "M2", "a reader").await?;
-        }
-    }
-    still_waits(
-        &context,
-        &drivers[0],
-        &name,
-        next,
-        "M1",
-        "the writer behind the readers",
-    )
-    .await?;
-    for (driver, reader) in &readers {
-        still_waits(
-            &context,
-            &drivers[0],
-            &name,
-            next,
-            "M1",
-            "the writer behind the readers",
-        )
-        .await?;
-        driver.remove(&name, *reader, ttl).await?;
-    }
-    admitted(
-        &context,
-        &drivers[0],
-        &name,
-        next,
-        "M2",
-        "the writer behind the readers",
-    )
-    .await?;
-    Ok(())
-}
-
-pub(crate) async fn last_of_several_wakes_the_next(context: Arc<CaseContext>) -> Outcome {
-    context.need_permits()?;
-    context.need_push()?;
-    let (one, other) = (context.driver().await?, context.driver().await?);
-    let name = context.name("last-of-several")?;
-    let ttl = context.long();
-    // Whichever holder leaves last is the one whose end must be noticed.
-    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-        let mut held = Vec::new();
-        for _ in 0..3 {
-            held.push(hold(&context, &one, &name, permits(1, 3)).await?.attempt);
-        }
-        let waiter = wait(&context, &other, &name, permits(3, 3)).await?;
-        for (left, index) in order.into_iter().enumerate() {
-            still_waits(
-                &context,
-                &other,
-                &name,
-                waiter,
-                "M1",
-                "a request for all permits",
-            )
-            .await?;
-            let removed = one.remove(&name, held[index], ttl).await?;
-            ensure!(
-                removed == Removed::AsHolder,
-                "R1",
-                "the removal of holder {left} reports {removed:?}"
-            );
-        }
-        let notice = other
-            .await_notice(&name, waiter, ttl, context.slack())
-            .await?;
-        ensure!(
-            notice.is_some(),
-            "W2",
-            "the holders left in the order {order:?}, and the waiter is not told"
-        );
-        other.remove(&name, waiter, ttl).await?;
-    }
-    Ok(())
-}
-
-pub(crate) async fn leaving_writer_lets_readers_join(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let (one, other) = (context.driver().await?, context.driver().await?);
-    let name = context.name("leaving-writer")?;
-    let first = hold(&context, &one, &name, Mode::Shared).await?;
-    let writer = wait(&context, &other, &name, Mode::Exclusive).await?;
-    let behind = wait(&context, &one, &name, Mode::Shared).await?;
-    other.remove(&name, writer, context.long()).await?;
-    let grant = admitted(
-        &context,
-        &one,
-        &name,
-        behind,
-        "M2",
-        "a reader behind a writer that left",
-    )
-    .await?;
-    ensure!(
-        grant.floor == first.token && grant.token > first.token,
-        "M3",
-        "the token is {} above {}, beside a grant with {}",
-        grant.token,
-        grant.floor,
-        first.token
-    );
-    Ok(())
-}
-
 pub(crate) async fn dead_reader_delays_by_its_ttl(context: Arc<CaseContext>) -> Outcome {
     context.need_permits()?;
     let (dead, living, next) = (
@@ -621,205 +499,6 @@ pub(crate) async fn floor_is_the_lowest_live_token(context: Arc<CaseContext>) ->
     Ok(())
 }
 
-pub(crate) async fn downgrade_is_one_step(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let (writer, other) = (context.driver().await?, context.driver().await?);
-    let name = context.name("downgrade")?;
-    let ttl = context.long();
-    let grant = hold(&context, &writer, &name, Mode::Exclusive).await?;
-    let reader = wait(&context, &other, &name, Mode::Shared).await?;
-    let queued = wait(&context, &other, &name, Mode::Exclusive).await?;
-    let last = wait(&context, &other, &name, Mode::Shared).await?;
-    // A repeated request has the effect of one.
-    for _ in 0..2 {
-        let downgraded = writer.downgrade(&name, &grant, ttl).await?;
-        ensure!(
-            downgraded == Downgraded::Shared,
-            "M4",
-            "the downgrade of a held grant reports {downgraded:?}"
-        );
-        let renewed = writer
-            .renew_in(&name, grant.attempt, ttl, Some(grant.token), Mode::Shared)
-            .await?;
-        ensure!(
-            matches!(renewed, Renewed::Proved { .. } | Renewed::Granted(_)),
-            "M4",
-            "a downgraded grant does not keep its token: {renewed:?}"
-        );
-        let admitted = admitted(
-            &context,
-            &other,
-            &name,
-            reader,
-            "M4",
-            "the reader right behind",
-        )
-        .await?;
-        ensure!(
-            admitted.floor == grant.token,
-            "M3",
-            "the floor beside a downgraded grant with {} is {}",
-            grant.token,
-            admitted.floor
-        );
-        still_waits(
-            &context,
-            &other,
-            &name,
-            queued,
-            "M4",
-            "a writer in the queue",
-        )
-        .await?;
-        still_waits(
-            &context,
-            &other,
-            &name,
-            last,
-            "M4",
-            "a reader behind that writer",
-        )
-        .await?;
-    }
-    let state = writer.inspect(&name).await?;
-    let shown: Vec<_> = state
-        .holders()
-        .map(|holder| (holder.token, holder.mode))
-        .collect();
-    ensure!(
-        shown.first() == Some(&(Some(grant.token), Mode::Shared)) && shown.len() == 2,
-        "M4",
-        "after a downgrade, the holders are {shown:?}"
-    );
-    let removed = writer.remove(&name, grant.attempt, ttl).await?;
-    ensure!(
-        removed == Removed::AsHolder,
-        "R1",
-        "the release of a downgraded grant reports {removed:?}"
-    );
-    still_waits(
-        &context,
-        &other,
-        &name,
-        queued,
-        "M1",
-        "a writer behind the reader",
-    )
-    .await?;
-    other.remove(&name, reader, ttl).await?;
-    admitted(
-        &context,
-        &other,
-        &name,
-        queued,
-        "M2",
-        "the writer in the queue",
-    )
-    .await?;
-    let gone = writer.downgrade(&name, &grant, ttl).await?;
-    ensure!(
-        matches!(gone, Downgraded::Gone(_)),
-        "M4",
-        "the downgrade of a grant that is gone reports {gone:?}"
-    );
-    still_waits(
-        &context,
-        &other,
-        &name,
-        last,
-        "M4",
-        "a reader behind the writer",
-    )
-    .await
-}
-
-pub(crate) async fn downgrade_without_an_answer_is_repeated(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let plan = Plan::new();
-    let ttl = context.long();
-    let limit = Duration::from_millis(500);
-    let client = context
-        .client_through(&plan, |builder| builder.ttl(ttl).request_timeout(limit))
-        .await?;
-    let rw = client.rw_lock("lost-downgrade")?;
-    for fate in [Fate::LoseReply, Fate::HangReply] {
-        let writing = rw.write().acquire().await?;
-        let token = writing.token();
-        plan.set_times(Op::Downgrade, fate, 2);
-        let downgraded = tokio::time::timeout(context.slack() * 2, writing.downgrade()).await;
-        let Ok(reading) = downgraded else {
-            broken!("M4", "a downgrade without an answer is not repeated");
-        };
-        let reading = reading?;
-        ensure!(
-            reading.token() == token && reading.mode() == Mode::Shared,
-            "M4",
-            "a repeated downgrade has another token or mode: {reading:?}"
-        );
-        let beside = rw.read().try_acquire().await?;
-        let Acquisition::Acquired(beside) = beside else {
-            broken!(
-                "M4",
-                "after a repeated downgrade, a reader is kept out: {beside:?}"
-            );
-        };
-        release(&beside).await?;
-        release(&reading).await?;
-    }
-    Ok(())
-}
-
-pub(crate) async fn cancelled_downgrade_releases(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let plan = Plan::new();
-    let ttl = context.long();
-    let client = context
-        .client_through(&plan, |builder| builder.ttl(ttl))
-        .await?;
-    let rw = client.rw_lock("cancelled-downgrade")?;
-    for fate in [Fate::HangReply, Fate::Hang] {
-        let writing = rw.write().acquire().await?;
-        plan.set_times(Op::Downgrade, fate, 1);
-        let downgrade = tokio::time::timeout(Duration::from_millis(200), writing.downgrade());
-        ensure!(
-            downgrade.await.is_err(),
-            "M4",
-            "a downgrade without an answer has ended"
-        );
-        let freed = rw.write().acquire_within(context.slack() * 2).await?;
-        let Acquisition::Acquired(freed) = freed else {
-            broken!("M4", "a cancelled downgrade does not release: {freed:?}");
-        };
-        release(&freed).await?;
-    }
-    Ok(())
-}
-
-pub(crate) async fn upgrade_is_refused(context: Arc<CaseContext>) -> Outcome {
-    context.need_shared()?;
-    let plan = Plan::new();
-    let ttl = context.long();
-    let client = context
-        .client_through(&plan, |builder| builder.ttl(ttl))
-        .await?;
-    let reading = client.rw_lock("upgrade")?.read().acquire().await?;
-    let sent = plan.calls(Op::Enqueue).len();
-    let Err(error) = reading.upgrade() else {
-        broken!("M5", "an upgrade is not refused");
-    };
-    ensure!(
-        error.kind() == ErrorKind::Unsupported && error.to_string().contains("release it"),
-        "M5",
-        "the refusal of an upgrade does not say what to do instead: {error}"
-    );
-    ensure!(
-        plan.calls(Op::Enqueue).len() == sent && reading.check().is_ok(),
-        "M5",
-        "a refused upgrade has sent a request, or has ended the guard"
-    );
-    release(&reading).await
-}
-
 pub(crate) async fn impossible_permits_are_refused(context: Arc<CaseContext>) -> Outcome {
     context.need_permits()?;
     let plan = Plan::new();
@@ -880,106 +559,6 @@ pub(crate) async fn missing_mode_is_refused(context: Arc<CaseContext>) -> Outcom
             "M7",
             "a backend without a required mode was not refused"
         );
-    }
-    Ok(())
-}
-
-/// What the tasks of [`mixed_tasks_never_overlap`] hold, by the number of the attempt.
-#[derive(Default)]
-struct Together(std::sync::Mutex<Vec<(u32, Mode)>>);
-
-impl Together {
-    fn enter(&self, task: u32, mode: Mode) -> Outcome {
-        let mut held = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut occupancy = Occupancy::Free;
-        held.iter().for_each(|(_, mode)| occupancy.add(*mode));
-        ensure!(
-            occupancy.admits(mode),
-            "M1",
-            "{mode} is held beside {:?}",
-            held.iter()
-                .map(|(_, mode)| mode.to_string())
-                .collect::<Vec<_>>()
-        );
-        held.push((task, mode));
-        Ok(())
-    }
-
-    fn leave(&self, task: u32) {
-        let mut held = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.retain(|(other, _)| *other != task);
-    }
-}
-
-pub(crate) async fn mixed_tasks_never_overlap(context: Arc<CaseContext>) -> Outcome {
-    const ROUNDS: u32 = 6;
-    context.need_permits()?;
-    let clients = [
-        context.client().await?,
-        context.client().await?,
-        context.client().await?,
-    ];
-    let together: Arc<Together> = Arc::default();
-    // A backend with permits alone is tried with these.
-    let shared = context.capabilities().modes.shared;
-    let modes = [
-        Mode::Shared,
-        Mode::Exclusive,
-        Mode::Shared,
-        permits(1, 3),
-        permits(2, 3),
-        Mode::Shared,
-        permits(1, 2),
-        permits(1, 3),
-    ];
-    let mut tasks = tokio::task::JoinSet::new();
-    let offered = modes
-        .into_iter()
-        .filter(|mode| shared || *mode != Mode::Shared);
-    for (task, mode) in (0..).zip(offered) {
-        let lock = clients[task as usize % clients.len()]
-            .lock("mixed")?
-            .mode(mode);
-        let together = Arc::clone(&together);
-        tasks.spawn(async move {
-            let mut last = 0;
-            for round in 0..ROUNDS {
-                let guard: Guard = lock.acquire().await?;
-                together.enter(task, mode)?;
-                ensure!(
-                    guard.token().get() > last && guard.floor() <= guard.token(),
-                    "M3",
-                    "the token {} with floor {} comes after {last}",
-                    guard.token(),
-                    guard.floor()
-                );
-                last = guard.token().get();
-                tokio::time::sleep(Duration::from_millis(u64::from((task + round) % 4))).await;
-                let guard = if shared && mode.is_exclusive() && round % 2 == 0 {
-                    // From now on, readers may join.
-                    together.leave(task);
-                    together.enter(task, Mode::Shared)?;
-                    guard.downgrade().await?
-                } else {
-                    guard
-                };
-                guard
-                    .check()
-                    .map_err(|ended| Failure::new(Some("K1"), ended.to_string()))?;
-                together.leave(task);
-                release(&guard).await?;
-            }
-            Ok::<_, Stop>(())
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done??;
     }
     Ok(())
 }

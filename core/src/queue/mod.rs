@@ -372,9 +372,9 @@ impl Queue {
         fences != self.fenced.len()
     }
 
-    /// Goes through the queue in order, up to the first live waiter that something ahead of it blocks:
-    /// removes the entries that have lapsed, and grants the lock to the waiters. Returns whether
-    /// anything changed. `sender` learns of its grant from the answer and needs no notice.
+    /// Goes through the queue in order: removes the entries that have lapsed, and grants the lock to the
+    /// waiters. Stops after an exclusive holder, or at the first live waiter that is not admitted. Returns
+    /// whether anything changed. `sender` learns of its grant from the answer and needs no notice.
     ///
     /// Lapsed entries further back are removed when it is their turn, or when they report.
     fn advance(&mut self, now: &Now, sender: Option<AttemptId>, notices: &mut Vec<Notice>) -> bool {
@@ -448,8 +448,8 @@ impl Queue {
         }
     }
 
-    /// Makes entries that keep others from the lock count from now if the clock was set back behind
-    /// their last renewal, so that a dead one is succeeded in time. Returns whether there was one.
+    /// If the clock was set back, restarts the TTL of each holder, and of the first waiter if it blocks others,
+    /// whose stamp is in the future, so that a dead entry ends within one TTL. Returns whether a stamp changed.
     fn refresh_future(&mut self, now: &Now) -> bool {
         let mut changed = false;
         for entry in &mut self.entries {
@@ -458,7 +458,7 @@ impl Queue {
                 entry.refreshed = now.stamp;
                 changed = true;
             }
-            // Behind an exclusive holder, no waiter blocks anybody. Behind the others, the first waiter does.
+            // An exclusive holder blocks all waiters. Otherwise only the first waiter blocks others.
             if entry.grant.is_none() || entry.mode.is_exclusive() {
                 break;
             }
@@ -485,7 +485,7 @@ impl Queue {
             Some(Ended { attempt: ended, .. }) if ended == attempt => LossReason::Evicted,
             _ => match self.holder() {
                 Some(holder) if holder.mode.is_exclusive() => LossReason::Displaced,
-                // Nobody displaced it, and an eviction is rare.
+                // No exclusive holder displaced it, and expiry is likelier than eviction.
                 Some(_) => LossReason::Expired,
                 None => LossReason::Evicted,
             },
