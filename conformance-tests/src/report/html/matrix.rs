@@ -22,6 +22,9 @@ const CHAPTERS: &[(&str, &str)] = &[
     ("I", "Inspecting and evicting"),
     ("C", "Capabilities"),
     ("S", "Secrets, input, change"),
+    ("M", "Shared locks and permits"),
+    ("E", "Leaders"),
+    ("H", "Minimum hold"),
 ];
 
 fn head(page: &mut String, id: &str, title: &str, first: &str, reports: &[Report]) {
