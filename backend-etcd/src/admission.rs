@@ -6,7 +6,7 @@
 
 use tenure_core::mode::{Mode, Occupancy};
 
-/// What a waiter that is not exclusive waits for.
+/// The event for which a shared waiter, or a waiter for permits, waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Awaited {
     /// The entry at this index of the entries ahead.
@@ -42,8 +42,7 @@ pub(crate) fn holder_count(modes: impl IntoIterator<Item = Mode>) -> usize {
 /// Returns what an entry of this mode waits for behind these entries, in queue order; `None` if it
 /// holds the lock.
 ///
-/// As long as that has not happened, the entry cannot hold the lock; and a removal far ahead makes few
-/// waiters read their position that do not hold the lock afterwards (W3):
+/// Until that change, the entry cannot hold the lock. The choice keeps needless reads of positions few (W3):
 ///
 /// - A shared entry is blocked as long as any entry ahead is not shared. It waits for the last one of
 ///   them, which usually leaves last.
@@ -93,8 +92,8 @@ fn permits_of(mode: Mode, total: u32) -> u64 {
     }
 }
 
-/// Returns how many entries ahead decide whether an entry of this mode holds the lock, counted from its
-/// predecessor; 0 if all of them do. Each entry ahead takes at least one permit, so more entries than
+/// Returns how many of the nearest entries ahead suffice to decide whether an entry of this mode holds the
+/// lock; 0 if all are needed. Each entry ahead takes at least one permit, so more entries than
 /// there are permits exclude the entry and its predecessor, whatever is ahead of them.
 pub(crate) fn deciding_entries(mode: Mode) -> i64 {
     match mode {

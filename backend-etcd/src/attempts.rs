@@ -85,7 +85,7 @@ pub(crate) struct Predecessor {
     pub(crate) blocking: Arc<[EntryId]>,
 }
 
-/// What a waiter waits for.
+/// The event for which a waiter waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Awaits {
     /// The removal of every contender in front. The waiter is exclusive.

@@ -175,7 +175,7 @@ impl EnqueueOp<'_> {
             if let Some(error) = entries.unreadable() {
                 return Err(error.into());
             }
-            if !entries.admit(mode) {
+            if !entries.admits(mode) {
                 return Ok(self.busy(&entries));
             }
         }
@@ -194,7 +194,7 @@ impl EnqueueOp<'_> {
         if let Some(unreadable) = entries.unreadable() {
             return Err(self.undo(revision, unreadable).await.into());
         }
-        if !self.request.wait && !entries.admit(mode) {
+        if !self.request.wait && !entries.admits(mode) {
             // Another entry has come in between.
             self.leave().await?;
             return Ok(self.busy(&entries));

@@ -140,7 +140,7 @@ impl Entries {
     }
 
     /// Whether an attempt of this mode holds the lock behind all of these entries.
-    pub(crate) fn admit(&self, mode: Mode) -> bool {
+    pub(crate) fn admits(&self, mode: Mode) -> bool {
         admission::awaited(mode, &self.modes).is_none()
     }
 
@@ -162,7 +162,7 @@ pub(crate) fn mode_of(operation: &'static str, prefix: &str, kv: &KeyValue) -> O
     Some(record::read_mode(operation, contender, kv).unwrap_or(Mode::Exclusive))
 }
 
-/// What is known of an attempt at one revision of the store.
+/// An attempt, and the revision of the store at which its queue was read.
 #[derive(Debug)]
 pub(crate) struct Placed<'a> {
     pub(crate) attempt: AttemptId,

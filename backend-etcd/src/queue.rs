@@ -96,33 +96,25 @@ pub(crate) async fn locate(
     shared.attempts.update(attempt, |entry| {
         entry.verified_revision = entry.verified_revision.max(as_of);
     });
-    if !blocking.is_empty() {
-        let first = reply.next_kv()?;
-        let mut found = Vec::with_capacity(blocking.len());
-        for ahead in &*blocking {
-            let kv = reply.next_kv()?;
-            found.extend(kv.filter(|kv| kv.create_revision() == ahead.revision));
-        }
-        let entries = Entries::blocking(shared, OPERATION, &prefix, revision, first, found).await?;
-        let placed = Placed {
-            attempt,
-            mode: snapshot.mode,
-            revision,
-            lease: &lease,
-            prefix: &prefix,
-            as_of,
-            ahead: entries.len(),
-            successor: None,
-        };
-        return Ok(position::place(shared, &placed, &entries, OPERATION));
-    }
     if !snapshot.mode.is_exclusive() {
-        let read = (reply.next_kv()?, reply.next_kvs()?);
-        // Behind a key that is no entry, there may be one that waits for this one.
-        let successor = reply
-            .next_kv()?
-            .map(|kv| position::mode_of(OPERATION, &prefix, &kv).unwrap_or(snapshot.mode));
-        let entries = Entries::ahead(shared, OPERATION, &prefix, revision, read, window).await?;
+        let (entries, successor) = if blocking.is_empty() {
+            let read = (reply.next_kv()?, reply.next_kvs()?);
+            // Behind a key that is no entry, there may be one that waits for this one.
+            let successor = reply
+                .next_kv()?
+                .map(|kv| position::mode_of(OPERATION, &prefix, &kv).unwrap_or(snapshot.mode));
+            let entries = Entries::ahead(shared, OPERATION, &prefix, revision, read, window);
+            (entries.await?, successor)
+        } else {
+            let first = reply.next_kv()?;
+            let mut found = Vec::with_capacity(blocking.len());
+            for ahead in &*blocking {
+                let kv = reply.next_kv()?;
+                found.extend(kv.filter(|kv| kv.create_revision() == ahead.revision));
+            }
+            let entries = Entries::blocking(shared, OPERATION, &prefix, revision, first, found);
+            (entries.await?, None)
+        };
         let placed = Placed {
             attempt,
             mode: snapshot.mode,

@@ -269,7 +269,7 @@ fn any_of(keys: &[&str]) -> Awaits {
 fn w2_shared_waiter_reads_its_position_and_takes_no_turn_by_itself() {
     let attempts = Attempts::default();
     let attempt = behind(&attempts, change(1));
-    // What happened before the watch is found by a read of the watched entry.
+    // A read of the watched entry finds a change that came before the watch.
     let step = attempts.advance(attempt, START, created(7, 6));
     assert!(matches!(step, NextStep::Wait), "{step:?}");
     let step = attempts.advance(attempt, START, |entry| entry.record_change(6, 8));

@@ -18,7 +18,7 @@ use crate::common::{
     wait_for_waiters, wait_until_free,
 };
 
-/// So long that no report of a waiter finds what a watch has missed.
+/// A TTL so long that no waiter reports during a test: only its watch can wake it.
 pub(crate) const TTL: std::time::Duration = seconds(90);
 
 /// Less than a third of the TTL.
@@ -375,7 +375,7 @@ async fn w2_missing_announcement_is_found_by_the_next_report() {
     }
 }
 
-/// What a waiter waits for happens before the server has its watch.
+/// The awaited change comes before the server has the waiter's watch.
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_change_before_the_watch_exists_is_not_missed() {
     let server = Server::builder().start().unwrap();

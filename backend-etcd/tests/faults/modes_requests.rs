@@ -1,4 +1,4 @@
-//! What shared and counted locks cost: the requests of each operation, and which waiters a release wakes.
+//! The cost of shared and counted locks: the requests of each operation, and the waiters that a release wakes.
 
 use tenure_core::{Acquisition, Guard, mode::Mode};
 use tenure_test_servers::{etcd::Server, wire::Proxy};

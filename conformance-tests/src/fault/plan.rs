@@ -25,13 +25,7 @@ impl Line for Plan {
             ),
         };
         self.mute(muted);
-        for op in [
-            Op::Enqueue,
-            Op::Renew,
-            Op::Remove,
-            Op::Downgrade,
-            Op::Inspect,
-        ] {
+        for op in Op::ALL {
             Self::set(self, op, fate);
         }
     }

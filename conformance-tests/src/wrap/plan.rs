@@ -32,6 +32,17 @@ pub enum Op {
     Inspect,
 }
 
+impl Op {
+    /// All operations.
+    pub const ALL: [Self; 5] = [
+        Self::Enqueue,
+        Self::Renew,
+        Self::Remove,
+        Self::Downgrade,
+        Self::Inspect,
+    ];
+}
+
 /// The fault of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -164,13 +175,7 @@ impl Plan {
     /// stopped.
     pub fn silence(&self) {
         self.mute(true);
-        for op in [
-            Op::Enqueue,
-            Op::Renew,
-            Op::Remove,
-            Op::Downgrade,
-            Op::Inspect,
-        ] {
+        for op in Op::ALL {
             self.set(op, Fate::Hang);
         }
     }

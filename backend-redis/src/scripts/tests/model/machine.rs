@@ -1,4 +1,4 @@
-//! What the queue machine answers, in the form in which the scripts answer.
+//! The answers of the queue machine, in the form of the scripts' replies.
 
 use std::{collections::BTreeMap, time::Duration};
 
