@@ -114,10 +114,11 @@ async fn s3_version_without_modes_refuses_and_changes_nothing() {
     let server = server();
     let raw = RawBackend::connect(&server.url(), Options::default()).await;
     let old = |text: &str, number: u128, args: &[&str]| {
+        let text = text.replace("-- COMMON\n", include_str!("format_1/common.lua"));
         let fence = key("a", &format!("fenced:{}", attempt(number)));
         let keys = ["holder", "fence", "queue", "entries"].map(|part| key("a", part));
         let id = attempt(number).to_string();
-        let script = server.text(&["SCRIPT", "LOAD", text]).unwrap();
+        let script = server.text(&["SCRIPT", "LOAD", &text]).unwrap();
         let mut command = vec!["EVALSHA", &script, "5"];
         command.extend(keys.iter().map(String::as_str));
         command.extend([fence.as_str(), args[0], &id]);
